@@ -1,0 +1,1 @@
+"""Cambrian-style VQA evaluation of frozen vision encoders."""
