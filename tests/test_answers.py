@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mllm_eval.answers import Answer, Journal, read_answers
+from mllm_eval.errors import UserError
+
+
+def an_answer(name: str, text: str = "yes") -> Answer:
+    return Answer(name, "0" * 16, ("1" * 16,), text, 40, 2)
+
+
+ANSWERS = [
+    an_answer("b", "two\nlines, \u2028 and \x85 ü"),
+    an_answer("a", ""),
+    replace(an_answer("c"), state="error"),
+]
+
+
+def test_answers_come_back_as_they_were_written(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "deep" / "gqa.jsonl")
+    assert journal.done() == {} and not journal.complete
+    journal.append(ANSWERS)
+    assert list(Journal(journal.path).done().values()) == ANSWERS
+    assert not journal.complete and not journal.path.exists()
+
+
+def test_finish_writes_in_sample_order_and_marks_complete(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "gqa.jsonl")
+    journal.append(ANSWERS)
+    journal.finish(["a", "b", "c"])
+    assert journal.complete and not journal.part.exists()
+    assert [answer.id for answer in read_answers(journal.path)] == ["a", "b", "c"]
+    written = journal.path.read_bytes()
+    journal.finish(["a", "b", "c"])
+    assert journal.path.read_bytes() == written
+
+
+def test_finish_refuses_while_a_sample_has_no_answer(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "gqa.jsonl")
+    journal.append(ANSWERS[:1])
+    with pytest.raises(ValueError, match="2 samples have no answer, the first is 'a'"):
+        journal.finish(["a", "b", "c"])
+    assert journal.part.exists() and not journal.path.exists()
+
+
+def test_appending_to_a_finished_journal_replaces_answers(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "gqa.jsonl")
+    journal.append(ANSWERS)
+    journal.finish(["a", "b", "c"])
+    journal.append([an_answer("c", "mended"), an_answer("d")])
+    assert not journal.complete
+    assert journal.done()["c"].text == "mended"
+    journal.finish(["d", "c"])
+    assert [answer.id for answer in read_answers(journal.path)] == ["d", "c"]
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, 10_000), first=st.integers(1, 3))
+def test_a_write_cut_off_anywhere_ends_with_the_same_bytes(tmp_path: Path, cut: int, first: int) -> None:
+    whole, broken = Journal(tmp_path / "whole.jsonl"), Journal(tmp_path / "broken.jsonl")
+    for journal in (whole, broken):
+        journal.path.unlink(missing_ok=True)
+        journal.part.unlink(missing_ok=True)
+        journal.append(ANSWERS[:first])
+    data = broken.part.read_bytes()
+    kept = data[: cut % (len(data) + 1)]
+    broken.part.write_bytes(kept)
+    again = Journal(broken.path)
+    assert len(again.done()) == kept.count(b"\n")
+    again.append([answer for answer in ANSWERS if answer.id not in again.done()])
+    whole.append(ANSWERS[first:])
+    for journal in (whole, again):
+        journal.finish(["a", "b", "c"])
+    assert again.path.read_bytes() == whole.path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "not a line of JSON"),
+        ("", "not a line of JSON"),
+        ("[]", "exactly the fields"),
+        ('{"id": "a"}', "exactly the fields"),
+        (
+            an_answer("a").line().replace('"tokens_in": 40', '"tokens_in": true').strip(),
+            "'tokens_in' is not a int",
+        ),
+        (an_answer("a").line().replace('"ok"', '"fine"').strip(), "'fine' is neither"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path: Path, line: str, says: str) -> None:
+    journal = Journal(tmp_path / "gqa.jsonl")
+    text = an_answer("x").line() + line + "\n" + an_answer("y").line()
+    journal.part.write_text(text)
+    with pytest.raises(UserError, match=rf"gqa.jsonl.part:2: .*{says}"):
+        journal.done()
+    journal.path.write_text(text)
+    with pytest.raises(UserError, match=rf"gqa.jsonl:2: .*{says}"):
+        read_answers(journal.path)
+
+
+def test_a_file_that_answers_a_sample_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "gqa.jsonl"
+    path.write_text(an_answer("a").line() + an_answer("b").line() + an_answer("a", "no").line())
+    with pytest.raises(UserError, match=r"gqa.jsonl:3: sample 'a' was answered in line 1"):
+        read_answers(path)
+    with pytest.raises(UserError, match="no such file"):
+        read_answers(tmp_path / "none.jsonl")
+
+
+def test_reading_answers_needs_no_torch() -> None:
+    code = "import sys, mllm_eval.answers; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
