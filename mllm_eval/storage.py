@@ -1,0 +1,197 @@
+"""Files that are whole or absent: atomic writes, checksums, locks, and where things live."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from mllm_eval.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Write a file so that a reader, or a crash at any moment, sees the old content or the new, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    payload = data.encode("utf-8") if isinstance(data, str) else data
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes the file private; give it the mode an ordinary open() would have given.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, obj: Any) -> None:
+    """Write `obj` as indented JSON, atomically. NaN is refused: it is not JSON."""
+    write_atomic(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: the file is missing, or it is not JSON (names the file and the line).
+    """
+    try:
+        return json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from None
+
+
+def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON-lines file; blank lines are skipped.
+
+    Raises:
+        UserError: "file:line: ..." for a missing file, a line that is not JSON, or one that is not an object.
+    """
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                    reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
+                    raise UserError(f"{path}:{number}: not valid JSON ({reason})") from None
+                if not isinstance(row, dict):
+                    raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
+                yield row
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All objects of a JSON-lines file. Raises UserError as `iter_jsonl` does."""
+    return list(iter_jsonl(path))
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one compact JSON object a line, atomically."""
+    lines = [
+        json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n" for row in rows
+    ]
+    write_atomic(path, "".join(lines))
+
+
+def _text(path: Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text") from None
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file. Raises UserError if it is missing or not UTF-8."""
+    return _text(path)
+
+
+def sha256_bytes(data: bytes) -> str:
+    """SHA-256 of bytes, 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hex digits. Raises UserError if it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def sha256_tree(folder: Path, keep: Callable[[Path], bool] = lambda _: True) -> str:
+    """SHA-256 over the relative names and contents of a folder's files, 64 hex digits.
+
+    Hidden files and folders are left out; `keep` may leave out more. Raises UserError if the folder is missing.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    digest = hashlib.sha256()
+    files = (path for path in folder.rglob("*") if path.is_file() and keep(path))
+    for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
+        name = path.relative_to(folder)
+        if any(part.startswith(".") for part in name.parts):
+            continue
+        digest.update(f"{name.as_posix()}\0{sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+class FileLock:
+    """Hold an exclusive lock on a file while in the `with` block; released by the system if the process dies.
+
+    `waiting` is called once if another process holds the lock, before this one waits for it.
+    """
+
+    def __init__(self, path: Path, waiting: Callable[[], None] | None = None) -> None:
+        self.path = Path(path)
+        self.waiting = waiting
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> FileLock:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if self.waiting:
+                self.waiting()
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
+
+
+def in_checkout() -> bool:
+    """Whether the working directory is a checkout of this project."""
+    return Path("pyproject.toml").is_file() and Path("mllm_eval/__init__.py").is_file()
+
+
+def data_home() -> Path:
+    """Where data lives: $MLLM_EVAL_DATA, else ./data in a checkout, else ~/.cache/mllm_eval."""
+    if given := os.environ.get("MLLM_EVAL_DATA"):
+        return Path(given).expanduser()
+    return Path("data").absolute() if in_checkout() else Path.home() / ".cache" / "mllm_eval"
+
+
+def results_home() -> Path:
+    """Where runs, features and tables live: $MLLM_EVAL_RESULTS, else ./results."""
+    return Path(os.environ.get("MLLM_EVAL_RESULTS") or "results").expanduser().absolute()
+
+
+def locate(ref: str, base: Path | None = None) -> Path:
+    """Resolve a reference of a yaml file to a path.
+
+    `package:x` is x inside the installed package, `data:x` is x under `data_home()`; anything else is a path,
+    relative to the folder `base` (default: the working directory). Whether it exists is not checked.
+    """
+    scheme, _, rest = ref.partition(":")
+    if scheme == "package":
+        return PACKAGE / rest
+    if scheme == "data":
+        return data_home() / rest
+    return (base or Path.cwd()) / Path(ref).expanduser()
