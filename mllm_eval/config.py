@@ -1,0 +1,187 @@
+"""Strict yaml: an unknown key, a wrong type or a doubled key is one line with file, line and the mend."""
+
+from __future__ import annotations
+
+import json
+import re
+import types
+import typing
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from mllm_eval.errors import UserError, near
+from mllm_eval.storage import read_text, sha256_bytes
+
+Where = dict[tuple[str | int, ...], str]
+
+
+class Strict(pydantic.BaseModel):
+    """Base of every config model: unknown keys are errors, instances can't be changed."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+M = TypeVar("M", bound=pydantic.BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads `1e-3` as a number (YAML 1.1 reads a string) and refuses doubled keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+
+
+def load(path: Path, model: type[M]) -> M:
+    """Read a yaml file, and the files its `base:` names, into a model.
+
+    `base: x` names a sibling (`x` or `x.yaml`) or a relative path; its mapping is read first and this file's
+    values are laid over it, mapping by mapping. Lists are replaced whole.
+
+    Raises:
+        UserError: no such file, not yaml, a circle of bases, an unknown key (with the nearest known one),
+            a wrong type or a missing key; each with the file and, where there is one, the line.
+    """
+    data, where = _read(Path(path), ())
+    return validate(data, model, str(path), where)
+
+
+def validate(data: Any, model: type[M], source: str, where: Where | None = None) -> M:
+    """Check plain data against a model; `source` (a file name) opens the message of a UserError."""
+    try:
+        return model.model_validate(data)
+    except pydantic.ValidationError as error:
+        raise UserError(_explain(error, data, model, source, where or {})) from None
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], Where]:
+    if path.resolve() in above:
+        raise UserError(f"{path}: its `base:` leads back to itself")
+    try:
+        loader = _Loader(read_text(path))
+        node = loader.get_single_node()
+        data = loader.construct_document(node) if node else {}
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{line}: not valid yaml ({error.problem})") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid yaml ({error})") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: expected `key: value` lines, found {type(data).__name__}")
+    where: Where = {}
+    if node:
+        _note_lines(node, (), str(path), where)
+    if (base := data.pop("base", None)) is None:
+        return data, where
+    under, under_where = _read(_base_path(path, str(base)), (*above, path.resolve()))
+    return _lay_over(under, data), {**under_where, **where}
+
+
+def _base_path(path: Path, base: str) -> Path:
+    for candidate in (path.parent / base, path.parent / f"{base}.yaml"):
+        if candidate.is_file():
+            return candidate
+    hint = near(base, (p.stem for p in path.parent.glob("*.yaml") if p != path))
+    raise UserError(f"{path}: base {base!r} is neither a file nor a sibling.{hint}")
+
+
+def _lay_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        old = merged.get(key)
+        # {value: x, assumed: source} is a leaf: laying a plain value over it must also drop the source.
+        both = isinstance(old, dict) and isinstance(value, dict) and "assumed" not in {*old, *value}
+        merged[key] = _lay_over(typing.cast("dict[str, Any]", old), value) if both else value
+    return merged
+
+
+def _note_lines(node: yaml.Node, at: tuple[str | int, ...], file: str, where: Where) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            where[(*at, key.value)] = f"{file}:{key.start_mark.line + 1}"
+            _note_lines(value, (*at, key.value), file, where)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            where[(*at, index)] = f"{file}:{value.start_mark.line + 1}"
+            _note_lines(value, (*at, index), file, where)
+
+
+def _explain(
+    error: pydantic.ValidationError, data: Any, model: type[pydantic.BaseModel], source: str, where: Where
+) -> str:
+    problems = error.errors(include_url=False)
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    at = problem["loc"]
+    place = next((where[at[:n]] for n in range(len(at), 0, -1) if at[:n] in where), source)
+    key = ".".join(str(part) for part in at)
+    if problem["type"] == "extra_forbidden":
+        known = _keys_at(model, at[:-1])
+        message = f"unknown key {key!r}.{near(str(at[-1]), known) or f' Known: {chr(44).join(known)}.'}"
+    elif problem["type"] == "missing":
+        message = f"key {key!r} is missing"
+    else:
+        reason = problem["msg"].removeprefix("Value error, ")
+        given = "" if isinstance(problem["input"], dict | list) else f", not {problem['input']!r}"
+        message = f"{key}: {reason}{given}" if key else reason
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{place}: {message}{more}"
+
+
+def _keys_at(model: type[pydantic.BaseModel], at: tuple[str | int, ...]) -> list[str]:
+    kinds: list[Any] = [model]
+    for part in at:
+        found: list[Any] = []
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
+                field = kind.model_fields.get(str(part))
+                found += _plain_types(field.annotation) if field else []
+            else:
+                found += [k for arg in typing.get_args(kind) for k in _plain_types(arg)]
+        kinds = found
+    models = [k for k in kinds if isinstance(k, type) and issubclass(k, pydantic.BaseModel)]
+    return sorted({name for kind in models for name in kind.model_fields})
+
+
+def _plain_types(annotation: Any) -> list[Any]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [kind for arg in typing.get_args(annotation) for kind in _plain_types(arg)]
+    return [annotation]
+
+
+def _plain(obj: Any) -> Any:
+    if isinstance(obj, pydantic.BaseModel):
+        return obj.model_dump(mode="json")
+    if is_dataclass(obj) and not isinstance(obj, type):
+        return asdict(obj)
+    if isinstance(obj, Path):
+        return obj.as_posix()
+    if isinstance(obj, set | frozenset):
+        return sorted(obj)
+    raise TypeError(f"{type(obj).__name__} has no canonical JSON")
+
+
+def canonical(obj: Any) -> str:
+    """JSON with sorted keys, no spaces, UTF-8, no NaN; takes models, dataclasses, paths and sets, too."""
+    return json.dumps(
+        obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain
+    )
+
+
+def short_hash(obj: Any, n: int = 12) -> str:
+    """The first `n` hex digits of the SHA-256 of `canonical(obj)`."""
+    return sha256_bytes(canonical(obj).encode())[:n]
