@@ -1,0 +1,68 @@
+"""Yaml folders -> typed encoders, recipes, LLMs, benchmarks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mllm_eval.catalog.encoder import Encoder, Facts, Preprocessing
+from mllm_eval.catalog.folders import Kind, find, load_named, names, paper_benchmarks
+from mllm_eval.catalog.llm import LLM
+from mllm_eval.catalog.recipe import ConversationData, Recipe, Stage
+from mllm_eval.catalog.weights import Weights
+
+if TYPE_CHECKING:
+    from mllm_eval.catalog.benchmark import Benchmark, Generation, Pin, RulesRef
+
+__all__ = [
+    "LLM",
+    "Benchmark",
+    "ConversationData",
+    "Encoder",
+    "Facts",
+    "Generation",
+    "Kind",
+    "Pin",
+    "Preprocessing",
+    "Recipe",
+    "RulesRef",
+    "Stage",
+    "Weights",
+    "find",
+    "load_benchmark",
+    "load_encoder",
+    "load_llm",
+    "load_recipe",
+    "names",
+    "paper_benchmarks",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when asked for: encoders and recipes need none of the benchmark models.
+    if name in ("Benchmark", "Generation", "Pin", "RulesRef"):
+        from mllm_eval.catalog import benchmark
+
+        return getattr(benchmark, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load_encoder(name: str) -> Encoder:
+    """The encoder of a name or of a path to a yaml file. Raises UserError with near names."""
+    return load_named("encoders", name, Encoder)
+
+
+def load_llm(name: str) -> LLM:
+    """The LLM of a name or of a path to a yaml file. Raises UserError with near names."""
+    return load_named("llms", name, LLM)
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe of a name or of a path to a yaml file. Raises UserError with near names."""
+    return load_named("recipes", name, Recipe)
+
+
+def load_benchmark(name: str) -> Benchmark:
+    """The benchmark of a name or of a path to its folder. Raises UserError with near names."""
+    from mllm_eval.catalog.benchmark import Benchmark
+
+    return load_named("benchmarks", name, Benchmark)

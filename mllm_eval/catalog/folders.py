@@ -1,0 +1,77 @@
+"""Where the yaml files are, and the nearest name to a mistyped one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import yaml
+
+from mllm_eval.config import Strict, load
+from mllm_eval.errors import UserError, near
+from mllm_eval.storage import PACKAGE, read_text
+
+Kind = Literal["encoders", "llms", "recipes", "benchmarks"]
+Model = TypeVar("Model", bound=Strict)
+
+
+def roots() -> list[Path]:
+    """Where `configs/` and `benchmarks/` may be: the working directory, the package, $MLLM_EVAL_PATH."""
+    given = os.environ.get("MLLM_EVAL_PATH", "")
+    return [Path.cwd(), PACKAGE, *(Path(part).expanduser() for part in given.split(os.pathsep) if part)]
+
+
+def files(kind: Kind) -> dict[str, Path]:
+    """Name -> yaml file of every encoder, LLM, recipe or benchmark; the first folder that has a name wins."""
+    found: dict[str, Path] = {}
+    for root in roots():
+        if kind == "benchmarks":
+            paths = {path.parent.name: path for path in sorted(root.glob("benchmarks/*/benchmark.yaml"))}
+        else:
+            paths = {path.stem: path for path in sorted(root.glob(f"configs/{kind}/*.yaml"))}
+        found = {**paths, **found}
+    return found
+
+
+def names(kind: Kind) -> list[str]:
+    """All known names, sorted; benchmarks in the order of configs/benchmarks.yaml, others behind."""
+    found = files(kind)
+    order = paper_benchmarks() if kind == "benchmarks" else []
+    return [name for name in order if name in found] + sorted(set(found) - set(order))
+
+
+def paper_benchmarks() -> list[str]:
+    """The benchmarks of the paper's table in its order, whether or not they are installed."""
+    listed = yaml.safe_load(read_text(PACKAGE / "configs" / "benchmarks.yaml"))
+    return [str(name) for name in listed["order"]]
+
+
+def find(kind: Kind, name: str) -> Path:
+    """The yaml file of a name, or of a path to a yaml file (for a benchmark: to its folder, too).
+
+    Raises:
+        UserError: unknown name, with the nearest known one.
+    """
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name).expanduser()
+        path = path / "benchmark.yaml" if path.is_dir() else path
+        if path.is_file():
+            return path
+        raise UserError(f"{name}: no such yaml file")
+    known = files(kind)
+    if name in known:
+        return known[name]
+    word = kind.removesuffix("s")
+    word = word.upper() if word == "llm" else word
+    raise UserError(f"unknown {word} {name!r}.{near(name, known)} `mllm-eval ls {kind}` lists all.")
+
+
+def load_named(kind: Kind, name: str, model: type[Model]) -> Model:
+    """Load the yaml file of a name; the file must carry the name it is found by."""
+    path = find(kind, name)
+    loaded = load(path, model)
+    stem = path.parent.name if kind == "benchmarks" else path.stem
+    if (written := getattr(loaded, "name", stem)) != stem:
+        raise UserError(f"{path}: its `name: {written}` differs from the name it is found by, {stem!r}")
+    return loaded

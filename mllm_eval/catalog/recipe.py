@@ -1,0 +1,126 @@
+"""What a recipe is: all that is held equal between encoders, and what of it the paper does not state."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from mllm_eval.config import Strict, short_hash
+
+
+class ConversationData(Strict):
+    """A training set in Cambrian's format: a jsonl of conversations and the folder its images are in.
+
+    Both are read by `storage.locate`; `rows`, where given, is checked.
+    """
+
+    path: str
+    images: str
+    rows: int | None = Field(default=None, gt=0)
+
+
+class Stage(Strict):
+    """One stage of training: AdamW over the projector (stage 1) or projector and LLM (stage 2).
+
+    Attributes:
+        batch: conversations per optimiser step over all processes; `micro_batch`: at a time on one process.
+        steps: if given, overrides `epochs`.
+        warmup: share of the steps over which the learning rate rises.
+        max_length: tokens of a conversation, image tokens included; longer ones are cut.
+        deepspeed: name of a native JSON file in configs/deepspeed, or none for plain training.
+        projector_lr: learning rate of the projector where it differs from `lr`.
+    """
+
+    data: list[ConversationData] = Field(min_length=1)
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    batch: int = Field(gt=0)
+    micro_batch: int = Field(gt=0)
+    epochs: float = Field(default=1.0, gt=0)
+    steps: int | None = Field(default=None, gt=0)
+    warmup: float = Field(ge=0, lt=1)
+    schedule: str = "cosine"
+    max_length: int = Field(gt=0)
+    deepspeed: str | None = None
+    gradient_checkpointing: bool = False
+    lora: dict[str, Any] | None = None
+    train_llm: bool
+    adam_beta2: float = Field(default=0.999, gt=0, lt=1)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    projector_lr: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Stage:
+        if self.batch % self.micro_batch:
+            raise ValueError(f"`batch` {self.batch} is not a multiple of `micro_batch` {self.micro_batch}")
+        return self
+
+
+class Recipe(Strict):
+    """How every encoder of a comparison is adapted and asked: one yaml in configs/recipes.
+
+    Any leaf may be written `{value: x, assumed: "source"}` where the paper does not state it; the field then
+    holds x and `assumed()` lists the source.
+
+    Attributes:
+        llm: the LLM used unless another is asked for.
+        template: conversation template (`mllm_eval.prompts`), the same in training and evaluation.
+        tokens: visual tokens the LLM sees of an image; a square number.
+        data: which data pin of the benchmarks is asked (`mini`, `hub`).
+        standardize: whether the projector's input is standardised per dimension.
+    """
+
+    name: str
+    llm: str
+    template: str
+    tokens: int = Field(gt=0)
+    projector: str = "mlp2x_gelu"
+    data: str
+    dtype: Literal["float32", "bfloat16"]
+    seed: int = Field(ge=0)
+    stage1: Stage
+    stage2: Stage
+    standardize: bool = False
+    assumptions: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_assumptions(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        found: dict[str, str] = {}
+        plain = {key: _strip(value, key, found) for key, value in data.items() if key != "assumptions"}
+        return {**plain, "assumptions": {**(data.get("assumptions") or {}), **found}}
+
+    @field_validator("tokens")
+    @classmethod
+    def _square(cls, tokens: int, _: ValidationInfo) -> int:
+        if math.isqrt(tokens) ** 2 != tokens:
+            raise ValueError("the token budget must be a square number, such as 36 or 576")
+        return tokens
+
+    def assumed(self) -> dict[str, str]:
+        """Field -> source of each value that the paper does not state."""
+        return dict(self.assumptions)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that can change a result, apart from `llm` and `seed`, which a run resolves itself."""
+        return self.model_dump(mode="json", exclude={"assumptions", "llm", "seed"})
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits of `identity()`: rows of one table share it."""
+        return short_hash(self.identity())
+
+
+def _strip(value: Any, at: str, found: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"value", "assumed"}:
+            found[at] = str(value["assumed"])
+            return value["value"]
+        return {key: _strip(inner, f"{at}.{key}", found) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_strip(inner, f"{at}.{index}", found) for index, inner in enumerate(value)]
+    return value

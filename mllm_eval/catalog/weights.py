@@ -1,0 +1,57 @@
+"""Where weights come from, and a digest that says which bytes they are."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+from pydantic import model_validator
+
+from mllm_eval.config import Strict
+from mllm_eval.errors import UserError
+from mllm_eval.storage import locate, sha256_tree
+
+
+class Weights(Strict):
+    """A local folder in hub format (`path`, read by `storage.locate`) or a hub `repo` at a `revision`."""
+
+    path: str | None = None
+    repo: str | None = None
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Weights:
+        if (self.path is None) == (self.repo is None):
+            raise ValueError("give exactly one of `path` and `repo`")
+        if self.path is not None and self.revision is not None:
+            raise ValueError("`revision` goes with `repo`, not with `path`")
+        return self
+
+    def folder(self) -> Path | None:
+        """The local folder, or None for weights of a hub repository."""
+        return locate(self.path) if self.path is not None else None
+
+    def digest(self) -> str:
+        """64 hex digits of a local folder's content (model cards aside), or `repo@revision`.
+
+        Raises:
+            UserError: the folder does not exist.
+        """
+        folder = self.folder()
+        if folder is None:
+            return f"{self.repo}@{self.revision or 'main'}"
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no weights here; mend `weights.path: {self.path}`")
+        stamp = tuple(
+            (path.name, status.st_size, status.st_mtime_ns)
+            for path in sorted(folder.rglob("*"))
+            if (status := os.stat(path))
+        )
+        return _digest(folder.resolve(), stamp)
+
+
+@cache
+def _digest(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> str:
+    # `stamp` is only a key: a changed file makes a new entry.
+    return sha256_tree(folder, keep=lambda path: path.suffix != ".md")
