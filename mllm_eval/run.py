@@ -1,0 +1,190 @@
+"""A run: encoder x recipe x LLM x seed, named by the hash of its resolved config, a folder under results/runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mllm_eval.catalog import LLM, Encoder, Recipe, load_encoder, load_llm, load_recipe
+from mllm_eval.config import Strict, load, short_hash
+from mllm_eval.environment import describe
+from mllm_eval.errors import UserError, near
+from mllm_eval.storage import read_json, results_home, write_atomic, write_json
+
+
+class RunConfig(Strict):
+    """What config.yaml of a run's folder holds: everything its hash is made of, and what was assumed."""
+
+    encoder: Encoder
+    recipe: Recipe
+    llm: LLM
+    seed: int
+    weights: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is trained and evaluated, and where its files are.
+
+    `weights` (digests of the encoder's and the LLM's weights) is worked out from the files unless given.
+    """
+
+    encoder: Encoder
+    recipe: Recipe
+    llm: LLM
+    seed: int
+    weights: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.weights:
+            digests = {"encoder": self.encoder.weights.digest(), "llm": self.llm.weights.digest()}
+            object.__setattr__(self, "weights", digests)
+
+    @classmethod
+    def of(cls, encoder: str, recipe: str = "mini", llm: str | None = None, seed: int | None = None) -> Run:
+        """The run of these names; the recipe says the LLM and the seed unless they are given.
+
+        Raises:
+            UserError: an unknown name (with the nearest known one), a yaml with a mistake, missing weights.
+        """
+        chosen = load_recipe(recipe)
+        return cls(
+            encoder=load_encoder(encoder),
+            recipe=chosen,
+            llm=load_llm(llm or chosen.llm),
+            seed=chosen.seed if seed is None else seed,
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Run:
+        """The run of a folder that `prepare` has written.
+
+        Raises:
+            UserError: no config.yaml, a mistake in it, or one that is not what the folder's name says.
+        """
+        config = load(folder / "config.yaml", RunConfig)
+        run = cls(config.encoder, config.recipe, config.llm, config.seed, config.weights)
+        if run.hash != folder.name:
+            raise UserError(
+                f"{folder / 'config.yaml'}: describes run {run.hash}, not {folder.name}; it was edited or made "
+                "by another version. Delete the folder or restore the file."
+            )
+        return run
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change a result of this run; `hash` is made of it."""
+        return {
+            "encoder": self.encoder.identity(),
+            "recipe": self.recipe.identity(),
+            "llm": self.llm.identity(),
+            "seed": self.seed,
+            "weights": self.weights,
+        }
+
+    @cached_property
+    def hash(self) -> str:
+        """12 hex digits."""
+        return short_hash(self.identity())
+
+    @property
+    def name(self) -> str:
+        """For people: encoder, recipe, seed and hash."""
+        return f"{self.encoder.name}-{self.recipe.name}-s{self.seed}-{self.hash}"
+
+    @property
+    def folder(self) -> Path:
+        return results_home() / "runs" / self.hash
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint"
+
+    def stage_dir(self, stage: int) -> Path:
+        return self.folder / f"stage{stage}"
+
+    def answers_path(self, benchmark: str, variant: str = "default") -> Path:
+        return self.folder / "answers" / f"{_stem(benchmark, variant)}.jsonl"
+
+    def scores_path(self, benchmark: str, rules: str, variant: str = "default") -> Path:
+        return self.folder / "scores" / f"{_stem(benchmark, variant)}.{rules}.jsonl"
+
+    def summary_path(self, benchmark: str, rules: str, variant: str = "default") -> Path:
+        return self.folder / "scores" / f"{_stem(benchmark, variant)}.{rules}.json"
+
+    def prepare(self) -> None:
+        """Write config.yaml, and manifest.json with the versions, the git state and the machine.
+
+        A folder that a crash left half-written is mended; one session is added to the manifest for each new
+        environment the run is continued in.
+        """
+        config = {
+            "encoder": self.encoder.model_dump(mode="json"),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "llm": self.llm.model_dump(mode="json"),
+            "seed": self.seed,
+            "weights": self.weights,
+        }
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=110)
+        path = self.folder / "config.yaml"
+        if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+            write_atomic(path, text)
+        self._note_session()
+
+    def _note_session(self) -> None:
+        path = self.folder / "manifest.json"
+        try:
+            manifest = read_json(path)
+            sessions = list(manifest["sessions"])
+        except (UserError, KeyError, TypeError):
+            sessions = []
+        now = describe()
+        if sessions and {**sessions[-1], "time": ""} == {**now, "time": ""}:
+            return
+        manifest = {
+            "run": self.name,
+            "hash": self.hash,
+            "recipe_hash": self.recipe.hash,
+            "seed": self.seed,
+            "assumed": self.recipe.assumed(),
+            "sessions": [*sessions, now],
+        }
+        write_json(path, manifest)
+
+
+def _stem(benchmark: str, variant: str) -> str:
+    return benchmark if variant == "default" else f"{benchmark}.{variant}"
+
+
+def saved_runs() -> list[Run]:
+    """Every readable run under results/runs, by name. Folders without a config.yaml are left out."""
+    found = []
+    for path in sorted((results_home() / "runs").glob("*/config.yaml")):
+        try:
+            found.append(Run.load(path.parent))
+        except UserError:
+            continue
+    return sorted(found, key=lambda run: run.name)
+
+
+def saved_run(name: str) -> Run:
+    """The saved run of a hash, a hash's beginning, a whole name, or an encoder that has just one run.
+
+    Raises:
+        UserError: none or several match.
+    """
+    runs = saved_runs()
+    exact = [run for run in runs if name in (run.name, run.hash)]
+    found = exact or [run for run in runs if run.hash.startswith(name) or run.encoder.name == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = ", ".join(run.hash for run in found)
+        raise UserError(f"{name!r} is {len(found)} runs: {listed}. Give one of these.")
+    known = [run.name for run in runs] + [run.encoder.name for run in runs]
+    raise UserError(
+        f"no run {name!r} under {results_home() / 'runs'}.{near(name, known)} `mllm-eval ls` lists all."
+    )
