@@ -17,7 +17,7 @@ class UserError(Exception):
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """A hint at the known name closest to a mistyped one: `" Did you mean 'x'?"`, or `""` if none is close."""
+    """A hint at the known name closest to a mistyped one, `" Did you mean 'x'?"`, or `""` if none is."""
     options = sorted(known)
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if not close:

@@ -1,4 +1,4 @@
-"""A run: encoder x recipe x LLM x seed, named by the hash of its resolved config, a folder under results/runs."""
+"""A run: encoder x recipe x LLM x seed, named by the hash of its config, a folder under results/runs."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ class Run:
         run = cls(config.encoder, config.recipe, config.llm, config.seed, config.weights)
         if run.hash != folder.name:
             raise UserError(
-                f"{folder / 'config.yaml'}: describes run {run.hash}, not {folder.name}; it was edited or made "
-                "by another version. Delete the folder or restore the file."
+                f"{folder / 'config.yaml'}: describes run {run.hash}, not {folder.name}: it was edited, or made "
+                "by another version. Restore the file or delete the folder."
             )
         return run
 

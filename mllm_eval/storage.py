@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees the old content or the new, never a part."""
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     payload = data.encode("utf-8") if isinstance(data, str) else data
@@ -122,7 +122,7 @@ def sha256_file(path: Path) -> str:
 def sha256_tree(folder: Path, keep: Callable[[Path], bool] = lambda _: True) -> str:
     """SHA-256 over the relative names and contents of a folder's files, 64 hex digits.
 
-    Hidden files and folders are left out; `keep` may leave out more. Raises UserError if the folder is missing.
+    Hidden files are left out; `keep` may leave out more. Raises UserError if the folder is missing.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
