@@ -1,0 +1,103 @@
+"""Intervals by the cluster bootstrap, as products of matrices.
+
+Clusters are drawn whole and within their layer. From n clusters n - 1 are drawn and weighted by n / (n - 1),
+which makes the variance of a mean unbiased where a layer has few clusters (Rao & Wu 1988, "Resampling
+inference with complex survey data").
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mllm_eval.stats.estimator import Floats, Ints, Units
+
+DRAWS = 10_000
+_CELLS = 4_000_000  # weights held at a time: 16 MB of float32
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A value with its confidence limits, all on the value's own scale."""
+
+    value: float
+    low: float
+    high: float
+
+
+def seed_of(name: str) -> int:
+    """A seed that depends on the name only: two runs draw the same images of the same benchmark."""
+    return zlib.crc32(name.encode())
+
+
+def _weights(layer: Ints, draws: int, seed: int) -> Iterator[npt.NDArray[np.float32]]:
+    rng = np.random.default_rng(seed)
+    places = [np.flatnonzero(layer == part) for part in np.unique(layer)]
+    step = max(1, _CELLS // max(1, len(layer)))
+    for start in range(0, draws, step):
+        rows = min(step, draws - start)
+        weights = np.ones((rows, len(layer)), dtype=np.float32)
+        for place in places:
+            n = len(place)
+            if n < 2:
+                continue
+            drawn = rng.integers(0, n, size=(rows, n - 1), dtype=np.int32)
+            drawn += (np.arange(rows, dtype=np.int32) * n)[:, None]
+            counts = np.bincount(drawn.reshape(-1), minlength=rows * n).reshape(rows, n)
+            weights[:, place] = counts * np.float32(n / (n - 1))
+        yield weights
+
+
+def distribution(runs: Sequence[Units], draws: int = DRAWS, seed: int = 0) -> Floats:
+    """[R, draws] bootstrap values of R runs that share their clusters; draw i is the same images for all.
+
+    Since the draws depend only on the clusters and the seed, runs given in separate calls stay paired too.
+    A draw that holds no valid sample of a term is nan.
+    """
+    first = runs[0]
+    if any(run.clusters != first.clusters for run in runs):
+        raise ValueError("runs with different clusters cannot be drawn together")
+    terms = len(first.weight)
+    columns = np.concatenate([np.concatenate([r.numerator, r.denominator], axis=1) for r in runs], axis=1)
+    columns = columns.astype(np.float32)
+    out = np.empty((len(runs), draws))
+    at = 0
+    for weights in _weights(first.layer, draws, seed):
+        sums = (weights @ columns).astype(np.float64).reshape(len(weights), len(runs), 2, terms)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            out[:, at : at + len(weights)] = (sums[:, :, 0] / sums[:, :, 1] @ first.weight).T
+        at += len(weights)
+    return out
+
+
+def interval(value: float, draws: Floats, level: float = 0.95) -> Interval:
+    """Percentile interval of a bootstrap distribution [draws]."""
+    tail = 50.0 * (1.0 - level)
+    if not np.isfinite(draws).any():
+        return Interval(value, float("nan"), float("nan"))
+    low, high = np.nanpercentile(draws, [tail, 100.0 - tail])
+    return Interval(value, float(low), float(high))
+
+
+def value_interval(units: Units, draws: Floats, level: float = 0.95) -> Interval:
+    """As `interval`, but where nothing varies (all wrong or all right) with the exact binomial limit.
+
+    The bootstrap of 0 of n is the point 0, which would claim certainty. The limit of Clopper & Pearson (1934)
+    with one trial a cluster, ``1 - ((1 - level) / 2) ** (1 / n)``, is shown instead, n being the fewest
+    clusters of a layer.
+    """
+    found = interval(units.value, draws, level)
+    if found.low != found.high:
+        return found
+    top = float(units.weight.sum())
+    fewest = int(np.unique(units.layer, return_counts=True)[1].min())
+    slack = top * (1.0 - ((1.0 - level) / 2.0) ** (1.0 / fewest))
+    if np.isclose(units.value, 0.0):
+        return Interval(units.value, 0.0, slack)
+    if np.isclose(units.value, top):
+        return Interval(units.value, top - slack, top)
+    return found
