@@ -70,8 +70,8 @@ class Run:
         run = cls(config.encoder, config.recipe, config.llm, config.seed, config.weights)
         if run.hash != folder.name:
             raise UserError(
-                f"{folder / 'config.yaml'}: describes run {run.hash}, not {folder.name}: it was edited, or made "
-                "by another version. Restore the file or delete the folder."
+                f"{folder / 'config.yaml'}: describes run {run.hash}, not {folder.name}: it was edited, or "
+                "made by another version. Restore the file or delete the folder."
             )
         return run
 
