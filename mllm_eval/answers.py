@@ -1,8 +1,8 @@
 """Answers and the journal that keeps them. Needs no torch: scoring must not pull the engine in.
 
 While a run answers, lines are appended to `<file>.part`; when all samples have an answer, `finish` writes
-`<file>` in sample order and removes the part. A file that exists under its own name is therefore complete, and
-holds the same bytes however often the run was interrupted.
+`<file>` in sample order and removes the part. A file that exists under its own name is therefore complete,
+and holds the same bytes however often the run was interrupted.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from mllm_eval.storage import write_atomic
 class Answer:
     """What the model said to one sample, raw.
 
-    `prompt` and each of `images` are the first 16 hex digits of a sha256: of the rendered prompt's text and of
-    the image's bytes. `tokens_in` counts text and image tokens of the prompt, `tokens_out` the generated ones
-    with the end token. `state` is `error` where no answer could be made; `reason` then says why and `text` is empty.
+    `prompt` and each of `images` are the first 16 hex digits of a sha256: of the rendered prompt's text and
+    of the image's bytes. `tokens_in` counts text and image tokens of the prompt, `tokens_out` the generated
+    ones with the end token. `state` is `error` where no answer could be made; `reason` then says why and
+    `text` is empty.
     """
 
     id: str
