@@ -112,7 +112,7 @@ def mcnemar(a: Floats, b: Floats) -> tuple[int, int, float]:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979), in the order given; nan stays nan and is not counted."""
+    """p-values corrected for their number (Holm 1979), in the order given; nan stays nan, uncounted."""
     values = np.asarray(p, dtype=np.float64)
     corrected = np.full(len(values), np.nan)
     known = np.flatnonzero(~np.isnan(values))
