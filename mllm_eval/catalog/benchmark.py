@@ -1,0 +1,147 @@
+"""What a benchmark's yaml says: where its data is, how its rows become samples, how answers become scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from mllm_eval.config import Strict, load
+from mllm_eval.errors import UserError, near
+
+
+class Join(Strict):
+    """Images kept in a table of their own: row[column] == table[key], the picture is table[image]."""
+
+    table: str
+    column: str
+    key: str
+    image: str
+
+
+class Pin(Strict):
+    """One snapshot of a data set in the hub's layout.
+
+    repo: folder under the data home.
+    path: glob of the split's files inside it (default `{config}/{split}-*.parquet`).
+    rows, ids: expected number of samples, and sha256 of their ids joined by newlines; without them no check.
+    columns: upstream column -> type (default: the benchmark's).
+    image_files: for a csv with an image folder, the image's path as a template over the row's columns.
+    """
+
+    repo: str
+    split: str
+    config: str | None = None
+    path: str | None = None
+    revision: str | None = None
+    rows: int | None = None
+    ids: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    image_files: str | None = None
+    join: Join | None = None
+    extra: dict[str, Pin] = Field(default_factory=dict)
+
+    @property
+    def pattern(self) -> str:
+        """Glob of the files, relative to the repo's folder."""
+        return self.path or f"{self.config or 'data'}/{self.split}-*.parquet"
+
+
+class Generation(Strict):
+    """Limits of greedy decoding."""
+
+    max_new_tokens: int
+
+
+class RulesRef(Strict):
+    """A rule set: `metric` is the reported number that the table prints, times `scale`."""
+
+    version: int
+    metric: str = "accuracy"
+    scale: float = 1.0
+
+
+class Variant(Strict):
+    """A named way to ask or to count that differs from the default.
+
+    settings: changed prompt settings. pins: pin asked for -> pin used.
+    metric: another reported number as the value, times `scale`.
+    images: `own`, `none` (blind) or `other` (another sample's image).
+    """
+
+    about: str = ""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    pins: dict[str, str] = Field(default_factory=dict)
+    metric: str | None = None
+    scale: float = 1.0
+    images: Literal["own", "none", "other"] = "own"
+
+
+GENERIC: dict[str, Variant] = {
+    "default": Variant(about="as the paper's code asks"),
+    "blind": Variant(about="no image in the prompt", images="none"),
+    "shuffled": Variant(about="another sample's image, the same in every run", images="other"),
+}
+
+
+class Benchmark(Strict):
+    """One benchmark. `reader` is `module:function`; a module without a dot lies beside the yaml."""
+
+    name: str
+    title: str
+    category: Literal["general", "knowledge", "ocr_chart", "vision_centric"]
+    data: dict[str, Pin]
+    columns: dict[str, str] = Field(default_factory=dict)
+    reader: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    generation: Generation
+    scorer: str = ""
+    needs: dict[str, str] = Field(default_factory=dict)
+    aliases: dict[str, str] = Field(default_factory=dict)
+    rules: dict[str, RulesRef]
+    scale: float = 100.0
+    chance: float
+    variants: dict[str, Variant] = Field(default_factory=dict)
+    folder: Path | None = Field(default=None, exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_columns(cls, raw: Any) -> Any:
+        # A pin's columns default to the benchmark's, so that every pin can be checked on its own.
+        if isinstance(raw, dict) and isinstance(raw.get("data"), dict) and raw.get("columns"):
+            shared = {"columns": raw["columns"]}
+            pins = {k: {**shared, **pin} if isinstance(pin, dict) else pin for k, pin in raw["data"].items()}
+            return {**raw, "data": pins}
+        return raw
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that name; UserError with the nearest name otherwise."""
+        known = {**GENERIC, **self.variants}
+        if name not in known:
+            hint = f"{near(name, known)} Known: {', '.join(known)}"
+            raise UserError(f"{self.name} has no variant '{name}'.{hint}")
+        return known[name]
+
+    def pin(self, name: str, variant: str = "default") -> Pin:
+        """The pin that a variant reads when asked for `name`."""
+        wanted = self.variant(variant).pins.get(name, name)
+        if wanted not in self.data:
+            hint = f"{near(wanted, self.data)} Known: {', '.join(self.data)}"
+            raise UserError(f"{self.name} has no data pin '{wanted}'.{hint}")
+        return self.data[wanted]
+
+
+def answers_variant(benchmark: Benchmark, variant: str) -> str:
+    """The variant whose answers this one reads: the first that asks the same of the same data."""
+    mine = benchmark.variant(variant)
+    asks = (mine.settings, mine.pins, mine.images)
+    for name, other in {**GENERIC, **benchmark.variants}.items():
+        if (other.settings, other.pins, other.images) == asks:
+            return name
+    return variant
+
+
+def read_benchmark(path: Path) -> Benchmark:
+    """The benchmark of a yaml file, knowing its own folder (where its scorer and reader lie)."""
+    return load(path, Benchmark).model_copy(update={"folder": path.resolve().parent})

@@ -1,0 +1,1 @@
+"""Data: snapshots of benchmarks and conversations to train on."""
