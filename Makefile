@@ -1,0 +1,60 @@
+# Every target is one call of the command line (`mllm-eval --help`); the first one that needs it makes .venv.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup data train eval score table compare check mini-weights lint test bench clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/mllm-eval
+READY := .venv/.installed
+OPTIONS = $(if $(RECIPE),--recipe $(RECIPE)) $(if $(LLM),--llm $(LLM)) $(if $(SEED),--seed $(SEED))
+ASKED = $(OPTIONS) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(if $(BLIND),--blind)
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up .venv: once, a few minutes, about 2 GB. One dot a package:"
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-input -c constraints.txt -e ".[model,train,dev]" | awk '/^ *(Collecting|Building|Installing)/ { printf "."; fflush() } END { print "" }'
+	@touch $@
+
+setup: $(READY) ## make .venv with everything in its pinned version
+
+data: $(READY) ## make or check the data a recipe needs: RECIPE=mini
+	@$(RUN) data $(if $(RECIPE),--recipe $(RECIPE))
+
+train: $(READY) ## train the adapter of an encoder: ENCODER=mini-dino [RECIPE= LLM= SEED=]
+	@$(RUN) train $(ENCODER) $(OPTIONS)
+
+eval: $(READY) ## everything, to a row of the table: ENCODER=mini-dino [RECIPE= LLM= SEED= BENCHMARKS=a,b BLIND=1]
+	@$(RUN) eval $(ENCODER) $(ASKED)
+
+score: $(READY) ## score answers anew: RUNS=hash | BENCHMARK=mme ANSWERS=file.jsonl [RULES=cambrian]
+	@$(RUN) score $(if $(BENCHMARK),$(BENCHMARK) $(ANSWERS),$(RUNS)) $(if $(RULES),--rules $(RULES))
+
+table: $(READY) ## print the table of all runs, write it to results/tables: [RUNS=a,b RULES=cambrian]
+	@$(RUN) table $(if $(RUNS),--runs $(RUNS)) $(if $(RULES),--rules $(RULES))
+
+compare: $(READY) ## train and evaluate what is missing, one table: ENCODERS=mini-dino,mini-clip,mini-random
+	@$(RUN) compare $(ENCODERS) $(ASKED)
+
+check: $(READY) ## hold the facts of an encoder's yaml against its weights: [ENCODER=mini-dino]
+	@$(RUN) check $(ENCODER)
+
+mini-weights: $(READY) ## pretrain the miniature's encoders and LLM anew: hours
+	@$(RUN) miniature weights
+
+lint: $(READY) ## ruff and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+test: $(READY) ## all tests
+	@$(BIN)/python -m pytest
+
+bench: $(READY) ## time and memory of the pipeline's steps on this machine
+	@$(RUN) bench
+
+clean: ## remove caches; data, results and .venv stay
+	@find . -path ./.venv -prune -o -type d \( -name __pycache__ -o -name '*.egg-info' \) -print0 | xargs -0 rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
