@@ -1,0 +1,79 @@
+"""The adapter: patch grid -> token budget -> LLM width. The only part that stage 1 trains."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mllm_eval.errors import UserError
+
+
+def grid_edge(tokens: int) -> int:
+    """Tokens along one edge of the budget. Raises UserError where the budget is not a square."""
+    edge = math.isqrt(tokens)
+    if edge * edge != tokens or tokens < 1:
+        raise UserError(
+            f"recipe: tokens: {tokens} is not a square, so no grid has it; use for example 576 (24 x 24)"
+        )
+    return edge
+
+
+def resize_grid(patches: Tensor, edge: int) -> Tensor:
+    """Bilinear resize of [B, h, w, D] to [B, edge, edge, D]: in float32, align_corners off, no antialias.
+
+    This is Cambrian's interpolation, up (16 -> 24) and down (37 -> 24) alike; the input's dtype is kept.
+    """
+    if patches.shape[1] == edge and patches.shape[2] == edge:
+        return patches
+    moved = patches.permute(0, 3, 1, 2).to(torch.float32)
+    resized = F.interpolate(moved, size=(edge, edge), mode="bilinear", align_corners=False)
+    return resized.permute(0, 2, 3, 1).to(patches.dtype)
+
+
+class Projector(nn.Module):
+    """Patch features [B, h, w, width] to visual tokens [B, tokens, out].
+
+    `kind` is `linear` or `mlpNx_gelu` (N linear layers with GELU between; 2 in Cambrian and Web-SSL).
+    With `standardize`, features are first shifted and scaled per dimension by the buffers `mean` and `std`,
+    which `set_statistics` fills once from the alignment images.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, width: int, out: int, tokens: int, kind: str = "mlp2x_gelu", standardize: bool = False
+    ):
+        super().__init__()
+        self.edge = grid_edge(tokens)
+        depth = 1 if kind == "linear" else 0
+        if match := re.fullmatch(r"mlp([1-9])x_gelu", kind):
+            depth = int(match.group(1))
+        if depth == 0:
+            raise UserError(f"recipe: projector: {kind!r} is unknown; use mlp2x_gelu, mlpNx_gelu or linear")
+        layers: list[nn.Module] = [nn.Linear(width, out)]
+        for _ in range(depth - 1):
+            layers += [nn.GELU(), nn.Linear(out, out)]
+        self.layers = nn.Sequential(*layers)
+        self.standardize = standardize
+        if standardize:
+            self.register_buffer("mean", torch.zeros(width))
+            self.register_buffer("std", torch.ones(width))
+
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Fill the standardisation's buffers (each [width]); a dimension that never varies stays unscaled."""
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        if self.standardize:
+            patches = (patches - self.mean) / self.std
+        first = self.layers[0]
+        assert isinstance(first, nn.Linear)
+        tokens = resize_grid(patches, self.edge).flatten(1, 2)
+        projected: Tensor = self.layers(tokens.to(first.weight.dtype))
+        return projected

@@ -1,0 +1,180 @@
+"""Tiny random models, a tokenizer and rendered images, made by the tests that need them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mllm_eval.catalog import LLM, Encoder, Recipe
+
+HALF = [0.5, 0.5, 0.5]
+SPECIAL = (
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<|finetune_right_pad_id|>",
+    "<image>",
+)
+
+
+def make_encoder(folder: Path, family: str = "dinov2", size: int = 28, **changes: Any) -> Encoder:
+    """A random encoder of a family, saved in hub format under `folder`, and its yaml's content."""
+    import transformers as hf
+
+    common: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "image_size": size,
+        "patch_size": 7,
+    }
+    kinds: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+        "dinov2": (hf.Dinov2Config, hf.Dinov2Model, {}),
+        "vit": (hf.ViTConfig, hf.ViTModel, {"add_pooling_layer": False}),
+        "ijepa": (hf.IJepaConfig, hf.IJepaModel, {"add_pooling_layer": False}),
+        "clip": (hf.CLIPVisionConfig, hf.CLIPVisionModel, {}),
+        "siglip": (hf.SiglipVisionConfig, hf.SiglipVisionModel, {}),
+    }
+    config_class, model_class, options = kinds[family]
+    if family == "dinov2":
+        common["mlp_ratio"] = 2
+        del common["intermediate_size"]
+    torch.manual_seed(7)
+    model = model_class(config_class(**common), **options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    values: dict[str, Any] = {
+        "name": f"tiny-{family}",
+        "family": family,
+        "weights": {"path": str(folder)},
+        "patch": 7,
+        "width": 32,
+        "depth": 2,
+        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "norm": family != "clip",
+        "summary": "mean" if family in ("siglip", "ijepa") else "cls",
+        "preprocessing": {"mode": "pad", "size": size, "mean": HALF, "std": HALF},
+        "facts": {"pretraining_data": "none", "samples_seen": "0", "supervision": "none"},
+    }
+    if "as_family" in changes:
+        changes["family"] = changes.pop("as_family")
+    return Encoder(**{**values, **changes})
+
+
+def make_tokenizer() -> Any:
+    """A byte-level tokenizer with LLaMA-3's special tokens: 256 bytes and seven specials."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|begin_of_text|>",
+        eos_token="<|eot_id|>",
+        pad_token="<|finetune_right_pad_id|>",
+        extra_special_tokens={"image_token": "<image>"},
+    )
+
+
+def make_llm(folder: Path, width: int = 64, depth: int = 2) -> LLM:
+    """A random LLaMA with the tiny tokenizer, saved in hub format, and its yaml's content."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = make_tokenizer()
+    torch.manual_seed(8)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=depth,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    return LLM(
+        name="tiny-llama",
+        weights={"path": str(folder)},
+        params=params,
+        width=width,
+        depth=depth,
+        vocab=len(tokenizer),
+    )
+
+
+def make_image(index: int, size: tuple[int, int] = (28, 28)) -> Image.Image:
+    """A random image that its index alone decides."""
+    noise = np.random.default_rng(index).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def make_conversations(folder: Path, count: int = 24) -> tuple[Path, Path]:
+    """A jsonl of conversations, every sixth without an image, and its image folder."""
+    images = folder / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    rows = []
+    words = ["red", "green", "blue", "a long answer of words"]
+    for index in range(count):
+        row: dict[str, Any] = {"id": f"row{index}"}
+        question = f"What is number {index}?"
+        if index % 6 != 5:
+            name = f"{index % 10}.png"
+            make_image(index % 10, (28, 20 + index % 3)).save(images / name)
+            row["image"] = name
+            question = f"<image>\n{question}"
+        turns = [{"from": "human", "value": question}, {"from": "gpt", "value": words[index % 4]}]
+        if index % 3 == 0:
+            turns += [{"from": "human", "value": "Sure?"}, {"from": "gpt", "value": "Yes"}]
+        row["conversations"] = turns
+        rows.append(row)
+    path = folder / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path, images
+
+
+def make_recipe(data: Path, images: Path, **changes: Any) -> Recipe:
+    """A recipe of a few steps over one set of conversations; `stage1` and `stage2` changes are merged in."""
+    stage: dict[str, Any] = {
+        "data": [{"path": str(data), "images": str(images)}],
+        "lr": 1e-2,
+        "batch": 4,
+        "micro_batch": 4,
+        "steps": 6,
+        "warmup": 0.1,
+        "max_length": 96,
+        "train_llm": False,
+    }
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "llm": "tiny-llama",
+        "template": "llama_3",
+        "tokens": 9,
+        "data": "mini",
+        "dtype": "float32",
+        "seed": 3,
+        "standardize": True,
+    }
+    values["stage1"] = {**stage, **changes.pop("stage1", {})}
+    values["stage2"] = {**stage, "train_llm": True, "lr": 3e-3, **changes.pop("stage2", {})}
+    return Recipe(**{**values, **changes})
