@@ -77,14 +77,17 @@ class Paired:
     null: Floats
 
 
-def paired(a: Units, b: Units, seed: int = 0, draws: int = DRAWS, flips: int = FLIPS) -> Paired:
-    """Bootstrap interval and permutation p-value of a - b, clustered; draws [draws], null [flips]."""
-    boot = distribution([a, b], draws, seed)
+def paired(a: Units, b: Units, seed: int = 0, draws: Floats | int = DRAWS, flips: int = FLIPS) -> Paired:
+    """Bootstrap interval and permutation p-value of a - b, clustered.
+
+    `draws` is how many to make, or the differences [draws] of two paired bootstraps made already.
+    """
+    if isinstance(draws, int):
+        boot = distribution([a, b], draws, seed)
+        draws = boot[0] - boot[1]
     null = flipped(effects(a, b), flips, seed + 1)
     difference = a.value - b.value
-    return Paired(
-        interval(difference, boot[0] - boot[1]), two_sided(difference, null), boot[0] - boot[1], null
-    )
+    return Paired(interval(difference, draws), two_sided(difference, null), draws, null)
 
 
 def combined(parts: Sequence[Paired], weights: Sequence[float]) -> Paired:

@@ -1,0 +1,29 @@
+"""Runs and published rows as data frames. Reads files only; computes nothing but categories and AVG."""
+
+from __future__ import annotations
+
+from mllm_eval.results.columns import AVERAGE, Columns, columns
+from mllm_eval.results.published import contradiction, published, values
+from mllm_eval.results.runs import (
+    RunRecord,
+    load_scores,
+    read_run,
+    scored_rules,
+    scored_variants,
+    summaries,
+)
+
+__all__ = [
+    "AVERAGE",
+    "Columns",
+    "RunRecord",
+    "columns",
+    "contradiction",
+    "load_scores",
+    "published",
+    "read_run",
+    "scored_rules",
+    "scored_variants",
+    "summaries",
+    "values",
+]

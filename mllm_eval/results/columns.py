@@ -1,0 +1,86 @@
+"""The columns of the tables (configs/reference/columns.yaml) and the arithmetic of categories and AVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Literal
+
+from mllm_eval.config import Strict, load
+from mllm_eval.storage import PACKAGE
+
+AVERAGE = "avg"
+
+
+class Named(Strict):
+    """A column's heading, its names in the published csv files, and which end is better."""
+
+    title: str
+    csv: list[str]
+    better: Literal["high", "low"] = "high"
+
+
+class Stratum(Strict):
+    """Where a stratum is read from a score line that carries none: a field of it, by a pattern's first group."""
+
+    field: Literal["group", "id", "cluster"]
+    pattern: str
+
+
+class BenchmarkColumn(Named):
+    """A benchmark's column: `percent` takes its value to the scale of 0 to 100."""
+
+    category: str
+    percent: float = 1.0
+    estimator: dict[str, Any] | None = None
+    stratum: Stratum | None = None
+    strata: list[str] | None = None
+
+
+class Columns(Strict):
+    """All columns, in the paper's order."""
+
+    categories: dict[str, Named]
+    average: Named
+    benchmarks: dict[str, BenchmarkColumn]
+    classic: dict[str, Named]
+    facts: dict[str, Named]
+
+    def named(self) -> dict[str, Named]:
+        """Key -> column, AVG first, then categories, benchmarks, classic vision, facts of the encoder."""
+        return {
+            AVERAGE: self.average,
+            **self.categories,
+            **self.benchmarks,
+            **self.classic,
+            **self.facts,
+        }
+
+    def members(self, category: str) -> list[str]:
+        """The benchmarks of a category; all for AVG."""
+        return [k for k, b in self.benchmarks.items() if category in (AVERAGE, b.category)]
+
+    def percent(self, benchmark: str) -> float:
+        """What a value of the benchmark is multiplied by to lie between 0 and 100; 1 for one unknown here."""
+        return self.benchmarks[benchmark].percent if benchmark in self.benchmarks else 1.0
+
+    def means(self, values: Mapping[str, float]) -> dict[str, float]:
+        """AVG and the categories of benchmark values as the paper counts them.
+
+        A category is the mean of its four benchmarks, AVG that of all sixteen, with MME perception divided
+        by 20 (Cambrian-1, arXiv 2406.16860). A mean with a missing or nan member is left out: it would be
+        another quantity under the same name.
+        """
+        found: dict[str, float] = {}
+        for mean in (AVERAGE, *self.categories):
+            parts = [values.get(name, math.nan) * self.percent(name) for name in self.members(mean)]
+            if not any(math.isnan(part) for part in parts):
+                found[mean] = sum(parts) / len(parts)
+        return found
+
+
+@cache
+def columns() -> Columns:
+    """The columns that this installation knows."""
+    return load(PACKAGE / "configs" / "reference" / "columns.yaml", Columns)

@@ -1,0 +1,153 @@
+"""Runs on disk: their config, their summaries and their scores, as data frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mllm_eval.config import load, short_hash
+from mllm_eval.errors import UserError, near
+from mllm_eval.run import Run, RunConfig
+from mllm_eval.storage import read_json, read_jsonl
+
+SUMMARY = (
+    "benchmark",
+    "rules",
+    "variant",
+    "n",
+    "n_failed",
+    "n_unparsed",
+    "value",
+    "protocol",
+    "protocol_hash",
+    "chance",
+)
+LINE = ("id", "score", "parsed", "note", "group", "cluster")
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What a table needs to know of a run. `held_equal` is the hash of what a comparison must share."""
+
+    folder: Path
+    hash: str
+    name: str
+    encoder: str
+    recipe: str
+    recipe_hash: str
+    llm: str
+    held_equal: str
+    seed: int
+    facts: dict[str, str]
+    data: str
+
+
+def read_run(folder: Path) -> RunRecord:
+    """The record of a run's folder. Raises UserError if its config is missing or damaged."""
+    config = load(folder / "config.yaml", RunConfig)
+    run = Run(config.encoder, config.recipe, config.llm, config.seed, config.weights)
+    facts, encoder = config.encoder.facts, config.encoder
+    return RunRecord(
+        folder=folder,
+        hash=folder.name,
+        name=run.name,
+        encoder=encoder.name,
+        recipe=config.recipe.name,
+        recipe_hash=config.recipe.hash,
+        llm=config.llm.name,
+        held_equal=short_hash([config.recipe.hash, config.llm.identity(), config.weights.get("llm")]),
+        seed=config.seed,
+        facts={
+            "data": facts.pretraining_data,
+            "samples": facts.samples_seen,
+            "res": str(encoder.preprocessing.size),
+            "params": _amount(encoder.params),
+            "supervision": facts.supervision,
+        },
+        data=config.recipe.data,
+    )
+
+
+def _amount(count: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
+
+
+def summaries(folder: Path, rules: str, variant: str = "default") -> dict[str, dict[str, Any]]:
+    """Benchmark -> summary of a run under a rule set and variant; empty if there are none."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted((folder / "scores").glob(f"*.{rules}.json")):
+        summary = read_json(path)
+        missing = [key for key in SUMMARY if not isinstance(summary, dict) or key not in summary]
+        if missing:
+            raise UserError(f"{path}: no {missing[0]!r}; make it again with `mllm-eval score`")
+        if (summary["rules"], summary["variant"]) == (rules, variant):
+            found[str(summary["benchmark"])] = summary
+    return found
+
+
+def scored_variants(folder: Path, rules: str) -> list[str]:
+    """The variants that a run has summaries of, `default` first."""
+    found = {
+        str(read_json(path).get("variant", "default")) for path in (folder / "scores").glob(f"*.{rules}.json")
+    }
+    return sorted(found, key=lambda name: (name != "default", name))
+
+
+def scored_rules(folder: Path) -> list[str]:
+    """The rule sets that a run has summaries of."""
+    return sorted({str(read_json(path).get("rules", "")) for path in (folder / "scores").glob("*.json")})
+
+
+def load_scores(
+    folder: Path, rules: str, variant: str = "default", benchmarks: Iterable[str] | None = None
+) -> pd.DataFrame:
+    """Scores of a run, a row a sample, in the order of benchmark and id.
+
+    Columns: benchmark, id, group, cluster, stratum (str or None), score (float, nan = failed), parsed, note.
+
+    Raises:
+        UserError: a file or a key is missing, a score is no number from 0 to 1, an id comes twice, or the
+            file has another number of samples than its summary.
+    """
+    known = summaries(folder, rules, variant)
+    wanted = list(known) if benchmarks is None else list(benchmarks)
+    frames: list[pd.DataFrame] = []
+    for name in wanted:
+        if name not in known:
+            raise UserError(
+                f"{folder / 'scores'}: no {rules} scores of {name!r} ({variant}).{near(name, known)}"
+            )
+        stem = name if variant == "default" else f"{name}.{variant}"
+        frames.append(_lines(folder / "scores" / f"{stem}.{rules}.jsonl", name, int(known[name]["n"])))
+    if not frames:
+        return pd.DataFrame(
+            columns=["benchmark", "id", "group", "cluster", "stratum", "score", "parsed", "note"]
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def _lines(path: Path, benchmark: str, expected: int) -> pd.DataFrame:
+    rows = read_jsonl(path)
+    for number, row in enumerate(rows, start=1):
+        for key in LINE:
+            if key not in row:
+                raise UserError(f"{path}:{number}: no {key!r}; make it again with `mllm-eval score`")
+        score = row["score"]
+        if score is not None and not (isinstance(score, int | float) and 0 <= score <= 1):
+            raise UserError(f"{path}:{number}: score {score!r} is not a number from 0 to 1 or null")
+    if len(rows) != expected:
+        raise UserError(f"{path}: {len(rows)} samples, its summary says {expected}; score it again")
+    frame = pd.DataFrame(rows, columns=[*LINE, "stratum"]).astype({"id": str, "group": str, "cluster": str})
+    frame["score"] = pd.to_numeric(frame["score"]).astype(float)
+    frame["stratum"] = frame["stratum"].astype(object).where(frame["stratum"].notna(), None)
+    if frame["id"].duplicated().any():
+        raise UserError(f"{path}: sample {frame['id'][frame['id'].duplicated()].iloc[0]!r} comes twice")
+    frame.insert(0, "benchmark", benchmark)
+    return frame.sort_values("id", kind="stable", ignore_index=True)
