@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mllm_eval.catalog.encoder import Encoder, Facts, Preprocessing
@@ -9,6 +10,7 @@ from mllm_eval.catalog.folders import Kind, find, load_named, names, paper_bench
 from mllm_eval.catalog.llm import LLM
 from mllm_eval.catalog.recipe import ConversationData, Recipe, Stage
 from mllm_eval.catalog.weights import Weights
+from mllm_eval.config import load
 
 if TYPE_CHECKING:
     from mllm_eval.catalog.benchmark import Benchmark, Generation, Pin, RulesRef
@@ -48,21 +50,21 @@ def __getattr__(name: str) -> Any:
 
 def load_encoder(name: str) -> Encoder:
     """The encoder of a name or of a path to a yaml file. Raises UserError with near names."""
-    return load_named("encoders", name, Encoder)
+    return load_named("encoders", name, partial(load, model=Encoder))
 
 
 def load_llm(name: str) -> LLM:
     """The LLM of a name or of a path to a yaml file. Raises UserError with near names."""
-    return load_named("llms", name, LLM)
+    return load_named("llms", name, partial(load, model=LLM))
 
 
 def load_recipe(name: str) -> Recipe:
     """The recipe of a name or of a path to a yaml file. Raises UserError with near names."""
-    return load_named("recipes", name, Recipe)
+    return load_named("recipes", name, partial(load, model=Recipe))
 
 
 def load_benchmark(name: str) -> Benchmark:
     """The benchmark of a name or of a path to its folder. Raises UserError with near names."""
-    from mllm_eval.catalog.benchmark import Benchmark
+    from mllm_eval.catalog.benchmark import read_benchmark
 
-    return load_named("benchmarks", name, Benchmark)
+    return load_named("benchmarks", name, read_benchmark)

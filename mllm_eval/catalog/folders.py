@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import yaml
 
-from mllm_eval.config import Strict, load
+from mllm_eval.config import Strict
 from mllm_eval.errors import UserError, near
 from mllm_eval.storage import PACKAGE, read_text
 
@@ -67,10 +68,10 @@ def find(kind: Kind, name: str) -> Path:
     raise UserError(f"unknown {word} {name!r}.{near(name, known)} `mllm-eval ls {kind}` lists all.")
 
 
-def load_named(kind: Kind, name: str, model: type[Model]) -> Model:
-    """Load the yaml file of a name; the file must carry the name it is found by."""
+def load_named(kind: Kind, name: str, read: Callable[[Path], Model]) -> Model:
+    """Read the yaml file of a name; the file must carry the name it is found by."""
     path = find(kind, name)
-    loaded = load(path, model)
+    loaded = read(path)
     stem = path.parent.name if kind == "benchmarks" else path.stem
     if (written := getattr(loaded, "name", stem)) != stem:
         raise UserError(f"{path}: its `name: {written}` differs from the name it is found by, {stem!r}")
