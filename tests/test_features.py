@@ -1,0 +1,215 @@
+"""The feature store survives crashes and damage; extraction encodes each image once."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_models import make_encoder, make_image
+
+from mllm_eval.adapters import load_encoder_model
+from mllm_eval.data.samples import ImageRef
+from mllm_eval.errors import UserError
+from mllm_eval.features import Features, FeatureStore, extract
+from mllm_eval.features.extraction import OnBroken
+
+
+def names(count: int) -> list[str]:
+    return [hashlib.sha256(str(index).encode()).hexdigest() for index in range(count)]
+
+
+def random_features(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, 4, 5, generator=generator), torch.randn(count, 5, generator=generator)
+
+
+def make_store(folder: Path, dtype: str = "float32") -> FeatureStore:
+    return FeatureStore(folder, (3, 4), 5, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_what_is_put_is_got_in_any_order_and_after_reopening(dtype: str, tmp_path: Path) -> None:
+    images = names(7)
+    patches, summaries = random_features(7)
+    store = make_store(tmp_path, dtype)
+    store.put_many(images[:4], patches[:4], summaries[:4])
+    store.put_many(images[4:], patches[4:], summaries[4:])
+    kind = getattr(torch, dtype)
+    order = [6, 0, 3, 3, 5]
+    for opened in (store, make_store(tmp_path, dtype)):
+        asked = [images[index] for index in order]
+        assert torch.equal(opened.get_many(asked), patches[order].to(kind))
+        assert torch.equal(opened.summaries(asked), summaries[order].to(kind))
+        assert len(opened) == 7 and opened.missing([*images, *names(8)]) == names(8)[7:]
+
+
+def test_a_reader_sees_a_writers_shard_after_refresh(tmp_path: Path) -> None:
+    reader, writer = make_store(tmp_path), make_store(tmp_path)
+    writer.put_many(names(2), *random_features(2))
+    assert len(reader) == 0
+    reader.refresh()
+    assert torch.equal(reader.get_many(names(2)), writer.get_many(names(2)))
+
+
+def test_a_shard_cut_off_by_a_crash_does_not_count(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    store.put_many(names(2), *random_features(2))
+    (index,) = tmp_path.glob("*.json")
+    index.unlink()
+    assert len(make_store(tmp_path)) == 0
+
+
+@pytest.mark.parametrize("damage", ["array", "index"])
+def test_a_truncated_shard_is_left_out_with_one_line(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = make_store(tmp_path)
+    store.put_many(names(2), *random_features(2))
+    path = next(tmp_path.glob("*.npy" if damage == "array" else "*.json"))
+    path.write_bytes(path.read_bytes()[:-20])
+    with caplog.at_level(logging.WARNING):
+        opened = make_store(tmp_path)
+    assert opened.missing(names(2)) == names(2)
+    assert len(caplog.records) == 1
+    opened.put_many(names(2), *random_features(2, seed=1))
+    again = make_store(tmp_path)
+    assert torch.equal(again.get_many(names(2)), random_features(2, seed=1)[0])
+
+
+def test_a_damaged_row_is_missing_and_its_replacement_is_found(tmp_path: Path) -> None:
+    images = names(3)
+    store = make_store(tmp_path)
+    store.put_many(images, *random_features(3))
+    path = next(tmp_path.glob("*.npy"))
+    content = bytearray(path.read_bytes())
+    content[-10] ^= 0xFF
+    path.write_bytes(content)
+    opened = make_store(tmp_path)
+    assert opened.missing(images) == images[2:]
+    with pytest.raises(UserError, match=images[2]):
+        opened.get_many(images)
+    patches, summaries = random_features(3)
+    opened.put_many(images[2:], patches[2:], summaries[2:])
+    assert torch.equal(make_store(tmp_path).get_many(images), patches)
+
+
+def test_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    patches, summaries = random_features(1)
+    patches[0, 0, 0, 0] = 1e6
+    make_store(tmp_path / "wide").put_many(names(1), patches, summaries)
+    with pytest.raises(UserError, match="not finite as float16"):
+        make_store(tmp_path / "narrow", "float16").put_many(names(1), patches, summaries)
+    with pytest.raises(UserError, match="dtype 'int8'"):
+        make_store(tmp_path, "int8")
+
+
+def test_the_key_holds_what_decides_a_feature_and_not_the_name(tmp_path: Path) -> None:
+    encoder = make_encoder(tmp_path / "weights")
+    root = tmp_path / "features"
+
+    def folder(digest: str = "d", dtype: str = "float32", **changes: Any) -> Path:
+        return FeatureStore.of(encoder.model_copy(update=changes), digest, dtype, root).folder
+
+    squashed = encoder.preprocessing.model_copy(update={"mode": "squash"})
+    others = [
+        folder("e"),
+        folder(dtype="float16"),
+        folder(feature_layer=-2),
+        folder(norm=False),
+        folder(summary="mean"),
+        folder(preprocessing=squashed),
+    ]
+    assert len({folder(), *others}) == 7
+    assert folder(name="another") == folder()
+
+
+# ---- extraction ----
+def refs(indices: range, loaded: list[int] | None = None) -> list[ImageRef]:
+    def ref(index: int) -> ImageRef:
+        def load() -> Image.Image:
+            if loaded is not None:
+                loaded.append(index)
+            return make_image(index)
+
+        return ImageRef(hashlib.sha256(make_image(index).tobytes()).hexdigest(), load)
+
+    return [ref(index) for index in indices]
+
+
+def test_extraction_stores_what_the_encoder_gives(tmp_path: Path) -> None:
+    encoder = make_encoder(tmp_path / "weights")
+    model = load_encoder_model(encoder)
+    store = FeatureStore.of(encoder, "d", root=tmp_path)
+    seen: list[tuple[int, int]] = []
+    assert extract(model, refs(range(5)), store, lambda done, todo: seen.append((done, todo)), batch=2) == 5
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+    pixels = torch.from_numpy(np.stack([model.preprocess(make_image(index)) for index in range(5)]))
+    (expected,) = model(pixels)
+    asked = [ref.sha256 for ref in refs(range(5))]
+    torch.testing.assert_close(store.get_many(asked), expected.patches)
+    torch.testing.assert_close(store.summaries(asked), expected.summary)
+
+
+def test_an_image_is_decoded_once_ever(tmp_path: Path) -> None:
+    encoder = make_encoder(tmp_path / "weights")
+    model = load_encoder_model(encoder)
+    loaded: list[int] = []
+    for images in (refs(range(4), loaded), refs(range(2, 6), loaded) * 2):
+        extract(model, images, FeatureStore.of(encoder, "d", root=tmp_path))
+    assert sorted(loaded) == [0, 1, 2, 3, 4, 5]
+
+
+def test_features_do_not_depend_on_what_was_missing(tmp_path: Path) -> None:
+    encoder = make_encoder(tmp_path / "weights")
+    model = load_encoder_model(encoder)
+    whole = FeatureStore.of(encoder, "d", root=tmp_path / "whole")
+    pieces = FeatureStore.of(encoder, "d", root=tmp_path / "pieces")
+    extract(model, refs(range(11)), whole, batch=4)
+    for images in (refs(range(6, 7)), refs(range(3, 9)), refs(range(11))):
+        extract(model, images, pieces, batch=4)
+    asked = [ref.sha256 for ref in refs(range(11))]
+    assert torch.equal(whole.get_many(asked), pieces.get_many(asked))
+
+
+def broken_ref() -> ImageRef:
+    def load() -> Image.Image:
+        raise UserError("images/7.png: cannot be decoded")
+
+    return ImageRef("f" * 64, load)
+
+
+def test_a_broken_image_loses_nothing_and_can_be_left_out(tmp_path: Path) -> None:
+    encoder = make_encoder(tmp_path / "weights")
+    model = load_encoder_model(encoder)
+    store = FeatureStore.of(encoder, "d", root=tmp_path)
+    images = [*refs(range(4)), broken_ref(), *refs(range(4, 6))]
+    with pytest.raises(UserError, match=r"images/7\.png"):
+        extract(model, images, store, batch=2)
+    assert len(store) == 4
+    left_out: list[str] = []
+    note: OnBroken = lambda ref, problem: left_out.append(f"{ref.sha256[:3]} {problem}")  # noqa: E731
+    extract(model, images, store, on_broken=note, batch=2)
+    assert len(store) == 6 and left_out == ["fff images/7.png: cannot be decoded"]
+
+
+def test_features_load_the_encoder_only_when_something_is_missing(tmp_path: Path) -> None:
+    encoder = make_encoder(tmp_path / "weights")
+    loads: list[int] = []
+
+    def load() -> Any:
+        loads.append(1)
+        return load_encoder_model(encoder)
+
+    source = Features(FeatureStore.of(encoder, "d", root=tmp_path), load)
+    first = source(refs(range(3)))
+    assert [one.shape for one in first] == [(4, 4, 32)] * 3 and len(loads) == 1
+    again = Features(FeatureStore.of(encoder, "d", root=tmp_path), load)
+    assert torch.equal(torch.stack(again(refs(range(3)))), torch.stack(first)) and len(loads) == 1
+    with pytest.raises(UserError, match=r"images/7\.png"):
+        again([broken_ref()])
