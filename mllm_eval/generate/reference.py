@@ -1,0 +1,37 @@
+"""The plain way to answer, one request after the other: what the engine is checked and measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from mllm_eval.generate.batching import Request
+from mllm_eval.generate.model import Answerer, embed_images, embed_pieces
+
+
+@torch.inference_mode()
+def answer_one(
+    model: Answerer,
+    request: Request,
+    features: Mapping[str, Tensor],
+    max_new_tokens: int,
+    ends: frozenset[int],
+) -> list[int]:
+    """The tokens of the greedy answer, with its end token where it has one.
+
+    `features` holds the grid [h, w, D] of each of the request's images by sha256.
+    """
+    images = embed_images(model, {name: features[name] for name in request.images})
+    inputs = embed_pieces(model, request.pieces, images)[None]
+    cache = DynamicCache(config=model.llm.config)
+    tokens: list[int] = []
+    while len(tokens) < max_new_tokens:
+        out = model.llm(inputs_embeds=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        tokens.append(int(out.logits[0, -1].argmax()))
+        if tokens[-1] in ends:
+            break
+        inputs = embed_pieces(model, [(tokens[-1],)], {})[None]
+    return tokens

@@ -1,0 +1,403 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from mllm_eval.answers import Answer, Journal
+from mllm_eval.data.samples import ImageRef, Sample
+from mllm_eval.errors import UserError
+from mllm_eval.generate import Limits, answer, pending
+from mllm_eval.generate.batching import Request, plan
+from mllm_eval.generate.keyvalues import KeyValues, moved_rows
+
+TEMPLATE = "llama_3_meta"
+SPECIAL = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+
+
+class Letters:
+    """A tokenizer of twelve letters and a few special tokens."""
+
+    eos_token_id = None
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        assert not add_special_tokens
+        parts = re.split("(" + "|".join(map(re.escape, SPECIAL)) + ")", text)
+        return {"input_ids": [i for part in parts for i in self._ids(part)]}
+
+    def _ids(self, part: str) -> list[int]:
+        return [12 + SPECIAL.index(part)] if part in SPECIAL else [byte % 12 for byte in part.encode()]
+
+    def decode(self, tokens: Sequence[int], skip_special_tokens: bool) -> str:
+        return "".join(chr(97 + token) for token in tokens if token < 12)
+
+
+class Tiny(nn.Module):
+    """A random LLaMA: with 16 tokens to choose from, answers differ and many of them end early."""
+
+    image_tokens = 5
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        config = LlamaConfig(
+            vocab_size=16,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            initializer_range=0.6,
+        )
+        self.llm = LlamaForCausalLM(config).eval()
+        self.llm.lm_head.weight.data[15] *= 2.0
+        self.tokenizer = Letters()
+        self.project = nn.Linear(6, 32 * 5)
+
+    def embed(self, features: Tensor) -> Tensor:
+        return self.project(features.flatten(1)[:, :6]).view(-1, 5, 32)
+
+
+@pytest.fixture(scope="module")
+def model() -> Tiny:
+    torch.set_num_threads(1)
+    # In float64, so that no two tokens are so close that another order of sums could choose the other one.
+    return Tiny().double()
+
+
+class Features:
+    """Features made from an image's name; images named `broken...` can't be read."""
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+        self.broken = "broken"
+
+    def __call__(self, images: list[ImageRef]) -> list[Tensor]:
+        for image in images:
+            if image.sha256.startswith(self.broken):
+                raise UserError(f"test.parquet row 3: {image.sha256} is no image")
+        self.read += [image.sha256 for image in images]
+        seeds = [torch.Generator().manual_seed(sum(image.sha256.encode())) for image in images]
+        return [torch.randn(1, 2, 3, generator=seed, dtype=torch.float64) for seed in seeds]
+
+
+def no_image() -> Any:
+    raise AssertionError("the engine asks for features, not for pixels")
+
+
+def a_sample(name: str, images: Sequence[str], prompt: str) -> Sample:
+    refs = tuple(ImageRef(image, no_image) for image in images)
+    return Sample("test", name, refs, prompt, "", "", "", {})
+
+
+def mixed_samples() -> list[Sample]:
+    words = [
+        "Is it red?",
+        "How many?",
+        "What does the sign say? Answer with a word.",
+        "A",
+        "Is <image> a word?",
+    ]
+    one = [a_sample(f"one{i}", [f"image{i % 4}"], f"{words[i % 5]} {i * 7}") for i in range(14)]
+    none = [a_sample(f"none{i}", [], f"{words[i % 5]} {i}") for i in range(4)]
+    many = [a_sample(f"many{i}", ["image1", f"other{i}"], words[i]) for i in range(3)]
+    return [*one[:7], *many, *none, *one[7:]]
+
+
+def answers_of(model: Tiny, samples: list[Sample], path: Path, **settings: Any) -> list[Answer]:
+    settings = {"max_new_tokens": 12, "features": Features(), **settings}
+    return answer(model, samples, TEMPLATE, journal=Journal(path), **settings)
+
+
+@pytest.fixture(scope="module")
+def expected(model: Tiny, tmp_path_factory: pytest.TempPathFactory) -> list[Answer]:
+    path = tmp_path_factory.mktemp("reference") / "a.jsonl"
+    return answers_of(model, mixed_samples(), path, engine="reference")
+
+
+def test_the_reference_is_transformers_own_greedy_generation(model: Tiny, expected: list[Answer]) -> None:
+    for sample, given_answer in zip(mixed_samples(), expected, strict=True):
+        features = {
+            image.sha256: grid
+            for image, grid in zip(sample.images, Features()(list(sample.images)), strict=True)
+        }
+        user = "<image>\n" * len(sample.images) + sample.prompt
+        text = (
+            f"<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{user}<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\n"
+        )
+        parts = []
+        for chunk, image in zip(
+            text.split("<image>", len(sample.images)), (*sample.images, None), strict=True
+        ):
+            ids = torch.tensor(model.tokenizer(chunk, add_special_tokens=False)["input_ids"])
+            parts.append(model.llm.get_input_embeddings()(ids))
+            if image:
+                parts.append(model.embed(features[image.sha256][None])[0])
+        inputs = torch.cat(parts)[None]
+        out = model.llm.generate(
+            inputs_embeds=inputs, max_new_tokens=12, do_sample=False, eos_token_id=15, pad_token_id=0
+        )
+        assert given_answer.text == model.tokenizer.decode(out[0].tolist(), skip_special_tokens=True).strip()
+        assert given_answer.tokens_in == inputs.shape[1]
+        assert given_answer.tokens_out == out.shape[1]
+
+
+def test_the_fixture_tells_answers_apart(expected: list[Answer]) -> None:
+    assert len({answer.text for answer in expected}) > 15
+    assert len({answer.tokens_out for answer in expected}) > 4
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(), Limits(rows=3, pass_cost=0), Limits(tokens=200), Limits(tokens=1)]
+)
+def test_the_engine_answers_as_the_reference(
+    model: Tiny, expected: list[Answer], tmp_path: Path, limits: Limits
+) -> None:
+    assert answers_of(model, mixed_samples(), tmp_path / "a.jsonl", limits=limits) == expected
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    shapes=st.lists(
+        st.tuples(st.integers(1, 30), st.lists(st.sampled_from("abc"), max_size=2)), min_size=1, max_size=9
+    ),
+    tokens=st.integers(1, 600),
+    rows=st.integers(1, 6),
+    pass_cost=st.integers(0, 60),
+    longest=st.integers(1, 9),
+    template=st.sampled_from(["llama_3_meta", "vicuna_v1"]),
+)
+def test_any_grouping_gives_the_references_answers(
+    model: Tiny,
+    tmp_path_factory: pytest.TempPathFactory,
+    shapes: list[tuple[int, list[str]]],
+    tokens: int,
+    rows: int,
+    pass_cost: int,
+    longest: int,
+    template: str,
+) -> None:
+    samples = [
+        a_sample(f"s{n}", images, "".join(chr(97 + (n * 5 + i * i) % 26) for i in range(length)))
+        for n, (length, images) in enumerate(shapes)
+    ]
+    folder = tmp_path_factory.mktemp("any")
+    limits = Limits(tokens, rows, pass_cost)
+    both = [
+        answer(model, samples, template, Features(), longest, Journal(folder / engine), None, engine, limits)
+        for engine in ("batched", "reference")
+    ]
+    assert both[0] == both[1]
+    assert (folder / "batched").read_bytes() == (folder / "reference").read_bytes()
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    requests=st.lists(
+        st.builds(
+            lambda before, images, after: Request(
+                (*(piece for image in images for piece in (before, image)), after)
+            ),
+            st.sampled_from([(1, 2), (1, 2, 3)]),
+            st.lists(st.sampled_from("abcd"), max_size=3),
+            st.lists(st.integers(0, 3), min_size=1, max_size=12).map(tuple),
+        ),
+        max_size=25,
+    ),
+    limits=st.builds(Limits, st.integers(1, 400), st.integers(1, 9), st.integers(0, 40)),
+    longest=st.integers(1, 20),
+)
+def test_a_plan_holds_each_request_once_and_stays_within_its_limits(
+    requests: list[Request], limits: Limits, longest: int
+) -> None:
+    batches = plan(requests, 7, longest, limits)
+    assert sorted(number for batch in batches for number in batch.requests) == list(range(len(requests)))
+    for batch in batches:
+        rows = [row for block in batch.blocks for row in block]
+        for row in rows:
+            whole = (*batch.heads[row.head], *row.tail)
+            # A text may be cut between head and tail, and nowhere else.
+            assert _flat(whole) == _flat(requests[row.request].pieces)
+            assert row.tail and not isinstance(row.tail[-1], str)
+            assert _length(row.tail) == row.tail_tokens
+        assert {_length(head) for head in batch.heads} == {batch.head_tokens}
+        held = len(batch.heads) * batch.head_tokens + max(
+            sum(batch.head_tokens + block[-1].tail_tokens + longest for _ in block) for block in batch.blocks
+        )
+        assert len(rows) == 1 or (len(rows) <= limits.rows and held <= limits.tokens)
+
+
+def _flat(pieces: Sequence[Any]) -> list[Any]:
+    return [item for piece in pieces for item in ([piece] if isinstance(piece, str) else piece)]
+
+
+def _length(pieces: Sequence[Any]) -> int:
+    return sum(7 if isinstance(piece, str) else len(piece) for piece in pieces)
+
+
+def test_an_image_is_prefilled_once_for_all_its_questions(model: Tiny, tmp_path: Path) -> None:
+    samples = [a_sample(f"s{n}", [f"image{n % 3}"], "Is it so?" + "?" * n) for n in range(30)]
+    widths: list[tuple[int, ...]] = []
+    hook = model.llm.model.register_forward_pre_hook(
+        lambda _, args, kwargs: widths.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
+    )
+    answers_of(model, samples, tmp_path / "a.jsonl", max_new_tokens=1, limits=Limits(pass_cost=10**6))
+    hook.remove()
+    head = len(
+        model.tokenizer("<|begin_of_text|><|start_header_id|>user<|end_header_id|>__", False)["input_ids"]
+    )
+    assert widths[0] == (3, head + model.image_tokens)
+    assert [rows for rows, _ in widths] == [3, 30]
+
+
+def test_rows_leave_when_they_end(model: Tiny, tmp_path: Path) -> None:
+    rows: list[int] = []
+    hook = model.llm.model.register_forward_pre_hook(
+        lambda _, args, kwargs: rows.append(len(kwargs["inputs_embeds"])), with_kwargs=True
+    )
+    answers = answers_of(model, mixed_samples()[:7], tmp_path / "a.jsonl", limits=Limits(pass_cost=10**6))
+    hook.remove()
+    lengths = [answer.tokens_out for answer in answers]
+    assert rows[2:] == [sum(length > step for length in lengths) for step in range(1, max(lengths))]
+
+
+def test_logits_are_made_only_where_a_token_is_chosen(model: Tiny, tmp_path: Path) -> None:
+    made: list[int] = []
+    hook = model.llm.lm_head.register_forward_hook(lambda _, args, out: made.append(out[..., 0].numel()))
+    answers = answers_of(model, mixed_samples(), tmp_path / "a.jsonl")
+    hook.remove()
+    assert sum(made) == sum(answer.tokens_out for answer in answers)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_killed_anywhere_it_ends_with_the_same_bytes(
+    model: Tiny, tmp_path: Path, torn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, limits = mixed_samples(), Limits(tokens=400, rows=4)
+    answers_of(model, samples, tmp_path / "whole.jsonl", limits=limits)
+    path = tmp_path / "killed.jsonl"
+    starts, appends, append = 0, 0, Journal.append
+
+    def append_and_die(self: Journal, answers: Sequence[Answer]) -> None:
+        nonlocal appends
+        appends += 1
+        append(self, answers)
+        if appends == starts:
+            self.part.write_bytes(self.part.read_bytes()[: -30 if torn else None])
+            raise Killed
+
+    monkeypatch.setattr(Journal, "append", append_and_die)
+    while not Journal(path).complete:
+        starts, appends = starts + 1, 0
+        with suppress(Killed):
+            answers_of(model, samples, path, limits=limits)
+    assert starts > 3
+    assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_second_call_computes_nothing(model: Tiny, tmp_path: Path) -> None:
+    samples, path = mixed_samples(), tmp_path / "a.jsonl"
+    assert pending(samples, TEMPLATE, Journal(path)) == [sample.id for sample in samples]
+    answers = answers_of(model, samples, path)
+    assert pending(samples, TEMPLATE, Journal(path)) == []
+    before = path.stat().st_mtime_ns
+    features = Features()
+    assert answers_of(None, samples, path, features=features) == answers  # type: ignore[arg-type]
+    assert answers_of(None, samples[3:8], path, features=features) == answers[3:8]  # type: ignore[arg-type]
+    assert features.read == [] and path.stat().st_mtime_ns == before
+
+
+def test_only_batches_with_something_new_are_answered(model: Tiny, tmp_path: Path) -> None:
+    samples, path, limits = mixed_samples(), tmp_path / "a.jsonl", Limits(rows=2)
+    before = answers_of(model, samples, path, limits=limits)
+    samples[0] = replace(samples[0], prompt="Is it blue?")
+    assert pending(samples, TEMPLATE, Journal(path)) == ["one0"]
+    features, steps = Features(), []
+    after = answers_of(
+        model, samples, path, limits=limits, features=features, progress=lambda *step: steps.append(step)
+    )
+    assert features.read == ["image0"]
+    assert after[0].prompt != before[0].prompt and after[1:] == before[1:]
+    assert steps[-1] == (21, 21) and steps == sorted(steps)
+
+
+@pytest.mark.parametrize("engine", ["batched", "reference"])
+def test_a_broken_image_fails_its_samples_and_no_others(
+    model: Tiny, tmp_path: Path, expected: list[Answer], engine: str
+) -> None:
+    path, features = tmp_path / "a.jsonl", Features()
+    features.broken = "image1"
+    answers = answers_of(model, mixed_samples(), path, engine=engine, features=features)
+    failed = [answer for answer in answers if answer.state == "error"]
+    assert {answer.id for answer in failed} == {"one1", "one5", "one9", "one13", "many0", "many1", "many2"}
+    assert {answer.reason for answer in failed} == {"test.parquet row 3: image1 is no image"}
+    assert {(answer.text, answer.tokens_out) for answer in failed} == {("", 0)}
+    assert [a for a in answers if a.state == "ok"] == [
+        a for a in expected if a.id not in {f.id for f in failed}
+    ]
+    before = path.stat().st_mtime_ns
+    assert answers_of(model, mixed_samples(), path, engine=engine, features=features) == answers
+    assert path.stat().st_mtime_ns == before
+    features.broken = "none is"
+    assert answers_of(model, mixed_samples(), path, engine=engine, features=features) == expected
+
+
+def test_a_fault_of_the_code_is_no_failed_sample(model: Tiny, tmp_path: Path) -> None:
+    def faulty(images: list[ImageRef]) -> list[Tensor]:
+        raise TypeError("a fault")
+
+    with pytest.raises(TypeError, match="a fault"):
+        answers_of(model, mixed_samples(), tmp_path / "a.jsonl", features=faulty)
+    with pytest.raises(ValueError, match="same id"):
+        answers_of(model, mixed_samples() * 2, tmp_path / "a.jsonl")
+
+
+def test_nothing_to_answer_is_a_finished_journal(model: Tiny, tmp_path: Path) -> None:
+    assert answers_of(model, [], tmp_path / "a.jsonl") == []
+    assert (tmp_path / "a.jsonl").read_bytes() == b""
+
+
+@given(rows=st.integers(1, 12), data=st.data())
+def test_rows_that_go_on_stand_in_front(rows: int, data: st.DataObject) -> None:
+    ended = data.draw(st.lists(st.integers(0, rows - 1), unique=True).map(sorted))
+    places = list(range(rows))
+    for place, row in moved_rows(ended, rows):
+        places[place] = row
+    assert sorted(places[: rows - len(ended)]) == [row for row in range(rows) if row not in ended]
+
+
+def test_the_cache_extends_its_room_and_keeps_what_it_holds() -> None:
+    torch.manual_seed(0)
+    keys, values = torch.randn(3, 2, 9, 4), torch.randn(3, 2, 9, 4)
+    cache = KeyValues(1, room=2)
+    for at in range(9):
+        held = cache.update(keys[:, :, at : at + 1], values[:, :, at : at + 1], 0)
+    assert torch.equal(held[0], keys) and torch.equal(held[1], values)
+    picked = cache.pick([2, 0, 2], room=10)
+    new = torch.randn(3, 2, 1, 4)
+    held = picked.update(new, new, 0)
+    assert torch.equal(held[0], torch.cat([keys[[2, 0, 2]], new], 2))
+    picked.drop([(0, 2)], 2)
+    assert torch.equal(picked.update(new[:2], new[:2], 0)[0][:, :, :9], keys[[2, 0]])
+
+
+def test_asking_what_is_pending_needs_no_torch() -> None:
+    code = "import sys, mllm_eval.generate; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
