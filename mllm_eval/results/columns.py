@@ -22,7 +22,7 @@ class Named(Strict):
 
 
 class Stratum(Strict):
-    """Where a stratum is read from a score line that carries none: a field of it, by a pattern's first group."""
+    """Where a stratum is read from in a score line that names none: a field, by a pattern's first group."""
 
     field: Literal["group", "id", "cluster"]
     pattern: str

@@ -23,7 +23,7 @@ def published(file: str | Path) -> pd.DataFrame:
     """A published table, every cell as text ("" where empty), columns under this project's names.
 
     `file` is a name in configs/reference or a path. Columns that `columns.yaml` does not know keep their
-    names. An average or category that the source prints wins over one calculated from its row (`*_calc`).
+    names.
     """
     path = Path(file)
     if not path.is_file():

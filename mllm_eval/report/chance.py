@@ -1,0 +1,96 @@
+"""Which benchmarks a run answers better than by chance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mllm_eval import stats
+from mllm_eval.report.evidence import Scored, read_scored
+from mllm_eval.report.table import Cell, Column, Row, Table, printed, score_cell
+from mllm_eval.report.words import ALPHA, p_words, title
+from mllm_eval.results import scored_variants
+
+
+@dataclass(frozen=True, slots=True)
+class AboveChance:
+    """A benchmark's value against its chance level (same scale), p one-sided and clustered by image.
+
+    `p` is None where the value's make-up is unknown. `blind` is the value without images, if it was measured.
+    """
+
+    benchmark: str
+    value: float
+    chance: float
+    p: float | None
+    above: bool
+    blind: float | None
+
+
+def above_chance(
+    folder: Path, rules: str = "cambrian", variant: str = "default", alpha: float = ALPHA
+) -> list[AboveChance]:
+    """Every benchmark of a run against its chance level. Raises UserError if nothing was scored."""
+    run = read_scored(folder, rules, variant)
+    has_blind = variant == "default" and "blind" in scored_variants(folder, rules)
+    blind = read_scored(folder, rules, "blind").values if has_blind else {}
+    found = []
+    for name in run.benchmarks:
+        chance = float(run.summaries[name]["chance"])
+        p = _p(run, name, chance)
+        above = p is not None and p < alpha
+        found.append(AboveChance(name, run.values[name], chance, p, above, blind.get(name)))
+    return found
+
+
+def _p(run: Scored, name: str, chance: float) -> float | None:
+    if name not in run.estimates:
+        return None
+    p = stats.above_chance(run.estimates[name].units, chance)
+    return None if p != p else p
+
+
+def chance_table(
+    folder: Path, rules: str = "cambrian", variant: str = "default", alpha: float = ALPHA
+) -> Table:
+    """`above_chance` as a table, with a sentence that counts and names the benchmarks that are not."""
+    run, found = read_scored(folder, rules, variant), above_chance(folder, rules, variant, alpha)
+    number = {
+        key: Column(key, name)
+        for key, name in (("value", "Value"), ("chance", "Chance"), ("gain", "Above"), ("blind", "Blind"))
+    }
+    shown = (*number.values(), Column("p", "p", text=True), Column("verdict", "Verdict", text=True))
+    rows = []
+    for one in found:
+        limits = run.interval(one.benchmark)
+        between = (limits.low, limits.high) if limits else None
+        cells = {
+            "value": score_cell(one.value, number["value"], limits=between),
+            "chance": score_cell(one.chance, number["chance"]),
+            "gain": score_cell(one.value - one.chance, number["gain"]),
+            "blind": score_cell(one.blind, number["blind"]),
+            "p": Cell(
+                p_words(one.p).removeprefix("p = ").removeprefix("p ") if one.p is not None else "unknown"
+            ),
+            "verdict": Cell("above chance" if one.above else "not above chance"),
+        }
+        rows.append(Row(title(one.benchmark), "measured", cells))
+    below = [
+        f"{title(one.benchmark)} ({printed(one.value, 1)}, chance {printed(one.chance, 1)})"
+        for one in found
+        if not one.above
+    ]
+    sentence = (
+        f"{sum(one.above for one in found)} of {len(found)} benchmarks are above chance at p < {alpha:g}"
+    )
+    sentence += f"; not above: {', '.join(below)}." if below else "."
+    return Table(
+        name="chance",
+        title=f"{run.record.encoder}: above chance",
+        columns=shown,
+        rows=tuple(rows),
+        notes=(
+            f"One-sided t-test, standard error clustered by image. Run {run.record.hash}, rules {rules}.",
+        ),
+        sentences=(sentence,),
+    )

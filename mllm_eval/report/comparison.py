@@ -1,0 +1,208 @@
+"""The comparison of runs: one table, its intervals, its tests, its sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+from mllm_eval.errors import UserError, near
+from mllm_eval.report.differences import Difference, differences
+from mllm_eval.report.evidence import Scored, draw_together, read_scored
+from mllm_eval.report.table import Cell, Column, Row, Table, score_cell, with_best, with_deltas
+from mllm_eval.report.words import sentences, stars, title
+from mllm_eval.results import AVERAGE, columns, scored_variants
+
+
+def score_columns(own: Sequence[str], decimals: int = 1) -> tuple[Column, ...]:
+    """Columns for the benchmarks `own`: AVG, categories, benchmarks by category, one's own at the end.
+
+    AVG and the categories stand there, if only with a dash, where any of the paper's benchmarks does.
+    """
+    known = columns()
+    found = []
+    if any(name in known.benchmarks for name in own):
+        found.append(Column(AVERAGE, known.average.title, decimals=decimals))
+        found += [Column(key, named.title, decimals=decimals) for key, named in known.categories.items()]
+    for key, named in known.benchmarks.items():
+        if key in own:
+            group = known.categories[named.category].title
+            found.append(Column(key, named.title, decimals=decimals, better=named.better, group=group))
+    others = [name for name in own if name not in known.benchmarks]
+    found += [Column(name, title(name), decimals=decimals, group="Other") for name in others]
+    return tuple(found)
+
+
+def labels(runs: Sequence[Scored]) -> list[str]:
+    """A name for each row: encoder, variant, and as much of LLM, recipe, seed, hash as tells them apart."""
+    names = []
+    for run in runs:
+        twins = [r.record for r in runs if (r.record.encoder, r.variant) == (run.record.encoder, run.variant)]
+        extra = [] if run.variant == "default" else [run.variant]
+        extra += [
+            getattr(run.record, key) for key in ("llm", "recipe") if len({getattr(r, key) for r in twins}) > 1
+        ]
+        extra += [f"seed {run.record.seed}"] * (len({r.seed for r in twins}) > 1)
+        names.append(f"{run.record.encoder} ({', '.join(extra)})" if extra else run.record.encoder)
+    return [
+        f"{name} [{run.record.hash}]" if names.count(name) > 1 else name
+        for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def held_equal(runs: Sequence[Scored], mixed_recipes: bool) -> None:
+    """Refuses runs that differ in recipe, LLM or protocol: their difference is not the encoder's."""
+    kinds = {
+        run.record.held_equal: f"{run.record.recipe} ({run.record.recipe_hash}) with {run.record.llm}"
+        for run in runs
+    }
+    if len(kinds) > 1 and not mixed_recipes:
+        raise UserError(
+            f"the runs do not share one recipe and LLM: {'; '.join(sorted(kinds.values()))}. "
+            "Choose one, or ask for mixed recipes."
+        )
+    for name in dict.fromkeys(name for run in runs for name in run.benchmarks):
+        found = {
+            str(run.summaries[name]["protocol_hash"])
+            for run in runs
+            if name in run.summaries and run.variant == "default"
+        }
+        if len(found) > 1:
+            raise UserError(
+                f"{name} was scored by different protocols ({', '.join(sorted(found))}); score all runs again"
+            )
+
+
+def measured_row(run: Scored, label: str, shown: Sequence[Column], intervals: bool) -> Row:
+    """The row of a run, with its footnote."""
+    cells = {}
+    for column in shown:
+        if column.text:
+            cells[column.key] = Cell(run.record.facts.get(column.key, ""))
+            continue
+        limits = run.interval(column.key) if intervals else None
+        between = (limits.low, limits.high) if limits else None
+        cells[column.key] = score_cell(run.values.get(column.key), column, limits=between)
+    ok, total, unparsed = run.counts
+    record = run.record
+    about = f"run {record.hash}, seed {record.seed}, {ok}/{total} answers scored"
+    if unparsed:
+        about += f", {unparsed} of them unparsed"
+    absent = [n for n in columns().benchmarks if n not in run.values]
+    if absent and len(absent) < len(columns().benchmarks):
+        about += f"; no AVG without {', '.join(columns().benchmarks[n].title for n in absent)}"
+    facts = {
+        "run": record.hash,
+        "encoder": record.encoder,
+        "recipe": record.recipe,
+        "recipe_hash": record.recipe_hash,
+        "llm": record.llm,
+        "seed": str(record.seed),
+        "rules": run.rules,
+        "variant": run.variant,
+        "n_ok": str(ok),
+        "n": str(total),
+        "n_unparsed": str(unparsed),
+    }
+    return Row(label, "measured", cells, aside=run.variant != "default", notes=(about,), facts=facts)
+
+
+def shared_notes(runs: Sequence[Scored]) -> list[str]:
+    """What all measured rows have in common, or what they were allowed not to have in common."""
+    rules = sorted({run.rules for run in runs})
+    recipes = sorted(
+        {f"{run.record.recipe} ({run.record.recipe_hash}), LLM {run.record.llm}" for run in runs}
+    )
+    notes = [f"Measured: rules {', '.join(rules)}; recipe {'; '.join(recipes)}."]
+    if len(recipes) > 1:
+        notes.append(
+            "Rows of different recipes or LLMs stand side by side: "
+            "a difference between them is not the encoder's."
+        )
+    return notes
+
+
+def comparison(
+    runs: Sequence[Path],
+    baseline: str | None = None,
+    rules: str = "cambrian",
+    variants: Sequence[str] = ("default", "blind"),
+    intervals: bool = False,
+    mixed_recipes: bool = False,
+    heading: str = "Comparison of encoders",
+) -> Table:
+    """The table of runs, a row for each and for each variant (blind) it was asked in.
+
+    With a `baseline` (a row's label, an encoder or a run's hash), every row shows its difference to it and
+    marks what is significant; without one, the sentences speak of every pair of runs.
+
+    Raises:
+        UserError: no scores, recipes or protocols that differ, an unknown baseline.
+    """
+    scored = [
+        read_scored(folder, rules, variant)
+        for variant in variants
+        for folder in runs
+        if variant == "default" or variant in scored_variants(folder, rules)
+    ]
+    if not scored:
+        raise UserError("no runs to compare")
+    held_equal(scored, mixed_recipes)
+    draw_together(scored)
+    names = labels(scored)
+    shown = score_columns(list(dict.fromkeys(name for run in scored for name in run.benchmarks)))
+    rows = [measured_row(run, name, shown, intervals) for run, name in zip(scored, names, strict=True)]
+    rows = with_best(rows, shown, "table")
+    plain = [i for i, run in enumerate(scored) if run.variant == "default"]
+    notes = shared_notes(scored)
+    if baseline is None:
+        pairs = list(combinations(plain, 2))
+    else:
+        base = _base(baseline, scored, names)
+        rows = with_deltas(rows, shown, names[base])
+        pairs = [(i, base) for i in plain if i != base]
+    found = differences([(names[i], scored[i], names[j], scored[j]) for i, j in pairs])
+    if baseline is not None and found:
+        rows = [_marked(row, found) for row in rows]
+        notes.append(
+            f"Differences to {names[base]}; *, **, ***: p < 0.05, 0.01, 0.001 by a permutation test, "
+            f"clustered by image, corrected for {len(found)} tests (Holm)."
+        )
+    if intervals:
+        notes.append("[low, high]: 95 % interval, bootstrap clustered by image, pair or circular group.")
+    said = [*_blind_words(scored, names), *sentences(found)]
+    return Table("compare", heading, shown, tuple(rows), tuple(notes), tuple(said))
+
+
+def _base(baseline: str, runs: Sequence[Scored], names: Sequence[str]) -> int:
+    for index, (run, name) in enumerate(zip(runs, names, strict=True)):
+        if baseline == name or (
+            run.variant == "default" and baseline in (run.record.encoder, run.record.hash)
+        ):
+            return index
+    raise UserError(f"no row {baseline!r} to compare with.{near(baseline, names)}")
+
+
+def _marked(row: Row, found: Sequence[Difference]) -> Row:
+    cells = dict(row.cells)
+    for one in found:
+        if one.a == row.label and one.key in cells:
+            cells[one.key] = replace(cells[one.key], marks=stars(one.holm))
+    return replace(row, cells=cells)
+
+
+def _blind_words(runs: Sequence[Scored], names: Sequence[str]) -> list[str]:
+    said = []
+    for run, name in zip(runs, names, strict=True):
+        if run.variant != "blind" or AVERAGE not in run.values:
+            continue
+        for other, seeing in zip(runs, names, strict=True):
+            if (
+                other.record.hash == run.record.hash
+                and other.variant == "default"
+                and AVERAGE in other.values
+            ):
+                gain = other.values[AVERAGE] - run.values[AVERAGE]
+                said.append(f"Seeing the images gives {seeing} {gain:+.1f} AVG over {name}.")
+    return said

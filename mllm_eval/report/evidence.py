@@ -1,0 +1,167 @@
+"""What a scored run can show: values, intervals, p-values above chance, differences to another run."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mllm_eval import stats
+from mllm_eval.catalog import paper_benchmarks
+from mllm_eval.errors import UserError
+from mllm_eval.results import AVERAGE, RunRecord, columns, load_scores, read_run, summaries
+from mllm_eval.stats import Estimator, Interval, Units
+from mllm_eval.stats.estimator import Floats
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One benchmark's samples and the estimator that makes its value of them."""
+
+    estimator: Estimator
+    frame: pd.DataFrame
+    stratum: tuple[str | None, ...]
+
+    @cached_property
+    def units(self) -> Units:
+        """The scores summed up per cluster."""
+        return self.units_of(self.score)
+
+    @property
+    def score(self) -> Floats:
+        """[N] scores in the order of the ids, nan where the sample failed."""
+        return self.frame["score"].to_numpy(dtype=np.float64)
+
+    def units_of(self, score: Floats) -> Units:
+        """As `units`, of other scores of the same samples."""
+        return stats.summed(
+            self.estimator, score, list(self.frame["cluster"]), list(self.frame["group"]), self.stratum
+        )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A run under one rule set and variant. Draws are made when first asked for and kept."""
+
+    record: RunRecord
+    rules: str
+    variant: str
+    summaries: dict[str, dict[str, Any]]
+
+    @cached_property
+    def benchmarks(self) -> list[str]:
+        """The benchmarks that have a value, in the order of the paper's table, others behind."""
+        order = paper_benchmarks()
+        known = [name for name, summary in self.summaries.items() if summary["value"] is not None]
+        return sorted(known, key=lambda n: (order.index(n) if n in order else len(order), n))
+
+    @cached_property
+    def values(self) -> dict[str, float]:
+        """Benchmark, category and AVG -> value on the scale the paper prints."""
+        own = {name: float(self.summaries[name]["value"]) for name in self.benchmarks}
+        return {**own, **columns().means(own)}
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """One row a sample, all benchmarks."""
+        return load_scores(self.record.folder, self.rules, self.variant, self.benchmarks)
+
+    @cached_property
+    def estimates(self) -> dict[str, Estimate]:
+        """Benchmark -> how its value is made of its samples, where that gives the summary's value.
+
+        A benchmark whose value the known estimators do not reproduce has no entry: no interval is better than
+        one of another quantity.
+        """
+        found = {}
+        for name, frame in self.scores.groupby("benchmark", sort=False):
+            if (estimate := _estimate(str(name), frame, self.summaries[str(name)])) is not None:
+                found[str(name)] = estimate
+        return found
+
+    @cached_property
+    def own_draws(self) -> dict[str, Floats]:
+        """Benchmark -> bootstrap values [draws] on the value's own scale."""
+        return {
+            name: stats.distribution([one.units], seed=stats.seed_of(name))[0]
+            for name, one in self.estimates.items()
+        }
+
+    @cached_property
+    def draws(self) -> dict[str, Floats]:
+        """As `own_draws`, with categories and AVG."""
+        found = dict(self.own_draws)
+        for mean in (AVERAGE, *columns().categories):
+            members = columns().members(mean)
+            if all(name in self.own_draws for name in members):
+                found[mean] = np.mean([found[name] * columns().percent(name) for name in members], axis=0)
+        return found
+
+    def interval(self, key: str) -> Interval | None:
+        """95 % interval of a benchmark, a category or AVG; None where it can't be had."""
+        if key not in self.draws:
+            return None
+        if key in self.estimates:
+            return stats.value_interval(self.estimates[key].units, self.draws[key])
+        return stats.interval(self.values[key], self.draws[key])
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Samples scored, samples in all, samples scored but not parsed."""
+        total = sum(int(s["n"]) for s in self.summaries.values())
+        failed = sum(int(s["n_failed"]) for s in self.summaries.values())
+        return total - failed, total, sum(int(s["n_unparsed"]) for s in self.summaries.values())
+
+
+def read_scored(folder: Path, rules: str = "cambrian", variant: str = "default") -> Scored:
+    """The evidence of a run's folder. Raises UserError if nothing was scored by these rules."""
+    record = read_run(folder)
+    found = summaries(folder, rules, variant)
+    if not found:
+        raise UserError(
+            f"{folder}: nothing scored by {rules!r} rules ({variant}); run `mllm-eval score` first"
+        )
+    return Scored(record, rules, variant, found)
+
+
+def draw_together(runs: Sequence[Scored]) -> None:
+    """Draw for runs that share their samples at once, making the weights of a draw once for all of them."""
+    found: list[dict[str, Floats]] = [{} for _ in runs]
+    for name in dict.fromkeys(name for run in runs for name in run.estimates):
+        alike: dict[tuple[str, ...], list[int]] = {}
+        for index, run in enumerate(runs):
+            if name in run.estimates:
+                alike.setdefault(run.estimates[name].units.clusters, []).append(index)
+        for members in alike.values():
+            units = [runs[index].estimates[name].units for index in members]
+            for index, values in zip(
+                members, stats.distribution(units, seed=stats.seed_of(name)), strict=True
+            ):
+                found[index][name] = values
+    for run, values_of in zip(runs, found, strict=True):
+        run.__dict__["own_draws"] = values_of  # where cached_property keeps it
+
+
+def _estimate(name: str, frame: pd.DataFrame, summary: dict[str, Any]) -> Estimate | None:
+    column = columns().benchmarks.get(name)
+    declared = summary.get("estimator") or (column.estimator if column else None)
+    stratum = frame["stratum"]
+    if column and column.stratum and stratum.isna().all():
+        stratum = frame[column.stratum.field].str.extract(re.compile(column.stratum.pattern), expand=False)
+    if column and column.strata:
+        stratum = stratum.where(stratum.isin(column.strata), None)
+    tried = [Estimator.parse(declared, f"estimator of {name}")] if declared else []
+    for estimator in (*tried, Estimator(), Estimator(sample=0, group=100)):
+        found = Estimate(estimator, frame, tuple(stratum))
+        value = found.units.value if found.units.clusters else math.nan
+        # the value may be printed with two decimals
+        if math.isclose(value, float(summary["value"]), rel_tol=1e-6, abs_tol=0.006):
+            return found
+    return None

@@ -1,0 +1,236 @@
+"""The named tables (configs/tables/*.yaml): published rows, and measured rows that drop in beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from mllm_eval.catalog.folders import roots
+from mllm_eval.config import Strict, load
+from mllm_eval.errors import UserError, near
+from mllm_eval.report.comparison import comparison, held_equal, labels, measured_row, shared_notes
+from mllm_eval.report.evidence import Scored, draw_together, read_scored
+from mllm_eval.report.table import (
+    Cell,
+    Column,
+    Rounding,
+    Row,
+    Table,
+    score_cell,
+    with_best,
+    with_deltas,
+)
+from mllm_eval.results import AVERAGE, columns, contradiction, published, scored_rules, values
+from mllm_eval.results.published import number
+from mllm_eval.storage import results_home
+
+
+class PublishedRows(Strict):
+    """Rows of a csv. `where`: column -> allowed texts; `label` and `group` are templates over the columns;
+    `note`: label -> footnote."""
+
+    file: str
+    where: dict[str, list[str]] = Field(default_factory=dict)
+    label: str = "{model}"
+    group: str = ""
+    note: dict[str, str] = Field(default_factory=dict)
+
+
+class MeasuredRows(Strict):
+    """Runs whose encoder, recipe, LLM and data pin match these patterns (`webssl-*`)."""
+
+    encoder: str = "*"
+    recipe: str = "*"
+    llm: str = "*"
+    data: str = "*"
+    group: str = "Measured here"
+
+
+class Delta(Strict):
+    """Differences to the row of this label, for these columns (default: all)."""
+
+    row: str
+    columns: list[str] | None = None
+
+
+class TableConfig(Strict):
+    """A table as its yaml describes it; `decimals` per column, `default` for the others."""
+
+    name: str
+    title: str
+    source: str = ""
+    columns: list[str] = Field(default_factory=list)
+    decimals: dict[str, int] = Field(default_factory=dict)
+    rounding: Rounding = "round"
+    best: Literal["table", "group", "none"] = "table"
+    published: list[PublishedRows] = Field(default_factory=list)
+    measured: list[MeasuredRows] = Field(default_factory=list)
+    delta: Delta | None = None
+    notes: list[str] = Field(default_factory=list)
+
+
+def table_names() -> list[str]:
+    """The names that `named_table` knows."""
+    return sorted(_files())
+
+
+def _files() -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for root in roots():
+        found = {**{path.stem: path for path in sorted(root.glob("configs/tables/*.yaml"))}, **found}
+    return found
+
+
+def named_table(
+    name: str,
+    published_only: bool = False,
+    rules: str = "cambrian",
+    intervals: bool = False,
+    baseline: str | None = None,
+    mixed_recipes: bool = False,
+    recipe: str = "*",
+    runs: Sequence[Path] | None = None,
+) -> Table:
+    """A table of configs/tables with the runs that belong into it (default: of those under results/runs).
+
+    A table without published rows is the comparison of its runs, with tests and sentences.
+
+    Raises:
+        UserError: unknown table or column, no runs for a table that needs them, or runs of unequal recipes.
+    """
+    files = _files()
+    if name not in files:
+        raise UserError(f"unknown table {name!r}.{near(name, files)} Known: {', '.join(sorted(files))}")
+    config = load(files[name], TableConfig)
+    folders = [] if published_only else _matching(config, rules, recipe, runs)
+    if not config.published:
+        if not folders:
+            raise UserError(
+                f"table {name!r} shows runs, and none is scored by {rules!r} rules: run `make eval` first"
+            )
+        return comparison(
+            folders, baseline, rules, intervals=intervals, mixed_recipes=mixed_recipes, heading=config.title
+        )
+    return _with_published(config, folders, rules, intervals, baseline, mixed_recipes)
+
+
+def _matching(config: TableConfig, rules: str, recipe: str, runs: Sequence[Path] | None) -> list[Path]:
+    if runs is None:
+        runs = sorted(path.parent for path in (results_home() / "runs").glob("*/config.yaml"))
+    found = []
+    for folder in runs:
+        if rules not in scored_rules(folder):
+            continue
+        record = read_scored(folder, rules).record
+        for query in config.measured:
+            mine = (record.encoder, record.recipe, record.llm, record.data)
+            asked = (query.encoder, query.recipe, query.llm, query.data)
+            if all(map(fnmatch, mine, asked)) and fnmatch(record.recipe, recipe):
+                found.append((record.name, folder))
+                break
+    return [folder for _, folder in sorted(found)]
+
+
+def _columns(config: TableConfig, file: Path | str) -> tuple[Column, ...]:
+    known = columns()
+    named = known.named()
+    found = []
+    for key in config.columns:
+        if key not in named:
+            raise UserError(f"table {config.name!r} ({file}): unknown column {key!r}.{near(key, named)}")
+        benchmark = known.benchmarks.get(key)
+        found.append(
+            Column(
+                key,
+                named[key].title,
+                text=key in known.facts,
+                decimals=config.decimals.get(key, config.decimals.get("default", 1)),
+                better=named[key].better,
+                group=known.categories[benchmark.category].title if benchmark else "",
+            )
+        )
+    return tuple(found)
+
+
+def _with_published(
+    config: TableConfig,
+    folders: Sequence[Path],
+    rules: str,
+    intervals: bool,
+    baseline: str | None,
+    mixed: bool,
+) -> Table:
+    shown = _columns(config, _files()[config.name])
+    rows = [row for part in config.published for row in _published_rows(part, shown, config.rounding)]
+    runs = [read_scored(folder, rules) for folder in folders]
+    if runs:
+        held_equal(runs, mixed)
+        if intervals:
+            draw_together(runs)
+        rows += _measured_rows(runs, shown, config, intervals)
+    rows = with_best(rows, shown, config.best)
+    delta = Delta(row=baseline) if baseline else config.delta
+    if delta:
+        if delta.row not in [row.label for row in rows]:
+            raise UserError(
+                f"table {config.name!r} has no row {delta.row!r}.{near(delta.row, [r.label for r in rows])}"
+            )
+        rows = with_deltas(rows, shown, delta.row, delta.columns)
+    notes = [f"Published: {config.source}."] if config.source else []
+    notes += config.notes
+    notes += shared_notes(runs) if runs else ["All rows are published; none was measured here."]
+    return Table(config.name, config.title, shown, tuple(rows), tuple(notes))
+
+
+def _measured_rows(
+    runs: Sequence[Scored], shown: Sequence[Column], config: TableConfig, intervals: bool
+) -> list[Row]:
+    group = config.measured[0].group
+    return [
+        replace(measured_row(run, label, shown, intervals), group=group)
+        for run, label in zip(runs, labels(runs), strict=True)
+    ]
+
+
+def _published_rows(part: PublishedRows, shown: Sequence[Column], rounding: Rounding) -> list[Row]:
+    frame = published(part.file)
+    for key, allowed in part.where.items():
+        if key not in frame.columns:
+            raise UserError(f"{part.file}: no column {key!r}.{near(key, map(str, frame.columns))}")
+        frame = frame[frame[key].isin(allowed)]
+    rows = []
+    for index, line in frame.iterrows():
+        where = f"{part.file}:{int(str(index)) + 2}"
+        record = {str(key): str(value) for key, value in line.items()}
+        label = _filled(part.label, record, where)
+        counted = columns().means(values(line, where))
+        cells = {}
+        for column in shown:
+            text = record.get(column.key, "")
+            if column.text:
+                cells[column.key] = Cell(text)
+                continue
+            value = number(text, f"{where}, {column.key}")
+            if column.key not in record:
+                value = counted.get(column.key)
+            cells[column.key] = score_cell(value, column, rounding)
+        wrong = contradiction(line, where) if AVERAGE in record else None
+        notes = tuple(text for text in (wrong, part.note.get(label)) if text)
+        rows.append(Row(label, "published", cells, _filled(part.group, record, where), notes=notes))
+    if not rows:
+        raise UserError(f"{part.file}: no row matches {part.where}")
+    return rows
+
+
+def _filled(template: str, record: dict[str, Any], where: str) -> str:
+    try:
+        return template.format_map(record).strip()
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(
+            f"{where}: the label {template!r} names a column that is not there ({error})"
+        ) from None

@@ -1,0 +1,91 @@
+"""Tables as csv (for programs) and markdown (for people who read text)."""
+
+from __future__ import annotations
+
+import csv as csv_module
+import io
+import re
+
+from mllm_eval.report.table import MISSING, Cell, Table
+
+FACTS = (
+    "run",
+    "encoder",
+    "recipe",
+    "recipe_hash",
+    "llm",
+    "seed",
+    "rules",
+    "variant",
+    "n_ok",
+    "n",
+    "n_unparsed",
+)
+
+
+def csv(table: Table) -> str:
+    """One line a row: label, group, measured or published, the run's facts, then the columns as printed.
+
+    Columns that have intervals or deltas anywhere are followed by `<key>_low`, `<key>_high`, `<key>_delta`.
+    Empty cells are empty. Headings are the columns' keys, so that a table can be read back.
+    """
+    out = io.StringIO()
+    writer = csv_module.writer(out, lineterminator="\n")
+    facts = [key for key in FACTS if any(key in row.facts for row in table.rows)]
+    head, getters = ["label", "group", "source", *facts], []
+    for column in table.columns:
+        cells = [row.cells.get(column.key, Cell()) for row in table.rows]
+        head.append(column.key)
+        getters.append((column.key, "text"))
+        if any(cell.interval for cell in cells):
+            head += [f"{column.key}_low", f"{column.key}_high"]
+            getters += [(column.key, "low"), (column.key, "high")]
+        if any(cell.delta for cell in cells):
+            head.append(f"{column.key}_delta")
+            getters.append((column.key, "delta"))
+    writer.writerow(head)
+    for row in table.rows:
+        line = [row.label, row.group, row.source, *(row.facts.get(key, "") for key in facts)]
+        line += [_value(row.cells.get(key, Cell()), part) for key, part in getters]
+        writer.writerow(line)
+    return out.getvalue()
+
+
+def _value(cell: Cell, part: str) -> str:
+    if part == "text":
+        return "" if cell.text == MISSING else cell.text
+    if part == "delta":
+        return cell.delta.strip("()").replace("−", "-")  # noqa: RUF001
+    limit = cell.low if part == "low" else cell.high
+    return "" if limit is None else f"{limit:.4f}"
+
+
+def markdown(table: Table) -> str:
+    """A GitHub table: best in bold, rows' footnotes below."""
+    notes, marks = table.footnotes()
+    lines = [f"**{_md(table.title)}**", ""]
+    head = ["", *(column.title for column in table.columns)]
+    lines.append("| " + " | ".join(_md(text) for text in head) + " |")
+    lines.append("|:--" + "".join("|:--" if column.text else "|--:" for column in table.columns) + "|")
+    group = ""
+    for index, row in enumerate(table.rows):
+        if row.group and row.group != group:
+            lines.append(f"| *{_md(row.group)}* " + "| " * len(table.columns) + "|")
+        group = row.group
+        label = _md(row.label) + (" (published)" if table.mixed and row.source == "published" else "")
+        cells = [label + (f" <sup>{marks[index]}</sup>" if index in marks else "")]
+        for column in table.columns:
+            cell = row.cells.get(column.key, Cell())
+            text = f"**{_md(cell.text)}**" if cell.best else _md(cell.text)
+            cells.append(
+                " ".join(part for part in (text, cell.delta + _md(cell.marks), cell.interval) if part)
+            )
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [""] + [f"- {_md(sentence)}" for sentence in table.sentences] + [""] * bool(table.sentences)
+    lines += [f"<sup>{mark}</sup> {_md(text)}  " for mark, text in notes]
+    lines += [f"{_md(note)}  " for note in table.notes]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _md(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>|~#])", r"\\\1", " ".join(text.split()))

@@ -1,0 +1,166 @@
+"""A table before it is drawn: rows, columns, cells with all that is printed in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
+from typing import Literal
+
+Rounding = Literal["round", "truncate", "even"]
+_MODES = {"round": ROUND_HALF_UP, "truncate": ROUND_DOWN, "even": ROUND_HALF_EVEN}
+MISSING = "–"  # noqa: RUF001  the dash of an empty cell
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of numbers, or of text about the row (`text=True`); `group` is the heading above several."""
+
+    key: str
+    title: str
+    text: bool = False
+    decimals: int = 1
+    better: Literal["high", "low"] = "high"
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What is printed at a place: text, then delta, marks and interval where there are any."""
+
+    text: str = MISSING
+    value: float | None = None
+    delta: str = ""
+    marks: str = ""
+    low: float | None = None
+    high: float | None = None
+    interval: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A run or a published row. `aside` rows (blind ones) never count as the best; notes are footnotes."""
+
+    label: str
+    source: Literal["measured", "published"]
+    cells: Mapping[str, Cell]
+    group: str = ""
+    aside: bool = False
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows and columns with a title, footnotes on the whole and sentences on what it shows."""
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
+
+    @property
+    def mixed(self) -> bool:
+        """Whether measured and published rows stand side by side; each published row is marked then."""
+        return len({row.source for row in self.rows}) > 1
+
+    def footnotes(self) -> tuple[list[tuple[str, str]], dict[int, str]]:
+        """(mark, text) of the rows' notes, each text once, and row index -> its marks joined by commas."""
+        marks: dict[str, str] = {}
+        of_row: dict[int, str] = {}
+        for index, row in enumerate(self.rows):
+            for note in row.notes:
+                marks.setdefault(note, _letter(len(marks)))
+            if row.notes:
+                of_row[index] = ",".join(marks[note] for note in dict.fromkeys(row.notes))
+        return [(mark, text) for text, mark in marks.items()], of_row
+
+
+def _letter(index: int) -> str:
+    high, low = divmod(index, 26)
+    return (_letter(high - 1) if high else "") + chr(ord("a") + low)
+
+
+def printed(value: float | None, decimals: int, rounding: Rounding = "round") -> str:
+    """A number as it is printed, a dash for none. Works on the shortest text: 0.125 is an exact tie."""
+    if value is None or math.isnan(value):
+        return MISSING
+    step = Decimal(1).scaleb(-decimals)
+    text = str(Decimal(repr(float(value))).quantize(step, rounding=_MODES[rounding]))
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def score_cell(
+    value: float | None,
+    column: Column,
+    rounding: Rounding = "round",
+    limits: tuple[float, float] | None = None,
+) -> Cell:
+    """The cell of a number, with its interval if limits are given."""
+    text = printed(value, column.decimals, rounding)
+    if value is None or limits is None or math.isnan(limits[0]):
+        return Cell(text, value)
+    low, high = limits
+    shown = f"[{printed(low, column.decimals)}, {printed(high, column.decimals)}]"
+    return Cell(text, value, low=low, high=high, interval=shown)
+
+
+def with_best(
+    rows: Sequence[Row], columns: Sequence[Column], scope: Literal["table", "group", "none"]
+) -> list[Row]:
+    """Marks the best printed number of each column, ties together; measured and published rows apart."""
+    if scope == "none":
+        return list(rows)
+    marked = list(rows)
+    for column in columns:
+        if column.text:
+            continue
+        top: dict[tuple[str, str], float] = {}
+        size: dict[tuple[str, str], int] = {}
+        for row in rows:
+            cell = row.cells.get(column.key, Cell())
+            if row.aside or cell.text == MISSING:
+                continue
+            key, number = _scope(row, scope), float(cell.text)
+            size[key] = size.get(key, 0) + 1
+            pick = max if column.better == "high" else min
+            top[key] = pick(top.get(key, number), number)
+        for index, row in enumerate(marked):
+            cell, key = row.cells.get(column.key, Cell()), _scope(row, scope)
+            # the only number of its kind is not the best of anything
+            if row.aside or cell.text == MISSING or size[key] < 2 or float(cell.text) != top[key]:
+                continue
+            marked[index] = replace(row, cells={**row.cells, column.key: replace(cell, best=True)})
+    return marked
+
+
+def _scope(row: Row, scope: str) -> tuple[str, str]:
+    return row.source, row.group if scope == "group" else ""
+
+
+def with_deltas(
+    rows: Sequence[Row], columns: Sequence[Column], base: str, keys: Sequence[str] | None = None
+) -> list[Row]:
+    """Adds the difference to the row labelled `base` after each number, as `(+6.4)`.
+
+    The difference is that of the printed numbers, so that a reader who subtracts finds it.
+    """
+    anchor = next((row for row in rows if row.label == base), None)
+    if anchor is None:
+        return list(rows)
+    changed = []
+    for row in rows:
+        cells = dict(row.cells)
+        for column in columns:
+            here, there = cells.get(column.key, Cell()), anchor.cells.get(column.key, Cell())
+            asked = keys is None or column.key in keys
+            if row is anchor or column.text or not asked or MISSING in (here.text, there.text):
+                continue
+            gap = Decimal(here.text) - Decimal(there.text)
+            cells[column.key] = replace(here, delta=f"({'+' if gap >= 0 else '−'}{abs(gap)})")  # noqa: RUF001
+        changed.append(replace(row, cells=cells))
+    return changed

@@ -1,0 +1,104 @@
+"""Tables in a terminal: wide ones in blocks that fit, each with the labels."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+from itertools import groupby
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from mllm_eval.report.table import Cell, Column, Row, Table
+
+
+def terminal(table: Table, width: int | None = None, color: bool | None = None) -> str:
+    """The table for a terminal of `width` columns (default: this one's), coloured if it can show colours."""
+    if color is None:
+        color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    if width is None:
+        width = shutil.get_terminal_size((120, 24)).columns
+    out = io.StringIO()
+    console = Console(
+        file=out, width=width, force_terminal=color, no_color=not color, highlight=False, legacy_windows=False
+    )
+    notes, marks = table.footnotes()
+    console.print(Text(_clean(table.title), style="bold"))
+    for block in _blocks(table, width):
+        console.print(_drawn(table, block, marks))
+    for sentence in table.sentences:
+        console.print(Text(f"• {_clean(sentence)}"))
+    for mark, text in notes:
+        console.print(Text(f"{mark}  {_clean(text)}", style="dim"))
+    for note in table.notes:
+        console.print(Text(_clean(note), style="dim"))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def _clean(text: str) -> str:
+    return "".join(sign if sign.isprintable() else " " for sign in text)
+
+
+def _label(row: Row, mark: str, tagged: bool) -> Text:
+    text = Text(_clean(row.label), style="dim" if row.aside else "")
+    if tagged and row.source == "published":
+        text.append(" (published)", style="dim")
+    if mark:
+        text.append(f" {mark}", style="dim")
+    return text
+
+
+def _shown(cell: Cell) -> Text:
+    text = Text(_clean(cell.text), style="bold green" if cell.best else "")
+    for part, style in ((f" {cell.delta}" if cell.delta else "", "cyan"), (cell.marks, "yellow")):
+        text.append(part, style=style)
+    if cell.interval:
+        text.append(f"\n{cell.interval}", style="dim")
+    return text
+
+
+def _blocks(table: Table, width: int) -> list[list[Column]]:
+    """Columns cut into blocks that fit, headings kept whole where they can be."""
+    marks = table.footnotes()[1]
+    first = (
+        max([_label(row, marks.get(i, ""), table.mixed).cell_len for i, row in enumerate(table.rows)] + [8])
+        + 2
+    )
+    sizes = {}
+    for column in table.columns:
+        cells = [_shown(row.cells.get(column.key, Cell())) for row in table.rows]
+        longest = max([line.cell_len for cell in cells for line in cell.split("\n")] + [len(column.title)])
+        sizes[column.key] = longest + 2
+    blocks: list[list[Column]] = [[]]
+    room = width - first
+    for _, members in groupby(table.columns, key=lambda column: column.group):
+        part = list(members)
+        used = sum(sizes[column.key] for column in blocks[-1])
+        if used and used + sum(sizes[column.key] for column in part) > room:
+            blocks.append([])
+        for column in part:
+            if blocks[-1] and sum(sizes[c.key] for c in (*blocks[-1], column)) > room:
+                blocks.append([])
+            blocks[-1].append(column)
+    return [block for block in blocks if block]
+
+
+def _drawn(table: Table, block: list[Column], marks: dict[int, str]) -> RichTable:
+    drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    drawn.add_column("", no_wrap=True)
+    for column in block:
+        drawn.add_column(Text(_clean(column.title)), justify="left" if column.text else "right", no_wrap=True)
+    group = ""
+    for index, row in enumerate(table.rows):
+        if row.group and row.group != group:
+            drawn.add_row(Text(_clean(row.group), style="italic"))
+        group = row.group
+        drawn.add_row(
+            _label(row, marks.get(index, ""), table.mixed),
+            *(_shown(row.cells.get(c.key, Cell())) for c in block),
+        )
+    return drawn

@@ -1,0 +1,68 @@
+"""What the tests found, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mllm_eval.catalog import load_benchmark
+from mllm_eval.errors import UserError
+from mllm_eval.report.differences import Difference
+from mllm_eval.report.table import printed
+from mllm_eval.results import AVERAGE, columns
+
+ALPHA = 0.01
+
+
+def p_words(p: float) -> str:
+    """`p < 0.001`, or p with three decimals."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def stars(p: float) -> str:
+    """`***` below 0.001, `**` below 0.01, `*` below 0.05, else nothing."""
+    return "*" * sum(p < level for level in (0.05, 0.01, 0.001))
+
+
+def title(key: str) -> str:
+    """The heading of a column: of columns.yaml, of a benchmark of one's own, or else the key itself."""
+    named = columns().named()
+    if key in named:
+        return named[key].title
+    try:
+        return load_benchmark(key).title
+    except UserError:
+        return key
+
+
+def sentences(found: Sequence[Difference], alpha: float = ALPHA) -> list[str]:
+    """A sentence or more for each pair of runs: where they differ by AVG and categories, or that they don't.
+
+    Where no category is complete, the benchmarks are spoken of instead. Each number is the difference with
+    its 95 % interval, each p is corrected for everything tested together.
+    """
+    said = []
+    for a, b in dict.fromkeys((one.a, one.b) for one in found):
+        own = [one for one in found if (one.a, one.b) == (a, b)]
+        means = [one for one in own if one.key == AVERAGE or one.key in columns().categories]
+        spoken, kind = (means, "category") if means else (own, "benchmark")
+        clear = [one for one in spoken if one.holm < alpha]
+        if not clear:
+            said.append(f"No {kind} separates {a} from {b} at p < {alpha:g} after Holm.")
+        for winner, loser, sign in ((a, b, 1), (b, a, -1)):
+            parts = [_part(one, sign) for one in clear if one.difference.value * sign > 0]
+            if parts:
+                said.append(f"{winner} beats {loser} on {_joined(parts)}.")
+    return said
+
+
+def _part(one: Difference, sign: int) -> str:
+    low, high = sorted((sign * one.difference.low, sign * one.difference.high))
+    size = printed(abs(one.difference.value), 1)
+    return (
+        f"{title(one.key)} by {size} [{printed(low, 1)}, {printed(high, 1)}], {p_words(one.holm)} after Holm"
+    )
+
+
+def _joined(parts: Iterable[str]) -> str:
+    listed = list(parts)
+    return listed[0] if len(listed) == 1 else "; on ".join(listed)
