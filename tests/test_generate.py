@@ -77,32 +77,36 @@ def model() -> Tiny:
     return Tiny().double()
 
 
-class Features:
-    """Features made from an image's name; images named `broken...` can't be read."""
+class Images:
+    """Images by name, of which those named `broken` can't be decoded, and their features."""
 
-    def __init__(self) -> None:
+    def __init__(self, broken: str = "") -> None:
         self.read: list[str] = []
-        self.broken = "broken"
+        self.decoded: list[str] = []
+        self.broken = broken
+
+    def ref(self, name: str) -> ImageRef:
+        return ImageRef(name, lambda: self.decode(name))
+
+    def decode(self, name: str) -> Any:
+        self.decoded.append(name)
+        if name == self.broken:
+            raise UserError(f"test.parquet row 3: {name} is no image")
 
     def __call__(self, images: list[ImageRef]) -> list[Tensor]:
         for image in images:
-            if image.sha256.startswith(self.broken):
-                raise UserError(f"test.parquet row 3: {image.sha256} is no image")
+            image.load()
         self.read += [image.sha256 for image in images]
         seeds = [torch.Generator().manual_seed(sum(image.sha256.encode())) for image in images]
         return [torch.randn(1, 2, 3, generator=seed, dtype=torch.float64) for seed in seeds]
 
 
-def no_image() -> Any:
-    raise AssertionError("the engine asks for features, not for pixels")
-
-
-def a_sample(name: str, images: Sequence[str], prompt: str) -> Sample:
-    refs = tuple(ImageRef(image, no_image) for image in images)
+def a_sample(name: str, images: Sequence[str], prompt: str, world: Images | None = None) -> Sample:
+    refs = tuple((world or Images()).ref(image) for image in images)
     return Sample("test", name, refs, prompt, "", "", "", {})
 
 
-def mixed_samples() -> list[Sample]:
+def mixed_samples(world: Images | None = None) -> list[Sample]:
     words = [
         "Is it red?",
         "How many?",
@@ -110,14 +114,14 @@ def mixed_samples() -> list[Sample]:
         "A",
         "Is <image> a word?",
     ]
-    one = [a_sample(f"one{i}", [f"image{i % 4}"], f"{words[i % 5]} {i * 7}") for i in range(14)]
-    none = [a_sample(f"none{i}", [], f"{words[i % 5]} {i}") for i in range(4)]
-    many = [a_sample(f"many{i}", ["image1", f"other{i}"], words[i]) for i in range(3)]
+    one = [a_sample(f"one{i}", [f"image{i % 4}"], f"{words[i % 5]} {i * 7}", world) for i in range(14)]
+    none = [a_sample(f"none{i}", [], f"{words[i % 5]} {i}", world) for i in range(4)]
+    many = [a_sample(f"many{i}", ["image1", f"other{i}"], words[i], world) for i in range(3)]
     return [*one[:7], *many, *none, *one[7:]]
 
 
-def answers_of(model: Tiny, samples: list[Sample], path: Path, **settings: Any) -> list[Answer]:
-    settings = {"max_new_tokens": 12, "features": Features(), **settings}
+def answers_of(model: Tiny | None, samples: list[Sample], path: Path, **settings: Any) -> list[Answer]:
+    settings = {"max_new_tokens": 12, "features": Images(), **settings}
     return answer(model, samples, TEMPLATE, journal=Journal(path), **settings)
 
 
@@ -131,7 +135,7 @@ def test_the_reference_is_transformers_own_greedy_generation(model: Tiny, expect
     for sample, given_answer in zip(mixed_samples(), expected, strict=True):
         features = {
             image.sha256: grid
-            for image, grid in zip(sample.images, Features()(list(sample.images)), strict=True)
+            for image, grid in zip(sample.images, Images()(list(sample.images)), strict=True)
         }
         user = "<image>\n" * len(sample.images) + sample.prompt
         text = (
@@ -197,7 +201,7 @@ def test_any_grouping_gives_the_references_answers(
     folder = tmp_path_factory.mktemp("any")
     limits = Limits(tokens, rows, pass_cost)
     both = [
-        answer(model, samples, template, Features(), longest, Journal(folder / engine), None, engine, limits)
+        answer(model, samples, template, Images(), longest, Journal(folder / engine), None, engine, limits)
         for engine in ("batched", "reference")
     ]
     assert both[0] == both[1]
@@ -318,9 +322,9 @@ def test_a_second_call_computes_nothing(model: Tiny, tmp_path: Path) -> None:
     answers = answers_of(model, samples, path)
     assert pending(samples, TEMPLATE, Journal(path)) == []
     before = path.stat().st_mtime_ns
-    features = Features()
-    assert answers_of(None, samples, path, features=features) == answers  # type: ignore[arg-type]
-    assert answers_of(None, samples[3:8], path, features=features) == answers[3:8]  # type: ignore[arg-type]
+    features = Images()
+    assert answers_of(None, samples, path, features=features) == answers
+    assert answers_of(None, samples[3:8], path, features=features) == answers[3:8]
     assert features.read == [] and path.stat().st_mtime_ns == before
 
 
@@ -329,7 +333,7 @@ def test_only_batches_with_something_new_are_answered(model: Tiny, tmp_path: Pat
     before = answers_of(model, samples, path, limits=limits)
     samples[0] = replace(samples[0], prompt="Is it blue?")
     assert pending(samples, TEMPLATE, Journal(path)) == ["one0"]
-    features, steps = Features(), []
+    features, steps = Images(), []
     after = answers_of(
         model, samples, path, limits=limits, features=features, progress=lambda *step: steps.append(step)
     )
@@ -342,9 +346,9 @@ def test_only_batches_with_something_new_are_answered(model: Tiny, tmp_path: Pat
 def test_a_broken_image_fails_its_samples_and_no_others(
     model: Tiny, tmp_path: Path, expected: list[Answer], engine: str
 ) -> None:
-    path, features = tmp_path / "a.jsonl", Features()
-    features.broken = "image1"
-    answers = answers_of(model, mixed_samples(), path, engine=engine, features=features)
+    path, world = tmp_path / "a.jsonl", Images(broken="image1")
+    samples = mixed_samples(world)
+    answers = answers_of(model, samples, path, engine=engine, features=world)
     failed = [answer for answer in answers if answer.state == "error"]
     assert {answer.id for answer in failed} == {"one1", "one5", "one9", "one13", "many0", "many1", "many2"}
     assert {answer.reason for answer in failed} == {"test.parquet row 3: image1 is no image"}
@@ -353,10 +357,12 @@ def test_a_broken_image_fails_its_samples_and_no_others(
         a for a in expected if a.id not in {f.id for f in failed}
     ]
     before = path.stat().st_mtime_ns
-    assert answers_of(model, mixed_samples(), path, engine=engine, features=features) == answers
+    assert pending(samples, TEMPLATE, Journal(path)) == []
+    assert answers_of(None, samples, path, engine=engine, features=world) == answers
     assert path.stat().st_mtime_ns == before
-    features.broken = "none is"
-    assert answers_of(model, mixed_samples(), path, engine=engine, features=features) == expected
+    world.broken = ""
+    assert set(pending(samples, TEMPLATE, Journal(path))) == {answer.id for answer in failed}
+    assert answers_of(model, samples, path, engine=engine, features=world) == expected
 
 
 def test_a_fault_of_the_code_is_no_failed_sample(model: Tiny, tmp_path: Path) -> None:

@@ -28,11 +28,11 @@ BROKEN = (UserError, OSError, ValueError)
 def pending(samples: Sequence[Sample], template: str, journal: Journal) -> list[str]:
     """The ids of the samples that have no answer to this very prompt about these very images yet.
 
-    A failed sample counts as answered. Needs no torch and no model: with nothing pending, none has to be
-    loaded.
+    A failed sample is pending when its images can be decoded by now. Needs no torch and no model: with
+    nothing pending, none has to be loaded.
     """
     done = journal.done()
-    return [sample.id for sample in samples if not _answers(done.get(sample.id), sample, template)]
+    return [sample.id for sample in samples if not _settled(done.get(sample.id), sample, template)]
 
 
 def answer(
@@ -57,8 +57,7 @@ def answer(
     if len({sample.id for sample in samples}) != len(samples):
         raise ValueError("two samples have the same id")
     done = journal.done()
-    todo = {number for number, s in enumerate(samples) if not _answers(done.get(s.id), s, template)}
-    todo |= _mended(samples, done, features)
+    todo = {number for number, s in enumerate(samples) if not _settled(done.get(s.id), s, template)}
     if not todo and journal.complete:
         return [done[sample.id] for sample in samples]
     job = _Job(model, samples, template, features, max_new_tokens, engine)
@@ -86,14 +85,18 @@ def _key(sample: Sample, template: str) -> tuple[str, tuple[str, ...]]:
     return _digest(_prompt(sample, template)), tuple(image.sha256[:16] for image in sample.images)
 
 
-def _answers(answer: Answer | None, sample: Sample, template: str) -> bool:
-    return answer is not None and (answer.prompt, answer.images) == _key(sample, template)
+def _settled(answer: Answer | None, sample: Sample, template: str) -> bool:
+    if answer is None or (answer.prompt, answer.images) != _key(sample, template):
+        return False
+    return answer.state == "ok" or not all(map(_decodes, sample.images))
 
 
-def _mended(samples: Sequence[Sample], done: Mapping[str, Answer], features: Features) -> set[int]:
-    """The numbers of the samples that failed before and whose images can be read by now."""
-    failed = [n for n, sample in enumerate(samples) if sample.id in done and done[sample.id].state == "error"]
-    return {number for number in failed if not _read(features, samples[number].images)[1]}
+def _decodes(image: ImageRef) -> bool:
+    try:
+        image.load()
+    except BROKEN:
+        return False
+    return True
 
 
 def _read(features: Features, images: Sequence[ImageRef]) -> tuple[dict[str, Tensor], dict[str, str]]:
