@@ -97,7 +97,6 @@ class Benchmark(Strict):
     settings: dict[str, Any] = Field(default_factory=dict)
     generation: Generation
     scorer: str = ""
-    needs: dict[str, str] = Field(default_factory=dict)
     aliases: dict[str, str] = Field(default_factory=dict)
     rules: dict[str, RulesRef]
     scale: float = 100.0

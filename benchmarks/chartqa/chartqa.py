@@ -1,0 +1,55 @@
+"""ChartQA: relaxed accuracy, 5 % for numbers, both halves of the test set pooled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .metric import metric
+from .plain import final, plain, words, yes_or_no
+from .quantities import close, number, python_number
+from .tally import Rows, accuracy
+
+NEEDS = {"answer": "string", "type": "string|null"}
+YEAR = re.compile(r"(?:1[89]|20)\d\d")
+
+
+def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
+    """Two numbers within 5 % of the gold, else equal but for case."""
+    said, gold = prediction.strip().lower(), record["answer"].lower()
+    value, wanted = python_number(said), python_number(gold)
+    if value is not None and wanted is not None:
+        return float(abs(value - wanted) <= abs(wanted) * 0.05), said, ""
+    return float(said == gold), said or None, ""
+
+
+def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
+    """A number with or without its sign of currency or percent within 5 % of the gold; years exactly."""
+    gold, answer = plain(record["answer"]), final(plain(prediction))
+    if gold.lower() in ("yes", "no"):
+        verdict = yes_or_no(answer)
+        return float(verdict == gold.lower()), verdict, "" if verdict else "neither yes nor no"
+    wanted = number(gold) if not re.search(r"[A-Za-z\[\]]", gold) else None
+    if wanted is None or gold.endswith("+"):
+        said = sorted(words(answer)) if gold.startswith("[") else words(answer)
+        kept = [word for word in said if word != "and"] if gold.startswith("[") else said
+        right = sorted(words(gold)) if gold.startswith("[") else words(gold)
+        return float(kept == right), answer or None, ""
+    value = number(answer)
+    if value is None:
+        return 0.0, None, "no single number"
+    tolerance = 0.0 if YEAR.fullmatch(gold) else 0.05
+    values = [value, value * 100] if gold.endswith("%") and "%" not in answer else [value]
+    return float(any(close(v, wanted, tolerance) for v in values)), f"{value:g}", ""
+
+
+def report(rules: str, rows: Rows) -> dict[str, Any]:
+    """{total, correct, accuracy} pooled; under robust the accuracy of each half, too."""
+    halves = sorted({str(row.get("type")) for row, _ in rows}) if rules == "robust" else []
+    parts = {half: [(row, score) for row, score in rows if str(row.get("type")) == half] for half in halves}
+    return {**accuracy(rows), **{half: accuracy(part)["accuracy"] for half, part in parts.items()}}
+
+
+RULES = {"cambrian": cambrian, "robust": robust}
+Metric = metric(__doc__ or "", NEEDS, RULES, report)

@@ -1,0 +1,49 @@
+"""CV-Bench 2D: count and relation; the mean of the accuracies on ADE20K and on COCO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .choices import choose
+from .letters import letter_score
+from .metric import metric
+from .plain import plain
+from .tally import Rows, by_category
+
+NEEDS = {"choices": "list<string>", "answer": "string", "source": "string"}
+NAMES = {"ADE20K": "ade", "COCO": "coco"}
+
+
+def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
+    """The first character of what follows the last keyword."""
+    return letter_score(prediction, record["answer"].lower()[1], len(record["choices"]), ".")
+
+
+def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
+    """A standalone offered letter or the text of one option."""
+    said = choose(plain(prediction), record["choices"])
+    gold = record["answer"].strip().strip("()").upper()
+    return float(said == gold), said, "" if said else "no single option"
+
+
+def report(rules: str, rows: Rows) -> dict[str, Any]:
+    """{ade, coco, CV-Bench-2D (percent, mean of the sources), pooled (percent)}."""
+    sources: dict[str, list[tuple[Mapping[str, Any], float]]] = {}
+    for row, score in rows:
+        sources.setdefault(row["source"], []).append((row, score))
+    out: dict[str, Any] = {}
+    for source, part in sources.items():
+        tally = by_category(part, lambda row: row.get("task") or "")
+        share, total = tally.pop("accuracy"), len(part)
+        tally.pop("total_count")
+        top = {"accuracy": share, "total_count": total, "tabulated_x100": 100.0 * share}
+        out[NAMES.get(source, source)] = {**top, "per_category": tally}
+    shares = [part["accuracy"] for part in out.values()]
+    out["CV-Bench-2D"] = 100.0 * sum(shares) / len(shares) if shares else 0.0
+    out["pooled"] = 100.0 * sum(score for _, score in rows) / len(rows) if rows else 0.0
+    return out
+
+
+RULES = {"cambrian": cambrian, "robust": robust}
+Metric = metric(__doc__ or "", {**NEEDS, "task": "string|null"}, RULES, report)

@@ -1,0 +1,66 @@
+"""DocVQA: average normalised Levenshtein similarity (ANLS) of the best gold answer, 0 below one half.
+
+The paper's number is that of the challenge's server on the test split, whose answers are not public; this
+is the same formula on the validation split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .metric import metric
+from .plain import final, plain
+from .tally import Rows, mean
+
+NEEDS = {"questionId": "string", "answers": "list<string>|null"}
+
+
+def anls(said: str, gold: str) -> float:
+    """1 - edit distance / longer length if that is at least 0.5, else 0; lower case, single spaces."""
+    said, gold = " ".join(said.lower().split()), " ".join(gold.lower().split())
+    longest, shortest = max(len(said), len(gold)), min(len(said), len(gold))
+    if said == gold:
+        return 1.0
+    if 2 * shortest < longest:
+        return 0.0
+    share = 1.0 - _distance(said, gold) / longest
+    return share if share >= 0.5 else 0.0
+
+
+def _distance(one: str, two: str) -> int:
+    before = list(range(len(two) + 1))
+    for i, a in enumerate(one, 1):
+        row = [i]
+        for j, b in enumerate(two, 1):
+            cost = before[j - 1] if a == b else before[j - 1] + 1
+            left, up = row[j - 1] + 1, before[j] + 1
+            row.append(min(cost, left, up))
+        before = row
+    return before[-1]
+
+
+def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float | None, str | None, str]:
+    """The challenge's rule on the answer as it stands; no score where the answers are hidden."""
+    if not record["answers"]:
+        return None, prediction.strip()[:200] or None, "hidden answers: for the challenge's server"
+    said = prediction.strip()
+    return max(anls(said, gold) for gold in record["answers"]), said[:200] or None, ""
+
+
+def robust(record: Mapping[str, Any], prediction: str) -> tuple[float | None, str | None, str]:
+    """The same on what follows the last "answer is", without markup and a final period."""
+    if not record["answers"]:
+        return None, prediction.strip()[:200] or None, "hidden answers: for the challenge's server"
+    said = final(plain(prediction)).strip("\"'")
+    forms = (said, said.rstrip("."))
+    return max(anls(s, plain(g)) for s in forms for g in record["answers"]), said[:200] or None, ""
+
+
+def report(rules: str, rows: Rows) -> dict[str, Any]:
+    """{anls, total}, anls as a fraction."""
+    return {"anls": mean(rows), "total": float(len(rows))}
+
+
+RULES = {"cambrian": cambrian, "robust": robust}
+Metric = metric(__doc__ or "", NEEDS, RULES, report)

@@ -1,0 +1,59 @@
+"""MathVista (testmini): multiple choice and free numbers, scored without a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .choices import choose
+from .metric import metric
+from .plain import final, plain, words
+from .quantities import close, number, python_number
+from .tally import Rows, by_category
+
+NEEDS = {"question_type": "string", "answer": "string", "choices": "list<string>|null"}
+
+
+def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
+    """The whole answer is the gold (a letter or a text), or within 5 % of the *answer* (inf fits all)."""
+    said, gold = prediction.lower().strip(), record["answer"]
+    if record["question_type"] == "multi_choice":
+        gold = {text: chr(ord("A") + i) for i, text in enumerate(record["choices"])}[gold]
+    gold = gold.lower()
+    value, wanted = python_number(said), python_number(gold)
+    near = value is not None and wanted is not None and abs(wanted - value) <= abs(value) * 0.05
+    return float(said == gold or near), said or None, ""
+
+
+def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
+    """The option that the final answer names; a number within 5 % of the gold; else equal words."""
+    gold, answer = record["answer"], plain(prediction)
+    if record["question_type"] == "multi_choice":
+        said = choose(answer, record["choices"])
+        text = record["choices"][ord(said) - ord("A")] if said else None
+        return float(text == gold), said, "" if said else "no single option"
+    wanted, last = number(plain(gold)), final(answer)
+    if wanted is not None:
+        value = number(last)
+        note = "" if value is not None else "no single number"
+        return (
+            float(value is not None and close(value, wanted)),
+            None if value is None else f"{value:g}",
+            note,
+        )
+    said_words = words(last)
+    return float(said_words == words(plain(gold))), " ".join(said_words) or None, ""
+
+
+def category(record: Mapping[str, Any]) -> str:
+    """general-vqa or math-targeted-vqa; upstream keeps it in the metadata."""
+    return str((record.get("metadata") or {}).get("category") or record.get("category") or "")
+
+
+def report(rules: str, rows: Rows) -> dict[str, Any]:
+    """Accuracy over all questions and of the two categories."""
+    return by_category(rows, category, "accurcay" if rules == "cambrian" else "accuracy")
+
+
+RULES = {"cambrian": cambrian, "robust": robust}
+Metric = metric(__doc__ or "", {**NEEDS, "category": "string|null"}, RULES, report)

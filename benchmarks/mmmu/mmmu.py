@@ -1,0 +1,61 @@
+"""MMMU (validation): multiple choice and open questions of 30 subjects."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from typing import Any
+
+from .choices import choose
+from .letters import after_keyword, first_letter
+from .metric import metric
+from .plain import final, plain, words
+from .quantities import close, number, python_number
+from .tally import Rows, by_category
+
+NEEDS = {"id": "string", "question_type": "string", "options": "string", "answer": "string"}
+
+
+def listed(text: str) -> list[str]:
+    """The texts of a list written as Python; a text that is no list stands for itself."""
+    try:
+        value = ast.literal_eval(text) if text.lstrip().startswith("[") else text
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        value = text
+    return [str(part) for part in value] if isinstance(value, list) else [text]
+
+
+def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
+    """First character (choice) or whole answer (open); numbers within 5 % of the *answer*, inf included."""
+    choice = record["question_type"] == "multiple-choice"
+    said = first_letter(prediction) if choice else after_keyword(prediction).rstrip(".")
+    gold = record["answer"].lower()
+    value, wanted = python_number(said), python_number(gold)
+    near = value is not None and wanted is not None and abs(wanted - value) <= abs(value) * 0.05
+    known = not choice or (said.isascii() and said.isalpha())
+    return float(said == gold or near), (said or None) if known else None, "" if known else "no letter"
+
+
+def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
+    """The option that is named, options truly parsed; an open answer may equal any of the listed golds."""
+    if record["question_type"] == "multiple-choice":
+        said = choose(plain(prediction), listed(record["options"]))
+        return float(said == record["answer"]), said, "" if said else "no single option"
+    answer = final(plain(prediction))
+    value, right = number(answer), False
+    for gold in map(plain, [record["answer"], *listed(record["answer"])]):
+        wanted = number(gold)
+        fits = wanted is not None and value is not None and close(value, wanted)
+        right = right or fits or words(answer) == words(gold)
+    return float(right), answer or None, ""
+
+
+def report(rules: str, rows: Rows) -> dict[str, Any]:
+    """Accuracy over all and by subject; cambrian cuts the subject at its first underscore."""
+    if rules == "cambrian":
+        return by_category(rows, lambda row: row["id"].split("_")[1])
+    return by_category(rows, lambda row: "_".join(row["id"].split("_")[1:-1]))
+
+
+RULES = {"cambrian": cambrian, "robust": robust}
+Metric = metric(__doc__ or "", NEEDS, RULES, report)

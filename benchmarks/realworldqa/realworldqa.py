@@ -1,0 +1,53 @@
+"""RealWorldQA: a letter, a number or a word, as the question itself demands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .choices import choose
+from .letters import after_keyword
+from .metric import metric
+from .plain import final, plain, words, yes_or_no
+from .quantities import number
+from .tally import Rows, accuracy
+
+NEEDS = {"answer": "string"}
+OPTION = re.compile(r"^\s*([A-Z])[.)]\s*(.*?)\s*$", re.MULTILINE)
+
+
+def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
+    """The first word of what follows the last keyword; nothing left is an error of the original."""
+    said = after_keyword(prediction).rstrip(".").split()[0]
+    return float(said == record["answer"].lower()), said, ""
+
+
+def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
+    """Gold a letter: the option named; yes or no; a number: the same number; else the same words."""
+    gold, answer = record["answer"].strip(), plain(prediction)
+    if len(gold) == 1 and gold.isalpha():
+        texts = [text for _, text in OPTION.findall(record.get("question") or "")]
+        said = choose(answer, texts or [""] * max(4, ord(gold.upper()) - ord("A") + 1))
+        return float(said == gold.upper()), said, "" if said else "no single option"
+    if gold.lower() in ("yes", "no"):
+        said = yes_or_no(answer)
+        return float(said == gold.lower()), said, "" if said else "neither yes nor no"
+    wanted, last = number(gold), final(answer)
+    if wanted is not None:
+        value = number(last)
+        return (
+            float(value == wanted),
+            None if value is None else f"{value:g}",
+            "" if value is not None else "no number",
+        )
+    return float(words(last) == words(gold)), last or None, ""
+
+
+def report(rules: str, rows: Rows) -> dict[str, Any]:
+    """{total, correct, accuracy}."""
+    return accuracy(rows)
+
+
+RULES = {"cambrian": cambrian, "robust": robust}
+Metric = metric(__doc__ or "", {**NEEDS, "question": "string|null"}, RULES, report)
