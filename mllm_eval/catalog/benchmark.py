@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from mllm_eval.catalog.folders import find
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, near
+from mllm_eval.storage import sha256_bytes
 
 
 class Join(Strict):
@@ -144,3 +149,30 @@ def answers_variant(benchmark: Benchmark, variant: str) -> str:
 def read_benchmark(path: Path) -> Benchmark:
     """The benchmark of a yaml file, knowing its own folder (where its scorer and reader lie)."""
     return load(path, Benchmark).model_copy(update={"folder": path.resolve().parent})
+
+
+def folder_of(benchmark: Benchmark) -> Path:
+    """The folder of a benchmark's yaml: where it was read from, else where its name is found."""
+    return benchmark.folder or find("benchmarks", benchmark.name).resolve().parent
+
+
+def module_of(benchmark: Benchmark, module: str) -> ModuleType:
+    """A module of the project (dotted name) or one that lies beside the benchmark's yaml.
+
+    The folder becomes a package of its own, so that its modules import each other relatively, as they do
+    when the `evaluate` library loads them. Raises UserError when it can't be imported.
+    """
+    name = module
+    if "." not in module:
+        folder = str(folder_of(benchmark))
+        package = f"mllm_eval_benchmark_{sha256_bytes(folder.encode())[:12]}"
+        if package not in sys.modules:
+            sys.modules[package] = ModuleType(package)
+            sys.modules[package].__path__ = [folder]
+        name = f"{package}.{module}"
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"benchmark {benchmark.name}: module '{module}' can't be imported ({error})"
+        ) from None

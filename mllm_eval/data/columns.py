@@ -1,0 +1,52 @@
+"""Names of column types, and the check of a table's columns against what a benchmark expects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from mllm_eval.errors import UserError, near
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_PLAIN = {"double": "float64", "float": "float32", "large_string": "string", "string_view": "string"}
+
+
+def type_name(kind: pa.DataType) -> str:
+    """The name of an arrow type: `string`, `int64`, `float64`, `list<string>`, `image`, `struct<a: int64>`."""
+    import pyarrow.types as t
+
+    if t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind):
+        return f"list<{type_name(kind.value_type)}>"
+    if t.is_dictionary(kind):
+        return type_name(kind.value_type)
+    if t.is_struct(kind):
+        fields = [kind.field(i) for i in range(kind.num_fields)]
+        if {field.name for field in fields} == {"bytes", "path"}:
+            return "image"
+        return f"struct<{', '.join(f'{field.name}: {type_name(field.type)}' for field in fields)}>"
+    return _PLAIN.get(str(kind), str(kind))
+
+
+def matches(found: str, wanted: str) -> bool:
+    """Whether a type is the wanted one; bare `list` and `struct` match any, a column of nulls matches all."""
+    return found in (wanted, "null") or (wanted in ("list", "struct") and found.startswith(f"{wanted}<"))
+
+
+def check_columns(found: Mapping[str, str], wanted: Mapping[str, str], source: str) -> None:
+    """UserError for the first column that is missing or of another type; further columns are allowed."""
+    for column, kind in wanted.items():
+        if column not in found:
+            raise UserError(
+                f"{source}: column '{column}' is missing.{near(column, found)} Is it another release?"
+            )
+        if not matches(_sorted(found[column]), _sorted(kind)):
+            raise UserError(f"{source}: column '{column}' is {found[column]}, expected {kind}")
+
+
+def _sorted(kind: str) -> str:
+    # The order of a struct's fields says nothing; only flat structs are ever named in full.
+    if kind.startswith("struct<") and kind.count("<") == 1:
+        return f"struct<{', '.join(sorted(kind[7:-1].split(', ')))}>"
+    return kind

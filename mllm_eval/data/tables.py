@@ -1,0 +1,115 @@
+"""Tables of a snapshot as rows: parquet files in the hub's layout, or a csv beside an image folder."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_eval.catalog.benchmark import Pin
+from mllm_eval.data.columns import check_columns, type_name
+from mllm_eval.data.images import cell, image_ref
+from mllm_eval.data.samples import ImageRef
+from mllm_eval.errors import UserError
+from mllm_eval.storage import data_home
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row: its place (for messages), its columns without images, and its images by column.
+
+    A column that the row leaves empty is an empty tuple in `images`.
+    """
+
+    where: str
+    record: dict[str, Any]
+    images: dict[str, tuple[ImageRef, ...]]
+
+
+def files_of(pin: Pin) -> list[Path]:
+    """The files of a pin in the order of their names; UserError when there are none."""
+    folder = data_home() / pin.repo
+    found = sorted(folder.glob(pin.pattern))
+    if not found:
+        raise UserError(f"{folder / pin.pattern}: no such files. `mllm-eval data` fetches or makes them.")
+    return found
+
+
+def rows_of(pin: Pin, aliases: Mapping[str, str]) -> Iterator[Row]:
+    """All rows of a pin, one at a time; images are hashed on the way and their bytes dropped."""
+    for path in files_of(pin):
+        yield from _csv_rows(path, pin, aliases) if path.suffix == ".csv" else _parquet_rows(path, pin)
+
+
+def _parquet_rows(path: Path, pin: Pin) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
+    kinds = {field.name: type_name(field.type) for field in file.schema_arrow}
+    check_columns(kinds, pin.columns, str(path))
+    pictures = [name for name, kind in kinds.items() if kind in ("image", "list<image>")]
+    pictures += [name for name, kind in pin.columns.items() if "image" in kind and kinds.get(name) == "null"]
+    number = 0
+    for group in range(file.num_row_groups):
+        for index, row in enumerate(_batched(file, group)):
+            where = f"{path} row {number}"
+            images = {name: _refs(row[name], path, group, name, index, where) for name in pictures}
+            record = {name: value for name, value in row.items() if name not in images}
+            yield Row(where, record, images)
+            number += 1
+
+
+def _batched(file: pq.ParquetFile, group: int) -> Iterator[dict[str, Any]]:
+    for batch in file.iter_batches(batch_size=64, row_groups=[group]):
+        yield from batch.to_pylist()
+
+
+def _refs(value: Any, path: Path, group: int, column: str, row: int, where: str) -> tuple[ImageRef, ...]:
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    place = f"{where}, column '{column}'"
+    return tuple(
+        image_ref(item["bytes"] if item else None, place, partial(cell, path, group, column, row, position))
+        for position, item in enumerate(values)
+    )
+
+
+def _csv_rows(path: Path, pin: Pin, aliases: Mapping[str, str]) -> Iterator[Row]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a csv file in UTF-8 ({error})") from None
+    for number, line in enumerate(lines, 1):
+        where = f"{path} row {number}"
+        named = {aliases.get(str(key), str(key)): value for key, value in line.items()}
+        check_columns({key: pin.columns.get(key, "string") for key in named}, pin.columns, str(path))
+        record = {
+            key: _typed(value, pin.columns.get(key, "string"), key, where) for key, value in named.items()
+        }
+        picture = path.parent / str(pin.image_files).format(**record)
+        yield Row(where, record, {"image": (_file_ref(picture, where),)} if pin.image_files else {})
+
+
+def _typed(value: Any, kind: str, column: str, where: str) -> Any:
+    if value is None or not isinstance(value, str):
+        raise UserError(f"{where}: column '{column}' is missing or there is one too many")
+    try:
+        return int(value) if kind.startswith("int") else value
+    except ValueError:
+        raise UserError(f"{where}: column '{column}' is {value!r}, expected {kind}") from None
+
+
+def _file_ref(path: Path, where: str) -> ImageRef:
+    if not path.is_file():
+        raise UserError(f"{where}: its image {path} is missing")
+    return image_ref(path.read_bytes(), f"{where}, {path}", path.read_bytes)
