@@ -10,8 +10,9 @@ from mllm_eval.report.table import Cell, Column, Row, Table
 _SIGNS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%",
     "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "–": "--", "—": "---", "−": "$-$",   # noqa: RUF001
-    "×": r"$\times$", "±": r"$\pm$", "≤": r"$\le$", "≥": r"$\ge$", "→": r"$\to$", "’": "'", "“": "``", "”": "''",  # noqa: RUF001
+    ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "–": "--", "—": "---",  # noqa: RUF001
+    "−": "$-$", "×": r"$\times$", "±": r"$\pm$", "≤": r"$\le$", "≥": r"$\ge$",  # noqa: RUF001
+    "→": r"$\to$", "’": "'", "“": "``", "”": "''",  # noqa: RUF001
     # a star or bracket after a line break would be taken for its argument
     "*": r"{*}", "[": r"{[}", "]": r"{]}", "`": r"\textasciigrave{}",
 }  # fmt: skip

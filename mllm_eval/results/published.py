@@ -35,6 +35,8 @@ def published(file: str | Path) -> pd.DataFrame:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, comment=None)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a csv table ({error})") from None
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise UserError(f"{path}: not a csv table (its first row has more cells than its head)")
     for key, column in columns().named().items():
         given = [name for name in column.csv if name in frame.columns]
         if given:
