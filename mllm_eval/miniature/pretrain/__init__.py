@@ -1,0 +1,1 @@
+"""Makes the miniature's weights from nothing: a tokenizer, a LLaMA, and encoders by two objectives."""

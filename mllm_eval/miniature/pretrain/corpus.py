@@ -1,0 +1,132 @@
+"""Text of the miniature's world: what the tokenizer, the LLaMA and CLIP's text tower read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+from mllm_eval.miniature.phrasing import LETTERS, Asked, ask, letter, short
+from mllm_eval.miniature.world import KINDS, Picture, draw
+from mllm_eval.miniature.world.picture import Question
+
+NEEDS_SENTENCE = ("distance",)
+"""Families that the words of a layout cannot answer."""
+FORMS = ("caption", "caption", "caption", "layout 4", "layout 4", "layout 6", "exercise")
+"""What the texts of one step are made of; one form a step, so that they are of similar length."""
+DESCRIBE = "Describe the image."
+BEGIN, HEAD, END = "<|begin_of_text|>", "<|start_header_id|>{}<|end_header_id|>\n\n", "<|eot_id|>"
+Segments = list[tuple[str, bool]]
+
+
+def tokenizer_texts(pictures: int = 400) -> Iterator[str]:
+    """Captions, layouts, prompts and answers of some pictures of every kind."""
+    for index in range(pictures):
+        for kind in KINDS:
+            pic, rng = draw("text", index, kind), Random(f"text/{kind}/{index}")
+            yield pic.caption
+            yield pic.layout()
+            yield DESCRIBE
+            for question in pic.questions:
+                asked = ask(question, rng)
+                yield from (asked.prompt, asked.answer)
+
+
+def shuffled_caption(pic: Picture, rng: Random) -> str:
+    """The caption with its sentences in any order."""
+    sentences = list(pic.sentences)
+    rng.shuffle(sentences)
+    return " ".join(sentences)
+
+
+def turns(context: str, asked: list[Asked]) -> Segments:
+    """A conversation in LLaMA-3's template about a context in words; True marks what is learnt."""
+    segments: Segments = []
+    for k, (prompt, answer) in enumerate(asked):
+        text = (
+            (BEGIN if k == 0 else "")
+            + HEAD.format("user")
+            + (f"{context}\n" if k == 0 else "")
+            + prompt
+            + END
+        )
+        segments += [(text + HEAD.format("assistant"), False), (answer + END, True)]
+    return segments
+
+
+def conversation(rng: Random, index: int, form: str) -> Segments:
+    """One training text of a form: questions about a picture told in words, or a pure look-up exercise."""
+    if form == "exercise":
+        return exercise(rng)
+    pic = draw("llm", index, rng.choice(list(KINDS)))
+    as_layout = form != "caption"
+    context = pic.layout(int(form[-1])) if as_layout else shuffled_caption(pic, rng)
+    usable = [q for q in pic.questions if not (as_layout and q.family in NEEDS_SENTENCE)]
+    chosen = rng.sample(usable, min(len(usable), 3))
+    asked = [ask(q, rng) for q in chosen]
+    if as_layout and (rng.random() < 0.15 or not asked):
+        asked.insert(0, Asked(DESCRIBE, pic.caption))
+    return turns(context, asked)
+
+
+def _words(rng: Random, n: int) -> list[str]:
+    from mllm_eval.miniature.world.objects import COLOR_NAMES, LABELS, PATTERNS, SHAPES
+    from mllm_eval.miniature.world.print_ import WORDS
+
+    pool = [
+        *COLOR_NAMES,
+        *LABELS,
+        *PATTERNS,
+        *SHAPES,
+        *WORDS,
+        *(str(k) for k in range(100)),
+        "left of",
+        "right of",
+        "above",
+        "below",
+        *(f"{c} {s}" for c in COLOR_NAMES for s in SHAPES),
+    ]
+    return rng.sample(pool, n)
+
+
+def copy_exercise(rng: Random) -> Segments:
+    """Repeat a list of words: the first thing that a model must be able to do before it can look anything up."""
+    words = _words(rng, rng.randint(2, 5))
+    return turns(" ".join(words), [Asked("Repeat the words.", " ".join(words))])
+
+
+def letter_exercise(rng: Random) -> Segments:
+    """The word is told; which letter does it have among the options?"""
+    segments: list[Asked] = []
+    first = ""
+    for k in range(2):
+        words = _words(rng, 4)
+        question = Question("letter", f"The answer is {words[0]}.", words[0], tuple(words), "")
+        segments.append(letter(question, rng))
+        first = first or ("." if k == 0 else "")
+    return turns("Choose.", segments)
+
+
+def exercise(rng: Random) -> Segments:
+    """One of the look-up exercises."""
+    return copy_exercise(rng) if rng.random() < 0.35 else letter_exercise(rng)
+
+
+def text_probe(task: str, index: int) -> tuple[str, str]:
+    """A held-out look-up in words and its answer: task "caption", "copy" or "letter"."""
+    rng = Random(f"probe/{task}/{index}")
+    if task == "copy":
+        words = _words(rng, 3)
+        segments = turns(" ".join(words), [Asked("Repeat the words.", " ".join(words))])
+    else:
+        pic = draw("probe", index, rng.choice(list(KINDS)))
+        pool = [q for q in pic.questions if q.choices[0] not in ("yes", "no")]
+        if task == "open":
+            pool = pic.questions
+        question = rng.choice(pool)
+        asked = letter(question, rng) if task == "letter" else short(question, rng)
+        segments = turns(shuffled_caption(pic, rng), [asked])
+    (prompt, _), (answer, _) = segments
+    return prompt, answer.removesuffix(END)
+
+
+__all__ = ["LETTERS", "conversation", "copy_exercise", "exercise", "text_probe", "tokenizer_texts", "turns"]

@@ -1,0 +1,135 @@
+"""`make mini-weights`: the miniature's four sets of weights, made from nothing, measured, and written with their cards.
+
+Run again after a kill it goes on from the last checkpoint of each; weights that are whole are not made again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, Dinov2Model, PreTrainedModel, PreTrainedTokenizerFast
+
+from mllm_eval.miniature.pretrain import contrastive, distillation, language
+from mllm_eval.miniature.pretrain.cards import encoder_card, llm_card
+from mllm_eval.miniature.pretrain.corpus import tokenizer_texts
+from mllm_eval.miniature.pretrain.probe import probe
+from mllm_eval.miniature.tokenizer import train_tokenizer
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+STEPS = {"mini-llama": 5000, "mini-clip": 4000, "mini-dino": 2200}
+NAMES = ("mini-llama", "mini-random", "mini-clip", "mini-dino")
+
+
+def make(
+    work: Path,
+    names: tuple[str, ...] = NAMES,
+    out: Path = WEIGHTS,
+    threads: int = 1,
+    steps: dict[str, int] | None = None,
+) -> None:
+    """Makes what is missing among `names` in `out`; checkpoints of unfinished ones live in `work`.
+
+    One thread is the default, for sums then have one order: the same steps give the same weights.
+    """
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    plan = {**STEPS, **(steps or {})}
+    tokenizer = _tokenizer(work)
+    makers: dict[str, Callable[[], None]] = {
+        "mini-llama": lambda: _llama(tokenizer, work, plan["mini-llama"], out),
+        "mini-random": lambda: _random(out),
+        "mini-clip": lambda: _clip(tokenizer, work, plan["mini-clip"], out),
+        "mini-dino": lambda: _dino(work, plan["mini-dino"], out),
+    }
+    for name in names:
+        if (out / name / "model.safetensors").exists() and (out / name / "README.md").exists():
+            print(f"{name}: whole, nothing to do")
+            continue
+        clock = time.perf_counter()
+        makers[name]()
+        print(f"{name}: written to {out / name} after {(time.perf_counter() - clock) / 60:.1f} min")
+
+
+def _tokenizer(work: Path) -> PreTrainedTokenizerFast:
+    folder = work / "tokenizer"
+    if not (folder / "tokenizer.json").exists():
+        train_tokenizer(tokenizer_texts()).save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)  # type: ignore[no-any-return]
+
+
+def _write(
+    model: PreTrainedModel,
+    folder: Path,
+    card: str,
+    measured: dict[str, Any],
+    tokenizer: PreTrainedTokenizerFast | None = None,
+) -> None:
+    """Half precision on disk keeps the repository small; whoever loads it computes in its own precision."""
+    temporary = folder.with_suffix(".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.half().save_pretrained(temporary)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(temporary)
+    (temporary / "README.md").write_text(card)
+    (temporary / "measured.json").write_text(json.dumps(measured, indent=1) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def _history(log: Path) -> dict[str, Any]:
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return {"first": lines[0], "last": lines[-1]}
+
+
+def _llama(tokenizer: PreTrainedTokenizerFast, work: Path, steps: int, out: Path) -> None:
+    model, log = language.pretrain(tokenizer, work, steps)
+    model = model.half().float()
+    looked_up = {
+        task: language.look_up_accuracy(model, tokenizer, task)
+        for task in ("caption", "copy", "letter", "open")
+    }
+    measured = {
+        "steps": steps,
+        "log": _history(log),
+        "look_up": looked_up,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    _write(model, out / "mini-llama", llm_card(measured), measured, tokenizer)
+
+
+def _encoder(name: str, model: PreTrainedModel, steps: int, log: Path | None, out: Path) -> None:
+    model = model.half().float().eval()
+    with torch.no_grad():
+        probes = probe(lambda x: model(x).last_hidden_state[:, 1:])
+    measured: dict[str, Any] = {
+        "steps": steps,
+        "images": steps * distillation.BATCH,
+        "probes": probes,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    if log is not None:
+        measured["log"] = _history(log)
+    floor = out / "mini-random" / "measured.json"
+    random = json.loads(floor.read_text())["probes"] if floor.exists() else probes
+    _write(model, out / name, encoder_card(name, measured, random), measured)
+
+
+def _random(out: Path) -> None:
+    torch.manual_seed(0)
+    _encoder("mini-random", Dinov2Model(distillation.config()), 0, None, out)
+
+
+def _clip(tokenizer: PreTrainedTokenizerFast, work: Path, steps: int, out: Path) -> None:
+    model, log = contrastive.pretrain(tokenizer, work, steps)
+    _encoder("mini-clip", model, steps, log, out)
+
+
+def _dino(work: Path, steps: int, out: Path) -> None:
+    model, log = distillation.pretrain(work, steps)
+    _encoder("mini-dino", model, steps, log, out)
