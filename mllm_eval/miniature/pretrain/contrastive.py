@@ -43,9 +43,7 @@ class Contrast(nn.Module):
         self.vision = CLIPVisionModel(vision_config())
         self.words = nn.Embedding(vocab, WIDTH)
         self.places = nn.Parameter(torch.randn(96, WIDTH) * 0.02)
-        layer = nn.TransformerEncoderLayer(
-            WIDTH, 4, 2 * WIDTH, dropout=0.0, batch_first=True, norm_first=True
-        )
+        layer = nn.TransformerEncoderLayer(WIDTH, 4, 2 * WIDTH, dropout=0.0, batch_first=True, norm_first=True)
         self.text = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.text_norm, self.patch_norm = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         self.to_joint = nn.ModuleDict(
@@ -53,14 +51,10 @@ class Contrast(nn.Module):
         )
         self.scale = nn.Parameter(torch.tensor([2.6, 2.6]))
 
-    def forward(
-        self, images: torch.Tensor, ids: torch.Tensor, known: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def forward(self, images: torch.Tensor, ids: torch.Tensor, known: torch.Tensor) -> dict[str, torch.Tensor]:
         """Losses of a batch: images [B,3,H,W], ids [B,T] int64, known [B,T] bool (not padding)."""
         seen = self.vision(images)
-        read = self.text_norm(
-            self.text(self.words(ids) + self.places[: ids.shape[1]], src_key_padding_mask=~known)
-        )
+        read = self.text_norm(self.text(self.words(ids) + self.places[: ids.shape[1]], src_key_padding_mask=~known))
         pooled = (read * known[..., None]).sum(1) / known.sum(1, keepdim=True)
         unit = {
             "image": seen.pooler_output,
@@ -72,9 +66,7 @@ class Contrast(nn.Module):
         scale = self.scale.exp().clamp(max=100)
         whole = scale[0] * unit["image"] @ unit["caption"].T
         target = torch.arange(len(images))
-        global_loss = (
-            functional.cross_entropy(whole, target) + functional.cross_entropy(whole.T, target)
-        ) / 2
+        global_loss = (functional.cross_entropy(whole, target) + functional.cross_entropy(whole.T, target)) / 2
         local, local_accuracy = interaction(unit["patch"], unit["word"], known, scale[1])
         accuracy = (whole.argmax(1) == target).float().mean()
         return {
@@ -101,8 +93,7 @@ def interaction(
     target = torch.arange(GROUP).repeat(g)
     by_image, by_caption = to_text.flatten(0, 1), to_image.transpose(1, 2).flatten(0, 1)
     loss = (
-        functional.cross_entropy(scale * by_image, target)
-        + functional.cross_entropy(scale * by_caption, target)
+        functional.cross_entropy(scale * by_image, target) + functional.cross_entropy(scale * by_caption, target)
     ) / 2
     return loss, (by_caption.argmax(1) == target).float().mean()
 

@@ -42,13 +42,7 @@ def turns(context: str, asked: list[Asked]) -> Segments:
     """A conversation in LLaMA-3's template about a context in words; True marks what is learnt."""
     segments: Segments = []
     for k, (prompt, answer) in enumerate(asked):
-        text = (
-            (BEGIN if k == 0 else "")
-            + HEAD.format("user")
-            + (f"{context}\n" if k == 0 else "")
-            + prompt
-            + END
-        )
+        text = (BEGIN if k == 0 else "") + HEAD.format("user") + (f"{context}\n" if k == 0 else "") + prompt + END
         segments += [(text + HEAD.format("assistant"), False), (answer + END, True)]
     return segments
 

@@ -144,12 +144,7 @@ def losses(pair: Pair, images: torch.Tensor) -> dict[str, torch.Tensor]:
     unit = functional.normalize(out[:, 0], dim=-1)
     near = (unit @ unit.T).fill_diagonal_(-1.0).amax(1)
     spread = -torch.log((2 - 2 * near).clamp_min(1e-6).sqrt() + 1e-4).mean()
-    total = (
-        view_loss / math.log(PROTOTYPES)
-        + patch_loss / math.log(PROTOTYPES)
-        + 2.0 * pixel_loss
-        + 0.05 * spread
-    )
+    total = view_loss / math.log(PROTOTYPES) + patch_loss / math.log(PROTOTYPES) + 2.0 * pixel_loss + 0.05 * spread
     return {"loss": total, "view": view_loss, "patch": patch_loss, "pixel": pixel_loss, "spread": spread}
 
 
@@ -165,7 +160,5 @@ def pretrain(work: Path, steps: int, lr: float = 1e-3) -> tuple[Dinov2Model, Pat
     def after(step: int) -> None:
         pair.follow(1 - 0.01 * (1 - step / steps) - 0.0005)
 
-    log = fit(
-        "mini-dino", work, pair, step_fn, steps=steps, lr=lr, warmup=300, after=after, trainable=pair.student
-    )
+    log = fit("mini-dino", work, pair, step_fn, steps=steps, lr=lr, warmup=300, after=after, trainable=pair.student)
     return pair.teacher.backbone.eval(), log

@@ -92,9 +92,7 @@ def pretrain(
 
 
 @torch.no_grad()
-def look_up_accuracy(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: str, n: int = 300
-) -> float:
+def look_up_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: str, n: int = 300) -> float:
     """Share of `n` held-out texts whose whole greedy answer is right; task as in `text_probe`."""
     right = 0
     for index in range(n):

@@ -81,9 +81,7 @@ def fit(
             with log_file.open("a") as out:
                 out.write(json.dumps(line) + "\n")
             left = (steps - step - 1) * seconds / 60
-            print(
-                f"{name} {step + 1}/{steps} {means} {seconds:.3f} s a step, {left:.0f} min left", flush=True
-            )
+            print(f"{name} {step + 1}/{steps} {means} {seconds:.3f} s a step, {left:.0f} min left", flush=True)
             sums, clock = {}, time.perf_counter()
         if (step + 1) % save_every == 0 or step + 1 == steps:
             temporary = state_file.with_suffix(".tmp")

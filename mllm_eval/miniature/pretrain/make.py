@@ -91,8 +91,7 @@ def _llama(tokenizer: PreTrainedTokenizerFast, work: Path, steps: int, out: Path
     model, log = language.pretrain(tokenizer, work, steps)
     model = model.half().float()
     looked_up = {
-        task: language.look_up_accuracy(model, tokenizer, task)
-        for task in ("caption", "copy", "letter", "open")
+        task: language.look_up_accuracy(model, tokenizer, task) for task in ("caption", "copy", "letter", "open")
     }
     measured = {
         "steps": steps,

@@ -52,10 +52,7 @@ def probe(encode: Encode, train: int = 1200, test: int = 400) -> dict[str, dict[
         shown = [_picture(kind, k) for k in range(train + test)]
         y = np.array([label(p.facts) for p in shown])
         x = np.concatenate(
-            [
-                encode(pixels([p.image for p in shown[i : i + 100]])).mean(1).numpy()
-                for i in range(0, len(shown), 100)
-            ]
+            [encode(pixels([p.image for p in shown[i : i + 100]])).mean(1).numpy() for i in range(0, len(shown), 100)]
         )
         x = StandardScaler().fit(x[:train]).transform(x)
         linear = LogisticRegression(C=0.3, max_iter=300).fit(x[:train], y[:train])
