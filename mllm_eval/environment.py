@@ -95,6 +95,13 @@ def before_torch() -> None:
         os.environ.setdefault(name, value)
 
 
+def device() -> str:
+    """Where models go: the GPU if there is one. Imports torch."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def repeatable(seed: int) -> None:
     """Seed python, numpy and torch, ask torch for deterministic algorithms and fix its threads."""
     before_torch()

@@ -1,0 +1,90 @@
+"""Answers of a run, where they are missing. Model and encoder are loaded only if something is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from mllm_eval.answers import Journal
+from mllm_eval.catalog import Benchmark
+from mllm_eval.data.samples import ImageRef, Sample
+from mllm_eval.environment import device, repeatable
+from mllm_eval.generate import answer, pending
+from mllm_eval.pipeline.ledger import Ledger
+from mllm_eval.run import Run
+
+if TYPE_CHECKING:
+    from mllm_eval.adapters.base import EncoderModel
+    from mllm_eval.features import Features
+    from mllm_eval.model import VLM
+
+
+class Respondent:
+    """A trained run that answers. Making one costs nothing; `ready` sees to the training first."""
+
+    def __init__(self, run: Run, ready: Callable[[], None], ledger: Ledger) -> None:
+        self.run = run
+        self.ready = ready
+        self.ledger = ledger
+
+    @cached_property
+    def model(self) -> VLM:
+        """The checkpoint, for evaluation."""
+        self.ready()
+        repeatable(self.run.seed)
+        from mllm_eval.model import load_checkpoint
+
+        with self.ledger.step("load the checkpoint"):
+            model = load_checkpoint(self.run.checkpoint)
+            model.to(device())  # type: ignore[arg-type]  # transformers wraps it without its types
+            return model
+
+    @cached_property
+    def features(self) -> Features:
+        """The encoder's features of any image, from the store where it has them."""
+        repeatable(self.run.seed)
+        from mllm_eval.features import Features, FeatureStore
+
+        encoder = self.run.encoder
+        store = FeatureStore.of(encoder, self.run.weights["encoder"])
+        return Features(store, self._load_encoder)
+
+    def _load_encoder(self) -> EncoderModel:
+        from mllm_eval.adapters import load_encoder_model
+
+        return load_encoder_model(self.run.encoder).to(device())
+
+    def respond(self, benchmark: Benchmark, variant: str, samples: list[Sample]) -> bool:
+        """Answer what has no answer yet; False if there was nothing to do."""
+        journal = Journal(self.run.answers_path(benchmark.name, variant))
+        template = self.run.recipe.template
+        if journal.complete and not pending(samples, template, journal):
+            return False
+        model = self.model
+        name = benchmark.name if variant == "default" else f"{benchmark.name} ({variant})"
+        self._encode(name, samples)
+        with self.ledger.step(f"answers: {name}", samples=len(samples)) as progress:
+            answer(
+                model,
+                samples,
+                template,
+                self.features,
+                benchmark.generation.max_new_tokens,
+                journal,
+                progress,
+            )
+        return True
+
+    def _encode(self, name: str, samples: list[Sample]) -> None:
+        images = [image for sample in samples for image in sample.images]
+        missing = self.features.store.missing(image.sha256 for image in images)
+        if not missing:
+            return
+
+        def broken(image: ImageRef, problem: Exception) -> None:
+            # The samples that show it fail when they are asked, with this reason in the journal.
+            self.ledger.reporter.say(f"broken image: {problem}")
+
+        with self.ledger.step(f"features: {name}", images=len(missing)) as progress:
+            self.features.fill(images, progress, broken)

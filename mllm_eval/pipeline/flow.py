@@ -1,0 +1,187 @@
+"""Evaluate, train, score, compare: each makes what is missing for it and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from mllm_eval.catalog import Benchmark, load_benchmark, load_encoder, load_recipe, names, paper_benchmarks
+from mllm_eval.environment import before_torch, repeatable
+from mllm_eval.errors import UserError
+from mllm_eval.pipeline.answering import Respondent
+from mllm_eval.pipeline.ledger import Ledger
+from mllm_eval.pipeline.reporter import Reporter, Silent
+from mllm_eval.pipeline.scoring import score_answers, scored
+from mllm_eval.pipeline.sources import needed, provide
+from mllm_eval.run import Run
+from mllm_eval.storage import FileLock
+
+if TYPE_CHECKING:
+    from mllm_eval.data.samples import Sample
+    from mllm_eval.report import Table
+
+
+def asked_benchmarks(asked: Sequence[str] | None, pin: str) -> list[Benchmark]:
+    """The benchmarks of these names; without names, those of the paper's table that have this pin.
+
+    Raises:
+        UserError: an unknown name, or a benchmark without data for this pin.
+    """
+    if asked:
+        found = [load_benchmark(name) for name in dict.fromkeys(asked)]
+        for benchmark in found:
+            benchmark.pin(pin)
+        return found
+    here = set(names("benchmarks"))
+    found = [load_benchmark(name) for name in paper_benchmarks() if name in here]
+    return [benchmark for benchmark in found if pin in benchmark.data]
+
+
+def evaluate(
+    encoder: str,
+    recipe: str = "mini",
+    llm: str | None = None,
+    seed: int | None = None,
+    benchmarks: Sequence[str] | None = None,
+    blind: bool = False,
+    reporter: Reporter | None = None,
+) -> Run:
+    """Train an encoder's adapter, ask the benchmarks, score the answers: whatever of it is missing.
+
+    Args:
+        encoder, recipe, llm: names, or paths to yaml files; the recipe names LLM and seed unless given.
+        benchmarks: names; by default those of the paper's table.
+        blind: ask the trained model once more without images (variant `blind`).
+
+    Raises:
+        UserError: an unknown name or bad input; whatever was computed before it stays.
+    """
+    run = Run.of(encoder, recipe, llm, seed)
+    asked = asked_benchmarks(benchmarks, run.recipe.data)
+    variants = ["default", "blind"] if blind else ["default"]
+    with _working(run, reporter) as ledger:
+        provide(needed(run.recipe, not _trained(run), asked), ledger.reporter)
+        respondent = Respondent(run, lambda: _train(run, ledger), ledger)
+        for benchmark in asked:
+            for variant in variants:
+                _answer_and_score(respondent, benchmark, variant)
+    return run
+
+
+def train_run(
+    encoder: str,
+    recipe: str = "mini",
+    llm: str | None = None,
+    seed: int | None = None,
+    reporter: Reporter | None = None,
+) -> Run:
+    """Both stages of training, as far as they are missing; the arguments are those of `evaluate`."""
+    run = Run.of(encoder, recipe, llm, seed)
+    with _working(run, reporter) as ledger:
+        if not _trained(run):
+            provide(needed(run.recipe, True, []), ledger.reporter)
+            _train(run, ledger)
+    return run
+
+
+def score_run(run: Run, reporter: Reporter | None = None) -> list[str]:
+    """Score all finished answers of a run anew, without a model; returns what was scored.
+
+    Raises:
+        UserError: the answers do not fit the samples, or the run has no finished answers.
+    """
+    done = []
+    with _working(run, reporter) as ledger:
+        for path in sorted((run.folder / "answers").glob("*.jsonl")):
+            name, _, variant = path.stem.partition(".")
+            benchmark = load_benchmark(name)
+            samples = _samples(benchmark, run, variant or "default")
+            with ledger.step(f"scores: {path.stem}"):
+                score_answers(run, benchmark, variant or "default", samples)
+            done.append(f"{name} ({variant})" if variant else name)
+    if not done:
+        raise UserError(f"{run.folder}: no finished answers; `mllm-eval eval {run.encoder.name}` makes them")
+    return done
+
+
+def compare(
+    encoders: Sequence[str],
+    recipe: str = "mini",
+    llm: str | None = None,
+    seed: int | None = None,
+    benchmarks: Sequence[str] | None = None,
+    blind: bool = False,
+    reporter: Reporter | None = None,
+) -> list[Run]:
+    """`evaluate` for each encoder. All names are checked before anything is computed."""
+    for encoder in encoders:
+        load_encoder(encoder)
+    asked_benchmarks(benchmarks, load_recipe(recipe).data)
+    return [evaluate(encoder, recipe, llm, seed, benchmarks, blind, reporter) for encoder in encoders]
+
+
+def table(
+    runs: Sequence[Run],
+    rules: str = "cambrian",
+    blind: bool = False,
+    baseline: str | None = None,
+    intervals: bool = False,
+    mixed_recipes: bool = False,
+) -> Table:
+    """The table of evaluated runs with its tests; `mllm_eval.render` prints it, `write_tables` files it.
+
+    Raises:
+        UserError: no runs, nothing scored by these rules, or recipes that differ.
+    """
+    from mllm_eval.report import comparison
+
+    variants = ("default", "blind") if blind else ("default",)
+    folders = [run.folder for run in runs]
+    return comparison(folders, baseline, rules, variants, intervals=intervals, mixed_recipes=mixed_recipes)
+
+
+def provide_data(recipe: str = "mini", reporter: Reporter | None = None) -> bool:
+    """Make or check the data that a recipe trains on and the benchmarks it asks; True if any was made."""
+    loaded = load_recipe(recipe)
+    return provide(needed(loaded, True, asked_benchmarks(None, loaded.data)), reporter or Silent())
+
+
+@contextmanager
+def _working(run: Run, reporter: Reporter | None) -> Iterator[Ledger]:
+    before_torch()
+    listener = reporter or Silent()
+    lock = FileLock(run.folder / ".lock", lambda: listener.say(f"waiting: another process works on {run.name}"))
+    with lock:
+        run.prepare()
+        yield Ledger(run.folder, listener)
+
+
+def _trained(run: Run) -> bool:
+    # The folder appears when the checkpoint is complete; asking the room that trains would import torch.
+    return (run.checkpoint / "config.json").is_file()
+
+
+def _train(run: Run, ledger: Ledger) -> None:
+    if _trained(run):
+        return
+    repeatable(run.seed)
+    from mllm_eval.train import train
+
+    with ledger.step("training") as progress:
+        train(run, progress)
+
+
+def _samples(benchmark: Benchmark, run: Run, variant: str) -> list[Sample]:
+    from mllm_eval.data.snapshots import load_samples
+
+    return load_samples(benchmark, run.recipe.data, variant)
+
+
+def _answer_and_score(respondent: Respondent, benchmark: Benchmark, variant: str) -> None:
+    run = respondent.run
+    samples = _samples(benchmark, run, variant)
+    respondent.respond(benchmark, variant, samples)
+    if not all(scored(run, benchmark, variant, rules) for rules in benchmark.rules):
+        with respondent.ledger.step(f"scores: {benchmark.name}"):
+            score_answers(run, benchmark, variant, samples)

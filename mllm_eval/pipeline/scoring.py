@@ -1,0 +1,51 @@
+"""Scores of a run's answers, where they are missing or made by other rules. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from mllm_eval.answers import read_answers
+from mllm_eval.catalog import Benchmark
+from mllm_eval.data.samples import Sample
+from mllm_eval.run import Run
+from mllm_eval.storage import read_json, sha256_file, write_json, write_jsonl
+
+
+def scored(run: Run, benchmark: Benchmark, variant: str, rules: str) -> bool:
+    """Whether these very answers were scored by the rules as they are now."""
+    from mllm_eval.score import protocol_hash
+
+    answers = run.answers_path(benchmark.name, variant)
+    scores = run.scores_path(benchmark.name, rules, variant)
+    path = run.summary_path(benchmark.name, rules, variant)
+    if not all(file.is_file() for file in (answers, scores, path)):
+        return False
+    summary = read_json(path)
+    return bool(
+        summary.get("answers") == sha256_file(answers)
+        and summary.get("protocol_hash") == protocol_hash(benchmark, rules, variant)
+    )
+
+
+def score_answers(run: Run, benchmark: Benchmark, variant: str, samples: list[Sample]) -> None:
+    """Score a run's answers to a benchmark by each rule set that the benchmark has.
+
+    Raises:
+        UserError: the answers are not those to these samples.
+    """
+    from mllm_eval.score import score_samples, summarize
+
+    path = run.answers_path(benchmark.name, variant)
+    predictions = {one.id: one.text if one.state == "ok" else None for one in read_answers(path)}
+    for rules in benchmark.rules:
+        scores = score_samples(benchmark, rules, samples, predictions)
+        places = {sample.id: sample for sample in samples}
+        lines = [{**asdict(one), "group": places[one.id].group, "cluster": places[one.id].cluster} for one in scores]
+        write_jsonl(run.scores_path(benchmark.name, rules, variant), lines)
+        summary: dict[str, Any] = asdict(summarize(benchmark, rules, samples, scores))
+        # Written last: a summary that names the answers stands for whole scores.
+        write_json(
+            run.summary_path(benchmark.name, rules, variant),
+            {**summary, "variant": variant, "answers": sha256_file(path)},
+        )
