@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv: once, a few minutes, about 2 GB. One dot a package:"
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check --no-input -c constraints.txt -e ".[model,train,dev]" | awk '/^ *(Collecting|Building|Installing)/ { printf "."; fflush() } END { print "" }'
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-input -c constraints.txt -e ".[model,train,dev]" 2> >(grep -v "^WARNING:" >&2) | awk '/^ *(Collecting|Building|Installing)/ { printf "."; fflush() } END { print "" }'
 	@touch $@
 
 setup: $(READY) ## make .venv with everything in its pinned version

@@ -19,7 +19,13 @@ data: d
 dtype: float32
 seed: 1
 stage1: &stage
-  {data: [{path: p, images: i}], lr: 1e-3, batch: 8, micro_batch: 4, warmup: 0, max_length: 9, train_llm: false}
+  data: [{path: p, images: i}]
+  lr: 1e-3
+  batch: 8
+  micro_batch: 4
+  warmup: 0
+  max_length: 9
+  train_llm: false
 stage2: *stage
 """
 

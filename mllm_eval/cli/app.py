@@ -1,0 +1,217 @@
+"""The commands that make something: eval, compare, train, score, table, data, check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mllm_eval.cli.guard import Guarded
+
+EXAMPLES = """
+Cambrian-style VQA evaluation of frozen vision encoders.
+
+\b
+  mllm-eval eval mini-dino                          everything, to a row of the table
+  mllm-eval eval mini-dino --blind                  and once more without the images
+  mllm-eval compare mini-dino,mini-clip,mini-random one table, trains what is missing
+  mllm-eval ls encoders                             what can be evaluated
+  mllm-eval show mini-dino                          what a run is, has and cost
+
+A command that was stopped goes on where it was; one with nothing to do ends in seconds.
+Results are under ./results ($MLLM_EVAL_RESULTS), data under ./data ($MLLM_EVAL_DATA).
+"""
+
+app = typer.Typer(
+    cls=Guarded,
+    help=EXAMPLES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Encoder = Annotated[str, typer.Argument(help="name in configs/encoders, or path to a yaml file")]
+Recipe = Annotated[str, typer.Option(help="name in configs/recipes, or path to a yaml file")]
+Llm = Annotated[str | None, typer.Option(help="name in configs/llms; default: the recipe's")]
+Seed = Annotated[int | None, typer.Option(help="default: the recipe's", min=0)]
+Benchmarks = Annotated[
+    str | None,
+    typer.Option(help="comma-separated; default: the sixteen of the paper"),
+]
+Blind = Annotated[bool, typer.Option("--blind", help="also ask without images")]
+Rules = Annotated[str, typer.Option(help="rule set of the printed table: cambrian or robust")]
+Baseline = Annotated[
+    str | None,
+    typer.Option(help="a row: print differences to it and mark the significant ones"),
+]
+Intervals = Annotated[bool, typer.Option("--intervals", help="print 95 % intervals")]
+Mixed = Annotated[bool, typer.Option("--mixed-recipes", help="let rows of unequal recipes share the table")]
+
+
+def split(names: str | None) -> list[str] | None:
+    """Comma-separated names, or None for none."""
+    found = [name.strip() for name in (names or "").split(",") if name.strip()]
+    return found or None
+
+
+@app.command("eval", short_help="everything, to a row of the table")
+def eval_(
+    encoder: Encoder,
+    recipe: Recipe = "mini",
+    llm: Llm = None,
+    seed: Seed = None,
+    benchmarks: Benchmarks = None,
+    blind: Blind = False,
+    rules: Rules = "cambrian",
+) -> None:
+    """Train an encoder's adapter, ask the benchmarks, score, and print the row: whatever of it is missing.
+
+    \b
+      mllm-eval eval mini-dino
+      mllm-eval eval mini-dino --benchmarks mme,chartqa --seed 1 --blind
+    """
+    from mllm_eval import pipeline
+    from mllm_eval.cli.display import display
+    from mllm_eval.cli.tables import print_row
+
+    run = pipeline.evaluate(encoder, recipe, llm, seed, split(benchmarks), blind, display())
+    print_row(run, rules, blind)
+
+
+@app.command(short_help="several encoders in one table")
+def compare(
+    encoders: Annotated[str, typer.Argument(help="comma-separated names, at least two")],
+    recipe: Recipe = "mini",
+    llm: Llm = None,
+    seed: Seed = None,
+    benchmarks: Benchmarks = None,
+    blind: Blind = False,
+    rules: Rules = "cambrian",
+    baseline: Baseline = None,
+    intervals: Intervals = False,
+) -> None:
+    """Evaluate several encoders under one recipe and print one table; also written to results/tables.
+
+    \b
+      mllm-eval compare mini-dino,mini-clip,mini-random
+    """
+    from mllm_eval import pipeline
+    from mllm_eval.cli.display import display
+    from mllm_eval.cli.tables import print_comparison
+
+    runs = pipeline.compare(split(encoders) or [], recipe, llm, seed, split(benchmarks), blind, display())
+    print_comparison(runs, rules, blind, baseline, intervals, mixed=False)
+
+
+@app.command(short_help="both stages of training and nothing else")
+def train(encoder: Encoder, recipe: Recipe = "mini", llm: Llm = None, seed: Seed = None) -> None:
+    """Both stages of training and nothing else: stage 1 the projector, stage 2 projector and LLM.
+
+    \b
+      mllm-eval train mini-dino --seed 1
+    """
+    from mllm_eval import pipeline
+    from mllm_eval.cli.display import display
+
+    run = pipeline.train_run(encoder, recipe, llm, seed, display())
+    print(run.checkpoint)
+
+
+@app.command(short_help="score answers anew, without a model")
+def score(
+    what: Annotated[str | None, typer.Argument(help="a run, or a benchmark; default: all runs")] = None,
+    answers: Annotated[Path | None, typer.Argument(help="a benchmark's answers, from anywhere")] = None,
+    rules: Annotated[str, typer.Option(help="for a file of answers: cambrian or robust")] = "cambrian",
+    out: Annotated[Path | None, typer.Option(help="write the scores of a file here")] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="accept a file without all samples")] = False,
+    format_: Annotated[str, typer.Option("--format", help="layout of the file of answers")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON")] = False,
+) -> None:
+    """Score answers anew, without a model: those of runs, or of a file that another harness made.
+
+    \b
+      mllm-eval score                          all runs
+      mllm-eval score mini-dino                one run
+      mllm-eval score chartqa answers.jsonl    a file of answers
+    """
+    if what is not None and answers is not None:
+        from mllm_eval.score.files import score_file
+
+        score_file(what, answers, rules, out, partial, format_, as_json)
+        return
+    from mllm_eval import pipeline
+    from mllm_eval.cli.display import display
+    from mllm_eval.run import saved_run, saved_runs
+
+    for run in [saved_run(what)] if what is not None else saved_runs():
+        print(f"{run.name}: {', '.join(pipeline.score_run(run, display()))}")
+
+
+@app.command(short_help="print and write the table of runs")
+def table(
+    name: Annotated[str | None, typer.Argument(help="a table of configs/tables; default: the runs")] = None,
+    runs: Annotated[str | None, typer.Option(help="comma-separated; default: all")] = None,
+    rules: Rules = "cambrian",
+    blind: Annotated[bool, typer.Option("--blind", help="with the rows asked without images")] = False,
+    baseline: Baseline = None,
+    intervals: Intervals = False,
+    mixed_recipes: Mixed = False,
+) -> None:
+    """Print a table of runs; also written to results/tables as csv, markdown, LaTeX and html.
+
+    \b
+      mllm-eval table --runs mini-dino,mini-clip --baseline mini-clip
+      mllm-eval table offshelf    the paper's rows and yours (`mllm-eval ls tables`)
+    """
+    from mllm_eval.cli.tables import print_comparison, print_named
+    from mllm_eval.run import saved_run, saved_runs
+
+    asked = split(runs)
+    chosen = [saved_run(one) for one in asked] if asked else None
+    if name is None:
+        print_comparison(chosen or saved_runs(), rules, blind, baseline, intervals, mixed_recipes)
+    else:
+        print_named(name, chosen, rules, baseline, intervals, mixed_recipes)
+
+
+@app.command(short_help="make or check the data of a recipe")
+def data(recipe: Recipe = "mini") -> None:
+    """Make or check the data that a recipe trains on and that the benchmarks ask.
+
+    \b
+      mllm-eval data --recipe mini
+    """
+    from mllm_eval import pipeline
+    from mllm_eval.cli.display import display
+    from mllm_eval.storage import data_home
+
+    made = pipeline.provide_data(recipe, display())
+    print(f"{data_home()}: {'made' if made else 'complete, nothing to do'}")
+
+
+@app.command(short_help="hold facts of encoders against their weights")
+def check(
+    encoder: Annotated[str | None, typer.Argument(help="name; default: all")] = None,
+) -> None:
+    """Hold the facts of an encoder's yaml against its weights.
+
+    \b
+      mllm-eval check mini-dino
+    """
+    from mllm_eval.cli.checking import check_encoders
+
+    raise typer.Exit(0 if check_encoders(encoder) else 2)
+
+
+def _others() -> None:
+    # Registered here so that `mllm-eval --help` lists them last.
+    from mllm_eval.cli import looking, miniature
+
+    looking.register(app)
+    app.add_typer(miniature.app, name="miniature")
+
+
+_others()

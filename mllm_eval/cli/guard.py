@@ -1,0 +1,31 @@
+"""What the user sees when something ends early: one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from mllm_eval.errors import UserError
+
+
+class Guarded(TyperGroup):
+    """A group of commands that turns bad input into one line and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. Ctrl-C exits with 130, a reader who has gone with 0."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            print(f"mllm-eval: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            print("\nmllm-eval: stopped; the same command goes on from here", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # Python would complain again when it flushes stdout at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None

@@ -1,0 +1,176 @@
+"""The commands that show something: ls, show, encoders, prompt, bench."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from mllm_eval.catalog import Kind
+    from mllm_eval.run import Run
+
+KINDS = ("runs", "encoders", "llms", "recipes", "benchmarks", "tables")
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command("ls", short_help="list runs, encoders, llms, recipes, benchmarks, tables")(ls)
+    app.command("show", short_help="what a run is, has and cost")(show)
+    app.command("encoders", short_help="all encoders with their facts")(encoders)
+    app.command("prompt", short_help="the prompts that records become")(prompt)
+    app.command("bench", short_help="time and memory of each step")(bench)
+
+
+def ls(what: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "runs") -> None:
+    """List runs, encoders, llms, recipes, benchmarks or tables.
+
+    \b
+      mllm-eval ls
+      mllm-eval ls encoders
+    """
+    from mllm_eval.catalog import names
+    from mllm_eval.errors import UserError, near
+    from mllm_eval.run import saved_runs
+    from mllm_eval.storage import results_home
+
+    if what not in KINDS:
+        raise UserError(f"can't list {what!r}.{near(what, KINDS)} Known: {', '.join(KINDS)}")
+    if what == "runs":
+        runs = saved_runs()
+        for run in runs:
+            print(f"{run.hash}  {run.name.removesuffix('-' + run.hash):<32} {state(run)}")
+        if not runs:
+            print(f"no runs under {results_home()} yet; `mllm-eval eval mini-dino` makes one", file=sys.stderr)
+        return
+    if what == "tables":
+        from mllm_eval.report import table_names
+
+        print(*table_names(), sep="\n")
+        return
+    print(*names(cast("Kind", what)), sep="\n")
+
+
+def state(run: Run) -> str:
+    """How far a run is, from its files."""
+    answered = [path.stem for path in (run.folder / "answers").glob("*.jsonl")]
+    if answered:
+        variants = sum("." in stem for stem in answered)
+        more = f" (+{variants} variants)" if variants else ""
+        return f"answered {len(answered) - variants} benchmarks{more}"
+    return "trained" if run.checkpoint.is_dir() else "begun"
+
+
+def show(
+    run: Annotated[str, typer.Argument(help="hash, beginning of one, whole name, or encoder")],
+    rules: Annotated[str, typer.Option(help="cambrian or robust")] = "cambrian",
+) -> None:
+    """Show what a run is, what it assumes, what it scored and what it cost.
+
+    \b
+      mllm-eval show mini-dino
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from mllm_eval.pipeline.ledger import Ledger
+    from mllm_eval.pipeline.reporter import Silent
+    from mllm_eval.results import scored_variants, summaries
+    from mllm_eval.run import saved_run
+
+    found = saved_run(run)
+    console = Console(highlight=False)
+    console.print(f"{found.name}\n{found.folder}", markup=False)
+    console.print(f"encoder {found.encoder.name}, recipe {found.recipe.name} ({found.recipe.hash}), ", end="")
+    console.print(f"LLM {found.llm.name}, seed {found.seed}; {state(found)}", markup=False)
+    for field, source in found.recipe.assumed().items():
+        console.print(f"assumed {field}: {source}", markup=False)
+    for variant in scored_variants(found.folder, rules):
+        sheet = Table("benchmark", "value", "chance", "n", "failed", "unparsed", "protocol")
+        sheet.title = f"{rules} rules, {variant}"
+        for name, summary in summaries(found.folder, rules, variant).items():
+            keys = ("value", "chance", "n", "n_failed", "n_unparsed", "protocol")
+            sheet.add_row(name, *(_cell(summary[key]) for key in keys))
+        console.print(sheet)
+    _print_costs(console, Ledger(found.folder, Silent()).lines())
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def _print_costs(console: Any, lines: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    if not lines:
+        return
+    sheet = Table("step", "seconds", "cpu seconds", "peak MiB", title="cost")
+    for line in lines:
+        sheet.add_row(line["step"], *(f"{line[key]:.1f}" for key in ("seconds", "cpu_seconds", "peak_mib")))
+    totals = [sum(line[key] for line in lines) for key in ("seconds", "cpu_seconds")]
+    peak = max(line["peak_mib"] for line in lines)
+    sheet.add_row("in all", *(f"{total:.1f}" for total in totals), f"{peak:.1f}")
+    console.print(sheet)
+
+
+def encoders() -> None:
+    """List the encoders with their facts."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mllm_eval.catalog import load_encoder, names
+
+    sheet = Table(box=None, pad_edge=False)
+    for column in ("encoder", "family", "patch", "pixels", "width", "depth", "params", "supervision"):
+        sheet.add_column(column, no_wrap=True)
+    sheet.add_column("data")
+    for name in names("encoders"):
+        one = load_encoder(name)
+        sizes = (one.patch, one.preprocessing.size, one.width, one.depth, f"{one.params / 1e6:,.1f} M")
+        facts = (one.facts.supervision, one.facts.pretraining_data)
+        sheet.add_row(name, one.family, *map(str, sizes), *facts)
+    Console(highlight=False).print(sheet)
+
+
+def prompt(
+    benchmark: Annotated[str, typer.Argument(help="name in benchmarks/, or path to its folder")],
+    records: Annotated[Path | None, typer.Option(help="jsonl of upstream rows; default: the data")] = None,
+    template: Annotated[str, typer.Option(help="conversation template")] = "llama_3",
+) -> None:
+    """Print the prompts that a benchmark's records become, one a record, as JSON lines.
+
+    \b
+      mllm-eval prompt mme | head -1
+    """
+    from mllm_eval.prompts.show import show_prompts
+
+    for line in show_prompts(benchmark, records, template):
+        print(line)
+
+
+def bench(
+    encoder: Annotated[str, typer.Argument(help="name in configs/encoders")] = "mini-dino",
+    benchmarks: Annotated[str | None, typer.Option(help="comma-separated")] = None,
+) -> None:
+    """Time a whole evaluation from nothing, in a folder that is thrown away: seconds and memory of each step.
+
+    \b
+      mllm-eval bench mini-dino --benchmarks mme,chartqa
+    """
+    import os
+    import tempfile
+
+    from rich.console import Console
+
+    from mllm_eval import pipeline
+    from mllm_eval.cli.app import split
+    from mllm_eval.cli.display import display
+    from mllm_eval.pipeline.ledger import Ledger
+
+    with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-") as folder:
+        os.environ["MLLM_EVAL_RESULTS"] = folder
+        listener = display()
+        run = pipeline.evaluate(encoder, benchmarks=split(benchmarks), reporter=listener)
+        _print_costs(Console(highlight=False), Ledger(run.folder, listener).lines())

@@ -1,0 +1,239 @@
+"""The command line: quick to start, clear about mistakes, and what make calls."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner, Result
+
+from mllm_eval import pipeline
+from mllm_eval.catalog import load_encoder, load_llm, load_recipe
+from mllm_eval.cli.app import app
+from mllm_eval.cli.display import Lines, spoken
+from mllm_eval.errors import UserError
+from mllm_eval.pipeline.ledger import Ledger
+from mllm_eval.pipeline.reporter import Silent
+from mllm_eval.run import Run
+from mllm_eval.storage import write_json
+
+TOP = Path(__file__).parent.parent
+COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path / "data"))
+    return tmp_path
+
+
+def call(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words))
+
+
+def make(*words: str) -> list[str]:
+    # Under `make test` this make would take itself for a part of that one, and say so.
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(["make", *words], cwd=TOP, env=env, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def made_run() -> Run:
+    digests = {"encoder": "e" * 64, "llm": "f" * 64}
+    run = Run(load_encoder("mini-dino"), load_recipe("mini"), load_llm("mini-llama"), 0, digests)
+    run.prepare()
+    return run
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = [
+        "torch",
+        "transformers",
+        "pandas",
+        "numpy",
+        "pydantic",
+        "rich",
+        "datasets",
+        "evaluate",
+        "scipy",
+        "pyarrow",
+    ]
+    code = (
+        "import sys\n"
+        "sys.argv = ['mllm-eval', '--help']\n"
+        "from mllm_eval.cli import main\n"
+        "try: main()\n"
+        f"finally: print([name for name in {heavy} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "mllm-eval compare" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    shown = call(command, "--help")
+    assert shown.exit_code == 0
+    examples = ("encoders", "miniature")
+    assert command in examples or f"    mllm-eval {command}" in shown.output
+    assert command in call("--help").output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["eval", "mini-dinno"], "unknown encoder 'mini-dinno'. Did you mean 'mini-dino'?"),
+        (["eval", "mini-dino", "--recipe", "minni"], "unknown recipe 'minni'. Did you mean 'mini'?"),
+        (["eval", "mini-dino", "--llm", "mini-lama"], "unknown LLM 'mini-lama'. Did you mean 'mini-llama'?"),
+        (["compare", "mini-dino,mini-clp"], "Did you mean 'mini-clip'?"),
+        (["show", "nothing"], "no run 'nothing'"),
+        (["table"], "no runs under"),
+        (["ls", "encoder"], "can't list 'encoder'. Did you mean 'encoders'?"),
+        (["check", "mini-dinno"], "Did you mean 'mini-dino'?"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(words: list[str], message: str) -> None:
+    shown = call(*words)
+    assert shown.exit_code == 2
+    assert shown.stderr.startswith("mllm-eval: ")
+    assert message in shown.stderr
+    assert shown.stderr.count("\n") == 1
+
+
+def test_usage_errors_exit_with_2_too() -> None:
+    assert call("eval").exit_code == 2
+    unknown = call("evil")
+    assert unknown.exit_code == 2
+    assert "Did you mean 'eval'?" in unknown.stderr
+
+
+def test_an_unknown_name_is_told_before_anything_is_made(homes: Path) -> None:
+    call("eval", "mini-dinno")
+    call("compare", "mini-dinno,mini-dino")
+    assert not (homes / "results").exists()
+    assert not (homes / "data").exists()
+
+
+def test_ctrl_c_says_that_it_can_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "evaluate", stop)
+    shown = call("eval", "mini-dino")
+    assert shown.exit_code == 130
+    assert "the same command goes on" in shown.stderr
+
+
+def test_faults_of_the_code_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(pipeline, "evaluate", fail)
+    assert isinstance(call("eval", "mini-dino").exception, ZeroDivisionError)
+
+
+def test_eval_hands_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+
+    def evaluate(*args: object) -> None:
+        seen.extend(args[:6])
+        raise UserError("enough")
+
+    monkeypatch.setattr(pipeline, "evaluate", evaluate)
+    call("eval", "e", "--recipe", "r", "--llm", "l", "--seed", "3", "--benchmarks", "mme, gqa,", "--blind")
+    assert seen == ["e", "r", "l", 3, ["mme", "gqa"], True]
+
+
+def test_lists() -> None:
+    assert call("ls", "encoders").output.split() == sorted(call("ls", "encoders").output.split())
+    assert {"mini-clip", "mini-dino", "mini-random"} <= set(call("ls", "encoders").output.split())
+    assert "mini" in call("ls", "recipes").output.split()
+    assert "mini-dino" in call("encoders").output
+    assert "no runs" in call("ls").stderr
+
+
+def test_ls_and_show_tell_how_far_a_run_is_and_what_it_cost() -> None:
+    run = made_run()
+    assert f"{run.hash}  mini-dino-mini-s0" in call("ls").output
+    assert "begun" in call("ls").output
+    with Ledger(run.folder, Silent()).step("training"):
+        pass
+    run.answers_path("mme").parent.mkdir()
+    run.answers_path("mme").touch()
+    run.answers_path("mme", "blind").touch()
+    summary = {"benchmark": "mme", "rules": "cambrian", "variant": "default", "value": 812.5, "chance": 750.0}
+    counts = {"n": 60, "n_failed": 1, "n_unparsed": 2, "protocol": "mme@cambrian.v1", "protocol_hash": "x"}
+    write_json(run.summary_path("mme", "cambrian"), {**summary, **counts})
+    assert "answered 1 benchmarks (+1 variants)" in call("ls").output
+    shown = call("show", "mini-dino").output
+    for part in (run.hash, "812.5", "mme@cambrian.v1", "assumed stage1.warmup", "training", "in all"):
+        assert part in shown
+
+
+def test_a_ledger_survives_a_line_that_was_cut_off(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, Silent())
+    with ledger.step("one", samples=3):
+        pass
+    with open(ledger.path, "ab") as file:
+        file.write(b'{"step": "tw')
+    with ledger.step("three"):
+        pass
+    with pytest.raises(ZeroDivisionError), ledger.step("four"):
+        raise ZeroDivisionError
+    assert [line["step"] for line in ledger.lines()] == ["one", "three"]
+    assert ledger.lines()[0]["samples"] == 3
+
+
+def test_plain_progress_is_a_line_a_step(capsys: pytest.CaptureFixture[str]) -> None:
+    with Lines().step("answers: mme") as progress:
+        progress(1, 2)
+        progress(2, 2)
+    assert [line.split()[:2] for line in capsys.readouterr().err.splitlines()] == [["answers:", "mme"]]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3.21, "3.2 s"), (59.94, "59.9 s"), (250, "4 min 10 s"), (7500, "2 h 5 min")]
+)
+def test_times_for_people(seconds: float, text: str) -> None:
+    assert spoken(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("target", "call_"),
+    [
+        (
+            ["eval", "ENCODER=a", "SEED=1", "BENCHMARKS=mme,gqa", "BLIND=1"],
+            "eval a --seed 1 --benchmarks mme,gqa --blind",
+        ),
+        (["eval", "ENCODER=a", "RECIPE=r", "LLM=l"], "eval a --recipe r --llm l"),
+        (["compare", "ENCODERS=a,b,c"], "compare a,b,c"),
+        (["train", "ENCODER=a", "BLIND=1"], "train a"),
+        (["score", "RUNS=a"], "score a"),
+        (["score", "BENCHMARK=mme", "ANSWERS=x.jsonl"], "score mme x.jsonl"),
+        (["table", "RUNS=a,b", "RULES=robust"], "table --runs a,b --rules robust"),
+        (["check", "ENCODER=a"], "check a"),
+        (["data"], "data"),
+        (["mini-weights"], "miniature weights"),
+        (["bench"], "bench"),
+    ],
+)
+def test_make_calls_the_command_line(target: list[str], call_: str) -> None:
+    assert " ".join(make("-n", *target)[-1].split()) == f".venv/bin/mllm-eval {call_}"
+
+
+def test_make_help_lists_every_target() -> None:
+    phony = next(line for line in (TOP / "Makefile").read_text().splitlines() if line.startswith(".PHONY"))
+    assert {line.split()[1] for line in make()} == set(phony.split()[1:])
+
+
+def test_the_module_can_be_run() -> None:
+    env = {**os.environ, "PYTHONPATH": str(TOP)}
+    done = subprocess.run(
+        [sys.executable, "-m", "mllm_eval", "ls", "llms"], env=env, capture_output=True, text=True, check=True
+    )
+    assert "mini-llama" in done.stdout.split()
