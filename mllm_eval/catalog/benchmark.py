@@ -173,6 +173,4 @@ def module_of(benchmark: Benchmark, module: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(
-            f"benchmark {benchmark.name}: module '{module}' can't be imported ({error})"
-        ) from None
+        raise UserError(f"benchmark {benchmark.name}: can't import '{module}' ({error})") from None

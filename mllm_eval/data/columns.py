@@ -14,7 +14,7 @@ _PLAIN = {"double": "float64", "float": "float32", "large_string": "string", "st
 
 
 def type_name(kind: pa.DataType) -> str:
-    """The name of an arrow type: `string`, `int64`, `float64`, `list<string>`, `image`, `struct<a: int64>`."""
+    """The name of an arrow type: `string`, `float64`, `list<string>`, `image`, `struct<a: int64>`."""
     import pyarrow.types as t
 
     if t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind):

@@ -1,4 +1,4 @@
-"""Rows of a data set -> what is asked. A benchmark whose rows are peculiar brings a `records.py` of its own."""
+"""Rows of a data set -> what is asked. A benchmark of peculiar rows brings a `records.py` of its own."""
 
 from __future__ import annotations
 

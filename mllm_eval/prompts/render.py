@@ -31,9 +31,7 @@ def render(template: str, user: str, n_images: int) -> str:
     return _head(chosen, None) + _question(chosen, user_turn(user, n_images))
 
 
-def conversation(
-    template: str, turns: list[tuple[str, str]], system: str | None = None
-) -> list[tuple[str, bool]]:
+def conversation(template: str, turns: list[tuple[str, str]], system: str | None = None) -> list[tuple[str, bool]]:
     """A conversation as (text, is_target) segments; `turns` are (user, assistant) pairs.
 
     The user's text holds its own `<image>` lines (see `user_turn`). Joined, the segments of a one-turn

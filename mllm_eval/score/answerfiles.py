@@ -1,0 +1,149 @@
+"""Files of answers, of this project or of another: lines of id, prediction and perhaps a record."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mllm_eval.data.samples import Sample
+from mllm_eval.errors import UserError, near
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An answer: where it stands in its file, whose it is, its text (None: failed), and its own record."""
+
+    where: str
+    id: str
+    prediction: str | None
+    record: Mapping[str, Any] | None = None
+
+
+Layout = Callable[[Path, Sequence[Sample]], list[Line]]
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:line, object) of a jsonl file; UserError for a line that is no object."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, text in enumerate(file, 1):
+                where = f"{path}:{number}"
+                if not text.strip():
+                    continue
+                try:
+                    found = json.loads(text)
+                except (ValueError, RecursionError) as error:
+                    raise UserError(f"{where}: not valid JSON ({error})") from None
+                if not isinstance(found, dict):
+                    raise UserError(f"{where}: expected an object, found {type(found).__name__}")
+                yield where, found
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+
+
+def jsonl(path: Path, samples: Sequence[Sample]) -> list[Line]:
+    """This project's layout: {"id", "prediction"} or {"id", "record", "prediction"}."""
+    lines = []
+    for where, found in json_lines(path):
+        for key in ("id", "prediction"):
+            if key not in found:
+                raise UserError(f"{where}: field '{key}' is missing.{near(key, found)}")
+        record = found.get("record")
+        if "record" in found and not isinstance(record, dict):
+            raise UserError(f"{where}: field 'record' is {type(record).__name__}, expected an object")
+        lines.append(Line(where, _id(found["id"], where), _text(found["prediction"], where), record))
+    return lines
+
+
+def cambrian(path: Path, samples: Sequence[Sample]) -> list[Line]:
+    """Answers files of Cambrian-1's scripts: in the data set's order, questions without an image left empty.
+
+    Their `question_id` is often a line number, so lines are matched in order and checked by their prompt.
+    """
+    found = [(where, line) for where, line in json_lines(path) if line.get("type") is not False]
+    _same_number(path, len(found), len(samples))
+    lines = []
+    for (where, line), sample in zip(found, samples, strict=True):
+        prompt = line.get("prompt")
+        if isinstance(prompt, str) and len(prompt) > 1 and sample.prompt.strip() not in prompt:
+            raise UserError(f"{where}: its prompt is not that of sample '{sample.id}'; another order or release?")
+        key = "prediction" if "prediction" in line else "answer"
+        if key not in line:
+            raise UserError(f"{where}: field 'answer' is missing")
+        lines.append(Line(where, sample.id, _text(line[key], where)))
+    return lines
+
+
+def lmms_eval(path: Path, samples: Sequence[Sample]) -> list[Line]:
+    """Samples files of lmms-eval: `doc_id` numbers the rows, the text is in `filtered_resps` or `resps`."""
+    found = list(json_lines(path))
+    for where, line in found:
+        if not isinstance(line.get("doc_id"), int):
+            raise UserError(f"{where}: field 'doc_id' is missing or no number")
+    _same_number(path, len(found), len(samples))
+    lines = []
+    for (where, line), sample in zip(sorted(found, key=lambda one: one[1]["doc_id"]), samples, strict=True):
+        text = line.get("filtered_resps", line.get("resps"))
+        while isinstance(text, list) and text:
+            text = text[0]
+        lines.append(Line(where, sample.id, _text(text, where)))
+    return lines
+
+
+def vlmevalkit(path: Path, samples: Sequence[Sample]) -> list[Line]:
+    """Result files of VLMEvalKit (xlsx, tsv, csv): columns `index` and `prediction`."""
+    import pandas as pd
+
+    try:
+        if path.suffix == ".xlsx":
+            table = pd.read_excel(path, dtype=str, keep_default_na=False)
+        else:
+            comma = "," if path.suffix == ".csv" else "\t"
+            table = pd.read_csv(path, sep=comma, dtype=str, keep_default_na=False)
+    except ImportError:
+        raise UserError(f"{path}: reading xlsx needs openpyxl; install it or save the sheet as tsv") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: can't be read ({str(error).splitlines()[0]})") from None
+    for column in ("index", "prediction"):
+        if column not in table:
+            raise UserError(f"{path}: column '{column}' is missing.{near(column, map(str, table.columns))}")
+    pairs = zip(table["index"], table["prediction"], strict=True)
+    rows = [(f"{path}:{number}", str(index), str(text)) for number, (index, text) in enumerate(pairs, 2)]
+    known = {sample.id for sample in samples}
+    if all(index in known for _, index, _ in rows):
+        return [Line(where, index, text) for where, index, text in rows]
+    _same_number(path, len(rows), len(samples))
+    return [Line(where, sample.id, text) for (where, _, text), sample in zip(rows, samples, strict=True)]
+
+
+LAYOUTS: dict[str, Layout] = {
+    "jsonl": jsonl,
+    "cambrian": cambrian,
+    "lmms_eval": lmms_eval,
+    "vlmevalkit": vlmevalkit,
+}
+
+
+def _same_number(path: Path, found: int, wanted: int) -> None:
+    if found != wanted:
+        raise UserError(f"{path}: {found} answers to {wanted} samples; this layout can't say which are missing")
+
+
+def _id(value: Any, where: str) -> str:
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value)
+    raise UserError(f"{where}: field 'id' is {type(value).__name__}, expected a string")
+
+
+def _text(value: Any, where: str) -> str | None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return value
+    raise UserError(f"{where}: field 'prediction' is {type(value).__name__}, expected a string")

@@ -1,0 +1,129 @@
+"""`mllm-eval score BENCHMARK --answers FILE`: answers of anyone -> scores, without a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from mllm_eval.catalog import load_benchmark
+from mllm_eval.catalog.benchmark import Benchmark
+from mllm_eval.data.samples import Sample
+from mllm_eval.data.snapshots import load_samples
+from mllm_eval.errors import UserError, near
+from mllm_eval.score.answerfiles import LAYOUTS, Line
+from mllm_eval.score.records import sample_of, whole_groups
+from mllm_eval.score.scorer import load_scorer, rules_of
+from mllm_eval.score.scoring import Score, Summary, score_samples, summarize
+from mllm_eval.storage import write_jsonl
+
+
+def score_file(
+    benchmark: str,
+    answers: Path,
+    rules: str = "cambrian",
+    out: Path | None = None,
+    partial: bool = False,
+    format_: str = "jsonl",
+    as_json: bool = False,
+    pin: str = "mini",
+    variant: str = "default",
+) -> Summary:
+    """Score a file of answers, print its numbers, and write a line per sample to `out`.
+
+    The lines are matched by id to the benchmark's own data (`pin`), or bring their own records.
+    Raises UserError for anything that would change the score unseen: ids twice, unknown or missing, groups
+    that are not whole (unless `partial`), lines that are not valid, records without a needed field.
+    """
+    chosen = load_benchmark(benchmark)
+    rules_of(chosen, rules)
+    scores, summary = score_answers(chosen, answers, rules, partial, format_, pin, variant)
+    if out is not None:
+        write_jsonl(out, (asdict(score) for score in scores))
+    if as_json:
+        print(json.dumps({key: value for key, value in asdict(summary).items()}, ensure_ascii=False))
+    else:
+        print(_sentence(summary))
+    return summary
+
+
+def score_answers(
+    benchmark: Benchmark,
+    answers: Path,
+    rules: str,
+    partial: bool = False,
+    format_: str = "jsonl",
+    pin: str = "mini",
+    variant: str = "default",
+) -> tuple[list[Score], Summary]:
+    """The scores of a file of answers, in the order of the samples, and their summary."""
+    layout = "jsonl" if format_ == "auto" else format_
+    if layout not in LAYOUTS:
+        raise UserError(f"unknown layout '{layout}'.{near(layout, LAYOUTS)} Known: {', '.join(LAYOUTS)}")
+    own = [] if layout == "jsonl" else load_samples(benchmark, pin, variant)
+    lines = LAYOUTS[layout](answers, own)
+    if not lines:
+        raise UserError(f"{answers}: no answers in it")
+    _no_repeats(lines)
+    if lines[0].record is not None:
+        return _brought(benchmark, answers, lines, rules, partial, variant)
+    return _matched(benchmark, answers, lines, own or load_samples(benchmark, pin, variant), rules, partial, variant)
+
+
+def _no_repeats(lines: Sequence[Line]) -> None:
+    first: dict[str, str] = {}
+    brings = lines[0].record is not None
+    for line in lines:
+        if line.id in first:
+            raise UserError(f"{line.where}: id '{line.id}' occurs twice (first at {first[line.id]})")
+        first[line.id] = line.where
+        if (line.record is not None) != brings:
+            said = "brings no record" if brings else "brings a record"
+            raise UserError(f"{line.where}: this line {said}, unlike the first; all must or none")
+
+
+def _matched(
+    benchmark: Benchmark,
+    answers: Path,
+    lines: Sequence[Line],
+    samples: Sequence[Sample],
+    rules: str,
+    partial: bool,
+    variant: str,
+) -> tuple[list[Score], Summary]:
+    known = {sample.id for sample in samples}
+    for line in lines:
+        if line.id not in known:
+            raise UserError(f"{line.where}: {benchmark.name} has no sample '{line.id}'.{near(line.id, known)}")
+    predictions = {line.id: line.prediction for line in lines}
+    missing = [sample for sample in samples if sample.id not in predictions]
+    if missing and not partial:
+        some = f"{len(missing)} of {len(samples)} samples have no answer (first: '{missing[0].id}')"
+        raise UserError(f"{answers}: {some}; give them or pass --partial")
+    answered = [sample for sample in samples if sample.id in predictions]
+    broken = {sample.group for sample in missing}
+    whole = {sample.group for sample in answered} - broken if missing else None
+    scores = score_samples(benchmark, rules, answered, predictions)
+    return scores, summarize(benchmark, rules, answered, scores, variant, whole)
+
+
+def _brought(
+    benchmark: Benchmark, answers: Path, lines: Sequence[Line], rules: str, partial: bool, variant: str
+) -> tuple[list[Score], Summary]:
+    scorer = load_scorer(benchmark)
+    samples = [sample_of(benchmark, scorer, line.id, line.record or {}, line.where) for line in lines]
+    whole, problem = whole_groups(scorer, samples)
+    if problem and not partial:
+        raise UserError(f"{answers}: {problem}; complete it or pass --partial")
+    predictions = {line.id: line.prediction for line in lines}
+    scores = score_samples(benchmark, rules, samples, predictions)
+    everything = len(whole) == len({sample.group for sample in samples})
+    return scores, summarize(benchmark, rules, samples, scores, variant, None if everything else whole)
+
+
+def _sentence(summary: Summary) -> str:
+    value = "no value" if summary.value is None else f"{summary.value:.2f}"
+    marked = " (partial)" if summary.partial else ""
+    counts = f"n {summary.n}, failed {summary.n_failed}, unparsed {summary.n_unparsed}"
+    return f"{summary.protocol} {summary.protocol_hash}: {value}{marked}; {counts}, chance {summary.chance:g}"

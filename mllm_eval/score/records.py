@@ -1,0 +1,63 @@
+"""Records that come with the answers: their fields checked, and whether their groups are whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mllm_eval.catalog.benchmark import Benchmark
+from mllm_eval.config import canonical
+from mllm_eval.data.samples import Sample
+from mllm_eval.errors import UserError, near
+from mllm_eval.score.scorer import Scorer
+
+_KINDS: dict[str, type | tuple[type, ...]] = {"string": str, "int64": int, "float64": (int, float), "bool": bool}
+
+
+def sample_of(benchmark: Benchmark, scorer: Scorer, id_: str, record: Mapping[str, Any], where: str) -> Sample:
+    """A sample made of a brought record; UserError naming the field that is missing or of another type."""
+    named = {benchmark.aliases.get(key, key): value for key, value in record.items()}
+    for field, kind in scorer.needs.items():
+        if field not in named:
+            raise UserError(f"{where}: the record has no field '{field}' ({kind}).{near(field, named)}")
+        if not _is(named[field], kind):
+            found = type(named[field]).__name__
+            raise UserError(f"{where}: field '{field}' of the record is {found}, expected {kind}")
+    group = scorer.group(named)[0] if scorer.group else id_
+    return Sample(benchmark.name, id_, (), "", "", group, group, named)
+
+
+def _is(value: Any, kind: str) -> bool:
+    if value is None:
+        return kind.endswith("|null")
+    kind = kind.removesuffix("|null")
+    if kind.startswith("list<"):
+        return isinstance(value, list) and all(_is(item, kind[5:-1]) for item in value)
+    return isinstance(value, _KINDS[kind]) and (kind == "bool" or not isinstance(value, bool))
+
+
+def whole_groups(scorer: Scorer, samples: Sequence[Sample]) -> tuple[set[str], str]:
+    """The groups that have each of their members once, and what is wrong with the first that has not.
+
+    Of a list of trial answers (the same question three times or more, and no group whole) nothing is wrong:
+    each line can be scored, and no number counts them together.
+    """
+    if scorer.group is None:
+        return {sample.group for sample in samples}, ""
+    members: dict[str, list[str]] = {}
+    sizes: dict[str, int] = {}
+    for sample in samples:
+        members.setdefault(sample.group, []).append(canonical(_plain(sample.record)))
+        sizes[sample.group] = scorer.group(sample.record)[1]
+    whole = {name for name, found in members.items() if len(set(found)) == len(found) == sizes[name]}
+    most = max((max(Counter(found).values()) for found in members.values()), default=0)
+    broken = [name for name in members if name not in whole]
+    if not broken or (not whole and most >= 3):
+        return whole, ""
+    first = broken[0]
+    return whole, f"group '{first}' has {len(members[first])} answers where {sizes[first]} make it whole"
+
+
+def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: str(value) for key, value in record.items()}
