@@ -11,6 +11,9 @@ import torch
 from PIL import Image
 
 from mllm_eval.catalog import LLM, Encoder, Recipe
+from mllm_eval.environment import before_torch
+
+before_torch()
 
 HALF = [0.5, 0.5, 0.5]
 SPECIAL = (

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mllm_eval.adapters import load_encoder_model
 from mllm_eval.adapters.base import EncoderModel, FeatureMap
 from mllm_eval.data.samples import ImageRef
 from mllm_eval.errors import UserError
 from mllm_eval.features.store import FeatureStore
+
+if TYPE_CHECKING:
+    from mllm_eval.run import Run
 
 Progress = Callable[[int, int], None]
 OnBroken = Callable[[ImageRef, Exception], None]
@@ -119,6 +124,13 @@ class Features:
         self.store = store
         self._load = load
         self._model: EncoderModel | None = None
+
+    @classmethod
+    def of(cls, run: Run) -> Features:
+        """The features that a run trains on and answers from, in its recipe's precision."""
+        dtype = run.recipe.dtype
+        store = FeatureStore.of(run.encoder, run.weights["encoder"], dtype)
+        return cls(store, lambda: load_encoder_model(run.encoder, getattr(torch, dtype)))
 
     @property
     def model(self) -> EncoderModel:

@@ -1,0 +1,180 @@
+"""Loading what a model is made of, and the checkpoint: one folder that transformers' Auto classes load."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
+
+from mllm_eval.adapters import weights_folder
+from mllm_eval.adapters.base import EncoderModel
+from mllm_eval.catalog import LLM, Encoder, Recipe
+from mllm_eval.errors import UserError
+from mllm_eval.model.processor import VLMImageProcessor, VLMProcessor, chat_template
+from mllm_eval.model.vlm import VLM, VLMConfig
+from mllm_eval.prompts import IMAGE, template_named
+
+PARAMS_TOLERANCE = 1e-3
+
+
+def _first_line(problem: Exception) -> str:
+    text = str(problem).strip()
+    return text.splitlines()[0] if text else type(problem).__name__
+
+
+def load_tokenizer(llm: LLM, template: str) -> Any:
+    """The LLM's tokenizer with an `<image>` token, which lies behind the vocabulary where it has none.
+
+    Raises UserError where a mark of the template is not one token: it would be spelt letter by letter.
+    """
+    folder = weights_folder(llm.weights)
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as problem:
+        raise UserError(f"{folder}: the tokenizer cannot be read ({_first_line(problem)})") from problem
+    for mark in template_marks(template):
+        if len(tokenizer(mark, add_special_tokens=False)["input_ids"]) != 1:
+            raise UserError(
+                f"{folder}: the tokenizer has no token {mark!r}, which the template {template!r} needs; "
+                "use the template that this LLM was trained with"
+            )
+    if len(tokenizer(IMAGE, add_special_tokens=False)["input_ids"]) != 1:
+        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]}, replace_extra_special_tokens=False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def template_marks(template: str) -> list[str]:
+    """The marks `<...>` that a template puts around turns, each a single token in a fitting tokenizer."""
+
+    chosen = template_named(template)
+    parts = (
+        chosen.begin,
+        chosen.system_open,
+        chosen.system_close,
+        chosen.user_open,
+        chosen.user_close,
+        chosen.assistant_open,
+        chosen.assistant_close,
+    )
+    return list(dict.fromkeys(re.findall(r"<[^<>\s]+>", "".join(parts))))
+
+
+def load_llm_model(llm: LLM, dtype: torch.dtype = torch.float32) -> Any:
+    """A `LlamaForCausalLM`, its yaml checked against its weights.
+
+    Raises UserError for missing or unreadable weights and for facts that do not match.
+    """
+    folder = weights_folder(llm.weights)
+    try:
+        loading: Any = LlamaForCausalLM.from_pretrained
+        model, report = loading(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
+    except Exception as problem:
+        raise UserError(f"{folder}: the weights cannot be read ({_first_line(problem)})") from problem
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(f"{folder}: {len(missing)} tensors are missing, the first is {missing[0]}")
+    config = model.config
+    params = sum(parameter.numel() for parameter in model.parameters())
+    found = {"width": config.hidden_size, "depth": config.num_hidden_layers, "vocab": config.vocab_size}
+    for name, value in found.items():
+        if getattr(llm, name) != value:
+            raise UserError(
+                f"llm {llm.name}: the yaml says {name}: {getattr(llm, name)}, the weights have {value}; "
+                "correct the yaml"
+            )
+    if abs(params - llm.params) > PARAMS_TOLERANCE * params:
+        raise UserError(
+            f"llm {llm.name}: the yaml says params: {llm.params}, the weights have {params}; correct the yaml"
+        )
+    return model
+
+
+def assemble(encoder: Encoder, recipe: Recipe, llm: Any, tokenizer: Any) -> VLM:
+    """A model to train: a new projector before a loaded LLM, without the encoder. Seed torch before."""
+    config = VLMConfig(
+        encoder=encoder.model_dump(mode="json"),
+        vision_config=None,
+        text_config=llm.config.to_dict(),
+        tokens=recipe.tokens,
+        projector=recipe.projector,
+        standardize=recipe.standardize,
+        template=recipe.template,
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+        dtype=recipe.dtype,
+    )
+    model = VLM(config, llm=llm)
+    model.tokenizer = tokenizer
+    return model
+
+
+def make_processor(config: VLMConfig, tokenizer: Any) -> VLMProcessor:
+    """The processor that belongs to a model."""
+    facts = Encoder.model_validate(config.encoder)
+    images = VLMImageProcessor(facts=facts.preprocessing.model_dump(mode="json"))
+    return VLMProcessor(images, tokenizer, tokens=config.tokens, chat_template=chat_template(config.template))
+
+
+def save_checkpoint(model: VLM, folder: Path, encoder: EncoderModel | None = None) -> None:
+    """Write the model (safetensors), its config and processor; the folder appears complete or not at all.
+
+    `encoder` is put into a model that was trained without one, its weights as they were loaded.
+    """
+    config: VLMConfig = VLMConfig.from_dict(model.config.to_dict())
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if tensor is not None}
+    if encoder is not None:
+        config.vision_config = encoder.model.config.to_dict()
+        tensors |= {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    with torch.device("meta"):
+        shell = VLM(config)
+    fresh = folder.with_name(f".{folder.name}.new")
+    old = folder.with_name(f".{folder.name}.old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    shell.save_pretrained(fresh, state_dict=tensors)
+    make_processor(config, model.tokenizer).save_pretrained(fresh)
+    for path in fresh.iterdir():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> VLM:
+    """The model of a checkpoint in evaluation mode, with its `tokenizer`, in its own dtype unless told.
+
+    Raises UserError where the folder is missing, cut short or of another kind.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no checkpoint here; train the run first")
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        if not isinstance(config, VLMConfig):
+            raise UserError(f"{folder}: holds a {config.model_type}, not a checkpoint of this project")
+        loading: Any = VLM.from_pretrained
+        model, report = loading(
+            folder, config=config, dtype=dtype or "auto", output_loading_info=True, local_files_only=True
+        )
+        processor = VLMProcessor.from_pretrained(folder, local_files_only=True)
+    except UserError:
+        raise
+    except Exception as problem:
+        raise UserError(
+            f"{folder}: the checkpoint cannot be read ({_first_line(problem)}); delete it and train again"
+        ) from problem
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"{folder}: {len(missing)} tensors are missing, the first is {missing[0]}; delete it and train again"
+        )
+    model.tokenizer = processor.tokenizer
+    model.eval()
+    loaded: VLM = model
+    return loaded

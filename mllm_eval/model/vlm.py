@@ -1,0 +1,192 @@
+"""The model: a frozen encoder, a projector, and a LLaMA that is fed embeddings.
+
+transformers' own LLaVA class cannot say this function: its last layer stands before the final norm for every
+tower but CLIP, it cannot resize the grid to a token budget, and it cannot hold back an encoder whose features
+are already known.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GenerationMixin, LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.configuration_utils import SubConfigSpec
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from mllm_eval.adapters import family
+from mllm_eval.adapters.projector import Projector
+from mllm_eval.catalog import Encoder
+
+IGNORED = -100
+
+
+class VLMConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
+    """Everything that decides the function of a model.
+
+    encoder: the catalog's entry. vision_config: the encoder's transformers config, or None for a model
+    without one, which takes features only (training never runs the encoder). tokens: positions an image
+    takes. template: the conversation template it was trained with.
+    """
+
+    model_type = "mllm_eval_vlm"
+    sub_configs_defaults = {"text_config": SubConfigSpec(config_class=LlamaConfig)}  # noqa: RUF012
+
+    encoder: dict[str, Any] | None = None
+    vision_config: dict[str, Any] | None = None
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    tokens: int = 576
+    projector: str = "mlp2x_gelu"
+    standardize: bool = False
+    template: str = "llama_3"
+    image_token_id: int = 0
+
+
+class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
+    """Encoder + projector + LLaMA.
+
+    An image takes `image_tokens` positions of a prompt. `tokenizer` is set by `load_checkpoint`.
+    With `llm` given, it is taken as it is instead of made at random.
+    """
+
+    config_class = VLMConfig
+    base_model_prefix = "vlm"
+    main_input_name = "input_ids"
+    input_modalities = ["image", "text"]  # noqa: RUF012
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+
+    def __init__(self, config: VLMConfig, llm: LlamaForCausalLM | None = None) -> None:
+        super().__init__(config)
+        facts = Encoder.model_validate(config.encoder)
+        if config.vision_config is None:
+            self.encoder = None
+        else:
+            self.encoder = family(facts.family).build(facts, config.vision_config)
+        text: Any = config.text_config
+        self.projector = Projector(facts.width, text.hidden_size, config.tokens, config.projector, config.standardize)
+        self.tokenizer: Any = None
+        self.image_tokens: int = config.tokens
+        if llm is None:
+            self.llm: Any = LlamaForCausalLM(text)
+            self.post_init()  # type: ignore[no-untyped-call]
+        else:
+            # Afterwards, so that nothing initialises its weights again.
+            self.post_init()  # type: ignore[no-untyped-call]
+            self.llm = llm
+            tied = getattr(llm, "all_tied_weights_keys", {})
+            self.all_tied_weights_keys.update({f"llm.{key}": f"llm.{to}" for key, to in tied.items()})
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # torch's own initialisation, as in LLaVA's and Cambrian's projectors.
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
+
+    def get_input_embeddings(self) -> nn.Module:
+        found: nn.Module = self.llm.get_input_embeddings()
+        return found
+
+    def get_output_embeddings(self) -> nn.Module:
+        found: nn.Module = self.llm.get_output_embeddings()
+        return found
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Visual tokens [B, tokens, H] of an encoder's patch features [B, h, w, D] of any float dtype."""
+        first: Tensor = next(self.projector.parameters())
+        projected: Tensor = self.projector(features.to(first.device, first.dtype))
+        return projected
+
+    def encode(self, pixel_values: Tensor) -> Tensor:
+        """Patch features [B, h, w, D] of pixels [B, 3, H, W]. Raises ValueError without an encoder."""
+        if self.encoder is None:
+            raise ValueError("this model was made without an encoder; give it features")
+        weight = next(self.encoder.parameters())
+        features: Tensor = self.encoder(pixel_values.to(weight.device, weight.dtype))[0].patches
+        return features
+
+    def fuse(self, input_ids: Tensor, features: Tensor | None) -> Tensor:
+        """Embeddings [B, N, H] of token ids [B, N], with features in the place of image tokens.
+
+        The image token may lie outside the vocabulary: it is never looked up. Raises ValueError where the
+        number of image positions is not images x tokens.
+        """
+        image = input_ids == self.config.image_token_id
+        words: Tensor = self.get_input_embeddings()(input_ids.masked_fill(image, 0))
+        given = 0 if features is None else len(features) * self.image_tokens
+        expected = int(image.sum())
+        if expected != given:
+            raise ValueError(f"{expected} image positions in the prompts, {given} visual tokens given")
+        if features is None:
+            return words
+        tokens = self.embed(features).to(words.dtype)
+        return words.masked_scatter(image[..., None], tokens)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        features: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits, or with `labels` [B, N] the loss alone.
+
+        Give `inputs_embeds`, or `input_ids` with an image token on every position of an image and either
+        `pixel_values` [images, 3, H, W] or `features` [images, h, w, D]. The loss is the cross-entropy of the
+        targets (labels other than -100, each predicted from the position before), summed and divided by
+        `num_items_in_batch`, or by their number where that is not given; logits are computed for them only.
+        """
+        if inputs_embeds is None:
+            assert input_ids is not None
+            if pixel_values is not None:
+                features = self.encode(pixel_values)
+            inputs_embeds = self.fuse(input_ids, features)
+        output = self.llm.model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        states = output.last_hidden_state
+        if labels is not None:
+            targets = labels[:, 1:]
+            wanted = targets != IGNORED
+            logits = self.llm.lm_head(states[:, :-1][wanted])
+            loss = F.cross_entropy(logits.float(), targets[wanted], reduction="sum")
+            count = wanted.sum() if num_items_in_batch is None else num_items_in_batch
+            return CausalLMOutputWithPast(loss=loss / count)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.llm.lm_head(states[:, kept])
+        return CausalLMOutputWithPast(
+            logits=logits,
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        prepare: Any = GenerationMixin.prepare_inputs_for_generation
+        inputs: dict[str, Any] = prepare(self, *args, **kwargs)
+        if not kwargs.get("is_first_iteration"):
+            # The images are in the cache by then.
+            inputs.pop("pixel_values", None)
+            inputs.pop("features", None)
+        return inputs
+
+    def train(self, mode: bool = True) -> VLM:
+        """As `nn.Module.train`, but the encoder stays in evaluation mode: it is frozen."""
+        super().train(mode)
+        if self.encoder is not None:
+            self.encoder.eval()
+        return self
