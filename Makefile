@@ -33,10 +33,10 @@ eval: $(READY) ## everything, to a row of the table: ENCODER=mini-dino [RECIPE= 
 	@$(RUN) eval $(ENCODER) $(ASKED)
 
 score: $(READY) ## score answers anew: RUNS=hash | BENCHMARK=mme ANSWERS=file.jsonl [RULES=cambrian]
-	@$(RUN) score $(if $(BENCHMARK),$(BENCHMARK) $(ANSWERS),$(RUNS)) $(if $(RULES),--rules $(RULES))
+	@$(RUN) score $(or $(BENCHMARK),$(RUNS)) $(if $(ANSWERS),--answers $(ANSWERS)) $(if $(RULES),--rules $(RULES))
 
-table: $(READY) ## print the table of all runs, write it to results/tables: [RUNS=a,b RULES=cambrian]
-	@$(RUN) table $(if $(RUNS),--runs $(RUNS)) $(if $(RULES),--rules $(RULES))
+table: $(READY) ## print the table of runs, or the paper's: [TABLE=sota RUNS=a,b RULES=cambrian]
+	@$(RUN) table $(TABLE) $(if $(RUNS),--runs $(RUNS)) $(if $(RULES),--rules $(RULES))
 
 compare: $(READY) ## train and evaluate what is missing, one table: ENCODERS=mini-dino,mini-clip,mini-random
 	@$(RUN) compare $(ENCODERS) $(ASKED)

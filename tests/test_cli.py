@@ -79,8 +79,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_every_command_explains_itself(command: str) -> None:
     shown = call(command, "--help")
     assert shown.exit_code == 0
-    examples = ("encoders", "miniature")
-    assert command in examples or f"    mllm-eval {command}" in shown.output
+    assert command == "miniature" or f"    mllm-eval {command}" in shown.output
     assert command in call("--help").output
 
 
@@ -214,8 +213,9 @@ def test_times_for_people(seconds: float, text: str) -> None:
         (["compare", "ENCODERS=a,b,c"], "compare a,b,c"),
         (["train", "ENCODER=a", "BLIND=1"], "train a"),
         (["score", "RUNS=a"], "score a"),
-        (["score", "BENCHMARK=mme", "ANSWERS=x.jsonl"], "score mme x.jsonl"),
+        (["score", "BENCHMARK=mme", "ANSWERS=x.jsonl"], "score mme --answers x.jsonl"),
         (["table", "RUNS=a,b", "RULES=robust"], "table --runs a,b --rules robust"),
+        (["table", "TABLE=sota"], "table sota"),
         (["check", "ENCODER=a"], "check a"),
         (["data"], "data"),
         (["mini-weights"], "miniature weights"),

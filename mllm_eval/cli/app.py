@@ -100,10 +100,10 @@ def compare(
     """
     from mllm_eval import pipeline
     from mllm_eval.cli.display import display
-    from mllm_eval.cli.tables import print_comparison
+    from mllm_eval.cli.tables import of_runs, print_and_write
 
     runs = pipeline.compare(split(encoders) or [], recipe, llm, seed, split(benchmarks), blind, display())
-    print_comparison(runs, rules, blind, baseline, intervals, mixed=False)
+    print_and_write(of_runs(runs, rules, blind, baseline, intervals, mixed=False), "compare", rules)
 
 
 @app.command(short_help="both stages of training and nothing else")
@@ -123,58 +123,74 @@ def train(encoder: Encoder, recipe: Recipe = "mini", llm: Llm = None, seed: Seed
 @app.command(short_help="score answers anew, without a model")
 def score(
     what: Annotated[str | None, typer.Argument(help="a run, or a benchmark; default: all runs")] = None,
-    answers: Annotated[Path | None, typer.Argument(help="a benchmark's answers, from anywhere")] = None,
-    rules: Annotated[str, typer.Option(help="for a file of answers: cambrian or robust")] = "cambrian",
-    out: Annotated[Path | None, typer.Option(help="write the scores of a file here")] = None,
-    partial: Annotated[bool, typer.Option("--partial", help="accept a file without all samples")] = False,
-    format_: Annotated[str, typer.Option("--format", help="layout of the file of answers")] = "auto",
+    answers: Annotated[Path | None, typer.Option(help="a file of answers to the benchmark")] = None,
+    rules: Annotated[str, typer.Option(help="of a file: cambrian or robust")] = "cambrian",
+    out: Annotated[Path | None, typer.Option(help="of a file: write a line per sample here")] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="of a file: samples may be missing")] = False,
+    layout: Annotated[str, typer.Option("--format", help="jsonl, cambrian, lmms_eval, vlmevalkit")] = "jsonl",
     as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON")] = False,
+    data: Annotated[str, typer.Option(help="of a file: the benchmark's data, mini or hub")] = "mini",
+    variant: Annotated[str, typer.Option(help="of a file: the variant that was asked")] = "default",
 ) -> None:
-    """Score answers anew, without a model: those of runs, or of a file that another harness made.
+    """Score answers without a model: those of runs again, or a file of anyone's.
+
+    A line of the file is {"id", "prediction"}, and may bring its own {"record"}.
 
     \b
-      mllm-eval score                          all runs
-      mllm-eval score mini-dino                one run
-      mllm-eval score chartqa answers.jsonl    a file of answers
+      mllm-eval score                                    all runs
+      mllm-eval score mini-dino                          one run
+      mllm-eval score chartqa --answers answers.jsonl --rules robust
     """
-    if what is not None and answers is not None:
+    from mllm_eval.errors import UserError
+
+    if answers is not None:
+        if what is None:
+            raise UserError("say which benchmark the answers are for: mllm-eval score BENCHMARK --answers FILE")
         from mllm_eval.score.files import score_file
 
-        score_file(what, answers, rules, out, partial, format_, as_json)
+        score_file(what, answers, rules, out, partial, layout, as_json, data, variant)
         return
     from mllm_eval import pipeline
     from mllm_eval.cli.display import display
     from mllm_eval.run import saved_run, saved_runs
+    from mllm_eval.storage import results_home
 
-    for run in [saved_run(what)] if what is not None else saved_runs():
+    runs = [saved_run(what)] if what is not None else saved_runs()
+    if not runs:
+        raise UserError(f"no runs under {results_home()}; `mllm-eval eval mini-dino` makes one")
+    for run in runs:
         print(f"{run.name}: {', '.join(pipeline.score_run(run, display()))}")
 
 
-@app.command(short_help="print and write the table of runs")
+@app.command(short_help="print the table of runs, or one of the paper's")
 def table(
-    name: Annotated[str | None, typer.Argument(help="a table of configs/tables; default: the runs")] = None,
+    name: Annotated[str | None, typer.Argument(help="of `mllm-eval ls tables`; default: the runs")] = None,
     runs: Annotated[str | None, typer.Option(help="comma-separated; default: all")] = None,
     rules: Rules = "cambrian",
     blind: Annotated[bool, typer.Option("--blind", help="with the rows asked without images")] = False,
     baseline: Baseline = None,
     intervals: Intervals = False,
     mixed_recipes: Mixed = False,
+    published_only: Annotated[bool, typer.Option("--published-only", help="without runs")] = False,
+    form: Annotated[str, typer.Option("--format", help="terminal, csv, md, tex, html")] = "terminal",
+    out: Annotated[Path | None, typer.Option(help="write it here instead of printing it")] = None,
 ) -> None:
-    """Print a table of runs; also written to results/tables as csv, markdown, LaTeX and html.
+    """Print the table of runs with its tests, or a named one with the paper's rows beside yours.
 
     \b
       mllm-eval table --runs mini-dino,mini-clip --baseline mini-clip
-      mllm-eval table offshelf    the paper's rows and yours (`mllm-eval ls tables`)
+      mllm-eval table offshelf --published-only --format tex
     """
-    from mllm_eval.cli.tables import print_comparison, print_named
+    from mllm_eval.cli.tables import named, of_runs, put
     from mllm_eval.run import saved_run, saved_runs
 
     asked = split(runs)
     chosen = [saved_run(one) for one in asked] if asked else None
     if name is None:
-        print_comparison(chosen or saved_runs(), rules, blind, baseline, intervals, mixed_recipes)
+        shown = of_runs(chosen or saved_runs(), rules, blind, baseline, intervals, mixed_recipes)
     else:
-        print_named(name, chosen, rules, baseline, intervals, mixed_recipes)
+        shown = named(name, chosen, rules, baseline, intervals, mixed_recipes, published_only)
+    put(shown, form, out)
 
 
 @app.command(short_help="make or check the data of a recipe")

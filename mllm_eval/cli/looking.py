@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 if TYPE_CHECKING:
-    from mllm_eval.catalog import Kind
+    from mllm_eval.catalog import Encoder, Kind
     from mllm_eval.run import Run
 
 KINDS = ("runs", "encoders", "llms", "recipes", "benchmarks", "tables")
@@ -115,23 +115,49 @@ def _print_costs(console: Any, lines: list[dict[str, Any]]) -> None:
     console.print(sheet)
 
 
-def encoders() -> None:
-    """List the encoders with their facts."""
+def encoders(
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+) -> None:
+    """List the encoders with their facts.
+
+    \b
+      mllm-eval encoders --json
+    """
+    import json
+
     from rich.console import Console
     from rich.table import Table
 
     from mllm_eval.catalog import load_encoder, names
 
+    found = [_facts(load_encoder(name)) for name in names("encoders")]
+    if as_json:
+        for one in found:
+            print(json.dumps(one, ensure_ascii=False))
+        return
     sheet = Table(box=None, pad_edge=False)
-    for column in ("encoder", "family", "patch", "pixels", "width", "depth", "params", "supervision"):
+    shown = ("name", "family", "patch", "pixels", "tokens", "width", "depth", "params", "supervision")
+    for column in shown:
         sheet.add_column(column, no_wrap=True)
-    sheet.add_column("data")
-    for name in names("encoders"):
-        one = load_encoder(name)
-        sizes = (one.patch, one.preprocessing.size, one.width, one.depth, f"{one.params / 1e6:,.1f} M")
-        facts = (one.facts.supervision, one.facts.pretraining_data)
-        sheet.add_row(name, one.family, *map(str, sizes), *facts)
+    for one in found:
+        sheet.add_row(*(f"{one[key] / 1e6:,.1f} M" if key == "params" else str(one[key]) for key in shown))
     Console(highlight=False).print(sheet)
+
+
+def _facts(encoder: Encoder) -> dict[str, Any]:
+    edge = encoder.preprocessing.size // encoder.patch
+    return {
+        "name": encoder.name,
+        "family": encoder.family,
+        "weights": encoder.weights.repo or encoder.weights.path,
+        "patch": encoder.patch,
+        "pixels": encoder.preprocessing.size,
+        "tokens": edge * edge,
+        "width": encoder.width,
+        "depth": encoder.depth,
+        "params": encoder.params,
+        **encoder.facts.model_dump(),
+    }
 
 
 def prompt(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 from mllm_eval.answers import read_answers
 from mllm_eval.catalog import Benchmark
@@ -43,9 +42,9 @@ def score_answers(run: Run, benchmark: Benchmark, variant: str, samples: list[Sa
         places = {sample.id: sample for sample in samples}
         lines = [{**asdict(one), "group": places[one.id].group, "cluster": places[one.id].cluster} for one in scores]
         write_jsonl(run.scores_path(benchmark.name, rules, variant), lines)
-        summary: dict[str, Any] = asdict(summarize(benchmark, rules, samples, scores))
+        summary = summarize(benchmark, rules, samples, scores, variant)
         # Written last: a summary that names the answers stands for whole scores.
         write_json(
             run.summary_path(benchmark.name, rules, variant),
-            {**summary, "variant": variant, "answers": sha256_file(path)},
+            {**asdict(summary), "answers": sha256_file(path)},
         )
