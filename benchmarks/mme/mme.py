@@ -50,8 +50,7 @@ def report(rules: str, rows: Rows) -> dict[str, Any]:
             "size": float(len(part)),
         }
     perception, cognition = (
-        sum((c["score"] for name, c in categories.items() if name in names), 0.0)
-        for names in (PERCEPTION, COGNITION)
+        sum((c["score"] for name, c in categories.items() if name in names), 0.0) for names in (PERCEPTION, COGNITION)
     )
     top = {"total_score": perception + cognition, "accuracy": 100.0 * mean(rows)}
     return {**top, "Perception": perception, "Cognition": cognition, **categories}

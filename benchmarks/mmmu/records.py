@@ -21,9 +21,7 @@ def read(record: Record, settings: Settings) -> Reading:
     if record["question_type"] == "multiple-choice":
         quoted = settings["options"] == "quoted"
         options = _QUOTED.findall(record["options"]) if quoted else ast.literal_eval(record["options"])
-        text = with_suffix(
-            f"{text} Options:{lettered([str(option) for option in options])}", settings["suffix"]
-        )
+        text = with_suffix(f"{text} Options:{lettered([str(option) for option in options])}", settings["suffix"])
     else:
         text = with_suffix(text, settings["suffix_open"])
     numbers = sorted({int(n) for n in _TAG.findall(text)}) if settings["images"] == "all" else [1]

@@ -57,8 +57,7 @@ def report(rules: str, rows: Rows) -> dict[str, Any]:
         name = "Text Recognition" if kind.split(" ")[0] in RECOGNITION else kind
         groups[name] = groups.get(name, 0.0) + score
     out: dict[str, Any] = {
-        kind: {"accuracy": 100.0 * (sum(scores) / len(scores)), "total": len(scores)}
-        for kind, scores in parts.items()
+        kind: {"accuracy": 100.0 * (sum(scores) / len(scores)), "total": len(scores)} for kind, scores in parts.items()
     }
     share = sum(score for _, score in rows) / len(rows) if rows else 0.0
     out["total_accuracy"] = {"accuracy": 100.0 * share, "total": len(rows)}

@@ -44,9 +44,7 @@ def choose(answer: str, options: Sequence[str]) -> str | None:
     named = [m for m in _NAMED.finditer(answer) if m.group(1).upper() in offered and not _article(m)]
     if named:
         return named[-1].group(1).upper()
-    return (
-        _opening(answer, offered, texts) or _only_capital(answer, offered) or _only_text(said, offered, texts)
-    )
+    return _opening(answer, offered, texts) or _only_capital(answer, offered) or _only_text(said, offered, texts)
 
 
 def _article(match: re.Match[str]) -> bool:
@@ -69,11 +67,7 @@ def _only_capital(answer: str, offered: list[str]) -> str | None:
     for match in _CAPITAL.finditer(answer):
         letter, behind = match.group(1), answer[match.end() : match.end() + 12]
         # "A picture" and "I think" are words, not letters.
-        word = (
-            letter in ("A", "I")
-            and re.match(r"\s+[a-z']", behind)
-            and not re.match(r"\s+(?:or|and|is)\b", behind)
-        )
+        word = letter in ("A", "I") and re.match(r"\s+[a-z']", behind) and not re.match(r"\s+(?:or|and|is)\b", behind)
         if letter in offered and not word and not _NEGATION.search(_before(answer, match.start())):
             found.add(letter)
     return found.pop() if len(found) == 1 else None
@@ -86,9 +80,7 @@ def _only_text(said: str, offered: list[str], texts: list[str]) -> str | None:
         if at >= 0 and not _NEGATION.search(_before(said, at)):
             hits.append((letter, text))
     # "both increase and decrease" holds two other options' texts; the longest explains them.
-    hits = [
-        hit for hit in hits if not any(hit[1] != text and f" {hit[1]} " in f" {text} " for _, text in hits)
-    ]
+    hits = [hit for hit in hits if not any(hit[1] != text and f" {hit[1]} " in f" {text} " for _, text in hits)]
     return hits[0][0] if len(hits) == 1 else None
 
 

@@ -28,9 +28,7 @@ def first_letter(text: str, edge: str = ".:,") -> str:
     return stripped(text, edge)[:1]
 
 
-def letter_score(
-    prediction: str, gold: str, n_options: int, edge: str = ".:,"
-) -> tuple[float, str | None, str]:
+def letter_score(prediction: str, gold: str, n_options: int, edge: str = ".:,") -> tuple[float, str | None, str]:
     """Score of an answer against a lower-case gold letter; parsed is None outside the offered letters."""
     letter = first_letter(prediction, edge)
     offered = len(letter) == 1 and 0 <= ord(letter) - ord("a") < n_options

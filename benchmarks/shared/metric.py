@@ -31,6 +31,11 @@ def metric(about: str, needs: Mapping[str, str], rules: Mapping[str, Rule], repo
         inner = kind.removeprefix("list<").removesuffix(">")
         return [datasets.Value(inner)] if inner != kind else datasets.Value(kind)
 
+    def kept(value: Any, kind: str) -> Any:
+        # `evaluate` takes no null for a string in the first row.
+        empty: Any = [] if kind.startswith("list<") else "" if kind.startswith("string") else None
+        return empty if value is None else value
+
     features = datasets.Features(
         {
             "predictions": datasets.Value("string"),
@@ -40,23 +45,19 @@ def metric(about: str, needs: Mapping[str, str], rules: Mapping[str, Rule], repo
 
     class Scorer(evaluate.Metric):  # type: ignore[misc]
         def _info(self) -> Any:
-            return evaluate.MetricInfo(
-                description=about, citation="", inputs_description=str(needs), features=features
-            )
+            return evaluate.MetricInfo(description=about, citation="", inputs_description=str(needs), features=features)
 
         def add_batch(self, *, predictions: Any = None, references: Any = None, **more: Any) -> None:
-            rows = [{field: row.get(field) for field in needs} for row in references]
+            """Add predictions and references, of which only the needed fields are kept."""
+            rows = [{field: kept(row.get(field), kind) for field, kind in needs.items()} for row in references]
             super().add_batch(predictions=predictions, references=rows, **more)
 
         def add(self, *, prediction: Any = None, reference: Any = None, **more: Any) -> None:
+            """Add one prediction and its reference."""
             self.add_batch(predictions=[prediction], references=[reference], **more)
 
-        def _compute(
-            self, predictions: Sequence[str], references: Any, rules: str = "cambrian"
-        ) -> dict[str, Any]:
-            scored = [
-                (row, scores[rules](row, text)[0]) for row, text in zip(references, predictions, strict=True)
-            ]
+        def _compute(self, predictions: Sequence[str], references: Any, rules: str = "cambrian") -> dict[str, Any]:
+            scored = [(row, scores[rules](row, text)[0]) for row, text in zip(references, predictions, strict=True)]
             return {**report(rules, scored), "scores": [score for _, score in scored]}
 
     scores = dict(rules)

@@ -6,9 +6,7 @@ import re
 import unicodedata
 
 _INVISIBLE = dict.fromkeys([0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF, 0x00AD])
-_CURLY = str.maketrans(
-    {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2212": "-", "\u2013": "-"}
-)
+_CURLY = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2212": "-", "\u2013": "-"})
 _MARKUP = re.compile(r"\\boxed\{([^{}]*)\}|\\text\{([^{}]*)\}|</?[A-Za-z]{1,12}>|[*`$]{1,3}|\\[()\[\]]")
 _LEAD = re.compile(r"\banswer\s*(?:is\s*:?|:)", re.IGNORECASE)
 _NUMBERS = dict(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-_NUMBER = re.compile(
-    r"(?<![\w.])[-+]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)(?![\d_])"
-)
+_NUMBER = re.compile(r"(?<![\w.])[-+]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)(?![\d_])")
 _FRACTION = re.compile(r"\s*([-+]?\d+)\s*/\s*(\d+)\s*\.?\s*")
 _WORDS = dict(
     zip(

@@ -20,9 +20,7 @@ def accuracy(rows: Rows) -> dict[str, Any]:
     return {"total": total, "correct": correct, "accuracy": 100.0 * correct / total if rows else 0.0}
 
 
-def by_category(
-    rows: Rows, category: Callable[[Mapping[str, Any]], str], word: str = "accuracy"
-) -> dict[str, Any]:
+def by_category(rows: Rows, category: Callable[[Mapping[str, Any]], str], word: str = "accuracy") -> dict[str, Any]:
     """{accuracy, total_count, <category>: {<word>, total}}, as fractions, categories as they first come."""
     parts: dict[str, list[tuple[Mapping[str, Any], float]]] = {}
     for row, score in rows:

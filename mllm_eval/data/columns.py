@@ -38,9 +38,7 @@ def check_columns(found: Mapping[str, str], wanted: Mapping[str, str], source: s
     """UserError for the first column that is missing or of another type; further columns are allowed."""
     for column, kind in wanted.items():
         if column not in found:
-            raise UserError(
-                f"{source}: column '{column}' is missing.{near(column, found)} Is it another release?"
-            )
+            raise UserError(f"{source}: column '{column}' is missing.{near(column, found)} Is it another release?")
         if not matches(_sorted(found[column]), _sorted(kind)):
             raise UserError(f"{source}: column '{column}' is {found[column]}, expected {kind}")
 

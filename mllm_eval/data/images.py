@@ -30,9 +30,7 @@ def decode(data: bytes, where: str) -> PIL.Image.Image:
         with PIL.Image.open(io.BytesIO(data)) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise UserError(
-                    f"{where}: image of {width} x {height} pixels, more than {MAX_PIXELS:,} in all"
-                )
+                raise UserError(f"{where}: image of {width} x {height} pixels, more than {MAX_PIXELS:,} in all")
             return image.convert("RGB")
     except UserError:
         raise

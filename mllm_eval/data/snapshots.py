@@ -27,9 +27,7 @@ def load_samples(benchmark: Benchmark, pin: str, variant: str = "default") -> li
     settings = {**benchmark.settings, **chosen.settings}
     rows = list(_joined(asked, benchmark.aliases))
     if asked.rows is not None and len(rows) != asked.rows:
-        raise UserError(
-            f"{benchmark.name}: {asked.repo} has {len(rows)} rows, its pin '{pin}' says {asked.rows}"
-        )
+        raise UserError(f"{benchmark.name}: {asked.repo} has {len(rows)} rows, its pin '{pin}' says {asked.rows}")
     samples: list[Sample] = []
     seen: dict[str, int] = {}
     for number, row in enumerate(rows):

@@ -93,9 +93,7 @@ def _csv_rows(path: Path, pin: Pin, aliases: Mapping[str, str]) -> Iterator[Row]
         where = f"{path} row {number}"
         named = {aliases.get(str(key), str(key)): value for key, value in line.items()}
         check_columns({key: pin.columns.get(key, "string") for key in named}, pin.columns, str(path))
-        record = {
-            key: _typed(value, pin.columns.get(key, "string"), key, where) for key, value in named.items()
-        }
+        record = {key: _typed(value, pin.columns.get(key, "string"), key, where) for key, value in named.items()}
         picture = path.parent / str(pin.image_files).format(**record)
         yield Row(where, record, {"image": (_file_ref(picture, where),)} if pin.image_files else {})
 
