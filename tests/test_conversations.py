@@ -103,8 +103,8 @@ def test_missing_files_and_wrong_counts_are_refused(tmp_path: Path) -> None:
 
 def test_a_broken_image_names_its_file(tmp_path: Path) -> None:
     good, broken = tmp_path / "good.png", tmp_path / "broken.png"
-    Image.new("L", (40, 30)).save(good)
-    broken.write_bytes(good.read_bytes()[:60])
+    Image.effect_noise((40, 30), 50).save(good)
+    broken.write_bytes(good.read_bytes()[:200])
     assert load_image(good).mode == "RGB"
     for path in (broken, tmp_path / "missing.png"):
         with pytest.raises(UserError, match=path.name):
