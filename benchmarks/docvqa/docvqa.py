@@ -29,15 +29,20 @@ def anls(said: str, gold: str) -> float:
 
 
 def _distance(one: str, two: str) -> int:
-    before = list(range(len(two) + 1))
-    for i, a in enumerate(one, 1):
-        row = [i]
-        for j, b in enumerate(two, 1):
-            cost = before[j - 1] if a == b else before[j - 1] + 1
-            left, up = row[j - 1] + 1, before[j] + 1
-            row.append(min(cost, left, up))
-        before = row
-    return before[-1]
+    """Levenshtein distance, a column of the matrix at a time in the bits of an integer (Hyyrö, 2003)."""
+    places: dict[str, int] = {}
+    for i, mark in enumerate(one):
+        places[mark] = places.get(mark, 0) | 1 << i
+    whole, top = (1 << len(one)) - 1, 1 << len(one) - 1
+    up, down, distance = whole, 0, len(one)
+    for mark in two:
+        match = places.get(mark, 0)
+        same = (((match & up) + up) ^ up) | match | down
+        right, left = down | ~(same | up), up & same
+        distance += bool(right & top) - bool(left & top)
+        right, left = right << 1 | 1, left << 1
+        up, down = (left | ~(same | right)) & whole, right & same & whole
+    return distance
 
 
 def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float | None, str | None, str]:

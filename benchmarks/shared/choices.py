@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 _WHOLE = re.compile(r"[\s(\[{\"'.:]*([A-Za-z])[\s)\]}\"'.,:;!]*")
 _NAMED = re.compile(
@@ -19,6 +20,7 @@ _NAMED = re.compile(
 _OPENING = re.compile(r"[(\[\"']*([A-Za-z])[)\]\"'.:]+\s*(?P<rest>.*)", re.DOTALL)
 _CAPITAL = re.compile(r"(?<![\w'])([A-Z])(?![\w'])")
 _NEGATION = re.compile(r"(?:\bnot|n't|\bnor|\bneither)(?:\s+(?:an?|the|option))?\s*$")
+_TOKEN = re.compile(r"[-+]?\d+(?:[.,]\d+)*%?|[^\W_]+(?:'[^\W_]+)*")
 _NUMBERS = dict(
     zip(
         ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
@@ -31,14 +33,14 @@ _NUMBERS = dict(
 def choose(answer: str, options: Sequence[str]) -> str | None:
     """The upper-case letter of the option that a plain answer names, None where it names none or several."""
     offered = [chr(ord("A") + i) for i in range(len(options))]
-    texts = [" ".join(_tokens(option)) for option in options]
+    texts = [_said(option) for option in options]
     whole = _WHOLE.fullmatch(answer)
     if whole and whole.group(1).upper() in offered:
         return whole.group(1).upper()
     verbatim = [option.strip().casefold() for option in options]
     if verbatim.count(answer.casefold()) == 1:
         return offered[verbatim.index(answer.casefold())]
-    said = " ".join(_tokens(answer))
+    said = _said(answer)
     if said and texts.count(said) == 1:
         return offered[texts.index(said)]
     named = [m for m in _NAMED.finditer(answer) if m.group(1).upper() in offered and not _article(m)]
@@ -56,7 +58,7 @@ def _opening(answer: str, offered: list[str], texts: list[str]) -> str | None:
     if not match or match.group(1).upper() not in offered:
         return None
     letter, rest = match.group(1).upper(), match.group("rest")
-    if " ".join(_tokens(rest)) == texts[offered.index(letter)]:
+    if _said(rest) == texts[offered.index(letter)]:
         return letter
     others = {found for found in _CAPITAL.findall(rest) if found in offered and found not in ("A", "I")}
     return letter if others <= {letter} else None
@@ -88,7 +90,13 @@ def _before(text: str, at: int) -> str:
     return text[max(0, at - 24) : at].lower()
 
 
-def _tokens(text: str) -> list[str]:
-    found = re.findall(r"[-+]?\d+(?:[.,]\d+)*%?|[^\W_]+(?:'[^\W_]+)*", text.lower())
+def _said(text: str) -> str:
+    """The text as its words, lower case, without punctuation and articles, number words as digits."""
+    return _words(text) if len(text) < 200 else _words.__wrapped__(text)
+
+
+@lru_cache(maxsize=16_384)
+def _words(text: str) -> str:
+    found = _TOKEN.findall(text.lower())
     kept = [_NUMBERS.get(word, word) for word in found if word not in ("a", "an", "the")]
-    return kept or found
+    return " ".join(kept or found)

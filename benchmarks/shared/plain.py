@@ -8,6 +8,7 @@ import unicodedata
 _INVISIBLE = dict.fromkeys([0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF, 0x00AD])
 _CURLY = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2212": "-", "\u2013": "-"})
 _MARKUP = re.compile(r"\\boxed\{([^{}]*)\}|\\text\{([^{}]*)\}|</?[A-Za-z]{1,12}>|[*`$]{1,3}|\\[()\[\]]")
+_MARKS = frozenset("\\<*`$")
 _LEAD = re.compile(r"\banswer\s*(?:is\s*:?|:)", re.IGNORECASE)
 _NUMBERS = dict(
     zip(
@@ -29,8 +30,10 @@ def plain(text: str) -> str:
     """
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]} {text[-LONGEST // 2 :]}"
-    text = unicodedata.normalize("NFKC", text).translate(_INVISIBLE).translate(_CURLY)
-    text = _MARKUP.sub(lambda match: match.group(1) or match.group(2) or "", text)
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text).translate(_INVISIBLE).translate(_CURLY)
+    if not _MARKS.isdisjoint(text):
+        text = _MARKUP.sub(lambda match: match.group(1) or match.group(2) or "", text)
     return " ".join(text.split())
 
 

@@ -7,8 +7,9 @@ passed as the count), no curly apostrophes, and `'s` is a word of its own.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
-_MARKS = ';/[]"{}()=+\\_-><@`,?!'
+_MARKS = frozenset(';/[]"{}()=+\\_-><@`,?!')
 _PERIOD = re.compile(r"\.(?!\d)")
 _MENDED = re.compile(r"(?<!\d)\.|\.(?!\d)")
 _ARTICLES = {"a", "an", "the"}
@@ -18,102 +19,16 @@ _NUMBERS = {
 }
 _NUMBERS |= {word: str(i + 6) for i, word in enumerate(["six", "seven", "eight", "nine", "ten"])}
 # Each word stands for the form without its apostrophe; words with two are met with either one missing.
-_ONE = [
-    "ain't",
-    "aren't",
-    "can't",
-    "could've",
-    "couldn't",
-    "didn't",
-    "doesn't",
-    "don't",
-    "hadn't",
-    "hasn't",
-    "haven't",
-    "he'd",
-    "he's",
-    "how'd",
-    "how'll",
-    "how's",
-    "isn't",
-    "it'd",
-    "it'll",
-    "ma'am",
-    "mightn't",
-    "might've",
-    "mustn't",
-    "must've",
-    "needn't",
-    "not've",
-    "o'clock",
-    "oughtn't",
-    "shan't",
-    "should've",
-    "shouldn't",
-    "somebody'll",
-    "somebody's",
-    "someone'd",
-    "someone'll",
-    "someone's",
-    "something'd",
-    "something'll",
-    "that's",
-    "there'd",
-    "there're",
-    "there's",
-    "they'd",
-    "they'll",
-    "they're",
-    "they've",
-    "'twas",
-    "wasn't",
-    "we've",
-    "weren't",
-    "what'll",
-    "what're",
-    "what's",
-    "what've",
-    "when's",
-    "where'd",
-    "where's",
-    "where've",
-    "who'd",
-    "who'll",
-    "who's",
-    "who've",
-    "why'll",
-    "why're",
-    "why's",
-    "won't",
-    "would've",
-    "wouldn't",
-    "y'all",
-    "you'd",
-    "you'll",
-    "you're",
-    "you've",
-]
-_TWO = [
-    "couldn't've",
-    "hadn't've",
-    "he'd've",
-    "it'd've",
-    "mightn't've",
-    "she'd've",
-    "shouldn't've",
-    "somebody'd've",
-    "someone'd've",
-    "something'd've",
-    "there'd've",
-    "they'd've",
-    "we'd've",
-    "who'd've",
-    "wouldn't've",
-    "y'all'll",
-    "you'd've",
-]
-_CONTRACTIONS = {word.replace("'", ""): word for word in _ONE}
-for _word in _TWO:
+_ONE = """ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll
+how's isn't it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't shan't should've
+shouldn't somebody'll somebody's someone'd someone'll someone's something'd something'll that's there'd there're
+there's they'd they'll they're they've 'twas wasn't we've weren't what'll what're what's what've when's where'd
+where's where've who'd who'll who's who've why'll why're why's won't would've wouldn't y'all you'd you'll you're
+you've"""
+_TWO = """couldn't've hadn't've he'd've it'd've mightn't've she'd've shouldn't've somebody'd've someone'd've
+something'd've there'd've they'd've we'd've who'd've wouldn't've y'all'll you'd've"""
+_CONTRACTIONS = {word.replace("'", ""): word for word in _ONE.split()}
+for _word in _TWO.split():
     _first, _last = _word.index("'"), _word.rindex("'")
     _CONTRACTIONS[_word[:_first] + _word[_first + 1 :]] = _word
     _CONTRACTIONS[_word[:_last] + _word[_last + 1 :]] = _word
@@ -131,10 +46,15 @@ def normal(text: str, mended: bool = False) -> str:
 
     A mended form is never empty for a text that holds a word: the answer "a" stays "a".
     """
+    return _normal(text, mended) if len(text) < 200 else _normal.__wrapped__(text, mended)
+
+
+@lru_cache(maxsize=16_384)
+def _normal(text: str, mended: bool) -> str:
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = text.replace("\n", " ").replace("\t", " ").strip()
     out = text
-    for mark in _MARKS:
+    for mark in _MARKS.intersection(text):
         beside_space = f"{mark} " in text or f" {mark}" in text
         out = out.replace(mark, "" if beside_space else " ")
     out = _MENDED.sub("", out) if mended else _PERIOD.sub("", out, count=32)
