@@ -11,7 +11,7 @@ from mllm_eval.miniature.world.picture import Question
 
 NEEDS_SENTENCE = ("distance",)
 """Families that the words of a layout cannot answer."""
-FORMS = ("caption", "caption", "caption", "layout 4", "layout 4", "layout 6", "exercise")
+FORMS = ("caption", "caption", "caption", "layout 4", "layout 4", "layout 6", "exercise", "exercise")
 """What the texts of one step are made of; one form a step, so that they are of similar length."""
 DESCRIBE = "Describe the image."
 BEGIN, HEAD, END = "<|begin_of_text|>", "<|start_header_id|>{}<|end_header_id|>\n\n", "<|eot_id|>"
@@ -57,6 +57,8 @@ def conversation(rng: Random, index: int, form: str) -> Segments:
     usable = [q for q in pic.questions if not (as_layout and q.family in NEEDS_SENTENCE)]
     chosen = rng.sample(usable, min(len(usable), 3))
     asked = [ask(q, rng) for q in chosen]
+    if rng.random() < 0.5 and asked and chosen[0].choices[0] not in ("yes", "no"):
+        asked[:1] = [short(chosen[0], rng), letter(chosen[0], rng)]
     if as_layout and (rng.random() < 0.15 or not asked):
         asked.insert(0, Asked(DESCRIBE, pic.caption))
     return turns(context, asked)
@@ -89,20 +91,28 @@ def copy_exercise(rng: Random) -> Segments:
 
 
 def letter_exercise(rng: Random) -> Segments:
-    """The word is told; which letter does it have among the options?"""
-    segments: list[Asked] = []
-    first = ""
-    for k in range(2):
-        words = _words(rng, 4)
-        question = Question("letter", f"The answer is {words[0]}.", words[0], tuple(words), "")
-        segments.append(letter(question, rng))
-        first = first or ("." if k == 0 else "")
-    return turns("Choose.", segments)
+    """A list of options, then many look-ups in it: from a word to its letter and back.
+
+    Half of the benchmarks answer with letters, and a look-up of an option's letter does not come by itself: it takes
+    many answers for each list read.
+    """
+    words = _words(rng, rng.choice((2, 3, 4, 4)))
+    style = rng.choice(("{}. {}", "{}. {}", "({}) {}"))
+    listed = "\n".join(style.format(LETTERS[k], word) for k, word in enumerate(words))
+    asked: list[Asked] = []
+    for k in range(6):
+        index = rng.randrange(len(words))
+        head = f"Options:\n{listed}\n" if k == 0 else ""
+        if rng.random() < 0.75:
+            asked.append(Asked(f"{head}The answer is {words[index]}.", LETTERS[index]))
+        else:
+            asked.append(Asked(f"{head}The answer is {LETTERS[index]}.", words[index]))
+    return turns("Choose.", asked)
 
 
 def exercise(rng: Random) -> Segments:
     """One of the look-up exercises."""
-    return copy_exercise(rng) if rng.random() < 0.35 else letter_exercise(rng)
+    return copy_exercise(rng) if rng.random() < 0.25 else letter_exercise(rng)
 
 
 def text_probe(task: str, index: int) -> tuple[str, str]:
