@@ -14,7 +14,7 @@ app = typer.Typer(
 @app.command(short_help="render its data")
 def build() -> None:
     """Render the miniature's training sets and its 16 benchmarks under the data home."""
-    from mllm_eval.miniature import build as build_data
+    from mllm_eval.miniature.build import build as build_data
     from mllm_eval.storage import data_home
 
     build_data(data_home())

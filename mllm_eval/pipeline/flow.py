@@ -144,7 +144,8 @@ def table(
 def provide_data(recipe: str = "mini", reporter: Reporter | None = None) -> bool:
     """Make or check the data that a recipe trains on and the benchmarks it asks; True if any was made."""
     loaded = load_recipe(recipe)
-    return provide(needed(loaded, True, asked_benchmarks(None, loaded.data)), reporter or Silent())
+    paths = needed(loaded, True, asked_benchmarks(None, loaded.data))
+    return provide(paths, reporter or Silent(), check=True)
 
 
 @contextmanager

@@ -12,11 +12,11 @@ from mllm_eval.catalog import Benchmark, Recipe
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.reporter import Reporter
-from mllm_eval.storage import PACKAGE, FileLock, data_home, locate
+from mllm_eval.storage import PACKAGE, data_home, locate
 
 
 class Source(Strict):
-    """A folder under the data home that `make` ("module:function", given the data home) fills; see
+    """What makes a folder of the data home (`make`), and the file that says that it is whole; see
     configs/sources.yaml."""
 
     make: str
@@ -44,8 +44,8 @@ def needed(recipe: Recipe, training: bool, benchmarks: Iterable[Benchmark]) -> l
     return list(dict.fromkeys(paths))
 
 
-def provide(paths: Iterable[Path], reporter: Reporter) -> bool:
-    """Make what is missing of some data; True if anything was made.
+def provide(paths: Iterable[Path], reporter: Reporter, check: bool = False) -> bool:
+    """Make what is missing of some data; True if anything was made. With `check`, its maker looks closely.
 
     Raises:
         UserError: a path is missing that no source makes, or that its source did not make.
@@ -54,9 +54,10 @@ def provide(paths: Iterable[Path], reporter: Reporter) -> bool:
     made = False
     for name, source in sources().items():
         folder = data_home() / name
-        if any(path.is_relative_to(folder) for path in wanted) and not (folder / source.whole).is_file():
+        here = (folder / source.whole).is_file()
+        if any(path.is_relative_to(folder) for path in wanted) and (check or not here):
             _make(name, source, reporter)
-            made = True
+            made = made or not here
     for path in wanted:
         if not path.exists():
             raise UserError(f"{path}: no such data. Put it there, or set MLLM_EVAL_DATA (now {data_home()}).")
@@ -65,7 +66,6 @@ def provide(paths: Iterable[Path], reporter: Reporter) -> bool:
 
 def _make(name: str, source: Source, reporter: Reporter) -> None:
     module, _, function = source.make.partition(":")
-    lock = FileLock(data_home() / f".{name}.lock", lambda: reporter.say(f"waiting: {name} is being made"))
-    with lock, reporter.step(f"data: making {name}"):
-        if not (data_home() / name / source.whole).is_file():
-            getattr(importlib.import_module(module), function)(data_home())
+    make = getattr(importlib.import_module(module), function)
+    with reporter.step(f"data: {name}") as progress:
+        make(data_home(), lambda _, done, total: progress(done, total))
