@@ -20,8 +20,9 @@ from mllm_eval.answers import Answer, Journal
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
 from mllm_eval.generate import Limits, answer, pending
+from mllm_eval.generate.attention import Span, attend, spans
 from mllm_eval.generate.batching import Request, plan
-from mllm_eval.generate.keyvalues import KeyValues, moved_rows
+from mllm_eval.generate.keyvalues import KeyValues
 
 TEMPLATE = "llama_3_meta"
 SPECIAL = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
@@ -134,8 +135,7 @@ def expected(model: Tiny, tmp_path_factory: pytest.TempPathFactory) -> list[Answ
 def test_the_reference_is_transformers_own_greedy_generation(model: Tiny, expected: list[Answer]) -> None:
     for sample, given_answer in zip(mixed_samples(), expected, strict=True):
         features = {
-            image.sha256: grid
-            for image, grid in zip(sample.images, Images()(list(sample.images)), strict=True)
+            image.sha256: grid for image, grid in zip(sample.images, Images()(list(sample.images)), strict=True)
         }
         user = "<image>\n" * len(sample.images) + sample.prompt
         text = (
@@ -143,9 +143,7 @@ def test_the_reference_is_transformers_own_greedy_generation(model: Tiny, expect
             "<|start_header_id|>assistant<|end_header_id|>\n\n"
         )
         parts = []
-        for chunk, image in zip(
-            text.split("<image>", len(sample.images)), (*sample.images, None), strict=True
-        ):
+        for chunk, image in zip(text.split("<image>", len(sample.images)), (*sample.images, None), strict=True):
             ids = torch.tensor(model.tokenizer(chunk, add_special_tokens=False)["input_ids"])
             parts.append(model.llm.get_input_embeddings()(ids))
             if image:
@@ -164,9 +162,7 @@ def test_the_fixture_tells_answers_apart(expected: list[Answer]) -> None:
     assert len({answer.tokens_out for answer in expected}) > 4
 
 
-@pytest.mark.parametrize(
-    "limits", [Limits(), Limits(rows=3, pass_cost=0), Limits(tokens=200), Limits(tokens=1)]
-)
+@pytest.mark.parametrize("limits", [Limits(), Limits(rows=3, pass_cost=0), Limits(tokens=200), Limits(tokens=1)])
 def test_the_engine_answers_as_the_reference(
     model: Tiny, expected: list[Answer], tmp_path: Path, limits: Limits
 ) -> None:
@@ -180,6 +176,7 @@ def test_the_engine_answers_as_the_reference(
     ),
     tokens=st.integers(1, 600),
     rows=st.integers(1, 6),
+    pass_tokens=st.integers(1, 200),
     pass_cost=st.integers(0, 60),
     longest=st.integers(1, 9),
     template=st.sampled_from(["llama_3_meta", "vicuna_v1"]),
@@ -190,6 +187,7 @@ def test_any_grouping_gives_the_references_answers(
     shapes: list[tuple[int, list[str]]],
     tokens: int,
     rows: int,
+    pass_tokens: int,
     pass_cost: int,
     longest: int,
     template: str,
@@ -199,7 +197,7 @@ def test_any_grouping_gives_the_references_answers(
         for n, (length, images) in enumerate(shapes)
     ]
     folder = tmp_path_factory.mktemp("any")
-    limits = Limits(tokens, rows, pass_cost)
+    limits = Limits(tokens, rows, pass_tokens, pass_cost)
     both = [
         answer(model, samples, template, Images(), longest, Journal(folder / engine), None, engine, limits)
         for engine in ("batched", "reference")
@@ -212,16 +210,14 @@ def test_any_grouping_gives_the_references_answers(
 @given(
     requests=st.lists(
         st.builds(
-            lambda before, images, after: Request(
-                (*(piece for image in images for piece in (before, image)), after)
-            ),
+            lambda before, images, after: Request((*(piece for image in images for piece in (before, image)), after)),
             st.sampled_from([(1, 2), (1, 2, 3)]),
             st.lists(st.sampled_from("abcd"), max_size=3),
             st.lists(st.integers(0, 3), min_size=1, max_size=12).map(tuple),
         ),
         max_size=25,
     ),
-    limits=st.builds(Limits, st.integers(1, 400), st.integers(1, 9), st.integers(0, 40)),
+    limits=st.builds(Limits, st.integers(1, 400), st.integers(1, 9), st.integers(1, 90), st.integers(0, 40)),
     longest=st.integers(1, 20),
 )
 def test_a_plan_holds_each_request_once_and_stays_within_its_limits(
@@ -239,9 +235,11 @@ def test_a_plan_holds_each_request_once_and_stays_within_its_limits(
             assert _length(row.tail) == row.tail_tokens
         assert {_length(head) for head in batch.heads} == {batch.head_tokens}
         held = len(batch.heads) * batch.head_tokens + max(
-            sum(batch.head_tokens + block[-1].tail_tokens + longest for _ in block) for block in batch.blocks
+            len(block) * (block[-1].tail_tokens + longest) for block in batch.blocks
         )
         assert len(rows) == 1 or (len(rows) <= limits.rows and held <= limits.tokens)
+        for block in batch.blocks:
+            assert len(block) == 1 or len(block) * block[-1].tail_tokens <= limits.pass_tokens
 
 
 def _flat(pieces: Sequence[Any]) -> list[Any]:
@@ -260,9 +258,7 @@ def test_an_image_is_prefilled_once_for_all_its_questions(model: Tiny, tmp_path:
     )
     answers_of(model, samples, tmp_path / "a.jsonl", max_new_tokens=1, limits=Limits(pass_cost=10**6))
     hook.remove()
-    head = len(
-        model.tokenizer("<|begin_of_text|><|start_header_id|>user<|end_header_id|>__", False)["input_ids"]
-    )
+    head = len(model.tokenizer("<|begin_of_text|><|start_header_id|>user<|end_header_id|>__", False)["input_ids"])
     assert widths[0] == (3, head + model.image_tokens)
     assert [rows for rows, _ in widths] == [3, 30]
 
@@ -353,9 +349,7 @@ def test_a_broken_image_fails_its_samples_and_no_others(
     assert {answer.id for answer in failed} == {"one1", "one5", "one9", "one13", "many0", "many1", "many2"}
     assert {answer.reason for answer in failed} == {"test.parquet row 3: image1 is no image"}
     assert {(answer.text, answer.tokens_out) for answer in failed} == {("", 0)}
-    assert [a for a in answers if a.state == "ok"] == [
-        a for a in expected if a.id not in {f.id for f in failed}
-    ]
+    assert [a for a in answers if a.state == "ok"] == [a for a in expected if a.id not in {f.id for f in failed}]
     before = path.stat().st_mtime_ns
     assert pending(samples, TEMPLATE, Journal(path)) == []
     assert answers_of(None, samples, path, engine=engine, features=world) == answers
@@ -380,13 +374,35 @@ def test_nothing_to_answer_is_a_finished_journal(model: Tiny, tmp_path: Path) ->
     assert (tmp_path / "a.jsonl").read_bytes() == b""
 
 
-@given(rows=st.integers(1, 12), data=st.data())
-def test_rows_that_go_on_stand_in_front(rows: int, data: st.DataObject) -> None:
-    ended = data.draw(st.lists(st.integers(0, rows - 1), unique=True).map(sorted))
-    places = list(range(rows))
-    for place, row in moved_rows(ended, rows):
-        places[place] = row
-    assert sorted(places[: rows - len(ended)]) == [row for row in range(rows) if row not in ended]
+@given(counts=st.lists(st.integers(0, 4), max_size=12))
+def test_spans_cover_the_rows_of_every_head(counts: list[int]) -> None:
+    heads = [head for head, count in enumerate(counts) for _ in range(count)]
+    covered = [
+        (span.row + head * span.each + row, span.first + head)
+        for span in spans(heads)
+        for head in range(span.count)
+        for row in range(span.each)
+    ]
+    assert covered == list(enumerate(heads))
+
+
+def test_heads_with_equally_many_rows_are_one_span() -> None:
+    assert spans([0, 0, 1, 1, 2, 4]) == [Span(0, 2, 2, 0), Span(2, 1, 1, 4), Span(4, 1, 1, 5)]
+
+
+def test_attention_is_the_same_with_and_without_the_fused_kernel() -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 4, 5, 8), torch.randn(3, 4, 9, 8), torch.randn(3, 4, 9, 8)
+    mask = torch.zeros(3, 1, 5, 9)
+    mask[1, :, :, 4:] = torch.finfo(torch.float32).min
+    fused = attend(query, key, value, mask, 0.3)
+
+    class Elsewhere(Tensor):
+        device = torch.device("meta")
+
+    plain = attend(query.as_subclass(Elsewhere), key, value, mask, 0.3)
+    for one, other in zip(fused, plain, strict=True):
+        torch.testing.assert_close(one, other.as_subclass(Tensor), rtol=1e-5, atol=1e-6)
 
 
 def test_the_cache_extends_its_room_and_keeps_what_it_holds() -> None:
@@ -396,12 +412,10 @@ def test_the_cache_extends_its_room_and_keeps_what_it_holds() -> None:
     for at in range(9):
         held = cache.update(keys[:, :, at : at + 1], values[:, :, at : at + 1], 0)
     assert torch.equal(held[0], keys) and torch.equal(held[1], values)
-    picked = cache.pick([2, 0, 2], room=10)
-    new = torch.randn(3, 2, 1, 4)
-    held = picked.update(new, new, 0)
-    assert torch.equal(held[0], torch.cat([keys[[2, 0, 2]], new], 2))
-    picked.drop([(0, 2)], 2)
-    assert torch.equal(picked.update(new[:2], new[:2], 0)[0][:, :, :9], keys[[2, 0]])
+    cache.keep(torch.tensor([2, 0]))
+    held = cache.update(keys[:2, :, :1], values[:2, :, :1], 0)
+    assert torch.equal(held[0], torch.cat([keys[[2, 0]], keys[:2, :, :1]], 2))
+    assert torch.equal(held[1], torch.cat([values[[2, 0]], values[:2, :, :1]], 2))
 
 
 def test_asking_what_is_pending_needs_no_torch() -> None:

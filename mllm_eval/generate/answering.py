@@ -60,9 +60,9 @@ def answer(
     todo = {number for number, s in enumerate(samples) if not _settled(done.get(s.id), s, template)}
     if not todo and journal.complete:
         return [done[sample.id] for sample in samples]
-    job = _Job(model, samples, template, features, max_new_tokens, engine)
+    job = _Job(model, samples, template, features, max_new_tokens, engine, limits or Limits())
     finished = 0
-    for batch in job.batches(limits or Limits()):
+    for batch in job.batches():
         if not todo.isdisjoint(batch.requests):
             journal.append(job.answer(batch))
         finished += len(batch.requests)
@@ -127,11 +127,12 @@ class _Job:
         features: Features,
         max_new_tokens: int,
         engine: Engine,
+        limits: Limits,
     ) -> None:
         from mllm_eval.generate.model import end_tokens
 
         self.model, self.samples, self.template, self.features = model, samples, template, features
-        self.max_new_tokens, self.engine = max_new_tokens, engine
+        self.max_new_tokens, self.engine, self.limits = max_new_tokens, engine, limits
         self.ends = end_tokens(model.tokenizer, template_named(template).assistant_close)
         words: dict[str, tuple[int, ...]] = {}
         self.requests = [self._request(sample, words) for sample in samples]
@@ -151,9 +152,9 @@ class _Job:
             pieces += [image.sha256] if image is not None else []
         return Request(tuple(pieces))
 
-    def batches(self, limits: Limits) -> list[Batch]:
+    def batches(self) -> list[Batch]:
         if self.engine == "batched":
-            return plan(self.requests, self.model.image_tokens, self.max_new_tokens, limits)
+            return plan(self.requests, self.model.image_tokens, self.max_new_tokens, self.limits)
         return [Batch(((),), 0, ((Row(n, 0, r.pieces, 0),),)) for n, r in enumerate(self.requests)]
 
     def answer(self, batch: Batch) -> list[Answer]:
@@ -163,11 +164,12 @@ class _Job:
         return [self._answer(number, tokens.get(number), failed) for number in batch.requests]
 
     def _tokens(self, batch: Batch, features: Mapping[str, Tensor]) -> dict[int, list[int]]:
-        from mllm_eval.generate.engine import answer_batch
+        from mllm_eval.generate.engine import Greedy, answer_batch
         from mllm_eval.generate.reference import answer_one
 
         if self.engine == "batched":
-            return answer_batch(self.model, batch, self.requests, features, self.max_new_tokens, self.ends)
+            greedy = Greedy(self.max_new_tokens, self.ends)
+            return answer_batch(self.model, batch, self.requests, features, greedy, self.limits.pass_tokens)
         return {
             number: answer_one(self.model, self.requests[number], features, self.max_new_tokens, self.ends)
             for number in batch.requests

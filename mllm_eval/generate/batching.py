@@ -21,15 +21,16 @@ Piece = tuple[int, ...] | str
 class Limits:
     """How much is computed at one time.
 
-    `tokens` bounds the keys and values held, in tokens (prompt and the longest answer allowed): memory is
-    this times the model's bytes per token, 2 x layers x key heads x head width x itemsize. A request that
-    exceeds it alone is answered alone. `rows` bounds the questions decoded together. `pass_cost` is what a
-    pass of the model costs beside its tokens, in tokens: questions are parted by length only where that
-    saves more padding.
+    `tokens` bounds the keys and values held, in tokens (prompts and the longest answers allowed, shared heads
+    once): memory is this times the model's bytes per token, 2 x layers x key heads x head width x itemsize. A
+    request that exceeds it alone is answered alone. `rows` bounds the questions decoded together,
+    `pass_tokens` the tokens that go through the model at a time, padding included. `pass_cost` is what a pass
+    costs beside its tokens, in tokens: questions are parted by length only where that saves more padding.
     """
 
     tokens: int = 32768
     rows: int = 64
+    pass_tokens: int = 4096
     pass_cost: int = 256
 
 
@@ -83,9 +84,7 @@ def plan(requests: Sequence[Request], image_tokens: int, max_new_tokens: int, li
 
     `image_tokens` is the length of an image in the prompt.
     """
-    groups = [
-        part for group in _groups(requests, image_tokens) for part in _parts(group, max_new_tokens, limits)
-    ]
+    groups = [part for group in _groups(requests, image_tokens) for part in _parts(group, max_new_tokens, limits)]
     groups.sort(key=lambda group: (group.head_tokens, group.rows[-1].tail_tokens, group.rows[0].request))
     return [_batch(packed, limits) for packed in _packed(groups, max_new_tokens, limits)]
 
@@ -124,7 +123,7 @@ def _split(request: Request, shared: int) -> tuple[tuple[Piece, ...], tuple[Piec
 
 
 def _cost(heads: int, head_tokens: int, rows: int, tail_tokens: int, max_new_tokens: int) -> int:
-    return heads * head_tokens + rows * (head_tokens + tail_tokens + max_new_tokens)
+    return heads * head_tokens + rows * (tail_tokens + max_new_tokens)
 
 
 def _parts(group: _Group, max_new_tokens: int, limits: Limits) -> Iterator[_Group]:
@@ -155,25 +154,25 @@ def _packed(groups: Sequence[_Group], max_new_tokens: int, limits: Limits) -> It
 
 
 def _batch(groups: Sequence[_Group], limits: Limits) -> Batch:
+    # Heads that equally many rows share are attended to in one go if they stand together.
+    groups = sorted(groups, key=lambda group: len(group.rows))
     rows = [
-        Row(row.request, number, row.tail, row.tail_tokens)
-        for number, group in enumerate(groups)
-        for row in group.rows
+        Row(row.request, number, row.tail, row.tail_tokens) for number, group in enumerate(groups) for row in group.rows
     ]
     rows.sort(key=lambda row: (row.tail_tokens, row.request))
-    cuts = _cuts([row.tail_tokens for row in rows], limits.pass_cost)
+    cuts = _cuts([row.tail_tokens for row in rows], limits)
     blocks = tuple(tuple(rows[start:end]) for start, end in pairwise(cuts))
     return Batch(tuple(group.head for group in groups), groups[0].head_tokens, blocks)
 
 
-def _cuts(lengths: Sequence[int], pass_cost: int) -> list[int]:
+def _cuts(lengths: Sequence[int], limits: Limits) -> list[int]:
     """Where to cut ascending lengths so that passes and padding cost least in sum; from 0 to the end."""
     best: list[tuple[int, int]] = [(0, 0)]
     for end in range(1, len(lengths) + 1):
         longest = lengths[end - 1]
-        best.append(
-            min((best[start][0] + (end - start) * longest + pass_cost, start) for start in range(end))
-        )
+        first = max(0, min(end - limits.pass_tokens // longest, end - 1))
+        choices = range(first, end)
+        best.append(min((best[start][0] + (end - start) * longest + limits.pass_cost, start) for start in choices))
     cuts = [len(lengths)]
     while cuts[-1]:
         cuts.append(best[cuts[-1]][1])

@@ -42,9 +42,7 @@ def embed_pieces(model: Answerer, pieces: Sequence[Piece], images: Mapping[str, 
     words = model.llm.get_input_embeddings()
     return torch.cat(
         [
-            images[piece]
-            if isinstance(piece, str)
-            else words(torch.tensor(piece, device=words.weight.device))
+            images[piece] if isinstance(piece, str) else words(torch.tensor(piece, device=words.weight.device))
             for piece in pieces
         ]
     )

@@ -1,0 +1,132 @@
+"""Attention of rows whose keys are a head that other rows share and a tail of their own.
+
+Both parts are attended to apart and put together by their log-sum-exp, so that a head is neither copied for
+each of its rows nor read once for each: its rows' queries stand in one matrix. The sum is that of one
+softmax over both parts (as in Juravsky et al. 2024, "Hydragen", arXiv:2402.05099).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+
+NAME = "mllm_eval_shared_heads"
+
+
+@dataclass(frozen=True)
+class SharedHeads:
+    """Keys and values [heads, key heads, tokens, width] of every layer."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+
+    @property
+    def tokens(self) -> int:
+        return self.keys[0].shape[-2] if self.keys else 0
+
+
+@dataclass(frozen=True)
+class Span:
+    """Heads first, ..., first + count - 1, each shared by `each` rows, the rows in the heads' order from `row` on."""
+
+    first: int
+    count: int
+    each: int
+    row: int
+
+
+def spans(heads: Sequence[int]) -> list[Span]:
+    """The rows' heads, ascending, as spans."""
+    found: list[Span] = []
+    row = 0
+    for head, rows in groupby(heads):
+        each = len(list(rows))
+        last = found[-1] if found else None
+        if last and last.each == each and last.first + last.count == head:
+            found[-1] = Span(last.first, last.count + 1, each, last.row)
+        else:
+            found.append(Span(head, 1, each, row))
+        row += each
+    return found
+
+
+@contextmanager
+def shared_heads_attention(llm: Any) -> Iterator[None]:
+    """Within, the model attends to its cache and to the `heads` that it is called with."""
+    before = llm.config._attn_implementation
+    llm.config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        llm.config._attn_implementation = before
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention [B, heads, N, width] and the log of its softmax's denominator [B, heads, N].
+
+    `mask` [B, 1, N, M] is added to the scaled scores.
+    """
+    if query.device.type == "cpu":
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out, total = flash(query, key, value, 0.0, False, attn_mask=mask, scale=scale)
+        return out, total
+    scores = (query @ key.mT).float() * scale
+    if mask is not None:
+        scores = scores + mask
+    total = scores.logsumexp(-1)
+    return (scores - total[..., None]).exp().to(value.dtype) @ value, total
+
+
+def attend_to_heads(
+    query: Tensor, key: Tensor, value: Tensor, found: Sequence[Span], scale: float
+) -> tuple[Tensor, Tensor]:
+    """As `attend`, with queries [rows, heads, N, width] and the keys and values of the heads the rows share."""
+    outs, totals = [], []
+    _, many, length, width = query.shape
+    for span in found:
+        parted = (span.count, span.each, many, length)
+        rows = slice(span.row, span.row + span.count * span.each)
+        heads = slice(span.first, span.first + span.count)
+        together = query[rows].reshape(*parted, width).transpose(1, 2).flatten(2, 3)
+        out, total = attend(together, key[heads], value[heads], None, scale)
+        joined = (span.count, many, span.each, length)
+        outs.append(out.reshape(*joined, width).transpose(1, 2).flatten(0, 1))
+        totals.append(total.reshape(joined).transpose(1, 2).flatten(0, 1))
+    return torch.cat(outs), torch.cat(totals)
+
+
+def _forward(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    heads: SharedHeads,
+    row_heads: Sequence[Span],
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    # Queries that share a key head (grouped-query attention) lie behind one another like further positions.
+    rows, many, length, width = query.shape
+    groups = many // key.shape[1]
+    query = query.reshape(rows, key.shape[1], groups * length, width)
+    if attention_mask is not None and groups > 1:
+        attention_mask = attention_mask.repeat(1, 1, groups, 1)
+    out, total = attend(query, key, value, attention_mask, scaling)
+    if heads.tokens:
+        layer = module.layer_idx
+        shared, shared_total = attend_to_heads(query, heads.keys[layer], heads.values[layer], row_heads, scaling)
+        share = torch.sigmoid(shared_total - total)[..., None].to(out.dtype)
+        out = torch.lerp(out, shared, share)
+    out = out.reshape(rows, many, length, width)
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(NAME, _forward)
