@@ -31,6 +31,11 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | Non
     return float(index == record["answer"].strip()), said, "" if said else "no single option"
 
 
+def guess(record: Mapping[str, Any]) -> float:
+    """Share of blind guesses that are right."""
+    return 1.0 / len(record["options"])
+
+
 def report(rules: str, rows: Rows) -> dict[str, Any]:
     """{total, correct, accuracy}."""
     return accuracy(rows)

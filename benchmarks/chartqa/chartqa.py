@@ -44,6 +44,11 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | Non
     return float(any(close(v, wanted, tolerance) for v in values)), f"{value:g}", ""
 
 
+def guess(record: Mapping[str, Any]) -> float:
+    """Share of blind guesses that are right: of yes and no, half."""
+    return 0.5 if record["answer"].lower() in ("yes", "no") else 0.0
+
+
 def report(rules: str, rows: Rows) -> dict[str, Any]:
     """{total, correct, accuracy} pooled; under robust the accuracy of each half, too."""
     halves = sorted({str(row.get("type")) for row, _ in rows}) if rules == "robust" else []

@@ -27,6 +27,11 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | Non
     return float(said == gold), said, "" if said else "no single option"
 
 
+def guess(record: Mapping[str, Any]) -> float:
+    """Share of blind guesses that are right."""
+    return 1.0 / len(record["choices"])
+
+
 def report(rules: str, rows: Rows) -> dict[str, Any]:
     """{ade, coco, CV-Bench-2D (percent, mean of the sources), pooled (percent)}."""
     sources: dict[str, list[tuple[Mapping[str, Any], float]]] = {}

@@ -30,6 +30,11 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | Non
     return float(said == gold), said, "" if said else "no single option"
 
 
+def guess(record: Mapping[str, Any]) -> float:
+    """Share of blind guesses that are right."""
+    return 1.0 / len(record["choices"])
+
+
 def report(rules: str, rows: Rows) -> dict[str, Any]:
     """{omni: {accuracy, ...}, CV-Bench-3D (percent)}."""
     tally = by_category(rows, lambda row: row.get("task") or "")

@@ -27,6 +27,11 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | Non
     return float(said == " ".join(words(plain(record["answer"])))), said or None, ""
 
 
+def guess(record: Mapping[str, Any]) -> float:
+    """Share of blind guesses that are right: of yes and no, half."""
+    return 0.5 if record["answer"].lower() in ("yes", "no") else 0.0
+
+
 def report(rules: str, rows: Rows) -> dict[str, Any]:
     """{total, correct, accuracy}."""
     return accuracy(rows)

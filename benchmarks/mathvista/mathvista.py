@@ -50,6 +50,11 @@ def category(record: Mapping[str, Any]) -> str:
     return str((record.get("metadata") or {}).get("category") or record.get("category") or "")
 
 
+def guess(record: Mapping[str, Any]) -> float:
+    """Share of blind guesses that are right."""
+    return 1.0 / len(record["choices"]) if record["question_type"] == "multi_choice" else 0.0
+
+
 def report(rules: str, rows: Rows) -> dict[str, Any]:
     """Accuracy over all questions and of the two categories."""
     return by_category(rows, category, "accurcay" if rules == "cambrian" else "accuracy")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .choices import choose
@@ -38,6 +39,17 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | Non
 def group(record: Mapping[str, Any]) -> tuple[str, int]:
     """The question without its rotation, which stands in the millions; one rotation for each option."""
     return str(record["index"] % 1_000_000), len(options(record))
+
+
+def guess(record: Mapping[str, Any]) -> float:
+    """Share of blind guesses that are right."""
+    return 1.0 / max(1, len(options(record)))
+
+
+def chance(records: Sequence[Mapping[str, Any]]) -> float:
+    """Circular accuracy of blind guesses, in percent."""
+    groups = in_groups([(record, guess(record)) for record in records], lambda row: group(row)[0])
+    return 100.0 * sum(math.prod(shares) for shares in groups.values()) / len(groups)
 
 
 def report(rules: str, rows: Rows) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .metric import metric
@@ -33,6 +33,11 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | Non
 def group(record: Mapping[str, Any]) -> tuple[str, int]:
     """The image, which has two questions."""
     return f"{record['category']}/{record['question_id']}", 2
+
+
+def chance(records: Sequence[Mapping[str, Any]]) -> float:
+    """Perception of coin flips: half of the questions and a quarter of the images."""
+    return 75.0 * len({record["category"] for record in records}.intersection(PERCEPTION))
 
 
 def report(rules: str, rows: Rows) -> dict[str, Any]:

@@ -50,6 +50,11 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | Non
     return float(right), answer or None, ""
 
 
+def guess(record: Mapping[str, Any]) -> float:
+    """Share of blind guesses that are right."""
+    return 1.0 / len(listed(record["options"])) if record["question_type"] == "multiple-choice" else 0.0
+
+
 def report(rules: str, rows: Rows) -> dict[str, Any]:
     """Accuracy over all and by subject; cambrian cuts the subject at its first underscore."""
     if rules == "cambrian":

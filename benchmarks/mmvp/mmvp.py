@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .choices import choose
@@ -40,6 +40,16 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | Non
 def group(record: Mapping[str, Any]) -> tuple[str, int]:
     """The pair: indices 1 and 2, 3 and 4, ..."""
     return str((record["index"] + 1) // 2), 2
+
+
+def guess(record: Mapping[str, Any]) -> float:
+    """Share of blind guesses that are right."""
+    return 0.5
+
+
+def chance(records: Sequence[Mapping[str, Any]]) -> float:
+    """Pair accuracy of blind guesses, in percent."""
+    return 25.0
 
 
 def report(rules: str, rows: Rows) -> dict[str, Any]:

@@ -44,6 +44,13 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | Non
     return float(words(last) == words(gold)), last or None, ""
 
 
+def guess(record: Mapping[str, Any]) -> float:
+    """Share of blind guesses that are right: one of the letters, yes or no, nothing else."""
+    if len(record["answer"].strip()) == 1 and record["answer"].strip().isalpha():
+        return 1.0 / max(2, len(OPTION.findall(record.get("question") or "")))
+    return 0.5 if record["answer"].strip().lower() in ("yes", "no") else 0.0
+
+
 def report(rules: str, rows: Rows) -> dict[str, Any]:
     """{total, correct, accuracy}."""
     return accuracy(rows)

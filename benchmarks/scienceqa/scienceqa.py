@@ -38,6 +38,11 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | Non
     return float(said == chr(ord("A") + record["answer"])), said, note if said else "no single option"
 
 
+def guess(record: Mapping[str, Any]) -> float:
+    """Share of blind guesses that are right."""
+    return 1.0 / len(record["choices"])
+
+
 def report(rules: str, rows: Rows) -> dict[str, Any]:
     """multimodal_acc over rows with an image, then grades; cambrian counts these rows twice in accuracy."""
     pictured = [(row, score) for row, score in rows if has_image(row)]

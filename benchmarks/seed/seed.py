@@ -32,6 +32,11 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | Non
     return float(said == record["answer"].upper()), said, "" if said else "no single option"
 
 
+def guess(record: Mapping[str, Any]) -> float:
+    """Share of blind guesses that are right."""
+    return 0.25
+
+
 def report(rules: str, rows: Rows) -> dict[str, Any]:
     """Accuracy over all questions and of each type; types other than the nine of images are left out."""
     word = "accurcay" if rules == "cambrian" else "accuracy"

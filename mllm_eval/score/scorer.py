@@ -23,12 +23,16 @@ class Scorer:
     needs: field -> type of the records it scores. rules: name -> (record, prediction) -> (score in [0, 1],
     what was parsed, note). report: (rules, scored rows) -> the numbers of the table.
     group: record -> (group, how many records make it whole), for benchmarks that score groups.
+    guess: record -> share of blind guesses that are right. chance: records -> value of blind guessing, where
+    the report is no mean of the scores.
     """
 
     needs: Mapping[str, str]
     rules: Mapping[str, Rule]
     report: Callable[[str, Rows], dict[str, Any]]
     group: Callable[[Record], tuple[str, int]] | None = None
+    guess: Callable[[Record], float] | None = None
+    chance: Callable[[Sequence[Record]], float] | None = None
 
 
 def load_scorer(benchmark: Benchmark) -> Scorer:
@@ -38,7 +42,8 @@ def load_scorer(benchmark: Benchmark) -> Scorer:
     missing = [part for part in ("NEEDS", "RULES", "report") if not hasattr(module, part)]
     if missing:
         raise UserError(f"benchmark {benchmark.name}: its scorer {name}.py has no {missing[0]}")
-    return Scorer(module.NEEDS, module.RULES, module.report, getattr(module, "group", None))
+    optional = {part: getattr(module, part, None) for part in ("group", "guess", "chance")}
+    return Scorer(module.NEEDS, module.RULES, module.report, **optional)
 
 
 def rules_of(benchmark: Benchmark, rules: str) -> RulesRef:

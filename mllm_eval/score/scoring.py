@@ -8,7 +8,7 @@ from typing import Any
 
 from mllm_eval.catalog.benchmark import Benchmark
 from mllm_eval.data.samples import Sample
-from mllm_eval.score.scorer import Rule, load_scorer, protocol, protocol_hash, rules_of
+from mllm_eval.score.scorer import Record, Rule, Scorer, load_scorer, protocol, protocol_hash, rules_of
 
 FAILED = "failed"
 _CRASHES = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
@@ -30,6 +30,7 @@ class Summary:
 
     value: on the scale that the paper prints (MME: perception, 0-2000); None where nothing could be counted.
     n_failed: samples without an answer, which no number counts. n_unparsed: scored, but nothing could be read.
+    chance: the value of blind guessing, from these very samples where the scorer can say it.
     partial: some samples or members of groups are missing; groups that are not whole count nowhere.
     """
 
@@ -90,9 +91,7 @@ def summarize(
         if score.score is not None and alone:
             rows.append((sample.record, score.score))
     reported = scorer.report(rules, rows) if rows else {}
-    value: Any = reported
-    for part in (chosen.metric or entry.metric).split("."):
-        value = value.get(part) if isinstance(value, dict) else None
+    metric, scale = chosen.metric or entry.metric, chosen.scale if chosen.metric else entry.scale
     failed = sum(score.score is None and score.note.startswith(FAILED) for score in scores)
     scored = [score for score in scores if score.score is not None]
     return Summary(
@@ -101,12 +100,30 @@ def summarize(
         n=len(scores),
         n_failed=failed,
         n_unparsed=sum(score.parsed is None for score in scored),
-        value=None if value is None else float(value) * (chosen.scale if chosen.metric else entry.scale),
+        value=_value(reported, metric, scale),
         reported=reported,
         protocol=protocol(benchmark, rules),
         protocol_hash=protocol_hash(benchmark, rules, variant),
-        chance=benchmark.chance,
+        chance=_chance(benchmark, scorer, rules, [record for record, _ in rows], metric, scale),
         variant=variant,
         partial=len(rows) < len(scores) or whole is not None,
         n_unscored=len(scores) - failed - len(scored),
     )
+
+
+def _value(reported: dict[str, Any], metric: str, scale: float) -> float | None:
+    found: Any = reported
+    for part in metric.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return None if found is None else float(found) * scale
+
+
+def _chance(
+    benchmark: Benchmark, scorer: Scorer, rules: str, records: list[Record], metric: str, scale: float
+) -> float:
+    if records and scorer.chance is not None and metric == benchmark.rules[rules].metric:
+        return scorer.chance(records)
+    if records and scorer.guess is not None:
+        guessed = scorer.report(rules, [(record, scorer.guess(record)) for record in records])
+        return _value(guessed, metric, scale) or 0.0
+    return benchmark.chance
