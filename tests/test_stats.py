@@ -84,6 +84,11 @@ def test_a_group_with_a_failed_row_is_failed_not_wrong() -> None:
     assert units.value == pytest.approx(100)
 
 
+def test_a_failed_question_takes_its_pair_out_of_acc_too() -> None:
+    units = _mme([("a", "1", 1), ("a", "1", np.nan), ("a", "2", 0), ("a", "2", 1)])
+    assert units.value == pytest.approx(50 + 0)
+
+
 def test_a_pair_of_two_images_is_drawn_as_one() -> None:
     units = stats.summed(
         Estimator(sample=0, group=100),
@@ -138,9 +143,7 @@ def test_standard_error_is_that_of_cluster_robust_least_squares() -> None:
     rng = np.random.default_rng(1)
     cluster = rng.integers(0, 40, 300)
     score = (rng.random(300) < 0.3 + 0.4 * (cluster % 2)).astype(float)
-    fit = api.OLS(score, np.ones(300)).fit(
-        cov_type="cluster", cov_kwds={"groups": cluster, "use_correction": False}
-    )
+    fit = api.OLS(score, np.ones(300)).fit(cov_type="cluster", cov_kwds={"groups": cluster, "use_correction": False})
     n = len(np.unique(cluster))
     assert _plain(score, cluster).error == pytest.approx(100 * fit.bse[0] * np.sqrt(n / (n - 1)))
 
@@ -223,9 +226,7 @@ def test_above_chance_is_the_t_test_of_cluster_means() -> None:
     rng = np.random.default_rng(7)
     score = (rng.random((25, 4)) < 0.35).astype(float)
     expected = scipy_stats.ttest_1samp(100 * score.mean(1), 25, alternative="greater").pvalue
-    assert stats.above_chance(_plain(score.ravel(), np.repeat(np.arange(25), 4)), 25) == pytest.approx(
-        expected
-    )
+    assert stats.above_chance(_plain(score.ravel(), np.repeat(np.arange(25), 4)), 25) == pytest.approx(expected)
 
 
 def test_chance_level_is_not_called_above_chance_too_often() -> None:

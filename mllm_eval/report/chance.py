@@ -50,9 +50,7 @@ def _p(run: Scored, name: str, chance: float) -> float | None:
     return None if p != p else p
 
 
-def chance_table(
-    folder: Path, rules: str = "cambrian", variant: str = "default", alpha: float = ALPHA
-) -> Table:
+def chance_table(folder: Path, rules: str = "cambrian", variant: str = "default", alpha: float = ALPHA) -> Table:
     """`above_chance` as a table, with a sentence that counts and names the benchmarks that are not."""
     run, found = read_scored(folder, rules, variant), above_chance(folder, rules, variant, alpha)
     number = {
@@ -69,9 +67,7 @@ def chance_table(
             "chance": score_cell(one.chance, number["chance"]),
             "gain": score_cell(one.value - one.chance, number["gain"]),
             "blind": score_cell(one.blind, number["blind"]),
-            "p": Cell(
-                p_words(one.p).removeprefix("p = ").removeprefix("p ") if one.p is not None else "unknown"
-            ),
+            "p": Cell(p_words(one.p).removeprefix("p = ").removeprefix("p ") if one.p is not None else "unknown"),
             "verdict": Cell("above chance" if one.above else "not above chance"),
         }
         rows.append(Row(title(one.benchmark), "measured", cells))
@@ -80,17 +76,13 @@ def chance_table(
         for one in found
         if not one.above
     ]
-    sentence = (
-        f"{sum(one.above for one in found)} of {len(found)} benchmarks are above chance at p < {alpha:g}"
-    )
+    sentence = f"{sum(one.above for one in found)} of {len(found)} benchmarks are above chance at p < {alpha:g}"
     sentence += f"; not above: {', '.join(below)}." if below else "."
     return Table(
         name="chance",
         title=f"{run.record.encoder}: above chance",
         columns=shown,
         rows=tuple(rows),
-        notes=(
-            f"One-sided t-test, standard error clustered by image. Run {run.record.hash}, rules {rules}.",
-        ),
+        notes=(f"One-sided t-test, standard error clustered by image. Run {run.record.hash}, rules {rules}.",),
         sentences=(sentence,),
     )

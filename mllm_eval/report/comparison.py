@@ -40,22 +40,18 @@ def labels(runs: Sequence[Scored]) -> list[str]:
     for run in runs:
         twins = [r.record for r in runs if (r.record.encoder, r.variant) == (run.record.encoder, run.variant)]
         extra = [] if run.variant == "default" else [run.variant]
-        extra += [
-            getattr(run.record, key) for key in ("llm", "recipe") if len({getattr(r, key) for r in twins}) > 1
-        ]
+        extra += [getattr(run.record, key) for key in ("llm", "recipe") if len({getattr(r, key) for r in twins}) > 1]
         extra += [f"seed {run.record.seed}"] * (len({r.seed for r in twins}) > 1)
         names.append(f"{run.record.encoder} ({', '.join(extra)})" if extra else run.record.encoder)
     return [
-        f"{name} [{run.record.hash}]" if names.count(name) > 1 else name
-        for name, run in zip(names, runs, strict=True)
+        f"{name} [{run.record.hash}]" if names.count(name) > 1 else name for name, run in zip(names, runs, strict=True)
     ]
 
 
 def held_equal(runs: Sequence[Scored], mixed_recipes: bool) -> None:
     """Refuses runs that differ in recipe, LLM or protocol: their difference is not the encoder's."""
     kinds = {
-        run.record.held_equal: f"{run.record.recipe} ({run.record.recipe_hash}) with {run.record.llm}"
-        for run in runs
+        run.record.held_equal: f"{run.record.recipe} ({run.record.recipe_hash}) with {run.record.llm}" for run in runs
     }
     if len(kinds) > 1 and not mixed_recipes:
         raise UserError(
@@ -111,14 +107,11 @@ def measured_row(run: Scored, label: str, shown: Sequence[Column], intervals: bo
 def shared_notes(runs: Sequence[Scored]) -> list[str]:
     """What all measured rows have in common, or what they were allowed not to have in common."""
     rules = sorted({run.rules for run in runs})
-    recipes = sorted(
-        {f"{run.record.recipe} ({run.record.recipe_hash}), LLM {run.record.llm}" for run in runs}
-    )
+    recipes = sorted({f"{run.record.recipe} ({run.record.recipe_hash}), LLM {run.record.llm}" for run in runs})
     notes = [f"Measured: rules {', '.join(rules)}; recipe {'; '.join(recipes)}."]
     if len(recipes) > 1:
         notes.append(
-            "Rows of different recipes or LLMs stand side by side: "
-            "a difference between them is not the encoder's."
+            "Rows of different recipes or LLMs stand side by side: a difference between them is not the encoder's."
         )
     return notes
 
@@ -177,9 +170,7 @@ def comparison(
 
 def _base(baseline: str, runs: Sequence[Scored], names: Sequence[str]) -> int:
     for index, (run, name) in enumerate(zip(runs, names, strict=True)):
-        if baseline == name or (
-            run.variant == "default" and baseline in (run.record.encoder, run.record.hash)
-        ):
+        if baseline == name or (run.variant == "default" and baseline in (run.record.encoder, run.record.hash)):
             return index
     raise UserError(f"no row {baseline!r} to compare with.{near(baseline, names)}")
 
@@ -198,11 +189,7 @@ def _blind_words(runs: Sequence[Scored], names: Sequence[str]) -> list[str]:
         if run.variant != "blind" or AVERAGE not in run.values:
             continue
         for other, seeing in zip(runs, names, strict=True):
-            if (
-                other.record.hash == run.record.hash
-                and other.variant == "default"
-                and AVERAGE in other.values
-            ):
+            if other.record.hash == run.record.hash and other.variant == "default" and AVERAGE in other.values:
                 gain = other.values[AVERAGE] - run.values[AVERAGE]
                 said.append(f"Seeing the images gives {seeing} {gain:+.1f} AVG over {name}.")
     return said

@@ -41,9 +41,7 @@ class Estimate:
 
     def units_of(self, score: Floats) -> Units:
         """As `units`, of other scores of the same samples."""
-        return stats.summed(
-            self.estimator, score, list(self.frame["cluster"]), list(self.frame["group"]), self.stratum
-        )
+        return stats.summed(self.estimator, score, list(self.frame["cluster"]), list(self.frame["group"]), self.stratum)
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,7 @@ class Scored:
     def own_draws(self) -> dict[str, Floats]:
         """Benchmark -> bootstrap values [draws] on the value's own scale."""
         return {
-            name: stats.distribution([one.units], seed=stats.seed_of(name))[0]
-            for name, one in self.estimates.items()
+            name: stats.distribution([one.units], seed=stats.seed_of(name))[0] for name, one in self.estimates.items()
         }
 
     @cached_property
@@ -116,7 +113,7 @@ class Scored:
     def counts(self) -> tuple[int, int, int]:
         """Samples scored, samples in all, samples scored but not parsed."""
         total = sum(int(s["n"]) for s in self.summaries.values())
-        failed = sum(int(s["n_failed"]) for s in self.summaries.values())
+        failed = sum(int(s["n_failed"]) + int(s.get("n_unscored", 0)) for s in self.summaries.values())
         return total - failed, total, sum(int(s["n_unparsed"]) for s in self.summaries.values())
 
 
@@ -125,9 +122,7 @@ def read_scored(folder: Path, rules: str = "cambrian", variant: str = "default")
     record = read_run(folder)
     found = summaries(folder, rules, variant)
     if not found:
-        raise UserError(
-            f"{folder}: nothing scored by {rules!r} rules ({variant}); run `mllm-eval score` first"
-        )
+        raise UserError(f"{folder}: nothing scored by {rules!r} rules ({variant}); run `mllm-eval score` first")
     return Scored(record, rules, variant, found)
 
 
@@ -141,9 +136,7 @@ def draw_together(runs: Sequence[Scored]) -> None:
                 alike.setdefault(run.estimates[name].units.clusters, []).append(index)
         for members in alike.values():
             units = [runs[index].estimates[name].units for index in members]
-            for index, values in zip(
-                members, stats.distribution(units, seed=stats.seed_of(name)), strict=True
-            ):
+            for index, values in zip(members, stats.distribution(units, seed=stats.seed_of(name)), strict=True):
                 found[index][name] = values
     for run, values_of in zip(runs, found, strict=True):
         run.__dict__["own_draws"] = values_of  # where cached_property keeps it

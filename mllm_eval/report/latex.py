@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from itertools import groupby
 
-from mllm_eval.report.table import Cell, Column, Row, Table
+from mllm_eval.report.table import Cell, Column, Row, Table, blocks
 
+LETTERS = 108  # about what fits a line of an article in small type
 _SIGNS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%",
     "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}",
@@ -33,49 +35,52 @@ def escaped(text: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """A `table` environment, scaled to the width of the text where it is wider."""
+    """A `table` environment; a wide table is stacked in blocks, each scaled down if it is still too wide."""
     notes, marks = table.footnotes()
-    spec = "l" + "".join("l" if column.text else "r" for column in table.columns)
     lines = [
         r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"  \centering",
         rf"  \caption{{{escaped(table.title)}}}",
         rf"  \label{{tab:{''.join(sign for sign in table.name if sign.isalnum() or sign in '-')}}}",
-        r"  \setlength{\tabcolsep}{3pt}",
-        r"  \sbox0{%",
-        rf"  \begin{{tabular}}{{{spec}}}",
-        r"    \toprule",
+        r"  \setlength{\tabcolsep}{3pt}\footnotesize",
     ]
-    if any(column.group for column in table.columns):
-        lines += _groups(table.columns)
-    lines.append("    " + " & ".join(["", *(escaped(column.title) for column in table.columns)]) + r" \\")
-    lines.append(r"    \midrule")
-    group = ""
-    for index, row in enumerate(table.rows):
-        if row.group and row.group != group:
-            if index:
-                lines.append(r"    \midrule")
-            lines.append(
-                rf"    \multicolumn{{{len(table.columns) + 1}}}{{l}}{{\textit{{{escaped(row.group)}}}}} \\"
-            )
-        group = row.group
-        lines.append(
-            "    " + " & ".join(_line(row, table.columns, marks.get(index, ""), table.mixed)) + r" \\"
-        )
-    lines += [r"    \bottomrule", r"  \end{tabular}}"]
-    lines.append(r"  \ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi")
+    for block in blocks(table, LETTERS):
+        lines += [r"  \sbox0{%", *_tabular(table, block, marks), "  }"]
+        lines.append(r"  \ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi\par\smallskip")
     below = [rf"\textsuperscript{{{mark}}}\,{escaped(text)}" for mark, text in notes]
     below += [escaped(text) for text in (*table.notes, *table.sentences)]
     if below:
-        lines += [r"  \par\smallskip", r"  \begin{minipage}{\linewidth}\footnotesize\raggedright"]
+        lines += [r"  \begin{minipage}{\linewidth}\scriptsize\raggedright"]
         lines.append("    " + "\\par\n    ".join(below))
         lines.append(r"  \end{minipage}")
     lines.append(r"\end{table}")
     return "\n".join(lines) + "\n"
 
 
-def _groups(shown: tuple[Column, ...]) -> list[str]:
+def _tabular(table: Table, shown: Sequence[Column], marks: dict[int, str]) -> list[str]:
+    spec = "l" + "".join("l" if column.text else "r" for column in shown)
+    lines = [rf"  \begin{{tabular}}{{{spec}}}", r"    \toprule"]
+    if any(column.group for column in shown):
+        lines += _groups(shown)
+    lines.append("    " + " & ".join(["", *(escaped(column.title) for column in shown)]) + r" \\")
+    lines.append(r"    \midrule")
+    group = ""
+    for index, row in enumerate(table.rows):
+        if row.group and row.group != group:
+            if index:
+                lines.append(r"    \midrule")
+            lines.append(rf"    \multicolumn{{{len(shown) + 1}}}{{l}}{{\textit{{{escaped(row.group)}}}}} \\")
+        group = row.group
+        lines.append("    " + " & ".join(_line(row, shown, marks.get(index, ""), table.mixed)) + r" \\")
+        limits = [row.cells.get(column.key, Cell()).interval for column in shown]
+        if any(limits):
+            small = [rf"{{\scriptsize {escaped(limit)}}}" if limit else "" for limit in limits]
+            lines.append("    " + " & ".join(["", *small]) + r" \\[2pt]")
+    return [*lines, r"    \bottomrule", r"  \end{tabular}%"]
+
+
+def _groups(shown: Sequence[Column]) -> list[str]:
     cells, rules, at = [""], [], 2
     for name, members in groupby(shown, key=lambda column: column.group):
         width = len(list(members))
@@ -86,13 +91,15 @@ def _groups(shown: tuple[Column, ...]) -> list[str]:
     return ["    " + " & ".join(cells) + r" \\", "    " + " ".join(rules)]
 
 
-def _line(row: Row, shown: tuple[Column, ...], mark: str, tagged: bool) -> list[str]:
+def _line(row: Row, shown: Sequence[Column], mark: str, tagged: bool) -> list[str]:
     label = escaped(row.label) + (rf"\textsuperscript{{{mark}}}" if mark else "")
     cells = [label + (r" {\scriptsize published}" if tagged and row.source == "published" else "")]
     for column in shown:
         cell = row.cells.get(column.key, Cell())
         text = rf"\textbf{{{escaped(cell.text)}}}" if cell.best else escaped(cell.text)
-        small = " ".join(escaped(part) for part in (cell.delta, cell.interval) if part)
-        stars = rf"\textsuperscript{{{escaped(cell.marks)}}}" if cell.marks else ""
-        cells.append(text + stars + (rf" {{\scriptsize {small}}}" if small else ""))
+        if cell.delta:
+            text += rf" {{\scriptsize {escaped(cell.delta)}}}"
+        if cell.marks:
+            text += rf"\textsuperscript{{{escaped(cell.marks)}}}"
+        cells.append(text)
     return cells

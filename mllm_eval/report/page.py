@@ -20,7 +20,7 @@ h1 { font-size: 1.35rem; line-height: 1.25; margin: 0 0 .75rem; }
 .scroll:focus-visible { outline: 2px solid var(--best); outline-offset: 2px; }
 table { border-collapse: separate; border-spacing: 0; width: 100%; font-variant-numeric: tabular-nums;
   font-size: .875rem; }
-th, td { padding: .4rem .6rem; text-align: right; white-space: nowrap; vertical-align: baseline; }
+th, td { padding: .38rem .5rem; text-align: right; white-space: nowrap; vertical-align: baseline; }
 th { font-weight: 600; }
 thead th { border-bottom: 1px solid var(--line); }
 thead tr:first-child:not(:last-child) th { color: var(--soft); text-align: center; font-weight: 500; }
@@ -42,7 +42,7 @@ sup { line-height: 0; font-size: .72em; color: var(--soft); }
 .words { margin: 1.1rem 0 0; padding-left: 1.2rem; max-width: 60rem; }
 .notes { margin: 1.1rem 0 0; color: var(--soft); font-size: .8rem; max-width: 60rem; }
 .notes p { margin: .2rem 0; }
-@media (max-width: 40rem) { th:first-child { max-width: 9.5rem; white-space: normal; } }
+@media (max-width: 40rem) { th:first-child { min-width: 7rem; max-width: 9.5rem; white-space: normal; } }
 @media print { body { padding: 0; max-width: none; } table { font-size: 6.5pt; } 
   th, td { padding: 1.5pt 2.5pt; } .scroll { overflow: visible; } }
 """

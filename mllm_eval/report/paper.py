@@ -110,9 +110,7 @@ def named_table(
     folders = [] if published_only else _matching(config, rules, recipe, runs)
     if not config.published:
         if not folders:
-            raise UserError(
-                f"table {name!r} shows runs, and none is scored by {rules!r} rules: run `make eval` first"
-            )
+            raise UserError(f"table {name!r} shows runs, and none is scored by {rules!r} rules: run `make eval` first")
         return comparison(
             folders, baseline, rules, intervals=intervals, mixed_recipes=mixed_recipes, heading=config.title
         )
@@ -187,9 +185,7 @@ def _with_published(
     return Table(config.name, config.title, shown, tuple(rows), tuple(notes))
 
 
-def _measured_rows(
-    runs: Sequence[Scored], shown: Sequence[Column], config: TableConfig, intervals: bool
-) -> list[Row]:
+def _measured_rows(runs: Sequence[Scored], shown: Sequence[Column], config: TableConfig, intervals: bool) -> list[Row]:
     group = config.measured[0].group
     return [
         replace(measured_row(run, label, shown, intervals), group=group)
@@ -231,6 +227,4 @@ def _filled(template: str, record: dict[str, Any], where: str) -> str:
     try:
         return template.format_map(record).strip()
     except (KeyError, ValueError, IndexError) as error:
-        raise UserError(
-            f"{where}: the label {template!r} names a column that is not there ({error})"
-        ) from None
+        raise UserError(f"{where}: the label {template!r} names a column that is not there ({error})") from None

@@ -77,9 +77,7 @@ def markdown(table: Table) -> str:
         for column in table.columns:
             cell = row.cells.get(column.key, Cell())
             text = f"**{_md(cell.text)}**" if cell.best else _md(cell.text)
-            cells.append(
-                " ".join(part for part in (text, cell.delta + _md(cell.marks), cell.interval) if part)
-            )
+            cells.append(" ".join(part for part in (text, cell.delta + _md(cell.marks), cell.interval) if part))
         lines.append("| " + " | ".join(cells) + " |")
     lines += [""] + [f"- {_md(sentence)}" for sentence in table.sentences] + [""] * bool(table.sentences)
     lines += [f"<sup>{mark}</sup> {_md(text)}  " for mark, text in notes]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
+from itertools import groupby
 from typing import Literal
 
 Rounding = Literal["round", "truncate", "even"]
@@ -109,9 +110,7 @@ def score_cell(
     return Cell(text, value, low=low, high=high, interval=shown)
 
 
-def with_best(
-    rows: Sequence[Row], columns: Sequence[Column], scope: Literal["table", "group", "none"]
-) -> list[Row]:
+def with_best(rows: Sequence[Row], columns: Sequence[Column], scope: Literal["table", "group", "none"]) -> list[Row]:
     """Marks the best printed number of each column, ties together; measured and published rows apart."""
     if scope == "none":
         return list(rows)
@@ -164,3 +163,26 @@ def with_deltas(
             cells[column.key] = replace(here, delta=f"({'+' if gap >= 0 else '−'}{abs(gap)})")  # noqa: RUF001
         changed.append(replace(row, cells=cells))
     return changed
+
+
+def blocks(table: Table, width: int) -> list[list[Column]]:
+    """The columns cut into blocks that fit `width` letters beside the labels, groups kept whole where they can be."""
+    room = width - max([len(row.label) + 4 + 12 * table.mixed for row in table.rows] + [8])
+    sizes = {column.key: _letters(table, column) + 2 for column in table.columns}
+    cut: list[list[Column]] = [[]]
+    for _, members in groupby(table.columns, key=lambda column: column.group):
+        part = list(members)
+        used = sum(sizes[column.key] for column in cut[-1])
+        if used + sum(sizes[column.key] for column in part) > room:
+            cut.append([])
+        for column in part:
+            if sum(sizes[other.key] for other in (*cut[-1], column)) > room:
+                cut.append([])
+            cut[-1].append(column)
+    return [block for block in cut if block]
+
+
+def _letters(table: Table, column: Column) -> int:
+    cells = [row.cells.get(column.key, Cell()) for row in table.rows]
+    first = [len(cell.text) + len(cell.delta) + bool(cell.delta) + len(cell.marks) for cell in cells]
+    return max([len(column.title), *first, *(len(cell.interval) for cell in cells)])

@@ -6,14 +6,13 @@ import io
 import os
 import shutil
 import sys
-from itertools import groupby
 
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from mllm_eval.report.table import Cell, Column, Row, Table
+from mllm_eval.report.table import Cell, Column, Row, Table, blocks
 
 
 def terminal(table: Table, width: int | None = None, color: bool | None = None) -> str:
@@ -28,7 +27,7 @@ def terminal(table: Table, width: int | None = None, color: bool | None = None) 
     )
     notes, marks = table.footnotes()
     console.print(Text(_clean(table.title), style="bold"))
-    for block in _blocks(table, width):
+    for block in blocks(table, width):
         console.print(_drawn(table, block, marks))
     for sentence in table.sentences:
         console.print(Text(f"• {_clean(sentence)}"))
@@ -59,32 +58,6 @@ def _shown(cell: Cell) -> Text:
     if cell.interval:
         text.append(f"\n{cell.interval}", style="dim")
     return text
-
-
-def _blocks(table: Table, width: int) -> list[list[Column]]:
-    """Columns cut into blocks that fit, headings kept whole where they can be."""
-    marks = table.footnotes()[1]
-    first = (
-        max([_label(row, marks.get(i, ""), table.mixed).cell_len for i, row in enumerate(table.rows)] + [8])
-        + 2
-    )
-    sizes = {}
-    for column in table.columns:
-        cells = [_shown(row.cells.get(column.key, Cell())) for row in table.rows]
-        longest = max([line.cell_len for cell in cells for line in cell.split("\n")] + [len(column.title)])
-        sizes[column.key] = longest + 2
-    blocks: list[list[Column]] = [[]]
-    room = width - first
-    for _, members in groupby(table.columns, key=lambda column: column.group):
-        part = list(members)
-        used = sum(sizes[column.key] for column in blocks[-1])
-        if used and used + sum(sizes[column.key] for column in part) > room:
-            blocks.append([])
-        for column in part:
-            if blocks[-1] and sum(sizes[c.key] for c in (*blocks[-1], column)) > room:
-                blocks.append([])
-            blocks[-1].append(column)
-    return [block for block in blocks if block]
 
 
 def _drawn(table: Table, block: list[Column], marks: dict[int, str]) -> RichTable:

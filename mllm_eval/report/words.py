@@ -58,9 +58,7 @@ def sentences(found: Sequence[Difference], alpha: float = ALPHA) -> list[str]:
 def _part(one: Difference, sign: int) -> str:
     low, high = sorted((sign * one.difference.low, sign * one.difference.high))
     size = printed(abs(one.difference.value), 1)
-    return (
-        f"{title(one.key)} by {size} [{printed(low, 1)}, {printed(high, 1)}], {p_words(one.holm)} after Holm"
-    )
+    return f"{title(one.key)} by {size} [{printed(low, 1)}, {printed(high, 1)}], {p_words(one.holm)} after Holm"
 
 
 def _joined(parts: Iterable[str]) -> str:

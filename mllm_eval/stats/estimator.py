@@ -49,9 +49,7 @@ class Estimator:
         known = {field.name for field in fields(cls)}
         for name in data:
             if name not in known:
-                raise UserError(
-                    f"{where}: unknown estimator field '{name}'; known are {', '.join(sorted(known))}"
-                )
+                raise UserError(f"{where}: unknown estimator field '{name}'; known are {', '.join(sorted(known))}")
         if data.get("strata", "pooled") not in ("pooled", "mean", "sum"):
             raise UserError(f"{where}: estimator strata '{data['strata']}'; use pooled, mean or sum")
         try:
@@ -131,7 +129,8 @@ def summed(
 ) -> Units:
     """Sums up the N samples of one benchmark per cluster.
 
-    A nan score is a failed sample: it leaves numerator and denominator, and its group leaves too.
+    A nan score is a failed sample: it leaves numerator and denominator, and where the value counts groups, its
+    whole group does: the scoring rules leave out a group that is not whole.
     Where the value counts groups, clusters joined by a group become one: neither half can be drawn alone.
     The order of the samples does not matter.
     """
@@ -146,15 +145,10 @@ def summed(
     names, owner = _codes(list(np.asarray(cluster, dtype=object)[keep]))
     # a group's name may come back in another stratum: MME has the same photo in several tasks
     _, member = _codes(
-        [
-            f"{part}\0{name}"
-            for part, name in zip(layer_of, np.asarray(group, dtype=object)[keep], strict=True)
-        ]
+        [f"{part}\0{name}" for part, name in zip(layer_of, np.asarray(group, dtype=object)[keep], strict=True)]
     )
     if estimator.group:
-        edges = coo_matrix(
-            (np.ones(len(owner)), (owner, len(names) + member)), shape=(len(names) + len(owner),) * 2
-        )
+        edges = coo_matrix((np.ones(len(owner)), (owner, len(names) + member)), shape=(len(names) + len(owner),) * 2)
         joined = connected_components(edges, directed=False)[1][: len(names)]
         first = np.unique(joined, return_index=True)[1]
         owner = np.searchsorted(np.sort(first), first[np.unique(joined, return_inverse=True)[1]])[owner]
@@ -164,6 +158,8 @@ def summed(
     parts: list[tuple[Floats, Floats]] = []
     weights: list[float] = []
     valid = ~np.isnan(scores)
+    if estimator.group:
+        valid &= ~np.isin(member, member[~valid])
     if estimator.sample:
         parts.append(_table(owner[valid], layer_of[valid], scores[valid], len(names), strata))
         weights += [estimator.sample * share] * strata
