@@ -135,9 +135,7 @@ def losses(pair: Pair, images: torch.Tensor) -> dict[str, torch.Tensor]:
     hidden = out[:, 1:][masks]
     patch_loss = -(patch_target * functional.log_softmax(student.patch(hidden) / 0.1, -1)).sum(-1).mean()
     pixel_loss = functional.smooth_l1_loss(student.redraw(hidden), patches_of(whole)[masks])
-    views = [out[:, 0]]
-    for _ in range(2):
-        views.append(student.backbone(crops(images, LOCAL, 0.45, 0.75)).last_hidden_state[:, 0])
+    views = [out[:, 0], student.backbone(crops(images, LOCAL, 0.45, 0.75)).last_hidden_state[:, 0]]
     view_loss = torch.stack(
         [-(view_target * functional.log_softmax(student.view(v) / 0.1, -1)).sum(-1).mean() for v in views]
     ).mean()
