@@ -43,7 +43,9 @@ class Words:
 
     eos_token_id = END
 
-    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+    def __call__(self, text: str | list[str], add_special_tokens: bool) -> dict[str, list[Any]]:
+        if isinstance(text, list):
+            return {"input_ids": [self(part, add_special_tokens)["input_ids"] for part in text]}
         parts = re.findall(r"<\|\w+\|>| ?\w+|[^\w]", text)
         return {"input_ids": [self._id(part) for part in parts]}
 
@@ -115,9 +117,7 @@ def run(model: Model, asked: list[Sample], engine: Any) -> tuple[float, float, l
     features = features_of(model.image_tokens)
     with tempfile.TemporaryDirectory() as folder:
         wall, cpu = time.perf_counter(), time.process_time()
-        answers = answer(
-            model, asked, TEMPLATE, features, LONGEST, Journal(Path(folder) / "a.jsonl"), engine=engine
-        )
+        answers = answer(model, asked, TEMPLATE, features, LONGEST, Journal(Path(folder) / "a.jsonl"), engine=engine)
         return time.perf_counter() - wall, time.process_time() - cpu, answers
 
 

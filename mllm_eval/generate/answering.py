@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -142,15 +143,18 @@ class _Job:
         texts = _prompt(sample, self.template).split(IMAGE, len(sample.images))
         pieces: list[Piece] = []
         for text, image in zip(texts, (*sample.images, None), strict=True):
-            if image is None or text not in words:
-                ids = tuple(self.model.tokenizer(text, add_special_tokens=False)["input_ids"])
-                if image is not None:
-                    words[text] = ids
-            else:
-                ids = words[text]
+            ids = words.get(text) or self._words(text)
+            if image is not None:
+                words[text] = ids
             pieces += [ids] if ids else []
             pieces += [image.sha256] if image is not None else []
         return Request(tuple(pieces))
+
+    def _words(self, text: str) -> tuple[int, ...]:
+        # A mark in a question's own words is no image: parted, it is not read as the special token.
+        parts = re.split(f"(?<={IMAGE[:-1]})(?={IMAGE[-1]})", text)
+        found = self.model.tokenizer(parts, add_special_tokens=False)["input_ids"]
+        return tuple(token for ids in found for token in ids)
 
     def batches(self) -> list[Batch]:
         if self.engine == "batched":
