@@ -380,7 +380,7 @@ def test_html_is_well_formed_escapes_all_and_fetches_nothing(compared: Table) ->
     page = report.render(_nasty(), "html")
     reader.feed(page)
     assert reader.open == [] and "b" not in reader.seen
-    assert reader.text.count(NASTY) == 9
+    assert reader.text.count(NASTY) == 10
     whole = report.render(compared, "html")
     assert "prefers-color-scheme: dark" in whole
     for outside in ("http:", "https:", "src=", "url(", "<script", "@import"):

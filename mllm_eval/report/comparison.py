@@ -142,21 +142,21 @@ def comparison(
     if not scored:
         raise UserError("no runs to compare")
     held_equal(scored, mixed_recipes)
-    draw_together(scored)
     names = labels(scored)
+    base = None if baseline is None else _base(baseline, scored, names)
+    draw_together(scored)
     shown = score_columns(list(dict.fromkeys(name for run in scored for name in run.benchmarks)))
     rows = [measured_row(run, name, shown, intervals) for run, name in zip(scored, names, strict=True)]
     rows = with_best(rows, shown, "table")
     plain = [i for i, run in enumerate(scored) if run.variant == "default"]
     notes = shared_notes(scored)
-    if baseline is None:
+    if base is None:
         pairs = list(combinations(plain, 2))
     else:
-        base = _base(baseline, scored, names)
         rows = with_deltas(rows, shown, names[base])
         pairs = [(i, base) for i in plain if i != base]
     found = differences([(names[i], scored[i], names[j], scored[j]) for i, j in pairs])
-    if baseline is not None and found:
+    if base is not None and found:
         rows = [_marked(row, found) for row in rows]
         notes.append(
             f"Differences to {names[base]}; *, **, ***: p < 0.05, 0.01, 0.001 by a permutation test, "

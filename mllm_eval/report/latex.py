@@ -42,7 +42,7 @@ def latex(table: Table) -> str:
         r"\begin{table}",
         r"  \centering",
         rf"  \caption{{{escaped(table.title)}}}",
-        rf"  \label{{tab:{''.join(sign for sign in table.name if sign.isalnum() or sign in '-')}}}",
+        rf"  \label{{tab:{''.join(sign for sign in table.name if sign.isascii() and (sign.isalnum() or sign == '-'))}}}",
         r"  \setlength{\tabcolsep}{3pt}\footnotesize",
     ]
     for block in blocks(table, LETTERS):
