@@ -10,12 +10,12 @@ from mllm_eval.answers import Journal
 from mllm_eval.catalog import Benchmark
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.environment import device, repeatable
+from mllm_eval.errors import UserError
 from mllm_eval.generate import answer, pending
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.run import Run
 
 if TYPE_CHECKING:
-    from mllm_eval.adapters.base import EncoderModel
     from mllm_eval.features import Features
     from mllm_eval.model import VLM
 
@@ -44,22 +44,15 @@ class Respondent:
     def features(self) -> Features:
         """The encoder's features of any image, from the store where it has them."""
         repeatable(self.run.seed)
-        from mllm_eval.features import Features, FeatureStore
+        from mllm_eval.features import Features
 
-        encoder = self.run.encoder
-        store = FeatureStore.of(encoder, self.run.weights["encoder"])
-        return Features(store, self._load_encoder)
-
-    def _load_encoder(self) -> EncoderModel:
-        from mllm_eval.adapters import load_encoder_model
-
-        return load_encoder_model(self.run.encoder).to(device())
+        return Features.of(self.run)
 
     def respond(self, benchmark: Benchmark, variant: str, samples: list[Sample]) -> bool:
         """Answer what has no answer yet; False if there was nothing to do."""
         journal = Journal(self.run.answers_path(benchmark.name, variant))
         template = self.run.recipe.template
-        if journal.complete and not pending(samples, template, journal):
+        if journal.complete and not pending(samples, template, journal) and not _mended(journal, samples):
             return False
         model = self.model
         name = benchmark.name if variant == "default" else f"{benchmark.name} ({variant})"
@@ -88,3 +81,18 @@ class Respondent:
 
         with self.ledger.step(f"features: {name}", images=len(missing)) as progress:
             self.features.fill(images, progress, broken)
+
+
+def _mended(journal: Journal, samples: list[Sample]) -> bool:
+    """Whether a sample that failed has images that can all be read by now. Loads no model to find out."""
+    done = journal.done()
+    failed = [sample for sample in samples if done[sample.id].state == "error"]
+    return any(all(_readable(image) for image in sample.images) for sample in failed)
+
+
+def _readable(image: ImageRef) -> bool:
+    try:
+        image.load()
+    except (UserError, OSError, ValueError):
+        return False
+    return True

@@ -16,6 +16,7 @@ from mllm_eval.pipeline.scoring import score_answers, scored
 from mllm_eval.pipeline.sources import needed, provide
 from mllm_eval.run import Run
 from mllm_eval.storage import FileLock
+from mllm_eval.train import is_trained, train
 
 if TYPE_CHECKING:
     from mllm_eval.data.samples import Sample
@@ -61,7 +62,7 @@ def evaluate(
     asked = asked_benchmarks(benchmarks, run.recipe.data)
     variants = ["default", "blind"] if blind else ["default"]
     with _working(run, reporter) as ledger:
-        provide(needed(run.recipe, not _trained(run), asked), ledger.reporter)
+        provide(needed(run.recipe, not is_trained(run), asked), ledger.reporter)
         respondent = Respondent(run, lambda: _train(run, ledger), ledger)
         for benchmark in asked:
             for variant in variants:
@@ -79,7 +80,7 @@ def train_run(
     """Both stages of training, as far as they are missing; the arguments are those of `evaluate`."""
     run = Run.of(encoder, recipe, llm, seed)
     with _working(run, reporter) as ledger:
-        if not _trained(run):
+        if not is_trained(run):
             provide(needed(run.recipe, True, []), ledger.reporter)
             _train(run, ledger)
     return run
@@ -158,17 +159,10 @@ def _working(run: Run, reporter: Reporter | None) -> Iterator[Ledger]:
         yield Ledger(run.folder, listener)
 
 
-def _trained(run: Run) -> bool:
-    # The folder appears when the checkpoint is complete; asking the room that trains would import torch.
-    return (run.checkpoint / "config.json").is_file()
-
-
 def _train(run: Run, ledger: Ledger) -> None:
-    if _trained(run):
+    if is_trained(run):
         return
     repeatable(run.seed)
-    from mllm_eval.train import train
-
     with ledger.step("training") as progress:
         train(run, progress)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from mllm_eval.answers import read_answers
 from mllm_eval.catalog import Benchmark
 from mllm_eval.data.samples import Sample
+from mllm_eval.errors import UserError
 from mllm_eval.run import Run
 from mllm_eval.storage import read_json, sha256_file, write_json, write_jsonl
 
@@ -20,7 +21,10 @@ def scored(run: Run, benchmark: Benchmark, variant: str, rules: str) -> bool:
     path = run.summary_path(benchmark.name, rules, variant)
     if not all(file.is_file() for file in (answers, scores, path)):
         return False
-    summary = read_json(path)
+    try:
+        summary = read_json(path)
+    except UserError:
+        return False
     return bool(
         summary.get("answers") == sha256_file(answers)
         and summary.get("protocol_hash") == protocol_hash(benchmark, rules, variant)
