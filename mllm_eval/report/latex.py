@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
@@ -42,7 +43,7 @@ def latex(table: Table) -> str:
         r"\begin{table}",
         r"  \centering",
         rf"  \caption{{{escaped(table.title)}}}",
-        rf"  \label{{tab:{''.join(sign for sign in table.name if sign.isascii() and (sign.isalnum() or sign == '-'))}}}",
+        rf"  \label{{tab:{re.sub('[^A-Za-z0-9-]', '', table.name)}}}",
         r"  \setlength{\tabcolsep}{3pt}\footnotesize",
     ]
     for block in blocks(table, LETTERS):
