@@ -55,10 +55,11 @@ def score_samples(
     """The score of every sample, in order; a sample without a prediction (or with None) is failed."""
     rules_of(benchmark, rules)
     rule = load_scorer(benchmark).rules[rules]
-    return [_score(rule, rules, sample, predictions.get(sample.id)) for sample in samples]
+    return [score_one(rule, rules, sample, predictions.get(sample.id)) for sample in samples]
 
 
-def _score(rule: Rule, rules: str, sample: Sample, prediction: str | None) -> Score:
+def score_one(rule: Rule, rules: str, sample: Sample, prediction: str | None) -> Score:
+    """One sample's score. Where the rule fails, as the original does in places, it is 0 with a note."""
     if prediction is None:
         return Score(sample.id, None, None, f"{FAILED}: no prediction")
     try:

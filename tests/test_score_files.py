@@ -1,0 +1,199 @@
+"""Files of answers: what is accepted, what is refused, and what the refusal says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import parquet_rows
+import pytest
+
+from mllm_eval.catalog import load_benchmark
+from mllm_eval.errors import UserError
+from mllm_eval.score.files import score_file
+
+GOLD = {"answer": "14", "type": "human_test"}
+Writer = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Writer:
+    def written(*lines: dict[str, Any] | str | bytes) -> Path:
+        path = tmp_path / "answers.jsonl"
+        texts = [json.dumps(line) if isinstance(line, dict) else line for line in lines]
+        path.write_bytes(b"".join((t if isinstance(t, bytes) else t.encode()) + b"\n" for t in texts))
+        return path
+
+    return written
+
+
+@pytest.fixture
+def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path / "data"))
+
+    def made(name: str) -> None:
+        parquet_rows.write_mini(tmp_path / "data", load_benchmark(name), parquet_rows.rows_of(name))
+
+    return made
+
+
+def line(id_: str, prediction: Any, **record: Any) -> dict[str, Any]:
+    return {"id": id_, "record": {**GOLD, **record}, "prediction": prediction}
+
+
+def mme(id_: str, image: str, gold: str, prediction: str | None) -> dict[str, Any]:
+    record = {"question_id": image, "category": "existence", "question": "Q?", "answer": gold}
+    return {"id": id_, "record": record, "prediction": prediction}
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([line("a", "14"), line("a", "15")], r"jsonl:2: id 'a' occurs twice \(first at .*jsonl:1\)"),
+        ([line("a", "14"), '{"id": "b", '], r"jsonl:2: not valid JSON"),
+        ([line("a", "14"), '["b"]'], r"jsonl:2: expected an object, found list"),
+        ([line("a", "14"), b"\xff\xfe"], "not UTF-8"),
+        ([{"id": "a", "record": GOLD, "predictions": "14"}], "jsonl:1: field 'prediction' is missing.*predictions"),
+        ([{"record": GOLD, "prediction": "14"}], "jsonl:1: field 'id' is missing"),
+        ([line("a", 14)], "jsonl:1: field 'prediction' is int, expected a string"),
+        ([line("a", ["14"])], "jsonl:1: field 'prediction' is list, expected a string"),
+        ([{**line("a", "14"), "id": 1.5}], "jsonl:1: field 'id' is float"),
+        ([{**line("a", "14"), "record": "14"}], "jsonl:1: field 'record' is str"),
+        ([{"id": "a", "record": {"type": "x"}, "prediction": "1"}], "jsonl:1: the record has no field 'answer'"),
+        ([line("a", "1", answer=14)], "jsonl:1: field 'answer' of the record is int, expected string"),
+        ([line("a", "1"), {"id": "b", "prediction": "1"}], "jsonl:2: this line brings no record"),
+        ([], "no answers in it"),
+    ],
+)
+def test_bad_lines_are_named(lines: list[Any], said: str, write: Writer) -> None:
+    with pytest.raises(UserError, match=said) as error:
+        score_file("chartqa", write(*lines))
+    assert "\n" not in str(error.value)
+
+
+def test_names_that_do_not_exist_give_the_nearest(write: Writer) -> None:
+    path = write(line("a", "14"))
+    with pytest.raises(UserError, match="chartqa"):
+        score_file("chart_qa", path)
+    with pytest.raises(UserError, match="robust"):
+        score_file("chartqa", path, rules="robusst")
+    with pytest.raises(UserError, match="lmms_eval"):
+        score_file("chartqa", path, format_="lmms-eval")
+    with pytest.raises(UserError, match=r"gone\.jsonl"):
+        score_file("chartqa", path.parent / "gone.jsonl")
+
+
+def test_a_prediction_that_is_not_there_is_failed_not_wrong(
+    write: Writer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(
+        line("a", "14"), line("b", None), '{"id": "c", "record": {"answer": "1", "type": null}, "prediction": NaN}'
+    )
+    summary = score_file("chartqa", path, out=tmp_path / "scores.jsonl", as_json=True)
+    assert (summary.n, summary.n_failed, summary.value) == (3, 2, 100.0)
+    printed = json.loads(capsys.readouterr().out)
+    assert {"benchmark", "rules", "n", "n_failed", "n_unparsed", "value", "reported"} <= set(printed)
+    assert (printed["value"], printed["reported"]["total"]) == (100.0, 1.0)
+    scores = [json.loads(text) for text in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert [set(score) for score in scores] == [{"id", "score", "parsed", "note"}] * 3
+    assert [score["score"] for score in scores] == [1.0, None, None]
+    assert scores[1]["note"] == scores[2]["note"] == "failed: no prediction"
+
+
+def test_an_image_without_its_second_question_is_refused_unless_partial(write: Writer) -> None:
+    path = write(mme("1", "a.jpg", "Yes", "Yes"), mme("2", "a.jpg", "No", "No"), mme("3", "b.jpg", "Yes", "Yes"))
+    with pytest.raises(UserError, match=r"group 'existence/b\.jpg' has 1 answers where 2 make it whole"):
+        score_file("mme", path)
+    summary = score_file("mme", path, partial=True)
+    # The lone question of b.jpg counts nowhere: neither in acc nor in acc+.
+    assert (summary.partial, summary.value) == (True, 200.0)
+
+
+def test_a_question_answered_twice_is_refused(write: Writer) -> None:
+    rows = [mme("1", "a.jpg", "Yes", "Yes"), mme("2", "a.jpg", "No", "No"), mme("3", "a.jpg", "No", "Yes")]
+    with pytest.raises(UserError, match="has 3 answers where 2"):
+        score_file("mme", write(*rows))
+
+
+def test_order_does_not_matter(write: Writer) -> None:
+    rows = [
+        mme(f"{image}{gold}", f"{image}.jpg", gold, "Yes" if image == "a" else gold)
+        for image in "abc"
+        for gold in ("Yes", "No")
+    ]
+    values = {score_file("mme", write(*order)).value for order in (rows, rows[::-1], rows[::2] + rows[1::2])}
+    assert len(values) == 1 and values.pop() == pytest.approx(100 * (5 / 6 + 2 / 3))
+
+
+def test_answers_are_matched_to_the_data_by_id(mini: Callable[[str], None], write: Writer) -> None:
+    mini("ai2d")
+    both = [{"id": "1", "prediction": "C"}, {"id": 0, "prediction": "A"}]
+    assert score_file("ai2d", write(*both)).value == 50.0
+    with pytest.raises(UserError, match="jsonl:3: ai2d has no sample '7'"):
+        score_file("ai2d", write(*both, {"id": "7", "prediction": "A"}))
+    with pytest.raises(UserError, match=r"1 of 2 samples have no answer \(first: '0'\)"):
+        score_file("ai2d", write(both[0]))
+    summary = score_file("ai2d", write(both[0]), partial=True)
+    assert (summary.partial, summary.n, summary.value) == (True, 1, 100.0)
+
+
+def test_ten_megabytes_of_answer_are_scored(write: Writer) -> None:
+    path = write(line("a", "B or C, the answer might be 14% or $3,300. " * 250_000))
+    for rules in ("cambrian", "robust"):
+        summary = score_file("chartqa", path, rules)
+        assert (summary.n_failed, summary.value) == (0, 0.0)
+    path = write({"id": "a", "record": {"answers": ["dakota"] * 10}, "prediction": "a dakota. " * 1_000_000})
+    assert score_file("textvqa", path).value == 0.0
+
+
+def test_a_lone_surrogate_does_not_stop_the_scores(write: Writer, tmp_path: Path) -> None:
+    path = write('{"id": "a", "record": {"answer": "x", "type": null}, "prediction": "\\ud800"}')
+    assert score_file("chartqa", path, out=tmp_path / "s.jsonl").value == 0.0
+
+
+def test_cambrian_answers_files(mini: Callable[[str], None], write: Writer) -> None:
+    mini("scienceqa")
+    suffix = "Please answer directly with only the letter of the correct option and nothing else."
+    prompt = f"..<image>\nWhich?\nA. x\nB. y\n{suffix}<|eot_id|>"
+    rows = [
+        {"question_id": 0, "prompt": prompt, "answer": "B", "gt_answer": "B", "type": True},
+        {"question_id": 1, "answer": "", "type": False},
+        {"question_id": 2, "answer": "The answer is: A", "type": True},
+    ]
+    summary = score_file("scienceqa", write(*rows), format_="cambrian")
+    assert (summary.n, summary.value) == (2, 50.0)
+    with pytest.raises(UserError, match=r"jsonl:1: its prompt is not that of sample '0'"):
+        score_file("scienceqa", write({**rows[0], "prompt": "another one"}, rows[2]), format_="cambrian")
+    with pytest.raises(UserError, match="1 answers to 2 samples"):
+        score_file("scienceqa", write(rows[0]), format_="cambrian")
+
+
+def test_lmms_eval_samples_files(mini: Callable[[str], None], write: Writer) -> None:
+    mini("ai2d")
+    rows = [{"doc_id": 1, "filtered_resps": ["C"], "target": "C"}, {"doc_id": 0, "resps": [["A"]], "target": "C"}]
+    assert score_file("ai2d", write(*rows), format_="lmms_eval").value == 50.0
+
+
+def test_vlmevalkit_sheets(mini: Callable[[str], None], tmp_path: Path) -> None:
+    mini("ai2d")
+    sheet = pd.DataFrame({"index": [1, 0], "question": ["q", "q"], "prediction": ["C", "nan"]})
+    sheet.to_csv(tmp_path / "m.tsv", sep="\t", index=False)
+    assert score_file("ai2d", tmp_path / "m.tsv", format_="vlmevalkit").value == 50.0
+    sheet.rename(columns={"prediction": "answer"}).to_csv(tmp_path / "m.csv", index=False)
+    with pytest.raises(UserError, match="column 'prediction' is missing"):
+        score_file("ai2d", tmp_path / "m.csv", format_="vlmevalkit")
+
+
+def test_scoring_imports_nothing_heavy(write: Writer) -> None:
+    code = (
+        "import sys; from pathlib import Path; from mllm_eval.score.files import score_file;"
+        f"score_file('chartqa', Path({str(write(line('a', '14')))!r}));"
+        "print([m for m in ('torch', 'transformers', 'datasets', 'evaluate') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
