@@ -14,7 +14,7 @@ import pydantic
 import yaml
 
 from mllm_eval.errors import UserError, near
-from mllm_eval.storage import read_text, sha256_bytes
+from mllm_eval.storage import locate, read_text, sha256_bytes
 
 Where = dict[tuple[str | int, ...], str]
 
@@ -50,8 +50,9 @@ _Loader.add_implicit_resolver(
 def load(path: Path, model: type[M]) -> M:
     """Read a yaml file, and the files its `base:` names, into a model.
 
-    `base: x` names a sibling (`x` or `x.yaml`) or a relative path; its mapping is read first and this file's
-    values are laid over it, mapping by mapping. Lists are replaced whole.
+    `base: x` names a sibling (`x` or `x.yaml`), a relative path or a file of the package
+    (`package:configs/recipes/mini.yaml`); its mapping is read first and this file's values are laid over it,
+    mapping by mapping. Lists are replaced whole.
 
     Raises:
         UserError: no such file, not yaml, a circle of bases, an unknown key (with the nearest known one),
@@ -93,7 +94,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], Where]:
 
 
 def _base_path(path: Path, base: str) -> Path:
-    for candidate in (path.parent / base, path.parent / f"{base}.yaml"):
+    for candidate in (locate(base, path.parent), path.parent / f"{base}.yaml"):
         if candidate.is_file():
             return candidate
     hint = near(base, (p.stem for p in path.parent.glob("*.yaml") if p != path))
@@ -177,9 +178,7 @@ def _plain(obj: Any) -> Any:
 
 def canonical(obj: Any) -> str:
     """JSON with sorted keys, no spaces, UTF-8, no NaN; takes models, dataclasses, paths and sets, too."""
-    return json.dumps(
-        obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain
-    )
+    return json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain)
 
 
 def short_hash(obj: Any, n: int = 12) -> str:

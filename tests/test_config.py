@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
+from mllm_eval.catalog import Recipe
 from mllm_eval.config import Strict, canonical, load, short_hash
 from mllm_eval.errors import UserError, near
 
@@ -40,6 +41,12 @@ def test_base_is_laid_under_mapping_by_mapping(tmp_path: Path) -> None:
         c="name: c\ninner: {rate: 1, words: [y, z]}\nmany: {k: {rate: 3}}\n",
     )
     assert load(path, Outer) == Outer(name="a", inner=Inner(rate=2, words=["x"]), many={"k": Inner(rate=3)})
+
+
+def test_a_base_may_be_a_file_of_the_package(tmp_path: Path) -> None:
+    path = write(tmp_path, a="base: package:configs/recipes/mini.yaml\nname: a\ndata: mine\n")
+    recipe = load(path, Recipe)
+    assert (recipe.name, recipe.data, recipe.llm) == ("a", "mine", "mini-llama")
 
 
 def test_exponents_without_a_dot_are_numbers(tmp_path: Path) -> None:
