@@ -164,6 +164,8 @@ def prompt(
     benchmark: Annotated[str, typer.Argument(help="name in benchmarks/, or path to its folder")],
     records: Annotated[Path | None, typer.Option(help="jsonl of upstream rows; default: the data")] = None,
     template: Annotated[str, typer.Option(help="conversation template")] = "llama_3",
+    data: Annotated[str, typer.Option(help="the benchmark's data: mini or hub")] = "mini",
+    variant: Annotated[str, typer.Option(help="how it is asked: default, blind, ...")] = "default",
 ) -> None:
     """Print the prompts that a benchmark's records become, one a record, as JSON lines.
 
@@ -172,7 +174,7 @@ def prompt(
     """
     from mllm_eval.prompts.show import show_prompts
 
-    for line in show_prompts(benchmark, records, template):
+    for line in show_prompts(benchmark, records, template, data, variant):
         print(line)
 
 
