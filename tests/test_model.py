@@ -103,7 +103,7 @@ def test_the_auto_classes_load_the_same_function(family: str, tmp_path: Path) ->
     assert type(loaded) is VLM
     processor = AutoProcessor.from_pretrained(tmp_path / "checkpoint")
     images = [make_image(1, (40, 30)), make_image(2)]
-    prompts = [render("llama_3", text, 1) for text in ("What?", "How many of them?")]
+    prompts = [render("llama_3_meta", text, 1) for text in ("What?", "How many of them?")]
     inputs = processor(images=images, text=prompts)
     pixels = torch.stack([torch.from_numpy(encoder.preprocess(image)) for image in images])
     assert torch.equal(inputs["pixel_values"], pixels)
@@ -132,10 +132,8 @@ def test_a_checkpoint_holds_every_weight_bit_for_bit(tmp_path: Path) -> None:
     assert set(loaded.state_dict()) == set(expected)
     for name, tensor in loaded.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
-    assert loaded.image_tokens == 9 and loaded.config.template == "llama_3"
-    assert loaded.tokenizer("<image>", add_special_tokens=False)["input_ids"] == [
-        loaded.config.image_token_id
-    ]
+    assert loaded.image_tokens == 9 and loaded.config.template == "llama_3_meta"
+    assert loaded.tokenizer("<image>", add_special_tokens=False)["input_ids"] == [loaded.config.image_token_id]
     save_checkpoint(loaded, tmp_path / "two")
     for path in sorted((tmp_path / "one").iterdir()):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
@@ -204,9 +202,7 @@ def test_a_tokenizer_without_the_templates_marks_is_refused(tmp_path: Path) -> N
     llm = make_llm(tmp_path)
     for template in ("llama_3", "llama_3_meta"):
         load_tokenizer(llm, template)
-    with pytest.raises(
-        UserError, match=r"no token '<\|im_start\|>', which the template 'chatml_direct' needs"
-    ):
+    with pytest.raises(UserError, match=r"no token '<\|im_start\|>', which the template 'chatml_direct' needs"):
         load_tokenizer(llm, "chatml_direct")
 
 

@@ -165,13 +165,13 @@ def make_recipe(data: Path, images: Path, **changes: Any) -> Recipe:
         "micro_batch": 4,
         "steps": 6,
         "warmup": 0.1,
-        "max_length": 96,
+        "max_length": 128,
         "train_llm": False,
     }
     values: dict[str, Any] = {
         "name": "tiny",
         "llm": "tiny-llama",
-        "template": "llama_3",
+        "template": "llama_3_meta",
         "tokens": 9,
         "data": "mini",
         "dtype": "float32",

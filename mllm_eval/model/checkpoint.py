@@ -120,13 +120,19 @@ def make_processor(config: VLMConfig, tokenizer: Any) -> VLMProcessor:
     return VLMProcessor(images, tokenizer, tokens=config.tokens, chat_template=chat_template(config.template))
 
 
-def save_checkpoint(model: VLM, folder: Path, encoder: EncoderModel | None = None) -> None:
+def save_checkpoint(
+    model: VLM,
+    folder: Path,
+    encoder: EncoderModel | None = None,
+    state: dict[str, torch.Tensor] | None = None,
+) -> None:
     """Write the model (safetensors), its config and processor; the folder appears complete or not at all.
 
-    `encoder` is put into a model that was trained without one, its weights as they were loaded.
+    `encoder` is put into a model that was trained without one, its weights as they were
+    loaded. `state` holds the tensors where the model itself does not (sharded over processes, or cast).
     """
     config: VLMConfig = VLMConfig.from_dict(model.config.to_dict())
-    tensors = {name: tensor for name, tensor in model.state_dict().items() if tensor is not None}
+    tensors = dict(model.state_dict() if state is None else state)
     if encoder is not None:
         config.vision_config = encoder.model.config.to_dict()
         tensors |= {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}

@@ -1,0 +1,25 @@
+"""Training: stage 1 makes the projector, stage 2 projector and LLM, both from features in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mllm_eval.run import Run
+
+__all__ = ["is_trained", "train"]
+
+
+def is_trained(run: Run) -> bool:
+    """Whether the run's checkpoint is there. It appears whole or not at all; needs no torch."""
+    return (run.checkpoint / "config.json").is_file()
+
+
+def train(run: Run, progress: Callable[[int, int], None] | None = None) -> None:
+    """Train what is missing of a run; see `mllm_eval.train.stages.train`. torch is loaded here, not before."""
+    if is_trained(run):
+        return
+    from mllm_eval.train.stages import train as train_stages
+
+    train_stages(run, progress)

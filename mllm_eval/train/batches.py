@@ -1,0 +1,146 @@
+"""Which rows a step sees, and those rows as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, Sampler
+
+from mllm_eval.errors import UserError
+from mllm_eval.features import FeatureStore
+from mllm_eval.model import IGNORED
+from mllm_eval.train.tokens import TokenisedSet
+
+# Rows are sorted by length within so many batches: long enough for little padding, short enough to stay random.
+WINDOW = 50
+
+
+class Plan:
+    """The batches of a stage in order, over all epochs; the same whatever the number of processes.
+
+    Within a window of batches rows are grouped by length, and the batches of an epoch are shuffled. An
+    epoch's rows beyond its last whole batch are left out of that epoch.
+    """
+
+    def __init__(self, lengths: NDArray[np.int64], batch: int, steps: int, seed: Sequence[int]) -> None:
+        self.lengths = lengths
+        self.batch = batch
+        self.steps = steps
+        self.seed = tuple(seed)
+        self.per_epoch = len(lengths) // batch
+        self._epoch = -1
+        self._batches: NDArray[np.int64] = np.zeros((0, batch), np.int64)
+
+    @staticmethod
+    def length(rows: int, batch: int, epochs: float, steps: int | None, where: str) -> int:
+        """Steps of a stage. Raises UserError where the data do not fill one batch."""
+        if rows < batch:
+            raise UserError(
+                f"{where}: {rows} conversations with an answer within max_length do not fill a batch of {batch}"
+            )
+        return steps if steps is not None else max(1, round(epochs * (rows // batch)))
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """The rows of a step, longest first."""
+        epoch, within = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._batches = self._shuffled(epoch)
+            self._epoch = epoch
+        batch: NDArray[np.int64] = self._batches[within]
+        return batch
+
+    def tokens(self, step: int) -> int:
+        """Tokens of a step, padding not counted."""
+        return int(self.lengths[self.rows(step)].sum())
+
+    def _shuffled(self, epoch: int) -> NDArray[np.int64]:
+        random = np.random.default_rng([*self.seed, epoch])
+        order = random.permutation(len(self.lengths))[: self.per_epoch * self.batch]
+        for start in range(0, len(order), WINDOW * self.batch):
+            window = order[start : start + WINDOW * self.batch]
+            order[start : start + len(window)] = window[np.argsort(-self.lengths[window], kind="stable")]
+        batches = order.reshape(-1, self.batch)
+        return batches[random.permutation(len(batches))]
+
+
+class PlanSampler(Sampler[int]):
+    """All rows of all steps, one after another: consecutive micro-batches make a step."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def __len__(self) -> int:
+        return self.plan.steps * self.plan.batch
+
+    def __iter__(self) -> Iterator[int]:
+        for step in range(self.plan.steps):
+            yield from self.plan.rows(step).tolist()
+
+
+class RowNumbers(Dataset[int]):
+    """Rows by number; `Collator` reads them, a batch at a time."""
+
+    def __init__(self, rows: NDArray[np.int64]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> int:
+        return int(self.rows[index])
+
+
+class Collator:
+    """Rows to `input_ids`, `labels` [B, N] and `features` [images, h, w, D].
+
+    Padded on the right to the longest row; there is no attention mask, since nothing attends to what follows
+    it and padding is never a target.
+    """
+
+    def __init__(
+        self,
+        data: TokenisedSet,
+        store: FeatureStore,
+        image_token: int,
+        image_tokens: int,
+        pad_token: int,
+        max_length: int,
+    ) -> None:
+        self.data = data
+        self.store = store
+        self.image_token = image_token
+        self.image_tokens = image_tokens
+        self.pad_token = pad_token
+        self.max_length = max_length
+
+    def row(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Token ids of a row with its images spread out, and which are targets; cut to the longest length."""
+        span = slice(self.data.offsets[number], self.data.offsets[number + 1])
+        ids, targets = self.data.ids[span], self.data.targets[span]
+        times = np.where(ids == self.image_token, self.image_tokens, 1)
+        spread = np.repeat(ids, times)[: self.max_length], np.repeat(targets, times)[: self.max_length]
+        return spread
+
+    def image_names(self, number: int) -> list[str]:
+        """The sha256 of a row's images in order."""
+        span = slice(self.data.image_offsets[number], self.data.image_offsets[number + 1])
+        return [self.data.images[image][1] for image in self.data.image_of[span]]
+
+    def __call__(self, numbers: Sequence[int]) -> dict[str, Any]:
+        rows = [self.row(number) for number in numbers]
+        width = max(len(ids) for ids, _ in rows)
+        input_ids = np.full((len(rows), width), self.pad_token, np.int64)
+        labels = np.full((len(rows), width), IGNORED, np.int64)
+        for at, (ids, targets) in enumerate(rows):
+            input_ids[at, : len(ids)] = ids
+            labels[at, : len(ids)][targets] = ids[targets]
+        names = [name for number in numbers for name in self.image_names(number)]
+        return {
+            "input_ids": torch.from_numpy(input_ids),
+            "labels": torch.from_numpy(labels),
+            "features": self.store.get_many(names),
+        }

@@ -1,0 +1,39 @@
+"""One process of a training with several: `torchrun --nproc-per-node 2 -m mllm_eval.train.worker --encoder ...`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from mllm_eval.environment import before_torch
+from mllm_eval.errors import UserError
+from mllm_eval.run import Run
+
+
+def main(words: list[str] | None = None) -> int:
+    """Train a run as the rank that the launcher's environment says. Exit code 2 and one line on bad input."""
+    parser = argparse.ArgumentParser(prog="mllm_eval.train.worker", description=__doc__)
+    parser.add_argument("--encoder", required=True, help="name or yaml file")
+    parser.add_argument("--recipe", default="mini", help="name or yaml file")
+    parser.add_argument("--llm", help="name or yaml file; the recipe's unless given")
+    parser.add_argument("--seed", type=int, help="the recipe's unless given")
+    asked = parser.parse_args(words)
+    before_torch()
+    from mllm_eval.train import train
+    from mllm_eval.train.trainer import world
+
+    rank, _ = world()
+    try:
+        run = Run.of(asked.encoder, asked.recipe, asked.llm, asked.seed)
+        if rank == 0:
+            run.prepare()
+        train(run)
+    except UserError as problem:
+        if rank == 0:
+            print(problem, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
