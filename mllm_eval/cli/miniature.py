@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 app = typer.Typer(
@@ -22,8 +25,17 @@ def build() -> None:
 
 
 @app.command(short_help="pretrain its weights: hours")
-def weights() -> None:
-    """Pretrain the miniature's encoders and LLM from nothing: hours on two cores; goes on if stopped."""
-    from mllm_eval.miniature import pretrain_all
+def weights(
+    only: Annotated[str, typer.Option(help="comma-separated; default: all four")] = "",
+    out: Annotated[Path | None, typer.Option(help="folder to write to; default: results/mini-weights")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="the same number gives the same weights")] = 1,
+) -> None:
+    """Pretrain the miniature's encoders and LLM from nothing: hours on two cores; goes on if stopped.
 
-    pretrain_all()
+    The package's own weights stay as they are; copy the new ones over mllm_eval/miniature/weights to ship them.
+    """
+    from mllm_eval.miniature.pretrain.make import NAMES, make
+    from mllm_eval.storage import results_home
+
+    folder = out or results_home() / "mini-weights"
+    make(folder / "work", tuple(only.split(",")) if only else NAMES, folder, threads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -15,6 +17,9 @@ from mllm_eval.miniature.pretrain.corpus import (
     conversation,
     copy_exercise,
     exercise,
+    letter_drill,
+    letter_exercise,
+    letter_question,
     text_probe,
 )
 from mllm_eval.miniature.pretrain.loop import fit
@@ -61,34 +66,57 @@ def batch(tokenizer: PreTrainedTokenizerFast, texts: list[Segments]) -> tuple[to
     )
 
 
-def texts(step: int, warm: int) -> list[Segments]:
-    """The texts of a step: pure look-up exercises first, then the world."""
+def world_texts(step: int) -> list[Segments]:
+    """First phase: 600 steps of pure look-up exercises, then the world told in words."""
     rng = Random(f"llm/{step}")
-    if step < warm:
+    if step < 600:
         return [copy_exercise(rng) if rng.random() < 0.5 else exercise(rng) for _ in range(BATCH)]
     form = rng.choice(FORMS)
     return [conversation(rng, step * BATCH + k, form) for k in range(BATCH)]
 
 
-def pretrain(
-    tokenizer: PreTrainedTokenizerFast, work: Path, steps: int, warm: int = 600, lr: float = 1.5e-3
-) -> tuple[LlamaForCausalLM, Path]:
-    """Trains for `steps` steps of 16 texts; returns the model in eval mode and the log."""
+def letter_texts(step: int) -> list[Segments]:
+    """Second phase: letters of options, from bare lists over the template to questions; then everything."""
+    rng = Random(f"letters/{step}")
+    if step < 1000:
+        return [letter_drill(rng) for _ in range(BATCH)]
+    if step < 2000:
+        kind = rng.choice(("drill", "exercise", "exercise", "question"))
+        if kind != "question":
+            made = letter_drill if kind == "drill" else letter_exercise
+            return [made(rng) for _ in range(BATCH)]
+    form = rng.choice((*FORMS, "letter", "letter"))
+    if step < 2000 or form == "letter":
+        return [letter_question(rng, step * BATCH + k) for k in range(BATCH)]
+    return [conversation(rng, 10**7 + step * BATCH + k, form) for k in range(BATCH)]
+
+
+PHASES: tuple[tuple[str, Callable[[int], list[Segments]], int, float], ...] = (
+    ("mini-llama", world_texts, 3000, 1.5e-3),
+    ("mini-llama-letters", letter_texts, 3400, 5e-4),
+)
+"""Name, texts of a step, steps, learning rate."""
+
+
+def pretrain(tokenizer: PreTrainedTokenizerFast, work: Path, share: float = 1.0) -> tuple[LlamaForCausalLM, list[Path]]:
+    """Trains both phases (`share` of their steps) on batches of 16 texts; the model in eval mode and the logs."""
     torch.manual_seed(0)
     model = LlamaForCausalLM(config(tokenizer))
 
-    def step_fn(step: int) -> dict[str, torch.Tensor]:
-        ids, labels = batch(tokenizer, texts(step, warm))
+    def step_fn(made: Callable[[int], list[Segments]], step: int) -> dict[str, torch.Tensor]:
+        ids, labels = batch(tokenizer, made(step))
         hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
         wanted = labels[:, 1:]
         keep = wanted != -100
         logits = model.lm_head(hidden[keep])
         loss = functional.cross_entropy(logits, wanted[keep])
-        accuracy = (logits.argmax(-1) == wanted[keep]).float().mean()
-        return {"loss": loss, "accuracy": accuracy}
+        return {"loss": loss, "accuracy": (logits.argmax(-1) == wanted[keep]).float().mean()}
 
-    log = fit("mini-llama", work, model, step_fn, steps=steps, lr=lr, warmup=100)
-    return model.eval(), log
+    logs = [
+        fit(name, work, model, partial(step_fn, made), steps=max(1, int(steps * share)), lr=lr, warmup=100)
+        for name, made, steps, lr in PHASES
+    ]
+    return model.eval(), logs
 
 
 @torch.no_grad()

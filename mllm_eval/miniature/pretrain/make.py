@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, Dinov2Model, PreTrainedModel, PreTrainedTokenizerFast
 
+from mllm_eval.errors import UserError, near
 from mllm_eval.miniature.pretrain import contrastive, distillation, language
 from mllm_eval.miniature.pretrain.cards import encoder_card, llm_card
 from mllm_eval.miniature.pretrain.corpus import tokenizer_texts
@@ -22,7 +23,7 @@ from mllm_eval.miniature.pretrain.probe import probe
 from mllm_eval.miniature.tokenizer import train_tokenizer
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-STEPS = {"mini-llama": 5000, "mini-clip": 4000, "mini-dino": 2200}
+STEPS = {"mini-clip": 3000, "mini-dino": 1600}
 NAMES = ("mini-llama", "mini-random", "mini-clip", "mini-dino")
 
 
@@ -39,10 +40,12 @@ def make(
     """
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
+    if unknown := [name for name in names if name not in NAMES]:
+        raise UserError(f"unknown weights {unknown[0]!r}.{near(unknown[0], NAMES)} Known: {', '.join(NAMES)}")
     plan = {**STEPS, **(steps or {})}
     tokenizer = _tokenizer(work)
     makers: dict[str, Callable[[], None]] = {
-        "mini-llama": lambda: _llama(tokenizer, work, plan["mini-llama"], out),
+        "mini-llama": lambda: _llama(tokenizer, work, out),
         "mini-random": lambda: _random(out),
         "mini-clip": lambda: _clip(tokenizer, work, plan["mini-clip"], out),
         "mini-dino": lambda: _dino(work, plan["mini-dino"], out),
@@ -87,15 +90,15 @@ def _history(log: Path) -> dict[str, Any]:
     return {"first": lines[0], "last": lines[-1]}
 
 
-def _llama(tokenizer: PreTrainedTokenizerFast, work: Path, steps: int, out: Path) -> None:
-    model, log = language.pretrain(tokenizer, work, steps)
+def _llama(tokenizer: PreTrainedTokenizerFast, work: Path, out: Path) -> None:
+    model, logs = language.pretrain(tokenizer, work)
     model = model.half().float()
     looked_up = {
         task: language.look_up_accuracy(model, tokenizer, task) for task in ("caption", "copy", "letter", "open")
     }
     measured = {
-        "steps": steps,
-        "log": _history(log),
+        "steps": sum(steps for _, _, steps, _ in language.PHASES),
+        "log": {"first": _history(logs[0])["first"], "last": _history(logs[-1])["last"]},
         "look_up": looked_up,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
