@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import Benchmark, Pin
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -20,6 +21,13 @@ STRUCTS = {
     "semantic": pa.list_(pa.struct([("operation", pa.string())])),
     "segment": pa.list_(pa.string()),
 }
+
+
+def unpinned(name: str) -> Benchmark:
+    """A benchmark whose `mini` pin takes any rows: these here are not the miniature's."""
+    benchmark = load_benchmark(name)
+    free = {key: pin.model_copy(update={"rows": None, "ids": None}) for key, pin in benchmark.data.items()}
+    return benchmark.model_copy(update={"data": free})
 
 
 def png(shade: int, size: tuple[int, int] = (6, 4)) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import parquet_rows
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from parquet_rows import unpinned
 
-from mllm_eval.catalog import load_benchmark, names
+from mllm_eval.catalog import names
 from mllm_eval.catalog.benchmark import Benchmark, answers_variant
 from mllm_eval.data import images
 from mllm_eval.data.samples import Sample
@@ -31,7 +32,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def load(home: Path) -> Callable[..., list[Sample]]:
     def loaded(name: str, variant: str = "default") -> list[Sample]:
-        benchmark = load_benchmark(name)
+        benchmark = unpinned(name)
         parquet_rows.write_mini(home, benchmark, parquet_rows.rows_of(name))
         return load_samples(benchmark, "mini", variant)
 
@@ -94,17 +95,17 @@ def test_shuffled_gives_every_sample_another_image_and_always_the_same(
 
 
 def test_variants_that_ask_the_same_share_their_answers() -> None:
-    assert answers_variant(load_benchmark("mmvp"), "single") == "default"
-    assert answers_variant(load_benchmark("mmbench_en"), "vanilla") == "default"
-    assert answers_variant(load_benchmark("docvqa"), "val_anls") == "default"
-    assert answers_variant(load_benchmark("textvqa"), "no_ocr_tokens") == "no_ocr_tokens"
-    assert answers_variant(load_benchmark("textvqa"), "blind") == "blind"
+    assert answers_variant(unpinned("mmvp"), "single") == "default"
+    assert answers_variant(unpinned("mmbench_en"), "vanilla") == "default"
+    assert answers_variant(unpinned("docvqa"), "val_anls") == "default"
+    assert answers_variant(unpinned("textvqa"), "no_ocr_tokens") == "no_ocr_tokens"
+    assert answers_variant(unpinned("textvqa"), "blind") == "blind"
     with pytest.raises(UserError, match="no_ocr_tokens"):
-        answers_variant(load_benchmark("textvqa"), "no_ocr_token")
+        answers_variant(unpinned("textvqa"), "no_ocr_token")
 
 
 def test_columns_missing_or_of_another_type_are_named(home: Path) -> None:
-    benchmark = load_benchmark("chartqa")
+    benchmark = unpinned("chartqa")
     path = parquet_rows.write_mini(home, benchmark, parquet_rows.rows_of("chartqa"))
     table = pq.read_table(path)
     pq.write_table(table.rename_columns(["type", "question", "answers", "image"]), path)
@@ -116,7 +117,7 @@ def test_columns_missing_or_of_another_type_are_named(home: Path) -> None:
 
 
 def test_a_broken_image_names_file_row_and_column(home: Path) -> None:
-    benchmark = load_benchmark("chartqa")
+    benchmark = unpinned("chartqa")
     rows = parquet_rows.rows_of("chartqa") * 3
     rows[2] = {**rows[2], "image": {"bytes": parquet_rows.png(9)["bytes"][:40], "path": "x.png"}}
     parquet_rows.write_mini(home, benchmark, rows)
@@ -132,8 +133,8 @@ def test_a_broken_image_names_file_row_and_column(home: Path) -> None:
 
 def test_an_image_of_too_many_pixels_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_PIXELS", 23)
-    parquet_rows.write_mini(home, load_benchmark("chartqa"), parquet_rows.rows_of("chartqa"))
-    (sample,) = load_samples(load_benchmark("chartqa"), "mini")
+    parquet_rows.write_mini(home, unpinned("chartqa"), parquet_rows.rows_of("chartqa"))
+    (sample,) = load_samples(unpinned("chartqa"), "mini")
     with pytest.raises(UserError, match="6 x 4 pixels"):
         sample.images[0].load()
 
@@ -144,7 +145,7 @@ def pinned(benchmark: Benchmark, **facts: object) -> Benchmark:
 
 
 def test_row_counts_and_ids_are_checked_against_the_pin(home: Path) -> None:
-    benchmark = load_benchmark("seed")
+    benchmark = unpinned("seed")
     parquet_rows.write_mini(home, benchmark, parquet_rows.rows_of("seed"))
     assert len(load_samples(pinned(benchmark, rows=3, ids=ids_hash(["0", "2"])), "mini")) == 2
     with pytest.raises(UserError, match="has 3 rows, its pin 'mini' says 4"):
@@ -155,11 +156,11 @@ def test_row_counts_and_ids_are_checked_against_the_pin(home: Path) -> None:
 
 def test_missing_files_name_the_command_that_makes_them(home: Path) -> None:
     with pytest.raises(UserError, match="no such files"):
-        load_samples(load_benchmark("mme"), "mini")
+        load_samples(unpinned("mme"), "mini")
 
 
 def test_a_missing_picture_of_a_csv_is_named(home: Path) -> None:
-    benchmark = load_benchmark("mmvp")
+    benchmark = unpinned("mmvp")
     path = parquet_rows.write_mini(home, benchmark, parquet_rows.rows_of("mmvp"))
     os.remove(path.parent / "MMVP Images" / "2.jpg")
     with pytest.raises(UserError, match=r"Questions\.csv row 2: its image .*2\.jpg is missing"):
@@ -170,7 +171,7 @@ def test_a_missing_picture_of_a_csv_is_named(home: Path) -> None:
 
 
 def test_a_question_whose_image_is_in_no_table_is_named(home: Path) -> None:
-    benchmark = load_benchmark("gqa")
+    benchmark = unpinned("gqa")
     rows = parquet_rows.rows_of("gqa")
     parquet_rows.write_mini(home, benchmark, rows)
     parquet_rows.write_parquet(home, benchmark.data["mini"], [{**rows[0], "imageId": "n9"}])
@@ -180,6 +181,6 @@ def test_a_question_whose_image_is_in_no_table_is_named(home: Path) -> None:
 
 def test_the_files_are_what_the_datasets_library_reads(home: Path) -> None:
     datasets = pytest.importorskip("datasets")
-    path = parquet_rows.write_mini(home, load_benchmark("chartqa"), parquet_rows.rows_of("chartqa"))
+    path = parquet_rows.write_mini(home, unpinned("chartqa"), parquet_rows.rows_of("chartqa"))
     table = datasets.Dataset.from_parquet(str(path), cache_dir=str(home / "cache"))
     assert table[0]["answer"] == "14" and table[0]["image"]

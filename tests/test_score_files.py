@@ -13,8 +13,8 @@ import pandas as pd
 import parquet_rows
 import pytest
 
-from mllm_eval.catalog import load_benchmark
 from mllm_eval.errors import UserError
+from mllm_eval.score import files
 from mllm_eval.score.files import score_file
 
 GOLD = {"answer": "14", "type": "human_test"}
@@ -35,9 +35,10 @@ def write(tmp_path: Path) -> Writer:
 @pytest.fixture
 def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(files, "load_benchmark", parquet_rows.unpinned)
 
     def made(name: str) -> None:
-        parquet_rows.write_mini(tmp_path / "data", load_benchmark(name), parquet_rows.rows_of(name))
+        parquet_rows.write_mini(tmp_path / "data", parquet_rows.unpinned(name), parquet_rows.rows_of(name))
 
     return made
 
@@ -197,3 +198,14 @@ def test_scoring_imports_nothing_heavy(write: Writer) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_hidden_answers_become_the_servers_file(write: Writer, tmp_path: Path) -> None:
+    rows = [
+        {"id": "a", "record": {"questionId": "7", "answers": None}, "prediction": " 0.28 "},
+        {"id": "b", "record": {"questionId": "8", "answers": None}, "prediction": None},
+    ]
+    summary = score_file("docvqa", write(*rows), out=tmp_path / "scores.jsonl")
+    assert (summary.value, summary.n_failed, summary.n_unscored) == (None, 1, 1)
+    sent = json.loads((tmp_path / "scores.submission.json").read_text())
+    assert sent == [{"questionId": 7, "answer": "0.28"}, {"questionId": 8, "answer": ""}]

@@ -62,6 +62,11 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float | None, st
     return max(anls(s, plain(g)) for s in forms for g in record["answers"]), said[:200] or None, ""
 
 
+def submission(record: Mapping[str, Any], prediction: str) -> dict[str, Any]:
+    """The entry of the file for the challenge's server."""
+    return {"questionId": int(record["questionId"]), "answer": prediction.strip()}
+
+
 def report(rules: str, rows: Rows) -> dict[str, Any]:
     """{anls, total}, anls as a fraction."""
     return {"anls": mean(rows), "total": float(len(rows))}

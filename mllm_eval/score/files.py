@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import Benchmark
@@ -16,7 +17,17 @@ from mllm_eval.score.answerfiles import LAYOUTS, Line
 from mllm_eval.score.records import sample_of, whole_groups
 from mllm_eval.score.scorer import load_scorer, rules_of
 from mllm_eval.score.scoring import Score, Summary, score_samples, summarize
-from mllm_eval.storage import write_jsonl
+from mllm_eval.storage import write_json, write_jsonl
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A file of answers, scored: samples and scores in one order, predictions by id."""
+
+    samples: Sequence[Sample]
+    predictions: Mapping[str, str | None]
+    scores: list[Score]
+    summary: Summary
 
 
 def score_file(
@@ -32,15 +43,19 @@ def score_file(
 ) -> Summary:
     """Score a file of answers, print its numbers, and write a line per sample to `out`.
 
+    Where the gold is hidden and a server scores, the file for it is written beside `out`.
     The lines are matched by id to the benchmark's own data (`pin`), or bring their own records.
     Raises UserError for anything that would change the score unseen: ids twice, unknown or missing, groups
     that are not whole (unless `partial`), lines that are not valid, records without a needed field.
     """
     chosen = load_benchmark(benchmark)
     rules_of(chosen, rules)
-    scores, summary = score_answers(chosen, answers, rules, partial, format_, pin, variant)
+    scored = score_answers(chosen, answers, rules, partial, format_, pin, variant)
+    summary = scored.summary
     if out is not None:
-        write_jsonl(out, (asdict(score) for score in scores))
+        write_jsonl(out, (asdict(score) for score in scored.scores))
+        if (entries := submission(chosen, scored)) is not None:
+            write_json(out.with_suffix(".submission.json"), entries)
     if as_json:
         print(json.dumps({key: value for key, value in asdict(summary).items()}, ensure_ascii=False))
     else:
@@ -56,7 +71,7 @@ def score_answers(
     format_: str = "jsonl",
     pin: str = "mini",
     variant: str = "default",
-) -> tuple[list[Score], Summary]:
+) -> Scored:
     """The scores of a file of answers, in the order of the samples, and their summary."""
     layout = "jsonl" if format_ == "auto" else format_
     if layout not in LAYOUTS:
@@ -91,7 +106,7 @@ def _matched(
     rules: str,
     partial: bool,
     variant: str,
-) -> tuple[list[Score], Summary]:
+) -> Scored:
     known = {sample.id for sample in samples}
     for line in lines:
         if line.id not in known:
@@ -105,12 +120,13 @@ def _matched(
     broken = {sample.group for sample in missing}
     whole = {sample.group for sample in answered} - broken if missing else None
     scores = score_samples(benchmark, rules, answered, predictions)
-    return scores, summarize(benchmark, rules, answered, scores, variant, whole)
+    summary = summarize(benchmark, rules, answered, scores, variant, whole)
+    return Scored(answered, predictions, scores, summary)
 
 
 def _brought(
     benchmark: Benchmark, answers: Path, lines: Sequence[Line], rules: str, partial: bool, variant: str
-) -> tuple[list[Score], Summary]:
+) -> Scored:
     scorer = load_scorer(benchmark)
     samples = [sample_of(benchmark, scorer, line.id, line.record or {}, line.where) for line in lines]
     whole, problem = whole_groups(scorer, samples)
@@ -119,7 +135,16 @@ def _brought(
     predictions = {line.id: line.prediction for line in lines}
     scores = score_samples(benchmark, rules, samples, predictions)
     everything = len(whole) == len({sample.group for sample in samples})
-    return scores, summarize(benchmark, rules, samples, scores, variant, None if everything else whole)
+    summary = summarize(benchmark, rules, samples, scores, variant, None if everything else whole)
+    return Scored(samples, predictions, scores, summary)
+
+
+def submission(benchmark: Benchmark, scored: Scored) -> list[dict[str, Any]] | None:
+    """The entries for the server that scores what can't be scored here; None where all could."""
+    entry = load_scorer(benchmark).submission
+    if entry is None or scored.summary.n_unscored == 0:
+        return None
+    return [entry(sample.record, scored.predictions[sample.id] or "") for sample in scored.samples]
 
 
 def _sentence(summary: Summary) -> str:

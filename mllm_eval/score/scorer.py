@@ -24,7 +24,7 @@ class Scorer:
     what was parsed, note). report: (rules, scored rows) -> the numbers of the table.
     group: record -> (group, how many records make it whole), for benchmarks that score groups.
     guess: record -> share of blind guesses that are right. chance: records -> value of blind guessing, where
-    the report is no mean of the scores.
+    the report is no mean of the scores. submission: (record, prediction) -> entry of a file for a server.
     """
 
     needs: Mapping[str, str]
@@ -33,6 +33,7 @@ class Scorer:
     group: Callable[[Record], tuple[str, int]] | None = None
     guess: Callable[[Record], float] | None = None
     chance: Callable[[Sequence[Record]], float] | None = None
+    submission: Callable[[Record, str], dict[str, Any]] | None = None
 
 
 def load_scorer(benchmark: Benchmark) -> Scorer:
@@ -42,7 +43,7 @@ def load_scorer(benchmark: Benchmark) -> Scorer:
     missing = [part for part in ("NEEDS", "RULES", "report") if not hasattr(module, part)]
     if missing:
         raise UserError(f"benchmark {benchmark.name}: its scorer {name}.py has no {missing[0]}")
-    optional = {part: getattr(module, part, None) for part in ("group", "guess", "chance")}
+    optional = {part: getattr(module, part, None) for part in ("group", "guess", "chance", "submission")}
     return Scorer(module.NEEDS, module.RULES, module.report, **optional)
 
 

@@ -31,6 +31,7 @@ class Summary:
     value: on the scale that the paper prints (MME: perception, 0-2000); None where nothing could be counted.
     n_failed: samples without an answer, which no number counts. n_unparsed: scored, but nothing could be read.
     chance: the value of blind guessing, from these very samples where the scorer can say it.
+    n_unscored: samples whose gold is hidden.
     partial: some samples or members of groups are missing; groups that are not whole count nowhere.
     """
 
