@@ -19,12 +19,14 @@ FIELDS = {
 }
 
 
-def chart(rng: Random) -> Picture:
-    """Three or four coloured bars over an axis, each with its value on top."""
+def chart(rng: Random, swap: bool = False) -> Picture:
+    """Three or four coloured bars over an axis, each with its value on top; `swap` exchanges the first two values."""
     pic = Picture("chart", paper(rng))
     pen = ImageDraw.Draw(pic.image)
     n = rng.choice((3, 3, 4))
     colors, values = rng.sample(COLOR_NAMES, n), rng.sample(range(1, 10), n)
+    if swap:
+        values[:2] = values[1::-1]
     base, left = 104 + jitter(rng, 1), 8 + jitter(rng, 1)
     pen.line((left, 6, left, base), fill=INK, width=2)
     pen.line((left, base, SIZE - 2, base), fill=INK, width=2)

@@ -16,12 +16,16 @@ LABELS = ("P", "R", "S", "T", "W", "X")
 CELL = 37
 
 
-def scene(rng: Random, count: int | None = None) -> Picture:
-    """One to six shapes on a loose 3 x 3 grid: count, colour, shape, existence, relation."""
+def scene(rng: Random, count: int | None = None, things: list[tuple[str, str]] | None = None) -> Picture:
+    """One to six shapes on a loose 3 x 3 grid: count, colour, shape, existence, relation.
+
+    `things` stand where the drawn ones, as many, would have stood.
+    """
     n = count or rng.choice((1, 2, 2, 3, 3, 4, 4, 5, 6))
     cells = rng.sample(range(9), n)
     kinds = [(c, s) for c in COLOR_NAMES for s in SHAPES]
-    things = rng.sample(kinds, n) if rng.random() < 0.6 else _repeated(rng, n)
+    drawn = rng.sample(kinds, n) if rng.random() < 0.6 else _repeated(rng, n)
+    things = things or drawn
     pic = Picture("scene", paper(rng))
     pen = ImageDraw.Draw(pic.image)
     places: list[tuple[int, int]] = []
@@ -135,11 +139,13 @@ def depth(rng: Random, swap: bool = False) -> Picture:
     return pic
 
 
-def distance(rng: Random) -> Picture:
-    """A reference shape and two others at clearly different distances from it."""
+def distance(rng: Random, swap: bool = False) -> Picture:
+    """A reference shape and two others at clearly different distances from it; `swap` exchanges these two."""
     pic = Picture("distance", paper(rng))
     pen = ImageDraw.Draw(pic.image)
     colors, shapes = rng.sample(COLOR_NAMES, 3), rng.sample(SHAPES, 3)
+    if swap:
+        colors[1:], shapes[1:] = colors[:0:-1], shapes[:0:-1]
     names = [f"{c} {s}" for c, s in zip(colors, shapes, strict=True)]
     flip_x, flip_y, turn = rng.random() < 0.5, rng.random() < 0.5, rng.random() < 0.5
     spots = [

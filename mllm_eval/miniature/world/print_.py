@@ -46,16 +46,17 @@ def two_digits(rng: Random) -> str:
 
 def near_numbers(number: str) -> tuple[str, ...]:
     """Wrong numbers that share a digit with the right one, so that both digits must be read."""
-    a, b = number
+    a, b = number[0], number[1]
     swaps = [f"{d}{b}" for d in "123456789" if d != a] + [f"{a}{d}" for d in DIGITS if d != b]
     return (number, *swaps)
 
 
-def sign(rng: Random) -> Picture:
-    """One word on a coloured plate."""
+def sign(rng: Random, word: str | None = None) -> Picture:
+    """One word on a coloured plate; `word` stands in the place of the drawn one."""
     pic = Picture("sign", paper(rng))
     pen = ImageDraw.Draw(pic.image)
-    word, color = rng.choice(WORDS), rng.choice(COLOR_NAMES)
+    drawn, color = rng.choice(WORDS), rng.choice(COLOR_NAMES)
+    word = word or drawn
     x, y = 56 + jitter(rng, 4), 56 + jitter(rng, 8)
     pen.rounded_rectangle((x - 50, y - 26, x + 50, y + 26), 6, fill=COLORS[color])
     pen.rounded_rectangle((x - 45, y - 21, x + 45, y + 21), 4, fill=(255, 255, 255))
