@@ -11,7 +11,7 @@ from .plain import final, plain, words, yes_or_no
 from .quantities import close, number, python_number
 from .tally import Rows, accuracy
 
-NEEDS = {"answer": "string", "type": "string|null"}
+NEEDS = {"answer": "string", "type": "string?"}
 YEAR = re.compile(r"(?:1[89]|20)\d\d")
 
 

@@ -13,7 +13,7 @@ from .plain import plain
 from .tally import Rows, by_category, in_groups, mean
 
 TEXT = "string|null"
-NEEDS = {"index": "int64", "A": TEXT, "B": TEXT, "C": TEXT, "D": TEXT, "answer": TEXT, "category": TEXT}
+NEEDS = {"index": "int64", "A": TEXT, "B": TEXT, "C": TEXT, "D": TEXT, "answer": TEXT, "category": "string?"}
 
 
 def options(record: Mapping[str, Any]) -> list[str]:
@@ -56,9 +56,9 @@ def report(rules: str, rows: Rows) -> dict[str, Any]:
     """Row and circular accuracy, of all and of each category."""
     word = "accurcay" if rules == "cambrian" else "accuracy"
     rows = [(row, score) for row, score in rows if row["answer"]]
-    out = by_category(rows, lambda row: row["category"] or "", word)
+    out = by_category(rows, lambda row: row.get("category") or "", word)
     passed: dict[str, list[float]] = {}
-    for (category, _), scores in in_groups(rows, lambda row: (row["category"] or "", group(row)[0])).items():
+    for (category, _), scores in in_groups(rows, lambda row: (row.get("category") or "", group(row)[0])).items():
         passed.setdefault(category, []).append(min(scores))
     flat = [({}, score) for scores in passed.values() for score in scores]
     for category, scores in passed.items():

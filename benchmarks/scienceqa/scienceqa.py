@@ -12,7 +12,7 @@ from .metric import metric
 from .plain import plain
 from .tally import Rows, by_category, mean
 
-NEEDS = {"choices": "list<string>", "answer": "int64", "grade": "string|null"}
+NEEDS = {"choices": "list<string>", "answer": "int64", "grade": "string?"}
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 

@@ -18,6 +18,7 @@ Report = Callable[[str, Rows], dict[str, Any]]
 def metric(about: str, needs: Mapping[str, str], rules: Mapping[str, Rule], report: Report) -> Any:
     """An `evaluate.Metric` class, or None where `evaluate` is not imported.
 
+    A needed field is `type`, `type|null` (there, perhaps null) or `type?` (perhaps not there).
     Its `compute(predictions, references, rules="cambrian")` takes answers (str) and the data set's rows
     (dicts; other fields than `needs` are dropped) and returns the report and the samples' scores.
     """
@@ -27,7 +28,7 @@ def metric(about: str, needs: Mapping[str, str], rules: Mapping[str, Rule], repo
     import evaluate
 
     def feature(kind: str) -> Any:
-        kind = kind.split("|")[0]
+        kind = kind.split("|")[0].rstrip("?")
         inner = kind.removeprefix("list<").removesuffix(">")
         return [datasets.Value(inner)] if inner != kind else datasets.Value(kind)
 

@@ -19,6 +19,8 @@ def sample_of(benchmark: Benchmark, scorer: Scorer, id_: str, record: Mapping[st
     """A sample made of a brought record; UserError naming the field that is missing or of another type."""
     named = {benchmark.aliases.get(key, key): value for key, value in record.items()}
     for field, kind in scorer.needs.items():
+        if field not in named and kind.endswith("?"):
+            continue
         if field not in named:
             raise UserError(f"{where}: the record has no field '{field}' ({kind}).{near(field, named)}")
         if not _is(named[field], kind):
@@ -30,8 +32,8 @@ def sample_of(benchmark: Benchmark, scorer: Scorer, id_: str, record: Mapping[st
 
 def _is(value: Any, kind: str) -> bool:
     if value is None:
-        return kind.endswith("|null")
-    kind = kind.removesuffix("|null")
+        return kind.endswith(("|null", "?"))
+    kind = kind.removesuffix("|null").removesuffix("?")
     if kind.startswith("list<"):
         return isinstance(value, list) and all(_is(item, kind[5:-1]) for item in value)
     return isinstance(value, _KINDS[kind]) and (kind == "bool" or not isinstance(value, bool))
