@@ -118,9 +118,13 @@ class Run:
     def prepare(self) -> None:
         """Write config.yaml, and manifest.json with the versions, the git state and the machine.
 
-        A folder that a crash left half-written is mended; one session is added to the manifest for each new
-        environment the run is continued in.
+        A folder that a crash left half-written is mended.
         """
+        self.write_config()
+        self.note_session()
+
+    def write_config(self) -> None:
+        """Write config.yaml, unless it is there and whole."""
         config = {
             "encoder": self.encoder.model_dump(mode="json"),
             "recipe": self.recipe.model_dump(mode="json"),
@@ -132,9 +136,9 @@ class Run:
         path = self.folder / "config.yaml"
         if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
             write_atomic(path, text)
-        self._note_session()
 
-    def _note_session(self) -> None:
+    def note_session(self) -> None:
+        """Write manifest.json, or add a session to it if the environment is not that of the last one."""
         path = self.folder / "manifest.json"
         try:
             manifest = read_json(path)
@@ -185,6 +189,4 @@ def saved_run(name: str) -> Run:
         listed = ", ".join(run.hash for run in found)
         raise UserError(f"{name!r} is {len(found)} runs: {listed}. Give one of these.")
     known = [run.name for run in runs] + [run.encoder.name for run in runs]
-    raise UserError(
-        f"no run {name!r} under {results_home() / 'runs'}.{near(name, known)} `mllm-eval ls` lists all."
-    )
+    raise UserError(f"no run {name!r} under {results_home() / 'runs'}.{near(name, known)} `mllm-eval ls` lists all.")

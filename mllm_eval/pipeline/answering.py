@@ -55,7 +55,7 @@ class Respondent:
         if journal.complete and not pending(samples, template, journal) and not _mended(journal, samples):
             return False
         model = self.model
-        name = benchmark.name if variant == "default" else f"{benchmark.name} ({variant})"
+        name = titled(benchmark, variant)
         self._encode(name, samples)
         with self.ledger.step(f"answers: {name}", samples=len(samples)) as progress:
             answer(
@@ -81,6 +81,11 @@ class Respondent:
 
         with self.ledger.step(f"features: {name}", images=len(missing)) as progress:
             self.features.fill(images, progress, broken)
+
+
+def titled(benchmark: Benchmark, variant: str) -> str:
+    """A benchmark's name, its variant in brackets."""
+    return benchmark.name if variant == "default" else f"{benchmark.name} ({variant})"
 
 
 def _mended(journal: Journal, samples: list[Sample]) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mllm_eval.catalog import Benchmark, load_benchmark, load_encoder, load_recipe, names, paper_benchmarks
 from mllm_eval.environment import before_torch, repeatable
 from mllm_eval.errors import UserError
-from mllm_eval.pipeline.answering import Respondent
+from mllm_eval.pipeline.answering import Respondent, titled
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.scoring import score_answers, scored
@@ -67,6 +67,8 @@ def evaluate(
         for benchmark in asked:
             for variant in variants:
                 _answer_and_score(respondent, benchmark, variant)
+        if not ledger.steps:
+            ledger.reporter.say(f"{run.name}: complete, nothing to do")
     return run
 
 
@@ -155,8 +157,8 @@ def _working(run: Run, reporter: Reporter | None) -> Iterator[Ledger]:
     listener = reporter or Silent()
     lock = FileLock(run.folder / ".lock", lambda: listener.say(f"waiting: another process works on {run.name}"))
     with lock:
-        run.prepare()
-        yield Ledger(run.folder, listener)
+        run.write_config()
+        yield Ledger(run.folder, listener, begin=run.note_session)
 
 
 def _train(run: Run, ledger: Ledger) -> None:
@@ -178,5 +180,5 @@ def _answer_and_score(respondent: Respondent, benchmark: Benchmark, variant: str
     samples = _samples(benchmark, run, variant)
     respondent.respond(benchmark, variant, samples)
     if not all(scored(run, benchmark, variant, rules) for rules in benchmark.rules):
-        with respondent.ledger.step(f"scores: {benchmark.name}"):
+        with respondent.ledger.step(f"scores: {titled(benchmark, variant)}"):
             score_answers(run, benchmark, variant, samples)

@@ -6,7 +6,7 @@ import json
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,15 +16,24 @@ from mllm_eval.pipeline.reporter import Progress, Reporter
 
 
 class Ledger:
-    """Steps of a run with their cost, appended as they end; a step that is skipped or dies leaves no line."""
+    """Steps of a run with their cost, appended as they end; a step that is skipped or dies leaves no line.
 
-    def __init__(self, folder: Path, reporter: Reporter) -> None:
+    `begin` is called before the first step: a command that computes nothing leaves no trace.
+    """
+
+    def __init__(self, folder: Path, reporter: Reporter, begin: Callable[[], None] | None = None) -> None:
         self.path = folder / "ledger.jsonl"
         self.reporter = reporter
+        self.begin = begin
+        self.steps = 0
+        """Steps done by this process."""
 
     @contextmanager
     def step(self, title: str, **about: Any) -> Iterator[Progress]:
         """Time a step: wall and processor seconds of this process and its children, and its memory peak."""
+        if self.begin:
+            self.begin()
+            self.begin = None
         wall, spent = time.monotonic(), _spent()
         with self.reporter.step(title) as progress:
             yield progress
@@ -37,6 +46,7 @@ class Ledger:
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         self._append(line)
+        self.steps += 1
 
     def _append(self, line: dict[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
