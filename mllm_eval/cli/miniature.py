@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
 app = typer.Typer(
@@ -27,24 +24,18 @@ def build() -> None:
     print(data_home() / "miniature")
 
 
-@app.command(short_help="pretrain its weights anew: hours")
+@app.command(short_help="pretrain its weights: hours")
 def weights(
-    names: Annotated[str | None, typer.Option(help="comma-separated; default: all four")] = None,
-    out: Annotated[Path | None, typer.Option(help="default: mini-weights under the results")] = None,
+    only: Annotated[str, typer.Option(help="comma-separated; default: all four")] = "",
+    out: Annotated[Path | None, typer.Option(help="folder to write to; default: results/mini-weights")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="the same number gives the same weights")] = 1,
 ) -> None:
     """Pretrain the miniature's encoders and LLM from nothing: hours on two cores; goes on if stopped.
 
-    The weights that ship stay as they are; the same version of this project makes the same bytes.
-
-    \b
-      mllm-eval miniature weights --names mini-clip --out /tmp/weights
+    The package's own weights stay as they are; copy the new ones over mllm_eval/miniature/weights to ship them.
     """
-    from mllm_eval.environment import before_torch
+    from mllm_eval.miniature.pretrain.make import NAMES, make
     from mllm_eval.storage import results_home
 
-    before_torch()
-    from mllm_eval.miniature.pretrain.make import NAMES, make
-
-    target = out or results_home() / "mini-weights"
-    chosen = tuple(name.strip() for name in names.split(",")) if names else NAMES
-    make(target / ".work", chosen, target)
+    folder = out or results_home() / "mini-weights"
+    make(folder / "work", tuple(only.split(",")) if only else NAMES, folder, threads)
