@@ -1,0 +1,222 @@
+"""The whole flow on tiny random weights: from data and two stages of training to scores, with everything that may go
+wrong on the way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from tiny_models import make_encoder, make_llm
+
+from mllm_eval import pipeline
+from mllm_eval.answers import read_answers
+from mllm_eval.data import images
+from mllm_eval.errors import UserError
+from mllm_eval.miniature.build import build
+from mllm_eval.run import Run
+from mllm_eval.storage import read_json, read_jsonl
+
+RECIPE = str(Path(__file__).parent / "recipes" / "tiny.yaml")
+BENCHMARKS = ["mme", "gqa"]
+FILES = {"mme.jsonl", "gqa.jsonl", "mme.blind.jsonl", "gqa.blind.jsonl"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Data, weights and their yaml files, in a place of their own."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLLM_EVAL_DATA", str(home / "data"))
+        patch.setenv("MLLM_EVAL_RESULTS", str(home / "results"))
+        patch.setenv("MLLM_EVAL_PATH", str(home))
+        build(home / "data", alignment=24, instruction=40)
+        for kind, made in (
+            ("encoders", make_encoder(home / "weights/tiny-dinov2")),
+            ("llms", make_llm(home / "weights/tiny-llama")),
+        ):
+            path = home / "configs" / kind / f"{made.name}.yaml"
+            path.parent.mkdir(parents=True)
+            path.write_text(yaml.safe_dump(made.model_dump(mode="json", exclude_none=True)))
+        yield home
+
+
+@pytest.fixture(scope="module")
+def first(home: Path) -> dict[str, bytes]:
+    """The files of answers and scores of a run that nothing disturbed; its folder stays."""
+    return results(evaluate())
+
+
+def evaluate(blind: bool = True) -> Run:
+    return pipeline.evaluate("tiny-dinov2", RECIPE, benchmarks=BENCHMARKS, blind=blind)
+
+
+def the_run() -> Run:
+    return Run.of("tiny-dinov2", RECIPE)
+
+
+def results(run: Run) -> dict[str, bytes]:
+    files = [*run.folder.glob("answers/*"), *run.folder.glob("scores/*")]
+    return {str(path.relative_to(run.folder)): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def parquet(home: Path) -> Iterator[Path]:
+    """A benchmark's file that a test may spoil."""
+    path = home / "data/miniature/MME/default/test-00000-of-00001.parquet"
+    original = path.read_bytes()
+    images._column.cache_clear()
+    yield path
+    path.write_bytes(original)
+    images._column.cache_clear()
+
+
+def test_the_model_answers_in_many_ways(first: dict[str, bytes]) -> None:
+    answers = read_answers(the_run().answers_path("mme")) + read_answers(the_run().answers_path("gqa"))
+    assert len({answer.text for answer in answers}) > 10
+
+
+def test_every_sample_has_an_answer_and_a_score(first: dict[str, bytes]) -> None:
+    run = the_run()
+    assert {name.removeprefix("answers/") for name in first if name.startswith("answers/")} == FILES
+    for name in BENCHMARKS:
+        for variant in ("default", "blind"):
+            answers = read_answers(run.answers_path(name, variant))
+            assert {answer.state for answer in answers} == {"ok"}
+            assert {len(answer.images) for answer in answers} == {0 if variant == "blind" else 1}
+            for rules in ("cambrian", "robust"):
+                summary = read_json(run.summary_path(name, rules, variant))
+                scores = read_jsonl(run.scores_path(name, rules, variant))
+                assert summary["n"] == len(answers) == len(scores) > 100
+                assert summary["n_failed"] == 0
+                assert {score["id"] for score in scores} == {answer.id for answer in answers}
+
+
+def test_the_same_command_again_computes_nothing(first: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    def loaded(*_: object) -> None:
+        raise AssertionError("something is computed again")
+
+    for place in ("mllm_eval.model.load_checkpoint", "mllm_eval.adapters.load_encoder_model"):
+        monkeypatch.setattr(place, loaded)
+    monkeypatch.setattr("mllm_eval.pipeline.flow.score_answers", loaded)
+    results_before = {path: path.stat().st_mtime_ns for path in the_run().folder.rglob("*") if path.is_file()}
+    assert results(evaluate()) == first
+    for path, time in results_before.items():
+        assert path.stat().st_mtime_ns == time or path.name in ("manifest.json", ".lock")
+
+
+KILLED = """
+import os, signal
+from mllm_eval.answers import Journal
+from mllm_eval.cli import main
+
+append, batches = Journal.append, []
+
+def append_and_die(journal, answers):
+    append(journal, answers)
+    batches.append(answers)
+    if len(batches) == 3:
+        with open(journal.part, "ab") as file:
+            file.write(b'{"id": "half a li')
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Journal.append = append_and_die
+main()
+"""
+
+
+def test_killed_while_it_answers_it_goes_on_to_the_same_bytes(first: dict[str, bytes]) -> None:
+    folder = the_run().folder
+    for part in ("answers", "scores"):
+        shutil.rmtree(folder / part)
+    words = ["eval", "tiny-dinov2", "--recipe", RECIPE, "--benchmarks", ",".join(BENCHMARKS), "--blind"]
+    # Another number of threads could round sums otherwise.
+    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    died = subprocess.run([sys.executable, "-c", KILLED, *words], env=env, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL, died.stdout + died.stderr
+    assert list((folder / "answers").glob("*.part"))
+    half = sum(path.read_bytes().count(b"\n") for path in (folder / "answers").iterdir())
+    assert 0 < half < 392
+    assert results(evaluate()) == first
+
+
+def test_a_half_written_folder_is_mended(first: dict[str, bytes]) -> None:
+    run = the_run()
+    (run.folder / "config.yaml").write_text("encoder: {na")
+    (run.folder / "manifest.json").write_text("")
+    whole = run.answers_path("mme")
+    part = whole.with_name(whole.name + ".part")
+    part.write_bytes(whole.read_bytes()[:1000])
+    whole.unlink()
+    run.summary_path("gqa", "cambrian").write_text('{"benchmark": ')
+    assert results(evaluate()) == first
+    assert Run.load(run.folder) == run
+
+
+def test_a_broken_image_fails_its_sample_and_the_rest_goes_on(parquet: Path, first: dict[str, bytes]) -> None:
+    original, table = parquet.read_bytes(), pq.read_table(parquet)
+    whole = {answer.id: answer for answer in read_answers(the_run().answers_path("mme"))}
+    shutil.rmtree(the_run().folder / "answers")
+    rows = table.column("image").to_pylist()
+    rows[7] = {**rows[7], "bytes": rows[7]["bytes"][:200]}
+    field = table.schema.field("image")
+    at = table.schema.get_field_index("image")
+    pq.write_table(table.set_column(at, field, pa.array(rows, field.type)), parquet)
+    run = evaluate(blind=False)
+    answers = read_answers(run.answers_path("mme"))
+    failed = [answer for answer in answers if answer.state == "error"]
+    assert len(failed) == 1
+    assert parquet.name in failed[0].reason and "row 7" in failed[0].reason
+    assert read_json(run.summary_path("mme", "cambrian"))["n_failed"] == 1
+    assert all(answer == whole[answer.id] for answer in answers if answer.state == "ok")
+    parquet.write_bytes(original)
+    images._column.cache_clear()
+    assert results(evaluate()) == first
+
+
+@pytest.mark.parametrize("fault", ["column", "type", "parquet"])
+def test_bad_data_is_named_in_one_line_and_the_folder_stays_usable(
+    parquet: Path, first: dict[str, bytes], fault: str
+) -> None:
+    original, table = parquet.read_bytes(), pq.read_table(parquet)
+    if fault == "column":
+        pq.write_table(table.drop_columns(["answer"]), parquet)
+    elif fault == "type":
+        at = table.schema.get_field_index("answer")
+        pq.write_table(table.set_column(at, "answer", pa.array(range(len(table)))), parquet)
+    else:
+        parquet.write_bytes(original[: len(original) // 2])
+    with pytest.raises(UserError, match=parquet.name) as caught:
+        evaluate()
+    assert fault == "parquet" or "answer" in str(caught.value)
+    parquet.write_bytes(original)
+    assert results(evaluate()) == first
+
+
+def test_unreadable_weights_are_named(home: Path, first: dict[str, bytes]) -> None:
+    weights = home / "weights/tiny-dinov2/model.safetensors"
+    original, times = weights.read_bytes(), weights.stat()
+    try:
+        weights.write_bytes(original[:5000])
+        with pytest.raises(UserError, match="tiny-dinov2"):
+            evaluate()
+    finally:
+        weights.write_bytes(original)
+        os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert results(evaluate()) == first
+
+
+def test_unknown_names_are_answered_with_the_nearest(home: Path) -> None:
+    with pytest.raises(UserError, match="tiny-dinov2"):
+        pipeline.evaluate("tiny-dinov3", RECIPE)
+    with pytest.raises(UserError, match="gqa"):
+        pipeline.evaluate("tiny-dinov2", RECIPE, benchmarks=["gqaa"])
