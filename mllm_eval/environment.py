@@ -43,9 +43,7 @@ def gpus() -> list[str]:
     listed = subprocess.run(
         [command, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, check=False
     )
-    return (
-        [line.strip() for line in listed.stdout.splitlines() if line.strip()] if not listed.returncode else []
-    )
+    return [line.strip() for line in listed.stdout.splitlines() if line.strip()] if not listed.returncode else []
 
 
 def git_state() -> dict[str, Any] | None:

@@ -171,7 +171,4 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
 
 
 def test_hub_weights_are_known_by_their_revision(tmp_path: Path) -> None:
-    assert (
-        catalog.load_llm(str(_llm(tmp_path, "{repo: a/b, revision: c0ffee}"))).weights.digest()
-        == "a/b@c0ffee"
-    )
+    assert catalog.load_llm(str(_llm(tmp_path, "{repo: a/b, revision: c0ffee}"))).weights.digest() == "a/b@c0ffee"
