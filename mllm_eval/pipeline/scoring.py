@@ -44,7 +44,7 @@ def score_answers(run: Run, benchmark: Benchmark, variant: str, samples: list[Sa
     for rules in benchmark.rules:
         scores = score_samples(benchmark, rules, samples, predictions)
         places = {sample.id: sample for sample in samples}
-        lines = [{**asdict(one), "group": places[one.id].group, "cluster": places[one.id].cluster} for one in scores]
+        lines = [{**asdict(one), **_place(benchmark, places[one.id])} for one in scores]
         write_jsonl(run.scores_path(benchmark.name, rules, variant), lines)
         summary = summarize(benchmark, rules, samples, scores, variant)
         # Written last: a summary that names the answers stands for whole scores.
@@ -52,3 +52,10 @@ def score_answers(run: Run, benchmark: Benchmark, variant: str, samples: list[Sa
             run.summary_path(benchmark.name, rules, variant),
             {**asdict(summary), "answers": sha256_file(path)},
         )
+
+
+def _place(benchmark: Benchmark, sample: Sample) -> dict[str, str | None]:
+    """What statistics must know of a sample besides its score: what it hangs together with, what it counts under."""
+    stratum = sample.record.get(benchmark.settings.get("stratum", ""))
+    named = None if stratum is None else str(stratum)
+    return {"group": sample.group, "cluster": sample.cluster, "stratum": named}
