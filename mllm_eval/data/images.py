@@ -49,13 +49,14 @@ def image_ref(data: bytes | None, where: str, reread: Callable[[], bytes]) -> Im
 
 def cell(path: Path, group: int, column: str, row: int, position: int) -> bytes:
     """The bytes of an image in a parquet file; `position` counts within a list column."""
-    value = _column(path, group, column)[row].as_py()
+    value = _column(path, path.stat().st_mtime_ns, group, column)[row].as_py()
     found = value[position] if isinstance(value, list) else value
     return bytes(found["bytes"])
 
 
 @lru_cache(maxsize=4)
-def _column(path: Path, group: int, column: str) -> pa.ChunkedArray:
+def _column(path: Path, written: int, group: int, column: str) -> pa.ChunkedArray:
+    """A row group's column; `written` makes a file that was replaced another file."""
     import pyarrow.parquet as pq
 
     return pq.ParquetFile(path).read_row_group(group, columns=[column]).column(0)
