@@ -250,6 +250,14 @@ def test_sentences_say_who_beats_whom_with_interval_and_p(compared: Table) -> No
     assert re.search(r"Seeing the images gives mini-dino \+\d+\.\d AVG over mini-dino \(blind\)", text)
 
 
+def test_the_blind_row_speaks_of_benchmarks_where_there_is_no_avg() -> None:
+    run = made_runs.make_run("mini-dino", benchmarks=["gqa", "seed"])
+    made_runs.make_run("mini-dino", 0.1, benchmarks=["gqa"], variant="blind")
+    said = report.comparison([run.folder]).sentences
+    assert len(said) == 1
+    assert re.fullmatch(r"Seeing the images gives mini-dino \+\d+\.\d GQA over mini-dino \(blind\)\.", said[0])
+
+
 def _difference(key: str, value: float, holm: float) -> Difference:
     return Difference("x", "y", key, Interval(value, value - 1, value + 2), holm, holm)
 
