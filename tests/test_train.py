@@ -301,8 +301,8 @@ def test_killed_at_any_step_and_started_again_ends_with_the_same_bytes(
     logs = [[(line["step"], line["loss"]) for line in log_of(run, stage)] for stage in (1, 2)]
 
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "killed"))
-    # 10 images, then 20 steps of each stage: in the features, in stage 1, and twice in stage 2.
-    for at in (10, 10 + 7, 10 + 20 + 9):
+    # Before the features of the 10 images are written, in stage 1, and, with nothing to encode, in stage 2.
+    for at in (10, 10 + 7, 20 + 9):
         killed(tmp_path, at)
     checkpoints = run.stage_dir(2) / "checkpoints"
     newest = latest_whole(checkpoints)

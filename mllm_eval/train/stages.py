@@ -34,6 +34,7 @@ from mllm_eval.train.trainer import (
     barrier,
     deepspeed_config,
     join_processes,
+    without_compiling,
     world,
 )
 
@@ -67,7 +68,10 @@ def train(run: Run, progress: Progress | None = None) -> None:
     sets = {number: _check(stage, number) for number, stage in stages.items()}
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
     rank, size = world()
-    join_processes(size > 1 or any(stage.deepspeed for stage in stages.values()))
+    sharded = any(stage.deepspeed for stage in stages.values())
+    if sharded:
+        without_compiling()
+    join_processes(sharded or size > 1)
     repeatable(run.seed)
     features = Features.of(run)
     if rank == 0:

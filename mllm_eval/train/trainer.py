@@ -47,6 +47,14 @@ def join_processes(distributed: bool) -> None:
     torch.distributed.init_process_group(backend, timeout=WAIT)
 
 
+def without_compiling() -> None:
+    """Keep DeepSpeed on a CPU from compiling its shared-memory reduction, a minute of gcc that inference alone uses."""
+    if not torch.cuda.is_available():
+        import deepspeed.ops
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
 def barrier() -> None:
     """Wait for the other processes, if there are any."""
     if torch.distributed.is_initialized():
@@ -91,7 +99,6 @@ def arguments(recipe: Recipe, stage: Stage, folder: Path, steps: int, seed: int,
         max_grad_norm=stage.max_grad_norm,
         lr_scheduler_type=stage.schedule,
         warmup_steps=stage.warmup,
-        gradient_checkpointing=stage.gradient_checkpointing,
         bf16=half,
         seed=seed,
         data_seed=seed,
@@ -110,6 +117,7 @@ def arguments(recipe: Recipe, stage: Stage, folder: Path, steps: int, seed: int,
         remove_unused_columns=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=on_gpu,
+        **({"gradient_checkpointing": True} if stage.gradient_checkpointing else {}),
     )
     # Several GPUs in one process would mean torch's DataParallel; processes are the launcher's business.
     made._n_gpu = min(made.n_gpu, 1)
