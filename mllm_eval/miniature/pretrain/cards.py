@@ -35,7 +35,8 @@ WHAT = {
 TASKS = {
     "caption": "answer a question from a caption",
     "copy": "copy three words",
-    "letter": "give the letter of the right option, from a caption",
+    "letter": "give the letter of an option that is told, one of four",
+    "choice": "answer a question from a caption by the letter of its option",
     "open": "answer any question from a caption, yes and no included",
 }
 PROBES = """

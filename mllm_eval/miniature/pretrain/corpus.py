@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from mllm_eval.miniature.phrasing import LETTERS, Asked, ask, letter, short
+from mllm_eval.miniature.phrasing import LETTERS, Asked, ask, letter, options, short
 from mllm_eval.miniature.world import KINDS, Picture, draw
-from mllm_eval.miniature.world.objects import COLOR_NAMES, LABELS, PATTERNS, SHAPES
+from mllm_eval.miniature.world.objects import COLOR_NAMES, LABELS, PATTERNS
+from mllm_eval.miniature.world.picture import SHAPES, Question
 from mllm_eval.miniature.world.print_ import WORDS
 
 NEEDS_SENTENCE = ("distance",)
@@ -131,18 +132,28 @@ def exercise(rng: Random) -> Segments:
 
 
 def text_probe(task: str, index: int) -> tuple[str, str]:
-    """A held-out look-up in words and its answer: task "caption", "copy" or "letter"."""
+    """A held-out look-up in words and its answer.
+
+    Tasks: "caption" (a question about a caption, in short), "copy" (repeat three words), "letter" (the letter of an
+    option that is told), "choice" (a question about a caption, by letter), "open" (as "caption", yes and no included).
+    """
     rng = Random(f"probe/{task}/{index}")
     if task == "copy":
         words = _words(rng, 3)
         segments = turns(" ".join(words), [Asked("Repeat the words.", " ".join(words))])
+    elif task == "letter":
+        words = _words(rng, 4)
+        told = Question("letter", f"The answer is {words[0]}.", words[0], tuple(words), "")
+        listed, right = options(told, rng)
+        lines = "\n".join(f"{LETTERS[k]}. {word}" for k, word in enumerate(listed))
+        segments = turns("Choose.", [Asked(f"Options:\n{lines}\nThe answer is {words[0]}.", LETTERS[right])])
     else:
         pic = draw("probe", index, rng.choice(list(KINDS)))
         pool = [q for q in pic.questions if q.choices[0] not in ("yes", "no")]
         if task == "open":
             pool = pic.questions
         question = rng.choice(pool)
-        asked = letter(question, rng) if task == "letter" else short(question, rng)
+        asked = letter(question, rng) if task == "choice" else short(question, rng)
         segments = turns(shuffled_caption(pic, rng), [asked])
     (prompt, _), (answer, _) = segments
     return prompt, answer.removesuffix(END)

@@ -146,8 +146,8 @@ def losses(pair: Pair, images: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"loss": total, "view": view_loss, "patch": patch_loss, "pixel": pixel_loss, "spread": spread}
 
 
-def pretrain(work: Path, steps: int, lr: float = 1e-3) -> tuple[Dinov2Model, Path]:
-    """Trains for `steps` steps of 64 images; returns the teacher's backbone and the log."""
+def pretrain(work: Path, steps: int, schedule: int = 1600, lr: float = 1e-3) -> tuple[Dinov2Model, Path]:
+    """Trains for `steps` steps of 64 images on a longer schedule; returns the teacher's backbone and the log."""
     torch.manual_seed(0)
     pair = Pair()
 
@@ -156,7 +156,18 @@ def pretrain(work: Path, steps: int, lr: float = 1e-3) -> tuple[Dinov2Model, Pat
         return losses(pair, pixels([p.image for p in shown]))
 
     def after(step: int) -> None:
-        pair.follow(1 - 0.01 * (1 - step / steps) - 0.0005)
+        pair.follow(1 - 0.01 * (1 - step / schedule) - 0.0005)
 
-    log = fit("mini-dino", work, pair, step_fn, steps=steps, lr=lr, warmup=300, after=after, trainable=pair.student)
+    log = fit(
+        "mini-dino",
+        work,
+        pair,
+        step_fn,
+        steps=schedule,
+        until=steps,
+        lr=lr,
+        warmup=300,
+        after=after,
+        trainable=pair.student,
+    )
     return pair.teacher.backbone.eval(), log

@@ -10,9 +10,10 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers import AutoTokenizer, Dinov2Model, PreTrainedModel, PreTrainedTokenizerFast
 
 from mllm_eval.errors import UserError, near
@@ -23,7 +24,7 @@ from mllm_eval.miniature.pretrain.probe import probe
 from mllm_eval.miniature.tokenizer import train_tokenizer
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-STEPS = {"mini-clip": 3000, "mini-dino": 1600}
+STEPS = {"mini-clip": 3000, "mini-dino": 1000}
 NAMES = ("mini-llama", "mini-random", "mini-clip", "mini-dino")
 
 
@@ -63,11 +64,11 @@ def _tokenizer(work: Path) -> PreTrainedTokenizerFast:
     folder = work / "tokenizer"
     if not (folder / "tokenizer.json").exists():
         train_tokenizer(tokenizer_texts()).save_pretrained(folder)
-    return AutoTokenizer.from_pretrained(folder)  # type: ignore[no-any-return]
+    return cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(folder))
 
 
 def _write(
-    model: PreTrainedModel,
+    model: nn.Module,
     folder: Path,
     card: str,
     measured: dict[str, Any],
@@ -76,13 +77,20 @@ def _write(
     """Half precision on disk keeps the repository small; whoever loads it computes in its own precision."""
     temporary = folder.with_suffix(".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    model.half().save_pretrained(temporary)
+    half = cast(Any, model)
+    half.to(torch.float16).save_pretrained(temporary)
     if tokenizer is not None:
         tokenizer.save_pretrained(temporary)
     (temporary / "README.md").write_text(card)
     (temporary / "measured.json").write_text(json.dumps(measured, indent=1) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
+
+
+def _as_stored(model: PreTrainedModel) -> None:
+    """Rounds the weights to what will be on disk, so that what is measured is what ships."""
+    cast(Any, model).to(torch.float16).to(torch.float32)
+    model.train(False)
 
 
 def _history(log: Path) -> dict[str, Any]:
@@ -92,9 +100,10 @@ def _history(log: Path) -> dict[str, Any]:
 
 def _llama(tokenizer: PreTrainedTokenizerFast, work: Path, out: Path) -> None:
     model, logs = language.pretrain(tokenizer, work)
-    model = model.half().float()
+    _as_stored(model)
     looked_up = {
-        task: language.look_up_accuracy(model, tokenizer, task) for task in ("caption", "copy", "letter", "open")
+        task: language.look_up_accuracy(model, tokenizer, task)
+        for task in ("caption", "copy", "letter", "choice", "open")
     }
     measured = {
         "steps": sum(steps for _, _, steps, _ in language.PHASES),
@@ -106,7 +115,7 @@ def _llama(tokenizer: PreTrainedTokenizerFast, work: Path, out: Path) -> None:
 
 
 def _encoder(name: str, model: PreTrainedModel, steps: int, log: Path | None, out: Path) -> None:
-    model = model.half().float().eval()
+    _as_stored(model)
     with torch.no_grad():
         probes = probe(lambda x: model(x).last_hidden_state[:, 1:])
     measured: dict[str, Any] = {
