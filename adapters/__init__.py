@@ -20,9 +20,7 @@ FAMILIES = ("clip", "dinov2", "ijepa", "siglip", "vit")
 def family(name: str) -> type[EncoderModel]:
     """The class of a family. Raises UserError with the nearest name."""
     if name not in FAMILIES:
-        raise UserError(
-            f"encoder family {name!r} is unknown.{near(name, FAMILIES)} Known: {', '.join(FAMILIES)}"
-        )
+        raise UserError(f"encoder family {name!r} is unknown.{near(name, FAMILIES)} Known: {', '.join(FAMILIES)}")
     found: type[EncoderModel] = importlib.import_module(f"mllm_eval.adapters.{name}").Family
     return found
 

@@ -122,9 +122,7 @@ class EncoderModel(nn.Module):
             )
         except Exception as problem:
             first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-            raise UserError(
-                f"{folder}: the weights cannot be read ({first}); fetch or copy them again"
-            ) from problem
+            raise UserError(f"{folder}: the weights cannot be read ({first}); fetch or copy them again") from problem
         missing = sorted(report["missing_keys"])
         if missing:
             raise UserError(
@@ -145,8 +143,7 @@ class EncoderModel(nn.Module):
             said = getattr(facts, name)
             if said != value:
                 raise UserError(
-                    f"encoder {facts.name}: the yaml says {name}: {said}, "
-                    f"the weights have {value}; correct the yaml"
+                    f"encoder {facts.name}: the yaml says {name}: {said}, the weights have {value}; correct the yaml"
                 )
         params = sum(parameter.numel() for parameter in self.parameters())
         if abs(params - facts.params) > PARAMS_TOLERANCE * params:
@@ -159,9 +156,7 @@ class EncoderModel(nn.Module):
                 f"encoder {facts.name}: family {facts.family} has no CLS token; set summary: mean or pooled"
             )
         if facts.summary == "pooled" and type(self).pool is EncoderModel.pool:
-            raise UserError(
-                f"encoder {facts.name}: family {facts.family} has no pooling of its own; set summary: cls"
-            )
+            raise UserError(f"encoder {facts.name}: family {facts.family} has no pooling of its own; set summary: cls")
 
     @property
     def width(self) -> int:

@@ -16,9 +16,7 @@ def grid_edge(tokens: int) -> int:
     """Tokens along one edge of the budget. Raises UserError where the budget is not a square."""
     edge = math.isqrt(tokens)
     if edge * edge != tokens or tokens < 1:
-        raise UserError(
-            f"recipe: tokens: {tokens} is not a square, so no grid has it; use for example 576 (24 x 24)"
-        )
+        raise UserError(f"recipe: tokens: {tokens} is not a square, so no grid has it; use for example 576 (24 x 24)")
     return edge
 
 
@@ -45,9 +43,7 @@ class Projector(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, width: int, out: int, tokens: int, kind: str = "mlp2x_gelu", standardize: bool = False
-    ):
+    def __init__(self, width: int, out: int, tokens: int, kind: str = "mlp2x_gelu", standardize: bool = False):
         super().__init__()
         self.edge = grid_edge(tokens)
         depth = 1 if kind == "linear" else 0

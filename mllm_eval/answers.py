@@ -87,9 +87,7 @@ class Journal:
         answers, ids = self.done(), list(order)
         missing = [name for name in ids if name not in answers]
         if missing:
-            raise ValueError(
-                f"{self.path}: {len(missing)} samples have no answer, the first is {missing[0]!r}"
-            )
+            raise ValueError(f"{self.path}: {len(missing)} samples have no answer, the first is {missing[0]!r}")
         write_atomic(self.path, "".join(answers[name].line() for name in ids).encode())
         self.part.unlink(missing_ok=True)
 
@@ -105,9 +103,7 @@ def read_answers(path: Path) -> list[Answer]:
     first: dict[str, int] = {}
     for number, answer in enumerate(answers, start=1):
         if first.setdefault(answer.id, number) != number:
-            raise UserError(
-                f"{path}:{number}: sample {answer.id!r} was answered in line {first[answer.id]} already"
-            )
+            raise UserError(f"{path}:{number}: sample {answer.id!r} was answered in line {first[answer.id]} already")
     return answers
 
 

@@ -74,9 +74,7 @@ def layout(benchmark: str, images: int = 40) -> list[Line]:
 
 def value_of(benchmark: str, lines: list[Line]) -> float:
     """The value by plain loops, as the scoring rules count it: not by the estimator under test."""
-    declared = (
-        columns().benchmarks[benchmark].estimator if benchmark in columns().benchmarks else None
-    ) or {}
+    declared = (columns().benchmarks[benchmark].estimator if benchmark in columns().benchmarks else None) or {}
     valid = [line for line in lines if line["score"] is not None]
 
     def mean(part: list[Line]) -> float:

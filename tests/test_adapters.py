@@ -34,9 +34,7 @@ def test_every_family_gives_its_grid_and_is_deterministic(family: str, tmp_path:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_last_layer_is_normed_where_the_yaml_says_so_whatever_the_class_does(
-    family: str, tmp_path: Path
-) -> None:
+def test_last_layer_is_normed_where_the_yaml_says_so_whatever_the_class_does(family: str, tmp_path: Path) -> None:
     encoder = make_encoder(tmp_path, family, norm=True, summary="mean")
     model = load_encoder_model(encoder)
     with torch.no_grad():
@@ -152,9 +150,7 @@ def test_siglip_pools_with_its_head(tmp_path: Path) -> None:
         ({"weights": {"path": "/nowhere/at/all"}}, "no such folder"),
     ],
 )
-def test_facts_are_checked_against_the_weights(
-    changes: dict[str, object], message: str, tmp_path: Path
-) -> None:
+def test_facts_are_checked_against_the_weights(changes: dict[str, object], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         load_encoder_model(make_encoder(tmp_path, "dinov2", **changes))
 

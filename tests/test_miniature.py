@@ -132,8 +132,11 @@ def gold(sample: Sample) -> str:
 def test_the_prior_of_lopsided_questions_is_found() -> None:
     lopsided = [(f"What color is the {shape}?", "red") for shape in ("circle", "star", "ring") * 5]
     assert prior_score(lopsided) == 1.0
-    listed = [("Which?\nA. red\nB. blue\nC. ring", "A"), ("Which?\nA. star\nB. red\nC. blue", "B"),
-              ("Which?\nA. cross\nB. ring\nC. red", "C")] * 4
+    listed = [
+        ("Which?\nA. red\nB. blue\nC. ring", "A"),
+        ("Which?\nA. star\nB. red\nC. blue", "B"),
+        ("Which?\nA. cross\nB. ring\nC. red", "C"),
+    ] * 4
     assert prior_score(listed) == 1.0
 
 
@@ -157,7 +160,10 @@ def test_columns_and_types_are_the_hubs(home: Path) -> None:
         kind = data.features[column]
         assert isinstance(kind.feature if isinstance(kind, List) else kind, ImageFeature)
     assert [f.name for f in pq.read_schema(folder / "ai2d/default/test-00000-of-00001.parquet")] == [
-        "question", "options", "answer", "image"
+        "question",
+        "options",
+        "answer",
+        "image",
     ]
 
 
@@ -245,8 +251,9 @@ def test_training_rows_are_cambrians(home: Path) -> None:
             assert said[0]["value"].startswith("<image>\n")
             assert all("<image>" not in turn["value"] for turn in said[1:])
             assert (home / "miniature/train/images" / row["image"]).is_file()
-    assert all(row["conversations"][0]["value"] == "<image>\nDescribe the image."
-               for row in conversations(home, "alignment"))
+    assert all(
+        row["conversations"][0]["value"] == "<image>\nDescribe the image." for row in conversations(home, "alignment")
+    )
 
 
 def test_a_second_build_finds_everything_made(home: Path) -> None:

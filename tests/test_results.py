@@ -111,9 +111,7 @@ def test_a_run_is_read_as_it_was_written(run: Run) -> None:
     record = results.read_run(run.folder)
     assert (record.hash, record.name, record.encoder) == (run.hash, run.name, "mini-dino")
     assert (
-        record.recipe_hash
-        == run.recipe.hash
-        == json.loads((run.folder / "manifest.json").read_text())["recipe_hash"]
+        record.recipe_hash == run.recipe.hash == json.loads((run.folder / "manifest.json").read_text())["recipe_hash"]
     )
     assert record.facts["params"] == "1.3M"
 
@@ -135,9 +133,7 @@ def test_scores_are_a_row_a_sample(run: Run) -> None:
     gqa = frame[frame["benchmark"] == "gqa"]
     assert len(gqa) == 80 and gqa["id"].is_monotonic_increasing
     assert frame["stratum"].isna().all()
-    assert 100 * gqa["score"].mean() == pytest.approx(
-        results.summaries(run.folder, "cambrian")["gqa"]["value"]
-    )
+    assert 100 * gqa["score"].mean() == pytest.approx(results.summaries(run.folder, "cambrian")["gqa"]["value"])
 
 
 def test_failed_samples_are_nan_not_zero(run: Run) -> None:

@@ -60,7 +60,7 @@ def report(rules: str, rows: Rows) -> dict[str, Any]:
     passed: dict[str, list[float]] = {}
     for (category, _), scores in in_groups(rows, lambda row: (row.get("category") or "", group(row)[0])).items():
         passed.setdefault(category, []).append(min(scores))
-    flat = [({}, score) for scores in passed.values() for score in scores]
+    flat: Rows = [({}, score) for scores in passed.values() for score in scores]
     for category, scores in passed.items():
         out[category] |= {"circular_accuracy": sum(scores) / len(scores), "circular_count": len(scores)}
     circular = {"circular_accuracy": mean(flat), "circular_count": float(len(flat))}

@@ -65,9 +65,7 @@ class FeatureStore:
         self.refresh()
 
     @classmethod
-    def of(
-        cls, encoder: Encoder, digest: str, dtype: str = "float32", root: Path | None = None
-    ) -> FeatureStore:
+    def of(cls, encoder: Encoder, digest: str, dtype: str = "float32", root: Path | None = None) -> FeatureStore:
         """The store of an encoder whose weights have this digest, under `root` (results/features).
 
         What decides a feature is in the key: weights, family, layer, norm, summary, preprocessing, precision.
@@ -133,9 +131,7 @@ class FeatureStore:
         row: NDArray[Any] = self._shards[place.shard][place.row]
         if image not in self._verified:
             if zlib.crc32(row.data) != place.checksum:
-                log.warning(
-                    "%s: the features of image %s are damaged, they are computed again", self.folder, image
-                )
+                log.warning("%s: the features of image %s are damaged, they are computed again", self.folder, image)
                 del self._places[image]
                 return None
             self._verified.add(image)

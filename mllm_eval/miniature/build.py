@@ -36,8 +36,12 @@ def version(alignment: int = ALIGNMENT_ROWS, instruction: int = INSTRUCTION_ROWS
     return sha256_bytes(f"{drawn} {alignment} {instruction}".encode())[:16]
 
 
-def build(home: Path | None = None, progress: Progress | None = None, alignment: int = ALIGNMENT_ROWS,
-          instruction: int = INSTRUCTION_ROWS) -> Path:
+def build(
+    home: Path | None = None,
+    progress: Progress | None = None,
+    alignment: int = ALIGNMENT_ROWS,
+    instruction: int = INSTRUCTION_ROWS,
+) -> Path:
     """Write `miniature/` under `home` (default: `data_home()`) unless it is there in this version; its path.
 
     It holds train/{alignment,instruction}.jsonl with train/images, a folder for each benchmark in the hub's

@@ -21,10 +21,18 @@ QUARTERS = ("0.25", "0.5", "0.75")
 SIDE_LISTS = tuple(f"[{w}, {h}]" for w in range(2, 10) for h in range(2, 10) if w != h)
 TOKENS = "Reference OCR tokens: {}"
 HINTS = {
-    "scene": "Look at the objects.", "depth": "Look at the objects.", "distance": "Look at the objects.",
-    "pattern": "Look at the pattern.", "diagram": "Look at the diagram.", "sign": "Look at the sign.",
-    "signs": "Look at the signs.", "number": "Look at the number.", "figure": "Look at the figure.",
-    "chart": "Look at the chart.", "table": "Look at the receipt.", "form": "Look at the form.",
+    "scene": "Look at the objects.",
+    "depth": "Look at the objects.",
+    "distance": "Look at the objects.",
+    "pattern": "Look at the pattern.",
+    "diagram": "Look at the diagram.",
+    "sign": "Look at the sign.",
+    "signs": "Look at the signs.",
+    "number": "Look at the number.",
+    "figure": "Look at the figure.",
+    "chart": "Look at the chart.",
+    "table": "Look at the receipt.",
+    "form": "Look at the form.",
 }
 """What a benchmark with hints says before its question."""
 DECIMAL = (
@@ -136,8 +144,16 @@ def _form(facts: dict[str, Any], rng: Random) -> Texts:
 
 
 _ASKED: dict[str, Callable[[dict[str, Any], Random], Texts]] = {
-    "scene": _scene, "depth": _depth, "pattern": _pattern, "sign": _sign, "signs": _signs, "number": _number,
-    "figure": _figure, "chart": _chart, "table": _table, "form": _form,
+    "scene": _scene,
+    "depth": _depth,
+    "pattern": _pattern,
+    "sign": _sign,
+    "signs": _signs,
+    "number": _number,
+    "figure": _figure,
+    "chart": _chart,
+    "table": _table,
+    "form": _form,
 }
 
 
@@ -188,5 +204,14 @@ def new_questions(pic: Picture, rng: Random) -> list[Question]:
     return drawn + quantities(pic)
 
 
-_WORLD = {"exist", "relation_yes", "front_yes", "pattern_yes", "word_yes", "number_yes", "sum_yes", "bar_yes",
-          "item_yes"}
+_WORLD = {
+    "exist",
+    "relation_yes",
+    "front_yes",
+    "pattern_yes",
+    "word_yes",
+    "number_yes",
+    "sum_yes",
+    "bar_yes",
+    "item_yes",
+}

@@ -18,9 +18,7 @@ ONLY_LETTER = "Please answer directly with only the letter of the correct option
 ONLY_WORD = "Please answer directly with a single word or number."
 SHORT = "Give the short answer directly."
 REASON = "First show your reasoning process and then give the final answer."
-MATH_CHOICE = (
-    "Hint: Please answer the question and provide the correct option letter, e.g., A, B, C, D, at the end."
-)
+MATH_CHOICE = "Hint: Please answer the question and provide the correct option letter, e.g., A, B, C, D, at the end."
 MATH_FREE = (
     "Hint: Please answer the question requiring an integer answer "
     "and provide the final value, e.g., 1, 2, 3, at the end."

@@ -94,9 +94,7 @@ def summaries(folder: Path, rules: str, variant: str = "default") -> dict[str, d
 
 def scored_variants(folder: Path, rules: str) -> list[str]:
     """The variants that a run has summaries of, `default` first."""
-    found = {
-        str(read_json(path).get("variant", "default")) for path in (folder / "scores").glob(f"*.{rules}.json")
-    }
+    found = {str(read_json(path).get("variant", "default")) for path in (folder / "scores").glob(f"*.{rules}.json")}
     return sorted(found, key=lambda name: (name != "default", name))
 
 
@@ -121,15 +119,11 @@ def load_scores(
     frames: list[pd.DataFrame] = []
     for name in wanted:
         if name not in known:
-            raise UserError(
-                f"{folder / 'scores'}: no {rules} scores of {name!r} ({variant}).{near(name, known)}"
-            )
+            raise UserError(f"{folder / 'scores'}: no {rules} scores of {name!r} ({variant}).{near(name, known)}")
         stem = name if variant == "default" else f"{name}.{variant}"
         frames.append(_lines(folder / "scores" / f"{stem}.{rules}.jsonl", name, int(known[name]["n"])))
     if not frames:
-        return pd.DataFrame(
-            columns=["benchmark", "id", "group", "cluster", "stratum", "score", "parsed", "note"]
-        )
+        return pd.DataFrame(columns=["benchmark", "id", "group", "cluster", "stratum", "score", "parsed", "note"])
     return pd.concat(frames, ignore_index=True)
 
 

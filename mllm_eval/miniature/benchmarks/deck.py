@@ -25,18 +25,46 @@ from mllm_eval.miniature.world.print_ import WORDS
 
 DIGITS = tuple(str(n) for n in range(1, 10))
 SPACES: dict[str, tuple[str, ...]] = {
-    "count": DIGITS[:6], "count_color": DIGITS[:4], "color": COLOR_NAMES, "shape": SHAPES, "relation": SIDES,
-    "front_color": COLOR_NAMES, "front_shape": SHAPES[:5], "pattern": PATTERNS, "pattern_color": COLOR_NAMES,
-    "word": WORDS, "sign_color": COLOR_NAMES, "signs_color": WORDS, "signs_place": WORDS, "word_color": COLOR_NAMES,
-    "number": tuple(str(n) for n in range(10, 100)), "sum": DIGITS[1:], "operand": DIGITS[:5], "width": DIGITS[1:],
-    "height": DIGITS[1:], "fraction": ("0", *DIGITS[:4]), "decimal": QUARTERS, "list": SIDE_LISTS,
-    "bar_value": DIGITS, "bar_max": COLOR_NAMES, "bar_min": COLOR_NAMES, "bar_count": ("3", "4"),
-    "price": DIGITS, "item": ITEMS, "field_name": FIELDS["NAME"], "field_city": FIELDS["CITY"], "field_room": DIGITS,
-    "label_shape": SHAPES, "shape_label": LABELS,
+    "count": DIGITS[:6],
+    "count_color": DIGITS[:4],
+    "color": COLOR_NAMES,
+    "shape": SHAPES,
+    "relation": SIDES,
+    "front_color": COLOR_NAMES,
+    "front_shape": SHAPES[:5],
+    "pattern": PATTERNS,
+    "pattern_color": COLOR_NAMES,
+    "word": WORDS,
+    "sign_color": COLOR_NAMES,
+    "signs_color": WORDS,
+    "signs_place": WORDS,
+    "word_color": COLOR_NAMES,
+    "number": tuple(str(n) for n in range(10, 100)),
+    "sum": DIGITS[1:],
+    "operand": DIGITS[:5],
+    "width": DIGITS[1:],
+    "height": DIGITS[1:],
+    "fraction": ("0", *DIGITS[:4]),
+    "decimal": QUARTERS,
+    "list": SIDE_LISTS,
+    "bar_value": DIGITS,
+    "bar_max": COLOR_NAMES,
+    "bar_min": COLOR_NAMES,
+    "bar_count": ("3", "4"),
+    "price": DIGITS,
+    "item": ITEMS,
+    "field_name": FIELDS["NAME"],
+    "field_city": FIELDS["CITY"],
+    "field_room": DIGITS,
+    "label_shape": SHAPES,
+    "shape_label": LABELS,
 }
 """What a question of a family can have as its answer, as far as benchmarks ask it."""
-_WORDS = sorted({*COLOR_NAMES, *SHAPES, *PATTERNS, *WORDS, *ITEMS, *FIELDS["NAME"], *FIELDS["CITY"], *SIDES,
-                 "top", "bottom"}, key=len, reverse=True)
+_WORDS = sorted(
+    {*COLOR_NAMES, *SHAPES, *PATTERNS, *WORDS, *ITEMS, *FIELDS["NAME"], *FIELDS["CITY"], *SIDES, "top", "bottom"},
+    key=len,
+    reverse=True,
+)
 _CONTENT = re.compile(rf"\b(?:{'|'.join(_WORDS)}|[{''.join(LABELS)}]|\d+)\b")
 _IN_PICTURE = {"signs_color": 1, "signs_place": 1, "word_color": 1, "item": 2}
 """How many of a question's first wrong answers stand in the picture too: only these make it a question of place."""
@@ -107,8 +135,13 @@ class Deck:
         shares = {(family, answer): n // len(answers) + (k < n % len(answers)) for k, answer in enumerate(answers)}
         return Counter({key: share for key, share in shares.items() if share})
 
-    def pick(self, kind: str, wanted: Mapping[str, int], per_picture: int = 1,
-             extra: Callable[[Picture], Sequence[Question]] = lambda _: ()) -> list[Item]:
+    def pick(
+        self,
+        kind: str,
+        wanted: Mapping[str, int],
+        per_picture: int = 1,
+        extra: Callable[[Picture], Sequence[Question]] = lambda _: (),
+    ) -> list[Item]:
         """As many questions of each family as wanted, in the order of the pictures, answers spread evenly."""
         left: Counter[tuple[str, str]] = Counter()
         for family, n in wanted.items():

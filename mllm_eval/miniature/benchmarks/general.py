@@ -29,7 +29,11 @@ MME = {
 """Category, in the data set's order -> kind of picture and family of question."""
 MME_IMAGES = 7
 MME_COLUMNS = {
-    "question_id": "string", "image": "image", "question": "string", "answer": "string", "category": "string",
+    "question_id": "string",
+    "image": "image",
+    "question": "string",
+    "answer": "string",
+    "category": "string",
 }
 
 
@@ -50,10 +54,15 @@ def mme(deck: Deck, home: Path) -> list[float]:
             name = f"{category}/{k + 1:04d}.png"
             image = cell(picture.image, f"{k + 1:04d}.png")
             for question in deck.rng.sample(pair, 2):
-                rows.append({
-                    "question_id": name, "image": image, "question": f"{question.text} Please answer yes or no.",
-                    "answer": question.answer.capitalize(), "category": category,
-                })
+                rows.append(
+                    {
+                        "question_id": name,
+                        "image": image,
+                        "question": f"{question.text} Please answer yes or no.",
+                        "answer": question.answer.capitalize(),
+                        "category": category,
+                    }
+                )
     write_table(home / "MME/default/test-00000-of-00001.parquet", MME_COLUMNS, rows)
     return [0.5] * len(rows)
 
@@ -70,9 +79,20 @@ MMBENCH = {
 }
 """Category -> level-2 category, kind, family, number of options, number of questions."""
 MMBENCH_COLUMNS = {
-    "index": "int64", "question": "string", "hint": "string", "answer": "string", "A": "string", "B": "string",
-    "C": "string", "D": "string", "category": "string", "image": "image", "source": "string",
-    "l2-category": "string", "comment": "string", "split": "string",
+    "index": "int64",
+    "question": "string",
+    "hint": "string",
+    "answer": "string",
+    "A": "string",
+    "B": "string",
+    "C": "string",
+    "D": "string",
+    "category": "string",
+    "image": "image",
+    "source": "string",
+    "l2-category": "string",
+    "comment": "string",
+    "split": "string",
 }
 MMBENCH_HINTED = ("chart", "depth")
 ROTATION = 1_000_000
@@ -92,28 +112,51 @@ def mmbench(deck: Deck, home: Path) -> list[float]:
                 continue
             turned = [item.options[(place + k) % n] for place in range(n)]
             hint = HINTS[item.picture.kind] if item.picture.kind in MMBENCH_HINTED else "nan"
-            rows.append({
-                "index": index + k * ROTATION, "question": item.question.text, "hint": hint,
-                "answer": LETTERS[(item.right - k) % n],
-                **{letter: turned[place] if place < n else "nan" for place, letter in enumerate(LETTERS)},
-                "category": category, "image": cell(item.picture.image), "source": "miniature",
-                "l2-category": level2, "comment": "nan", "split": "dev",
-            })
+            rows.append(
+                {
+                    "index": index + k * ROTATION,
+                    "question": item.question.text,
+                    "hint": hint,
+                    "answer": LETTERS[(item.right - k) % n],
+                    **{letter: turned[place] if place < n else "nan" for place, letter in enumerate(LETTERS)},
+                    "category": category,
+                    "image": cell(item.picture.image),
+                    "source": "miniature",
+                    "l2-category": level2,
+                    "comment": "nan",
+                    "split": "dev",
+                }
+            )
     write_table(home / "MMBench_EN/default/dev-00000-of-00001.parquet", MMBENCH_COLUMNS, rows)
     return [1 / sum(row[letter] != "nan" for letter in LETTERS) for row in rows]
 
 
 SEED = {
-    1: ("pattern", "pattern"), 2: ("diagram", "label_shape"), 3: ("scene", "color"), 4: ("signs", "signs_color"),
-    5: ("scene", "count"), 6: ("scene", "relation"), 7: ("depth", "front_color"), 8: ("figure", "sum"),
+    1: ("pattern", "pattern"),
+    2: ("diagram", "label_shape"),
+    3: ("scene", "color"),
+    4: ("signs", "signs_color"),
+    5: ("scene", "count"),
+    6: ("scene", "relation"),
+    7: ("depth", "front_color"),
+    8: ("figure", "sum"),
     9: ("sign", "word"),
 }
 """Type of an image question (scene, identity, attribute, location, counting, relation, ...) -> kind, family."""
 SEED_EACH, SEED_VIDEOS = 18, 5
 SEED_COLUMNS = {
-    "answer": "string", "choice_a": "string", "choice_b": "string", "choice_c": "string", "choice_d": "string",
-    "data_id": "list<string>", "data_type": "string", "question": "string", "question_id": "string",
-    "question_type_id": "int64", "image": "list<image>", "segment": "list<int64>",
+    "answer": "string",
+    "choice_a": "string",
+    "choice_b": "string",
+    "choice_c": "string",
+    "choice_d": "string",
+    "data_id": "list<string>",
+    "data_type": "string",
+    "question": "string",
+    "question_id": "string",
+    "question_type_id": "int64",
+    "image": "list<image>",
+    "segment": "list<int64>",
 }
 
 
@@ -121,9 +164,13 @@ def _seed_row(item: Item, number: int, kind: int, frames: list[Picture]) -> Row:
     video = len(frames) > 1
     names = [f"{number:06d}_{k}.png" if video else f"{number:06d}.png" for k in range(len(frames))]
     return {
-        "answer": item.letter, **{f"choice_{x}": text for x, text in zip("abcd", item.options, strict=True)},
-        "data_id": names, "data_type": "video" if video else "image", "question": item.question.text,
-        "question_id": f"v{number}" if video else str(number), "question_type_id": kind,
+        "answer": item.letter,
+        **{f"choice_{x}": text for x, text in zip("abcd", item.options, strict=True)},
+        "data_id": names,
+        "data_type": "video" if video else "image",
+        "question": item.question.text,
+        "question_id": f"v{number}" if video else str(number),
+        "question_type_id": kind,
         "image": [{"bytes": png(frame.image), "path": name} for frame, name in zip(frames, names, strict=True)],
         "segment": [0, len(frames)] if video else None,
     }

@@ -17,14 +17,28 @@ from mllm_eval.miniature.world.picture import SHAPES
 
 IMAGES = 10
 SHARES = {
-    ("count", None): 1, ("count_color", None): 1, ("color", None): 3, ("shape", None): 3, ("relation", None): 2,
-    ("exist", "yes"): 3, ("exist", "no"): 3, ("relation_yes", "yes"): 2, ("relation_yes", "no"): 2,
+    ("count", None): 1,
+    ("count_color", None): 1,
+    ("color", None): 3,
+    ("shape", None): 3,
+    ("relation", None): 2,
+    ("exist", "yes"): 3,
+    ("exist", "no"): 3,
+    ("relation_yes", "yes"): 2,
+    ("relation_yes", "no"): 2,
 }
 """How many questions of a family (and of an answer) each image is asked: 20 in all."""
 COLUMNS = {
-    "id": "string", "imageId": "string", "question": "string", "answer": "string", "fullAnswer": "string",
-    "isBalanced": "bool", "groups": "struct<global: string, local: string>", "entailed": "string",
-    "equivalent": "string", "types": "struct<structural: string, semantic: string, detailed: string>",
+    "id": "string",
+    "imageId": "string",
+    "question": "string",
+    "answer": "string",
+    "fullAnswer": "string",
+    "isBalanced": "bool",
+    "groups": "struct<global: string, local: string>",
+    "entailed": "string",
+    "equivalent": "string",
+    "types": "struct<structural: string, semantic: string, detailed: string>",
     "annotations": (
         "struct<question: list<struct<objectId: string, value: string>>, "
         "answer: list<struct<objectId: string, value: string>>, "
@@ -105,13 +119,19 @@ def _row(number: int, image: str, asked: Asked) -> Row:
         {"operation": structural, "argument": detailed, "dependencies": [0]},
     ]
     return {
-        "id": f"2010{number:05d}", "imageId": image, "question": text, "answer": answer,
-        "fullAnswer": full.format(answer), "isBalanced": True,
+        "id": f"2010{number:05d}",
+        "imageId": image,
+        "question": text,
+        "answer": answer,
+        "fullAnswer": full.format(answer),
+        "isBalanced": True,
         "groups": {"global": None if structural == "verify" else family, "local": f"{image}-{family}"},
-        "entailed": None, "equivalent": f"['2010{number:05d}']",
+        "entailed": None,
+        "equivalent": f"['2010{number:05d}']",
         "types": {"structural": structural, "semantic": semantic, "detailed": detailed},
         "annotations": {"question": [], "answer": [], "fullAnswer": []},
-        "semantic": steps, "semanticStr": f"select: scene (0)->{structural}: {detailed} [0]",
+        "semantic": steps,
+        "semanticStr": f"select: scene (0)->{structural}: {detailed} [0]",
     }
 
 

@@ -23,16 +23,35 @@ def chartqa(deck: Deck, home: Path) -> list[float]:
     human = deck.pick("chart", CHART_HUMAN, per_picture=2)
     rows: list[Row] = []
     for item in human:
-        rows.append({"type": "human_test", "question": item.question.text, "answer": item.question.answer,
-                     "image": cell(item.picture.image)})
+        rows.append(
+            {
+                "type": "human_test",
+                "question": item.question.text,
+                "answer": item.question.answer,
+                "image": cell(item.picture.image),
+            }
+        )
     for _ in range(CHART_YES_NO):
         picture = deck.draw("chart")
         for question in yes_no_pairs(picture, deck.rng)["bar_yes"]:
-            rows.append({"type": "human_test", "question": question.text, "answer": question.answer.capitalize(),
-                         "image": cell(picture.image)})
+            rows.append(
+                {
+                    "type": "human_test",
+                    "question": question.text,
+                    "answer": question.answer.capitalize(),
+                    "image": cell(picture.image),
+                }
+            )
     values = deck.pick("chart", {"bar_value": CHART_AUGMENTED}, per_picture=2)
-    rows += [{"type": "augmented_test", "question": item.question.text, "answer": item.question.answer,
-              "image": cell(item.picture.image)} for item in values]
+    rows += [
+        {
+            "type": "augmented_test",
+            "question": item.question.text,
+            "answer": item.question.answer,
+            "image": cell(item.picture.image),
+        }
+        for item in values
+    ]
     write_table(home / "ChartQA/default/test-00000-of-00001.parquet", CHART_COLUMNS, rows)
     # Of the colours only those in the chart, three or four, can be the tallest; a blind guesser does not know which.
     return [*_chance(human), *[0.5] * (2 * CHART_YES_NO), *_chance(values)]
@@ -52,7 +71,11 @@ OCRBENCH = {
 }
 """Type of question, in the data set's order -> upstream source, kind, family, questions."""
 OCR_COLUMNS = {
-    "dataset": "string", "question": "string", "question_type": "string", "answer": "list<string>", "image": "image",
+    "dataset": "string",
+    "question": "string",
+    "question_type": "string",
+    "answer": "list<string>",
+    "image": "image",
 }
 
 
@@ -64,17 +87,33 @@ def ocrbench(deck: Deck, home: Path) -> list[float]:
         items = deck.pick(picture, {family: n})
         chance += _chance(items)
         for item in items:
-            rows.append({"dataset": source, "question": item.question.text, "question_type": kind,
-                         "answer": [item.question.answer], "image": cell(item.picture.image)})
+            rows.append(
+                {
+                    "dataset": source,
+                    "question": item.question.text,
+                    "question_type": kind,
+                    "answer": [item.question.answer],
+                    "image": cell(item.picture.image),
+                }
+            )
     write_table(home / "OCRBench/default/test-00000-of-00001.parquet", OCR_COLUMNS, rows)
     return chance
 
 
 TEXT_IMAGES = 80
 TEXT_COLUMNS = {
-    "image_id": "string", "question_id": "int32", "question": "string", "question_tokens": "list<string>",
-    "image": "image", "image_width": "int32", "image_height": "int32", "flickr_original_url": "string",
-    "flickr_300k_url": "string", "answers": "list<string>", "image_classes": "list<string>", "set_name": "string",
+    "image_id": "string",
+    "question_id": "int32",
+    "question": "string",
+    "question_tokens": "list<string>",
+    "image": "image",
+    "image_width": "int32",
+    "image_height": "int32",
+    "flickr_original_url": "string",
+    "flickr_300k_url": "string",
+    "answers": "list<string>",
+    "image_classes": "list<string>",
+    "set_name": "string",
     "ocr_tokens": "list<string>",
 }
 
@@ -94,21 +133,37 @@ def textvqa(deck: Deck, home: Path) -> list[float]:
     rows: list[Row] = []
     for k, item in enumerate(deck.pick("signs", wanted, per_picture=2)):
         text, image = item.question.text, item.picture.image
-        rows.append({
-            "image_id": f"signs{k:06d}", "question_id": 34602 + k, "question": text,
-            "question_tokens": text.lower().rstrip("?").split(), "image": cell(image), "image_width": image.width,
-            "image_height": image.height, "flickr_original_url": "", "flickr_300k_url": "",
-            "answers": _annotators(deck, item.question.answer), "image_classes": ["Sign"], "set_name": "val",
-            "ocr_tokens": ocr_tokens(item.picture, deck.rng),
-        })
+        rows.append(
+            {
+                "image_id": f"signs{k:06d}",
+                "question_id": 34602 + k,
+                "question": text,
+                "question_tokens": text.lower().rstrip("?").split(),
+                "image": cell(image),
+                "image_width": image.width,
+                "image_height": image.height,
+                "flickr_original_url": "",
+                "flickr_300k_url": "",
+                "answers": _annotators(deck, item.question.answer),
+                "image_classes": ["Sign"],
+                "set_name": "val",
+                "ocr_tokens": ocr_tokens(item.picture, deck.rng),
+            }
+        )
     write_table(home / "textvqa/default/validation-00000-of-00001.parquet", TEXT_COLUMNS, rows)
     return [0.25] * len(rows)
 
 
 DOCUMENTS = {"table": {"price": 45, "item": 40}, "form": {"field_name": 30, "field_city": 30, "field_room": 27}}
 DOC_COLUMNS = {
-    "questionId": "string", "question": "string", "question_types": "list<string>", "image": "image",
-    "docId": "int64", "ucsf_document_id": "string", "ucsf_document_page_no": "string", "answers": "list<string>",
+    "questionId": "string",
+    "question": "string",
+    "question_types": "list<string>",
+    "image": "image",
+    "docId": "int64",
+    "ucsf_document_id": "string",
+    "ucsf_document_page_no": "string",
+    "answers": "list<string>",
     "data_split": "string",
 }
 
@@ -123,12 +178,18 @@ def docvqa(deck: Deck, home: Path) -> list[float]:
     for k, item in enumerate(items):
         page = pages.setdefault(id(item.picture), len(pages))
         answer = item.question.answer
-        rows.append({
-            "questionId": str(49153 + k), "question": item.question.text,
-            "question_types": ["table/list" if item.picture.kind == "table" else "form"],
-            "image": cell(item.picture.image), "docId": 14465 + page, "ucsf_document_id": f"mini{page:04d}",
-            "ucsf_document_page_no": "1", "answers": list(dict.fromkeys((answer, answer.title()))),
-            "data_split": "val",
-        })
+        rows.append(
+            {
+                "questionId": str(49153 + k),
+                "question": item.question.text,
+                "question_types": ["table/list" if item.picture.kind == "table" else "form"],
+                "image": cell(item.picture.image),
+                "docId": 14465 + page,
+                "ucsf_document_id": f"mini{page:04d}",
+                "ucsf_document_page_no": "1",
+                "answers": list(dict.fromkeys((answer, answer.title()))),
+                "data_split": "val",
+            }
+        )
     write_table(home / "DocVQA/DocVQA/validation-00000-of-00001.parquet", DOC_COLUMNS, rows)
     return _chance(items)

@@ -83,9 +83,7 @@ def write_table(path: Path, columns: Mapping[str, str], rows: Sequence[Row]) -> 
             raise ValueError(f"{path.name}: unknown columns {sorted(extra)}")
     schema = pa.schema(
         [(name, arrow_type(kind)) for name, kind in columns.items()],
-        metadata={
-            "huggingface": json.dumps({"info": {"features": {n: feature(k) for n, k in columns.items()}}})
-        },
+        metadata={"huggingface": json.dumps({"info": {"features": {n: feature(k) for n, k in columns.items()}}})},
     )
     arrays = [pa.array([row[name] for row in rows], type=schema.field(name).type) for name in columns]
     path.parent.mkdir(parents=True, exist_ok=True)

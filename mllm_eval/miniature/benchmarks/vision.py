@@ -89,8 +89,13 @@ def _sign_twins(pic: Picture, rng: Random) -> Iterator[Twin]:
 
 
 PAIRS: tuple[tuple[str, Twins, int], ...] = (
-    ("scene", _color_twins, 18), ("scene", _shape_twins, 12), ("scene", _place_twins, 10), ("depth", _depth_twins, 15),
-    ("distance", _distance_twins, 10), ("chart", _chart_twins, 10), ("sign", _sign_twins, 10),
+    ("scene", _color_twins, 18),
+    ("scene", _shape_twins, 12),
+    ("scene", _place_twins, 10),
+    ("depth", _depth_twins, 15),
+    ("distance", _distance_twins, 10),
+    ("chart", _chart_twins, 10),
+    ("sign", _sign_twins, 10),
 )
 """Kind of picture, what differs between the two, how many pairs."""
 
@@ -135,11 +140,17 @@ def mmvp(deck: Deck, home: Path) -> list[float]:
 
 
 REALWORLD_LETTERS = {
-    "scene": {"color": 18, "relation": 16}, "depth": {"front_color": 18}, "signs": {"signs_place": 14},
+    "scene": {"color": 18, "relation": 16},
+    "depth": {"front_color": 18},
+    "signs": {"signs_place": 14},
     "distance": {"distance": 14},
 }
-REALWORLD_WORDS = {"scene": {"count": 24, "color": 18}, "sign": {"word": 12}, "number": {"number": 12},
-                   "depth": {"front_shape": 15}}
+REALWORLD_WORDS = {
+    "scene": {"count": 24, "color": 18},
+    "sign": {"word": 12},
+    "number": {"number": 12},
+    "depth": {"front_shape": 15},
+}
 REALWORLD_COLUMNS = {"question": "string", "answer": "string", "image": "image"}
 
 
@@ -154,16 +165,28 @@ def realworldqa(deck: Deck, home: Path) -> list[float]:
         for item in deck.pick(kind, wanted):
             asked.append((item, f"{item.question.text} {ONLY_WORD}", item.question.answer))
     deck.rng.shuffle(asked)
-    rows: list[Row] = [{"question": text, "answer": answer, "image": cell(item.picture.image)}
-                       for item, text, answer in asked]
+    rows: list[Row] = [
+        {"question": text, "answer": answer, "image": cell(item.picture.image)} for item, text, answer in asked
+    ]
     write_table(home / "RealWorldQA/default/test-00000-of-00001.parquet", REALWORLD_COLUMNS, rows)
     return [item.chance for item, _, _ in asked]
 
 
 CV_COLUMNS = {
-    "idx": "int32", "type": "string", "task": "string", "image": "image", "question": "string",
-    "choices": "list<string>", "answer": "string", "prompt": "string", "filename": "string", "source": "string",
-    "source_dataset": "string", "source_filename": "string", "target_class": "string", "target_size": "int32",
+    "idx": "int32",
+    "type": "string",
+    "task": "string",
+    "image": "image",
+    "question": "string",
+    "choices": "list<string>",
+    "answer": "string",
+    "prompt": "string",
+    "filename": "string",
+    "source": "string",
+    "source_dataset": "string",
+    "source_filename": "string",
+    "target_class": "string",
+    "target_size": "int32",
     "bbox": "list<list<float64>>",
 }
 CV_2D = {"count": ("Count", 84, 4), "relation": ("Relation", 84, 2)}
@@ -173,12 +196,21 @@ CV_3D = {"depth": ("Depth", 80), "distance": ("Distance", 80)}
 def _cv_row(item: Item, idx: int, half: str, task: str, source: str) -> Row:
     listed = "\n".join(f"({x}) {text}" for x, text in zip(LETTERS, item.options, strict=False))
     return {
-        "idx": idx, "type": half, "task": task, "image": cell(item.picture.image), "question": item.question.text,
-        "choices": list(item.options), "answer": f"({item.letter})",
+        "idx": idx,
+        "type": half,
+        "task": task,
+        "image": cell(item.picture.image),
+        "question": item.question.text,
+        "choices": list(item.options),
+        "answer": f"({item.letter})",
         "prompt": f"{item.question.text} Select from the following choices.\n{listed}",
-        "filename": f"img/{half}/{task.lower()}/{source.lower()}_{idx}.png", "source": source,
-        "source_dataset": f"{source} miniature", "source_filename": f"{idx:06d}.png", "target_class": None,
-        "target_size": None, "bbox": None,
+        "filename": f"img/{half}/{task.lower()}/{source.lower()}_{idx}.png",
+        "source": source,
+        "source_dataset": f"{source} miniature",
+        "source_filename": f"{idx:06d}.png",
+        "target_class": None,
+        "target_size": None,
+        "bbox": None,
     }
 
 

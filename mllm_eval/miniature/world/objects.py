@@ -81,9 +81,7 @@ def _ask_about_things(rng: Random, pic: Picture, things: list[tuple[str, str]], 
     pic.ask("exist", f"Is there a {color} {shape} in the image?", "no", YES_NO, listed)
 
 
-def _ask_about_places(
-    rng: Random, pic: Picture, things: list[tuple[str, str]], places: list[tuple[int, int]]
-) -> None:
+def _ask_about_places(rng: Random, pic: Picture, things: list[tuple[str, str]], places: list[tuple[int, int]]) -> None:
     pairs = [(i, j) for i in range(len(things)) for j in range(len(things)) if i != j]
     rng.shuffle(pairs)
     for i, j in pairs[:2]:

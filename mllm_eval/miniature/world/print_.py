@@ -168,9 +168,7 @@ def _fraction(rng: Random) -> Picture:
     pic.marks.append((SIZE / 2, SIZE / 2, f"{parts} {color} parts"))
     pic.facts = {"figure": "fraction", "parts": parts, "color": color}
     fact = pic.say(
-        f"In the circle {parts} of 4 parts are {color}."
-        if parts
-        else "In the circle 0 of 4 parts are shaded."
+        f"In the circle {parts} of 4 parts are {color}." if parts else "In the circle 0 of 4 parts are shaded."
     )
     pic.ask("fraction", "How many parts of the circle are shaded?", str(parts), DIGITS[:5], fact)
     return pic
