@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-Rule = Callable[[Mapping[str, Any], str], tuple[float | None, str | None, str]]
+Rule = Callable[[Mapping[str, Any], str], tuple[Any, str | None, str]]
 Rows = Sequence[tuple[Mapping[str, Any], float]]
 Report = Callable[[str, Rows], dict[str, Any]]
 
