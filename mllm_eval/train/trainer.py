@@ -88,6 +88,8 @@ def arguments(recipe: Recipe, stage: Stage, folder: Path, steps: int, seed: int,
     config = str(deepspeed_config(stage.deepspeed)) if stage.deepspeed else None
     on_gpu = torch.cuda.is_available()
     backend = ("nccl" if on_gpu else "gloo") if torch.distributed.is_initialized() else None
+    # Only where asked: setting it at all makes the Trainer call the model's switch.
+    asked: dict[str, Any] = {"gradient_checkpointing": True} if stage.gradient_checkpointing else {}
     made = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=stage.micro_batch,
@@ -117,7 +119,7 @@ def arguments(recipe: Recipe, stage: Stage, folder: Path, steps: int, seed: int,
         remove_unused_columns=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=on_gpu,
-        **({"gradient_checkpointing": True} if stage.gradient_checkpointing else {}),
+        **asked,
     )
     # Several GPUs in one process would mean torch's DataParallel; processes are the launcher's business.
     made._n_gpu = min(made.n_gpu, 1)
