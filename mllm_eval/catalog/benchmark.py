@@ -31,6 +31,7 @@ class Pin(Strict):
     repo: folder under the data home.
     path: glob of the split's files inside it (default `{config}/{split}-*.parquet`).
     rows, ids: expected number of samples, and sha256 of their ids joined by newlines; without them no check.
+    chance: what the best guess without the image gets here, in per cent: the commonest option text of each question.
     columns: upstream column -> type (default: the benchmark's).
     image_files: for a csv with an image folder, the image's path as a template over the row's columns.
     """
@@ -42,6 +43,7 @@ class Pin(Strict):
     revision: str | None = None
     rows: int | None = None
     ids: str | None = None
+    chance: float | None = None
     columns: dict[str, str] = Field(default_factory=dict)
     image_files: str | None = None
     join: Join | None = None

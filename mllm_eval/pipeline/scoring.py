@@ -50,8 +50,13 @@ def score_answers(run: Run, benchmark: Benchmark, variant: str, samples: list[Sa
         # Written last: a summary that names the answers stands for whole scores.
         write_json(
             run.summary_path(benchmark.name, rules, variant),
-            {**asdict(summary), "answers": sha256_file(path)},
+            {**asdict(summary), "chance": _chance(run, benchmark, summary.chance), "answers": sha256_file(path)},
         )
+
+
+def _chance(run: Run, benchmark: Benchmark, by_options: float) -> float:
+    """The higher of drawing an option at random and the best guess that the data pin knows of."""
+    return max(by_options, benchmark.data[run.recipe.data].chance or 0.0)
 
 
 def _place(benchmark: Benchmark, sample: Sample) -> dict[str, str | None]:
