@@ -20,8 +20,9 @@ from mllm_eval.model import VLM
 from mllm_eval.train.batches import Collator, Plan, PlanSampler, RowNumbers
 from mllm_eval.train.progress import StageLog, mark_whole
 
-# A stage writes so many checkpoints on its way, and keeps two.
+# A stage writes so many checkpoints on its way, but not at every step of a short one, and keeps two.
 CHECKPOINTS = 10
+FEWEST_STEPS = 4
 WAIT = timedelta(days=7)
 
 
@@ -109,7 +110,7 @@ def arguments(recipe: Recipe, stage: Stage, folder: Path, steps: int, seed: int,
         ddp_backend=backend,
         ddp_timeout=int(WAIT.total_seconds()),
         save_strategy="steps",
-        save_steps=math.ceil(steps / CHECKPOINTS),
+        save_steps=max(FEWEST_STEPS, math.ceil(steps / CHECKPOINTS)),
         save_total_limit=2,
         logging_strategy="steps",
         logging_steps=1,
