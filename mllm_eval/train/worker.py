@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 
 from mllm_eval.environment import before_torch
 from mllm_eval.errors import UserError
@@ -19,6 +20,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="the recipe's unless given")
     asked = parser.parse_args(words)
     before_torch()
+    warnings.filterwarnings("ignore", category=FutureWarning)
     from mllm_eval.train import train
     from mllm_eval.train.trainer import world
 
