@@ -36,14 +36,14 @@ class Asked(NamedTuple):
 def options(question: Question, rng: Random, n: int = 4) -> tuple[list[str], int]:
     """Draws `n` options in random order (fewer if the question has fewer) and the index of the right one."""
     wrong = list(question.choices[1:])
-    near = wrong[: max(0, len(wrong))]
-    drawn = [question.answer, *rng.sample(near, min(n - 1, len(near)))]
+    drawn = [question.answer, *rng.sample(wrong, min(n - 1, len(wrong)))]
     rng.shuffle(drawn)
     return drawn, drawn.index(question.answer)
 
 
-def _lines(drawn: list[str], style: str = "{}. {}") -> str:
-    return "\n".join(style.format(letter, text) for letter, text in zip(LETTERS, drawn, strict=False))
+def listed(drawn: list[str], style: str = "{}. {}", joint: str = "\n") -> str:
+    """Options with their letters."""
+    return joint.join(style.format(letter, text) for letter, text in zip(LETTERS, drawn, strict=False))
 
 
 def short(question: Question, rng: Random) -> Asked:
@@ -63,15 +63,15 @@ def letter(question: Question, rng: Random) -> Asked:
     drawn, right = options(question, rng)
     style = rng.randrange(6)
     if style <= 1:
-        prompt = f"{question.text} Options:\n{_lines(drawn)}\n{LETTER}"
+        prompt = f"{question.text} Options:\n{listed(drawn)}\n{LETTER}"
     elif style == 2:
-        prompt = f"{question.text}\n{_lines(drawn)}\n{LETTER}"
+        prompt = f"{question.text}\n{listed(drawn)}\n{LETTER}"
     elif style == 3:
-        prompt = f"{question.text}\n{_lines(drawn)}\n{ONLY_LETTER}"
+        prompt = f"{question.text}\n{listed(drawn)}\n{ONLY_LETTER}"
     elif style == 4:
-        prompt = f"{question.text} Select from the following choices.\n{_lines(drawn, '({}) {}')}\n{LETTER}"
+        prompt = f"{question.text} Select from the following choices.\n{listed(drawn, '({}) {}')}\n{LETTER}"
     else:
-        prompt = f"{MATH_CHOICE}\nQuestion: {question.text}\nChoices:\n{_lines(drawn, '({}) {}')}\n{REASON}"
+        prompt = f"{MATH_CHOICE}\nQuestion: {question.text}\nChoices:\n{listed(drawn, '({}) {}')}\n{REASON}"
     return Asked(prompt, LETTERS[right])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from mllm_eval.miniature.phrasing import LETTERS, Asked, ask, letter, options, short
+from mllm_eval.miniature.phrasing import LETTERS, Asked, ask, letter, listed, options, short
 from mllm_eval.miniature.world import KINDS, Picture, draw
 from mllm_eval.miniature.world.objects import COLOR_NAMES, LABELS, PATTERNS
 from mllm_eval.miniature.world.picture import SHAPES, Question
@@ -17,6 +17,8 @@ FORMS = ("caption", "caption", "caption", "layout 4", "layout 4", "layout 6", "e
 """What the texts of one step are made of; one form a step, so that they are of similar length."""
 DESCRIBE = "Describe the image."
 BEGIN, HEAD, END = "<|begin_of_text|>", "<|start_header_id|>{}<|end_header_id|>\n\n", "<|eot_id|>"
+STYLES = ("{}. {}", "{}. {}", "({}) {}")
+"""How the benchmarks letter their options."""
 Segments = list[tuple[str, bool]]
 
 
@@ -80,11 +82,6 @@ def copy_exercise(rng: Random) -> Segments:
     return turns(" ".join(words), [Asked("Repeat the words.", " ".join(words))])
 
 
-def _listed(rng: Random, words: list[str]) -> str:
-    style = rng.choice(("{}. {}", "{}. {}", "({}) {}"))
-    return "\n".join(style.format(LETTERS[k], word) for k, word in enumerate(words))
-
-
 def letter_drill(rng: Random) -> Segments:
     """The shortest look-up of a letter: a list of options, then words of it, each followed by its letter.
 
@@ -93,8 +90,7 @@ def letter_drill(rng: Random) -> Segments:
     """
     words = _words(rng, rng.choice((2, 3, 4, 4)), single=True)
     style, joint = rng.choice((("a {} {}", ", "), ("{} {}", "\n"), ("{}. {}", "\n"), ("({}) {}", "\n")))
-    listed = joint.join(style.format(LETTERS[k], word) for k, word in enumerate(words))
-    segments: Segments = [(BEGIN + listed, False)]
+    segments: Segments = [(BEGIN + listed(words, style, joint), False)]
     for _ in range(4):
         index = rng.randrange(len(words))
         segments += [(f"\n: {words[index]}", False), (LETTERS[index], True)]
@@ -107,7 +103,7 @@ def letter_exercise(rng: Random) -> Segments:
     asked: list[Asked] = []
     for k in range(4):
         index = rng.randrange(len(words))
-        head = f"Options:\n{_listed(rng, words)}\n" if k == 0 else ""
+        head = f"Options:\n{listed(words, rng.choice(STYLES))}\n" if k == 0 else ""
         if rng.random() < 0.85:
             asked.append(Asked(f"{head}The answer is {words[index]}.", LETTERS[index]))
         else:
@@ -144,9 +140,8 @@ def text_probe(task: str, index: int) -> tuple[str, str]:
     elif task == "letter":
         words = _words(rng, 4)
         told = Question("letter", f"The answer is {words[0]}.", words[0], tuple(words), "")
-        listed, right = options(told, rng)
-        lines = "\n".join(f"{LETTERS[k]}. {word}" for k, word in enumerate(listed))
-        segments = turns("Choose.", [Asked(f"Options:\n{lines}\nThe answer is {words[0]}.", LETTERS[right])])
+        drawn, right = options(told, rng)
+        segments = turns("Choose.", [Asked(f"Options:\n{listed(drawn)}\nThe answer is {words[0]}.", LETTERS[right])])
     else:
         pic = draw("probe", index, rng.choice(list(KINDS)))
         pool = [q for q in pic.questions if q.choices[0] not in ("yes", "no")]
