@@ -1,7 +1,7 @@
 """mini-clip: images against captions.
 
-Two contrastive losses of equal weight: CLIP's on the class token and the end of the caption (Radford et al. 2021,
-arXiv:2103.00020, figure 3), and FILIP's late interaction between every patch and every word (Yao et al. 2021,
+Two contrastive losses of equal weight: CLIP's on the class token and the mean of the caption's words (Radford et al.
+2021, arXiv:2103.00020, figure 3), and FILIP's late interaction between every patch and every word (Yao et al. 2021,
 arXiv:2111.07783, section 3.1), which gives single patches a meaning in words.
 """
 

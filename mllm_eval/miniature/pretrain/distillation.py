@@ -3,7 +3,7 @@
 DINOv2's two losses on one student (Oquab et al. 2023, arXiv:2304.07193, section 4): DINO between the class tokens of
 different views, and iBOT between the student's masked patches and the teacher's, both with Sinkhorn-Knopp centring;
 the teacher is an exponential mean of the student. A light head that redraws the masked patches (SimMIM, Xie et al.
-2021, arXiv:2111.09886) is added, for at this size it makes the first thousand steps worth something.
+2021, arXiv:2111.09886) is added, for pixels give a gradient from the first step on.
 """
 
 from __future__ import annotations
