@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from mllm_eval.stats.bootstrap import DRAWS, Interval, distribution, interval, seed_of, value_interval
 from mllm_eval.stats.estimator import Estimator, Units, summed
+from mllm_eval.stats.power import detectable, paired_error, questions_needed, seed_power, seeds_needed
+from mllm_eval.stats.scaling import Crossing, Fit, crossing, log_linear
+from mllm_eval.stats.seeds import SeedGap, Seeds, gap_over_seeds, over_seeds
 from mllm_eval.stats.significance import (
     FLIPS,
     Paired,
@@ -16,24 +19,43 @@ from mllm_eval.stats.significance import (
     paired,
     two_sided,
 )
+from mllm_eval.stats.subset import Agreement, agreement, clusters_needed, implied_error, stratified
 
 __all__ = [
     "DRAWS",
     "FLIPS",
+    "Agreement",
+    "Crossing",
     "Estimator",
+    "Fit",
     "Interval",
     "Paired",
+    "SeedGap",
+    "Seeds",
     "Units",
     "above_chance",
+    "agreement",
+    "clusters_needed",
     "combined",
+    "crossing",
+    "detectable",
     "distribution",
     "effects",
     "flipped",
+    "gap_over_seeds",
     "holm",
+    "implied_error",
     "interval",
+    "log_linear",
     "mcnemar",
+    "over_seeds",
     "paired",
+    "paired_error",
+    "questions_needed",
     "seed_of",
+    "seed_power",
+    "seeds_needed",
+    "stratified",
     "summed",
     "two_sided",
     "value_interval",

@@ -1,0 +1,83 @@
+"""Part of the questions instead of all: which, how precise it is, and whether it ranks runs as the whole does."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special  # type: ignore[import-untyped,unused-ignore]
+
+from mllm_eval.stats.estimator import Units
+
+
+def stratified(
+    cluster: Sequence[str], stratum: Sequence[str | None], size: int, salt: str = ""
+) -> npt.NDArray[np.bool_]:
+    """[N] which samples to ask so that about `size` are asked, whole clusters only.
+
+    Every stratum gives the same share of its samples, as near as whole clusters allow, and at least one cluster.
+    Clusters are taken in the order of a hash of their names: the choice does not depend on the machine, the order
+    of samples or the run, and a smaller subset is part of a larger one.
+    """
+    total = len(cluster)
+    chosen = np.zeros(total, dtype=bool)
+    if size >= total:
+        return ~chosen
+    names = [str(name or "") for name in stratum]
+    for part in sorted(set(names)):
+        members: dict[str, list[int]] = {}
+        for index, (name, layer) in enumerate(zip(cluster, names, strict=True)):
+            if layer == part:
+                members.setdefault(str(name), []).append(index)
+        quota, taken = size * sum(map(len, members.values())) / total, 0
+        for name in sorted(members, key=lambda name: hashlib.sha256(f"{salt}\0{name}".encode()).digest()):
+            # to within half a cluster of the quota
+            if taken and taken + len(members[name]) / 2 > quota:
+                break
+            chosen[members[name]] = True
+            taken += len(members[name])
+    return chosen
+
+
+def implied_error(units: Units, share: float) -> float:
+    """Standard error of the value on a random `share` (0 to 1) of the clusters, by that of the whole."""
+    return units.error / math.sqrt(share) if share > 0 else math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How a subset ranks runs, held against the whole: Spearman's rho and Kendall's tau-b of the values, the
+    number of runs, and the largest difference between the two values of a run."""
+
+    spearman: float
+    kendall: float
+    runs: int
+    apart: float
+
+
+def agreement(whole: Sequence[float], part: Sequence[float]) -> Agreement:
+    """Rank correlations of two lists of values, one each a run; nan with fewer than three runs or without
+    variation, since two runs are always ranked perfectly or perfectly wrong."""
+    a, b = np.asarray(whole, dtype=np.float64), np.asarray(part, dtype=np.float64)
+    known = np.isfinite(a) & np.isfinite(b)
+    a, b = a[known], b[known]
+    apart = float(np.abs(a - b).max()) if len(a) else math.nan
+    if len(a) < 3:
+        return Agreement(math.nan, math.nan, len(a), apart)
+    from scipy import stats  # type: ignore[import-untyped,unused-ignore]  # takes half a second to load
+
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.ConstantInputWarning)
+        rho, tau = stats.spearmanr(a, b).statistic, stats.kendalltau(a, b).statistic
+    return Agreement(float(rho), float(tau), len(a), apart)
+
+
+def clusters_needed(error: float, clusters: int, wanted: float, level: float = 0.95) -> int:
+    """How many clusters give an interval of plus or minus `wanted`, where `clusters` of them gave `error`."""
+    reach = float(special.ndtri(0.5 + level / 2.0))
+    return math.ceil(clusters * (reach * error / wanted) ** 2)
