@@ -1,0 +1,54 @@
+"""What a safetensors file says it holds, read from its first bytes; needs no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from mllm_eval.errors import UserError
+
+# The format's own limit of a header (https://github.com/huggingface/safetensors).
+LONGEST = 100_000_000
+
+
+class TensorFacts(NamedTuple):
+    """Type as the format names it (`F32`, `BF16`, ...), shape, and the bytes it takes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    size: int
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+def read_header(path: Path) -> dict[str, TensorFacts]:
+    """Tensor name -> its facts.
+
+    Raises:
+        UserError: not a safetensors file, or one whose length is not what its header says.
+    """
+    mend = "fetch or copy it again"
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or not 2 <= length <= min(LONGEST, size - 8):
+            raise UserError(f"{path}: not a safetensors file, or cut short in its header; {mend}")
+        raw = file.read(length)
+    try:
+        entries = json.loads(raw)
+        entries.pop("__metadata__", None)
+        found = {}
+        for name, entry in entries.items():
+            begin, end = entry["data_offsets"]
+            found[name] = TensorFacts(str(entry["dtype"]), tuple(map(int, entry["shape"])), end - begin)
+        ends = [entry["data_offsets"][1] for entry in entries.values()]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise UserError(f"{path}: its safetensors header can't be read; {mend}") from None
+    expected = 8 + length + max(ends, default=0)
+    if size != expected:
+        raise UserError(f"{path}: {size:,} bytes where its header says {expected:,}: cut short; {mend}")
+    return found
