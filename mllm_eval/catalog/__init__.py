@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mllm_eval.catalog.architecture import Architecture
 from mllm_eval.catalog.encoder import Encoder, Facts, Preprocessing
 from mllm_eval.catalog.folders import Kind, find, load_named, names, paper_benchmarks
 from mllm_eval.catalog.llm import LLM
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LLM",
+    "Architecture",
     "Benchmark",
     "ConversationData",
     "Encoder",
@@ -49,8 +52,14 @@ def __getattr__(name: str) -> Any:
 
 
 def load_encoder(name: str) -> Encoder:
-    """The encoder of a name or of a path to a yaml file. Raises UserError with near names."""
-    return load_named("encoders", name, partial(load, model=Encoder))
+    """The encoder of a name or of a path to a yaml file; `NAME@VARIANT` preprocesses as its variant says.
+
+    Raises UserError with near names.
+    """
+    found = re.fullmatch(r"(.+)@([\w-]+)", name)
+    plain, variant = found.groups() if found else (name, None)
+    encoder = load_named("encoders", plain, partial(load, model=Encoder))
+    return encoder.variant(variant) if variant else encoder
 
 
 def load_llm(name: str) -> LLM:

@@ -4,31 +4,60 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from mllm_eval.catalog.architecture import FORMS, Architecture, parameters
 from mllm_eval.catalog.weights import Weights
 from mllm_eval.config import Strict
+from mllm_eval.errors import UserError, near
 
 Triple = tuple[float, float, float]
+Mode = Literal["pad", "squash", "crop"]
+Interpolation = Literal["bicubic", "bilinear"]
 
 
 class Preprocessing(Strict):
     """How an image becomes `size` x `size` pixels: `pad` to a square with the mean colour and scale, `squash`
-    without regard to its shape, or scale the short side and `crop` the centre; then (x - mean) / std."""
+    without regard to its shape, or scale the short side and `crop` the centre; then (x - mean) / std.
 
-    mode: Literal["pad", "squash", "crop"]
+    `resize` is the short side before the crop; without it, size * 256 / 224.
+    """
+
+    mode: Mode
     size: int = Field(gt=0)
     mean: Triple
     std: Triple
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
+    resize: int | None = Field(default=None, gt=0, exclude_if=lambda value: value is None)
+
+    @model_validator(mode="after")
+    def _resize_goes_with_crop(self) -> Preprocessing:
+        if self.resize is not None and (self.mode != "crop" or self.resize < self.size):
+            raise ValueError("`resize` goes with `mode: crop` and is at least `size`")
+        return self
+
+
+class Change(Strict):
+    """What a variant of the preprocessing changes; the rest stays."""
+
+    mode: Mode | None = None
+    size: int | None = Field(default=None, gt=0)
+    mean: Triple | None = None
+    std: Triple | None = None
+    interpolation: Interpolation | None = None
+    resize: int | None = Field(default=None, gt=0)
 
 
 class Facts(Strict):
-    """What is known of the pretraining; for tables and plots, never for computing."""
+    """What is known of the pretraining; for tables and plots, never for computing.
+
+    `published`: rows of published tables that were measured with these weights, as `Table 6: Web-DINO ViT-1B`.
+    """
 
     pretraining_data: str
     samples_seen: str
     supervision: Literal["self", "language", "none", "labels"]
+    published: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
 
 
 class Encoder(Strict):
@@ -38,9 +67,12 @@ class Encoder(Strict):
         family: the adapter that loads it (`mllm_eval.adapters`).
         patch: edge of a patch in pixels; `width`: features per patch; `depth`: transformer blocks;
             `params`: weights of the backbone. All four are checked against the loaded weights.
+        architecture: what else its shape needs. With it, `params` is computed and need not be written, and a
+            checkpoint of the original code, which has no config of its own, can be loaded.
         feature_layer: block whose output is used, -1 = last, -2 = last but one.
         norm: whether the final layer norm is applied to it.
         summary: what stands for the whole image in classic vision and alignment.
+        variants: other ways to preprocess, by name; `NAME@squash` is the encoder with the one called squash.
     """
 
     name: str
@@ -49,13 +81,54 @@ class Encoder(Strict):
     patch: int = Field(gt=0)
     width: int = Field(gt=0)
     depth: int = Field(gt=0)
-    params: int = Field(gt=0)
+    params: int = Field(default=0, ge=0)
+    # Unset fields that came later are not written, so that the hashes of older runs stay.
+    architecture: Architecture | None = Field(default=None, exclude_if=lambda value: value is None)
     feature_layer: int = -1
     norm: bool = True
     summary: Literal["cls", "mean", "pooled"] = "cls"
     preprocessing: Preprocessing
+    variants: dict[str, Change] = Field(default_factory=dict, exclude=True)
     facts: Facts
+
+    @model_validator(mode="after")
+    def _compute_params(self) -> Encoder:
+        form = FORMS.get(self.family)
+        if self.architecture is None or form is None:
+            if self.params == 0:
+                raise ValueError("give `params`, or the `architecture` they are computed from")
+            return self
+        if self.architecture.ffn not in form.ffns:
+            raise ValueError(f"family {self.family} has no `ffn: {self.architecture.ffn}`")
+        computed = parameters(form, self.architecture, self.patch, self.width, self.depth)
+        if self.params not in (0, computed):
+            raise ValueError(f"params: {self.params} contradicts the architecture, which has {computed}")
+        # The instance is frozen for its users, not for its own making.
+        object.__setattr__(self, "params", computed)
+        return self
+
+    @property
+    def grid(self) -> int:
+        """Patches along one edge: 384 / 14 is 27, the rest is cut off."""
+        return self.preprocessing.size // self.patch
 
     def identity(self) -> dict[str, Any]:
         """The fields that can change a result; `params` and `facts` describe and can't."""
         return self.model_dump(mode="json", exclude={"weights", "params", "facts"})
+
+    def variant(self, name: str) -> Encoder:
+        """This encoder with the preprocessing of one of its `variants`; its name becomes `NAME@variant`.
+
+        Raises:
+            UserError: it has no such variant, or the changed preprocessing contradicts itself.
+        """
+        if name not in self.variants:
+            known = f" Known: {', '.join(self.variants)}." if self.variants else ""
+            raise UserError(f"encoder {self.name} has no variant {name!r}.{near(name, self.variants)}{known}")
+        changes = self.variants[name].model_dump(exclude_none=True)
+        try:
+            changed = Preprocessing.model_validate({**self.preprocessing.model_dump(), **changes})
+        except ValueError as problem:
+            first = str(problem).splitlines()[2].strip()
+            raise UserError(f"encoder {self.name}, variant {name!r}: {first}") from None
+        return self.model_copy(update={"name": f"{self.name}@{name}", "preprocessing": changed, "variants": {}})

@@ -6,19 +6,23 @@ import os
 from functools import cache
 from pathlib import Path
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mllm_eval.config import Strict
 from mllm_eval.errors import UserError
-from mllm_eval.storage import locate, sha256_tree
+from mllm_eval.storage import locate, sha256_file, sha256_tree
 
 
 class Weights(Strict):
-    """A local folder in hub format (`path`, read by `storage.locate`) or a hub `repo` at a `revision`."""
+    """A local folder in hub format (`path`, read by `storage.locate`) or a hub `repo` at a `revision`.
+
+    `path` may also be one file, a checkpoint of the original code; `url` is where that is published.
+    """
 
     path: str | None = None
     repo: str | None = None
     revision: str | None = None
+    url: str | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _one_source(self) -> Weights:
@@ -26,21 +30,26 @@ class Weights(Strict):
             raise ValueError("give exactly one of `path` and `repo`")
         if self.path is not None and self.revision is not None:
             raise ValueError("`revision` goes with `repo`, not with `path`")
+        if self.url is not None and self.path is None:
+            raise ValueError("`url` goes with `path`, the file it is kept in")
         return self
 
     def folder(self) -> Path | None:
-        """The local folder, or None for weights of a hub repository."""
+        """The local folder or file, or None for weights of a hub repository."""
         return locate(self.path) if self.path is not None else None
 
     def digest(self) -> str:
-        """64 hex digits of a local folder's content (model cards aside), or `repo@revision`.
+        """64 hex digits of a local folder's content (model cards aside) or file, or `repo@revision`.
 
         Raises:
-            UserError: the folder does not exist.
+            UserError: the folder or file does not exist.
         """
         folder = self.folder()
         if folder is None:
             return f"{self.repo}@{self.revision or 'main'}"
+        if folder.is_file():
+            status = os.stat(folder)
+            return _file_digest(folder.resolve(), (status.st_size, status.st_mtime_ns))
         if not folder.is_dir():
             raise UserError(f"{folder}: no weights here; mend `weights.path: {self.path}`")
         stamp = tuple(
@@ -55,3 +64,8 @@ class Weights(Strict):
 def _digest(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> str:
     # `stamp` is only a key: a changed file makes a new entry.
     return sha256_tree(folder, keep=lambda path: path.suffix != ".md")
+
+
+@cache
+def _file_digest(path: Path, stamp: tuple[int, int]) -> str:
+    return sha256_file(path)

@@ -68,7 +68,8 @@ class FeatureStore:
     def of(cls, encoder: Encoder, digest: str, dtype: str = "float32", root: Path | None = None) -> FeatureStore:
         """The store of an encoder whose weights have this digest, under `root` (results/features).
 
-        What decides a feature is in the key: weights, family, layer, norm, summary, preprocessing, precision.
+        What decides a feature is in the key: weights, family, architecture, layer, norm, summary,
+        preprocessing, precision.
         The encoder's name is not.
         """
         key = {
@@ -76,7 +77,11 @@ class FeatureStore:
             "dtype": dtype,
             **encoder.model_dump(
                 mode="json",
-                include={"family", "feature_layer", "norm", "summary", "preprocessing", "patch", "width"},
+                include={
+                    *("family", "feature_layer", "norm", "summary", "preprocessing", "patch", "width"),
+                    # Heads and activation are nowhere in the bytes of an original checkpoint.
+                    "architecture",
+                },
             ),
         }
         edge = encoder.preprocessing.size // encoder.patch

@@ -1,0 +1,84 @@
+"""The shape of a vision transformer, and from it the number of its parameters: no torch, no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from mllm_eval.config import Strict
+
+
+class Architecture(Strict):
+    """What patch, width and depth leave open.
+
+    Attributes:
+        heads: attention heads.
+        ffn: `mlp` (two layers) or `swiglu` (three, one of them a gate).
+        hidden: width inside the feed-forward network.
+        native: edge in pixels of the images that the position embeddings were made for.
+        activation, norm_eps: of the blocks; None is the default of the family's transformers class. Weights of
+            the hub bring both in their config, a checkpoint of the original code does not.
+    """
+
+    heads: int = Field(gt=0)
+    ffn: Literal["mlp", "swiglu"] = "mlp"
+    hidden: int = Field(gt=0)
+    native: int = Field(gt=0)
+    activation: str | None = None
+    norm_eps: float | None = None
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the transformers class of a family has beside patches, positions, blocks and the final norm.
+
+    Attributes:
+        prefix: tokens before the patches (CLS).
+        patch_bias: the patch projection has a bias.
+        mask_token: the token that hides a patch in pretraining is kept.
+        layer_scale: two learned scales a block.
+        pre_norm: a norm before the first block.
+        head: an attention head that pools, with an MLP.
+        ffns: the feed-forward networks that the class can have.
+    """
+
+    prefix: int = 0
+    patch_bias: bool = True
+    mask_token: bool = False
+    layer_scale: bool = False
+    pre_norm: bool = False
+    head: bool = False
+    ffns: tuple[str, ...] = ("mlp",)
+
+
+FORMS = {
+    "clip": Form(prefix=1, patch_bias=False, pre_norm=True),
+    "dinov2": Form(prefix=1, mask_token=True, layer_scale=True, ffns=("mlp", "swiglu")),
+    "ijepa": Form(),
+    "siglip": Form(head=True),
+    "vit": Form(prefix=1),
+}
+
+
+def parameters(form: Form, shape: Architecture, patch: int, width: int, depth: int) -> int:
+    """Parameters of the backbone, to the last one.
+
+    A linear layer from a to b has a * b + b, a layer norm 2 * width; the number of positions is that of the
+    patches of a native image and of the prefix. The tests hold this against transformers' own classes.
+    """
+
+    def linear(inner: int, outer: int) -> int:
+        return inner * outer + outer
+
+    norm = 2 * width
+    mlp = linear(width, shape.hidden) + linear(shape.hidden, width)
+    swiglu = 2 * linear(width, shape.hidden) + linear(shape.hidden, width)
+    positions = (shape.native // patch) ** 2 + form.prefix
+    stem = 3 * patch * patch * width + form.patch_bias * width + (form.prefix + form.mask_token + positions) * width
+    block = 2 * norm + 4 * linear(width, width) + (swiglu if shape.ffn == "swiglu" else mlp)
+    block += 2 * width * form.layer_scale
+    # A probe, its attention to the tokens, and a normed MLP.
+    head = (width + 4 * linear(width, width) + norm + mlp) * form.head
+    return stem + depth * block + norm + norm * form.pre_norm + head
