@@ -46,7 +46,7 @@ def fetch(
         UserError: one line for no network, no access, no such repository or revision, a file cut short.
     """
     before = read_lock(source, home)
-    with _explained(source):
+    with explained(source):
         api = _api()
         revision = before.commit if before else source.revision
         info: Any = api.repo_info(source.repo, revision=revision, repo_type=source.kind, files_metadata=True)
@@ -159,12 +159,12 @@ def _same_as_hub(path: Path, entry: Any, source: Source) -> None:
             f"{path}: {short}{size:,} bytes where the hub has {entry.size:,}; delete it, then {source.mend}"
         )
     expected = entry.lfs.sha256 if entry.lfs else entry.blob_id
-    if expected and (sha256_file(path) if entry.lfs else _git_blob(path)) != expected:
+    if expected and (sha256_file(path) if entry.lfs else git_blob(path)) != expected:
         raise UserError(f"{path}: its content is not what the hub has; delete it, then {source.mend}")
 
 
-def _git_blob(path: Path) -> str:
-    # git's own name of a file's content; the hub gives no SHA-256 of small files.
+def git_blob(path: Path) -> str:
+    """git's own name of a file's content, 40 hex digits: the hub gives no SHA-256 of small files."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with open(path, "rb") as file:
         while block := file.read(CHUNK):
@@ -190,7 +190,7 @@ def _lock(
     return folder
 
 
-class _explained:
+class explained:
     """Turns what huggingface_hub raises into one line with the mend. No message of its carries the login."""
 
     def __init__(self, source: Source) -> None:
