@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mllm_eval.catalog.weights import Weights
 from mllm_eval.config import Strict
+
+
+class LlamaArchitecture(Strict):
+    """What width, depth and vocabulary leave open of a LLaMA.
+
+    Attributes:
+        heads: attention heads; `kv_heads`: those of keys and values (grouped-query attention).
+        head: width of a head, width / heads unless given.
+        hidden: width inside the feed-forward network (SwiGLU: two layers in, one out).
+        tied: the output layer is the embedding of the words.
+    """
+
+    heads: int = Field(gt=0)
+    kv_heads: int = Field(gt=0)
+    hidden: int = Field(gt=0)
+    head: int | None = Field(default=None, gt=0)
+    tied: bool = False
 
 
 class LLM(Strict):
@@ -15,6 +32,7 @@ class LLM(Strict):
 
     Attributes:
         gated: the hub asks for a licence before it hands out the weights.
+        architecture: what else its shape needs, to plan with it before its weights are here.
     """
 
     name: str
@@ -24,7 +42,25 @@ class LLM(Strict):
     depth: int = Field(gt=0)
     vocab: int = Field(gt=0)
     gated: bool = False
+    # Unset fields that came later are not written, so that the hashes of older runs stay.
+    architecture: LlamaArchitecture | None = Field(default=None, exclude_if=lambda value: value is None)
+
+    @model_validator(mode="after")
+    def _params_are_the_architectures(self) -> LLM:
+        if self.architecture is not None:
+            computed = llama_parameters(self.architecture, self.vocab, self.width, self.depth)
+            if computed != self.params:
+                raise ValueError(f"params: {self.params} contradicts the architecture, which has {computed}")
+        return self
 
     def identity(self) -> dict[str, Any]:
         """The fields that can change a result."""
-        return self.model_dump(mode="json", exclude={"weights", "params", "gated"})
+        return self.model_dump(mode="json", exclude={"weights", "params", "gated", "architecture"})
+
+
+def llama_parameters(shape: LlamaArchitecture, vocab: int, width: int, depth: int) -> int:
+    """Parameters of a LLaMA, to the last one: no biases, two norms a block and one behind them."""
+    head = shape.head or width // shape.heads
+    attention = 2 * width * shape.heads * head + 2 * width * shape.kv_heads * head
+    block = attention + 3 * width * shape.hidden + 2 * width
+    return vocab * width * (1 if shape.tied else 2) + depth * block + width
