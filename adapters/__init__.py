@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mllm_eval.adapters.base import EncoderModel
     from mllm_eval.catalog import Encoder, Weights
 
-FAMILIES = ("clip", "dinov2", "ijepa", "siglip", "vit")
+FAMILIES = ("clip", "dinov2", "ijepa", "siglip", "timm", "vit")
 
 
 def family(name: str) -> type[EncoderModel]:
@@ -25,13 +25,17 @@ def family(name: str) -> type[EncoderModel]:
     return found
 
 
-def weights_folder(weights: Weights) -> Path:
-    """The local hub-format folder of some weights; nothing is fetched. Raises UserError if it is missing."""
-    folder = weights.folder()
-    if folder is not None:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder of weights; correct `weights: path:` or make them")
-        return folder
+def weights_place(weights: Weights) -> Path:
+    """Where weights lie on this machine, a hub-format folder or one file; nothing is fetched.
+
+    Raises UserError if they are missing.
+    """
+    place = weights.folder()
+    if place is not None:
+        if not place.exists():
+            fetch = f"fetch them first from {weights.url}" if weights.url else "correct `weights: path:` or make them"
+            raise UserError(f"{place}: no such folder or file of weights; {fetch}")
+        return place
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -39,10 +43,19 @@ def weights_folder(weights: Weights) -> Path:
     try:
         return Path(snapshot_download(weights.repo, revision=weights.revision, local_files_only=True))
     except LocalEntryNotFoundError:
+        revision = f" --revision {weights.revision}" if weights.revision else ""
         raise UserError(
-            f"{weights.repo}@{weights.revision}: the weights are not on this machine; fetch them first "
-            f"(hf download {weights.repo} --revision {weights.revision})"
+            f"{weights.repo}@{weights.revision or 'main'}: the weights are not on this machine; fetch them first "
+            f"(hf download {weights.repo}{revision})"
         ) from None
+
+
+def weights_folder(weights: Weights) -> Path:
+    """The local hub-format folder of some weights; nothing is fetched. Raises UserError if it is missing."""
+    place = weights_place(weights)
+    if not place.is_dir():
+        raise UserError(f"{place}: is a file, where a folder in hub format is needed")
+    return place
 
 
 def load_encoder_model(encoder: Encoder, dtype: torch.dtype | None = None) -> EncoderModel:
@@ -52,4 +65,4 @@ def load_encoder_model(encoder: Encoder, dtype: torch.dtype | None = None) -> En
     """
     import torch
 
-    return family(encoder.family).load(encoder, weights_folder(encoder.weights), dtype or torch.float32)
+    return family(encoder.family).load(encoder, weights_place(encoder.weights), dtype or torch.float32)

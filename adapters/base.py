@@ -1,15 +1,14 @@
 """The one contract of the encoder side: images in, patch features and a summary out.
 
-A family (one file beside this one) says which transformers class it wraps, how many tokens stand before the
+A family (one file beside this one) says how its weights become a model, how many tokens stand before the
 patches, where its blocks and its final norm are, and how it pools. Everything else is here.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,9 +36,6 @@ class FeatureMap(NamedTuple):
 class EncoderModel(nn.Module):
     """A frozen vision backbone behind one interface. Made by `load_encoder_model` or, empty, by `build`."""
 
-    model_types: ClassVar[tuple[str, ...]]
-    prefix: ClassVar[int]
-
     def __init__(self, facts: Encoder, model: Any) -> None:
         super().__init__()
         self.facts = facts
@@ -50,16 +46,29 @@ class EncoderModel(nn.Module):
 
     # ---- what a family says ----
     @classmethod
-    def transformers_class(cls) -> Any:
-        """The transformers model class that holds the weights."""
+    def build(cls, facts: Encoder, config: dict[str, Any]) -> EncoderModel:
+        """The architecture of `config_values`, weights yet to be loaded (a checkpoint's own loading fills them)."""
         raise NotImplementedError
 
     @classmethod
-    def class_options(cls) -> dict[str, Any]:
-        """Keyword arguments of that class beside its config."""
-        return {}
+    def load(cls, facts: Encoder, place: Path, dtype: torch.dtype) -> EncoderModel:
+        """The weights of a folder or file, all of them: a missing tensor is an error, not a random one."""
+        raise NotImplementedError
 
-    def blocks(self) -> nn.ModuleList:
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches."""
+        raise NotImplementedError
+
+    def config_values(self) -> dict[str, Any]:
+        """What `build` needs to make the same architecture again, as plain data."""
+        raise NotImplementedError
+
+    def found(self) -> dict[str, Any]:
+        """The weights' own `patch`, `width`, and as much as can be known of the yaml's `architecture`."""
+        raise NotImplementedError
+
+    def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks in order."""
         raise NotImplementedError
 
@@ -72,78 +81,21 @@ class EncoderModel(nn.Module):
         raise NotImplementedError
 
     def forward_options(self, pixels: Tensor) -> dict[str, Any]:
-        """Keyword arguments of the forward pass; position embeddings are interpolated at other sizes only."""
-        native = self.model.config.image_size
-        return {} if pixels.shape[-1] == native else {"interpolate_pos_encoding": True}
+        """Keyword arguments of the forward pass for pixels [B, 3, H, W]."""
+        return {}
 
     # ---- what every family shares ----
-    @classmethod
-    def read_config(cls, folder: Path) -> Any:
-        """The vision config in a hub-format folder. Raises UserError where it is of another architecture."""
-        path = folder / "config.json"
-        try:
-            raw = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError) as problem:
-            raise UserError(f"{path}: cannot be read as a model's config ({problem})") from None
-        found = raw.get("model_type")
-        if found not in cls.model_types:
-            raise UserError(
-                f"{path}: the weights are of type {found!r}, this family reads "
-                f"{', '.join(cls.model_types)}; correct `family` in the encoder's yaml"
-            )
-        return cls.config_from(raw.get("vision_config") or raw)
-
-    @classmethod
-    def config_from(cls, values: dict[str, Any]) -> Any:
-        """The transformers config of this family from plain values."""
-        config_class = cls.transformers_class().config_class
-        drop = {"model_type", "architectures", "transformers_version", "torch_dtype", "dtype"}
-        return config_class(**{key: value for key, value in values.items() if key not in drop})
-
-    @classmethod
-    def build(cls, facts: Encoder, config: dict[str, Any]) -> EncoderModel:
-        """The architecture with weights yet to be loaded (a checkpoint's own loading fills them)."""
-        model = cls.transformers_class()(cls.config_from(config), **cls.class_options())
-        return cls(facts, model)
-
-    @classmethod
-    def load(cls, facts: Encoder, folder: Path, dtype: torch.dtype) -> EncoderModel:
-        """The weights of a hub-format folder, all of them: a missing tensor is an error, not a random one."""
-        config = cls.read_config(folder)
-        try:
-            model, report = cls.transformers_class().from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **cls.class_options(),
-            )
-        except Exception as problem:
-            first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-            raise UserError(f"{folder}: the weights cannot be read ({first}); fetch or copy them again") from problem
-        missing = sorted(report["missing_keys"])
-        if missing:
-            raise UserError(
-                f"{folder}: {len(missing)} tensors are missing, the first is {missing[0]}; "
-                "the file is cut short or of another architecture"
-            )
-        return cls(facts, model)
-
     def _check_facts(self) -> None:
-        config = self.model.config
         facts = self.facts
-        found = {
-            "patch": config.patch_size,
-            "width": config.hidden_size,
-            "depth": len(self.blocks()),
-        }
-        for name, value in found.items():
-            said = getattr(facts, name)
-            if said != value:
+        said = {"patch": facts.patch, "width": facts.width, "depth": facts.depth}
+        if facts.architecture is not None:
+            said |= facts.architecture.model_dump(exclude_none=True)
+        found = {**self.found(), "depth": len(self.blocks())}
+        for name, value in said.items():
+            if name in found and found[name] != value:
                 raise UserError(
-                    f"encoder {facts.name}: the yaml says {name}: {said}, the weights have {value}; correct the yaml"
+                    f"encoder {facts.name}: the yaml says {name}: {value}, the weights have {found[name]}; "
+                    "correct the yaml"
                 )
         params = sum(parameter.numel() for parameter in self.parameters())
         if abs(params - facts.params) > PARAMS_TOLERANCE * params:
@@ -166,7 +118,7 @@ class EncoderModel(nn.Module):
     @property
     def grid(self) -> int:
         """Patches along one edge at the encoder's own resolution (384 / 14 is 27: the rest is cut off)."""
-        return self.facts.preprocessing.size // self.facts.patch
+        return self.facts.grid
 
     def preprocess(self, image: Image.Image) -> NDArray[np.float32]:
         """float32 [3, H, W] as the yaml's preprocessing makes it."""

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from torch import Tensor
 
-from torch import Tensor, nn
+from mllm_eval.adapters.backbone import Backbone
+from mllm_eval.adapters.original import OPEN_CLIP
+from mllm_eval.catalog.architecture import FORMS
 
-from mllm_eval.adapters.base import EncoderModel
 
-
-class Family(EncoderModel):
+class Family(Backbone):
     """`CLIPVisionModel`; pooled = post_layernorm(CLS), the vector that the text projection sees."""
 
     model_types = ("clip_vision_model", "clip")
-    prefix = 1
-
-    @classmethod
-    def transformers_class(cls) -> Any:
-        from transformers import CLIPVisionModel
-
-        return CLIPVisionModel
-
-    def blocks(self) -> nn.ModuleList:
-        layers: nn.ModuleList = self.model.encoder.layers
-        return layers
-
-    def final_norm(self) -> nn.Module:
-        norm: nn.Module = self.model.post_layernorm
-        return norm
+    class_name = "CLIPVisionModel"
+    blocks_at = "encoder.layers"
+    norm_at = "post_layernorm"
+    form = FORMS["clip"]
+    layout = OPEN_CLIP
 
     def pool(self, states: Tensor) -> Tensor:
+        """post_layernorm(CLS) [B, D]."""
         pooled: Tensor = self.final_norm()(states[:, 0])
         return pooled

@@ -1,33 +1,63 @@
-"""DINOv2 and Web-DINO: one CLS token, final norm, position embeddings always interpolated."""
+"""DINOv2 and Web-DINO: one CLS token, no registers, LayerScale, an MLP or a SwiGLU in each block."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from mllm_eval.adapters.base import EncoderModel
+from mllm_eval.adapters.backbone import Backbone
+from mllm_eval.adapters.original import DINOV2
+from mllm_eval.catalog.architecture import FORMS
+from mllm_eval.errors import UserError
+
+if TYPE_CHECKING:
+    from mllm_eval.catalog import Encoder
+
+# Any network ever trained has a ratio in this range; it is 4 in all that were released.
+RATIOS = range(1, 17)
 
 
-class Family(EncoderModel):
-    """`Dinov2Model`."""
+def hidden_width(width: int, ratio: float, swiglu: bool) -> int:
+    """Width inside the feed-forward network: a SwiGLU has two thirds of an MLP's, rounded up to eights."""
+    hidden = int(width * ratio)
+    return (int(hidden * 2 / 3) + 7) // 8 * 8 if swiglu else hidden
+
+
+class Family(Backbone):
+    """`Dinov2Model`. Weights with registers are of another type and are refused."""
 
     model_types = ("dinov2",)
-    prefix = 1
+    class_name = "Dinov2Model"
+    blocks_at = "encoder.layer"
+    norm_at = "layernorm"
+    form = FORMS["dinov2"]
+    layout = DINOV2
 
     @classmethod
-    def transformers_class(cls) -> Any:
-        from transformers import Dinov2Model
+    def shape_values(cls, facts: Encoder) -> dict[str, Any]:
+        """The class knows a ratio instead of a width. Raises UserError where no ratio gives the yaml's."""
+        shape = facts.architecture
+        assert shape is not None
+        swiglu = shape.ffn == "swiglu"
+        ratio = next((ratio for ratio in RATIOS if hidden_width(facts.width, ratio, swiglu) == shape.hidden), None)
+        if ratio is None:
+            raise UserError(
+                f"encoder {facts.name}: no whole ratio to width {facts.width} gives hidden: {shape.hidden} "
+                f"({shape.ffn}); a ratio of 4 gives {hidden_width(facts.width, 4, swiglu)}"
+            )
+        return {"mlp_ratio": ratio, "use_swiglu_ffn": swiglu}
 
-        return Dinov2Model
+    @classmethod
+    def hidden(cls, config: Any) -> int:
+        """Width inside the feed-forward network."""
+        return hidden_width(config.hidden_size, config.mlp_ratio, config.use_swiglu_ffn)
 
-    def blocks(self) -> nn.ModuleList:
-        layers: nn.ModuleList = self.model.encoder.layer
-        return layers
-
-    def final_norm(self) -> nn.Module:
-        norm: nn.Module = self.model.layernorm
-        return norm
+    @classmethod
+    def ffn(cls, config: Any) -> str:
+        """`mlp` or `swiglu`."""
+        return "swiglu" if config.use_swiglu_ffn else "mlp"
 
     def forward_options(self, pixels: Tensor) -> dict[str, Any]:
+        """The class interpolates its position embeddings by itself."""
         return {}

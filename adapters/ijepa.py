@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import nn
-
-from mllm_eval.adapters.base import EncoderModel
+from mllm_eval.adapters.backbone import Backbone
+from mllm_eval.adapters.original import VIT
+from mllm_eval.catalog.architecture import FORMS
 
 
-class Family(EncoderModel):
+class Family(Backbone):
     """`IJepaModel` without its pooling head."""
 
     model_types = ("ijepa",)
-    prefix = 0
-
-    @classmethod
-    def transformers_class(cls) -> Any:
-        from transformers import IJepaModel
-
-        return IJepaModel
-
-    @classmethod
-    def class_options(cls) -> dict[str, Any]:
-        return {"add_pooling_layer": False}
-
-    def blocks(self) -> nn.ModuleList:
-        layers: nn.ModuleList = self.model.layers
-        return layers
-
-    def final_norm(self) -> nn.Module:
-        norm: nn.Module = self.model.layernorm
-        return norm
+    class_name = "IJepaModel"
+    options = {"add_pooling_layer": False}  # noqa: RUF012
+    blocks_at = "layers"
+    norm_at = "layernorm"
+    form = FORMS["ijepa"]
+    layout = VIT

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from torch import Tensor
 
-from torch import Tensor, nn
+from mllm_eval.adapters.backbone import Backbone
+from mllm_eval.catalog.architecture import FORMS
 
-from mllm_eval.adapters.base import EncoderModel
 
-
-class Family(EncoderModel):
+class Family(Backbone):
     """`SiglipVisionModel`; pooled = its attention pooling of the normed tokens."""
 
     model_types = ("siglip_vision_model", "siglip")
-    prefix = 0
-
-    @classmethod
-    def transformers_class(cls) -> Any:
-        from transformers import SiglipVisionModel
-
-        return SiglipVisionModel
-
-    def blocks(self) -> nn.ModuleList:
-        layers: nn.ModuleList = self.model.encoder.layers
-        return layers
-
-    def final_norm(self) -> nn.Module:
-        norm: nn.Module = self.model.post_layernorm
-        return norm
+    class_name = "SiglipVisionModel"
+    blocks_at = "encoder.layers"
+    norm_at = "post_layernorm"
+    form = FORMS["siglip"]
 
     def pool(self, states: Tensor) -> Tensor:
+        """The head's attention pooling [B, D]."""
         pooled: Tensor = self.model.head(self.final_norm()(states))
         return pooled

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import nn
-
-from mllm_eval.adapters.base import EncoderModel
+from mllm_eval.adapters.backbone import Backbone
+from mllm_eval.adapters.original import VIT
+from mllm_eval.catalog.architecture import FORMS
 
 
-class Family(EncoderModel):
-    """`ViTModel` without its pooling head, which MAE's weights do not hold."""
+class Family(Backbone):
+    """`ViTModel` without its pooling head, which MAE's weights do not hold and Web-MAE's do not use."""
 
     model_types = ("vit", "vit_mae")
-    prefix = 1
-
-    @classmethod
-    def transformers_class(cls) -> Any:
-        from transformers import ViTModel
-
-        return ViTModel
-
-    @classmethod
-    def class_options(cls) -> dict[str, Any]:
-        return {"add_pooling_layer": False}
-
-    def blocks(self) -> nn.ModuleList:
-        layers: nn.ModuleList = self.model.layers
-        return layers
-
-    def final_norm(self) -> nn.Module:
-        norm: nn.Module = self.model.layernorm
-        return norm
+    class_name = "ViTModel"
+    options = {"add_pooling_layer": False}  # noqa: RUF012
+    blocks_at = "layers"
+    norm_at = "layernorm"
+    form = FORMS["vit"]
+    layout = VIT

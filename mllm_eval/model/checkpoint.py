@@ -134,7 +134,7 @@ def save_checkpoint(
     config: VLMConfig = VLMConfig.from_dict(model.config.to_dict())
     tensors = dict(model.state_dict() if state is None else state)
     if encoder is not None:
-        config.vision_config = encoder.model.config.to_dict()
+        config.vision_config = encoder.config_values()
         tensors |= {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     with torch.device("meta"):
         shell = VLM(config)

@@ -1,0 +1,201 @@
+"""Families that a transformers class holds: hub-format folders, and checkpoints of the original code.
+
+A family names the class, the model types whose weights it reads, and where in the class things are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mllm_eval.adapters.base import EncoderModel
+from mllm_eval.adapters.original import Layout, read_original
+from mllm_eval.errors import UserError
+
+if TYPE_CHECKING:
+    from mllm_eval.catalog import Encoder
+    from mllm_eval.catalog.architecture import Form
+
+# Of a config, what says where it came from and not what the model is.
+ORIGIN = {"model_type", "architectures", "transformers_version", "torch_dtype", "dtype"}
+
+
+class Backbone(EncoderModel):
+    """A family of one transformers class.
+
+    model_types: `model_type` of the configs it reads. class_name: of transformers. options: keyword arguments
+    of the class beside its config. blocks_at, norm_at: paths of submodules. form: what the class has beside
+    the blocks. layout: how the original code named the tensors; None where nothing is known of that.
+    """
+
+    model_types: ClassVar[tuple[str, ...]]
+    class_name: ClassVar[str]
+    options: ClassVar[dict[str, Any]] = {}
+    blocks_at: ClassVar[str]
+    norm_at: ClassVar[str]
+    form: ClassVar[Form]
+    layout: ClassVar[Layout | None] = None
+
+    @classmethod
+    def transformers_class(cls) -> Any:
+        """The transformers model class that holds the weights."""
+        import transformers
+
+        return getattr(transformers, cls.class_name)
+
+    # ---- configs ----
+    @classmethod
+    def shape_values(cls, facts: Encoder) -> dict[str, Any]:
+        """The config's values that say what the yaml's `architecture` says."""
+        shape = facts.architecture
+        assert shape is not None
+        return {"intermediate_size": shape.hidden}
+
+    @classmethod
+    def hidden(cls, config: Any) -> int:
+        """Width inside the feed-forward network."""
+        width: int = config.intermediate_size
+        return width
+
+    @classmethod
+    def ffn(cls, config: Any) -> str:
+        """`mlp` or `swiglu`."""
+        return "mlp"
+
+    @classmethod
+    def config_of(cls, facts: Encoder) -> Any:
+        """The transformers config that the yaml alone describes.
+
+        Raises UserError where the yaml has no `architecture`.
+        """
+        shape = facts.architecture
+        if shape is None:
+            raise UserError(
+                f"encoder {facts.name}: its weights are one file, which has no config; "
+                "say `architecture:` (heads, ffn, hidden, native) in the yaml"
+            )
+        values = {
+            "hidden_size": facts.width,
+            "num_hidden_layers": facts.depth,
+            "num_attention_heads": shape.heads,
+            "image_size": shape.native,
+            "patch_size": facts.patch,
+            "hidden_act": shape.activation,
+            "layer_norm_eps": shape.norm_eps,
+            **cls.shape_values(facts),
+        }
+        return cls.config_from({name: value for name, value in values.items() if value is not None})
+
+    @classmethod
+    def config_from(cls, values: dict[str, Any]) -> Any:
+        """The transformers config of this family from plain values."""
+        config_class = cls.transformers_class().config_class
+        return config_class(**{key: value for key, value in values.items() if key not in ORIGIN})
+
+    @classmethod
+    def read_config(cls, folder: Path) -> Any:
+        """The vision config in a hub-format folder. Raises UserError where it is of another architecture."""
+        path = folder / "config.json"
+        try:
+            raw = json.loads(path.read_text())
+        except (OSError, json.JSONDecodeError) as problem:
+            raise UserError(f"{path}: cannot be read as a model's config ({problem})") from None
+        found = raw.get("model_type")
+        if found not in cls.model_types:
+            raise UserError(
+                f"{path}: the weights are of type {found!r}, this family reads "
+                f"{', '.join(cls.model_types)}; correct `family` in the encoder's yaml"
+            )
+        return cls.config_from(raw.get("vision_config") or raw)
+
+    # ---- models ----
+    @classmethod
+    def build(cls, facts: Encoder, config: dict[str, Any]) -> EncoderModel:
+        """The architecture with weights yet to be loaded."""
+        return cls(facts, cls.transformers_class()(cls.config_from(config), **cls.options))
+
+    @classmethod
+    def load(cls, facts: Encoder, place: Path, dtype: torch.dtype) -> EncoderModel:
+        """The weights of a hub-format folder, or of one file in the layout of the original code.
+
+        Raises UserError for weights that are cut short, of another architecture, or not what the yaml says.
+        """
+        if place.is_file():
+            config, source, state = cls.config_of(facts), None, cls._read_original(facts, place)
+        else:
+            config, source, state = cls.read_config(place), place, None
+        try:
+            model, report = cls.transformers_class().from_pretrained(
+                source,
+                config=config,
+                state_dict=state,
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **cls.options,
+            )
+        except Exception as problem:
+            first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+            raise UserError(f"{place}: the weights cannot be read ({first}); fetch or copy them again") from problem
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise UserError(
+                f"{place}: {len(missing)} tensors are missing, the first is {missing[0]}; "
+                "the file is cut short or of another architecture"
+            )
+        return cls(facts, model)
+
+    @classmethod
+    def _read_original(cls, facts: Encoder, path: Path) -> dict[str, Tensor]:
+        if cls.layout is None:
+            raise UserError(f"{path}: family {facts.family} reads folders in hub format only; convert the file to one")
+        with torch.device("meta"):
+            shell = cls.transformers_class()(cls.config_of(facts), **cls.options)
+        wanted = {name: tensor.shape for name, tensor in shell.state_dict().items()}
+        return read_original(path, cls.layout, wanted)
+
+    # ---- what the contract asks ----
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches."""
+        return self.form.prefix
+
+    def config_values(self) -> dict[str, Any]:
+        """The transformers config as plain data."""
+        values: dict[str, Any] = self.model.config.to_dict()
+        return values
+
+    def found(self) -> dict[str, Any]:
+        """Patch, width and architecture by the weights' config."""
+        config = self.model.config
+        return {
+            "patch": config.patch_size,
+            "width": config.hidden_size,
+            "heads": config.num_attention_heads,
+            "ffn": self.ffn(config),
+            "hidden": self.hidden(config),
+            "native": config.image_size,
+            "activation": config.hidden_act,
+            "norm_eps": config.layer_norm_eps,
+        }
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer blocks in order."""
+        blocks: Sequence[nn.Module] = self.model.get_submodule(self.blocks_at)
+        return blocks
+
+    def final_norm(self) -> nn.Module:
+        """The norm behind the last block."""
+        norm: nn.Module = self.model.get_submodule(self.norm_at)
+        return norm
+
+    def forward_options(self, pixels: Tensor) -> dict[str, Any]:
+        """Position embeddings are interpolated at other sizes than the native one, and only there."""
+        native = self.model.config.image_size
+        return {} if pixels.shape[-2:] == (native, native) else {"interpolate_pos_encoding": True}

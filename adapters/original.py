@@ -1,0 +1,190 @@
+"""Checkpoints of the original code, their tensors renamed to those of the transformers classes.
+
+Each layout below is the whole mapping of one code base, a row a kind of tensor. A row with several targets
+splits the tensor in equal parts along its first dimension: query, key and value were stored as one, and so
+were the gate and the up projection of a SwiGLU. The code bases:
+
+- DINOV2: facebookresearch/webssl and facebookresearch/dinov2. Blocks may be in chunks, `blocks.<chunk>.<block>`,
+  as Web-SSL released them; blocks count on from chunk to chunk. A teacher with its heads (`teacher`,
+  `backbone.`) is read too.
+- VIT: facebookresearch/mae, facebookresearch/ijepa and timm's VisionTransformer, which all share one layout.
+- OPEN_CLIP: mlfoundations/open_clip and facebookresearch/MetaCLIP, of which the image half is read.
+
+Nothing is guessed: a tensor that no row names, and that is not of a head or a decoder, is refused.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mllm_eval.errors import UserError
+
+# Names under which training scripts keep the weights, and prefixes that wrappers put before them.
+HOLDERS = ("teacher", "target_encoder", "state_dict", "model", "ema")
+WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|backbone)\.)+")
+
+Rows = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows of regular expressions over whole names, and the names that are left out on purpose."""
+
+    rows: Rows
+    left_out: str
+
+
+BLOCK = r"blocks\.(?:\d+\.)?(\d+)\."
+
+DINOV2 = Layout(
+    rows={
+        r"(cls_token|mask_token)": (r"embeddings.\1",),
+        r"pos_embed": ("embeddings.position_embeddings",),
+        r"patch_embed\.proj\.(\w+)": (r"embeddings.patch_embeddings.projection.\1",),
+        BLOCK + r"norm([12])\.(\w+)": (r"encoder.layer.\1.norm\2.\3",),
+        BLOCK + r"attn\.qkv\.(\w+)": tuple(rf"encoder.layer.\1.attention.{part}_proj.\2" for part in "qkv"),
+        BLOCK + r"attn\.proj\.(\w+)": (r"encoder.layer.\1.attention.o_proj.\2",),
+        BLOCK + r"ls([12])\.gamma": (r"encoder.layer.\1.layer_scale\2.lambda1",),
+        BLOCK + r"mlp\.w12\.(\w+)": (r"encoder.layer.\1.mlp.gate_proj.\2", r"encoder.layer.\1.mlp.up_proj.\2"),
+        BLOCK + r"mlp\.w3\.(\w+)": (r"encoder.layer.\1.mlp.down_proj.\2",),
+        BLOCK + r"mlp\.fc([12])\.(\w+)": (r"encoder.layer.\1.mlp.fc\2.\3",),
+        r"norm\.(\w+)": (r"layernorm.\1",),
+    },
+    left_out=r"(?:dino_head|ibot_head|head)\..*",
+)
+
+VIT = Layout(
+    rows={
+        r"cls_token": ("embeddings.cls_token",),
+        r"pos_embed": ("embeddings.position_embeddings",),
+        r"patch_embed\.proj\.(\w+)": (r"embeddings.patch_embeddings.projection.\1",),
+        BLOCK + r"norm1\.(\w+)": (r"layers.\1.layernorm_before.\2",),
+        BLOCK + r"norm2\.(\w+)": (r"layers.\1.layernorm_after.\2",),
+        BLOCK + r"attn\.qkv\.(\w+)": tuple(rf"layers.\1.attention.{part}_proj.\2" for part in "qkv"),
+        BLOCK + r"attn\.proj\.(\w+)": (r"layers.\1.attention.o_proj.\2",),
+        BLOCK + r"mlp\.fc([12])\.(\w+)": (r"layers.\1.mlp.fc\2.\3",),
+        r"norm\.(\w+)": (r"layernorm.\1",),
+    },
+    left_out=r"mask_token|decoder.*|head\..*",
+)
+
+LAYER = r"visual\.transformer\.resblocks\.(\d+)\."
+
+OPEN_CLIP = Layout(
+    rows={
+        r"visual\.class_embedding": ("embeddings.class_embedding",),
+        r"visual\.positional_embedding": ("embeddings.position_embedding.weight",),
+        r"visual\.conv1\.weight": ("embeddings.patch_embedding.weight",),
+        # transformers spells it so.
+        r"visual\.ln_pre\.(\w+)": (r"pre_layrnorm.\1",),
+        LAYER + r"ln_([12])\.(\w+)": (r"encoder.layers.\1.layer_norm\2.\3",),
+        LAYER + r"attn\.in_proj_(\w+)": tuple(rf"encoder.layers.\1.self_attn.{part}_proj.\2" for part in "qkv"),
+        LAYER + r"attn\.out_proj\.(\w+)": (r"encoder.layers.\1.self_attn.out_proj.\2",),
+        LAYER + r"mlp\.c_fc\.(\w+)": (r"encoder.layers.\1.mlp.fc1.\2",),
+        LAYER + r"mlp\.c_proj\.(\w+)": (r"encoder.layers.\1.mlp.fc2.\2",),
+        r"visual\.ln_post\.(\w+)": (r"post_layernorm.\1",),
+    },
+    # The text half, and what takes both halves to the space they share.
+    left_out=r"(?!visual\.).*|visual\.proj",
+)
+
+
+def read_original(path: Path, layout: Layout, wanted: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """The tensors of an original checkpoint under the names, and in the shapes, that a model wants.
+
+    Nothing but tensors is unpickled, and the file is mapped into memory rather than read where its form
+    allows. Raises UserError for a file that cannot be read so, and for tensors that are missing, of another
+    shape, or that no row of the layout names.
+    """
+    renamed: dict[str, Tensor] = {}
+    came_from: dict[str, str] = {}
+    unknown = []
+    for name, tensor in read_tensors(path).items():
+        targets = _targets(name, layout)
+        if targets is None:
+            unknown.append(name)
+            continue
+        if targets and len(tensor) % len(targets):
+            raise UserError(f"{path}: {name} has {len(tensor)} rows, which are not {len(targets)} equal parts")
+        parts = tensor.chunk(len(targets)) if targets else ()
+        renamed.update(zip(targets, parts, strict=True))
+        came_from.update(dict.fromkeys(targets, name))
+    unknown += [came_from[name] for name in renamed if name not in wanted]
+    if unknown:
+        raise UserError(
+            f"{path}: {len(unknown)} tensors have no place in what the yaml describes, the first is {unknown[0]}; "
+            "correct family, depth or architecture in the yaml"
+        )
+    missing = sorted(set(wanted) - set(renamed))
+    if missing:
+        raise UserError(
+            f"{path}: {len(missing)} tensors are missing, the first is {missing[0]}; "
+            "the file is cut short, or family, depth or architecture in the yaml are wrong"
+        )
+    for name, shape in wanted.items():
+        if renamed[name].shape != shape:
+            given = f"{came_from[name]} has shape {tuple(renamed[name].shape)}"
+            raise UserError(
+                f"{path}: {given} where the yaml describes {tuple(shape)}; "
+                "correct patch, width or architecture in the yaml"
+            )
+    return renamed
+
+
+def _targets(name: str, layout: Layout) -> tuple[str, ...] | None:
+    # Empty: left out on purpose. None: nothing is known of it.
+    for pattern, targets in layout.rows.items():
+        if found := re.fullmatch(pattern, name):
+            return tuple(found.expand(target) for target in targets)
+    return () if re.fullmatch(layout.left_out, name) else None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a checkpoint, without the names of what wrapped them.
+
+    Raises UserError for a file that holds none, or more than tensors and plain data.
+    """
+    held = _load(path)
+    while isinstance(held, Mapping) and (inside := next((held[key] for key in HOLDERS if key in held), None)):
+        held = inside
+    if not isinstance(held, Mapping):
+        raise UserError(f"{path}: holds a {type(held).__name__}, not named tensors")
+    tensors = {WRAPPERS.sub("", str(name)): value for name, value in held.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError(f"{path}: holds no tensors under {', '.join(HOLDERS)} or at its top")
+    return tensors
+
+
+def _load(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as problem:
+            raise UserError(f"{path}: cannot be read as safetensors ({problem}); fetch it again") from None
+    try:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as problem:
+            # The form of files before torch 1.6 cannot be mapped.
+            if "mmap" not in str(problem):
+                raise
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path}: holds more than tensors and plain data, which this project does not unpickle; "
+            "save its state dict alone, best as safetensors"
+        ) from None
+    except (RuntimeError, OSError, EOFError, ValueError) as problem:
+        first = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+        raise UserError(f"{path}: cannot be read as a torch checkpoint ({first}); fetch it again") from None

@@ -1,0 +1,118 @@
+"""Any vision transformer of timm, where timm is installed (`pip install mllm-eval[timm]`).
+
+Weights are a folder as timm keeps them on the hub: `config.json` with the `architecture`'s name, and
+`model.safetensors` or `pytorch_model.bin`. The model must have `blocks`, a `norm` and square patches.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mllm_eval.adapters.base import EncoderModel, FeatureMap
+from mllm_eval.adapters.original import read_tensors
+from mllm_eval.errors import UserError
+
+if TYPE_CHECKING:
+    from mllm_eval.catalog import Encoder
+
+FILES = ("model.safetensors", "pytorch_model.bin")
+# What a classifier has behind the features.
+HEADS = ("head.", "head_dist.", "fc.")
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError:
+        raise UserError("family timm needs the package timm; install it with `pip install mllm-eval[timm]`") from None
+    return timm
+
+
+class Family(EncoderModel):
+    """A timm model made with `dynamic_img_size`, so that positions are interpolated at other sizes."""
+
+    @classmethod
+    def build(cls, facts: Encoder, config: dict[str, Any]) -> EncoderModel:
+        """The architecture with weights yet to be loaded. Raises UserError without timm, or an unknown name."""
+        name, timm = config["architecture"], _timm()
+        if not timm.is_model(name):
+            raise UserError(f"encoder {facts.name}: timm {timm.__version__} has no architecture {name!r}")
+        options = {**(config.get("model_args") or {}), "num_classes": 0, "dynamic_img_size": True}
+        try:
+            model = timm.create_model(name, pretrained=False, **options)
+        except TypeError as problem:
+            raise UserError(f"encoder {facts.name}: {name} is no plain vision transformer ({problem})") from None
+        model.mllm_eval_config = {"architecture": name, "model_args": config.get("model_args") or {}}
+        return cls(facts, model)
+
+    @classmethod
+    def load(cls, facts: Encoder, place: Path, dtype: torch.dtype) -> EncoderModel:
+        """The weights of a timm folder, all of them. Raises UserError for what is missing or does not fit."""
+        path = place / "config.json"
+        try:
+            config = json.loads(path.read_text())
+            config["architecture"]
+        except (OSError, json.JSONDecodeError, KeyError, TypeError) as problem:
+            raise UserError(f"{path}: cannot be read as a timm model's config ({problem})") from None
+        weights = next((place / name for name in FILES if (place / name).is_file()), None)
+        if weights is None:
+            raise UserError(f"{place}: has none of {', '.join(FILES)}; fetch the weights again")
+        encoder = cls.build(facts, config)
+        tensors = {name: value for name, value in read_tensors(weights).items() if not name.startswith(HEADS)}
+        try:
+            missing, unexpected = encoder.model.load_state_dict(tensors, strict=False)
+        except RuntimeError as problem:
+            raise UserError(f"{weights}: {str(problem).splitlines()[-1].strip()}") from None
+        for names, what in ((missing, "are missing"), (unexpected, "have no place in the architecture")):
+            if names:
+                raise UserError(f"{weights}: {len(names)} tensors {what}, the first is {names[0]}")
+        encoder.to(dtype)
+        return encoder
+
+    @property
+    def prefix(self) -> int:
+        """CLS and registers."""
+        return int(self.model.num_prefix_tokens)
+
+    def config_values(self) -> dict[str, Any]:
+        """The architecture's name and its arguments."""
+        values: dict[str, Any] = self.model.mllm_eval_config
+        return values
+
+    def found(self) -> dict[str, Any]:
+        """Patch, width and heads by the model."""
+        attention = self.blocks()[0].get_submodule("attn")
+        return {
+            "patch": self.model.patch_embed.patch_size[0],
+            "width": self.model.embed_dim,
+            "heads": attention.num_heads,
+        }
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer blocks in order."""
+        blocks: Sequence[nn.Module] = self.model.blocks
+        return blocks
+
+    def final_norm(self) -> nn.Module:
+        """`norm`, or `fc_norm` in models that pool before they norm."""
+        norm: nn.Module = self.model.norm
+        if isinstance(norm, nn.Identity) and hasattr(self.model, "fc_norm"):
+            norm = self.model.fc_norm
+        return norm
+
+    def pool(self, states: Tensor) -> Tensor:
+        """The vector before the classifier [B, D]."""
+        pooled: Tensor = self.model.forward_head(self.model.norm(states), pre_logits=True)
+        return pooled
+
+    def forward(self, pixels: Tensor, layers: Sequence[int] = ()) -> list[FeatureMap]:
+        """As the contract says; pixels beyond the last whole patch, which timm refuses, are cut off first."""
+        patch = self.facts.patch
+        height, width = (edge // patch * patch for edge in pixels.shape[-2:])
+        return super().forward(pixels[..., :height, :width], layers)
