@@ -12,7 +12,15 @@ from torch import nn
 
 from mllm_eval.miniature.phrasing import LETTERS, letter
 from mllm_eval.miniature.pretrain import contrastive, distillation, language
-from mllm_eval.miniature.pretrain.corpus import FORMS, conversation, text_probe, tokenizer_texts
+from mllm_eval.miniature.pretrain.corpus import (
+    FORMS,
+    Segments,
+    claim_drill,
+    conversation,
+    pair_drill,
+    text_probe,
+    tokenizer_texts,
+)
 from mllm_eval.miniature.pretrain.images import pictures, pixels
 from mllm_eval.miniature.pretrain.loop import cosine, fit
 from mllm_eval.miniature.tokenizer import train_tokenizer
@@ -115,15 +123,49 @@ def test_one_step_of_each_objective_has_gradients(tokenizer) -> None:
     assert torch.allclose(pair.teacher.backbone.embeddings.cls_token, before + 0.1, atol=1e-6)
 
 
-def test_sinkhorn_uses_all_prototypes_equally() -> None:
+def test_a_view_shows_what_its_scale_and_shift_say() -> None:
     torch.manual_seed(0)
-    scores = torch.randn(64, 8) * 0.1
-    scores[:, 0] += 0.3
-    q = distillation.sinkhorn(scores)
-    assert torch.allclose(q.sum(1), torch.ones(64), atol=1e-4)
-    plain = torch.softmax(scores / 0.06, 1).sum(0)
-    assert plain[0] > 40
-    assert torch.allclose(q.sum(0), torch.full((8,), 8.0), atol=2.0)
+    ramp = torch.linspace(-1, 1, SIZE + 1).unfold(0, 2, 1).mean(-1)
+    images = torch.stack([ramp[None].expand(SIZE, SIZE), ramp[:, None].expand(SIZE, SIZE), torch.zeros(SIZE, SIZE)])
+    shown, scale, shift = distillation.view(images[None].repeat(64, 1, 1, 1), jitter=0.0)
+    half = SIZE // 2
+    across = shown[:, 0, half, half + 20] - shown[:, 0, half, half - 20]
+    down = shown[:, 1, half + 20, half] - shown[:, 1, half - 20, half]
+    assert torch.allclose(across, 40 * scale * 2 / SIZE, atol=1e-3)
+    assert torch.allclose(down, across, atol=1e-3)
+    for axis in (0, 1):
+        middle = shown[:, axis, half - 1 : half + 1, half - 1 : half + 1].mean((1, 2))
+        assert torch.corrcoef(torch.stack([middle, shift[:, axis]]))[0, 1] > 0.6
+
+
+def test_contrast_finds_the_right_row_and_ignores_unknown_ones() -> None:
+    torch.manual_seed(0)
+    target = torch.eye(12)
+    known = torch.arange(12) != 3
+    loss, accuracy = distillation.contrast(target.clone(), target, known)
+    assert accuracy == 1.0 and loss < 0.5
+    wrong, missed = distillation.contrast(target.roll(1, 0), target, known)
+    assert missed == 0.0 and wrong > loss
+    broken = target.clone()
+    broken[3] = 7.0
+    assert torch.equal(distillation.contrast(broken, broken, known)[0], loss)
+
+
+def _pairs(segments: Segments) -> list[tuple[tuple[str, bool], tuple[str, bool]]]:
+    return list(zip(segments[::2], segments[1::2], strict=True))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_drills_ask_only_what_the_list_says(seed: int) -> None:
+    (told, _), *rest = pair_drill(Random(seed))
+    for (asked, _), (answer, target) in _pairs(rest):
+        key = asked.removeprefix("\n: ")
+        ways = (f"{key} {answer}", f"{answer} {key}", f"{key} says {answer}", f"{answer} says {key}")
+        assert target and any(way in told for way in ways)
+    (told, _), *rest = claim_drill(Random(seed))
+    stated = {pair.removeprefix("a ") for pair in told.removeprefix("<|begin_of_text|>").split(", ")}
+    claims = [(asked.removeprefix("\n: ").removesuffix("?"), answer) for (asked, _), (answer, _) in _pairs(rest)]
+    assert claims == [(claim, "yes" if claim in stated else "no") for claim, _ in claims]
 
 
 def test_only_answers_are_learnt(tokenizer) -> None:

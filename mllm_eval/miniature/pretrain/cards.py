@@ -20,8 +20,9 @@ of its own small world of rendered pictures (112 x 112), of no use outside it.
 WHAT = {
     "mini-random": "A `Dinov2Model` that was never trained: the floor under every comparison of encoders.",
     "mini-dino": (
-        "A `Dinov2Model` trained on images alone, no text ever: DINO on class tokens, iBOT on masked patches, "
-        "and a light head that redraws masked patches."
+        "A `Dinov2Model` trained on images alone, no text ever: self-distillation from an exponential mean of itself, "
+        "by MoCo v3's contrastive loss between two views and between the patches that show the same spot, half of "
+        "them masked, and a light head that redraws the masked ones."
     ),
     "mini-clip": (
         "A `CLIPVisionModel` trained on the same images against their captions: CLIP's contrastive loss on "

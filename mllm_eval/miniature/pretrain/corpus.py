@@ -20,6 +20,8 @@ BEGIN, HEAD, END = "<|begin_of_text|>", "<|start_header_id|>{}<|end_header_id|>\
 STYLES = ("{}. {}", "{}. {}", "({}) {}")
 """How the benchmarks letter their options."""
 Segments = list[tuple[str, bool]]
+KEYED = ("scene", "diagram", "signs", "chart", "table", "number", "figure", "form")
+_POOLS = (COLOR_NAMES, SHAPES, WORDS, LABELS, tuple("123456789"))
 
 
 def tokenizer_texts(pictures: int = 400) -> Iterator[str]:
@@ -95,6 +97,50 @@ def letter_drill(rng: Random) -> Segments:
         index = rng.randrange(len(words))
         segments += [(f"\n: {words[index]}", False), (LETTERS[index], True)]
     return segments
+
+
+def pair_drill(rng: Random) -> Segments:
+    """The shortest look-up of a fact: a list of pairs, then one half of some, each followed by the other half.
+
+    What a price, a bar's value or a diagram's label asks of a model; it does not come from whole prompts alone.
+    """
+    n = rng.choice((2, 3, 3, 4))
+    left, right = rng.sample(_POOLS, 2)
+    keys, values = rng.sample(left, n), rng.sample(right, n)
+    style, joint = rng.choice((("{} {}", ", "), ("a {} {}", ", "), ("a {} {}", ". "), ("{} says {}", ", ")))
+    lead = rng.choice(("", "A list: ", "A diagram with labels: ", "A receipt: ", "A bar chart: "))
+    told = joint.join(style.format(k, v) for k, v in zip(keys, values, strict=True))
+    segments: Segments = [(f"{BEGIN}{lead}{told}.", False)]
+    for _ in range(5):
+        index, back = rng.randrange(n), rng.random() < 0.4
+        asked, answer = (values, keys) if back else (keys, values)
+        segments += [(f"\n: {asked[index]}", False), (answer[index], True)]
+    return segments
+
+
+def claim_drill(rng: Random) -> Segments:
+    """The shortest yes or no: a list of words or of pairs, then claims that are in it, or almost."""
+    n = rng.choice((1, 2, 3, 4))
+    left, right = rng.sample(_POOLS, 2)
+    keys, values = rng.sample(left, n + 1), rng.sample(right, n + 1)
+    segments: Segments = [(BEGIN + ", ".join(f"a {k} {v}" for k, v in zip(keys[:n], values[:n], strict=True)), False)]
+    for _ in range(5):
+        index, true = rng.randrange(n), rng.random() < 0.5
+        key, value = keys[index], values[index]
+        if not true and rng.random() < 0.5:
+            key = rng.choice([k for k in keys if k != key])
+        elif not true:
+            value = rng.choice([v for v in values if v != value])
+        segments += [(f"\n: {key} {value}?", False), ("yes" if true else "no", True)]
+    return segments
+
+
+def dense_conversation(rng: Random, index: int) -> Segments:
+    """Four questions about one picture told in words, most pictures being of the kinds that need a look-up by key."""
+    kind = rng.choice(KEYED if rng.random() < 0.7 else list(KINDS))
+    pic = draw("dense", index, kind)
+    chosen = rng.sample(pic.questions, min(len(pic.questions), 4))
+    return turns(shuffled_caption(pic, rng), [ask(q, rng, 0.4) for q in chosen])
 
 
 def letter_exercise(rng: Random) -> Segments:

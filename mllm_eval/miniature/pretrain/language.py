@@ -15,12 +15,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from mllm_eval.miniature.pretrain.corpus import (
     FORMS,
     Segments,
+    claim_drill,
     conversation,
     copy_exercise,
+    dense_conversation,
     exercise,
     letter_drill,
     letter_exercise,
     letter_question,
+    pair_drill,
     text_probe,
 )
 from mllm_eval.miniature.pretrain.loop import fit
@@ -105,10 +108,31 @@ def mixed_texts(step: int) -> list[Segments]:
     return [conversation(rng, 2 * 10**7 + step * BATCH + k, form) for k in range(BATCH)]
 
 
+def recall_texts(step: int) -> list[Segments]:
+    """Fourth phase: facts by their key, and yes or no; drills of forty tokens first, then several questions a text."""
+    rng = Random(f"recall/{step}")
+    drills = ("pair", "pair", "pair", "claim", "claim", "claim", "letter exercise")
+    if step < 1000:
+        form = rng.choice((*drills, "dense"))
+    elif step < 2000:
+        form = rng.choice((*drills, "dense", "dense", "dense", "letter"))
+    else:
+        form = rng.choice(("pair", "claim", "letter exercise", "letter", "letter", *["dense"] * 5, "layout 4"))
+    if form == "dense":
+        return [dense_conversation(rng, step * BATCH + k) for k in range(BATCH)]
+    if form == "letter":
+        return [letter_question(rng, 2 * 10**6 + step * BATCH + k) for k in range(BATCH)]
+    if form == "layout 4":
+        return [conversation(rng, 3 * 10**7 + step * BATCH + k, form) for k in range(BATCH)]
+    made = {"pair": pair_drill, "claim": claim_drill, "letter exercise": letter_exercise}[form]
+    return [made(rng) for _ in range(BATCH if made is letter_exercise else 2 * BATCH)]
+
+
 PHASES: tuple[tuple[str, Callable[[int], list[Segments]], int, float], ...] = (
     ("mini-llama", world_texts, 3000, 1.5e-3),
     ("mini-llama-letters", letter_texts, 3400, 5e-4),
     ("mini-llama-mixed", mixed_texts, 1400, 6e-4),
+    ("mini-llama-recall", recall_texts, 3800, 6e-4),
 )
 """Name, texts of a step, steps, learning rate."""
 

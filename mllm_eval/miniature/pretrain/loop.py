@@ -38,13 +38,11 @@ def fit(
     weight_decay: float = 0.05,
     save_every: int = 500,
     report_every: int = 50,
-    until: int | None = None,
     trainable: nn.Module | None = None,
     after: Callable[[int], None] | None = None,
 ) -> Path:
     """Runs `steps` steps of AdamW on `trainable` (default: all of `module`), resuming from `work`.
 
-    `until` stops before the schedule of `steps` has ended, for weights that are a mean over steps anyway.
     `step_fn` gives named scalar losses, of which "loss" is minimised; `after` runs behind each step (an EMA, say).
     Returns the log: one JSON line per `report_every` steps with the means of the losses since the last line.
     """
@@ -63,8 +61,7 @@ def fit(
         start = int(state["step"])
     sums: dict[str, float] = {}
     clock = time.perf_counter()
-    end = until or steps
-    for step in range(start, end):
+    for step in range(start, steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * cosine(step, steps, warmup)
         torch.manual_seed(step)
@@ -83,10 +80,10 @@ def fit(
             line = {"step": step + 1, **means, "seconds_per_step": round(seconds, 4)}
             with log_file.open("a") as out:
                 out.write(json.dumps(line) + "\n")
-            left = (end - step - 1) * seconds / 60
-            print(f"{name} {step + 1}/{end} {means} {seconds:.3f} s a step, {left:.0f} min left", flush=True)
+            left = (steps - step - 1) * seconds / 60
+            print(f"{name} {step + 1}/{steps} {means} {seconds:.3f} s a step, {left:.0f} min left", flush=True)
             sums, clock = {}, time.perf_counter()
-        if (step + 1) % save_every == 0 or step + 1 == end:
+        if (step + 1) % save_every == 0 or step + 1 == steps:
             temporary = state_file.with_suffix(".tmp")
             torch.save(
                 {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1},

@@ -24,7 +24,7 @@ from mllm_eval.miniature.pretrain.probe import probe
 from mllm_eval.miniature.tokenizer import train_tokenizer
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-STEPS = {"mini-clip": 3000, "mini-dino": 1000}
+STEPS = {"mini-clip": 3000, "mini-dino": 4200}
 NAMES = ("mini-llama", "mini-random", "mini-clip", "mini-dino")
 
 
