@@ -166,7 +166,10 @@ def test_the_promised_number_of_questions_finds_the_difference_as_often_as_promi
         shared = rng.random(n)  # the same questions are hard for both
         right = [(shared < 0.5 + part).astype(float) for part in (gap / 100, 0.0)]
         noise = [rng.random(n) < 0.3 for _ in right]
-        mixed = [np.where(flip, rng.random(n) < 0.5 + part, one) for one, flip, part in zip(right, noise, (0.06, 0))]
+        mixed = [
+            np.where(flip, rng.random(n) < 0.5 + part, one)
+            for one, flip, part in zip(right, noise, (gap / 100, 0), strict=True)
+        ]
         return units(mixed[0].astype(float), n), units(mixed[1].astype(float), n)
 
     pilot = two(4000)

@@ -172,6 +172,7 @@ def table(
     intervals: Intervals = False,
     mixed_recipes: Mixed = False,
     published_only: Annotated[bool, typer.Option("--published-only", help="without runs")] = False,
+    cost: Annotated[bool, typer.Option("--cost", help="with tokens, operations and seconds of a question")] = False,
     form: Annotated[str, typer.Option("--format", help="terminal, csv, md, tex, html")] = "terminal",
     out: Annotated[Path | None, typer.Option(help="write it here instead of printing it")] = None,
 ) -> None:
@@ -181,31 +182,38 @@ def table(
       mllm-eval table --runs mini-dino,mini-clip --baseline mini-clip
       mllm-eval table offshelf --published-only --format tex
     """
-    from mllm_eval.cli.tables import named, of_runs, put
+    from mllm_eval.cli.tables import costed, named, of_all, of_runs, put
     from mllm_eval.run import saved_run, saved_runs
 
     asked = split(runs)
     chosen = [saved_run(one) for one in asked] if asked else None
-    if name is None:
-        shown = of_runs(chosen or saved_runs(), rules, blind, baseline, intervals, mixed_recipes)
+    if name is None and chosen is None:
+        shown = of_all(saved_runs(), rules, blind, baseline, intervals, mixed_recipes)
+    elif name is None:
+        shown = of_runs(chosen or [], rules, blind, baseline, intervals, mixed_recipes)
     else:
         shown = named(name, chosen, rules, baseline, intervals, mixed_recipes, published_only)
-    put(shown, form, out)
+    put(costed(shown) if cost else shown, form, out)
 
 
-@app.command(short_help="make or check the data of a recipe")
-def data(recipe: Recipe = "mini") -> None:
-    """Make or check the data that a recipe trains on and that the benchmarks ask.
+@app.command(short_help="make, fetch, check and lock data")
+def data(
+    benchmarks: Annotated[list[str] | None, typer.Argument(help="names; default: what the recipe needs")] = None,
+    recipe: Annotated[str | None, typer.Option(help="data of a recipe; default: mini")] = None,
+    pin: Annotated[str | None, typer.Option("--data", help="of benchmarks: hub (default), mini, ...")] = None,
+    folder: Annotated[Path | None, typer.Option("--from", help="take the files from this folder")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="only compare what is here with its locks")] = False,
+) -> None:
+    """Make or check the data of a recipe, or fetch, check and lock the data of benchmarks.
 
     \b
-      mllm-eval data --recipe mini
+      mllm-eval data                                     the miniature
+      mllm-eval data --data hub                          the sixteen benchmarks, from the hub
+      mllm-eval data chartqa docvqa --from /copies       two of them, from a folder
     """
-    from mllm_eval import pipeline
-    from mllm_eval.cli.display import display
-    from mllm_eval.storage import data_home
+    from mllm_eval.cli.datasets import provide
 
-    made = pipeline.provide_data(recipe, display())
-    print(f"{data_home()}: {'made' if made else 'complete, nothing to do'}")
+    provide(benchmarks or [], recipe, pin, folder, offline)
 
 
 @app.command(short_help="hold facts of encoders against their weights")
@@ -224,9 +232,11 @@ def check(
 
 def _others() -> None:
     # Registered here so that `mllm-eval --help` lists them last.
-    from mllm_eval.cli import looking, miniature
+    from mllm_eval.cli import looking, miniature, reporting, statistics
 
     looking.register(app)
+    statistics.register(app)
+    reporting.register(app)
     app.add_typer(miniature.app, name="miniature")
 
 

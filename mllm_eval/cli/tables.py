@@ -10,6 +10,8 @@ from pathlib import Path
 from mllm_eval import pipeline
 from mllm_eval.errors import UserError
 from mllm_eval.report import Table, chance_table, named_table, render, write_tables
+from mllm_eval.report.choice import one_recipe
+from mllm_eval.report.cost import with_costs
 from mllm_eval.run import Run
 from mllm_eval.storage import results_home, write_atomic
 
@@ -26,6 +28,19 @@ def of_runs(runs: Sequence[Run], rules: str, blind: bool, baseline: str | None, 
     if not runs:
         raise UserError(f"no runs under {results_home()}; `mllm-eval eval mini-dino` makes one")
     return pipeline.table(runs, rules, blind, baseline, intervals, mixed)
+
+
+def of_all(runs: Sequence[Run], rules: str, blind: bool, baseline: str | None, intervals: bool, mixed: bool) -> Table:
+    """As `of_runs`, of the recipe that most scored runs share; the notes say what was left out."""
+    kept, left_out = one_recipe([run.folder for run in runs], rules, mixed)
+    table = of_runs([run for run in runs if run.folder in kept], rules, blind, baseline, intervals, mixed)
+    return replace(table, notes=(*table.notes, *left_out))
+
+
+def costed(table: Table) -> Table:
+    """The table with the cost of a question in each measured row."""
+    folders = {row.facts["run"]: results_home() / "runs" / row.facts["run"] for row in table.rows if row.facts}
+    return with_costs(table, folders)
 
 
 def named(

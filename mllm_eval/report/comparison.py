@@ -162,6 +162,8 @@ def comparison(
             f"Differences to {names[base]}; *, **, ***: p < 0.05, 0.01, 0.001 by a permutation test, "
             f"clustered by image, corrected for {len(found)} tests (Holm)."
         )
+    if found and len({scored[i].record.seed for i in plain}) == 1:
+        notes.append("One seed each: what training again would change is in no interval or p-value here.")
     if intervals:
         notes.append("[low, high]: 95 % interval, bootstrap clustered by image, pair or circular group.")
     said = [*_blind_words(scored, names), *sentences(found)]

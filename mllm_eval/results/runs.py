@@ -44,6 +44,7 @@ class RunRecord:
     seed: int
     facts: dict[str, str]
     data: str
+    params: int
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -69,6 +70,7 @@ def read_run(folder: Path) -> RunRecord:
             "supervision": facts.supervision,
         },
         data=config.recipe.data,
+        params=encoder.params,
     )
 
 

@@ -1,0 +1,189 @@
+"""The commands that weigh evidence: diff, and stats scaling, seeds, power, subset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mllm_eval.report import Scored
+    from mllm_eval.report.diff import AnswersDiff
+    from mllm_eval.run import Run
+
+stats = typer.Typer(
+    no_args_is_help=True,
+    help="What the evidence bears: scaling fits, seeds, power, subsets.",
+    short_help="scaling fits, seeds, power, subsets",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+)
+Form = Annotated[str, typer.Option("--format", help="terminal, csv, md, tex, html")]
+Out = Annotated[Path | None, typer.Option(help="write it here instead of printing it")]
+Runs = Annotated[str | None, typer.Option(help="comma-separated; default: all of one recipe")]
+Rules = Annotated[str, typer.Option(help="cambrian or robust")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command("diff", short_help="what differs between two runs")(diff)
+    app.add_typer(stats, name="stats")
+
+
+@stats.command(short_help="slope per doubling of size, R2, crossings")
+def scaling(
+    curve: Annotated[str, typer.Argument(help="params or samples")] = "params",
+    metrics: Annotated[str | None, typer.Option(help="comma-separated: avg, ocr_chart, mmmu, ...")] = None,
+    published_only: Annotated[bool, typer.Option("--published-only", help="without runs")] = False,
+    rules: Rules = "cambrian",
+    form: Form = "terminal",
+    out: Out = None,
+) -> None:
+    """Fit scores against the logarithm of parameters or of samples seen, family by family.
+
+    \b
+      mllm-eval stats scaling params --metrics avg,ocr_chart
+      mllm-eval stats scaling samples --published-only --format csv
+    """
+    from mllm_eval.cli.app import split
+    from mllm_eval.cli.tables import put
+    from mllm_eval.report.scaling import scaling_table
+
+    runs = [] if published_only else _scored(None, rules)
+    put(scaling_table(curve, split(metrics), runs), form, out)
+
+
+@stats.command(short_help="variance between seeds and within")
+def seeds(runs: Runs = None, rules: Rules = "cambrian", form: Form = "terminal", out: Out = None) -> None:
+    """Show what training again with another seed changes, beside what other questions would change.
+
+    \b
+      mllm-eval eval mini-dino --seed 1 && mllm-eval stats seeds
+    """
+    from mllm_eval.cli.tables import put
+    from mllm_eval.errors import UserError
+    from mllm_eval.report.seeds import seed_table
+
+    shown = seed_table(_scored(runs, rules))
+    if shown is None:
+        raise UserError("no encoder was run with two seeds; `mllm-eval eval ENCODER --seed 1` makes another")
+    put(shown, form, out)
+
+
+@stats.command(short_help="questions or seeds that a difference needs")
+def power(
+    a: Annotated[str, typer.Argument(help="a run: hash, name, or encoder")],
+    b: Annotated[str, typer.Argument(help="the run it is compared with")],
+    difference: Annotated[float, typer.Option(help="in points of AVG", min=0.001)] = 1.0,
+    rules: Rules = "cambrian",
+    form: Form = "terminal",
+    out: Out = None,
+) -> None:
+    """Show how small a difference these questions find, and how many questions or seeds another would need.
+
+    \b
+      mllm-eval stats power mini-clip mini-dino --difference 2
+    """
+    from mllm_eval.cli.tables import put
+    from mllm_eval.report import read_scored
+    from mllm_eval.report.seeds import seed_groups
+    from mllm_eval.report.sizing import power_table
+    from mllm_eval.run import saved_run
+
+    pair = [read_scored(saved_run(name).folder, rules) for name in (a, b)]
+    put(power_table(pair[0], pair[1], difference, seed_groups(_scored(None, rules))), form, out)
+
+
+@stats.command(short_help="a part of the questions held against all")
+def subset(
+    size: Annotated[int, typer.Option(help="questions in all", min=1)] = 1000,
+    runs: Runs = None,
+    rules: Rules = "cambrian",
+    form: Form = "terminal",
+    out: Out = None,
+) -> None:
+    """Score runs on a stratified part of their questions: the interval it implies, and whether ranks stay.
+
+    \b
+      mllm-eval stats subset --size 1000
+    """
+    from mllm_eval.cli.tables import put
+    from mllm_eval.report.comparison import labels
+    from mllm_eval.report.sizing import subset_table
+
+    scored = _scored(runs, rules)
+    put(subset_table(scored, labels(scored), size), form, out)
+
+
+def _scored(names: str | None, rules: str) -> list[Scored]:
+    from mllm_eval.cli.app import split
+    from mllm_eval.errors import UserError
+    from mllm_eval.report import read_scored
+    from mllm_eval.report.choice import one_recipe
+    from mllm_eval.run import saved_run, saved_runs
+    from mllm_eval.storage import results_home
+
+    if asked := split(names):
+        return [read_scored(saved_run(one).folder, rules) for one in asked]
+    folders, _ = one_recipe([run.folder for run in saved_runs()], rules)
+    if not folders and names is None and not (results_home() / "runs").is_dir():
+        return []
+    if not folders:
+        raise UserError(f"no scored runs under {results_home()}; `mllm-eval eval mini-dino` makes one")
+    return [read_scored(folder, rules) for folder in folders]
+
+
+def diff(
+    a: Annotated[str, typer.Argument(help="a run: hash, beginning of one, whole name, or encoder")],
+    b: Annotated[str, typer.Argument(help="another")],
+    rules: Rules = "cambrian",
+) -> None:
+    """Show what differs between two runs: recipe, data, versions, and how many answers.
+
+    \b
+      mllm-eval diff mini-dino mini-clip
+    """
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    from mllm_eval.report.diff import diff as compare
+    from mllm_eval.run import saved_run
+
+    runs = [saved_run(one) for one in (a, b)]
+    found = compare(runs[0].folder, runs[1].folder, rules)
+    console = Console(highlight=False)
+    for what, unequal in (("config", found.config), ("environment", found.environment)):
+        if not unequal:
+            console.print(f"{what}: equal")
+            continue
+        sheet = RichTable(what, *(_plain(run.name) for run in runs), box=None, pad_edge=False)
+        for key, (left, right) in unequal.items():
+            sheet.add_row(_plain(key), _plain(left), _plain(right))
+        console.print(sheet)
+    _print_answers(console, found.answers, runs)
+
+
+def _print_answers(console: Console, answers: list[AnswersDiff], runs: list[Run]) -> None:
+    from rich.table import Table
+
+    first, second = (run.encoder.name for run in runs)
+    if first == second:
+        first, second = (run.hash for run in runs)
+    sheet = Table(box=None, pad_edge=False)
+    sheet.add_column("answers")
+    for head in (first, second, "asked both", "same answer", f"{first} higher", f"{second} higher"):
+        sheet.add_column(_plain(head), justify="right")
+    for one in answers:
+        values = ["–" if value is None else f"{value:.1f}" for value in (one.value_a, one.value_b)]  # noqa: RUF001
+        counts = (one.shared, one.same, one.only_a, one.only_b)
+        sheet.add_row(_plain(one.benchmark), *values, *(str(count) for count in counts))
+    console.print(sheet)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape("".join(sign if sign.isprintable() else " " for sign in text))

@@ -1,0 +1,35 @@
+"""Which runs a table shows that was not told: those of one recipe, and what it leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mllm_eval.results import RunRecord, read_run, scored_rules
+
+
+def one_recipe(folders: Sequence[Path], rules: str, mixed: bool = False) -> tuple[list[Path], list[str]]:
+    """The scored runs of the recipe and LLM that most of them share (the latest, of equally many), and a note
+    for each kind of run that was left out; with `mixed`, those of all recipes."""
+    scored = [folder for folder in folders if rules in scored_rules(folder)]
+    records = [read_run(folder) for folder in scored]
+    kinds: dict[str, list[RunRecord]] = {}
+    for record in records:
+        kinds.setdefault(record.held_equal, []).append(record)
+    if not kinds:
+        return [], []
+    best = max(kinds, key=lambda kind: (len(kinds[kind]), max(_written(one.folder) for one in kinds[kind])))
+    notes = []
+    for kind, members in kinds.items():
+        if kind != best and not mixed:
+            named = ", ".join(f"{one.encoder} [{one.hash}]" for one in members)
+            notes.append(f"Left out: {named}, of recipe {members[0].recipe} ({members[0].recipe_hash}) with "
+                         f"{members[0].llm}.")  # fmt: skip
+    if waiting := [folder.name for folder in folders if folder not in scored]:
+        notes.append(f"Left out: {', '.join(waiting)}, not scored by {rules} rules yet.")
+    kept = records if mixed else kinds[best]
+    return [one.folder for one in kept], notes
+
+
+def _written(folder: Path) -> float:
+    return max((path.stat().st_mtime for path in (folder / "scores").glob("*.json")), default=0.0)

@@ -1,0 +1,101 @@
+"""What differs between two runs: configuration, versions, machine, scores, answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mllm_eval.config import load
+from mllm_eval.errors import UserError
+from mllm_eval.results import load_scores, summaries
+from mllm_eval.run import RunConfig
+from mllm_eval.storage import iter_jsonl, read_json
+
+
+@dataclass(frozen=True, slots=True)
+class AnswersDiff:
+    """One benchmark of two runs. `same`: answers that are the same text; `only_a`: samples that a scores higher;
+    `shared`: samples that both were asked. Values are None where a run was not scored."""
+
+    benchmark: str
+    value_a: float | None
+    value_b: float | None
+    shared: int
+    same: int
+    only_a: int
+    only_b: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunsDiff:
+    """config and environment: key -> what the two have, equal ones left out; "" where one has nothing."""
+
+    config: dict[str, tuple[str, str]]
+    environment: dict[str, tuple[str, str]]
+    answers: list[AnswersDiff]
+
+
+def diff(a: Path, b: Path, rules: str = "cambrian") -> RunsDiff:
+    """Two runs' folders held side by side. Raises UserError for a damaged config or damaged scores."""
+    configs = [_flat(load(folder / "config.yaml", RunConfig).model_dump(mode="json")) for folder in (a, b)]
+    worlds = [_flat(_session(folder)) for folder in (a, b)]
+    own = [summaries(folder, rules) for folder in (a, b)]
+    both = [name for name in own[0] if name in own[1]]
+    names = both + [name for name in {**own[0], **own[1]} if name not in both]
+    return RunsDiff(_unequal(*configs), _unequal(*worlds), [_answers(name, a, b, own, rules) for name in names])
+
+
+def _answers(name: str, a: Path, b: Path, own: list[dict[str, dict[str, Any]]], rules: str) -> AnswersDiff:
+    values = [side[name]["value"] if name in side else None for side in own]
+    texts = [_texts(folder / "answers" / f"{name}.jsonl") for folder in (a, b)]
+    shared = texts[0].keys() & texts[1].keys()
+    same = sum(texts[0][key] == texts[1][key] for key in shared)
+    better = [0, 0]
+    if all(name in side for side in own):
+        scores = [load_scores(folder, rules, benchmarks=[name]).set_index("id")["score"] for folder in (a, b)]
+        left, right = scores[0].align(scores[1], join="inner")
+        better = [int((left > right).sum()), int((right > left).sum())]
+        shared = shared or set(left.index)
+    return AnswersDiff(name, values[0], values[1], len(shared), same, *better)
+
+
+def _texts(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    return {str(line.get("id")): str(line.get("text")) for line in iter_jsonl(path)}
+
+
+def _session(folder: Path) -> dict[str, Any]:
+    """The environment of the last session; the time, which always differs, and the list of files left out."""
+    try:
+        sessions = read_json(folder / "manifest.json")["sessions"]
+        last = dict(sessions[-1])
+    except (UserError, KeyError, TypeError, IndexError):
+        return {}
+    last.pop("time", None)
+    if isinstance(last.get("git"), dict):
+        changed = last["git"].get("changed") or []
+        last["git"] = {"commit": str(last["git"].get("commit", ""))[:12], "changed files": len(changed)}
+    return last
+
+
+def _flat(node: Any, at: str = "") -> dict[str, str]:
+    if isinstance(node, Mapping):
+        pairs = [(str(key), value) for key, value in node.items()]
+    elif isinstance(node, list) and any(isinstance(part, Mapping | list) for part in node):
+        pairs = [(str(index), value) for index, value in enumerate(node)]
+    else:
+        text = "none" if node is None else str(node)
+        return {at: text[:12] if re.fullmatch(r"[0-9a-f]{32,}", text) else text}
+    found: dict[str, str] = {}
+    for key, value in pairs:
+        found |= _flat(value, f"{at}.{key}" if at else key)
+    return found
+
+
+def _unequal(a: Mapping[str, str], b: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    keys = dict.fromkeys((*a, *b))
+    return {key: (a.get(key, ""), b.get(key, "")) for key in keys if a.get(key) != b.get(key)}

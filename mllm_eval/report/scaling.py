@@ -1,0 +1,227 @@
+"""Scores of a family against the size of its members: fits, their table, and where families cross."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+import numpy as np
+import pandas as pd
+
+from mllm_eval import stats
+from mllm_eval.config import Strict, load
+from mllm_eval.errors import UserError, near
+from mllm_eval.report.evidence import Scored
+from mllm_eval.report.table import Cell, Column, Row, Table, printed
+from mllm_eval.results import AVERAGE, columns, published, values
+from mllm_eval.results.published import number
+from mllm_eval.stats import Fit
+from mllm_eval.storage import PACKAGE
+
+_AMOUNT = re.compile(r"\s*([0-9.]+)\s*([kMBT]?)\s*")
+_UNITS = {"": 1e-9, "k": 1e-6, "M": 1e-3, "B": 1.0, "T": 1e3}
+
+
+class Metric(Strict):
+    """A mean without some of its members."""
+
+    title: str
+    of: str
+    without: list[str]
+
+
+class Family(Strict):
+    """Published rows of a family, and a pattern of the names of encoders that belong to it."""
+
+    file: str
+    measured: str
+
+
+class Curve(Strict):
+    """Families over one axis; `column` is where a published row has its size."""
+
+    title: str
+    axis: str
+    column: str
+    source: str
+    families: dict[str, Family]
+
+
+class Scaling(Strict):
+    """What configs/scaling.yaml says."""
+
+    sizes: dict[str, float]
+    metrics: dict[str, Metric]
+    curves: dict[str, Curve]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The fit of one family on one axis; `names` are those of its points."""
+
+    curve: str
+    family: str
+    source: str
+    key: str
+    names: tuple[str, ...]
+    fit: Fit
+
+
+def scaling() -> Scaling:
+    """The families and axes that this installation knows."""
+    return load(PACKAGE / "configs" / "scaling.yaml", Scaling)
+
+
+def metric_title(key: str) -> str:
+    """The heading of AVG, a category, a benchmark or a metric of scaling.yaml."""
+    named, own = columns().named(), scaling().metrics
+    return own[key].title if key in own else named[key].title
+
+
+def metrics() -> list[str]:
+    """What is fitted by default: AVG, the categories, and the metrics of scaling.yaml."""
+    return [AVERAGE, *columns().categories, *scaling().metrics]
+
+
+def billions(text: str) -> float | None:
+    """`2B`, `700M` or `1.5 B` in billions; None for what is no amount (`300 epochs`)."""
+    found = _AMOUNT.fullmatch(text)
+    return float(found[1]) * _UNITS[found[2]] if found and found[2] else None
+
+
+def lines(curve: str, keys: Sequence[str] | None = None, runs: Iterable[Scored] = ()) -> list[Line]:
+    """The fits of a curve: each family's published rows, and its measured ones where two sizes were run.
+
+    Of several runs of one encoder (seeds), the mean is one point.
+
+    Raises:
+        UserError: an unknown curve or metric, or a published size that is no number.
+    """
+    config = scaling()
+    if curve not in config.curves:
+        raise UserError(f"no scaling curve {curve!r}.{near(curve, config.curves)} Known: {', '.join(config.curves)}")
+    wanted = list(keys or metrics())
+    known = {*columns().named(), *config.metrics}
+    for key in wanted:
+        if key not in known:
+            raise UserError(f"no metric {key!r} to fit.{near(key, known)}")
+    found, measured = [], [run for run in runs if run.variant == "default"]
+    for name, family in config.curves[curve].families.items():
+        rows = _published(config, config.curves[curve], family)
+        found += _fits(curve, name, "published", wanted, rows, config)
+        mine = [run for run in measured if fnmatch(run.record.encoder, family.measured)]
+        found += _fits(curve, name, "measured", wanted, _measured(config.curves[curve].column, mine), config)
+    return found
+
+
+Points = list[tuple[str, float, Mapping[str, float]]]
+
+
+def _published(config: Scaling, curve: Curve, family: Family) -> Points:
+    points = []
+    for index, row in published(family.file).iterrows():
+        where, text = f"{family.file}:{int(str(index)) + 2}", str(row[curve.column])
+        size = config.sizes.get(text) if curve.column == "params" else billions(text)
+        if size is None:
+            raise UserError(f"{where}: no size is known for {text!r}; add it to configs/scaling.yaml")
+        points.append((str(row["model"]), size, {**values(row, where), **_calculated(row, where)}))
+    return points
+
+
+def _calculated(row: pd.Series[str], where: str) -> dict[str, float]:
+    """AVG and the categories as the csv has calculated them, to three decimals, which the fits are made on."""
+    found = {}
+    for key, named in {AVERAGE: columns().average, **columns().categories}.items():
+        for name in (f"{one}_calc" for one in named.csv):
+            if name in row.index and (value := number(str(row[name]), f"{where}, {name}")) is not None:
+                found[key] = value
+    return found
+
+
+def _measured(column: str, runs: Sequence[Scored]) -> Points:
+    points: Points = []
+    for name in dict.fromkeys(run.record.encoder for run in runs):
+        own = [run for run in runs if run.record.encoder == name]
+        record = own[0].record
+        size = record.params / 1e9 if column == "params" else billions(record.facts[column])
+        shared = set.intersection(*(set(run.benchmarks) for run in own))
+        if size:
+            points.append((name, size, {key: float(np.mean([run.values[key] for run in own])) for key in shared}))
+    return points
+
+
+def _value(key: str, own: Mapping[str, float], config: Scaling) -> float:
+    if key not in config.metrics:
+        return {**columns().means(own), **own}.get(key, math.nan)
+    metric = config.metrics[key]
+    members = [name for name in columns().members(metric.of) if name not in metric.without]
+    return float(np.mean([own.get(name, math.nan) * columns().percent(name) for name in members]))
+
+
+def _fits(curve: str, family: str, source: str, keys: Sequence[str], rows: Points, config: Scaling) -> list[Line]:
+    found = []
+    for key in keys:
+        known = [(name, x, y) for name, x, own in rows if not math.isnan(y := _value(key, own, config))]
+        if len({x for _, x, _ in known}) >= 2:
+            fit = stats.log_linear([x for _, x, _ in known], [y for _, _, y in known], seed=stats.seed_of(key))
+            found.append(Line(curve, family, source, key, tuple(name for name, _, _ in known), fit))
+    return found
+
+
+def crossings(found: Sequence[Line]) -> list[tuple[Line, Line, stats.Crossing]]:
+    """Pairs of families on the same axis and metric that meet within half the smallest and twice the largest size."""
+    pairs = []
+    for i, a in enumerate(found):
+        for b in found[i + 1 :]:
+            if (a.curve, a.key, a.source) != (b.curve, b.key, b.source):
+                continue
+            sizes = np.concatenate([a.fit.x, b.fit.x])
+            met = stats.crossing(a.fit, b.fit, (sizes.min() / 2, sizes.max() * 2))
+            if not math.isnan(met.x):
+                pairs.append((a, b, met))
+    return pairs
+
+
+def scaling_table(curve: str, keys: Sequence[str] | None = None, runs: Iterable[Scored] = ()) -> Table:
+    """Slope per doubling with its interval, value at one billion and R2, a row each family and metric."""
+    found, config = lines(curve, keys, runs), scaling().curves[curve]
+    shown = (
+        Column("slope", "Per doubling", decimals=3),
+        Column("intercept", "At 1 B", decimals=3),
+        Column("r2", "R²", decimals=3),
+        Column("points", "Points", decimals=0),
+    )
+    rows = []
+    for line in found:
+        slope = line.fit.slope
+        limits = f"[{printed(slope.low, 2)}, {printed(slope.high, 2)}]"
+        cells = {
+            "slope": Cell(_signed(slope.value), slope.value, low=slope.low, high=slope.high, interval=limits),
+            "intercept": Cell(printed(line.fit.intercept.value, 3), line.fit.intercept.value),
+            "r2": Cell(printed(line.fit.r2, 3), line.fit.r2),
+            "points": Cell(str(len(line.names)), float(len(line.names))),
+        }
+        source = "measured" if line.source == "measured" else "published"
+        rows.append(Row(metric_title(line.key), source, cells, group=f"{line.family}, {line.source}"))
+    said = [crossing_words(*pair) for pair in crossings(found)]
+    notes = (
+        f"Least squares of the score on log2({config.axis.lower()}). Published: {config.source}; the fits are ours.",
+        "[low, high]: 95 % interval of the slope by the residual bootstrap, widened for few points.",
+    )
+    return Table(f"scaling-{curve}", f"Scaling: {config.title.lower()}", shown, tuple(rows), notes, tuple(said))
+
+
+def _signed(value: float) -> str:
+    return ("+" if value >= 0 else "−") + printed(abs(value), 3)  # noqa: RUF001
+
+
+def crossing_words(a: Line, b: Line, met: stats.Crossing) -> str:
+    """Who passes whom, where, and how sure that is, as a sentence."""
+    up, down = (a, b) if a.fit.slope.value > b.fit.slope.value else (b, a)
+    said = f"On {metric_title(a.key)} the line of {up.family} passes that of {down.family} at {printed(met.x, 1)} B"
+    if math.isnan(met.low):
+        return f"{said}, but where is not certain: {printed(100 * met.share, 0)} % of bootstrap lines meet in range."
+    return f"{said} [{printed(met.low, 1)}, {printed(met.high, 1)}]."

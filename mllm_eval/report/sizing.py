@@ -1,0 +1,173 @@
+"""How much evidence there is and how much a difference needs: power, and subsets of the questions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mllm_eval import stats
+from mllm_eval.errors import UserError
+from mllm_eval.report.evidence import Estimate, Scored
+from mllm_eval.report.seeds import SeedGroup
+from mllm_eval.report.table import Cell, Column, Row, Table, printed
+from mllm_eval.report.words import title
+from mllm_eval.results import AVERAGE, columns
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """What can be seen of a difference of two runs: its standard error, the smallest difference found in 4 of 5
+    cases, and the questions that a difference of `wanted` needs. All in points of the table."""
+
+    key: str
+    difference: float
+    error: float
+    detectable: float
+    questions: int
+    needed: float
+
+
+def power(a: Scored, b: Scored, wanted: float) -> list[Power]:
+    """Benchmarks that both runs answered alike, then categories and AVG. Failed samples are left out of both."""
+    found: dict[str, Power] = {}
+    for name, one in a.estimates.items():
+        other = b.estimates.get(name)
+        if other is None or list(one.frame["id"]) != list(other.frame["id"]):
+            continue
+        failed = np.isnan(one.score) | np.isnan(other.score)
+        left, right = (side.units_of(np.where(failed, np.nan, side.score)) for side in (one, other))
+        error, asked = stats.paired_error(left, right), int((~failed).sum())
+        # `wanted` is on the scale of 0 to 100, the benchmark may have another (MME)
+        scale = columns().percent(name)
+        needed = stats.questions_needed(wanted / scale, error, asked)
+        found[name] = Power(name, left.value - right.value, error, stats.detectable(error), asked, needed)
+    for mean in (AVERAGE, *columns().categories):
+        members = columns().members(mean)
+        if all(name in found for name in members):
+            own = [(found[name], columns().percent(name) / len(members)) for name in members]
+            error = math.sqrt(sum((one.error * share) ** 2 for one, share in own))
+            asked = sum(one.questions for one, _ in own)
+            gap = sum(one.difference * share for one, share in own)
+            needed = stats.questions_needed(wanted, error, asked)
+            found[mean] = Power(mean, gap, error, stats.detectable(error), asked, needed)
+    order = [AVERAGE, *columns().categories, *a.benchmarks]
+    return [found[key] for key in order if key in found]
+
+
+def power_table(a: Scored, b: Scored, wanted: float, groups: Sequence[SeedGroup] = ()) -> Table:
+    """`power` as a table, with the seeds that AVG would need where several seeds are there."""
+    shown = (
+        Column("difference", "Difference"),
+        Column("error", "Std. error", decimals=2),
+        Column("detectable", "Found in 80 %", decimals=1),
+        Column("questions", "Questions", decimals=0),
+        Column("needed", f"Needed for {wanted:g}", decimals=0),
+    )
+    rows = []
+    for one in power(a, b, wanted):
+        cells = {
+            "difference": Cell(f"{one.difference:+.1f}".replace("-", "−"), one.difference),  # noqa: RUF001
+            "error": Cell(printed(one.error, 2), one.error),
+            "detectable": Cell(printed(one.detectable, 1), one.detectable),
+            "questions": Cell(f"{one.questions:,}", float(one.questions)),
+            "needed": Cell(f"{math.ceil(one.needed):,}" if math.isfinite(one.needed) else "∞", one.needed),
+        }
+        rows.append(Row(title(one.key), "measured", cells))
+    if not rows:
+        raise UserError(f"{a.record.name} and {b.record.name} share no benchmark whose samples are the same")
+    notes = (
+        "Std. error: of the paired difference, clustered by image. Found in 80 %: the smallest difference that a "
+        "two-sided test at 0.05 finds with probability 0.8.",
+        f"Needed: questions of this kind for a difference of {wanted:g} (on the scale of 0 to 100) to be found so.",
+    )
+    heading = f"Power: {a.record.encoder} against {b.record.encoder}"
+    return Table("power", heading, shown, tuple(rows), notes, tuple(_seed_words(groups, wanted)))
+
+
+def _seed_words(groups: Sequence[SeedGroup], wanted: float) -> list[str]:
+    said = []
+    for group in groups:
+        if AVERAGE in group.of:
+            between = group.of[AVERAGE].between
+            count = stats.seeds_needed(wanted, between)
+            many = "more than 10,000" if count is None else str(count)
+            said.append(
+                f"{group.encoder}: AVG varies by {printed(between, 2)} (standard deviation) between its "
+                f"{len(group.runs)} seeds; a difference of {wanted:g} needs {many} seeds of each encoder."
+            )
+    return said
+
+
+def thinned(run: Scored, size: int) -> dict[str, Estimate]:
+    """Benchmark -> its estimate on a subset of about `size` questions in all, whole clusters, strata kept.
+
+    Each benchmark gives as many questions, since AVG weighs benchmarks alike; one that has fewer gives all, and
+    the others share what it leaves.
+    """
+    left, room = dict(run.estimates), size
+    quota: dict[str, int] = {}
+    for name in sorted(left, key=lambda name: len(left[name].frame)):
+        quota[name] = min(len(left[name].frame), room // (len(left) - len(quota)))
+        room -= quota[name]
+    found = {}
+    for name, one in left.items():
+        keep = stats.stratified(list(one.frame["cluster"]), one.stratum, quota[name], salt=name)
+        kept = tuple(part for part, chosen in zip(one.stratum, keep, strict=True) if chosen)
+        found[name] = Estimate(one.estimator, one.frame[keep].reset_index(drop=True), kept)
+    return found
+
+
+def subset_table(runs: Sequence[Scored], labels: Sequence[str], size: int) -> Table:
+    """Every run on the whole and on a subset, with the interval that the subset implies and the rank correlation.
+
+    Raises:
+        UserError: a size that leaves a benchmark without questions.
+    """
+    if size < 16:
+        raise UserError(f"a subset of {size} leaves benchmarks without questions; ask for 16 or more")
+    parts = [thinned(run, size) for run in runs]
+    means = [AVERAGE, *columns().categories]
+    keys = [key for key in means if all(key in columns().means(_values(part)) for part in parts)]
+    keys = keys or [name for name in runs[0].benchmarks if all(name in part for part in parts)]
+    shown = tuple(
+        Column(f"{key}{end}", f"{title(key)}{more}") for key in keys for end, more in (("", ""), ("_part", " part"))
+    )
+    rows = []
+    for run, label, part in zip(runs, labels, parts, strict=True):
+        cells: dict[str, Cell] = {}
+        for key in keys:
+            value, error = _value_error(part, key)
+            reach = 1.96 * error
+            limits = f"[{printed(value - reach, 1)}, {printed(value + reach, 1)}]"
+            cells[key] = Cell(printed(run.values[key], 1), run.values[key])
+            cells[f"{key}_part"] = Cell(printed(value, 1), value, "", "", value - reach, value + reach, limits)
+        rows.append(Row(label, "measured", cells))
+    asked = sum(len(one.frame) for one in parts[0].values())
+    total = sum(len(one.frame) for one in runs[0].estimates.values())
+    said = []
+    for key in keys:
+        found = stats.agreement([run.values[key] for run in runs], [_value_error(part, key)[0] for part in parts])
+        ranks = "" if math.isnan(found.spearman) else f"ranks agree with Spearman {found.spearman:.2f}, "
+        ranks += "" if math.isnan(found.kendall) else f"Kendall {found.kendall:.2f}; "
+        said.append(f"{title(key)}: {ranks}values differ by up to {printed(found.apart, 1)}.")
+    notes = (
+        f"Part: {asked:,} of {total:,} questions, equally many of each benchmark, strata in their shares, all "
+        "questions of an image together, chosen by a hash of the image.",
+        "[low, high]: 95 % interval that the part implies, clustered by image.",
+    )
+    return Table("subset", f"A subset of {size:,} questions", shown, tuple(rows), notes, tuple(said))
+
+
+def _values(part: dict[str, Estimate]) -> dict[str, float]:
+    return {name: one.units.value for name, one in part.items()}
+
+
+def _value_error(part: dict[str, Estimate], key: str) -> tuple[float, float]:
+    if key in part:
+        return part[key].units.value, part[key].units.error
+    members = columns().members(key)
+    error = math.sqrt(sum((part[name].units.error * columns().percent(name)) ** 2 for name in members)) / len(members)
+    return columns().means(_values(part))[key], error
