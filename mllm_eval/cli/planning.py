@@ -1,0 +1,116 @@
+"""`mllm-eval plan`: what a run will need, before anything of it is computed."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from mllm_eval.plan import Plan
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("plan", short_help="memory, work, hours and cost of a run")(plan)
+
+
+def plan(
+    encoder: Annotated[str, typer.Argument(help="name in configs/encoders, or path to a yaml file")],
+    recipe: Annotated[str, typer.Option(help="name in configs/recipes, or path to a yaml file")] = "mini",
+    llm: Annotated[str | None, typer.Option(help="name in configs/llms; default: the recipe's")] = None,
+    gpus: Annotated[str, typer.Option(help="number and name, of configs/gpus.yaml")] = "8xH100",
+    mfu: Annotated[float, typer.Option(help="share of the GPUs' peak that the model's products reach")] = 0.4,
+    price: Annotated[float, typer.Option(help="of an hour of one GPU, in any currency")] = 2.5,
+    rows1: Annotated[str | None, typer.Option(help="rows of stage 1, such as 2.5M; default: the recipe's")] = None,
+    rows2: Annotated[str | None, typer.Option(help="rows of stage 2")] = None,
+    text_tokens: Annotated[int | None, typer.Option(help="mean tokens of a row beside its image", min=1)] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="rows at a time on a GPU", min=1)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print it as JSON, sizes in bytes")] = False,
+) -> None:
+    """Say what a run needs before anything is fetched: parameters, memory a GPU, work, disk, hours, cost.
+
+    \b
+      mllm-eval plan mini-dino --gpus 1xA100
+    """
+    import json
+
+    from mllm_eval.plan import make_plan
+
+    made = make_plan(encoder, recipe, llm, gpus, mfu, price, (count(rows1), count(rows2)), text_tokens, micro_batch)
+    if as_json:
+        print(json.dumps(made.to_dict(), indent=2))
+    else:
+        show(made)
+
+
+def count(text: str | None) -> int | None:
+    """A number written `2500000`, `2.5M` or `737k`. Raises UserError for another form."""
+    from mllm_eval.errors import UserError
+
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmMbB]?)", text.strip().replace(",", ""))
+    if match is None or float(match.group(1)) == 0:
+        raise UserError(f"rows {text!r}: write a number such as 2500000, 2.5M or 737k")
+    return round(float(match.group(1)) * {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}[match.group(2).lower()])
+
+
+def show(made: Plan) -> None:
+    """The plan for people: sizes in GiB of 2^30 bytes."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False)
+
+    say(f"{made.encoder}, recipe {made.recipe}, LLM {made.llm}, {made.gpus}")
+    say("parameters: " + ", ".join(f"{name} {value:,}" for name, value in made.parameters.items()))
+    for stage, ways in made.memory.items():
+        sheet = Table(title=f"{stage}: GiB on a GPU (the recipe: {made.chosen[stage]})", title_justify="left", box=None)
+        headings = ("", "weights", "grads", "AdamW", "passing", "acts", "in all", "acts ckpt", "in all", "host")
+        for heading in headings:
+            sheet.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+        for plain, again in zip(ways[::2], ways[1::2], strict=True):
+            held = plain.states
+            sheet.add_row(
+                plain.way,
+                *(size(part) for part in (held.weights, held.gradients, held.optimiser, held.passing)),
+                size(plain.activations.peak),
+                size(plain.gpu) + (" " if plain.fits else "!"),
+                size(again.activations.peak),
+                size(again.gpu) + (" " if again.fits else "!"),
+                size(held.host),
+            )
+        console.print(sheet)
+    say("acts: activations of a micro-batch at the longest rows; ckpt: with gradient checkpointing; !: does not fit\n")
+    sheet = Table(box=None)
+    for heading in ("step", "units", "tokens", "FLOPs", "hours"):
+        sheet.add_column(heading, justify="left" if heading == "step" else "right")
+    sheet.add_column("", overflow="fold")
+    for step in made.steps:
+        sheet.add_row(
+            step.name, f"{step.units:,}", f"{step.tokens:.3g}", f"{step.flops:.3g}", hours(step.hours), step.note
+        )
+    console.print(sheet)
+    shared = sum(line["encoder_flops"] + line["prompt_flops"] + line["answer_flops"] for line in made.benchmarks)
+    if shared:
+        say(f"evaluation that shares no image between questions: {made.plain_evaluation / shared:.1f} times the FLOPs")
+    disk = ", ".join(f"{name} {size(value)}" for name, value in made.store.items() if name != "one image")
+    say(f"feature store, GiB: {disk}; one image {made.store['one image']:,} bytes")
+    say(f"in all: {hours(made.hours)} h, {made.gpu_hours:,.1f} GPU hours at {made.mfu:.0%} MFU, cost {made.cost:,.0f}")
+    say("assumed: " + "; ".join(made.assumed))
+
+
+def size(count: float) -> str:
+    """Bytes as GiB."""
+    found = count / 2**30
+    return f"{found:,.1f}" if found >= 0.05 or not count else f"{found:.1g}"
+
+
+def hours(value: float) -> str:
+    """Hours, small ones with more digits."""
+    return f"{value:,.1f}" if value >= 1 else f"{value:.2g}"

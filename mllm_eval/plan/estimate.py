@@ -1,0 +1,236 @@
+"""The plan itself: memory for each way to share it out, work, hours and cost of each step."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mllm_eval.catalog import Recipe, load_encoder, load_llm, load_recipe
+from mllm_eval.errors import UserError
+from mllm_eval.plan.gpus import Gpu, parse_gpus
+from mllm_eval.plan.memory import Activations, Batch, Precision, States, Zero, activations, states
+from mllm_eval.plan.shapes import EncoderShape, LlamaShape, ProjectorShape, encoder_shape, llama_shape, projector_shape
+from mllm_eval.plan.work import asking, encoding, passing, projecting
+from mllm_eval.plan.workload import ANSWER, QUESTION, BenchmarkLoad, StageLoad, benchmark_loads, stage_load
+
+GIB = 2**30
+PER_NODE = 8
+# CUDA's context, NCCL's buffers and the allocator's waste.
+RESERVE = 3 * GIB
+WAYS: tuple[tuple[str, Zero, bool], ...] = (
+    ("no ZeRO", 0, False),
+    ("ZeRO-2", 2, False),
+    ("ZeRO-2 +host", 2, True),
+    ("ZeRO-3", 3, False),
+    ("ZeRO-3 +host", 3, True),
+)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One way to share a stage out: model states and activations on a GPU, and what the host must hold."""
+
+    way: str
+    checkpointing: bool
+    states: States
+    activations: Activations
+    fits: bool
+
+    @property
+    def gpu(self) -> int:
+        return self.states.gpu + self.activations.peak
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the flow. `flops` are the model's own, recomputation not counted; `units` are steps or images."""
+
+    name: str
+    units: int
+    tokens: int
+    flops: int
+    hours: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a plan says; `to_dict` for a file."""
+
+    encoder: str
+    recipe: str
+    llm: str
+    gpus: str
+    mfu: float
+    price: float
+    parameters: dict[str, int]
+    chosen: dict[str, str]
+    memory: dict[str, list[Memory]]
+    steps: list[Step]
+    benchmarks: list[dict[str, Any]]
+    plain_evaluation: float
+    store: dict[str, int]
+    assumed: list[str]
+
+    @property
+    def hours(self) -> float:
+        return sum(step.hours for step in self.steps)
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.hours * int(self.gpus.partition("x")[0])
+
+    @property
+    def cost(self) -> float:
+        return self.gpu_hours * self.price
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; sizes in bytes, times in hours, cost in the price's currency."""
+        found = asdict(self)
+        for stage, ways in self.memory.items():
+            for at, way in enumerate(ways):
+                found["memory"][stage][at] |= {"gpu": way.gpu, "activations_peak": way.activations.peak}
+        return {**found, "hours": self.hours, "gpu_hours": self.gpu_hours, "cost": self.cost}
+
+
+def make_plan(
+    encoder: str,
+    recipe: str = "mini",
+    llm: str | None = None,
+    gpus: str = "8xH100",
+    mfu: float = 0.4,
+    price: float = 2.5,
+    rows: tuple[int | None, int | None] = (None, None),
+    text: int | None = None,
+    micro_batch: int | None = None,
+) -> Plan:
+    """The plan of a run. `mfu` is the share of the GPUs' peak that the model's own products reach.
+
+    Raises UserError for unknown names, sizes nobody states, and a batch that the GPUs cannot share.
+    """
+    chosen = load_recipe(recipe)
+    eye, mind = load_encoder(encoder), load_llm(llm or chosen.llm)
+    number, name, gpu = parse_gpus(gpus)
+    if not 0 < mfu <= 1:
+        raise UserError(f"mfu {mfu}: a share of the peak lies between 0 and 1")
+    seeing, thinking = encoder_shape(eye), llama_shape(mind)
+    joint = projector_shape(eye, chosen, mind)
+    stages = {"stage 1": chosen.stage1, "stage 2": chosen.stage2}
+    if micro_batch is not None:
+        stages = {key: stage.model_copy(update={"micro_batch": micro_batch}) for key, stage in stages.items()}
+    loads = {
+        key: stage_load(chosen, at, stage, rows[at - 1], text)
+        for at, (key, stage) in enumerate(stages.items(), start=1)
+    }
+    for key, stage in stages.items():
+        if stage.batch % (stage.micro_batch * number):
+            raise UserError(
+                f"recipe {chosen.name}, {key}: batch {stage.batch} is not a multiple of micro_batch "
+                f"{stage.micro_batch} x {number} GPUs; change one of them"
+            )
+    rate = number * gpu.tflops * 1e12 * mfu
+    asked = benchmark_loads(chosen.data)
+    images = {key: load.images for key, load in loads.items()} | {"evaluation": sum(one.images for one in asked)}
+    steps = [_encoding_step(seeing, sum(images.values()), rate)]
+    steps += [_stage_step(key, chosen, loads[key], thinking, joint, rate) for key in stages]
+    evaluation, each, plain = _evaluation(chosen, asked, thinking, joint, seeing, gpu, number, mfu)
+    stored = 2 if chosen.dtype == "bfloat16" else 4
+    row = (seeing.tokens + 1) * seeing.width * stored
+    return Plan(
+        encoder=eye.name,
+        recipe=chosen.name,
+        llm=mind.name,
+        gpus=f"{number}x{name}",
+        mfu=mfu,
+        price=price,
+        parameters={"encoder": eye.params, "projector": joint.params, "llm": mind.params},
+        chosen={
+            key: f"{stage.deepspeed or 'no ZeRO'}, checkpointing {'on' if stage.gradient_checkpointing else 'off'}"
+            for key, stage in stages.items()
+        },
+        memory={key: _memory(chosen, stage, thinking, joint, gpu, number) for key, stage in stages.items()},
+        steps=[*steps, evaluation],
+        benchmarks=each,
+        plain_evaluation=plain,
+        store={"one image": row} | {key: count * row for key, count in images.items()},
+        assumed=[
+            *(f"{key}: {said}" for key, load in loads.items() for said in load.assumed),
+            f"questions of {QUESTION} tokens beside the image, answers of {ANSWER}",
+            f"{RESERVE // GIB} GiB of each GPU for CUDA, NCCL and the allocator",
+        ],
+    )
+
+
+def _memory(recipe: Recipe, stage: Any, llm: LlamaShape, joint: ProjectorShape, gpu: Gpu, number: int) -> list[Memory]:
+    """Every way to share a stage out, with and without gradient checkpointing, at rows of the longest length."""
+    trained = joint.params + (llm.params if stage.train_llm else 0)
+    frozen = 0 if stage.train_llm else llm.params
+    targets = stage.micro_batch * max(1, stage.max_length - recipe.tokens)
+    batch = Batch(stage.micro_batch * stage.max_length, stage.micro_batch, recipe.tokens, targets)
+    found = []
+    for way, zero, offload in WAYS:
+        held = states(trained, frozen, llm.largest, recipe.dtype, zero, number, -(-number // PER_NODE), offload=offload)
+        for checkpointing in (False, True):
+            kept = activations(llm, joint, batch, Precision.of(recipe.dtype, zero), stage.train_llm, checkpointing)
+            fits = held.gpu + kept.peak + RESERVE <= gpu.gib * GIB
+            found.append(Memory(way, checkpointing, held, kept, fits))
+    return found
+
+
+def _encoding_step(encoder: EncoderShape, images: int, rate: float) -> Step:
+    flops = encoding(encoder, images)
+    return Step("features", images, images * encoder.tokens, flops, flops / rate / 3600, "each image once, ever")
+
+
+def _stage_step(
+    name: str, recipe: Recipe, load: StageLoad, llm: LlamaShape, joint: ProjectorShape, rate: float
+) -> Step:
+    trained = {"stage 1": recipe.stage1, "stage 2": recipe.stage2}[name].train_llm
+    tokens = recipe.tokens + load.text
+    flops = passing(llm, load.rows, tokens, load.targets).training(trained)
+    # The projector's features want no gradient of their own, its weights do.
+    flops += 3 * projecting(joint, load.rows * recipe.tokens)
+    return Step(name, load.steps, load.rows * tokens, flops, flops / rate / 3600)
+
+
+def _evaluation(
+    recipe: Recipe,
+    loads: list[BenchmarkLoad],
+    llm: LlamaShape,
+    joint: ProjectorShape,
+    encoder: EncoderShape,
+    gpu: Gpu,
+    number: int,
+    mfu: float,
+) -> tuple[Step, list[dict[str, Any]], float]:
+    """The step, a line for each benchmark, and the FLOPs of a loop that shares nothing between questions."""
+    rate = number * gpu.tflops * 1e12 * mfu
+    each, plain = [], 0
+    for one in loads:
+        told = min(ANSWER, one.longest)
+        shape = (llm, joint, encoder, one.questions, one.images, recipe.tokens, QUESTION, told)
+        work = asking(*shape)
+        plain += asking(*shape, shared=False).flops
+        each.append(
+            {
+                "benchmark": one.name,
+                "questions": one.questions,
+                "images": one.images,
+                "images_are_a_bound": one.bound,
+                "encoder_flops": work.encoder,
+                "prompt_flops": work.prompt,
+                "answer_flops": work.answer,
+            }
+        )
+    # The images are encoded in the step of the features.
+    flops = sum(line["prompt_flops"] + line["answer_flops"] for line in each)
+    questions = sum(one.questions for one in loads)
+    tokens = sum(one.images * recipe.tokens + one.questions * (QUESTION + ANSWER) for one in loads)
+    # A token of answer reads all weights once for all rows that are decoded together.
+    rows = 64
+    reading = questions * ANSWER / rows * 2 * llm.params / (number * gpu.tb_per_second * 1e12)
+    note = f"the 16 benchmarks; of these {reading / 3600:.2f} h reading weights for {rows} answers at a time"
+    if len(loads) != 16:
+        note = note.replace("the 16", f"{len(loads)}")
+    hours = flops / rate / 3600 + reading / 3600
+    return Step("evaluation", questions, tokens, flops, hours, note), each, float(plain)

@@ -1,0 +1,38 @@
+"""GPUs by name: `8xH100` is eight of those that configs/gpus.yaml calls H100."""
+
+from __future__ import annotations
+
+import re
+
+import pydantic
+
+from mllm_eval.config import Strict, load
+from mllm_eval.errors import UserError, near
+from mllm_eval.storage import PACKAGE
+
+
+class Gpu(Strict):
+    """Peak dense bfloat16 TFLOP/s, memory in GiB, its bandwidth in TB/s."""
+
+    tflops: float
+    gib: float
+    tb_per_second: float
+    about: str
+
+
+class Gpus(pydantic.RootModel[dict[str, Gpu]]):
+    """Name -> GPU."""
+
+
+def parse_gpus(text: str) -> tuple[int, str, Gpu]:
+    """Number, name and facts of `8xH100`. Raises UserError for another form or an unknown GPU."""
+    match = re.fullmatch(r"([1-9]\d*)\s*x\s*(.+)", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise UserError(f"gpus {text!r}: write their number and name, such as 8xH100")
+    listed = load(PACKAGE / "configs" / "gpus.yaml", Gpus).root
+    known = {name.upper(): (name, gpu) for name, gpu in listed.items()}
+    name = match.group(2).upper()
+    if name not in known:
+        hint = f"{near(name, known)} Known: {', '.join(listed)} (configs/gpus.yaml)"
+        raise UserError(f"gpus: {match.group(2)!r} is unknown.{hint}")
+    return int(match.group(1)), *known[name]

@@ -1,0 +1,124 @@
+"""The shapes that a plan reckons with: LLaMA, projector, encoder."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mllm_eval.catalog import LLM, Encoder, Recipe
+from mllm_eval.errors import UserError
+
+
+@dataclass(frozen=True)
+class LlamaShape:
+    """A LLaMA: `attention` and `keys` are the widths of all queries and of all keys (values likewise)."""
+
+    params: int
+    vocab: int
+    width: int
+    depth: int
+    heads: int
+    attention: int
+    keys: int
+    hidden: int
+    tied: bool
+
+    @property
+    def block(self) -> int:
+        """Parameters of a block's matrices."""
+        return 2 * self.width * self.attention + 2 * self.width * self.keys + 3 * self.width * self.hidden
+
+    @property
+    def largest(self) -> int:
+        """Parameters of the largest module that ZeRO-3 gathers whole: a block, or the words."""
+        return max(self.block, self.vocab * self.width)
+
+
+@dataclass(frozen=True)
+class ProjectorShape:
+    """`inner` linear layers from `width` features to `out`, GELU between them."""
+
+    width: int
+    out: int
+    layers: int
+
+    @property
+    def params(self) -> int:
+        return (self.width + 1) * self.out + (self.layers - 1) * (self.out + 1) * self.out
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """A vision transformer at the resolution it is used at. `positions`: weights that no product uses."""
+
+    params: int
+    width: int
+    depth: int
+    grid: int
+    positions: int
+
+    @property
+    def tokens(self) -> int:
+        """Patches of an image."""
+        return self.grid * self.grid
+
+
+def llama_shape(llm: LLM) -> LlamaShape:
+    """The shape of an LLM, from its yaml, or from its config where the weights are here.
+
+    Raises UserError where neither says it.
+    """
+    stated = llm.architecture
+    if stated is not None:
+        head = stated.head or llm.width // stated.heads
+        heads, keys, hidden, tied = stated.heads, stated.kv_heads, stated.hidden, stated.tied
+    else:
+        folder = llm.weights.folder()
+        path = (folder or Path()) / "config.json"
+        if folder is None or not path.is_file():
+            raise UserError(
+                f"llm {llm.name}: its yaml has no `architecture` (heads, kv_heads, hidden) and its weights are not "
+                "here; state it, or fetch them with `mllm-eval weights`"
+            )
+        try:
+            config = json.loads(path.read_text())
+            heads, hidden = int(config["num_attention_heads"]), int(config["intermediate_size"])
+            keys = int(config.get("num_key_value_heads") or heads)
+            head = int(config.get("head_dim") or llm.width // heads)
+            tied = bool(config.get("tie_word_embeddings", False))
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            raise UserError(f"{path}: no LLaMA's config ({problem!r})") from None
+    return LlamaShape(
+        params=llm.params,
+        vocab=llm.vocab,
+        width=llm.width,
+        depth=llm.depth,
+        heads=heads,
+        attention=heads * head,
+        keys=keys * head,
+        hidden=hidden,
+        tied=tied,
+    )
+
+
+def projector_shape(encoder: Encoder, recipe: Recipe, llm: LLM) -> ProjectorShape:
+    """The shape of a recipe's projector. Raises UserError for an unknown kind."""
+    match = re.fullmatch(r"mlp([1-9])x_gelu", recipe.projector)
+    if match is None and recipe.projector != "linear":
+        raise UserError(f"recipe {recipe.name}: projector: {recipe.projector!r} is unknown; use mlp2x_gelu or linear")
+    return ProjectorShape(encoder.width, llm.width, int(match.group(1)) if match else 1)
+
+
+def encoder_shape(encoder: Encoder) -> EncoderShape:
+    """The shape of an encoder at the size of its preprocessing."""
+    grid = encoder.preprocessing.size // encoder.patch
+    native = encoder.architecture.native // encoder.patch if encoder.architecture else grid
+    return EncoderShape(encoder.params, encoder.width, encoder.depth, grid, native * native * encoder.width)
+
+
+def square(tokens: int) -> int:
+    """Edge of a square token budget."""
+    return math.isqrt(tokens)

@@ -1,0 +1,133 @@
+"""How much a recipe trains on and a benchmark asks: counted where it can be, assumed and said so where not."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from itertools import islice
+
+from mllm_eval.catalog import Benchmark, ConversationData, Recipe, Stage, load_benchmark, names, paper_benchmarks
+from mllm_eval.errors import UserError
+from mllm_eval.storage import PACKAGE, locate
+
+# Of a local training set, so many rows are looked at for the length of their texts.
+LOOKED_AT = 2000
+# A token of English is about four letters in LLaMA's vocabulary.
+LETTERS = 4
+TEXT = 256
+QUESTION = 96
+ANSWER = 16
+TARGETS = 0.5
+
+
+@dataclass(frozen=True)
+class StageLoad:
+    """Rows, images and tokens of a stage; `assumed` says which of these are not counted."""
+
+    rows: int
+    steps: int
+    images: int
+    text: int
+    targets: int
+    assumed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BenchmarkLoad:
+    """A benchmark's questions, its distinct images (`bound`: at most so many), and the longest answer allowed."""
+
+    name: str
+    questions: int
+    images: int
+    bound: bool
+    longest: int
+
+
+def stage_load(
+    recipe: Recipe, number: int, stage: Stage, rows: int | None = None, text: int | None = None
+) -> StageLoad:
+    """What a stage goes through; `rows` and `text` (tokens a row beside the image) override what is found.
+
+    Raises UserError where nobody says how many rows there are.
+    """
+    counted = [_rows(data) for data in stage.data]
+    assumed = []
+    if rows is None:
+        if any(count is None for count in counted):
+            first = next(data.path for data, count in zip(stage.data, counted, strict=True) if count is None)
+            raise UserError(
+                f"recipe {recipe.name}, stage {number}: {first} is not here and has no `rows`; "
+                f"say how many with --rows{number}"
+            )
+        rows = sum(count or 0 for count in counted)
+    else:
+        assumed.append(f"{rows:,} rows, as given")
+    if text is None:
+        text, said = _text(stage)
+        assumed.append(said)
+    else:
+        assumed.append(f"{text} text tokens a row, as given")
+    assumed.append("one image a row; half of the text is answer")
+    steps = stage.steps if stage.steps is not None else max(1, round(stage.epochs * (rows // stage.batch)))
+    # No row is longer than the recipe cuts it.
+    text = max(1, min(text, stage.max_length - recipe.tokens))
+    seen = steps * stage.batch
+    return StageLoad(seen, steps, min(rows, seen), text, round(text * TARGETS), tuple(assumed))
+
+
+def _rows(data: ConversationData) -> int | None:
+    if data.rows is not None:
+        return data.rows
+    path = locate(data.path)
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return sum(1 for line in file if line.strip())
+
+
+def _text(stage: Stage) -> tuple[int, str]:
+    letters = rows = 0
+    for data in stage.data:
+        path = locate(data.path)
+        if path.is_file():
+            with open(path, encoding="utf-8") as file:
+                for line in islice(file, LOOKED_AT):
+                    turns = json.loads(line).get("conversations", [])
+                    letters += sum(len(str(turn.get("value", ""))) for turn in turns)
+                    rows += 1
+    if not rows:
+        return TEXT, f"{TEXT} text tokens a row"
+    tokens = max(1, round(letters / rows / LETTERS))
+    return tokens, f"{tokens} text tokens a row, from {rows:,} rows at {LETTERS} letters a token"
+
+
+def benchmark_loads(pin: str) -> list[BenchmarkLoad]:
+    """The benchmarks of the paper's table that have this pin.
+
+    For the hub's data the counts are those of configs/reference/benchmark_sizes.csv, which the tests hold
+    against the pins and the published counts; elsewhere the pin's rows, each with an image of its own.
+    """
+    here = set(names("benchmarks"))
+    found = [load_benchmark(name) for name in paper_benchmarks() if name in here]
+    sizes = reference_sizes()
+    return [_load(one, pin, sizes) for one in found if pin in one.data]
+
+
+def reference_sizes() -> dict[str, tuple[int, int, bool]]:
+    """Benchmark -> questions, images, and whether the images are only a bound."""
+    with open(PACKAGE / "configs" / "reference" / "benchmark_sizes.csv", encoding="utf-8", newline="") as file:
+        return {
+            row["benchmark"]: (int(row["questions"]), int(row["images"]), row["images_are"] == "bound")
+            for row in csv.DictReader(file)
+        }
+
+
+def _load(benchmark: Benchmark, pin: str, sizes: dict[str, tuple[int, int, bool]]) -> BenchmarkLoad:
+    longest = benchmark.generation.max_new_tokens
+    if pin == "hub" and benchmark.name in sizes:
+        return BenchmarkLoad(benchmark.name, *sizes[benchmark.name], longest)
+    rows = benchmark.data[pin].rows
+    if rows is None:
+        raise UserError(f"benchmark {benchmark.name}: its pin {pin!r} does not say how many rows it has; add `rows`")
+    return BenchmarkLoad(benchmark.name, rows, rows, True, longest)
