@@ -232,11 +232,12 @@ def check(
 
 def _others() -> None:
     # Registered here so that `mllm-eval --help` lists them last.
-    from mllm_eval.cli import looking, miniature, reporting, statistics
+    from mllm_eval.cli import looking, miniature, planning, reporting, statistics
 
     looking.register(app)
     statistics.register(app)
     reporting.register(app)
+    planning.register(app)
     app.add_typer(miniature.app, name="miniature")
 
 
