@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllm_eval.errors import UserError, near
+from mllm_eval.hub import locked_folder, read_lock
 
 if TYPE_CHECKING:
     import torch
@@ -28,26 +29,18 @@ def family(name: str) -> type[EncoderModel]:
 def weights_place(weights: Weights) -> Path:
     """Where weights lie on this machine, a hub-format folder or one file; nothing is fetched.
 
-    Raises UserError if they are missing.
+    Raises UserError if they are missing, or not those of their lock.
     """
-    place = weights.folder()
-    if place is not None:
-        if not place.exists():
-            fetch = f"fetch them first from {weights.url}" if weights.url else "correct `weights: path:` or make them"
-            raise UserError(f"{place}: no such folder or file of weights; {fetch}")
-        return place
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    assert weights.repo is not None
-    try:
-        return Path(snapshot_download(weights.repo, revision=weights.revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        revision = f" --revision {weights.revision}" if weights.revision else ""
-        raise UserError(
-            f"{weights.repo}@{weights.revision or 'main'}: the weights are not on this machine; fetch them first "
-            f"(hf download {weights.repo}{revision})"
-        ) from None
+    place, source = weights.folder(), weights.source()
+    if source is not None and read_lock(source) is not None:
+        folder = locked_folder(source)
+        return folder if place is None else folder / place.name
+    if source is not None and (place is None or not place.exists()):
+        raise UserError(f"{source}: the weights are not on this machine; {source.mend}")
+    assert place is not None
+    if not place.exists():
+        raise UserError(f"{place}: no such folder or file of weights; correct `weights: path:` or make them")
+    return place
 
 
 def weights_folder(weights: Weights) -> Path:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from mllm_eval.config import Strict
 from mllm_eval.errors import UserError
+from mllm_eval.hub import Source, read_lock
 from mllm_eval.storage import locate, sha256_file, sha256_tree
 
 
@@ -38,15 +39,27 @@ class Weights(Strict):
         """The local folder or file, or None for weights of a hub repository."""
         return locate(self.path) if self.path is not None else None
 
+    def source(self) -> Source | None:
+        """Where `mllm-eval weights` fetches them from, or None for weights that are only local."""
+        mend = "fetch and lock them with `mllm-eval weights`"
+        if self.repo is not None:
+            return Source("model", self.repo, self.revision, mend)
+        return Source("url", self.url, None, mend) if self.url is not None else None
+
     def digest(self) -> str:
         """64 hex digits of a local folder's content (model cards aside) or file, or `repo@revision`.
+
+        Of a repository without a pinned revision, it is that of the lock, so that it says which bytes.
 
         Raises:
             UserError: the folder or file does not exist.
         """
-        folder = self.folder()
+        folder, source = self.folder(), self.source()
+        lock = read_lock(source) if source is not None and (folder is None or not folder.exists()) else None
         if folder is None:
-            return f"{self.repo}@{self.revision or 'main'}"
+            return f"{self.repo}@{self.revision or (lock.revision_found if lock else 'main')}"
+        if lock is not None:
+            return lock.files[folder.name].sha256
         if folder.is_file():
             status = os.stat(folder)
             return _file_digest(folder.resolve(), (status.st_size, status.st_mtime_ns))

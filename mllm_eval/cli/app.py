@@ -232,12 +232,13 @@ def check(
 
 def _others() -> None:
     # Registered here so that `mllm-eval --help` lists them last.
-    from mllm_eval.cli import looking, miniature, planning, reporting, statistics
+    from mllm_eval.cli import fetching, looking, miniature, planning, reporting, statistics
 
     looking.register(app)
     statistics.register(app)
     reporting.register(app)
     planning.register(app)
+    fetching.register(app)
     app.add_typer(miniature.app, name="miniature")
 
 

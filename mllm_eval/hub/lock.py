@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mllm_eval.config import Strict, validate
+from mllm_eval.config import Strict, short_hash, validate
 from mllm_eval.errors import UserError
 from mllm_eval.storage import data_home, read_json, sha256_file, write_json
 
@@ -49,6 +49,11 @@ class Lock(Strict):
     revision: str | None
     commit: str | None
     files: dict[str, LockedFile]
+
+    @property
+    def revision_found(self) -> str:
+        """The commit, or for files that were brought without one, a hash of what they are."""
+        return self.commit or f"files-{short_hash(self.files)}"
 
 
 class Place(Strict):

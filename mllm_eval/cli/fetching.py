@@ -1,0 +1,47 @@
+"""`mllm-eval weights`: the weights of an encoder and of an LLM, fetched, checked and locked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("weights", short_help="fetch, check and lock weights")(weights)
+
+
+def weights(
+    encoder: Annotated[str | None, typer.Argument(help="name in configs/encoders, or path to a yaml file")] = None,
+    llm: Annotated[str | None, typer.Option(help="name in configs/llms, or path to a yaml file")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="fetch nothing: lock and compare what is here")] = False,
+    folder: Annotated[Path | None, typer.Option("--from", help="take the files from this folder")] = None,
+) -> None:
+    """Fetch the pinned weights of an encoder or an LLM, check them against their yaml, and lock them.
+
+    Later runs read what is locked and nothing else, without a network. A gated LLM is fetched with your own login
+    (`hf auth login`), which this project neither reads nor writes.
+
+    \b
+      mllm-eval weights webssl-dino1b-full2b-224
+      mllm-eval weights --llm mini-llama --offline
+    """
+    from mllm_eval.catalog import LLM, Encoder, load_encoder, load_llm
+    from mllm_eval.cli.display import display
+    from mllm_eval.errors import UserError
+    from mllm_eval.pipeline.weights import provide_weights
+
+    chosen: list[Encoder | LLM] = []
+    chosen += [load_encoder(encoder)] if encoder else []
+    chosen += [load_llm(llm)] if llm else []
+    if not chosen:
+        raise UserError("say what to fetch: mllm-eval weights ENCODER, or --llm NAME, or both")
+    for found in provide_weights(chosen, offline, folder, display()):
+        if found.lock is None:
+            print(f"{found.name}: ok; {found.place}")
+            continue
+        files, size = len(found.lock.files), sum(file.size for file in found.lock.files.values())
+        print(f"{found.name}: ok; {files} files, {size / 2**30:.2f} GiB, revision {found.lock.revision_found}")
+        print(f"  {found.place}\n  locked in {found.lock_file}")

@@ -1,0 +1,220 @@
+"""Weights of encoders and LLMs: fetched, checked against their yaml, locked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mllm_eval.catalog import LLM, Encoder, Weights
+from mllm_eval.environment import before_torch
+from mllm_eval.errors import UserError
+from mllm_eval.hub import Lock, Source, lock_path, locked_folder, read_lock
+from mllm_eval.hub.safetensors_header import read_header
+from mllm_eval.pipeline.reporter import Reporter, Silent
+
+CONFIGS = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
+TOKENS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+)
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Found:
+    """Weights that are here and checked; `lock` is None for those that were never anywhere else."""
+
+    name: str
+    place: Path
+    lock: Lock | None
+    lock_file: Path | None
+
+
+def needed_files(names: Sequence[str]) -> list[str]:
+    """Of a repository's files those that loading reads: configs, tokenizer, and one form of the weights.
+
+    The weights are safetensors where the repository has any; files in sub-folders (other formats) are left out.
+    """
+    top = [name for name in names if "/" not in name]
+    chosen = [name for name in top if name in CONFIGS or name in TOKENS]
+    for ending in (".safetensors", ".bin"):
+        weights = [name for name in top if name.endswith(ending) and _is_model(name)]
+        if weights:
+            # Shards and a whole file beside them would be the same weights twice.
+            whole = [name for name in weights if "-of-" not in name]
+            indexes = [name for name in top if name.endswith(f"{ending}.index.json") and _is_model(name)]
+            return sorted([*chosen, *(whole or [*weights, *indexes])])
+    return sorted(chosen)
+
+
+def _is_model(name: str) -> bool:
+    return name.startswith(("model", "pytorch_model", "open_clip_model"))
+
+
+def provide_weights(
+    chosen: Sequence[Encoder | LLM],
+    offline: bool = False,
+    folder: Path | None = None,
+    reporter: Reporter | None = None,
+) -> list[Found]:
+    """See to it that weights are here, whole, and what their yaml says; locked ones are read whole and compared.
+
+    Args:
+        offline: fetch nothing; lock what huggingface_hub's cache has, compare what is locked.
+        folder: lock the files in this folder instead (or in its sub-folder of the repository's name).
+
+    Raises:
+        UserError: what can't be had, or is not what the lock or the yaml says; nothing is locked then.
+    """
+    listener = reporter or Silent()
+    return [_provide(one, offline, folder, listener) for one in chosen]
+
+
+def _provide(one: Encoder | LLM, offline: bool, folder: Path | None, reporter: Reporter) -> Found:
+    source = one.weights.source()
+    if source is None:
+        place = one.weights.folder()
+        assert place is not None
+        if not place.exists():
+            raise UserError(f"{place}: no such folder of weights; correct `weights: path:` of {one.name}")
+        check(one, place)
+        return Found(one.name, place, None, None)
+    source = Source(source.kind, source.repo, source.revision, f"run `mllm-eval weights` for {one.name} again")
+    before = lock_path(source).read_bytes() if read_lock(source) is not None else None
+    place = _bring(one.weights, source, offline, folder, reporter)
+    try:
+        check(one, place)
+    except UserError:
+        if before is None:
+            lock_path(source).unlink(missing_ok=True)
+        raise
+    return Found(one.name, place, read_lock(source), lock_path(source))
+
+
+def _bring(weights: Weights, source: Source, offline: bool, folder: Path | None, reporter: Reporter) -> Path:
+    from mllm_eval.hub.fetch import adopt, cached_folder, fetch, fetch_url
+
+    path = weights.folder()
+    name = None if path is None else path.name
+    if folder is None and read_lock(source) is not None:
+        try:
+            return _file(locked_folder(source, whole=True), name)
+        except UserError:
+            if offline:
+                raise
+            # What is gone or damaged is fetched again, and held to the same lock.
+    if folder is not None:
+        inner = folder / source.repo.rpartition("/")[2]
+        given = inner if path is None and inner.is_dir() else folder
+        return _file(adopt(source, needed_files if name is None else _only(name), given), name)
+    if path is not None:
+        if path.is_file() or offline:
+            if not path.is_file():
+                raise UserError(f"{path}: not here; {source.mend} without --offline, or with --from")
+            return _file(adopt(source, _only(path.name), path.parent), name)
+        with reporter.step(f"weights: {path.name}") as progress:
+            return _file(fetch_url(source, path, progress=progress), name)
+    if offline:
+        return adopt(source, needed_files, cached_folder(source))
+    with reporter.step(f"weights: {source}") as progress:
+        return fetch(source, needed_files, progress=progress)
+
+
+class _only:
+    """The one file of that name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if name == self.name]
+
+
+def _file(folder: Path, name: str | None) -> Path:
+    return folder if name is None else folder / name
+
+
+def check(one: Encoder | LLM, place: Path) -> None:
+    """Hold files against the yaml without reading the weights: headers, shards, architecture, parameters.
+
+    Raises UserError for what is cut short, missing, or of another architecture.
+    """
+    held = _elements(place) if place.is_dir() else None
+    if held is not None and held < (1 - TOLERANCE) * (one.params - _tied(one)):
+        raise UserError(f"{place}: {held:,} parameters in its files, {one.name}'s yaml says {one.params:,}")
+    if isinstance(one, LLM):
+        _check_llm(one, place)
+    else:
+        _check_encoder(one, place)
+
+
+def _elements(folder: Path) -> int | None:
+    """Parameters in a folder's safetensors files, all shards of an index; None where it has another form."""
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        try:
+            listed = json.loads(index.read_text())["weight_map"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"{index}: cannot be read; fetch it again") from None
+        for shard in sorted(set(listed.values())):
+            path = folder / str(shard)
+            if not path.is_file():
+                raise UserError(f"{path}: the shard is missing that {index.name} names; fetch it again")
+            lost = sorted({name for name, at in listed.items() if at == shard} - set(read_header(path)))
+            if lost:
+                raise UserError(f"{path}: has no tensor {lost[0]}, which {index.name} says; fetch it again")
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        return sum(facts.elements for path in files for facts in read_header(path).values())
+    if not [*folder.glob("*.bin")]:
+        raise UserError(f"{folder}: no weights in it (model.safetensors or pytorch_model.bin)")
+    return None
+
+
+def _tied(one: Encoder | LLM) -> int:
+    # A file holds tied words once.
+    shape = one.architecture if isinstance(one, LLM) else None
+    return one.vocab * one.width if isinstance(one, LLM) and (shape is None or shape.tied) else 0
+
+
+def _check_llm(llm: LLM, folder: Path) -> None:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{path}: cannot be read as a model's config ({problem})") from None
+    said = {"hidden_size": llm.width, "num_hidden_layers": llm.depth, "vocab_size": llm.vocab}
+    if config.get("model_type") != "llama":
+        raise UserError(f"{path}: the weights are of type {config.get('model_type')!r}, llm {llm.name} must be 'llama'")
+    for key, value in said.items():
+        if config.get(key) != value:
+            raise UserError(f"{path}: {key} is {config.get(key)}, the yaml of llm {llm.name} says {value}; correct it")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        raise UserError(f"{folder}: no tokenizer in it (tokenizer.json or tokenizer.model)")
+
+
+def _check_encoder(encoder: Encoder, place: Path) -> None:
+    before_torch()
+    import torch
+
+    from mllm_eval.adapters import family
+    from mllm_eval.adapters.backbone import Backbone
+
+    chosen = family(encoder.family)
+    if not issubclass(chosen, Backbone):
+        return
+    if place.is_file():
+        # Mapped into memory: names and shapes are compared, the weights are not read.
+        chosen._read_original(encoder, place)
+        return
+    config = chosen.read_config(place)
+    with torch.device("meta"):
+        chosen.build(encoder, config.to_dict())
