@@ -99,7 +99,7 @@ def test_a_batch_holds_rows_images_and_targets_in_order(home: Path) -> None:
     run = make_run(home)
     data = tokenised(run)
     features = Features.of(run)
-    features.fill(data.refs())
+    features.fill(data.refs(np.arange(len(data.images))))
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
     image = tokenizer.convert_tokens_to_ids("<image>")
     batch = Collator(data, features.store, image, 9, tokenizer.pad_token_id, 600)([5, 0, 10])
@@ -126,6 +126,20 @@ def test_rows_whose_answers_are_cut_away_are_not_used(home: Path) -> None:
 
 
 # ---- batches ----
+def test_only_images_that_a_step_reads_are_encoded(home: Path) -> None:
+    plan = Plan(np.full(100, 7), 8, 3, (0, 1))
+    seen = {row for step in range(3) for row in plan.rows(step).tolist()}
+    assert plan.read().tolist() == sorted(seen) and len(seen) == 24
+    assert len(Plan(np.full(100, 7), 8, 13, (0, 1)).read()) == 100
+    data = tokenised(make_run(home))
+    rows = np.array([0, 5, 10])
+    expected = {
+        n for row in rows for n in data.image_of[data.image_offsets[row] : data.image_offsets[row + 1]].tolist()
+    }
+    assert data.images_of(rows).tolist() == sorted(expected) and 0 < len(expected) < len(data.images)
+    assert [ref.sha256 for ref in data.refs(data.images_of(rows))] == [data.images[n][1] for n in sorted(expected)]
+
+
 def test_a_plan_visits_every_row_once_an_epoch_in_batches_of_like_length() -> None:
     lengths = np.random.default_rng(0).integers(10, 200, 1000)
     plan = Plan(lengths, 16, 124, (0, 1))

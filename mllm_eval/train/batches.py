@@ -53,6 +53,12 @@ class Plan:
         batch: NDArray[np.int64] = self._batches[within]
         return batch
 
+    def read(self) -> NDArray[np.int64]:
+        """The rows that any step reads, in ascending order."""
+        if self.steps > self.per_epoch:
+            return np.arange(len(self.lengths))
+        return np.unique(np.concatenate([self.rows(step) for step in range(self.steps)]))
+
     def tokens(self, step: int) -> int:
         """Tokens of a step, padding not counted."""
         return int(self.lengths[self.rows(step)].sum())

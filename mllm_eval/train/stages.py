@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -53,6 +54,8 @@ class Prepared:
     data: TokenisedSet
     rows: RowNumbers
     plan: Plan
+    images: NDArray[np.int64]
+    """The images that the steps read, and those that standardisation is measured on, as numbers into the data's."""
 
 
 def train(run: Run, progress: Progress | None = None) -> None:
@@ -82,7 +85,7 @@ def train(run: Run, progress: Progress | None = None) -> None:
     todo = _Units(prepared, features, progress)
     if rank == 0:
         for one in prepared:
-            features.fill(one.data.refs(), todo.encoded)
+            features.fill(one.data.refs(one.images), todo.encoded)
             todo.next_set()
     barrier()
     features.store.refresh()
@@ -97,7 +100,7 @@ class _Units:
 
     def __init__(self, prepared: Sequence[Prepared], features: Features, progress: Progress | None) -> None:
         self.progress = progress
-        names = [image for one in prepared for _, image in one.data.images]
+        names = {one.data.images[number][1] for one in prepared for number in one.images}
         self.images = len(features.store.missing(names))
         self.before = {1: 0, 2: prepared[0].plan.steps}
         self.total = self.images + sum(one.plan.steps for one in prepared)
@@ -146,12 +149,20 @@ def _prepare(run: Run, number: int, stage: Stage, sets: Sequence[ConversationSet
     lengths = np.minimum(data.lengths(recipe.tokens)[usable], stage.max_length)
     steps = Plan.length(len(usable), stage.batch, stage.epochs, stage.steps, f"stage {number}")
     plan = Plan(lengths, stage.batch, steps, (run.seed, number))
-    return Prepared(number, stage, data, RowNumbers(usable), plan)
+    images = data.images_of(usable[plan.read()])
+    if number == 1 and recipe.standardize:
+        images = np.union1d(images, _measured(len(data.images)))
+    return Prepared(number, stage, data, RowNumbers(usable), plan, images)
+
+
+def _measured(images: int) -> NDArray[np.int64]:
+    """Evenly spaced numbers of images that the statistics are taken from."""
+    return np.unique(np.linspace(0, images - 1, MEASURED if images else 0).astype(np.int64))
 
 
 def _statistics(features: Features, images: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per dimension [D] over the patches of evenly spaced images, in float64."""
-    chosen = [images[at] for at in np.unique(np.linspace(0, len(images) - 1, MEASURED).astype(int))]
+    chosen = [images[at] for at in _measured(len(images))]
     total = torch.zeros(features.store.width, dtype=torch.float64)
     squares = torch.zeros_like(total)
     count = 0

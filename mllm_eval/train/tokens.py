@@ -54,9 +54,16 @@ class TokenisedSet:
         first = self.first_target + np.diff(self.image_offsets) * (image_tokens - 1)
         return np.flatnonzero(first < max_length)
 
-    def refs(self) -> list[ImageRef]:
-        """The images, for extraction."""
-        return [ImageRef(sha, lambda path=path: load_image(Path(path))) for path, sha in self.images]  # type: ignore[misc]
+    def images_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The images of those rows, as numbers into `images`, in ascending order."""
+        wanted = np.zeros(len(self), np.bool_)
+        wanted[rows] = True
+        return np.unique(self.image_of[np.repeat(wanted, np.diff(self.image_offsets))])
+
+    def refs(self, numbers: NDArray[np.int64]) -> list[ImageRef]:
+        """Those images, for extraction."""
+        chosen = [self.images[number] for number in numbers]
+        return [ImageRef(sha, lambda path=path: load_image(Path(path))) for path, sha in chosen]  # type: ignore[misc]
 
 
 def segments(row: Conversation, template: str) -> Iterator[tuple[str, bool]]:
