@@ -26,8 +26,56 @@ class RunConfig(Strict):
     weights: dict[str, str]
 
 
+class RunFolder:
+    """What has a hash, a name and a folder under results/runs: a run, or a finished model (`mllm_eval.finished`)."""
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits of everything that can change a result."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        raise NotImplementedError
+
+    @property
+    def data(self) -> str:
+        """The data pin of the benchmarks that are asked."""
+        raise NotImplementedError
+
+    @property
+    def heading(self) -> str:
+        """Over its own table; `stem` names the table's files."""
+        raise NotImplementedError
+
+    @property
+    def stem(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def folder(self) -> Path:
+        return results_home() / "runs" / self.hash
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint"
+
+    def stage_dir(self, stage: int) -> Path:
+        return self.folder / f"stage{stage}"
+
+    def answers_path(self, benchmark: str, variant: str = "default") -> Path:
+        return self.folder / "answers" / f"{_stem(benchmark, variant)}.jsonl"
+
+    def scores_path(self, benchmark: str, rules: str, variant: str = "default") -> Path:
+        return self.folder / "scores" / f"{_stem(benchmark, variant)}.{rules}.jsonl"
+
+    def summary_path(self, benchmark: str, rules: str, variant: str = "default") -> Path:
+        return self.folder / "scores" / f"{_stem(benchmark, variant)}.{rules}.json"
+
+
 @dataclass(frozen=True)
-class Run:
+class Run(RunFolder):
     """What is trained and evaluated, and where its files are.
 
     `weights` (digests of the encoder's and the LLM's weights) is worked out from the files unless given.
@@ -93,27 +141,20 @@ class Run:
     @property
     def name(self) -> str:
         """For people: encoder, recipe, seed and hash."""
-        return f"{self.encoder.name}-{self.recipe.name}-s{self.seed}-{self.hash}"
+        return f"{self.stem}-{self.hash}"
 
     @property
-    def folder(self) -> Path:
-        return results_home() / "runs" / self.hash
+    def stem(self) -> str:
+        """The name without the hash."""
+        return f"{self.encoder.name}-{self.recipe.name}-s{self.seed}"
 
     @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint"
+    def heading(self) -> str:
+        return f"{self.encoder.name}, recipe {self.recipe.name}"
 
-    def stage_dir(self, stage: int) -> Path:
-        return self.folder / f"stage{stage}"
-
-    def answers_path(self, benchmark: str, variant: str = "default") -> Path:
-        return self.folder / "answers" / f"{_stem(benchmark, variant)}.jsonl"
-
-    def scores_path(self, benchmark: str, rules: str, variant: str = "default") -> Path:
-        return self.folder / "scores" / f"{_stem(benchmark, variant)}.{rules}.jsonl"
-
-    def summary_path(self, benchmark: str, rules: str, variant: str = "default") -> Path:
-        return self.folder / "scores" / f"{_stem(benchmark, variant)}.{rules}.json"
+    @property
+    def data(self) -> str:
+        return self.recipe.data
 
     def prepare(self) -> None:
         """Write config.yaml, and manifest.json with the versions, the git state and the machine.
@@ -140,11 +181,8 @@ class Run:
     def note_session(self) -> None:
         """Write manifest.json, or add a session to it if the environment is not that of the last one."""
         path = self.folder / "manifest.json"
-        try:
-            manifest = read_json(path)
-            sessions = list(manifest["sessions"])
-        except (UserError, KeyError, TypeError):
-            sessions = []
+        manifest = self.manifest()
+        sessions = list(manifest.get("sessions", []))
         now = describe()
         if sessions and {**sessions[-1], "time": ""} == {**now, "time": ""}:
             return
@@ -154,9 +192,23 @@ class Run:
             "recipe_hash": self.recipe.hash,
             "seed": self.seed,
             "assumed": self.recipe.assumed(),
+            **{key: manifest[key] for key in ("trained_on",) if key in manifest},
             "sessions": [*sessions, now],
         }
         write_json(path, manifest)
+
+    def manifest(self) -> dict[str, Any]:
+        """What manifest.json says; empty where there is none, or a crash left half of one."""
+        try:
+            found = read_json(self.folder / "manifest.json")
+        except UserError:
+            return {}
+        return found if isinstance(found, dict) and isinstance(found.get("sessions", []), list) else {}
+
+    def note_training_data(self, files: dict[str, dict[str, Any]]) -> None:
+        """Add to manifest.json what the run is trained on: file of the recipe -> size and SHA-256."""
+        self.note_session()
+        write_json(self.folder / "manifest.json", {**self.manifest(), "trained_on": files})
 
 
 def _stem(benchmark: str, variant: str) -> str:

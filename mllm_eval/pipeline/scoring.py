@@ -8,11 +8,11 @@ from mllm_eval.answers import read_answers
 from mllm_eval.catalog import Benchmark
 from mllm_eval.data.samples import Sample
 from mllm_eval.errors import UserError
-from mllm_eval.run import Run
+from mllm_eval.run import RunFolder
 from mllm_eval.storage import read_json, sha256_file, write_json, write_jsonl
 
 
-def scored(run: Run, benchmark: Benchmark, variant: str, rules: str) -> bool:
+def scored(run: RunFolder, benchmark: Benchmark, variant: str, rules: str) -> bool:
     """Whether these very answers were scored by the rules as they are now."""
     from mllm_eval.score import protocol_hash
 
@@ -31,7 +31,7 @@ def scored(run: Run, benchmark: Benchmark, variant: str, rules: str) -> bool:
     )
 
 
-def score_answers(run: Run, benchmark: Benchmark, variant: str, samples: list[Sample]) -> None:
+def score_answers(run: RunFolder, benchmark: Benchmark, variant: str, samples: list[Sample]) -> None:
     """Score a run's answers to a benchmark by each rule set that the benchmark has.
 
     Raises:
@@ -54,9 +54,9 @@ def score_answers(run: Run, benchmark: Benchmark, variant: str, samples: list[Sa
         )
 
 
-def _chance(run: Run, benchmark: Benchmark, by_options: float) -> float:
+def _chance(run: RunFolder, benchmark: Benchmark, by_options: float) -> float:
     """The higher of drawing an option at random and the best guess that the data pin knows of."""
-    return max(by_options, benchmark.data[run.recipe.data].chance or 0.0)
+    return max(by_options, benchmark.data[run.data].chance or 0.0)
 
 
 def _place(benchmark: Benchmark, sample: Sample) -> dict[str, str | None]:
