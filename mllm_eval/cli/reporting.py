@@ -35,5 +35,6 @@ def report(
 
     asked = split(runs)
     folders = [saved_run(one).folder for one in asked] if asked else [run.folder for run in saved_runs()]
-    folder = write_report(folders, out or results_home() / "report", rules, images, asked is not None, display())
+    with display().step("report") as progress:
+        folder = write_report(folders, out or results_home() / "report", rules, images, asked is not None, progress)
     print(folder / "index.html")

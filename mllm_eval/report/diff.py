@@ -40,8 +40,8 @@ class RunsDiff:
 
 def diff(a: Path, b: Path, rules: str = "cambrian") -> RunsDiff:
     """Two runs' folders held side by side. Raises UserError for a damaged config or damaged scores."""
-    configs = [_flat(load(folder / "config.yaml", RunConfig).model_dump(mode="json")) for folder in (a, b)]
-    worlds = [_flat(_session(folder)) for folder in (a, b)]
+    configs = [flat(load(folder / "config.yaml", RunConfig).model_dump(mode="json")) for folder in (a, b)]
+    worlds = [flat(_session(folder)) for folder in (a, b)]
     own = [summaries(folder, rules) for folder in (a, b)]
     both = [name for name in own[0] if name in own[1]]
     names = both + [name for name in {**own[0], **own[1]} if name not in both]
@@ -82,7 +82,8 @@ def _session(folder: Path) -> dict[str, Any]:
     return last
 
 
-def _flat(node: Any, at: str = "") -> dict[str, str]:
+def flat(node: Any, at: str = "") -> dict[str, str]:
+    """Nested mappings and lists as `a.b.0` -> text; long hashes cut to twelve digits."""
     if isinstance(node, Mapping):
         pairs = [(str(key), value) for key, value in node.items()]
     elif isinstance(node, list) and any(isinstance(part, Mapping | list) for part in node):
@@ -92,7 +93,7 @@ def _flat(node: Any, at: str = "") -> dict[str, str]:
         return {at: text[:12] if re.fullmatch(r"[0-9a-f]{32,}", text) else text}
     found: dict[str, str] = {}
     for key, value in pairs:
-        found |= _flat(value, f"{at}.{key}" if at else key)
+        found |= flat(value, f"{at}.{key}" if at else key)
     return found
 
 

@@ -164,7 +164,7 @@ def _with_published(
     mixed: bool,
 ) -> Table:
     shown = _columns(config, _files()[config.name])
-    rows = [row for part in config.published for row in _published_rows(part, shown, config.rounding)]
+    rows = [row for part in config.published for row in published_rows(part, shown, config.rounding)]
     runs = [read_scored(folder, rules) for folder in folders]
     if runs:
         held_equal(runs, mixed)
@@ -193,7 +193,8 @@ def _measured_rows(runs: Sequence[Scored], shown: Sequence[Column], config: Tabl
     ]
 
 
-def _published_rows(part: PublishedRows, shown: Sequence[Column], rounding: Rounding) -> list[Row]:
+def published_rows(part: PublishedRows, shown: Sequence[Column], rounding: Rounding = "round") -> list[Row]:
+    """The rows of a csv with these columns. Raises UserError for an unknown column, or where no row matches."""
     frame = published(part.file)
     for key, allowed in part.where.items():
         if key not in frame.columns:

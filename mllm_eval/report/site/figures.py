@@ -1,0 +1,112 @@
+"""The figures, in one style, as SVG for the pages and PDF for papers.
+
+In an SVG the colours of the style are CSS variables, so that a figure follows the page into the dark; its text
+takes the page's font. Eight hues that colour-blind readers tell apart (Okabe & Ito 2008), and no meaning rests on
+hue alone: rows and lines carry their names.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_eval.errors import UserError
+from mllm_eval.storage import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, SOFT, LINE, PAGE = "#1b1f24", "#5b6570", "#d9dee4", "#ffffff"
+HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56a0d3", "#7a4fa3", "#6b6b6b")
+_VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", PAGE: "page", **{hue: f"hue{i}" for i, hue in enumerate(HUES)}}
+_STYLE = {
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "semibold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": SOFT,
+    "axes.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+}
+
+
+def hue(index: int) -> str:
+    """The colour of the index-th run."""
+    return HUES[index % len(HUES)]
+
+
+@contextmanager
+def style(name: str) -> Iterator[None]:
+    """The style, for drawing; `name` keeps the ids of one page's figures apart."""
+    try:
+        import logging
+
+        import matplotlib
+
+        logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    except ImportError:
+        raise UserError("figures need matplotlib; pip install 'mllm-eval[report]'") from None
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        yield
+
+
+Draw = Callable[[], "Figure"]
+
+
+def write_figure(out: Path, name: str, draw: Draw, alt: str, caption: str) -> str:
+    """Draw a figure; writes figures/<name>.pdf and gives the html of the figure with its caption."""
+    with style(name):
+        figure = draw()
+        pdf, svg = io.BytesIO(), io.StringIO()
+        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Title": alt})
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    write_atomic(out / "figures" / f"{name}.pdf", pdf.getvalue())
+    return (
+        f'<figure id="{escape(name)}"><div class="plot" tabindex="0" role="group" aria-label="{escape(alt)}">'
+        f"{_themed(svg.getvalue(), alt)}</div>\n"
+        f'<figcaption>{caption} <a href="figures/{escape(name)}.pdf">PDF</a></figcaption></figure>\n'
+    )
+
+
+def _themed(svg: str, alt: str) -> str:
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
+    body = re.sub(r'<g id="(?:figure|axes|matplotlib|patch|text|line2d|xtick|ytick|legend|PathCollection|LineCollection|'
+                  r'FillBetweenPolyCollection|PolyCollection)[^"]*"', "<g", body)  # fmt: skip
+    for colour, variable in _VARIABLES.items():
+        body = re.sub(re.escape(colour), f"var(--{variable})", body, flags=re.I)
+    body = re.sub(r"font: ([^;\"]*?)([\d.]+px) [^;\"]*", r"font: \1\2 var(--sans)", body)
+    width = re.search(r'viewBox="0 0 ([\d.]+)', body)
+    style_ = f"min-width:{float(width[1]) * 0.9:.0f}px" if width else ""
+    body = re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>',
+                  rf'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+                  rf'viewBox="\1" role="img" style="{style_}"><title>{escape(alt)}</title>', body, count=1)  # fmt: skip
+    return re.sub(r"\n\s*", "\n", body).strip()
+
+
+def bare(axes: Any, grid: str = "x") -> None:
+    """An axes with grid lines in one direction and nothing else."""
+    axes.grid(True, axis=grid)
+    axes.spines["bottom"].set_visible(grid == "y")

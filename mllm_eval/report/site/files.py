@@ -1,0 +1,38 @@
+"""Data files that a page loads when it needs them, also from `file://`, where a page may not fetch.
+
+Each is a script of one call, `MLLM.take("name", "...")`; the text is JSON, deflated, in base64: 63,000 questions
+with three runs' answers stay under 5 MB, and nothing in an answer can be read as script.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+from mllm_eval.storage import write_atomic
+
+
+def packed(data: Any) -> str:
+    """JSON, deflated without a header, in base64. NaN is refused."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    squeezed = zlib.compressobj(9, zlib.DEFLATED, -15)
+    # A lone surrogate is legal in JSON and can't be written as UTF-8.
+    return base64.b64encode(squeezed.compress(text.encode("utf-8", "replace")) + squeezed.flush()).decode()
+
+
+def write_data(out: Path, name: str, data: Any) -> Path:
+    """Write data/<name>.js; `name` has letters, digits and hyphens only."""
+    if not name.replace("-", "").isalnum():
+        raise ValueError(f"{name!r} is no name of a data file")
+    path = out / "data" / f"{name}.js"
+    write_atomic(path, f'MLLM.take("{name}","{packed(data)}");\n')
+    return path
+
+
+def unpacked(path: Path) -> Any:
+    """What a data file holds: the way back, for tests and for people with a terminal."""
+    text = path.read_text(encoding="utf-8")
+    return json.loads(zlib.decompress(base64.b64decode(text.split('"')[3]), -15))

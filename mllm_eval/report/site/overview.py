@@ -1,0 +1,219 @@
+"""The first page: who is ahead and how surely, in words, bars, and the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+
+from mllm_eval.report.chance import above_chance
+from mllm_eval.report.cost import NOTE, cost_of
+from mllm_eval.report.differences import Difference
+from mllm_eval.report.paper import PublishedRows, published_rows
+from mllm_eval.report.scaling import crossing_words, crossings, lines, metric_title
+from mllm_eval.report.seeds import seed_table
+from mllm_eval.report.site import plots
+from mllm_eval.report.site.evidence import Evidence
+from mllm_eval.report.site.figures import write_figure
+from mllm_eval.report.site.markup import listed, section, sheet
+from mllm_eval.report.site import scores as score_table
+from mllm_eval.report.table import printed
+from mllm_eval.report.words import ALPHA, p_words, title
+from mllm_eval.results import AVERAGE, columns
+
+PUBLISHED = PublishedRows(file="vqa_all.csv", label="{model}", group="Published")
+
+
+def overview(evidence: Evidence, out: Path, problems: Sequence[str]) -> str:
+    """The body of index.html."""
+    if not evidence.entries:
+        return _empty() + _table(evidence)
+    means = [key for key in evidence.keys if key not in evidence.benchmarks]
+    chances = plots.chance_levels(evidence.seeing, means)
+    parts = [_headline(evidence, problems)]
+    blind = " Ring: the same model without the image." if evidence.blind_pairs else ""
+    if means:
+        parts.append(section("categories", "By category", write_figure(
+            out, "categories", lambda: plots.categories(evidence, means, chances),
+            "Bars of AVG and the four categories for each run, with 95 % intervals",
+            f"Line: 95 % interval, clustered by image. Dashed: chance.{blind}")))  # fmt: skip
+    parts.append(_table(evidence))
+    names = " ".join(f'<span class="key"><i class="hue{i % 8}"></i>{escape(run.label)}</span>'
+                     for i, run in enumerate(evidence.seeing))  # fmt: skip
+    parts.append(section("benchmarks", "By benchmark", write_figure(
+        out, "benchmarks", lambda: plots.benchmarks(evidence, chances),
+        "A dot for each run on each benchmark, with 95 % intervals",
+        f"MME is divided by 20. Line: 95 % interval. Dashed tick: chance, or the best guess without the image.{blind}"),
+        names))  # fmt: skip
+    parts += [_gains(evidence, means), _chance(evidence), _seeds(evidence), _costs(evidence)]
+    return "\n".join(part for part in parts if part)
+
+
+def _empty() -> str:
+    return (
+        '<section class="headline"><h1>No run here yet</h1><p class="lead">Below are the published rows. '
+        "<code>make eval ENCODER=mini-dino</code> makes a first run, <code>make report</code> this page anew.</p>"
+        "</section>"
+    )
+
+
+def _headline(evidence: Evidence, problems: Sequence[str]) -> str:
+    runs = evidence.seeing
+    first = runs[0].scored.record
+    about = (
+        f"{len(runs)} run{'s' * (len(runs) != 1)} of recipe {first.recipe} with {first.llm}, "
+        f"{len(evidence.benchmarks)} benchmark{'s' * (len(evidence.benchmarks) != 1)}, "
+        f"{runs[0].scored.counts[1]:,} questions each, {evidence.rules} rules."
+    )
+    sentences = list(evidence.table.sentences)
+    shown, more = sentences[:6], sentences[6:]
+    body = f'<section class="headline"><h1>{escape(lead_words(evidence))}</h1>\n<p class="lead">{escape(about)}</p>'
+    body += listed(shown, "words")
+    if more:
+        body += f"<details><summary>{len(more)} more sentences</summary>{listed(more, 'words')}</details>"
+    notes = [note for note in evidence.table.notes if "One seed" in note or "side by side" in note]
+    notes += [*evidence.left_out, *problems]
+    return body + "".join(f'<p class="note">{escape(note)}</p>' for note in notes) + "</section>"
+
+
+def lead_words(evidence: Evidence) -> str:
+    """Who has the highest AVG, and whether its lead is more than chance."""
+    runs = [run for run in evidence.seeing if AVERAGE in run.scored.values]
+    if not runs:
+        return f"{', '.join(run.label for run in evidence.seeing)} on {len(evidence.benchmarks)} benchmarks"
+    ranked = sorted(runs, key=lambda run: -run.scored.values[AVERAGE])
+    best, limits = ranked[0], ranked[0].scored.interval(AVERAGE)
+    value = printed(best.scored.values[AVERAGE], 1)
+    between = f" [{printed(limits.low, 1)}, {printed(limits.high, 1)}]" if limits else ""
+    said = f"{best.label} has {'the highest ' if len(ranked) > 1 else ''}AVG{',' if len(ranked) > 1 else ' of'} {value}{between}."
+    if len(ranked) < 2:
+        return said
+    other = ranked[1]
+    found = _between(evidence.differences, best.label, other.label)
+    if found is None:
+        return said
+    lead = printed(abs(found.difference.value), 1)
+    if found.holm < ALPHA:
+        return f"{said} Its lead of {lead} over {other.label} is more than chance ({p_words(found.holm)})."
+    return f"{said} Its lead of {lead} over {other.label} could be chance ({p_words(found.holm)})."
+
+
+def _between(found: Sequence[Difference], a: str, b: str) -> Difference | None:
+    return next((one for one in found if one.key == AVERAGE and {one.a, one.b} == {a, b}), None)
+
+
+def _table(evidence: Evidence) -> str:
+    known = columns()
+    rows, shown = list(evidence.table.rows) if evidence.entries else [], None
+    if evidence.entries:
+        shown = evidence.table.columns
+    wanted = shown or score_table.columns()
+    published = [replace(row, group="Published") for row in published_rows(PUBLISHED, wanted)]
+    caption = (
+        "Published rows are of the whole benchmarks at paper scale (Web-SSL, arXiv:2504.01017v1)."
+        + (" They do not compare with rows on other data: these were asked on "
+           f"<code>{escape(evidence.pin)}</code>." if evidence.entries and evidence.pin != "hub" else "")
+    )  # fmt: skip
+    hues = {run.label: i for i, run in enumerate(evidence.seeing)}
+    files = {run.label: f"run-{run.scored.record.hash}.html" for run in evidence.entries}
+    html = score_table.html(wanted, rows, published, hues, files, known)
+    return section("table", "All scores", html + f'<p class="note published">{caption}</p>'
+                   '<p class="note">Small: 95 % interval, bootstrap clustered by image, pair or circular group. Bold: the '
+                   "best of its column. A dash: not every member was measured. Failed samples leave the value "
+                   "and show in the last column.</p>")  # fmt: skip
+
+
+def _gains(evidence: Evidence, means: Sequence[str]) -> str:
+    pairs = evidence.blind_pairs
+    if not pairs:
+        return ""
+    keys = list(means) or evidence.benchmarks
+    tested = {(one.a, one.b, one.key): one for one in evidence.differences}
+    rows = []
+    for run, blind in pairs:
+        cells = [run.label]
+        for key in keys:
+            one = tested.get((run.label, blind.label, key))
+            cells.append("–" if one is None else _signed(one))  # noqa: RUF001
+        rows.append(cells)
+    head = [("", False), *((title(key), True) for key in keys)]
+    return section("gain", "What the image gives", sheet(
+        "gains", "Value with the image minus value without", head, rows,
+        "Paired on the same questions, 95 % interval. An interval around 0: the model answers as well without looking."))  # fmt: skip
+
+
+def _signed(one: Difference) -> str:
+    value, low, high = one.difference.value, one.difference.low, one.difference.high
+    sign = "+" if value >= 0 else "−"  # noqa: RUF001
+    return f"{sign}{printed(abs(value), 1)} [{printed(low, 1)}, {printed(high, 1)}]".replace("-", "−")  # noqa: RUF001
+
+
+def _chance(evidence: Evidence) -> str:
+    said = []
+    for run in evidence.seeing:
+        found = above_chance(run.scored.record.folder, evidence.rules)
+        below = [title(one.benchmark) for one in found if not one.above]
+        sentence = f"{run.label}: {len(found) - len(below)} of {len(found)} benchmarks above chance at p < {ALPHA:g}"
+        said.append(sentence + (f"; not above: {', '.join(below)}." if below else "."))
+    return section("chance", "Above chance", listed(said, "words"))
+
+
+def _seeds(evidence: Evidence) -> str:
+    table = seed_table([run.scored for run in evidence.seeing])
+    if table is None:
+        return ""
+    head = [("", False), *((column.title, not column.text) for column in table.columns)]
+    rows = [
+        [f"{row.group}: {row.label}", *(" ".join(filter(None, (c.text, c.interval))) for c in row.cells.values())]
+        for row in table.rows
+    ]
+    return section("seeds", table.title, listed(table.sentences, "words")
+                   + sheet("seed-table", table.title, head, rows, " ".join(table.notes)))  # fmt: skip
+
+
+def _costs(evidence: Evidence) -> str:
+    head = [("", False), ("AVG", True), ("Visual tokens", True), ("Encoder GFLOP / image", True),
+            ("LLM GFLOP / question", True), ("Seconds / question", True), ("Training, s", True)]  # fmt: skip
+    rows = []
+    for run in evidence.seeing:
+        cost = cost_of(run.scored.record.folder)
+        numbers = [(cost.encoder_gflop, 3), (cost.llm_gflop, 3), (cost.seconds_a_question, 4), (cost.training_s, 0)]
+        rows.append([run.label, printed(run.scored.values.get(AVERAGE), 1), str(cost.visual_tokens),
+                     *(printed(value, digits) for value, digits in numbers)])  # fmt: skip
+    return section("cost", "Cost beside score", sheet("costs", "What a score cost", head, rows, NOTE))
+
+
+def scaling_page(evidence: Evidence, out: Path) -> str:
+    """The body of scaling.html: the curves of published families and of measured ones."""
+    from mllm_eval.report.scaling import scaling, scaling_table
+
+    parts = ['<section class="headline"><h1>Score against size</h1><p class="lead">Least squares on the logarithm: '
+             "what each doubling adds.</p></section>"]  # fmt: skip
+    runs = [run.scored for run in evidence.seeing]
+    keys = [AVERAGE, *columns().categories]
+    for name, curve in scaling().curves.items():
+        found = lines(name, runs=runs)
+        shown = [key for key in keys if any(line.key == key for line in found)]
+        figure = write_figure(
+            out, f"scaling-{name}", lambda found=found, shown=shown, name=name: plots.curves(found, shown, name),
+            f"Scores against {curve.axis.lower()}, a line each family",
+            f"Dashed lines and rings: published ({escape(curve.source)}); solid: measured here. Band: 95 % of the line.",
+        )  # fmt: skip
+        table = scaling_table(name, runs=runs)
+        head = [("", False), ("Per doubling", True), ("95 %", True), ("At 1 B", True), ("R²", True), ("Points", True)]
+        rows = []
+        for row in table.rows:
+            slope = row.cells["slope"]
+            rows.append([f"{row.group.split(',')[0]}{' (here)' if row.source == 'measured' else ''} · {row.label}",
+                         slope.text, slope.interval, *(row.cells[key].text for key in ("intercept", "r2", "points"))])  # fmt: skip
+        sure = [crossing_words(*met) for met in crossings(found) if met[2].low == met[2].low]
+        unsure = [
+            f"{metric_title(a.key)}: {a.family} and {b.family}" for a, b, met in crossings(found) if met.low != met.low
+        ]
+        words = listed(sure, "words")
+        if unsure:
+            words += f'<p class="note">Lines that meet, but not surely in range: {escape("; ".join(unsure))}.</p>'
+        parts.append(section(name, curve.title, figure + words + sheet(f"fits-{name}", f"Fits: {curve.title}", head, rows,
+                             " ".join(table.notes))))  # fmt: skip
+    return "\n".join(parts)

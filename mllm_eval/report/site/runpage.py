@@ -1,0 +1,144 @@
+"""A page of one run: what it is, what it assumed, how it trained, what it scored and what it cost."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from mllm_eval import stats
+from mllm_eval.config import load
+from mllm_eval.errors import UserError
+from mllm_eval.report.cost import ledger
+from mllm_eval.report.diff import flat
+from mllm_eval.report.site import plots
+from mllm_eval.report.site.evidence import Entry
+from mllm_eval.report.site.figures import write_figure
+from mllm_eval.report.site.markup import facts, section, sheet
+from mllm_eval.report.table import printed
+from mllm_eval.report.words import p_words, title
+from mllm_eval.run import RunConfig
+from mllm_eval.storage import iter_jsonl, read_json
+
+
+def run_page(entry: Entry, out: Path) -> str:
+    """The body of run-<hash>.html."""
+    record = entry.scored.record
+    config = load(record.folder / "config.yaml", RunConfig)
+    encoder = config.encoder
+    about = facts([
+        ("Encoder", f"{encoder.name}, {encoder.family}, {encoder.params:,} parameters, "
+                    f"{encoder.preprocessing.size} px, patch {encoder.patch}"),
+        ("Pretraining", f"{encoder.facts.pretraining_data}; samples seen: {encoder.facts.samples_seen}; "
+                        f"supervision: {encoder.facts.supervision}"),
+        ("LLM", f"{config.llm.name}, {config.llm.params:,} parameters"),
+        ("Recipe", f"{config.recipe.name}, {config.recipe.hash}; template {config.recipe.template}, "
+                   f"{config.recipe.tokens} visual tokens, {config.recipe.dtype}"),
+        ("Seed", str(config.seed)),
+        ("Weights", ", ".join(f"{part} {digest[:16]}" for part, digest in config.weights.items())),
+    ])  # fmt: skip
+    parts = [
+        f'<section class="headline"><h1>{escape(record.encoder)}</h1>'
+        f'<p class="lead">Run <code>{escape(record.hash)}</code></p>{about}</section>',
+        _scores(entry),
+        _training(record.folder, record.hash, out),
+        _recipe(config),
+        _cost(record.folder),
+        _world(record.folder),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _scores(entry: Entry) -> str:
+    rules = list(entry.by_rules)
+    head = [("", False), *((name, True) for name in rules), ("95 %", True), ("Chance", True), ("Above chance", True),
+            ("Asked", True), ("Failed", True), ("Unparsed", True)]  # fmt: skip
+    rows, scored = [], entry.scored
+    for name in scored.benchmarks:
+        summary, limits = scored.summaries[name], scored.interval(name)
+        values = [printed(one.values.get(name), 1) for one in entry.by_rules.values()]
+        between = f"[{printed(limits.low, 1)}, {printed(limits.high, 1)}]" if limits else "–"  # noqa: RUF001
+        chance = float(summary["chance"])
+        p = stats.above_chance(scored.estimates[name].units, chance) if name in scored.estimates else float("nan")
+        rows.append([title(name), *values, between, printed(chance, 1), p_words(p) if p == p else "unknown",
+                     f"{summary['n']:,}", f"{summary['n_failed']:,}", f"{summary['n_unparsed']:,}"])  # fmt: skip
+    return section("scores", "Scores", sheet(
+        "run-scores", "Scores by benchmark and rule set", head, rows,
+        f"Interval and test are of the {rules[0]} rules. Above chance: one-sided t-test, clustered by image."))  # fmt: skip
+
+
+def _training(folder: Path, run: str, out: Path) -> str:
+    stages = []
+    for number, what in ((1, "projector"), (2, "projector and LLM")):
+        path = folder / f"stage{number}" / "log.jsonl"
+        try:
+            steps = [line for line in iter_jsonl(path) if "loss" in line] if path.is_file() else []
+        except UserError:
+            steps = []  # a log that a crash cut off says nothing of the scores
+        if steps:
+            stages.append((f"Stage {number}: {what}", [s["step"] for s in steps], [s["loss"] for s in steps]))
+    if not stages:
+        return ""
+    ends = "; ".join(f"{name.split(':')[0].lower()} ends at {_ending(loss):.3f}" for name, _, loss in stages)
+    return section("training", "Training", write_figure(
+        out, f"losses-{run}", lambda: plots.losses(stages), "Training loss of each stage by step",
+        f"Light: each step. Line: running mean over a twenty-fifth of the steps. Mean of the last 20 steps: {escape(ends)}."))  # fmt: skip
+
+
+def _ending(loss: list[float]) -> float:
+    """Mean of the last twenty."""
+    last = loss[-20:]
+    return sum(last) / len(last)
+
+
+def _recipe(config: RunConfig) -> str:
+    sources = config.recipe.assumed()
+    fields = flat(config.recipe.model_dump(mode="json", exclude={"assumptions"}))
+    rows = [[key, value, sources.get(key, "")] for key, value in fields.items()]
+    head = [("", False), ("Value", False), ("Assumed, after", False)]
+    table = sheet("recipe-fields", "Fields of the recipe", head, rows)
+    assumed = sheet("assumed", "Assumed fields", [("", False), ("Value", False), ("Assumed, after", False)],
+                    [row for row in rows if row[2]])  # fmt: skip
+    lead = "The paper does not state these; each has its source." if sources else "No field is marked as assumed."
+    body = (assumed if sources else "") + f"<details><summary>All {len(rows)} fields</summary>{table}</details>"
+    return section("recipe", "Recipe", body, lead)
+
+
+def _cost(folder: Path) -> str:
+    steps = ledger(folder)
+    if not steps:
+        return ""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for step in steps:
+        kind, _, rest = str(step["step"]).partition(":")
+        kinds.setdefault(f"{kind} (blind)" if rest.endswith("(blind)") else kind, []).append(step)
+    head = [("", False), ("Steps", True), ("Seconds", True), ("CPU seconds", True), ("Peak MiB", True)]
+
+    def row(name: str, members: list[dict[str, Any]]) -> list[str]:
+        sums = [sum(float(one.get(key, 0)) for one in members) for key in ("seconds", "cpu_seconds")]
+        peak = max(float(one.get("peak_mib", 0)) for one in members)
+        return [name, str(len(members)), *(f"{total:,.1f}" for total in sums), f"{peak:,.0f}"]
+
+    short = sheet("cost-kinds", "Cost by kind of step", head,
+                  [*(row(kind, members) for kind, members in kinds.items()), row("in all", steps)])  # fmt: skip
+    every = sheet("cost-steps", "Every step", head, [row(str(step["step"]), [step]) for step in steps])
+    return section("cost", "Cost", f"{short}<details><summary>All {len(steps)} steps</summary>{every}</details>")
+
+
+def _world(folder: Path) -> str:
+    try:
+        sessions = list(read_json(folder / "manifest.json")["sessions"])
+    except (UserError, KeyError, TypeError):
+        return ""
+    shown = []
+    for number, session in enumerate(sessions, start=1):
+        fields = flat({key: value for key, value in dict(session).items() if key != "git"})
+        git = session.get("git") or {}
+        if git:
+            changed = git.get("changed") or []
+            fields["git"] = f"{str(git.get('commit', ''))[:12]}" + (
+                f", {len(changed)} files changed" if changed else ""
+            )
+        heading = f"<h3>Session {number}</h3>" if len(sessions) > 1 else ""
+        shown.append(heading + facts(fields.items()))
+    return section("environment", "Environment", "".join(shown))

@@ -1,0 +1,196 @@
+"""Every question with its answers and scores: an index to filter by, and pages of what is shown."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mllm_eval.answers import Answer, read_answers
+from mllm_eval.catalog import load_benchmark
+from mllm_eval.data.samples import ImageRef, Sample
+from mllm_eval.errors import UserError
+from mllm_eval.report.site.evidence import Entry, Evidence
+from mllm_eval.report.site.files import write_data
+from mllm_eval.report.words import title
+from mllm_eval.results import columns, load_scores
+from mllm_eval.storage import write_atomic
+
+PAGE = 250
+EDGE = 320  # pixels of a thumbnail's longer side
+LONGEST = 1200  # signs of a question; OCR tokens of a full page are cut
+Progress = Callable[[int, int], None]
+
+
+def write_samples(
+    evidence: Evidence, out: Path, images: bool, progress: Progress, problems: list[str]
+) -> list[dict[str, Any]]:
+    """Write the samples of all benchmarks; returns what the compare page must know of each benchmark.
+
+    Where the data set is not on this machine, ids, answers and scores are shown without questions, and
+    `problems` says so.
+    """
+    about, total = [], len(evidence.benchmarks)
+    for number, name in enumerate(evidence.benchmarks):
+        entries = [entry for entry in evidence.entries if name in entry.scored.benchmarks]
+        samples = _load(name, evidence.pin, problems)
+        scores = {entry.key: _scores(entry, name) for entry in entries}
+        answers = {entry.key: _answers(entry, name, problems) for entry in entries}
+        ids = list(samples) or sorted({one for frames in scores.values() for frame in frames.values() for one in frame})
+        thumbs = _thumbs(list(samples.values()), out) if images else {}
+        suffix = _suffix(list(samples.values()))
+        key = f"b{number:02d}"
+        for start in range(0, len(ids), PAGE):
+            part = ids[start : start + PAGE]
+            write_data(out, f"{key}-{start // PAGE:03d}", _page(part, samples, answers, scores, thumbs, suffix))
+        known = columns().benchmarks.get(name)
+        codes = {
+            entry: {rules: "".join(_code(frame.get(one)) for one in ids) for rules, frame in frames.items()}
+            for entry, frames in scores.items()
+        }
+        write_data(out, key, {"codes": codes})
+        about.append({
+            "key": key, "name": name, "title": title(name), "category": known.category if known else "", "n": len(ids),
+            "pages": -(-len(ids) // PAGE), "suffix": suffix,
+        })  # fmt: skip
+        progress(number + 1, total)
+    return about
+
+
+def _load(name: str, pin: str, problems: list[str]) -> dict[str, Sample]:
+    from mllm_eval.data.snapshots import load_samples
+
+    try:
+        return {sample.id: sample for sample in load_samples(load_benchmark(name), pin)}
+    except UserError as error:
+        problems.append(f"{title(name)} is shown without its questions: {error}")
+        return {}
+
+
+Line = dict[str, Any]
+
+
+def _scores(entry: Entry, name: str) -> dict[str, dict[str, Line]]:
+    found = {}
+    for rules, scored in entry.by_rules.items():
+        if name in scored.benchmarks:
+            frame = load_scores(scored.record.folder, rules, scored.variant, [name])
+            found[rules] = {str(row["id"]): {str(k): v for k, v in row.items()} for row in frame.to_dict("records")}
+    return found
+
+
+def _answers(entry: Entry, name: str, problems: list[str]) -> dict[str, Answer]:
+    stem = name if entry.scored.variant == "default" else f"{name}.{entry.scored.variant}"
+    path = entry.scored.record.folder / "answers" / f"{stem}.jsonl"
+    if not path.is_file():
+        return {}
+    try:
+        return {answer.id: answer for answer in read_answers(path)}
+    except UserError as error:
+        problems.append(str(error))
+        return {}
+
+
+def _code(line: Line | None) -> str:
+    """One sign a sample: A to K for scores of 0 to 1 in tenths, a to k where nothing could be read from the answer,
+    `-` for a failed sample, `.` for one that was not scored."""
+    if line is None:
+        return "."
+    if pd.isna(line["score"]):
+        return "-"
+    # Rounded towards the middle, so that A and K are exactly wrong and right.
+    score = float(line["score"])
+    tenths = 0 if score == 0 else 10 if score == 1 else min(9, max(1, round(10 * score)))
+    return chr(ord("a" if _empty(line["parsed"]) else "A") + tenths)
+
+
+def _empty(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _page(
+    ids: Sequence[str],
+    samples: dict[str, Sample],
+    answers: dict[str, dict[str, Answer]],
+    scores: dict[str, dict[str, dict[str, Line]]],
+    thumbs: dict[str, str],
+    suffix: str,
+) -> dict[str, Any]:
+    found = [samples.get(one) for one in ids]
+    return {
+        "ids": list(ids),
+        "questions": [_question(one, suffix) for one in found],
+        "gold": [one.target[:LONGEST] if one else "" for one in found],
+        "images": [[thumbs[i.sha256] for i in one.images if i.sha256 in thumbs] if one else [] for one in found],
+        "groups": [one.group if one and one.group != one.id else "" for one in found],
+        "clusters": [one.cluster if one else "" for one in found],
+        "answers": {entry: [_answer(lines.get(one)) for one in ids] for entry, lines in answers.items()},
+        "scores": {
+            entry: {rules: [_score(lines.get(one)) for one in ids] for rules, lines in by_rules.items()}
+            for entry, by_rules in scores.items()
+        },
+    }
+
+
+def _question(sample: Sample | None, suffix: str) -> str:
+    if sample is None:
+        return ""
+    text = sample.prompt.removesuffix(suffix).strip()
+    return text if len(text) <= LONGEST else text[:LONGEST] + " …"
+
+
+def _answer(answer: Answer | None) -> str | dict[str, str] | None:
+    """The answer's text; {"failed": reason} where there is none."""
+    if answer is None:
+        return None
+    return {"failed": answer.reason} if answer.state == "error" else answer.text[:LONGEST]
+
+
+def _score(line: Line | None) -> list[Any] | None:
+    """[score, what was read from the answer, why], the end left out where it is empty."""
+    if line is None:
+        return None
+    score = None if pd.isna(line["score"]) else round(float(line["score"]), 4)
+    parts = [score, None if _empty(line["parsed"]) else str(line["parsed"]), str(line["note"] or "")]
+    while len(parts) > 1 and parts[-1] in ("", None):
+        parts.pop()
+    return parts
+
+
+def _suffix(samples: Sequence[Sample]) -> str:
+    """The instruction that ends every prompt, if one does: said once, not under every question."""
+    ends = {sample.prompt.rpartition("\n")[2] for sample in samples}
+    return ends.pop() if len(ends) == 1 and len(samples) > 1 else ""
+
+
+def _thumbs(samples: Sequence[Sample], out: Path) -> dict[str, str]:
+    """sha256 -> name of its thumbnail under thumbs/; those that are there already are not made again."""
+    made: dict[str, str] = {}
+    for sample in samples:
+        for image in sample.images:
+            if image.sha256 not in made and (name := _thumb(image, out)):
+                made[image.sha256] = name
+    return made
+
+
+def _thumb(image: ImageRef, out: Path) -> str | None:
+    name = f"{image.sha256[:2]}/{image.sha256[2:16]}.webp"
+    path = out / "thumbs" / name
+    if not path.is_file():
+        try:
+            picture = image.load()
+        except UserError:
+            return None  # the sample's answer says why
+        picture.thumbnail((EDGE, EDGE))
+        data = io.BytesIO()
+        # Small drawings keep their edges; photographs keep their size down.
+        picture.save(data, "WEBP", lossless=max(picture.size) <= 128, quality=80, method=4)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_bytes(data.getvalue())
+        temporary.replace(path)
+    return name
