@@ -117,7 +117,7 @@ def read_original(path: Path, layout: Layout, wanted: Mapping[str, torch.Size]) 
         parts = tensor.chunk(len(targets)) if targets else ()
         renamed.update(zip(targets, parts, strict=True))
         came_from.update(dict.fromkeys(targets, name))
-    unknown += [came_from[name] for name in renamed if name not in wanted]
+    unknown += dict.fromkeys(came_from[name] for name in renamed if name not in wanted)
     if unknown:
         raise UserError(
             f"{path}: {len(unknown)} tensors have no place in what the yaml describes, the first is {unknown[0]}; "

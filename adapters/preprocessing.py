@@ -41,8 +41,8 @@ def squash(image: Image.Image, facts: Preprocessing) -> Image.Image:
 
 
 def crop(image: Image.Image, facts: Preprocessing) -> Image.Image:
-    """Resize the shortest edge to size * 256 / 224, then cut the centre: the stock DINOv2 processor."""
-    edge = round(facts.size / CROP_SHARE)
+    """Resize the shortest edge to `resize` (or size * 256 / 224, the stock DINOv2 processor), then cut the centre."""
+    edge = facts.resize or round(facts.size / CROP_SHARE)
     width, height = image.size
     # The long edge is cut to an integer, not rounded, as transformers' processors do.
     if width <= height:
