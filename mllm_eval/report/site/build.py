@@ -63,26 +63,24 @@ def _write_pages(evidence: Evidence, out: Path, problems: list[str], about: list
     if evidence.entries:
         nav.append(("compare.html", "Compare"))
     nav.append(("scaling.html", "Scaling"))
-    nav += [(f"run-{run.scored.record.hash}.html", run.label) for run in evidence.seeing[:6]]
+    # More are reached from the table.
+    runs = [(f"run-{run.scored.record.hash}.html", run.label) for run in evidence.seeing[:6]]
     foot = (
         f"<p>Rules {escape(evidence.rules)}"
         + (f"; protocols {escape(', '.join(_protocols(evidence)))}" if evidence.entries else "")
         + ". Made by <code>mllm-eval report</code> from files; no number here was typed.</p>"
     )
-    name = "Vision encoders compared"
-    write_atomic(out / "index.html", page(name, "index.html", overview(evidence, out, problems), nav, ["table"], foot))
-    write_atomic(
-        out / "scaling.html", page("Score against size", "scaling.html", scaling_page(evidence, out), nav, (), foot)
-    )
+
+    def write(file: str, title: str, body: str, scripts: Sequence[str] = ()) -> None:
+        write_atomic(out / file, page(title, file, body, nav, runs, scripts, foot))
+
+    write("index.html", "Vision encoders compared", overview(evidence, out, problems), ["table"])
+    write("scaling.html", "Score against size", scaling_page(evidence, out))
     for run in evidence.seeing:
-        file = f"run-{run.scored.record.hash}.html"
-        write_atomic(out / file, page(f"{run.label}, run", file, run_page(run, out), nav, (), foot))
+        write(f"run-{run.scored.record.hash}.html", f"{run.label}, run", run_page(run, out))
     if evidence.entries:
         write_data(out, "compare", compare_data(evidence, about))
-        scripts = ["samples", "compare"]
-        write_atomic(
-            out / "compare.html", page("Two runs compared", "compare.html", compare_page(evidence), nav, scripts, foot)
-        )
+        write("compare.html", "Two runs compared", compare_page(evidence), ["samples", "compare"])
 
 
 def _protocols(evidence: Evidence) -> list[str]:

@@ -16,9 +16,13 @@ def compare_data(evidence: Evidence, about: list[dict[str, Any]]) -> dict[str, A
     known, index = columns(), {run.key: i for i, run in enumerate(evidence.seeing)}
     keys = {entry.label: entry.key for entry in evidence.entries}
     pairs: dict[str, list[list[Any]]] = {}
-    for one in evidence.differences:
+    entries = {entry.label: entry for entry in evidence.entries}
+    for one in (*evidence.differences, *evidence.gains):
+        higher = (one.only_a, one.only_b)
+        if one.key in evidence.benchmarks and one.only_a is None:
+            higher = _higher(entries[one.a], entries[one.b], one.key)
         row = [one.key, one.difference.value, one.difference.low, one.difference.high, one.p, one.holm]
-        counted = [one.only_a, one.only_b, None if one.mcnemar is None else round(one.mcnemar, 4)]
+        counted = [*higher, None if one.mcnemar is None else round(one.mcnemar, 4)]
         pairs.setdefault(f"{keys[one.a]}|{keys[one.b]}", []).append([*map(_number, row), *counted])
     return {
         "alpha": ALPHA,
@@ -31,6 +35,12 @@ def compare_data(evidence: Evidence, about: list[dict[str, Any]]) -> dict[str, A
         "benchmarks": about,
         "pairs": pairs,
     }
+
+
+def _higher(a: Entry, b: Entry, name: str) -> tuple[int, int]:
+    """How many questions a scores higher, and b, where scores are not only 0 and 1."""
+    left, right = a.scored.estimates[name].score, b.scored.estimates[name].score
+    return int((left > right).sum()), int((right > left).sum())
 
 
 def _run(entry: Entry, index: dict[str, int]) -> dict[str, Any]:
@@ -63,9 +73,9 @@ _FRAME = """<section class="headline"><h1 id="heading">Two runs compared</h1>
 <p class="lead" id="said" aria-live="polite"></p></section>
 <section id="differences" aria-labelledby="differences-h" hidden><h2 id="differences-h">Paired differences</h2>
 <div class="scroll" tabindex="0" role="region" aria-label="Paired differences"><table id="forest"></table></div>
-<p class="note">A minus B on the same questions with its 95 % interval, bootstrap clustered by image; p by permutation of
-whole images, corrected over everything tested here (Holm). Filled: corrected p below {alpha}. In the picture MME is
-divided by 20. The counts are single questions; a click shows them below.</p></section>
+<p class="note">A minus B on the same questions with its 95 % interval, bootstrap clustered by image; p by permutation
+of whole images, corrected (Holm) over all pairs of runs here, runs without images apart. Filled: corrected p below
+{alpha}. In the picture MME is divided by 20. The counts are single questions; a click shows them below.</p></section>
 <section id="samples" aria-labelledby="samples-h"><h2 id="samples-h">Questions and answers</h2>
 <form id="filters" class="bar" hidden>
 <label>Benchmark <select id="benchmark"></select></label>
@@ -76,6 +86,7 @@ divided by 20. The counts are single questions; a click shows them below.</p></s
 <p id="count" class="lead" aria-live="polite"></p>
 <ol id="list"></ol>
 <nav id="pages" class="bar" aria-label="Pages of questions" hidden>
-<button type="button" id="previous">← Previous</button><span id="where"></span><button type="button" id="next">Next →</button>
+<button type="button" id="previous">← Previous</button><span id="where"></span>
+<button type="button" id="next">Next →</button>
 </nav></section>
 <dialog id="sample" aria-labelledby="sample-h"></dialog>"""

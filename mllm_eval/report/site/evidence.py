@@ -63,10 +63,13 @@ class Evidence:
 
     @cached_property
     def differences(self) -> list[Difference]:
-        """Every pair of runs, and every run against itself without images, on all they share; Holm over all."""
-        pairs = [(a.label, a.scored, b.label, b.scored) for a, b in combinations(self.seeing, 2)]
-        pairs += [(a.label, a.scored, b.label, b.scored) for a, b in self.blind_pairs]
-        return differences(pairs)
+        """Every pair of runs on all they share, Holm over all: what the table of these runs tests."""
+        return differences([(a.label, a.scored, b.label, b.scored) for a, b in combinations(self.seeing, 2)])
+
+    @cached_property
+    def gains(self) -> list[Difference]:
+        """Every run against itself without images; a question of its own, corrected on its own."""
+        return differences([(a.label, a.scored, b.label, b.scored) for a, b in self.blind_pairs])
 
     @cached_property
     def blind_pairs(self) -> list[tuple[Entry, Entry]]:

@@ -93,13 +93,12 @@ def write_figure(out: Path, name: str, draw: Draw, alt: str, caption: str) -> st
 def _themed(svg: str, alt: str) -> str:
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
-    body = re.sub(r'<g id="(?:figure|axes|matplotlib|patch|text|line2d|xtick|ytick|legend|PathCollection|LineCollection|'
-                  r'FillBetweenPolyCollection|PolyCollection)[^"]*"', "<g", body)  # fmt: skip
+    body = re.sub(r'<g id="[^"]*"', "<g", body)  # several figures on a page would share these names
     for colour, variable in _VARIABLES.items():
         body = re.sub(re.escape(colour), f"var(--{variable})", body, flags=re.I)
     body = re.sub(r"font: ([^;\"]*?)([\d.]+px) [^;\"]*", r"font: \1\2 var(--sans)", body)
     width = re.search(r'viewBox="0 0 ([\d.]+)', body)
-    style_ = f"min-width:{float(width[1]) * 0.9:.0f}px" if width else ""
+    style_ = f"min-width:{float(width[1]) * 1.05:.0f}px" if width else ""
     body = re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>',
                   rf'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
                   rf'viewBox="\1" role="img" style="{style_}"><title>{escape(alt)}</title>', body, count=1)  # fmt: skip

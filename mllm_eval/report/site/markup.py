@@ -11,13 +11,22 @@ POLICY = (
 
 
 def page(
-    title: str, here: str, body: str, nav: Sequence[tuple[str, str]], scripts: Sequence[str] = (), foot: str = ""
+    title: str,
+    here: str,
+    body: str,
+    nav: Sequence[tuple[str, str]],
+    runs: Sequence[tuple[str, str]],
+    scripts: Sequence[str] = (),
+    foot: str = "",
 ) -> str:
-    """A whole page; `nav` are (file, name), `here` is this page's file or that of the section it is in."""
-    links = "".join(
-        f'<a href="{escape(file)}"{" aria-current=page" if file == here else ""}>{escape(name)}</a>'
-        for file, name in nav
-    )
+    """A whole page; `nav` and `runs` are (file, name), `here` is this page's file."""
+
+    def link(file: str, name: str) -> str:
+        return f'<a href="{escape(file)}"{" aria-current=page" if file == here else ""}>{escape(name)}</a>'
+
+    links = "".join(link(*one) for one in nav)
+    if runs:
+        links += '<span class="runs">Runs</span>' + "".join(link(*one) for one in runs)
     loaded = "".join(f'<script src="assets/{escape(name)}.js" defer></script>\n' for name in ("core", *scripts))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -36,13 +45,18 @@ def page(
 def section(name: str, heading: str, body: str, lead: str = "") -> str:
     """A section with its heading; `lead` is escaped already."""
     led = f'<p class="lead">{lead}</p>\n' if lead else ""
-    return f'<section id="{escape(name)}" aria-labelledby="{escape(name)}-h">\n<h2 id="{escape(name)}-h">{escape(heading)}</h2>\n{led}{body}\n</section>\n'
+    own = f"{escape(name)}-h"
+    return (
+        f'<section id="{escape(name)}" aria-labelledby="{own}">\n<h2 id="{own}">{escape(heading)}</h2>\n'
+        f"{led}{body}\n</section>\n"
+    )
 
 
 def sheet(
     name: str, caption: str, head: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]], note: str = ""
 ) -> str:
-    """A plain table; `head` is (title, whether numbers). The first cell of a row is its heading. Escapes all."""
+    """A plain table; `head` is (title, whether numbers). The first cell of a row is its heading, a row of one cell the
+    heading of a group. Escapes all."""
 
     def cell(text: str, number: bool, first: bool) -> str:
         kind = ' class="num"' if number else ""
@@ -50,7 +64,10 @@ def sheet(
 
     heads = "".join(f'<th scope="col"{" class=num" if number else ""}>{escape(text)}</th>' for text, number in head)
     body = "\n".join(
-        "<tr>" + "".join(cell(text, head[i][1], i == 0) for i, text in enumerate(row)) + "</tr>" for row in rows
+        f'<tr class="group"><th scope="rowgroup" colspan="{len(head)}">{escape(row[0])}</th></tr>'
+        if len(row) == 1
+        else "<tr>" + "".join(cell(text, head[i][1], i == 0) for i, text in enumerate(row)) + "</tr>"
+        for row in rows
     )
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table id="{escape(name)}">'

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from html import escape
 from pathlib import Path
 
 from mllm_eval.report.chance import above_chance
 from mllm_eval.report.cost import NOTE, cost_of
 from mllm_eval.report.differences import Difference
+from mllm_eval.report.evidence import Scored
 from mllm_eval.report.paper import PublishedRows, published_rows
-from mllm_eval.report.scaling import crossing_words, crossings, lines, metric_title
+from mllm_eval.report.scaling import Line, crossing_words, crossings, lines, metrics, scaling, scaling_table
 from mllm_eval.report.seeds import seed_table
 from mllm_eval.report.site import plots
+from mllm_eval.report.site import scores as score_table
 from mllm_eval.report.site.evidence import Evidence
 from mllm_eval.report.site.figures import write_figure
 from mllm_eval.report.site.markup import listed, section, sheet
-from mllm_eval.report.site import scores as score_table
 from mllm_eval.report.table import printed
-from mllm_eval.report.words import ALPHA, p_words, title
+from mllm_eval.report.words import ALPHA, p_words, sentences, title
 from mllm_eval.results import AVERAGE, columns
 
 PUBLISHED = PublishedRows(file="vqa_all.csv", label="{model}", group="Published")
@@ -66,8 +68,8 @@ def _headline(evidence: Evidence, problems: Sequence[str]) -> str:
         f"{len(evidence.benchmarks)} benchmark{'s' * (len(evidence.benchmarks) != 1)}, "
         f"{runs[0].scored.counts[1]:,} questions each, {evidence.rules} rules."
     )
-    sentences = list(evidence.table.sentences)
-    shown, more = sentences[:6], sentences[6:]
+    said = sentences(evidence.differences)
+    shown, more = said[:6], said[6:]
     body = f'<section class="headline"><h1>{escape(lead_words(evidence))}</h1>\n<p class="lead">{escape(about)}</p>'
     body += listed(shown, "words")
     if more:
@@ -86,17 +88,16 @@ def lead_words(evidence: Evidence) -> str:
     best, limits = ranked[0], ranked[0].scored.interval(AVERAGE)
     value = printed(best.scored.values[AVERAGE], 1)
     between = f" [{printed(limits.low, 1)}, {printed(limits.high, 1)}]" if limits else ""
-    said = f"{best.label} has {'the highest ' if len(ranked) > 1 else ''}AVG{',' if len(ranked) > 1 else ' of'} {value}{between}."
     if len(ranked) < 2:
-        return said
+        return f"{best.label} has AVG {value}{between}."
+    said = f"{best.label} has the highest AVG, {value}{between}."
     other = ranked[1]
     found = _between(evidence.differences, best.label, other.label)
     if found is None:
         return said
     lead = printed(abs(found.difference.value), 1)
-    if found.holm < ALPHA:
-        return f"{said} Its lead of {lead} over {other.label} is more than chance ({p_words(found.holm)})."
-    return f"{said} Its lead of {lead} over {other.label} could be chance ({p_words(found.holm)})."
+    verdict = "is more than chance" if found.holm < ALPHA else "could be chance"
+    return f"{said} Its lead of {lead} over {other.label} {verdict} ({p_words(found.holm)} after correction)."
 
 
 def _between(found: Sequence[Difference], a: str, b: str) -> Difference | None:
@@ -118,10 +119,12 @@ def _table(evidence: Evidence) -> str:
     hues = {run.label: i for i, run in enumerate(evidence.seeing)}
     files = {run.label: f"run-{run.scored.record.hash}.html" for run in evidence.entries}
     html = score_table.html(wanted, rows, published, hues, files, known)
-    return section("table", "All scores", html + f'<p class="note published">{caption}</p>'
-                   '<p class="note">Small: 95 % interval, bootstrap clustered by image, pair or circular group. Bold: the '
-                   "best of its column. A dash: not every member was measured. Failed samples leave the value "
-                   "and show in the last column.</p>")  # fmt: skip
+    legend = (
+        "Small: 95 % interval, bootstrap clustered by image, pair or circular group. Bold: the best of its column. "
+        "A dash: not every member was measured. Failed samples leave the value and show in the last column."
+    )
+    html += f'<p class="note published">{caption}</p>' + (f'<p class="note">{legend}</p>' if rows else "")
+    return section("table", "All scores", html)
 
 
 def _gains(evidence: Evidence, means: Sequence[str]) -> str:
@@ -129,7 +132,7 @@ def _gains(evidence: Evidence, means: Sequence[str]) -> str:
     if not pairs:
         return ""
     keys = list(means) or evidence.benchmarks
-    tested = {(one.a, one.b, one.key): one for one in evidence.differences}
+    tested = {(one.a, one.b, one.key): one for one in evidence.gains}
     rows = []
     for run, blind in pairs:
         cells = [run.label]
@@ -138,9 +141,9 @@ def _gains(evidence: Evidence, means: Sequence[str]) -> str:
             cells.append("–" if one is None else _signed(one))  # noqa: RUF001
         rows.append(cells)
     head = [("", False), *((title(key), True) for key in keys)]
-    return section("gain", "What the image gives", sheet(
-        "gains", "Value with the image minus value without", head, rows,
-        "Paired on the same questions, 95 % interval. An interval around 0: the model answers as well without looking."))  # fmt: skip
+    note = "Paired on the same questions, 95 % interval. Around 0 the model answers as well without looking."
+    table = sheet("gains", "Value with the image minus value without", head, rows, note)
+    return section("gain", "What the image gives", table)
 
 
 def _signed(one: Difference) -> str:
@@ -186,34 +189,40 @@ def _costs(evidence: Evidence) -> str:
 
 def scaling_page(evidence: Evidence, out: Path) -> str:
     """The body of scaling.html: the curves of published families and of measured ones."""
-    from mllm_eval.report.scaling import scaling, scaling_table
-
-    parts = ['<section class="headline"><h1>Score against size</h1><p class="lead">Least squares on the logarithm: '
-             "what each doubling adds.</p></section>"]  # fmt: skip
+    parts = [
+        '<section class="headline"><h1>Score against size</h1><p class="lead">Least squares on the logarithm of size: '
+        "what each doubling adds.</p></section>"
+    ]
     runs = [run.scored for run in evidence.seeing]
-    keys = [AVERAGE, *columns().categories]
     for name, curve in scaling().curves.items():
         found = lines(name, runs=runs)
-        shown = [key for key in keys if any(line.key == key for line in found)]
-        figure = write_figure(
-            out, f"scaling-{name}", lambda found=found, shown=shown, name=name: plots.curves(found, shown, name),
-            f"Scores against {curve.axis.lower()}, a line each family",
-            f"Dashed lines and rings: published ({escape(curve.source)}); solid: measured here. Band: 95 % of the line.",
-        )  # fmt: skip
-        table = scaling_table(name, runs=runs)
-        head = [("", False), ("Per doubling", True), ("95 %", True), ("At 1 B", True), ("R²", True), ("Points", True)]
-        rows = []
-        for row in table.rows:
-            slope = row.cells["slope"]
-            rows.append([f"{row.group.split(',')[0]}{' (here)' if row.source == 'measured' else ''} · {row.label}",
-                         slope.text, slope.interval, *(row.cells[key].text for key in ("intercept", "r2", "points"))])  # fmt: skip
-        sure = [crossing_words(*met) for met in crossings(found) if met[2].low == met[2].low]
-        unsure = [
-            f"{metric_title(a.key)}: {a.family} and {b.family}" for a, b, met in crossings(found) if met.low != met.low
-        ]
-        words = listed(sure, "words")
-        if unsure:
-            words += f'<p class="note">Lines that meet, but not surely in range: {escape("; ".join(unsure))}.</p>'
-        parts.append(section(name, curve.title, figure + words + sheet(f"fits-{name}", f"Fits: {curve.title}", head, rows,
-                             " ".join(table.notes))))  # fmt: skip
+        shown = [key for key in metrics() if any(line.key == key for line in found)]
+        caption = (
+            f"Dashed lines and rings: published ({escape(curve.source)}); solid: measured here. "
+            "Band: 95 % of the line, wide where points are few."
+        )
+        alt = f"Scores against {curve.axis.lower()}, a line each family"
+        figure = write_figure(out, f"scaling-{name}", partial(plots.curves, found, shown, name), alt, caption)
+        parts.append(section(name, curve.title, figure + _crossings(found) + _fits(name, curve.title, runs)))
     return "\n".join(parts)
+
+
+def _crossings(found: Sequence[Line]) -> str:
+    met = crossings(found)
+    sure = [crossing_words(*one) for one in met if one[2].low == one[2].low]
+    note = "Of other pairs of lines these points do not say where, or whether, they meet."
+    return listed(sure, "words") + (f'<p class="note">{note}</p>' if len(sure) < len(met) else "")
+
+
+def _fits(name: str, heading: str, runs: Sequence[Scored]) -> str:
+    table = scaling_table(name, runs=runs)
+    head = [("", False), ("Per doubling", True), ("95 %", True), ("At 1 B", True), ("R²", True), ("Points", True)]
+    rows: list[list[str]] = []
+    group = ""
+    for row in table.rows:
+        if row.group != group:
+            group = row.group
+            rows.append([group])
+        slope, own = row.cells["slope"], [row.cells[key].text for key in ("intercept", "r2", "points")]
+        rows.append([row.label, slope.text, slope.interval.replace("-", "−"), *own])  # noqa: RUF001
+    return sheet(f"fits-{name}", f"Fits: {heading}", head, rows, " ".join(table.notes))

@@ -65,8 +65,8 @@ def benchmarks(evidence: Evidence, chances: Chances) -> Figure:
 
     runs, blind = evidence.seeing, dict((a.key, b) for a, b in evidence.blind_pairs)
     names, known = evidence.benchmarks, columns()
-    step = max(0.42, 0.13 * len(runs) + 0.16)
-    figure = Figure(figsize=(7.6, 0.7 + step * len(names)), layout="constrained")
+    step = max(0.3, 0.085 * len(runs) + 0.13)
+    figure = Figure(figsize=(9.6, 0.6 + step * len(names)), layout="constrained")
     axes = figure.subplots()
     bare(axes)
     spread = min(0.16, 0.66 / max(1, len(runs)))
@@ -91,7 +91,7 @@ def benchmarks(evidence: Evidence, chances: Chances) -> Figure:
             axes.axhline(row - 0.5, color=LINE, linewidth=0.8)
     axes.set_yticks(range(len(names)), [title(name) for name in names], color=INK)
     axes.set_ylim(len(names) - 0.45, -0.55)
-    axes.set_xlim(0, 100)
+    axes.set_xlim(-1.5, 100)
     axes.xaxis.set_ticks_position("both")
     axes.tick_params(labeltop=True)
     return figure
@@ -128,8 +128,10 @@ def curves(found: Sequence[Line], keys: Sequence[str], curve: str) -> Figure:
                       markerfacecolor=colour if own else PAGE, markeredgewidth=1.2)  # fmt: skip
             ends.append((float(x[-1]), float(line.fit.at(x[-1:])[0]), line.family + (", here" if own else ""), colour))
         _named_ends(axes, ends)
-        ticks = sorted({round(float(size)) for line in found for size in line.fit.x})
-        axes.set_xticks(ticks, [f"{tick} B" for tick in ticks])
+        sizes = np.concatenate([line.fit.x for line in found])
+        ticks = [2.0**power for power in range(math.floor(np.log2(sizes.min())), math.ceil(np.log2(sizes.max())) + 1)]
+        ticks = [tick for tick in ticks if sizes.min() * 0.87 <= tick <= sizes.max() * 1.3]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
     for axes in panels[max(0, len(keys) - wide) : len(keys)]:
         axes.tick_params(labelbottom=True)
@@ -153,7 +155,7 @@ def losses(stages: Sequence[tuple[str, Sequence[float], Sequence[float]]]) -> Fi
     """A panel each stage: the loss of every step, light, and its running mean."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.2, 2.5), layout="constrained")
+    figure = Figure(figsize=(9.6, 2.7), layout="constrained")
     for axes, (name, steps, loss) in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages, strict=True):
         bare(axes, "y")
         axes.set_title(name)
@@ -162,7 +164,7 @@ def losses(stages: Sequence[tuple[str, Sequence[float], Sequence[float]]]) -> Fi
         if len(loss) > 2 * window:
             mean = np.convolve(loss, np.ones(window) / window, mode="valid")
             axes.plot(np.asarray(steps)[window - 1 :], mean, color=hue(0), linewidth=1.6)
-        axes.set_ylim(0, float(np.quantile(loss, 0.995)) * 1.08)
+        axes.set_ylim(0, max(loss) * 1.04)
         axes.set_xlabel("step")
     return figure
 

@@ -62,9 +62,8 @@ def _scores(entry: Entry) -> str:
         p = stats.above_chance(scored.estimates[name].units, chance) if name in scored.estimates else float("nan")
         rows.append([title(name), *values, between, printed(chance, 1), p_words(p) if p == p else "unknown",
                      f"{summary['n']:,}", f"{summary['n_failed']:,}", f"{summary['n_unparsed']:,}"])  # fmt: skip
-    return section("scores", "Scores", sheet(
-        "run-scores", "Scores by benchmark and rule set", head, rows,
-        f"Interval and test are of the {rules[0]} rules. Above chance: one-sided t-test, clustered by image."))  # fmt: skip
+    note = f"Interval and test are of the {rules[0]} rules. Above chance: one-sided t-test, clustered by image."
+    return section("scores", "Scores", sheet("run-scores", "Scores by benchmark and rule set", head, rows, note))
 
 
 def _training(folder: Path, run: str, out: Path) -> str:
@@ -79,10 +78,13 @@ def _training(folder: Path, run: str, out: Path) -> str:
             stages.append((f"Stage {number}: {what}", [s["step"] for s in steps], [s["loss"] for s in steps]))
     if not stages:
         return ""
-    ends = "; ".join(f"{name.split(':')[0].lower()} ends at {_ending(loss):.3f}" for name, _, loss in stages)
-    return section("training", "Training", write_figure(
-        out, f"losses-{run}", lambda: plots.losses(stages), "Training loss of each stage by step",
-        f"Light: each step. Line: running mean over a twenty-fifth of the steps. Mean of the last 20 steps: {escape(ends)}."))  # fmt: skip
+    ends = "; ".join(f"{name.split(':')[0].lower()} {_ending(loss):.3f}" for name, _, loss in stages)
+    caption = (
+        f"Light: each step. Line: running mean over a twenty-fifth of the steps. Mean of the last 20 steps: {ends}."
+    )
+    alt = "Training loss of each stage by step"
+    figure = write_figure(out, f"losses-{run}", lambda: plots.losses(stages), alt, escape(caption))
+    return section("training", "Training", figure)
 
 
 def _ending(loss: list[float]) -> float:
@@ -130,15 +132,24 @@ def _world(folder: Path) -> str:
         sessions = list(read_json(folder / "manifest.json")["sessions"])
     except (UserError, KeyError, TypeError):
         return ""
-    shown = []
+    shown, before = [], dict[str, str]()
     for number, session in enumerate(sessions, start=1):
-        fields = flat({key: value for key, value in dict(session).items() if key != "git"})
-        git = session.get("git") or {}
-        if git:
-            changed = git.get("changed") or []
-            fields["git"] = f"{str(git.get('commit', ''))[:12]}" + (
-                f", {len(changed)} files changed" if changed else ""
-            )
-        heading = f"<h3>Session {number}</h3>" if len(sessions) > 1 else ""
-        shown.append(heading + facts(fields.items()))
+        fields = _session(dict(session))
+        # A later session says only what had changed.
+        new = [(key, value) for key, value in fields.items() if before.get(key) != value]
+        packages = [(key.removeprefix("packages."), value) for key, value in new if key.startswith("packages.")]
+        plain = [(key, value) for key, value in new if not key.startswith("packages.")]
+        heading = f"<h3>Session {number}{', what had changed' if before else ''}</h3>" if len(sessions) > 1 else ""
+        more = f"<details><summary>{len(packages)} packages</summary>{facts(packages)}</details>" if packages else ""
+        shown.append(heading + facts(plain) + more)
+        before = fields
     return section("environment", "Environment", "".join(shown))
+
+
+def _session(session: dict[str, Any]) -> dict[str, str]:
+    git = session.pop("git", None) or {}
+    fields = {key: "none" if value == "[]" else value for key, value in flat(session).items()}
+    if git:
+        changed = git.get("changed") or []
+        fields["git"] = str(git.get("commit", ""))[:12] + (f", {len(changed)} files changed" if changed else "")
+    return fields

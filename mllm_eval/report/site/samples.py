@@ -18,7 +18,6 @@ from mllm_eval.report.site.evidence import Entry, Evidence
 from mllm_eval.report.site.files import write_data
 from mllm_eval.report.words import title
 from mllm_eval.results import columns, load_scores
-from mllm_eval.storage import write_atomic
 
 PAGE = 250
 EDGE = 320  # pixels of a thumbnail's longer side

@@ -38,7 +38,8 @@ def html(
         f'tabindex="{0 if not i else -1}">{escape(name)}</button>'
         for i, (key, name) in enumerate(tabs)
     )
-    switch = f'<label class="switch"><input type="checkbox" id="published"{"" if rows else " checked"}> published rows</label>'
+    checked = "" if rows else " checked"
+    switch = f'<label class="switch"><input type="checkbox" id="published"{checked}> published rows</label>'
     heads = "".join(
         f'<th scope="col" class="num" data-tab="{_tab(column, known)}" aria-sort="none">'
         f'<button type="button">{escape(column.title)}</button></th>'

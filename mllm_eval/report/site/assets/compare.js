@@ -61,7 +61,7 @@ addEventListener("DOMContentLoaded", async () => {
     const lines = () => ticks.map((x) => el("svg:line", { x1: place(x), x2: place(x), y1: "-25%", y2: "125%", stroke: x ? "var(--line)" : "var(--soft)", "stroke-width": 1 }));
     const head = el("svg:svg", { "aria-hidden": "true" }, ...ticks.map((x) => { const made = el("svg:text", { x: place(x), y: "95%", "text-anchor": "middle" }); made.textContent = signed(x, 0).replace("+0", "0"); return made; }));
     const dot = (run) => el("i", { class: `hue${run.hue}` });
-    const heads = el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Benchmark"), el("th", { scope: "col", class: "num" }, dot(a), a.label), el("th", { scope: "col", class: "num" }, dot(b), b.label),
+    const heads = el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Benchmark"), el("th", { scope: "col", class: "num val" }, dot(a), a.label), el("th", { scope: "col", class: "num val" }, dot(b), b.label),
       el("th", { scope: "col", class: "plotcell" }, el("span", { class: "plotname" }, head)), el("th", { scope: "col", class: "num" }, "Difference"), el("th", { scope: "col", class: "num" }, "p"),
       el("th", { scope: "col", class: "num" }, "A higher"), el("th", { scope: "col", class: "num" }, "B higher")));
     const body = el("tbody"), category = new Map(data.benchmarks.map((one) => [one.name, one.category]));
@@ -77,7 +77,7 @@ addEventListener("DOMContentLoaded", async () => {
         el("svg:circle", { cx: place(one.value * k), cy: "50%", r: mean ? 5.5 : 4.5, fill: sure ? hue : "var(--page)", stroke: hue, "stroke-width": 1.8 }));
       const button = (many, show) => many === null ? MLLM.dash : el("button", { type: "button", "aria-label": `${many} questions on ${data.titles[one.key]} that ${show === "a" ? a.label : b.label} scores higher`, onclick: () => jump(one.key, show) }, count(many));
       body.append(el("tr", { class: mean ? "mean" : null }, el("th", { scope: "row" }, data.titles[one.key] ?? one.key),
-        ...[a, b].map((run) => el("td", { class: "num" }, number(run.values[one.key]?.[0]))), el("td", { class: "plotcell" }, plot),
+        ...[a, b].map((run) => el("td", { class: "num val" }, number(run.values[one.key]?.[0]))), el("td", { class: "plotcell" }, plot),
         el("td", { class: "num" }, signed(one.value), el("small", {}, `[${number(one.low)}, ${number(one.high)}]`)), el("td", { class: "num" }, p(one.holm)),
         el("td", { class: "num" }, mean ? "" : button(one.onlyA, "a")), el("td", { class: "num" }, mean ? "" : button(one.onlyB, "b"))));
     }
