@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup data train eval score table compare check mini-weights lint test bench clean
+.PHONY: help setup plan weights data train eval export score table compare check mini-weights lint test bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -23,14 +23,23 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY) ## make .venv with everything in its pinned version
 
-data: $(READY) ## make or check the data a recipe needs: RECIPE=mini
-	@$(RUN) data $(if $(RECIPE),--recipe $(RECIPE))
+plan: $(READY) ## memory, work, hours and cost of a run: ENCODER=mini-dino [RECIPE= LLM= GPUS=8xH100 MFU=0.4 PRICE=2.5]
+	@$(RUN) plan $(ENCODER) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(LLM),--llm $(LLM)) $(if $(GPUS),--gpus $(GPUS)) $(if $(MFU),--mfu $(MFU)) $(if $(PRICE),--price $(PRICE))
+
+weights: $(READY) ## fetch, check, lock: ENCODER= LLM= | MODEL=owner/name [FROM=folder OFFLINE=1]
+	@$(RUN) weights $(ENCODER) $(if $(LLM),--llm $(LLM)) $(if $(MODEL),--model $(MODEL)) $(if $(FROM),--from $(FROM)) $(if $(OFFLINE),--offline)
+
+data: $(READY) ## make, fetch, check, lock: RECIPE=mini | [BENCHMARKS=a,b DATA=hub FROM=folder OFFLINE=1]
+	@$(RUN) data $(BENCHMARKS) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(DATA),--data $(DATA)) $(if $(FROM),--from $(FROM)) $(if $(OFFLINE),--offline)
 
 train: $(READY) ## train the adapter of an encoder: ENCODER=mini-dino [RECIPE= LLM= SEED=]
 	@$(RUN) train $(ENCODER) $(OPTIONS)
 
-eval: $(READY) ## everything, to a row of the table: ENCODER=mini-dino [RECIPE= LLM= SEED= BENCHMARKS=a,b BLIND=1]
-	@$(RUN) eval $(ENCODER) $(ASKED)
+eval: $(READY) ## everything, to a row of the table: ENCODER=mini-dino | MODEL=folder [RECIPE= LLM= SEED= BENCHMARKS=a,b BLIND=1]
+	@$(RUN) eval $(if $(MODEL),--model $(MODEL) $(if $(DATA),--data $(DATA)) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(if $(BLIND),--blind),$(ENCODER) $(ASKED))
+
+export: $(READY) ## a run's checkpoint as a stock LLaVA model: RUNS=hash TO=folder
+	@$(RUN) export $(RUNS) --to $(TO)
 
 score: $(READY) ## score answers anew: RUNS=hash | BENCHMARK=mme ANSWERS=file.jsonl [RULES=cambrian]
 	@$(RUN) score $(or $(BENCHMARK),$(RUNS)) $(if $(ANSWERS),--answers $(ANSWERS)) $(if $(RULES),--rules $(RULES))

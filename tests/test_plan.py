@@ -79,7 +79,7 @@ class Trained:
         words = self.llm.get_input_embeddings()(self.ids)
         image = torch.zeros(ROWS, LENGTH, 1, dtype=torch.bool)
         image[:, :TOKENS] = True
-        embedded = words.masked_scatter(image, self.projector(self.features))
+        embedded = words.masked_scatter(image, self.projector(self.features).to(words.dtype))
         states_ = self.llm.model(inputs_embeds=embedded, use_cache=False).last_hidden_state
         wanted = self.labels[:, 1:] != IGNORED
         logits = self.llm.lm_head(states_[:, :-1][wanted])

@@ -148,7 +148,7 @@ def test_a_copy_can_be_brought_where_there_is_no_network(
     found = provide_weights([encoder, llm], folder=tmp_path / "made")
     assert [one.place.name for one in found] == ["encoder", "llm"]
     load_encoder_model(encoder)
-    with pytest.raises(UserError, match="none of the files of owner/encoder@"):
+    with pytest.raises(UserError, match=r"config\.json: no such file"):
         provide_weights([encoder], folder=tmp_path / "data")
 
 

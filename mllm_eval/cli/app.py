@@ -59,24 +59,36 @@ def split(names: str | None) -> list[str] | None:
 
 @app.command("eval", short_help="everything, to a row of the table")
 def eval_(
-    encoder: Encoder,
+    encoder: Annotated[str | None, typer.Argument(help="name in configs/encoders, or path to a yaml file")] = None,
     recipe: Recipe = "mini",
     llm: Llm = None,
     seed: Seed = None,
     benchmarks: Benchmarks = None,
     blind: Blind = False,
     rules: Rules = "cambrian",
+    model: Annotated[str | None, typer.Option(help="instead: a finished model, folder or owner/name")] = None,
+    data: Annotated[str, typer.Option(help="of a finished model: the benchmarks' data, hub or mini")] = "hub",
+    dtype: Annotated[str | None, typer.Option(help="of a finished model: bfloat16 on a GPU, else float32")] = None,
+    batch: Annotated[int, typer.Option(help="of a finished model: questions at a time", min=1)] = 1,
 ) -> None:
     """Train an encoder's adapter, ask the benchmarks, score, and print the row: whatever of it is missing.
 
     \b
       mllm-eval eval mini-dino
       mllm-eval eval mini-dino --benchmarks mme,chartqa --seed 1 --blind
+      mllm-eval eval --model my-vlm --data mini            a finished model, as it is
     """
     from mllm_eval import pipeline
     from mllm_eval.cli.display import display
+    from mllm_eval.cli.finished import eval_model
     from mllm_eval.cli.tables import print_row
+    from mllm_eval.errors import UserError
 
+    if (encoder is None) == (model is None):
+        raise UserError("say what to evaluate: mllm-eval eval ENCODER, or mllm-eval eval --model FOLDER")
+    if encoder is None:
+        eval_model(str(model), data, split(benchmarks), blind, rules, dtype, batch)
+        return
     run = pipeline.evaluate(encoder, recipe, llm, seed, split(benchmarks), blind, display())
     print_row(run, rules, blind)
 
@@ -152,10 +164,11 @@ def score(
         return
     from mllm_eval import pipeline
     from mllm_eval.cli.display import display
-    from mllm_eval.run import saved_run, saved_runs
+    from mllm_eval.finished import saved, saved_models
+    from mllm_eval.run import saved_runs
     from mllm_eval.storage import results_home
 
-    runs = [saved_run(what)] if what is not None else saved_runs()
+    runs = [saved(what)] if what is not None else [*saved_runs(), *saved_models()]
     if not runs:
         raise UserError(f"no runs under {results_home()}; `mllm-eval eval mini-dino` makes one")
     for run in runs:
@@ -183,10 +196,11 @@ def table(
       mllm-eval table offshelf --published-only --format tex
     """
     from mllm_eval.cli.tables import costed, named, of_all, of_runs, put
-    from mllm_eval.run import saved_run, saved_runs
+    from mllm_eval.finished import saved
+    from mllm_eval.run import saved_runs
 
     asked = split(runs)
-    chosen = [saved_run(one) for one in asked] if asked else None
+    chosen = [saved(one) for one in asked] if asked else None
     if name is None and chosen is None:
         shown = of_all(saved_runs(), rules, blind, baseline, intervals, mixed_recipes)
     elif name is None:
@@ -232,13 +246,14 @@ def check(
 
 def _others() -> None:
     # Registered here so that `mllm-eval --help` lists them last.
-    from mllm_eval.cli import fetching, looking, miniature, planning, reporting, statistics
+    from mllm_eval.cli import fetching, finished, looking, miniature, planning, reporting, statistics
 
     looking.register(app)
     statistics.register(app)
     reporting.register(app)
     planning.register(app)
     fetching.register(app)
+    finished.register(app)
     app.add_typer(miniature.app, name="miniature")
 
 

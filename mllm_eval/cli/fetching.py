@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
 def weights(
     encoder: Annotated[str | None, typer.Argument(help="name in configs/encoders, or path to a yaml file")] = None,
     llm: Annotated[str | None, typer.Option(help="name in configs/llms, or path to a yaml file")] = None,
+    model: Annotated[str | None, typer.Option(help="a finished model of the hub, owner/name[@revision]")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="fetch nothing: lock and compare what is here")] = False,
     folder: Annotated[Path | None, typer.Option("--from", help="take the files from this folder")] = None,
 ) -> None:
@@ -31,11 +32,12 @@ def weights(
     from mllm_eval.catalog import LLM, Encoder, load_encoder, load_llm
     from mllm_eval.cli.display import display
     from mllm_eval.errors import UserError
-    from mllm_eval.pipeline.weights import provide_weights
+    from mllm_eval.pipeline.weights import Whole, provide_weights
 
-    chosen: list[Encoder | LLM] = []
+    chosen: list[Encoder | LLM | Whole] = []
     chosen += [load_encoder(encoder)] if encoder else []
     chosen += [load_llm(llm)] if llm else []
+    chosen += [Whole.of(model)] if model else []
     if not chosen:
         raise UserError("say what to fetch: mllm-eval weights ENCODER, or --llm NAME, or both")
     for found in provide_weights(chosen, offline, folder, display()):

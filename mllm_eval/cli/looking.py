@@ -1,4 +1,4 @@
-"""The commands that show something: ls, show, encoders, prompt, bench."""
+"""The commands that show something: ls, show, prompt, bench."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from mllm_eval.cli import listing
+
 if TYPE_CHECKING:
-    from mllm_eval.catalog import Encoder, Kind
-    from mllm_eval.run import Run
+    from mllm_eval.catalog import Kind
+    from mllm_eval.run import RunFolder
 
 KINDS = ("runs", "encoders", "llms", "recipes", "benchmarks", "tables")
 
@@ -19,7 +21,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command("ls", short_help="list runs, encoders, llms, recipes, benchmarks, tables")(ls)
     app.command("show", short_help="what a run is, has and cost")(show)
-    app.command("encoders", short_help="all encoders with their facts")(encoders)
+    app.command("encoders", short_help="all encoders with their facts")(listing.encoders)
     app.command("prompt", short_help="the prompts that records become")(prompt)
     app.command("bench", short_help="time and memory of each step")(bench)
 
@@ -33,13 +35,14 @@ def ls(what: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "runs") -> 
     """
     from mllm_eval.catalog import names
     from mllm_eval.errors import UserError, near
+    from mllm_eval.finished import saved_models
     from mllm_eval.run import saved_runs
     from mllm_eval.storage import results_home
 
     if what not in KINDS:
         raise UserError(f"can't list {what!r}.{near(what, KINDS)} Known: {', '.join(KINDS)}")
     if what == "runs":
-        runs = saved_runs()
+        runs = [*saved_runs(), *saved_models()]
         for run in runs:
             print(f"{run.hash}  {run.name.removesuffix('-' + run.hash):<32} {state(run)}")
         if not runs:
@@ -53,7 +56,7 @@ def ls(what: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "runs") -> 
     print(*names(cast("Kind", what)), sep="\n")
 
 
-def state(run: Run) -> str:
+def state(run: RunFolder) -> str:
     """How far a run is, from its files."""
     answered = [path.stem for path in (run.folder / "answers").glob("*.jsonl")]
     if answered:
@@ -75,18 +78,24 @@ def show(
     from rich.console import Console
     from rich.table import Table
 
+    from mllm_eval.finished import Finished, saved
     from mllm_eval.pipeline.ledger import Ledger
     from mllm_eval.pipeline.reporter import Silent
     from mllm_eval.results import scored_variants, summaries
-    from mllm_eval.run import saved_run
 
-    found = saved_run(run)
+    found = saved(run)
     console = Console(highlight=False)
     console.print(f"{found.name}\n{found.folder}", markup=False)
-    console.print(f"encoder {found.encoder.name}, recipe {found.recipe.name} ({found.recipe.hash}), ", end="")
-    console.print(f"LLM {found.llm.name}, seed {found.seed}; {state(found)}", markup=False)
-    for field, source in found.recipe.assumed().items():
-        console.print(f"assumed {field}: {source}", markup=False)
+    if isinstance(found, Finished):
+        about = f"data {found.data}, {found.dtype}, {found.batch} at a time"
+        console.print(
+            f"{found.heading} ({found.weights.repo or found.weights.path}); {about}; {state(found)}", markup=False
+        )
+    else:
+        console.print(f"encoder {found.encoder.name}, recipe {found.recipe.name} ({found.recipe.hash}), ", end="")
+        console.print(f"LLM {found.llm.name}, seed {found.seed}; {state(found)}", markup=False)
+        for field, source in found.recipe.assumed().items():
+            console.print(f"assumed {field}: {source}", markup=False)
     for variant in scored_variants(found.folder, rules):
         sheet = Table("benchmark", "value", "chance", "n", "failed", "unparsed", "protocol")
         sheet.title = f"{rules} rules, {variant}"
@@ -113,51 +122,6 @@ def _print_costs(console: Any, lines: list[dict[str, Any]]) -> None:
     peak = max(line["peak_mib"] for line in lines)
     sheet.add_row("in all", *(f"{total:.1f}" for total in totals), f"{peak:.1f}")
     console.print(sheet)
-
-
-def encoders(
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
-) -> None:
-    """List the encoders with their facts.
-
-    \b
-      mllm-eval encoders --json
-    """
-    import json
-
-    from rich.console import Console
-    from rich.table import Table
-
-    from mllm_eval.catalog import load_encoder, names
-
-    found = [_facts(load_encoder(name)) for name in names("encoders")]
-    if as_json:
-        for one in found:
-            print(json.dumps(one, ensure_ascii=False))
-        return
-    sheet = Table(box=None, pad_edge=False)
-    shown = ("name", "family", "patch", "pixels", "tokens", "width", "depth", "params", "supervision")
-    for column in shown:
-        sheet.add_column(column, no_wrap=True)
-    for one in found:
-        sheet.add_row(*(f"{one[key] / 1e6:,.1f} M" if key == "params" else str(one[key]) for key in shown))
-    Console(highlight=False).print(sheet)
-
-
-def _facts(encoder: Encoder) -> dict[str, Any]:
-    edge = encoder.preprocessing.size // encoder.patch
-    return {
-        "name": encoder.name,
-        "family": encoder.family,
-        "weights": encoder.weights.repo or encoder.weights.path,
-        "patch": encoder.patch,
-        "pixels": encoder.preprocessing.size,
-        "tokens": edge * edge,
-        "width": encoder.width,
-        "depth": encoder.depth,
-        "params": encoder.params,
-        **encoder.facts.model_dump(),
-    }
 
 
 def prompt(

@@ -12,25 +12,29 @@ from mllm_eval.errors import UserError
 from mllm_eval.report import Table, chance_table, named_table, render, write_tables
 from mllm_eval.report.choice import one_recipe
 from mllm_eval.report.cost import with_costs
-from mllm_eval.run import Run
+from mllm_eval.run import RunFolder
 from mllm_eval.storage import results_home, write_atomic
 
 
-def print_row(run: Run, rules: str, blind: bool) -> None:
+def print_row(run: RunFolder, rules: str, blind: bool) -> None:
     """The row of a run, its blind row, and which benchmarks are above chance."""
-    table = replace(pipeline.table([run], rules, blind), title=f"{run.encoder.name}, recipe {run.recipe.name}")
-    print_and_write(table, f"{run.encoder.name}-{run.recipe.name}-s{run.seed}", rules)
+    table = replace(pipeline.table([run], rules, blind), title=run.heading)
+    print_and_write(table, run.stem, rules)
     print(*chance_table(run.folder, rules).sentences, sep="\n")
 
 
-def of_runs(runs: Sequence[Run], rules: str, blind: bool, baseline: str | None, intervals: bool, mixed: bool) -> Table:
+def of_runs(
+    runs: Sequence[RunFolder], rules: str, blind: bool, baseline: str | None, intervals: bool, mixed: bool
+) -> Table:
     """One table of runs, with tests between them."""
     if not runs:
         raise UserError(f"no runs under {results_home()}; `mllm-eval eval mini-dino` makes one")
     return pipeline.table(runs, rules, blind, baseline, intervals, mixed)
 
 
-def of_all(runs: Sequence[Run], rules: str, blind: bool, baseline: str | None, intervals: bool, mixed: bool) -> Table:
+def of_all(
+    runs: Sequence[RunFolder], rules: str, blind: bool, baseline: str | None, intervals: bool, mixed: bool
+) -> Table:
     """As `of_runs`, of the recipe that most scored runs share; the notes say what was left out."""
     kept, left_out = one_recipe([run.folder for run in runs], rules, mixed)
     table = of_runs([run for run in runs if run.folder in kept], rules, blind, baseline, intervals, mixed)
@@ -45,7 +49,7 @@ def costed(table: Table) -> Table:
 
 def named(
     name: str,
-    runs: Sequence[Run] | None,
+    runs: Sequence[RunFolder] | None,
     rules: str,
     baseline: str | None,
     intervals: bool,

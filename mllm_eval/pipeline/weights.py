@@ -14,7 +14,13 @@ from mllm_eval.hub import Lock, Source, lock_path, locked_folder, read_lock
 from mllm_eval.hub.safetensors_header import read_header
 from mllm_eval.pipeline.reporter import Reporter, Silent
 
-CONFIGS = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
+CONFIGS = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
 TOKENS = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -27,6 +33,19 @@ TOKENS = (
     "chat_template.jinja",
 )
 TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A finished model of the hub, `owner/name[@revision]`, of which no yaml says anything."""
+
+    name: str
+    weights: Weights
+
+    @classmethod
+    def of(cls, text: str) -> Whole:
+        repo, _, revision = text.partition("@")
+        return cls(text, Weights(repo=repo, revision=revision or None))
 
 
 @dataclass(frozen=True)
@@ -61,7 +80,7 @@ def _is_model(name: str) -> bool:
 
 
 def provide_weights(
-    chosen: Sequence[Encoder | LLM],
+    chosen: Sequence[Encoder | LLM | Whole],
     offline: bool = False,
     folder: Path | None = None,
     reporter: Reporter | None = None,
@@ -79,7 +98,7 @@ def provide_weights(
     return [_provide(one, offline, folder, listener) for one in chosen]
 
 
-def _provide(one: Encoder | LLM, offline: bool, folder: Path | None, reporter: Reporter) -> Found:
+def _provide(one: Encoder | LLM | Whole, offline: bool, folder: Path | None, reporter: Reporter) -> Found:
     source = one.weights.source()
     if source is None:
         place = one.weights.folder()
@@ -143,12 +162,16 @@ def _file(folder: Path, name: str | None) -> Path:
     return folder if name is None else folder / name
 
 
-def check(one: Encoder | LLM, place: Path) -> None:
+def check(one: Encoder | LLM | Whole, place: Path) -> None:
     """Hold files against the yaml without reading the weights: headers, shards, architecture, parameters.
 
     Raises UserError for what is cut short, missing, or of another architecture.
     """
     held = _elements(place) if place.is_dir() else None
+    if isinstance(one, Whole):
+        if not (place / "config.json").is_file():
+            raise UserError(f"{place}: no config.json; {one.name} is not a model in the hub's format")
+        return
     if held is not None and held < (1 - TOLERANCE) * (one.params - _tied(one)):
         raise UserError(f"{place}: {held:,} parameters in its files, {one.name}'s yaml says {one.params:,}")
     if isinstance(one, LLM):

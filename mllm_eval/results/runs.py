@@ -11,6 +11,7 @@ import pandas as pd
 
 from mllm_eval.config import load, short_hash
 from mllm_eval.errors import UserError, near
+from mllm_eval.finished import Finished, is_finished
 from mllm_eval.run import Run, RunConfig
 from mllm_eval.storage import read_json, read_jsonl
 
@@ -49,6 +50,8 @@ class RunRecord:
 
 def read_run(folder: Path) -> RunRecord:
     """The record of a run's folder. Raises UserError if its config is missing or damaged."""
+    if is_finished(folder):
+        return _read_finished(folder)
     config = load(folder / "config.yaml", RunConfig)
     run = Run(config.encoder, config.recipe, config.llm, config.seed, config.weights)
     facts, encoder = config.encoder.facts, config.encoder
@@ -71,6 +74,24 @@ def read_run(folder: Path) -> RunRecord:
         },
         data=config.recipe.data,
         params=encoder.params,
+    )
+
+
+def _read_finished(folder: Path) -> RunRecord:
+    model = Finished.load(folder)
+    return RunRecord(
+        folder=folder,
+        hash=folder.name,
+        name=model.name,
+        encoder=model.label,
+        recipe="its own",
+        recipe_hash="finished model",
+        llm="its own",
+        # Finished models share what they are asked, and nothing that an encoder's run holds equal.
+        held_equal=short_hash(["finished", model.data]),
+        seed=0,
+        facts={},
+        data=model.data,
     )
 
 

@@ -1,0 +1,62 @@
+"""Finished models on the command line: asked, and this project's checkpoints made into them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from mllm_eval.finished import Dtype
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("export", short_help="a run's checkpoint as a stock LLaVA model")(export)
+
+
+def eval_model(
+    place: str, data: str, benchmarks: list[str] | None, blind: bool, rules: str, dtype: str | None, batch: int
+) -> None:
+    """Ask a finished model the benchmarks, score, and print its row. Raises UserError for an unknown dtype."""
+    from typing import cast, get_args
+
+    from mllm_eval.cli.display import display
+    from mllm_eval.cli.tables import print_row
+    from mllm_eval.environment import gpus
+    from mllm_eval.errors import UserError, near
+    from mllm_eval.finished import Dtype
+    from mllm_eval.pipeline.finished import evaluate_finished
+
+    chosen = dtype or ("bfloat16" if gpus() else "float32")
+    if chosen not in get_args(Dtype):
+        raise UserError(
+            f"dtype {chosen!r} is unknown.{near(chosen, get_args(Dtype))} Known: {', '.join(get_args(Dtype))}"
+        )
+    found = evaluate_finished(place, data, benchmarks, blind, display(), cast("Dtype", chosen), batch)
+    print_row(found, rules, blind)
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="hash, beginning of one, whole name, or encoder")],
+    to: Annotated[Path, typer.Option(help="folder to write; must not be there yet")],
+) -> None:
+    """Write a run's checkpoint as a stock LlavaForConditionalGeneration, where that says the same function.
+
+    Proven by equal logits; where LLaVA's class can't say it, one line says why.
+
+    \b
+      mllm-eval export mini-clip --to llava-mini-clip
+    """
+    from mllm_eval.cli.display import display
+    from mllm_eval.environment import before_torch
+    from mllm_eval.run import saved_run
+
+    found = saved_run(run)
+    before_torch()
+    from mllm_eval.model.export import export_llava
+
+    with display().step(f"export: {found.name}"):
+        proof = export_llava(found.checkpoint, to)
+    print(f"{to}: LlavaForConditionalGeneration; {proof}")

@@ -1,0 +1,154 @@
+"""A finished vision-language model that is asked as it is: no encoder, no recipe, no training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from mllm_eval.catalog import Weights
+from mllm_eval.config import Strict, load, short_hash
+from mllm_eval.environment import describe
+from mllm_eval.errors import UserError, near
+from mllm_eval.run import Run, RunFolder, saved_run, saved_runs
+from mllm_eval.storage import read_json, results_home, write_atomic, write_json
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class FinishedConfig(Strict):
+    """What config.yaml of a finished model's folder holds under `model`."""
+
+    name: str
+    weights: Weights
+    digest: str
+    data: str
+    dtype: Dtype
+    batch: int
+
+
+class _File(Strict):
+    model: FinishedConfig
+
+
+@dataclass(frozen=True)
+class Finished(RunFolder):
+    """A model in the hub's format, and how it is asked.
+
+    `digest` says which bytes it is (worked out from the files unless given). `data` is the benchmarks' data pin.
+    `batch` questions go through the model at a time; with one, no question's answer hangs on another.
+    """
+
+    label: str
+    weights: Weights
+    data_pin: str
+    dtype: Dtype = "float32"
+    batch: int = 1
+    digest: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.digest:
+            object.__setattr__(self, "digest", self.weights.digest())
+
+    @classmethod
+    def of(cls, place: str, data: str = "hub", dtype: Dtype = "float32", batch: int = 1) -> Finished:
+        """The model in a folder, or of a hub repository `owner/name[@revision]`.
+
+        Raises UserError for a folder without a model's config, and for what is neither.
+        """
+        folder = Path(place).expanduser()
+        if folder.is_dir():
+            if not (folder / "config.json").is_file():
+                raise UserError(f"{folder}: no config.json; a finished model in the hub's format has one")
+            return cls(folder.resolve().name, Weights(path=str(folder.resolve())), data, dtype, batch)
+        repo, _, revision = place.partition("@")
+        if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
+            raise UserError(f"{place}: neither a folder nor a repository `owner/name[@revision]` of the hub")
+        weights = Weights(repo=repo, revision=revision or None)
+        return cls(repo.rpartition("/")[2], weights, data, dtype, batch)
+
+    @classmethod
+    def load(cls, folder: Path) -> Finished:
+        """The model of a folder under results/runs. Raises UserError where the folder is not one of a model."""
+        said = load(folder / "config.yaml", _File).model
+        return cls(said.name, said.weights, said.data, said.dtype, said.batch, said.digest)
+
+    @cached_property
+    def hash(self) -> str:
+        """12 hex digits of the model's bytes and how it is asked; where it lies does not matter."""
+        return short_hash({"model": self.digest, "data": self.data_pin, "dtype": self.dtype, "batch": self.batch})
+
+    @property
+    def stem(self) -> str:
+        return f"{self.label}-{self.data_pin}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.stem}-{self.hash}"
+
+    @property
+    def heading(self) -> str:
+        return f"{self.label}, a finished model"
+
+    @property
+    def data(self) -> str:
+        return self.data_pin
+
+    def write_config(self) -> None:
+        """Write config.yaml, unless it is there and whole."""
+        said = FinishedConfig(
+            name=self.label, weights=self.weights, digest=self.digest, data=self.data_pin, dtype=self.dtype,
+            batch=self.batch,
+        )  # fmt: skip
+        text = yaml.safe_dump({"model": said.model_dump(mode="json")}, sort_keys=False, allow_unicode=True)
+        path = self.folder / "config.yaml"
+        if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+            write_atomic(path, text)
+
+    def note_session(self) -> None:
+        """Write manifest.json, or add a session to it if the environment is not that of the last one."""
+        path = self.folder / "manifest.json"
+        try:
+            sessions: list[dict[str, Any]] = list(read_json(path)["sessions"])
+        except (UserError, KeyError, TypeError):
+            sessions = []
+        now = describe()
+        if not sessions or {**sessions[-1], "time": ""} != {**now, "time": ""}:
+            write_json(path, {"run": self.name, "hash": self.hash, "sessions": [*sessions, now]})
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder under results/runs is a finished model's."""
+    try:
+        Finished.load(folder)
+    except UserError:
+        return False
+    return True
+
+
+def saved_models() -> list[Finished]:
+    """Every finished model under results/runs, by name."""
+    paths = sorted((results_home() / "runs").glob("*/config.yaml"))
+    return sorted((Finished.load(p.parent) for p in paths if is_finished(p.parent)), key=lambda one: one.name)
+
+
+def saved(name: str) -> Run | Finished:
+    """The run or finished model of a hash, a hash's beginning, a whole name, or a name that just one has.
+
+    Raises UserError where none or several match.
+    """
+    models = saved_models()
+    exact = [one for one in models if name in (one.name, one.hash)]
+    found = exact or [one for one in models if one.hash.startswith(name) or one.label == name]
+    if len(found) == 1 and not any(run.hash.startswith(name) for run in saved_runs()):
+        return found[0]
+    if len(found) > 1:
+        raise UserError(f"{name!r} is {len(found)} models: {', '.join(one.hash for one in found)}. Give one of these.")
+    try:
+        return saved_run(name)
+    except UserError as problem:
+        hint = near(name, [one.label for one in models])
+        raise UserError(f"{problem}{hint}") from None

@@ -1,0 +1,208 @@
+"""Greedy answers of a finished model through its own processor and chat template."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_eval.answers import Answer, Journal
+from mllm_eval.config import canonical
+from mllm_eval.data.samples import Sample
+from mllm_eval.errors import UserError
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+Progress = Callable[[int, int], None]
+# What a broken image raises when it is decoded. Anything else is a fault of the code and stops the run.
+BROKEN = (UserError, OSError, ValueError)
+
+
+def messages(sample: Sample) -> list[dict[str, Any]]:
+    """The one turn of a sample, in the form that chat templates read: its images, then its text."""
+    parts: list[dict[str, Any]] = [{"type": "image"} for _ in sample.images]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": sample.prompt}]}]
+
+
+def _key(sample: Sample) -> tuple[str, tuple[str, ...]]:
+    # The template is the model's, and the run's hash knows the model: to know the messages is enough.
+    digest = hashlib.sha256(canonical(messages(sample)).encode()).hexdigest()[:16]
+    return digest, tuple(image.sha256[:16] for image in sample.images)
+
+
+def pending_finished(samples: Sequence[Sample], journal: Journal) -> list[str]:
+    """The ids of the samples without an answer to these messages and images; needs no torch and no model."""
+    done = journal.done()
+    return [sample.id for sample in samples if not _settled(done.get(sample.id), sample)]
+
+
+def _settled(answer: Answer | None, sample: Sample) -> bool:
+    if answer is None or (answer.prompt, answer.images) != _key(sample):
+        return False
+    return answer.state == "ok" or isinstance(_images(sample), str)
+
+
+def _images(sample: Sample) -> list[PIL.Image.Image] | str:
+    """The images, or why they cannot be read."""
+    try:
+        return [image.load() for image in sample.images]
+    except BROKEN as error:
+        return " ".join(str(error).split()) or type(error).__name__
+
+
+class FinishedModel:
+    """A model and its processor, loaded without any code of the model's own."""
+
+    def __init__(self, folder: Path, dtype: str, device: str) -> None:
+        """Raises UserError for a folder without a model for images and text, a processor or a chat template."""
+        import torch
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+        # Registers this project's own checkpoints, which can be asked like any other.
+        import mllm_eval.model  # noqa: F401
+
+        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        config = _loaded(folder, "config", AutoConfig.from_pretrained, **options)
+        if type(config) not in AutoModelForImageTextToText._model_mapping:
+            raise UserError(f"{folder}: holds a {config.model_type!r}, which is no model for images and text")
+        self.processor = _loaded(folder, "processor", AutoProcessor.from_pretrained, **options)
+        tokenizer = getattr(self.processor, "tokenizer", None)
+        if tokenizer is None or getattr(self.processor, "chat_template", None) is None:
+            raise UserError(
+                f"{folder}: its processor has no chat template, so nobody knows how it wants to be asked; "
+                "put its chat_template.jinja into the folder"
+            )
+        tokenizer.padding_side = "left"
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self.tokenizer = tokenizer
+        load: Any = AutoModelForImageTextToText.from_pretrained
+        model, report = _loaded(
+            folder, "weights", load, dtype=getattr(torch, dtype), output_loading_info=True, **options
+        )
+        if missing := sorted(report["missing_keys"]):
+            raise UserError(f"{folder}: {len(missing)} tensors are missing, the first is {missing[0]}")
+        self.model = model.to(device).eval()
+        self.folder = folder
+
+    def render(self, sample: Sample) -> str:
+        """The prompt of a sample by the model's template. Raises UserError where that leaves out an image."""
+        mark = getattr(self.processor, "image_token", None)
+        asked = messages(sample)
+        if mark:
+            # A mark in a question's own words is no image.
+            asked[0]["content"][-1]["text"] = sample.prompt.replace(mark, f"{mark[:-1]} {mark[-1]}")
+        text: str = self.processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+        if mark and text.count(mark) < len(sample.images):
+            raise UserError(
+                f"{self.folder}: its chat template makes {text.count(mark)} of {len(sample.images)} image marks "
+                f"({mark}); it must read content given as a list of parts"
+            )
+        return text
+
+    def answer(
+        self, samples: Sequence[Sample], images: Sequence[list[PIL.Image.Image]], max_new_tokens: int
+    ) -> list[Answer]:
+        """Greedy answers to samples whose images were decoded."""
+        import torch
+
+        texts = [self.render(sample) for sample in samples]
+        begin = self.tokenizer.bos_token
+        options: dict[str, Any] = {"return_tensors": "pt", "padding": True}
+        if begin and texts[0].startswith(begin):
+            # The template has written it already.
+            options["add_special_tokens"] = False
+        shown = [list(one) for one in images]
+        if any(shown):
+            options["images"] = shown
+        inputs = self.processor(text=texts, **options).to(self.model.device)
+        for name, value in inputs.items():
+            if torch.is_tensor(value) and value.is_floating_point():
+                inputs[name] = value.to(self.model.dtype)
+        length = inputs["input_ids"].shape[1]
+        with torch.inference_mode():
+            out = self.model.generate(
+                **inputs,
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=max_new_tokens,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+        written = out[:, length:]
+        masks = inputs["attention_mask"]
+        return [
+            self._answer(sample, tokens.tolist(), int(mask.sum()))
+            for sample, tokens, mask in zip(samples, written, masks, strict=True)
+        ]
+
+    def _answer(self, sample: Sample, tokens: list[int], asked: int) -> Answer:
+        prompt, images = _key(sample)
+        ends = self.model.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends])
+        last = next((at for at, token in enumerate(tokens) if token in ends), len(tokens) - 1)
+        tokens = tokens[: last + 1]
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        return Answer(sample.id, prompt, images, text, asked, len(tokens))
+
+
+def _loaded(folder: Path, what: str, load: Callable[..., Any], **options: Any) -> Any:
+    try:
+        return load(folder, **options)
+    except UserError:
+        raise
+    except Exception as problem:
+        first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        more = ""
+        if "trust_remote_code" in str(problem) or "custom code" in str(problem):
+            first, more = "it needs code of its own", "; this project runs none but transformers' own classes"
+        raise UserError(f"{folder}: the {what} cannot be read ({first}){more}") from None
+
+
+def answer_finished(
+    model: FinishedModel,
+    samples: Sequence[Sample],
+    max_new_tokens: int,
+    journal: Journal,
+    progress: Progress | None = None,
+    batch: int = 1,
+) -> list[Answer]:
+    """Answer what has no answer yet, journalled batch by batch; the journal is finished in the end.
+
+    The batches are those of the whole list, whatever has been answered, so that an interrupted run meets them
+    again. A sample with an image that cannot be read fails (state `error`), and no other.
+    """
+    done = journal.done()
+    # Questions with as many images as each other: processors want no ragged batches.
+    order = sorted(range(len(samples)), key=lambda at: (len(samples[at].images), at))
+    groups: list[list[int]] = []
+    for at in order:
+        if groups and len(groups[-1]) < batch and len(samples[groups[-1][0]].images) == len(samples[at].images):
+            groups[-1].append(at)
+        else:
+            groups.append([at])
+    finished = 0
+    for group in groups:
+        asked = [samples[at] for at in group]
+        if not all(_settled(done.get(sample.id), sample) for sample in asked):
+            journal.append(_answer_group(model, asked, max_new_tokens))
+        finished += len(group)
+        if progress:
+            progress(finished, len(samples))
+    journal.finish(sample.id for sample in samples)
+    done = journal.done()
+    return [done[sample.id] for sample in samples]
+
+
+def _answer_group(model: FinishedModel, asked: list[Sample], max_new_tokens: int) -> list[Answer]:
+    loaded = [(sample, _images(sample)) for sample in asked]
+    whole = [(sample, images) for sample, images in loaded if not isinstance(images, str)]
+    answers = {}
+    if whole:
+        made = model.answer([sample for sample, _ in whole], [images for _, images in whole], max_new_tokens)
+        answers = {answer.id: answer for answer in made}
+    for sample, images in loaded:
+        if isinstance(images, str):
+            answers[sample.id] = Answer(sample.id, *_key(sample), "", 0, 0, "error", images)
+    return [answers[sample.id] for sample in asked]

@@ -1,0 +1,208 @@
+"""A checkpoint as transformers' own `LlavaForConditionalGeneration`, where that class says the same function."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mllm_eval.adapters.base import EncoderModel
+from mllm_eval.catalog import Encoder
+from mllm_eval.errors import UserError
+from mllm_eval.model.checkpoint import load_checkpoint
+from mllm_eval.model.processor import VLMImageProcessor, chat_template
+from mllm_eval.model.vlm import VLM
+from mllm_eval.prompts import IMAGE, render
+
+# float32 sums in another order would differ by more than this only by mistake.
+CLOSE = 1e-4
+SHAPES = ((64, 64), (97, 61), (40, 120))
+
+
+def why_not(model: VLM) -> str | None:
+    """Why LLaVA's class can't say a model's function, in words, or None where it can."""
+    facts = Encoder.model_validate(model.config.encoder)
+    encoder: EncoderModel | None = model.encoder
+    assert encoder is not None
+    native = getattr(encoder.model.config, "image_size", None)
+    if facts.norm:
+        return "it takes features before the final norm, this encoder's are normed (norm: true)"
+    if encoder.grid**2 != model.config.tokens:
+        return (
+            f"it can't resize the {encoder.grid} x {encoder.grid} patches to the budget of "
+            f"{model.config.tokens} tokens; only tokens: {encoder.grid**2} could be said"
+        )
+    if model.config.standardize:
+        return "it can't standardise the projector's input (standardize: true)"
+    if model.config.projector != "mlp2x_gelu":
+        return f"its projector is mlp2x_gelu, this one is {model.config.projector}"
+    if native != facts.preprocessing.size:
+        return f"its tower reads images of {native} pixels, this encoder {facts.preprocessing.size}"
+    if encoder.prefix > 1:
+        return f"it drops one token before the patches, this encoder has {encoder.prefix}"
+    return None
+
+
+def export_llava(checkpoint: Path, to: Path) -> str:
+    """Write the checkpoint in LLaVA's form, load it as anyone would, and compare; returns the proof in words.
+
+    The folder appears whole, or, where anything differs, not at all.
+
+    Raises:
+        UserError: LLaVA's class can't say the function (why), the folder is there already, or the proof failed.
+    """
+    if to.exists():
+        raise UserError(f"{to}: is there already; name another folder")
+    model = load_checkpoint(checkpoint)
+    if reason := why_not(model):
+        raise UserError(f"{checkpoint}: no LLaVA says this: {reason}; load it with `import mllm_eval` instead")
+    fresh = to.with_name(f".{to.name}.{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        fresh.parent.mkdir(parents=True, exist_ok=True)
+        _llava(model).save_pretrained(fresh)
+        _processor(model).save_pretrained(fresh)
+        said = _prove(model, fresh)
+        os.rename(fresh, to)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return said
+
+
+def _llava(model: VLM) -> Any:
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    encoder: Any = model.encoder
+    text: Any = model.config.text_config
+    text = type(text)(**text.to_dict())
+    vocabulary = text.vocab_size
+    image = model.config.image_token_id
+    # LLaVA looks the image's token up before it puts the image in its place, so the token needs a row.
+    text.vocab_size = max(vocabulary, image + 1)
+    config = LlavaConfig(
+        vision_config=encoder.model.config,
+        text_config=text,
+        image_token_id=image,
+        projector_hidden_act="gelu",
+        vision_feature_select_strategy="default" if encoder.prefix else "full",
+        vision_feature_layer=encoder.facts.feature_layer,
+        image_seq_length=model.config.tokens,
+        tie_word_embeddings=text.tie_word_embeddings and text.vocab_size == vocabulary,
+    )
+    llava: Any = LlavaForConditionalGeneration(config).to(model.dtype).eval()
+    llava.model.vision_tower.load_state_dict(encoder.model.state_dict())
+    first, _, second = model.projector.layers
+    llava.model.multi_modal_projector.linear_1.load_state_dict(first.state_dict())
+    llava.model.multi_modal_projector.linear_2.load_state_dict(second.state_dict())
+    words = {name: tensor for name, tensor in model.llm.model.state_dict().items() if name != "embed_tokens.weight"}
+    missing, unexpected = llava.model.language_model.load_state_dict(words, strict=False)
+    assert set(missing) == {"embed_tokens.weight"} and not unexpected
+    with torch.no_grad():
+        for theirs, ours in (
+            (llava.get_input_embeddings().weight, model.llm.get_input_embeddings().weight),
+            (llava.lm_head.weight, model.llm.lm_head.weight),
+        ):
+            theirs.zero_()
+            theirs[:vocabulary] = ours
+    llava.generation_config = model.llm.generation_config
+    ends = [model.tokenizer.eos_token_id, *_turn_end(model)]
+    llava.generation_config.eos_token_id = sorted({end for end in ends if end is not None})
+    llava.generation_config.pad_token_id = model.tokenizer.pad_token_id
+    if text.vocab_size > vocabulary:
+        # Rows that the LLM never had: no answer may hold them.
+        llava.generation_config.suppress_tokens = list(range(vocabulary, text.vocab_size))
+    return llava
+
+
+def _turn_end(model: VLM) -> list[int]:
+    from mllm_eval.prompts import template_named
+
+    mark = template_named(model.config.template).assistant_close
+    ids: list[int] = model.tokenizer(mark, add_special_tokens=False)["input_ids"]
+    return ids if len(ids) == 1 else []
+
+
+def _processor(model: VLM) -> Any:
+    from transformers import LlavaProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+    facts = Encoder.model_validate(model.config.encoder)
+    shown = facts.preprocessing
+    edge = {"height": shown.size, "width": shown.size}
+    options: dict[str, Any] = {
+        "image_mean": list(shown.mean),
+        "image_std": list(shown.std),
+        "resample": {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[shown.interpolation],
+        "crop_size": edge,
+    }
+    images: Any
+    if shown.mode == "pad":
+        images = LlavaImageProcessorPil(size=edge, do_pad=True, do_center_crop=False, **options)
+    elif shown.mode == "squash":
+        images = CLIPImageProcessorPil(size=edge, do_center_crop=False, **options)
+    else:
+        short = getattr(shown, "resize", None) or round(shown.size * 256 / 224)
+        images = CLIPImageProcessorPil(size={"shortest_edge": short}, do_center_crop=True, **options)
+    assert model.encoder is not None
+    prefix = model.encoder.prefix
+    return LlavaProcessor(
+        image_processor=images,
+        tokenizer=model.tokenizer,
+        patch_size=facts.patch,
+        vision_feature_select_strategy="default" if prefix else "full",
+        num_additional_image_tokens=prefix,
+        image_token=IMAGE,
+        chat_template=chat_template(model.config.template),
+    )
+
+
+def _prove(model: VLM, folder: Path) -> str:
+    """Logits, pixels and prompt of the written folder against the model's. Raises UserError where they differ."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    processor: Any = AutoProcessor.from_pretrained(folder, **options)
+    load: Any = AutoModelForImageTextToText.from_pretrained
+    llava: Any = load(folder, dtype=model.dtype, **options).eval()
+    facts = Encoder.model_validate(model.config.encoder)
+    ours = VLMImageProcessor(facts=facts.preprocessing.model_dump(mode="json"))
+    noise = torch.Generator().manual_seed(0)
+    pictures = [_picture(shape, noise) for shape in SHAPES]
+    pixels = [
+        (ours(one)["pixel_values"], processor.image_processor(one, return_tensors="pt")["pixel_values"])
+        for one in pictures
+    ]
+    apart = max(float((mine - theirs).abs().max()) for mine, theirs in pixels)
+    text = "What is in the picture?"
+    asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
+    prompt = processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+    if prompt != render(model.config.template, text, 1):
+        raise UserError(f"{folder}: its chat template does not write the prompt of {model.config.template}")
+    inputs = processor(text=[prompt], images=[pictures[0]], return_tensors="pt", add_special_tokens=False)
+    with torch.inference_mode():
+        worst = 0.0
+        for mine, _ in pixels:
+            shown = mine.to(model.dtype)
+            expected: Tensor = model(input_ids=inputs["input_ids"], pixel_values=shown).logits
+            found: Tensor = llava(input_ids=inputs["input_ids"], pixel_values=shown).logits
+            worst = max(worst, float((expected - found[..., : expected.shape[-1]]).abs().max()))
+    if not worst <= CLOSE:
+        raise UserError(f"{folder}: its logits differ by {worst:.3g}; nothing was written")
+    told = f"logits of {len(pixels)} images differ by at most {worst:.2g}"
+    if apart > CLOSE:
+        steps = apart * min(facts.preprocessing.std) * 255
+        told += f"; its image processor rounds otherwise, by up to {steps:.1f} of 255 a pixel"
+    else:
+        told += f", pixels by {apart:.2g}"
+    return told
+
+
+def _picture(shape: tuple[int, int], noise: torch.Generator) -> Image.Image:
+    values = torch.randint(0, 256, (shape[1] // 8 + 1, shape[0] // 8 + 1, 3), generator=noise, dtype=torch.uint8)
+    return Image.fromarray(values.numpy()).resize(shape, Image.Resampling.BICUBIC)

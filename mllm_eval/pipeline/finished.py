@@ -1,0 +1,84 @@
+"""The flow of a finished model: answers, scores, and nothing to train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from mllm_eval.adapters import weights_folder
+from mllm_eval.answers import Journal
+from mllm_eval.data.snapshots import load_samples
+from mllm_eval.environment import device, repeatable
+from mllm_eval.finished import Dtype, Finished
+from mllm_eval.generate.finished import answer_finished, pending_finished
+from mllm_eval.pipeline.answering import titled
+from mllm_eval.pipeline.flow import asked_benchmarks, working
+from mllm_eval.pipeline.ledger import Ledger
+from mllm_eval.pipeline.reporter import Reporter
+from mllm_eval.pipeline.scoring import score_answers, scored
+from mllm_eval.pipeline.snapshots import locked_or_told
+from mllm_eval.pipeline.sources import provide
+from mllm_eval.storage import data_home
+
+if TYPE_CHECKING:
+    from mllm_eval.generate.finished import FinishedModel
+
+
+def evaluate_finished(
+    place: str,
+    data: str = "hub",
+    benchmarks: Sequence[str] | None = None,
+    blind: bool = False,
+    reporter: Reporter | None = None,
+    dtype: Dtype = "float32",
+    batch: int = 1,
+) -> Finished:
+    """Ask a finished model the benchmarks and score its answers: whatever of it is missing.
+
+    Args:
+        place: a folder in the hub's format, or `owner/name[@revision]` that `mllm-eval weights --model` locked.
+        data: the benchmarks' data pin.
+        benchmarks: names; by default those of the paper's table that have the pin.
+
+    Raises:
+        UserError: no such model or data, or a model that cannot be asked; what was answered stays.
+    """
+    model = Finished.of(place, data, dtype, batch)
+    asked = asked_benchmarks(benchmarks, data)
+    variants = ["default", "blind"] if blind else ["default"]
+    with working(model, reporter) as ledger:
+        local = [one for one in asked if one.pin(data).source != "hub"]
+        provide([data_home() / part.repo for one in local for part in one.pin(data).tables().values()], ledger.reporter)
+        locked_or_told(asked, data, variants)
+        loaded = _Loaded(model, ledger)
+        for benchmark in asked:
+            for variant in variants:
+                samples = load_samples(benchmark, data, variant)
+                journal = Journal(model.answers_path(benchmark.name, variant))
+                if not journal.complete or pending_finished(samples, journal):
+                    ready = loaded.model
+                    with ledger.step(f"answers: {titled(benchmark, variant)}", samples=len(samples)) as progress:
+                        answer_finished(ready, samples, benchmark.generation.max_new_tokens, journal, progress, batch)
+                if not all(scored(model, benchmark, variant, rules) for rules in benchmark.rules):
+                    with ledger.step(f"scores: {titled(benchmark, variant)}"):
+                        score_answers(model, benchmark, variant, samples)
+        if not ledger.steps:
+            ledger.reporter.say(f"{model.name}: complete, nothing to do")
+    return model
+
+
+class _Loaded:
+    """The model, loaded when the first question is asked."""
+
+    def __init__(self, chosen: Finished, ledger: Ledger) -> None:
+        self.chosen = chosen
+        self.ledger = ledger
+
+    @cached_property
+    def model(self) -> FinishedModel:
+        repeatable(0)
+        from mllm_eval.generate.finished import FinishedModel
+
+        with self.ledger.step("load the model"):
+            return FinishedModel(weights_folder(self.chosen.weights), self.chosen.dtype, device())

@@ -1,0 +1,331 @@
+"""Finished models asked as they are, and this project's checkpoints made into stock ones."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tiny_models import make_encoder, make_image, make_llm, make_recipe
+from typer.testing import CliRunner
+
+from mllm_eval.adapters import load_encoder_model
+from mllm_eval.answers import Journal, read_answers
+from mllm_eval.catalog import LLM, load_benchmark
+from mllm_eval.cli.app import app
+from mllm_eval.data.snapshots import load_samples
+from mllm_eval.errors import UserError
+from mllm_eval.finished import Finished, saved
+from mllm_eval.generate import answer
+from mllm_eval.generate.finished import FinishedModel, answer_finished
+from mllm_eval.model import assemble, load_checkpoint, load_llm_model, load_tokenizer, save_checkpoint
+from mllm_eval.model.export import export_llava
+from mllm_eval.pipeline.finished import evaluate_finished
+from mllm_eval.storage import read_json, read_jsonl
+
+TOP = Path(__file__).parent.parent
+EXAMPLE = TOP / "docs" / "examples" / "easy-vqa"
+QUESTIONS = 9
+
+
+def make_checkpoint(
+    folder: Path, family: str = "clip", outside: bool = False, mode: str = "squash", **changes: Any
+) -> Path:
+    """A checkpoint that was never trained; `outside` puts the image's token behind the LLM's words."""
+    encoder = make_encoder(folder / "encoder", family, **{"norm": False, **changes.pop("encoder", {})})
+    shown = encoder.preprocessing.model_copy(update={"mode": mode})
+    encoder = encoder.model_copy(update={"preprocessing": shown})
+    llm = make_llm(folder / "llm")
+    if outside:
+        model: Any = load_llm_model(llm)
+        model.resize_token_embeddings(llm.vocab - 1)
+        model.save_pretrained(folder / "llm")
+        params = sum(parameter.numel() for parameter in model.parameters())
+        llm = LLM(**{**llm.model_dump(), "vocab": llm.vocab - 1, "params": params})
+    recipe = make_recipe(folder / "none.jsonl", folder, **{"tokens": 16, "standardize": False, **changes})
+    torch.manual_seed(3)
+    model = assemble(encoder, recipe, load_llm_model(llm), load_tokenizer(llm, recipe.template))
+    with torch.no_grad():
+        # Louder, so that answers differ from picture to picture.
+        for parameter in model.projector.parameters():
+            parameter.mul_(6)
+    save_checkpoint(model, folder / "checkpoint", load_encoder_model(encoder))
+    return folder / "checkpoint"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A benchmark of one's own with nine questions on three images, a checkpoint, and the checkpoint as LLaVA."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLLM_EVAL_DATA", str(home / "data"))
+        patch.setenv("MLLM_EVAL_RESULTS", str(home / "results"))
+        patch.setenv("MLLM_EVAL_PATH", str(EXAMPLE))
+        write_questions(home / "data" / "easy-vqa" / "data" / "test-00000-of-00001.parquet")
+        export_llava(make_checkpoint(home / "made"), home / "llava")
+        yield home
+
+
+def write_questions(path: Path) -> None:
+    pictures = []
+    for index in range(3):
+        packed = io.BytesIO()
+        make_image(index, (28, 20 + 4 * index)).save(packed, "PNG")
+        pictures.append({"bytes": packed.getvalue(), "path": None})
+    rows = {
+        "question_id": [f"q{at}" for at in range(QUESTIONS)],
+        "question": [f"what is shape {at}?" for at in range(QUESTIONS)],
+        "answer": ["circle"] * QUESTIONS,
+    }
+    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = pa.array([pictures[at % 3] for at in range(QUESTIONS)], picture)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(rows).append_column("image", images), path)
+
+
+def ask(place: Path, **options: Any) -> Finished:
+    return evaluate_finished(str(place), "easy-vqa", ["easy_vqa"], **options)
+
+
+# ---- asking ----
+def test_a_stock_llava_is_asked_and_scored(home: Path) -> None:
+    model = ask(home / "llava", blind=True)
+    for variant, images in (("default", 1), ("blind", 0)):
+        answers = read_answers(model.answers_path("easy_vqa", variant))
+        assert [one.id for one in answers] == [f"q{at}" for at in range(QUESTIONS)]
+        assert {(one.state, len(one.images)) for one in answers} == {("ok", images)}
+        assert all(0 < one.tokens_out <= 8 for one in answers)
+        assert read_json(model.summary_path("easy_vqa", "cambrian", variant))["n"] == QUESTIONS
+        assert len(read_jsonl(model.scores_path("easy_vqa", "cambrian", variant))) == QUESTIONS
+    seen = read_answers(model.answers_path("easy_vqa"))
+    unseen = read_answers(model.answers_path("easy_vqa", "blind"))
+    assert [one.tokens_in - 16 - 1 for one in seen] == [one.tokens_in for one in unseen]
+    assert len({one.text for one in seen}) > 2
+
+
+def test_it_answers_as_the_checkpoint_does_that_it_was_made_of(home: Path) -> None:
+    checkpoint = home / "made" / "checkpoint"
+    theirs = read_answers(ask(home / "llava").answers_path("easy_vqa"))
+    own = read_answers(ask(checkpoint).answers_path("easy_vqa"))
+    model = load_checkpoint(checkpoint)
+    benchmark = load_benchmark("easy_vqa")
+    samples = load_samples(benchmark, "easy-vqa")
+
+    def features(images: Any) -> list[torch.Tensor]:
+        encoder: Any = model.encoder
+        pixels = torch.stack([torch.from_numpy(encoder.preprocess(image.load())) for image in images])
+        return list(model.encode(pixels))
+
+    journal = Journal(home / "engine.jsonl")
+    engine = answer(model, samples, model.config.template, features, 8, journal)
+    assert [one.text for one in theirs] == [one.text for one in own] == [one.text for one in engine]
+    assert [one.tokens_in for one in own] == [one.tokens_in for one in engine]
+
+
+def test_the_same_command_again_loads_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = ask(home / "llava")
+
+    def loaded(*_: object) -> None:
+        raise AssertionError("something is computed again")
+
+    monkeypatch.setattr("mllm_eval.generate.finished.FinishedModel.__init__", loaded)
+    monkeypatch.setattr("mllm_eval.pipeline.finished.score_answers", loaded)
+    assert ask(home / "llava") == first
+
+
+def test_stopped_on_its_way_it_goes_on_to_the_same_bytes(home: Path, tmp_path: Path) -> None:
+    samples = load_samples(load_benchmark("easy_vqa"), "easy-vqa")
+    model = FinishedModel(home / "llava", "float32", "cpu")
+    whole = Journal(tmp_path / "whole.jsonl")
+    answer_finished(model, samples, 8, whole, batch=2)
+    asked: list[int] = []
+    half = Journal(tmp_path / "half.jsonl")
+
+    def stop(done: int, _: int) -> None:
+        if done >= 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        answer_finished(model, samples, 8, half, stop, batch=2)
+    original = model.answer
+
+    def counted(batch: Any, *rest: Any) -> Any:
+        asked.append(len(batch))
+        return original(batch, *rest)
+
+    model.answer = counted  # type: ignore[method-assign]
+    answer_finished(model, samples, 8, half, batch=2)
+    assert half.path.read_bytes() == whole.path.read_bytes()
+    assert sum(asked) == QUESTIONS - 4
+
+
+def test_batches_give_the_answers_of_one_by_one(home: Path) -> None:
+    one, three = (read_answers(ask(home / "llava", batch=batch).answers_path("easy_vqa")) for batch in (1, 3))
+    assert [answer.text for answer in one] == [answer.text for answer in three]
+    assert [answer.tokens_in for answer in one] == [answer.tokens_in for answer in three]
+
+
+def test_a_broken_image_fails_its_own_questions_only(home: Path, tmp_path: Path) -> None:
+    samples = load_samples(load_benchmark("easy_vqa"), "easy-vqa")
+
+    def broken() -> Any:
+        raise UserError("row 1: the image can't be decoded")
+
+    image = type(samples[0].images[0])(samples[0].images[0].sha256, broken)
+    from dataclasses import replace
+
+    spoilt = [replace(samples[0], images=(image,)), *samples[1:4]]
+    model = FinishedModel(home / "llava", "float32", "cpu")
+    answers = answer_finished(model, spoilt, 4, Journal(tmp_path / "a.jsonl"), batch=2)
+    assert [one.state for one in answers] == ["error", "ok", "ok", "ok"]
+    assert answers[0].reason == "row 1: the image can't be decoded"
+
+
+def test_a_mark_in_a_questions_own_words_is_no_image(home: Path) -> None:
+    from dataclasses import replace
+
+    sample = load_samples(load_benchmark("easy_vqa"), "easy-vqa")[0]
+    model = FinishedModel(home / "llava", "float32", "cpu")
+    sly = replace(sample, prompt="what does <image> mean?")
+    assert model.render(sly).count("<image>") == 1
+    (one,) = model.answer([sly], [[sly.images[0].load()]], 4)
+    assert one.state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "no config.json; a finished model in the hub's format has"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), "the weights cannot be read"),
+        (lambda folder: (folder / "chat_template.jinja").unlink(), "its processor has no chat template"),
+        (lambda folder: (folder / "chat_template.jinja").write_text("{{ messages[0]['role'] }}"), "0 of 1 image marks"),
+    ],
+)
+def test_models_that_cannot_be_asked_are_refused(home: Path, tmp_path: Path, spoil: Any, message: str) -> None:
+    folder = tmp_path / "spoilt"
+    shutil.copytree(home / "llava", folder)
+    spoil(folder)
+    with pytest.raises(UserError, match=message):
+        ask(folder)
+
+
+def test_a_models_own_code_is_never_run(tmp_path: Path, home: Path) -> None:
+    folder = tmp_path / "strange"
+    folder.mkdir()
+    (folder / "strange.py").write_text("raise SystemExit('it ran')")
+    auto = {"AutoConfig": "strange.Config", "AutoModelForImageTextToText": "strange.Model"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "strange", "auto_map": auto}))
+    with pytest.raises(UserError, match="the config cannot be read"):
+        ask(folder)
+    shutil.copytree(home / "made" / "llm", tmp_path / "llm")
+    with pytest.raises(UserError, match="holds a 'llama', which is no model for images and text"):
+        ask(tmp_path / "llm")
+
+
+def test_names_that_are_neither_folder_nor_repository(home: Path) -> None:
+    with pytest.raises(UserError, match="neither a folder nor a repository"):
+        ask(Path("nothing"))
+    with pytest.raises(UserError, match=r"owner/vlm@v1: .* not on this machine; fetch and lock them with"):
+        ask(Path("owner/vlm@v1"))
+
+
+def test_the_command_line_knows_finished_models(home: Path) -> None:
+    def call(*words: str) -> Any:
+        return CliRunner().invoke(app, list(words))
+
+    words = [
+        "eval",
+        "--model",
+        str(home / "llava"),
+        "--data",
+        "easy-vqa",
+        "--benchmarks",
+        "easy_vqa",
+        "--dtype",
+        "float32",
+    ]
+    shown = call(*words)
+    assert shown.exit_code == 0, shown.output
+    assert "llava" in shown.output
+    model = ask(home / "llava")
+    assert f"{model.hash}  llava-easy-vqa" in call("ls").output
+    assert "llava, a finished model" in call("show", model.hash).output
+    assert saved("llava") == model
+    assert f"{model.name}: easy_vqa" in call("score", model.hash).output
+    checkpoint = ask(home / "made" / "checkpoint")
+    both = call("table", "--runs", f"{model.hash},{checkpoint.hash}")
+    assert both.exit_code == 0, both.output
+    assert "llava" in both.output and "checkpoint" in both.output
+    assert "say what to evaluate" in call("eval").stderr
+    assert "Did you mean 'float32'?" in call(*words[:-1], "float3").stderr
+
+
+# ---- export ----
+@pytest.mark.parametrize(("family", "mode", "outside"), [("clip", "pad", True), ("siglip", "crop", False)])
+def test_a_checkpoint_becomes_a_stock_llava_with_its_logits(
+    tmp_path: Path, family: str, mode: str, outside: bool
+) -> None:
+    checkpoint = make_checkpoint(tmp_path, family, outside, mode)
+    said = export_llava(checkpoint, tmp_path / "llava")
+    assert "logits of 3 images differ by at most" in said
+    config = json.loads((tmp_path / "llava" / "config.json").read_text())
+    assert config["architectures"] == ["LlavaForConditionalGeneration"]
+    assert config["vision_feature_select_strategy"] == ("default" if family == "clip" else "full")
+    assert not list(tmp_path.glob(".llava*"))
+    with pytest.raises(UserError, match="is there already"):
+        export_llava(checkpoint, tmp_path / "llava")
+    if outside:
+        made = json.loads((tmp_path / "llava" / "generation_config.json").read_text())
+        assert made["suppress_tokens"] == [config["image_token_id"]]
+
+
+def test_an_inner_layer_is_the_same_layer(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path, encoder={"feature_layer": -2})
+    assert "logits" in export_llava(checkpoint, tmp_path / "llava")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"family": "dinov2", "encoder": {"norm": True}}, "it takes features before the final norm"),
+        ({"tokens": 9}, "it can't resize the 4 x 4 patches to the budget of 9 tokens; only tokens: 16 could be said"),
+        ({"standardize": True}, "it can't standardise the projector's input"),
+        ({"projector": "mlp3x_gelu"}, "its projector is mlp2x_gelu, this one is mlp3x_gelu"),
+    ],
+)
+def test_what_llava_cannot_say_is_said_why(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    checkpoint = make_checkpoint(tmp_path, **changes)
+    with pytest.raises(UserError, match=reason):
+        export_llava(checkpoint, tmp_path / "llava")
+    assert not (tmp_path / "llava").exists()
+
+
+def test_an_export_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mllm_eval.model import export
+
+    checkpoint = make_checkpoint(tmp_path)
+    original = export._llava
+
+    def spoilt(model: Any) -> Any:
+        llava = original(model)
+        with torch.no_grad():
+            llava.model.multi_modal_projector.linear_1.bias.add_(0.5)
+        return llava
+
+    monkeypatch.setattr(export, "_llava", spoilt)
+    with pytest.raises(UserError, match="its logits differ by"):
+        export_llava(checkpoint, tmp_path / "llava")
+    assert not (tmp_path / "llava").exists()
+
+
+def test_the_run_that_is_exported_is_named(home: Path) -> None:
+    missing = CliRunner().invoke(app, ["export", "nothing", "--to", "x"])
+    assert missing.exit_code == 2
+    assert "no run 'nothing'" in missing.stderr
