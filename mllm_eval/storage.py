@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -115,6 +116,27 @@ def sha256_file(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def known_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hex digits; a large file is read once, and again when it was touched.
+
+    What was read is noted beside the file, in `.<name>.sha256`, with the file's size and time of change; a folder
+    that can't be written has no note. Raises UserError if the file can't be read.
+    """
+    note = path.with_name(f".{path.name}.sha256")
+    try:
+        status = path.stat()
+        state = f"{status.st_size} {status.st_mtime_ns}"
+        noted = note.read_text(encoding="utf-8").strip() if note.is_file() else ""
+    except (OSError, UnicodeDecodeError):
+        return sha256_file(path)
+    if noted.startswith(f"{state} ") and len(noted) == len(state) + 65:
+        return noted[-64:]
+    digest = sha256_file(path)
+    with suppress(OSError):
+        write_atomic(note, f"{state} {digest}\n")
+    return digest
 
 
 def sha256_tree(folder: Path, keep: Callable[[Path], bool] = lambda _: True) -> str:

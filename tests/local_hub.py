@@ -21,7 +21,8 @@ class Hub:
     """Repositories by `<kind>s/<owner>/<name>`, each with the files of its one commit.
 
     `gated`: repositories that want a login. `short`: files of which only so many bytes are sent, though all are
-    announced. `plain`: files at addresses of their own. `asked`: the requests that came.
+    announced. `plain`: files at addresses of their own. `asked`: the requests that came. `heads`: the newest commit
+    of a repository where it is not COMMIT. `past`: the files of older commits. `moved`: old name -> new name.
     """
 
     url: str = ""
@@ -30,6 +31,9 @@ class Hub:
     short: dict[str, int] = field(default_factory=dict)
     plain: dict[str, bytes] = field(default_factory=dict)
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    heads: dict[str, str] = field(default_factory=dict)
+    past: dict[tuple[str, str], dict[str, bytes]] = field(default_factory=dict)
+    moved: dict[str, str] = field(default_factory=dict)
 
 
 def sibling(name: str, data: bytes) -> dict[str, Any]:
@@ -72,18 +76,24 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             words = path.removeprefix("api/").split("/")
             kind = words.pop(0) if words[0] in ("models", "datasets") else "models"
             repo = f"{kind}/{'/'.join(words[:2])}"
+            if repo in hub.moved:
+                old, new = (name.partition("/")[2] for name in (repo, hub.moved[repo]))
+                self._send(307, b"", Location=self.path.replace(old, new, 1))
+                return
             if repo not in hub.repos:
                 self._send(404, b"{}", X_Error_Code="RepoNotFound")
                 return
             rest = words[2:]
             revision = rest[1] if len(rest) > 1 else "main"
-            if revision not in ("main", COMMIT):
+            head = hub.heads.get(repo, COMMIT)
+            if revision not in ("main", head) and (repo, revision) not in hub.past:
                 self._send(404, b"{}", X_Error_Code="RevisionNotFound")
                 return
-            files = hub.repos[repo]
+            commit = head if revision == "main" else revision
+            files = hub.repos[repo] if commit == head else hub.past[repo, commit]
             if api:
                 listed = [sibling(name, data) for name, data in files.items()]
-                about = {"id": "/".join(words[:2]), "sha": COMMIT, "siblings": listed, "private": False, "tags": []}
+                about = {"id": "/".join(words[:2]), "sha": commit, "siblings": listed, "private": False, "tags": []}
                 self._send(200, json.dumps(about).encode(), Content_Type="application/json")
                 return
             if repo in hub.gated and not self.headers.get("Authorization"):
@@ -95,7 +105,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return
             entry = sibling(name, files[name])
             etag = entry["lfs"]["sha256"] if "lfs" in entry else entry["blobId"]
-            self._file(name, files[name], {"ETag": f'"{etag}"', "X_Repo_Commit": COMMIT})
+            self._file(name, files[name], {"ETag": f'"{etag}"', "X_Repo_Commit": commit})
 
         def _file(self, name: str, data: bytes, headers: dict[str, str]) -> None:
             start = 0

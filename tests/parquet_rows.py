@@ -38,7 +38,8 @@ def png(shade: int, size: tuple[int, int] = (6, 4)) -> dict[str, Any]:
 
 
 def arrow(name: str, kind: str) -> pa.DataType:
-    """The arrow type of a column as a yaml names it."""
+    """The arrow type of a column as a yaml names it; the first of several."""
+    kind = kind.partition("|")[0]
     if kind == "image":
         return IMAGE
     if kind.startswith("list<"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -28,14 +29,18 @@ class Join(Strict):
 class Pin(Strict):
     """One snapshot of a data set in the hub's layout.
 
-    repo: folder under the data home.
+    source: `local` is a folder under the data home, read as it is; `hub` is a data set of the hub, which
+        `mllm-eval data` fetches and locks, and of which nothing but the locked files is read.
+    repo: the folder, or the hub's name of the data set.
     path: glob of the split's files inside it (default `{config}/{split}-*.parquet`).
+    revision: commit or tag of the hub; without it the first fetch takes the newest commit, and the lock keeps it.
     rows, ids: expected number of samples, and sha256 of their ids joined by newlines; without them no check.
     chance: what the best guess without the image gets here, in per cent: the commonest option text of each question.
-    columns: upstream column -> type (default: the benchmark's).
+    columns: upstream column -> type, laid over the benchmark's; `int64|string` takes either and reads the first.
     image_files: for a csv with an image folder, the image's path as a template over the row's columns.
     """
 
+    source: Literal["local", "hub"] = Field(default="local", exclude_if=lambda source: source == "local")
     repo: str
     split: str
     config: str | None = None
@@ -53,6 +58,19 @@ class Pin(Strict):
     def pattern(self) -> str:
         """Glob of the files, relative to the repo's folder."""
         return self.path or f"{self.config or 'data'}/{self.split}-*.parquet"
+
+    @property
+    def patterns(self) -> list[str]:
+        """Globs of all files that the pin reads: its tables, and the images beside a csv."""
+        beside = [re.sub(r"{[^}]*}", "*", self.image_files)] if self.image_files else []
+        return [self.pattern, *beside]
+
+    def tables(self) -> dict[str, Pin]:
+        """The pin's own table, named `questions`, and those it joins. They are of one source."""
+        return {
+            "questions": self,
+            **{k: pin.model_copy(update={"source": self.source}) for k, pin in self.extra.items()},
+        }
 
 
 class Generation(Strict):
@@ -114,11 +132,10 @@ class Benchmark(Strict):
     @model_validator(mode="before")
     @classmethod
     def _share_columns(cls, raw: Any) -> Any:
-        # A pin's columns default to the benchmark's, so that every pin can be checked on its own.
-        if isinstance(raw, dict) and isinstance(raw.get("data"), dict) and raw.get("columns"):
-            shared = {"columns": raw["columns"]}
-            pins = {k: {**shared, **pin} if isinstance(pin, dict) else pin for k, pin in raw["data"].items()}
-            return {**raw, "data": pins}
+        # A pin's columns are laid over the benchmark's, so that every pin can be checked on its own.
+        shared = raw.get("columns") if isinstance(raw, dict) else None
+        if shared and isinstance(shared, dict) and isinstance(raw.get("data"), dict):
+            return {**raw, "data": {name: _with_columns(pin, shared) for name, pin in raw["data"].items()}}
         return raw
 
     def variant(self, name: str) -> Variant:
@@ -129,13 +146,22 @@ class Benchmark(Strict):
             raise UserError(f"{self.name} has no variant '{name}'.{hint}")
         return known[name]
 
-    def pin(self, name: str, variant: str = "default") -> Pin:
-        """The pin that a variant reads when asked for `name`."""
+    def pin_name(self, name: str, variant: str = "default") -> str:
+        """The name of the pin that a variant reads when asked for `name`."""
         wanted = self.variant(variant).pins.get(name, name)
         if wanted not in self.data:
             hint = f"{near(wanted, self.data)} Known: {', '.join(self.data)}"
             raise UserError(f"{self.name} has no data pin '{wanted}'.{hint}")
-        return self.data[wanted]
+        return wanted
+
+    def pin(self, name: str, variant: str = "default") -> Pin:
+        """The pin that a variant reads when asked for `name`."""
+        return self.data[self.pin_name(name, variant)]
+
+
+def _with_columns(pin: Any, shared: dict[str, Any]) -> Any:
+    own = pin.get("columns") or {} if isinstance(pin, dict) else None
+    return {**pin, "columns": {**shared, **own}} if isinstance(own, dict) else pin
 
 
 def answers_variant(benchmark: Benchmark, variant: str) -> str:

@@ -30,7 +30,12 @@ def type_name(kind: pa.DataType) -> str:
 
 
 def matches(found: str, wanted: str) -> bool:
-    """Whether a type is the wanted one; bare `list` and `struct` match any, a column of nulls matches all."""
+    """Whether a type is the wanted one, or one of several (`int64|string`).
+
+    Bare `list` and `struct` match any, a column of nulls matches all.
+    """
+    if "|" in wanted:
+        return any(matches(found, one.strip()) for one in wanted.split("|"))
     return found in (wanted, "null") or (wanted in ("list", "struct") and found.startswith(f"{wanted}<"))
 
 

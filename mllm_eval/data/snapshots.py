@@ -2,43 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
-from mllm_eval.catalog.benchmark import Benchmark, Pin, module_of
+from mllm_eval.catalog.benchmark import Benchmark, Pin, folder_of, module_of
+from mllm_eval.data.locks import locked_snapshot
 from mllm_eval.data.readers import Reading
 from mllm_eval.data.samples import ImageRef, Sample
-from mllm_eval.data.tables import Row, rows_of
+from mllm_eval.data.tables import Row, files_of, rows_of
 from mllm_eval.errors import UserError
 from mllm_eval.storage import sha256_bytes
 
 Reader = Callable[[Mapping[str, Any], Mapping[str, Any]], Reading]
+Files = Mapping[str, Sequence[Path]]
+"""Table -> its files in order; a pin's own table is `questions`."""
 
 
 def load_samples(benchmark: Benchmark, pin: str, variant: str = "default") -> list[Sample]:
     """The samples of a data pin (`mini`, `hub`, ...) as a variant asks them, in the data set's order.
 
     `blind` has no images; `shuffled` has another sample's, the same in every run; clusters stay those of the
-    true images. Raises UserError, naming file and row, for missing files, columns of another name or type,
-    rows that can't be read, and row counts or ids that differ from the pin's.
+    true images. Of a pin of the hub only locked files are read, and they must still be those of the lock.
+    Raises UserError, naming file and row, for missing files, columns of another name or type, rows that can't
+    be read, and row counts or ids that differ from the pin's or the lock's.
     """
-    chosen, asked = benchmark.variant(variant), benchmark.pin(pin, variant)
+    chosen, name = benchmark.variant(variant), benchmark.pin_name(pin, variant)
+    asked = benchmark.data[name]
+    if asked.source == "hub":
+        locked = locked_snapshot(benchmark, name)
+        asked = asked.model_copy(update={"rows": locked.rows, "ids": locked.ids})
+        files = locked.files
+    else:
+        files = {table: files_of(part) for table, part in asked.tables().items()}
+    samples = _clustered(read_samples(benchmark, name, asked, files, chosen.settings)[0])
+    if chosen.images == "none":
+        return [_with_images(sample, ()) for sample in samples]
+    return _shuffled(samples) if chosen.images == "other" else samples
+
+
+def read_samples(
+    benchmark: Benchmark,
+    name: str,
+    pin: Pin,
+    files: Files,
+    changed: Mapping[str, Any] | None = None,
+    told: Callable[[int], None] = lambda _: None,
+) -> tuple[list[Sample], int]:
+    """The samples in these files of a pin's tables, checked against the pin, and the number of rows read.
+
+    `changed` settings are laid over the benchmark's; `told` hears of rows as they are read.
+    """
     read = reader_of(benchmark)
-    settings = {**benchmark.settings, **chosen.settings}
-    rows = list(_joined(asked, benchmark.aliases))
-    if asked.rows is not None and len(rows) != asked.rows:
-        raise UserError(f"{benchmark.name}: {asked.repo} has {len(rows)} rows, its pin '{pin}' says {asked.rows}")
+    settings = {**benchmark.settings, **(changed or {})}
+    rows = _joined(pin, benchmark.aliases, files, told)
+    if pin.rows is not None and len(rows) != pin.rows:
+        raise UserError(
+            f"{benchmark.name}: {pin.repo} has {len(rows)} rows, its pin '{name}' says {pin.rows}: another release, "
+            f"or files are missing or too many. Correct `revision` or `rows` in {folder_of(benchmark)}/benchmark.yaml."
+        )
     samples: list[Sample] = []
     seen: dict[str, int] = {}
     for number, row in enumerate(rows):
         reading = read_row(read, row, settings)
         if reading.asked:
             samples.append(_sample(benchmark.name, number, row, reading, seen))
-    _check_ids(benchmark, pin, asked, samples)
-    samples = _clustered(samples)
-    if chosen.images == "none":
-        return [_with_images(sample, ()) for sample in samples]
-    return _shuffled(samples) if chosen.images == "other" else samples
+    _check_ids(benchmark, name, pin, samples)
+    return samples, len(rows)
 
 
 def ids_hash(ids: list[str]) -> str:
@@ -66,12 +96,15 @@ def read_row(read: Reader, row: Row, settings: Mapping[str, Any]) -> Reading:
         raise UserError(f"{row.where}: can't be read ({type(error).__name__}: {error})") from None
 
 
-def _joined(pin: Pin, aliases: Mapping[str, str]) -> list[Row]:
-    rows = list(rows_of(pin, aliases))
+def _joined(pin: Pin, aliases: Mapping[str, str], files: Files, told: Callable[[int], None]) -> list[Row]:
+    rows: list[Row] = []
+    for row in rows_of(pin, aliases, files["questions"]):
+        rows.append(row)
+        told(len(rows))
     if pin.join is None:
         return rows
     join, pictures = pin.join, {}
-    for other in rows_of(pin.extra[pin.join.table], aliases):
+    for other in rows_of(pin.extra[join.table], aliases, files[join.table]):
         pictures[other.record[join.key]] = other.images[join.image]
     for row in rows:
         key = row.record[join.column]
@@ -93,7 +126,10 @@ def _sample(name: str, number: int, row: Row, reading: Reading, seen: dict[str, 
 def _check_ids(benchmark: Benchmark, pin: str, asked: Pin, samples: list[Sample]) -> None:
     found = ids_hash([sample.id for sample in samples])
     if asked.ids is not None and found != asked.ids:
-        raise UserError(f"{benchmark.name}: the ids of {asked.repo} differ from those of its pin '{pin}'")
+        raise UserError(
+            f"{benchmark.name}: the ids of {asked.repo} differ from those of its pin '{pin}' (hash {found[:12]}, not "
+            f"{asked.ids[:12]}): another release? Correct `revision` or `ids` in {folder_of(benchmark)}/benchmark.yaml."
+        )
 
 
 def _clustered(samples: list[Sample]) -> list[Sample]:

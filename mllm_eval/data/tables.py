@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ class Row:
 
 
 def files_of(pin: Pin) -> list[Path]:
-    """The files of a pin in the order of their names; UserError when there are none."""
+    """The files of a local pin in the order of their names; UserError when there are none."""
     folder = data_home() / pin.repo
     found = sorted(folder.glob(pin.pattern))
     if not found:
@@ -41,13 +41,16 @@ def files_of(pin: Pin) -> list[Path]:
     return found
 
 
-def rows_of(pin: Pin, aliases: Mapping[str, str]) -> Iterator[Row]:
-    """All rows of a pin, one at a time; images are hashed on the way and their bytes dropped."""
-    for path in files_of(pin):
-        yield from _csv_rows(path, pin, aliases) if path.suffix == ".csv" else _parquet_rows(path, pin)
+def rows_of(pin: Pin, aliases: Mapping[str, str], files: Sequence[Path]) -> Iterator[Row]:
+    """All rows of a pin's files, one at a time; images are hashed on the way and their bytes dropped.
+
+    Columns are renamed by `aliases` (upstream name -> name here) before they are checked.
+    """
+    for path in files:
+        yield from _csv_rows(path, pin, aliases) if path.suffix == ".csv" else _parquet_rows(path, pin, aliases)
 
 
-def _parquet_rows(path: Path, pin: Pin) -> Iterator[Row]:
+def _parquet_rows(path: Path, pin: Pin, aliases: Mapping[str, str]) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -55,16 +58,20 @@ def _parquet_rows(path: Path, pin: Pin) -> Iterator[Row]:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
-    kinds = {field.name: type_name(field.type) for field in file.schema_arrow}
+    upstream = {aliases.get(field.name, field.name): field.name for field in file.schema_arrow}
+    kinds = {name: type_name(file.schema_arrow.field(own).type) for name, own in upstream.items()}
     check_columns(kinds, pin.columns, str(path))
     pictures = [name for name, kind in kinds.items() if kind in ("image", "list<image>")]
     pictures += [name for name, kind in pin.columns.items() if "image" in kind and kinds.get(name) == "null"]
+    retyped = {name: kind for name, kind in pin.columns.items() if "|" in kind and kinds[name] == "string"}
     number = 0
     for group in range(file.num_row_groups):
         for index, row in enumerate(_batched(file, group)):
             where = f"{path} row {number}"
-            images = {name: _refs(row[name], path, group, name, index, where) for name in pictures}
-            record = {name: value for name, value in row.items() if name not in images}
+            images = {name: _refs(row[upstream[name]], path, group, upstream[name], index, where) for name in pictures}
+            record = {name: row[own] for name, own in upstream.items() if name not in images}
+            for name, kind in retyped.items():
+                record[name] = _typed(record[name], kind, name, where)
             yield Row(where, record, images)
             number += 1
 

@@ -6,7 +6,15 @@ nothing to do loads no model.
 
 from __future__ import annotations
 
-from mllm_eval.pipeline.flow import compare, evaluate, provide_data, score_run, table, train_run
+from mllm_eval.pipeline.flow import (
+    compare,
+    evaluate,
+    provide_benchmarks,
+    provide_data,
+    score_run,
+    table,
+    train_run,
+)
 from mllm_eval.pipeline.reporter import Progress, Reporter, Silent
 
 __all__ = [
@@ -15,6 +23,7 @@ __all__ = [
     "Silent",
     "compare",
     "evaluate",
+    "provide_benchmarks",
     "provide_data",
     "score_run",
     "table",

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllm_eval.catalog import Benchmark, load_benchmark, load_encoder, load_recipe, names, paper_benchmarks
+from mllm_eval.data.snapshots import load_samples
 from mllm_eval.environment import before_torch, repeatable
 from mllm_eval.errors import UserError
+from mllm_eval.finished import Finished
 from mllm_eval.pipeline.answering import Respondent, titled
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.scoring import score_answers, scored
+from mllm_eval.pipeline.snapshots import lock_data, locked_or_told, of_the_hub
 from mllm_eval.pipeline.sources import needed, provide
-from mllm_eval.run import Run
-from mllm_eval.storage import FileLock
-from mllm_eval.train import is_trained, train
+from mllm_eval.run import Run, RunFolder
+from mllm_eval.storage import FileLock, data_home
+from mllm_eval.train import hold_to_its_data, is_trained, train
 
 if TYPE_CHECKING:
     from mllm_eval.data.samples import Sample
@@ -61,8 +65,10 @@ def evaluate(
     run = Run.of(encoder, recipe, llm, seed)
     asked = asked_benchmarks(benchmarks, run.recipe.data)
     variants = ["default", "blind"] if blind else ["default"]
-    with _working(run, reporter) as ledger:
+    with working(run, reporter) as ledger:
         provide(needed(run.recipe, not is_trained(run), asked), ledger.reporter)
+        locked_or_told(asked, run.recipe.data, variants)
+        hold_to_its_data(run)
         respondent = Respondent(run, lambda: _train(run, ledger), ledger)
         for benchmark in asked:
             for variant in variants:
@@ -81,21 +87,22 @@ def train_run(
 ) -> Run:
     """Both stages of training, as far as they are missing; the arguments are those of `evaluate`."""
     run = Run.of(encoder, recipe, llm, seed)
-    with _working(run, reporter) as ledger:
+    with working(run, reporter) as ledger:
         if not is_trained(run):
             provide(needed(run.recipe, True, []), ledger.reporter)
+            hold_to_its_data(run)
             _train(run, ledger)
     return run
 
 
-def score_run(run: Run, reporter: Reporter | None = None) -> list[str]:
+def score_run(run: Run | Finished, reporter: Reporter | None = None) -> list[str]:
     """Score all finished answers of a run anew, without a model; returns what was scored.
 
     Raises:
         UserError: the answers do not fit the samples, or the run has no finished answers.
     """
     done = []
-    with _working(run, reporter) as ledger:
+    with working(run, reporter) as ledger:
         for path in sorted((run.folder / "answers").glob("*.jsonl")):
             name, _, variant = path.stem.partition(".")
             benchmark = load_benchmark(name)
@@ -104,7 +111,7 @@ def score_run(run: Run, reporter: Reporter | None = None) -> list[str]:
                 score_answers(run, benchmark, variant or "default", samples)
             done.append(f"{name} ({variant})" if variant else name)
     if not done:
-        raise UserError(f"{run.folder}: no finished answers; `mllm-eval eval {run.encoder.name}` makes them")
+        raise UserError(f"{run.folder}: no finished answers; `mllm-eval eval` makes them")
     return done
 
 
@@ -125,7 +132,7 @@ def compare(
 
 
 def table(
-    runs: Sequence[Run],
+    runs: Sequence[RunFolder],
     rules: str = "cambrian",
     blind: bool = False,
     baseline: str | None = None,
@@ -145,14 +152,49 @@ def table(
 
 
 def provide_data(recipe: str = "mini", reporter: Reporter | None = None) -> bool:
-    """Make or check the data that a recipe trains on and the benchmarks it asks; True if any was made."""
+    """Make, fetch or check the data that a recipe trains on and the benchmarks it asks; True if any was made."""
     loaded = load_recipe(recipe)
-    paths = needed(loaded, True, asked_benchmarks(None, loaded.data))
-    return provide(paths, reporter or Silent(), check=True)
+    asked = asked_benchmarks(None, loaded.data)
+    made = provide(needed(loaded, True, asked), reporter or Silent(), check=True)
+    return lock_data(of_the_hub(asked, loaded.data), loaded.data, reporter=reporter) or made
+
+
+def provide_benchmarks(
+    benchmarks: Sequence[str] | None = None,
+    pin: str = "hub",
+    folder: Path | None = None,
+    offline: bool = False,
+    reporter: Reporter | None = None,
+) -> bool:
+    """See to it that a data pin of benchmarks is here and checked; True if anything had to be made or fetched.
+
+    Args:
+        benchmarks: names; by default those of the paper's table that have the pin.
+        pin: `hub`, `mini`, or another name that the benchmarks' yaml have under `data`.
+        folder: take a pin of the hub from here, not from the hub.
+        offline: fetch nothing; compare what is here with its lock, byte for byte.
+
+    Raises:
+        UserError: an unknown name, or data that can't be had or are not what the yaml or the lock says.
+    """
+    asked = asked_benchmarks(benchmarks, pin)
+    if not asked:
+        raise UserError(f"no benchmark has data '{pin}'; `mllm-eval data --data hub` fetches the sixteen of the paper")
+    hub = of_the_hub(asked, pin)
+    local = [benchmark for benchmark in asked if benchmark not in hub]
+    if local and (folder is not None or offline):
+        raise UserError(f"--from and --offline are for data of the hub; '{pin}' of {local[0].name} is not")
+    paths = [data_home() / part.repo for one in local for part in one.pin(pin).tables().values()]
+    made = provide(paths, reporter or Silent(), check=True) if paths else False
+    for benchmark in local:
+        with (reporter or Silent()).step(f"check: {benchmark.name}"):
+            load_samples(benchmark, pin)
+    return lock_data(hub, pin, folder, offline, reporter) or made
 
 
 @contextmanager
-def _working(run: Run, reporter: Reporter | None) -> Iterator[Ledger]:
+def working(run: Run | Finished, reporter: Reporter | None) -> Iterator[Ledger]:
+    """Have a run's folder for oneself, its config written, its steps noted in its ledger."""
     before_torch()
     listener = reporter or Silent()
     lock = FileLock(run.folder / ".lock", lambda: listener.say(f"waiting: another process works on {run.name}"))
@@ -169,10 +211,8 @@ def _train(run: Run, ledger: Ledger) -> None:
         train(run, progress)
 
 
-def _samples(benchmark: Benchmark, run: Run, variant: str) -> list[Sample]:
-    from mllm_eval.data.snapshots import load_samples
-
-    return load_samples(benchmark, run.recipe.data, variant)
+def _samples(benchmark: Benchmark, run: RunFolder, variant: str) -> list[Sample]:
+    return load_samples(benchmark, run.data, variant)
 
 
 def _answer_and_score(respondent: Respondent, benchmark: Benchmark, variant: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pydantic
 
@@ -12,15 +13,16 @@ from mllm_eval.catalog import Benchmark, Recipe
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.reporter import Reporter
-from mllm_eval.storage import PACKAGE, data_home, locate
+from mllm_eval.storage import PACKAGE, data_home, locate, read_text
 
 
 class Source(Strict):
-    """What makes a folder of the data home (`make`), and the file that says that it is whole; see
-    configs/sources.yaml."""
+    """What makes a folder of the data home (`make`), the file that says that it is whole, and what that file holds
+    when today's code made it (`version`); see configs/sources.yaml."""
 
     make: str
     whole: str
+    version: str | None = None
 
 
 class Sources(pydantic.RootModel[dict[str, Source]]):
@@ -33,14 +35,18 @@ def sources() -> dict[str, Source]:
 
 
 def needed(recipe: Recipe, training: bool, benchmarks: Iterable[Benchmark]) -> list[Path]:
-    """The files and folders of data that training by this recipe, and asking these benchmarks, read."""
+    """The files and folders of data that training by this recipe, and asking these benchmarks, read.
+
+    Those of the hub are not among them: what they are is in their locks.
+    """
     paths = []
     if training:
         sets = [*recipe.stage1.data, *recipe.stage2.data]
         paths = [locate(ref) for data in sets for ref in (data.path, data.images)]
     for benchmark in benchmarks:
         pin = benchmark.pin(recipe.data)
-        paths += [data_home() / part.repo for part in (pin, *pin.extra.values())]
+        if pin.source == "local":
+            paths += [data_home() / part.repo for part in pin.tables().values()]
     return list(dict.fromkeys(paths))
 
 
@@ -54,18 +60,33 @@ def provide(paths: Iterable[Path], reporter: Reporter, check: bool = False) -> b
     made = False
     for name, source in sources().items():
         folder = data_home() / name
+        if not any(path.is_relative_to(folder) for path in wanted):
+            continue
         here = (folder / source.whole).is_file()
-        if any(path.is_relative_to(folder) for path in wanted) and (check or not here):
+        current = here and _current(source, folder)
+        if check or not here:
             _make(name, source, reporter)
-            made = made or not here
+            made = made or not current
+        elif not current:
+            # Not made anew unasked: trained runs belong to the data as they are, and others may be reading them.
+            reporter.say(f"{folder}: made by another version of this code; `mllm-eval data` makes it anew")
     for path in wanted:
         if not path.exists():
             raise UserError(f"{path}: no such data. Put it there, or set MLLM_EVAL_DATA (now {data_home()}).")
     return made
 
 
+def _current(source: Source, folder: Path) -> bool:
+    return source.version is None or read_text(folder / source.whole).strip() == _function(source.version)()
+
+
+def _function(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found
+
+
 def _make(name: str, source: Source, reporter: Reporter) -> None:
-    module, _, function = source.make.partition(":")
-    make = getattr(importlib.import_module(module), function)
+    make = _function(source.make)
     with reporter.step(f"data: {name}") as progress:
         make(data_home(), lambda _, done, total: progress(done, total))

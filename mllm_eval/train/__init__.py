@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from mllm_eval.train.provenance import hold_to_its_data
+
 if TYPE_CHECKING:
     from mllm_eval.run import Run
 
-__all__ = ["is_trained", "train"]
+__all__ = ["hold_to_its_data", "is_trained", "train"]
 
 
 def is_trained(run: Run) -> bool:

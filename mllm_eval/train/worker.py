@@ -21,7 +21,7 @@ def main(words: list[str] | None = None) -> int:
     asked = parser.parse_args(words)
     before_torch()
     warnings.filterwarnings("ignore", category=FutureWarning)
-    from mllm_eval.train import train
+    from mllm_eval.train import hold_to_its_data, train
     from mllm_eval.train.trainer import world
 
     rank, _ = world()
@@ -29,6 +29,7 @@ def main(words: list[str] | None = None) -> int:
         run = Run.of(asked.encoder, asked.recipe, asked.llm, asked.seed)
         if rank == 0:
             run.prepare()
+            hold_to_its_data(run)
         train(run)
     except UserError as problem:
         if rank == 0:

@@ -1,0 +1,165 @@
+"""From files to a lock: fetched or found in a folder, read whole, held against the yaml, written down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mllm_eval.catalog.benchmark import Benchmark, Pin
+from mllm_eval.data.fetching import Progress, fetch_files, whole_set
+from mllm_eval.data.locks import (
+    DataLock,
+    LockedTable,
+    lock_path,
+    locked_snapshot,
+    matching,
+    mend,
+    read_lock,
+    read_places,
+    revision_of,
+    write_lock,
+)
+from mllm_eval.data.snapshots import ids_hash, read_samples
+from mllm_eval.errors import UserError
+from mllm_eval.hub.lock import Source, locked_files
+from mllm_eval.storage import FileLock
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A table's files: what they are, and where."""
+
+    table: LockedTable
+    folder: Path
+
+
+def is_whole(benchmark: Benchmark, pin: str) -> bool:
+    """Whether a pin is locked and every file is here and is the lock's. Raises UserError for a lock that is wrong."""
+    if read_lock(benchmark, pin) is None or read_places(benchmark.name, pin) is None:
+        return False
+    try:
+        locked_snapshot(benchmark, pin)
+    except UserError:
+        return False
+    return True
+
+
+def fetched(benchmark: Benchmark, pin: str, progress: Progress) -> dict[str, Found]:
+    """The files of each table of a pin, fetched from the hub as far as they are not here.
+
+    A pin that is locked is fetched at the commit of its lock. Raises UserError as `fetch_files` does.
+    """
+    asked, lock = benchmark.data[pin], read_lock(benchmark, pin)
+    found: dict[str, Found] = {}
+    commits: dict[str, str] = {}
+    for name, part in asked.tables().items():
+        held = lock.tables[name] if lock else None
+        revision = revision_of(asked, part)
+        # Tables of one repository are of one commit, whatever happens there between two requests.
+        exact = (held and held.commit) or commits.get(part.repo) or revision
+        source = Source("dataset", part.repo, exact, mend(benchmark.name, pin))
+        folder, commit, files = fetch_files(source, part.patterns, progress)
+        commits[part.repo] = commit
+        found[name] = Found(LockedTable(repo=part.repo, revision=revision, commit=commit, files=files), folder)
+    return found
+
+
+def adopted(benchmark: Benchmark, pin: str, root: Path) -> dict[str, Found]:
+    """The files of each table of a pin in a folder that someone brought: read where they are, not copied.
+
+    `root` holds the data set itself, `<name>/`, `<owner>/<name>/`, or is huggingface_hub's cache.
+    """
+    asked = benchmark.data[pin]
+    found: dict[str, Found] = {}
+    for name, part in asked.tables().items():
+        revision = revision_of(asked, part)
+        folder = _folder(root, part, revision)
+        commit = folder.name if folder.parent.name == "snapshots" else None
+        if revision is not None and commit is not None and revision != commit and len(revision) == 40:
+            raise UserError(f"{folder}: commit {commit[:12]} of {part.repo}, the yaml pins {revision[:12]}")
+        chosen: list[str] = []
+        for pattern in part.patterns:
+            some = _names(folder, pattern)
+            whole_set(some, str(folder))
+            chosen += some
+        table = LockedTable(repo=part.repo, revision=revision, commit=commit, files=locked_files(folder, chosen))
+        found[name] = Found(table, folder)
+    return found
+
+
+def _folder(root: Path, pin: Pin, revision: str | None) -> Path:
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder")
+    owner, _, name = pin.repo.rpartition("/")
+    cache = root / f"datasets--{owner}--{name}"
+    wanted = revision
+    if (ref := cache / "refs" / (revision or "main")).is_file():
+        wanted = ref.read_text(encoding="utf-8").strip()
+    places = [root / owner / name, root / name, cache / "snapshots" / (wanted or "main"), root]
+    for folder in places:
+        if _names(folder, pin.pattern):
+            return folder
+    raise UserError(
+        f"{root}: no files {pin.pattern} of {pin.repo} in it, nor in {pin.repo}/, {name}/ or {cache.name}/snapshots/"
+    )
+
+
+def _names(folder: Path, pattern: str) -> list[str]:
+    return matching((path.relative_to(folder).as_posix() for path in folder.glob(pattern) if path.is_file()), pattern)
+
+
+def lock(benchmark: Benchmark, pin: str, found: dict[str, Found], rows_told: Progress) -> DataLock:
+    """Read all rows of these files, hold them against the yaml and the lock there is, and write the lock.
+
+    Raises:
+        UserError: a column that is missing or of another type, a row that can't be read, other rows or ids than
+            the yaml pins, other files than the lock's. Nothing is locked then; the files stay.
+    """
+    asked = benchmark.data[pin]
+    before = read_lock(benchmark, pin)
+    for name, one in found.items():
+        _same(benchmark, pin, one, before.tables[name] if before else None)
+    files = {
+        name: [found[name].folder / file for file in matching(found[name].table.files, part.pattern)]
+        for name, part in asked.tables().items()
+    }
+    total = asked.rows or 0
+    samples, rows = read_samples(
+        benchmark, pin, asked, files, told=lambda done: rows_told(done, max(total, done)) if done % 64 == 0 else None
+    )
+    trusted = [what for what, pinned in _pins(asked).items() if pinned is None]
+    made = DataLock(
+        benchmark=benchmark.name,
+        pin=pin,
+        rows=rows,
+        samples=len(samples),
+        ids=ids_hash([sample.id for sample in samples]),
+        trusted=before.trusted if before else trusted,
+        tables={name: _known_commit(one.table, before.tables[name] if before else None) for name, one in found.items()},
+    )
+    if before and (before.rows, before.ids) != (made.rows, made.ids):
+        raise UserError(f"{lock_path(benchmark.name, pin)}: its files give {made.rows} rows, it says {before.rows}")
+    with FileLock(lock_path(benchmark.name, pin).with_suffix(".lock")):
+        write_lock(made, {name: one.folder for name, one in found.items()})
+    return made
+
+
+def _pins(pin: Pin) -> dict[str, object]:
+    return {"revision": pin.revision, "rows": pin.rows, "ids": pin.ids}
+
+
+def _known_commit(table: LockedTable, before: LockedTable | None) -> LockedTable:
+    return table.model_copy(update={"commit": table.commit or (before.commit if before else None)})
+
+
+def _same(benchmark: Benchmark, pin: str, found: Found, before: LockedTable | None) -> None:
+    if before is None:
+        return
+    for name in sorted({*before.files, *found.table.files}):
+        ours, theirs = before.files.get(name), found.table.files.get(name)
+        if ours != theirs:
+            what = "is missing" if theirs is None else "is not in" if ours is None else "is another file than in"
+            raise UserError(
+                f"{found.folder / name}: {what} the lock {lock_path(benchmark.name, pin)}; "
+                f"delete the lock if the change is meant, then {mend(benchmark.name, pin)}"
+            )

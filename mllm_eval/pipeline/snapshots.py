@@ -1,0 +1,71 @@
+"""Benchmarks' data sets of the hub: fetched or taken from a folder, checked, locked; asked for before they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from mllm_eval.catalog import Benchmark
+from mllm_eval.data import locking
+from mllm_eval.data.locks import DataLock, locked_snapshot, read_lock
+from mllm_eval.pipeline.reporter import Reporter, Silent
+
+
+def lock_data(
+    benchmarks: Sequence[Benchmark],
+    pin: str,
+    folder: Path | None = None,
+    offline: bool = False,
+    reporter: Reporter | None = None,
+) -> bool:
+    """See to it that a pin of these benchmarks is here, checked and locked; True if anything had to be done.
+
+    Args:
+        folder: take the files from here (read where they are), not from the hub.
+        offline: fetch nothing; compare every file's content with its lock.
+
+    Raises:
+        UserError: for the first benchmark that can't be had; those before it are locked, what was fetched stays.
+    """
+    listener = reporter or Silent()
+    changed = False
+    for benchmark in benchmarks:
+        name = benchmark.pin_name(pin)
+        if offline and folder is None:
+            with listener.step(f"compare: {benchmark.name}"):
+                locked_snapshot(benchmark, name, whole=True)
+        elif folder is not None or not locking.is_whole(benchmark, name):
+            if folder is not None:
+                with listener.step(f"look: {benchmark.name}"):
+                    found = locking.adopted(benchmark, name, folder)
+            else:
+                with listener.step(f"fetch: {benchmark.name} (MB)") as progress:
+                    found = locking.fetched(benchmark, name, progress)
+            with listener.step(f"check: {benchmark.name} (rows)") as progress:
+                locking.lock(benchmark, name, found, progress)
+            changed = True
+        if (lock := read_lock(benchmark, name)) is not None:
+            listener.say(_sentence(lock))
+    return changed
+
+
+def of_the_hub(benchmarks: Iterable[Benchmark], pin: str) -> list[Benchmark]:
+    """Those of the benchmarks whose pin is a data set of the hub."""
+    return [benchmark for benchmark in benchmarks if benchmark.pin(pin).source == "hub"]
+
+
+def _sentence(lock: DataLock) -> str:
+    made_of = {f"{table.repo}@{(table.commit or 'unknown commit')[:14]}" for table in lock.tables.values()}
+    files = sum(len(table.files) for table in lock.tables.values())
+    asked = "" if lock.samples == lock.rows else f", {lock.samples:,} asked"
+    trusted = f"; trusted on first use: {', '.join(lock.trusted)}" if lock.trusted else ""
+    size = f"{lock.size / 1e6:,.1f} MB in {files} file{'s' if files > 1 else ''}"
+    return f"{lock.benchmark}: {lock.rows:,} rows{asked}, {size}, {' + '.join(sorted(made_of))}{trusted}"
+
+
+def locked_or_told(benchmarks: Iterable[Benchmark], pin: str, variants: Sequence[str] = ("default",)) -> None:
+    """Nothing, if every pin of the hub that would be read is locked and here; else UserError names the command."""
+    for benchmark in benchmarks:
+        for name in {benchmark.pin_name(pin, variant) for variant in variants}:
+            if benchmark.data[name].source == "hub":
+                locked_snapshot(benchmark, name)

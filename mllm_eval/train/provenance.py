@@ -1,0 +1,50 @@
+"""What a run was trained on: its files of conversations by content, held to for as long as the run lives.
+
+The run's hash names the files, not what is in them; a checkpoint of one content must not be gone on with, or be
+compared, as if it had been trained on another.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mllm_eval.errors import UserError
+from mllm_eval.run import Run
+from mllm_eval.storage import known_sha256, locate
+
+
+def hold_to_its_data(run: Run) -> None:
+    """Note the content of the recipe's conversations in a run that begins; afterwards refuse any other content.
+
+    A file that is not here any more is passed over: a trained run can be asked without it. Runs that were begun
+    before contents were noted are not judged.
+
+    Raises:
+        UserError: a file is not what the run was trained on.
+    """
+    noted = run.manifest().get("trained_on")
+    if noted is None:
+        if not run.checkpoint.exists() and not any(run.stage_dir(stage).exists() for stage in (1, 2)):
+            run.note_training_data(_contents(run))
+        return
+    for ref, now in _contents(run).items():
+        before = noted.get(ref, now)
+        if before != now:
+            raise UserError(
+                f"{locate(ref)}: {_named(now)} now, but {run.folder} was trained on {_named(before)}; restore the "
+                "file, or delete that folder to train anew"
+            )
+
+
+def _contents(run: Run) -> dict[str, dict[str, Any]]:
+    refs = [data.path for stage in (run.recipe.stage1, run.recipe.stage2) for data in stage.data]
+    paths = {ref: locate(ref) for ref in refs}
+    return {
+        ref: {"size": path.stat().st_size, "sha256": known_sha256(path)}
+        for ref, path in paths.items()
+        if path.is_file()
+    }
+
+
+def _named(content: dict[str, Any]) -> str:
+    return f"{content['size']:,} bytes of SHA-256 {content['sha256'][:12]}"
