@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup plan weights data train eval export score table compare check mini-weights lint test bench clean
+.PHONY: help setup plan weights data train eval export score table report subset compare check mini-weights lint test bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv: once, a few minutes, about 2 GB. One dot a package:"
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check --no-input -c constraints.txt -e ".[model,train,dev]" 2> >(grep -v "^WARNING:" >&2) | awk '/^ *(Collecting|Building|Installing)/ { printf "."; fflush() } END { print "" }'
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-input -c constraints.txt -e ".[model,train,report,dev]" 2> >(grep -v "^WARNING:" >&2) | awk '/^ *(Collecting|Building|Installing)/ { printf "."; fflush() } END { print "" }'
 	@touch $@
 
 setup: $(READY) ## make .venv with everything in its pinned version
@@ -46,6 +46,12 @@ score: $(READY) ## score answers anew: RUNS=hash | BENCHMARK=mme ANSWERS=file.js
 
 table: $(READY) ## print the table of runs, or the paper's: [TABLE=sota RUNS=a,b RULES=cambrian]
 	@$(RUN) table $(TABLE) $(if $(RUNS),--runs $(RUNS)) $(if $(RULES),--rules $(RULES))
+
+report: $(READY) ## write the site of tables, plots and answers to results/report: [RUNS=a,b RULES=cambrian]
+	@$(RUN) report $(if $(RUNS),--runs $(RUNS)) $(if $(RULES),--rules $(RULES))
+
+subset: $(READY) ## hold a part of the questions against all: [SUBSET=1000 RUNS=a,b]
+	@$(RUN) stats subset $(if $(SUBSET),--size $(SUBSET)) $(if $(RUNS),--runs $(RUNS))
 
 compare: $(READY) ## train and evaluate what is missing, one table: ENCODERS=mini-dino,mini-clip,mini-random
 	@$(RUN) compare $(ENCODERS) $(ASKED)

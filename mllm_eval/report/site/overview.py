@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -70,13 +71,18 @@ def _headline(evidence: Evidence, problems: Sequence[str]) -> str:
     )
     said = sentences(evidence.differences)
     shown, more = said[:6], said[6:]
-    body = f'<section class="headline"><h1>{escape(lead_words(evidence))}</h1>\n<p class="lead">{escape(about)}</p>'
+    body = f'<section class="headline"><h1>{escape(_unbroken(lead_words(evidence)))}</h1>\n<p class="lead">{escape(about)}</p>'
     body += listed(shown, "words")
     if more:
         body += f"<details><summary>{len(more)} more sentences</summary>{listed(more, 'words')}</details>"
     notes = [note for note in evidence.table.notes if "One seed" in note or "side by side" in note]
     notes += [*evidence.left_out, *problems]
     return body + "".join(f'<p class="note">{escape(note)}</p>' for note in notes) + "</section>"
+
+
+def _unbroken(text: str) -> str:
+    """Intervals and p-values stay on one line."""
+    return re.sub(r"\[[^]]*\]|p [<=] [\d.]+", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
 
 
 def lead_words(evidence: Evidence) -> str:

@@ -135,6 +135,8 @@ def curves(found: Sequence[Line], keys: Sequence[str], curve: str) -> Figure:
         axes.minorticks_off()
     for axes in panels[max(0, len(keys) - wide) : len(keys)]:
         axes.tick_params(labelbottom=True)
+    if engine := figure.get_layout_engine():
+        engine.set(h_pad=0.1)  # type: ignore[call-arg]  # of the constrained layout
     figure.supxlabel(scaling().curves[curve].axis, fontsize=9, color=SOFT)
     return figure
 
