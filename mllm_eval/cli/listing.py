@@ -1,0 +1,95 @@
+"""`mllm-eval encoders`: what can be evaluated, with what is known of it. Nothing is loaded or downloaded."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from mllm_eval.catalog import Encoder
+
+# Wide enough for every column when the output goes to a file or a pipe.
+PIPED_WIDTH = 240
+
+
+def encoders(
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+) -> None:
+    """List the encoders with their facts; parameters are computed from the architecture.
+
+    `mllm-eval ls encoders` prints the names alone.
+
+    \b
+      mllm-eval encoders --json
+    """
+    import json
+
+    from mllm_eval.catalog import load_encoder, names
+
+    found = [facts_of(load_encoder(name)) for name in names("encoders")]
+    if as_json:
+        for one in found:
+            print(json.dumps(one, ensure_ascii=False))
+        return
+    _print(found)
+
+
+def facts_of(encoder: Encoder) -> dict[str, Any]:
+    """What is known of an encoder, as plain data."""
+    return {
+        "name": encoder.name,
+        "family": encoder.family,
+        "repo": encoder.weights.repo,
+        "revision": encoder.weights.revision,
+        "url": encoder.weights.url,
+        "path": encoder.weights.path,
+        "params": encoder.params,
+        "patch": encoder.patch,
+        "pixels": encoder.preprocessing.size,
+        "grid": encoder.grid,
+        "tokens": encoder.grid**2,
+        "width": encoder.width,
+        "depth": encoder.depth,
+        "architecture": encoder.architecture.model_dump(exclude_none=True) if encoder.architecture else None,
+        "preprocessing": encoder.preprocessing.mode,
+        "variants": list(encoder.variants),
+        "feature_layer": encoder.feature_layer,
+        "norm": encoder.norm,
+        "summary": encoder.summary,
+        "pretraining_data": encoder.facts.pretraining_data,
+        "samples_seen": encoder.facts.samples_seen,
+        "supervision": encoder.facts.supervision,
+        "published": list(encoder.facts.published),
+    }
+
+
+def _print(found: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    numbers = {"params": "params", "patch": "patch", "pixels": "pixels", "tokens": "tokens"}
+    numbers |= {"width": "width", "depth": "depth"}
+    words = {"pretraining_data": "data", "samples_seen": "samples", "supervision": "supervision"}
+    sheet = Table(box=None, pad_edge=False)
+    for title in ("name", "family"):
+        sheet.add_column(title, no_wrap=True)
+    for title in numbers.values():
+        sheet.add_column(title, no_wrap=True, justify="right")
+    for title in (*words.values(), "weights", "published in"):
+        sheet.add_column(title, overflow="fold")
+    for one in found:
+        said = {**one, "params": f"{one['params'] / 1e6:,.1f} M"}
+        cells = [str(said[key]) for key in ("name", "family", *numbers, *words)]
+        sheet.add_row(*cells, one["repo"] or one["url"] or one["path"], _tables(one["published"]))
+    width = None if sys.stdout.isatty() else PIPED_WIDTH
+    Console(highlight=False, width=width).print(sheet)
+
+
+def _tables(rows: list[str]) -> str:
+    """`Table 6, 13` of the rows' whole names, which `--json` prints."""
+    places = dict.fromkeys(row.partition(":")[0] for row in rows)
+    numbers = [place.removeprefix("Table ") for place in places if place.startswith("Table ")]
+    others = [place for place in places if not place.startswith("Table ")]
+    return ", ".join([*([f"Table {', '.join(numbers)}"] if numbers else []), *others])

@@ -1,0 +1,57 @@
+"""`mllm-eval encoders`: every fact of every encoder, without torch."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+from typer.testing import CliRunner
+
+from mllm_eval.catalog import load_encoder, names
+from mllm_eval.cli.app import app
+
+
+def listed(*words: str) -> str:
+    done = CliRunner().invoke(app, ["encoders", *words])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_json_has_every_encoder_with_its_facts() -> None:
+    found = {one["name"]: one for one in map(json.loads, listed("--json").splitlines())}
+    assert list(found) == names("encoders")
+    one = found["webssl-dino2b-light2b-224"]
+    assert one["repo"] == "facebook/webssl-dino2b-light2b-224" and len(one["revision"]) == 40
+    assert (one["params"], one["tokens"], one["grid"], one["pixels"]) == (2084237568, 256, 16, 224)
+    assert one["architecture"] == {"heads": 21, "ffn": "swiglu", "hidden": 7168, "native": 224}
+    assert one["published"][0] == "Table 13: Web-DINO ViT-2B (filter light (50.3%))"
+    assert found["metaclip-g-224"]["url"].endswith("G14_fullcc2.5b.pt")
+    assert found["mini-dino"]["architecture"] is None
+
+
+def test_the_table_has_a_whole_line_for_each_encoder_when_piped() -> None:
+    lines = listed().splitlines()
+    assert len(lines) == len(names("encoders")) + 1
+    line = next(line for line in lines if line.startswith("siglip2-so400m-384 "))
+    cells = ["siglip", "428.2 M", "14", "384", "729", "1152", "27", "WebLI", "45B", "language"]
+    assert re.split(r"  +", line.rstrip())[1:] == [*cells, "google/siglip2-so400m-patch14-384", "Table 14, 3"]
+    study = next(line for line in lines if line.startswith("openai-clip-l-336"))
+    assert study.rstrip().endswith("Cambrian study")
+
+
+def test_the_list_loads_no_torch() -> None:
+    code = (
+        "import sys; sys.argv[1:] = ['encoders']; from mllm_eval.cli import main\n"
+        "try: main()\n"
+        "finally: print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_revisions_are_whole_commits_or_said_to_be_unknown() -> None:
+    for name in names("encoders"):
+        revision = load_encoder(name).weights.revision
+        assert revision is None or len(revision) == 40
