@@ -315,7 +315,7 @@ def test_the_command_prints_it_and_as_json() -> None:
     words = ["mini-dino", "--gpus", "1xA100", "--rows1", "6.4k", "--rows2", "6400"]
     shown = call(*words)
     assert shown.exit_code == 0, shown.output
-    for part in ("encoder 1,275,392", "ZeRO-3 +host", "feature store", "40% MFU", "assumed:"):
+    for part in ("encoder 1,275,392", "ZeRO-3 +host", "features if all are kept", "40% MFU", "assumed:"):
         assert part in shown.output
     found = json.loads(call(*words, "--json").output)
     assert found["parameters"]["llm"] == load_llm("mini-llama").params

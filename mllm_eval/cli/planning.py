@@ -70,8 +70,14 @@ def show(made: Plan) -> None:
     say(f"{made.encoder}, recipe {made.recipe}, LLM {made.llm}, {made.gpus}")
     say("parameters: " + ", ".join(f"{name} {value:,}" for name, value in made.parameters.items()))
     for stage, ways in made.memory.items():
-        sheet = Table(title=f"{stage}: GiB on a GPU (the recipe: {made.chosen[stage]})", title_justify="left", box=None)
-        headings = ("", "weights", "grads", "AdamW", "passing", "acts", "in all", "acts ckpt", "in all", "host")
+        sheet = Table(
+            title=f"{stage}: GiB on a GPU (the recipe: {made.chosen[stage]})",
+            title_justify="left",
+            box=None,
+            pad_edge=False,
+            padding=(0, 1),
+        )
+        headings = ("", "weights", "grads", "AdamW", "passing", "acts", "sum", "ckpt", "sum", "host")
         for heading in headings:
             sheet.add_column(heading, justify="right" if heading else "left", no_wrap=True)
         for plain, again in zip(ways[::2], ways[1::2], strict=True):
@@ -86,7 +92,7 @@ def show(made: Plan) -> None:
                 size(held.host),
             )
         console.print(sheet)
-    say("acts: activations of a micro-batch at the longest rows; ckpt: with gradient checkpointing; !: does not fit\n")
+    say("acts: activations at the longest rows; ckpt: with gradient checkpointing; !: does not fit\n")
     sheet = Table(box=None)
     for heading in ("step", "units", "tokens", "FLOPs", "hours"):
         sheet.add_column(heading, justify="left" if heading == "step" else "right")
@@ -100,7 +106,7 @@ def show(made: Plan) -> None:
     if shared:
         say(f"evaluation that shares no image between questions: {made.plain_evaluation / shared:.1f} times the FLOPs")
     disk = ", ".join(f"{name} {size(value)}" for name, value in made.store.items() if name != "one image")
-    say(f"feature store, GiB: {disk}; one image {made.store['one image']:,} bytes")
+    say(f"features if all are kept, GiB: {disk}; one image {made.store['one image']:,} bytes")
     say(f"in all: {hours(made.hours)} h, {made.gpu_hours:,.1f} GPU hours at {made.mfu:.0%} MFU, cost {made.cost:,.0f}")
     say("assumed: " + "; ".join(made.assumed))
 
