@@ -129,6 +129,8 @@ class Backbone(EncoderModel):
             config, source, state = cls.config_of(facts), None, cls._read_original(facts, place)
         else:
             config, source, state = cls.read_config(place), place, None
+            # Before gigabytes are read for nothing.
+            cls.compare(facts, {**cls.found_in(config), "depth": config.num_hidden_layers})
         try:
             model, report = cls.transformers_class().from_pretrained(
                 source,
@@ -171,19 +173,29 @@ class Backbone(EncoderModel):
         values: dict[str, Any] = self.model.config.to_dict()
         return values
 
-    def found(self) -> dict[str, Any]:
-        """Patch, width and architecture by the weights' config."""
-        config = self.model.config
+    @classmethod
+    def found_in(cls, config: Any) -> dict[str, Any]:
+        """Patch, width and architecture that a config says."""
         return {
             "patch": config.patch_size,
             "width": config.hidden_size,
             "heads": config.num_attention_heads,
-            "ffn": self.ffn(config),
-            "hidden": self.hidden(config),
+            "ffn": cls.ffn(config),
+            "hidden": cls.hidden(config),
             "native": config.image_size,
             "activation": config.hidden_act,
             "norm_eps": config.layer_norm_eps,
         }
+
+    def found(self) -> dict[str, Any]:
+        """Patch, width and architecture by the weights' config."""
+        return self.found_in(self.model.config)
+
+    def stock_patches(self, pixels: Tensor) -> Tensor:
+        """What the class itself gives: the patches [B, N, D] of its `last_hidden_state`."""
+        with torch.no_grad():
+            states: Tensor = self.model(pixels, **self.forward_options(pixels)).last_hidden_state
+        return states[:, self.prefix :]
 
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks in order."""

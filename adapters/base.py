@@ -80,23 +80,31 @@ class EncoderModel(nn.Module):
         """The family's own pooled vector [B, D] from un-normed states [B, N, D]; not every family has one."""
         raise NotImplementedError
 
+    def stock_patches(self, pixels: Tensor) -> Tensor | None:
+        """Patches [B, N, D] that the wrapped class itself calls its output, or None where it has no such thing."""
+        return None
+
     def forward_options(self, pixels: Tensor) -> dict[str, Any]:
         """Keyword arguments of the forward pass for pixels [B, 3, H, W]."""
         return {}
 
     # ---- what every family shares ----
-    def _check_facts(self) -> None:
-        facts = self.facts
+    @staticmethod
+    def compare(facts: Encoder, found: dict[str, Any]) -> None:
+        """Raise UserError where the yaml says otherwise than the weights, of what both say."""
         said = {"patch": facts.patch, "width": facts.width, "depth": facts.depth}
         if facts.architecture is not None:
             said |= facts.architecture.model_dump(exclude_none=True)
-        found = {**self.found(), "depth": len(self.blocks())}
         for name, value in said.items():
             if name in found and found[name] != value:
                 raise UserError(
                     f"encoder {facts.name}: the yaml says {name}: {value}, the weights have {found[name]}; "
                     "correct the yaml"
                 )
+
+    def _check_facts(self) -> None:
+        facts = self.facts
+        self.compare(facts, {**self.found(), "depth": len(self.blocks())})
         params = sum(parameter.numel() for parameter in self.parameters())
         if abs(params - facts.params) > PARAMS_TOLERANCE * params:
             raise UserError(
