@@ -213,3 +213,15 @@ def test_features_load_the_encoder_only_when_something_is_missing(tmp_path: Path
     assert torch.equal(torch.stack(again(refs(range(3)))), torch.stack(first)) and len(loads) == 1
     with pytest.raises(UserError, match=r"images/7\.png"):
         again([broken_ref()])
+
+
+def test_a_runs_encoder_goes_where_models_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
+    encoder = make_encoder(tmp_path / "weights")
+    run: Any = SimpleNamespace(encoder=encoder, weights={"encoder": "e" * 64}, recipe=SimpleNamespace(dtype="bfloat16"))
+    # No GPU is needed to see that the encoder is moved: `meta` is a device as well.
+    monkeypatch.setattr("mllm_eval.features.extraction.device", lambda: "meta")
+    weight = next(Features.of(run).model.parameters())
+    assert (weight.device.type, weight.dtype) == ("meta", torch.bfloat16)

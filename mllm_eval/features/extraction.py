@@ -13,6 +13,7 @@ from torch import Tensor
 from mllm_eval.adapters import load_encoder_model
 from mllm_eval.adapters.base import EncoderModel, FeatureMap
 from mllm_eval.data.samples import ImageRef
+from mllm_eval.environment import device
 from mllm_eval.errors import UserError
 from mllm_eval.features.store import FeatureStore
 
@@ -102,7 +103,8 @@ class _Shard:
     def add(self, names: list[str], features: FeatureMap) -> None:
         count = len(names)
         self.names += names
-        self.parts.append(FeatureMap(features.patches[:count], features.summary[:count]))
+        # Off the GPU at once: a shard may hold more than it has room for.
+        self.parts.append(FeatureMap(features.patches[:count].cpu(), features.summary[:count].cpu()))
         if len(self.names) * self.store.row_bytes >= SHARD_BYTES:
             self.write()
 
@@ -127,10 +129,13 @@ class Features:
 
     @classmethod
     def of(cls, run: Run) -> Features:
-        """The features that a run trains on and answers from, in its recipe's precision."""
+        """The features that a run trains on and answers from, in its recipe's precision.
+
+        The encoder computes on the GPU where there is one; the store and what is read of it stay in memory.
+        """
         dtype = run.recipe.dtype
         store = FeatureStore.of(run.encoder, run.weights["encoder"], dtype)
-        return cls(store, lambda: load_encoder_model(run.encoder, getattr(torch, dtype)))
+        return cls(store, lambda: load_encoder_model(run.encoder, getattr(torch, dtype)).to(device()))
 
     @property
     def model(self) -> EncoderModel:
