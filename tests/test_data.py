@@ -25,6 +25,7 @@ from mllm_eval.data.locks import lock_path, matching, read_lock
 from mllm_eval.data.snapshots import ids_hash, load_samples
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.snapshots import lock_data, locked_or_told
+from mllm_eval.storage import sha256_bytes
 
 SECRET = "hf_thisMustNeverBeWritten"
 SIXTEEN = paper_benchmarks()
@@ -275,15 +276,15 @@ def test_a_connection_that_breaks_is_picked_up_again(
 def test_bytes_that_the_hub_did_not_list_are_thrown_away(
     hub: Hub, publish: Callable[..., Benchmark], tmp_path: Path
 ) -> None:
-    benchmark = publish("chartqa")
     from mllm_eval.data import fetching
 
+    benchmark = publish("chartqa")
     size = len(hub.repos[CHARTS][TABLE])
     source = fetching.Source("dataset", "lmms-lab/ChartQA", None, "run it again")
     with pytest.raises(KeyboardInterrupt):
         fetching.fetch_files(source, [TABLE], lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     folder = fetching.folder_for("lmms-lab/ChartQA", COMMIT)
-    sha = read_sha(hub.repos[CHARTS][TABLE])
+    sha = sha256_bytes(hub.repos[CHARTS][TABLE])
     part = folder / "data" / f".{Path(TABLE).name}.{sha[:12]}.part"
     part.parent.mkdir(parents=True, exist_ok=True)
     part.write_bytes(b"x" * (size // 2))
@@ -291,12 +292,6 @@ def test_bytes_that_the_hub_did_not_list_are_thrown_away(
         fetching.fetch_files(source, [TABLE], lambda *_: None)
     assert not part.exists()
     assert lock_data([benchmark], "hub")
-
-
-def read_sha(data: bytes) -> str:
-    import hashlib
-
-    return hashlib.sha256(data).hexdigest()
 
 
 def test_what_the_hub_refuses_is_one_line_with_the_mend(
@@ -336,6 +331,23 @@ def test_a_disk_without_room_is_told_before_anything_is_fetched(
     with pytest.raises(UserError, match=r"are still to fetch, 0\.0 GB are free; make room, or set MLLM_EVAL_DATA"):
         lock_data([benchmark], "hub")
     assert transfers(hub) == []
+
+
+def test_a_data_home_that_cannot_be_written_is_named(
+    hub: Hub, publish: Callable[..., Benchmark], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    benchmark = publish("chartqa")
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"file/hub/lmms-lab/ChartQA@.*: Not a directory; set MLLM_EVAL_DATA"):
+        lock_data([benchmark], "hub")
+    copies = tmp_path / "copies"
+    for file, data in hub.repos[CHARTS].items():
+        (copies / file).parent.mkdir(parents=True, exist_ok=True)
+        (copies / file).write_bytes(data)
+    monkeypatch.setattr("mllm_eval.data.locking.read_lock", lambda *_: None)
+    with pytest.raises(UserError, match=r"chartqa\.hub\.json: Not a directory; set MLLM_EVAL_DATA"):
+        lock_data([benchmark], "hub", copies)
 
 
 LAYOUTS = [

@@ -8,6 +8,7 @@ written here.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import shutil
@@ -50,6 +51,10 @@ def fetch_files(source: Source, patterns: Iterable[str], progress: Progress) -> 
         listed = {entry.rfilename: entry for entry in info.siblings or []}
         names = _chosen(source, listed, patterns)
         folder = folder_for(source.repo, commit)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: {error.strerror}; set MLLM_EVAL_DATA to a folder that may be written") from None
         with FileLock(folder.parent / f".{folder.name}.lock"):
             fetch = _Fetch(api.endpoint, source, commit, folder, progress)
             return folder, commit, fetch.all([listed[name] for name in names])
@@ -128,7 +133,12 @@ class _Fetch:
             target.unlink()
         part = self._part(entry)
         part.parent.mkdir(parents=True, exist_ok=True)
-        self._transfer(entry, part)
+        try:
+            self._transfer(entry, part)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError(f"{part}: {error.strerror}; make room, then {self.source.mend} to go on") from None
+            raise
         if not _is(found := _file(part), part, entry):
             part.unlink()
             raise UserError(f"{self.source}: {entry.rfilename} did not arrive as the hub lists it; {self.source.mend}")
@@ -172,7 +182,6 @@ class _Fetch:
     def _check_room(self, entries: list[Any]) -> None:
         missing = sum(entry.size for entry in entries if not (self.folder / entry.rfilename).is_file())
         missing -= sum(part.stat().st_size for part in map(self._part, entries) if part.is_file())
-        self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
         if missing > free:
             raise UserError(

@@ -139,8 +139,12 @@ def lock(benchmark: Benchmark, pin: str, found: dict[str, Found], rows_told: Pro
     )
     if before and (before.rows, before.ids) != (made.rows, made.ids):
         raise UserError(f"{lock_path(benchmark.name, pin)}: its files give {made.rows} rows, it says {before.rows}")
-    with FileLock(lock_path(benchmark.name, pin).with_suffix(".lock")):
-        write_lock(made, {name: one.folder for name, one in found.items()})
+    path = lock_path(benchmark.name, pin)
+    try:
+        with FileLock(path.with_suffix(".lock")):
+            write_lock(made, {name: one.folder for name, one in found.items()})
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; set MLLM_EVAL_DATA to a folder that may be written") from None
     return made
 
 
