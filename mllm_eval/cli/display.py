@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from mllm_eval.pipeline.reporter import Progress, Reporter
 
 EVERY_SECONDS = 20.0
+NOISY = ("transformers", "accelerate", "DeepSpeed", "deepspeed", "torch", "datasets", "huggingface_hub", "PIL")
 
 
 def display() -> Reporter:
     """The display that fits stderr. Library logs and warnings that no user can act on are silenced."""
     if "MLLM_EVAL_VERBOSE" not in os.environ:
         warnings.filterwarnings("ignore")
-        for name in ("transformers", "accelerate", "DeepSpeed", "deepspeed", "torch", "datasets", "PIL"):
+        for name in NOISY:
             logging.getLogger(name).setLevel(logging.ERROR)
     return Bars() if sys.stderr.isatty() else Lines()
 

@@ -147,13 +147,13 @@ class _Fetch:
 
     def _part(self, entry: Any) -> Path:
         # Named by content: what another revision left half fetched is never gone on with.
-        target = self.folder / entry.rfilename
+        target = self.folder / str(entry.rfilename)
         return target.with_name(f".{target.name}.{(entry.lfs.sha256 if entry.lfs else entry.blob_id)[:12]}.part")
 
     def _transfer(self, entry: Any, part: Path) -> None:
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
         from huggingface_hub.file_download import http_get
-        from huggingface_hub.utils import build_hf_headers
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not named
 
         have = part.stat().st_size if part.is_file() else 0
         if have > entry.size:
