@@ -84,7 +84,7 @@ def write_figure(out: Path, name: str, draw: Draw, alt: str, caption: str) -> st
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     write_atomic(out / "figures" / f"{name}.pdf", pdf.getvalue())
     return (
-        f'<figure id="{escape(name)}"><div class="plot" tabindex="0" role="group" aria-label="{escape(alt)}">'
+        f'<figure id="figure-{escape(name)}"><div class="plot" tabindex="0" role="group" aria-label="{escape(alt)}">'
         f"{_themed(svg.getvalue(), alt)}</div>\n"
         f'<figcaption>{caption} <a href="figures/{escape(name)}.pdf">PDF</a></figcaption></figure>\n'
     )

@@ -71,7 +71,8 @@ def _headline(evidence: Evidence, problems: Sequence[str]) -> str:
     )
     said = sentences(evidence.differences)
     shown, more = said[:6], said[6:]
-    body = f'<section class="headline"><h1>{escape(_unbroken(lead_words(evidence)))}</h1>\n<p class="lead">{escape(about)}</p>'
+    lead = escape(_unbroken(lead_words(evidence)))
+    body = f'<section class="headline"><h1>{lead}</h1>\n<p class="lead">{escape(about)}</p>'
     body += listed(shown, "words")
     if more:
         body += f"<details><summary>{len(more)} more sentences</summary>{listed(more, 'words')}</details>"

@@ -7,16 +7,17 @@ addEventListener("DOMContentLoaded", async () => {
   let data;
   try { data = await load("compare"); } catch (error) { said.textContent = error.message; return; }
   const runs = new Map(data.runs.map((run) => [run.key, run]));
-  const state = { a: data.runs[0].key, b: data.runs[1]?.key ?? "", benchmark: "", show: "all", rules: data.rules[0], q: "", page: 0, ...fromHash() };
+  const first = { a: data.runs[0].key, b: data.runs[1]?.key ?? "", benchmark: "", show: "all", rules: data.rules[0], q: "", page: 0 };
+  const state = { ...first, ...fromHash() };
   let found = [], at = -1, round = 0;
 
   function fromHash() {
     const given = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
     const kept = {};
     for (const key of ["a", "b"]) if (runs.has(given[key])) kept[key] = given[key];
-    if (SHOW[given.show]) kept.show = given.show;
+    if (Object.hasOwn(SHOW, given.show ?? "")) kept.show = given.show;
     if (data.rules.includes(given.rules)) kept.rules = given.rules;
-    if (data.benchmarks.some((one) => one.name === given.benchmark) || given.benchmark in data.categories) kept.benchmark = given.benchmark;
+    if (data.benchmarks.some((one) => one.name === given.benchmark) || Object.hasOwn(data.categories, given.benchmark ?? "")) kept.benchmark = given.benchmark;
     if (given.q) kept.q = given.q;
     if (Number(given.page) > 1) kept.page = Math.floor(Number(given.page)) - 1;
     return kept;
@@ -182,7 +183,7 @@ addEventListener("DOMContentLoaded", async () => {
   addEventListener("keydown", (event) => {
     if (event.key === "/" && !/INPUT|SELECT|TEXTAREA/.test(document.activeElement.tagName) && !$("sample").open) { event.preventDefault(); $("search").focus(); }
   });
-  addEventListener("hashchange", () => { Object.assign(state, fromHash()); controls(); differences(); refresh(); });
+  addEventListener("hashchange", () => { Object.assign(state, first, fromHash()); controls(); differences(); refresh(); });
   differences();
   refresh();
 });
