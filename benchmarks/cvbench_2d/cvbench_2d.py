@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .choices import choose
+from .choices import option_score
 from .letters import letter_score
 from .metric import metric
 from .plain import plain
-from .tally import Rows, by_category
+from .tally import Rows, mean, of_source
 
 NEEDS = {"choices": "list<string>", "answer": "string", "source": "string"}
 NAMES = {"ADE20K": "ade", "COCO": "coco"}
@@ -22,9 +22,7 @@ def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | N
 
 def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
     """A standalone offered letter or the text of one option."""
-    said = choose(plain(prediction), record["choices"])
-    gold = record["answer"].strip().strip("()").upper()
-    return float(said == gold), said, "" if said else "no single option"
+    return option_score(plain(prediction), record["choices"], record["answer"].strip("() ").upper())
 
 
 def guess(record: Mapping[str, Any]) -> float:
@@ -37,17 +35,10 @@ def report(rules: str, rows: Rows) -> dict[str, Any]:
     sources: dict[str, list[tuple[Mapping[str, Any], float]]] = {}
     for row, score in rows:
         sources.setdefault(row["source"], []).append((row, score))
-    out: dict[str, Any] = {}
-    for source, part in sources.items():
-        tally = by_category(part, lambda row: row.get("task") or "")
-        share, total = tally.pop("accuracy"), len(part)
-        tally.pop("total_count")
-        top = {"accuracy": share, "total_count": total, "tabulated_x100": 100.0 * share}
-        out[NAMES.get(source, source)] = {**top, "per_category": tally}
+    out: dict[str, Any] = {NAMES.get(source, source): of_source(part) for source, part in sources.items()}
     shares = [part["accuracy"] for part in out.values()]
     out["CV-Bench-2D"] = 100.0 * sum(shares) / len(shares) if shares else 0.0
-    out["pooled"] = 100.0 * sum(score for _, score in rows) / len(rows) if rows else 0.0
-    return out
+    return {**out, "pooled": 100.0 * mean(rows)}
 
 
 RULES = {"cambrian": cambrian, "robust": robust}

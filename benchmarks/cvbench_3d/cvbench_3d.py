@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .choices import choose
+from .choices import option_score
 from .letters import letter_score
 from .metric import metric
 from .plain import plain
-from .tally import Rows, by_category
+from .tally import Rows, mean, of_source
 
 NEEDS = {"choices": "list<string>", "answer": "string"}
 
@@ -25,9 +25,7 @@ def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | N
 
 def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
     """A standalone offered letter or the text of one option."""
-    said = choose(plain(prediction), record["choices"])
-    gold = record["answer"].strip().strip("()").upper()
-    return float(said == gold), said, "" if said else "no single option"
+    return option_score(plain(prediction), record["choices"], record["answer"].strip("() ").upper())
 
 
 def guess(record: Mapping[str, Any]) -> float:
@@ -37,11 +35,7 @@ def guess(record: Mapping[str, Any]) -> float:
 
 def report(rules: str, rows: Rows) -> dict[str, Any]:
     """{omni: {accuracy, ...}, CV-Bench-3D (percent)}."""
-    tally = by_category(rows, lambda row: row.get("task") or "")
-    share = tally.pop("accuracy")
-    tally.pop("total_count")
-    top = {"accuracy": share, "total_count": len(rows), "tabulated_x100": 100.0 * share}
-    return {"omni": {**top, "per_category": tally}, "CV-Bench-3D": 100.0 * share}
+    return {"omni": of_source(rows), "CV-Bench-3D": 100.0 * mean(rows)}
 
 
 RULES = {"cambrian": cambrian, "robust": robust}

@@ -17,12 +17,15 @@ NEEDS = {"questionId": "string", "answers": "list<string>|null"}
 
 
 def anls(said: str, gold: str) -> float:
-    """1 - edit distance / longer length if that is at least 0.5, else 0; lower case, single spaces."""
+    """1 - edit distance / longer length if that is at least 0.5, else 0; lower case, single spaces.
+
+    The length is that of the texts as they stand: the challenge's script has it so.
+    """
+    longest = max(len(said.upper()), len(gold.upper()))
     said, gold = " ".join(said.lower().split()), " ".join(gold.lower().split())
-    longest, shortest = max(len(said), len(gold)), min(len(said), len(gold))
     if said == gold:
         return 1.0
-    if 2 * shortest < longest:
+    if 2 * abs(len(said) - len(gold)) > longest:
         return 0.0
     share = 1.0 - _distance(said, gold) / longest
     return share if share >= 0.5 else 0.0

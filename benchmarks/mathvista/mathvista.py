@@ -31,7 +31,10 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | Non
     if record["question_type"] == "multi_choice":
         said = choose(answer, record["choices"])
         text = record["choices"][ord(said) - ord("A")] if said else None
-        return float(text == gold), said, "" if said else "no single option"
+        # A text that two choices share names no letter, but it is right all the same.
+        twice = not said and record["choices"].count(gold) > 1 and words(final(answer)) == words(plain(gold))
+        note = "" if said or twice else "no single option"
+        return float(text == gold or twice), gold if twice else said, note
     wanted, last = number(plain(gold)), final(answer)
     if wanted is not None:
         value = number(last)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .choices import choose
+from .choices import option_score
 from .letters import letter_score
 from .metric import metric
 from .plain import plain
@@ -32,8 +32,7 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | Non
     """A standalone offered letter or the text of one option."""
     if not record["answer"]:
         return 0.0, None, "no gold answer: not counted"
-    said = choose(plain(prediction), options(record))
-    return float(said == record["answer"]), said, "" if said else "no single option"
+    return option_score(plain(prediction), options(record), record["answer"])
 
 
 def group(record: Mapping[str, Any]) -> tuple[str, int]:

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
-from .choices import choose
+from .choices import option_score
 from .letters import after_keyword, first_letter
 from .metric import metric
 from .plain import final, plain, words
@@ -39,8 +39,7 @@ def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | N
 def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
     """The option that is named, options truly parsed; an open answer may equal any of the listed golds."""
     if record["question_type"] == "multiple-choice":
-        said = choose(plain(prediction), listed(record["options"]))
-        return float(said == record["answer"]), said, "" if said else "no single option"
+        return option_score(plain(prediction), listed(record["options"]), record["answer"])
     answer = final(plain(prediction))
     value, right = number(answer), False
     for gold in map(plain, [record["answer"], *listed(record["answer"])]):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .choices import choose
+from .choices import option_score
 from .letters import stripped
 from .metric import metric
 from .plain import plain
@@ -32,9 +32,7 @@ def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | N
 def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
     """A standalone offered letter or the text of one option."""
     texts = [part.strip() for part in re.split(r"\([ab]\)", record["options"])[1:]]
-    said = choose(plain(prediction), texts)
-    gold = record["answer"].strip().strip("()").upper()
-    return float(said == gold), said, "" if said else "no single option"
+    return option_score(plain(prediction), texts, record["answer"].strip("() ").upper())
 
 
 def group(record: Mapping[str, Any]) -> tuple[str, int]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .choices import choose
+from .choices import option_score
 from .letters import after_keyword
 from .metric import metric
 from .plain import final, plain, words, yes_or_no
@@ -28,8 +28,7 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | Non
     gold, answer = record["answer"].strip(), plain(prediction)
     if len(gold) == 1 and gold.isalpha():
         texts = [text for _, text in OPTION.findall(record.get("question") or "")]
-        said = choose(answer, texts or [""] * max(4, ord(gold.upper()) - ord("A") + 1))
-        return float(said == gold.upper()), said, "" if said else "no single option"
+        return option_score(answer, texts or [""] * max(4, ord(gold.upper()) - ord("A") + 1), gold.upper())
     if gold.lower() in ("yes", "no"):
         said = yes_or_no(answer)
         return float(said == gold.lower()), said, "" if said else "neither yes nor no"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .choices import choose
+from .choices import option_score
 from .letters import letter_score
 from .metric import metric
 from .plain import plain
@@ -28,8 +28,7 @@ def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | N
 def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
     """A standalone offered letter or the text of one option."""
     texts = [record.get(f"choice_{letter}") or "" for letter in "abcd"]
-    said = choose(plain(prediction), texts)
-    return float(said == record["answer"].upper()), said, "" if said else "no single option"
+    return option_score(plain(prediction), texts, record["answer"].upper())
 
 
 def guess(record: Mapping[str, Any]) -> float:

@@ -49,6 +49,12 @@ def choose(answer: str, options: Sequence[str]) -> str | None:
     return _opening(answer, offered, texts) or _only_capital(answer, offered) or _only_text(said, offered, texts)
 
 
+def option_score(answer: str, options: Sequence[str], gold: str) -> tuple[float, str | None, str]:
+    """Score of a plain answer against an upper-case gold letter; parsed is None where no option is named."""
+    said = choose(answer, options)
+    return float(said == gold), said, "" if said else "no single option"
+
+
 def _article(match: re.Match[str]) -> bool:
     return match.group(1) == "a" and match.group("tail").isspace() and bool(match.group("next"))
 

@@ -37,3 +37,11 @@ def in_groups(rows: Rows, key: Callable[[Mapping[str, Any]], Any]) -> dict[Any, 
     for row, score in rows:
         groups.setdefault(key(row), []).append(score)
     return groups
+
+
+def of_source(rows: Rows) -> dict[str, Any]:
+    """{accuracy, total_count, tabulated_x100, per_category}: questions of one source, categories by their `task`."""
+    tally = by_category(rows, lambda row: row.get("task") or "")
+    share = tally.pop("accuracy")
+    tally.pop("total_count")
+    return {"accuracy": share, "total_count": len(rows), "tabulated_x100": 100.0 * share, "per_category": tally}
