@@ -7,8 +7,8 @@ from mllm_eval.data.readers import Reading, Record, Settings, identity, pictures
 
 def read(record: Record, settings: Settings) -> Reading:
     """`{question} Options:\\nA. X\\nB. Y`."""
-    first, *rest = (part.strip() for part in str(record["options"]).split("(b)"))
-    lines = [first.replace("(a)", "A."), *(f"B. {part}".replace("(a)", "A.") for part in rest[:1]), *rest[1:]]
+    first, *rest = (part.strip().replace("(a)", "A.") for part in str(record["options"]).split("(b)"))
+    lines = [first, *(f"B. {part}" for part in rest[:1]), *rest[1:]]
     index = record.get("index")
     return Reading(
         id=identity(record, settings),
