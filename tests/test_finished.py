@@ -283,7 +283,7 @@ def test_a_checkpoint_becomes_a_stock_llava_with_its_logits(
         export_llava(checkpoint, tmp_path / "llava")
     if outside:
         made = json.loads((tmp_path / "llava" / "generation_config.json").read_text())
-        assert made["suppress_tokens"] == [config["image_token_id"]]
+        assert made["suppress_tokens"] == [config["image_token_index"]]
 
 
 def test_an_inner_layer_is_the_same_layer(tmp_path: Path) -> None:

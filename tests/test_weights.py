@@ -69,6 +69,8 @@ def test_only_what_loading_reads_is_chosen() -> None:
     assert needed_files(both) == ["config.json", "model.safetensors", "tokenizer.json"]
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
     assert needed_files([*shards, "config.json", "original/params.json"]) == sorted([*shards, "config.json"])
+    twice = ["open_clip_model.safetensors", "model.safetensors", "pytorch_model.bin.index.json", "config.json"]
+    assert needed_files(twice) == ["config.json", "model.safetensors"]
     assert needed_files(["config.json", "pytorch_model.bin", "flax_model.msgpack"]) == [
         "config.json",
         "pytorch_model.bin",

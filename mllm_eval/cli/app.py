@@ -164,11 +164,11 @@ def score(
         return
     from mllm_eval import pipeline
     from mllm_eval.cli.display import display
-    from mllm_eval.finished import saved, saved_models
-    from mllm_eval.run import saved_runs
+    from mllm_eval.finished import Finished, saved, saved_models
+    from mllm_eval.run import Run, saved_runs
     from mllm_eval.storage import results_home
 
-    runs = [saved(what)] if what is not None else [*saved_runs(), *saved_models()]
+    runs: list[Run | Finished] = [saved(what)] if what is not None else [*saved_runs(), *saved_models()]
     if not runs:
         raise UserError(f"no runs under {results_home()}; `mllm-eval eval mini-dino` makes one")
     for run in runs:

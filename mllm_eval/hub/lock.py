@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -121,7 +122,9 @@ def locked_folder(source: Source, home: Path | None = None, whole: bool = False)
     for name in lock.files:
         seen[name] = compare(folder / name, lock.files[name], source, None if whole else place.seen.get(name))
     if seen != place.seen:
-        write_json(path, Place(folder=place.folder, seen=seen).model_dump(mode="json"))
+        # Only a note that spares the next reading; in a folder that can't be written it is done without.
+        with suppress(OSError):
+            write_json(path, Place(folder=place.folder, seen=seen).model_dump(mode="json"))
     return folder
 
 

@@ -87,14 +87,15 @@ def _llava(model: VLM) -> Any:
     config = LlavaConfig(
         vision_config=encoder.model.config,
         text_config=text,
-        image_token_id=image,
+        image_token_index=image,
         projector_hidden_act="gelu",
         vision_feature_select_strategy="default" if encoder.prefix else "full",
         vision_feature_layer=encoder.facts.feature_layer,
         image_seq_length=model.config.tokens,
         tie_word_embeddings=text.tie_word_embeddings and text.vocab_size == vocabulary,
     )
-    llava: Any = LlavaForConditionalGeneration(config).to(model.dtype).eval()
+    llava: Any = LlavaForConditionalGeneration(config)
+    llava.to(model.dtype).eval()
     llava.model.vision_tower.load_state_dict(encoder.model.state_dict())
     first, _, second = model.projector.layers
     llava.model.multi_modal_projector.linear_1.load_state_dict(first.state_dict())
@@ -151,7 +152,7 @@ def _processor(model: VLM) -> Any:
         images = CLIPImageProcessorPil(size={"shortest_edge": short}, do_center_crop=True, **options)
     assert model.encoder is not None
     prefix = model.encoder.prefix
-    return LlavaProcessor(
+    return LlavaProcessor(  # type: ignore[no-untyped-call]
         image_processor=images,
         tokenizer=model.tokenizer,
         patch_size=facts.patch,
@@ -167,7 +168,8 @@ def _prove(model: VLM, folder: Path) -> str:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    processor: Any = AutoProcessor.from_pretrained(folder, **options)
+    load_processor: Any = AutoProcessor.from_pretrained
+    processor = load_processor(folder, **options)
     load: Any = AutoModelForImageTextToText.from_pretrained
     llava: Any = load(folder, dtype=model.dtype, **options).eval()
     facts = Encoder.model_validate(model.config.encoder)

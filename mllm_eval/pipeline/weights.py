@@ -32,6 +32,8 @@ TOKENS = (
     "chat_template.json",
     "chat_template.jinja",
 )
+# Names that weights have on the hub, the wanted ones first.
+STEMS = (("model", ".safetensors"), ("open_clip_model", ".safetensors"), ("pytorch_model", ".bin"))
 TOLERANCE = 1e-3
 
 
@@ -65,18 +67,14 @@ def needed_files(names: Sequence[str]) -> list[str]:
     """
     top = [name for name in names if "/" not in name]
     chosen = [name for name in top if name in CONFIGS or name in TOKENS]
-    for ending in (".safetensors", ".bin"):
-        weights = [name for name in top if name.endswith(ending) and _is_model(name)]
+    for stem, ending in STEMS:
+        weights = [name for name in top if name.startswith(stem) and name.endswith(ending)]
         if weights:
             # Shards and a whole file beside them would be the same weights twice.
             whole = [name for name in weights if "-of-" not in name]
-            indexes = [name for name in top if name.endswith(f"{ending}.index.json") and _is_model(name)]
+            indexes = [name for name in top if name.startswith(stem) and name.endswith(f"{ending}.index.json")]
             return sorted([*chosen, *(whole or [*weights, *indexes])])
     return sorted(chosen)
-
-
-def _is_model(name: str) -> bool:
-    return name.startswith(("model", "pytorch_model", "open_clip_model"))
 
 
 def provide_weights(

@@ -205,7 +205,8 @@ def _evaluation(
 ) -> tuple[Step, list[dict[str, Any]], float]:
     """The step, a line for each benchmark, and the FLOPs of a loop that shares nothing between questions."""
     rate = number * gpu.tflops * 1e12 * mfu
-    each, plain = [], 0
+    each: list[dict[str, Any]] = []
+    plain = 0
     for one in loads:
         told = min(ANSWER, one.longest)
         shape = (llm, joint, encoder, one.questions, one.images, recipe.tokens, QUESTION, told)

@@ -32,7 +32,10 @@ LINE = ("id", "score", "parsed", "note", "group", "cluster")
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """What a table needs to know of a run. `held_equal` is the hash of what a comparison must share."""
+    """What a table needs to know of a run. `held_equal` is the hash of what a comparison must share.
+
+    A finished model has no encoder that is told apart: its `params` are 0, its `facts` empty.
+    """
 
     folder: Path
     hash: str
@@ -92,6 +95,7 @@ def _read_finished(folder: Path) -> RunRecord:
         seed=0,
         facts={},
         data=model.data,
+        params=0,
     )
 
 
