@@ -107,7 +107,8 @@ def test_text_of_models_stands_on_no_page(site: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "sign"),
     [
-        (None, "."), ({"score": float("nan"), "parsed": None}, "-"), ({"score": 0.0, "parsed": "x"}, "A"),
+        (None, "."), ({"score": float("nan"), "note": "failed: x"}, "-"),
+        ({"score": float("nan"), "note": "hidden"}, "."), ({"score": 0.0, "parsed": "x"}, "A"),
         ({"score": 1.0, "parsed": "x"}, "K"), ({"score": 0.02, "parsed": "x"}, "B"),
         ({"score": 0.99, "parsed": "x"}, "J"), ({"score": 0.0, "parsed": None}, "a"),
     ],

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from mllm_eval.results.published import number
 from mllm_eval.stats import Fit
 from mllm_eval.storage import PACKAGE
 
+Source = Literal["measured", "published"]
 _AMOUNT = re.compile(r"\s*([0-9.]+)\s*([kMBT]?)\s*")
 _UNITS = {"": 1e-9, "k": 1e-6, "M": 1e-3, "B": 1.0, "T": 1e3}
 
@@ -64,7 +66,7 @@ class Line:
 
     curve: str
     family: str
-    source: str
+    source: Source
     key: str
     names: tuple[str, ...]
     fit: Fit
@@ -121,7 +123,7 @@ Points = list[tuple[str, float, Mapping[str, float]]]
 
 
 def _published(config: Scaling, curve: Curve, family: Family) -> Points:
-    points = []
+    points: Points = []
     for index, row in published(family.file).iterrows():
         where, text = f"{family.file}:{int(str(index)) + 2}", str(row[curve.column])
         size = config.sizes.get(text) if curve.column == "params" else billions(text)
@@ -161,7 +163,7 @@ def _value(key: str, own: Mapping[str, float], config: Scaling) -> float:
     return float(np.mean([own.get(name, math.nan) * columns().percent(name) for name in members]))
 
 
-def _fits(curve: str, family: str, source: str, keys: Sequence[str], rows: Points, config: Scaling) -> list[Line]:
+def _fits(curve: str, family: str, source: Source, keys: Sequence[str], rows: Points, config: Scaling) -> list[Line]:
     found = []
     for key in keys:
         known = [(name, x, y) for name, x, own in rows if not math.isnan(y := _value(key, own, config))]
@@ -204,8 +206,7 @@ def scaling_table(curve: str, keys: Sequence[str] | None = None, runs: Iterable[
             "r2": Cell(printed(line.fit.r2, 3), line.fit.r2),
             "points": Cell(str(len(line.names)), float(len(line.names))),
         }
-        source = "measured" if line.source == "measured" else "published"
-        rows.append(Row(metric_title(line.key), source, cells, group=f"{line.family}, {line.source}"))
+        rows.append(Row(metric_title(line.key), line.source, cells, group=f"{line.family}, {line.source}"))
     said = [crossing_words(*pair) for pair in crossings(found)]
     notes = (
         f"Least squares of the score on log2({config.axis.lower()}). Published: {config.source}; the fits are ours.",

@@ -1,7 +1,7 @@
 """Score against the logarithm of a size: slope per doubling, its band, and where two families cross.
 
 Ordinary least squares of y on log2(x). With the four or five sizes of a family the plain bootstrap of
-residuals is much too narrow (it covers 82 to 86 % where 95 % is claimed), so residuals are divided by
+residuals is much too narrow (it covers 81 to 86 % where 95 % is claimed), so residuals are divided by
 sqrt(1 - leverage) and centred (Davison & Hinkley 1997, "Bootstrap Methods and their Application", 6.2.3), and
 deviations are widened by the ratio of Student's t to the normal quantile at n - 2 degrees of freedom.
 """

@@ -68,7 +68,8 @@ def style(name: str) -> Iterator[None]:
         logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     except ImportError:
         raise UserError("figures need matplotlib; pip install 'mllm-eval[report]'") from None
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+    settings: Any = {**_STYLE, "svg.hashsalt": name}  # its stub wants every key as a literal
+    with matplotlib.rc_context(settings):
         yield
 
 

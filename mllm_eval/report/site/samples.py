@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from mllm_eval.answers import Answer, read_answers
 from mllm_eval.catalog import load_benchmark
@@ -21,6 +20,7 @@ from mllm_eval.results import columns, load_scores
 
 PAGE = 250
 EDGE = 320  # pixels of a thumbnail's longer side
+FAILED = "failed"  # what the note of a sample without an answer begins with
 LONGEST = 1200  # signs of a question; OCR tokens of a full page are cut
 Progress = Callable[[int, int], None]
 
@@ -99,8 +99,9 @@ def _code(line: Line | None) -> str:
     `-` for a failed sample, `.` for one that was not scored."""
     if line is None:
         return "."
-    if pd.isna(line["score"]):
-        return "-"
+    if math.isnan(line["score"]):
+        # A hidden gold answer is no failure of the model.
+        return "-" if str(line["note"]).startswith(FAILED) else "."
     # Rounded towards the middle, so that A and K are exactly wrong and right.
     score = float(line["score"])
     tenths = 0 if score == 0 else 10 if score == 1 else min(9, max(1, round(10 * score)))
@@ -153,8 +154,8 @@ def _score(line: Line | None) -> list[Any] | None:
     """[score, what was read from the answer, why], the end left out where it is empty."""
     if line is None:
         return None
-    score = None if pd.isna(line["score"]) else round(float(line["score"]), 4)
-    parts = [score, None if _empty(line["parsed"]) else str(line["parsed"]), str(line["note"] or "")]
+    score = None if math.isnan(line["score"]) else round(float(line["score"]), 4)
+    parts: list[Any] = [score, None if _empty(line["parsed"]) else str(line["parsed"]), str(line["note"] or "")]
     while len(parts) > 1 and parts[-1] in ("", None):
         parts.pop()
     return parts

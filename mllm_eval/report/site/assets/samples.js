@@ -80,7 +80,7 @@ MLLM.samples = (() => {
   function mark(line) {
     if (!line) return el("span", { class: "score part" }, MLLM.dash);
     const value = line[0];
-    if (value === null) return el("span", { class: "score failed" }, "failed");
+    if (value === null) return el("span", { class: "score failed" }, (line[2] ?? "").startsWith("failed") ? "failed" : "not scored");
     if (value === 1) return el("span", { class: "score right" }, "✓ 1");
     return value === 0 ? el("span", { class: "score wrong" }, "✗ 0") : el("span", { class: "score part" }, number(value, 2));
   }
