@@ -68,8 +68,8 @@ lint: $(READY) ## ruff and mypy
 test: $(READY) ## all tests
 	@$(BIN)/python -m pytest
 
-bench: $(READY) ## time and memory of the pipeline's steps on this machine
-	@$(RUN) bench
+bench: $(READY) ## time parts of this project on this machine: [BENCH=scoring]
+	@$(RUN) bench $(BENCH)
 
 clean: ## remove caches; data, results and .venv stay
 	@find . -path ./.venv -prune -o -type d \( -name __pycache__ -o -name '*.egg-info' \) -print0 | xargs -0 rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

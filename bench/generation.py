@@ -11,7 +11,6 @@ small workload warms both engines up. Writes results/bench/generation.json and p
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import re
 import statistics
@@ -23,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from harness import report
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mllm_eval.answers import Answer, Journal
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.generate import answer
-from mllm_eval.storage import write_json
 
 # Images and questions per image: GQA asks 31.6 an image, MME 2, half of the benchmarks one.
 WORKLOADS = {"GQA-shaped": (4, 31), "MME-shaped": (48, 2), "one question": (64, 1)}
@@ -146,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     for option, default in (("width", 192), ("depth", 6), ("image-tokens", 36), ("threads", 1), ("rounds", 3)):
         parser.add_argument(f"--{option}", type=int, default=default)
-    parser.add_argument("--out", type=Path, default=Path("results/bench/generation.json"))
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = Model(options.width, options.depth, options.image_tokens)
@@ -154,16 +153,7 @@ def main() -> None:
         run(model, samples(4, 2), engine)
     rows = [measure(model, name, options.rounds) for name in WORKLOADS]
     settings = {key: value for key, value in vars(options).items() if key != "out"}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.out, {"settings": settings, "torch": torch.__version__, "workloads": rows})
-    print(json.dumps(settings))
-    print(f"{'workload':14} {'samples':>7} {'same':>5} {'in':>6} {'out':>5}", end="")
-    print(f" {'plain ms':>9} {'engine ms':>9} {'CPU x':>6} {'wall x':>6}   (CPU ms a sample)")
-    for row in rows:
-        plain, engine = (1000 * row[f"{e}_cpu_seconds"] / row["samples"] for e in ("reference", "batched"))
-        print(f"{row['workload']:14} {row['samples']:7} {row['same_answers']:5}", end="")
-        print(f" {row['mean_tokens_in']:6.1f} {row['mean_tokens_out']:5.1f} {plain:9.1f} {engine:9.1f}", end="")
-        print(f" {row['cpu_speedup']:6.2f} {row['wall_speedup']:6.2f}")
+    report("generation", {**settings, "torch": torch.__version__}, rows, options.out)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command("show", short_help="what a run is, has and cost")(show)
     app.command("encoders", short_help="all encoders with their facts")(listing.encoders)
     app.command("prompt", short_help="the prompts that records become")(prompt)
-    app.command("bench", short_help="time and memory of each step")(bench)
+    app.command("bench", short_help="time parts of this project on this machine")(bench)
 
 
 def ls(what: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "runs") -> None:
@@ -143,26 +143,24 @@ def prompt(
 
 
 def bench(
-    encoder: Annotated[str, typer.Argument(help="name in configs/encoders")] = "mini-dino",
-    benchmarks: Annotated[str | None, typer.Option(help="comma-separated")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="of --list; default: all")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="say what can be timed, and time nothing")] = False,
 ) -> None:
-    """Time a whole evaluation from nothing, in a folder that is thrown away: seconds and memory of each step.
+    """Time parts of this project on this machine; medians are printed and written to results/bench/NAME.json.
+
+    What stands after `--` goes to the timing's own script.
 
     \b
-      mllm-eval bench mini-dino --benchmarks mme,chartqa
+      mllm-eval bench scoring
+      mllm-eval bench pipeline -- --benchmarks mme,chartqa
     """
-    import os
-    import tempfile
+    from mllm_eval.cli.benching import run_timings, timings
 
-    from rich.console import Console
-
-    from mllm_eval import pipeline
-    from mllm_eval.cli.app import split
-    from mllm_eval.cli.display import display
-    from mllm_eval.pipeline.ledger import Ledger
-
-    with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-") as folder:
-        os.environ["MLLM_EVAL_RESULTS"] = folder
-        listener = display()
-        run = pipeline.evaluate(encoder, benchmarks=split(benchmarks), reporter=listener)
-        _print_costs(Console(highlight=False), Ledger(run.folder, listener).lines())
+    if listed:
+        for name, about in timings().items():
+            print(f"{name:<14} {about}")
+        return
+    asked = names or []
+    at = next((i for i, word in enumerate(asked) if word.startswith("-")), len(asked))
+    if not run_timings(asked[:at], asked[at:]):
+        raise typer.Exit(1)

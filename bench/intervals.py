@@ -1,7 +1,7 @@
 """Time the statistics of a whole comparison at paper scale: intervals, and optionally the tests of every pair.
 
-    python bench/statistics.py                    20 encoders x 16 benchmarks x 10,000 bootstraps
-    python bench/statistics.py --encoders 4 --pairs
+    python bench/intervals.py                     20 encoders x 16 benchmarks x 10,000 bootstraps
+    python bench/intervals.py --encoders 4 --pairs
 
 Questions, images and groups are as many as the sixteen benchmarks have (configs/benchmarks.yaml's order); answers
 are drawn at random. Nothing is read or written.

@@ -1,0 +1,59 @@
+"""Time how soon commands answer that compute nothing: `--help`, lists, a published table, `eval` with nothing to do.
+
+    python bench/commands.py [--rounds 5]
+
+Each is a process of its own; its CPU seconds are those of the process. `eval` is timed for a run that is complete
+under results/runs, if there is one. Writes results/bench/commands.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from harness import report
+
+from mllm_eval.cli.looking import state
+from mllm_eval.run import saved_runs
+
+COMMANDS = ["--help", "ls encoders", "table sota --published-only --format csv"]
+
+
+def spent(arguments: list[str]) -> tuple[float, float]:
+    """Wall and CPU seconds of a command. Raises CalledProcessError if it fails."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([sys.executable, "-m", "mllm_eval", *arguments], check=True, capture_output=True)
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def complete() -> list[str]:
+    """`eval` of a run that has answered all sixteen benchmarks; nothing if there is none."""
+    for run in saved_runs():
+        if state(run).startswith("answered 16 "):
+            return [f"eval {run.encoder.name} --recipe {run.recipe.name} --llm {run.llm.name} --seed {run.seed}"]
+    return []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for command in [*COMMANDS, *complete()]:
+        taken = [spent(command.split()) for _ in range(asked.rounds)]
+        row = {"command": f"mllm-eval {command}"}
+        rows.append({**row, **{f"{clock}_seconds": statistics.median(one[at] for one in taken)
+                               for at, clock in enumerate(("wall", "cpu"))}})  # fmt: skip
+    report("commands", {"rounds": asked.rounds}, rows, asked.out)
+
+
+if __name__ == "__main__":
+    main()

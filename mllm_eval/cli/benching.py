@@ -1,0 +1,57 @@
+"""`mllm-eval bench`: the timings of bench/, each a script in a process of its own."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mllm_eval.errors import UserError, near
+from mllm_eval.storage import PACKAGE
+
+
+def folder() -> Path:
+    """Where the timings are: bench/ of the checkout. Raises UserError where there is none."""
+    found = PACKAGE.parent / "bench"
+    if not found.is_dir():
+        raise UserError(f"{found}: no such folder; the timings are part of a checkout, not of an installed package")
+    return found
+
+
+def timings() -> dict[str, str]:
+    """Name -> what it times (the first line of the script's docstring)."""
+    found = {}
+    for path in sorted(folder().glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
+            found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return found
+
+
+def run_timings(names: Sequence[str], options: Sequence[str]) -> bool:
+    """Run timings by name (default: all), `options` handed to each; False if one of them failed.
+
+    Raises:
+        UserError: an unknown name, or options without a name.
+    """
+    known = timings()
+    for name in names:
+        if name not in known:
+            raise UserError(f"unknown timing {name!r}.{near(name, known)} Known: {', '.join(known)}")
+    if options and len(names) != 1:
+        raise UserError(f"options ({' '.join(options)}) belong to one timing: mllm-eval bench NAME -- OPTIONS")
+    # Timings import the harness beside them and the package of this checkout.
+    paths = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+    failed = []
+    for name in names or known:
+        done = subprocess.run([sys.executable, str(folder() / f"{name}.py"), *options],
+                              env={**os.environ, "PYTHONPATH": paths}, check=False)  # fmt: skip
+        if done.returncode:
+            failed.append(name)
+        print(flush=True)
+    if failed:
+        print(f"mllm-eval: failed: {', '.join(failed)}", file=sys.stderr)
+    return not failed

@@ -1,0 +1,47 @@
+"""`mllm-eval bench`: what it lists, what it refuses, and that a timing leaves its numbers."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from mllm_eval.catalog import paper_benchmarks
+from mllm_eval.cli.benching import folder, run_timings, timings
+from mllm_eval.errors import UserError
+
+
+def test_every_timing_says_what_it_times_and_hides_no_module_of_python() -> None:
+    assert {"scoring", "generation", "commands", "pipeline"} <= set(timings())
+    assert all(len(about) > 20 and about.endswith(".") for about in timings().values())
+    # Its folder comes first on a script's path: a name of the standard library would hide that module.
+    assert not set(sys.stdlib_module_names) & {path.stem for path in folder().glob("*.py")}
+
+
+def test_unknown_timings_and_options_without_one_are_refused() -> None:
+    with pytest.raises(UserError, match="Did you mean 'scoring'"):
+        run_timings(["scorring"], [])
+    with pytest.raises(UserError, match="belong to one timing"):
+        run_timings([], ["--answers", "3"])
+
+
+def test_scoring_is_timed_for_all_sixteen_under_both_rule_sets(tmp_path: Path) -> None:
+    out = tmp_path / "scoring.json"
+    assert run_timings(["scoring"], ["--answers", "200", "--out", str(out)])
+    found = json.loads(out.read_text())
+    *rows, total = found["rows"]
+    assert [row["benchmark"] for row in rows] == list(_asked()) and set(_asked()) == set(paper_benchmarks())
+    assert total["answers"] == sum(row["answers"] for row in rows) >= 200
+    assert total["robust_cpu_seconds"] == pytest.approx(sum(row["robust_cpu_seconds"] for row in rows))
+    assert found["environment"] and found["settings"]["answers"] == total["answers"]
+    assert not run_timings(["scoring"], ["--no-such-option"])
+
+
+def _asked() -> dict[str, int]:
+    tree = ast.parse((folder() / "scoring.py").read_text())
+    node = next(n for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "ASKED")
+    parts: list[dict[str, int]] = [ast.literal_eval(part) for part in node.value.values]  # type: ignore[attr-defined]
+    return {name: size for part in parts for name, size in part.items()}
