@@ -14,9 +14,17 @@ if TYPE_CHECKING:
     from mllm_eval.report.diff import AnswersDiff
     from mllm_eval.run import Run
 
+EXAMPLES = """
+What the evidence bears: scaling fits, seeds, power, subsets.
+
+\b
+  mllm-eval stats power mini-clip mini-dino --difference 2
+  mllm-eval stats scaling params --metrics avg
+"""
+
 stats = typer.Typer(
     no_args_is_help=True,
-    help="What the evidence bears: scaling fits, seeds, power, subsets.",
+    help=EXAMPLES,
     short_help="scaling fits, seeds, power, subsets",
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
