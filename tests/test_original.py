@@ -284,3 +284,31 @@ def test_hub_folders_in_the_layout_of_the_release_load(tmp_path: Path) -> None:
     save_file(old, path, {"format": "pt"})
     assert "encoder.layer.3.mlp.weights_in.weight" in load_file(path)
     assert torch.equal(load_encoder_model(folder)(pixels())[0].patches, before)
+
+
+def test_web_maes_unused_pooler_and_old_names_do_no_harm(tmp_path: Path) -> None:
+    """Web-MAE lies on the hub with a pooler, MAE under `vit.` and beside a decoder; both under older names."""
+    from safetensors.torch import load_file, save_file
+
+    encoder = make_encoder(tmp_path / "hub", "vit")
+    before = load_encoder_model(encoder)(pixels())[0].patches
+    path = tmp_path / "hub" / "model.safetensors"
+    saved = load_file(path)
+    old = [("layers.", "encoder.layer."), ("attention.o_proj", "attention.output.dense")]
+    old += [("mlp.fc1", "intermediate.dense"), ("mlp.fc2", "output.dense")]
+    old += [(f"attention.{new}_proj", f"attention.attention.{was}") for new, was in zip("qkv", OLD, strict=True)]
+    state = {}
+    for name, tensor in saved.items():
+        if "encoder.layer." not in name:
+            for new, was in old:
+                name = name.replace(new, was)
+        state[name] = tensor
+    assert "encoder.layer.1.attention.attention.query.weight" in state
+    save_file({**state, "pooler.dense.weight": torch.ones(32, 32), "pooler.dense.bias": torch.ones(32)}, path, PT)
+    assert torch.equal(load_encoder_model(encoder)(pixels())[0].patches, before)
+    save_file({f"vit.{name}": tensor for name, tensor in state.items()} | {"decoder.mask": torch.ones(2)}, path, PT)
+    assert torch.equal(load_encoder_model(encoder)(pixels())[0].patches, before)
+
+
+OLD = ("query", "key", "value")
+PT = {"format": "pt"}
