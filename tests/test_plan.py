@@ -26,7 +26,14 @@ from mllm_eval.model import IGNORED, load_llm_model
 from mllm_eval.plan import make_plan
 from mllm_eval.plan.gpus import parse_gpus
 from mllm_eval.plan.memory import Batch, Precision, activations, states
-from mllm_eval.plan.shapes import LlamaShape, ProjectorShape, encoder_shape, llama_shape, projector_shape
+from mllm_eval.plan.shapes import (
+    LlamaShape,
+    ProjectorShape,
+    encoder_shape,
+    llama_shape,
+    lora_parameters,
+    projector_shape,
+)
 from mllm_eval.plan.work import asking, encoding, passing, projecting
 from mllm_eval.plan.workload import reference_sizes
 from mllm_eval.storage import PACKAGE
@@ -350,6 +357,17 @@ def test_rows_that_nobody_states_are_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.jsonl is not here and has no `rows`; say how many with --rows2"):
         stage_load(recipe, 2, gone)
     assert stage_load(recipe, 2, gone, rows=400).assumed
+
+
+def test_lora_trains_what_peft_adds() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    for targets in (["q_proj", "v_proj"], "all-linear"):
+        adapted = get_peft_model(llama(), LoraConfig(r=4, target_modules=targets))
+        added = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+        assert lora_parameters(shape(), 4, targets) == added
+    with pytest.raises(UserError, match=r"has no matrix 'q_prj'\. Did you mean 'q_proj'"):
+        lora_parameters(shape(), 4, ["q_prj"])
 
 
 def test_gpus_are_read_in_any_case() -> None:

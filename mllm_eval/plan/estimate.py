@@ -9,7 +9,15 @@ from mllm_eval.catalog import Recipe, load_encoder, load_llm, load_recipe
 from mllm_eval.errors import UserError
 from mllm_eval.plan.gpus import Gpu, parse_gpus
 from mllm_eval.plan.memory import Activations, Batch, Precision, States, Zero, activations, states
-from mllm_eval.plan.shapes import EncoderShape, LlamaShape, ProjectorShape, encoder_shape, llama_shape, projector_shape
+from mllm_eval.plan.shapes import (
+    EncoderShape,
+    LlamaShape,
+    ProjectorShape,
+    encoder_shape,
+    llama_shape,
+    lora_parameters,
+    projector_shape,
+)
 from mllm_eval.plan.work import asking, encoding, passing, projecting
 from mllm_eval.plan.workload import ANSWER, QUESTION, BenchmarkLoad, StageLoad, benchmark_loads, stage_load
 
@@ -163,8 +171,10 @@ def make_plan(
 
 def _memory(recipe: Recipe, stage: Any, llm: LlamaShape, joint: ProjectorShape, gpu: Gpu, number: int) -> list[Memory]:
     """Every way to share a stage out, with and without gradient checkpointing, at rows of the longest length."""
-    trained = joint.params + (llm.params if stage.train_llm else 0)
-    frozen = 0 if stage.train_llm else llm.params
+    added = _added(stage, llm)
+    whole = stage.train_llm and added is None
+    trained = joint.params + (llm.params if whole else added or 0)
+    frozen = 0 if whole else llm.params
     targets = stage.micro_batch * max(1, stage.max_length - recipe.tokens)
     batch = Batch(stage.micro_batch * stage.max_length, stage.micro_batch, recipe.tokens, targets)
     found = []
@@ -177,6 +187,15 @@ def _memory(recipe: Recipe, stage: Any, llm: LlamaShape, joint: ProjectorShape, 
     return found
 
 
+def _added(stage: Any, llm: LlamaShape) -> int | None:
+    """What LoRA adds to the LLM and trains in its stead; None without LoRA."""
+    if stage.lora is None:
+        return None
+    said = dict(stage.lora)
+    # peft's own defaults.
+    return lora_parameters(llm, int(said.get("r", 8)), said.get("target_modules") or ("q_proj", "v_proj"))
+
+
 def _encoding_step(encoder: EncoderShape, images: int, rate: float) -> Step:
     flops = encoding(encoder, images)
     return Step("features", images, images * encoder.tokens, flops, flops / rate / 3600, "each image once, ever")
@@ -185,11 +204,14 @@ def _encoding_step(encoder: EncoderShape, images: int, rate: float) -> Step:
 def _stage_step(
     name: str, recipe: Recipe, load: StageLoad, llm: LlamaShape, joint: ProjectorShape, rate: float
 ) -> Step:
-    trained = {"stage 1": recipe.stage1, "stage 2": recipe.stage2}[name].train_llm
+    stage = {"stage 1": recipe.stage1, "stage 2": recipe.stage2}[name]
+    added = _added(stage, llm)
+    trained = stage.train_llm and added is None
     tokens = recipe.tokens + load.text
     flops = passing(llm, load.rows, tokens, load.targets).training(trained)
     # The projector's features want no gradient of their own, its weights do.
     flops += 3 * projecting(joint, load.rows * recipe.tokens)
+    flops += 6 * (added or 0) * load.rows * tokens
     return Step(name, load.steps, load.rows * tokens, flops, flops / rate / 3600)
 
 

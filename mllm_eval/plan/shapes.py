@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mllm_eval.catalog import LLM, Encoder, Recipe
-from mllm_eval.errors import UserError
+from mllm_eval.errors import UserError, near
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,27 @@ def llama_shape(llm: LLM) -> LlamaShape:
         hidden=hidden,
         tied=tied,
     )
+
+
+def lora_parameters(llm: LlamaShape, rank: int, targets: str | Sequence[str]) -> int:
+    """Parameters that LoRA (arXiv 2106.09685) adds: rank x (in + out) for each matrix it is put on, all blocks.
+
+    `targets` are peft's names of the matrices, or `all-linear`. Raises UserError for an unknown one.
+    """
+    sizes = {
+        "q_proj": llm.width + llm.attention,
+        "k_proj": llm.width + llm.keys,
+        "v_proj": llm.width + llm.keys,
+        "o_proj": llm.attention + llm.width,
+        "gate_proj": llm.width + llm.hidden,
+        "up_proj": llm.width + llm.hidden,
+        "down_proj": llm.hidden + llm.width,
+    }
+    chosen = list(sizes) if targets == "all-linear" else [targets] if isinstance(targets, str) else list(targets)
+    for name in chosen:
+        if name not in sizes:
+            raise UserError(f"lora: a LLaMA has no matrix {name!r}.{near(name, sizes)} Known: {', '.join(sizes)}")
+    return llm.depth * rank * sum(sizes[name] for name in chosen)
 
 
 def projector_shape(encoder: Encoder, recipe: Recipe, llm: LLM) -> ProjectorShape:
