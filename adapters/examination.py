@@ -17,6 +17,8 @@ from mllm_eval.adapters.preprocessing import to_pixels
 from mllm_eval.catalog import Preprocessing
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+# PIL's numbers, as configs of processors hold them.
+RESAMPLE = {"2": "bilinear", "3": "bicubic"}
 # Two resizings of one kind may differ by rounding; a level of 8 bits is what an image can show.
 SAME_LEVELS = 1.0
 
@@ -96,16 +98,15 @@ def _compare_processor(found: Examination, model: EncoderModel, place: Path, ima
     try:
         from transformers import AutoImageProcessor
 
-        own: Any = AutoImageProcessor.from_pretrained(
-            place, backend="pil", local_files_only=True, trust_remote_code=False
-        )
+        loading: Any = AutoImageProcessor.from_pretrained
+        own: Any = loading(place, backend="pil", local_files_only=True, trust_remote_code=False)
         theirs = np.asarray(own(image, return_tensors="np")["pixel_values"][0], np.float32)
     except Exception as problem:
         reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
         found.differs.append(f"the processor beside the weights cannot be used ({reason})")
         return
     facts = model.facts
-    ways = {facts.preprocessing.mode: facts.preprocessing}
+    ways: dict[str, Preprocessing] = {facts.preprocessing.mode: facts.preprocessing}
     ways |= {name: facts.variant(name).preprocessing for name in facts.variants}
     equal = []
     for name, way in ways.items():
@@ -132,7 +133,7 @@ def _other_settings(own: Any, facts: Preprocessing) -> list[str]:
     said = {
         "mean": (_rounded(getattr(own, "image_mean", None)), _rounded(facts.mean)),
         "std": (_rounded(getattr(own, "image_std", None)), _rounded(facts.std)),
-        "interpolation": ({2: "bilinear", 3: "bicubic"}.get(getattr(own, "resample", None)), facts.interpolation),
+        "interpolation": (RESAMPLE.get(str(getattr(own, "resample", None))), facts.interpolation),
     }
     return [
         f"{name} is {theirs} in the processor beside the weights, {mine} in the yaml"
