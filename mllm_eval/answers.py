@@ -2,7 +2,8 @@
 
 While a run answers, lines are appended to `<file>.part`; when all samples have an answer, `finish` writes
 `<file>` in sample order and removes the part. A file that exists under its own name is therefore complete,
-and holds the same bytes however often the run was interrupted.
+and holds the same bytes however often the run was interrupted. Beside it `<file's stem>.limit` holds the number of
+tokens that an answer could have: under another limit a cut answer would be another one.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.part = self.path.with_name(self.path.name + ".part")
+        self.limit = self.path.with_suffix(".limit")
+        self._max_new_tokens: int | None = None
         self._mended = False
 
     @property
@@ -68,9 +71,41 @@ class Journal:
         answers |= {answer.id: answer for answer in _read(self.part, _whole_lines(_bytes(self.part)))}
         return answers
 
+    def hold_to(self, max_new_tokens: int) -> int:
+        """Drop the answers that would be others under this limit of generation; how many these were.
+
+        Those are the answers longer than a lower limit, and those as long as the old limit where the new one is
+        higher: they may have been cut. A journal without a limit was made before there was one here, under the
+        limit that is asked for first. Raises UserError for a limit that is no number.
+        """
+        self._max_new_tokens = max_new_tokens
+        if not self.path.exists() and not self.part.exists():
+            return 0
+        old = self._limit()
+        if old == max_new_tokens:
+            return 0
+        done = {} if old is None else self.done()
+        kept = [one for one in done.values() if not _cut(one.tokens_out, old or 0, max_new_tokens)]
+        if len(kept) < len(done):
+            # The limit is written last: a crash in between leaves answers that are right under both.
+            write_atomic(self.part, "".join(one.line() for one in kept).encode())
+            self.path.unlink(missing_ok=True)
+        write_atomic(self.limit, f"{max_new_tokens}\n")
+        return len(done) - len(kept)
+
+    def _limit(self) -> int | None:
+        if not self.limit.exists():
+            return None
+        text = self.limit.read_text(encoding="utf-8", errors="replace").strip()
+        if not (text.isascii() and text.isdigit()):
+            raise UserError(f"{self.limit}: {text[:40]!r} is no number of tokens; write it, or remove the answers")
+        return int(text)
+
     def append(self, answers: Sequence[Answer]) -> None:
         """Add answers in one write that is on the disk when this returns."""
         self.part.parent.mkdir(parents=True, exist_ok=True)
+        if self._max_new_tokens is not None and not self.limit.exists():
+            write_atomic(self.limit, f"{self._max_new_tokens}\n")
         with open(self.part, "ab") as file:
             if not self._mended:
                 file.truncate(len(_whole_lines(_bytes(self.part))))
@@ -105,6 +140,10 @@ def read_answers(path: Path) -> list[Answer]:
         if first.setdefault(answer.id, number) != number:
             raise UserError(f"{path}:{number}: sample {answer.id!r} was answered in line {first[answer.id]} already")
     return answers
+
+
+def _cut(tokens_out: int, old: int, new: int) -> bool:
+    return tokens_out > new or (new > old and tokens_out >= old)
 
 
 def _bytes(path: Path) -> bytes:

@@ -119,3 +119,45 @@ def test_a_file_that_answers_a_sample_twice_is_refused(tmp_path: Path) -> None:
 def test_reading_answers_needs_no_torch() -> None:
     code = "import sys, mllm_eval.answers; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def lengths(journal: Journal) -> dict[str, int]:
+    return {answer.id: answer.tokens_out for answer in journal.done().values()}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kept"),
+    [
+        (8, 8, {"a": 3, "b": 8, "c": 5}),
+        (8, 16, {"a": 3, "c": 5}),  # b may have been cut
+        (8, 5, {"a": 3, "c": 5}),  # b is longer, c ends just there
+        (8, 4, {"a": 3}),
+        (16, 8, {"a": 3, "b": 8, "c": 5}),
+    ],
+)
+def test_another_limit_of_generation_drops_what_it_would_change(
+    old: int, new: int, kept: dict[str, int], tmp_path: Path
+) -> None:
+    journal = Journal(tmp_path / "gqa.blind.jsonl")
+    assert journal.hold_to(old) == 0 and not list(tmp_path.iterdir())
+    journal.append([replace(an_answer(name), tokens_out=n) for name, n in {"a": 3, "b": 8, "c": 5}.items()])
+    journal.finish(["a", "b", "c"])
+    written = journal.path.read_bytes()
+    again = Journal(journal.path)
+    assert again.hold_to(new) == 3 - len(kept) and lengths(again) == kept
+    assert again.complete is (len(kept) == 3) and Journal(journal.path).hold_to(new) == 0
+    assert (tmp_path / "gqa.blind.limit").read_text() == f"{new}\n"
+    if len(kept) == 3:
+        assert journal.path.read_bytes() == written
+
+
+def test_a_journal_from_before_there_were_limits_stays_whole(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "gqa.jsonl")
+    journal.append([replace(an_answer("a"), tokens_out=32)])
+    journal.finish(["a"])
+    assert not journal.limit.exists()
+    assert Journal(journal.path).hold_to(16) == 0 and journal.complete and lengths(journal) == {"a": 32}
+    assert Journal(journal.path).hold_to(512) == 1
+    journal.limit.write_text("many")
+    with pytest.raises(UserError, match=r"gqa\.limit: 'many' is no number"):
+        Journal(journal.path).hold_to(512)

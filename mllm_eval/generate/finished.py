@@ -173,6 +173,7 @@ def answer_finished(
     The batches are those of the whole list, whatever has been answered, so that an interrupted run meets them
     again. A sample with an image that cannot be read fails (state `error`), and no other.
     """
+    journal.hold_to(max_new_tokens)
     done = journal.done()
     # Questions with as many images as each other: processors want no ragged batches.
     order = sorted(range(len(samples)), key=lambda at: (len(samples[at].images), at))

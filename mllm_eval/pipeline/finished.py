@@ -56,6 +56,7 @@ def evaluate_finished(
             for variant in variants:
                 samples = load_samples(benchmark, data, variant)
                 journal = Journal(model.answers_path(benchmark.name, variant))
+                journal.hold_to(benchmark.generation.max_new_tokens)
                 if not journal.complete or pending_finished(samples, journal):
                     ready = loaded.model
                     with ledger.step(f"answers: {titled(benchmark, variant)}", samples=len(samples)) as progress:
