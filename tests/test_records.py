@@ -95,13 +95,16 @@ def test_shuffled_gives_every_sample_another_image_and_always_the_same(
 
 
 def test_variants_that_ask_the_same_share_their_answers() -> None:
-    assert answers_variant(unpinned("mmvp"), "single") == "default"
-    assert answers_variant(unpinned("mmbench_en"), "vanilla") == "default"
-    assert answers_variant(unpinned("docvqa"), "val_anls") == "default"
-    assert answers_variant(unpinned("textvqa"), "no_ocr_tokens") == "no_ocr_tokens"
-    assert answers_variant(unpinned("textvqa"), "blind") == "blind"
+    assert answers_variant(unpinned("mmvp"), "single", "hub") == "default"
+    assert answers_variant(unpinned("mmbench_en"), "vanilla", "hub") == "default"
+    assert answers_variant(unpinned("docvqa"), "val_anls", "hub") == "default"
+    assert answers_variant(unpinned("textvqa"), "no_ocr_tokens", "hub") == "no_ocr_tokens"
+    assert answers_variant(unpinned("textvqa"), "blind", "hub") == "blind"
+    # Another release is other data, but only where it is the data that is asked.
+    assert answers_variant(unpinned("mmvp"), "corrected_labels", "hub") == "corrected_labels"
+    assert answers_variant(unpinned("mmvp"), "corrected_labels", "mini") == "default"
     with pytest.raises(UserError, match="no_ocr_tokens"):
-        answers_variant(unpinned("textvqa"), "no_ocr_token")
+        answers_variant(unpinned("textvqa"), "no_ocr_token", "hub")
 
 
 def test_columns_missing_or_of_another_type_are_named(home: Path) -> None:

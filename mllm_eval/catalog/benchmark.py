@@ -164,14 +164,15 @@ def _with_columns(pin: Any, shared: dict[str, Any]) -> Any:
     return {**pin, "columns": {**shared, **own}} if isinstance(own, dict) else pin
 
 
-def answers_variant(benchmark: Benchmark, variant: str) -> str:
-    """The variant whose answers this one reads: the first that asks the same of the same data."""
-    mine = benchmark.variant(variant)
-    asks = (mine.settings, mine.pins, mine.images)
-    for name, other in {**GENERIC, **benchmark.variants}.items():
-        if (other.settings, other.pins, other.images) == asks:
-            return name
-    return variant
+def answers_variant(benchmark: Benchmark, variant: str, pin: str) -> str:
+    """The variant whose answers this one reads: the first that asks the same of the same data (pin asked for)."""
+
+    def asks(name: str) -> Any:
+        chosen = benchmark.variant(name)
+        return {**benchmark.settings, **chosen.settings}, chosen.pins.get(pin, pin), chosen.images
+
+    mine = asks(variant)
+    return next(name for name in (*GENERIC, *benchmark.variants) if asks(name) == mine)
 
 
 def read_benchmark(path: Path) -> Benchmark:

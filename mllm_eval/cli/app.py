@@ -70,12 +70,14 @@ def eval_(
     data: Annotated[str, typer.Option(help="of a finished model: the benchmarks' data, hub or mini")] = "hub",
     dtype: Annotated[str | None, typer.Option(help="of a finished model: bfloat16 on a GPU, else float32")] = None,
     batch: Annotated[int, typer.Option(help="of a finished model: questions at a time", min=1)] = 1,
+    variants: Annotated[str | None, typer.Option(help="also ask these variants, or all of a benchmark's own")] = None,
 ) -> None:
     """Train an encoder's adapter, ask the benchmarks, score, and print the row: whatever of it is missing.
 
     \b
       mllm-eval eval mini-dino
       mllm-eval eval mini-dino --benchmarks mme,chartqa --seed 1 --blind
+      mllm-eval eval mini-dino --benchmarks textvqa --variants all
       mllm-eval eval --model my-vlm --data mini            a finished model, as it is
     """
     from mllm_eval import pipeline
@@ -89,7 +91,7 @@ def eval_(
     if encoder is None:
         eval_model(str(model), data, split(benchmarks), blind, rules, dtype, batch)
         return
-    run = pipeline.evaluate(encoder, recipe, llm, seed, split(benchmarks), blind, display())
+    run = pipeline.evaluate(encoder, recipe, llm, seed, split(benchmarks), blind, display(), split(variants))
     print_row(run, rules, blind)
 
 
@@ -186,6 +188,11 @@ def table(
     mixed_recipes: Mixed = False,
     published_only: Annotated[bool, typer.Option("--published-only", help="without runs")] = False,
     cost: Annotated[bool, typer.Option("--cost", help="with tokens, operations and seconds of a question")] = False,
+    gain: Annotated[
+        bool, typer.Option("--gain", help="with visual gain (score - blind) and its interval")
+    ] = False,
+    details: Annotated[bool, typer.Option("--details", help="instead: n, failed, unparsed, chance, hash")] = False,
+    variants: Annotated[str | None, typer.Option(help="instead: the variants of this benchmark")] = None,
     form: Annotated[str, typer.Option("--format", help="terminal, csv, md, tex, html")] = "terminal",
     out: Annotated[Path | None, typer.Option(help="write it here instead of printing it")] = None,
 ) -> None:
@@ -194,19 +201,29 @@ def table(
     \b
       mllm-eval table --runs mini-dino,mini-clip --baseline mini-clip
       mllm-eval table offshelf --published-only --format tex
+      mllm-eval table --variants textvqa                  one benchmark, however it was asked
     """
-    from mllm_eval.cli.tables import costed, named, of_all, of_runs, put
+    from mllm_eval.cli.tables import costed, detailed, gained, named, of_all, of_runs, of_variants, put
+    from mllm_eval.errors import UserError
     from mllm_eval.finished import saved
     from mllm_eval.run import saved_runs
 
     asked = split(runs)
     chosen = [saved(one) for one in asked] if asked else None
+    if details or variants is not None:
+        if name is not None:
+            raise UserError("--details and --variants show runs; leave out the name of the table")
+        own = chosen if chosen is not None else saved_runs()
+        shown = of_variants(own, variants, rules) if variants is not None else detailed(own, rules, blind)
+        put(shown, form, out)
+        return
     if name is None and chosen is None:
         shown = of_all(saved_runs(), rules, blind, baseline, intervals, mixed_recipes)
     elif name is None:
         shown = of_runs(chosen or [], rules, blind, baseline, intervals, mixed_recipes)
     else:
         shown = named(name, chosen, rules, baseline, intervals, mixed_recipes, published_only)
+    shown = gained(shown, rules) if gain else shown
     put(costed(shown) if cost else shown, form, out)
 
 

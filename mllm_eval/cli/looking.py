@@ -97,10 +97,10 @@ def show(
         for field, source in found.recipe.assumed().items():
             console.print(f"assumed {field}: {source}", markup=False)
     for variant in scored_variants(found.folder, rules):
-        sheet = Table("benchmark", "value", "chance", "n", "failed", "unparsed", "protocol")
+        sheet = Table("benchmark", "value", "chance", "n", "failed", "unparsed", "protocol", "hash")
         sheet.title = f"{rules} rules, {variant}"
         for name, summary in summaries(found.folder, rules, variant).items():
-            keys = ("value", "chance", "n", "n_failed", "n_unparsed", "protocol")
+            keys = ("value", "chance", "n", "n_failed", "n_unparsed", "protocol", "protocol_hash")
             sheet.add_row(name, *(_cell(summary[key]) for key in keys))
         console.print(sheet)
     _print_costs(console, Ledger(found.folder, Silent()).lines())

@@ -9,10 +9,14 @@ from pathlib import Path
 
 from mllm_eval import pipeline
 from mllm_eval.errors import UserError
+from mllm_eval.finished import saved_models
 from mllm_eval.report import Table, chance_table, named_table, render, write_tables
 from mllm_eval.report.choice import one_recipe
 from mllm_eval.report.cost import with_costs
-from mllm_eval.run import RunFolder
+from mllm_eval.report.details import details_table
+from mllm_eval.report.gain import with_gains
+from mllm_eval.report.variants import variants_table
+from mllm_eval.run import RunFolder, saved_runs
 from mllm_eval.storage import results_home, write_atomic
 
 
@@ -45,6 +49,22 @@ def costed(table: Table) -> Table:
     """The table with the cost of a question in each measured row."""
     folders = {row.facts["run"]: results_home() / "runs" / row.facts["run"] for row in table.rows if row.facts}
     return with_costs(table, folders)
+
+
+def gained(table: Table, rules: str) -> Table:
+    """The table with a row of visual gains below each run that was asked blind, too."""
+    return with_gains(table, {run.folder.name: run.folder for run in (*saved_runs(), *saved_models())}, rules)
+
+
+def detailed(runs: Sequence[RunFolder], rules: str, blind: bool) -> Table:
+    """What stands behind each cell of the runs' table."""
+    variants = ("default", "blind") if blind else ("default",)
+    return details_table([run.folder for run in runs], rules, variants)
+
+
+def of_variants(runs: Sequence[RunFolder], benchmark: str, rules: str) -> Table:
+    """The variants of a benchmark side by side."""
+    return variants_table([run.folder for run in runs], benchmark, rules)
 
 
 def named(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mllm_eval.generate.answering import answer, pending
+from mllm_eval.generate.answering import answer, pending, shared_answers
 from mllm_eval.generate.batching import Limits
 
-__all__ = ["Limits", "answer", "pending"]
+__all__ = ["Limits", "answer", "pending", "shared_answers"]

@@ -11,7 +11,7 @@ from mllm_eval.catalog import Benchmark
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.environment import device, repeatable
 from mllm_eval.errors import UserError
-from mllm_eval.generate import answer, pending
+from mllm_eval.generate import answer, pending, shared_answers
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.run import Run
 
@@ -49,11 +49,20 @@ class Respondent:
         return Features.of(self.run)
 
     def respond(self, benchmark: Benchmark, variant: str, samples: list[Sample]) -> bool:
-        """Answer what has no answer yet; False if there was nothing to do."""
+        """Answer what has no answer yet; False if there was nothing to do.
+
+        A variant that asks some questions as another does takes that one's answers to them.
+        """
         journal = Journal(self.run.answers_path(benchmark.name, variant))
-        template = self.run.recipe.template
+        template, limit = self.run.recipe.template, benchmark.generation.max_new_tokens
+        if dropped := journal.hold_to(limit):
+            self.ledger.reporter.say(f"{titled(benchmark, variant)}: {dropped} answers had another limit of tokens")
         if journal.complete and not pending(samples, template, journal) and not _mended(journal, samples):
             return False
+        if variant != "default" and not journal.done():
+            shared = shared_answers(samples, template, self._others(benchmark, limit))
+            if shared:
+                journal.append(shared)
         model = self.model
         name = titled(benchmark, variant)
         self._encode(name, samples)
@@ -63,11 +72,20 @@ class Respondent:
                 samples,
                 template,
                 self.features,
-                benchmark.generation.max_new_tokens,
+                limit,
                 journal,
                 progress,
             )
         return True
+
+    def _others(self, benchmark: Benchmark, limit: int) -> list[Journal]:
+        """The finished journals of the benchmark's variants, the default first, under the same limit."""
+        names = ["default", *benchmark.variants]
+        journals = [Journal(self.run.answers_path(benchmark.name, name)) for name in names]
+        finished = [journal for journal in journals if journal.complete]
+        for journal in finished:
+            journal.hold_to(limit)
+        return [journal for journal in finished if journal.complete]
 
     def _encode(self, name: str, samples: list[Sample]) -> None:
         images = [image for sample in samples for image in sample.images]

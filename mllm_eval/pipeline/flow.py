@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllm_eval.catalog import Benchmark, load_benchmark, load_encoder, load_recipe, names, paper_benchmarks
+from mllm_eval.catalog.benchmark import GENERIC, answers_variant
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.environment import before_torch, repeatable
-from mllm_eval.errors import UserError
+from mllm_eval.errors import UserError, near
 from mllm_eval.finished import Finished
 from mllm_eval.pipeline.answering import Respondent, titled
 from mllm_eval.pipeline.ledger import Ledger
@@ -43,6 +44,24 @@ def asked_benchmarks(asked: Sequence[str] | None, pin: str) -> list[Benchmark]:
     return [benchmark for benchmark in found if pin in benchmark.data]
 
 
+def asked_variants(asked: Sequence[Benchmark], wanted: Sequence[str]) -> dict[str, list[str]]:
+    """Benchmark -> the variants to ask: `default`, and of those wanted the ones it has (`all`: all of its own).
+
+    Raises:
+        UserError: a variant that no benchmark has.
+    """
+    known = dict.fromkeys(name for benchmark in asked for name in (*GENERIC, *benchmark.variants))
+    for name in wanted:
+        if name not in (*known, "all"):
+            raise UserError(f"no benchmark asked has a variant {name!r}.{near(name, known)} Known: {', '.join(known)}")
+    found = {}
+    for benchmark in asked:
+        own = [*GENERIC, *benchmark.variants]
+        every = list(benchmark.variants) if "all" in wanted else []
+        found[benchmark.name] = list(dict.fromkeys(["default", *(n for n in wanted if n in own), *every]))
+    return found
+
+
 def evaluate(
     encoder: str,
     recipe: str = "mini",
@@ -51,6 +70,7 @@ def evaluate(
     benchmarks: Sequence[str] | None = None,
     blind: bool = False,
     reporter: Reporter | None = None,
+    variants: Sequence[str] | None = None,
 ) -> Run:
     """Train an encoder's adapter, ask the benchmarks, score the answers: whatever of it is missing.
 
@@ -58,20 +78,22 @@ def evaluate(
         encoder, recipe, llm: names, or paths to yaml files; the recipe names LLM and seed unless given.
         benchmarks: names; by default those of the paper's table.
         blind: ask the trained model once more without images (variant `blind`).
+        variants: further variants of the benchmarks that have them; `all` stands for all of a benchmark's own.
 
     Raises:
         UserError: an unknown name or bad input; whatever was computed before it stays.
     """
     run = Run.of(encoder, recipe, llm, seed)
     asked = asked_benchmarks(benchmarks, run.recipe.data)
-    variants = ["default", "blind"] if blind else ["default"]
+    chosen = asked_variants(asked, [*(["blind"] if blind else []), *(variants or [])])
     with working(run, reporter) as ledger:
         provide(needed(run.recipe, not is_trained(run), asked), ledger.reporter)
-        locked_or_told(asked, run.recipe.data, variants)
+        for benchmark in asked:
+            locked_or_told([benchmark], run.recipe.data, chosen[benchmark.name])
         hold_to_its_data(run)
         respondent = Respondent(run, lambda: _train(run, ledger), ledger)
         for benchmark in asked:
-            for variant in variants:
+            for variant in chosen[benchmark.name]:
                 _answer_and_score(respondent, benchmark, variant)
         if not ledger.steps:
             ledger.reporter.say(f"{run.name}: complete, nothing to do")
@@ -106,10 +128,10 @@ def score_run(run: Run | Finished, reporter: Reporter | None = None) -> list[str
         for path in sorted((run.folder / "answers").glob("*.jsonl")):
             name, _, variant = path.stem.partition(".")
             benchmark = load_benchmark(name)
-            samples = _samples(benchmark, run, variant or "default")
-            with ledger.step(f"scores: {path.stem}"):
-                score_answers(run, benchmark, variant or "default", samples)
-            done.append(f"{name} ({variant})" if variant else name)
+            for counted in _read_by(run, benchmark, variant or "default"):
+                with ledger.step(f"scores: {titled(benchmark, counted)}"):
+                    score_answers(run, benchmark, counted, _samples(benchmark, run, counted))
+                done.append(titled(benchmark, counted))
     if not done:
         raise UserError(f"{run.folder}: no finished answers; `mllm-eval eval` makes them")
     return done
@@ -215,10 +237,22 @@ def _samples(benchmark: Benchmark, run: RunFolder, variant: str) -> list[Sample]
     return load_samples(benchmark, run.data, variant)
 
 
+def _read_by(run: RunFolder, benchmark: Benchmark, variant: str) -> list[str]:
+    """The variants that read these answers: their own, and those that were scored from them before."""
+    others = [
+        name
+        for name in benchmark.variants
+        if answers_variant(benchmark, name, run.data) == variant != name
+        and any(run.summary_path(benchmark.name, rules, name).is_file() for rules in benchmark.rules)
+    ]
+    return [variant, *others]
+
+
 def _answer_and_score(respondent: Respondent, benchmark: Benchmark, variant: str) -> None:
     run = respondent.run
     samples = _samples(benchmark, run, variant)
-    respondent.respond(benchmark, variant, samples)
+    source = answers_variant(benchmark, variant, run.data)
+    respondent.respond(benchmark, source, samples if source == variant else _samples(benchmark, run, source))
     if not all(scored(run, benchmark, variant, rules) for rules in benchmark.rules):
         with respondent.ledger.step(f"scores: {titled(benchmark, variant)}"):
             score_answers(run, benchmark, variant, samples)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from mllm_eval.answers import read_answers
 from mllm_eval.catalog import Benchmark
+from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.data.samples import Sample
 from mllm_eval.errors import UserError
 from mllm_eval.run import RunFolder
@@ -16,7 +17,7 @@ def scored(run: RunFolder, benchmark: Benchmark, variant: str, rules: str) -> bo
     """Whether these very answers were scored by the rules as they are now."""
     from mllm_eval.score import protocol_hash
 
-    answers = run.answers_path(benchmark.name, variant)
+    answers = run.answers_path(benchmark.name, answers_variant(benchmark, variant, run.data))
     scores = run.scores_path(benchmark.name, rules, variant)
     path = run.summary_path(benchmark.name, rules, variant)
     if not all(file.is_file() for file in (answers, scores, path)):
@@ -34,29 +35,29 @@ def scored(run: RunFolder, benchmark: Benchmark, variant: str, rules: str) -> bo
 def score_answers(run: RunFolder, benchmark: Benchmark, variant: str, samples: list[Sample]) -> None:
     """Score a run's answers to a benchmark by each rule set that the benchmark has.
 
+    A variant that only counts otherwise, or asks the same of the same data, reads the answers of the one it equals.
+
     Raises:
         UserError: the answers are not those to these samples.
     """
     from mllm_eval.score import score_samples, summarize
 
-    path = run.answers_path(benchmark.name, variant)
+    path = run.answers_path(benchmark.name, answers_variant(benchmark, variant, run.data))
     predictions = {one.id: one.text if one.state == "ok" else None for one in read_answers(path)}
     for rules in benchmark.rules:
         scores = score_samples(benchmark, rules, samples, predictions)
         places = {sample.id: sample for sample in samples}
         lines = [{**asdict(one), **_place(benchmark, places[one.id])} for one in scores]
         write_jsonl(run.scores_path(benchmark.name, rules, variant), lines)
-        summary = summarize(benchmark, rules, samples, scores, variant)
+        summary = asdict(summarize(benchmark, rules, samples, scores, variant))
+        summary["chance"] = _chance(run, benchmark, variant, summary["chance"])
         # Written last: a summary that names the answers stands for whole scores.
-        write_json(
-            run.summary_path(benchmark.name, rules, variant),
-            {**asdict(summary), "chance": _chance(run, benchmark, summary.chance), "answers": sha256_file(path)},
-        )
+        write_json(run.summary_path(benchmark.name, rules, variant), {**summary, "answers": sha256_file(path)})
 
 
-def _chance(run: RunFolder, benchmark: Benchmark, by_options: float) -> float:
+def _chance(run: RunFolder, benchmark: Benchmark, variant: str, by_options: float) -> float:
     """The higher of drawing an option at random and the best guess that the data pin knows of."""
-    return max(by_options, benchmark.data[run.data].chance or 0.0)
+    return max(by_options, benchmark.pin(run.data, variant).chance or 0.0)
 
 
 def _place(benchmark: Benchmark, sample: Sample) -> dict[str, str | None]:

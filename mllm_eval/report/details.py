@@ -1,0 +1,62 @@
+"""What stands behind each cell: how many samples, how many failed or were not understood, chance, protocol, hash."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mllm_eval.errors import UserError
+from mllm_eval.report.comparison import labels
+from mllm_eval.report.evidence import Scored, read_scored
+from mllm_eval.report.table import Cell, Column, Row, Table, score_cell
+from mllm_eval.report.words import title
+from mllm_eval.results import scored_variants
+
+COUNTS = {"n": "n", "n_failed": "failed", "n_unparsed": "unparsed"}
+
+
+def details_table(
+    runs: Sequence[Path], rules: str = "cambrian", variants: Sequence[str] = ("default",), decimals: int = 2
+) -> Table:
+    """A row for each cell of the runs' table, grouped by run.
+
+    Raises:
+        UserError: no runs, or nothing scored by these rules.
+    """
+    scored = [
+        read_scored(folder, rules, variant)
+        for folder in runs
+        for variant in variants
+        if variant == "default" or variant in scored_variants(folder, rules)
+    ]
+    if not scored:
+        raise UserError("no runs to show the cells of")
+    value, chance = Column("value", "Value", decimals=decimals), Column("chance", "Chance", decimals=decimals)
+    counts = [Column(key, heading, decimals=0) for key, heading in COUNTS.items()]
+    protocol, digest = Column("protocol", "Protocol", text=True), Column("protocol_hash", "Hash", text=True)
+    shown = (value, chance, *counts, protocol, digest)
+    rows = [
+        _row(run, label, name, shown)
+        for run, label in zip(scored, labels(scored), strict=True)
+        for name in [*run.benchmarks, *(other for other in run.summaries if other not in run.benchmarks)]
+    ]
+    notes = (
+        "failed: no answer, counts nowhere; unparsed: scored, but nothing could be read. Chance: guessing without "
+        "the image, on the value's own scale.",
+    )
+    return Table("details", f"Behind each cell: {rules} rules", shown, tuple(rows), notes)
+
+
+def _row(run: Scored, label: str, name: str, shown: Sequence[Column]) -> Row:
+    summary = run.summaries[name]
+    cells = {
+        column.key: Cell(str(summary[column.key])) if column.text else score_cell(_number(summary[column.key]), column)
+        for column in shown
+    }
+    facts = {"run": run.record.hash, "rules": run.rules, "variant": run.variant}
+    partial = ("partial: groups that are not whole, or samples without a score, count nowhere",)
+    return Row(title(name), "measured", cells, label, notes=partial if summary.get("partial") else (), facts=facts)
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None

@@ -1,0 +1,72 @@
+"""Visual gain: what seeing the images adds to a score, its value minus that of the same questions asked blind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mllm_eval.report.differences import differences
+from mllm_eval.report.evidence import Scored, read_scored
+from mllm_eval.report.table import Cell, Column, Row, Table, printed, score_cell
+from mllm_eval.results import scored_variants
+from mllm_eval.stats import Interval
+
+BLIND = "blind"
+
+
+def gains(run: Scored, blind: Scored) -> dict[str, Interval]:
+    """Benchmark, category or AVG -> score minus blind with a 95 % interval, on the scale that the table prints.
+
+    The bootstrap draws the same images for both (paired, clustered). Where the value's make-up is unknown, the
+    limits are nan; where either run lacks the benchmark there is no entry.
+    """
+    found = {
+        key: Interval(value - blind.values[key], float("nan"), float("nan"))
+        for key, value in run.values.items()
+        if key in blind.values
+    }
+    tested = differences([("seeing", run, BLIND, blind)])
+    return found | {one.key: one.difference for one in tested if one.key in found}
+
+
+def with_gains(table: Table, folders: Mapping[str, Path], rules: str = "cambrian") -> Table:
+    """The table with a row of visual gains below each run's; `folders` is where the runs of the rows are.
+
+    Published rows have none, and a run that was never asked blind is named in the notes.
+    """
+    rows: list[Row] = []
+    lacking: list[str] = []
+    for row in table.rows:
+        rows.append(row)
+        folder = folders.get(row.facts.get("run", ""))
+        if folder is None or row.facts.get("variant") != "default":
+            continue
+        if BLIND not in scored_variants(folder, rules):
+            lacking.append(row.label)
+            continue
+        rows.append(_row(row, gains(read_scored(folder, rules), read_scored(folder, rules, BLIND)), table.columns))
+    notes = list(table.notes)
+    if len(rows) > len(table.rows):
+        notes.append("Visual gain: score minus blind score; 95 % interval, paired bootstrap clustered by image.")
+    if lacking:
+        notes.append(f"No visual gain without blind answers: {', '.join(lacking)}; `mllm-eval eval ... --blind`.")
+    return Table(table.name, table.title, table.columns, tuple(rows), tuple(notes), table.sentences)
+
+
+def _row(row: Row, found: Mapping[str, Interval], shown: Sequence[Column]) -> Row:
+    cells = {}
+    for column in shown:
+        if column.text or column.key not in found:
+            cells[column.key] = Cell("") if column.text else Cell()
+            continue
+        one = found[column.key]
+        cell = score_cell(one.value, column, limits=(one.low, one.high))
+        cells[column.key] = Cell(_signed(one.value, column.decimals), one.value, low=cell.low, high=cell.high,
+                                 interval=cell.interval)  # fmt: skip
+    facts = {**row.facts, "variant": "gain"}
+    return Row(f"{row.label}: visual gain", row.source, cells, row.group, aside=True, facts=facts)
+
+
+def _signed(value: float, decimals: int) -> str:
+    text = printed(value, decimals)
+    return text if value < 0 or float(text) == 0 else f"+{text}"
