@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import parquet_rows
 import pytest
 
 from mllm_eval.errors import UserError
-from mllm_eval.score import files
+from mllm_eval.score import files, sheets
 from mllm_eval.score.files import score_file
 
 GOLD = {"answer": "14", "type": "human_test"}
@@ -182,12 +183,64 @@ def test_lmms_eval_samples_files(mini: Callable[[str], None], write: Writer) -> 
 
 def test_vlmevalkit_sheets(mini: Callable[[str], None], tmp_path: Path) -> None:
     mini("ai2d")
-    sheet = pd.DataFrame({"index": [1, 0], "question": ["q", "q"], "prediction": ["C", "nan"]})
-    sheet.to_csv(tmp_path / "m.tsv", sep="\t", index=False)
-    assert score_file("ai2d", tmp_path / "m.tsv", format_="vlmevalkit").value == 50.0
-    sheet.rename(columns={"prediction": "answer"}).to_csv(tmp_path / "m.csv", index=False)
+    table = pd.DataFrame({"index": [1, 0], "question": ["q", "q"], "prediction": ["C", "nan"]})
+    table.to_csv(tmp_path / "m.tsv", sep="\t", index=False)
+    table.to_excel(tmp_path / "m.xlsx", index=False)
+    for name in ("m.tsv", "m.xlsx"):
+        assert score_file("ai2d", tmp_path / name, format_="vlmevalkit").value == 50.0
+    table.rename(columns={"prediction": "answer"}).to_csv(tmp_path / "m.csv", index=False)
     with pytest.raises(UserError, match="column 'prediction' is missing"):
         score_file("ai2d", tmp_path / "m.csv", format_="vlmevalkit")
+
+
+@pytest.mark.parametrize(
+    ("indices", "predictions", "said"),
+    [
+        ([1, 2], ["C", "A"], (50.0, 0)),  # rows numbered from 1, ids from 0
+        ([0, 1], ["C", None], (50.0, 0)),  # an empty cell is an empty answer
+        ([0.0, 1.0], ["C", "Failed to obtain answer via API."], (100.0, 1)),
+        ([0, 0], ["A", "C"], r"m\.xlsx:3: id '0' occurs twice \(first at .*m\.xlsx:2\)"),
+        ([0, 7], ["A", "C"], r"m\.xlsx:3: index '7' is no sample's id"),
+        ([5, 6, 7], ["A", "C", "B"], "3 answers to 2 samples"),
+        ([0], ["A"], r"1 of 2 samples have no answer \(first: '1'\)"),
+        ([], [], "no answers in it"),
+    ],
+)
+def test_rows_of_a_sheet_are_matched_or_refused(
+    indices: list[Any], predictions: list[Any], said: Any, mini: Callable[[str], None], tmp_path: Path
+) -> None:
+    mini("ai2d")
+    path = tmp_path / "m.xlsx"
+    pd.DataFrame({"index": indices, "prediction": predictions}).to_excel(path, index=False)
+    if isinstance(said, str):
+        with pytest.raises(UserError, match=said):
+            score_file("ai2d", path, format_="vlmevalkit")
+        return
+    summary = score_file("ai2d", path, format_="vlmevalkit")
+    assert (summary.value, summary.n_failed) == said
+
+
+def test_sheets_that_are_no_sheets_or_too_large_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.xlsx"
+    pd.DataFrame({"index": [0], "prediction": ["A" * 5000]}).to_excel(path, index=False)
+    assert sheets.sheet(path, ["index"]) == [(f"{path}:2", {"index": "0"})]
+    monkeypatch.setattr(sheets, "UNPACKED", 4096)
+    with pytest.raises(UserError, match="MiB unpacked, at most"):
+        sheets.sheet(path, ["index"])
+    monkeypatch.undo()
+    path.write_bytes(b"PK no zip at all")
+    with pytest.raises(UserError, match="not an xlsx file"):
+        sheets.sheet(path, ["index"])
+    with zipfile.ZipFile(path, "w") as parts:
+        parts.writestr("xl/workbook.xml", "<workbook>")
+    with pytest.raises(UserError, match="can't be read as xlsx") as error:
+        sheets.sheet(path, ["index"])
+    assert "\n" not in str(error.value)
+    (tmp_path / "m.tsv").write_bytes(b"index\tprediction\n0\t\xff\n")
+    with pytest.raises(UserError, match="can't be read"):
+        sheets.sheet(tmp_path / "m.tsv", ["index"])
+    with pytest.raises(UserError, match=r"a sheet is \.xlsx"):
+        sheets.sheet(tmp_path / "m.pkl", ["index"])
 
 
 def test_scoring_imports_nothing_heavy(write: Writer) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from mllm_eval.data.samples import Sample
 from mllm_eval.errors import UserError, near
+from mllm_eval.score.sheets import sheet
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,30 +97,32 @@ def lmms_eval(path: Path, samples: Sequence[Sample]) -> list[Line]:
     return lines
 
 
-def vlmevalkit(path: Path, samples: Sequence[Sample]) -> list[Line]:
-    """Result files of VLMEvalKit (xlsx, tsv, csv): columns `index` and `prediction`."""
-    import pandas as pd
+# What VLMEvalKit writes where its model or its server gave no answer.
+NO_ANSWER = "Failed to obtain answer via API."
 
-    try:
-        if path.suffix == ".xlsx":
-            table = pd.read_excel(path, dtype=str, keep_default_na=False)
-        else:
-            comma = "," if path.suffix == ".csv" else "\t"
-            table = pd.read_csv(path, sep=comma, dtype=str, keep_default_na=False)
-    except ImportError:
-        raise UserError(f"{path}: reading xlsx needs openpyxl; install it or save the sheet as tsv") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: can't be read ({str(error).splitlines()[0]})") from None
-    for column in ("index", "prediction"):
-        if column not in table:
-            raise UserError(f"{path}: column '{column}' is missing.{near(column, map(str, table.columns))}")
-    pairs = zip(table["index"], table["prediction"], strict=True)
-    rows = [(f"{path}:{number}", str(index), str(text)) for number, (index, text) in enumerate(pairs, 2)]
+
+def vlmevalkit(path: Path, samples: Sequence[Sample]) -> list[Line]:
+    """Result files of VLMEvalKit (xlsx, tsv, csv): columns `index` and `prediction`.
+
+    An index is a sample's id, or numbers the rows from wherever it starts.
+    """
+    rows = [(where, row["index"], row["prediction"]) for where, row in sheet(path, ("index", "prediction"))]
+    texts = [None if text.startswith(NO_ANSWER) else text for _, _, text in rows]
     known = {sample.id for sample in samples}
-    if all(index in known for _, index, _ in rows):
-        return [Line(where, index, text) for where, index, text in rows]
-    _same_number(path, len(rows), len(samples))
-    return [Line(where, sample.id, text) for (where, _, text), sample in zip(rows, samples, strict=True)]
+    strange = next(((where, index) for where, index, _ in rows if index not in known), None)
+    if strange is None:
+        ids = [index for _, index, _ in rows]
+    else:
+        if not _consecutive([index for _, index, _ in rows]):
+            raise UserError(f"{strange[0]}: index '{strange[1]}' is no sample's id, and the rows are not numbered")
+        _same_number(path, len(rows), len(samples))
+        ids = [sample.id for sample in samples]
+    return [Line(where, id_, text) for (where, _, _), id_, text in zip(rows, ids, texts, strict=True)]
+
+
+def _consecutive(indices: Sequence[str]) -> bool:
+    numbers = [int(index) for index in indices if index.isascii() and index.isdigit()]
+    return len(numbers) == len(indices) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
 LAYOUTS: dict[str, Layout] = {

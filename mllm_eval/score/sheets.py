@@ -1,0 +1,86 @@
+"""Sheets of answers: xlsx, tsv and csv as rows of text, of bounded size."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mllm_eval.errors import UserError, near
+
+UNPACKED = 512 * 1024**2
+"""Bytes that an xlsx may hold when unpacked; 14,233 answers of 512 tokens are about 50 MB."""
+
+
+def sheet(path: Path, needed: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+    """(file:row, needed column -> text) of the first sheet; its first row names the columns, empty cells are "".
+
+    Raises:
+        UserError: a file that is no such sheet, is too large unpacked, or lacks a column.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".xlsx", ".tsv", ".csv", ".txt"):
+        raise UserError(f"{path}: a sheet is .xlsx, .tsv or .csv, not {suffix or 'a file without ending'!r}")
+    rows = _xlsx(path) if suffix == ".xlsx" else _separated(path, "," if suffix == ".csv" else "\t")
+    head = next(rows, [])
+    for column in needed:
+        if column not in head:
+            raise UserError(f"{path}: column '{column}' is missing.{near(column, head)}")
+        if head.count(column) > 1:
+            raise UserError(f"{path}: column '{column}' is there {head.count(column)} times")
+    places = {column: head.index(column) for column in needed}
+    found = []
+    for number, cells in enumerate(rows, 2):
+        if any(cells):
+            texts = {name: cells[at] if at < len(cells) else "" for name, at in places.items()}
+            found.append((f"{path}:{number}", texts))
+    return found
+
+
+def _separated(path: Path, mark: str) -> Iterator[list[str]]:
+    import csv
+    import sys
+
+    csv.field_size_limit(sys.maxsize)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield from csv.reader(file, delimiter=mark)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: can't be read ({_short(error)})") from None
+
+
+def _xlsx(path: Path) -> Iterator[list[str]]:
+    try:
+        import openpyxl
+    except ImportError:
+        raise UserError(f"{path}: reading xlsx needs openpyxl; install it or save the sheet as tsv") from None
+    try:
+        with zipfile.ZipFile(path) as parts:
+            size = sum(part.file_size for part in parts.infolist())
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not an xlsx file ({_short(error)})") from None
+    if size > UNPACKED:
+        raise UserError(f"{path}: {size / 1024**2:,.0f} MiB unpacked, at most {UNPACKED / 1024**2:,.0f} are read")
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
+        try:
+            for row in book.worksheets[0].iter_rows(values_only=True):
+                yield [_text(value) for value in row]
+        finally:
+            book.close()
+    except Exception as error:
+        # A broken part makes openpyxl raise whatever its parsers do.
+        raise UserError(f"{path}: can't be read as xlsx ({_short(error)})") from None
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _short(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200] or type(error).__name__
