@@ -28,7 +28,7 @@ from mllm_eval.storage import read_json, read_jsonl
 
 RECIPE = str(Path(__file__).parent / "recipes" / "tiny.yaml")
 BENCHMARKS = ["mme", "gqa"]
-FILES = {"mme.jsonl", "gqa.jsonl", "mme.blind.jsonl", "gqa.blind.jsonl"}
+FILES = {f"{name}.{ending}" for name in ("mme", "gqa", "mme.blind", "gqa.blind") for ending in ("jsonl", "limit")}
 
 
 @pytest.fixture(scope="module")
