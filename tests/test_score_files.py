@@ -59,7 +59,11 @@ def mme(id_: str, image: str, gold: str, prediction: str | None) -> dict[str, An
         ([line("a", "14"), line("a", "15")], r"jsonl:2: id 'a' occurs twice \(first at .*jsonl:1\)"),
         ([line("a", "14"), '{"id": "b", '], r"jsonl:2: not valid JSON"),
         ([line("a", "14"), '["b"]'], r"jsonl:2: expected an object, found list"),
-        ([line("a", "14"), b"\xff\xfe"], "not UTF-8"),
+        ([line("a", "14"), b"\xff\xfe"], "jsonl:2: not UTF-8"),
+        (['{"id": "a", "prediction": "1", "prediction": "2"}'], "jsonl:1: .*field 'prediction' is there twice"),
+        ([{**line("a", "14"), "id": ""}], "jsonl:1: field 'id' is ''; an id is text"),
+        (['{"id": "\\ud800", "prediction": "1"}'], "jsonl:1: field 'id' is .*can be written"),
+        (['{"id": "a", "prediction": Infinity}'], "jsonl:1: field 'prediction' is float, expected a string"),
         ([{"id": "a", "record": GOLD, "predictions": "14"}], "jsonl:1: field 'prediction' is missing.*predictions"),
         ([{"record": GOLD, "prediction": "14"}], "jsonl:1: field 'id' is missing"),
         ([line("a", 14)], "jsonl:1: field 'prediction' is int, expected a string"),
@@ -151,6 +155,12 @@ def test_ten_megabytes_of_answer_are_scored(write: Writer) -> None:
         assert (summary.n_failed, summary.value) == (0, 0.0)
     path = write({"id": "a", "record": {"answers": ["dakota"] * 10}, "prediction": "a dakota. " * 1_000_000})
     assert score_file("textvqa", path).value == 0.0
+
+
+def test_scores_that_cannot_be_written_are_told_so(write: Writer, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"s\.jsonl: the scores can't be written there \(.+\)"):
+        score_file("chartqa", write(line("a", "14")), out=tmp_path / "file" / "s.jsonl")
 
 
 def test_a_lone_surrogate_does_not_stop_the_scores(write: Writer, tmp_path: Path) -> None:

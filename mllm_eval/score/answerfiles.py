@@ -28,24 +28,33 @@ Layout = Callable[[Path, Sequence[Sample]], list[Line]]
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file:line, object) of a jsonl file; UserError for a line that is no object."""
+    """(file:line, object) of a jsonl file; UserError for a line that is no object, or names a field twice."""
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, text in enumerate(file, 1):
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
                 where = f"{path}:{number}"
-                if not text.strip():
-                    continue
                 try:
-                    found = json.loads(text)
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                    found = json.loads(text, object_pairs_hook=_object) if text.strip() else None
+                except UnicodeDecodeError as error:
+                    raise UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start} of the line)") from None
                 except (ValueError, RecursionError) as error:
                     raise UserError(f"{where}: not valid JSON ({error})") from None
+                if not text.strip():
+                    continue
                 if not isinstance(found, dict):
                     raise UserError(f"{where}: expected an object, found {type(found).__name__}")
                 yield where, found
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"field {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
 
 
 def jsonl(path: Path, samples: Sequence[Sample]) -> list[Line]:
@@ -139,9 +148,13 @@ def _same_number(path: Path, found: int, wanted: int) -> None:
 
 
 def _id(value: Any, where: str) -> str:
-    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+    if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise UserError(f"{where}: field 'id' is {type(value).__name__}, expected a string")
+    if not isinstance(value, str):
+        raise UserError(f"{where}: field 'id' is {type(value).__name__}, expected a string")
+    if not value or value.encode("utf-8", "replace").decode() != value:
+        raise UserError(f"{where}: field 'id' is {value!r}; an id is text that is not empty and can be written")
+    return value
 
 
 def _text(value: Any, where: str) -> str | None:

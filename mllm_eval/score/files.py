@@ -53,9 +53,12 @@ def score_file(
     scored = score_answers(chosen, answers, rules, partial, format_, pin, variant)
     summary = scored.summary
     if out is not None:
-        write_jsonl(out, (asdict(score) for score in scored.scores))
-        if (entries := submission(chosen, scored)) is not None:
-            write_json(out.with_suffix(".submission.json"), entries)
+        try:
+            write_jsonl(out, (asdict(score) for score in scored.scores))
+            if (entries := submission(chosen, scored)) is not None:
+                write_json(out.with_suffix(".submission.json"), entries)
+        except OSError as error:
+            raise UserError(f"{out}: the scores can't be written there ({error.strerror or error})") from None
     if as_json:
         print(json.dumps({key: value for key, value in asdict(summary).items()}, ensure_ascii=False))
     else:
