@@ -21,6 +21,7 @@ STYLES = ("{}. {}", "{}. {}", "({}) {}")
 """How the benchmarks letter their options."""
 Segments = list[tuple[str, bool]]
 KEYED = ("scene", "diagram", "signs", "chart", "table", "number", "figure", "form")
+LOOKED_UP = ("scene", "diagram", "signs", "chart", "table")
 _POOLS = (COLOR_NAMES, SHAPES, WORDS, LABELS, tuple("123456789"))
 
 
@@ -141,6 +142,19 @@ def dense_conversation(rng: Random, index: int) -> Segments:
     pic = draw("dense", index, kind)
     chosen = rng.sample(pic.questions, min(len(pic.questions), 4))
     return turns(shuffled_caption(pic, rng), [ask(q, rng, 0.4) for q in chosen])
+
+
+def bare_questions(rng: Random, index: int, template: bool) -> Segments:
+    """Six questions about one picture told in words, with no word on how to answer: half way from drill to prompt."""
+    pic = draw("bare", index, rng.choice(LOOKED_UP if rng.random() < 0.85 else list(KINDS)))
+    chosen = [rng.choice(pic.questions) for _ in range(6)]
+    caption = shuffled_caption(pic, rng)
+    if template:
+        return turns(caption, [Asked(q.text, q.answer) for q in chosen])
+    segments: Segments = [(BEGIN + caption, False)]
+    for question in chosen:
+        segments += [(f"\n: {question.text}\n", False), (question.answer, True)]
+    return segments
 
 
 def letter_exercise(rng: Random) -> Segments:

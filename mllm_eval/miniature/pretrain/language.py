@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from mllm_eval.miniature.pretrain.corpus import (
     FORMS,
     Segments,
+    bare_questions,
     claim_drill,
     conversation,
     copy_exercise,
@@ -128,11 +129,51 @@ def recall_texts(step: int) -> list[Segments]:
     return [made(rng) for _ in range(BATCH if made is letter_exercise else 2 * BATCH)]
 
 
+def asked_texts(step: int) -> list[Segments]:
+    """Fifth phase: from facts by their key to questions that name the key, first bare, then as benchmarks ask."""
+    rng = Random(f"asked/{step}")
+    if step < 500:
+        form = rng.choice((*["bare"] * 6, *["turns"] * 3, "dense"))
+    else:
+        form = rng.choice(("bare", "turns", "turns", "dense", "dense", "dense", "dense", "letter", "pair", "claim"))
+    if form in ("bare", "turns"):
+        return [bare_questions(rng, step * BATCH + k, form == "turns") for k in range(BATCH)]
+    if form == "dense":
+        return [dense_conversation(rng, 10**6 + step * BATCH + k) for k in range(BATCH)]
+    if form == "letter":
+        return [letter_question(rng, 3 * 10**6 + step * BATCH + k) for k in range(BATCH)]
+    made = pair_drill if form == "pair" else claim_drill
+    return [made(rng) for _ in range(2 * BATCH)]
+
+
+def all_texts(step: int) -> list[Segments]:
+    """Last phase: everything at once, for what a phase does not ask for is forgotten within it."""
+    rng = Random(f"all/{step}")
+    form = rng.choice(
+        (*["copy"] * 3, *["letter exercise"] * 6, *["letter"] * 4, *["dense"] * 5, "turns", "layout 4", "claim")
+    )
+    if form == "copy":
+        return [copy_exercise(rng) for _ in range(2 * BATCH)]
+    if form == "letter exercise":
+        return [letter_exercise(rng) for _ in range(BATCH)]
+    if form == "letter":
+        return [letter_question(rng, 4 * 10**6 + step * BATCH + k) for k in range(BATCH)]
+    if form == "dense":
+        return [dense_conversation(rng, 2 * 10**6 + step * BATCH + k) for k in range(BATCH)]
+    if form == "turns":
+        return [bare_questions(rng, 10**6 + step * BATCH + k, template=True) for k in range(BATCH)]
+    if form == "claim":
+        return [claim_drill(rng) for _ in range(2 * BATCH)]
+    return [conversation(rng, 4 * 10**7 + step * BATCH + k, form) for k in range(BATCH)]
+
+
 PHASES: tuple[tuple[str, Callable[[int], list[Segments]], int, float], ...] = (
     ("mini-llama", world_texts, 3000, 1.5e-3),
     ("mini-llama-letters", letter_texts, 3400, 5e-4),
     ("mini-llama-mixed", mixed_texts, 1400, 6e-4),
     ("mini-llama-recall", recall_texts, 3800, 6e-4),
+    ("mini-llama-asked", asked_texts, 1700, 6e-4),
+    ("mini-llama-all", all_texts, 900, 5e-4),
 )
 """Name, texts of a step, steps, learning rate."""
 
