@@ -8,11 +8,13 @@ import pytest
 
 from mllm_eval.answers import Answer, Journal
 from mllm_eval.catalog import load_benchmark
+from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
 from mllm_eval.generate import shared_answers
 from mllm_eval.generate.answering import _key
 from mllm_eval.pipeline.flow import asked_variants
+from mllm_eval.prompts.show import read_record
 
 
 def a_sample(name: str, prompt: str, image: str = "f" * 64) -> Sample:
@@ -51,3 +53,29 @@ def test_answers_are_shared_where_prompt_and_image_are_the_same(tmp_path: Path) 
     found = shared_answers(variant, "llama_3", [journal])
     assert [(one.id, one.text) for one in found] == [("one", "red")]
     assert found[0].prompt == _key(variant[0], "llama_3")[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "record", "ends"),
+    [
+        ("mme", {"question": "Dog?"}, "Please answer the question using a single word or phrase."),
+        (
+            "scienceqa",
+            {"question": "Q?", "choices": ["x", "y"]},
+            "Answer with the option's letter from the given choices directly.",
+        ),
+        ("realworldqa", {"question": "Q?"}, "Answer the question using a single word or phrase."),
+        (
+            "mathvista",
+            {"query": "Q?", "question_type": "free_form"},
+            "First show your reasoning process and then give the final answer.",
+        ),
+    ],
+)
+def test_prompts_of_the_papers_table(name: str, record: dict[str, object], ends: str) -> None:
+    assert read_record(load_benchmark(name), record, "here", "paper_prompt").prompt.endswith(f"\n{ends}")
+    assert not read_record(load_benchmark(name), record, "here").prompt.endswith(f"\n{ends}")
+
+
+def test_the_papers_table_asks_mmmu_as_its_code_does() -> None:
+    assert answers_variant(load_benchmark("mmmu"), "paper_prompt", "hub") == "default"
