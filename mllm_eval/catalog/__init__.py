@@ -10,7 +10,7 @@ from mllm_eval.catalog.architecture import Architecture
 from mllm_eval.catalog.encoder import Encoder, Facts, Preprocessing
 from mllm_eval.catalog.folders import Kind, find, load_named, names, paper_benchmarks
 from mllm_eval.catalog.llm import LLM
-from mllm_eval.catalog.recipe import ConversationData, Recipe, Stage
+from mllm_eval.catalog.recipe import ConversationData, Lora, Recipe, Stage
 from mllm_eval.catalog.weights import Weights
 from mllm_eval.config import load
 
@@ -26,6 +26,7 @@ __all__ = [
     "Facts",
     "Generation",
     "Kind",
+    "Lora",
     "Pin",
     "Preprocessing",
     "Recipe",

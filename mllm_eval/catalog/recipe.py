@@ -8,17 +8,47 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mllm_eval.config import Strict, short_hash
+from mllm_eval.errors import UserError
+
+# `exclude_if`: a field that came later is not dumped while unset, so that older runs keep their hash.
 
 
 class ConversationData(Strict):
-    """A training set in Cambrian's format: a jsonl of conversations and the folder its images are in.
+    """A training set in Cambrian's format: conversations (.jsonl or a .json array) and their images' folder.
 
-    Both are read by `storage.locate`; `rows`, where given, is checked.
+    Both are read by `storage.locate`.
+
+    Attributes:
+        rows: number of rows of the file, if it is to be checked.
+        exclude: rows that show an image whose name fits one of these patterns (`*laion*`, upper and lower case
+            alike) are left out; they are counted before `skip_broken` is.
+        system: `row` uses a row's own system prompt, `template` the template's for all rows.
+        skip_broken: so many rows that cannot be read, or whose image is missing, may be left out; each is
+            listed in the run's folder. One more stops the training.
     """
 
     path: str
     images: str
     rows: int | None = Field(default=None, gt=0)
+    exclude: list[str] = Field(default_factory=list, exclude_if=lambda value: not value)
+    system: Literal["row", "template"] = Field(default="row", exclude_if=lambda value: value == "row")
+    skip_broken: int = Field(default=0, ge=0, exclude_if=lambda value: value == 0)
+
+
+class Lora(Strict):
+    """Low-rank adapters of the LLM's linear layers, in peft's words.
+
+    Attributes:
+        r, alpha, dropout: rank, scale (alpha / r) and dropout of the adapters.
+        targets: names of the linear layers that get one.
+    """
+
+    r: int = Field(gt=0)
+    alpha: float = Field(gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: list[str] = Field(
+        default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1
+    )
 
 
 class Stage(Strict):
@@ -30,7 +60,10 @@ class Stage(Strict):
         warmup: share of the steps over which the learning rate rises.
         max_length: tokens of a conversation, image tokens included; longer ones are cut.
         deepspeed: name of a native JSON file in configs/deepspeed, or none for plain training.
+        lora: train adapters of the LLM instead of its weights; they are merged in the checkpoint.
         projector_lr: learning rate of the projector where it differs from `lr`.
+        features: `store` encodes each image once and keeps its features on disk; `live` runs the frozen encoder
+            in every step, where the features of all images would not fit.
     """
 
     data: list[ConversationData] = Field(min_length=1)
@@ -45,17 +78,29 @@ class Stage(Strict):
     max_length: int = Field(gt=0)
     deepspeed: str | None = None
     gradient_checkpointing: bool = False
-    lora: dict[str, Any] | None = None
+    lora: Lora | None = None
     train_llm: bool
     adam_beta2: float = Field(default=0.999, gt=0, lt=1)
     max_grad_norm: float = Field(default=1.0, gt=0)
     projector_lr: float | None = Field(default=None, gt=0)
+    features: Literal["store", "live"] = Field(default="store", exclude_if=lambda value: value == "store")
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Stage:
         if self.batch % self.micro_batch:
             raise ValueError(f"`batch` {self.batch} is not a multiple of `micro_batch` {self.micro_batch}")
+        if self.lora is not None and not self.train_llm:
+            raise ValueError("`lora` trains the LLM, which `train_llm: false` leaves alone; change one of them")
         return self
+
+    def accumulation(self, processes: int, where: str) -> int:
+        """Micro-batches per step on one of so many processes. Raises UserError where the batch does not divide."""
+        if self.batch % (self.micro_batch * processes):
+            raise UserError(
+                f"{where}: batch {self.batch} is not a multiple of micro_batch {self.micro_batch} x {processes} "
+                "processes; change one of them"
+            )
+        return self.batch // (self.micro_batch * processes)
 
 
 class Recipe(Strict):

@@ -1,16 +1,16 @@
-"""Training conversations in Cambrian's format: one JSON object a line, `id`, `image`, `conversations`."""
+"""Training conversations in Cambrian's format: objects with `id`, `image` and `conversations`."""
 
 from __future__ import annotations
 
+import fnmatch
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from mllm_eval.data.rowindex import row_index
 from mllm_eval.errors import UserError
 from mllm_eval.prompts import IMAGE, user_turn
 
@@ -34,65 +34,85 @@ class Conversation:
 
 
 class ConversationSet:
-    """The rows of a jsonl file, read when they are asked for; memory holds one offset a row.
+    """The rows of a .jsonl file or a .json array, read when they are asked for.
+
+    exclude: patterns of image names; a row that shows such an image is left out by `rows`. system: whether rows
+    keep their own system prompt. index: a folder for the places of the rows, which are held in memory without it.
 
     Raises UserError where the file or the image root is missing, where there are not `rows` rows, and, on
     reading a broken row, naming file and line.
     """
 
-    def __init__(self, path: Path, images: Path, rows: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        images: Path,
+        rows: int | None = None,
+        exclude: Sequence[str] = (),
+        system: bool = True,
+        index: Path | None = None,
+    ) -> None:
         self.path = path
         self.images = images
+        self.exclude = tuple(exclude)
+        self.system = system
         if not path.is_file():
             raise UserError(f"{path}: no such file of conversations; make or fetch the training data first")
         if not images.is_dir():
             raise UserError(f"{images}: the image root of {path.name} does not exist; correct `images:`")
-        self._offsets, self._lines = _index(path)
+        self._places = row_index(path, index)
         if rows is not None and rows != len(self):
             raise UserError(f"{path}: has {len(self)} rows, the recipe says {rows}; fetch the file again")
         if not len(self):
             raise UserError(f"{path}: holds no conversation")
+        patterns = [fnmatch.translate(pattern.lower()) for pattern in self.exclude]
+        self._excluded = re.compile("|".join(patterns)) if patterns else None
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self._places)
 
     def where(self, row: int) -> str:
         """`file:line` of a row."""
-        return f"{self.path}:{self._lines[row]}"
+        return f"{self.path}:{self._places[row][2]}"
 
     def __getitem__(self, row: int) -> Conversation:
         with open(self.path, "rb") as file:
-            file.seek(int(self._offsets[row]))
-            return self._parse(row, file.readline())
+            return self._read(file, row)
 
     def __iter__(self) -> Iterator[Conversation]:
         with open(self.path, "rb") as file:
-            for row, offset in enumerate(self._offsets):
-                file.seek(int(offset))
-                yield self._parse(row, file.readline())
+            for row in range(len(self)):
+                yield self._read(file, row)
 
-    def _parse(self, row: int, line: bytes) -> Conversation:
+    def read_from(self, start: int) -> Iterator[Conversation | UserError | None]:
+        """The rows from a number on: a conversation, the fault of a broken row, or None for an excluded one."""
+        with open(self.path, "rb") as file:
+            for row in range(start, len(self)):
+                try:
+                    found = self._read(file, row)
+                except UserError as problem:
+                    yield problem
+                    continue
+                yield None if self.excludes(found) else found
+
+    def excludes(self, row: Conversation) -> bool:
+        """Whether a row shows an image that `exclude` names."""
+        pattern = self._excluded
+        return pattern is not None and any(pattern.match(name.lower()) for name in row.images)
+
+    def _read(self, file: IO[bytes], row: int) -> Conversation:
+        begin, end, _ = self._places[row]
+        file.seek(int(begin))
         try:
-            return parse(json.loads(line))
+            found = parse(json.loads(file.read(int(end - begin))))
         except (ValueError, RecursionError) as problem:
             what = str(problem) if type(problem) is ValueError else "is not JSON"
             raise UserError(f"{self.where(row)}: {what}; mend or remove the row") from None
+        return found if self.system else replace(found, system=None)
 
     def image_path(self, name: str) -> Path:
         """The file of an image name."""
         return self.images / name
-
-
-def _index(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    offsets, lines = [], []
-    at = 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                offsets.append(at)
-                lines.append(number)
-            at += len(line)
-    return np.asarray(offsets, np.int64), np.asarray(lines, np.int64)
 
 
 def parse(row: Any) -> Conversation:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_eval.config import short_hash
-from mllm_eval.data.conversations import Conversation, ConversationSet, load_image
+from mllm_eval.data.conversations import ConversationSet, load_image
 from mllm_eval.data.samples import ImageRef
-from mllm_eval.errors import UserError
-from mllm_eval.prompts import conversation
-from mllm_eval.storage import results_home, sha256_file
+from mllm_eval.storage import known_sha256, results_home
+from mllm_eval.train.tokenising import DONE, LEFT_OUT, Source, write_tokens
 
-VERSION = 1
-CHUNK = 1000
+VERSION = 2
+
+
+class Images(Sequence[tuple[str, str]]):
+    """Path and sha256 ("" where features are live) of each image, from mapped arrays."""
+
+    def __init__(self, names: NDArray[np.uint8], ends: NDArray[np.int64], digests: NDArray[np.uint8]) -> None:
+        self._names = names
+        self._ends = ends
+        self._digests = digests
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, image: Any) -> Any:
+        """The image of a number; slices are not offered."""
+        at = range(len(self))[image]
+        name = self._names[self._ends[at] : self._ends[at + 1]].tobytes().decode()
+        return name, self._digests[at].tobytes().hex() if len(self._digests) else ""
 
 
 @dataclass(frozen=True)
@@ -30,7 +45,8 @@ class TokenisedSet:
 
     ids, targets: all tokens one after another (an image is one token), and whether each is learnt.
     offsets [n + 1]: where a row begins. image_offsets [n + 1], image_of: the images of a row, as numbers
-    into `images` (path and sha256 of the file's bytes). first_target [n]: position of a row's first target.
+    into `images`. first_target [n]: position of a row's first target.
+    left_out: counts of rows that were broken or excluded; `listing` names them.
     """
 
     ids: NDArray[np.int32]
@@ -39,7 +55,9 @@ class TokenisedSet:
     image_offsets: NDArray[np.int64]
     image_of: NDArray[np.int64]
     first_target: NDArray[np.int64]
-    images: list[tuple[str, str]]
+    images: Images
+    left_out: dict[str, int]
+    listing: Path
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -66,129 +84,70 @@ class TokenisedSet:
         return [ImageRef(sha, lambda path=path: load_image(Path(path))) for path, sha in chosen]  # type: ignore[misc]
 
 
-def segments(row: Conversation, template: str) -> Iterator[tuple[str, bool]]:
-    """A conversation's text in pieces to tokenise one by one, as the prompt is at evaluation.
-
-    What precedes an answer is one piece, so its tokens are those of the rendered prompt.
-    """
-    yield from conversation(template, list(row.turns), row.system)
-
-
-def _encode(rows: Sequence[Conversation], tokenizer: Any, template: str) -> Iterator[tuple[list[int], list[bool]]]:
-    pieces = [list(segments(row, template)) for row in rows]
-    texts = [text for row in pieces for text, _ in row]
-    encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
-    for row in pieces:
-        ids: list[int] = []
-        targets: list[bool] = []
-        for _, is_target in row:
-            more = next(encoded)
-            ids += more
-            targets += [is_target] * len(more)
-        yield ids, targets
-
-
-def tokenise(sets: Sequence[ConversationSet], tokenizer: Any, tokenizer_digest: str, template: str) -> TokenisedSet:
+def tokenise(
+    sets: Sequence[ConversationSet],
+    tokenizer: Any,
+    tokenizer_digest: str,
+    template: str,
+    budgets: Sequence[int] = (),
+    live: bool = False,
+) -> TokenisedSet:
     """The rows of all sets in order, from the cache where it has them (results/tokens/<key>).
 
+    budgets: how many broken rows of each set may be left out (none). live: do not hash the images' bytes, whose
+    features no store will hold. Killed and called again, it goes on where it was.
     Raises UserError naming file and line of a broken row, and the image file a row names and that is missing.
     """
-    key = short_hash(
-        {
-            "version": VERSION,
-            "template": template,
-            "tokenizer": tokenizer_digest,
-            "sets": [[sha256_file(one.path), str(one.images.absolute())] for one in sets],
-        },
-        16,
-    )
-    folder = results_home() / "tokens" / key
-    if not (folder / "images.json").is_file() or not _fresh(folder):
-        _write(folder, sets, tokenizer, template)
+    allowed = list(budgets) or [0] * len(sets)
+    sources = [Source(one, budget) for one, budget in zip(sets, allowed, strict=True)]
+    folder = results_home() / "tokens" / _key(sources, tokenizer_digest, template, live)
+
+    def usable(made: Path) -> bool:
+        return (made / DONE).is_file() and (live or _fresh(made))
+
+    if not usable(folder):
+        write_tokens(folder, sources, tokenizer, template, not live, usable)
     arrays = {
         name: np.load(folder / f"{name}.npy", mmap_mode="r")
         for name in ("ids", "targets", "offsets", "image_offsets", "image_of", "first_target")
     }
-    images = [(path, sha) for path, sha, _, _ in json.loads((folder / "images.json").read_bytes())]
-    return TokenisedSet(**arrays, images=images)
+    images = Images(*(np.load(folder / f"image_{name}.npy", mmap_mode="r") for name in ("names", "ends", "digests")))
+    left_out = json.loads((folder / DONE).read_bytes())["left_out"]
+    return TokenisedSet(**arrays, images=images, left_out=left_out, listing=folder / LEFT_OUT)
+
+
+def _key(sources: Sequence[Source], tokenizer_digest: str, template: str, live: bool) -> str:
+    parts: dict[str, Any] = {
+        "version": VERSION,
+        "template": template,
+        "tokenizer": tokenizer_digest,
+        "live": live,
+        "sets": [
+            [
+                known_sha256(one.rows.path),
+                str(one.rows.images.absolute()),
+                one.rows.exclude,
+                one.rows.system,
+                one.budget,
+            ]
+            for one in sources
+        ],
+    }
+    return short_hash(parts, 16)
 
 
 def _fresh(folder: Path) -> bool:
     """Whether every image file still is what it was when its bytes were hashed."""
-    for path, _, size, changed in json.loads((folder / "images.json").read_bytes()):
+    stamps = np.load(folder / "image_stamps.npy", mmap_mode="r")
+    for (path, _), stamp in zip(_images(folder), stamps, strict=True):
         try:
             now = os.stat(path)
         except OSError:
             return False
-        if (now.st_size, now.st_mtime_ns) != (size, changed):
+        if (now.st_size, now.st_mtime_ns) != tuple(stamp.tolist()):
             return False
     return True
 
 
-def _rows(sets: Sequence[ConversationSet]) -> Iterator[tuple[str, list[Path], Conversation]]:
-    for one in sets:
-        for number, row in enumerate(one):
-            yield one.where(number), [one.image_path(name) for name in row.images], row
-
-
-def _chunks(items: Iterable[Any]) -> Iterator[list[Any]]:
-    chunk: list[Any] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def _write(folder: Path, sets: Sequence[ConversationSet], tokenizer: Any, template: str) -> None:
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    numbers: dict[Path, int] = {}
-    images: list[tuple[str, str, int, int]] = []
-    offsets, image_offsets, image_of, first_target = [0], [0], [], []
-    with open(fresh / "ids.raw", "wb") as ids_file, open(fresh / "targets.raw", "wb") as targets_file:
-        for chunk in _chunks(_rows(sets)):
-            encoded = _encode([row for _, _, row in chunk], tokenizer, template)
-            for (where, paths, _), (ids, targets) in zip(chunk, encoded, strict=True):
-                for path in paths:
-                    if path not in numbers:
-                        numbers[path] = len(images)
-                        images.append(_image(path, where))
-                    image_of.append(numbers[path])
-                image_offsets.append(len(image_of))
-                ids_file.write(np.asarray(ids, np.int32).tobytes())
-                targets_file.write(np.asarray(targets, np.bool_).tobytes())
-                offsets.append(offsets[-1] + len(ids))
-                first_target.append(targets.index(True))
-    _save_raw(fresh, "ids", np.int32)
-    _save_raw(fresh, "targets", np.bool_)
-    for name, values in (
-        ("offsets", offsets),
-        ("image_offsets", image_offsets),
-        ("image_of", image_of),
-        ("first_target", first_target),
-    ):
-        np.save(fresh / f"{name}.npy", np.asarray(values, np.int64))
-    (fresh / "images.json").write_text(json.dumps(images))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.rename(fresh, folder)
-
-
-def _image(path: Path, where: str) -> tuple[str, str, int, int]:
-    try:
-        found = os.stat(path)
-    except OSError:
-        raise UserError(f"{where}: its image {path} does not exist; fetch it or remove the row") from None
-    return str(path.absolute()), sha256_file(path), found.st_size, found.st_mtime_ns
-
-
-def _save_raw(folder: Path, name: str, kind: type[np.generic]) -> None:
-    raw = folder / f"{name}.raw"
-    if raw.stat().st_size:
-        np.save(folder / f"{name}.npy", np.memmap(raw, dtype=kind, mode="r"))
-    else:
-        np.save(folder / f"{name}.npy", np.zeros(0, kind))
-    raw.unlink()
+def _images(folder: Path) -> Iterator[tuple[str, str]]:
+    yield from Images(*(np.load(folder / f"image_{name}.npy", mmap_mode="r") for name in ("names", "ends", "digests")))

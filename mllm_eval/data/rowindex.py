@@ -1,0 +1,120 @@
+"""Where the rows of a large JSON file stand: found once, kept on disk, mapped into memory after that.
+
+Reads JSON lines and one JSON array of objects alike, a piece at a time: memory does not grow with the file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_eval.config import short_hash
+from mllm_eval.errors import UserError
+
+PIECE = 2**22
+# Rows of the index that are held in memory before they are written.
+CHUNK = 2**16
+VERSION = 1
+
+# What an array's structure hangs on: whole strings, brackets outside of them, and a string that is cut off.
+_MARKS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]|"', re.DOTALL)
+_OPEN = (b"[", b"{")
+_CLOSE = (b"]", b"}")
+_SPACE = b" \t\r\n"
+
+Index = NDArray[np.int64]
+
+
+def row_index(path: Path, keep: Path | None = None) -> Index:
+    """Begin, end (bytes) and line of each row [n, 3].
+
+    With `keep`, a folder, the index is written there once and mapped; a file that changed gets a new one.
+    Raises UserError for an array that is cut short.
+    """
+    if keep is None:
+        return np.asarray(list(_rows(path)), np.int64).reshape(-1, 3)
+    found = os.stat(path)
+    key = short_hash([VERSION, str(path.absolute()), found.st_size, found.st_mtime_ns], 16)
+    target = keep / f"{key}.npy"
+    if not target.is_file():
+        _write(path, target)
+    mapped: Index = np.load(target, mmap_mode="r")
+    return mapped
+
+
+def _write(path: Path, target: Path) -> None:
+    """Write the index beside its place and move it there: a crash leaves nothing that passes for one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    raw, whole = (target.with_name(f".{target.stem}.{os.getpid()}.{kind}") for kind in ("raw", "npy"))
+    try:
+        with open(raw, "wb") as file:
+            count = 0
+            for chunk in _chunks(_rows(path)):
+                np.asarray(chunk, np.int64).tofile(file)
+                count += len(chunk)
+        # The header tells the number of rows, which is known only now; an empty file cannot be mapped.
+        rows = np.memmap(raw, np.int64, "r", shape=(count, 3)) if count else np.zeros((0, 3), np.int64)
+        with open(whole, "wb") as file:
+            np.save(file, rows)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(whole, target)
+    finally:
+        raw.unlink(missing_ok=True)
+        whole.unlink(missing_ok=True)
+
+
+def _chunks(rows: Iterator[tuple[int, int, int]]) -> Iterator[list[tuple[int, int, int]]]:
+    while chunk := list(itertools.islice(rows, CHUNK)):
+        yield chunk
+
+
+def _rows(path: Path) -> Iterator[tuple[int, int, int]]:
+    with open(path, "rb") as file:
+        head = file.read(PIECE).lstrip(_SPACE)
+    return _array_rows(path) if head.startswith(b"[") else _line_rows(path)
+
+
+def _line_rows(path: Path) -> Iterator[tuple[int, int, int]]:
+    at = 0
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield at, at + len(line), number
+            at += len(line)
+
+
+def _array_rows(path: Path) -> Iterator[tuple[int, int, int]]:
+    depth = begin = line = at = 0
+    lines = 1
+    rest = b""
+    with open(path, "rb") as file:
+        while piece := file.read(PIECE):
+            data = rest + piece
+            counted, end = 0, len(data)
+            for mark in _MARKS.finditer(data):
+                found = mark.group()
+                if found == b'"':
+                    end = mark.start()
+                    break
+                if found in _OPEN:
+                    depth += 1
+                    if depth == 2:
+                        lines += data.count(b"\n", counted, mark.start())
+                        counted = mark.start()
+                        begin, line = at + mark.start(), lines
+                elif found in _CLOSE:
+                    depth -= 1
+                    if depth == 1:
+                        yield begin, at + mark.end(), line
+            lines += data.count(b"\n", counted, end)
+            rest = data[end:]
+            at += end
+    if depth or rest:
+        raise UserError(f"{path}: the JSON array is cut short; fetch the file again")

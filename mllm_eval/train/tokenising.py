@@ -1,0 +1,250 @@
+"""Writing token arrays: a chunk of rows at a time, to files that only grow, so that a kill loses minutes at most."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mllm_eval.data.conversations import Conversation, ConversationSet
+from mllm_eval.errors import UserError
+from mllm_eval.prompts import conversation
+from mllm_eval.storage import FileLock, sha256_file, write_json
+
+CHUNK = 1000
+# Chunks between two notes of how far the writing is.
+NOTED = 50
+DONE = "tokens.json"
+LEFT_OUT = "left_out.jsonl"
+
+# Arrays that grow with the rows, and what one of their entries is.
+FILES: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+    "ids": (np.int32, ()),
+    "targets": (np.bool_, ()),
+    "offsets": (np.int64, ()),
+    "image_offsets": (np.int64, ()),
+    "image_of": (np.int64, ()),
+    "first_target": (np.int64, ()),
+    "image_names": (np.uint8, ()),
+    "image_ends": (np.int64, ()),
+    "image_digests": (np.uint8, (32,)),
+    "image_stamps": (np.int64, (2,)),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Conversations, and how many broken ones of them may be left out."""
+
+    rows: ConversationSet
+    budget: int
+
+
+def segments(row: Conversation, template: str) -> Iterator[tuple[str, bool]]:
+    """A conversation's text in pieces to tokenise one by one, as the prompt is at evaluation.
+
+    What precedes an answer is one piece, so its tokens are those of the rendered prompt.
+    """
+    yield from conversation(template, list(row.turns), row.system)
+
+
+def _encode(rows: Sequence[Conversation], tokenizer: Any, template: str) -> Iterator[tuple[list[int], list[bool]]]:
+    pieces = [list(segments(row, template)) for row in rows]
+    texts = [text for row in pieces for text, _ in row]
+    encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
+    for row in pieces:
+        ids: list[int] = []
+        targets: list[bool] = []
+        for _, is_target in row:
+            more = next(encoded)
+            ids += more
+            targets += [is_target] * len(more)
+        yield ids, targets
+
+
+def write_tokens(
+    folder: Path,
+    sources: Sequence[Source],
+    tokenizer: Any,
+    template: str,
+    hashed: bool,
+    usable: Callable[[Path], bool],
+) -> None:
+    """Make the arrays of a folder, which appears complete or not at all; one process does, others wait for it.
+
+    hashed: number each image once and hash its bytes, as a feature store needs it. usable: whether what is
+    there by now will do.
+    """
+    partial = folder.with_name(f".{folder.name}")
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if usable(folder):
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        writer = _Writer(partial, hashed)
+        try:
+            for number, source in enumerate(sources):
+                _write_set(writer, number, source, tokenizer, template)
+            writer.finish()
+        finally:
+            writer.close()
+        os.rename(partial, folder)
+
+
+def _write_set(writer: _Writer, number: int, source: Source, tokenizer: Any, template: str) -> None:
+    begin = writer.rows_read(number)
+    found = source.rows.read_from(begin)
+    at = begin
+    for chunk in iter(lambda: list(itertools.islice(found, CHUNK)), []):
+        kept: list[tuple[Conversation, list[tuple[str, os.stat_result]]]] = []
+        for row in chunk:
+            where = source.rows.where(at)
+            at += 1
+            if row is None:
+                writer.leave_out("excluded", where, "an image fits a pattern of `exclude`")
+                continue
+            try:
+                if isinstance(row, UserError):
+                    raise row
+                kept.append((row, [_image(source.rows.image_path(name), where) for name in row.images]))
+            except UserError as problem:
+                writer.broken(number, where, problem, source.budget)
+        for (_, images), (ids, targets) in zip(
+            kept, _encode([row for row, _ in kept], tokenizer, template), strict=True
+        ):
+            writer.add(ids, targets, images)
+        writer.chunk_done(number, at)
+
+
+def _image(path: Path, where: str) -> tuple[str, os.stat_result]:
+    try:
+        return str(path.absolute()), os.stat(path)
+    except OSError:
+        raise UserError(f"{where}: its image {path} does not exist; fetch it or remove the row") from None
+
+
+class _Writer:
+    """The growing files of a folder. What lies behind the last note is cut away when it is opened again."""
+
+    def __init__(self, folder: Path, hashed: bool) -> None:
+        self.folder = folder
+        self.hashed = hashed
+        paths = {name: folder / f"{name}.raw" for name in FILES} | {"left_out": folder / LEFT_OUT}
+        self.note: dict[str, Any] = {"sizes": {}, "read": {}, "broken": {}, "left_out": {}, "tokens": 0, "names": 0}
+        try:
+            note = json.loads((folder / "note.json").read_bytes())
+            whole = all(path.stat().st_size >= note["sizes"][name] for name, path in paths.items())
+        except (OSError, ValueError, KeyError):
+            whole = False
+        if whole:
+            self.note = note
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        sizes = self.note["sizes"]
+        for name, path in paths.items():
+            path.touch()
+            os.truncate(path, sizes.get(name, 0))
+        self.files = {name: open(path, "ab") for name, path in paths.items()}  # noqa: SIM115
+        # Numbers of image names outside of memory: there are millions.
+        self.numbers = sqlite3.connect(folder / "numbers.sqlite")
+        self.numbers.execute("PRAGMA synchronous = OFF")
+        self.numbers.execute("CREATE TABLE IF NOT EXISTS image (name TEXT PRIMARY KEY, number INTEGER) WITHOUT ROWID")
+        self.numbers.execute("DELETE FROM image WHERE number >= ?", (self._images(),))
+        self.chunks = 0
+        if not sizes:
+            for name in ("offsets", "image_offsets", "image_ends"):
+                self._put(name, np.zeros(1, np.int64))
+
+    def _images(self) -> int:
+        return max(0, self.files["image_ends"].tell() // 8 - 1)
+
+    def _put(self, name: str, values: Any) -> None:
+        self.files[name].write(np.asarray(values, FILES[name][0]).tobytes())
+
+    def rows_read(self, number: int) -> int:
+        """Rows of a set that are dealt with."""
+        return int(self.note["read"].get(str(number), 0))
+
+    def leave_out(self, why: str, where: str, reason: str) -> None:
+        """Count and list a row that is left out."""
+        self.note["left_out"][why] = self.note["left_out"].get(why, 0) + 1
+        line = {"row": where, "why": why, "reason": reason}
+        self.files["left_out"].write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+
+    def broken(self, number: int, where: str, problem: UserError, budget: int) -> None:
+        """Leave out a broken row. Raises UserError where the budget of its set is used up."""
+        count = self.note["broken"].get(str(number), 0) + 1
+        self.note["broken"][str(number)] = count
+        if count > budget:
+            used = f" (broken row number {count}, `skip_broken` allows {budget})" if budget else ""
+            raise UserError(f"{problem}{used}")
+        self.leave_out("broken", where, str(problem))
+
+    def add(self, ids: list[int], targets: list[bool], images: Sequence[tuple[str, os.stat_result]]) -> None:
+        """Append a row."""
+        self._put("ids", ids)
+        self._put("targets", targets)
+        self.note["tokens"] += len(ids)
+        self._put("offsets", self.note["tokens"])
+        self._put("first_target", targets.index(True))
+        self._put("image_of", [self._number(path, found) for path, found in images])
+        self._put("image_offsets", self.files["image_of"].tell() // 8)
+
+    def _number(self, path: str, found: os.stat_result) -> int:
+        number = self._images()
+        if self.hashed:
+            known = self.numbers.execute("SELECT number FROM image WHERE name = ?", (path,)).fetchone()
+            if known:
+                return int(known[0])
+            self.numbers.execute("INSERT INTO image VALUES (?, ?)", (path, number))
+            self._put("image_digests", np.frombuffer(bytes.fromhex(sha256_file(Path(path))), np.uint8))
+            self._put("image_stamps", (found.st_size, found.st_mtime_ns))
+        name = path.encode()
+        self.files["image_names"].write(name)
+        self.note["names"] += len(name)
+        self._put("image_ends", self.note["names"])
+        return number
+
+    def chunk_done(self, number: int, read: int) -> None:
+        """Remember how far the writing is, now and then."""
+        self.note["read"][str(number)] = read
+        self.chunks += 1
+        if self.chunks % NOTED == 0:
+            self.write_note()
+
+    def write_note(self) -> None:
+        """Everything to the disk, then the note that counts it."""
+        for file in self.files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        self.numbers.commit()
+        self.note["sizes"] = {name: file.tell() for name, file in self.files.items()}
+        write_json(self.folder / "note.json", self.note)
+
+    def finish(self) -> None:
+        """Turn the files into arrays that can be mapped."""
+        self.write_note()
+        self.close()
+        for name, (kind, shape) in FILES.items():
+            raw = self.folder / f"{name}.raw"
+            size = raw.stat().st_size // (np.dtype(kind).itemsize * int(np.prod(shape, dtype=int)))
+            values = np.memmap(raw, kind, "r", shape=(size, *shape)) if size else np.zeros((0, *shape), kind)
+            np.save(self.folder / f"{name}.npy", values)
+        write_json(self.folder / DONE, {"left_out": self.note["left_out"]})
+        # The note first: without it, what is left of a killed clearing-up counts for nothing.
+        for path in (self.folder / "note.json", *self.folder.glob("*.raw"), self.folder / "numbers.sqlite"):
+            path.unlink()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for file in self.files.values():
+            file.close()
+        self.numbers.close()
