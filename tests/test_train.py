@@ -73,8 +73,8 @@ def test_tokens_are_cached_until_an_image_or_the_file_changes(home: Path, monkey
 
     run = make_run(home)
     written: list[Path] = []
-    write = tokens._write
-    monkeypatch.setattr(tokens, "_write", lambda folder, *rest: (written.append(folder), write(folder, *rest)))
+    write = tokens.write_tokens
+    monkeypatch.setattr(tokens, "write_tokens", lambda folder, *rest: (written.append(folder), write(folder, *rest)))
     data = tokenised(run)
     tokenised(run)
     assert len(written) == 1
@@ -336,7 +336,8 @@ def test_killed_at_any_step_and_started_again_ends_with_the_same_bytes(
     [
         ({"stage1": {"data": [{"path": "none.jsonl", "images": "none"}]}}, "no such file of conversations"),
         ({"stage2": {"deepspeed": "zero4"}}, r"deepspeed config 'zero4' is unknown\. Did you mean 'zero"),
-        ({"stage2": {"lora": {"rank": 8}}}, "`lora` is not supported yet"),
+        ({"stage1": {"train_llm": True, "lora": {"r": 8, "alpha": 8}}}, "stage 1: `lora` belongs to stage 2"),
+        ({"stage1": {"features": "live"}}, "stage 1: `standardize` is measured on stored features"),
         ({"template": "chatml_direct"}, "no token '<|im_start|>'"),
         ({"template": "lama_3"}, "lama_3"),
         ({"stage1": {"batch": 40, "micro_batch": 40}}, "24 conversations with an answer within max_length"),

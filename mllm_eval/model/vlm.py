@@ -104,6 +104,9 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
         """Patch features [B, h, w, D] of pixels [B, 3, H, W]. Raises ValueError without an encoder."""
         if self.encoder is None:
             raise ValueError("this model was made without an encoder; give it features")
+        if not len(pixel_values):
+            # A batch of text alone: processes that share the encoder's weights all have to run it.
+            return self.encode(pixel_values.new_zeros(1, *pixel_values.shape[1:]))[:0]
         weight = next(self.encoder.parameters())
         features: Tensor = self.encoder(pixel_values.to(weight.device, weight.dtype))[0].patches
         return features

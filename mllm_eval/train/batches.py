@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
+from mllm_eval.adapters.preprocessing import to_pixels
+from mllm_eval.catalog import Preprocessing
+from mllm_eval.data.conversations import load_image
 from mllm_eval.errors import UserError
 from mllm_eval.features import FeatureStore
 from mllm_eval.model import IGNORED
@@ -101,7 +105,8 @@ class RowNumbers(Dataset[int]):
 
 
 class Collator:
-    """Rows to `input_ids`, `labels` [B, N] and `features` [images, h, w, D].
+    """Rows to `input_ids`, `labels` [B, N] and their images: `features` [images, h, w, D] from a store, or
+    `pixel_values` [images, 3, H, W] for an encoder that is part of the model.
 
     Padded on the right to the longest row; there is no attention mask, since nothing attends to what follows
     it and padding is never a target.
@@ -110,14 +115,14 @@ class Collator:
     def __init__(
         self,
         data: TokenisedSet,
-        store: FeatureStore,
+        source: FeatureStore | Preprocessing,
         image_token: int,
         image_tokens: int,
         pad_token: int,
         max_length: int,
     ) -> None:
         self.data = data
-        self.store = store
+        self.source = source
         self.image_token = image_token
         self.image_tokens = image_tokens
         self.pad_token = pad_token
@@ -131,10 +136,19 @@ class Collator:
         spread = np.repeat(ids, times)[: self.max_length], np.repeat(targets, times)[: self.max_length]
         return spread
 
-    def image_names(self, number: int) -> list[str]:
-        """The sha256 of a row's images in order."""
+    def images(self, number: int) -> list[tuple[str, str]]:
+        """Path and sha256 of a row's images in order."""
         span = slice(self.data.image_offsets[number], self.data.image_offsets[number + 1])
-        return [self.data.images[image][1] for image in self.data.image_of[span]]
+        return [self.data.images[image] for image in self.data.image_of[span]]
+
+    def _seen(self, images: Sequence[tuple[str, str]]) -> dict[str, torch.Tensor]:
+        if not isinstance(self.source, Preprocessing):
+            return {"features": self.source.get_many([name for _, name in images])}
+        facts = self.source
+        pixels = np.zeros((len(images), 3, facts.size, facts.size), np.float32)
+        for at, (path, _) in enumerate(images):
+            pixels[at] = to_pixels(load_image(Path(path)), facts)
+        return {"pixel_values": torch.from_numpy(pixels)}
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Any]:
         rows = [self.row(number) for number in numbers]
@@ -144,9 +158,9 @@ class Collator:
         for at, (ids, targets) in enumerate(rows):
             input_ids[at, : len(ids)] = ids
             labels[at, : len(ids)][targets] = ids[targets]
-        names = [name for number in numbers for name in self.image_names(number)]
+        images = [image for number in numbers for image in self.images(number)]
         return {
             "input_ids": torch.from_numpy(input_ids),
             "labels": torch.from_numpy(labels),
-            "features": self.store.get_many(names),
+            **self._seen(images),
         }

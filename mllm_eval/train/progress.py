@@ -68,16 +68,25 @@ def mark_whole(folder: Path) -> None:
 
 
 def latest_whole(folder: Path) -> Path | None:
-    """The newest complete `checkpoint-<step>` in a folder; incomplete newer ones are reported in a line each."""
+    """The newest complete `checkpoint-<step>` in a folder; incomplete newer ones are reported in a line each.
+
+    Raises UserError where none is complete and one was: its steps are not thrown away without being asked.
+    """
     found = [(int(path.name.partition("-")[2]), path) for path in folder.glob("checkpoint-*")]
+    damage = None
     for step, path in sorted(found, reverse=True):
         try:
             expected: Any = json.loads((path / MARKER).read_bytes())
         except (OSError, ValueError):
             expected = None
-        if expected == _files(path):
+        if expected == (here := _files(path)):
             return path
+        if expected and damage is None:
+            lost = sorted(name for name, size in expected.items() if here.get(name) != size)
+            damage = f"{path / lost[0] if lost else path}: missing, or not as it was written"
         log.warning("%s: the checkpoint of step %d is incomplete, going on from the one before", path, step)
+    if damage:
+        raise UserError(f"{damage}; put it back, or delete {folder} to train the stage from its beginning")
     return None
 
 

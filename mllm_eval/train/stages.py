@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,30 +19,25 @@ from transformers.utils import logging as transformers_logging
 from mllm_eval.adapters import load_encoder_model
 from mllm_eval.catalog import ConversationData, Stage
 from mllm_eval.data.conversations import ConversationSet
-from mllm_eval.environment import repeatable
+from mllm_eval.environment import repeatable, world
 from mllm_eval.errors import UserError
 from mllm_eval.features import Features
 from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, save_checkpoint
 from mllm_eval.run import Run
-from mllm_eval.storage import locate, write_atomic
+from mllm_eval.storage import locate, results_home, write_atomic, write_json
 from mllm_eval.train.batches import Collator, Plan, RowNumbers
 from mllm_eval.train.progress import StageLog, latest_whole, remove_others
+from mllm_eval.train.ranks import barrier, join_processes, together, without_compiling
+from mllm_eval.train.resharding import reshard, resharded_copy, shards
 from mllm_eval.train.tokens import TokenisedSet, tokenise
-from mllm_eval.train.trainer import (
-    StageTrainer,
-    accumulation,
-    arguments,
-    barrier,
-    deepspeed_config,
-    join_processes,
-    without_compiling,
-    world,
-)
+from mllm_eval.train.trainer import StageTrainer, arguments, deepspeed_config
 
 Progress = Callable[[int, int], None]
 
 # Images that standardisation is measured on.
 MEASURED = 2048
+# Bytes of a file of conversations beyond which the index of its rows is kept on disk.
+INDEXED = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -61,38 +56,73 @@ class Prepared:
 def train(run: Run, progress: Progress | None = None) -> None:
     """Stage 1 (projector), stage 2 (projector and LLM), then the checkpoint; what is complete is skipped.
 
-    Killed at any moment and called again, it goes on from the last whole checkpoint and ends with the same
-    bytes. Under a launcher (torchrun and the like) every process calls it. `progress` gets the units of work
-    done and of all: images to encode and steps.
+    Killed at any moment and called again, on any number of processes, it goes on from the last whole checkpoint;
+    on the same number it ends with the same bytes. Under a launcher (torchrun and the like) every process calls
+    it. `progress` gets the units of work done and of all: images to encode and steps.
     Raises UserError for bad input before anything long is begun: recipe, data, tokenizer, weights.
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     stages = {1: run.recipe.stage1, 2: run.recipe.stage2}
-    sets = {number: _check(stage, number) for number, stage in stages.items()}
+    for number, stage in stages.items():
+        _check(run, stage, number)
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
-    rank, size = world()
+    _, size = world()
     sharded = any(stage.deepspeed for stage in stages.values())
     if sharded:
         without_compiling()
     join_processes(sharded or size > 1)
     repeatable(run.seed)
     features = Features.of(run)
-    if rank == 0:
-        for given in sets.values():
-            tokenise(given, tokenizer, run.weights["llm"], run.recipe.template)
-    barrier()
-    prepared = [_prepare(run, number, stage, sets[number], tokenizer) for number, stage in stages.items()]
+    together(lambda: _check_data(stages.values()))
+    # Rank 0 makes indexes and tokens; the others then find them.
+    together(lambda: _tokenise_all(run, stages, tokenizer), first_only=True)
+    prepared = [_prepare(run, number, stage, tokenizer) for number, stage in stages.items()]
     todo = _Units(prepared, features, progress)
-    if rank == 0:
-        for one in prepared:
-            features.fill(one.data.refs(one.images), todo.encoded)
-            todo.next_set()
-    barrier()
-    features.store.refresh()
+    for one in prepared:
+        _encode(one, features, todo)
     for one in prepared:
         if one.number == 2 or not _projector(run).is_file():
             _train_stage(run, one, features, tokenizer, todo.steps(one.number))
         barrier()
+
+
+def _tokenise_all(run: Run, stages: dict[int, Stage], tokenizer: Any) -> None:
+    for number, stage in stages.items():
+        _note_left_out(run, number, _tokenised(run, stage, tokenizer))
+
+
+def _note_left_out(run: Run, number: int, data: TokenisedSet) -> None:
+    """In the run's folder: how many rows of a stage were left out and which. Nothing where all are used."""
+    if data.left_out:
+        write_json(run.stage_dir(number) / "left_out.json", {"used": len(data), **data.left_out})
+        shutil.copyfile(data.listing, run.stage_dir(number) / "left_out.jsonl")
+
+
+def _encode(one: Prepared, features: Features, todo: _Units) -> None:
+    """Fill the feature store: every process encodes its share of the images that are missing."""
+    rank, size = world()
+    refs = {ref.sha256: ref for ref in one.data.refs(one.images)}
+    missing = features.store.missing(refs)
+
+    def encode_share() -> None:
+        _check_room(features, len(missing), f"stage {one.number}")
+        share = [refs[name] for name in missing[rank::size]]
+        features.fill(share, lambda done, _: todo.encoded(min(done * size, len(missing))))
+
+    together(encode_share)
+    todo.next_set()
+    features.store.refresh()
+
+
+def _check_room(features: Features, images: int, where: str) -> None:
+    needed = images * features.store.row_bytes
+    folder = next(parent for parent in features.store.folder.parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{where}: the features of {images} images take {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB "
+            "free; set `features: live` in the recipe, or MLLM_EVAL_RESULTS to a larger disk"
+        )
 
 
 class _Units:
@@ -107,7 +137,7 @@ class _Units:
         self.done = 0
         self.of_set = 0
 
-    def encoded(self, done: int, _: int) -> None:
+    def encoded(self, done: int) -> None:
         self.of_set = done
         self._tell(self.done + done)
 
@@ -127,29 +157,53 @@ def _projector(run: Run) -> Path:
     return run.stage_dir(1) / "projector.safetensors"
 
 
-def _check(stage: Stage, number: int) -> list[ConversationSet]:
-    """The stage's conversations, and nothing asked of it that cannot be done."""
+def _check(run: Run, stage: Stage, number: int) -> None:
+    """That nothing is asked of a stage that cannot be done."""
     where = f"stage {number}"
-    if stage.lora is not None:
-        raise UserError(f"{where}: `lora` is not supported yet; leave it out to train all weights")
-    accumulation(stage, where)
+    stage.accumulation(world()[1], where)
     if stage.deepspeed:
         deepspeed_config(stage.deepspeed)
-    return [_conversations(data) for data in stage.data]
+    if stage.lora is not None and number == 1:
+        raise UserError(f"{where}: `lora` belongs to stage 2; stage 1 trains the projector")
+    if run.recipe.standardize and number == 1 and stage.features == "live":
+        raise UserError(f"{where}: `standardize` is measured on stored features; set `features: store`")
+
+
+def _check_data(stages: Iterable[Stage]) -> None:
+    for data in (data for stage in stages for data in stage.data):
+        path, images = locate(data.path), locate(data.images)
+        if not path.is_file():
+            raise UserError(f"{path}: no such file of conversations; make or fetch the training data first")
+        if not images.is_dir():
+            raise UserError(f"{images}: the image root of {path.name} does not exist; correct `images:`")
 
 
 def _conversations(data: ConversationData) -> ConversationSet:
-    return ConversationSet(locate(data.path), locate(data.images), data.rows)
+    path = locate(data.path)
+    index = results_home() / "index" if path.stat().st_size > INDEXED else None
+    return ConversationSet(path, locate(data.images), data.rows, data.exclude, data.system == "row", index)
 
 
-def _prepare(run: Run, number: int, stage: Stage, sets: Sequence[ConversationSet], tokenizer: Any) -> Prepared:
+def _tokenised(run: Run, stage: Stage, tokenizer: Any) -> TokenisedSet:
+    return tokenise(
+        [_conversations(data) for data in stage.data],
+        tokenizer,
+        run.weights["llm"],
+        run.recipe.template,
+        [data.skip_broken for data in stage.data],
+        live=stage.features == "live",
+    )
+
+
+def _prepare(run: Run, number: int, stage: Stage, tokenizer: Any) -> Prepared:
     recipe = run.recipe
-    data = tokenise(sets, tokenizer, run.weights["llm"], recipe.template)
+    data = _tokenised(run, stage, tokenizer)
     usable = data.usable(recipe.tokens, stage.max_length)
     lengths = np.minimum(data.lengths(recipe.tokens)[usable], stage.max_length)
     steps = Plan.length(len(usable), stage.batch, stage.epochs, stage.steps, f"stage {number}")
     plan = Plan(lengths, stage.batch, steps, (run.seed, number))
-    images = data.images_of(usable[plan.read()])
+    live = stage.features == "live"
+    images = np.zeros(0, np.int64) if live else data.images_of(usable[plan.read()])
     if number == 1 and recipe.standardize:
         images = np.union1d(images, _measured(len(data.images)))
     return Prepared(number, stage, data, RowNumbers(usable), plan, images)
@@ -178,7 +232,10 @@ def _statistics(features: Features, images: Sequence[str]) -> tuple[Tensor, Tens
 def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
     """The model at the beginning of a stage, with gradients where the stage trains."""
     repeatable(run.seed)
-    model = assemble(run.encoder, run.recipe, load_llm_model(run.llm), tokenizer)
+    stage = one.stage
+    # DeepSpeed keeps float32 copies of what is trained itself; plain training needs the weights in float32.
+    dtype = getattr(torch, run.recipe.dtype) if stage.deepspeed else torch.float32
+    model = assemble(run.encoder, run.recipe, load_llm_model(run.llm, dtype), tokenizer)
     if one.number == 1 and run.recipe.standardize:
         images = [image for _, image in one.data.images]
         if not images:
@@ -186,27 +243,38 @@ def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
         model.projector.set_statistics(*_statistics(features, images))
     if one.number == 2:
         model.projector.load_state_dict(load_file(_projector(run)))
-    model.llm.requires_grad_(one.stage.train_llm)
+    model.llm.requires_grad_(stage.train_llm)
+    if stage.lora is not None:
+        from mllm_eval.train.lora import add_lora
+
+        add_lora(model.llm, stage.lora, run.llm)
+    if stage.features == "live":
+        model.encoder = load_encoder_model(run.encoder, getattr(torch, run.recipe.dtype))
     return model
 
 
 def _train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, progress: Callable[[int], None]) -> None:
     # Before the arguments: with ZeRO-3 in force, a model that is loaded would be cut up by its own means.
     model = _model(run, one, features, tokenizer)
-    rank, _ = world()
+    rank, size = world()
     folder = run.stage_dir(one.number)
     checkpoints = folder / "checkpoints"
     resume = latest_whole(checkpoints)
+    resharded = resume is not None and shards(resume) not in (0, size)
     barrier()
     stage_log = None
     if rank == 0:
         remove_others(checkpoints, resume)
         stage_log = StageLog(folder / "log.jsonl", int(resume.name.partition("-")[2]) if resume else 0)
+        if resume is not None and resharded:
+            reshard(resume)
     barrier()
-    args = arguments(run.recipe, one.stage, checkpoints, one.plan.steps, run.seed, f"stage {one.number}")
+    if resume is not None and resharded:
+        resume = resharded_copy(resume)
+    args = arguments(run.recipe, one.stage, checkpoints, one.plan.steps, run.seed, f"stage {one.number}", resharded)
     collator = Collator(
         one.data,
-        features.store,
+        run.encoder.preprocessing if one.stage.features == "live" else features.store,
         model.config.image_token_id,
         run.recipe.tokens,
         tokenizer.pad_token_id,
@@ -222,15 +290,24 @@ def _train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, pr
 
 
 def _keep(run: Run, number: int, model: VLM, state: dict[str, Tensor]) -> None:
+    """Write what a stage has made from the whole state of its model."""
     dtype = getattr(torch, run.recipe.dtype)
+    projector, llm = (_part(state, prefix) for prefix in ("projector.", "llm."))
     if number == 1:
-        prefix = "projector."
-        own = {
-            name.removeprefix(prefix): tensor.float().contiguous().cpu()
-            for name, tensor in state.items()
-            if name.startswith(prefix)
-        }
+        own = {name: tensor.float().contiguous().cpu() for name, tensor in projector.items()}
         write_atomic(_projector(run), save(own))
         return
-    tensors = {name: tensor.to("cpu", dtype) for name, tensor in state.items()}
+    if (lora := run.recipe.stage2.lora) is not None:
+        from mllm_eval.train.lora import merged_state, save_adapter
+
+        adapter = run.stage_dir(2) / "adapter"
+        save_adapter(model.llm, llm, lora, run.llm, adapter)
+        llm = merged_state(run.llm, adapter)
+    whole = {f"projector.{name}": tensor for name, tensor in projector.items()}
+    whole |= {f"llm.{name}": tensor for name, tensor in llm.items()}
+    tensors = {name: tensor.to("cpu", dtype) for name, tensor in whole.items()}
     save_checkpoint(model, run.checkpoint, load_encoder_model(run.encoder, dtype), tensors)
+
+
+def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
-import socket
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +14,19 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from mllm_eval.catalog import Recipe, Stage
 from mllm_eval.catalog.folders import roots
+from mllm_eval.environment import world
 from mllm_eval.errors import UserError, near
 from mllm_eval.model import VLM
 from mllm_eval.train.batches import Collator, Plan, PlanSampler, RowNumbers
 from mllm_eval.train.progress import StageLog, mark_whole
+from mllm_eval.train.ranks import WAIT, barrier
+from mllm_eval.train.resharding import forget
 
 # A stage writes so many checkpoints on its way, but not at every step of a short one, and keeps two.
 CHECKPOINTS = 10
 FEWEST_STEPS = 4
-WAIT = timedelta(days=7)
-
-
-def world() -> tuple[int, int]:
-    """Rank and number of processes, as the launcher says."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def join_processes(distributed: bool) -> None:
-    """Make the process group where there are several processes, or where `distributed` asks for it anyway.
-
-    Others wait for rank 0 as long as it prepares data, so the timeout is long.
-    """
-    if not distributed or torch.distributed.is_initialized():
-        return
-    if "WORLD_SIZE" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in alone.items()})
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    torch.distributed.init_process_group(backend, timeout=WAIT)
-
-
-def without_compiling() -> None:
-    """Keep DeepSpeed on a CPU from compiling its shared-memory reduction, a minute of gcc that inference alone uses."""
-    if not torch.cuda.is_available():
-        import deepspeed.ops
-
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-def barrier() -> None:
-    """Wait for the other processes, if there are any."""
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
+# Processes that read images for one trainer, where it encodes them itself.
+READERS = 8
 
 
 def deepspeed_config(name: str) -> Path:
@@ -72,21 +39,25 @@ def deepspeed_config(name: str) -> Path:
     return found[name]
 
 
-def accumulation(stage: Stage, where: str) -> int:
-    """Micro-batches per step on one process. Raises UserError where the total batch does not divide."""
-    _, size = world()
-    if stage.batch % (stage.micro_batch * size):
-        raise UserError(
-            f"{where}: batch {stage.batch} is not a multiple of micro_batch {stage.micro_batch} x {size} "
-            "processes; change one of them"
-        )
-    return stage.batch // (stage.micro_batch * size)
+def _readers(stage: Stage) -> int:
+    """Processes that decode images ahead of a training step: this rank's share of the cores, less its own."""
+    if stage.features == "store":
+        return 0
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(0, min(READERS, len(os.sched_getaffinity(0)) // here - 1))
 
 
-def arguments(recipe: Recipe, stage: Stage, folder: Path, steps: int, seed: int, where: str) -> Any:
-    """The Trainer's arguments of a stage. Raises UserError for what this version cannot do."""
+def arguments(
+    recipe: Recipe, stage: Stage, folder: Path, steps: int, seed: int, where: str, resharded: bool = False
+) -> Any:
+    """The Trainer's arguments of a stage; `resharded`: it goes on from what `reshard` has made.
+
+    Raises UserError for what this version cannot do.
+    """
     half = recipe.dtype == "bfloat16"
-    config = str(deepspeed_config(stage.deepspeed)) if stage.deepspeed else None
+    config: Any = str(deepspeed_config(stage.deepspeed)) if stage.deepspeed else None
+    if resharded:
+        config = {**json.loads(Path(config).read_text()), "checkpoint": {"load_universal": True}}
     on_gpu = torch.cuda.is_available()
     backend = ("nccl" if on_gpu else "gloo") if torch.distributed.is_initialized() else None
     # Only where asked: setting it at all makes the Trainer call the model's switch.
@@ -94,7 +65,7 @@ def arguments(recipe: Recipe, stage: Stage, folder: Path, steps: int, seed: int,
     made = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=stage.micro_batch,
-        gradient_accumulation_steps=accumulation(stage, where),
+        gradient_accumulation_steps=stage.accumulation(world()[1], where),
         max_steps=steps,
         learning_rate=stage.lr,
         weight_decay=stage.weight_decay,
@@ -118,7 +89,7 @@ def arguments(recipe: Recipe, stage: Stage, folder: Path, steps: int, seed: int,
         disable_tqdm=True,
         report_to=[],
         remove_unused_columns=False,
-        dataloader_num_workers=0,
+        dataloader_num_workers=_readers(stage),
         dataloader_pin_memory=on_gpu,
         **asked,
     )
@@ -146,6 +117,7 @@ class StageTrainer(Trainer):
         self.plan = plan
         self.stage_log = stage_log
         self.progress = progress
+        self.decays: list[float] = []
         self.remove_callback(PrinterCallback)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -170,6 +142,7 @@ class StageTrainer(Trainer):
                 if parameters:
                     weight_decay = self.stage.weight_decay if decay else 0.0
                     groups.append({"params": parameters, "lr": lr, "weight_decay": weight_decay})
+        self.decays = [group["weight_decay"] for group in groups]
         betas = (self.args.adam_beta1, self.args.adam_beta2)
         fused = self.args.deepspeed is None
         self.optimizer = torch.optim.AdamW(groups, betas=betas, eps=self.args.adam_epsilon, fused=fused)
@@ -190,11 +163,24 @@ class StageTrainer(Trainer):
             self.stage_log.add(step, logs["loss"], logs["learning_rate"], norm, tokens)
         self.progress(step)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        """Also mend what DeepSpeed's universal form forgets: it gives every group the settings of the first."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or self.args.deepspeed is None:
+            return
+        scheduler: Any = self.lr_scheduler
+        optimizer: Any = self.optimizer
+        rates = zip(optimizer.param_groups, scheduler.get_last_lr(), scheduler.base_lrs, self.decays, strict=True)
+        for group, now, first, decay in rates:
+            group.update(lr=now, initial_lr=first, weight_decay=decay)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         barrier()
         if self.is_world_process_zero():
-            mark_whole(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
+            folder = Path(str(self.args.output_dir))
+            mark_whole(folder / f"checkpoint-{self.state.global_step}")
+            forget(folder)
 
     def whole_state(self) -> dict[str, torch.Tensor]:
         """All tensors of the trained model, gathered over the processes (complete on rank 0)."""

@@ -6,7 +6,7 @@ import argparse
 import sys
 import warnings
 
-from mllm_eval.environment import before_torch
+from mllm_eval.environment import before_torch, world
 from mllm_eval.errors import UserError
 from mllm_eval.run import Run
 
@@ -22,7 +22,7 @@ def main(words: list[str] | None = None) -> int:
     before_torch()
     warnings.filterwarnings("ignore", category=FutureWarning)
     from mllm_eval.train import hold_to_its_data, train
-    from mllm_eval.train.trainer import world
+    from mllm_eval.train.ranks import tells
 
     rank, _ = world()
     try:
@@ -32,7 +32,7 @@ def main(words: list[str] | None = None) -> int:
             hold_to_its_data(run)
         train(run)
     except UserError as problem:
-        if rank == 0:
+        if tells(problem):
             print(problem, file=sys.stderr)
         return 2
     return 0

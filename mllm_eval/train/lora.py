@@ -1,0 +1,72 @@
+"""Low-rank adapters of the LLM: put in, written in peft's own format, merged into the weights."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, inject_adapter_in_model
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mllm_eval.catalog import LLM, Lora
+from mllm_eval.errors import UserError
+from mllm_eval.model import load_llm_model
+
+# peft writes an adapter's tensors under the names they have in a model that it wraps.
+WRAPPED = "base_model.model."
+
+
+def lora_config(lora: Lora, llm: LLM) -> LoraConfig:
+    """The recipe's adapters as peft's config; it names the weights they belong to."""
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft divides by it; its type says int
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        bias="none",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=llm.weights.repo or str(llm.weights.folder()),
+        revision=llm.weights.revision,
+    )
+
+
+def add_lora(model: Any, lora: Lora, llm: LLM) -> None:
+    """Put adapters into a LLaMA in place, in float32 or its own dtype; they alone of it get gradients.
+
+    Raises UserError where a target is no linear layer of it.
+    """
+    linear = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+    if missing := sorted(set(lora.targets) - linear):
+        raise UserError(f"lora: the LLM has no linear layer {missing[0]!r}; it has {', '.join(sorted(linear))}")
+    model.requires_grad_(False)
+    inject_adapter_in_model(lora_config(lora, llm), model)
+
+
+def save_adapter(model: Any, state: dict[str, Tensor], lora: Lora, llm: LLM, folder: Path) -> None:
+    """Write the adapters, from the LLM's whole state, as `PeftModel.from_pretrained` reads them."""
+    fresh = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    # No embeddings are trained, and looking for new ones would ask the hub.
+    own = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
+    save_file(
+        {f"{WRAPPED}{name}": tensor.float().contiguous().cpu() for name, tensor in own.items()},
+        fresh / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
+    config = lora_config(lora, llm)
+    config.inference_mode = True
+    config.save_pretrained(str(fresh))
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+
+
+def merged_state(llm: LLM, folder: Path) -> dict[str, Tensor]:
+    """The LLM's weights in float32 with the adapters of a folder merged into them."""
+    base = load_llm_model(llm)
+    merged: Any = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()  # type: ignore[no-untyped-call]
+    state: dict[str, Tensor] = merged.state_dict()
+    return state
