@@ -9,6 +9,10 @@ BIN := .venv/bin
 RUN := $(BIN)/mllm-eval
 READY := .venv/.installed
 OPTIONS = $(if $(RECIPE),--recipe $(RECIPE)) $(if $(LLM),--llm $(LLM)) $(if $(SEED),--seed $(SEED))
+# LAUNCH=slurm takes all of them, torchrun and deepspeed take PROCESSES.
+LAUNCHED = $(if $(LAUNCH),--launch $(LAUNCH)) $(if $(PROCESSES),--processes $(PROCESSES)) $(if $(NODES),--nodes $(NODES)) \
+	$(if $(GPUS),--gpus $(GPUS)) $(if $(CPUS),--cpus $(CPUS)) $(if $(HOURS),--hours $(HOURS)) \
+	$(if $(PARTITION),--partition $(PARTITION)) $(if $(ACCOUNT),--account $(ACCOUNT)) $(if $(QOS),--qos $(QOS))
 ASKED = $(OPTIONS) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(if $(BLIND),--blind)
 
 help: ## show this list
@@ -32,8 +36,8 @@ weights: $(READY) ## fetch, check, lock: ENCODER= LLM= | MODEL=owner/name [FROM=
 data: $(READY) ## make, fetch, check, lock: RECIPE=mini | [BENCHMARKS=a,b DATA=hub FROM=folder OFFLINE=1]
 	@$(RUN) data $(BENCHMARKS) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(DATA),--data $(DATA)) $(if $(FROM),--from $(FROM)) $(if $(OFFLINE),--offline)
 
-train: $(READY) ## train the adapter of an encoder: ENCODER=mini-dino [RECIPE= LLM= SEED=]
-	@$(RUN) train $(ENCODER) $(OPTIONS)
+train: $(READY) ## train the adapter of an encoder: ENCODER=mini-dino [RECIPE= LLM= SEED= LAUNCH=torchrun PROCESSES=2]
+	@$(RUN) train $(ENCODER) $(OPTIONS) $(LAUNCHED)
 
 eval: $(READY) ## everything, to a row of the table: ENCODER=mini-dino | MODEL=folder [RECIPE= LLM= SEED= BENCHMARKS=a,b BLIND=1]
 	@$(RUN) eval $(if $(MODEL),--model $(MODEL) $(if $(DATA),--data $(DATA)) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(if $(BLIND),--blind),$(ENCODER) $(ASKED))

@@ -121,17 +121,33 @@ def compare(
 
 
 @app.command(short_help="both stages of training and nothing else")
-def train(encoder: Encoder, recipe: Recipe = "mini", llm: Llm = None, seed: Seed = None) -> None:
+def train(
+    encoder: Encoder,
+    recipe: Recipe = "mini",
+    llm: Llm = None,
+    seed: Seed = None,
+    launch: Annotated[str, typer.Option(help="here, torchrun, deepspeed or slurm")] = "here",
+    processes: Annotated[int | None, typer.Option(help="per machine; default: one a GPU", min=1)] = None,
+    nodes: Annotated[int | None, typer.Option(help="slurm: machines", min=1)] = None,
+    gpus: Annotated[int | None, typer.Option(help="slurm: GPUs of a machine", min=0)] = None,
+    cpus: Annotated[int | None, typer.Option(help="slurm: cores of a process", min=1)] = None,
+    hours: Annotated[float | None, typer.Option(help="slurm: after these it queues again", min=0.1)] = None,
+    partition: Annotated[str | None, typer.Option(help="slurm")] = None,
+    account: Annotated[str | None, typer.Option(help="slurm")] = None,
+    qos: Annotated[str | None, typer.Option(help="slurm")] = None,
+) -> None:
     """Both stages of training and nothing else: stage 1 the projector, stage 2 projector and LLM.
 
     \b
       mllm-eval train mini-dino --seed 1
+      mllm-eval train mini-dino --launch torchrun --processes 2
+      mllm-eval train webssl-dino1b-full2b-224 --recipe webssl-paper --launch slurm --nodes 4 --partition gpu
     """
-    from mllm_eval import pipeline
-    from mllm_eval.cli.display import display
+    from mllm_eval.cli.training import train_run
 
-    run = pipeline.train_run(encoder, recipe, llm, seed, display())
-    print(run.checkpoint)
+    names = ("processes", "nodes", "gpus", "cpus", "hours", "partition", "account", "qos")
+    values = (processes, nodes, gpus, cpus, hours, partition, account, qos)
+    train_run(encoder, recipe, llm, seed, launch, dict(zip(names, values, strict=True)))
 
 
 @app.command(short_help="score answers anew, without a model")

@@ -12,6 +12,14 @@ from typer.core import TyperGroup
 from mllm_eval.errors import UserError
 
 
+def _tells(error: UserError) -> bool:
+    """Whether this process is the one of several that prints what all of them met."""
+    if os.environ.get("RANK", "0") == "0":
+        return True
+    ranks: Any = sys.modules.get("mllm_eval.train.ranks")
+    return ranks is not None and bool(ranks.tells(error))
+
+
 class Guarded(TyperGroup):
     """A group of commands that turns bad input into one line and exit code 2."""
 
@@ -20,7 +28,8 @@ class Guarded(TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            print(f"mllm-eval: {error}", file=sys.stderr)
+            if _tells(error):
+                print(f"mllm-eval: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             print("\nmllm-eval: stopped; the same command goes on from here", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mllm_eval.catalog import Benchmark, load_benchmark, load_encoder, load_recipe, names, paper_benchmarks
 from mllm_eval.catalog.benchmark import GENERIC, answers_variant
 from mllm_eval.data.snapshots import load_samples
-from mllm_eval.environment import before_torch, repeatable
+from mllm_eval.environment import before_torch, repeatable, world
 from mllm_eval.errors import UserError, near
 from mllm_eval.finished import Finished
 from mllm_eval.pipeline.answering import Respondent, titled
@@ -87,6 +87,9 @@ def evaluate(
     asked = asked_benchmarks(benchmarks, run.recipe.data)
     chosen = asked_variants(asked, [*(["blind"] if blind else []), *(variants or [])])
     with working(run, reporter) as ledger:
+        if world()[0]:
+            _train(run, ledger)
+            return run
         provide(needed(run.recipe, not is_trained(run), asked), ledger.reporter)
         for benchmark in asked:
             locked_or_told([benchmark], run.recipe.data, chosen[benchmark.name])
@@ -111,8 +114,9 @@ def train_run(
     run = Run.of(encoder, recipe, llm, seed)
     with working(run, reporter) as ledger:
         if not is_trained(run):
-            provide(needed(run.recipe, True, []), ledger.reporter)
-            hold_to_its_data(run)
+            if not world()[0]:
+                provide(needed(run.recipe, True, []), ledger.reporter)
+                hold_to_its_data(run)
             _train(run, ledger)
     return run
 
@@ -218,6 +222,10 @@ def provide_benchmarks(
 def working(run: Run | Finished, reporter: Reporter | None) -> Iterator[Ledger]:
     """Have a run's folder for oneself, its config written, its steps noted in its ledger."""
     before_torch()
+    if world()[0]:
+        # Rank 0 holds the lock, writes and tells; the others only train with it.
+        yield Ledger(run.folder, Silent(), kept=False)
+        return
     listener = reporter or Silent()
     lock = FileLock(run.folder / ".lock", lambda: listener.say(f"waiting: another process works on {run.name}"))
     with lock:

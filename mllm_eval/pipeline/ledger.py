@@ -18,10 +18,14 @@ from mllm_eval.pipeline.reporter import Progress, Reporter
 class Ledger:
     """Steps of a run with their cost, appended as they end; a step that is skipped or dies leaves no line.
 
-    `begin` is called before the first step: a command that computes nothing leaves no trace.
+    `begin` is called before the first step: a command that computes nothing leaves no trace. Of several processes
+    one keeps the book; `kept` is False for the others.
     """
 
-    def __init__(self, folder: Path, reporter: Reporter, begin: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, folder: Path, reporter: Reporter, begin: Callable[[], None] | None = None, kept: bool = True
+    ) -> None:
+        self.kept = kept
         self.path = folder / "ledger.jsonl"
         self.reporter = reporter
         self.begin = begin
@@ -45,7 +49,8 @@ class Ledger:
             "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        self._append(line)
+        if self.kept:
+            self._append(line)
         self.steps += 1
 
     def _append(self, line: dict[str, Any]) -> None:

@@ -1,0 +1,101 @@
+"""A training as a job of a Slurm cluster, through submitit: one task a GPU, and back in the queue when preempted."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from mllm_eval.errors import UserError
+from mllm_eval.run import Run
+
+# Seconds before its end at which Slurm tells a job to go back into the queue.
+NOTICE = 120
+# How often a job may run out of its time and go back into the queue; being preempted does not count.
+REQUEUES = 100
+KEPT = ("MLLM_EVAL_RESULTS", "MLLM_EVAL_DATA", "MLLM_EVAL_PATH")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked of Slurm. `gpus` and `processes` are per node; one process a GPU unless said otherwise."""
+
+    partition: str | None = None
+    nodes: int = 1
+    gpus: int = 8
+    processes: int | None = None
+    hours: float = 24.0
+    cpus: int = 16
+    account: str | None = None
+    qos: str | None = None
+
+    @property
+    def tasks(self) -> int:
+        """Processes of a node."""
+        return self.processes or max(1, self.gpus)
+
+
+@dataclass
+class Training:
+    """What every task of the job calls. Training goes on from its last checkpoint, so a requeued job does so too."""
+
+    encoder: str
+    recipe: str
+    llm: str | None
+    seed: int | None
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self) -> str:
+        """Train as the rank that Slurm says; returns the run's hash."""
+        import submitit
+
+        os.environ.update(self.environment)
+        submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        from mllm_eval import pipeline
+        from mllm_eval.cli.display import display
+
+        run = pipeline.train_run(self.encoder, self.recipe, self.llm, self.seed, display())
+        return run.hash
+
+    def checkpoint(self) -> Any:
+        """What submitit puts back into the queue: the same again."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def submit(run: Run, training: Training, job: Job) -> Any:
+    """Put the training of a run into the queue; submitit's job, whose logs are in the run's folder under slurm/.
+
+    Raises UserError where submitit or Slurm is missing, or Slurm refuses the job.
+    """
+    try:
+        import submitit
+    except ImportError:
+        raise UserError("launch slurm: submitit is not installed; pip install 'mllm-eval[slurm]'") from None
+    try:
+        executor = submitit.SlurmExecutor(run.folder / "slurm", max_num_timeout=REQUEUES)
+    except RuntimeError:
+        raise UserError("launch slurm: there is no `srun` on this machine; use one of the cluster's") from None
+    asked = {
+        "job_name": f"mllm-eval-{run.hash}",
+        "partition": job.partition,
+        "nodes": job.nodes,
+        "ntasks_per_node": job.tasks,
+        "gpus_per_node": job.gpus or None,
+        "cpus_per_task": job.cpus,
+        "time": round(job.hours * 60),
+        "account": job.account,
+        "qos": job.qos,
+        "signal_delay_s": NOTICE,
+        # A rank that ends takes the others with it: they would wait for it until the job's time is over.
+        "srun_args": ["--kill-on-bad-exit=1"],
+        "additional_parameters": {"requeue": True},
+    }
+    executor.update_parameters(**{name: value for name, value in asked.items() if value is not None})
+    training.environment = {name: os.environ[name] for name in KEPT if name in os.environ}
+    try:
+        return executor.submit(training)
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as problem:
+        lines = str(problem).strip().splitlines() or [type(problem).__name__]
+        raise UserError(f"launch slurm: the job was refused ({lines[-1]})") from None
