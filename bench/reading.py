@@ -1,0 +1,100 @@
+"""Memory and time of reading training conversations, on a generated file in the form of Cambrian-7M.
+
+    python bench/reading.py [--rows 10000000] [--tokenise 200000] [--llm mini-llama]
+
+The file (about 0.5 KB a row) is written to a temporary folder and removed again. First the places of all its rows are
+found, and a thousand of them read in random order; then the first rows are tokenised as a stage with `features: live`
+does it. Printed: seconds, and by how much the resident memory of the process had grown at its highest. Pages of mapped
+files count as resident while the system has no other use for them, so heap memory is printed beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from mllm_eval.catalog import load_llm
+from mllm_eval.data.conversations import ConversationSet
+from mllm_eval.environment import before_torch
+
+QUESTION = "<image>\\nWhat is the number on sign {0}? Answer the question using a single word or phrase."
+ANSWER = "The sign shows the number {0}, in white on a green ground. " * 4
+
+
+def generated(rows: int) -> Iterator[str]:
+    """Lines of conversations; every tenth has no image."""
+    for row in range(rows):
+        question, answer = QUESTION.format(row), ANSWER.format(row)
+        said = f'{{"from": "human", "value": "{question}"}}, {{"from": "gpt", "value": "{answer}"}}'
+        if row % 10:
+            yield f'{{"id": "{row}", "image": "signs/0.png", "conversations": [{said}]}}\n'
+        else:
+            yield f'{{"id": "{row}", "conversations": [{said.replace("<image>", "")}]}}\n'
+
+
+def heap() -> float:
+    """MiB of anonymous memory in use now."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def measured(title: str, work: Callable[[], object]) -> object:
+    """Do some work, print what it took."""
+    peak, before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, heap(), time.monotonic()
+    made = work()
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024
+    print(f"{title:<46} {time.monotonic() - start:8.1f} s  peak +{grown:6.0f} MiB  heap {heap() - before:+6.0f} MiB")
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--tokenise", type=int, default=200_000)
+    parser.add_argument("--llm", default="mini-llama")
+    asked = parser.parse_args()
+    before_torch()
+    folder = Path(tempfile.mkdtemp(prefix="reading-"))
+    os.environ["MLLM_EVAL_RESULTS"] = str(folder / "results")
+    try:
+        (folder / "images" / "signs").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / "images" / "signs" / "0.png")
+        path, short = folder / "rows.jsonl", folder / "short.jsonl"
+        for one, rows in ((path, asked.rows), (short, asked.tokenise)):
+            with open(one, "w") as file:
+                file.writelines(generated(rows))
+        print(f"{asked.rows:,} rows, {path.stat().st_size / 1e9:.2f} GB")
+        index = folder / "index"
+        measured("index, built", lambda: ConversationSet(path, folder / "images", index=index))
+        found = measured("index, mapped", lambda: ConversationSet(path, folder / "images", index=index))
+        assert isinstance(found, ConversationSet)
+        chosen = random.Random(0).choices(range(len(found)), k=1000)
+        measured("1000 rows in random order", lambda: [found[row] for row in chosen])
+
+        from mllm_eval.model import load_tokenizer
+        from mllm_eval.train.tokens import tokenise
+
+        tokenizer = load_tokenizer(load_llm(asked.llm), "llama_3_meta")
+        rows = ConversationSet(short, folder / "images", index=index)
+        made = measured(
+            f"{asked.tokenise:,} rows tokenised",
+            lambda: tokenise([rows], tokenizer, "digest", "llama_3_meta", live=True),
+        )
+        print(f"{len(made.ids):,} tokens")  # type: ignore[attr-defined]
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
