@@ -20,7 +20,8 @@ from typing import Any
 from harness import report
 
 from mllm_eval.cli.looking import state
-from mllm_eval.run import saved_runs
+from mllm_eval.errors import UserError
+from mllm_eval.run import Run, saved_runs
 
 COMMANDS = ["--help", "ls encoders", "table sota --published-only --format csv"]
 
@@ -34,9 +35,16 @@ def spent(arguments: list[str]) -> tuple[float, float]:
 
 
 def complete() -> list[str]:
-    """`eval` of a run that has answered all sixteen benchmarks; nothing if there is none."""
+    """`eval` of a run that has answered all sixteen benchmarks; nothing if there is none.
+
+    The names must still stand for that very run: with newer weights or another recipe, `eval` would train one.
+    """
     for run in saved_runs():
-        if state(run).startswith("answered 16 "):
+        try:
+            now = Run.of(run.encoder.name, run.recipe.name, run.llm.name, run.seed)
+        except UserError:
+            continue
+        if now.hash == run.hash and state(run).startswith("answered 16 "):
             return [f"eval {run.encoder.name} --recipe {run.recipe.name} --llm {run.llm.name} --seed {run.seed}"]
     return []
 
