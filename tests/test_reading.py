@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import make_conversations, make_tokenizer
+from tiny_models import make_conversations, make_recipe, make_tokenizer
 
 from mllm_eval.catalog import load_llm, load_recipe
 from mllm_eval.data import rowindex
@@ -216,4 +216,6 @@ def test_what_the_paper_does_not_state_is_marked() -> None:
 
 
 def test_fields_that_came_later_do_not_touch_older_hashes() -> None:
-    assert load_recipe("mini").hash == "0d63c09a0bf4"
+    # As it was before `exclude`, `system`, `skip_broken` and `features`.
+    assert make_recipe(Path("a"), Path("b")).hash == "9f655ba2449a"
+    assert make_recipe(Path("a"), Path("b"), stage2={"features": "live"}).hash != "9f655ba2449a"
