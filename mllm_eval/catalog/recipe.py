@@ -20,6 +20,7 @@ class ConversationData(Strict):
 
     Attributes:
         rows: number of rows of the file, if it is to be checked.
+        about: so many rows its source speaks of; only for planning before the file is here.
         exclude: rows that show an image whose name fits one of these patterns (`*laion*`, upper and lower case
             alike) are left out; they are counted before `skip_broken` is.
         system: `row` uses a row's own system prompt, `template` the template's for all rows.
@@ -30,6 +31,7 @@ class ConversationData(Strict):
     path: str
     images: str
     rows: int | None = Field(default=None, gt=0)
+    about: int | None = Field(default=None, gt=0, exclude_if=lambda value: value is None)
     exclude: list[str] = Field(default_factory=list, exclude_if=lambda value: not value)
     system: Literal["row", "template"] = Field(default="row", exclude_if=lambda value: value == "row")
     skip_broken: int = Field(default=0, ge=0, exclude_if=lambda value: value == 0)

@@ -57,10 +57,12 @@ def stage_load(
         if any(count is None for count in counted):
             first = next(data.path for data, count in zip(stage.data, counted, strict=True) if count is None)
             raise UserError(
-                f"recipe {recipe.name}, stage {number}: {first} is not here and has no `rows`; "
+                f"recipe {recipe.name}, stage {number}: {first} is not here and has neither `rows` nor `about`; "
                 f"say how many with --rows{number}"
             )
         rows = sum(count or 0 for count in counted)
+        if any(data.about and not data.rows and not locate(data.path).is_file() for data in stage.data):
+            assumed.append(f"about {rows:,} rows, what `exclude` leaves out included")
     else:
         assumed.append(f"{rows:,} rows, as given")
     if text is None:
@@ -81,7 +83,7 @@ def _rows(data: ConversationData) -> int | None:
         return data.rows
     path = locate(data.path)
     if not path.is_file():
-        return None
+        return data.about
     with open(path, "rb") as file:
         return sum(1 for line in file if line.strip())
 
