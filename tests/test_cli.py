@@ -188,6 +188,17 @@ def test_a_ledger_survives_a_line_that_was_cut_off(tmp_path: Path) -> None:
     assert ledger.lines()[0]["samples"] == 3
 
 
+def test_time_left_counts_from_where_this_run_began(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 0.0, 30.0])
+    monkeypatch.setattr("mllm_eval.cli.display.time.monotonic", lambda: next(clock, 30.0))
+    with Lines().step("training") as progress:
+        progress(800, 1000)
+        progress(850, 1000)
+    assert "training: 85 %, about 1 min 30 s left" in capsys.readouterr().err
+
+
 def test_plain_progress_is_a_line_a_step(capsys: pytest.CaptureFixture[str]) -> None:
     with Lines().step("answers: mme") as progress:
         progress(1, 2)

@@ -125,6 +125,17 @@ def test_rows_whose_answers_are_cut_away_are_not_used(home: Path) -> None:
     assert len(data.usable(9, 10_000)) == 24
 
 
+def test_progress_weighs_images_and_steps_by_their_work(home: Path) -> None:
+    told: list[tuple[int, int]] = []
+    train(make_run(home), lambda done, total: told.append((done, total)))
+    (total,) = {total for _, total in told}
+    done = [done for done, _ in told]
+    assert done == sorted(done) and done[-1] == total
+    run = make_run(home)
+    side = run.encoder.preprocessing.size // run.encoder.patch
+    assert done[0] <= run.encoder.params * side**2 * 32 / 1e6 + 1 < total
+
+
 # ---- batches ----
 def test_only_images_that_a_step_reads_are_encoded(home: Path) -> None:
     plan = Plan(np.full(100, 7), 8, 3, (0, 1))

@@ -204,9 +204,7 @@ def table(
     mixed_recipes: Mixed = False,
     published_only: Annotated[bool, typer.Option("--published-only", help="without runs")] = False,
     cost: Annotated[bool, typer.Option("--cost", help="with tokens, operations and seconds of a question")] = False,
-    gain: Annotated[
-        bool, typer.Option("--gain", help="with visual gain (score - blind) and its interval")
-    ] = False,
+    gain: Annotated[bool, typer.Option("--gain", help="with visual gain (score - blind) and its interval")] = False,
     details: Annotated[bool, typer.Option("--details", help="instead: n, failed, unparsed, chance, hash")] = False,
     variants: Annotated[str | None, typer.Option(help="instead: the variants of this benchmark")] = None,
     form: Annotated[str, typer.Option("--format", help="terminal, csv, md, tex, html")] = "terminal",

@@ -36,14 +36,17 @@ class Lines:
     def step(self, title: str) -> Iterator[Progress]:
         """Tell when the step ended and how long it took; of a long one, how far it is."""
         start = told = time.monotonic()
+        first: tuple[float, int] | None = None
 
         def progress(done: int, total: int) -> None:
-            nonlocal told
+            nonlocal told, first
             now = time.monotonic()
-            if now - told >= EVERY_SECONDS and 0 < done < total:
+            # What was done by an earlier run says nothing about speed.
+            began, before = first = first or (now, done)
+            if now - told >= EVERY_SECONDS and before < done < total:
                 told = now
-                left = (now - start) * (total - done) / done
-                self.say(f"  {title}: {done}/{total}, about {spoken(left)} left")
+                left = (now - began) * (total - done) / (done - before)
+                self.say(f"  {title}: {100 * done / total:.0f} %, about {spoken(left)} left")
 
         yield progress
         self.say(f"{title:<34} {spoken(time.monotonic() - start):>8}")
@@ -66,8 +69,8 @@ class Bars:
         """A bar that knows how long is left, replaced by one line in the end."""
         from rich.progress import (
             BarColumn,
-            MofNCompleteColumn,
             SpinnerColumn,
+            TaskProgressColumn,
             TextColumn,
             TimeRemainingColumn,
         )
@@ -78,7 +81,7 @@ class Bars:
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
+            TaskProgressColumn(),
             TimeRemainingColumn(),
         )
         with Bar(*parts, console=self.console, transient=True) as bar:

@@ -1,4 +1,4 @@
-"""What a stage leaves behind while it runs: its log, and which of its checkpoints are whole."""
+"""What a stage tells while it runs: its log, which of its checkpoints are whole, and how far it is."""
 
 from __future__ import annotations
 
@@ -7,12 +7,23 @@ import logging
 import math
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mllm_eval.errors import UserError
 from mllm_eval.storage import write_atomic, write_json
 
+if TYPE_CHECKING:
+    from mllm_eval.features import Features
+    from mllm_eval.run import Run
+    from mllm_eval.train.stages import Prepared
+
+Told = Callable[[int, int], None]
+"""Gets the work done and all of it."""
 log = logging.getLogger(__name__)
 
 MARKER = "files.json"
@@ -95,3 +106,46 @@ def remove_others(folder: Path, kept: Path | None) -> None:
     for path in folder.glob("checkpoint-*"):
         if path != kept:
             shutil.rmtree(path)
+
+
+class Work:
+    """Images and steps as parts of one amount of work, which a bar and its time left can be told by.
+
+    The unit is 10^6 multiplications: parameters x tokens, once for a forward pass and twice for a backward one, of
+    which stage 1 needs the half that passes gradients on to the projector.
+    """
+
+    def __init__(self, run: Run, prepared: Sequence[Prepared], features: Features, progress: Told | None) -> None:
+        self.progress = progress
+        side = run.encoder.preprocessing.size // run.encoder.patch
+        self.image = run.encoder.params * side * side / 1e6
+        names = {one.data.images[number][1] for one in prepared for number in one.images}
+        self.done = 0.0
+        self.of_set = 0.0
+        self.before: dict[int, float] = {}
+        self.steps_of: dict[int, NDArray[np.float64]] = {}
+        self.total = len(features.store.missing(names)) * self.image
+        for one in prepared:
+            tokens = np.array([one.plan.tokens(step) for step in range(one.plan.steps)], np.float64)
+            cost = tokens * run.llm.params * (3 if one.stage.train_llm else 2) / 1e6
+            self.before[one.number] = self.total
+            self.steps_of[one.number] = np.concatenate([[0.0], np.cumsum(cost)])
+            self.total += self.steps_of[one.number][-1]
+
+    def encoded(self, done: int) -> None:
+        """So many images of the set at hand are encoded."""
+        self.of_set = done * self.image
+        self._tell(self.done + self.of_set)
+
+    def next_set(self) -> None:
+        """The set at hand is encoded."""
+        self.done += self.of_set
+        self.of_set = 0.0
+
+    def steps(self, number: int) -> Callable[[int], None]:
+        """What to call with the number of steps that a stage has done."""
+        return lambda step: self._tell(self.before[number] + self.steps_of[number][step])
+
+    def _tell(self, done: float) -> None:
+        if self.progress is not None:
+            self.progress(round(done), round(self.total))

@@ -26,13 +26,11 @@ from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, save_
 from mllm_eval.run import Run
 from mllm_eval.storage import locate, results_home, write_atomic, write_json
 from mllm_eval.train.batches import Collator, Plan, RowNumbers
-from mllm_eval.train.progress import StageLog, latest_whole, remove_others
+from mllm_eval.train.progress import StageLog, Told, Work, latest_whole, remove_others
 from mllm_eval.train.ranks import barrier, join_processes, together, without_compiling
 from mllm_eval.train.resharding import reshard, resharded_copy, shards
 from mllm_eval.train.tokens import TokenisedSet, tokenise
 from mllm_eval.train.trainer import StageTrainer, arguments, deepspeed_config
-
-Progress = Callable[[int, int], None]
 
 # Images that standardisation is measured on.
 MEASURED = 2048
@@ -53,12 +51,12 @@ class Prepared:
     """The images that the steps read, and those that standardisation is measured on, as numbers into the data's."""
 
 
-def train(run: Run, progress: Progress | None = None) -> None:
+def train(run: Run, progress: Told | None = None) -> None:
     """Stage 1 (projector), stage 2 (projector and LLM), then the checkpoint; what is complete is skipped.
 
     Killed at any moment and called again, on any number of processes, it goes on from the last whole checkpoint;
     on the same number it ends with the same bytes. Under a launcher (torchrun and the like) every process calls
-    it. `progress` gets the units of work done and of all: images to encode and steps.
+    it. `progress` gets the work done and all of it, images to encode and steps, as `Work` counts it.
     Raises UserError for bad input before anything long is begun: recipe, data, tokenizer, weights.
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -77,7 +75,7 @@ def train(run: Run, progress: Progress | None = None) -> None:
     # Rank 0 makes indexes and tokens; the others then find them.
     together(lambda: _tokenise_all(run, stages, tokenizer), first_only=True)
     prepared = [_prepare(run, number, stage, tokenizer) for number, stage in stages.items()]
-    todo = _Units(prepared, features, progress)
+    todo = Work(run, prepared, features, progress)
     for one in prepared:
         _encode(one, features, todo)
     for one in prepared:
@@ -98,7 +96,7 @@ def _note_left_out(run: Run, number: int, data: TokenisedSet) -> None:
         shutil.copyfile(data.listing, run.stage_dir(number) / "left_out.jsonl")
 
 
-def _encode(one: Prepared, features: Features, todo: _Units) -> None:
+def _encode(one: Prepared, features: Features, todo: Work) -> None:
     """Fill the feature store: every process encodes its share of the images that are missing."""
     rank, size = world()
     refs = {ref.sha256: ref for ref in one.data.refs(one.images)}
@@ -123,34 +121,6 @@ def _check_room(features: Features, images: int, where: str) -> None:
             f"{where}: the features of {images} images take {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB "
             "free; set `features: live` in the recipe, or MLLM_EVAL_RESULTS to a larger disk"
         )
-
-
-class _Units:
-    """Images and steps counted together, as one bar shows them."""
-
-    def __init__(self, prepared: Sequence[Prepared], features: Features, progress: Progress | None) -> None:
-        self.progress = progress
-        names = {one.data.images[number][1] for one in prepared for number in one.images}
-        self.images = len(features.store.missing(names))
-        self.before = {1: 0, 2: prepared[0].plan.steps}
-        self.total = self.images + sum(one.plan.steps for one in prepared)
-        self.done = 0
-        self.of_set = 0
-
-    def encoded(self, done: int) -> None:
-        self.of_set = done
-        self._tell(self.done + done)
-
-    def next_set(self) -> None:
-        self.done += self.of_set
-        self.of_set = 0
-
-    def steps(self, number: int) -> Callable[[int], None]:
-        return lambda step: self._tell(self.images + self.before[number] + step)
-
-    def _tell(self, done: int) -> None:
-        if self.progress is not None:
-            self.progress(done, self.total)
 
 
 def _projector(run: Run) -> Path:
