@@ -17,7 +17,6 @@ from mllm_eval.adapters.projector import Projector, resize_grid
 from mllm_eval.catalog import Preprocessing
 from mllm_eval.errors import UserError
 
-
 # timm is optional and has tests of its own.
 BUILT = [name for name in FAMILIES if name != "timm"]
 
