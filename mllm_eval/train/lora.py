@@ -67,6 +67,6 @@ def save_adapter(model: Any, state: dict[str, Tensor], lora: Lora, llm: LLM, fol
 def merged_state(llm: LLM, folder: Path) -> dict[str, Tensor]:
     """The LLM's weights in float32 with the adapters of a folder merged into them."""
     base = load_llm_model(llm)
-    merged: Any = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()  # type: ignore[no-untyped-call]
+    merged: Any = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
     state: dict[str, Tensor] = merged.state_dict()
     return state

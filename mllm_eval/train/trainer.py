@@ -130,7 +130,7 @@ class StageTrainer(Trainer):
         trained: Any = self.model
         decayed = set(self.get_decay_parameter_names(trained))
         projector_lr = self.stage.projector_lr or self.stage.lr
-        groups = []
+        groups: list[dict[str, Any]] = []
         # The LLM first: the learning rate that is logged is the first group's.
         for prefix, lr in (("llm.", self.stage.lr), ("projector.", projector_lr)):
             for decay in (True, False):
