@@ -75,6 +75,7 @@ def show(
     \b
       mllm-eval show mini-dino
     """
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -97,11 +98,14 @@ def show(
         for field, source in found.recipe.assumed().items():
             console.print(f"assumed {field}: {source}", markup=False)
     for variant in scored_variants(found.folder, rules):
-        sheet = Table("benchmark", "value", "chance", "n", "failed", "unparsed", "protocol", "hash")
-        sheet.title = f"{rules} rules, {variant}"
+        sheet = Table(title=f"{rules} rules, {variant}", box=SIMPLE_HEAD, pad_edge=False)
+        words = ("benchmark", "version", "hash")
+        for name in ("benchmark", "value", "chance", "n", "failed", "unparsed", "version", "hash"):
+            sheet.add_column(name, justify="left" if name in words else "right", no_wrap=True)
         for name, summary in summaries(found.folder, rules, variant).items():
-            keys = ("value", "chance", "n", "n_failed", "n_unparsed", "protocol", "protocol_hash")
-            sheet.add_row(name, *(_cell(summary[key]) for key in keys))
+            numbers = (_cell(summary[key]) for key in ("value", "chance", "n", "n_failed", "n_unparsed"))
+            version = summary["protocol"].rpartition(".")[2]
+            sheet.add_row(name, *numbers, version, summary["protocol_hash"])
         console.print(sheet)
     _print_costs(console, Ledger(found.folder, Silent()).lines())
 
@@ -111,11 +115,14 @@ def _cell(value: Any) -> str:
 
 
 def _print_costs(console: Any, lines: list[dict[str, Any]]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     if not lines:
         return
-    sheet = Table("step", "seconds", "cpu seconds", "peak MiB", title="cost")
+    sheet = Table(title="cost", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("step", "seconds", "cpu seconds", "peak MiB"):
+        sheet.add_column(name, justify="left" if name == "step" else "right")
     for line in lines:
         sheet.add_row(line["step"], *(f"{line[key]:.1f}" for key in ("seconds", "cpu_seconds", "peak_mib")))
     totals = [sum(line[key] for line in lines) for key in ("seconds", "cpu_seconds")]
