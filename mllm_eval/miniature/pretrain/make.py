@@ -20,7 +20,7 @@ from mllm_eval.errors import UserError, near
 from mllm_eval.miniature.pretrain import contrastive, distillation, language
 from mllm_eval.miniature.pretrain.cards import encoder_card, llm_card
 from mllm_eval.miniature.pretrain.corpus import tokenizer_texts
-from mllm_eval.miniature.pretrain.probe import probe
+from mllm_eval.miniature.pretrain.probe import Encode, probe
 from mllm_eval.miniature.tokenizer import train_tokenizer
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -114,10 +114,12 @@ def _llama(tokenizer: PreTrainedTokenizerFast, work: Path, out: Path) -> None:
     _write(model, out / "mini-llama", llm_card(measured), measured, tokenizer)
 
 
-def _encoder(name: str, model: PreTrainedModel, steps: int, log: Path | None, out: Path) -> None:
+def _encoder(
+    name: str, model: PreTrainedModel, steps: int, log: Path | None, out: Path, encode: Encode | None = None
+) -> None:
     _as_stored(model)
     with torch.no_grad():
-        probes = probe(lambda x: model(x).last_hidden_state[:, 1:])
+        probes = probe(encode or (lambda x: model(x).last_hidden_state[:, 1:]))
     measured: dict[str, Any] = {
         "steps": steps,
         "images": steps * distillation.BATCH,
@@ -143,4 +145,4 @@ def _clip(tokenizer: PreTrainedTokenizerFast, work: Path, steps: int, out: Path)
 
 def _dino(work: Path, steps: int, out: Path) -> None:
     model, log = distillation.pretrain(work, steps)
-    _encoder("mini-dino", model, steps, log, out)
+    _encoder("mini-dino", model, steps, log, out, lambda x: distillation.features(model, x))
