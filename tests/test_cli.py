@@ -170,7 +170,7 @@ def test_ls_and_show_tell_how_far_a_run_is_and_what_it_cost() -> None:
     write_json(run.summary_path("mme", "cambrian"), {**summary, **counts})
     assert "answered 1 benchmarks (+1 variants)" in call("ls").output
     shown = call("show", "mini-dino").output
-    for part in (run.hash, "812.5", "mme@cambrian.v1", "assumed stage1.warmup", "training", "in all"):
+    for part in (run.hash, "812.5", "cambrian rules, default", " v1 ", "assumed stage1.warmup", "training", "in all"):
         assert part in shown
 
 
