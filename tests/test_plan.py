@@ -354,7 +354,7 @@ def test_rows_that_nobody_states_are_asked_for(tmp_path: Path) -> None:
 
     assert stage_load(recipe, 1, recipe.stage1).rows == 24
     gone = recipe.stage2.model_copy(update={"data": [recipe.stage2.data[0].model_copy(update={"path": "gone.jsonl"})]})
-    with pytest.raises(UserError, match=r"gone\.jsonl is not here and has neither `rows` nor `about`; say how many with --rows2"):
+    with pytest.raises(UserError, match=r"gone\.jsonl is not here .* `about`; say how many with --rows2"):
         stage_load(recipe, 2, gone)
     assert stage_load(recipe, 2, gone, rows=400).assumed
 
