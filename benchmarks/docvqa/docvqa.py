@@ -33,6 +33,8 @@ def anls(said: str, gold: str) -> float:
 
 def _distance(one: str, two: str) -> int:
     """Levenshtein distance, a column of the matrix at a time in the bits of an integer (Hyyrö, 2003)."""
+    if not one:
+        return len(two)
     places: dict[str, int] = {}
     for i, mark in enumerate(one):
         places[mark] = places.get(mark, 0) | 1 << i
