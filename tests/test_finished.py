@@ -257,7 +257,7 @@ def test_the_command_line_knows_finished_models(home: Path) -> None:
     model = ask(home / "llava")
     assert f"{model.hash}  llava-easy-vqa" in call("ls").output
     assert "llava, a finished model" in call("show", model.hash).output
-    assert saved("llava") == model
+    assert saved(model.hash) == model
     assert f"{model.name}: easy_vqa" in call("score", model.hash).output
     checkpoint = ask(home / "made" / "checkpoint")
     both = call("table", "--runs", f"{model.hash},{checkpoint.hash}")

@@ -336,7 +336,10 @@ def test_the_command_prints_it_and_as_json() -> None:
         (["mini-dino", "--gpus", "8H100"], "write their number and name, such as 8xH100"),
         (["mini-dino", "--gpus", "8xH10"], "'H10' is unknown"),
         (["mini-dino", "--mfu", "40"], "lies between 0 and 1"),
-        (["mini-dino", "--gpus", "3xH100"], "is not a multiple of micro_batch 32 x 3 GPUs"),
+        (
+            ["mini-dino", "--gpus", "3xH100", "--rows1", "640", "--rows2", "640"],
+            "is not a multiple of micro_batch 32 x 3 GPUs",
+        ),
         (["mini-dino", "--rows1", "many"], "write a number such as"),
     ],
 )

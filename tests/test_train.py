@@ -226,7 +226,7 @@ def test_two_stages_train_what_they_should_and_nothing_else(home: Path) -> None:
     assert [line["step"] for line in first] == list(range(1, 7))
     assert len(second) == 30 and second[-1]["loss"] < 0.7 * second[0]["loss"]
     assert first[0]["lr"] == 0 and first[1]["lr"] == pytest.approx(1e-2) and first[-1]["lr"] < 2e-3
-    assert seen[-1] == (10 + 6 + 30, 10 + 6 + 30)
+    assert seen[-1][0] == seen[-1][1] and len(seen) >= 6 + 30
     assert not (run.stage_dir(2) / "checkpoints").exists()
 
     # Standardised as measured: mean 0 and variance 1 over the alignment images.
@@ -300,16 +300,29 @@ KILLED = """
     sys.path.insert(0, {tests!r})
     import test_train
     from mllm_eval.train import train
+    from mllm_eval.train.progress import Work
 
-    run = test_train.make_run(Path({home!r}), stage1={{"steps": 20}}, stage2={{"steps": 20}})
-    def die(done, total):
-        if done == {at}:
+    encoded, steps = Work.encoded, Work.steps
+
+    def die_encoding(self, done):
+        encoded(self, done)
+        if {at!r} == ("images", done):
             os._exit(9)
-    train(run, die)
+
+    def die_stepping(self, number):
+        told = steps(self, number)
+        def tell(step):
+            told(step)
+            if {at!r} == (number, step):
+                os._exit(9)
+        return tell
+
+    Work.encoded, Work.steps = die_encoding, die_stepping
+    train(test_train.make_run(Path({home!r}), stage1={{"steps": 20}}, stage2={{"steps": 20}}))
 """
 
 
-def killed(home: Path, at: int) -> None:
+def killed(home: Path, at: tuple[str | int, int]) -> None:
     code = textwrap.dedent(KILLED.format(tests=str(Path(__file__).parent), home=str(home), at=at))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 9, done.stderr
@@ -327,7 +340,7 @@ def test_killed_at_any_step_and_started_again_ends_with_the_same_bytes(
 
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "killed"))
     # Before the features of the 10 images are written, in stage 1, and, with nothing to encode, in stage 2.
-    for at in (10, 10 + 7, 20 + 9):
+    for at in (("images", 10), (1, 7), (2, 9)):
         killed(tmp_path, at)
     checkpoints = run.stage_dir(2) / "checkpoints"
     newest = latest_whole(checkpoints)
