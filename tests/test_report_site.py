@@ -233,6 +233,12 @@ def shows(page: Any, where: str, text: str) -> None:
     expect(page.locator(where).first).to_contain_text(text)
 
 
+def numbered(page: Any, where: str, many: int) -> None:
+    from playwright.sync_api import expect
+
+    expect(page.locator(where)).to_have_count(many)
+
+
 def visit(page: Any, site: Path, name: str) -> None:
     page.goto((site / name.partition("#")[0]).as_uri() + "#" + name.partition("#")[2])
     if name.startswith("compare"):
@@ -270,7 +276,7 @@ def test_the_table_sorts_and_shows_tabs_and_published_rows(page: Any, site: Path
 def test_the_compare_page_filters_searches_and_opens_samples(page: Any, site: Path) -> None:
     visit(page, site, "compare.html")
     assert page.locator("#count").inner_text() == "900 of 900 questions."
-    assert page.locator("#list > li").count() == 20
+    numbered(page, "#list > li", 20)
     assert page.evaluate("window.hacked") is None and EVIL in page.locator("#list li").first.inner_text()
     # the counts of the forest lead to as many samples
     cell = page.locator("#forest tbody tr", has=page.get_by_role("rowheader", name="GQA")).locator("button").first
