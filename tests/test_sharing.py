@@ -1,0 +1,75 @@
+"""Work shared among processes: every piece once, the costliest first, nobody idle while much is left."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mllm_eval.generate.sharing import Share
+
+
+def shares(size: int) -> list[Share]:
+    """The shares of processes that count together."""
+    counts: Counter[str] = Counter()
+
+    def add(name: str, amount: int) -> int:
+        counts[name] += amount
+        return counts[name]
+
+    return [Share(rank, size, add) for rank in range(size)]
+
+
+def played(work: list[int], speeds: list[int]) -> tuple[list[list[int]], list[float]]:
+    """What processes of these speeds take, and when each has nothing left to do."""
+    hands = [share.take(work) for share in shares(len(speeds))]
+    taken: list[list[int]] = [[] for _ in speeds]
+    clocks = [0.0] * len(speeds)
+    busy = set(range(len(speeds)))
+    while busy:
+        rank = min(busy, key=lambda one: (clocks[one], one))
+        number = next(hands[rank], None)
+        if number is None:
+            busy.remove(rank)
+            continue
+        taken[rank].append(number)
+        clocks[rank] += work[number] / speeds[rank]
+    return taken, clocks
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    work=st.lists(st.integers(1, 1000), max_size=80),
+    speeds=st.lists(st.integers(1, 10), min_size=1, max_size=5),
+)
+def test_every_piece_is_taken_once_and_nobody_is_idle_for_longer_than_the_longest_piece(
+    work: list[int], speeds: list[int]
+) -> None:
+    taken, clocks = played(work, speeds)
+    assert sorted(number for one in taken for number in one) == list(range(len(work)))
+    longest = max((work[number] / speeds[rank] for rank, one in enumerate(taken) for number in one), default=0.0)
+    assert max(clocks) - min(clocks) <= longest + 1e-6
+
+
+def test_a_slow_process_does_not_hold_the_others_up() -> None:
+    work = [10] * 100 + [100] * 10
+    _, clocks = played(work, [4, 4, 1])
+    # By count each would have a third: 2000 / 3 units, at speed 1. In the ideal all end after 2000 / 9.
+    assert max(clocks) <= 1.15 * sum(work) / 9
+
+
+def test_one_process_takes_all_in_order_and_several_the_costliest_first() -> None:
+    assert list(Share().take([1, 5, 3])) == [0, 1, 2]
+    first, second = shares(2)
+    hands = first.take([1, 5, 3, 5]), second.take([1, 5, 3, 5])
+    assert [next(hands[0]), next(hands[1]), next(hands[1]), next(hands[0])] == [1, 3, 2, 0]
+    assert next(hands[0], None) is None and next(hands[1], None) is None
+    # Another list of work is another count.
+    assert next(second.take([7])) == 0 and next(first.take([7]), None) is None
+
+
+def test_several_processes_need_a_counter() -> None:
+    with pytest.raises(ValueError, match="2 processes need a counter"):
+        Share(0, 2)
