@@ -2,8 +2,10 @@
 
 While a run answers, lines are appended to `<file>.part`; when all samples have an answer, `finish` writes
 `<file>` in sample order and removes the part. A file that exists under its own name is therefore complete,
-and holds the same bytes however often the run was interrupted. Beside it `<file's stem>.limit` holds the number of
-tokens that an answer could have: under another limit a cut answer would be another one.
+and holds the same bytes however often the run was interrupted. Of several processes each appends to a part of its
+own, `<file>.part.<rank>`; the next run takes them together, whatever its own number of processes. Beside it
+`<file's stem>.limit` holds the number of tokens that an answer could have: under another limit a cut answer would be
+another one.
 """
 
 from __future__ import annotations
@@ -46,39 +48,68 @@ class Answer:
 class Journal:
     """The answers of one run to one benchmark, in the file `path`.
 
-    Appending and finishing need the journal for themselves: one writer at a time.
+    Holding it to a limit and finishing it need the journal for themselves; several processes append at one time if
+    each has a `rank` of its own and all but 0 came after `hold_to`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, rank: int = 0) -> None:
         self.path = Path(path)
-        self.part = self.path.with_name(self.path.name + ".part")
+        self.rank = rank
+        name = self.path.name + ".part"
+        self.part = self.path.with_name(f"{name}.{rank}" if rank else name)
         self.limit = self.path.with_suffix(".limit")
         self._max_new_tokens: int | None = None
         self._mended = False
+        self._gathered = False
 
     @property
     def complete(self) -> bool:
         """Whether the answers were finished and nothing has been appended since."""
-        return self.path.exists() and not self.part.exists()
+        return self.path.exists() and not self.parts()
+
+    def parts(self) -> list[Path]:
+        """The parts that are there, that of rank 0 first."""
+        name = self.path.name + ".part"
+        numbered = [path for path in self.path.parent.glob(f"{name}.*") if path.suffix[1:].isdigit()]
+        first = self.path.with_name(name)
+        found = [first] if first.exists() else []
+        return found + sorted(numbered, key=lambda path: int(path.suffix[1:]))
 
     def done(self) -> dict[str, Answer]:
         """All answers by sample id; of two answers to one sample the later counts.
 
-        A last line of the part that has no line end was being written when the run died: it is left out.
+        A last line of a part that has no line end was being written when the run died: it is left out.
         Raises UserError, naming file and line, for any other line that is not an answer.
         """
         answers = {answer.id: answer for answer in _read(self.path, _bytes(self.path))}
-        answers |= {answer.id: answer for answer in _read(self.part, _whole_lines(_bytes(self.part)))}
+        for part in self.parts():
+            answers |= {answer.id: answer for answer in _read(part, _whole_lines(_bytes(part)))}
         return answers
+
+    def _gather(self) -> None:
+        """Make one part of those that several processes have left: what is appended from now on is later than all."""
+        parts, self._gathered = self.parts(), True
+        if not parts or parts == [self.part]:
+            return
+        # A crash between writing and removing leaves lines twice, and both say the same.
+        write_atomic(self.part, b"".join(_whole_lines(_bytes(part)) for part in parts))
+        for part in parts:
+            if part != self.part:
+                part.unlink()
 
     def hold_to(self, max_new_tokens: int) -> int:
         """Drop the answers that would be others under this limit of generation; how many these were.
 
         Those are the answers longer than a lower limit, and those as long as the old limit where the new one is
         higher: they may have been cut. A journal without a limit was made before there was one here, under the
-        limit that is asked for first. Raises UserError for a limit that is no number.
+        limit that is asked for first. Rank 0 does so, and gathers what an earlier run's processes have left; the
+        others only note the limit. Raises UserError for a limit that is no number.
         """
         self._max_new_tokens = max_new_tokens
+        if self.rank:
+            return 0
+        if not self._gathered:
+            self._gather()
         if not self.path.exists() and not self.part.exists():
             return 0
         old = self._limit()
@@ -124,7 +155,8 @@ class Journal:
         if missing:
             raise ValueError(f"{self.path}: {len(missing)} samples have no answer, the first is {missing[0]!r}")
         write_atomic(self.path, "".join(answers[name].line() for name in ids).encode())
-        self.part.unlink(missing_ok=True)
+        for part in self.parts():
+            part.unlink()
 
 
 def read_answers(path: Path) -> list[Answer]:

@@ -161,3 +161,43 @@ def test_a_journal_from_before_there_were_limits_stays_whole(tmp_path: Path) -> 
     journal.limit.write_text("many")
     with pytest.raises(UserError, match=r"gqa\.limit: 'many' is no number"):
         Journal(journal.path).hold_to(512)
+
+
+def test_several_processes_append_to_parts_of_their_own_and_the_next_run_takes_them_together(tmp_path: Path) -> None:
+    path = tmp_path / "gqa.jsonl"
+    Journal(path).append([an_answer("a", "old"), replace(an_answer("e"), state="error")])
+    ranks = [Journal(path, rank) for rank in range(3)]
+    assert [journal.hold_to(8) for journal in ranks] == [0, 0, 0]
+    for journal, name in zip(ranks, "bcd", strict=True):
+        journal.append([an_answer(name)])
+    ranks[2].append([an_answer("e", "mended")])
+    assert [part.name for part in ranks[0].parts()] == ["gqa.jsonl.part", "gqa.jsonl.part.1", "gqa.jsonl.part.2"]
+    with open(ranks[1].part, "ab") as file:
+        file.write(b'{"id": "torn')
+    # Killed, and gone on with by one process: what it appends counts, whatever the others have left.
+    alone = Journal(path)
+    assert sorted(alone.done()) == ["a", "b", "c", "d", "e"] and not alone.complete
+    alone.hold_to(8)
+    alone.append([an_answer("d", "new")])
+    assert alone.parts() == [alone.part]
+    alone.finish("edcba")
+    assert alone.complete
+    assert [answer.text for answer in read_answers(path)] == ["mended", "new", "yes", "yes", "old"]
+    assert {file.name for file in tmp_path.iterdir()} == {"gqa.jsonl", "gqa.limit"}
+
+
+def test_finishing_takes_every_part(tmp_path: Path) -> None:
+    path = tmp_path / "gqa.jsonl"
+    for rank, name in enumerate("abc"):
+        Journal(path, rank).append([an_answer(name)])
+    Journal(path).finish("cab")
+    assert Journal(path).complete and [answer.id for answer in read_answers(path)] == list("cab")
+
+
+def test_any_rank_notes_the_limit_that_it_answers_under(tmp_path: Path) -> None:
+    path = tmp_path / "gqa.jsonl"
+    second = Journal(path, 1)
+    second.hold_to(2)
+    second.append([an_answer("a")])
+    # The answer of two tokens may have been cut by the limit of two.
+    assert Journal(path).hold_to(4) == 1 and Journal(path).done() == {}

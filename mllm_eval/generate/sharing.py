@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 Add = Callable[[str, int], int]
 """Add to the number of that name, 0 at first, and return the sum; one process at a time."""
@@ -29,7 +30,7 @@ class Share:
         """The share of this process in torch's process group, if there is one. All processes must call it."""
         import torch
 
-        group = torch.distributed
+        group: Any = torch.distributed
         if not group.is_initialized() or group.get_world_size() == 1:
             return cls()
         rank, size = group.get_rank(), group.get_world_size()
