@@ -13,7 +13,7 @@ OPTIONS = $(if $(RECIPE),--recipe $(RECIPE)) $(if $(LLM),--llm $(LLM)) $(if $(SE
 LAUNCHED = $(if $(LAUNCH),--launch $(LAUNCH)) $(if $(PROCESSES),--processes $(PROCESSES)) $(if $(NODES),--nodes $(NODES)) \
 	$(if $(GPUS),--gpus $(GPUS)) $(if $(CPUS),--cpus $(CPUS)) $(if $(HOURS),--hours $(HOURS)) \
 	$(if $(PARTITION),--partition $(PARTITION)) $(if $(ACCOUNT),--account $(ACCOUNT)) $(if $(QOS),--qos $(QOS))
-ASKED = $(OPTIONS) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(if $(BLIND),--blind)
+ASKED = $(OPTIONS) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(if $(BLIND),--blind) $(if $(SUBSET),--subset $(SUBSET))
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,8 +39,8 @@ data: $(READY) ## make, fetch, check, lock: RECIPE=mini | [BENCHMARKS=a,b DATA=h
 train: $(READY) ## train the adapter of an encoder: ENCODER=mini-dino [RECIPE= LLM= SEED= LAUNCH=torchrun PROCESSES=2]
 	@$(RUN) train $(ENCODER) $(OPTIONS) $(LAUNCHED)
 
-eval: $(READY) ## everything, to a row of the table: ENCODER=mini-dino | MODEL=folder [RECIPE= LLM= SEED= BENCHMARKS=a,b BLIND=1]
-	@$(RUN) eval $(if $(MODEL),--model $(MODEL) $(if $(DATA),--data $(DATA)) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(if $(BLIND),--blind),$(ENCODER) $(ASKED))
+eval: $(READY) ## everything, to a row of the table: ENCODER=mini-dino | MODEL=folder [RECIPE= LLM= SEED= BENCHMARKS=a,b BLIND=1 SUBSET=1000]
+	@$(RUN) eval $(if $(MODEL),--model $(MODEL) $(if $(DATA),--data $(DATA)) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(if $(BLIND),--blind) $(if $(SUBSET),--subset $(SUBSET)),$(ENCODER) $(ASKED))
 
 export: $(READY) ## a run's checkpoint as a stock LLaVA model: RUNS=hash TO=folder
 	@$(RUN) export $(RUNS) --to $(TO)
@@ -48,8 +48,8 @@ export: $(READY) ## a run's checkpoint as a stock LLaVA model: RUNS=hash TO=fold
 score: $(READY) ## score answers anew: RUNS=hash | BENCHMARK=mme ANSWERS=file.jsonl [RULES=cambrian]
 	@$(RUN) score $(or $(BENCHMARK),$(RUNS)) $(if $(ANSWERS),--answers $(ANSWERS)) $(if $(RULES),--rules $(RULES))
 
-table: $(READY) ## print the table of runs, or the paper's: [TABLE=sota RUNS=a,b RULES=cambrian]
-	@$(RUN) table $(TABLE) $(if $(RUNS),--runs $(RUNS)) $(if $(RULES),--rules $(RULES))
+table: $(READY) ## print the table of runs, or the paper's: [TABLE=sota RUNS=a,b RULES=cambrian SUBSET=1000]
+	@$(RUN) table $(TABLE) $(if $(SUBSET),--subset $(SUBSET)) $(if $(RUNS),--runs $(RUNS)) $(if $(RULES),--rules $(RULES))
 
 report: $(READY) ## write the site of tables, plots and answers to results/report: [RUNS=a,b RULES=cambrian]
 	@$(RUN) report $(if $(RUNS),--runs $(RUNS)) $(if $(RULES),--rules $(RULES))

@@ -158,8 +158,9 @@ def test_power_of_avg_is_that_of_its_parts(two: list[report.Scored]) -> None:
 def test_a_subset_is_stratified_and_ranks_are_compared(two: list[report.Scored]) -> None:
     third = report.read_scored(made_runs.make_run("mini-random", 0.1).folder)
     parts = sizing.thinned(two[0], 320)
-    assert sum(len(one.frame) for one in parts.values()) == pytest.approx(320, abs=24)
-    assert {len(one.frame) for one in parts.values()} <= set(range(16, 25))
+    sizes = {name: len(one.frame) for name, one in parts.items()}
+    # two pictures of each of MME's tasks, where its share would be one
+    assert sizes.pop("mme") == 44 and set(sizes.values()) <= set(range(16, 25))
     assert set(parts["cvbench_2d"].stratum) == {"ADE20K", "COCO"}
     table = sizing.subset_table([*two, third], ["a", "b", "c"], 320)
     assert "Spearman 1.00" in table.sentences[0]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from mllm_eval.catalog.folders import find
+from mllm_eval.catalog.subset import parted, sized
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, near
 from mllm_eval.storage import sha256_bytes
@@ -139,8 +140,8 @@ class Benchmark(Strict):
         return raw
 
     def variant(self, name: str) -> Variant:
-        """The variant of that name; UserError with the nearest name otherwise."""
-        known = {**GENERIC, **self.variants}
+        """The variant of that name, or of a subset of it; UserError with the nearest name otherwise."""
+        known, name = {**GENERIC, **self.variants}, parted(name)[0]
         if name not in known:
             hint = f"{near(name, known)} Known: {', '.join(known)}"
             raise UserError(f"{self.name} has no variant '{name}'.{hint}")
@@ -171,8 +172,9 @@ def answers_variant(benchmark: Benchmark, variant: str, pin: str) -> str:
         chosen = benchmark.variant(name)
         return {**benchmark.settings, **chosen.settings}, chosen.pins.get(pin, pin), chosen.images
 
-    mine = asks(variant)
-    return next(name for name in (*GENERIC, *benchmark.variants) if asks(name) == mine)
+    plain, size = parted(variant)
+    mine = asks(plain)
+    return sized(next(name for name in (*GENERIC, *benchmark.variants) if asks(name) == mine), size)
 
 
 def read_benchmark(path: Path) -> Benchmark:

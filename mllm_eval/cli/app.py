@@ -42,6 +42,7 @@ Benchmarks = Annotated[
     typer.Option(help="comma-separated; default: the sixteen of the paper"),
 ]
 Blind = Annotated[bool, typer.Option("--blind", help="also ask without images")]
+Subset = Annotated[int | None, typer.Option(help="only so many questions in all, a stratified part", min=16)]
 Rules = Annotated[str, typer.Option(help="rule set of the printed table: cambrian or robust")]
 Baseline = Annotated[
     str | None,
@@ -71,6 +72,7 @@ def eval_(
     dtype: Annotated[str | None, typer.Option(help="of a finished model: bfloat16 on a GPU, else float32")] = None,
     batch: Annotated[int, typer.Option(help="of a finished model: questions at a time", min=1)] = 1,
     variants: Annotated[str | None, typer.Option(help="also ask these variants, or all of a benchmark's own")] = None,
+    subset: Subset = None,
 ) -> None:
     """Train an encoder's adapter, ask the benchmarks, score, and print the row: whatever of it is missing.
 
@@ -78,6 +80,7 @@ def eval_(
       mllm-eval eval mini-dino
       mllm-eval eval mini-dino --benchmarks mme,chartqa --seed 1 --blind
       mllm-eval eval mini-dino --benchmarks textvqa --variants all
+      mllm-eval eval mini-dino --subset 1000               a part of the questions, with its interval
       mllm-eval eval --model my-vlm --data mini            a finished model, as it is
     """
     from mllm_eval import pipeline
@@ -89,10 +92,10 @@ def eval_(
     if (encoder is None) == (model is None):
         raise UserError("say what to evaluate: mllm-eval eval ENCODER, or mllm-eval eval --model FOLDER")
     if encoder is None:
-        eval_model(str(model), data, split(benchmarks), blind, rules, dtype, batch)
+        eval_model(str(model), data, split(benchmarks), blind, rules, dtype, batch, subset)
         return
-    run = pipeline.evaluate(encoder, recipe, llm, seed, split(benchmarks), blind, display(), split(variants))
-    print_row(run, rules, blind)
+    run = pipeline.evaluate(encoder, recipe, llm, seed, split(benchmarks), blind, display(), split(variants), subset)
+    print_row(run, rules, blind, subset)
 
 
 @app.command(short_help="several encoders in one table")
@@ -106,6 +109,7 @@ def compare(
     rules: Rules = "cambrian",
     baseline: Baseline = None,
     intervals: Intervals = False,
+    subset: Subset = None,
 ) -> None:
     """Evaluate several encoders under one recipe and print one table; also written to results/tables.
 
@@ -116,8 +120,8 @@ def compare(
     from mllm_eval.cli.display import display
     from mllm_eval.cli.tables import of_runs, print_and_write
 
-    runs = pipeline.compare(split(encoders) or [], recipe, llm, seed, split(benchmarks), blind, display())
-    print_and_write(of_runs(runs, rules, blind, baseline, intervals, mixed=False), "compare", rules)
+    runs = pipeline.compare(split(encoders) or [], recipe, llm, seed, split(benchmarks), blind, display(), subset)
+    print_and_write(of_runs(runs, rules, blind, baseline, intervals, False, subset), "compare", rules, subset)
 
 
 @app.command(short_help="both stages of training and nothing else")
@@ -201,6 +205,8 @@ def table(
     blind: Annotated[bool, typer.Option("--blind", help="with the rows asked without images")] = False,
     baseline: Baseline = None,
     intervals: Intervals = False,
+    subset: Annotated[int | None, typer.Option(help="the rows of this subset, not those of all questions")] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="with --subset: and the rows of all questions")] = False,
     mixed_recipes: Mixed = False,
     published_only: Annotated[bool, typer.Option("--published-only", help="without runs")] = False,
     cost: Annotated[bool, typer.Option("--cost", help="with tokens, operations and seconds of a question")] = False,
@@ -228,15 +234,15 @@ def table(
         if name is not None:
             raise UserError("--details and --variants show runs; leave out the name of the table")
         own = chosen if chosen is not None else saved_runs()
-        shown = of_variants(own, variants, rules) if variants is not None else detailed(own, rules, blind)
+        shown = of_variants(own, variants, rules) if variants is not None else detailed(own, rules, blind, subset)
         put(shown, form, out)
         return
     if name is None and chosen is None:
-        shown = of_all(saved_runs(), rules, blind, baseline, intervals, mixed_recipes)
+        shown = of_all(saved_runs(), rules, blind, baseline, intervals, mixed_recipes, subset, whole)
     elif name is None:
-        shown = of_runs(chosen or [], rules, blind, baseline, intervals, mixed_recipes)
+        shown = of_runs(chosen or [], rules, blind, baseline, intervals, mixed_recipes, subset, whole)
     else:
-        shown = named(name, chosen, rules, baseline, intervals, mixed_recipes, published_only)
+        shown = named(name, chosen, rules, baseline, intervals, mixed_recipes, published_only, subset)
     shown = gained(shown, rules) if gain else shown
     put(costed(shown) if cost else shown, form, out)
 

@@ -17,7 +17,14 @@ def register(app: typer.Typer) -> None:
 
 
 def eval_model(
-    place: str, data: str, benchmarks: list[str] | None, blind: bool, rules: str, dtype: str | None, batch: int
+    place: str,
+    data: str,
+    benchmarks: list[str] | None,
+    blind: bool,
+    rules: str,
+    dtype: str | None,
+    batch: int,
+    subset: int | None = None,
 ) -> None:
     """Ask a finished model the benchmarks, score, and print its row. Raises UserError for an unknown dtype."""
     from typing import cast, get_args
@@ -34,8 +41,8 @@ def eval_model(
         raise UserError(
             f"dtype {chosen!r} is unknown.{near(chosen, get_args(Dtype))} Known: {', '.join(get_args(Dtype))}"
         )
-    found = evaluate_finished(place, data, benchmarks, blind, display(), cast("Dtype", chosen), batch)
-    print_row(found, rules, blind)
+    found = evaluate_finished(place, data, benchmarks, blind, display(), cast("Dtype", chosen), batch, subset)
+    print_row(found, rules, blind, subset)
 
 
 def export(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mllm_eval import pipeline
+from mllm_eval.catalog.subset import sized
 from mllm_eval.errors import UserError
 from mllm_eval.finished import saved_models
 from mllm_eval.report import Table, chance_table, named_table, render, write_tables
@@ -20,28 +21,45 @@ from mllm_eval.run import RunFolder, saved_runs
 from mllm_eval.storage import results_home, write_atomic
 
 
-def print_row(run: RunFolder, rules: str, blind: bool) -> None:
+def print_row(run: RunFolder, rules: str, blind: bool, subset: int | None = None) -> None:
     """The row of a run, its blind row, and which benchmarks are above chance."""
-    table = replace(pipeline.table([run], rules, blind), title=run.heading)
-    print_and_write(table, run.stem, rules)
-    print(*chance_table(run.folder, rules).sentences, sep="\n")
+    table = replace(pipeline.table([run], rules, blind, subset=subset), title=run.heading)
+    print_and_write(table, run.stem, rules, subset)
+    print(*chance_table(run.folder, rules, sized("default", subset)).sentences, sep="\n")
 
 
 def of_runs(
-    runs: Sequence[RunFolder], rules: str, blind: bool, baseline: str | None, intervals: bool, mixed: bool
+    runs: Sequence[RunFolder],
+    rules: str,
+    blind: bool,
+    baseline: str | None,
+    intervals: bool,
+    mixed: bool,
+    subset: int | None = None,
+    whole: bool = False,
 ) -> Table:
     """One table of runs, with tests between them."""
     if not runs:
-        raise UserError(f"no runs under {results_home()}; `mllm-eval eval mini-dino` makes one")
-    return pipeline.table(runs, rules, blind, baseline, intervals, mixed)
+        asked = "eval mini-dino" + (f" --subset {subset}" if subset else "")
+        raise UserError(f"no runs under {results_home()} to show; `mllm-eval {asked}` makes one")
+    return pipeline.table(runs, rules, blind, baseline, intervals, mixed, subset, whole)
 
 
 def of_all(
-    runs: Sequence[RunFolder], rules: str, blind: bool, baseline: str | None, intervals: bool, mixed: bool
+    runs: Sequence[RunFolder],
+    rules: str,
+    blind: bool,
+    baseline: str | None,
+    intervals: bool,
+    mixed: bool,
+    subset: int | None = None,
+    whole: bool = False,
 ) -> Table:
     """As `of_runs`, of the recipe that most scored runs share; the notes say what was left out."""
-    kept, left_out = one_recipe([run.folder for run in runs], rules, mixed)
-    table = of_runs([run for run in runs if run.folder in kept], rules, blind, baseline, intervals, mixed)
+    variants = pipeline.shown_variants(False, subset, whole)
+    kept, left_out = one_recipe([run.folder for run in runs], rules, mixed, variants)
+    chosen = [run for run in runs if run.folder in kept]
+    table = of_runs(chosen, rules, blind, baseline, intervals, mixed, subset, whole)
     return replace(table, notes=(*table.notes, *left_out))
 
 
@@ -56,9 +74,9 @@ def gained(table: Table, rules: str) -> Table:
     return with_gains(table, {run.folder.name: run.folder for run in (*saved_runs(), *saved_models())}, rules)
 
 
-def detailed(runs: Sequence[RunFolder], rules: str, blind: bool) -> Table:
+def detailed(runs: Sequence[RunFolder], rules: str, blind: bool, subset: int | None = None) -> Table:
     """What stands behind each cell of the runs' table."""
-    variants = ("default", "blind") if blind else ("default",)
+    variants = pipeline.shown_variants(blind, subset)
     return details_table([run.folder for run in runs], rules, variants)
 
 
@@ -75,6 +93,7 @@ def named(
     intervals: bool,
     mixed: bool,
     published_only: bool,
+    subset: int | None = None,
 ) -> Table:
     """A table of configs/tables, with the runs that belong into it."""
     return named_table(
@@ -85,6 +104,7 @@ def named(
         baseline,
         mixed,
         runs=None if runs is None else [run.folder for run in runs],
+        subset=subset,
     )
 
 
@@ -97,9 +117,10 @@ def put(table: Table, form: str, out: Path | None) -> None:
         write_atomic(out, text)
 
 
-def print_and_write(table: Table, stem: str, rules: str) -> None:
+def print_and_write(table: Table, stem: str, rules: str, subset: int | None = None) -> None:
     """Print a table, and write it in every format to results/tables."""
     put(table, "terminal", None)
+    stem = sized(stem, subset)
     stem = stem if rules == "cambrian" else f"{stem}.{rules}"
     written = write_tables(table, results_home() / "tables", stem)
     endings = ", ".join(path.suffix for path in written)

@@ -12,6 +12,7 @@ from mllm_eval.pipeline.flow import (
     provide_benchmarks,
     provide_data,
     score_run,
+    shown_variants,
     table,
     train_run,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "provide_benchmarks",
     "provide_data",
     "score_run",
+    "shown_variants",
     "table",
     "train_run",
 ]

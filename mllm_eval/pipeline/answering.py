@@ -51,7 +51,7 @@ class Respondent:
     def respond(self, benchmark: Benchmark, variant: str, samples: list[Sample]) -> bool:
         """Answer what has no answer yet; False if there was nothing to do.
 
-        A variant that asks some questions as another does takes that one's answers to them.
+        A variant, or a part of one, that asks questions as another does takes that one's answers to them.
         """
         journal = Journal(self.run.answers_path(benchmark.name, variant))
         template, limit = self.run.recipe.template, benchmark.generation.max_new_tokens
@@ -59,10 +59,13 @@ class Respondent:
             self.ledger.reporter.say(f"{titled(benchmark, variant)}: {dropped} answers had another limit of tokens")
         if journal.complete and not pending(samples, template, journal) and not _mended(journal, samples):
             return False
-        if variant != "default" and not journal.done():
-            shared = shared_answers(samples, template, self._others(benchmark, limit))
+        if not journal.done():
+            shared = shared_answers(samples, template, self._others(benchmark, journal, limit))
             if shared:
                 journal.append(shared)
+                if not pending(samples, template, journal):
+                    journal.finish(sample.id for sample in samples)
+                    return True
         model = self.model
         name = titled(benchmark, variant)
         self._encode(name, samples)
@@ -78,11 +81,11 @@ class Respondent:
             )
         return True
 
-    def _others(self, benchmark: Benchmark, limit: int) -> list[Journal]:
-        """The finished journals of the benchmark's variants, the default first, under the same limit."""
-        names = ["default", *benchmark.variants]
-        journals = [Journal(self.run.answers_path(benchmark.name, name)) for name in names]
-        finished = [journal for journal in journals if journal.complete]
+    def _others(self, benchmark: Benchmark, own: Journal, limit: int) -> list[Journal]:
+        """The other finished journals of the benchmark, the default first, under the same limit."""
+        default = self.run.answers_path(benchmark.name)
+        paths = [default, *sorted(default.parent.glob(f"{benchmark.name}.*.jsonl"))]
+        finished = [journal for journal in map(Journal, paths) if journal.complete and journal.path != own.path]
         for journal in finished:
             journal.hold_to(limit)
         return [journal for journal in finished if journal.complete]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mllm_eval.adapters import weights_folder
 from mllm_eval.answers import Journal
-from mllm_eval.data.snapshots import load_samples
+from mllm_eval.catalog.subset import sized
 from mllm_eval.environment import device, repeatable
 from mllm_eval.finished import Dtype, Finished
 from mllm_eval.generate.finished import answer_finished, pending_finished
@@ -19,6 +19,7 @@ from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.pipeline.scoring import score_answers, scored
 from mllm_eval.pipeline.snapshots import locked_or_told
 from mllm_eval.pipeline.sources import provide
+from mllm_eval.pipeline.subset import asked_samples
 from mllm_eval.storage import data_home
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def evaluate_finished(
     reporter: Reporter | None = None,
     dtype: Dtype = "float32",
     batch: int = 1,
+    subset: int | None = None,
 ) -> Finished:
     """Ask a finished model the benchmarks and score its answers: whatever of it is missing.
 
@@ -40,13 +42,14 @@ def evaluate_finished(
         place: a folder in the hub's format, or `owner/name[@revision]` that `mllm-eval weights --model` locked.
         data: the benchmarks' data pin.
         benchmarks: names; by default those of the paper's table that have the pin.
+        subset: ask so many questions of the table's, a stratified part; answers and scores are kept apart.
 
     Raises:
         UserError: no such model or data, or a model that cannot be asked; what was answered stays.
     """
     model = Finished.of(place, data, dtype, batch)
     asked = asked_benchmarks(benchmarks, data)
-    variants = ["default", "blind"] if blind else ["default"]
+    variants = [sized(name, subset) for name in (["default", "blind"] if blind else ["default"])]
     with working(model, reporter) as ledger:
         local = [one for one in asked if one.pin(data).source != "hub"]
         provide([data_home() / part.repo for one in local for part in one.pin(data).tables().values()], ledger.reporter)
@@ -54,7 +57,7 @@ def evaluate_finished(
         loaded = _Loaded(model, ledger)
         for benchmark in asked:
             for variant in variants:
-                samples = load_samples(benchmark, data, variant)
+                samples = asked_samples(benchmark, data, variant)
                 journal = Journal(model.answers_path(benchmark.name, variant))
                 journal.hold_to(benchmark.generation.max_new_tokens)
                 if not journal.complete or pending_finished(samples, journal):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mllm_eval.catalog import Benchmark, load_benchmark, load_encoder, load_recipe, names, paper_benchmarks
 from mllm_eval.catalog.benchmark import GENERIC, answers_variant
+from mllm_eval.catalog.subset import parted, sized
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.environment import before_torch, repeatable, world
 from mllm_eval.errors import UserError, near
@@ -19,6 +20,7 @@ from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.scoring import score_answers, scored
 from mllm_eval.pipeline.snapshots import lock_data, locked_or_told, of_the_hub
 from mllm_eval.pipeline.sources import needed, provide
+from mllm_eval.pipeline.subset import asked_samples
 from mllm_eval.run import Run, RunFolder
 from mllm_eval.storage import FileLock, data_home
 from mllm_eval.train import hold_to_its_data, is_trained, train
@@ -71,6 +73,7 @@ def evaluate(
     blind: bool = False,
     reporter: Reporter | None = None,
     variants: Sequence[str] | None = None,
+    subset: int | None = None,
 ) -> Run:
     """Train an encoder's adapter, ask the benchmarks, score the answers: whatever of it is missing.
 
@@ -79,13 +82,15 @@ def evaluate(
         benchmarks: names; by default those of the paper's table.
         blind: ask the trained model once more without images (variant `blind`).
         variants: further variants of the benchmarks that have them; `all` stands for all of a benchmark's own.
+        subset: ask so many questions of the table's, a stratified part; answers and scores are kept apart.
 
     Raises:
         UserError: an unknown name or bad input; whatever was computed before it stays.
     """
     run = Run.of(encoder, recipe, llm, seed)
     asked = asked_benchmarks(benchmarks, run.recipe.data)
-    chosen = asked_variants(asked, [*(["blind"] if blind else []), *(variants or [])])
+    wanted = asked_variants(asked, [*(["blind"] if blind else []), *(variants or [])])
+    chosen = {name: [sized(variant, subset) for variant in own] for name, own in wanted.items()}
     with working(run, reporter) as ledger:
         if world()[0]:
             _train(run, ledger)
@@ -149,12 +154,14 @@ def compare(
     benchmarks: Sequence[str] | None = None,
     blind: bool = False,
     reporter: Reporter | None = None,
+    subset: int | None = None,
 ) -> list[Run]:
     """`evaluate` for each encoder. All names are checked before anything is computed."""
     for encoder in encoders:
         load_encoder(encoder)
     asked_benchmarks(benchmarks, load_recipe(recipe).data)
-    return [evaluate(encoder, recipe, llm, seed, benchmarks, blind, reporter) for encoder in encoders]
+    sized("default", subset)
+    return [evaluate(encoder, recipe, llm, seed, benchmarks, blind, reporter, subset=subset) for encoder in encoders]
 
 
 def table(
@@ -164,6 +171,8 @@ def table(
     baseline: str | None = None,
     intervals: bool = False,
     mixed_recipes: bool = False,
+    subset: int | None = None,
+    whole: bool = False,
 ) -> Table:
     """The table of evaluated runs with its tests; `mllm_eval.render` prints it, `write_tables` files it.
 
@@ -172,9 +181,16 @@ def table(
     """
     from mllm_eval.report import comparison
 
-    variants = ("default", "blind") if blind else ("default",)
+    variants = shown_variants(blind, subset, whole)
     folders = [run.folder for run in runs]
     return comparison(folders, baseline, rules, variants, intervals=intervals, mixed_recipes=mixed_recipes)
+
+
+def shown_variants(blind: bool = False, subset: int | None = None, whole: bool = False) -> list[str]:
+    """The variants that a table shows: of all questions or of a subset, of both only where `whole` asks for it."""
+    plain = ["default", "blind"] if blind else ["default"]
+    parts = [sized(name, subset) for name in plain]
+    return list(dict.fromkeys([*(plain if whole else []), *parts]))
 
 
 def provide_data(recipe: str = "mini", reporter: Reporter | None = None) -> bool:
@@ -242,14 +258,15 @@ def _train(run: Run, ledger: Ledger) -> None:
 
 
 def _samples(benchmark: Benchmark, run: RunFolder, variant: str) -> list[Sample]:
-    return load_samples(benchmark, run.data, variant)
+    return asked_samples(benchmark, run.data, variant)
 
 
 def _read_by(run: RunFolder, benchmark: Benchmark, variant: str) -> list[str]:
     """The variants that read these answers: their own, and those that were scored from them before."""
+    size = parted(variant)[1]
     others = [
         name
-        for name in benchmark.variants
+        for name in (sized(one, size) for one in benchmark.variants)
         if answers_variant(benchmark, name, run.data) == variant != name
         and any(run.summary_path(benchmark.name, rules, name).is_file() for rules in benchmark.rules)
     ]

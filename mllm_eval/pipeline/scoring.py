@@ -9,6 +9,7 @@ from mllm_eval.catalog import Benchmark
 from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.data.samples import Sample
 from mllm_eval.errors import UserError
+from mllm_eval.pipeline.subset import stratum_of
 from mllm_eval.run import RunFolder
 from mllm_eval.storage import read_json, sha256_file, write_json, write_jsonl
 
@@ -62,6 +63,4 @@ def _chance(run: RunFolder, benchmark: Benchmark, variant: str, by_options: floa
 
 def _place(benchmark: Benchmark, sample: Sample) -> dict[str, str | None]:
     """What statistics must know of a sample besides its score: what it hangs together with, what it counts under."""
-    stratum = sample.record.get(benchmark.settings.get("stratum", ""))
-    named = None if stratum is None else str(stratum)
-    return {"group": sample.group, "cluster": sample.cluster, "stratum": named}
+    return {"group": sample.group, "cluster": sample.cluster, "stratum": stratum_of(benchmark, sample)}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mllm_eval import stats
+from mllm_eval.catalog.subset import sized
 from mllm_eval.report.evidence import Scored, read_scored
 from mllm_eval.report.table import Cell, Column, Row, Table, printed, score_cell
 from mllm_eval.report.words import ALPHA, p_words, title
@@ -32,8 +33,9 @@ def above_chance(
 ) -> list[AboveChance]:
     """Every benchmark of a run against its chance level. Raises UserError if nothing was scored."""
     run = read_scored(folder, rules, variant)
-    has_blind = variant == "default" and "blind" in scored_variants(folder, rules)
-    blind = read_scored(folder, rules, "blind").values if has_blind else {}
+    blind_variant = sized("blind", run.subset)
+    has_blind = run.plain == "default" and blind_variant in scored_variants(folder, rules)
+    blind = read_scored(folder, rules, blind_variant).values if has_blind else {}
     found = []
     for name in run.benchmarks:
         chance = float(run.summaries[name]["chance"])

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mllm_eval.results import RunRecord, read_run, scored_rules
+from mllm_eval.catalog.subset import parted
+from mllm_eval.results import RunRecord, read_run, scored_variants
 
 
-def one_recipe(folders: Sequence[Path], rules: str, mixed: bool = False) -> tuple[list[Path], list[str]]:
-    """The scored runs of the recipe and LLM that most of them share (the latest, of equally many), and a note
-    for each kind of run that was left out; with `mixed`, those of all recipes."""
-    scored = [folder for folder in folders if rules in scored_rules(folder)]
+def one_recipe(
+    folders: Sequence[Path], rules: str, mixed: bool = False, variants: Sequence[str] = ("default",)
+) -> tuple[list[Path], list[str]]:
+    """The runs scored in any of the variants, of the recipe and LLM that most of them share (the latest, of equally
+    many), and a note for each kind of run that was left out; with `mixed`, those of all recipes."""
+    scored = [folder for folder in folders if set(variants) & set(scored_variants(folder, rules))]
     records = [read_run(folder) for folder in scored]
     kinds: dict[str, list[RunRecord]] = {}
     for record in records:
@@ -26,9 +29,14 @@ def one_recipe(folders: Sequence[Path], rules: str, mixed: bool = False) -> tupl
             notes.append(f"Left out: {named}, of recipe {members[0].recipe} ({members[0].recipe_hash}) with "
                          f"{members[0].llm}.")  # fmt: skip
     if waiting := [folder.name for folder in folders if folder not in scored]:
-        notes.append(f"Left out: {', '.join(waiting)}, not scored by {rules} rules yet.")
+        notes.append(f"Left out: {', '.join(waiting)}, not scored by {rules} rules yet{_part(variants)}.")
     kept = records if mixed else kinds[best]
     return [one.folder for one in kept], notes
+
+
+def _part(variants: Sequence[str]) -> str:
+    size = parted(variants[0])[1]
+    return f" on the subset of {size:,}" if size else ""
 
 
 def _written(folder: Path) -> float:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from mllm_eval.errors import UserError, near
 from mllm_eval.report.differences import Difference, differences
-from mllm_eval.report.evidence import Scored, draw_together, read_scored
+from mllm_eval.report.evidence import Scored, draw_together, read_variants
 from mllm_eval.report.table import Cell, Column, Row, Table, score_cell, with_best, with_deltas
-from mllm_eval.report.words import sentences, stars, title
-from mllm_eval.results import AVERAGE, columns, scored_variants
+from mllm_eval.report.words import sentences, stars, title, variant_words
+from mllm_eval.results import AVERAGE, columns
 
 
 def score_columns(own: Sequence[str], decimals: int = 1) -> tuple[Column, ...]:
@@ -39,7 +39,7 @@ def labels(runs: Sequence[Scored]) -> list[str]:
     names = []
     for run in runs:
         twins = [r.record for r in runs if (r.record.encoder, r.variant) == (run.record.encoder, run.variant)]
-        extra = [] if run.variant == "default" else [run.variant]
+        extra = [words] if (words := variant_words(run.variant)) else []
         extra += [getattr(run.record, key) for key in ("llm", "recipe") if len({getattr(r, key) for r in twins}) > 1]
         extra += [f"seed {run.record.seed}"] * (len({r.seed for r in twins}) > 1)
         names.append(f"{run.record.encoder} ({', '.join(extra)})" if extra else run.record.encoder)
@@ -62,7 +62,7 @@ def held_equal(runs: Sequence[Scored], mixed_recipes: bool) -> None:
         found = {
             str(run.summaries[name]["protocol_hash"])
             for run in runs
-            if name in run.summaries and run.variant == "default"
+            if name in run.summaries and run.plain == "default"
         }
         if len(found) > 1:
             raise UserError(
@@ -77,12 +77,13 @@ def measured_row(run: Scored, label: str, shown: Sequence[Column], intervals: bo
         if column.text:
             cells[column.key] = Cell(run.record.facts.get(column.key, ""))
             continue
-        limits = run.interval(column.key) if intervals else None
+        limits = run.interval(column.key) if intervals or run.subset else None
         between = (limits.low, limits.high) if limits else None
         cells[column.key] = score_cell(run.values.get(column.key), column, limits=between)
     ok, total, unparsed = run.counts
     record = run.record
-    about = f"run {record.hash}, seed {record.seed}, {ok}/{total} answers scored"
+    part = f", a subset of {run.subset:,} questions" if run.subset else ""
+    about = f"run {record.hash}, seed {record.seed}{part}, {ok}/{total} answers scored"
     if unparsed:
         about += f", {unparsed} of them unparsed"
     absent = [n for n in columns().benchmarks if n not in run.values]
@@ -97,11 +98,12 @@ def measured_row(run: Scored, label: str, shown: Sequence[Column], intervals: bo
         "seed": str(record.seed),
         "rules": run.rules,
         "variant": run.variant,
+        "subset": str(run.subset or ""),
         "n_ok": str(ok),
         "n": str(total),
         "n_unparsed": str(unparsed),
     }
-    return Row(label, "measured", cells, aside=run.variant != "default", notes=(about,), facts=facts)
+    return Row(label, "measured", cells, aside=run.plain != "default", notes=(about,), facts=facts)
 
 
 def shared_notes(runs: Sequence[Scored]) -> list[str]:
@@ -114,6 +116,18 @@ def shared_notes(runs: Sequence[Scored]) -> list[str]:
             "Rows of different recipes or LLMs stand side by side: a difference between them is not the encoder's."
         )
     return notes
+
+
+def subset_notes(runs: Sequence[Scored]) -> list[str]:
+    """What a row of a subset says of all questions; nothing where there is none."""
+    sizes = sorted({run.subset for run in runs if run.subset})
+    if not sizes:
+        return []
+    asked = " and ".join(f"{size:,}" for size in sizes)
+    return [
+        f"Subset of {asked}: as many questions of each benchmark, strata in their shares, all questions of an image, "
+        "pair or circular group together. [low, high]: the 95 % interval that the subset implies for all questions."
+    ]
 
 
 def comparison(
@@ -133,28 +147,27 @@ def comparison(
     Raises:
         UserError: no scores, recipes or protocols that differ, an unknown baseline.
     """
-    scored = [
-        read_scored(folder, rules, variant)
-        for variant in variants
-        for folder in runs
-        if variant == "default" or variant in scored_variants(folder, rules)
-    ]
-    if not scored:
-        raise UserError("no runs to compare")
+    scored = read_variants(runs, rules, variants)
     held_equal(scored, mixed_recipes)
     names = labels(scored)
     base = None if baseline is None else _base(baseline, scored, names)
     draw_together(scored)
     shown = score_columns(list(dict.fromkeys(name for run in scored for name in run.benchmarks)))
     rows = [measured_row(run, name, shown, intervals) for run, name in zip(scored, names, strict=True)]
-    rows = with_best(rows, shown, "table")
-    plain = [i for i, run in enumerate(scored) if run.variant == "default"]
-    notes = shared_notes(scored)
+    sizes = list(dict.fromkeys(run.subset for run in scored))
+    if len(sizes) > 1:
+        rows = [
+            replace(row, group=f"Subset of {run.subset:,}" if run.subset else "All questions")
+            for row, run in zip(rows, scored, strict=True)
+        ]
+    rows = with_best(rows, shown, "group" if len(sizes) > 1 else "table")
+    plain = [i for i, run in enumerate(scored) if run.plain == "default"]
+    notes = [*shared_notes(scored), *subset_notes(scored)]
     if base is None:
-        pairs = list(combinations(plain, 2))
+        pairs = [(i, j) for i, j in combinations(plain, 2) if scored[i].subset == scored[j].subset]
     else:
         rows = with_deltas(rows, shown, names[base])
-        pairs = [(i, base) for i in plain if i != base]
+        pairs = [(i, base) for i in plain if i != base and scored[i].subset == scored[base].subset]
     found = differences([(names[i], scored[i], names[j], scored[j]) for i, j in pairs])
     if base is not None and found:
         rows = [_marked(row, found) for row in rows]
@@ -164,7 +177,7 @@ def comparison(
         )
     if found and len({scored[i].record.seed for i in plain}) == 1:
         notes.append("One seed each: what training again would change is in no interval or p-value here.")
-    if intervals:
+    if intervals and None in sizes:
         notes.append("[low, high]: 95 % interval, bootstrap clustered by image, pair or circular group.")
     said = [*_blind_words(scored, names), *sentences(found)]
     return Table("compare", heading, shown, tuple(rows), tuple(notes), tuple(said))
@@ -172,7 +185,7 @@ def comparison(
 
 def _base(baseline: str, runs: Sequence[Scored], names: Sequence[str]) -> int:
     for index, (run, name) in enumerate(zip(runs, names, strict=True)):
-        if baseline == name or (run.variant == "default" and baseline in (run.record.encoder, run.record.hash)):
+        if baseline == name or (run.plain == "default" and baseline in (run.record.encoder, run.record.hash)):
             return index
     raise UserError(f"no row {baseline!r} to compare with.{near(baseline, names)}")
 
@@ -188,10 +201,10 @@ def _marked(row: Row, found: Sequence[Difference]) -> Row:
 def _blind_words(runs: Sequence[Scored], names: Sequence[str]) -> list[str]:
     said = []
     for run, name in zip(runs, names, strict=True):
-        if run.variant != "blind":
+        if run.plain != "blind":
             continue
         for other, seeing in zip(runs, names, strict=True):
-            if other.record.hash == run.record.hash and other.variant == "default":
+            if (other.record.hash, other.subset, other.plain) == (run.record.hash, run.subset, "default"):
                 both = [key for key in other.values if key in run.values]
                 # Without AVG, of benchmarks of one's own or some of the paper's, each speaks for itself.
                 spoken = [AVERAGE] if AVERAGE in both else [key for key in both if key in other.benchmarks]

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mllm_eval.errors import UserError
 from mllm_eval.report.comparison import labels
-from mllm_eval.report.evidence import Scored, read_scored
+from mllm_eval.report.evidence import Scored, read_variants
 from mllm_eval.report.table import Cell, Column, Row, Table, score_cell
 from mllm_eval.report.words import title
-from mllm_eval.results import scored_variants
 
 COUNTS = {"n": "n", "n_failed": "failed", "n_unparsed": "unparsed"}
 
@@ -23,14 +21,7 @@ def details_table(
     Raises:
         UserError: no runs, or nothing scored by these rules.
     """
-    scored = [
-        read_scored(folder, rules, variant)
-        for folder in runs
-        for variant in variants
-        if variant == "default" or variant in scored_variants(folder, rules)
-    ]
-    if not scored:
-        raise UserError("no runs to show the cells of")
+    scored = read_variants(runs, rules, variants)
     value, chance = Column("value", "Value", decimals=decimals), Column("chance", "Chance", decimals=decimals)
     counts = [Column(key, heading, decimals=0) for key, heading in COUNTS.items()]
     protocol, digest = Column("protocol", "Protocol", text=True), Column("protocol_hash", "Hash", text=True)

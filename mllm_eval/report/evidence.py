@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +14,9 @@ import pandas as pd
 
 from mllm_eval import stats
 from mllm_eval.catalog import paper_benchmarks
+from mllm_eval.catalog.subset import parted
 from mllm_eval.errors import UserError
-from mllm_eval.results import AVERAGE, RunRecord, columns, load_scores, read_run, summaries
+from mllm_eval.results import AVERAGE, RunRecord, columns, load_scores, read_run, scored_variants, strata, summaries
 from mllm_eval.stats import Estimator, Interval, Units
 from mllm_eval.stats.estimator import Floats
 
@@ -52,6 +52,16 @@ class Scored:
     rules: str
     variant: str
     summaries: dict[str, dict[str, Any]]
+
+    @property
+    def plain(self) -> str:
+        """The variant without its subset: `default`, `blind`, ..."""
+        return parted(self.variant)[0]
+
+    @property
+    def subset(self) -> int | None:
+        """How many questions of the table's were asked; None for all."""
+        return parted(self.variant)[1]
 
     @cached_property
     def benchmarks(self) -> list[str]:
@@ -122,8 +132,28 @@ def read_scored(folder: Path, rules: str = "cambrian", variant: str = "default")
     record = read_run(folder)
     found = summaries(folder, rules, variant)
     if not found:
-        raise UserError(f"{folder}: nothing scored by {rules!r} rules ({variant}); run `mllm-eval score` first")
+        size = parted(variant)[1]
+        mend = f"`mllm-eval eval {record.encoder} --subset {size}` does" if size else "run `mllm-eval score` first"
+        raise UserError(f"{folder}: nothing scored by {rules!r} rules ({variant}); {mend}")
     return Scored(record, rules, variant, found)
+
+
+def read_variants(folders: Sequence[Path], rules: str, variants: Sequence[str]) -> list[Scored]:
+    """The evidence of runs in each of the variants that they were scored in, variant by variant.
+
+    Raises:
+        UserError: no folders, or one that was scored in none of the variants.
+    """
+    if not folders:
+        raise UserError("no runs to show")
+    known = {folder: scored_variants(folder, rules) for folder in folders}
+    scored = []
+    for variant in variants:
+        for folder in folders:
+            missing = not any(name in known[folder] for name in variants) and variant == variants[0]
+            if variant in known[folder] or missing:
+                scored.append(read_scored(folder, rules, variant))
+    return scored
 
 
 def draw_together(runs: Sequence[Scored]) -> None:
@@ -145,11 +175,8 @@ def draw_together(runs: Sequence[Scored]) -> None:
 def _estimate(name: str, frame: pd.DataFrame, summary: dict[str, Any]) -> Estimate | None:
     column = columns().benchmarks.get(name)
     declared = summary.get("estimator") or (column.estimator if column else None)
-    stratum = frame["stratum"]
-    if column and column.stratum and stratum.isna().all():
-        stratum = frame[column.stratum.field].str.extract(re.compile(column.stratum.pattern), expand=False)
-    if column and column.strata:
-        stratum = stratum.where(stratum.isin(column.strata), None)
+    fields = {key: list(frame[key]) for key in ("id", "group", "cluster")}
+    stratum = strata(name, list(frame["stratum"]), fields)
     tried = [Estimator.parse(declared, f"estimator of {name}")] if declared else []
     for estimator in (*tried, Estimator(), Estimator(sample=0, group=100)):
         found = Estimate(estimator, frame, tuple(stratum))

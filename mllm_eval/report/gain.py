@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mllm_eval.catalog.subset import parted, sized
 from mllm_eval.report.differences import differences
 from mllm_eval.report.evidence import Scored, read_scored
 from mllm_eval.report.table import Cell, Column, Row, Table, printed, score_cell
@@ -39,12 +40,15 @@ def with_gains(table: Table, folders: Mapping[str, Path], rules: str = "cambrian
     for row in table.rows:
         rows.append(row)
         folder = folders.get(row.facts.get("run", ""))
-        if folder is None or row.facts.get("variant") != "default":
+        if folder is None or parted(row.facts.get("variant", ""))[0] != "default":
             continue
-        if BLIND not in scored_variants(folder, rules):
+        asked = row.facts["variant"]
+        blind = sized(BLIND, parted(asked)[1])
+        if blind not in scored_variants(folder, rules):
             lacking.append(row.label)
             continue
-        rows.append(_row(row, gains(read_scored(folder, rules), read_scored(folder, rules, BLIND)), table.columns))
+        pair = (read_scored(folder, rules, asked), read_scored(folder, rules, blind))
+        rows.append(_row(row, gains(*pair), table.columns))
     notes = list(table.notes)
     if len(rows) > len(table.rows):
         notes.append("Visual gain: score minus blind score; 95 % interval, paired bootstrap clustered by image.")

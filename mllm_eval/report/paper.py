@@ -11,9 +11,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mllm_eval.catalog.folders import roots
+from mllm_eval.catalog.subset import sized
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, near
-from mllm_eval.report.comparison import comparison, held_equal, labels, measured_row, shared_notes
+from mllm_eval.report.comparison import comparison, held_equal, labels, measured_row, shared_notes, subset_notes
 from mllm_eval.report.evidence import Scored, draw_together, read_scored
 from mllm_eval.report.table import (
     Cell,
@@ -25,7 +26,7 @@ from mllm_eval.report.table import (
     with_best,
     with_deltas,
 )
-from mllm_eval.results import AVERAGE, columns, contradiction, published, scored_rules, values
+from mllm_eval.results import AVERAGE, columns, contradiction, published, read_run, scored_variants, values
 from mllm_eval.results.published import number
 from mllm_eval.storage import results_home
 
@@ -95,10 +96,12 @@ def named_table(
     mixed_recipes: bool = False,
     recipe: str = "*",
     runs: Sequence[Path] | None = None,
+    subset: int | None = None,
 ) -> Table:
     """A table of configs/tables with the runs that belong into it (default: of those under results/runs).
 
-    A table without published rows is the comparison of its runs, with tests and sentences.
+    A table without published rows is the comparison of its runs, with tests and sentences. With `subset`, measured
+    rows are those of `mllm-eval eval --subset`.
 
     Raises:
         UserError: unknown table or column, no runs for a table that needs them, or runs of unequal recipes.
@@ -107,24 +110,25 @@ def named_table(
     if name not in files:
         raise UserError(f"unknown table {name!r}.{near(name, files)} Known: {', '.join(sorted(files))}")
     config = load(files[name], TableConfig)
-    folders = [] if published_only else _matching(config, rules, recipe, runs)
+    variant = sized("default", subset)
+    folders = [] if published_only else _matching(config, rules, recipe, runs, variant)
     if not config.published:
         if not folders:
             raise UserError(f"table {name!r} shows runs, and none is scored by {rules!r} rules: run `make eval` first")
-        return comparison(
-            folders, baseline, rules, intervals=intervals, mixed_recipes=mixed_recipes, heading=config.title
-        )
-    return _with_published(config, folders, rules, intervals, baseline, mixed_recipes)
+        shown = (variant, sized("blind", subset))
+        return comparison(folders, baseline, rules, shown, intervals, mixed_recipes, config.title)
+    scored = [read_scored(folder, rules, variant) for folder in folders]
+    return _with_published(config, scored, intervals, baseline, mixed_recipes)
 
 
-def _matching(config: TableConfig, rules: str, recipe: str, runs: Sequence[Path] | None) -> list[Path]:
+def _matching(config: TableConfig, rules: str, recipe: str, runs: Sequence[Path] | None, variant: str) -> list[Path]:
     if runs is None:
         runs = sorted(path.parent for path in (results_home() / "runs").glob("*/config.yaml"))
     found = []
     for folder in runs:
-        if rules not in scored_rules(folder):
+        if variant not in scored_variants(folder, rules):
             continue
-        record = read_scored(folder, rules).record
+        record = read_run(folder)
         for query in config.measured:
             mine = (record.encoder, record.recipe, record.llm, record.data)
             asked = (query.encoder, query.recipe, query.llm, query.data)
@@ -157,15 +161,13 @@ def _columns(config: TableConfig, file: Path | str) -> tuple[Column, ...]:
 
 def _with_published(
     config: TableConfig,
-    folders: Sequence[Path],
-    rules: str,
+    runs: Sequence[Scored],
     intervals: bool,
     baseline: str | None,
     mixed: bool,
 ) -> Table:
     shown = _columns(config, _files()[config.name])
     rows = [row for part in config.published for row in published_rows(part, shown, config.rounding)]
-    runs = [read_scored(folder, rules) for folder in folders]
     if runs:
         held_equal(runs, mixed)
         if intervals:
@@ -181,7 +183,7 @@ def _with_published(
         rows = with_deltas(rows, shown, delta.row, delta.columns)
     notes = [f"Published: {config.source}."] if config.source else []
     notes += config.notes
-    notes += shared_notes(runs) if runs else ["All rows are published; none was measured here."]
+    notes += [*shared_notes(runs), *subset_notes(runs)] if runs else ["All rows are published; none was measured here."]
     return Table(config.name, config.title, shown, tuple(rows), tuple(notes))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mllm_eval import stats
+from mllm_eval.catalog.subset import sized
 from mllm_eval.errors import UserError
 from mllm_eval.report.evidence import Estimate, Scored
 from mllm_eval.report.seeds import SeedGroup
@@ -102,19 +103,10 @@ def _seed_words(groups: Sequence[SeedGroup], wanted: float) -> list[str]:
 
 
 def thinned(run: Scored, size: int) -> dict[str, Estimate]:
-    """Benchmark -> its estimate on a subset of about `size` questions in all, whole clusters, strata kept.
-
-    Each benchmark gives as many questions, since AVG weighs benchmarks alike; one that has fewer gives all, and
-    the others share what it leaves.
-    """
-    left, room = dict(run.estimates), size
-    quota: dict[str, int] = {}
-    for name in sorted(left, key=lambda name: len(left[name].frame)):
-        quota[name] = min(len(left[name].frame), room // (len(left) - len(quota)))
-        room -= quota[name]
+    """Benchmark -> its estimate on the samples that `mllm-eval eval --subset` asks where the table gives `size`."""
     found = {}
-    for name, one in left.items():
-        keep = stats.stratified(list(one.frame["cluster"]), one.stratum, quota[name], salt=name)
+    for name, one in run.estimates.items():
+        keep = stats.part_of_table(list(one.frame["cluster"]), one.stratum, size, name)
         kept = tuple(part for part, chosen in zip(one.stratum, keep, strict=True) if chosen)
         found[name] = Estimate(one.estimator, one.frame[keep].reset_index(drop=True), kept)
     return found
@@ -126,8 +118,7 @@ def subset_table(runs: Sequence[Scored], labels: Sequence[str], size: int) -> Ta
     Raises:
         UserError: a size that leaves a benchmark without questions.
     """
-    if size < 16:
-        raise UserError(f"a subset of {size} leaves benchmarks without questions; ask for 16 or more")
+    sized("default", size)
     parts = [thinned(run, size) for run in runs]
     means = [AVERAGE, *columns().categories]
     keys = [key for key in means if all(key in columns().means(_values(part)) for part in parts)]

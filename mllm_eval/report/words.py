@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mllm_eval.catalog import load_benchmark
+from mllm_eval.catalog.subset import parted
 from mllm_eval.errors import UserError
 from mllm_eval.report.differences import Difference
 from mllm_eval.report.table import printed
@@ -21,6 +22,13 @@ def p_words(p: float) -> str:
 def stars(p: float) -> str:
     """`***` below 0.001, `**` below 0.01, `*` below 0.05, else nothing."""
     return "*" * sum(p < level for level in (0.05, 0.01, 0.001))
+
+
+def variant_words(variant: str) -> str:
+    """A variant for a row's label: nothing for `default`, `blind`, `blind, subset of 1,000`."""
+    plain, size = parted(variant)
+    said = [] if plain == "default" else [plain]
+    return ", ".join([*said, f"subset of {size:,}"] if size else said)
 
 
 def title(key: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mllm_eval.results.columns import AVERAGE, Columns, columns
+from mllm_eval.results.columns import AVERAGE, Columns, columns, strata
 from mllm_eval.results.published import contradiction, published, values
 from mllm_eval.results.runs import (
     RunRecord,
@@ -24,6 +24,7 @@ __all__ = [
     "read_run",
     "scored_rules",
     "scored_variants",
+    "strata",
     "summaries",
     "values",
 ]

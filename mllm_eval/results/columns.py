@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
 
@@ -78,6 +79,22 @@ class Columns(Strict):
             if not any(math.isnan(part) for part in parts):
                 found[mean] = sum(parts) / len(parts)
         return found
+
+
+def strata(benchmark: str, named: Sequence[str | None], fields: Mapping[str, Sequence[str]]) -> list[str | None]:
+    """[N] the stratum of each sample of a benchmark: as `named`, or else where its column's yaml reads it from.
+
+    `fields`: id, group and cluster of the samples. A stratum that the value does not count is None.
+    """
+    column = columns().benchmarks.get(benchmark)
+    found = list(named)
+    if column and column.stratum and all(name is None for name in found):
+        pattern = re.compile(column.stratum.pattern)
+        places = [pattern.search(text) for text in fields[column.stratum.field]]
+        found = [place[1] if place else None for place in places]
+    if column and column.strata:
+        found = [name if name in column.strata else None for name in found]
+    return found
 
 
 @cache

@@ -19,7 +19,7 @@ from mllm_eval.stats.significance import (
     paired,
     two_sided,
 )
-from mllm_eval.stats.subset import Agreement, agreement, clusters_needed, implied_error, stratified
+from mllm_eval.stats.subset import Agreement, agreement, clusters_needed, implied_error, part_of_table, stratified
 
 __all__ = [
     "DRAWS",
@@ -51,6 +51,7 @@ __all__ = [
     "over_seeds",
     "paired",
     "paired_error",
+    "part_of_table",
     "questions_needed",
     "seed_of",
     "seed_power",

@@ -20,7 +20,8 @@ def stratified(
 ) -> npt.NDArray[np.bool_]:
     """[N] which samples to ask so that about `size` are asked, whole clusters only.
 
-    Every stratum gives the same share of its samples, as near as whole clusters allow, and at least one cluster.
+    Every stratum gives the same share of its samples, as near as whole clusters allow, and at least two clusters
+    where it has them: one alone says nothing of how clusters differ.
     Clusters are taken in the order of a hash of their names: the choice does not depend on the machine, the order
     of samples or the run, and a smaller subset is part of a larger one.
     """
@@ -35,13 +36,25 @@ def stratified(
             if layer == part:
                 members.setdefault(str(name), []).append(index)
         quota, taken = size * sum(map(len, members.values())) / total, 0
-        for name in sorted(members, key=lambda name: hashlib.sha256(f"{salt}\0{name}".encode()).digest()):
+        order = sorted(members, key=lambda name: hashlib.sha256(f"{salt}\0{name}".encode()).digest())
+        for number, name in enumerate(order):
             # to within half a cluster of the quota
-            if taken and taken + len(members[name]) / 2 > quota:
+            if number >= 2 and taken + len(members[name]) / 2 > quota:
                 break
             chosen[members[name]] = True
             taken += len(members[name])
     return chosen
+
+
+def part_of_table(
+    cluster: Sequence[str], stratum: Sequence[str | None], size: int, benchmark: str, benchmarks: int = 16
+) -> npt.NDArray[np.bool_]:
+    """[N] `stratified` of one benchmark where all `benchmarks` of a table give `size` questions together.
+
+    Each gives as many, since AVG weighs benchmarks alike; one that has fewer gives all. What one gives does not
+    depend on which others are asked.
+    """
+    return stratified(cluster, stratum, max(1, size // benchmarks), salt=benchmark)
 
 
 def implied_error(units: Units, share: float) -> float:

@@ -12,7 +12,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.report.choice import one_recipe
 from mllm_eval.report.comparison import comparison, labels
 from mllm_eval.report.differences import Difference, differences
-from mllm_eval.report.evidence import Scored, draw_together, read_scored
+from mllm_eval.report.evidence import Scored, draw_together, read_scored, read_variants
 from mllm_eval.report.table import Table
 from mllm_eval.results import AVERAGE, columns, scored_rules, scored_variants
 
@@ -110,12 +110,7 @@ def gather(folders: Sequence[Path], rules: str, asked: bool) -> Evidence:
     kept = list(folders)
     if not asked:
         kept, left_out = one_recipe(folders, rules)
-    scored = [
-        read_scored(folder, rules, variant)
-        for variant in SHOWN_VARIANTS
-        for folder in kept
-        if variant == "default" or variant in scored_variants(folder, rules)
-    ]
+    scored = read_variants(kept, rules, SHOWN_VARIANTS) if kept else []
     pins = sorted({run.record.data for run in scored})
     if len(pins) > 1:
         raise UserError(f"the runs were asked on different data ({', '.join(pins)}); make a report of each")

@@ -1,0 +1,33 @@
+"""The samples that a variant asks: all of a benchmark's, or a stratified part of them."""
+
+from __future__ import annotations
+
+from mllm_eval.catalog.benchmark import Benchmark
+from mllm_eval.catalog.subset import parted
+from mllm_eval.data.samples import Sample
+from mllm_eval.data.snapshots import load_samples
+
+
+def asked_samples(benchmark: Benchmark, data: str, variant: str) -> list[Sample]:
+    """The samples of a data pin as a variant asks them, in the data set's order.
+
+    Of `default@1000` those that `mllm-eval stats subset --size 1000` counts: a sixteenth of them of each benchmark,
+    strata in their shares, samples that share an image or a group together. Raises UserError as `load_samples` does.
+    """
+    plain, size = parted(variant)
+    samples = load_samples(benchmark, data, plain)
+    if size is None:
+        return samples
+    from mllm_eval.results import strata
+    from mllm_eval.stats import part_of_table
+
+    fields = {key: [getattr(sample, key) for sample in samples] for key in ("id", "group", "cluster")}
+    named = [stratum_of(benchmark, sample) for sample in samples]
+    chosen = part_of_table(fields["cluster"], strata(benchmark.name, named, fields), size, benchmark.name)
+    return [sample for sample, asked in zip(samples, chosen, strict=True) if asked]
+
+
+def stratum_of(benchmark: Benchmark, sample: Sample) -> str | None:
+    """What a sample counts under by the benchmark's own settings; None without."""
+    stratum = sample.record.get(benchmark.settings.get("stratum", ""))
+    return None if stratum is None else str(stratum)
