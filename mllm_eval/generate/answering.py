@@ -175,7 +175,7 @@ class _Job:
     def batches(self) -> list[Batch]:
         if self.engine == "batched":
             return plan(self.requests, self.model.image_tokens, self.max_new_tokens, self.limits)
-        return [Batch(((),), 0, ((Row(n, 0, r.pieces, 0),),)) for n, r in enumerate(self.requests)]
+        return [Batch(((),), 0, ((Row(n, 0, r.pieces, 0, self.max_new_tokens),),)) for n, r in enumerate(self.requests)]
 
     def answer(self, batch: Batch) -> list[Answer]:
         images = [image for number in batch.requests for image in self.samples[number].images]
@@ -184,12 +184,11 @@ class _Job:
         return [self._answer(number, tokens.get(number), failed) for number in batch.requests]
 
     def _tokens(self, batch: Batch, features: Mapping[str, Tensor]) -> dict[int, list[int]]:
-        from mllm_eval.generate.engine import Greedy, answer_batch
+        from mllm_eval.generate.engine import answer_batch
         from mllm_eval.generate.reference import answer_one
 
         if self.engine == "batched":
-            greedy = Greedy(self.max_new_tokens, self.ends)
-            return answer_batch(self.model, batch, self.requests, features, greedy, self.limits.pass_tokens)
+            return answer_batch(self.model, batch, features, self.ends, self.limits.pass_tokens)
         return {
             number: answer_one(self.model, self.requests[number], features, self.max_new_tokens, self.ends)
             for number in batch.requests

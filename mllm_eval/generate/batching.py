@@ -47,12 +47,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The request number `request`, whose pieces after the batch's head number `head` are `tail`."""
+    """The request number `request`, whose pieces after the batch's head number `head` are `tail`.
+
+    `longest` is how many tokens its answer may have.
+    """
 
     request: int
     head: int
     tail: tuple[Piece, ...]
     tail_tokens: int
+    longest: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,10 @@ class Batch:
     def requests(self) -> list[int]:
         """The numbers of the requests in the batch, ascending."""
         return sorted(row.request for block in self.blocks for row in block)
+
+    def images(self, row: Row) -> list[str]:
+        """The sha256 of the images that a row shows."""
+        return [piece for piece in (*self.heads[row.head], *row.tail) if isinstance(piece, str)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +92,16 @@ def plan(requests: Sequence[Request], image_tokens: int, max_new_tokens: int, li
 
     `image_tokens` is the length of an image in the prompt.
     """
-    groups = [part for group in _groups(requests, image_tokens) for part in _parts(group, max_new_tokens, limits)]
+    groups = [
+        part
+        for group in _groups(requests, image_tokens, max_new_tokens)
+        for part in _parts(group, max_new_tokens, limits)
+    ]
     groups.sort(key=lambda group: (group.head_tokens, group.rows[-1].tail_tokens, group.rows[0].request))
     return [_batch(packed, limits) for packed in _packed(groups, max_new_tokens, limits)]
 
 
-def _groups(requests: Sequence[Request], image_tokens: int) -> Iterator[_Group]:
+def _groups(requests: Sequence[Request], image_tokens: int, max_new_tokens: int) -> Iterator[_Group]:
     def length(pieces: Sequence[Piece]) -> int:
         return sum(image_tokens if isinstance(piece, str) else len(piece) for piece in pieces)
 
@@ -97,7 +109,7 @@ def _groups(requests: Sequence[Request], image_tokens: int) -> Iterator[_Group]:
     heads: dict[tuple[Piece, ...], list[Row]] = {}
     for number, request in enumerate(requests):
         head, tail = _split(request, shared)
-        heads.setdefault(head, []).append(Row(number, 0, tail, length(tail)))
+        heads.setdefault(head, []).append(Row(number, 0, tail, length(tail), max_new_tokens))
     for head, rows in heads.items():
         yield _Group(head, length(head), sorted(rows, key=lambda row: (row.tail_tokens, row.request)))
 
@@ -157,7 +169,9 @@ def _batch(groups: Sequence[_Group], limits: Limits) -> Batch:
     # Heads that equally many rows share are attended to in one go if they stand together.
     groups = sorted(groups, key=lambda group: len(group.rows))
     rows = [
-        Row(row.request, number, row.tail, row.tail_tokens) for number, group in enumerate(groups) for row in group.rows
+        Row(row.request, number, row.tail, row.tail_tokens, row.longest)
+        for number, group in enumerate(groups)
+        for row in group.rows
     ]
     rows.sort(key=lambda row: (row.tail_tokens, row.request))
     cuts = _cuts([row.tail_tokens for row in rows], limits)

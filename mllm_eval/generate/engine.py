@@ -7,13 +7,13 @@ padding | tail | answer: the padding is masked and takes no position.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from mllm_eval.generate.attention import SharedHeads, shared_heads_attention, spans
-from mllm_eval.generate.batching import Batch, Piece, Request, Row
+from mllm_eval.generate.batching import Batch, Piece, Row
 from mllm_eval.generate.keyvalues import KeyValues
 from mllm_eval.generate.model import Answerer, embed_images, embed_pieces
 
@@ -21,32 +21,21 @@ from mllm_eval.generate.model import Answerer, embed_images, embed_pieces
 ROOM_FOR_ANSWER = 16
 
 
-@dataclass(frozen=True)
-class Greedy:
-    """When an answer ends: with one of the tokens `ends`, or with `longest` tokens."""
-
-    longest: int
-    ends: frozenset[int]
-
-
 @torch.inference_mode()
 def answer_batch(
     model: Answerer,
     batch: Batch,
-    requests: Sequence[Request],
     features: Mapping[str, Tensor],
-    greedy: Greedy,
+    ends: frozenset[int],
     pass_tokens: int,
 ) -> dict[int, list[int]]:
     """The tokens of each request of the batch that has all its images, by the request's number.
 
-    `features` holds the grids [h, w, D] of the images that could be read, by sha256; requests with another
-    image are left out of what is returned. Heads go through the model by `pass_tokens` tokens at a time.
+    An answer ends with one of the tokens `ends`, or with as many tokens as its row may have. `features` holds
+    the grids [h, w, D] of the images that could be read, by sha256; requests with another image are left out
+    of what is returned. Heads go through the model by `pass_tokens` tokens at a time.
     """
-    blocks = [
-        [row for row in block if all(image in features for image in requests[row.request].images)]
-        for block in batch.blocks
-    ]
+    blocks = [[row for row in block if all(image in features for image in batch.images(row))] for block in batch.blocks]
     images = embed_images(model, features)
     used = sorted({row.head for block in blocks for row in block})
     heads = _prefill_heads(model, [batch.heads[head] for head in used], batch.head_tokens, images, pass_tokens)
@@ -55,7 +44,7 @@ def answer_batch(
     for block in filter(None, blocks):
         rows = sorted((replace(row, head=places[row.head]) for row in block), key=lambda row: row.head)
         with shared_heads_attention(model.llm):
-            tokens = _answer_block(model, heads, rows, images, greedy)
+            tokens = _answer_block(model, heads, rows, images, ends)
         answers.update(zip((row.request for row in rows), tokens, strict=True))
     return answers
 
@@ -89,13 +78,14 @@ def _answer_block(
     heads: SharedHeads,
     rows: Sequence[Row],
     images: Mapping[str, Tensor],
-    greedy: Greedy,
+    ends: frozenset[int],
 ) -> list[list[int]]:
     """The greedy tokens of each row; the rows stand in the order of their heads."""
     tails = [embed_pieces(model, row.tail, images) for row in rows]
     width = max(len(tail) for tail in tails)
     padding = torch.tensor([width - len(tail) for tail in tails], device=tails[0].device)
-    cache = KeyValues(model.llm.config.num_hidden_layers, width + min(greedy.longest, ROOM_FOR_ANSWER))
+    longest = max(row.longest for row in rows)
+    cache = KeyValues(model.llm.config.num_hidden_layers, width + min(longest, ROOM_FOR_ANSWER))
     hidden = model.llm.model(
         inputs_embeds=torch.stack([_padded(tail, width) for tail in tails]),
         attention_mask=_tail_mask(padding, width, tails[0].dtype),
@@ -111,8 +101,11 @@ def _answer_block(
         chosen = model.llm.lm_head(hidden).argmax(-1)
         for row, token in zip(going, chosen.tolist(), strict=True):
             answers[row].append(token)
-        full = len(answers[going[0]]) == greedy.longest
-        on = [place for place, row in enumerate(going) if not full and answers[row][-1] not in greedy.ends]
+        on = [
+            place
+            for place, row in enumerate(going)
+            if len(answers[row]) < rows[row].longest and answers[row][-1] not in ends
+        ]
         if not on:
             return answers
         if len(on) < len(going):
