@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,12 @@ from mllm_eval.environment import world
 from mllm_eval.errors import UserError, near
 from mllm_eval.model import VLM
 from mllm_eval.train.batches import Collator, Plan, PlanSampler, RowNumbers
+from mllm_eval.train.notice import Checkpoints, Notice
 from mllm_eval.train.progress import StageLog, mark_whole
 from mllm_eval.train.ranks import WAIT, barrier
 from mllm_eval.train.resharding import forget
+
+log = logging.getLogger(__name__)
 
 # A stage writes so many checkpoints on its way, but not at every step of a short one, and keeps two.
 CHECKPOINTS = 10
@@ -119,6 +124,8 @@ class StageTrainer(Trainer):
         self.progress = progress
         self.decays: list[float] = []
         self.remove_callback(PrinterCallback)
+        self.checkpoints = Checkpoints(Notice(), args.device)
+        self.add_callback(self.checkpoints)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return PlanSampler(self.plan)
@@ -181,6 +188,18 @@ class StageTrainer(Trainer):
             folder = Path(str(self.args.output_dir))
             mark_whole(folder / f"checkpoint-{self.state.global_step}")
             forget(folder)
+        if told := self.checkpoints.agreed:
+            # The first that ends takes the others with it: not before the checkpoint is whole.
+            barrier()
+            if self.is_world_process_zero():
+                name = signal.Signals(told).name
+                log.warning("%s: step %d is kept in a checkpoint", name, self.state.global_step)
+            self.checkpoints.notice.obey(told)
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        """As the Trainer does; a signal that ends this process first waits for a checkpoint at the step's end."""
+        with self.checkpoints.notice:
+            return super().train(*args, **options)
 
     def whole_state(self) -> dict[str, torch.Tensor]:
         """All tensors of the trained model, gathered over the processes (complete on rank 0)."""
