@@ -42,7 +42,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    images._column.cache_clear()
+    images.columns.clear()
     with serving() as found:
         monkeypatch.setenv("HF_ENDPOINT", found.url)
         yield found

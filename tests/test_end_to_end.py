@@ -74,10 +74,10 @@ def parquet(home: Path) -> Iterator[Path]:
     """A benchmark's file that a test may spoil."""
     path = home / "data/miniature/MME/default/test-00000-of-00001.parquet"
     original = path.read_bytes()
-    images._column.cache_clear()
+    images.columns.clear()
     yield path
     path.write_bytes(original)
-    images._column.cache_clear()
+    images.columns.clear()
 
 
 def test_the_model_answers_in_many_ways(first: dict[str, bytes]) -> None:
@@ -179,7 +179,7 @@ def test_a_broken_image_fails_its_sample_and_the_rest_goes_on(parquet: Path, fir
     assert read_json(run.summary_path("mme", "cambrian"))["n_failed"] == 1
     assert all(answer == whole[answer.id] for answer in answers if answer.state == "ok")
     parquet.write_bytes(original)
-    images._column.cache_clear()
+    images.columns.clear()
     assert results(evaluate()) == first
 
 

@@ -25,7 +25,7 @@ SIXTEEN = [name for name in names("benchmarks") if name in parquet_rows.ROWS]
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path))
-    images._column.cache_clear()
+    images.columns.clear()
     return tmp_path
 
 

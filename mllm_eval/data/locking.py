@@ -133,7 +133,7 @@ def lock(benchmark: Benchmark, pin: str, found: dict[str, Found], rows_told: Pro
         pin=pin,
         rows=rows,
         samples=len(samples),
-        ids=ids_hash([sample.id for sample in samples]),
+        ids=ids_hash(sample.id for sample in samples),
         trusted=before.trusted if before else trusted,
         tables={name: _known_commit(one.table, before.tables[name] if before else None) for name, one in found.items()},
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
+
+from mllm_eval.shelf import Shelf
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -41,3 +43,68 @@ class Sample:
     group: str
     cluster: str
     record: Mapping[str, Any]
+
+
+class Picture(Protocol):
+    """Where an image's bytes stand, in a form that can be kept on disk."""
+
+    @property
+    def sha256(self) -> str: ...
+    def load(self) -> PIL.Image.Image: ...
+
+
+Pictures = tuple[Picture, ...]
+
+
+class Kept(NamedTuple):
+    """A sample as it lies on the shelf."""
+
+    id: str
+    pictures: Pictures
+    prompt: str
+    target: str
+    group: str
+    record: Mapping[str, Any]
+
+
+class Samples(Sequence[Sample]):
+    """A benchmark's samples in the data set's order, kept on disk.
+
+    Memory holds 24 bytes of each at most. A sample is made when it is asked for; go through all of them rather than
+    ask for each by its number, where all are needed.
+    """
+
+    def __init__(
+        self, benchmark: str, kept: Shelf[Kept], clusters: Sequence[str], pictures: Sequence[Pictures] | None = None
+    ) -> None:
+        """`clusters` and `pictures` stand in the order of the samples; without `pictures` they have their own."""
+        self.benchmark = benchmark
+        self.kept = kept
+        self.clusters = clusters
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        kept = self.kept[index]
+        pictures = kept.pictures if self.pictures is None else self.pictures[index]
+        return self._sample(kept, self.clusters[index], pictures)
+
+    def __iter__(self) -> Iterator[Sample]:
+        if self.pictures is None:
+            for kept, cluster in zip(self.kept, self.clusters, strict=True):
+                yield self._sample(kept, cluster, kept.pictures)
+        else:
+            for kept, cluster, pictures in zip(self.kept, self.clusters, self.pictures, strict=True):
+                yield self._sample(kept, cluster, pictures)
+
+    def _sample(self, kept: Kept, cluster: str, pictures: Pictures) -> Sample:
+        images = tuple(ImageRef(picture.sha256, picture.load) for picture in pictures)
+        return Sample(self.benchmark, kept.id, images, kept.prompt, kept.target, kept.group, cluster, kept.record)

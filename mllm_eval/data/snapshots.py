@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from mllm_eval.catalog.benchmark import Benchmark, Pin, folder_of, module_of
 from mllm_eval.data.locks import locked_snapshot
 from mllm_eval.data.readers import Reading
-from mllm_eval.data.samples import ImageRef, Sample
+from mllm_eval.data.samples import Kept, Picture, Pictures, Samples
 from mllm_eval.data.tables import Row, files_of, rows_of
 from mllm_eval.errors import UserError
+from mllm_eval.shelf import Shelf
 from mllm_eval.storage import sha256_bytes
 
 Reader = Callable[[Mapping[str, Any], Mapping[str, Any]], Reading]
@@ -19,7 +22,7 @@ Files = Mapping[str, Sequence[Path]]
 """Table -> its files in order; a pin's own table is `questions`."""
 
 
-def load_samples(benchmark: Benchmark, pin: str, variant: str = "default") -> list[Sample]:
+def load_samples(benchmark: Benchmark, pin: str, variant: str = "default") -> Samples:
     """The samples of a data pin (`mini`, `hub`, ...) as a variant asks them, in the data set's order.
 
     `blind` has no images; `shuffled` has another sample's, the same in every run; clusters stay those of the
@@ -35,10 +38,12 @@ def load_samples(benchmark: Benchmark, pin: str, variant: str = "default") -> li
         files = locked.files
     else:
         files = {table: files_of(part) for table, part in asked.tables().items()}
-    samples = _clustered(read_samples(benchmark, name, asked, files, chosen.settings)[0])
-    if chosen.images == "none":
-        return [_with_images(sample, ()) for sample in samples]
-    return _shuffled(samples) if chosen.images == "other" else samples
+    kept = read_samples(benchmark, name, asked, files, chosen.settings)[0]
+    clusters = Shelf(_clusters(kept))
+    pictures: Shelf[Pictures] | None = None
+    if chosen.images != "own":
+        pictures = _shuffled(kept) if chosen.images == "other" else Shelf(() for _ in kept)
+    return Samples(benchmark.name, kept, clusters, pictures)
 
 
 def read_samples(
@@ -48,32 +53,37 @@ def read_samples(
     files: Files,
     changed: Mapping[str, Any] | None = None,
     told: Callable[[int], None] = lambda _: None,
-) -> tuple[list[Sample], int]:
+) -> tuple[Shelf[Kept], int]:
     """The samples in these files of a pin's tables, checked against the pin, and the number of rows read.
 
     `changed` settings are laid over the benchmark's; `told` hears of rows as they are read.
     """
     read = reader_of(benchmark)
     settings = {**benchmark.settings, **(changed or {})}
-    rows = _joined(pin, benchmark.aliases, files, told)
-    if pin.rows is not None and len(rows) != pin.rows:
-        raise UserError(
-            f"{benchmark.name}: {pin.repo} has {len(rows)} rows, its pin '{name}' says {pin.rows}: another release, "
-            f"or files are missing or too many. Correct `revision` or `rows` in {folder_of(benchmark)}/benchmark.yaml."
-        )
-    samples: list[Sample] = []
+    samples: Shelf[Kept] = Shelf()
     seen: dict[str, int] = {}
-    for number, row in enumerate(rows):
+    rows = 0
+    for number, row in enumerate(_joined(pin, benchmark.aliases, files)):
+        told(rows := number + 1)
         reading = read_row(read, row, settings)
         if reading.asked:
-            samples.append(_sample(benchmark.name, number, row, reading, seen))
+            samples.append(_kept(number, row, reading, seen))
+    if pin.rows is not None and rows != pin.rows:
+        raise UserError(
+            f"{benchmark.name}: {pin.repo} has {rows} rows, its pin '{name}' says {pin.rows}: another release, "
+            f"or files are missing or too many. Correct `revision` or `rows` in {folder_of(benchmark)}/benchmark.yaml."
+        )
     _check_ids(benchmark, name, pin, samples)
-    return samples, len(rows)
+    return samples, rows
 
 
-def ids_hash(ids: list[str]) -> str:
+def ids_hash(ids: Iterable[str]) -> str:
     """The hash by which a pin knows its samples: sha256 of the ids in order, joined by newlines."""
-    return sha256_bytes("\n".join(ids).encode())
+    digest, between = hashlib.sha256(), ""
+    for one in ids:
+        digest.update(f"{between}{one}".encode())
+        between = "\n"
+    return digest.hexdigest()
 
 
 def reader_of(benchmark: Benchmark) -> Reader:
@@ -96,13 +106,11 @@ def read_row(read: Reader, row: Row, settings: Mapping[str, Any]) -> Reading:
         raise UserError(f"{row.where}: can't be read ({type(error).__name__}: {error})") from None
 
 
-def _joined(pin: Pin, aliases: Mapping[str, str], files: Files, told: Callable[[int], None]) -> list[Row]:
-    rows: list[Row] = []
-    for row in rows_of(pin, aliases, files["questions"]):
-        rows.append(row)
-        told(len(rows))
+def _joined(pin: Pin, aliases: Mapping[str, str], files: Files) -> Iterator[Row]:
+    rows = rows_of(pin, aliases, files["questions"])
     if pin.join is None:
-        return rows
+        yield from rows
+        return
     join, pictures = pin.join, {}
     for other in rows_of(pin.extra[join.table], aliases, files[join.table]):
         pictures[other.record[join.key]] = other.images[join.image]
@@ -111,20 +119,20 @@ def _joined(pin: Pin, aliases: Mapping[str, str], files: Files, told: Callable[[
         if key not in pictures:
             raise UserError(f"{row.where}: image {key!r} is not in the table '{join.table}'")
         row.images["image"] = pictures[key]
-    return rows
+        yield row
 
 
-def _sample(name: str, number: int, row: Row, reading: Reading, seen: dict[str, int]) -> Sample:
+def _kept(number: int, row: Row, reading: Reading, seen: dict[str, int]) -> Kept:
     plain = str(number) if reading.id is None else reading.id
     seen[plain] = seen.get(plain, 0) + 1
     unique = plain if seen[plain] == 1 else f"{plain}#{seen[plain]}"
-    images = tuple(row.images[column][position] for column, position in reading.images)
+    pictures = tuple(row.images[column][position] for column, position in reading.images)
     group = unique if reading.group is None else reading.group
-    return Sample(name, unique, images, reading.prompt, reading.target, group, unique, row.record)
+    return Kept(unique, pictures, reading.prompt, reading.target, group, row.record)
 
 
-def _check_ids(benchmark: Benchmark, pin: str, asked: Pin, samples: list[Sample]) -> None:
-    found = ids_hash([sample.id for sample in samples])
+def _check_ids(benchmark: Benchmark, pin: str, asked: Pin, samples: Shelf[Kept]) -> None:
+    found = ids_hash(sample.id for sample in samples)
     if asked.ids is not None and found != asked.ids:
         raise UserError(
             f"{benchmark.name}: the ids of {asked.repo} differ from those of its pin '{pin}' (hash {found[:12]}, not "
@@ -132,39 +140,43 @@ def _check_ids(benchmark: Benchmark, pin: str, asked: Pin, samples: list[Sample]
         )
 
 
-def _clustered(samples: list[Sample]) -> list[Sample]:
-    # Samples that share an image or a group are not independent; neither are those linked through a third.
-    parent: dict[str, str] = {}
+def _clusters(samples: Shelf[Kept]) -> Iterator[str]:
+    """The cluster of each: samples that share an image or a group are not independent, nor those linked by a third."""
+    parent = array("l")
+    groups: dict[str, int] = {}
+    images: dict[bytes, int] = {}
 
-    def root(key: str) -> str:
-        while parent.setdefault(key, key) != key:
-            parent[key] = parent[parent[key]]
-            key = parent[key]
-        return key
+    def root(node: int) -> int:
+        while parent[node] != node:
+            parent[node] = node = parent[parent[node]]
+        return node
+
+    def new() -> int:
+        parent.append(len(parent))
+        return len(parent) - 1
 
     for sample in samples:
-        for image in sample.images:
-            parent[root(f"image {image.sha256}")] = root(f"group {sample.group}")
-    names: dict[str, str] = {}
-    clustered = []
+        group = groups[sample.group] if sample.group in groups else groups.setdefault(sample.group, new())
+        for picture in sample.pictures:
+            key = bytes.fromhex(picture.sha256)
+            image = images[key] if key in images else images.setdefault(key, new())
+            parent[root(image)] = root(group)
+    names: dict[int, str] = {}
     for sample in samples:
-        top = root(f"group {sample.group}")
-        name = names.setdefault(top, sample.images[0].sha256[:16] if sample.images else sample.group)
-        clustered.append(_replace(sample, sample.images, name))
-    return clustered
+        own = sample.pictures[0].sha256[:16] if sample.pictures else sample.group
+        yield names.setdefault(root(groups[sample.group]), own)
 
 
-def _shuffled(samples: list[Sample]) -> list[Sample]:
-    images = {image.sha256: image for sample in samples for image in sample.images}
-    order = sorted(images, key=lambda sha: sha256_bytes(f"shuffled {sha}".encode()))
-    other = {sha: images[order[(i + 1) % len(order)]] for i, sha in enumerate(order)}
-    return [_with_images(s, tuple(other[image.sha256] for image in s.images)) for s in samples]
+def _shuffled(samples: Shelf[Kept]) -> Shelf[Pictures]:
+    """For each sample another one's images: those that follow its own in a drawn order of all."""
+    places: dict[str, tuple[int, int]] = {}
+    for number, sample in enumerate(samples):
+        places |= {picture.sha256: (number, at) for at, picture in enumerate(sample.pictures)}
+    order = sorted(places, key=lambda sha: sha256_bytes(f"shuffled {sha}".encode()))
+    following = dict(zip(order, [*order[1:], *order[:1]], strict=True))
 
+    def other(sha: str) -> Picture:
+        number, at = places[following[sha]]
+        return samples[number].pictures[at]
 
-def _with_images(sample: Sample, images: tuple[ImageRef, ...]) -> Sample:
-    return _replace(sample, images, sample.cluster)
-
-
-def _replace(sample: Sample, images: tuple[ImageRef, ...], cluster: str) -> Sample:
-    fixed = (sample.prompt, sample.target, sample.group, cluster, sample.record)
-    return Sample(sample.benchmark, sample.id, images, *fixed)
+    return Shelf(tuple(other(picture.sha256) for picture in sample.pictures) for sample in samples)

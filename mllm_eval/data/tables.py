@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_eval.catalog.benchmark import Pin
 from mllm_eval.data.columns import check_columns, type_name
-from mllm_eval.data.images import cell, image_ref
-from mllm_eval.data.samples import ImageRef
+from mllm_eval.data.images import CellPicture, FilePicture, digest
+from mllm_eval.data.samples import Pictures
 from mllm_eval.errors import UserError
 from mllm_eval.storage import data_home
 
@@ -29,7 +28,7 @@ class Row:
 
     where: str
     record: dict[str, Any]
-    images: dict[str, tuple[ImageRef, ...]]
+    images: dict[str, Pictures]
 
 
 def files_of(pin: Pin) -> list[Path]:
@@ -68,7 +67,9 @@ def _parquet_rows(path: Path, pin: Pin, aliases: Mapping[str, str]) -> Iterator[
     for group in range(file.num_row_groups):
         for index, row in enumerate(_batched(file, group)):
             where = f"{path} row {number}"
-            images = {name: _refs(row[upstream[name]], path, group, upstream[name], index, where) for name in pictures}
+            images = {
+                name: _pictures(row[upstream[name]], path, group, upstream[name], index, number) for name in pictures
+            }
             record = {name: row[own] for name, own in upstream.items() if name not in images}
             for name, kind in retyped.items():
                 record[name] = _typed(record[name], kind, name, where)
@@ -81,11 +82,11 @@ def _batched(file: pq.ParquetFile, group: int) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _refs(value: Any, path: Path, group: int, column: str, row: int, where: str) -> tuple[ImageRef, ...]:
+def _pictures(value: Any, path: Path, group: int, column: str, row: int, number: int) -> Pictures:
     values = value if isinstance(value, list) else [] if value is None else [value]
-    place = f"{where}, column '{column}'"
+    place, file = f"{path} row {number}, column '{column}'", str(path)
     return tuple(
-        image_ref(item["bytes"] if item else None, place, partial(cell, path, group, column, row, position))
+        CellPicture(digest(item["bytes"] if item else None, place), file, group, column, row, position, number)
         for position, item in enumerate(values)
     )
 
@@ -102,7 +103,7 @@ def _csv_rows(path: Path, pin: Pin, aliases: Mapping[str, str]) -> Iterator[Row]
         check_columns({key: pin.columns.get(key, "string") for key in named}, pin.columns, str(path))
         record = {key: _typed(value, pin.columns.get(key, "string"), key, where) for key, value in named.items()}
         picture = path.parent / str(pin.image_files).format(**record)
-        yield Row(where, record, {"image": (_file_ref(picture, where),)} if pin.image_files else {})
+        yield Row(where, record, {"image": (_file(picture, where),)} if pin.image_files else {})
 
 
 def _typed(value: Any, kind: str, column: str, where: str) -> Any:
@@ -114,7 +115,8 @@ def _typed(value: Any, kind: str, column: str, where: str) -> Any:
         raise UserError(f"{where}: column '{column}' is {value!r}, expected {kind}") from None
 
 
-def _file_ref(path: Path, where: str) -> ImageRef:
+def _file(path: Path, where: str) -> FilePicture:
     if not path.is_file():
         raise UserError(f"{where}: its image {path} is missing")
-    return image_ref(path.read_bytes(), f"{where}, {path}", path.read_bytes)
+    place = f"{where}, {path}"
+    return FilePicture(digest(path.read_bytes(), place), str(path), place)
