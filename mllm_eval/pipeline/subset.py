@@ -21,8 +21,9 @@ def asked_samples(benchmark: Benchmark, data: str, variant: str) -> list[Sample]
     from mllm_eval.results import strata
     from mllm_eval.stats import part_of_table
 
-    fields = {key: [getattr(sample, key) for sample in samples] for key in ("id", "group", "cluster")}
-    named = [stratum_of(benchmark, sample) for sample in samples]
+    places = [(one.id, one.group, one.cluster, stratum_of(benchmark, one)) for one in samples]
+    fields = {key: [place[at] for place in places] for at, key in enumerate(("id", "group", "cluster"))}
+    named = [place[3] for place in places]
     chosen = part_of_table(fields["cluster"], strata(benchmark.name, named, fields), size, benchmark.name)
     return [sample for sample, asked in zip(samples, chosen, strict=True) if asked]
 

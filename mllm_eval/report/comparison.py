@@ -34,6 +34,15 @@ def score_columns(own: Sequence[str], decimals: int = 1) -> tuple[Column, ...]:
     return tuple(found)
 
 
+def classic_columns(runs: Sequence[Scored], decimals: int = 1) -> tuple[Column, ...]:
+    """Columns for the probes of classic vision that any of the runs has."""
+    return tuple(
+        Column(key, named.title, False, named.decimals or decimals, named.better, "Classic vision")
+        for key, named in columns().classic.items()
+        if any(key in run.record.probes for run in runs)
+    )
+
+
 def labels(runs: Sequence[Scored]) -> list[str]:
     """A name for each row: encoder, variant, and as much of LLM, recipe, seed, hash as tells them apart."""
     names = []
@@ -71,11 +80,16 @@ def held_equal(runs: Sequence[Scored], mixed_recipes: bool) -> None:
 
 
 def measured_row(run: Scored, label: str, shown: Sequence[Column], intervals: bool) -> Row:
-    """The row of a run, with its footnote."""
+    """The row of a run, with its footnotes."""
     cells = {}
+    # Classic vision is the encoder's: without images there is none of it.
+    probes = run.record.probes if run.plain == "default" else {}
     for column in shown:
         if column.text:
             cells[column.key] = Cell(run.record.facts.get(column.key, ""))
+            continue
+        if probe := probes.get(column.key):
+            cells[column.key] = score_cell(probe.value, column, limits=probe.interval if intervals else None)
             continue
         limits = run.interval(column.key) if intervals or run.subset else None
         between = (limits.low, limits.high) if limits else None
@@ -103,7 +117,9 @@ def measured_row(run: Scored, label: str, shown: Sequence[Column], intervals: bo
         "n": str(total),
         "n_unparsed": str(unparsed),
     }
-    return Row(label, "measured", cells, aside=run.plain != "default", notes=(about,), facts=facts)
+    named = columns().classic
+    probed = [f"{named[key].title}: n {one.n:,}, {one.how}" for key, one in probes.items() if key in cells]
+    return Row(label, "measured", cells, aside=run.plain != "default", notes=(about, *probed), facts=facts)
 
 
 def shared_notes(runs: Sequence[Scored]) -> list[str]:
@@ -153,6 +169,7 @@ def comparison(
     base = None if baseline is None else _base(baseline, scored, names)
     draw_together(scored)
     shown = score_columns(list(dict.fromkeys(name for run in scored for name in run.benchmarks)))
+    shown += classic_columns(scored)
     rows = [measured_row(run, name, shown, intervals) for run, name in zip(scored, names, strict=True)]
     sizes = list(dict.fromkeys(run.subset for run in scored))
     if len(sizes) > 1:

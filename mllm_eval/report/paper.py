@@ -151,12 +151,17 @@ def _columns(config: TableConfig, file: Path | str) -> tuple[Column, ...]:
                 key,
                 named[key].title,
                 text=key in known.facts,
-                decimals=config.decimals.get(key, config.decimals.get("default", 1)),
+                decimals=_decimals(config, key, named[key].decimals),
                 better=named[key].better,
                 group=known.categories[benchmark.category].title if benchmark else "",
             )
         )
     return tuple(found)
+
+
+def _decimals(config: TableConfig, key: str, own: int | None) -> int:
+    default = config.decimals.get("default", 1)
+    return config.decimals.get(key, default if own is None else own)
 
 
 def _with_published(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mllm_eval.results.columns import AVERAGE, Columns, columns, strata
+from mllm_eval.results.probes import Probe, read_probes
 from mllm_eval.results.published import contradiction, published, values
 from mllm_eval.results.runs import (
     RunRecord,
@@ -16,11 +17,13 @@ from mllm_eval.results.runs import (
 __all__ = [
     "AVERAGE",
     "Columns",
+    "Probe",
     "RunRecord",
     "columns",
     "contradiction",
     "load_scores",
     "published",
+    "read_probes",
     "read_run",
     "scored_rules",
     "scored_variants",

@@ -15,11 +15,13 @@ AVERAGE = "avg"
 
 
 class Named(Strict):
-    """A column's heading, its names in the published csv files, and which end is better."""
+    """A column's heading, its names in the published csv files, which end is better, and its digits where they are
+    not the table's."""
 
     title: str
     csv: list[str]
     better: Literal["high", "low"] = "high"
+    decimals: int | None = None
 
 
 class Stratum(Strict):

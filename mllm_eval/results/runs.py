@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 from mllm_eval.config import load, short_hash
 from mllm_eval.errors import UserError, near
 from mllm_eval.finished import Finished, is_finished
+from mllm_eval.results.probes import Probe, read_probes
 from mllm_eval.run import Run, RunConfig
 from mllm_eval.storage import read_json, read_jsonl
 
@@ -34,6 +35,7 @@ LINE = ("id", "score", "parsed", "note", "group", "cluster")
 class RunRecord:
     """What a table needs to know of a run. `held_equal` is the hash of what a comparison must share.
 
+    `probes`: its classic vision, where somebody measured it.
     A finished model has no encoder that is told apart: its `params` are 0, its `facts` empty.
     """
 
@@ -49,6 +51,7 @@ class RunRecord:
     facts: dict[str, str]
     data: str
     params: int
+    probes: dict[str, Probe] = field(default_factory=dict)
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -77,6 +80,7 @@ def read_run(folder: Path) -> RunRecord:
         },
         data=config.recipe.data,
         params=encoder.params,
+        probes=read_probes(folder),
     )
 
 
@@ -96,6 +100,7 @@ def _read_finished(folder: Path) -> RunRecord:
         facts={},
         data=model.data,
         params=0,
+        probes=read_probes(folder),
     )
 
 
