@@ -10,39 +10,15 @@ another one.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
+from mllm_eval.answerlines import Answer, Answers, open_answers, read_answers
 from mllm_eval.errors import UserError
 from mllm_eval.storage import write_atomic
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the model said to one sample, raw.
-
-    `prompt` and each of `images` are the first 16 hex digits of a sha256: of the rendered prompt's text and
-    of the image's bytes. `tokens_in` counts text and image tokens of the prompt, `tokens_out` the generated
-    ones with the end token. `state` is `error` where no answer could be made; `reason` then says why and
-    `text` is empty.
-    """
-
-    id: str
-    prompt: str
-    images: tuple[str, ...]
-    text: str
-    tokens_in: int
-    tokens_out: int
-    state: Literal["ok", "error"] = "ok"
-    reason: str = ""
-
-    def line(self) -> str:
-        """The answer as one line of JSON, with its line end."""
-        return json.dumps(asdict(self), ensure_ascii=False) + "\n"
+__all__ = ["Answer", "Answers", "Journal", "open_answers", "read_answers"]
 
 
 class Journal:
@@ -61,6 +37,7 @@ class Journal:
         self._max_new_tokens: int | None = None
         self._mended = False
         self._gathered = False
+        self._done: tuple[object, Answers] | None = None
 
     @property
     def complete(self) -> bool:
@@ -75,16 +52,18 @@ class Journal:
         found = [first] if first.exists() else []
         return found + sorted(numbered, key=lambda path: int(path.suffix[1:]))
 
-    def done(self) -> dict[str, Answer]:
+    def done(self) -> Answers:
         """All answers by sample id; of two answers to one sample the later counts.
 
         A last line of a part that has no line end was being written when the run died: it is left out.
         Raises UserError, naming file and line, for any other line that is not an answer.
         """
-        answers = {answer.id: answer for answer in _read(self.path, _bytes(self.path))}
-        for part in self.parts():
-            answers |= {answer.id: answer for answer in _read(part, _whole_lines(_bytes(part)))}
-        return answers
+        parts = self.parts()
+        state = [(path, found.st_ino, found.st_size, found.st_mtime_ns) for path in (self.path, *parts)
+                 if (found := _stat(path))]  # fmt: skip
+        if self._done is None or self._done[0] != state:
+            self._done = state, Answers([self.path, *parts], unfinished=parts)
+        return self._done[1]
 
     def _gather(self) -> None:
         """Make one part of those that several processes have left: what is appended from now on is later than all."""
@@ -92,7 +71,7 @@ class Journal:
         if not parts or parts == [self.part]:
             return
         # A crash between writing and removing leaves lines twice, and both say the same.
-        write_atomic(self.part, b"".join(_whole_lines(_bytes(part)) for part in parts))
+        write_atomic(self.part, (piece for part in parts for piece in _pieces(part)))
         for part in parts:
             if part != self.part:
                 part.unlink()
@@ -115,14 +94,17 @@ class Journal:
         old = self._limit()
         if old == max_new_tokens:
             return 0
-        done = {} if old is None else self.done()
-        kept = [one for one in done.values() if not _cut(one.tokens_out, old or 0, max_new_tokens)]
-        if len(kept) < len(done):
-            # The limit is written last: a crash in between leaves answers that are right under both.
-            write_atomic(self.part, "".join(one.line() for one in kept).encode())
-            self.path.unlink(missing_ok=True)
+        dropped = 0
+        if old is not None:
+            done, limit = self.done(), old
+            dropped = sum(_cut(one.tokens_out, limit, max_new_tokens) for one in done.values())
+            if dropped:
+                # The limit is written last: a crash in between leaves answers that are right under both.
+                kept = (one for one in done.values() if not _cut(one.tokens_out, limit, max_new_tokens))
+                write_atomic(self.part, (one.line().encode() for one in kept))
+                self.path.unlink(missing_ok=True)
         write_atomic(self.limit, f"{max_new_tokens}\n")
-        return len(done) - len(kept)
+        return dropped
 
     def _limit(self) -> int | None:
         if not self.limit.exists():
@@ -137,9 +119,9 @@ class Journal:
         self.part.parent.mkdir(parents=True, exist_ok=True)
         if self._max_new_tokens is not None and not self.limit.exists():
             write_atomic(self.limit, f"{self._max_new_tokens}\n")
-        with open(self.part, "ab") as file:
+        with open(self.part, "a+b") as file:
             if not self._mended:
-                file.truncate(len(_whole_lines(_bytes(self.part))))
+                file.truncate(_whole_lines(file.fileno()))
                 self._mended = True
             file.write("".join(answer.line() for answer in answers).encode())
             file.flush()
@@ -150,71 +132,50 @@ class Journal:
 
         Answers to other samples are dropped. Raises ValueError when a sample has no answer yet.
         """
-        answers, ids = self.done(), list(order)
-        missing = [name for name in ids if name not in answers]
-        if missing:
-            raise ValueError(f"{self.path}: {len(missing)} samples have no answer, the first is {missing[0]!r}")
-        write_atomic(self.path, "".join(answers[name].line() for name in ids).encode())
+        answers = self.done()
+
+        def lines() -> Iterator[bytes]:
+            missing: list[str] = []
+            for name in order:
+                if (answer := answers.get(name)) is None:
+                    missing.append(name)
+                elif not missing:
+                    yield answer.line().encode()
+            if missing:
+                raise ValueError(f"{self.path}: {len(missing)} samples have no answer, the first is {missing[0]!r}")
+
+        write_atomic(self.path, lines())
         for part in self.parts():
             part.unlink()
-
-
-def read_answers(path: Path) -> list[Answer]:
-    """The answers in a finished file, in the file's order.
-
-    Raises UserError, naming file and line, for a line that is not an answer or repeats a sample's id.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file of answers; `mllm-eval eval` writes one per run and benchmark")
-    answers = _read(path, _bytes(path))
-    first: dict[str, int] = {}
-    for number, answer in enumerate(answers, start=1):
-        if first.setdefault(answer.id, number) != number:
-            raise UserError(f"{path}:{number}: sample {answer.id!r} was answered in line {first[answer.id]} already")
-    return answers
 
 
 def _cut(tokens_out: int, old: int, new: int) -> bool:
     return tokens_out > new or (new > old and tokens_out >= old)
 
 
-def _bytes(path: Path) -> bytes:
-    return path.read_bytes() if path.exists() else b""
+def _stat(path: Path) -> os.stat_result | None:
+    return path.stat() if path.exists() else None
 
 
-def _whole_lines(data: bytes) -> bytes:
-    return data[: data.rfind(b"\n") + 1]
+_PIECE = 2**16
 
 
-def _read(path: Path, data: bytes) -> list[Answer]:
-    # Split at "\n" alone: an answer may hold other characters that str.splitlines takes for a line end.
-    lines = data.removesuffix(b"\n").split(b"\n") if data else []
-    return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
+def _whole_lines(file: int) -> int:
+    """Bytes of an open file up to its last line end."""
+    end = os.fstat(file).st_size
+    while end:
+        start = max(0, end - _PIECE)
+        if (found := os.pread(file, end - start, start).rfind(b"\n")) >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
 
-_TYPES: dict[str, type] = {
-    "id": str,
-    "prompt": str,
-    "images": list,
-    "text": str,
-    "tokens_in": int,
-    "tokens_out": int,
-    "state": str,
-    "reason": str,
-}
-
-
-def _parse(path: Path, number: int, line: bytes) -> Answer:
-    mend = "remove the line and run again"
-    try:
-        row: Any = json.loads(line)
-    except ValueError:
-        raise UserError(f"{path}:{number}: not a line of JSON; {mend}") from None
-    if not isinstance(row, dict) or set(row) != set(_TYPES):
-        raise UserError(f"{path}:{number}: an answer has exactly the fields {', '.join(_TYPES)}; {mend}")
-    for name, kind in _TYPES.items():
-        if type(row[name]) is not kind:
-            raise UserError(f"{path}:{number}: {name!r} is not a {kind.__name__}; {mend}")
-    if row["state"] not in ("ok", "error"):
-        raise UserError(f"{path}:{number}: state {row['state']!r} is neither 'ok' nor 'error'; {mend}")
-    return Answer(**{**row, "images": tuple(row["images"])})
+def _pieces(path: Path) -> Iterator[bytes]:
+    """What stands in a file up to its last line end."""
+    with path.open("rb") as file:
+        left = _whole_lines(file.fileno())
+        while left:
+            piece = file.read(min(left, _PIECE))
+            left -= len(piece)
+            yield piece

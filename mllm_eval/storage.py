@@ -18,15 +18,18 @@ from mllm_eval.errors import UserError
 PACKAGE = Path(__file__).resolve().parent
 
 
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
+def write_atomic(path: Path, data: str | bytes | Iterable[bytes]) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
+
+    Of pieces each is written as it comes; if one can't be had, the old content stays.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     payload = data.encode("utf-8") if isinstance(data, str) else data
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(payload)
+            file.writelines([payload] if isinstance(payload, bytes) else payload)
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes the file private; give it the mode an ordinary open() would have given.
@@ -86,8 +89,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one compact JSON object a line, atomically."""
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n" for row in rows]
-    write_atomic(path, "".join(lines))
+    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n" for row in rows)
+    write_atomic(path, (line.encode() for line in lines))
 
 
 def _text(path: Path) -> str:
