@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mllm_eval.cli.guard import Guarded
+from mllm_eval.cli.launching import Start, launchable
 
 EXAMPLES = """
 Cambrian-style VQA evaluation of frozen vision encoders.
@@ -59,6 +60,7 @@ def split(names: str | None) -> list[str] | None:
 
 
 @app.command("eval", short_help="everything, to a row of the table")
+@launchable("eval")
 def eval_(
     encoder: Annotated[str | None, typer.Argument(help="name in configs/encoders, or path to a yaml file")] = None,
     recipe: Recipe = "mini",
@@ -73,6 +75,8 @@ def eval_(
     batch: Annotated[int, typer.Option(help="of a finished model: questions at a time", min=1)] = 1,
     variants: Annotated[str | None, typer.Option(help="also ask these variants, or all of a benchmark's own")] = None,
     subset: Subset = None,
+    *,
+    start: Start,
 ) -> None:
     """Train an encoder's adapter, ask the benchmarks, score, and print the row: whatever of it is missing.
 
@@ -82,20 +86,26 @@ def eval_(
       mllm-eval eval mini-dino --benchmarks textvqa --variants all
       mllm-eval eval mini-dino --subset 1000               a part of the questions, with its interval
       mllm-eval eval --model my-vlm --data mini            a finished model, as it is
+      mllm-eval eval mini-dino --launch torchrun --processes 2
     """
     from mllm_eval import pipeline
     from mllm_eval.cli.display import display
     from mllm_eval.cli.finished import eval_model
     from mllm_eval.cli.tables import print_row
+    from mllm_eval.environment import world
     from mllm_eval.errors import UserError
+    from mllm_eval.run import Run
 
     if (encoder is None) == (model is None):
         raise UserError("say what to evaluate: mllm-eval eval ENCODER, or mllm-eval eval --model FOLDER")
     if encoder is None:
-        eval_model(str(model), data, split(benchmarks), blind, rules, dtype, batch, subset)
+        eval_model(str(model), data, split(benchmarks), blind, rules, dtype, batch, subset, start)
+        return
+    if start(lambda: Run.of(encoder, recipe, llm, seed)):
         return
     run = pipeline.evaluate(encoder, recipe, llm, seed, split(benchmarks), blind, display(), split(variants), subset)
-    print_row(run, rules, blind, subset)
+    if not world()[0]:
+        print_row(run, rules, blind, subset)
 
 
 @app.command(short_help="several encoders in one table")
@@ -125,20 +135,14 @@ def compare(
 
 
 @app.command(short_help="both stages of training and nothing else")
+@launchable("train")
 def train(
     encoder: Encoder,
     recipe: Recipe = "mini",
     llm: Llm = None,
     seed: Seed = None,
-    launch: Annotated[str, typer.Option(help="here, torchrun, deepspeed or slurm")] = "here",
-    processes: Annotated[int | None, typer.Option(help="per machine; default: one a GPU", min=1)] = None,
-    nodes: Annotated[int | None, typer.Option(help="slurm: machines", min=1)] = None,
-    gpus: Annotated[int | None, typer.Option(help="slurm: GPUs of a machine", min=0)] = None,
-    cpus: Annotated[int | None, typer.Option(help="slurm: cores of a process", min=1)] = None,
-    hours: Annotated[float | None, typer.Option(help="slurm: after these it queues again", min=0.1)] = None,
-    partition: Annotated[str | None, typer.Option(help="slurm")] = None,
-    account: Annotated[str | None, typer.Option(help="slurm")] = None,
-    qos: Annotated[str | None, typer.Option(help="slurm")] = None,
+    *,
+    start: Start,
 ) -> None:
     """Both stages of training and nothing else: stage 1 the projector, stage 2 projector and LLM.
 
@@ -149,9 +153,7 @@ def train(
     """
     from mllm_eval.cli.training import train_run
 
-    names = ("processes", "nodes", "gpus", "cpus", "hours", "partition", "account", "qos")
-    values = (processes, nodes, gpus, cpus, hours, partition, account, qos)
-    train_run(encoder, recipe, llm, seed, launch, dict(zip(names, values, strict=True)))
+    train_run(encoder, recipe, llm, seed, start)
 
 
 @app.command(short_help="score answers anew, without a model")

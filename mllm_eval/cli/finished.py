@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from mllm_eval.cli.launching import Start
     from mllm_eval.finished import Dtype
 
 
@@ -24,16 +25,17 @@ def eval_model(
     rules: str,
     dtype: str | None,
     batch: int,
-    subset: int | None = None,
+    subset: int | None,
+    start: Start,
 ) -> None:
     """Ask a finished model the benchmarks, score, and print its row. Raises UserError for an unknown dtype."""
     from typing import cast, get_args
 
     from mllm_eval.cli.display import display
     from mllm_eval.cli.tables import print_row
-    from mllm_eval.environment import gpus
+    from mllm_eval.environment import gpus, world
     from mllm_eval.errors import UserError, near
-    from mllm_eval.finished import Dtype
+    from mllm_eval.finished import Dtype, Finished
     from mllm_eval.pipeline.finished import evaluate_finished
 
     chosen = dtype or ("bfloat16" if gpus() else "float32")
@@ -41,8 +43,12 @@ def eval_model(
         raise UserError(
             f"dtype {chosen!r} is unknown.{near(chosen, get_args(Dtype))} Known: {', '.join(get_args(Dtype))}"
         )
-    found = evaluate_finished(place, data, benchmarks, blind, display(), cast("Dtype", chosen), batch, subset)
-    print_row(found, rules, blind, subset)
+    named = cast("Dtype", chosen)
+    if start(lambda: Finished.of(place, data, named, batch)):
+        return
+    found = evaluate_finished(place, data, benchmarks, blind, display(), named, batch, subset)
+    if not world()[0]:
+        print_row(found, rules, blind, subset)
 
 
 def export(

@@ -1,4 +1,4 @@
-"""A training as a job of a Slurm cluster, through submitit: one task a GPU, and back in the queue when preempted."""
+"""A command as a job of a Slurm cluster, through submitit: one task a GPU, and back in the queue when preempted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mllm_eval.errors import UserError
-from mllm_eval.run import Run
+from mllm_eval.run import RunFolder
 
 # Seconds before its end at which Slurm tells a job to go back into the queue.
 NOTICE = 120
@@ -36,26 +36,22 @@ class Job:
 
 
 @dataclass
-class Training:
-    """What every task of the job calls. Training goes on from its last checkpoint, so a requeued job does so too."""
+class Call:
+    """A command of `mllm-eval` that every task of the job calls. It goes on where it was, so a requeued job does."""
 
-    encoder: str
-    recipe: str
-    llm: str | None
-    seed: int | None
+    words: list[str]
     environment: dict[str, str] = field(default_factory=dict)
 
-    def __call__(self) -> str:
-        """Train as the rank that Slurm says; returns the run's hash."""
+    def __call__(self) -> None:
+        """Do the command as the rank that Slurm says. Raises SystemExit where its exit code is not 0."""
         import submitit
 
         os.environ.update(self.environment)
         submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        from mllm_eval import pipeline
-        from mllm_eval.cli.display import display
+        from mllm_eval.cli.app import app
 
-        run = pipeline.train_run(self.encoder, self.recipe, self.llm, self.seed, display())
-        return run.hash
+        if code := app(self.words, standalone_mode=False):
+            raise SystemExit(code)
 
     def checkpoint(self) -> Any:
         """What submitit puts back into the queue: the same again."""
@@ -64,8 +60,8 @@ class Training:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def submit(run: Run, training: Training, job: Job) -> Any:
-    """Put the training of a run into the queue; submitit's job, whose logs are in the run's folder under slurm/.
+def submit(run: RunFolder, call: Call, job: Job) -> Any:
+    """Put a command of a run into the queue; submitit's job, whose logs are in the run's folder under slurm/.
 
     Raises UserError where submitit or Slurm is missing, or Slurm refuses the job.
     """
@@ -93,9 +89,9 @@ def submit(run: Run, training: Training, job: Job) -> Any:
         "additional_parameters": {"requeue": True},
     }
     executor.update_parameters(**{name: value for name, value in asked.items() if value is not None})
-    training.environment = {name: os.environ[name] for name in KEPT if name in os.environ}
+    call.environment = {name: os.environ[name] for name in KEPT if name in os.environ}
     try:
-        return executor.submit(training)
+        return executor.submit(call)
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as problem:
         lines = str(problem).strip().splitlines() or [type(problem).__name__]
         raise UserError(f"launch slurm: the job was refused ({lines[-1]})") from None
