@@ -18,6 +18,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from mllm_eval.adapters import family
 from mllm_eval.adapters.projector import Projector
 from mllm_eval.catalog import Encoder
+from mllm_eval.model.targets import states_before_targets
 
 IGNORED = -100
 
@@ -147,28 +148,28 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
         Give `inputs_embeds`, or `input_ids` with an image token on every position of an image and either
         `pixel_values` [images, 3, H, W] or `features` [images, h, w, D]. The loss is the cross-entropy of the
         targets (labels other than -100, each predicted from the position before), summed and divided by
-        `num_items_in_batch`, or by their number where that is not given; logits are computed for them only.
+        `num_items_in_batch`, or by their number where that is not given; logits, and most of the last layer, are
+        computed for them only.
         """
         if inputs_embeds is None:
             assert input_ids is not None
             if pixel_values is not None:
                 features = self.encode(pixel_values)
             inputs_embeds = self.fuse(input_ids, features)
-        output = self.llm.model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            **kwargs,
-        )
-        states = output.last_hidden_state
+        rest = {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
         if labels is not None:
-            targets = labels[:, 1:]
-            wanted = targets != IGNORED
-            logits = self.llm.lm_head(states[:, :-1][wanted])
-            loss = F.cross_entropy(logits.float(), targets[wanted], reduction="sum")
-            count = wanted.sum() if num_items_in_batch is None else num_items_in_batch
+            # Each target is predicted from the position before it.
+            used = F.pad(labels[:, 1:] != IGNORED, (0, 1))
+            if all(value is None for value in rest.values()):
+                states = states_before_targets(self.llm.model, inputs_embeds, used)
+            else:
+                states = self.llm.model(inputs_embeds=inputs_embeds, **rest, **kwargs).last_hidden_state[used]
+            targets = labels[:, 1:][used[:, :-1]]
+            loss = F.cross_entropy(self.llm.lm_head(states).float(), targets, reduction="sum")
+            count = len(targets) if num_items_in_batch is None else num_items_in_batch
             return CausalLMOutputWithPast(loss=loss / count)
+        output = self.llm.model(inputs_embeds=inputs_embeds, **rest, **kwargs)
+        states = output.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.llm.lm_head(states[:, kept])
         return CausalLMOutputWithPast(

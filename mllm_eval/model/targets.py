@@ -1,0 +1,83 @@
+"""A LLaMA's last hidden states where they are used, and nowhere else.
+
+Training uses the states before targets, a few of a hundred positions. What stands below needs every position, since
+later ones attend to it; of the last layer, queries, attention, output and MLP are needed at the used positions alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.masking_utils import create_causal_mask
+from transformers.models.llama.modeling_llama import rotate_half
+
+
+def states_before_targets(model: Any, embeds: Tensor, used: Tensor) -> Tensor:
+    """The final states [T, H] of a `LlamaModel` at the T positions where `used` [B, N] is true, row by row.
+
+    embeds: [B, N, H]; every position sees those before it in its row, so padding belongs on the right. The sums are
+    those of `LlamaModel.forward`, the last layer's at other positions left out. Parts of layers are called as modules,
+    so that sharding, adapters and fused kernels that hook into them stay in force, and gradient checkpointing is kept.
+    """
+    positions = torch.arange(embeds.shape[1], device=embeds.device)[None]
+    rotary = model.rotary_emb(embeds, position_ids=positions)
+    mask = create_causal_mask(
+        config=model.config,
+        inputs_embeds=embeds,
+        attention_mask=None,
+        past_key_values=None,
+        position_ids=positions,
+    )
+    *below, last = model.layers
+    states = embeds
+    for layer in below:
+        # No cache of keys and values: nothing comes after this pass.
+        states = layer(states, attention_mask=mask, position_ids=positions, position_embeddings=rotary, use_cache=False)
+    if last.gradient_checkpointing and model.training:
+        states = last._gradient_checkpointing_func(_last_layer, last, states, rotary, used)
+    else:
+        states = _last_layer(last, states, rotary, used)
+    found: Tensor = model.norm(states)
+    return found
+
+
+def _last_layer(layer: Any, states: Tensor, rotary: tuple[Tensor, Tensor], used: Tensor) -> Tensor:
+    """What the layer gives at the used positions [T, H], from the states [B, N, H] below it."""
+    attention = layer.self_attn
+    batch, length, _ = states.shape
+    normed = layer.input_layernorm(states)
+    rows, at = used.nonzero(as_tuple=True)
+    cos, sin = rotary
+    query = attention.q_proj(normed[rows, at]).unflatten(-1, (-1, attention.head_dim))
+    key = attention.k_proj(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    value = attention.v_proj(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    query = _turned(query, cos[0, at, None], sin[0, at, None])
+    key = _turned(key, cos[:, None], sin[:, None])
+
+    # The used positions of each row side by side, filled up to the longest row's number of them.
+    slot = used.cumsum(1)[rows, at] - 1
+    most = max(1, int(used.sum(1).max()))
+    queries = query.new_zeros(batch, most, *query.shape[1:]).index_put((rows, slot), query)
+    last_seen = at.new_zeros(batch, most).index_put((rows, slot), at)
+    seen = torch.arange(length, device=at.device) <= last_seen[..., None]
+    mixed = F.scaled_dot_product_attention(
+        queries.transpose(1, 2),
+        key,
+        value,
+        attn_mask=seen[:, None],
+        dropout_p=attention.attention_dropout if attention.training else 0.0,
+        scale=attention.scaling,
+        enable_gqa=attention.num_key_value_groups > 1,
+    )
+    output = attention.o_proj(mixed.transpose(1, 2)[rows, slot].flatten(1))
+    here = states[rows, at] + output
+    found: Tensor = here + layer.mlp(layer.post_attention_layernorm(here))
+    return found
+
+
+def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of queries or keys, as transformers' LLaMA computes it."""
+    return states * cos + rotate_half(states) * sin  # type: ignore[no-untyped-call]
