@@ -12,7 +12,7 @@ from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
 from mllm_eval.generate import shared_answers
-from mllm_eval.generate.answering import _key
+from mllm_eval.generate.asking import key_of
 from mllm_eval.pipeline.flow import asked_variants
 from mllm_eval.prompts.show import read_record
 
@@ -43,16 +43,16 @@ def test_answers_are_shared_where_prompt_and_image_are_the_same(tmp_path: Path) 
     journal = Journal(tmp_path / "b.jsonl")
     journal.append(
         [
-            Answer("1", *_key(asked[0], "llama_3"), "red", 9, 2),
-            Answer("2", *_key(asked[1], "llama_3"), "", 9, 0, "error", "broken image"),
-            Answer("3", *_key(asked[2], "vicuna_v1"), "here", 9, 2),
-            Answer("4", *_key(asked[3], "llama_3"), "she", 9, 2),
+            Answer("1", *key_of(asked[0], "llama_3"), "red", 9, 2),
+            Answer("2", *key_of(asked[1], "llama_3"), "", 9, 0, "error", "broken image"),
+            Answer("3", *key_of(asked[2], "vicuna_v1"), "here", 9, 2),
+            Answer("4", *key_of(asked[3], "llama_3"), "she", 9, 2),
         ]
     )
     variant = [a_sample("one", "Which?"), *asked[1:3], a_sample("4", "Who?", ""), a_sample("5", "Who?", "e" * 64)]
     found = shared_answers(variant, "llama_3", [journal])
     assert [(one.id, one.text) for one in found] == [("one", "red")]
-    assert found[0].prompt == _key(variant[0], "llama_3")[0]
+    assert found[0].prompt == key_of(variant[0], "llama_3")[0]
 
 
 @pytest.mark.parametrize(

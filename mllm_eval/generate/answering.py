@@ -1,18 +1,18 @@
-"""From samples to journalled answers."""
+"""From what is asked to journalled answers."""
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
 
 from mllm_eval.answers import Answer, Journal
 from mllm_eval.data.samples import ImageRef, Sample
-from mllm_eval.errors import UserError
-from mllm_eval.generate.batching import Batch, Limits, Piece, Request, Row, plan
-from mllm_eval.prompts import IMAGE, render, template_named
+from mllm_eval.generate.asking import BROKEN, Asked, is_open, key_of, together, without_answer
+from mllm_eval.generate.batching import Batch, Limits, Planned, plan
+from mllm_eval.generate.questions import Questions
+from mllm_eval.generate.sharing import Share
+from mllm_eval.prompts import template_named
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,33 +22,8 @@ if TYPE_CHECKING:
 Engine = Literal["batched", "reference"]
 Features = Callable[[list[ImageRef]], "list[Tensor]"]
 Progress = Callable[[int, int], None]
-
-# What a broken image raises on its way to features. Anything else is a fault of the code and stops the run.
-BROKEN = (UserError, OSError, ValueError)
-
-
-def pending(samples: Sequence[Sample], template: str, journal: Journal) -> list[str]:
-    """The ids of the samples that have no answer to this very prompt about these very images yet.
-
-    A failed sample is pending when its images can be decoded by now. Needs no torch and no model: with
-    nothing pending, none has to be loaded.
-    """
-    done = journal.done()
-    return [sample.id for sample in samples if not _settled(done.get(sample.id), sample, template)]
-
-
-def shared_answers(samples: Sequence[Sample], template: str, journals: Sequence[Journal]) -> list[Answer]:
-    """The answers that journals have to these very prompts about these very images, under the samples' own ids.
-
-    Greedy answers depend on nothing else. Failed ones are left out.
-    """
-    known: dict[tuple[str, tuple[str, ...]], Answer] = {}
-    for journal in journals:
-        for one in journal.done().values():
-            if one.state == "ok":
-                known.setdefault((one.prompt, one.images), one)
-    found = [(sample, known.get(_key(sample, template))) for sample in samples]
-    return [replace(one, id=sample.id) for sample, one in found if one is not None]
+Read = tuple[dict[str, "Tensor"], dict[str, str]]
+"""Features by sha256 of the images that can be read, and for the others why not."""
 
 
 def answer(
@@ -62,63 +37,61 @@ def answer(
     engine: Engine = "batched",
     limits: Limits | None = None,
 ) -> list[Answer]:
-    """The greedy answers to `samples`, in their order; new ones go to the journal batch by batch.
-
-    `features` gives the grids [h, w, D] of images; an image it raises UserError, OSError or ValueError for
-    makes the samples that show it fail (state `error`), and no others. A batch of which all samples are in
-    the journal is skipped, any other is answered whole; the journal is finished in the end. Failed samples
-    are tried again when their images can be read. `progress` is called with the number of samples done and
-    of all.
-    """
-    if len({sample.id for sample in samples}) != len(samples):
-        raise ValueError("two samples have the same id")
-    journal.hold_to(max_new_tokens)
-    done = journal.done()
-    todo = {number for number, s in enumerate(samples) if not _settled(done.get(s.id), s, template)}
-    if not todo and journal.complete:
-        return [done[sample.id] for sample in samples]
-    job = _Job(model, samples, template, features, max_new_tokens, engine, limits or Limits())
-    finished = 0
-    for batch in job.batches():
-        if not todo.isdisjoint(batch.requests):
-            journal.append(job.answer(batch))
-        finished += len(batch.requests)
-        if progress:
-            progress(finished, len(samples))
-    journal.finish(sample.id for sample in samples)
+    """`answer_many` for samples of one kind; returns the greedy answers in their order."""
+    asked = Asked(samples, max_new_tokens, journal)
+    answer_many(model, [asked], template, features, progress, engine, limits)
     done = journal.done()
     return [done[sample.id] for sample in samples]
 
 
-def _digest(data: str) -> str:
-    return hashlib.sha256(data.encode()).hexdigest()[:16]
+def answer_many(
+    model: Answerer,
+    asked: Sequence[Asked],
+    template: str,
+    features: Features,
+    progress: Progress | None = None,
+    engine: Engine = "batched",
+    limits: Limits | None = None,
+    share: Share | None = None,
+    finished: Callable[[Asked], None] | None = None,
+) -> None:
+    """Greedy answers to all that is asked; new ones go to the journals batch by batch.
+
+    What shares images is answered together, each image's part of the prompts computed once; what shares none is
+    answered in the order asked, as if it were asked alone. `finished` is told when a journal is finished.
+    `features` gives the grids [h, w, D] of images; an image it raises UserError, OSError or ValueError for
+    makes the samples that show it fail (state `error`), and no others. A batch of which all samples are in
+    the journals is skipped, any other is computed whole. Failed samples are tried again when their images can be
+    read. `progress` is called with the number of samples done and of all.
+
+    Args:
+        share: this process's part of the batches; by default it does all. Rank 0 finishes the journals.
+    """
+    share = share or Share()
+    for one in asked:
+        if len({sample.id for sample in one.samples}) != len(one.samples):
+            raise ValueError("two samples have the same id")
+        one.journal.hold_to(one.max_new_tokens)
+    opened = [one for one in asked if is_open(one, template)]
+    total, before = sum(len(one.samples) for one in opened), 0
+    for part in together(opened):
+        job = _Job(model, part, template, features, engine, limits or Limits())
+        done = before
+        for planned in job.answered(share.take([planned.work for planned in job.batches])):
+            done += len(job.samples(planned))
+            if progress:
+                progress(done, total)
+        before += len(job.questions)
+        for one in part:
+            one.journal.finish(sample.id for sample in one.samples)
+            if finished:
+                finished(one)
 
 
-def _prompt(sample: Sample, template: str) -> str:
-    return render(template, sample.prompt, len(sample.images))
-
-
-def _key(sample: Sample, template: str) -> tuple[str, tuple[str, ...]]:
-    return _digest(_prompt(sample, template)), tuple(image.sha256[:16] for image in sample.images)
-
-
-def _settled(answer: Answer | None, sample: Sample, template: str) -> bool:
-    if answer is None or (answer.prompt, answer.images) != _key(sample, template):
-        return False
-    return answer.state == "ok" or not all(map(_decodes, sample.images))
-
-
-def _decodes(image: ImageRef) -> bool:
-    try:
-        image.load()
-    except BROKEN:
-        return False
-    return True
-
-
-def _read(features: Features, images: Sequence[ImageRef]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Features by sha256 of the images that can be read, and for the others why not."""
+def _read(features: Features, images: Sequence[ImageRef]) -> Read:
     refs = list({image.sha256: image for image in images}.values())
+    if not refs:
+        return {}, {}
     try:
         return dict(zip((ref.sha256 for ref in refs), features(refs), strict=True)), {}
     except BROKEN as error:
@@ -134,54 +107,74 @@ def _read(features: Features, images: Sequence[ImageRef]) -> tuple[dict[str, Ten
 
 
 class _Job:
-    """Samples as requests to one model."""
+    """A part of what is asked, as batches for one model."""
 
     def __init__(
         self,
         model: Answerer,
-        samples: Sequence[Sample],
+        asked: Sequence[Asked],
         template: str,
         features: Features,
-        max_new_tokens: int,
         engine: Engine,
         limits: Limits,
     ) -> None:
         from mllm_eval.generate.model import end_tokens
 
-        self.model, self.samples, self.template, self.features = model, samples, template, features
-        self.max_new_tokens, self.engine, self.limits = max_new_tokens, engine, limits
+        self.model, self.asked, self.template, self.features = model, asked, template, features
+        self.engine, self.limits = engine, limits
         self.ends = end_tokens(model.tokenizer, template_named(template).assistant_close)
-        words: dict[str, tuple[int, ...]] = {}
-        self.requests = [self._request(sample, words) for sample in samples]
+        self.todo = bytearray().join(without_answer(one.samples, template, one.journal) for one in asked)
+        self.questions = questions = Questions(asked, template, model.tokenizer, model.image_tokens)
+        self.twins: dict[int, list[int]] = {}
+        for number, other in questions.same_as.items():
+            self.twins.setdefault(other, []).append(number)
+        requests = [one for one in questions.requests if one.number not in questions.same_as]
+        if engine == "batched":
+            self.batches = plan(requests, limits)
+        else:
+            self.batches = [
+                Planned((one.head,), ((one.number,),), one.head_tokens + one.tail_tokens) for one in requests
+            ]
 
-    def _request(self, sample: Sample, words: dict[str, tuple[int, ...]]) -> Request:
-        """`words` keeps the texts before an image, which are the same in all prompts."""
-        texts = _prompt(sample, self.template).split(IMAGE, len(sample.images))
-        pieces: list[Piece] = []
-        for text, image in zip(texts, (*sample.images, None), strict=True):
-            ids = words.get(text) or self._words(text)
-            if image is not None:
-                words[text] = ids
-            pieces += [ids] if ids else []
-            pieces += [image.sha256] if image is not None else []
-        return Request(tuple(pieces))
+    def samples(self, planned: Planned) -> list[int]:
+        """The numbers of the samples that a batch answers."""
+        return [sample for number in planned.requests for sample in (number, *self.twins.get(number, ()))]
 
-    def _words(self, text: str) -> tuple[int, ...]:
-        # A mark in a question's own words is no image: parted, it is not read as the special token.
-        parts = re.split(f"(?<={IMAGE[:-1]})(?={IMAGE[-1]})", text)
-        found = self.model.tokenizer(parts, add_special_tokens=False)["input_ids"]
-        return tuple(token for ids in found for token in ids)
+    def answered(self, numbers: Iterable[int]) -> Iterator[Planned]:
+        """Those batches, each when its answers are in the journals; features are read one batch ahead."""
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            coming = None
+            for number in numbers:
+                planned = self.batches[number]
+                new = any(self.todo[sample] for sample in self.samples(planned))
+                following = planned, reader.submit(_read, self.features, self._images(planned)) if new else None
+                if coming is not None:
+                    yield self._journalled(*coming)
+                coming = following
+            if coming is not None:
+                yield self._journalled(*coming)
 
-    def batches(self) -> list[Batch]:
-        if self.engine == "batched":
-            return plan(self.requests, self.model.image_tokens, self.max_new_tokens, self.limits)
-        return [Batch(((),), 0, ((Row(n, 0, r.pieces, 0, self.max_new_tokens),),)) for n, r in enumerate(self.requests)]
+    def _images(self, planned: Planned) -> list[ImageRef]:
+        return [image for number in planned.requests for image in self.questions.sample(number).images]
 
-    def answer(self, batch: Batch) -> list[Answer]:
-        images = [image for number in batch.requests for image in self.samples[number].images]
-        features, failed = _read(self.features, images) if images else ({}, {})
+    def _journalled(self, planned: Planned, coming: Future[Read] | None) -> Planned:
+        """Answer what has no answer yet; the batch is computed whole, so that its roundings are always the same."""
+        if coming is None:
+            return planned
+        features, failed = coming.result()
+        batch = self.questions.batch(planned)
         tokens = self._tokens(batch, features)
-        return [self._answer(number, tokens.get(number), failed) for number in batch.requests]
+        new: dict[int, list[Answer]] = {}
+        for row in (row for block in batch.blocks for row in block):
+            asked_in = batch.head_tokens + row.tail_tokens
+            for number in (row.request, *self.twins.get(row.request, ())):
+                if self.todo[number]:
+                    one, at = self.questions.place(number)
+                    sample = self.asked[one].samples[at]
+                    new.setdefault(one, []).append(self._answer(sample, tokens.get(row.request), asked_in, failed))
+        for one, answers in new.items():
+            self.asked[one].journal.append(answers)
+        return planned
 
     def _tokens(self, batch: Batch, features: Mapping[str, Tensor]) -> dict[int, list[int]]:
         from mllm_eval.generate.engine import answer_batch
@@ -190,18 +183,17 @@ class _Job:
         if self.engine == "batched":
             return answer_batch(self.model, batch, features, self.ends, self.limits.pass_tokens)
         return {
-            number: answer_one(self.model, self.requests[number], features, self.max_new_tokens, self.ends)
-            for number in batch.requests
-            if all(image in features for image in self.requests[number].images)
+            row.request: answer_one(self.model, (*batch.heads[row.head], *row.tail), features, row.longest, self.ends)
+            for block in batch.blocks
+            for row in block
+            if all(image in features for image in batch.images(row))
         }
 
-    def _answer(self, number: int, tokens: list[int] | None, failed: Mapping[str, str]) -> Answer:
-        sample, request = self.samples[number], self.requests[number]
-        prompt, images = _key(sample, self.template)
-        length = sum(self.model.image_tokens if isinstance(p, str) else len(p) for p in request.pieces)
+    def _answer(self, sample: Sample, tokens: list[int] | None, asked_in: int, failed: Mapping[str, str]) -> Answer:
+        prompt, images = key_of(sample, self.template)
         if tokens is None:
-            reason = next(failed[image] for image in request.images if image in failed)
-            return Answer(sample.id, prompt, images, "", length, 0, "error", reason)
+            reason = next(failed[image.sha256] for image in sample.images if image.sha256 in failed)
+            return Answer(sample.id, prompt, images, "", asked_in, 0, "error", reason)
         # As the paper's code reads its model's tokens.
         text = self.model.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-        return Answer(sample.id, prompt, images, text, length, len(tokens), "ok", "")
+        return Answer(sample.id, prompt, images, text, asked_in, len(tokens), "ok", "")

@@ -1,20 +1,22 @@
-"""Which samples are answered together. No torch: a plan is arithmetic on token counts.
+"""Which questions are answered together. No torch and no tokens: a plan is arithmetic on their numbers.
 
-A request is split into a head that other requests share word for word (the text before the image and the
-image; for prompts without an image, the words that all of them begin with) and its own tail. The head is
-computed once. The plan depends on the whole list of requests and on the limits, never on what has been
-answered already: a run that was interrupted meets the same batches again, hence the same roundings and the
-same bytes.
+A prompt is split into a head that others share word for word (the text before the image and the image; for
+prompts without an image, the words that all of them begin with) and its own tail. The head is computed once.
+The plan depends on the whole list of requests and on the limits, never on what has been answered already: a
+run that was interrupted meets the same batches again, hence the same roundings and the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 Piece = tuple[int, ...] | str
 """Token ids, or the sha256 of an image that stands there."""
+
+# Tokens of an answer where work is compared: most end after a few, whatever their limit.
+ANSWER = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +38,31 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt as pieces of text and images, in order; two texts never stand next to each other."""
+    """A prompt as a plan sees it: `head` is the number of the head it shares, 0 for none.
 
-    pieces: tuple[Piece, ...]
+    `tail_tokens` follow the head's `head_tokens`; the answer may have `longest` tokens.
+    """
+
+    number: int
+    head: int
+    head_tokens: int
+    tail_tokens: int
+    longest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A batch as numbers: heads of equal length, and the requests of each block, ascending in length."""
+
+    heads: tuple[int, ...]
+    blocks: tuple[tuple[int, ...], ...]
+    work: int
+    """Tokens that go through the model, about."""
 
     @property
-    def images(self) -> tuple[str, ...]:
-        return tuple(piece for piece in self.pieces if isinstance(piece, str))
+    def requests(self) -> list[int]:
+        """The numbers of its requests, ascending."""
+        return sorted(number for block in self.blocks for number in block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,116 +87,64 @@ class Batch:
     head_tokens: int
     blocks: tuple[tuple[Row, ...], ...]
 
-    @property
-    def requests(self) -> list[int]:
-        """The numbers of the requests in the batch, ascending."""
-        return sorted(row.request for block in self.blocks for row in block)
-
     def images(self, row: Row) -> list[str]:
         """The sha256 of the images that a row shows."""
         return [piece for piece in (*self.heads[row.head], *row.tail) if isinstance(piece, str)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    head: tuple[Piece, ...]
-    head_tokens: int
-    rows: list[Row]
-
-    def cost(self, max_new_tokens: int) -> int:
-        return _cost(1, self.head_tokens, len(self.rows), self.rows[-1].tail_tokens, max_new_tokens)
+def plan(requests: Iterable[Request], limits: Limits) -> list[Planned]:
+    """Batches that hold every request exactly once."""
+    ordered = sorted(requests, key=lambda request: (request.head, request.tail_tokens, request.number))
+    groups = [part for _, group in groupby(ordered, lambda request: request.head) for part in _parts([*group], limits)]
+    groups.sort(key=lambda group: (group[0].head_tokens, group[-1].tail_tokens, group[0].number))
+    return [_planned(packed, limits) for packed in _packed(groups, limits)]
 
 
-def plan(requests: Sequence[Request], image_tokens: int, max_new_tokens: int, limits: Limits) -> list[Batch]:
-    """Batches that hold every request exactly once.
-
-    `image_tokens` is the length of an image in the prompt.
-    """
-    groups = [
-        part
-        for group in _groups(requests, image_tokens, max_new_tokens)
-        for part in _parts(group, max_new_tokens, limits)
-    ]
-    groups.sort(key=lambda group: (group.head_tokens, group.rows[-1].tail_tokens, group.rows[0].request))
-    return [_batch(packed, limits) for packed in _packed(groups, max_new_tokens, limits)]
+def _held(heads: int, head_tokens: int, rows: int, longest: int) -> int:
+    """Tokens whose keys and values are held; `longest` counts a row's tail and answer."""
+    return heads * head_tokens + rows * longest
 
 
-def _groups(requests: Sequence[Request], image_tokens: int, max_new_tokens: int) -> Iterator[_Group]:
-    def length(pieces: Sequence[Piece]) -> int:
-        return sum(image_tokens if isinstance(piece, str) else len(piece) for piece in pieces)
-
-    shared = _shared_words([request for request in requests if not request.images])
-    heads: dict[tuple[Piece, ...], list[Row]] = {}
-    for number, request in enumerate(requests):
-        head, tail = _split(request, shared)
-        heads.setdefault(head, []).append(Row(number, 0, tail, length(tail), max_new_tokens))
-    for head, rows in heads.items():
-        yield _Group(head, length(head), sorted(rows, key=lambda row: (row.tail_tokens, row.request)))
+def _longest(group: Sequence[Request]) -> int:
+    return group[-1].tail_tokens + max(request.longest for request in group)
 
 
-def _shared_words(requests: Sequence[Request]) -> int:
-    """How many tokens all requests begin with; each keeps at least one of its own."""
-    texts = [piece for request in requests for piece in request.pieces if not isinstance(piece, str)]
-    if len(texts) < 2:
-        return 0
-    # What the first and the last in alphabetical order share, all between them share too.
-    pairs = zip(min(texts), max(texts), strict=False)
-    alike = next((at for at, (one, other) in enumerate(pairs) if one != other), min(map(len, texts)))
-    return min(alike, *(len(text) - 1 for text in texts))
+def _parts(group: Sequence[Request], limits: Limits) -> Iterator[Sequence[Request]]:
+    """Requests of one head, ascending in length, in parts that stay within the limits."""
+    start, longest = 0, 0
+    for end, request in enumerate(group):
+        longest = max(longest, request.longest)
+        held = _held(1, request.head_tokens, end - start + 1, request.tail_tokens + longest)
+        if end > start and (end - start >= limits.rows or held > limits.tokens):
+            yield group[start:end]
+            start, longest = end, request.longest
+    yield group[start:]
 
 
-def _split(request: Request, shared: int) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
-    pieces = request.pieces
-    if not isinstance(pieces[0], str) and len(pieces) == 1:
-        return (pieces[0][:shared],) if shared else (), (pieces[0][shared:],)
-    if len(request.images) == 1 and not isinstance(pieces[-1], str):
-        return pieces[:-1], pieces[-1:]
-    return (), pieces
-
-
-def _cost(heads: int, head_tokens: int, rows: int, tail_tokens: int, max_new_tokens: int) -> int:
-    return heads * head_tokens + rows * (tail_tokens + max_new_tokens)
-
-
-def _parts(group: _Group, max_new_tokens: int, limits: Limits) -> Iterator[_Group]:
-    """The group in parts that stay within the limits; rows of similar length stay together."""
-    start = 0
-    for end in range(1, len(group.rows) + 1):
-        part = _Group(group.head, group.head_tokens, group.rows[start : end + 1])
-        full = end - start >= limits.rows or part.cost(max_new_tokens) > limits.tokens
-        if full or end == len(group.rows):
-            yield _Group(group.head, group.head_tokens, group.rows[start:end])
-            start = end
-
-
-def _packed(groups: Sequence[_Group], max_new_tokens: int, limits: Limits) -> Iterator[list[_Group]]:
-    packed: list[_Group] = []
+def _packed(groups: Sequence[Sequence[Request]], limits: Limits) -> Iterator[list[Sequence[Request]]]:
+    packed: list[Sequence[Request]] = []
+    rows, longest = 0, 0
     for group in groups:
-        trial = [*packed, group]
-        rows = sum(len(each.rows) for each in trial)
-        longest = max(each.rows[-1].tail_tokens for each in trial)
-        tokens = _cost(len(trial), group.head_tokens, rows, longest, max_new_tokens)
-        alike = not packed or packed[0].head_tokens == group.head_tokens
-        if packed and (not alike or rows > limits.rows or tokens > limits.tokens):
+        head_tokens = group[0].head_tokens
+        rows, longest = rows + len(group), max(longest, _longest(group))
+        alike = not packed or packed[0][0].head_tokens == head_tokens
+        held = _held(len(packed) + 1, head_tokens, rows, longest)
+        if packed and (not alike or rows > limits.rows or held > limits.tokens):
             yield packed
-            packed = []
+            packed, rows, longest = [], len(group), _longest(group)
         packed.append(group)
     if packed:
         yield packed
 
 
-def _batch(groups: Sequence[_Group], limits: Limits) -> Batch:
+def _planned(groups: Sequence[Sequence[Request]], limits: Limits) -> Planned:
     # Heads that equally many rows share are attended to in one go if they stand together.
-    groups = sorted(groups, key=lambda group: len(group.rows))
-    rows = [
-        Row(row.request, number, row.tail, row.tail_tokens, row.longest)
-        for number, group in enumerate(groups)
-        for row in group.rows
-    ]
-    rows.sort(key=lambda row: (row.tail_tokens, row.request))
-    cuts = _cuts([row.tail_tokens for row in rows], limits)
-    blocks = tuple(tuple(rows[start:end]) for start, end in pairwise(cuts))
-    return Batch(tuple(group.head for group in groups), groups[0].head_tokens, blocks)
+    groups = sorted(groups, key=len)
+    rows = sorted((one for group in groups for one in group), key=lambda one: (one.tail_tokens, one.number))
+    cuts = _cuts([one.tail_tokens for one in rows], limits)
+    blocks = tuple(tuple(one.number for one in rows[start:end]) for start, end in pairwise(cuts))
+    tails = sum(one.tail_tokens + min(one.longest, ANSWER) for one in rows)
+    return Planned(tuple(group[0].head for group in groups), blocks, len(groups) * groups[0][0].head_tokens + tails)
 
 
 def _cuts(lengths: Sequence[int], limits: Limits) -> list[int]:

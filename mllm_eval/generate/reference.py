@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from mllm_eval.generate.batching import Request
+from mllm_eval.generate.batching import Piece
 from mllm_eval.generate.model import Answerer, embed_images, embed_pieces
 
 
 @torch.inference_mode()
 def answer_one(
     model: Answerer,
-    request: Request,
+    pieces: Sequence[Piece],
     features: Mapping[str, Tensor],
     max_new_tokens: int,
     ends: frozenset[int],
 ) -> list[int]:
-    """The tokens of the greedy answer, with its end token where it has one.
+    """The tokens of the greedy answer to a prompt, with its end token where it has one.
 
-    `features` holds the grid [h, w, D] of each of the request's images by sha256.
+    `features` holds the grid [h, w, D] of each of the prompt's images by sha256.
     """
-    images = embed_images(model, {name: features[name] for name in request.images})
-    inputs = embed_pieces(model, request.pieces, images)[None]
+    shown = {piece for piece in pieces if isinstance(piece, str)}
+    images = embed_images(model, {name: features[name] for name in shown})
+    inputs = embed_pieces(model, pieces, images)[None]
     cache = DynamicCache(config=model.llm.config)
     tokens: list[int] = []
     while len(tokens) < max_new_tokens:

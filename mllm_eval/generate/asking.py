@@ -1,0 +1,106 @@
+"""What is asked: samples of a benchmark in one variant, under a limit, with the journal of their answers. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from mllm_eval.answers import Answer, Journal
+from mllm_eval.data.samples import ImageRef, Sample
+from mllm_eval.errors import UserError
+from mllm_eval.prompts import render
+
+# What a broken image raises on its way to features. Anything else is a fault of the code and stops the run.
+BROKEN = (UserError, OSError, ValueError)
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Samples with unique ids, how many tokens an answer to them may have, and the journal it goes to."""
+
+    samples: Sequence[Sample]
+    max_new_tokens: int
+    journal: Journal
+    name: str = ""
+    """For people."""
+
+
+def pending(samples: Sequence[Sample], template: str, journal: Journal) -> list[str]:
+    """The ids of the samples that have no answer to this very prompt about these very images yet.
+
+    A failed sample is pending when its images can be decoded by now. Needs no torch and no model: with
+    nothing pending, none has to be loaded.
+    """
+    done = journal.done()
+    return [sample.id for sample in samples if not _settled(done.get(sample.id), sample, template)]
+
+
+def shared_answers(samples: Sequence[Sample], template: str, journals: Sequence[Journal]) -> list[Answer]:
+    """The answers that journals have to these very prompts about these very images, under the samples' own ids.
+
+    Greedy answers depend on nothing else. Failed ones are left out.
+    """
+    known: dict[tuple[str, tuple[str, ...]], Answer] = {}
+    for journal in journals:
+        for one in journal.done().values():
+            if one.state == "ok":
+                known.setdefault((one.prompt, one.images), one)
+    found = [(sample, known.get(key_of(sample, template))) for sample in samples]
+    return [replace(one, id=sample.id) for sample, one in found if one is not None]
+
+
+def is_open(asked: Asked, template: str) -> bool:
+    """Whether something is to be done for it: an answer, or the journal is not finished."""
+    return not asked.journal.complete or bool(pending(asked.samples, template, asked.journal))
+
+
+def together(asked: Sequence[Asked]) -> list[list[Asked]]:
+    """Those that share images, over any number of others, are one part; the parts stand in the order asked."""
+    parent = list(range(len(asked)))
+
+    def root(number: int) -> int:
+        while parent[number] != number:
+            number = parent[number]
+        return number
+
+    first: dict[str, int] = {}
+    for number, one in enumerate(asked):
+        for image in {image.sha256 for sample in one.samples for image in sample.images}:
+            low, high = sorted((root(first.setdefault(image, number)), root(number)))
+            parent[high] = low
+    parts: dict[int, list[Asked]] = {}
+    for number, one in enumerate(asked):
+        parts.setdefault(root(number), []).append(one)
+    return list(parts.values())
+
+
+def prompt_of(sample: Sample, template: str) -> str:
+    """The whole prompt up to the assistant's turn."""
+    return render(template, sample.prompt, len(sample.images))
+
+
+def key_of(sample: Sample, template: str) -> tuple[str, tuple[str, ...]]:
+    """What a greedy answer depends on, as the journal has it: digests of the prompt and of the images."""
+    digest = hashlib.sha256(prompt_of(sample, template).encode()).hexdigest()[:16]
+    return digest, tuple(image.sha256[:16] for image in sample.images)
+
+
+def without_answer(samples: Iterable[Sample], template: str, journal: Journal) -> bytearray:
+    """1 for each sample that is pending, else 0."""
+    done = journal.done()
+    return bytearray(not _settled(done.get(sample.id), sample, template) for sample in samples)
+
+
+def _settled(answer: Answer | None, sample: Sample, template: str) -> bool:
+    if answer is None or (answer.prompt, answer.images) != key_of(sample, template):
+        return False
+    return answer.state == "ok" or not all(map(_decodes, sample.images))
+
+
+def _decodes(image: ImageRef) -> bool:
+    try:
+        image.load()
+    except BROKEN:
+        return False
+    return True

@@ -1,0 +1,165 @@
+"""Samples as questions to a model: counted once for the plan, and in tokens only while their batch is answered."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice, takewhile
+from typing import Any
+
+from mllm_eval.data.samples import Sample
+from mllm_eval.generate.asking import Asked, key_of, prompt_of
+from mllm_eval.generate.batching import Batch, Piece, Planned, Request, Row
+from mllm_eval.prompts import IMAGE
+
+Pieces = tuple[Piece, ...]
+"""Text and images of a prompt in their order; two texts never stand next to each other."""
+
+# Prompts that are tokenised in one call, which costs less than a call for each.
+AT_ONCE = 256
+NO_HEAD, SHARED_WORDS = 0, 1
+
+
+class Questions:
+    """The samples of several Asked, numbered through in their order, as requests.
+
+    A sample that asks, of the same images and under the same limit, what an earlier one of another Asked does is
+    no request of its own: `same_as` names the other.
+    """
+
+    def __init__(self, asked: Sequence[Asked], template: str, tokenizer: Any, image_tokens: int) -> None:
+        self.asked = asked
+        self.template, self.tokenizer, self.image_tokens = template, tokenizer, image_tokens
+        self.starts = [0]
+        for one in asked:
+            self.starts.append(self.starts[-1] + len(one.samples))
+        self.same_as = self._repeated() if len(asked) > 1 else {}
+        # Texts before an image are the same in all prompts: kept once.
+        self._before: dict[str, tuple[int, ...]] = {}
+        self.shared_words = 0
+        self.requests = self._requests()
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Which of the Asked a sample belongs to, and its place there."""
+        one = bisect_right(self.starts, number) - 1
+        return one, number - self.starts[one]
+
+    def sample(self, number: int) -> Sample:
+        """The sample of a number."""
+        one, at = self.place(number)
+        return self.asked[one].samples[at]
+
+    def pieces(self, samples: Sequence[Sample]) -> list[Pieces]:
+        """The prompts of samples."""
+        texts = [prompt_of(sample, self.template).split(IMAGE, len(sample.images)) for sample in samples]
+        new = [text for own in texts for text in own if text not in self._before]
+        words = {**self._before, **dict(zip(new, self._words(new), strict=True))}
+        found = []
+        for sample, own in zip(samples, texts, strict=True):
+            pieces: list[Piece] = []
+            for text, image in zip(own, (*sample.images, None), strict=True):
+                pieces += [words[text]] if words[text] else []
+                if image is not None:
+                    self._before.setdefault(text, words[text])
+                    pieces.append(image.sha256)
+            found.append(tuple(pieces))
+        return found
+
+    def batch(self, planned: Planned) -> Batch:
+        """A planned batch in tokens."""
+        numbers = planned.requests
+        pieces = self.pieces([self.sample(number) for number in numbers])
+        parted = dict(zip(numbers, map(self._parted, pieces), strict=True))
+        heads = {self.requests[number].head: head for number, (head, _) in parted.items()}
+        places = {head: place for place, head in enumerate(planned.heads)}
+
+        def row(number: int) -> Row:
+            request = self.requests[number]
+            return Row(number, places[request.head], parted[number][1], request.tail_tokens, request.longest)
+
+        blocks = tuple(tuple(row(number) for number in block) for block in planned.blocks)
+        return Batch(tuple(heads[head] for head in planned.heads), self.requests[numbers[0]].head_tokens, blocks)
+
+    def _repeated(self) -> dict[int, int]:
+        first: dict[bytes, tuple[int, int]] = {}
+        found, number = {}, 0
+        for one, asked in enumerate(self.asked):
+            for number, sample in enumerate(asked.samples, start=self.starts[one]):
+                key = _digest(key_of(sample, self.template), asked.max_new_tokens)
+                other, same = first.setdefault(key, (one, number))
+                if other != one:
+                    found[number] = same
+        return found
+
+    def _words(self, texts: Sequence[str]) -> Iterator[tuple[int, ...]]:
+        """The tokens of texts. A mark in a question's own words is no image: parted, it is not read as its token."""
+        parts = [re.split(f"(?<={IMAGE[:-1]})(?={IMAGE[-1]})", text) for text in texts]
+        flat = [part for own in parts for part in own]
+        ids = iter(self.tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else ())
+        for own in parts:
+            yield tuple(token for _ in own for token in next(ids))
+
+    def _requests(self) -> list[Request]:
+        heads: dict[bytes, int] = {}
+        numbers, head_tokens, tail_tokens = array("l"), array("l"), array("l")
+        begin: tuple[int, ...] | None = None
+        for samples in self._chunks():
+            for pieces in self.pieces(samples):
+                head, tail = self._parted(pieces)
+                number = heads.setdefault(_digest(head), SHARED_WORDS + 1 + len(heads)) if head else NO_HEAD
+                if (text := _text(pieces)) is not None:
+                    begin, number = text if begin is None else _alike(begin, text), SHARED_WORDS
+                numbers.append(number)
+                head_tokens.append(self._length(head))
+                tail_tokens.append(self._length(tail))
+        texts = [count for number, count in zip(numbers, tail_tokens, strict=True) if number == SHARED_WORDS]
+        if begin and len(texts) > 1:
+            # Each keeps at least one token of its own.
+            self.shared_words = min(len(begin), min(texts) - 1)
+        limits = (one.max_new_tokens for one in self.asked for _ in range(len(one.samples)))
+        counts = zip(numbers, head_tokens, tail_tokens, limits, strict=True)
+        return [self._request(number, *count) for number, count in enumerate(counts)]
+
+    def _chunks(self) -> Iterator[list[Sample]]:
+        samples = chain.from_iterable(one.samples for one in self.asked)
+        while chunk := list(islice(samples, AT_ONCE)):
+            yield chunk
+
+    def _request(self, number: int, head: int, head_tokens: int, tail_tokens: int, longest: int) -> Request:
+        if head == SHARED_WORDS:
+            shared = self.shared_words
+            return Request(number, SHARED_WORDS if shared else NO_HEAD, shared, tail_tokens - shared, longest)
+        return Request(number, head, head_tokens, tail_tokens, longest)
+
+    def _length(self, pieces: Pieces) -> int:
+        return sum(self.image_tokens if isinstance(piece, str) else len(piece) for piece in pieces)
+
+    def _parted(self, pieces: Pieces) -> tuple[Pieces, Pieces]:
+        """Head and tail."""
+        if (text := _text(pieces)) is not None:
+            shared = self.shared_words
+            return ((text[:shared],) if shared else ()), (text[shared:],)
+        if sum(isinstance(piece, str) for piece in pieces) == 1 and not isinstance(pieces[-1], str):
+            return pieces[:-1], pieces[-1:]
+        return (), pieces
+
+
+def _text(pieces: Pieces) -> tuple[int, ...] | None:
+    """The words of a prompt without images."""
+    (first, *others) = pieces
+    return None if others or isinstance(first, str) else first
+
+
+def _alike(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    """What both begin with."""
+    return tuple(token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _digest(*what: object) -> bytes:
+    return hashlib.blake2b(repr(what).encode(), digest_size=16).digest()
