@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
-from mllm_eval.answers import read_answers
+from mllm_eval.answers import Answers, open_answers
 from mllm_eval.catalog import Benchmark
 from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.data.samples import Sample
@@ -33,7 +34,7 @@ def scored(run: RunFolder, benchmark: Benchmark, variant: str, rules: str) -> bo
     )
 
 
-def score_answers(run: RunFolder, benchmark: Benchmark, variant: str, samples: list[Sample]) -> None:
+def score_answers(run: RunFolder, benchmark: Benchmark, variant: str, samples: Sequence[Sample]) -> None:
     """Score a run's answers to a benchmark by each rule set that the benchmark has.
 
     A variant that only counts otherwise, or asks the same of the same data, reads the answers of the one it equals.
@@ -44,16 +45,32 @@ def score_answers(run: RunFolder, benchmark: Benchmark, variant: str, samples: l
     from mllm_eval.score import score_samples, summarize
 
     path = run.answers_path(benchmark.name, answers_variant(benchmark, variant, run.data))
-    predictions = {one.id: one.text if one.state == "ok" else None for one in read_answers(path)}
+    predictions = _Predictions(open_answers(path))
     for rules in benchmark.rules:
         scores = score_samples(benchmark, rules, samples, predictions)
-        places = {sample.id: sample for sample in samples}
-        lines = [{**asdict(one), **_place(benchmark, places[one.id])} for one in scores]
+        lines = ({**asdict(one), **_place(benchmark, sample)} for one, sample in zip(scores, samples, strict=True))
         write_jsonl(run.scores_path(benchmark.name, rules, variant), lines)
         summary = asdict(summarize(benchmark, rules, samples, scores, variant))
         summary["chance"] = _chance(run, benchmark, variant, summary["chance"])
         # Written last: a summary that names the answers stands for whole scores.
         write_json(run.summary_path(benchmark.name, rules, variant), {**summary, "answers": sha256_file(path)})
+
+
+class _Predictions(Mapping[str, str | None]):
+    """The texts of answers by sample id; None where there was none."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    def __getitem__(self, id_: str) -> str | None:
+        answer = self._answers[id_]
+        return answer.text if answer.state == "ok" else None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._answers)
+
+    def __len__(self) -> int:
+        return len(self._answers)
 
 
 def _chance(run: RunFolder, benchmark: Benchmark, variant: str, by_options: float) -> float:

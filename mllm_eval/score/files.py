@@ -26,7 +26,7 @@ class Scored:
 
     samples: Sequence[Sample]
     predictions: Mapping[str, str | None]
-    scores: list[Score]
+    scores: Sequence[Score]
     summary: Summary
 
 
