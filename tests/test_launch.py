@@ -23,6 +23,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.launch import processes
 from mllm_eval.run import Run
 from mllm_eval.train import is_trained
+from mllm_eval.train.progress import latest_whole
 
 # A Slurm of one machine: `sbatch` runs the script at once, `srun` starts its tasks and waits for them, `scontrol`
 # notes that a job is to run again, as one that is preempted does. What each was called with is kept.
@@ -127,6 +128,9 @@ def test_a_slurm_job_is_queued_preempted_queued_again_and_ends(cluster: Path, tm
     job.wait()
     assert "scontrol requeue 77" in (cluster / "calls").read_text()
     assert not is_trained(run) and not run.stage_dir(2).exists()
+    # No step is lost: the processes agreed on one at whose end all wrote a checkpoint.
+    kept = latest_whole(run.stage_dir(1) / "checkpoints")
+    assert kept is not None and kept.name == f"checkpoint-{len(log.read_text().splitlines())}"
 
     assert begin(cluster, tmp_path, 2, restarts=1).wait() == 0, logs_of(run)
     assert is_trained(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -11,15 +12,24 @@ from hypothesis import strategies as st
 from mllm_eval.generate.sharing import Share
 
 
+class Numbers:
+    """A board of one process that plays several; nothing comes while it waits."""
+
+    def __init__(self) -> None:
+        self.numbers: Counter[str] = Counter()
+
+    def add(self, name: str, amount: int) -> int:
+        self.numbers[name] += amount
+        return self.numbers[name]
+
+    def wait(self, names: list[str], timeout: timedelta) -> None:
+        assert all(self.numbers[name] for name in names), "waits for ever"
+
+
 def shares(size: int) -> list[Share]:
-    """The shares of processes that count together."""
-    counts: Counter[str] = Counter()
-
-    def add(name: str, amount: int) -> int:
-        counts[name] += amount
-        return counts[name]
-
-    return [Share(rank, size, add) for rank in range(size)]
+    """The shares of processes that see one board."""
+    board = Numbers()
+    return [Share(rank, size, board) for rank in range(size)]
 
 
 def played(work: list[int], speeds: list[int]) -> tuple[list[list[int]], list[float]]:
@@ -70,6 +80,41 @@ def test_one_process_takes_all_in_order_and_several_the_costliest_first() -> Non
     assert next(second.take([7])) == 0 and next(first.take([7]), None) is None
 
 
-def test_several_processes_need_a_counter() -> None:
-    with pytest.raises(ValueError, match="2 processes need a counter"):
+def test_rank_0_comes_first_where_it_must_and_last_when_all_have_come() -> None:
+    done: list[str] = []
+    first, second, third = shares(3)
+    with pytest.raises(AssertionError, match="waits for ever"):
+        second.first(lambda: done.append("not mine"))
+    first, second, third = shares(3)
+    first.first(lambda: done.append("prepared"))
+    for other in (second, third):
+        other.first(lambda: done.append("not mine"))
+    for part in "ab":
+        second.last(lambda: done.append("not mine"))
+        first.last(lambda part=part: done.append(part))  # type: ignore[misc]
+    assert done == ["prepared"]
+    third.last(lambda: done.append("not mine"))
+    # Nobody has waited; what all have come to is done when rank 0 looks again.
+    first.last(lambda: done.append("c"))
+    assert done == ["prepared", "a"]
+    for other in (second, third):
+        other.last(lambda: done.append("not mine"))
+    third.last(lambda: done.append("not mine"))
+    for share in (third, second, first):
+        share.end()
+    assert done == ["prepared", "a", "b", "c"]
+
+
+def test_one_process_alone_does_all_at_once() -> None:
+    done: list[int] = []
+    share = Share()
+    share.first(lambda: done.append(1))
+    share.last(lambda: done.append(2))
+    assert done == [1, 2]
+    share.end()
+    assert done == [1, 2]
+
+
+def test_several_processes_need_a_board() -> None:
+    with pytest.raises(ValueError, match="2 processes need a board"):
         Share(0, 2)

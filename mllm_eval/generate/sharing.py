@@ -1,29 +1,44 @@
 """Which of several processes answers which batch: whoever is free takes the costliest that is left.
 
 A counter that all processes add to says how many batches are taken. Nobody has to wait for anybody in between, and
-a slow process holds the others up by no more than the batch it is at.
+a slow process holds the others up by no more than what it has taken last.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from datetime import timedelta
+from typing import Any, Protocol
 
-Add = Callable[[str, int], int]
-"""Add to the number of that name, 0 at first, and return the sum; one process at a time."""
+# A process may be busy with its last batch for as long.
+WAIT = timedelta(days=7)
+
+
+class Board(Protocol):
+    """What all processes see: numbers by name, 0 at first. torch's stores are boards."""
+
+    def add(self, name: str, amount: int) -> int:
+        """Add to a number and return the sum; one process at a time."""
+        ...
+
+    def wait(self, names: list[str], timeout: timedelta) -> None:
+        """Return when all these numbers were added to."""
+        ...
 
 
 class Share:
     """One process's part in work that several do. Made alike on all of them, and asked the same things in order."""
 
-    def __init__(self, rank: int = 0, size: int = 1, add: Add | None = None) -> None:
-        if size > 1 and add is None:
-            raise ValueError(f"{size} processes need a counter that all of them add to")
+    def __init__(self, rank: int = 0, size: int = 1, board: Board | None = None) -> None:
+        if size > 1 and board is None:
+            raise ValueError(f"{size} processes need a board that all of them see")
         self.rank = rank
         self.size = size
-        self._add = add
-        self._rounds = 0
+        self._board = board
+        self._asked = 0
+        self._later: deque[tuple[str, Callable[[], None]]] = deque()
 
     @classmethod
     def of_group(cls) -> Share:
@@ -39,8 +54,7 @@ class Share:
         own = group.TCPStore(host, 0, is_master=True, wait_for_workers=False) if rank == 0 else None
         port: list[int | None] = [own.port if own else None]
         group.broadcast_object_list(port, src=0)
-        store = own or group.TCPStore(host, int(port[0] or 0), is_master=False)
-        return cls(rank, size, store.add)
+        return cls(rank, size, own or group.TCPStore(host, port[0], is_master=False))
 
     def take(self, work: Sequence[int]) -> Iterator[int]:
         """The numbers of the pieces of work that are this process's to do, as it comes to do them.
@@ -49,11 +63,48 @@ class Share:
             work: what each piece costs, in any unit, the same list on all processes. One process does all in order;
                 of several each gets the costliest that no other has got. Over all of them every number comes once.
         """
-        if self._add is None:
+        if self._board is None:
             yield from range(len(work))
             return
-        self._rounds += 1
-        name = f"taken/{self._rounds}"
+        name = self._name("taken")
         order = sorted(range(len(work)), key=lambda number: (-work[number], number))
-        while (taken := self._add(name, 1)) <= len(order):
+        while (taken := self._board.add(name, 1)) <= len(order):
             yield order[taken - 1]
+
+    def first(self, do: Callable[[], None]) -> None:
+        """Rank 0 does something before the others go on; an error of its own is no news to them: they go on."""
+        if self._board is None:
+            do()
+            return
+        name = self._name("first")
+        if self.rank:
+            self._board.wait([name], WAIT)
+            return
+        try:
+            do()
+        finally:
+            self._board.add(name, 1)
+
+    def last(self, do: Callable[[], None]) -> None:
+        """Rank 0 does something once all processes have come as far as this; none waits for it before `end`."""
+        if self._board is None:
+            do()
+            return
+        name = self._name("last")
+        if self._board.add(f"{name}/come", 1) == self.size:
+            self._board.add(name, 1)
+        if self.rank == 0:
+            self._later.append((name, do))
+            while self._later and self._board.add(f"{self._later[0][0]}/come", 0) == self.size:
+                self._later.popleft()[1]()
+
+    def end(self) -> None:
+        """Rank 0 waits for the others and does what was left for `last`."""
+        while self._later and self._board is not None:
+            name, do = self._later.popleft()
+            self._board.wait([name], WAIT)
+            do()
+
+    def _name(self, what: str) -> str:
+        self._asked += 1
+        return f"{what}/{self._asked}"
