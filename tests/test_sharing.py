@@ -105,6 +105,14 @@ def test_rank_0_comes_first_where_it_must_and_last_when_all_have_come() -> None:
     assert done == ["prepared", "a", "b", "c"]
 
 
+def test_a_sum_is_everybodys() -> None:
+    counters = [share.counter() for share in shares(2)]
+    assert [counters[0](3), counters[1](4), counters[0](0)] == [3, 7, 7]
+    alone = Share()
+    one, other = alone.counter(), alone.counter()
+    assert [one(3), one(4), other(1)] == [3, 7, 1]
+
+
 def test_one_process_alone_does_all_at_once() -> None:
     done: list[int] = []
     share = Share()

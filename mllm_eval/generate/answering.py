@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from mllm_eval.answers import Answer, Journal
@@ -65,27 +66,41 @@ def answer_many(
     read. `progress` is called with the number of samples done and of all.
 
     Args:
-        share: this process's part of the batches; by default it does all. Rank 0 finishes the journals.
+        share: this process's part of the batches; by default it does all. The journals are of its rank, and that of
+            rank 0 is finished when all have answered theirs: only there `finished` is called.
     """
     share = share or Share()
     for one in asked:
         if len({sample.id for sample in one.samples}) != len(one.samples):
             raise ValueError("two samples have the same id")
-        one.journal.hold_to(one.max_new_tokens)
+
+    def hold() -> None:
+        for one in asked:
+            one.journal.hold_to(one.max_new_tokens)
+
+    # Rank 0 gathers what an earlier run has left before the others append; they only note the limits.
+    share.first(hold)
+    if share.rank:
+        hold()
     opened = [one for one in asked if is_open(one, template)]
-    total, before = sum(len(one.samples) for one in opened), 0
+    total, counted = sum(len(one.samples) for one in opened), share.counter()
     for part in together(opened):
         job = _Job(model, part, template, features, engine, limits or Limits())
-        done = before
+        if progress:
+            progress(counted(0), total)
         for planned in job.answered(share.take([planned.work for planned in job.batches])):
-            done += len(job.samples(planned))
+            done = counted(len(job.samples(planned)))
             if progress:
                 progress(done, total)
-        before += len(job.questions)
-        for one in part:
-            one.journal.finish(sample.id for sample in one.samples)
-            if finished:
-                finished(one)
+        share.last(partial(_finish, part, finished))
+    share.end()
+
+
+def _finish(part: Sequence[Asked], finished: Callable[[Asked], None] | None) -> None:
+    for one in part:
+        one.journal.finish(sample.id for sample in one.samples)
+        if finished:
+            finished(one)
 
 
 def _read(features: Features, images: Sequence[ImageRef]) -> Read:
@@ -142,7 +157,11 @@ class _Job:
 
     def answered(self, numbers: Iterable[int]) -> Iterator[Planned]:
         """Those batches, each when its answers are in the journals; features are read one batch ahead."""
-        with ThreadPoolExecutor(max_workers=1) as reader:
+        import torch
+
+        # What the encoder computes depends on the number of threads, which every thread has of its own.
+        threads = torch.get_num_threads()
+        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,)) as reader:
             coming = None
             for number in numbers:
                 planned = self.batches[number]

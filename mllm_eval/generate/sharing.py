@@ -7,7 +7,7 @@ a slow process holds the others up by no more than what it has taken last.
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Protocol
@@ -28,6 +28,21 @@ class Board(Protocol):
         ...
 
 
+class Alone:
+    """The board of one process."""
+
+    def __init__(self) -> None:
+        self._numbers: Counter[str] = Counter()
+
+    def add(self, name: str, amount: int) -> int:
+        """The sum."""
+        self._numbers[name] += amount
+        return self._numbers[name]
+
+    def wait(self, names: list[str], timeout: timedelta) -> None:
+        """Nobody is waited for."""
+
+
 class Share:
     """One process's part in work that several do. Made alike on all of them, and asked the same things in order."""
 
@@ -36,7 +51,7 @@ class Share:
             raise ValueError(f"{size} processes need a board that all of them see")
         self.rank = rank
         self.size = size
-        self._board = board
+        self._board = board or Alone()
         self._asked = 0
         self._later: deque[tuple[str, Callable[[], None]]] = deque()
 
@@ -63,7 +78,7 @@ class Share:
             work: what each piece costs, in any unit, the same list on all processes. One process does all in order;
                 of several each gets the costliest that no other has got. Over all of them every number comes once.
         """
-        if self._board is None:
+        if self.size == 1:
             yield from range(len(work))
             return
         name = self._name("taken")
@@ -71,11 +86,13 @@ class Share:
         while (taken := self._board.add(name, 1)) <= len(order):
             yield order[taken - 1]
 
+    def counter(self) -> Callable[[int], int]:
+        """Adds an amount to a sum that all processes add to, and returns it."""
+        name = self._name("sum")
+        return lambda amount: self._board.add(name, amount)
+
     def first(self, do: Callable[[], None]) -> None:
         """Rank 0 does something before the others go on; an error of its own is no news to them: they go on."""
-        if self._board is None:
-            do()
-            return
         name = self._name("first")
         if self.rank:
             self._board.wait([name], WAIT)
@@ -87,9 +104,6 @@ class Share:
 
     def last(self, do: Callable[[], None]) -> None:
         """Rank 0 does something once all processes have come as far as this; none waits for it before `end`."""
-        if self._board is None:
-            do()
-            return
         name = self._name("last")
         if self._board.add(f"{name}/come", 1) == self.size:
             self._board.add(name, 1)
@@ -100,7 +114,7 @@ class Share:
 
     def end(self) -> None:
         """Rank 0 waits for the others and does what was left for `last`."""
-        while self._later and self._board is not None:
+        while self._later:
             name, do = self._later.popleft()
             self._board.wait([name], WAIT)
             do()
