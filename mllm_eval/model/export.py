@@ -65,7 +65,7 @@ def export_llava(checkpoint: Path, to: Path) -> str:
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         fresh.parent.mkdir(parents=True, exist_ok=True)
-        _llava(model).save_pretrained(fresh)
+        as_llava(model).save_pretrained(fresh)
         _processor(model).save_pretrained(fresh)
         said = _prove(model, fresh)
         os.rename(fresh, to)
@@ -74,7 +74,8 @@ def export_llava(checkpoint: Path, to: Path) -> str:
     return said
 
 
-def _llava(model: VLM) -> Any:
+def as_llava(model: VLM) -> Any:
+    """A `LlavaForConditionalGeneration` with a model's weights, for one of which `why_not` says nothing."""
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
     encoder: Any = model.encoder

@@ -1,0 +1,369 @@
+"""Time both stages of training against the plain way, in the same run and from the same weights.
+
+    python bench/training.py [--threads 1] [--steps 6] [--batch 4] [--vocabulary 32768] [--out FILE]
+
+The plain way is transformers' Trainer over its `LlavaForConditionalGeneration`, all settings at their defaults: rows in
+random order, padded to the longest of a batch, the frozen encoder in every step, logits at every position. This
+project's way is its own trainer over the same model: features from the store, batches by length, logits and most of the
+last layer at targets alone. Both see the same rows. Before anything is timed, the losses of one batch are compared.
+
+The encoder has the shape of a CLIP ViT-S/14 at 336 pixels (576 patches, as many tokens), the LLM is a LLaMA of 8 layers
+of width 256. A letter is a token. What a row's text takes in tokens is drawn, with a fixed seed, from `LENGTHS`.
+
+Printed and written to results/bench/training.json: tokens that are not padding per CPU second and wall second, over all
+steps but the first. `encoding` is this project's time to encode the rows' images once: it is spent at the first
+training on an image, and never again for it. `cold` counts it in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import report
+
+from mllm_eval.environment import before_torch, repeatable
+
+before_torch()
+
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+from transformers import (  # noqa: E402
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from mllm_eval.adapters import load_encoder_model  # noqa: E402
+from mllm_eval.adapters.preprocessing import to_pixels  # noqa: E402
+from mllm_eval.catalog import LLM, Encoder, Recipe  # noqa: E402
+from mllm_eval.data.conversations import ConversationSet, load_image  # noqa: E402
+from mllm_eval.features import Features  # noqa: E402
+from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer  # noqa: E402
+from mllm_eval.model.export import as_llava  # noqa: E402
+from mllm_eval.run import Run  # noqa: E402
+from mllm_eval.train.batches import Collator, Plan, RowNumbers  # noqa: E402
+from mllm_eval.train.tokens import TokenisedSet, tokenise  # noqa: E402
+from mllm_eval.train.trainer import StageTrainer, arguments  # noqa: E402
+
+# (share, whether there is an image, fewest and most turns, tokens of a question, tokens of an answer); tokens are
+# log-normal, given by median and sigma. Stage 1: Cambrian-Alignment is about one half ShareGPT4V-PT, whose captions
+# have 826 letters on average, and one half Mini-Gemini's, of which 558 of 1253 thousand are one-line captions.
+# Stage 2: nobody publishes the lengths of Cambrian-7M. The mixture is an assumption after what it consists of: short
+# answers, several to an image; explanations and descriptions; and long text without an image.
+Kind = tuple[float, bool, tuple[int, int], tuple[float, float], tuple[float, float]]
+LENGTHS: dict[int, list[Kind]] = {
+    1: [(0.78, True, (1, 1), (12, 0.3), (180, 0.4)), (0.22, True, (1, 1), (12, 0.3), (14, 0.4))],
+    2: [
+        (0.65, True, (1, 6), (25, 0.5), (5, 0.6)),
+        (0.25, True, (1, 2), (30, 0.5), (140, 0.7)),
+        (0.10, False, (1, 3), (60, 1.0), (250, 0.8)),
+    ],
+}
+LONGEST = 2048
+HALF = (0.5, 0.5, 0.5)
+SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<image>")
+LETTERS = "abcdefghijklmnopqrstuvwxyz "
+
+
+class Shape:
+    """Sizes of encoder and LLM; the defaults are those that are told of."""
+
+    def __init__(self, vision: int = 384, blocks: int = 12, size: int = 336, width: int = 256, depth: int = 8) -> None:
+        self.vision, self.blocks, self.size, self.width, self.depth = vision, blocks, size, width, depth
+
+
+def make_run(folder: Path, shape: Shape, vocabulary: int, batch: int, steps: int, rows: Mapping[int, int]) -> Run:
+    """A run with random weights and drawn conversations, all its files in a folder."""
+    torch.manual_seed(0)
+    vision = CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=shape.vision,
+            intermediate_size=4 * shape.vision,
+            num_hidden_layers=shape.blocks,
+            num_attention_heads=shape.vision // 64 or 1,
+            image_size=shape.size,
+            patch_size=14,
+        )
+    )
+    vision.save_pretrained(folder / "encoder")
+    encoder = Encoder(
+        name="vit",
+        family="clip",
+        weights={"path": str(folder / "encoder")},
+        patch=14,
+        width=shape.vision,
+        depth=shape.blocks,
+        params=sum(one.numel() for one in vision.parameters()),
+        norm=False,
+        summary="cls",
+        preprocessing={"mode": "squash", "size": shape.size, "mean": HALF, "std": HALF},
+        facts={"pretraining_data": "none", "samples_seen": "0", "supervision": "none"},
+    )
+    llm = make_llm(folder / "llm", shape, vocabulary)
+    stage = {
+        "lr": 1e-3,
+        "batch": batch,
+        "micro_batch": batch,
+        "steps": steps,
+        "warmup": 0.03,
+        "max_length": LONGEST,
+    }
+    stages = {}
+    for number, count in rows.items():
+        data = {"path": str(write_rows(folder, number, count)), "images": str(folder / "images")}
+        stages[f"stage{number}"] = {**stage, "data": [data], "train_llm": number == 2}
+    recipe = Recipe(
+        name="bench",
+        llm="llama",
+        template="llama_3_meta",
+        tokens=(shape.size // 14) ** 2,
+        data="mini",
+        dtype="float32",
+        seed=0,
+        **stages,
+    )
+    return Run(encoder, recipe, llm, 0)
+
+
+def make_llm(folder: Path, shape: Shape, vocabulary: int) -> LLM:
+    """A random LLaMA whose tokens are letters and special tokens; the rest of its vocabulary costs time alone."""
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bare = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bare.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, eos_token=SPECIAL[4], pad_token=SPECIAL[1])
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=max(vocabulary, len(tokenizer)),
+            hidden_size=shape.width,
+            intermediate_size=shape.width * 8 // 3,
+            num_hidden_layers=shape.depth,
+            num_attention_heads=shape.width // 32,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    params = sum(one.numel() for one in model.parameters())
+    facts = {"width": shape.width, "depth": shape.depth, "vocab": model.config.vocab_size}
+    return LLM(name="llama", weights={"path": str(folder)}, params=params, **facts)
+
+
+def write_rows(folder: Path, stage: int, count: int) -> Path:
+    """Conversations of drawn lengths, an image to each that has one."""
+    draw = np.random.default_rng(stage)
+    letters = random.Random(stage)
+    images = folder / "images"
+    images.mkdir(exist_ok=True)
+
+    def text(median: float, sigma: float) -> str:
+        return "".join(letters.choices(LETTERS, k=max(1, round(median * np.exp(sigma * draw.standard_normal())))))
+
+    lines = []
+    shares = [kind[0] for kind in LENGTHS[stage]]
+    for number in range(count):
+        _, seen, turns, question, answer = LENGTHS[stage][draw.choice(len(shares), p=shares)]
+        said: list[dict[str, str]] = []
+        for _ in range(int(draw.integers(turns[0], turns[1] + 1))):
+            said += [{"from": "human", "value": text(*question)}, {"from": "gpt", "value": text(*answer)}]
+        row: dict[str, Any] = {"conversations": said}
+        if seen:
+            row["image"] = f"{stage}-{number}.jpg"
+            said[0]["value"] = f"<image>\n{said[0]['value']}"
+            noise = draw.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+            Image.fromarray(noise).resize((640, 480), Image.Resampling.BICUBIC).save(images / row["image"])
+        lines.append(json.dumps(row))
+    path = folder / f"stage{stage}.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def tokenised(run: Run, number: int) -> TokenisedSet:
+    """A stage's rows."""
+    (data,) = (run.recipe.stage1 if number == 1 else run.recipe.stage2).data
+    tokenizer = load_tokenizer(run.llm, run.recipe.template)
+    found = ConversationSet(Path(data.path), Path(data.images))
+    return tokenise([found], tokenizer, run.weights["llm"], run.recipe.template)
+
+
+class Clock:
+    """CPU and wall time at the end of each step."""
+
+    def __init__(self) -> None:
+        self.ticks: list[tuple[float, float]] = []
+
+    def __call__(self, step: int) -> None:
+        self.ticks.append((time.process_time(), time.perf_counter()))
+
+    def seconds(self) -> dict[str, float]:
+        """From the end of the first step to the end of the last."""
+        first, last = self.ticks[0], self.ticks[-1]
+        return {clock: last[at] - first[at] for at, clock in enumerate(("cpu", "wall"))}
+
+
+class Ticking(TrainerCallback):
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.clock(state.global_step)
+
+
+class PlainCollator:
+    """Rows padded to the longest, pixels read anew for every batch: the usual collator of a LLaVA."""
+
+    def __init__(self, rows: Collator, facts: Any) -> None:
+        self.rows = rows
+        self.facts = facts
+        self.seen: list[int] = []
+        self.padded: list[int] = []
+
+    def __call__(self, numbers: Sequence[int]) -> dict[str, Any]:
+        found = [self.rows.row(number) for number in numbers]
+        self.seen.append(sum(len(ids) for ids, _ in found))
+        width = max(len(ids) for ids, _ in found)
+        self.padded.append(width * len(found))
+        ids = torch.full((len(found), width), self.rows.pad_token)
+        labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
+        for at, (row, targets) in enumerate(found):
+            own = torch.from_numpy(row.astype(np.int64))
+            ids[at, : len(row)], mask[at, : len(row)] = own, 1
+            labels[at, : len(row)] = torch.where(torch.from_numpy(targets), own, -100)
+        paths = [Path(path) for number in numbers for path, _ in self.rows.images(number)]
+        pixels = [torch.from_numpy(to_pixels(load_image(path), self.facts)) for path in paths]
+        shown = {"pixel_values": torch.stack(pixels)} if pixels else {}
+        return {"input_ids": ids, "labels": labels, "attention_mask": mask, **shown}
+
+
+def new_model(run: Run, number: int) -> VLM:
+    """The model at the beginning of a stage, encoder and all; the same at every call."""
+    repeatable(0)
+    tokenizer = load_tokenizer(run.llm, run.recipe.template)
+    model = assemble(run.encoder, run.recipe, load_llm_model(run.llm), tokenizer)
+    model.encoder = load_encoder_model(run.encoder)
+    model.llm.requires_grad_(number == 2)
+    return model.train()
+
+
+def as_plain(model: VLM, number: int) -> Any:
+    """The same weights as transformers' own class, frozen where the stage does not train."""
+    llava = as_llava(model).train()
+    llava.model.vision_tower.requires_grad_(False).eval()
+    llava.model.language_model.requires_grad_(number == 2)
+    llava.lm_head.requires_grad_(number == 2)
+    return llava
+
+
+def compare(run: Run, number: int, features: Features, folder: Path) -> Iterator[dict[str, Any]]:
+    """One row of the table for each way to train a stage. Raises AssertionError where their losses differ."""
+    stage = run.recipe.stage1 if number == 1 else run.recipe.stage2
+    assert stage.steps is not None
+    data = tokenised(run, number)
+    lengths = np.minimum(data.lengths(run.recipe.tokens), stage.max_length)
+    model = new_model(run, number)
+    plain = as_plain(model, number)
+    facts = (model.config.image_token_id, run.recipe.tokens, model.tokenizer.pad_token_id, stage.max_length)
+
+    before = time.process_time(), time.perf_counter()
+    features.fill(data.refs(np.arange(len(data.images))))
+    spent = {"cpu": time.process_time() - before[0], "wall": time.perf_counter() - before[1]}
+    features.store.refresh()
+    own = Collator(data, features.store, *facts)
+    usual = PlainCollator(own, run.encoder.preprocessing)
+    model.encoder = None
+
+    rows = np.argsort(lengths)[:: max(1, len(lengths) // 3)].tolist()
+    with torch.no_grad():
+        losses = float(plain(**usual(rows)).loss), float(model(**own(rows)).loss)
+    assert abs(losses[0] - losses[1]) < 1e-4 * losses[0], f"stage {number}: losses {losses} differ"
+    usual.seen.clear()
+    usual.padded.clear()
+
+    def row(way: str, tokens: int, padded: int, seconds: Mapping[str, float]) -> dict[str, Any]:
+        rates = {f"tokens_per_{clock}_second": tokens / seconds[clock] for clock in ("cpu", "wall")}
+        return {"stage": number, "way": way, "padding": 1 - tokens / padded, **rates, "loss": losses[way != "plain"]}
+
+    options: dict[str, Any] = {"report_to": [], "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
+    settings = TrainingArguments(
+        output_dir=str(folder / f"plain{number}"),
+        per_device_train_batch_size=stage.batch,
+        max_steps=stage.steps,
+        learning_rate=stage.lr,
+        remove_unused_columns=False,
+        **options,
+    )
+    clock = Clock()
+    trainer = Trainer(
+        plain, settings, train_dataset=RowNumbers(np.arange(len(data))), data_collator=usual, callbacks=[Ticking(clock)]
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    # The Trainer asks for one batch more than it has trained on.
+    counted = slice(1, stage.steps)
+    slow = row("plain", sum(usual.seen[counted]), sum(usual.padded[counted]), clock.seconds())
+    yield {**slow, "cpu_speedup": 1.0, "wall_speedup": 1.0}
+
+    plan = Plan(lengths, stage.batch, stage.steps, (0, number))
+    clock = Clock()
+    made = arguments(run.recipe, stage, folder / f"own{number}", stage.steps, 0, f"stage {number}")
+    made.save_strategy = "no"
+    StageTrainer(model, stage, made, plan, RowNumbers(np.arange(len(data))), own, None, clock).train()
+    taken = range(1, stage.steps)
+    tokens = sum(plan.tokens(step) for step in taken)
+    padded = sum(int(lengths[plan.rows(step)].max()) * stage.batch for step in taken)
+    share = tokens / int(lengths.sum())
+    cold = {name: value + share * spent[name] for name, value in clock.seconds().items()}
+    for way, seconds in (("features stored", clock.seconds()), ("features stored, cold", cold)):
+        fast = row(way, tokens, padded, seconds)
+        gains = {
+            f"{name}_speedup": fast[f"tokens_per_{name}_second"] / slow[f"tokens_per_{name}_second"]
+            for name in ("cpu", "wall")
+        }
+        yield {**fast, **gains}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    for option, default in (("threads", 1), ("steps", 6), ("batch", 4), ("vocabulary", 32768)):
+        parser.add_argument(f"--{option}", type=int, default=default)
+    parser.add_argument("--tiny", action="store_true", help="models too small to tell anything by, for a try")
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(asked.threads)
+    shape = Shape(64, 2, 56, 64, 2) if asked.tiny else Shape()
+    with tempfile.TemporaryDirectory(prefix="training-") as name:
+        folder = Path(name)
+        before = os.environ.get("MLLM_EVAL_RESULTS")
+        os.environ["MLLM_EVAL_RESULTS"] = str(folder / "results")
+        count = max(asked.batch * asked.steps, 24)
+        run = make_run(folder, shape, asked.vocabulary, asked.batch, asked.steps, {1: count, 2: count})
+        repeatable(0)
+        features = Features.of(run)
+        rows = [row for number in (1, 2) for row in compare(run, number, features, folder)]
+        os.environ.pop("MLLM_EVAL_RESULTS")
+        if before is not None:
+            os.environ["MLLM_EVAL_RESULTS"] = before
+    settings = {key: value for key, value in vars(asked).items() if key != "out"}
+    report("training", {**settings, "torch": torch.__version__}, rows, asked.out)
+
+
+if __name__ == "__main__":
+    main()
