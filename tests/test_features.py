@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ def names(count: int) -> list[str]:
 def random_features(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, 3, 4, 5, generator=generator), torch.randn(count, 5, generator=generator)
+
+
+@pytest.fixture(autouse=True)
+def _plenty_of_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLLM_EVAL_FEATURES_BYTES", "1TB")
 
 
 def make_store(folder: Path, dtype: str = "float32") -> FeatureStore:
@@ -60,43 +66,94 @@ def test_a_reader_sees_a_writers_shard_after_refresh(tmp_path: Path) -> None:
 def test_a_shard_cut_off_by_a_crash_does_not_count(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     store.put_many(names(2), *random_features(2))
-    (index,) = tmp_path.glob("*.json")
+    (index,) = tmp_path.glob("*.index")
     index.unlink()
     assert len(make_store(tmp_path)) == 0
 
 
-@pytest.mark.parametrize("damage", ["array", "index"])
-def test_a_truncated_shard_is_left_out_with_one_line(
-    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("cut", [1, 39, 40, 41])
+def test_an_entry_cut_off_by_a_crash_does_not_count_and_those_before_it_do(cut: int, tmp_path: Path) -> None:
     store = make_store(tmp_path)
-    store.put_many(names(2), *random_features(2))
-    path = next(tmp_path.glob("*.npy" if damage == "array" else "*.json"))
-    path.write_bytes(path.read_bytes()[:-20])
+    patches, summaries = random_features(3)
+    store.put_many(names(3), patches, summaries)
+    (index,) = tmp_path.glob("*.index")
+    os.truncate(index, index.stat().st_size - cut)
+    whole = 2 if cut <= 40 else 1
+    opened = make_store(tmp_path)
+    assert opened.missing(names(3)) == names(3)[whole:]
+    assert torch.equal(opened.get_many(names(whole)), patches[:whole])
+
+
+def test_an_entry_with_a_flipped_bit_or_without_its_row_does_not_count(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    store.put_many(names(3), *random_features(3))
+    (index,), (rows,) = tmp_path.glob("*.index"), tmp_path.glob("*.rows")
+    content = bytearray(index.read_bytes())
+    content[-50] ^= 1
+    index.write_bytes(content)
+    assert make_store(tmp_path).missing(names(3)) == names(3)[1:2]
+    os.truncate(rows, rows.stat().st_size - 1)
+    assert make_store(tmp_path).missing(names(3)) == names(3)[1:]
+
+
+def test_a_shard_of_another_size_of_row_is_left_out_with_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    FeatureStore(tmp_path, (2, 4), 5).put_many(names(2), torch.zeros(2, 2, 4, 5), torch.zeros(2, 5))
     with caplog.at_level(logging.WARNING):
         opened = make_store(tmp_path)
+        opened.refresh()
     assert opened.missing(names(2)) == names(2)
-    assert len(caplog.records) == 1
+    assert len(caplog.records) == 1 and "180 bytes, not 260" in caplog.text
     opened.put_many(names(2), *random_features(2, seed=1))
-    again = make_store(tmp_path)
-    assert torch.equal(again.get_many(names(2)), random_features(2, seed=1)[0])
+    assert torch.equal(make_store(tmp_path).get_many(names(2)), random_features(2, seed=1)[0])
 
 
-def test_a_damaged_row_is_missing_and_its_replacement_is_found(tmp_path: Path) -> None:
-    images = names(3)
-    store = make_store(tmp_path)
-    store.put_many(images, *random_features(3))
-    path = next(tmp_path.glob("*.npy"))
+def damage(folder: Path, at: int = -10) -> None:
+    """Flip bits of a byte in the only shard's rows."""
+    (path,) = folder.glob("*.rows")
     content = bytearray(path.read_bytes())
-    content[-10] ^= 0xFF
+    content[at] ^= 0xFF
     path.write_bytes(content)
+
+
+def test_a_damaged_row_is_found_once_and_its_replacement_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = names(3)
+    make_store(tmp_path).put_many(images, *random_features(3))
+    damage(tmp_path)
     opened = make_store(tmp_path)
-    assert opened.missing(images) == images[2:]
     with pytest.raises(UserError, match=images[2]):
         opened.get_many(images)
+    assert "row 2 is damaged" in caplog.text
+    assert opened.missing(images) == make_store(tmp_path).missing(images) == images[2:]
     patches, summaries = random_features(3)
     opened.put_many(images[2:], patches[2:], summaries[2:])
-    assert torch.equal(make_store(tmp_path).get_many(images), patches)
+    caplog.clear()
+    assert torch.equal(opened.get_many(images), patches)
+    assert torch.equal(make_store(tmp_path).get_many(images), patches) and not caplog.records
+
+
+def test_a_damaged_row_is_read_from_where_else_the_image_is(tmp_path: Path) -> None:
+    patches, summaries = random_features(2)
+    for store in (make_store(tmp_path), make_store(tmp_path)):
+        store.put_many(names(2), patches, summaries)
+    first = sorted(tmp_path.glob("*.rows"))[0]
+    first.write_bytes(bytes(first.stat().st_size))
+    assert torch.equal(make_store(tmp_path).get_many(names(2)), patches)
+
+
+def test_thousands_of_images_are_found_among_each_other(tmp_path: Path) -> None:
+    images = names(9000)
+    store = FeatureStore(tmp_path, (1, 1), 2)
+    rows = torch.arange(9000 * 4, dtype=torch.float32).view(9000, 2, 2)
+    for start in range(0, 9000, 1500):
+        store.put_rows(images[start : start + 1500], rows[start : start + 1500])
+    asked = torch.randperm(9000)[:500]
+    for opened in (store, FeatureStore(tmp_path, (1, 1), 2)):
+        assert torch.equal(opened.rows([images[at] for at in asked])[0], rows[asked])
+        assert opened.missing(["0" * 64, *images, "f" * 64]) == ["0" * 64, "f" * 64]
 
 
 def test_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -220,8 +277,10 @@ def test_a_runs_encoder_goes_where_models_go(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
     encoder = make_encoder(tmp_path / "weights")
-    run: Any = SimpleNamespace(encoder=encoder, weights={"encoder": "e" * 64}, recipe=SimpleNamespace(dtype="bfloat16"))
+    run: Any = SimpleNamespace(
+        encoder=encoder, weights={"encoder": "e" * 64}, recipe=SimpleNamespace(dtype="bfloat16", features_dtype=None)
+    )
     # No GPU is needed to see that the encoder is moved: `meta` is a device as well.
-    monkeypatch.setattr("mllm_eval.features.extraction.device", lambda: "meta")
+    monkeypatch.setattr("mllm_eval.features.source.device", lambda: "meta")
     weight = next(Features.of(run).model.parameters())
     assert (weight.device.type, weight.dtype) == ("meta", torch.bfloat16)

@@ -117,6 +117,8 @@ class Recipe(Strict):
         tokens: visual tokens the LLM sees of an image; a square number.
         data: which data pin of the benchmarks is asked (`mini`, `hub`).
         standardize: whether the projector's input is standardised per dimension.
+        features_dtype: in what the encoder's features are stored, where not in `dtype`; it halves or doubles their
+            size and rounds them.
     """
 
     name: str
@@ -130,6 +132,9 @@ class Recipe(Strict):
     stage1: Stage
     stage2: Stage
     standardize: bool = False
+    features_dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
     assumptions: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="before")

@@ -1,0 +1,145 @@
+"""Features of images from where they are: the store, or the encoder for what the store lacks or cannot hold."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mllm_eval.adapters import load_encoder_model
+from mllm_eval.adapters.base import EncoderModel
+from mllm_eval.data.samples import ImageRef
+from mllm_eval.environment import device
+from mllm_eval.features.extraction import BATCH, OnBroken, Progress, encode, extract
+from mllm_eval.features.key import stored_dtype
+from mllm_eval.features.room import VARIABLE, available
+from mllm_eval.features.shards import ENTRY
+from mllm_eval.features.store import FeatureStore
+
+if TYPE_CHECKING:
+    from mllm_eval.run import Run
+
+log = logging.getLogger(__name__)
+
+# Bytes of features that are kept in memory where the store has no room for them.
+HELD_BYTES = 256 * 2**20
+
+
+class Features:
+    """Features of images by their refs: from the store, and computed where the store lacks them.
+
+    `load` makes the encoder when it is first needed: with a full store it never is.
+    """
+
+    def __init__(self, store: FeatureStore, load: Callable[[], EncoderModel]) -> None:
+        self.store = store
+        self._load = load
+        self._model: EncoderModel | None = None
+        self._full = False
+        self._told = False
+        self._coming: dict[str, ImageRef] = {}
+        self._held: OrderedDict[str, Tensor] = OrderedDict()
+
+    @classmethod
+    def of(cls, run: Run) -> Features:
+        """The features that a run trains on and answers from, in its recipe's precision.
+
+        The encoder computes on the GPU where there is one; the store and what is read of it stay in memory.
+        """
+        computed = run.recipe.dtype
+        store = FeatureStore.of(run.encoder, run.weights["encoder"], stored_dtype(run.recipe), computed=computed)
+        return cls(store, lambda: load_encoder_model(run.encoder, getattr(torch, computed)).to(device()))
+
+    @property
+    def model(self) -> EncoderModel:
+        """The encoder, loaded at first use."""
+        if self._model is None:
+            self._model = self._load()
+        return self._model
+
+    def fill(
+        self,
+        images: Sequence[ImageRef],
+        progress: Progress | None = None,
+        on_broken: OnBroken | None = None,
+    ) -> int:
+        """`extract` what is missing, and return how many images that were; loads nothing if none is.
+
+        What the store has no room for is left out and encoded when it is asked for, in this order if it can be;
+        what that costs is said once.
+        """
+        by_name = {image.sha256: image for image in images}
+        lacking = self.store.missing(by_name)
+        self._full, self._coming = False, {}
+        if not lacking:
+            return 0
+        room = available(self.store.root) // (self.store.row_bytes + ENTRY.itemsize)
+        done = 0
+        if room:
+            done = extract(self.model, [by_name[name] for name in lacking[:room]], self.store, progress, on_broken)
+        if room < len(lacking) or done < len(lacking):
+            self._full = True
+            self._coming = {name: by_name[name] for name in self.store.missing(lacking)}
+            self._tell(len(self._coming), len(by_name))
+        return done
+
+    def _tell(self, left: int, images: int) -> None:
+        if left and not self._told:
+            self._told = True
+            log.warning(
+                "features: %d of %d images have no room, another %.1f GB would be needed (%s): they are encoded "
+                "again each time they are asked about",
+                left,
+                images,
+                left * self.store.row_bytes / 1e9,
+                VARIABLE,
+            )
+
+    def expect(self, images: Sequence[ImageRef]) -> None:
+        """Say in which order images will be asked for; those the store has no room for are then encoded in batches."""
+        if self._full:
+            order = dict.fromkeys(image.sha256 for image in images)
+            self._coming = {name: self._coming[name] for name in order if name in self._coming}
+
+    def mends(self, find: Callable[[Sequence[str]], Sequence[ImageRef]]) -> None:
+        """Let the store itself give what it lacks or holds damaged: `find` gives the refs of such images."""
+        self.store.elsewhere = lambda names: self._live(find(names))
+
+    def __call__(self, images: Sequence[ImageRef]) -> list[Tensor]:
+        """Patch features [h, w, D] of each image. Raises UserError for an image that cannot be read."""
+        rows, absent = self.store.rows([image.sha256 for image in images])
+        if absent and not self._full:
+            self.fill([images[at] for at in absent])
+            rows, absent = self.store.rows([image.sha256 for image in images])
+        if absent:
+            rows[absent] = self._live([images[at] for at in absent])
+        return list(rows[:, :-1].reshape(len(images), *self.store.grid, self.store.width))
+
+    def _live(self, images: Sequence[ImageRef]) -> Tensor:
+        """Rows [n, h * w + 1, D] of images, encoded now unless they were a moment ago; the bits are the store's."""
+        found = {image.sha256: self._held[image.sha256] for image in images if image.sha256 in self._held}
+        wanted = {image.sha256: image for image in images if image.sha256 not in found}
+        for name in wanted:
+            self._coming.pop(name, None)
+        # A batch costs what it costs: it is filled up with what will be asked for next.
+        ahead = list(self._coming)[: -len(wanted) % BATCH]
+        todo = [*wanted.values(), *(self._coming.pop(name) for name in ahead)]
+        for made in encode(self.model, todo):
+            for ref, problem in made.broken:
+                if ref.sha256 in wanted:
+                    raise problem
+            if made.features is None:
+                continue
+            rows = self.store.as_rows(made.features.patches, made.features.summary)
+            for name, row in zip(made.names, rows, strict=True):
+                self._held[name] = row.clone()
+                if name in wanted:
+                    found[name] = self._held[name]
+        most = max(BATCH, HELD_BYTES // self.store.row_bytes)
+        while len(self._held) > most:
+            self._held.popitem(last=False)
+        return torch.stack([found[image.sha256] for image in images])
