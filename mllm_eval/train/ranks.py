@@ -1,17 +1,24 @@
-"""Processes that train together: how they meet, wait for each other, and end together."""
+"""Processes that work together: how they meet, wait for each other, agree, and end together."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 
 from mllm_eval.environment import world
 from mllm_eval.errors import UserError
+
+if TYPE_CHECKING:
+    from mllm_eval.data.samples import ImageRef
+    from mllm_eval.features import Features
+
+Decision = TypeVar("Decision")
 
 # Others wait for the slowest as long as it prepares data.
 WAIT = timedelta(days=7)
@@ -70,6 +77,70 @@ def together(work: Callable[[], None], first_only: bool = False) -> None:
     torch.distributed.all_gather_object(problems, problem)
     if found := next((one for one in problems if one is not None), None):
         raise SharedError(found)
+
+
+def gathered(own: Decision) -> list[Decision]:
+    """What every process has, by rank; nothing on those that are not rank 0."""
+    if not torch.distributed.is_initialized():
+        return [own]
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, own)
+    return found if world()[0] == 0 else []
+
+
+def decided(decide: Callable[[], Decision]) -> Decision:
+    """What rank 0 decides, on all processes: what each finds on the disk may change between one look and the next.
+
+    Raises SharedError on all of them where rank 0 met bad input.
+    """
+    found: list[Any] = [None]
+
+    def look() -> None:
+        found[0] = decide()
+
+    together(look, first_only=True)
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(found, src=0)
+    decision: Decision = found[0]
+    return decision
+
+
+def encode_together(
+    features: Features,
+    images: Mapping[str, ImageRef],
+    check: Callable[[int], None],
+    progress: Callable[[int, int], None],
+    on_broken: Callable[[ImageRef, Exception], None] | None = None,
+) -> None:
+    """Fill the feature store: every process encodes its share of those images (by sha256) that are missing.
+
+    `check` gets their number before anything is computed. `on_broken` is told on rank 0 of every image that cannot be
+    read; without it one that cannot ends the work. Raises SharedError on all processes where one met bad input.
+    """
+    names = list(images)
+
+    def look() -> Any:
+        missing = set(features.store.missing(names))
+        check(len(missing))
+        return np.array([at for at, name in enumerate(names) if name in missing], np.int64)
+
+    missing = decided(look)
+    rank, size = world()
+    broken: list[tuple[str, str]] = []
+
+    def note(image: ImageRef, problem: Exception) -> None:
+        broken.append((image.sha256, str(problem)))
+
+    def encode() -> None:
+        share = [images[names[at]] for at in missing[rank::size]]
+        told = note if on_broken else None
+        features.fill(share, lambda done, _: progress(min(done * size, len(missing)), len(missing)), told)
+
+    together(encode)
+    features.store.refresh()
+    if on_broken and (everyones := gathered(broken)):
+        for name, problem in (one for each in everyones for one in each):
+            on_broken(images[name], UserError(problem))
 
 
 def tells(problem: UserError) -> bool:

@@ -27,7 +27,7 @@ from mllm_eval.run import Run
 from mllm_eval.storage import locate, results_home, write_atomic, write_json
 from mllm_eval.train.batches import Collator, Plan, RowNumbers
 from mllm_eval.train.progress import StageLog, Told, Work, latest_whole, remove_others
-from mllm_eval.train.ranks import barrier, join_processes, together, without_compiling
+from mllm_eval.train.ranks import barrier, encode_together, join_processes, together, without_compiling
 from mllm_eval.train.resharding import reshard, resharded_copy, shards
 from mllm_eval.train.tokens import TokenisedSet, tokenise
 from mllm_eval.train.trainer import StageTrainer, arguments, deepspeed_config
@@ -97,19 +97,11 @@ def _note_left_out(run: Run, number: int, data: TokenisedSet) -> None:
 
 
 def _encode(one: Prepared, features: Features, todo: Work) -> None:
-    """Fill the feature store: every process encodes its share of the images that are missing."""
-    rank, size = world()
+    """Fill the feature store with what a stage reads."""
     refs = {ref.sha256: ref for ref in one.data.refs(one.images)}
-    missing = features.store.missing(refs)
-
-    def encode_share() -> None:
-        _check_room(features, len(missing), f"stage {one.number}")
-        share = [refs[name] for name in missing[rank::size]]
-        features.fill(share, lambda done, _: todo.encoded(min(done * size, len(missing))))
-
-    together(encode_share)
+    where = f"stage {one.number}"
+    encode_together(features, refs, lambda count: _check_room(features, count, where), lambda n, _: todo.encoded(n))
     todo.next_set()
-    features.store.refresh()
 
 
 def _check_room(features: Features, images: int, where: str) -> None:
