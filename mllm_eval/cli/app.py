@@ -285,7 +285,7 @@ def check(
 
 def _others() -> None:
     # Registered here so that `mllm-eval --help` lists them last.
-    from mllm_eval.cli import fetching, finished, looking, miniature, planning, reporting, statistics
+    from mllm_eval.cli import features, fetching, finished, looking, miniature, planning, reporting, statistics
 
     looking.register(app)
     statistics.register(app)
@@ -293,6 +293,7 @@ def _others() -> None:
     planning.register(app)
     fetching.register(app)
     finished.register(app)
+    features.register(app)
     app.add_typer(miniature.app, name="miniature")
 
 

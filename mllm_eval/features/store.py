@@ -279,6 +279,7 @@ class FeatureStore:
 
     def close(self) -> None:
         """Let go of files and leases; what was put stays."""
+        self.elsewhere = None
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -1,0 +1,191 @@
+"""`mllm-eval features`: what is kept of encoded images, whether it is whole, and what of it can go."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from mllm_eval.features.inventory import Store
+    from mllm_eval.features.upkeep import Waste
+
+EXAMPLES = """
+What is kept of encoded images: each image is encoded once per encoder, and every run reads it from results/features.
+
+\b
+  mllm-eval features ls                    what there is, how large, used when, by whom
+  mllm-eval features verify                read everything, drop what is damaged
+  mllm-eval features gc --dry-run          what a crash, an old encoder or a rewriting left behind
+  mllm-eval features gc                    remove it, after asking
+
+All stores together take at most $MLLM_EVAL_FEATURES_BYTES (`200GB`, `1.5TB`; 0 keeps nothing), by default half of
+what the disk would have free without them. What was used longest ago goes first; what a running command reads stays.
+Nothing here changes a result: what is removed is computed again when a run needs it.
+"""
+
+features = typer.Typer(
+    no_args_is_help=True,
+    help=EXAMPLES,
+    short_help="what is kept of encoded images: ls, verify, gc",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+)
+Stores = Annotated[list[str] | None, typer.Argument(help="encoders, or stores of `ls`; default: all")]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.add_typer(features, name="features")
+
+
+@features.command("ls", short_help="what there is, how large, used when, by whom")
+def ls(stores: Stores = None, as_json: AsJson = False) -> None:
+    """List the stores of features: encoder, preprocessing, layer, images, size, last use.
+
+    `orphaned`: no encoder of the catalog and no saved run would read it; `mllm-eval features gc` removes it.
+    `in use`: a running command reads or writes it.
+
+    \b
+      mllm-eval features ls
+      mllm-eval features ls mini-dino --json
+    """
+    found = _chosen(stores)
+    if as_json:
+        _print_json(store.to_dict() for store in found)
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from mllm_eval.features.room import bound, features_root
+
+    console = Console(highlight=False)
+    if not found:
+        print(f"no features under {features_root()}; `mllm-eval eval` makes them")
+        return
+    sheet = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("store", "encoder", "pixels", "layer", "dtype", "images", "MB", "last used", ""):
+        right = name in ("layer", "images", "MB")
+        sheet.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name != "encoder")
+    for store in found:
+        sheet.add_row(*_cells(store))
+    console.print(sheet)
+    root = features_root()
+    used = sum(store.size for store in found)
+    if not stores:
+        console.print(f"{used / 1e6:,.0f} MB of at most {bound(root) / 1e6:,.0f} MB ({root})", soft_wrap=True)
+
+
+def _cells(store: Store) -> list[str]:
+    meta = store.meta
+    pixels = meta.get("preprocessing") or {}
+    owners = ", ".join(store.owners or ()) or str(meta.get("encoder", "?"))
+    state = "orphaned" if store.orphaned else "in use" if store.held else ""
+    used = datetime.fromtimestamp(store.used).strftime("%Y-%m-%d") if store.used else "never"
+    size = f"{pixels.get('mode', '?')} {pixels.get('size', '?')}"
+    dtype = str(meta.get("dtype", "?")).replace("bfloat", "bf").replace("float", "fp")
+    # So many digits are enough to name a store by.
+    facts = [store.name[:8], owners, size, str(meta.get("feature_layer", "?")), dtype]
+    return [*facts, f"{store.images:,}", f"{store.size / 1e6:,.1f}", used, state]
+
+
+@features.command(short_help="read everything, drop what is damaged")
+def verify(stores: Stores = None, as_json: AsJson = False) -> None:
+    """Read every row and compare it with its checksum. Damaged ones are named and dropped: the next run that needs
+    such an image encodes it again. Exit code 1 if any was found.
+
+    \b
+      mllm-eval features verify
+      mllm-eval features verify mini-dino
+    """
+    from mllm_eval.cli.display import display
+    from mllm_eval.features.upkeep import verify as check
+
+    damaged = 0
+    reporter = display()
+    for store in _chosen(stores):
+        with reporter.step(
+            f"verify {store.name}, {store.meta.get('encoder', '?')}, {store.images:,} images"
+        ) as progress:
+            for found in check(store, lambda done, whole=store.rows: progress(done, whole)):  # type: ignore[misc]
+                damaged += max(1, found.entries)
+                if as_json:
+                    _print_json([found.to_dict()])
+                elif found.row < 0:
+                    print(f"{found.store}/{found.shard}: {found.entries} entries of the index are damaged, dropped")
+                else:
+                    print(f"{found.store}/{found.shard}, row {found.row}: image {found.image} is damaged, dropped")
+    if not as_json:
+        print(f"{damaged} damaged" if damaged else "all whole")
+    raise typer.Exit(1 if damaged else 0)
+
+
+@features.command(short_help="remove what nobody will read")
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would go")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask before orphaned stores go")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what crashes have cut off, rows that were dropped or are there twice, and the stores of encoders that
+    neither the catalog nor a saved run has any more; small shards become large ones.
+
+    Before orphaned stores go it asks; where nobody can answer they stay, unless --yes is given. Stores that a
+    running command uses are left alone.
+
+    \b
+      mllm-eval features gc --dry-run
+      mllm-eval features gc --yes
+    """
+    import sys
+
+    from mllm_eval.features.room import features_root
+    from mllm_eval.features.upkeep import collect
+
+    root = features_root()
+    found = list(collect(root, remove_them=False))
+    orphans = [waste for waste in found if waste.kind == "orphaned"]
+    if not dry_run:
+        asked = bool(orphans) and not yes
+        if asked and not as_json:
+            _tell(orphans)
+        agreed = not asked or (sys.stdin.isatty() and typer.confirm("remove these stores?"))
+        if orphans and not agreed:
+            print("orphaned stores stay; --yes removes them", file=sys.stderr)
+        found = list(collect(root, remove_them=True, orphans=agreed))
+    if as_json:
+        _print_json(waste.to_dict() for waste in found)
+        return
+    _tell(found)
+    freed = sum(waste.size for waste in found)
+    if not found:
+        print("nothing to remove")
+    else:
+        print(f"{freed / 1e6:,.1f} MB {'would be' if dry_run else 'are'} free again")
+
+
+def _tell(found: list[Waste]) -> None:
+    said = {
+        "cut off": "{0} files or ends of files that a crash or an older version left",
+        "superseded": "{0} rows that were dropped or are there twice",
+        "orphaned": "{0} images of an encoder that neither the catalog nor a run has",
+        "scattered": "{0} small shards made into larger ones",
+    }
+    for waste in found:
+        print(f"{waste.store}: {said[waste.kind].format(f'{waste.count:,}')}, {waste.size / 1e6:,.1f} MB")
+
+
+def _chosen(asked: list[str] | None) -> list[Store]:
+    from mllm_eval.features.inventory import chosen, read_stores
+    from mllm_eval.features.room import features_root
+
+    return list(chosen(read_stores(features_root()), asked or []))
+
+
+def _print_json(found: Any) -> None:
+    import json
+
+    for one in found:
+        print(json.dumps(one, ensure_ascii=False))
