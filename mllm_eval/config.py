@@ -28,7 +28,14 @@ class Strict(pydantic.BaseModel):
 M = TypeVar("M", bound=pydantic.BaseModel)
 
 
-class _Loader(yaml.SafeLoader):
+if typing.TYPE_CHECKING:
+    from yaml import SafeLoader as _Parser
+else:
+    # In C it reads ten times as fast, which is half a second of every command that asks for all benchmarks.
+    _Parser = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Parser):
     """SafeLoader that reads `1e-3` as a number (YAML 1.1 reads a string) and refuses doubled keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

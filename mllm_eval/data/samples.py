@@ -83,6 +83,10 @@ class Samples(Sequence[Sample]):
         self.clusters = clusters
         self.pictures = pictures
 
+    def showing(self, pictures: Sequence[Pictures]) -> Samples:
+        """The same samples with other images."""
+        return Samples(self.benchmark, self.kept, self.clusters, pictures)
+
     def __len__(self) -> int:
         return len(self.kept)
 
