@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -46,7 +47,7 @@ def answer(
 
 
 def answer_many(
-    model: Answerer,
+    model: Answerer | None,
     asked: Sequence[Asked],
     template: str,
     features: Features,
@@ -55,6 +56,7 @@ def answer_many(
     limits: Limits | None = None,
     share: Share | None = None,
     finished: Callable[[Asked], None] | None = None,
+    around: Callable[[Sequence[Asked]], AbstractContextManager[Progress | None]] | None = None,
 ) -> None:
     """Greedy answers to all that is asked; new ones go to the journals batch by batch.
 
@@ -66,6 +68,8 @@ def answer_many(
     read. `progress` is called with the number of samples done and of all.
 
     Args:
+        model: None where all has been answered and journals are only to be finished.
+        around: gives the context in which a part is answered, those that share images, and where its progress goes.
         share: this process's part of the batches; by default it does all. The journals are of its rank, and that of
             rank 0 is finished when all have answered theirs: only there `finished` is called.
     """
@@ -85,15 +89,38 @@ def answer_many(
     opened = [one for one in asked if is_open(one, template)]
     total, counted = sum(len(one.samples) for one in opened), share.counter()
     for part in together(opened):
-        job = _Job(model, part, template, features, engine, limits or Limits())
-        if progress:
-            progress(counted(0), total)
-        for planned in job.answered(share.take([planned.work for planned in job.batches])):
-            done = counted(len(job.samples(planned)))
-            if progress:
-                progress(done, total)
+        with around(part) if around else nullcontext(progress) as told:
+            todo = bytearray().join(without_answer(one.samples, template, one.journal) for one in part)
+            if told:
+                told(counted(0), total)
+            for count in _answered(model, part, template, features, engine, limits or Limits(), share, todo):
+                done = counted(count)
+                if told:
+                    told(done, total)
         share.last(partial(_finish, part, finished))
     share.end()
+
+
+def _answered(
+    model: Answerer | None,
+    part: Sequence[Asked],
+    template: str,
+    features: Features,
+    engine: Engine,
+    limits: Limits,
+    share: Share,
+    todo: bytearray,
+) -> Iterator[int]:
+    """How many samples each batch answers, when their answers are in the journals."""
+    if not any(todo):
+        # Whoever has seen all answers takes nothing, but takes part in the taking.
+        yield from (0 for _ in share.take([]))
+        return
+    if model is None:
+        raise ValueError("something is to be answered, and there is no model")
+    job = _Job(model, part, template, features, engine, limits, todo)
+    for planned in job.answered(share.take([planned.work for planned in job.batches])):
+        yield len(job.samples(planned))
 
 
 def _finish(part: Sequence[Asked], finished: Callable[[Asked], None] | None) -> None:
@@ -132,13 +159,13 @@ class _Job:
         features: Features,
         engine: Engine,
         limits: Limits,
+        todo: bytearray,
     ) -> None:
         from mllm_eval.generate.model import end_tokens
 
         self.model, self.asked, self.template, self.features = model, asked, template, features
-        self.engine, self.limits = engine, limits
+        self.engine, self.limits, self.todo = engine, limits, todo
         self.ends = end_tokens(model.tokenizer, template_named(template).assistant_close)
-        self.todo = bytearray().join(without_answer(one.samples, template, one.journal) for one in asked)
         self.questions = questions = Questions(asked, template, model.tokenizer, model.image_tokens)
         self.twins: dict[int, list[int]] = {}
         for number, other in questions.same_as.items():

@@ -105,33 +105,29 @@ def _held(heads: int, head_tokens: int, rows: int, longest: int) -> int:
     return heads * head_tokens + rows * longest
 
 
-def _longest(group: Sequence[Request]) -> int:
-    return group[-1].tail_tokens + max(request.longest for request in group)
-
-
 def _parts(group: Sequence[Request], limits: Limits) -> Iterator[Sequence[Request]]:
     """Requests of one head, ascending in length, in parts that stay within the limits."""
-    start, longest = 0, 0
+    start, answer = 0, 0
     for end, request in enumerate(group):
-        longest = max(longest, request.longest)
-        held = _held(1, request.head_tokens, end - start + 1, request.tail_tokens + longest)
+        answer = max(answer, request.longest)
+        held = _held(1, request.head_tokens, end - start + 1, request.tail_tokens + answer)
         if end > start and (end - start >= limits.rows or held > limits.tokens):
             yield group[start:end]
-            start, longest = end, request.longest
+            start, answer = end, request.longest
     yield group[start:]
 
 
 def _packed(groups: Sequence[Sequence[Request]], limits: Limits) -> Iterator[list[Sequence[Request]]]:
     packed: list[Sequence[Request]] = []
-    rows, longest = 0, 0
+    rows, tail, answer = 0, 0, 0
     for group in groups:
-        head_tokens = group[0].head_tokens
-        rows, longest = rows + len(group), max(longest, _longest(group))
-        alike = not packed or packed[0][0].head_tokens == head_tokens
-        held = _held(len(packed) + 1, head_tokens, rows, longest)
+        own = len(group), group[-1].tail_tokens, max(request.longest for request in group)
+        rows, tail, answer = rows + own[0], max(tail, own[1]), max(answer, own[2])
+        alike = not packed or packed[0][0].head_tokens == group[0].head_tokens
+        held = _held(len(packed) + 1, group[0].head_tokens, rows, tail + answer)
         if packed and (not alike or rows > limits.rows or held > limits.tokens):
             yield packed
-            packed, rows, longest = [], len(group), _longest(group)
+            packed, (rows, tail, answer) = [], own
         packed.append(group)
     if packed:
         yield packed

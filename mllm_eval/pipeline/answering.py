@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING
 
 from mllm_eval.answers import Journal
@@ -11,8 +13,10 @@ from mllm_eval.catalog import Benchmark
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.environment import device, repeatable
 from mllm_eval.errors import UserError
-from mllm_eval.generate import answer, pending, shared_answers
+from mllm_eval.generate import Asked, Share, answer_many, is_open, pending, shared_answers, together
 from mllm_eval.pipeline.ledger import Ledger
+from mllm_eval.pipeline.reporter import Progress
+from mllm_eval.pipeline.subset import asked_samples
 from mllm_eval.run import Run
 
 if TYPE_CHECKING:
@@ -48,38 +52,90 @@ class Respondent:
 
         return Features.of(self.run)
 
-    def respond(self, benchmark: Benchmark, variant: str, samples: list[Sample]) -> bool:
-        """Answer what has no answer yet; False if there was nothing to do.
+    def respond(
+        self,
+        wanted: Sequence[tuple[Benchmark, str]],
+        finished: Callable[[Benchmark, str, Sequence[Sample]], None],
+        share: Share | None = None,
+    ) -> None:
+        """Answer what has no answer yet to these variants of benchmarks.
 
-        A variant, or a part of one, that asks questions as another does takes that one's answers to them.
+        What shares images is answered together, the rest one after the other as wanted. `finished` is told of each
+        when all its answers are there, with its samples; of what was complete before at once.
         """
-        journal = Journal(self.run.answers_path(benchmark.name, variant))
-        template, limit = self.run.recipe.template, benchmark.generation.max_new_tokens
-        if dropped := journal.hold_to(limit):
-            self.ledger.reporter.say(f"{titled(benchmark, variant)}: {dropped} answers had another limit of tokens")
-        if journal.complete and not pending(samples, template, journal) and not _mended(journal, samples):
-            return False
-        if not journal.done():
-            shared = shared_answers(samples, template, self._others(benchmark, journal, limit))
-            if shared:
-                journal.append(shared)
-                if not pending(samples, template, journal):
-                    journal.finish(sample.id for sample in samples)
-                    return True
-        model = self.model
-        name = titled(benchmark, variant)
-        self._encode(name, samples)
-        with self.ledger.step(f"answers: {name}", samples=len(samples)) as progress:
-            answer(
-                model,
-                samples,
-                template,
-                self.features,
-                limit,
-                journal,
-                progress,
-            )
-        return True
+        share = share or Share()
+        journals = self._journals(wanted, share)
+        opened: dict[Asked, tuple[Benchmark, str]] = {}
+        for (benchmark, variant), journal in zip(wanted, journals, strict=True):
+            samples, name = asked_samples(benchmark, self.run.data, variant), titled(benchmark, variant)
+            asked = Asked(samples, benchmark.generation.max_new_tokens, journal, name)
+            if self._open(asked):
+                opened[asked] = benchmark, variant
+            elif not share.rank:
+                finished(benchmark, variant, samples)
+        if not opened:
+            return
+        self._share_answers(opened, share)
+        parts, at = len(together([*opened])), count(1)
+
+        @contextmanager
+        def around(part: Sequence[Asked]) -> Iterator[Progress]:
+            # Variants that were answered just now may have answers, too.
+            self._share_answers({asked: opened[asked] for asked in part}, share)
+            with self._step(part, f", {next(at)} of {parts}" if parts > 1 else "") as progress:
+                yield progress
+
+        answer_many(
+            self.model if any(self._pending(asked) for asked in opened) else None,
+            [*opened],
+            self.run.recipe.template,
+            lambda images: self.features(images),
+            share=share,
+            finished=lambda asked: finished(*opened[asked], asked.samples),
+            around=around,
+        )
+
+    def _journals(self, wanted: Sequence[tuple[Benchmark, str]], share: Share) -> list[Journal]:
+        journals = [Journal(self.run.answers_path(one.name, variant), share.rank) for one, variant in wanted]
+
+        def hold() -> None:
+            for (benchmark, variant), journal in zip(wanted, journals, strict=True):
+                if dropped := journal.hold_to(benchmark.generation.max_new_tokens):
+                    name = titled(benchmark, variant)
+                    self.ledger.reporter.say(f"{name}: {dropped} answers had another limit of tokens")
+
+        share.first(hold)
+        return journals
+
+    def _pending(self, asked: Asked) -> bool:
+        return bool(pending(asked.samples, self.run.recipe.template, asked.journal))
+
+    def _open(self, asked: Asked) -> bool:
+        return is_open(asked, self.run.recipe.template) or _mended(asked.journal, asked.samples)
+
+    @contextmanager
+    def _step(self, part: Sequence[Asked], which: str) -> Iterator[Progress]:
+        """What is left of a part, as a step of the ledger; the images that it shows are encoded before."""
+        name = " + ".join(asked.name for asked in part)
+        if not any(self._pending(asked) for asked in part):
+            yield lambda done, total: None
+            return
+        self._encode(name, part)
+        titles = {f"answers: {asked.name}": len(asked.samples) for asked in part}
+        with self.ledger.step(f"answers: {name}", f"answers: {name}{which}", titles) as progress:
+            yield progress
+
+    def _share_answers(self, opened: Mapping[Asked, tuple[Benchmark, str]], share: Share) -> None:
+        """Where nothing is answered yet, take the answers of a benchmark's other variants to the same questions."""
+
+        def take() -> None:
+            for asked, (benchmark, _) in opened.items():
+                if not asked.journal.done():
+                    others = self._others(benchmark, asked.journal, asked.max_new_tokens)
+                    if shared := shared_answers(asked.samples, self.run.recipe.template, others):
+                        asked.journal.append(shared)
+
+        share.first(take)
 
     def _others(self, benchmark: Benchmark, own: Journal, limit: int) -> list[Journal]:
         """The other finished journals of the benchmark, the default first, under the same limit."""
@@ -90,9 +146,9 @@ class Respondent:
             journal.hold_to(limit)
         return [journal for journal in finished if journal.complete]
 
-    def _encode(self, name: str, samples: list[Sample]) -> None:
-        images = [image for sample in samples for image in sample.images]
-        missing = self.features.store.missing(image.sha256 for image in images)
+    def _encode(self, name: str, part: Sequence[Asked]) -> None:
+        images = {image.sha256: image for asked in part for sample in asked.samples for image in sample.images}
+        missing = self.features.store.missing(images)
         if not missing:
             return
 
@@ -101,7 +157,7 @@ class Respondent:
             self.ledger.reporter.say(f"broken image: {problem}")
 
         with self.ledger.step(f"features: {name}", images=len(missing)) as progress:
-            self.features.fill(images, progress, broken)
+            self.features.fill([*images.values()], progress, broken)
 
 
 def titled(benchmark: Benchmark, variant: str) -> str:
@@ -109,7 +165,7 @@ def titled(benchmark: Benchmark, variant: str) -> str:
     return benchmark.name if variant == "default" else f"{benchmark.name} ({variant})"
 
 
-def _mended(journal: Journal, samples: list[Sample]) -> bool:
+def _mended(journal: Journal, samples: Sequence[Sample]) -> bool:
     """Whether a sample that failed has images that can all be read by now. Loads no model to find out."""
     done = journal.done()
     failed = [sample for sample in samples if done[sample.id].state == "error"]

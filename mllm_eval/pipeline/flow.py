@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,9 +100,15 @@ def evaluate(
             locked_or_told([benchmark], run.recipe.data, chosen[benchmark.name])
         hold_to_its_data(run)
         respondent = Respondent(run, lambda: _train(run, ledger), ledger)
+        readers: dict[tuple[str, str], list[str]] = {}
         for benchmark in asked:
             for variant in chosen[benchmark.name]:
-                _answer_and_score(respondent, benchmark, variant)
+                source = answers_variant(benchmark, variant, run.data)
+                readers.setdefault((benchmark.name, source), []).append(variant)
+        respondent.respond(
+            [(benchmark, source) for benchmark in asked for name, source in readers if name == benchmark.name],
+            lambda benchmark, source, samples: _score(run, ledger, benchmark, source, samples, readers),
+        )
         if not ledger.steps:
             ledger.reporter.say(f"{run.name}: complete, nothing to do")
     return run
@@ -273,11 +279,17 @@ def _read_by(run: RunFolder, benchmark: Benchmark, variant: str) -> list[str]:
     return [variant, *others]
 
 
-def _answer_and_score(respondent: Respondent, benchmark: Benchmark, variant: str) -> None:
-    run = respondent.run
-    samples = _samples(benchmark, run, variant)
-    source = answers_variant(benchmark, variant, run.data)
-    respondent.respond(benchmark, source, samples if source == variant else _samples(benchmark, run, source))
-    if not all(scored(run, benchmark, variant, rules) for rules in benchmark.rules):
-        with respondent.ledger.step(f"scores: {titled(benchmark, variant)}"):
-            score_answers(run, benchmark, variant, samples)
+def _score(
+    run: Run,
+    ledger: Ledger,
+    benchmark: Benchmark,
+    source: str,
+    samples: Sequence[Sample],
+    readers: Mapping[tuple[str, str], Sequence[str]],
+) -> None:
+    """Score the answers of a variant for each that reads them, where that is missing."""
+    for variant in readers[benchmark.name, source]:
+        if not all(scored(run, benchmark, variant, rules) for rules in benchmark.rules):
+            with ledger.step(f"scores: {titled(benchmark, variant)}"):
+                own = samples if variant == source else _samples(benchmark, run, variant)
+                score_answers(run, benchmark, variant, own)

@@ -6,7 +6,7 @@ import json
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,24 +33,35 @@ class Ledger:
         """Steps done by this process."""
 
     @contextmanager
-    def step(self, title: str, **about: Any) -> Iterator[Progress]:
-        """Time a step: wall and processor seconds of this process and its children, and its memory peak."""
+    def step(
+        self, title: str, shown: str | None = None, parts: Mapping[str, int] | None = None, **about: Any
+    ) -> Iterator[Progress]:
+        """Time a step: wall and processor seconds of this process and its children, and its memory peak.
+
+        `shown` stands for the title while it lasts. What several `parts` (title -> samples) did together is a line
+        each, the time split by their samples.
+        """
         if self.begin:
             self.begin()
             self.begin = None
         wall, spent = time.monotonic(), _spent()
-        with self.reporter.step(title) as progress:
+        with self.reporter.step(shown or title) as progress:
             yield progress
-        line = {
-            "step": title,
-            **about,
-            "seconds": round(time.monotonic() - wall, 2),
-            "cpu_seconds": round(_spent() - spent, 2),
-            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        if self.kept:
-            self._append(line)
+        wall, spent = time.monotonic() - wall, _spent() - spent
+        for name, samples in (parts or {title: 1}).items():
+            share = samples / (sum(parts.values()) or 1) if parts else 1.0
+            line = {
+                "step": name,
+                **about,
+                **({"samples": samples} if parts else {}),
+                **({"together": list(parts)} if parts and len(parts) > 1 else {}),
+                "seconds": round(wall * share, 2),
+                "cpu_seconds": round(spent * share, 2),
+                "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            if self.kept:
+                self._append(line)
         self.steps += 1
 
     def _append(self, line: dict[str, Any]) -> None:
