@@ -247,7 +247,7 @@ class PlainCollator:
             own = torch.from_numpy(row.astype(np.int64))
             ids[at, : len(row)], mask[at, : len(row)] = own, 1
             labels[at, : len(row)] = torch.where(torch.from_numpy(targets), own, -100)
-        paths = [Path(path) for number in numbers for path, _ in self.rows.images(number)]
+        paths = [Path(self.rows.data.images[image][0]) for number in numbers for image in self.rows.images(number)]
         pixels = [torch.from_numpy(to_pixels(load_image(path), self.facts)) for path in paths]
         shown = {"pixel_values": torch.stack(pixels)} if pixels else {}
         return {"input_ids": ids, "labels": labels, "attention_mask": mask, **shown}

@@ -166,5 +166,22 @@ def load_image(path: Path) -> PIL.Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
-        raise UserError(f"{path}: the image cannot be read ({problem})") from None
+    except Exception as problem:
+        raise _unreadable(path, problem) from None
+
+
+def look_at_image(path: Path) -> None:
+    """Read an image file's header, not its pixels. Raises UserError where that tells that it is no image."""
+    from PIL import Image
+
+    try:
+        with Image.open(path):
+            pass
+    except Exception as problem:
+        raise _unreadable(path, problem) from None
+
+
+def _unreadable(path: Path, problem: Exception) -> UserError:
+    # PIL's plugins raise nearly anything on a broken file.
+    reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+    return UserError(f"{path}: the image cannot be read ({reason})")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationMixin, LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -166,8 +167,9 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
                 states = self.llm.model(inputs_embeds=inputs_embeds, **rest, **kwargs).last_hidden_state[used]
             targets = labels[:, 1:][used[:, :-1]]
             loss = F.cross_entropy(self.llm.lm_head(states).float(), targets, reduction="sum")
-            count = len(targets) if num_items_in_batch is None else num_items_in_batch
-            return CausalLMOutputWithPast(loss=loss / count)
+            # None at all where every row's image is unreadable.
+            count = torch.as_tensor(len(targets) if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
+            return CausalLMOutputWithPast(loss=loss / count.to(loss.device))
         output = self.llm.model(inputs_embeds=inputs_embeds, **rest, **kwargs)
         states = output.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep

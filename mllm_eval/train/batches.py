@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,8 @@ class Collator:
     `pixel_values` [images, 3, H, W] for an encoder that is part of the model.
 
     Padded on the right to the longest row; there is no attention mask, since nothing attends to what follows
-    it and padding is never a target.
+    it and padding is never a target. A row that shows one of the `broken` images (numbers), or one that cannot be
+    decoded now, has no target either, and blank images; what was found now is in `unreadable`, number and reason.
     """
 
     def __init__(
@@ -120,7 +121,9 @@ class Collator:
         image_tokens: int,
         pad_token: int,
         max_length: int,
+        broken: Collection[int] = (),
     ) -> None:
+        self.broken = frozenset(broken)
         self.data = data
         self.source = source
         self.image_token = image_token
@@ -136,19 +139,32 @@ class Collator:
         spread = np.repeat(ids, times)[: self.max_length], np.repeat(targets, times)[: self.max_length]
         return spread
 
-    def images(self, number: int) -> list[tuple[str, str]]:
-        """Path and sha256 of a row's images in order."""
-        span = slice(self.data.image_offsets[number], self.data.image_offsets[number + 1])
-        return [self.data.images[image] for image in self.data.image_of[span]]
+    def images(self, number: int) -> list[int]:
+        """A row's images in order, as numbers into the data's."""
+        found: list[int] = self.data.image_of[
+            self.data.image_offsets[number] : self.data.image_offsets[number + 1]
+        ].tolist()
+        return found
 
-    def _seen(self, images: Sequence[tuple[str, str]]) -> dict[str, torch.Tensor]:
-        if not isinstance(self.source, Preprocessing):
-            return {"features": self.source.get_many([name for _, name in images])}
-        facts = self.source
+    def _features(self, store: FeatureStore, images: Sequence[int]) -> torch.Tensor:
+        whole = [image not in self.broken for image in images]
+        names = [self.data.images[image][1] for image, one in zip(images, whole, strict=True) if one]
+        found = store.get_many(names)
+        if all(whole):
+            return found
+        features = found.new_zeros(len(images), *found.shape[1:])
+        features[torch.tensor(whole)] = found
+        return features
+
+    def _pixels(self, facts: Preprocessing, images: Sequence[int]) -> tuple[torch.Tensor, list[tuple[int, str]]]:
+        unreadable = []
         pixels = np.zeros((len(images), 3, facts.size, facts.size), np.float32)
-        for at, (path, _) in enumerate(images):
-            pixels[at] = to_pixels(load_image(Path(path)), facts)
-        return {"pixel_values": torch.from_numpy(pixels)}
+        for at, image in enumerate(images):
+            try:
+                pixels[at] = to_pixels(load_image(Path(self.data.images[image][0])), facts)
+            except UserError as problem:
+                unreadable.append((image, str(problem)))
+        return torch.from_numpy(pixels), unreadable
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Any]:
         rows = [self.row(number) for number in numbers]
@@ -158,9 +174,18 @@ class Collator:
         for at, (ids, targets) in enumerate(rows):
             input_ids[at, : len(ids)] = ids
             labels[at, : len(ids)][targets] = ids[targets]
-        images = [image for number in numbers for image in self.images(number)]
-        return {
-            "input_ids": torch.from_numpy(input_ids),
-            "labels": torch.from_numpy(labels),
-            **self._seen(images),
-        }
+        images = [self.images(number) for number in numbers]
+        flat = [image for row in images for image in row]
+        seen: dict[str, Any]
+        broken = self.broken
+        if isinstance(self.source, Preprocessing):
+            pixels, unreadable = self._pixels(self.source, flat)
+            seen = {"pixel_values": pixels}
+            if unreadable:
+                seen["unreadable"] = unreadable
+                broken = broken.union(image for image, _ in unreadable)
+        else:
+            seen = {"features": self._features(self.source, flat)}
+        if broken:
+            labels[[not broken.isdisjoint(row) for row in images]] = IGNORED
+        return {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels), **seen}

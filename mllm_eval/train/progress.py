@@ -18,7 +18,6 @@ from mllm_eval.errors import UserError
 from mllm_eval.storage import write_atomic, write_json
 
 if TYPE_CHECKING:
-    from mllm_eval.features import Features
     from mllm_eval.run import Run
     from mllm_eval.train.stages import Prepared
 
@@ -112,19 +111,18 @@ class Work:
     """Images and steps as parts of one amount of work, which a bar and its time left can be told by.
 
     The unit is 10^6 multiplications: parameters x tokens, once for a forward pass and twice for a backward one, of
-    which stage 1 needs the half that passes gradients on to the projector.
+    which stage 1 needs the half that passes gradients on to the projector. `missing`: images to encode.
     """
 
-    def __init__(self, run: Run, prepared: Sequence[Prepared], features: Features, progress: Told | None) -> None:
+    def __init__(self, run: Run, prepared: Sequence[Prepared], missing: int, progress: Told | None) -> None:
         self.progress = progress
         side = run.encoder.preprocessing.size // run.encoder.patch
         self.image = run.encoder.params * side * side / 1e6
-        names = {one.data.images[number][1] for one in prepared for number in one.images}
         self.done = 0.0
         self.of_set = 0.0
         self.before: dict[int, float] = {}
         self.steps_of: dict[int, NDArray[np.float64]] = {}
-        self.total = len(features.store.missing(names)) * self.image
+        self.total = missing * self.image
         for one in prepared:
             tokens = np.array([one.plan.tokens(step) for step in range(one.plan.steps)], np.float64)
             cost = tokens * run.llm.params * (3 if one.stage.train_llm else 2) / 1e6

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,15 @@ from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, save_
 from mllm_eval.run import Run
 from mllm_eval.storage import locate, results_home, write_atomic, write_json
 from mllm_eval.train.batches import Collator, Plan, RowNumbers
+from mllm_eval.train.encoding import encode, missing, refs_of, spread, statistics
+from mllm_eval.train.keeping import with_room
 from mllm_eval.train.progress import StageLog, Told, Work, latest_whole, remove_others
-from mllm_eval.train.ranks import barrier, encode_together, join_processes, together, without_compiling
+from mllm_eval.train.ranks import barrier, join_processes, together, without_compiling
 from mllm_eval.train.resharding import reshard, resharded_copy, shards
 from mllm_eval.train.tokens import TokenisedSet, tokenise
 from mllm_eval.train.trainer import StageTrainer, arguments, deepspeed_config
+from mllm_eval.train.unreadable import Unreadable
 
-# Images that standardisation is measured on.
-MEASURED = 2048
 # Bytes of a file of conversations beyond which the index of its rows is kept on disk.
 INDEXED = 64 * 2**20
 
@@ -49,6 +51,9 @@ class Prepared:
     plan: Plan
     images: NDArray[np.int64]
     """The images that the steps read, and those that standardisation is measured on, as numbers into the data's."""
+    measured: NDArray[np.int64]
+    """The latter alone."""
+    unreadable: Unreadable
 
 
 def train(run: Run, progress: Told | None = None) -> None:
@@ -75,13 +80,18 @@ def train(run: Run, progress: Told | None = None) -> None:
     # Rank 0 makes indexes and tokens; the others then find them.
     together(lambda: _tokenise_all(run, stages, tokenizer), first_only=True)
     prepared = [_prepare(run, number, stage, tokenizer) for number, stage in stages.items()]
-    todo = Work(run, prepared, features, progress)
+    prepared = with_room(run, prepared, features)
+    sets = [(one.data, one.images) for one in prepared]
+    features.mends(lambda names: refs_of(sets, names))
+    todo = Work(run, prepared, missing(features.store, sets), progress)
     for one in prepared:
-        _encode(one, features, todo)
+        encode(one.data, one.images, features, one.unreadable, todo.encoded)
+        todo.next_set()
     for one in prepared:
         if one.number == 2 or not _projector(run).is_file():
             _train_stage(run, one, features, tokenizer, todo.steps(one.number))
         barrier()
+    features.store.close()
 
 
 def _tokenise_all(run: Run, stages: dict[int, Stage], tokenizer: Any) -> None:
@@ -91,28 +101,13 @@ def _tokenise_all(run: Run, stages: dict[int, Stage], tokenizer: Any) -> None:
 
 def _note_left_out(run: Run, number: int, data: TokenisedSet) -> None:
     """In the run's folder: how many rows of a stage were left out and which. Nothing where all are used."""
-    if data.left_out:
-        write_json(run.stage_dir(number) / "left_out.json", {"used": len(data), **data.left_out})
-        shutil.copyfile(data.listing, run.stage_dir(number) / "left_out.jsonl")
-
-
-def _encode(one: Prepared, features: Features, todo: Work) -> None:
-    """Fill the feature store with what a stage reads."""
-    refs = {ref.sha256: ref for ref in one.data.refs(one.images)}
-    where = f"stage {one.number}"
-    encode_together(features, refs, lambda count: _check_room(features, count, where), lambda n, _: todo.encoded(n))
-    todo.next_set()
-
-
-def _check_room(features: Features, images: int, where: str) -> None:
-    needed = images * features.store.row_bytes
-    folder = next(parent for parent in features.store.folder.parents if parent.exists())
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"{where}: the features of {images} images take {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB "
-            "free; set `features: live` in the recipe, or MLLM_EVAL_RESULTS to a larger disk"
-        )
+    unreadable = Unreadable(run.stage_dir(number), data)
+    listed = unreadable.listed()
+    if data.left_out or listed:
+        counts = {"used": len(data) - len(listed), **data.left_out, **({"unreadable": len(listed)} if listed else {})}
+        write_json(run.stage_dir(number) / "left_out.json", counts)
+        lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in listed)
+        write_atomic(run.stage_dir(number) / "left_out.jsonl", data.listing.read_bytes() + lines.encode())
 
 
 def _projector(run: Run) -> Path:
@@ -166,29 +161,9 @@ def _prepare(run: Run, number: int, stage: Stage, tokenizer: Any) -> Prepared:
     plan = Plan(lengths, stage.batch, steps, (run.seed, number))
     live = stage.features == "live"
     images = np.zeros(0, np.int64) if live else data.images_of(usable[plan.read()])
-    if number == 1 and recipe.standardize:
-        images = np.union1d(images, _measured(len(data.images)))
-    return Prepared(number, stage, data, RowNumbers(usable), plan, images)
-
-
-def _measured(images: int) -> NDArray[np.int64]:
-    """Evenly spaced numbers of images that the statistics are taken from."""
-    return np.unique(np.linspace(0, images - 1, MEASURED if images else 0).astype(np.int64))
-
-
-def _statistics(features: Features, images: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per dimension [D] over the patches of evenly spaced images, in float64."""
-    chosen = [images[at] for at in _measured(len(images))]
-    total = torch.zeros(features.store.width, dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    count = 0
-    for start in range(0, len(chosen), 64):
-        patches = features.store.get_many(chosen[start : start + 64]).flatten(0, 2).double()
-        total += patches.sum(0)
-        squares += patches.square().sum(0)
-        count += len(patches)
-    mean = total / count
-    return mean, (squares / count - mean.square()).clamp_min(0).sqrt()
+    measured = spread(len(data.images)) if number == 1 and recipe.standardize else spread(0)
+    unreadable = Unreadable(run.stage_dir(number), data)
+    return Prepared(number, stage, data, RowNumbers(usable), plan, np.union1d(images, measured), measured, unreadable)
 
 
 def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
@@ -199,10 +174,10 @@ def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
     dtype = getattr(torch, run.recipe.dtype) if stage.deepspeed else torch.float32
     model = assemble(run.encoder, run.recipe, load_llm_model(run.llm, dtype), tokenizer)
     if one.number == 1 and run.recipe.standardize:
-        images = [image for _, image in one.data.images]
-        if not images:
+        images = np.setdiff1d(one.measured, list(one.unreadable.images))
+        if not len(images):
             raise UserError("stage 1: `standardize` needs images, the alignment data have none")
-        model.projector.set_statistics(*_statistics(features, images))
+        model.projector.set_statistics(*statistics(features.store, one.data.names(images)))
     if one.number == 2:
         model.projector.load_state_dict(load_file(_projector(run)))
     model.llm.requires_grad_(stage.train_llm)
@@ -241,12 +216,14 @@ def _train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, pr
         run.recipe.tokens,
         tokenizer.pad_token_id,
         one.stage.max_length,
+        one.unreadable.images,
     )
-    trainer = StageTrainer(model, one.stage, args, one.plan, one.rows, collator, stage_log, progress)
+    trainer = StageTrainer(model, one.stage, args, one.plan, one.rows, collator, stage_log, progress, one.unreadable)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     state = trainer.whole_state()
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
     if rank == 0:
+        _note_left_out(run, one.number, one.data)
         _keep(run, one.number, model, state)
         shutil.rmtree(checkpoints, ignore_errors=True)
 

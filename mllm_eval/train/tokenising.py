@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mllm_eval.data.conversations import Conversation, ConversationSet
+from mllm_eval.data.conversations import Conversation, ConversationSet, look_at_image
 from mllm_eval.errors import UserError
 from mllm_eval.prompts import conversation
 from mllm_eval.storage import FileLock, sha256_file, write_json
@@ -33,6 +33,7 @@ FILES: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
     "image_offsets": (np.int64, ()),
     "image_of": (np.int64, ()),
     "first_target": (np.int64, ()),
+    "origin": (np.int64, (2,)),
     "image_names": (np.uint8, ()),
     "image_ends": (np.int64, ()),
     "image_digests": (np.uint8, (32,)),
@@ -103,7 +104,7 @@ def _write_set(writer: _Writer, number: int, source: Source, tokenizer: Any, tem
     found = source.rows.read_from(begin)
     at = begin
     for chunk in iter(lambda: list(itertools.islice(found, CHUNK)), []):
-        kept: list[tuple[Conversation, list[tuple[str, os.stat_result]]]] = []
+        kept: list[tuple[Conversation, list[tuple[str, os.stat_result]], int]] = []
         for row in chunk:
             where = source.rows.where(at)
             at += 1
@@ -113,21 +114,28 @@ def _write_set(writer: _Writer, number: int, source: Source, tokenizer: Any, tem
             try:
                 if isinstance(row, UserError):
                     raise row
-                kept.append((row, [_image(source.rows.image_path(name), where) for name in row.images]))
+                images = [_image(source.rows.image_path(name), where, writer.hashed) for name in row.images]
+                kept.append((row, images, int(where.rpartition(":")[2])))
             except UserError as problem:
                 writer.broken(number, where, problem, source.budget)
-        for (_, images), (ids, targets) in zip(
-            kept, _encode([row for row, _ in kept], tokenizer, template), strict=True
-        ):
-            writer.add(ids, targets, images)
+        encoded = _encode([row for row, _, _ in kept], tokenizer, template)
+        for (_, images, line), (ids, targets) in zip(kept, encoded, strict=True):
+            writer.add(ids, targets, images, (number, line))
         writer.chunk_done(number, at)
 
 
-def _image(path: Path, where: str) -> tuple[str, os.stat_result]:
+def _image(path: Path, where: str, encoded: bool) -> tuple[str, os.stat_result]:
+    """Path and state of an image file. One that is not encoded before training is looked at: its header at least."""
     try:
-        return str(path.absolute()), os.stat(path)
+        found = os.stat(path)
     except OSError:
         raise UserError(f"{where}: its image {path} does not exist; fetch it or remove the row") from None
+    if not encoded:
+        try:
+            look_at_image(path)
+        except UserError as problem:
+            raise UserError(f"{where}: {problem}; mend the file or remove the row") from None
+    return str(path.absolute()), found
 
 
 class _Writer:
@@ -188,13 +196,20 @@ class _Writer:
             raise UserError(f"{problem}{used}")
         self.leave_out("broken", where, str(problem))
 
-    def add(self, ids: list[int], targets: list[bool], images: Sequence[tuple[str, os.stat_result]]) -> None:
-        """Append a row."""
+    def add(
+        self,
+        ids: list[int],
+        targets: list[bool],
+        images: Sequence[tuple[str, os.stat_result]],
+        origin: tuple[int, int],
+    ) -> None:
+        """Append a row; `origin`: number of its set, and its line there."""
         self._put("ids", ids)
         self._put("targets", targets)
         self.note["tokens"] += len(ids)
         self._put("offsets", self.note["tokens"])
         self._put("first_target", targets.index(True))
+        self._put("origin", origin)
         self._put("image_of", [self._number(path, found) for path, found in images])
         self._put("image_offsets", self.files["image_of"].tell() // 8)
 
@@ -238,7 +253,7 @@ class _Writer:
             size = raw.stat().st_size // (np.dtype(kind).itemsize * int(np.prod(shape, dtype=int)))
             values = np.memmap(raw, kind, "r", shape=(size, *shape)) if size else np.zeros((0, *shape), kind)
             np.save(self.folder / f"{name}.npy", values)
-        write_json(self.folder / DONE, {"left_out": self.note["left_out"]})
+        write_json(self.folder / DONE, {"left_out": self.note["left_out"], "broken": self.note["broken"]})
         # The note first: without it, what is left of a killed clearing-up counts for nothing.
         for path in (self.folder / "note.json", *self.folder.glob("*.raw"), self.folder / "numbers.sqlite"):
             path.unlink()

@@ -18,7 +18,7 @@ from mllm_eval.data.samples import ImageRef
 from mllm_eval.storage import known_sha256, results_home
 from mllm_eval.train.tokenising import DONE, LEFT_OUT, Source, write_tokens
 
-VERSION = 2
+VERSION = 3
 
 
 class Images(Sequence[tuple[str, str]]):
@@ -27,7 +27,7 @@ class Images(Sequence[tuple[str, str]]):
     def __init__(self, names: NDArray[np.uint8], ends: NDArray[np.int64], digests: NDArray[np.uint8]) -> None:
         self._names = names
         self._ends = ends
-        self._digests = digests
+        self.digests = digests
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -36,7 +36,7 @@ class Images(Sequence[tuple[str, str]]):
         """The image of a number; slices are not offered."""
         at = range(len(self))[image]
         name = self._names[self._ends[at] : self._ends[at + 1]].tobytes().decode()
-        return name, self._digests[at].tobytes().hex() if len(self._digests) else ""
+        return name, self.digests[at].tobytes().hex() if len(self.digests) else ""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ class TokenisedSet:
 
     ids, targets: all tokens one after another (an image is one token), and whether each is learnt.
     offsets [n + 1]: where a row begins. image_offsets [n + 1], image_of: the images of a row, as numbers
-    into `images`. first_target [n]: position of a row's first target.
+    into `images`. first_target [n]: position of a row's first target. origin [n, 2]: number of its set, and its line.
     left_out: counts of rows that were broken or excluded; `listing` names them.
+    files, budgets, broken: of each set its file, how many broken rows may be left out, and how many were.
     """
 
     ids: NDArray[np.int32]
@@ -55,12 +56,21 @@ class TokenisedSet:
     image_offsets: NDArray[np.int64]
     image_of: NDArray[np.int64]
     first_target: NDArray[np.int64]
+    origin: NDArray[np.int64]
     images: Images
     left_out: dict[str, int]
     listing: Path
+    files: tuple[Path, ...]
+    budgets: tuple[int, ...]
+    broken: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def where(self, row: int) -> str:
+        """`file:line` of a row."""
+        number, line = self.origin[row].tolist()
+        return f"{self.files[number]}:{line}"
 
     def lengths(self, image_tokens: int) -> NDArray[np.int64]:
         """Tokens of each row with its images spread out, before any cut."""
@@ -77,6 +87,20 @@ class TokenisedSet:
         wanted = np.zeros(len(self), np.bool_)
         wanted[rows] = True
         return np.unique(self.image_of[np.repeat(wanted, np.diff(self.image_offsets))])
+
+    def names(self, numbers: NDArray[np.int64]) -> list[str]:
+        """SHA-256 of those images."""
+        return [digest.tobytes().hex() for digest in self.images.digests[numbers]]
+
+    def find(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """Numbers of the images of those SHA-256, in ascending order; none where the bytes were not hashed."""
+        if not len(self.images.digests):
+            return np.zeros(0, np.int64)
+        wanted = np.frombuffer(bytes.fromhex("".join(names)), np.uint64).reshape(-1, 4)
+        # Eight bytes first, which hardly ever are the same in two.
+        near = np.flatnonzero(np.isin(self.images.digests.view(np.uint64)[:, 0], wanted[:, 0]))
+        exact = [name in set(names) for name in self.names(near)]
+        return near[np.array(exact, np.bool_)]
 
     def refs(self, numbers: NDArray[np.int64]) -> list[ImageRef]:
         """Those images, for extraction."""
@@ -109,11 +133,19 @@ def tokenise(
         write_tokens(folder, sources, tokenizer, template, not live, usable)
     arrays = {
         name: np.load(folder / f"{name}.npy", mmap_mode="r")
-        for name in ("ids", "targets", "offsets", "image_offsets", "image_of", "first_target")
+        for name in ("ids", "targets", "offsets", "image_offsets", "image_of", "first_target", "origin")
     }
     images = Images(*(np.load(folder / f"image_{name}.npy", mmap_mode="r") for name in ("names", "ends", "digests")))
-    left_out = json.loads((folder / DONE).read_bytes())["left_out"]
-    return TokenisedSet(**arrays, images=images, left_out=left_out, listing=folder / LEFT_OUT)
+    done = json.loads((folder / DONE).read_bytes())
+    return TokenisedSet(
+        **arrays,
+        images=images,
+        left_out=done["left_out"],
+        listing=folder / LEFT_OUT,
+        files=tuple(one.path for one in sets),
+        budgets=tuple(allowed),
+        broken=tuple(done["broken"].get(str(number), 0) for number in range(len(sets))),
+    )
 
 
 def _key(sources: Sequence[Source], tokenizer_digest: str, template: str, live: bool) -> str:

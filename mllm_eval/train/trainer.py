@@ -24,6 +24,7 @@ from mllm_eval.train.notice import Checkpoints, Notice
 from mllm_eval.train.progress import StageLog, mark_whole
 from mllm_eval.train.ranks import WAIT, barrier
 from mllm_eval.train.resharding import forget
+from mllm_eval.train.unreadable import Unreadable
 
 log = logging.getLogger(__name__)
 
@@ -116,12 +117,14 @@ class StageTrainer(Trainer):
         collator: Collator,
         stage_log: StageLog | None,
         progress: Callable[[int], None],
+        unreadable: Unreadable | None = None,
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=rows, data_collator=collator)
         self.stage = stage
         self.plan = plan
         self.stage_log = stage_log
         self.progress = progress
+        self.unreadable = unreadable
         self.decays: list[float] = []
         self.remove_callback(PrinterCallback)
         self.checkpoints = Checkpoints(Notice(), args.device)
@@ -154,6 +157,15 @@ class StageTrainer(Trainer):
         fused = self.args.deepspeed is None
         self.optimizer = torch.optim.AdamW(groups, betas=betas, eps=self.args.adam_epsilon, fused=fused)
         return self.optimizer
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's; images of the batch that could not be decoded are noted first.
+
+        Raises UserError where they are more than the recipe allows.
+        """
+        if (found := inputs.pop("unreadable", None)) and self.unreadable is not None:
+            self.unreadable.add(dict(found))
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """None are counted: the Trainer would walk all parameters at every step."""
