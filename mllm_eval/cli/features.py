@@ -69,7 +69,13 @@ def ls(stores: Stores = None, as_json: AsJson = False) -> None:
     sheet = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("store", "encoder", "pixels", "layer", "dtype", "images", "MB", "last used", ""):
         right = name in ("layer", "images", "MB")
-        sheet.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name != "encoder")
+        sheet.add_column(
+            name,
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=name != "encoder",
+            min_width=12 if name == "encoder" else 2,
+        )
     for store in found:
         sheet.add_row(*_cells(store))
     console.print(sheet)

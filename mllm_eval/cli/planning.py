@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from mllm_eval.plan import Plan
+    from mllm_eval.plan.disk import Keeping
 
 
 def register(app: typer.Typer) -> None:
@@ -62,6 +63,8 @@ def show(made: Plan) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from mllm_eval.features.room import VARIABLE
+
     console = Console(highlight=False, soft_wrap=True)
 
     def say(text: str) -> None:
@@ -105,10 +108,19 @@ def show(made: Plan) -> None:
     shared = sum(line["encoder_flops"] + line["prompt_flops"] + line["answer_flops"] for line in made.benchmarks)
     if shared:
         say(f"evaluation that shares no image between questions: {made.plain_evaluation / shared:.1f} times the FLOPs")
-    disk = ", ".join(f"{name} {size(value)}" for name, value in made.store.items() if name != "one image")
-    say(f"features if all are kept, GiB: {disk}; one image {made.store['one image']:,} bytes")
+    disk = ", ".join(f"{name} {size(one.size)} ({kept(one)})" for name, one in made.keeping.items())
+    say(f"features, GiB: {disk}; one image {made.store['one image']:,} bytes")
+    say(f"room for features here: {size(made.store['bound'])} GiB ({VARIABLE}, else half of the free disk)")
     say(f"in all: {hours(made.hours)} h, {made.gpu_hours:,.1f} GPU hours at {made.mfu:.0%} MFU, cost {made.cost:,.0f}")
     say("assumed: " + "; ".join(made.assumed))
+
+
+def kept(one: Keeping) -> str:
+    """Whether features are kept, and what it costs if not."""
+    if one.kept == one.images:
+        return "kept"
+    why = "live, as the recipe says" if one.live else f"no room for {one.images - one.kept:,} images"
+    return f"{why}: {one.again:,} encoded in every run"
 
 
 def size(count: float) -> str:

@@ -7,6 +7,10 @@ from typing import Any
 
 from mllm_eval.catalog import Recipe, load_encoder, load_llm, load_recipe
 from mllm_eval.errors import UserError
+from mllm_eval.features.key import stored_dtype
+from mllm_eval.features.room import bound, features_root
+from mllm_eval.features.shards import ENTRY
+from mllm_eval.plan.disk import Keeping, keeping
 from mllm_eval.plan.gpus import Gpu, parse_gpus
 from mllm_eval.plan.memory import Activations, Batch, Precision, States, Zero, activations, states
 from mllm_eval.plan.shapes import (
@@ -78,6 +82,7 @@ class Plan:
     benchmarks: list[dict[str, Any]]
     plain_evaluation: float
     store: dict[str, int]
+    keeping: dict[str, Keeping]
     assumed: list[str]
 
     @property
@@ -139,11 +144,14 @@ def make_plan(
     rate = number * gpu.tflops * 1e12 * mfu
     asked = benchmark_loads(chosen.data)
     images = {key: load.images for key, load in loads.items()} | {"evaluation": sum(one.images for one in asked)}
-    steps = [_encoding_step(seeing, sum(images.values()), rate)]
+    row = (seeing.tokens + 1) * seeing.width * (4 if stored_dtype(chosen) == "float32" else 2)
+    limit = bound(features_root())
+    live = {key: stage.features == "live" for key, stage in stages.items()}
+    shown = {key: load.rows for key, load in loads.items()} | {"evaluation": images["evaluation"]}
+    kept = keeping(row + ENTRY.itemsize, images, shown, live, limit)
+    steps = [_encoding_step(seeing, kept, rate)]
     steps += [_stage_step(key, chosen, loads[key], thinking, joint, rate) for key in stages]
     evaluation, each, plain = _evaluation(chosen, asked, thinking, joint, seeing, gpu, number, mfu)
-    stored = 2 if chosen.dtype == "bfloat16" else 4
-    row = (seeing.tokens + 1) * seeing.width * stored
     return Plan(
         encoder=eye.name,
         recipe=chosen.name,
@@ -160,7 +168,8 @@ def make_plan(
         steps=[*steps, evaluation],
         benchmarks=each,
         plain_evaluation=plain,
-        store={"one image": row} | {key: count * row for key, count in images.items()},
+        store={"one image": row, "bound": limit} | {key: count * row for key, count in images.items()},
+        keeping=kept,
         assumed=[
             *(f"{key}: {said}" for key, load in loads.items() for said in load.assumed),
             f"questions of {QUESTION} tokens beside the image, answers of {ANSWER}",
@@ -196,9 +205,13 @@ def _added(stage: Any, llm: LlamaShape) -> int | None:
     return lora_parameters(llm, int(said.get("r", 8)), said.get("target_modules") or ("q_proj", "v_proj"))
 
 
-def _encoding_step(encoder: EncoderShape, images: int, rate: float) -> Step:
+def _encoding_step(encoder: EncoderShape, kept: dict[str, Keeping], rate: float) -> Step:
+    images = sum(one.first for one in kept.values())
+    again = sum(one.again for one in kept.values())
     flops = encoding(encoder, images)
-    return Step("features", images, images * encoder.tokens, flops, flops / rate / 3600, "each image once, ever")
+    hours = encoding(encoder, again) / rate / 3600
+    note = f"{hours:.2g} h of these in every run: not kept" if again else "each image once, ever"
+    return Step("features", images, images * encoder.tokens, flops, flops / rate / 3600, note)
 
 
 def _stage_step(
