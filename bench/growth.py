@@ -1,0 +1,208 @@
+"""Measure how the time of answering grows with questions per image, images, visual tokens and processes.
+
+    python bench/growth.py [--of questions,images,tokens,ranks] [--rounds 3] [--plots docs/images/performance]
+
+One of the four grows, the others stay; each point is measured for the engine and for the plain way (one question
+after the other, nothing shared) by turns in the same run, on the random model of bench/generation.py with features at
+hand. One thread a process. CPU seconds, which other programs on the machine disturb least; with several processes
+wall seconds from the moment when all are ready. Printed for each: the slope of a line through the logarithms, 1 where
+twice as much takes twice as long. `--plots` draws one picture each. Writes results/bench/growth.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# What grows -> (its name, its values; images, questions an image and visual tokens otherwise).
+GROWING: dict[str, tuple[str, list[int], dict[str, int]]] = {
+    "questions": ("questions per image", [1, 2, 4, 8, 16, 32], {"images": 4, "tokens": 144}),
+    "images": ("images", [4, 8, 16, 32, 64], {"questions": 4, "tokens": 36}),
+    "tokens": ("visual tokens per image", [16, 36, 64, 144, 256, 576], {"images": 4, "questions": 4}),
+    "ranks": ("processes", [1, 2], {"images": 32, "questions": 8, "tokens": 144}),
+}
+WAYS = {"engine": "batched", "plain": "reference"}
+SMALL_BATCHES = 64  # questions: several processes have to have something to share
+
+
+def answered(shape: dict[str, int], way: str, folder: Path, ranks: int) -> tuple[float, float]:
+    """Wall and CPU seconds of answering in this process; of several, its own part."""
+    import torch
+    from generation import LONGEST, TEMPLATE, Model, features_of, samples
+
+    from mllm_eval.answers import Journal
+    from mllm_eval.generate import Asked, Limits, Share, answer_many
+
+    torch.set_num_threads(1)
+    share = Share.of_group() if ranks > 1 else Share()
+    model = Model(shape["width"], shape["depth"], shape["tokens"])
+    limits = Limits(rows=SMALL_BATCHES)
+
+    def answer(asked: list[Any], name: str) -> tuple[float, float]:
+        journal = Journal(folder / f"{name}.jsonl", share.rank)
+        if ranks > 1:
+            torch.distributed.barrier()
+        wall, cpu = time.perf_counter(), time.process_time()
+        answer_many(model, [Asked(asked, LONGEST, journal)], TEMPLATE, features_of(model.image_tokens),
+                    engine=WAYS[way], limits=limits, share=share)  # fmt: skip
+        return time.perf_counter() - wall, time.process_time() - cpu
+
+    answer(samples(2, 2), "warm")
+    return answer(samples(shape["images"], shape["questions"]), "asked")
+
+
+def processes(shape: dict[str, int], way: str, ranks: int) -> tuple[float, float]:
+    """Wall and CPU seconds of so many processes that share the work: the last one's and all together."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(ranks)}
+        free.close()
+        work = json.dumps({"shape": shape, "way": way, "folder": folder, "ranks": ranks})
+        command = [sys.executable, __file__, "--inside", work]
+        started = [
+            subprocess.Popen(command, env={**os.environ, **group, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+                             stdout=subprocess.PIPE)
+            for rank in range(ranks)
+        ]  # fmt: skip
+        taken = [json.loads(one.communicate()[0]) for one in started]
+    return max(wall for wall, _ in taken), sum(cpu for _, cpu in taken)
+
+
+def inside(work: dict[str, Any]) -> tuple[float, float]:
+    """One of these processes."""
+    import torch
+
+    if work["ranks"] > 1:
+        torch.distributed.init_process_group("gloo")
+    found = answered(work["shape"], work["way"], Path(work["folder"]), work["ranks"])
+    if work["ranks"] > 1:
+        torch.distributed.destroy_process_group()
+    return found
+
+
+def measured(of: str, value: int, shape: dict[str, int], rounds: int) -> dict[str, Any]:
+    """A point: medians over the rounds of both ways, by turns."""
+    taken: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+    for _ in range(rounds):
+        for way, found in taken.items():
+            if of == "ranks":
+                found.append(processes(shape, way, value))
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    found.append(answered({**shape, of: value}, way, Path(folder), 1))
+    row: dict[str, Any] = {"of": of, "value": value}
+    clock = 0 if of == "ranks" else 1
+    for way, found in taken.items():
+        row[f"{way}_seconds"] = statistics.median(one[clock] for one in found)
+    return {**row, "clock": ("wall", "cpu")[clock], "times": row["plain_seconds"] / row["engine_seconds"]}
+
+
+def slope(rows: Sequence[dict[str, Any]], way: str) -> float:
+    """Of the line through the logarithms of values and seconds, by least squares."""
+    points = [(math.log(row["value"]), math.log(row[f"{way}_seconds"])) for row in rows]
+    return statistics.linear_regression(*zip(*points, strict=True)).slope
+
+
+def drawn(of: str, rows: Sequence[dict[str, Any]]) -> Figure:
+    """Seconds over what grows, both in steps of two; the lines carry their names and slopes."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, NullFormatter
+
+    from mllm_eval.report.site.figures import INK, PAGE, bare, hue
+
+    figure = Figure(figsize=(5.2, 3.3), layout="constrained", facecolor=PAGE)
+    axes = figure.subplots()
+    bare(axes, "y")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=10)
+    values = [row["value"] for row in rows]
+    for place, (way, name) in enumerate((("plain", "one by one"), ("engine", "this engine"))):
+        seconds = [row[f"{way}_seconds"] for row in rows]
+        axes.plot(values, seconds, "o-", color=hue(1 - place), markersize=4.5, linewidth=1.6)
+        axes.annotate(f"{name}\nslope {slope(rows, way):.2f}", (values[-1], seconds[-1]), (7, 0),
+                      textcoords="offset points", va="center", color=hue(1 - place), fontsize=8.5)  # fmt: skip
+    for row in (rows[0], rows[-1]):
+        middle = math.sqrt(row["plain_seconds"] * row["engine_seconds"])
+        axes.vlines(row["value"], row["engine_seconds"], row["plain_seconds"], color=INK, linewidth=0.6, alpha=0.5)
+        left = row is rows[0]
+        axes.annotate(f"{row['times']:.1f}x", (row["value"], middle), (5 if left else -5, 0), fontsize=8.5,
+                      textcoords="offset points", va="center", ha="left" if left else "right", color=INK)  # fmt: skip
+    axes.set_xticks(values, [str(value) for value in values])
+    axes.minorticks_off()
+    low, high = axes.get_ylim()
+    steps = [step * 10.0**power for power in range(-3, 5) for step in (1, 2, 5)]
+    shown = [step for step in steps if low <= step <= high]
+    axes.yaxis.set_major_locator(FixedLocator(shown))
+    axes.set_yticks(shown, [f"{step:g} s" for step in shown])
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    left, right = axes.get_xlim()
+    axes.set_xlim(left, right * (right / left) ** 0.24)
+    axes.set_xlabel(GROWING[of][0])
+    axes.set_title(f"{'Wall' if rows[0]['clock'] == 'wall' else 'CPU'} seconds to answer")
+    return figure
+
+
+def draw(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """One SVG for each of what grew."""
+    from mllm_eval.report.site.figures import style
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for of in dict.fromkeys(row["of"] for row in rows):
+        with style(of):
+            figure = drawn(of, [row for row in rows if row["of"] == of])
+            figure.savefig(folder / f"growth-{of}.svg", metadata={"Date": None, "Creator": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--of", default=",".join(GROWING), help="what grows, comma-separated")
+    for option, default in (("width", 192), ("depth", 6), ("rounds", 3)):
+        parser.add_argument(f"--{option}", type=int, default=default)
+    parser.add_argument("--most", type=int, help="leave out larger values")
+    parser.add_argument("--plots", type=Path, help="folder for a picture of each")
+    parser.add_argument("--redraw", type=Path, help="only draw what this file of an earlier run holds")
+    parser.add_argument("--inside", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    if asked.inside:
+        print(json.dumps(inside(asked.inside)))
+        return
+    if asked.redraw:
+        draw(asked.plots, json.loads(asked.redraw.read_text())["rows"])
+        return
+    rows, told = [], []
+    for of in asked.of.split(","):
+        name, values, others = GROWING[of]
+        shape = {**others, "width": asked.width, "depth": asked.depth}
+        own = [measured(of, value, shape, asked.rounds) for value in values if value <= (asked.most or value)]
+        rows += own
+        if len(own) > 1:
+            slopes = {way: slope(own, way) for way in WAYS}
+            told.append(
+                f"{name}: " + ", ".join(f"{way} grows by the power {found:.2f}" for way, found in slopes.items())
+            )
+    settings = {"width": asked.width, "depth": asked.depth, "rounds": asked.rounds}
+    report("growth", settings, rows, asked.out)
+    print("\n".join(told))
+    if asked.plots:
+        draw(asked.plots, rows)
+
+
+if __name__ == "__main__":
+    main()

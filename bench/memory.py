@@ -1,0 +1,197 @@
+"""Measure the memory of a process that reads, answers and scores 1,000, 10,000 and 100,000 questions.
+
+    python bench/memory.py [--sizes 1000,10000,100000] [--questions 2] [--profile]
+
+Each size is a process of its own, on made data in the data sets' own form (parquet with small images, DocVQA's
+columns) and with tiny random models: what is measured is what the questions take, not what a model takes. Peaks are
+the kernel's (VmHWM), of the whole process. `--questions` says how many are asked about an image; `--profile` prints
+which lines of code made what is held half-way through each step (tracemalloc; it costs time and memory itself).
+Writes results/bench/memory.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness import report
+
+from mllm_eval.catalog import load_benchmark
+from mllm_eval.catalog.benchmark import Benchmark
+
+# The tiny models that the tests make.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+BENCHMARK, GOAL, LONGEST = "docvqa", 1.10, 4
+ROWS = 200  # of a row group: what is read at a time
+
+
+def benchmark() -> Benchmark:
+    """DocVQA, with made rows of any number and short answers."""
+    found = load_benchmark(BENCHMARK)
+    pin = found.data["mini"].model_copy(update={"repo": "made/DocVQA", "rows": None, "ids": None, "chance": None})
+    short = found.generation.model_copy(update={"max_new_tokens": LONGEST})
+    return found.model_copy(update={"data": {"mini": pin}, "generation": short})
+
+
+def write(home: Path, rows: int, questions: int) -> None:
+    """Rows in DocVQA's columns; an image of 32 x 32 random pixels for every so many questions."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from parquet_rows import arrow
+    from PIL import Image
+
+    pin = benchmark().data["mini"]
+    path = home / pin.repo / pin.pattern.replace("*", "00000-of-00001")
+    path.parent.mkdir(parents=True)
+    schema = pa.schema([(name, arrow(name, kind)) for name, kind in pin.columns.items()])
+    words = [f"word{number}" for number in range(300)]
+    chance = np.random.default_rng(0)
+    with pq.ParquetWriter(path, schema) as file:
+        for start in range(0, rows, ROWS):
+            made = []
+            for row in range(start, min(rows, start + ROWS)):
+                pixels = np.random.default_rng(row // questions).integers(0, 255, (32, 32, 3), np.uint8)
+                data = io.BytesIO()
+                Image.fromarray(pixels).save(data, "PNG")
+                text = " ".join(chance.choice(words, chance.integers(6, 20)))
+                made.append(
+                    {"questionId": str(row), "question": f"What is {text}?", "question_types": ["handwritten"],
+                     "image": {"bytes": data.getvalue(), "path": f"{row}.png"}, "docId": row,
+                     "ucsf_document_id": f"doc{row}", "ucsf_document_page_no": "1", "data_split": "val",
+                     "answers": [str(word) for word in chance.choice(words, 3)]}
+                )  # fmt: skip
+            file.write_table(pa.Table.from_pylist(made, schema))
+
+
+def status(field: str) -> float:
+    """MiB of a line of /proc/self/status: VmHWM is the highest, VmRSS the present memory of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+class Phases:
+    """The peak of each part of the work, and of all of it."""
+
+    def __init__(self) -> None:
+        self.row: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+        start = time.process_time()
+        yield
+        self.row[f"{name}_mib"] = status("VmHWM")
+        self.row[f"{name}_cpu_seconds"] = time.process_time() - start
+
+
+class Holding:
+    """Prints what is held half-way through each step."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Any]:
+        """Print the lines of code that made what is in memory when half of a step's work is done."""
+        told = False
+
+        def progress(done: int, total: int) -> None:
+            nonlocal told
+            if not told and 2 * done >= total:
+                told = True
+                print(f"{title}: half-way, {status('VmRSS'):.0f} MiB", file=sys.stderr)
+                for line in tracemalloc.take_snapshot().statistics("lineno")[:20]:
+                    print(f"  {line}", file=sys.stderr)
+
+        if not tracemalloc.is_tracing():
+            tracemalloc.start()
+        yield progress
+
+
+def measured(profile: bool) -> dict[str, float]:
+    """In this process: load the models, read the samples, answer them, score them by both rule sets."""
+    from tiny_models import make_conversations, make_encoder, make_llm, make_recipe
+
+    from mllm_eval.adapters import load_encoder_model
+    from mllm_eval.data.snapshots import load_samples
+    from mllm_eval.environment import before_torch
+    from mllm_eval.model import assemble, load_llm_model, load_tokenizer, save_checkpoint
+    from mllm_eval.pipeline.answering import Respondent
+    from mllm_eval.pipeline.ledger import Ledger
+    from mllm_eval.pipeline.reporter import Silent
+    from mllm_eval.pipeline.scoring import score_answers
+    from mllm_eval.run import Run
+
+    before_torch()
+    import torch
+
+    torch.set_num_threads(1)
+    home, asked, phase = Path(os.environ["MLLM_EVAL_RESULTS"]), benchmark(), Phases()
+    with phase("models"):
+        encoder, llm = make_encoder(home / "encoder"), make_llm(home / "llm", width=32, depth=1)
+        recipe = make_recipe(*make_conversations(home / "conversations", 2))
+        run = Run(encoder, recipe, llm, 0, {"encoder": "made", "llm": "made"})
+        tokenizer = load_tokenizer(llm, recipe.template)
+        model = assemble(encoder, recipe, load_llm_model(llm, torch.float32), tokenizer)
+        save_checkpoint(model, run.checkpoint, load_encoder_model(encoder, torch.float32))
+        listener = Holding() if profile else Silent()
+        respondent = Respondent(run, lambda: None, Ledger(run.folder, listener))
+        assert respondent.model is not None
+    with phase("reading"):
+        samples = load_samples(asked, "mini")
+    with phase("answering"):
+        respondent.respond([(asked, "default")], lambda *_: None)
+    with phase("scoring"):
+        score_answers(run, asked, "default", samples)
+    return {**phase.row, "peak_mib": max(value for key, value in phase.row.items() if key.endswith("_mib"))}
+
+
+def spent(rows: int, questions: int, profile: bool) -> dict[str, float]:
+    """What a process of its own measured with so many rows, in a folder that is thrown away."""
+    with tempfile.TemporaryDirectory(prefix="mllm-eval-memory-") as folder:
+        write(Path(folder) / "data", rows, questions)
+        paths = {"MLLM_EVAL_DATA": f"{folder}/data", "MLLM_EVAL_RESULTS": f"{folder}/results"}
+        command = [sys.executable, __file__, "--inside", *(["--profile"] if profile else [])]
+        done = subprocess.run(command, env={**os.environ, **paths}, check=True, stdout=subprocess.PIPE)
+        found: dict[str, float] = json.loads(done.stdout)
+        return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--sizes", default="1000,10000,100000")
+    parser.add_argument("--questions", type=int, default=2)
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    if asked.inside:
+        print(json.dumps(measured(asked.profile)))
+        return
+    rows: list[dict[str, Any]] = []
+    for size in map(int, asked.sizes.split(",")):
+        found = spent(size, asked.questions, asked.profile)
+        rows.append(
+            {"questions": size, **found, "times_the_first": found["peak_mib"] / rows[0]["peak_mib"] if rows else 1}
+        )
+    report("memory", {"questions_per_image": asked.questions}, rows, asked.out)
+    grown, more = rows[-1]["times_the_first"], rows[-1]["questions"] / rows[0]["questions"]
+    print(f"{grown:.3f} times the memory at {more:g} times the questions (goal: at most {GOAL:g})")
+
+
+if __name__ == "__main__":
+    main()
