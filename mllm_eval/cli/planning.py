@@ -109,7 +109,7 @@ def show(made: Plan) -> None:
     if shared:
         say(f"evaluation that shares no image between questions: {made.plain_evaluation / shared:.1f} times the FLOPs")
     disk = ", ".join(f"{name} {size(one.size)} ({kept(one)})" for name, one in made.keeping.items())
-    say(f"features, GiB: {disk}; one image {made.store['one image']:,} bytes")
+    say(f"features if all are kept, GiB: {disk}; one image {made.store['one image']:,} bytes")
     say(f"room for features here: {size(made.store['bound'])} GiB ({VARIABLE}, else half of the free disk)")
     say(f"in all: {hours(made.hours)} h, {made.gpu_hours:,.1f} GPU hours at {made.mfu:.0%} MFU, cost {made.cost:,.0f}")
     say("assumed: " + "; ".join(made.assumed))
