@@ -88,6 +88,9 @@ class Bars:
             task = bar.add_task(title, total=None)
 
             def progress(done: int, total: int) -> None:
+                if bar.tasks[0].total is None:
+                    # What was done before says nothing about speed.
+                    bar.reset(task, completed=done, total=total)
                 bar.update(task, completed=done, total=total)
 
             yield progress
