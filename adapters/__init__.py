@@ -58,4 +58,6 @@ def load_encoder_model(encoder: Encoder, dtype: torch.dtype | None = None) -> En
     """
     import torch
 
-    return family(encoder.family).load(encoder, weights_place(encoder.weights), dtype or torch.float32)
+    from mllm_eval.kernels import quick
+
+    return quick(family(encoder.family).load(encoder, weights_place(encoder.weights), dtype or torch.float32))

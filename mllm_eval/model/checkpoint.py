@@ -15,6 +15,7 @@ from mllm_eval.adapters import weights_folder
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.catalog import LLM, Encoder, Recipe
 from mllm_eval.errors import UserError
+from mllm_eval.kernels import quick
 from mllm_eval.model.processor import VLMImageProcessor, VLMProcessor, chat_template
 from mllm_eval.model.vlm import VLM, VLMConfig
 from mllm_eval.prompts import IMAGE, template_named
@@ -92,7 +93,7 @@ def load_llm_model(llm: LLM, dtype: torch.dtype = torch.float32) -> Any:
         raise UserError(
             f"llm {llm.name}: the yaml says params: {llm.params}, the weights have {params}; correct the yaml"
         )
-    return model
+    return quick(model)
 
 
 def assemble(encoder: Encoder, recipe: Recipe, llm: Any, tokenizer: Any) -> VLM:
@@ -182,5 +183,5 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> VLM:
         )
     model.tokenizer = processor.tokenizer
     model.eval()
-    loaded: VLM = model
+    loaded: VLM = quick(model)
     return loaded
