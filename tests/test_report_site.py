@@ -14,11 +14,12 @@ import pytest
 import site_runs
 from site_runs import EVIL
 
+from mllm_eval.answers import Answer
 from mllm_eval.data import snapshots
 from mllm_eval.errors import UserError
 from mllm_eval.report.site import build, write_report
 from mllm_eval.report.site.files import packed, unpacked, write_data
-from mllm_eval.report.site.samples import _code
+from mllm_eval.report.site.samples import _code, _lines
 
 BENCHMARKS = ["gqa", "seed", "textvqa"]
 
@@ -102,6 +103,15 @@ def test_data_files_give_back_what_was_asked_and_answered(site: Path) -> None:
 def test_text_of_models_stands_on_no_page(site: Path) -> None:
     for path in (*site.glob("*.html"), *(site / "data").iterdir()):
         assert "hacked" not in path.read_text(), path
+
+
+def test_nothing_is_said_twice_in_a_data_file() -> None:
+    answers = {"1": Answer("1", "p", (), "red", 9, 2), "2": Answer("2", "p", (), "It is red.", 9, 2)}
+    strict = {"1": {"score": 1.0, "parsed": "red", "note": ""}, "2": {"score": 0.0, "parsed": "it is red", "note": ""}}
+    kind = {**strict, "2": {"score": 1.0, "parsed": "red", "note": "word found"}}
+    found = _lines(["1", "2", "3"], answers, {"cambrian": strict, "robust": kind})
+    assert found["cambrian"] == [[1.0, True], [0.0, "it is red"], None]
+    assert found["robust"] == [0, [1.0, "red", "word found"], 0]
 
 
 @pytest.mark.parametrize(

@@ -129,10 +129,7 @@ def _page(
         "groups": [one.group if one and one.group != one.id else "" for one in found],
         "clusters": [one.cluster if one else "" for one in found],
         "answers": {entry: [_answer(lines.get(one)) for one in ids] for entry, lines in answers.items()},
-        "scores": {
-            entry: {rules: [_score(lines.get(one)) for one in ids] for rules, lines in by_rules.items()}
-            for entry, by_rules in scores.items()
-        },
+        "scores": {entry: _lines(ids, answers.get(entry, {}), by_rules) for entry, by_rules in scores.items()},
     }
 
 
@@ -148,6 +145,23 @@ def _answer(answer: Answer | None) -> str | dict[str, str] | None:
     if answer is None:
         return None
     return {"failed": answer.reason} if answer.state == "error" else answer.text[:LONGEST]
+
+
+def _lines(
+    ids: Sequence[str], answers: dict[str, Answer], by_rules: dict[str, dict[str, Line]]
+) -> dict[str, list[list[Any] | int | None]]:
+    """Rule set -> a line a sample; nothing is said twice: `true` stands for the answer itself as what was read from
+    it, 0 for the line of the first rule set. The compare page reads both."""
+    found: dict[str, list[list[Any] | int | None]] = {}
+    first: list[list[Any] | None] = []
+    for rules, lines in by_rules.items():
+        own = [_score(lines.get(one)) for one in ids]
+        for one, line in zip(ids, own, strict=True):
+            if line is not None and len(line) > 1 and one in answers and line[1] == _answer(answers[one]):
+                line[1] = True
+        first = first or own
+        found[rules] = list(own) if first is own else [0 if a == b else a for a, b in zip(own, first, strict=True)]
+    return found
 
 
 def _score(line: Line | None) -> list[Any] | None:

@@ -10,6 +10,8 @@ from mllm_eval.report.table import MISSING, Cell, Column, Row
 from mllm_eval.results import Columns
 from mllm_eval.results import columns as known_columns
 
+OWN_TABS = {"Other": "other", "Classic vision": "classic"}
+
 
 def columns() -> tuple[Column, ...]:
     """The columns where there are no runs: the paper's."""
@@ -30,8 +32,7 @@ def html(
     tabs += [
         (key, named.title) for key, named in known.categories.items() if any(c.group == named.title for c in shown)
     ]
-    if any(column.group == "Other" for column in shown):
-        tabs.append(("other", "Other"))
+    tabs += [(key, group) for group, key in OWN_TABS.items() if any(column.group == group for column in shown)]
     tabs.append(("all", "All"))
     buttons = "".join(
         f'<button type="button" role="tab" data-tab="{escape(key)}" aria-selected="{str(not i).lower()}" '
@@ -58,7 +59,10 @@ def html(
 def _tab(column: Column, known: Columns) -> str:
     if not column.group:
         return f"means {column.key}"  # a category's mean stands before its benchmarks, too
-    return next((key for key, named in known.categories.items() if named.title == column.group), "other")
+    return next(
+        (key for key, named in known.categories.items() if named.title == column.group),
+        OWN_TABS.get(column.group, "other"),
+    )
 
 
 def _row(row: Row, shown: Sequence[Column], hues: Mapping[str, int], files: Mapping[str, str], known: Columns) -> str:

@@ -39,6 +39,13 @@ MLLM.samples = (() => {
 
   const page = ([benchmark, i]) => load(`${benchmark.key}-${String(Math.floor(i / PAGE)).padStart(3, "0")}`);
 
+  // A line of scores: 0 stands for that of the first rule set, true for the answer as what was read from it.
+  function scored(data, key, rules, i) {
+    const own = data.scores[key] ?? {}, first = Object.values(own)[0];
+    const at = (own[rules] ?? first)?.[i], line = at === 0 ? first[i] : at;
+    return line && line[1] === true ? [line[0], data.answers[key][i], ...line.slice(2)] : line;
+  }
+
   function text(answer) {
     return answer === null || answer === undefined ? "" : typeof answer === "string" ? answer : answer.failed;
   }
@@ -108,7 +115,7 @@ MLLM.samples = (() => {
     for (const key of [state.a, state.b]) {
       const run = runs.get(key);
       if (!run || !data.answers[key]) continue;
-      const line = (data.scores[key]?.[state.rules] ?? Object.values(data.scores[key] ?? {})[0])?.[i];
+      const line = scored(data, key, state.rules, i);
       replies.append(el("dt", {}, el("i", { class: `hue${run.hue}` }), run.label), el("dd", {}, mark(line), reply(data.answers[key][i], words), tags(line)));
     }
     const [asked, options] = question(data.questions[i] || "question not here", gold, words);
@@ -126,7 +133,7 @@ MLLM.samples = (() => {
     for (const key of keys) {
       const run = runs.get(key);
       const cells = rules.map((name) => {
-        const line = data.scores[key]?.[name]?.[i];
+        const line = data.scores[key]?.[name] && scored(data, key, name, i);
         const read = line && line[0] !== null ? line[1] === undefined || line[1] === null ? "nothing read" : `read “${line[1]}”` : null;
         return el("td", {}, mark(line), read ? el("small", {}, read) : null, line?.[2] ? el("small", {}, line[2]) : null);
       });
