@@ -42,7 +42,7 @@ def liger(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return asked
 
 
-def test_without_the_package_or_a_gpu_nothing_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_nothing_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path, stage2={"kernels": "liger"})
     monkeypatch.setitem(sys.modules, "liger_kernel", None)
     with pytest.raises(

@@ -66,6 +66,7 @@ class Stage(Strict):
         projector_lr: learning rate of the projector where it differs from `lr`.
         features: `store` encodes each image once and keeps its features on disk; `live` runs the frozen encoder
             in every step, where the features of all images would not fit.
+        kernels: `liger` trains the LLM with Liger's fused kernels, on a GPU; they round otherwise.
     """
 
     data: list[ConversationData] = Field(min_length=1)
@@ -86,6 +87,7 @@ class Stage(Strict):
     max_grad_norm: float = Field(default=1.0, gt=0)
     projector_lr: float | None = Field(default=None, gt=0)
     features: Literal["store", "live"] = Field(default="store", exclude_if=lambda value: value == "store")
+    kernels: Literal["liger"] | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Stage:

@@ -29,6 +29,7 @@ from mllm_eval.storage import locate, results_home, write_atomic, write_json
 from mllm_eval.train.batches import Collator, Plan, RowNumbers
 from mllm_eval.train.encoding import encode, missing, refs_of, spread, statistics
 from mllm_eval.train.keeping import with_room
+from mllm_eval.train.kernels import check_kernels, use_kernels
 from mllm_eval.train.progress import StageLog, Told, Work, latest_whole, remove_others
 from mllm_eval.train.ranks import barrier, join_processes, together, without_compiling
 from mllm_eval.train.resharding import reshard, resharded_copy, shards
@@ -120,6 +121,7 @@ def _check(run: Run, stage: Stage, number: int) -> None:
     stage.accumulation(world()[1], where)
     if stage.deepspeed:
         deepspeed_config(stage.deepspeed)
+    check_kernels(stage.kernels, where)
     if stage.lora is not None and number == 1:
         raise UserError(f"{where}: `lora` belongs to stage 2; stage 1 trains the projector")
     if run.recipe.standardize and number == 1 and stage.features == "live":
@@ -180,6 +182,7 @@ def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
         model.projector.set_statistics(*statistics(features.store, one.data.names(images)))
     if one.number == 2:
         model.projector.load_state_dict(load_file(_projector(run)))
+    use_kernels(model.llm, stage.kernels)
     model.llm.requires_grad_(stage.train_llm)
     if stage.lora is not None:
         from mllm_eval.train.lora import add_lora
