@@ -15,6 +15,7 @@ from mllm_eval.environment import device, repeatable
 from mllm_eval.errors import UserError
 from mllm_eval.generate import Asked, Share, answer_many, is_open, pending, shared_answers, together
 from mllm_eval.pipeline.ledger import Ledger
+from mllm_eval.pipeline.processes import decided, encode
 from mllm_eval.pipeline.reporter import Progress
 from mllm_eval.pipeline.subset import asked_samples
 from mllm_eval.run import Run
@@ -76,17 +77,24 @@ class Respondent:
         if not opened:
             return
         self._share_answers(opened, share)
+        # One rank's answers may be there before another looks.
+        left = decided(lambda: any(self._pending(asked) for asked in opened))
+        model = self.model if left else None
+        if share.size > 1 and left:
+            # All at once: processes that share work do not wait for each other between its parts.
+            self._encode("all", [*opened])
         parts, at = len(together([*opened])), count(1)
 
         @contextmanager
         def around(part: Sequence[Asked]) -> Iterator[Progress]:
-            # Variants that were answered just now may have answers, too.
-            self._share_answers({asked: opened[asked] for asked in part}, share)
-            with self._step(part, f", {next(at)} of {parts}" if parts > 1 else "") as progress:
+            if share.size == 1:
+                # Variants that were answered just now may have answers, too.
+                self._share_answers({asked: opened[asked] for asked in part}, share)
+            with self._step(part, f", {next(at)} of {parts}" if parts > 1 else "", share) as progress:
                 yield progress
 
         answer_many(
-            self.model if any(self._pending(asked) for asked in opened) else None,
+            model,
             [*opened],
             self.run.recipe.template,
             lambda images: self.features(images),
@@ -114,13 +122,14 @@ class Respondent:
         return is_open(asked, self.run.recipe.template) or _mended(asked.journal, asked.samples)
 
     @contextmanager
-    def _step(self, part: Sequence[Asked], which: str) -> Iterator[Progress]:
+    def _step(self, part: Sequence[Asked], which: str, share: Share) -> Iterator[Progress]:
         """What is left of a part, as a step of the ledger; the images that it shows are encoded before."""
         name = " + ".join(asked.name for asked in part)
         if not any(self._pending(asked) for asked in part):
             yield lambda done, total: None
             return
-        self._encode(name, part)
+        if share.size == 1:
+            self._encode(name, part)
         titles = {f"answers: {asked.name}": len(asked.samples) for asked in part}
         with self.ledger.step(f"answers: {name}", f"answers: {name}{which}", titles) as progress:
             yield progress
@@ -148,7 +157,7 @@ class Respondent:
 
     def _encode(self, name: str, part: Sequence[Asked]) -> None:
         images = {image.sha256: image for asked in part for sample in asked.samples for image in sample.images}
-        missing = self.features.store.missing(images)
+        missing = decided(lambda: len(self.features.store.missing(images)))
         if not missing:
             return
 
@@ -156,8 +165,8 @@ class Respondent:
             # The samples that show it fail when they are asked, with this reason in the journal.
             self.ledger.reporter.say(f"broken image: {problem}")
 
-        with self.ledger.step(f"features: {name}", images=len(missing)) as progress:
-            self.features.fill([*images.values()], progress, broken)
+        with self.ledger.step(f"features: {name}", images=missing) as progress:
+            encode(self.features, images, progress, broken)
 
 
 def titled(benchmark: Benchmark, variant: str) -> str:

@@ -16,6 +16,7 @@ from mllm_eval.errors import UserError, near
 from mllm_eval.finished import Finished
 from mllm_eval.pipeline.answering import Respondent, titled
 from mllm_eval.pipeline.ledger import Ledger
+from mllm_eval.pipeline.processes import decided, meet
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.scoring import score_answers, scored
 from mllm_eval.pipeline.snapshots import lock_data, locked_or_told, of_the_hub
@@ -92,13 +93,15 @@ def evaluate(
     wanted = asked_variants(asked, [*(["blind"] if blind else []), *(variants or [])])
     chosen = {name: [sized(variant, subset) for variant in own] for name, own in wanted.items()}
     with working(run, reporter) as ledger:
-        if world()[0]:
-            _train(run, ledger)
-            return run
-        provide(needed(run.recipe, not is_trained(run), asked), ledger.reporter)
-        for benchmark in asked:
-            locked_or_told([benchmark], run.recipe.data, chosen[benchmark.name])
-        hold_to_its_data(run)
+        share = meet()
+
+        def prepare() -> None:
+            provide(needed(run.recipe, not is_trained(run), asked), ledger.reporter)
+            for benchmark in asked:
+                locked_or_told([benchmark], run.recipe.data, chosen[benchmark.name])
+            hold_to_its_data(run)
+
+        decided(prepare)
         respondent = Respondent(run, lambda: _train(run, ledger), ledger)
         readers: dict[tuple[str, str], list[str]] = {}
         for benchmark in asked:
@@ -108,6 +111,7 @@ def evaluate(
         respondent.respond(
             [(benchmark, source) for benchmark in asked for name, source in readers if name == benchmark.name],
             lambda benchmark, source, samples: _score(run, ledger, benchmark, source, samples, readers),
+            share,
         )
         if not ledger.steps:
             ledger.reporter.say(f"{run.name}: complete, nothing to do")
@@ -124,10 +128,16 @@ def train_run(
     """Both stages of training, as far as they are missing; the arguments are those of `evaluate`."""
     run = Run.of(encoder, recipe, llm, seed)
     with working(run, reporter) as ledger:
-        if not is_trained(run):
-            if not world()[0]:
-                provide(needed(run.recipe, True, []), ledger.reporter)
-                hold_to_its_data(run)
+        meet()
+
+        def prepare() -> bool:
+            if is_trained(run):
+                return False
+            provide(needed(run.recipe, True, []), ledger.reporter)
+            hold_to_its_data(run)
+            return True
+
+        if decided(prepare):
             _train(run, ledger)
     return run
 
@@ -245,7 +255,7 @@ def working(run: Run | Finished, reporter: Reporter | None) -> Iterator[Ledger]:
     """Have a run's folder for oneself, its config written, its steps noted in its ledger."""
     before_torch()
     if world()[0]:
-        # Rank 0 holds the lock, writes and tells; the others only train with it.
+        # Rank 0 holds the lock, writes and tells; the others train and answer with it.
         yield Ledger(run.folder, Silent(), kept=False)
         return
     listener = reporter or Silent()

@@ -1,0 +1,57 @@
+"""Several processes that do one command together. torch is loaded for it only where there are several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from mllm_eval.environment import world
+from mllm_eval.generate import Share
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mllm_eval.data.samples import ImageRef
+    from mllm_eval.features import Features
+    from mllm_eval.pipeline.reporter import Progress
+
+Decision = TypeVar("Decision")
+
+
+def several() -> bool:
+    """Whether a launcher has started more than one."""
+    return world()[1] > 1
+
+
+def meet() -> Share:
+    """Wait for the other processes, if there are any; this one's share of their work."""
+    if not several():
+        return Share()
+    from mllm_eval.train.ranks import join_processes
+
+    join_processes(True)
+    return Share.of_group()
+
+
+def decided(decide: Callable[[], Decision]) -> Decision:
+    """What rank 0 decides or does, on all processes. Raises UserError on all of them where it did."""
+    if not several():
+        return decide()
+    from mllm_eval.train.ranks import decided as decided_together
+
+    return decided_together(decide)
+
+
+def encode(
+    features: Features,
+    images: Mapping[str, ImageRef],
+    progress: Progress,
+    broken: Callable[[ImageRef, Exception], None],
+) -> None:
+    """Fill the feature store with those images (by sha256), each process with its share of what is missing."""
+    if not several():
+        features.fill([*images.values()], progress, broken)
+        return
+    from mllm_eval.train.ranks import encode_together
+
+    encode_together(features, images, lambda count: None, progress, broken)
