@@ -241,9 +241,7 @@ def test_a_plan_holds_each_request_once_and_stays_within_its_limits(
 def test_an_image_is_prefilled_once_for_all_its_questions(model: Tiny, tmp_path: Path) -> None:
     samples = [a_sample(f"s{n}", [f"image{n % 3}"], "Is it so?" + "?" * n) for n in range(30)]
     widths: list[tuple[int, ...]] = []
-    hook = model.llm.model.register_forward_pre_hook(
-        lambda _, args, kwargs: widths.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
-    )
+    hook = model.llm.model.layers[0].register_forward_pre_hook(lambda _, args: widths.append(tuple(args[0].shape[:2])))
     answers_of(model, samples, tmp_path / "a.jsonl", max_new_tokens=1, limits=Limits(pass_cost=10**6))
     hook.remove()
     head = len(model.tokenizer.ids("<|begin_of_text|><|start_header_id|>user<|end_header_id|>__"))
@@ -253,9 +251,7 @@ def test_an_image_is_prefilled_once_for_all_its_questions(model: Tiny, tmp_path:
 
 def test_rows_leave_when_they_end(model: Tiny, tmp_path: Path) -> None:
     rows: list[int] = []
-    hook = model.llm.model.register_forward_pre_hook(
-        lambda _, args, kwargs: rows.append(len(kwargs["inputs_embeds"])), with_kwargs=True
-    )
+    hook = model.llm.model.layers[0].register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     answers = answers_of(model, mixed_samples()[:7], tmp_path / "a.jsonl", limits=Limits(pass_cost=10**6))
     hook.remove()
     lengths = [answer.tokens_out for answer in answers]
@@ -265,6 +261,14 @@ def test_rows_leave_when_they_end(model: Tiny, tmp_path: Path) -> None:
 def test_logits_are_made_only_where_a_token_is_chosen(model: Tiny, tmp_path: Path) -> None:
     made: list[int] = []
     hook = model.llm.lm_head.register_forward_hook(lambda _, args, out: made.append(out[..., 0].numel()))
+    answers = answers_of(model, mixed_samples(), tmp_path / "a.jsonl")
+    hook.remove()
+    assert sum(made) == sum(answer.tokens_out for answer in answers)
+
+
+def test_the_last_layer_is_computed_only_where_a_token_is_chosen(model: Tiny, tmp_path: Path) -> None:
+    made: list[int] = []
+    hook = model.llm.model.layers[-1].mlp.register_forward_hook(lambda _, args, out: made.append(out[..., 0].numel()))
     answers = answers_of(model, mixed_samples(), tmp_path / "a.jsonl")
     hook.remove()
     assert sum(made) == sum(answer.tokens_out for answer in answers)

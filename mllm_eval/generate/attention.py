@@ -102,6 +102,34 @@ def attend_to_heads(
     return torch.cat(outs), torch.cat(totals)
 
 
+def attend_to_both(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    heads: SharedHeads,
+    layer: int,
+    row_heads: Sequence[Span],
+) -> Tensor:
+    """Attention [rows, heads, N, width] of queries to keys and values of their own and to those of their heads.
+
+    There may be fewer key heads than query heads (grouped-query attention). `mask` is for the own keys.
+    """
+    # Queries that share a key head lie behind one another like further positions.
+    rows, many, length, width = query.shape
+    groups = many // key.shape[1]
+    query = query.reshape(rows, key.shape[1], groups * length, width)
+    if mask is not None and groups > 1:
+        mask = mask.repeat(1, 1, groups, 1)
+    out, total = attend(query, key, value, mask, scale)
+    if heads.tokens:
+        shared, shared_total = attend_to_heads(query, heads.keys[layer], heads.values[layer], row_heads, scale)
+        share = torch.sigmoid(shared_total - total)[..., None].to(out.dtype)
+        out = torch.lerp(out, shared, share)
+    return out.reshape(rows, many, length, width)
+
+
 def _forward(
     module: Any,
     query: Tensor,
@@ -113,19 +141,7 @@ def _forward(
     row_heads: Sequence[Span],
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    # Queries that share a key head (grouped-query attention) lie behind one another like further positions.
-    rows, many, length, width = query.shape
-    groups = many // key.shape[1]
-    query = query.reshape(rows, key.shape[1], groups * length, width)
-    if attention_mask is not None and groups > 1:
-        attention_mask = attention_mask.repeat(1, 1, groups, 1)
-    out, total = attend(query, key, value, attention_mask, scaling)
-    if heads.tokens:
-        layer = module.layer_idx
-        shared, shared_total = attend_to_heads(query, heads.keys[layer], heads.values[layer], row_heads, scaling)
-        share = torch.sigmoid(shared_total - total)[..., None].to(out.dtype)
-        out = torch.lerp(out, shared, share)
-    out = out.reshape(rows, many, length, width)
+    out = attend_to_both(query, key, value, attention_mask, scaling, heads, module.layer_idx, row_heads)
     return out.transpose(1, 2).contiguous(), None
 
 

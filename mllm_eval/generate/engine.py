@@ -15,6 +15,7 @@ from torch import Tensor
 from mllm_eval.generate.attention import SharedHeads, shared_heads_attention, spans
 from mllm_eval.generate.batching import Batch, Piece, Row
 from mllm_eval.generate.keyvalues import KeyValues
+from mllm_eval.generate.layers import fill, newest_states
 from mllm_eval.generate.model import Answerer, embed_images, embed_pieces
 
 # Room made ahead for an answer: most end after a few tokens, and longer ones have the room extended.
@@ -63,8 +64,7 @@ def _prefill_heads(
     for start in range(0, len(heads), each):
         inputs = torch.stack([embed_pieces(model, head, images) for head in heads[start : start + each]])
         cache = KeyValues(model.llm.config.num_hidden_layers, tokens)
-        # Without `lm_head`: no token is chosen here.
-        model.llm.model(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
+        fill(model.llm.model, inputs, cache)
         passes.append(cache.held)
     layers = list(zip(*passes, strict=True))
     return SharedHeads(
@@ -86,15 +86,15 @@ def _answer_block(
     padding = torch.tensor([width - len(tail) for tail in tails], device=tails[0].device)
     longest = max(row.longest for row in rows)
     cache = KeyValues(model.llm.config.num_hidden_layers, width + min(longest, ROOM_FOR_ANSWER))
-    hidden = model.llm.model(
-        inputs_embeds=torch.stack([_padded(tail, width) for tail in tails]),
-        attention_mask=_tail_mask(padding, width, tails[0].dtype),
-        position_ids=heads.tokens + (torch.arange(width, device=padding.device) - padding[:, None]).clamp(min=0),
-        past_key_values=cache,
-        use_cache=True,
-        heads=heads,
-        row_heads=spans([row.head for row in rows]),
-    ).last_hidden_state[:, -1]
+    hidden = newest_states(
+        model.llm.model,
+        torch.stack([_padded(tail, width) for tail in tails]),
+        heads.tokens + (torch.arange(width, device=padding.device) - padding[:, None]).clamp(min=0),
+        _tail_mask(padding, width, tails[0].dtype),
+        cache,
+        heads,
+        spans([row.head for row in rows]),
+    )
     answers: list[list[int]] = [[] for _ in rows]
     going = list(range(len(rows)))
     while True:
@@ -114,15 +114,15 @@ def _answer_block(
             chosen, padding = chosen[kept], padding[kept]
             cache.keep(kept)
         length = cache.get_seq_length()
-        hidden = model.llm.model(
-            inputs_embeds=model.llm.get_input_embeddings()(chosen)[:, None],
-            attention_mask=_answer_mask(padding, length + 1, hidden.dtype),
-            position_ids=(heads.tokens + length - padding)[:, None],
-            past_key_values=cache,
-            use_cache=True,
-            heads=heads,
-            row_heads=spans([rows[row].head for row in going]),
-        ).last_hidden_state[:, -1]
+        hidden = newest_states(
+            model.llm.model,
+            model.llm.get_input_embeddings()(chosen)[:, None],
+            (heads.tokens + length - padding)[:, None],
+            _answer_mask(padding, length + 1, hidden.dtype),
+            cache,
+            heads,
+            spans([rows[row].head for row in going]),
+        )
 
 
 def _padded(tail: Tensor, width: int) -> Tensor:

@@ -1,0 +1,97 @@
+"""A LLaMA's layers as far as generation uses what they give.
+
+The last layer's queries, attention, output and MLP are used where a token is chosen next, at one position of a row,
+and nowhere in a head that is only attended to. Its keys and values are used everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.masking_utils import create_causal_mask
+from transformers.models.llama.modeling_llama import rotate_half
+
+from mllm_eval.generate.attention import SharedHeads, Span, attend_to_both
+from mllm_eval.generate.keyvalues import KeyValues
+
+
+def fill(model: Any, inputs: Tensor, cache: KeyValues) -> None:
+    """Put the keys and values of embeddings [B, N, H], the beginnings of their rows, into an empty cache.
+
+    `model` is a `LlamaModel`; every position sees those before it.
+    """
+    positions = torch.arange(inputs.shape[1], device=inputs.device)[None]
+    rotary = model.rotary_emb(inputs, position_ids=positions)
+    mask = create_causal_mask(
+        config=model.config,
+        inputs_embeds=inputs,
+        attention_mask=None,
+        past_key_values=cache,
+        position_ids=positions,
+    )
+    states = inputs
+    for layer in model.layers[:-1]:
+        states = layer(
+            states, attention_mask=mask, position_embeddings=rotary, position_ids=positions, past_key_values=cache
+        )
+    last = model.layers[-1]
+    _keys_and_values(last, last.input_layernorm(states), rotary, cache)
+
+
+def newest_states(
+    model: Any,
+    inputs: Tensor,
+    positions: Tensor,
+    mask: Tensor,
+    cache: KeyValues,
+    heads: SharedHeads,
+    row_heads: list[Span],
+) -> Tensor:
+    """The final states [rows, H] at the last position of embeddings [rows, N, H].
+
+    `positions` [rows, N]. `mask` [rows, 1, N, M] is added to the scores of the M tokens that the cache has then; the
+    heads are seen everywhere. To be called within `shared_heads_attention`.
+    """
+    rotary = model.rotary_emb(inputs, position_ids=positions)
+    states = inputs
+    for layer in model.layers[:-1]:
+        states = layer(
+            states,
+            attention_mask=mask,
+            position_embeddings=rotary,
+            position_ids=positions,
+            past_key_values=cache,
+            heads=heads,
+            row_heads=row_heads,
+        )
+    last = model.layers[-1]
+    attention = last.self_attn
+    normed = last.input_layernorm(states)
+    key, value = _keys_and_values(last, normed, rotary, cache)
+    query = _turned(_by_head(attention, attention.q_proj(normed[:, -1:])), rotary[0][:, -1:], rotary[1][:, -1:])
+    mixed = attend_to_both(query, key, value, mask[:, :, -1:], attention.scaling, heads, attention.layer_idx, row_heads)
+    here = states[:, -1] + attention.o_proj(mixed.transpose(1, 2).flatten(2)[:, 0])
+    found: Tensor = model.norm(here + last.mlp(last.post_attention_layernorm(here)))
+    return found
+
+
+def _keys_and_values(
+    layer: Any, normed: Tensor, rotary: tuple[Tensor, Tensor], cache: KeyValues
+) -> tuple[Tensor, Tensor]:
+    attention = layer.self_attn
+    key = _turned(_by_head(attention, attention.k_proj(normed)), *rotary)
+    value = _by_head(attention, attention.v_proj(normed))
+    both: tuple[Tensor, Tensor] = cache.update(key, value, attention.layer_idx)
+    return both
+
+
+def _by_head(attention: Any, states: Tensor) -> Tensor:
+    return states.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+
+
+def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of queries or keys [B, heads, N, width], as transformers' LLaMA computes it."""
+    cos, sin = cos[:, None], sin[:, None]
+    return states * cos + rotate_half(states) * sin  # type: ignore[no-untyped-call]
