@@ -39,8 +39,8 @@ data: $(READY) ## make, fetch, check, lock: RECIPE=mini | [BENCHMARKS=a,b DATA=h
 train: $(READY) ## train the adapter of an encoder: ENCODER=mini-dino [RECIPE= LLM= SEED= LAUNCH=torchrun PROCESSES=2]
 	@$(RUN) train $(ENCODER) $(OPTIONS) $(LAUNCHED)
 
-eval: $(READY) ## everything, to a row of the table: ENCODER=mini-dino | MODEL=folder [RECIPE= LLM= SEED= BENCHMARKS=a,b BLIND=1 SUBSET=1000]
-	@$(RUN) eval $(if $(MODEL),--model $(MODEL) $(if $(DATA),--data $(DATA)) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(if $(BLIND),--blind) $(if $(SUBSET),--subset $(SUBSET)),$(ENCODER) $(ASKED))
+eval: $(READY) ## everything, to a row of the table: ENCODER=mini-dino | MODEL=folder [RECIPE= LLM= SEED= BENCHMARKS=a,b BLIND=1 SUBSET=1000 LAUNCH=torchrun]
+	@$(RUN) eval $(if $(MODEL),--model $(MODEL) $(if $(DATA),--data $(DATA)) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(if $(BLIND),--blind) $(if $(SUBSET),--subset $(SUBSET)),$(ENCODER) $(ASKED)) $(LAUNCHED)
 
 export: $(READY) ## a run's checkpoint as a stock LLaVA model: RUNS=hash TO=folder
 	@$(RUN) export $(RUNS) --to $(TO)
