@@ -9,6 +9,8 @@ import pytest
 
 from mllm_eval import report, results
 from mllm_eval.errors import UserError
+from mllm_eval.report.site.evidence import Entry
+from mllm_eval.report.site.runpage import _probes
 from mllm_eval.report.table import MISSING
 from mllm_eval.storage import PACKAGE, write_atomic, write_json
 
@@ -64,3 +66,11 @@ def test_a_wrong_file_of_probes_is_named(entry: object, said: str) -> None:
     with pytest.raises(UserError, match=said) as error:
         results.read_run(run.folder)
     assert "probes.json" in str(error.value)
+
+
+def test_the_page_of_a_run_says_how_it_was_probed() -> None:
+    run = made_runs.make_run("mini-dino", benchmarks=["gqa"])
+    assert _probes(Entry("k", "mini-dino", report.read_scored(run.folder), {})) == ""
+    write_json(run.folder / "probes.json", {"in1k": {**WHOLE, "how": "<b>linear</b> probe"}})
+    page = _probes(Entry("k", "mini-dino", report.read_scored(run.folder), {}))
+    assert "61.3" in page and "[60.8, 61.7]" in page and "50,000" in page and "&lt;b&gt;linear" in page

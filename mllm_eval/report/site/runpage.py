@@ -17,6 +17,7 @@ from mllm_eval.report.site.figures import write_figure
 from mllm_eval.report.site.markup import facts, section, sheet
 from mllm_eval.report.table import printed
 from mllm_eval.report.words import p_words, title
+from mllm_eval.results import columns
 from mllm_eval.run import RunConfig
 from mllm_eval.storage import iter_jsonl, read_json
 
@@ -41,6 +42,7 @@ def run_page(entry: Entry, out: Path) -> str:
         f'<section class="headline"><h1>{escape(record.encoder)}</h1>'
         f'<p class="lead">Run <code>{escape(record.hash)}</code></p>{about}</section>',
         _scores(entry),
+        _probes(entry),
         _training(record.folder, record.hash, out),
         _recipe(config),
         _cost(record.folder),
@@ -64,6 +66,21 @@ def _scores(entry: Entry) -> str:
                      f"{summary['n']:,}", f"{summary['n_failed']:,}", f"{summary['n_unparsed']:,}"])  # fmt: skip
     note = f"Interval and test are of the {rules[0]} rules. Above chance: one-sided t-test, clustered by image."
     return section("scores", "Scores", sheet("run-scores", "Scores by benchmark and rule set", head, rows, note))
+
+
+def _probes(entry: Entry) -> str:
+    known, rows = columns().classic, []
+    for key, one in entry.scored.record.probes.items():
+        digits = known[key].decimals or 1
+        between = "–"  # noqa: RUF001
+        if one.interval:
+            between = f"[{printed(one.interval[0], digits)}, {printed(one.interval[1], digits)}]"
+        rows.append([known[key].title, printed(one.value, digits), between, f"{one.n:,}", one.how])
+    if not rows:
+        return ""
+    head = [("", False), ("Value", True), ("95 %", True), ("n", True), ("How", False)]
+    note = "Measured elsewhere on this encoder; read from probes.json in the run's folder."
+    return section("classic", "Classic vision", sheet("probes", "Probes of the encoder", head, rows, note))
 
 
 def _training(folder: Path, run: str, out: Path) -> str:
