@@ -75,6 +75,7 @@ def eval_(
     batch: Annotated[int, typer.Option(help="of a finished model: questions at a time", min=1)] = 1,
     variants: Annotated[str | None, typer.Option(help="also ask these variants, or all of a benchmark's own")] = None,
     subset: Subset = None,
+    server: Annotated[str | None, typer.Option(help="a vLLM server that answers: docs/vllm.md")] = None,
     *,
     start: Start,
 ) -> None:
@@ -99,11 +100,14 @@ def eval_(
     if (encoder is None) == (model is None):
         raise UserError("say what to evaluate: mllm-eval eval ENCODER, or mllm-eval eval --model FOLDER")
     if encoder is None:
+        if server is not None:
+            raise UserError("--server answers for runs of encoders; a finished model answers itself")
         eval_model(str(model), data, split(benchmarks), blind, rules, dtype, batch, subset, start)
         return
     if start(lambda: Run.of(encoder, recipe, llm, seed)):
         return
-    run = pipeline.evaluate(encoder, recipe, llm, seed, split(benchmarks), blind, display(), split(variants), subset)
+    names = split(benchmarks), blind, display(), split(variants)
+    run = pipeline.evaluate(encoder, recipe, llm, seed, *names, subset, server)
     if not world()[0]:
         print_row(run, rules, blind, subset)
 

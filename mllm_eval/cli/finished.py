@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command("export", short_help="a run's checkpoint as a stock LLaVA model")(export)
+    app.command("export", short_help="a run's checkpoint as a stock LLaVA model, or its LLM")(export)
 
 
 def eval_model(
@@ -54,13 +54,16 @@ def eval_model(
 def export(
     run: Annotated[str, typer.Argument(help="hash, beginning of one, whole name, or encoder")],
     to: Annotated[Path, typer.Option(help="folder to write; must not be there yet")],
+    llm: Annotated[bool, typer.Option("--llm", help="only the LLM, for `eval --server`")] = False,
 ) -> None:
     """Write a run's checkpoint as a stock LlavaForConditionalGeneration, where that says the same function.
 
-    Proven by equal logits; where LLaVA's class can't say it, one line says why.
+    Proven by equal logits; where LLaVA's class can't say it, one line says why. With --llm, the LLM alone as a
+    stock LlamaForCausalLM: what a server needs that is given embeddings.
 
     \b
       mllm-eval export mini-clip --to llava-mini-clip
+      mllm-eval export mini-clip --llm --to llama-of-mini-clip
     """
     from mllm_eval.cli.display import display
     from mllm_eval.environment import before_torch
@@ -69,7 +72,14 @@ def export(
     found = saved_run(run)
     before_torch()
     from mllm_eval.model.export import export_llava
+    from mllm_eval.model.llm import export_llm
 
+    if llm:
+        with display().step(f"export: LLM of {found.name}"):
+            export_llm(found.checkpoint, to)
+        print(f"{to}: LlamaForCausalLM; `vllm serve {to} --enable-prompt-embeds`, then `mllm-eval eval "
+              f"{found.encoder.name} --server ADDRESS`")  # fmt: skip
+        return
     with display().step(f"export: {found.name}"):
         proof = export_llava(found.checkpoint, to)
     print(f"{to}: LlavaForConditionalGeneration; {proof}")

@@ -12,11 +12,11 @@ from mllm_eval.pipeline.flow import (
     provide_benchmarks,
     provide_data,
     score_run,
-    shown_variants,
     table,
     train_run,
 )
 from mllm_eval.pipeline.reporter import Progress, Reporter, Silent
+from mllm_eval.pipeline.subset import shown_variants
 
 __all__ = [
     "Progress",

@@ -22,16 +22,19 @@ from mllm_eval.run import Run
 
 if TYPE_CHECKING:
     from mllm_eval.features import Features
+    from mllm_eval.generate.server import Server
     from mllm_eval.model import VLM
 
 
 class Respondent:
     """A trained run that answers. Making one costs nothing; `ready` sees to the training first."""
 
-    def __init__(self, run: Run, ready: Callable[[], None], ledger: Ledger) -> None:
+    def __init__(self, run: Run, ready: Callable[[], None], ledger: Ledger, server: Server | None = None) -> None:
+        """`server` answers in the engine's place; images are encoded and projected here all the same."""
         self.run = run
         self.ready = ready
         self.ledger = ledger
+        self.server = server
 
     @cached_property
     def model(self) -> VLM:
@@ -83,6 +86,10 @@ class Respondent:
         if share.size > 1 and left:
             # All at once: processes that share work do not wait for each other between its parts.
             self._encode("all", [*opened])
+        if self.server and left:
+            # A line of the ledger says who answered: its sums are rounded otherwise than the engine's.
+            with self.ledger.step(f"asking {self.server.serves} at {self.server.url}"):
+                pass
         parts, at = len(together([*opened])), count(1)
 
         @contextmanager
@@ -98,6 +105,8 @@ class Respondent:
             [*opened],
             self.run.recipe.template,
             lambda images: self.features(images),
+            engine=self.server or "batched",
+            limits=self.server.limits if self.server else None,
             share=share,
             finished=lambda asked: finished(*opened[asked], asked.samples),
             around=around,

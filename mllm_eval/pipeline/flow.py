@@ -14,6 +14,7 @@ from mllm_eval.data.snapshots import load_samples
 from mllm_eval.environment import before_torch, repeatable, world
 from mllm_eval.errors import UserError, near
 from mllm_eval.finished import Finished
+from mllm_eval.generate.server import Server
 from mllm_eval.pipeline.answering import Respondent, titled
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.processes import decided, meet
@@ -21,7 +22,7 @@ from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.scoring import score_answers, scored
 from mllm_eval.pipeline.snapshots import lock_data, locked_or_told, of_the_hub
 from mllm_eval.pipeline.sources import needed, provide
-from mllm_eval.pipeline.subset import asked_samples
+from mllm_eval.pipeline.subset import asked_samples, shown_variants
 from mllm_eval.run import Run, RunFolder
 from mllm_eval.storage import FileLock, data_home
 from mllm_eval.train import hold_to_its_data, is_trained, train
@@ -75,6 +76,7 @@ def evaluate(
     reporter: Reporter | None = None,
     variants: Sequence[str] | None = None,
     subset: int | None = None,
+    server: str | None = None,
 ) -> Run:
     """Train an encoder's adapter, ask the benchmarks, score the answers: whatever of it is missing.
 
@@ -84,10 +86,12 @@ def evaluate(
         blind: ask the trained model once more without images (variant `blind`).
         variants: further variants of the benchmarks that have them; `all` stands for all of a benchmark's own.
         subset: ask so many questions of the table's, a stratified part; answers and scores are kept apart.
+        server: address of a vLLM server that holds the run's LLM and answers in the engine's place.
 
     Raises:
         UserError: an unknown name or bad input; whatever was computed before it stays.
     """
+    answering = Server(server) if server else None
     run = Run.of(encoder, recipe, llm, seed)
     asked = asked_benchmarks(benchmarks, run.recipe.data)
     wanted = asked_variants(asked, [*(["blind"] if blind else []), *(variants or [])])
@@ -102,7 +106,7 @@ def evaluate(
             hold_to_its_data(run)
 
         decided(prepare)
-        respondent = Respondent(run, lambda: _train(run, ledger), ledger)
+        respondent = Respondent(run, lambda: _train(run, ledger), ledger, answering)
         readers: dict[tuple[str, str], list[str]] = {}
         for benchmark in asked:
             for variant in chosen[benchmark.name]:
@@ -200,13 +204,6 @@ def table(
     variants = shown_variants(blind, subset, whole)
     folders = [run.folder for run in runs]
     return comparison(folders, baseline, rules, variants, intervals=intervals, mixed_recipes=mixed_recipes)
-
-
-def shown_variants(blind: bool = False, subset: int | None = None, whole: bool = False) -> list[str]:
-    """The variants that a table shows: of all questions or of a subset, of both only where `whole` asks for it."""
-    plain = ["default", "blind"] if blind else ["default"]
-    parts = [sized(name, subset) for name in plain]
-    return list(dict.fromkeys([*(plain if whole else []), *parts]))
 
 
 def provide_data(recipe: str = "mini", reporter: Reporter | None = None) -> bool:

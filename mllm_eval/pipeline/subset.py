@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mllm_eval.catalog.benchmark import Benchmark
-from mllm_eval.catalog.subset import parted
+from mllm_eval.catalog.subset import parted, sized
 from mllm_eval.data.samples import Sample
 from mllm_eval.data.snapshots import load_samples
 
 
-def asked_samples(benchmark: Benchmark, data: str, variant: str) -> list[Sample]:
+def asked_samples(benchmark: Benchmark, data: str, variant: str) -> Sequence[Sample]:
     """The samples of a data pin as a variant asks them, in the data set's order.
 
     Of `default@1000` those that `mllm-eval stats subset --size 1000` counts: a sixteenth of them of each benchmark,
@@ -21,9 +23,12 @@ def asked_samples(benchmark: Benchmark, data: str, variant: str) -> list[Sample]
     from mllm_eval.results import strata
     from mllm_eval.stats import part_of_table
 
-    places = [(one.id, one.group, one.cluster, stratum_of(benchmark, one)) for one in samples]
-    fields = {key: [place[at] for place in places] for at, key in enumerate(("id", "group", "cluster"))}
-    named = [place[3] for place in places]
+    fields: dict[str, list[str]] = {"id": [], "group": [], "cluster": []}
+    named: list[str | None] = []
+    for sample in samples:
+        for key, values in fields.items():
+            values.append(getattr(sample, key))
+        named.append(stratum_of(benchmark, sample))
     chosen = part_of_table(fields["cluster"], strata(benchmark.name, named, fields), size, benchmark.name)
     return [sample for sample, asked in zip(samples, chosen, strict=True) if asked]
 
@@ -32,3 +37,10 @@ def stratum_of(benchmark: Benchmark, sample: Sample) -> str | None:
     """What a sample counts under by the benchmark's own settings; None without."""
     stratum = sample.record.get(benchmark.settings.get("stratum", ""))
     return None if stratum is None else str(stratum)
+
+
+def shown_variants(blind: bool = False, subset: int | None = None, whole: bool = False) -> list[str]:
+    """The variants that a table shows: of all questions or of a subset, of both only where `whole` asks for it."""
+    plain = ["default", "blind"] if blind else ["default"]
+    parts = [sized(name, subset) for name in plain]
+    return list(dict.fromkeys([*(plain if whole else []), *parts]))

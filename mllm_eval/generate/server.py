@@ -1,0 +1,156 @@
+"""Answers by a vLLM server: the embeddings of a prompt go out, the tokens of its answer come back.
+
+The server holds the LLM alone (`mllm-eval export RUN --llm`); images are encoded, projected and put between the
+words' embeddings here. Its interface is the Completions API of vLLM's OpenAI-compatible server with `prompt_embeds`,
+a tensor saved by torch in base64 (https://docs.vllm.ai/en/stable/features/prompt_embeds/).
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import io
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from mllm_eval.errors import UserError
+from mllm_eval.generate.batching import Limits
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mllm_eval.generate.batching import Batch, Piece
+    from mllm_eval.generate.model import Answerer
+
+# Too busy, or not up yet: worth another try.
+BUSY = (429, 502, 503, 504)
+
+
+class Server:
+    """A server that answers batches in the place of the engine.
+
+    url: where it listens, with or without `/v1`. at_once: requests under way at a time; the server batches them.
+    timeout: seconds that one may take. waits: seconds before each further try. $VLLM_API_KEY is sent where it is set.
+    """
+
+    def __init__(
+        self, url: str, at_once: int = 64, timeout: float = 600.0, waits: Sequence[float] = (1.0, 5.0, 20.0)
+    ) -> None:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+            raise UserError(f"{url!r} is no address of a server; one is http://localhost:8000")
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self.at_once, self.timeout, self.waits = at_once, timeout, tuple(waits)
+
+    @property
+    def limits(self) -> Limits:
+        """Batches of a few times as many requests as are under way; their visual tokens are held here."""
+        return Limits(tokens=1024 * self.at_once, rows=4 * self.at_once)
+
+    @cached_property
+    def serves(self) -> str:
+        """The name of the model that it serves. Raises UserError where it does not tell one."""
+        found = self._said("/v1/models")
+        try:
+            return str(found["data"][0]["id"])
+        except (KeyError, IndexError, TypeError):
+            raise UserError(f"{self.url}: serves no model; start it as docs/vllm.md says") from None
+
+    def __call__(
+        self, model: Answerer, batch: Batch, features: Mapping[str, Tensor], ends: frozenset[int]
+    ) -> dict[int, list[int]]:
+        """The tokens of each request of the batch that has all its images, by number; each image is projected once.
+
+        Raises:
+            UserError: the server refuses a prompt, or can't be reached any more.
+        """
+        import torch
+
+        from mllm_eval.generate.model import embed_images, embed_pieces
+
+        with torch.inference_mode():
+            images = embed_images(model, features)
+
+        def asked(number: int, pieces: Sequence[Piece], longest: int) -> tuple[int, list[int]]:
+            # Embedded only now: no more prompts are held than are under way.
+            with torch.inference_mode():
+                prompt = embed_pieces(model, pieces, images)
+            return number, self.complete(prompt, longest, ends)
+
+        rows = [
+            (row.request, (*batch.heads[row.head], *row.tail), row.longest)
+            for block in batch.blocks
+            for row in block
+            if all(image in features for image in batch.images(row))
+        ]
+        self.serves  # noqa: B018  asked once, before many ask
+        with ThreadPoolExecutor(self.at_once) as pool:
+            waiting = [pool.submit(asked, *row) for row in rows]
+            try:
+                return dict(one.result() for one in waiting)
+            except UserError:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def complete(self, prompt: Tensor, longest: int, ends: frozenset[int]) -> list[int]:
+        """The greedy answer, at most `longest` tokens, to embeddings [N, H], with its end token where it has one."""
+        body = {
+            "model": self.serves,
+            "prompt": "",
+            "prompt_embeds": packed(prompt),
+            "max_tokens": longest,
+            "temperature": 0.0,
+            "stop_token_ids": sorted(ends),
+            "return_token_ids": True,
+        }
+        said = self._said("/v1/completions", body)
+        try:
+            choice = said["choices"][0]
+            tokens = choice.get("token_ids")
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise UserError(f"{self.url}: its answer has no choices: {str(said)[:200]}") from None
+        if not isinstance(tokens, list):
+            raise UserError(f"{self.url}: tells no token_ids; vLLM 0.11 does, as docs/vllm.md says")
+        if choice.get("finish_reason") == "stop" and ends and (not tokens or tokens[-1] not in ends):
+            mark = choice.get("stop_reason")
+            tokens = [*tokens, mark if isinstance(mark, int) else min(ends)]
+        return [int(token) for token in tokens]
+
+    def _said(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        head = {"Content-Type": "application/json"}
+        if key := os.environ.get("VLLM_API_KEY"):
+            head["Authorization"] = f"Bearer {key}"
+        request = urllib.request.Request(self.url + path, data, head)
+        for wait in (*self.waits, None):
+            try:
+                with urllib.request.urlopen(request, timeout=self.timeout) as reply:
+                    return json.loads(reply.read())
+            except urllib.error.HTTPError as error:
+                said = " ".join(error.read().decode("utf-8", "replace").split())[:300]
+                problem, again = f"{error.code} {said}", error.code in BUSY
+            except (OSError, http.client.HTTPException) as error:
+                problem, again = str(getattr(error, "reason", error)) or type(error).__name__, True
+            except ValueError:
+                problem, again = "its answer is no JSON", False
+            if wait is None or not again:
+                raise UserError(f"{self.url}{path}: {problem}; docs/vllm.md says how to start the server")
+            time.sleep(wait)
+        raise AssertionError("the last try returns or raises")
+
+
+def packed(prompt: Tensor) -> str:
+    """Embeddings [N, H] as the server reads them: saved by torch, in base64."""
+    import torch
+
+    held = io.BytesIO()
+    # A copy of its own: torch saves the whole memory that a part of a tensor stands in.
+    torch.save(prompt.detach().cpu().clone(), held)
+    return base64.b64encode(held.getvalue()).decode()

@@ -1,0 +1,30 @@
+"""A checkpoint's LLM alone, as transformers' own `LlamaForCausalLM`: for servers that are given embeddings."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from mllm_eval.errors import UserError
+from mllm_eval.model.checkpoint import load_checkpoint
+
+
+def export_llm(checkpoint: Path, to: Path) -> None:
+    """Write the LLM with its tokenizer; the folder appears whole or not at all.
+
+    Raises:
+        UserError: the folder is there already, or the checkpoint is not whole.
+    """
+    if to.exists():
+        raise UserError(f"{to}: is there already; name another folder")
+    model = load_checkpoint(checkpoint)
+    fresh = to.with_name(f".{to.name}.{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        fresh.parent.mkdir(parents=True, exist_ok=True)
+        model.llm.save_pretrained(fresh)
+        model.tokenizer.save_pretrained(fresh)
+        os.rename(fresh, to)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)

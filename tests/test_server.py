@@ -1,0 +1,192 @@
+"""Answers by a server that is given embeddings: a fake one answers as vLLM's does, with the model it would hold."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_end_to_end import RECIPE, home
+from test_generate import Images, Tiny, answers_of, mixed_samples
+
+from mllm_eval import pipeline
+from mllm_eval.answers import read_answers
+from mllm_eval.errors import UserError
+from mllm_eval.generate.server import Server, packed
+from mllm_eval.model.llm import export_llm
+
+__all__ = ["home"]
+
+
+class Fake(ThreadingHTTPServer):
+    """`/v1/models` and `/v1/completions` over a LLaMA. `script` says what goes wrong, request by request."""
+
+    daemon_threads = True
+
+    def __init__(self, llm: Any, told: bool = True) -> None:
+        super().__init__(("127.0.0.1", 0), Answering)
+        self.llm, self.told = llm, told
+        self.bodies: list[dict[str, Any]] = []
+        self.script: list[int] = []
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @torch.inference_mode()
+    def complete(self, body: dict[str, Any]) -> dict[str, Any]:
+        embeddings = torch.load(io.BytesIO(base64.b64decode(body["prompt_embeds"])), weights_only=True)[None]
+        tokens: list[int] = []
+        reason, mark = "length", None
+        while len(tokens) < body["max_tokens"]:
+            token = int(self.llm(inputs_embeds=embeddings).logits[0, -1].argmax())
+            if token in body["stop_token_ids"]:
+                reason, mark = "stop", token
+                break
+            tokens.append(token)
+            embeddings = torch.cat([embeddings, self.llm.get_input_embeddings()(torch.tensor([[token]]))], dim=1)
+        choice = {"index": 0, "text": "".join(chr(97 + one) for one in tokens if one < 12), "finish_reason": reason}
+        return {"choices": [{**choice, "stop_reason": mark, **({"token_ids": tokens} if self.told else {})}]}
+
+
+class Answering(BaseHTTPRequestHandler):
+    server: Fake
+
+    def do_GET(self) -> None:
+        self.reply(200, {"data": [{"id": "held"}]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            self.server.bodies.append(body)
+            status = self.server.script.pop(0) if self.server.script else 200
+            said = self.server.complete(body) if status == 200 else {"error": {"message": "no prompt_embeds here"}}
+        self.reply(status, said)
+
+    def reply(self, status: int, said: Any) -> None:
+        data = json.dumps(said).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def held() -> Iterator[tuple[Tiny, Fake]]:
+    torch.set_num_threads(1)
+    # In float64, so that no two tokens are so close that another order of sums could choose the other one.
+    model = Tiny().double()
+    fake = Fake(model.llm)
+    threading.Thread(target=fake.serve_forever, args=(0.02,), daemon=True).start()
+    yield model, fake
+    fake.shutdown()
+    fake.server_close()
+
+
+def a_server(fake: Fake, **settings: Any) -> Server:
+    return Server(fake.url + "/v1/", at_once=4, waits=(0.0, 0.0), **settings)
+
+
+def test_it_answers_as_the_reference(held: tuple[Tiny, Fake], tmp_path: Path) -> None:
+    model, fake = held
+    found = answers_of(model, mixed_samples(), tmp_path / "s.jsonl", engine=a_server(fake))
+    expected = answers_of(model, mixed_samples(), tmp_path / "r.jsonl", engine="reference")
+    assert found == expected and len({one.text for one in found}) > 5
+    body = fake.bodies[0]
+    assert (body["model"], body["prompt"], body["temperature"], body["max_tokens"]) == ("held", "", 0.0, 12)
+    assert len(fake.bodies) == len(expected)
+
+
+def test_an_image_is_projected_once_for_all_its_questions(held: tuple[Tiny, Fake], tmp_path: Path) -> None:
+    model, fake = held
+    projected: list[int] = []
+    embed = model.embed
+
+    def counted(features: torch.Tensor) -> torch.Tensor:
+        projected.append(len(features))
+        return embed(features)
+
+    model.embed = counted  # type: ignore[method-assign]
+    samples = [one for one in mixed_samples() if one.id.startswith("one")]
+    answers_of(model, samples, tmp_path / "s.jsonl", engine=Server(fake.url, at_once=64))
+    assert sum(projected) == len({image.sha256 for one in samples for image in one.images})
+
+
+def test_a_broken_image_fails_its_samples_and_is_not_sent(held: tuple[Tiny, Fake], tmp_path: Path) -> None:
+    model, fake = held
+    world = Images("image1")
+    found = answers_of(model, mixed_samples(world), tmp_path / "s.jsonl", engine=a_server(fake), features=world)
+    failed = [one.id for one in found if one.state == "error"]
+    assert failed == [one.id for one in mixed_samples() if any(image.sha256 == "image1" for image in one.images)]
+    assert len(fake.bodies) == len(found) - len(failed)
+
+
+def test_a_busy_server_is_asked_again_and_a_refusing_one_is_told_of(held: tuple[Tiny, Fake], tmp_path: Path) -> None:
+    model, fake = held
+    samples = mixed_samples()
+    fake.script = [503, 200, 503]
+    found = answers_of(model, samples, tmp_path / "busy.jsonl", engine=a_server(fake))
+    assert {one.state for one in found} == {"ok"} and len(fake.bodies) == len(samples) + 2
+    fake.script = [200] * 6 + [400] * 40
+    with pytest.raises(UserError, match=r"400.*no prompt_embeds here.*docs/vllm\.md") as error:
+        answers_of(model, samples, tmp_path / "refused.jsonl", engine=Server(fake.url, at_once=1, waits=()))
+    assert "\n" not in str(error.value)
+    fake.script = []
+    fake.shutdown()
+    fake.server_close()
+    with pytest.raises(UserError, match=r"docs/vllm\.md"):
+        answers_of(model, samples, tmp_path / "gone.jsonl", engine=Server(fake.url, waits=(0.0,)))
+
+
+def test_a_server_that_tells_no_tokens_is_too_old(held: tuple[Tiny, Fake], tmp_path: Path) -> None:
+    model, fake = held
+    fake.told = False
+    with pytest.raises(UserError, match="token_ids"):
+        answers_of(model, mixed_samples(), tmp_path / "s.jsonl", engine=a_server(fake))
+
+
+def test_what_is_no_address_is_refused() -> None:
+    for url in ("localhost:8000", "file:///etc", "http://"):
+        with pytest.raises(UserError, match="no address"):
+            Server(url)
+
+
+def test_only_a_prompts_own_embeddings_are_sent() -> None:
+    held = torch.randn(1000, 8)
+    sent = packed(held[3:5])
+    assert len(sent) < 4000
+    back = torch.load(io.BytesIO(base64.b64decode(sent)), weights_only=True)
+    assert torch.equal(back, held[3:5])
+
+
+def test_a_run_is_answered_by_the_llm_that_it_exports(home: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run = pipeline.evaluate("tiny-dinov2", RECIPE, benchmarks=["mme"], subset=160)
+    path = run.answers_path("mme", "default@160")
+    own = [one.text for one in read_answers(path)]
+    path.unlink()
+    export_llm(run.checkpoint, tmp_path / "llm")
+    with pytest.raises(UserError, match="already"):
+        export_llm(run.checkpoint, tmp_path / "llm")
+    AutoTokenizer.from_pretrained(tmp_path / "llm")
+    fake = Fake(AutoModelForCausalLM.from_pretrained(tmp_path / "llm").eval())
+    threading.Thread(target=fake.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        pipeline.evaluate("tiny-dinov2", RECIPE, benchmarks=["mme"], subset=160, server=fake.url)
+    finally:
+        fake.shutdown()
+        fake.server_close()
+    assert [one.text for one in read_answers(path)] == own and fake.bodies
+    assert f"asking held at {fake.url}" in (run.folder / "ledger.jsonl").read_text(encoding="utf-8")
