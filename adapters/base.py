@@ -33,6 +33,10 @@ class FeatureMap(NamedTuple):
     summary: Tensor
 
 
+class _Enough(Exception):
+    """Ends a forward pass whose further layers nobody asked for."""
+
+
 class EncoderModel(nn.Module):
     """A frozen vision backbone behind one interface. Made by `load_encoder_model` or, empty, by `build`."""
 
@@ -148,20 +152,26 @@ class EncoderModel(nn.Module):
         pixels [B, 3, H, W] in the weights' dtype. Layers count blocks from 1, or from the end as -1, -2.
         The final norm is applied to the layer where the yaml says `norm: true`, whatever the class does:
         transformers' `last_hidden_state` is normed for Dinov2, ViT, SigLIP and I-JEPA, and not for CLIP.
+        Nothing is computed behind the last layer asked for.
         Raises UserError for a layer the encoder does not have.
         """
         wanted = [self._layer(layer) for layer in layers or (self.facts.feature_layer,)]
+        last = max(wanted)
         states: dict[int, Tensor] = {}
 
         def keep(index: int) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
                 states[index] = output[0] if isinstance(output, tuple) else output
+                if index == last:
+                    raise _Enough
 
             return hook
 
         handles = [self.blocks()[index - 1].register_forward_hook(keep(index)) for index in set(wanted)]
         try:
             self.model(pixels, **self.forward_options(pixels))
+        except _Enough:
+            pass
         finally:
             for handle in handles:
                 handle.remove()

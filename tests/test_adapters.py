@@ -64,6 +64,18 @@ def test_families_without_cls_drop_no_patch(family: str, tmp_path: Path) -> None
     assert moved.argmax().item() == 0
 
 
+@pytest.mark.parametrize("family", ["clip", "dinov2", "ijepa", "siglip", "vit"])
+def test_nothing_is_computed_behind_the_layer_asked_for(family: str, tmp_path: Path) -> None:
+    model = load_encoder_model(make_encoder(tmp_path, family))
+    ran: list[int] = []
+    for number, block in enumerate(model.blocks(), 1):
+        block.register_forward_hook(lambda *_, number=number: ran.append(number))
+    pixels = torch.zeros(1, 3, 28, 28)
+    first, both = model(pixels, [1])[0], model(pixels, [1, 2])[0]
+    assert ran == [1, 1, 2]
+    assert torch.equal(first.patches, both.patches) and torch.equal(first.summary, both.summary)
+
+
 def test_layers_count_blocks_from_one_or_from_the_end(tmp_path: Path) -> None:
     model = load_encoder_model(make_encoder(tmp_path, "dinov2", norm=False))
     first, last, also_first = model(pixels(), layers=(1, -1, -2))
