@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
 def ls(stores: Stores = None, as_json: AsJson = False) -> None:
     """List the stores of features: encoder, preprocessing, layer, images, size, last use.
 
-    `orphaned`: no encoder of the catalog and no saved run would read it; `mllm-eval features gc` removes it.
+    `orphan`: no encoder of the catalog and no saved run would read it; `mllm-eval features gc` removes it.
     `in use`: a running command reads or writes it.
 
     \b
@@ -60,13 +60,16 @@ def ls(stores: Stores = None, as_json: AsJson = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from mllm_eval.cli.listing import PIPED_WIDTH
     from mllm_eval.features.room import bound, features_root
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
     if not found:
         print(f"no features under {features_root()}; `mllm-eval eval` makes them")
         return
-    sheet = Table(box=SIMPLE_HEAD, pad_edge=False)
+    sheet = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("store", "encoder", "pixels", "layer", "dtype", "images", "MB", "last used", ""):
         right = name in ("layer", "images", "MB")
         sheet.add_column(
@@ -74,7 +77,7 @@ def ls(stores: Stores = None, as_json: AsJson = False) -> None:
             justify="right" if right else "left",
             overflow="fold",
             no_wrap=name != "encoder",
-            min_width=12 if name == "encoder" else 2,
+            min_width=11 if name == "encoder" else 2,
         )
     for store in found:
         sheet.add_row(*_cells(store))
@@ -89,13 +92,13 @@ def _cells(store: Store) -> list[str]:
     meta = store.meta
     pixels = meta.get("preprocessing") or {}
     owners = ", ".join(store.owners or ()) or str(meta.get("encoder", "?"))
-    state = "orphaned" if store.orphaned else "in use" if store.held else ""
+    state = "orphan" if store.orphaned else "in use" if store.held else ""
     used = datetime.fromtimestamp(store.used).strftime("%Y-%m-%d") if store.used else "never"
     size = f"{pixels.get('mode', '?')} {pixels.get('size', '?')}"
     dtype = str(meta.get("dtype", "?")).replace("bfloat", "bf").replace("float", "fp")
     # So many digits are enough to name a store by.
     facts = [store.name[:8], owners, size, str(meta.get("feature_layer", "?")), dtype]
-    return [*facts, f"{store.images:,}", f"{store.size / 1e6:,.1f}", used, state]
+    return [*facts, f"{store.images:,}", f"{store.size / 1e6:,.0f}", used, state]
 
 
 @features.command(short_help="read everything, drop what is damaged")

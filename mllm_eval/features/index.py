@@ -55,10 +55,15 @@ class Index:
         if len(self._recent) + len(added) <= RECENT:
             self._recent |= {image.tobytes(): start + at for at, image in enumerate(added["image"])}
             return
+        self._sort()
+
+    def _sort(self) -> None:
         self._recent.clear()
-        keys = _keys(self._places["image"][: self._count])
-        self._order = np.argsort(keys, kind="stable")
-        self._keys = keys[self._order]
+        places = self._places[: self._count]
+        living = np.flatnonzero(places["state"] != GONE)
+        keys = _keys(places["image"][living])
+        order = np.argsort(keys, kind="stable")
+        self._order, self._keys = living[order], keys[order]
 
     def find(self, images: Sequence[str]) -> NDArray[np.int64]:
         """The places' numbers [n] of images (SHA-256 in hex), -1 for those without."""
@@ -102,11 +107,12 @@ class Index:
 
     def drop(self, numbers: NDArray[np.int64]) -> None:
         """These places are gone; another of the same image is found from now on."""
+        if not len(numbers):
+            return
         self._places["state"][numbers] = GONE
-        for number in numbers.tolist():
-            image = self._places["image"][number].tobytes()
-            if self._recent.get(image) == number:
-                del self._recent[image]
+        # One of the recent may have hidden another place of its image.
+        if self._recent:
+            self._sort()
 
     def drop_shards(self, shards: Sequence[int]) -> None:
         """Nothing is in these shards any more."""

@@ -59,11 +59,12 @@ def taken(root: Path) -> int:
     return sum(shard.size for shard in shard_files(root))
 
 
-def parse_bytes(text: str) -> int:
+def parse_bytes(text: str, variable: str = VARIABLE) -> int:
     """Bytes of `200GB`, `1.5T`, `500e9` or `0`; units are powers of 1000. Raises UserError for another form."""
     match = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
     if match is None:
-        raise UserError(f"{VARIABLE}={text!r}: write a size such as 200GB or 1.5TB, or 0 to keep no features")
+        rest = ", or 0 to keep no features" if variable == VARIABLE else ""
+        raise UserError(f"{variable}={text!r}: write a size such as 200GB or 1.5TB{rest}")
     return int(float(match.group(1)) * UNITS[match.group(2).upper()])
 
 
