@@ -1,0 +1,149 @@
+"""Batches within memory: as large as a number of bytes allows, and halved where it runs out all the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mllm_eval.errors import UserError
+from mllm_eval.features.room import parse_bytes
+from mllm_eval.generate.batching import Limits, Planned, Request, plan
+
+Compute = Callable[[Planned, Limits], dict[int, list[int]]]
+"""The tokens of a batch's answers by request, a pass at a time as the limits say."""
+
+# What torch and its libraries say where memory runs out and the error has no class of its own.
+SAYINGS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+VARIABLE = "MLLM_EVAL_ANSWERS_BYTES"
+CGROUP = Path("/sys/fs/cgroup")
+
+
+class Thrift:
+    """Answers batches; where memory runs out, what follows is smaller, and what was answered stays answered."""
+
+    def __init__(self, limits: Limits, say: Callable[[str], None] | None = None) -> None:
+        """`limits` are those that batches were planned for; `say` is told in a line what was halved."""
+        self.planned_for, self.limits = limits, limits
+        self.say = say
+
+    def answer(self, planned: Planned, requests: Sequence[Request], compute: Compute) -> dict[int, list[int]]:
+        """The tokens of a planned batch's answers, in one go or, once memory has run out, in smaller ones.
+
+        `requests` are all there are, by their numbers. Raises UserError where it runs out on a single question; any
+        other error goes through.
+        """
+        waiting = [planned]
+        if self.limits != self.planned_for:
+            waiting = plan([requests[number] for number in planned.requests], self.limits)
+        found: dict[int, list[int]] = {}
+        while waiting:
+            batch = waiting.pop(0)
+            tokens = self._tried(batch, compute)
+            if tokens is None:
+                waiting[:0] = self._halved([requests[number] for number in batch.requests])
+            else:
+                found |= tokens
+        return found
+
+    def _tried(self, batch: Planned, compute: Compute) -> dict[int, list[int]] | None:
+        try:
+            return compute(batch, self.limits)
+        except (RuntimeError, MemoryError) as problem:
+            if not ran_out(problem):
+                raise
+        # Out here nothing holds the tensors of the attempt any more.
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
+
+    def _halved(self, rows: Sequence[Request]) -> list[Planned]:
+        if len(rows) == 1:
+            tokens = rows[0].head_tokens + rows[0].tail_tokens
+            raise UserError(
+                f"memory ran out on a single question of {tokens:,} tokens; give the model a device with more memory, "
+                "or load it in a smaller dtype (the recipe's `dtype`). What was answered is kept"
+            )
+        self.limits = halved(self.limits)
+        if self.say:
+            self.say(f"memory ran out: from here on {self.limits.rows} questions at a time, and half the tokens")
+        # This batch may have been far from the limits, and must become smaller all the same.
+        return plan(rows, replace(self.limits, rows=min(self.limits.rows, len(rows) // 2)))
+
+
+def halved(limits: Limits) -> Limits:
+    """Half of everything that takes memory."""
+    parts = (limits.tokens, limits.rows, limits.pass_tokens)
+    tokens, rows, pass_tokens = (max(1, part // 2) for part in parts)
+    return replace(limits, tokens=tokens, rows=rows, pass_tokens=pass_tokens)
+
+
+def ran_out(problem: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on a CPU."""
+    import torch
+
+    if isinstance(problem, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(saying in str(problem).lower() for saying in SAYINGS)
+
+
+def limits_for(model: Any, given: str | None = None) -> Limits:
+    """What a model answers at a time on the device it is on.
+
+    Without `given` these are the default limits, the same on every machine, unless half of the memory that is free
+    holds fewer tokens. `given` (`20GB`) is used up, for fewer questions at a time or for more. Raises UserError
+    where that is no size.
+    """
+    token = token_bytes(model.llm)
+    if given:
+        return limits_within(parse_bytes(given, VARIABLE), token, more=True)
+    return limits_within(free_bytes(next(model.llm.parameters()).device) // 2, token)
+
+
+def limits_within(budget: int, token: int, more: bool = False) -> Limits:
+    """The default limits, with fewer tokens (or `more`, and rows to match) as `budget` bytes hold them.
+
+    `token` is what a token's keys and values take. They are held twice for moments, when rows have left. Tokens are
+    a power of two: a budget that varies a little plans the same batches.
+    """
+    default = Limits()
+    tokens = 2 ** (max(1, budget // (2 * token)).bit_length() - 1)
+    if tokens > default.tokens:
+        return replace(default, tokens=tokens, rows=default.rows * tokens // default.tokens) if more else default
+    return replace(default, tokens=tokens)
+
+
+def token_bytes(llm: Any) -> int:
+    """Bytes of a token's keys and values in a `LlamaForCausalLM`."""
+    config, weight = llm.config, next(llm.parameters())
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * config.num_key_value_heads * width * weight.element_size())
+
+
+def free_bytes(device: Any) -> int:
+    """Memory that nobody uses on a model's device: the GPU's, or this machine's as far as its cgroup gives it."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = _available()
+    try:
+        most = int((CGROUP / "memory.max").read_text())
+        # Pages of files that were read count there, too, and are given back when they are needed.
+        used = int((CGROUP / "memory.stat").read_text().split()[1])
+    except (OSError, ValueError):
+        return free
+    return max(0, min(free, most - used))
+
+
+def _available() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        # Elsewhere half of what the machine has.
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
