@@ -1,6 +1,7 @@
 """Time both stages of training against the plain way, in the same run and from the same weights.
 
     python bench/training.py [--threads 1] [--steps 6] [--batch 4] [--vocabulary 32768] [--out FILE]
+    python bench/training.py --padding [--batch 512] [--micro 16]
 
 The plain way is transformers' Trainer over its `LlavaForConditionalGeneration`, all settings at their defaults: rows in
 random order, padded to the longest of a batch, the frozen encoder in every step, logits at every position. This
@@ -11,8 +12,12 @@ The encoder has the shape of a CLIP ViT-S/14 at 336 pixels (576 patches, as many
 of width 256. A letter is a token. What a row's text takes in tokens is drawn, with a fixed seed, from `LENGTHS`.
 
 Printed and written to results/bench/training.json: tokens that are not padding per CPU second and wall second, over all
-steps but the first. `encoding` is this project's time to encode the rows' images once: it is spent at the first
-training on an image, and never again for it. `cold` counts it in.
+steps but the first. Encoding the rows' images is spent at the first training on an image, and never again for it;
+`cold` counts it in. `whole last layer` is this project's way with the
+last layer computed at every position, as it was before.
+
+With `--padding` nothing is trained: it draws the lengths of 100,000 rows a stage and counts the share of padding, in
+random order and by length, and also says what the miniature's batches have.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from harness import report
@@ -52,7 +58,7 @@ from mllm_eval.adapters.preprocessing import to_pixels  # noqa: E402
 from mllm_eval.catalog import LLM, Encoder, Recipe  # noqa: E402
 from mllm_eval.data.conversations import ConversationSet, load_image  # noqa: E402
 from mllm_eval.features import Features  # noqa: E402
-from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer  # noqa: E402
+from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, vlm  # noqa: E402
 from mllm_eval.model.export import as_llava  # noqa: E402
 from mllm_eval.run import Run  # noqa: E402
 from mllm_eval.train.batches import Collator, Plan, RowNumbers  # noqa: E402
@@ -322,31 +328,93 @@ def compare(run: Run, number: int, features: Features, folder: Path) -> Iterator
     yield {**slow, "cpu_speedup": 1.0, "wall_speedup": 1.0}
 
     plan = Plan(lengths, stage.batch, stage.steps, (0, number))
-    clock = Clock()
-    made = arguments(run.recipe, stage, folder / f"own{number}", stage.steps, 0, f"stage {number}")
-    made.save_strategy = "no"
-    StageTrainer(model, stage, made, plan, RowNumbers(np.arange(len(data))), own, None, clock).train()
     taken = range(1, stage.steps)
     tokens = sum(plan.tokens(step) for step in taken)
     padded = sum(int(lengths[plan.rows(step)].max()) * stage.batch for step in taken)
+
+    def fast(way: str, seconds: Mapping[str, float]) -> dict[str, Any]:
+        found = row(way, tokens, padded, seconds)
+        rates = [(f"{name}_speedup", f"tokens_per_{name}_second") for name in ("cpu", "wall")]
+        return {**found, **{speedup: found[rate] / slow[rate] for speedup, rate in rates}}
+
+    def trained(model: VLM) -> dict[str, float]:
+        clock = Clock()
+        made = arguments(run.recipe, stage, folder / f"own{number}", stage.steps, 0, f"stage {number}")
+        made.save_strategy = "no"
+        StageTrainer(model, stage, made, plan, RowNumbers(np.arange(len(data))), own, None, clock).train()
+        return clock.seconds()
+
+    with patch.object(vlm, "states_before_targets", whole_last_layer):
+        again = new_model(run, number)
+        again.encoder = None
+        yield fast("features stored, whole last layer", trained(again))
+    seconds = trained(model)
+    yield fast("features stored", seconds)
     share = tokens / int(lengths.sum())
-    cold = {name: value + share * spent[name] for name, value in clock.seconds().items()}
-    for way, seconds in (("features stored", clock.seconds()), ("features stored, cold", cold)):
-        fast = row(way, tokens, padded, seconds)
-        gains = {
-            f"{name}_speedup": fast[f"tokens_per_{name}_second"] / slow[f"tokens_per_{name}_second"]
-            for name in ("cpu", "wall")
-        }
-        yield {**fast, **gains}
+    yield fast("features stored, cold", {name: value + share * spent[name] for name, value in seconds.items()})
+
+
+def whole_last_layer(model: Any, embeds: torch.Tensor, used: torch.Tensor) -> torch.Tensor:
+    """States at used positions, from a pass over all of them."""
+    found: torch.Tensor = model(inputs_embeds=embeds).last_hidden_state[used]
+    return found
+
+
+def padding(batch: int, micro: int, rows: int = 100_000) -> list[dict[str, Any]]:
+    """Share of padding in micro-batches of drawn lengths, and of the miniature's own where its data are here."""
+    found = []
+    for stage in LENGTHS:
+        lengths = drawn_lengths(stage, rows)
+        for order, shown in (("random", 1), ("by length", batch)):
+            plan = Plan(lengths, shown, rows // shown, (0, stage))
+            flat = np.concatenate([plan.rows(step) for step in range(plan.steps)])
+            found.append({"rows": f"drawn, stage {stage}", "order": order, "padding": _share(lengths[flat], micro)})
+    from mllm_eval.train.stages import _prepare
+
+    run = Run.of("mini-dino", "mini")
+    tokenizer = load_tokenizer(run.llm, run.recipe.template)
+    for number, stage in ((1, run.recipe.stage1), (2, run.recipe.stage2)):
+        one = _prepare(run, number, stage, tokenizer)
+        flat = np.concatenate([one.plan.rows(step) for step in range(one.plan.steps)])
+        own = one.plan.lengths
+        chance = np.random.default_rng(0).permutation(flat)
+        for order, numbers in (("random", chance), ("by length", flat)):
+            share = _share(own[numbers], stage.micro_batch)
+            found.append({"rows": f"miniature, stage {number}", "order": order, "padding": share})
+    return found
+
+
+def _share(lengths: np.ndarray, micro: int) -> float:
+    cut = lengths[: len(lengths) // micro * micro].reshape(-1, micro)
+    return 1 - cut.sum() / (cut.max(1) * micro).sum()
+
+
+def drawn_lengths(stage: int, rows: int) -> np.ndarray:
+    """Tokens of rows as `write_rows` makes them, at 576 tokens an image, without the template's own."""
+    draw = np.random.default_rng(stage)
+    shares = [kind[0] for kind in LENGTHS[stage]]
+    found = np.zeros(rows, np.int64)
+    for at, kind in enumerate(draw.choice(len(shares), rows, p=shares)):
+        _, seen, turns, *texts = LENGTHS[stage][kind]
+        count = draw.integers(turns[0], turns[1] + 1)
+        text = sum(median * np.exp(sigma * draw.standard_normal(count)).sum() for median, sigma in texts)
+        found[at] = min(LONGEST, 576 * seen + round(text))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     for option, default in (("threads", 1), ("steps", 6), ("batch", 4), ("vocabulary", 32768)):
         parser.add_argument(f"--{option}", type=int, default=default)
+    parser.add_argument("--micro", type=int, default=16, help="rows of a micro-batch, for --padding")
+    parser.add_argument("--padding", action="store_true", help="count padding, train nothing")
     parser.add_argument("--tiny", action="store_true", help="models too small to tell anything by, for a try")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
+    if asked.padding:
+        batch = asked.batch if asked.batch % asked.micro == 0 else 512
+        report("training_padding", {"batch": batch, "micro": asked.micro}, padding(batch, asked.micro), asked.out)
+        return
     os.environ["OMP_NUM_THREADS"] = str(asked.threads)
     shape = Shape(64, 2, 56, 64, 2) if asked.tiny else Shape()
     with tempfile.TemporaryDirectory(prefix="training-") as name:
@@ -361,7 +429,9 @@ def main() -> None:
         os.environ.pop("MLLM_EVAL_RESULTS")
         if before is not None:
             os.environ["MLLM_EVAL_RESULTS"] = before
-    settings = {key: value for key, value in vars(asked).items() if key != "out"}
+    settings = {
+        key: value for key, value in vars(asked).items() if key in ("threads", "steps", "batch", "vocabulary", "tiny")
+    }
     report("training", {**settings, "torch": torch.__version__}, rows, asked.out)
 
 
