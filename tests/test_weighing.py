@@ -254,13 +254,25 @@ def test_diff_names_what_differs_and_nothing_else() -> None:
         (run.folder / "answers" / "gqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = diff.diff(one.folder, two.folder)
     assert found.config["encoder.name"] == ("mini-dino", "mini-clip")
-    assert not any(key.startswith("recipe") for key in found.config) and found.environment == {}
+    assert not any(key.startswith("recipe") for key in found.config) and found.environment == {} == found.data
     answers = found.answers[0]
     assert (answers.shared, answers.same) == (80, 70)
     scores = [report.read_scored(run.folder).scores["score"].to_numpy() for run in (one, two)]
     assert (answers.only_a, answers.only_b) == (int((scores[0] > scores[1]).sum()), int((scores[1] > scores[0]).sum()))
     out = command("diff", "mini-dino", "mini-clip")
     assert "environment: equal" in out and "encoder.name" in out and "gqa" in out
+
+
+def test_what_was_trained_on_and_how_it_was_scored_may_differ() -> None:
+    one, two = (made_runs.make_run(name, benchmarks=["gqa"]) for name in ("mini-dino", "mini-clip"))
+    one.note_training_data({"a.jsonl": {"size": 10, "sha256": "0" * 64}})
+    two.note_training_data({"a.jsonl": {"size": 11, "sha256": "0" * 64}})
+    lines = made_runs.layout("gqa")
+    made_runs.write_scores(two, "gqa", [{**line, "score": 1} for line in lines], protocol_hash="ba9876543210")
+    found = diff.diff(one.folder, two.folder).data
+    assert found["protocol of gqa"] == ("gqa@cambrian.v1 0123456789ab", "gqa@cambrian.v1 ba9876543210")
+    assert [value for key, value in found.items() if key.startswith("trained on")] == [("10", "11")]
+    assert "protocol of gqa" in command("diff", "mini-dino", "mini-clip")
 
 
 def test_statistics_commands_print_and_fail_in_one_line() -> None:

@@ -58,11 +58,15 @@ def ls(what: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "runs") -> 
 
 def state(run: RunFolder) -> str:
     """How far a run is, from its files."""
-    answered = [path.stem for path in (run.folder / "answers").glob("*.jsonl")]
+    from mllm_eval.catalog.subset import parted
+
+    answered = [path.stem.partition(".")[2] or "default" for path in (run.folder / "answers").glob("*.jsonl")]
     if answered:
-        variants = sum("." in stem for stem in answered)
-        more = f" (+{variants} variants)" if variants else ""
-        return f"answered {len(answered) - variants} benchmarks{more}"
+        whole = answered.count("default")
+        parts = sum(parted(variant)[1] is not None for variant in answered)
+        variants = len(answered) - whole - parts
+        more = [f"+{count} {what}" for count, what in ((variants, "variants"), (parts, "of a subset")) if count]
+        return f"answered {whole} benchmarks" + (f" ({', '.join(more)})" if more else "")
     return "trained" if run.checkpoint.is_dir() else "begun"
 
 
@@ -82,7 +86,7 @@ def show(
     from mllm_eval.finished import Finished, saved
     from mllm_eval.pipeline.ledger import Ledger
     from mllm_eval.pipeline.reporter import Silent
-    from mllm_eval.results import scored_variants, summaries
+    from mllm_eval.results import columns, scored_variants, summaries
 
     found = saved(run)
     console = Console(highlight=False)
@@ -102,11 +106,14 @@ def show(
         words = ("benchmark", "version", "hash")
         for name in ("benchmark", "value", "chance", "n", "failed", "unparsed", "version", "hash"):
             sheet.add_column(name, justify="left" if name in words else "right", no_wrap=True)
-        for name, summary in summaries(found.folder, rules, variant).items():
+        own = summaries(found.folder, rules, variant)
+        for name, summary in own.items():
             numbers = (_cell(summary[key]) for key in ("value", "chance", "n", "n_failed", "n_unparsed"))
             version = summary["protocol"].rpartition(".")[2]
             sheet.add_row(name, *numbers, version, summary["protocol_hash"])
         console.print(sheet)
+        if means := columns().means({name: one["value"] for name, one in own.items() if one["value"] is not None}):
+            console.print(", ".join(f"{columns().named()[key].title} {_cell(value)}" for key, value in means.items()))
     _print_costs(console, Ledger(found.folder, Silent()).lines())
 
 

@@ -163,27 +163,32 @@ def diff(
     runs = [saved_run(one) for one in (a, b)]
     found = compare(runs[0].folder, runs[1].folder, rules)
     console = Console(highlight=False)
-    for what, unequal in (("config", found.config), ("environment", found.environment)):
+    names = _told_apart(runs)
+    for what, unequal in (("config", found.config), ("data", found.data), ("environment", found.environment)):
         if not unequal:
             console.print(f"{what}: equal")
             continue
-        sheet = RichTable(what, *(_plain(run.name) for run in runs), box=None, pad_edge=False)
+        sheet = RichTable(box=None, pad_edge=False)
+        for head in (what, *names):
+            sheet.add_column(_plain(head), overflow="fold")
         for key, (left, right) in unequal.items():
             sheet.add_row(_plain(key), _plain(left), _plain(right))
         console.print(sheet)
-    _print_answers(console, found.answers, runs)
+    _print_answers(console, found.answers, *names)
 
 
-def _print_answers(console: Console, answers: list[AnswersDiff], runs: list[Run]) -> None:
+def _told_apart(runs: list[Run]) -> tuple[str, str]:
+    first, second = (run.encoder.name for run in runs)
+    return (first, second) if first != second else (runs[0].hash, runs[1].hash)
+
+
+def _print_answers(console: Console, answers: list[AnswersDiff], first: str, second: str) -> None:
     from rich.table import Table
 
-    first, second = (run.encoder.name for run in runs)
-    if first == second:
-        first, second = (run.hash for run in runs)
     sheet = Table(box=None, pad_edge=False)
     sheet.add_column("answers")
     for head in (first, second, "asked both", "same answer", f"{first} higher", f"{second} higher"):
-        sheet.add_column(_plain(head), justify="right")
+        sheet.add_column(_plain(head), justify="right", overflow="fold")
     for one in answers:
         values = ["–" if value is None else f"{value:.1f}" for value in (one.value_a, one.value_b)]  # noqa: RUF001
         counts = (one.shared, one.same, one.only_a, one.only_b)

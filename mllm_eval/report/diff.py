@@ -31,9 +31,11 @@ class AnswersDiff:
 
 @dataclass(frozen=True, slots=True)
 class RunsDiff:
-    """config and environment: key -> what the two have, equal ones left out; "" where one has nothing."""
+    """config, data, environment: key -> what the two have, equal ones left out; "" where one has nothing. data: the
+    files that were trained on, and by which protocol each benchmark was scored."""
 
     config: dict[str, tuple[str, str]]
+    data: dict[str, tuple[str, str]]
     environment: dict[str, tuple[str, str]]
     answers: list[AnswersDiff]
 
@@ -45,7 +47,21 @@ def diff(a: Path, b: Path, rules: str = "cambrian") -> RunsDiff:
     own = [summaries(folder, rules) for folder in (a, b)]
     both = [name for name in own[0] if name in own[1]]
     names = both + [name for name in {**own[0], **own[1]} if name not in both]
-    return RunsDiff(_unequal(*configs), _unequal(*worlds), [_answers(name, a, b, own, rules) for name in names])
+    data = [{**_trained_on(folder), **_protocols(found)} for folder, found in zip((a, b), own, strict=True)]
+    answers = [_answers(name, a, b, own, rules) for name in names]
+    return RunsDiff(_unequal(*configs), _unequal(*data), _unequal(*worlds), answers)
+
+
+def _trained_on(folder: Path) -> dict[str, str]:
+    try:
+        manifest = read_json(folder / "manifest.json")
+    except UserError:
+        return {}
+    return flat({"trained on": manifest.get("trained_on", {})}) if isinstance(manifest, Mapping) else {}
+
+
+def _protocols(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    return {f"protocol of {name}": f"{one['protocol']} {one['protocol_hash']}" for name, one in found.items()}
 
 
 def _answers(name: str, a: Path, b: Path, own: list[dict[str, dict[str, Any]]], rules: str) -> AnswersDiff:
