@@ -270,7 +270,7 @@ def _train(run: Run, ledger: Ledger) -> None:
         train(run, progress)
 
 
-def _samples(benchmark: Benchmark, run: RunFolder, variant: str) -> list[Sample]:
+def _samples(benchmark: Benchmark, run: RunFolder, variant: str) -> Sequence[Sample]:
     return asked_samples(benchmark, run.data, variant)
 
 
