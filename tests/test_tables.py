@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -412,7 +413,7 @@ def test_csv_reads_back(compared: Table) -> None:
 
 def test_latex_escapes_all_and_balances() -> None:
     text = report.render(_nasty(), "tex")
-    body = text.split("\n", 1)[1].replace(r"\ifdim\wd0>", "")
+    body = text.split("\n", 1)[1].replace(r"\ifdim\wd0>", "").replace(r"\relax>", "")
     plain = re.sub(r"\\[\\{}$&#%_]", "", body)
     assert plain.count("{") == plain.count("}")
     assert not re.search(r"(?<!\\)[#~^]|中|<|>|\|", plain)
@@ -420,16 +421,24 @@ def test_latex_escapes_all_and_balances() -> None:
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
-@pytest.mark.parametrize("case", ["nasty", "compared", "offshelf"])
+@pytest.mark.parametrize("case", ["nasty", "compared", "offshelf", "high"])
 def test_latex_compiles_in_a_plain_article(case: str, compared: Table, tmp_path: Path) -> None:
     table = {"nasty": _nasty, "compared": lambda: compared,
-             "offshelf": lambda: report.named_table("offshelf", published_only=True)}[case]()  # fmt: skip
+             "offshelf": lambda: report.named_table("offshelf", published_only=True),
+             "high": lambda: replace(compared, rows=compared.rows * 6)}[case]()  # fmt: skip
     whole = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n%s\\end{document}\n"
     (tmp_path / "t.tex").write_text(whole % report.render(table, "tex"), encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
     assert done.returncode == 0, done.stdout[-2000:]
-    assert "Overfull" not in done.stdout
+    assert "Overfull" not in done.stdout and "Float too large" not in done.stdout
+
+
+def test_latex_prints_a_minus_before_numbers_only() -> None:
+    cell = Cell("-0.4", -0.4, low=-1.0, high=0.2, interval="[-1.0, 0.2]")
+    row = Row("ViT-7B", "measured", {"a": cell, "b": Cell("MC-2B")})
+    text = report.render(Table("t", "T", (Column("a", "A"), Column("b", "B", text=True)), (row,)), "tex")
+    assert "$-$0.4" in text and "{[}$-$1.0, 0.2{]}" in text and "ViT-7B" in text and "MC-2B" in text
 
 
 @pytest.mark.parametrize("width", [60, 100, 200])

@@ -36,7 +36,8 @@ def escaped(text: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """A `table` environment; a wide table is stacked in blocks, each scaled down if it is still too wide."""
+    """A `table` environment; a wide table is stacked in blocks, each scaled down if it is still too wide, and all of
+    them where they are higher than a page."""
     notes, marks = table.footnotes()
     lines = [
         r"% needs \usepackage{booktabs,graphicx}",
@@ -45,6 +46,7 @@ def latex(table: Table) -> str:
         rf"  \caption{{{escaped(table.title)}}}",
         rf"  \label{{tab:{re.sub('[^A-Za-z0-9-]', '', table.name)}}}",
         r"  \setlength{\tabcolsep}{3pt}\footnotesize",
+        r"  \sbox2{\begin{minipage}{\linewidth}\centering",
     ]
     for block in blocks(table, LETTERS):
         lines += [r"  \sbox0{%", *_tabular(table, block, marks), "  }"]
@@ -55,6 +57,10 @@ def latex(table: Table) -> str:
         lines += [r"  \begin{minipage}{\linewidth}\scriptsize\raggedright"]
         lines.append("    " + "\\par\n    ".join(below))
         lines.append(r"  \end{minipage}")
+    lines += [
+        r"  \end{minipage}}",
+        r"  \ifdim\dimexpr\ht2+\dp2\relax>.85\textheight\resizebox*{!}{.85\textheight}{\usebox2}\else\usebox2\fi",
+    ]
     lines.append(r"\end{table}")
     return "\n".join(lines) + "\n"
 
@@ -76,9 +82,14 @@ def _tabular(table: Table, shown: Sequence[Column], marks: dict[int, str]) -> li
         lines.append("    " + " & ".join(_line(row, shown, marks.get(index, ""), table.mixed)) + r" \\")
         limits = [row.cells.get(column.key, Cell()).interval for column in shown]
         if any(limits):
-            small = [rf"{{\scriptsize {escaped(limit)}}}" if limit else "" for limit in limits]
+            small = [rf"{{\scriptsize {_numbers(limit)}}}" if limit else "" for limit in limits]
             lines.append("    " + " & ".join(["", *small]) + r" \\[2pt]")
     return [*lines, r"    \bottomrule", r"  \end{tabular}%"]
+
+
+def _numbers(text: str) -> str:
+    """Text of numbers: a hyphen before a digit is a minus."""
+    return re.sub(r"(?<![\w.])-(?=[\d.])", "$-$", escaped(text))
 
 
 def _groups(shown: Sequence[Column]) -> list[str]:
@@ -97,7 +108,8 @@ def _line(row: Row, shown: Sequence[Column], mark: str, tagged: bool) -> list[st
     cells = [label + (r" {\scriptsize published}" if tagged and row.source == "published" else "")]
     for column in shown:
         cell = row.cells.get(column.key, Cell())
-        text = rf"\textbf{{{escaped(cell.text)}}}" if cell.best else escaped(cell.text)
+        text = escaped(cell.text) if column.text else _numbers(cell.text)
+        text = rf"\textbf{{{text}}}" if cell.best else text
         if cell.delta:
             text += rf" {{\scriptsize {escaped(cell.delta)}}}"
         if cell.marks:
