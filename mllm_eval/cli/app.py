@@ -93,7 +93,6 @@ def eval_(
     from mllm_eval.cli.display import display
     from mllm_eval.cli.finished import eval_model
     from mllm_eval.cli.tables import print_row
-    from mllm_eval.environment import world
     from mllm_eval.errors import UserError
     from mllm_eval.run import Run
 
@@ -108,8 +107,7 @@ def eval_(
         return
     names = split(benchmarks), blind, display(), split(variants)
     run = pipeline.evaluate(encoder, recipe, llm, seed, *names, subset, server)
-    if not world()[0]:
-        print_row(run, rules, blind, subset)
+    print_row(run, rules, blind, subset)
 
 
 @app.command(short_help="several encoders in one table")
@@ -132,10 +130,10 @@ def compare(
     """
     from mllm_eval import pipeline
     from mllm_eval.cli.display import display
-    from mllm_eval.cli.tables import of_runs, print_and_write
+    from mllm_eval.cli.tables import print_compared
 
     runs = pipeline.compare(split(encoders) or [], recipe, llm, seed, split(benchmarks), blind, display(), subset)
-    print_and_write(of_runs(runs, rules, blind, baseline, intervals, False, subset), "compare", rules, subset)
+    print_compared(runs, rules, blind, baseline, intervals, subset)
 
 
 @app.command(short_help="both stages of training and nothing else")

@@ -33,7 +33,7 @@ def eval_model(
 
     from mllm_eval.cli.display import display
     from mllm_eval.cli.tables import print_row
-    from mllm_eval.environment import gpus, world
+    from mllm_eval.environment import gpus
     from mllm_eval.errors import UserError, near
     from mllm_eval.finished import Dtype, Finished
     from mllm_eval.pipeline.finished import evaluate_finished
@@ -47,8 +47,7 @@ def eval_model(
     if start(lambda: Finished.of(place, data, named, batch)):
         return
     found = evaluate_finished(place, data, benchmarks, blind, display(), named, batch, subset)
-    if not world()[0]:
-        print_row(found, rules, blind, subset)
+    print_row(found, rules, blind, subset)
 
 
 def export(

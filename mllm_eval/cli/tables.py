@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mllm_eval import pipeline
 from mllm_eval.catalog.subset import sized
+from mllm_eval.environment import world
 from mllm_eval.errors import UserError
 from mllm_eval.finished import saved_models
 from mllm_eval.report import Table, chance_table, named_table, render, write_tables
@@ -22,10 +23,20 @@ from mllm_eval.storage import results_home, write_atomic
 
 
 def print_row(run: RunFolder, rules: str, blind: bool, subset: int | None = None) -> None:
-    """The row of a run, its blind row, and which benchmarks are above chance."""
+    """The row of a run, its blind row, and which benchmarks are above chance; of several processes rank 0 prints it."""
+    if world()[0]:
+        return
     table = replace(pipeline.table([run], rules, blind, subset=subset), title=run.heading)
     print_and_write(table, run.stem, rules, subset)
     print(*chance_table(run.folder, rules, sized("default", subset)).sentences, sep="\n")
+
+
+def print_compared(
+    runs: Sequence[RunFolder], rules: str, blind: bool, baseline: str | None, intervals: bool, subset: int | None
+) -> None:
+    """Runs in one table; of several processes rank 0 prints it."""
+    if not world()[0]:
+        print_and_write(of_runs(runs, rules, blind, baseline, intervals, False, subset), "compare", rules, subset)
 
 
 def of_runs(
