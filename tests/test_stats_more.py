@@ -232,3 +232,30 @@ def test_rank_agreement() -> None:
 def test_seeds_hold_what_they_were_made_of() -> None:
     found = stats.over_seeds([1.0, 2.0], [np.zeros(4), np.zeros(4)])
     assert isinstance(found, Seeds) and found.values == (1.0, 2.0) and isinstance(found.mean, Interval)
+
+
+def test_the_interval_of_a_few_images_covers() -> None:
+    rng = np.random.default_rng(11)
+    plain = wide = 0
+    for _ in range(300):
+        level = np.clip(rng.normal(0.5, 0.2, size=4), 0.0, 1.0)
+        score = (rng.random((4, 15)) < level[:, None]).astype(float).ravel()
+        cluster = [f"{i // 15}" for i in range(60)]
+        units = stats.summed(stats.Estimator(), score, cluster, [str(i) for i in range(60)], [None] * 60)
+        found = stats.value_interval(units, stats.distribution([units], draws=400, seed=3)[0])
+        wider = stats.widened(found, [(units, 1.0)])
+        plain += found.low <= 50.0 <= found.high
+        wide += wider.low <= 50.0 <= wider.high
+    assert plain / 300 < 0.9 <= wide / 300 <= 0.995
+
+
+def test_widening_is_students_t_and_stays_within_the_scale() -> None:
+    score = np.array([1.0, 0.0, 1.0, 1.0, 0.0])
+    units = stats.summed(stats.Estimator(), score, list("abcde"), list("abcde"), [None] * 5)
+    assert stats.t_ratio([(units, 1.0)]) == pytest.approx(scipy_stats.t.ppf(0.975, 4) / scipy_stats.norm.ppf(0.975))
+    # two alike: twice the degrees of freedom
+    assert stats.t_ratio([(units, 0.5)] * 2) == pytest.approx(scipy_stats.t.ppf(0.975, 8) / scipy_stats.norm.ppf(0.975))
+    wide = stats.widened(stats.Interval(60.0, 20.0, 95.0), [(units, 1.0)])
+    assert (wide.low, wide.high) == (pytest.approx(60 - 40 * stats.t_ratio([(units, 1.0)])), 100.0)
+    sure = stats.summed(stats.Estimator(), np.ones(5), list("abcde"), list("abcde"), [None] * 5)
+    assert stats.t_ratio([(sure, 1.0)]) == 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -116,8 +116,11 @@ class Scored:
         if key not in self.draws:
             return None
         if key in self.estimates:
-            return stats.value_interval(self.estimates[key].units, self.draws[key])
-        return stats.interval(self.values[key], self.draws[key])
+            found = stats.value_interval(self.estimates[key].units, self.draws[key])
+        else:
+            found = stats.interval(self.values[key], self.draws[key])
+        # A subset may have few images of a benchmark that asks much of each.
+        return stats.widened(found, weighed(self.estimates, key)) if self.subset else found
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -125,6 +128,14 @@ class Scored:
         total = sum(int(s["n"]) for s in self.summaries.values())
         failed = sum(int(s["n_failed"]) + int(s.get("n_unscored", 0)) for s in self.summaries.values())
         return total - failed, total, sum(int(s["n_unparsed"]) for s in self.summaries.values())
+
+
+def weighed(estimates: Mapping[str, Estimate], key: str) -> list[tuple[Units, float]]:
+    """What a benchmark, a category or AVG is the sum of: values and their weights."""
+    if key in estimates:
+        return [(estimates[key].units, 1.0)]
+    members = columns().members(key)
+    return [(estimates[name].units, columns().percent(name) / len(members)) for name in members]
 
 
 def read_scored(folder: Path, rules: str = "cambrian", variant: str = "default") -> Scored:

@@ -11,7 +11,7 @@ import numpy as np
 from mllm_eval import stats
 from mllm_eval.catalog.subset import sized
 from mllm_eval.errors import UserError
-from mllm_eval.report.evidence import Estimate, Scored
+from mllm_eval.report.evidence import Estimate, Scored, weighed
 from mllm_eval.report.seeds import SeedGroup
 from mllm_eval.report.table import Cell, Column, Row, Table, printed
 from mllm_eval.report.words import title
@@ -131,7 +131,7 @@ def subset_table(runs: Sequence[Scored], labels: Sequence[str], size: int) -> Ta
         cells: dict[str, Cell] = {}
         for key in keys:
             value, error = _value_error(part, key)
-            reach = 1.96 * error
+            reach = 1.96 * error * stats.t_ratio(weighed(part, key))
             limits = f"[{printed(value - reach, 1)}, {printed(value + reach, 1)}]"
             cells[key] = Cell(printed(run.values[key], 1), run.values[key])
             cells[f"{key}_part"] = Cell(printed(value, 1), value, "", "", value - reach, value + reach, limits)
@@ -147,7 +147,7 @@ def subset_table(runs: Sequence[Scored], labels: Sequence[str], size: int) -> Ta
     notes = (
         f"Part: {asked:,} of {total:,} questions, equally many of each benchmark, strata in their shares, all "
         "questions of an image together, chosen by a hash of the image.",
-        "[low, high]: 95 % interval that the part implies, clustered by image.",
+        "[low, high]: 95 % interval that the part implies, clustered by image, Student's t for few images.",
     )
     return Table("subset", f"A subset of {size:,} questions", shown, tuple(rows), notes, tuple(said))
 

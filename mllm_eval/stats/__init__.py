@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mllm_eval.stats.bootstrap import DRAWS, Interval, distribution, interval, seed_of, value_interval
+from mllm_eval.stats.bootstrap import DRAWS, Interval, distribution, interval, seed_of, t_ratio, value_interval, widened
 from mllm_eval.stats.estimator import Estimator, Units, summed
 from mllm_eval.stats.power import detectable, paired_error, questions_needed, seed_power, seeds_needed
 from mllm_eval.stats.scaling import Crossing, Fit, crossing, log_linear
@@ -58,6 +58,8 @@ __all__ = [
     "seeds_needed",
     "stratified",
     "summed",
+    "t_ratio",
     "two_sided",
     "value_interval",
+    "widened",
 ]

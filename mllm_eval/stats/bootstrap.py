@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special  # type: ignore[import-untyped,unused-ignore]
 
 from mllm_eval.stats.estimator import Floats, Ints, Units
 
@@ -81,6 +82,26 @@ def interval(value: float, draws: Floats, level: float = 0.95) -> Interval:
         return Interval(value, float("nan"), float("nan"))
     low, high = np.nanpercentile(draws, [tail, 100.0 - tail])
     return Interval(value, float(low), float(high))
+
+
+def t_ratio(parts: Sequence[tuple[Units, float]], level: float = 0.95) -> float:
+    """How much wider Student's t makes an interval of the sum of values times weights than the normal does.
+
+    Degrees of freedom by Satterthwaite (1946) from each part's clusters; 1 where nothing varies.
+    """
+    variance = [(share * units.error) ** 2 for units, share in parts]
+    spread = sum(own**2 / units.freedom for own, (units, _) in zip(variance, parts, strict=True) if own)
+    if not spread:
+        return 1.0
+    tail = 0.5 + level / 2.0
+    return float(special.stdtrit(sum(variance) ** 2 / spread, tail) / special.ndtri(tail))
+
+
+def widened(found: Interval, parts: Sequence[tuple[Units, float]]) -> Interval:
+    """The interval as few clusters bear it: limits moved from the value by `t_ratio`, within what the value can be."""
+    ratio, top = t_ratio(parts), sum(share * float(units.weight.sum()) for units, share in parts)
+    low, high = (found.value + (limit - found.value) * ratio for limit in (found.low, found.high))
+    return Interval(found.value, max(low, 0.0), min(high, top))
 
 
 def value_interval(units: Units, draws: Floats, level: float = 0.95) -> Interval:
