@@ -3,12 +3,13 @@ wrong on the way."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,15 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from forked import run_ranks
 from tiny_models import make_encoder, make_llm
 
 from mllm_eval import pipeline
-from mllm_eval.answers import read_answers
+from mllm_eval.answers import Answer, read_answers
 from mllm_eval.data import images
 from mllm_eval.errors import UserError
 from mllm_eval.miniature.build import build
 from mllm_eval.run import Run
-from mllm_eval.storage import read_json, read_jsonl
+from mllm_eval.storage import read_json, read_jsonl, results_home
 
 RECIPE = str(Path(__file__).parent / "recipes" / "tiny.yaml")
 BENCHMARKS = ["mme", "gqa"]
@@ -147,6 +149,70 @@ def test_killed_while_it_answers_it_goes_on_to_the_same_bytes(first: dict[str, b
     half = sum(path.read_bytes().count(b"\n") for path in (folder / "answers").iterdir())
     assert 0 < half < 392
     assert results(evaluate()) == first
+
+
+WORDS = ["eval", "tiny-dinov2", "--recipe", RECIPE, "--benchmarks", ",".join(BENCHMARKS), "--blind"]
+
+
+def eval_as_rank(die: bool) -> int:
+    """A process of an evaluation; whichever answers first may die in the middle of it."""
+    from mllm_eval.answers import Journal
+    from mllm_eval.cli.app import app
+
+    append = Journal.append
+
+    def append_and_die(journal: Journal, answers: Sequence[Answer]) -> None:
+        append(journal, answers)
+        with open(journal.part, "ab") as file:
+            file.write(b'{"id": "half a li')
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if die:
+        Journal.append = append_and_die  # type: ignore[method-assign]
+    return app(WORDS, standalone_mode=False) or 0
+
+
+@pytest.mark.slow
+def test_several_processes_answer_to_the_same_bytes_killed_and_with_another_number(
+    first: dict[str, bytes], tmp_path: Path
+) -> None:
+    folder = the_run().folder
+    for part in (folder / "answers", folder / "scores", folder.parents[1] / "features"):
+        shutil.rmtree(part)
+    environment = {"MLLM_EVAL_RESULTS": str(results_home()), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    codes = run_ranks(3, tmp_path, eval_as_rank, True, environment=environment)
+    assert -signal.SIGKILL in codes
+    half = sum(path.read_bytes().count(b"\n") for path in (folder / "answers").glob("*.part*"))
+    assert 0 < half < 392 and not list((folder / "answers").glob("*.jsonl"))
+    codes = run_ranks(2, tmp_path, eval_as_rank, False, environment=environment)
+    assert codes == [0, 0], (tmp_path / "rank0.log").read_text()[-3000:]
+    assert results(the_run()) == first
+    # One tells: the table's row stands in the output of rank 0 alone.
+    told = [(tmp_path / f"rank{rank}.log").read_text() for rank in range(2)]
+    assert "tiny-dinov2" in told[0] and told[1] == ""
+
+
+@pytest.mark.slow
+def test_torchrun_trains_answers_and_scores_under_one_lock(home: Path, tmp_path: Path) -> None:
+    recipe = yaml.safe_load(Path(RECIPE).read_text())
+    for stage in ("stage1", "stage2"):
+        recipe[stage]["micro_batch"] = 2
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    words = ["eval", "tiny-dinov2", "--recipe", str(path), "--benchmarks", "mme", "--launch", "torchrun"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "mllm_eval", *words, "--processes", "2"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("tiny-dinov2, recipe tiny") == 1
+    run = Run.of("tiny-dinov2", str(path))
+    steps = [json.loads(line)["step"] for line in (run.folder / "ledger.jsonl").read_text().splitlines()]
+    assert steps == ["training", "load the checkpoint", "features: all", "answers: mme", "scores: mme"]
+    answered = results(run)
+    shutil.rmtree(run.folder / "answers")
+    shutil.rmtree(run.folder / "scores")
+    pipeline.evaluate("tiny-dinov2", str(path), benchmarks=["mme"])
+    assert results(run) == answered
 
 
 def test_a_half_written_folder_is_mended(first: dict[str, bytes]) -> None:

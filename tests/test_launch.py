@@ -7,7 +7,6 @@ import json
 import os
 import stat
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -147,20 +146,6 @@ def children(pid: int) -> str:
 
 def logs_of(run: Run) -> str:
     return "".join(path.read_text()[-3000:] for path in sorted((run.folder / "slurm").glob("*_log.*")))
-
-
-@pytest.mark.slow
-def test_torchrun_trains_under_one_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    words = write_run(tmp_path)
-    run = Run.of(words[0], words[2], words[4])
-    command = [sys.executable, "-m", "mllm_eval", "train", *words, "--launch", "torchrun", "--processes", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == [str(run.checkpoint)] and is_trained(run)
-    steps = [json.loads(line) for line in (run.folder / "ledger.jsonl").read_text().splitlines()]
-    assert [step["step"] for step in steps] == ["training"]
 
 
 def test_commands_of_the_launchers(monkeypatch: pytest.MonkeyPatch) -> None:

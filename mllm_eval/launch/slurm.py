@@ -9,8 +9,8 @@ from typing import Any
 from mllm_eval.errors import UserError
 from mllm_eval.run import RunFolder
 
-# Seconds before its end at which Slurm tells a job to go back into the queue.
-NOTICE = 120
+# Seconds before its end at which Slurm tells a job to go back into the queue: the step at hand and a checkpoint.
+NOTICE = 300
 # How often a job may run out of its time and go back into the queue; being preempted does not count.
 REQUEUES = 100
 KEPT = ("MLLM_EVAL_RESULTS", "MLLM_EVAL_DATA", "MLLM_EVAL_PATH")

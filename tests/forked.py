@@ -1,0 +1,87 @@
+"""Real processes that meet over gloo. They are forked from one that has imported everything, once for all tests."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from mllm_eval.environment import before_torch
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    [
+        "deepspeed",
+        "accelerate",
+        "peft",
+        "mllm_eval.adapters",
+        "mllm_eval.cli.app",
+        "mllm_eval.features",
+        "mllm_eval.generate.engine",
+        "mllm_eval.pipeline",
+        "mllm_eval.score",
+        "mllm_eval.train.stages",
+        "transformers.models.dinov2.modeling_dinov2",
+        "transformers.models.llama.modeling_llama",
+    ]
+)
+
+
+def run_ranks(
+    size: int, folder: Path, work: Callable[..., int], *args: Any, environment: dict[str, str] | None = None
+) -> list[int]:
+    """`work(*args)` on so many ranks; the exit codes. When one ends badly, so do all, as under a launcher.
+
+    `work` is a function of a test's module, its result an exit code. What rank r prints is in `folder/rank<r>.log`.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {
+        **os.environ,
+        "MLLM_EVAL_RESULTS": str(folder / "results"),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(size),
+        "LOCAL_WORLD_SIZE": str(size),
+        "OMP_NUM_THREADS": "1",
+        **(environment or {}),
+    }
+    before_torch()
+    # The first start makes the process that the others are forked from, with this one's environment.
+    before, os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS"), "1"
+    processes = []
+    for rank in range(size):
+        own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        process = _CONTEXT.Process(target=_rank, args=(own, folder / f"rank{rank}.log", work, args))
+        process.start()
+        processes.append(process)
+    if before is None:
+        del os.environ["OMP_NUM_THREADS"]
+    else:
+        os.environ["OMP_NUM_THREADS"] = before
+    left = list(processes)
+    try:
+        while left and not any(process.exitcode for process in processes):
+            wait([process.sentinel for process in left])
+            left = [process for process in processes if process.exitcode is None]
+    finally:
+        for process in left:
+            process.kill()
+    for process in processes:
+        process.join()
+    return [int(process.exitcode or 0) for process in processes]
+
+
+def _rank(environment: dict[str, str], output: Path, work: Callable[..., int], args: tuple[Any, ...]) -> None:
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.exit(work(*args))
