@@ -19,7 +19,7 @@ from mllm_eval.data.samples import Sample
 from mllm_eval.errors import UserError
 from mllm_eval.generate import Asked, Limits, answer_many, together
 from mllm_eval.generate.batching import Request, plan
-from mllm_eval.generate.thrift import Thrift, limits_within, ran_out, token_bytes
+from mllm_eval.generate.thrift import Thrift, kept_limits, limits_within, ran_out, token_bytes
 
 
 @pytest.fixture(scope="module")
@@ -266,3 +266,20 @@ def test_limits_follow_from_bytes() -> None:
     assert (more.tokens, more.rows) == (131072, 256)
     # 3 layers, keys and values of 2 heads of 8 numbers, 8 bytes each
     assert token_bytes(Tiny().double().llm) == 3 * 2 * 2 * 8 * 8
+
+
+def test_a_run_keeps_the_limits_it_was_planned_with(
+    model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "limits.json"
+    monkeypatch.setattr("mllm_eval.generate.thrift.free_bytes", lambda device: 2 * 2 * 768 * 1000)
+    assert kept_limits(path, model) == Limits(tokens=512)
+    monkeypatch.setattr("mllm_eval.generate.thrift.free_bytes", lambda device: 10**12)
+    assert kept_limits(path, model) == Limits(tokens=512)
+    path.write_text('{"tokens": "many"}')
+    assert kept_limits(path, model) == Limits() == kept_limits(path, model)
+    monkeypatch.setenv("MLLM_EVAL_ANSWERS_BYTES", "200MB")
+    assert kept_limits(path, model) == Limits(tokens=65536, rows=128)
+    monkeypatch.setenv("MLLM_EVAL_ANSWERS_BYTES", "much")
+    with pytest.raises(UserError, match=r"MLLM_EVAL_ANSWERS_BYTES='much': write a size such as 200GB or 1\.5TB"):
+        kept_limits(path, model)

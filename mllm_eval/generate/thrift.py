@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from mllm_eval.errors import UserError
 from mllm_eval.features.room import parse_bytes
 from mllm_eval.generate.batching import Limits, Planned, Request, plan
+from mllm_eval.storage import read_json, write_json
 
 Compute = Callable[[Planned, Limits], dict[int, list[int]]]
 """The tokens of a batch's answers by request, a pass at a time as the limits say."""
@@ -89,6 +90,26 @@ def ran_out(problem: BaseException) -> bool:
     if isinstance(problem, MemoryError | torch.OutOfMemoryError):
         return True
     return any(saying in str(problem).lower() for saying in SAYINGS)
+
+
+def kept_limits(path: Path, model: Any) -> Limits:
+    """The limits that the file `path` has from an earlier command, else those for this machine, which it keeps.
+
+    A run that goes on elsewhere, or beside other programs, so meets the batches that it was planned in. Where
+    $MLLM_EVAL_ANSWERS_BYTES is set it decides anew; raises UserError where that is no size.
+    """
+    given = os.environ.get(VARIABLE)
+    try:
+        if not given:
+            kept = Limits(**read_json(path))
+            if all(type(part) is int and part > 0 for part in asdict(kept).values()):
+                return kept
+    except (UserError, TypeError):
+        # Not there, or damaged: the worst that can come of it is another rounding.
+        pass
+    limits = limits_for(model, given)
+    write_json(path, asdict(limits))
+    return limits
 
 
 def limits_for(model: Any, given: str | None = None) -> Limits:

@@ -13,7 +13,7 @@ from mllm_eval.catalog import Benchmark
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.environment import device, repeatable
 from mllm_eval.errors import UserError
-from mllm_eval.generate import Asked, Share, answer_many, is_open, pending, shared_answers, together
+from mllm_eval.generate import Asked, Limits, Share, answer_many, is_open, pending, shared_answers, together
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.processes import decided, encode
 from mllm_eval.pipeline.reporter import Progress
@@ -106,11 +106,19 @@ class Respondent:
             self.run.recipe.template,
             lambda images: self.features(images),
             engine=self.server or "batched",
-            limits=self.server.limits if self.server else None,
+            limits=self._limits(model),
             share=share,
             finished=lambda asked: finished(*opened[asked], asked.samples),
             around=around,
+            say=self.ledger.reporter.say,
         )
+
+    def _limits(self, model: VLM | None) -> Limits | None:
+        if self.server or model is None:
+            return self.server.limits if self.server else None
+        from mllm_eval.generate.thrift import kept_limits
+
+        return decided(lambda: kept_limits(self.run.answers_path("limits").with_suffix(".json"), model))
 
     def _journals(self, wanted: Sequence[tuple[Benchmark, str]], share: Share) -> list[Journal]:
         journals = [Journal(self.run.answers_path(one.name, variant), share.rank) for one, variant in wanted]
