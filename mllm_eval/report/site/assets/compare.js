@@ -1,7 +1,7 @@
 "use strict";
 // The compare page: two runs, their paired differences, and the samples that a filter keeps.
 addEventListener("DOMContentLoaded", async () => {
-  const { el, load, number, signed, p, count } = MLLM, { SHOW, matches, page, holds, row, whole } = MLLM.samples;
+  const { el, load, number, signed, p, count } = MLLM, { SHOW, matches, page, file, holds, row, whole } = MLLM.samples;
   const $ = (id) => document.getElementById(id), SIZE = 20;
   const said = $("said");
   let data;
@@ -98,6 +98,8 @@ addEventListener("DOMContentLoaded", async () => {
     return data.benchmarks.filter((one) => !state.benchmark || one.name === state.benchmark || one.category === state.benchmark);
   }
 
+  const AHEAD = 250;
+
   async function refresh() {
     const mine = ++round, words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
     toHash();
@@ -107,12 +109,20 @@ addEventListener("DOMContentLoaded", async () => {
       if (words.length) {
         const all = kept;
         kept = [];
+        let at = null, texts = null;
         for (let i = 0; i < all.length; i++) {
-          if (await holds(all[i], words, state)) kept.push(all[i]);
-          if (mine !== round) return;
-          if (i % 500 === 499) {
+          if (file(all[i]) !== at) {
+            // The next files come while this one is read.
+            for (let k = 1; k <= 4; k++) if (i + k * AHEAD < all.length) page(all[i + k * AHEAD]).catch(() => {});
+            at = file(all[i]);
+            texts = await page(all[i]);
+            if (mine !== round) return;
+          }
+          if (holds(all[i], texts, words, state)) kept.push(all[i]);
+          if (i % 2000 === 1999) {
             $("count").textContent = `${count(kept.length)} found, ${count(i + 1)} of ${count(all.length)} searched …`;
             await new Promise((resolve) => setTimeout(resolve));
+            if (mine !== round) return;
           }
         }
       }

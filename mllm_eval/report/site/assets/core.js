@@ -1,7 +1,7 @@
 "use strict";
 // Data files, elements, numbers, light and dark: what every page needs. Nothing here writes html from text.
 const MLLM = (() => {
-  const KEPT = 60; // data files held in memory
+  const KEPT = 400; // data files held in memory
   const waiting = new Map(), held = new Map();
 
   // Called by the data files: JSON, deflated, in base64.

@@ -50,11 +50,19 @@ MLLM.samples = (() => {
     return answer === null || answer === undefined ? "" : typeof answer === "string" ? answer : answer.failed;
   }
 
-  async function holds(item, words, state) {
-    const data = await page(item), i = item[1] % PAGE;
-    const own = [data.ids[i], data.questions[i], data.gold[i], text(data.answers[state.a]?.[i]), text(data.answers[state.b]?.[i])];
-    const all = own.join("\n").toLowerCase();
-    return words.every((word) => all.includes(word));
+  const file = ([benchmark, i]) => `${benchmark.key}-${Math.floor(i / PAGE)}`;
+
+  // What is searched of a data file, in small letters: made once, for A and B when they are asked for.
+  function lower(data, key) {
+    data.lower ??= {};
+    return data.lower[key] ??= key === "" ? data.ids.map((id, i) => [id, data.questions[i], data.gold[i]].join("\n").toLowerCase())
+      : (data.answers[key] ?? []).map((answer) => text(answer).toLowerCase());
+  }
+
+  // Whether a sample of the file `data` holds all words, over question, gold and the answers of A and B.
+  function holds(item, data, words, state) {
+    const i = item[1] % PAGE, own = ["", state.a, state.b].map((key) => key === null || key === undefined ? "" : lower(data, key)[i] ?? "");
+    return words.every((word) => own.some((part) => part.includes(word)));
   }
 
   // The text as nodes, with the words that were searched marked.
@@ -147,5 +155,5 @@ MLLM.samples = (() => {
       el("p", { class: "meta" }, meta.filter(Boolean).join(" · ")));
   }
 
-  return { SHOW, matches, page, holds, row, whole };
+  return { SHOW, matches, page, file, holds, row, whole };
 })();
