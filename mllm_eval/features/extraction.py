@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 import torch
@@ -22,8 +23,8 @@ OnBroken = Callable[[ImageRef, Exception], None]
 
 # On a CPU a larger batch only leaves the caches: 32 images take half as long again as four times eight.
 BATCH = 32 if torch.cuda.is_available() else 8
-# Rows are written when so much is ready: what a crash can lose, and twice of it is held in memory.
-WRITE_BYTES = 32 * 2**20
+# Rows are written when so much is ready: what a crash can lose, and some four times of it is held in memory.
+WRITE_BYTES = 8 * 2**20
 # Batches that are decoded while the encoder computes, and threads that do it: PIL works without Python's lock.
 AHEAD = 2
 MOST_DECODERS = 8
@@ -47,7 +48,7 @@ def encode(model: EncoderModel, images: Sequence[ImageRef], batch: int = BATCH) 
     others stand beside it or how many threads decode.
     """
     weight = next(model.parameters())
-    todo = iter([images[start : start + batch] for start in range(0, len(images), batch)])
+    todo = (images[start : start + batch] for start in range(0, len(images), batch))
     coming: deque[tuple[Sequence[ImageRef], list[Future[Decoded]]]] = deque()
     decoders = ThreadPoolExecutor(_decoders(), "decode")
 
@@ -107,8 +108,7 @@ def extract(
     `on_broken` is told of an image that cannot be read, which is then left out; without it the error is
     raised, after what was computed before it is stored. `progress` gets the images done and to do.
     """
-    by_name = {image.sha256: image for image in images}
-    todo = [by_name[name] for name in store.missing(by_name)]
+    todo = lacking(images, store)
     kept = _Kept(store)
     done = 0
     try:
@@ -127,6 +127,41 @@ def extract(
     finally:
         kept.close()
     return done
+
+
+def lacking(images: Sequence[ImageRef], store: FeatureStore) -> Chosen:
+    """The images that the store lacks, each once, in their order; memory holds 8 bytes of each."""
+    places, missing = array("Q"), iter(store.missing(image.sha256 for image in images))
+    name = next(missing, None)
+    for place, image in enumerate(images):
+        # They come in the order of the images.
+        if image.sha256 == name:
+            places.append(place)
+            name = next(missing, None)
+    return Chosen(images, places)
+
+
+class Chosen(Sequence[ImageRef]):
+    """Those at some places of a sequence."""
+
+    def __init__(self, images: Sequence[ImageRef], places: Sequence[int]) -> None:
+        self._images, self._places = images, places
+
+    def first(self, count: int) -> Chosen:
+        """The first so many of them."""
+        return Chosen(self._images, self._places[:count])
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageRef: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ImageRef]: ...
+    def __getitem__(self, index: int | slice) -> ImageRef | list[ImageRef]:
+        if isinstance(index, slice):
+            return [self._images[place] for place in self._places[index]]
+        return self._images[self._places[index]]
 
 
 class _Kept:

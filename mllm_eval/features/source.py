@@ -14,7 +14,7 @@ from mllm_eval.adapters import load_encoder_model
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.data.samples import ImageRef
 from mllm_eval.environment import device
-from mllm_eval.features.extraction import BATCH, OnBroken, Progress, encode, extract
+from mllm_eval.features.extraction import BATCH, OnBroken, Progress, encode, extract, lacking
 from mllm_eval.features.key import stored_dtype
 from mllm_eval.features.room import VARIABLE, available
 from mllm_eval.features.shards import ENTRY
@@ -72,19 +72,18 @@ class Features:
         What the store has no room for is left out and encoded when it is asked for, in this order if it can be;
         what that costs is said once.
         """
-        by_name = {image.sha256: image for image in images}
-        lacking = self.store.missing(by_name)
+        todo = lacking(images, self.store)
         self._full, self._coming = False, {}
-        if not lacking:
+        if not todo:
             return 0
         room = available(self.store.root) // (self.store.row_bytes + ENTRY.itemsize)
         done = 0
         if room:
-            done = extract(self.model, [by_name[name] for name in lacking[:room]], self.store, progress, on_broken)
-        if room < len(lacking) or done < len(lacking):
+            done = extract(self.model, todo.first(room), self.store, progress, on_broken)
+        if room < len(todo) or done < len(todo):
             self._full = True
-            self._coming = {name: by_name[name] for name in self.store.missing(lacking)}
-            self._tell(len(self._coming), len(by_name))
+            self._coming = {image.sha256: image for image in lacking(todo, self.store)}
+            self._tell(len(self._coming), len({image.sha256 for image in images}))
         return done
 
     def _tell(self, left: int, images: int) -> None:

@@ -46,7 +46,9 @@ def shared_answers(samples: Sequence[Sample], template: str, journals: Sequence[
         for one in journal.done().values():
             if one.state == "ok":
                 known.setdefault((one.prompt, one.images), one)
-    found = [(sample, known.get(key_of(sample, template))) for sample in samples]
+    if not known:
+        return []
+    found = ((sample, known.get(key_of(sample, template))) for sample in samples)
     return [replace(one, id=sample.id) for sample, one in found if one is not None]
 
 
