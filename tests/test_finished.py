@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tiny_models import make_encoder, make_image, make_llm, make_recipe
 from typer.testing import CliRunner
 
 from mllm_eval.adapters import load_encoder_model
-from mllm_eval.answers import Journal, read_answers
+from mllm_eval.answers import Answer, Journal, read_answers
 from mllm_eval.catalog import LLM, load_benchmark
 from mllm_eval.cli.app import app
 from mllm_eval.data.snapshots import load_samples
@@ -25,6 +26,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.finished import Finished, saved
 from mllm_eval.generate import answer
 from mllm_eval.generate.finished import FinishedModel, answer_finished
+from mllm_eval.generate.sharing import Share
 from mllm_eval.model import assemble, load_checkpoint, load_llm_model, load_tokenizer, save_checkpoint
 from mllm_eval.model.export import export_llava
 from mllm_eval.pipeline.finished import evaluate_finished
@@ -164,6 +166,24 @@ def test_stopped_on_its_way_it_goes_on_to_the_same_bytes(home: Path, tmp_path: P
     answer_finished(model, samples, 8, half, batch=2)
     assert half.path.read_bytes() == whole.path.read_bytes()
     assert sum(asked) == QUESTIONS - 4
+
+
+def test_two_that_share_the_questions_give_the_same_bytes(home: Path, tmp_path: Path) -> None:
+    samples = load_samples(load_benchmark("easy_vqa"), "easy-vqa")
+    model = FinishedModel(home / "llava", "float32", "cpu")
+    alone = Journal(tmp_path / "alone.jsonl")
+    answers = answer_finished(model, samples, 8, alone, batch=2)
+    board = torch.distributed.HashStore()
+    path = tmp_path / "shared.jsonl"
+
+    def as_rank(rank: int) -> list[Answer]:
+        share = Share(rank, 2, board)
+        return answer_finished(model, samples, 8, Journal(path, rank), batch=2, share=share)
+
+    with ThreadPoolExecutor(2) as ranks:
+        assert list(ranks.map(as_rank, range(2))) == [answers, []]
+    assert path.read_bytes() == alone.path.read_bytes()
+    assert {one.name for one in tmp_path.glob("shared*")} == {"shared.jsonl", "shared.limit"}
 
 
 def test_batches_give_the_answers_of_one_by_one(home: Path) -> None:

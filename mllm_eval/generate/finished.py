@@ -11,6 +11,7 @@ from mllm_eval.answers import Answer, Journal
 from mllm_eval.config import canonical
 from mllm_eval.data.samples import Sample
 from mllm_eval.errors import UserError
+from mllm_eval.generate.sharing import Share
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -167,12 +168,16 @@ def answer_finished(
     journal: Journal,
     progress: Progress | None = None,
     batch: int = 1,
+    share: Share | None = None,
 ) -> list[Answer]:
     """Answer what has no answer yet, journalled batch by batch; the journal is finished in the end.
 
     The batches are those of the whole list, whatever has been answered, so that an interrupted run meets them
-    again. A sample with an image that cannot be read fails (state `error`), and no other.
+    again. A sample with an image that cannot be read fails (state `error`), and no other. `share`: this process's
+    part of the batches, by default all; the journal is of its rank, and rank 0 finishes it and returns the answers.
     """
+    share = share or Share()
+    share.first(lambda: _held(journal, max_new_tokens))
     journal.hold_to(max_new_tokens)
     done = journal.done()
     # Questions with as many images as each other: processors want no ragged batches.
@@ -183,17 +188,24 @@ def answer_finished(
             groups[-1].append(at)
         else:
             groups.append([at])
-    finished = 0
-    for group in groups:
-        asked = [samples[at] for at in group]
+    counted = share.counter()
+    for number in share.take([len(group) * (1 + len(samples[group[0]].images)) for group in groups]):
+        asked = [samples[at] for at in groups[number]]
         if not all(_settled(done.get(sample.id), sample) for sample in asked):
             journal.append(_answer_group(model, asked, max_new_tokens))
-        finished += len(group)
+        answered = counted(len(asked))
         if progress:
-            progress(finished, len(samples))
-    journal.finish(sample.id for sample in samples)
+            progress(answered, len(samples))
+    share.last(lambda: journal.finish(sample.id for sample in samples))
+    share.end()
+    if share.rank:
+        return []
     done = journal.done()
     return [done[sample.id] for sample in samples]
+
+
+def _held(journal: Journal, max_new_tokens: int) -> None:
+    journal.hold_to(max_new_tokens)
 
 
 def _answer_group(model: FinishedModel, asked: list[Sample], max_new_tokens: int) -> list[Answer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from mllm_eval.adapters import weights_folder
@@ -15,6 +15,7 @@ from mllm_eval.generate.finished import answer_finished, pending_finished
 from mllm_eval.pipeline.answering import titled
 from mllm_eval.pipeline.flow import asked_benchmarks, working
 from mllm_eval.pipeline.ledger import Ledger
+from mllm_eval.pipeline.processes import decided, meet
 from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.pipeline.scoring import score_answers, scored
 from mllm_eval.pipeline.snapshots import locked_or_told
@@ -23,6 +24,7 @@ from mllm_eval.pipeline.subset import asked_samples
 from mllm_eval.storage import data_home
 
 if TYPE_CHECKING:
+    from mllm_eval.data.samples import Sample
     from mllm_eval.generate.finished import FinishedModel
 
 
@@ -51,25 +53,36 @@ def evaluate_finished(
     asked = asked_benchmarks(benchmarks, data)
     variants = [sized(name, subset) for name in (["default", "blind"] if blind else ["default"])]
     with working(model, reporter) as ledger:
-        local = [one for one in asked if one.pin(data).source != "hub"]
-        provide([data_home() / part.repo for one in local for part in one.pin(data).tables().values()], ledger.reporter)
-        locked_or_told(asked, data, variants)
+        share = meet()
+
+        def prepare() -> None:
+            local = [one for one in asked if one.pin(data).source != "hub"]
+            paths = [data_home() / part.repo for one in local for part in one.pin(data).tables().values()]
+            provide(paths, ledger.reporter)
+            locked_or_told(asked, data, variants)
+
+        decided(prepare)
         loaded = _Loaded(model, ledger)
         for benchmark in asked:
             for variant in variants:
                 samples = asked_samples(benchmark, data, variant)
-                journal = Journal(model.answers_path(benchmark.name, variant))
-                journal.hold_to(benchmark.generation.max_new_tokens)
-                if not journal.complete or pending_finished(samples, journal):
+                journal = Journal(model.answers_path(benchmark.name, variant), share.rank)
+                limit = benchmark.generation.max_new_tokens
+                if decided(partial(_open, samples, journal, limit)):
                     ready = loaded.model
                     with ledger.step(f"answers: {titled(benchmark, variant)}", samples=len(samples)) as progress:
-                        answer_finished(ready, samples, benchmark.generation.max_new_tokens, journal, progress, batch)
-                if not all(scored(model, benchmark, variant, rules) for rules in benchmark.rules):
+                        answer_finished(ready, samples, limit, journal, progress, batch, share)
+                if not share.rank and not all(scored(model, benchmark, variant, rules) for rules in benchmark.rules):
                     with ledger.step(f"scores: {titled(benchmark, variant)}"):
                         score_answers(model, benchmark, variant, samples)
         if not ledger.steps:
             ledger.reporter.say(f"{model.name}: complete, nothing to do")
     return model
+
+
+def _open(samples: Sequence[Sample], journal: Journal, limit: int) -> bool:
+    journal.hold_to(limit)
+    return not journal.complete or bool(pending_finished(samples, journal))
 
 
 class _Loaded:
