@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers.masking_utils import create_causal_mask
-from transformers.models.llama.modeling_llama import rotate_half
+from transformers.models.llama.modeling_llama import repeat_kv, rotate_half
 
 
 def states_before_targets(model: Any, embeds: Tensor, used: Tensor) -> Tensor:
@@ -63,14 +63,14 @@ def _last_layer(layer: Any, states: Tensor, rotary: tuple[Tensor, Tensor], used:
     queries = query.new_zeros(batch, most, *query.shape[1:]).index_put((rows, slot), query)
     last_seen = at.new_zeros(batch, most).index_put((rows, slot), at)
     seen = torch.arange(length, device=at.device) <= last_seen[..., None]
+    # Heads of keys and values are repeated here: GPUs have no fast attention for a mask and grouped heads at once.
     mixed = F.scaled_dot_product_attention(
         queries.transpose(1, 2),
-        key,
-        value,
+        repeat_kv(key, attention.num_key_value_groups),
+        repeat_kv(value, attention.num_key_value_groups),
         attn_mask=seen[:, None],
         dropout_p=attention.attention_dropout if attention.training else 0.0,
         scale=attention.scaling,
-        enable_gqa=attention.num_key_value_groups > 1,
     )
     output = attention.o_proj(mixed.transpose(1, 2)[rows, slot].flatten(1))
     here = states[rows, at] + output
@@ -80,4 +80,5 @@ def _last_layer(layer: Any, states: Tensor, rotary: tuple[Tensor, Tensor], used:
 
 def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of queries or keys, as transformers' LLaMA computes it."""
-    return states * cos + rotate_half(states) * sin  # type: ignore[no-untyped-call]
+    half: Tensor = rotate_half(states)  # type: ignore[no-untyped-call]
+    return states * cos + half * sin
