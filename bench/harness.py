@@ -5,7 +5,12 @@ CPU seconds tell more than wall seconds where other programs share the machine.
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +18,8 @@ from typing import Any
 
 from mllm_eval.environment import describe
 from mllm_eval.storage import results_home, write_json
+
+ALONE = "MLLM_EVAL_BENCH_ALONE"
 
 
 def timed(work: Callable[[], Any], rounds: int = 1) -> dict[str, float]:
@@ -25,6 +32,27 @@ def timed(work: Callable[[], Any], rounds: int = 1) -> dict[str, float]:
     return {
         name: statistics.median(one[at] for one in taken) for at, name in enumerate(("wall_seconds", "cpu_seconds"))
     }
+
+
+def alone() -> bool:
+    """Whether this process measures at one number of threads, for one that gathers several."""
+    return ALONE in os.environ
+
+
+def at_threads(script: str, threads: str) -> list[dict[str, Any]]:
+    """The rows of a script, in a process of its own for each number of threads ("1,2"), with its other options kept.
+
+    The script is called with `--threads N --out FILE` in a process where `alone()` is true.
+    """
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-") as folder:
+        for number in threads.split(","):
+            out = Path(folder) / f"{number}.json"
+            settings = {ALONE: "1", "OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number}
+            command = [sys.executable, script, *sys.argv[1:], "--threads", number, "--out", str(out)]
+            subprocess.run(command, env={**os.environ, **settings}, check=True, stdout=subprocess.DEVNULL)
+            rows += json.loads(out.read_text())["rows"]
+    return rows
 
 
 def report(name: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], out: Path | None = None) -> None:

@@ -1,0 +1,228 @@
+"""What the timings of generation share: models of a true shape with random weights, images, questions, two ways to ask.
+
+The plain way is what evaluation loops of the field do: for every question its image is decoded and goes through the
+whole encoder, and the answer is generated at batch size 1 (`engine: reference`). This project's way is `answer_many`.
+"""
+
+from __future__ import annotations
+
+import io
+import operator
+import random
+import re
+import statistics
+import tempfile
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mllm_eval.environment import before_torch
+
+before_torch()
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+from torch import Tensor  # noqa: E402
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig  # noqa: E402
+
+from mllm_eval.answers import Answer, Journal  # noqa: E402
+from mllm_eval.catalog import Encoder  # noqa: E402
+from mllm_eval.data.samples import ImageRef, Sample  # noqa: E402
+from mllm_eval.features import Features, FeatureStore  # noqa: E402
+from mllm_eval.generate import Asked, answer_many  # noqa: E402
+from mllm_eval.generate.model import end_tokens  # noqa: E402
+from mllm_eval.generate.questions import Questions  # noqa: E402
+from mllm_eval.generate.reference import answer_one  # noqa: E402
+from mllm_eval.kernels import quick  # noqa: E402
+from mllm_eval.model.vlm import VLM, VLMConfig  # noqa: E402
+from mllm_eval.prompts import template_named  # noqa: E402
+from mllm_eval.storage import sha256_bytes  # noqa: E402
+
+TEMPLATE, LONGEST, PATCH = "llama_3", 16, 14
+SPECIAL = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<image>"]
+END = SPECIAL.index("<|eot_id|>")
+# Width, layers, heads, key heads, width inside the MLP, vocabulary.
+LLMS = {
+    "8x256": (256, 8, 8, 8, 682, 2048),
+    "SmolLM-135M": (576, 30, 9, 3, 1536, 49152),
+    "2x32": (32, 2, 4, 2, 64, 300),
+}
+# Width, layers, heads, width inside the MLP, pixels. LLaVA and Cambrian read CLIP's last layer but one.
+ENCODERS = {"ViT-S/14@336": (384, 12, 6, 1536, 336), "2x32@56": (32, 2, 2, 64, 56)}
+
+
+class Words:
+    """A token a word: about the length that LLaMA-3's own tokenizer gives."""
+
+    eos_token_id = END
+
+    def __init__(self, vocabulary: int) -> None:
+        self.vocabulary = vocabulary
+
+    def __call__(self, text: str | list[str], add_special_tokens: bool) -> dict[str, list[Any]]:
+        if isinstance(text, list):
+            return {"input_ids": [self(part, add_special_tokens)["input_ids"] for part in text]}
+        return {"input_ids": [self._id(part) for part in re.findall(r"<\|\w+\|>| ?\w+|[^\w]", text)]}
+
+    def _id(self, part: str) -> int:
+        few = len(SPECIAL)
+        return SPECIAL.index(part) if part in SPECIAL else few + zlib.crc32(part.encode()) % (self.vocabulary - few)
+
+    def decode(self, tokens: Sequence[int], skip_special_tokens: bool) -> str:
+        return " ".join(str(token) for token in tokens if token >= len(SPECIAL))
+
+
+def encoder_facts(name: str) -> Encoder:
+    """The encoder's yaml, as the catalog has it."""
+    width, depth, heads, hidden, size = ENCODERS[name]
+    config = CLIPVisionConfig(hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads,
+                              intermediate_size=hidden, image_size=size, patch_size=PATCH)  # fmt: skip
+    with torch.device("meta"):
+        params = sum(weight.numel() for weight in CLIPVisionModel(config).parameters())
+    grey = (0.5, 0.5, 0.5)
+    facts = {"pretraining_data": "none", "samples_seen": "0", "supervision": "none"}
+    shown = {"mode": "pad", "size": size, "mean": grey, "std": grey}
+    return Encoder(name="bench", family="clip", weights={"path": "none"}, patch=PATCH, width=width, depth=depth,
+                   params=params, norm=False, summary="cls", feature_layer=-2, preprocessing=shown,
+                   facts=facts)  # type: ignore[arg-type]  # fmt: skip
+
+
+def build(
+    encoder: str,
+    llm: str,
+    vocabulary: int | None = None,
+    tokenizer: Any = None,
+    end: int = END,
+    image: int = SPECIAL.index("<image>"),
+) -> VLM:
+    """A random model whose end token is made likely enough that answers have a few tokens, as benchmarks' have."""
+    torch.manual_seed(0)
+    facts = encoder_facts(encoder)
+    width, depth, heads, key_heads, hidden, words = LLMS[llm]
+    vision = CLIPVisionConfig(hidden_size=facts.width, num_hidden_layers=facts.depth,
+                              num_attention_heads=ENCODERS[encoder][2], intermediate_size=ENCODERS[encoder][3],
+                              image_size=facts.preprocessing.size, patch_size=PATCH)  # fmt: skip
+    text = LlamaConfig(vocab_size=vocabulary or words, hidden_size=width, intermediate_size=hidden,
+                       num_hidden_layers=depth, num_attention_heads=heads, num_key_value_heads=key_heads,
+                       initializer_range=0.08, max_position_embeddings=4096)  # fmt: skip
+    config = VLMConfig(encoder=facts.model_dump(mode="json"), vision_config=vision.to_dict(),
+                       text_config=text.to_dict(), tokens=facts.grid**2, template=TEMPLATE,
+                       image_token_id=image, dtype="float32")  # fmt: skip
+    model = VLM(config)
+    chance = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.llm.parameters():
+            if weight.dim() > 1:
+                weight.normal_(0, 1 / weight.shape[1] ** 0.5, generator=chance)
+        model.llm.lm_head.weight[end] *= 1.8
+    model.tokenizer = tokenizer or Words(text.vocab_size)
+    return model.eval()
+
+
+def photograph(number: int, size: tuple[int, int] = (640, 480)) -> bytes:
+    """A JPEG of coarse random colours, of the size of the benchmarks' photographs."""
+    noise = np.random.default_rng(number).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    kept = io.BytesIO()
+    Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(kept, "JPEG", quality=90)
+    return kept.getvalue()
+
+
+def picture(number: int) -> ImageRef:
+    data = photograph(number)
+    return ImageRef(sha256_bytes(data), lambda: Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def samples(asked: Sequence[int], name: str = "bench") -> list[Sample]:
+    """Questions of 6 to 20 words in a random order of images; `asked`: how many about each image."""
+    chance = random.Random(0)
+    words = [f"word{number}" for number in range(300)]
+    order = [(image, question) for image, count in enumerate(asked) for question in range(count)]
+    chance.shuffle(order)
+    shown = [picture(number) for number in range(len(asked))]
+    suffix = "Answer the question using a single word or phrase."
+    return [
+        Sample(name, f"{image}-{question}", (shown[image],),
+               " ".join(chance.choices(words, k=chance.randint(6, 20))) + f"?\n{suffix}", "", "", "", {})
+        for image, question in order
+    ]  # fmt: skip
+
+
+def shared_way(model: VLM, asked: list[Sample], folder: Path, name: str, template: str = TEMPLATE) -> list[Answer]:
+    """This project's: with the store in `folder` empty it is cold, with it full warm."""
+    facts = Encoder.model_validate(model.config.encoder)
+    store = FeatureStore(folder / "features", (facts.grid, facts.grid), facts.width)
+    features = Features(store, lambda: model.encoder)  # type: ignore[arg-type, return-value]
+    journal = Journal(folder / f"{name}.jsonl")
+    features.fill([image for sample in asked for image in sample.images])
+    answer_many(model, [Asked(asked, LONGEST, journal)], template, features)
+    done = journal.done()
+    return [done[sample.id] for sample in asked]
+
+
+def shared_way_once(model: VLM, asked: list[Sample], template: str = TEMPLATE) -> list[Answer]:
+    """`shared_way` in a folder that is thrown away: what is slow only once is over then."""
+    with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-") as folder:
+        return shared_way(quick(model), asked, Path(folder), "once", template)
+
+
+@torch.inference_mode()
+def plain_way(model: VLM, asked: list[Sample]) -> list[tuple[str, int]]:
+    """Text and tokens of each answer: everything is done for every question."""
+    ends = end_tokens(model.tokenizer, template_named(TEMPLATE).assistant_close)
+    questions = Questions([Asked(asked, LONGEST, Journal(Path("none")))], TEMPLATE, model.tokenizer, model.image_tokens)
+    found = []
+    for sample, pieces in zip(asked, questions.pieces(asked), strict=True):
+        (image,) = sample.images
+        features = {image.sha256: plain_features(model, model.encoder.preprocess(image.load()))}
+        tokens = answer_one(model, pieces, features, LONGEST, ends)
+        found.append((model.tokenizer.decode(tokens, skip_special_tokens=True).strip(), len(tokens)))
+    return found
+
+
+def plain_features(model: VLM, pixels: Any) -> Tensor:
+    """As LLaVA's code takes them: every layer is computed, and the last but one kept."""
+    facts = Encoder.model_validate(model.config.encoder)
+    states = model.encoder.model(torch.from_numpy(pixels)[None], output_hidden_states=True).hidden_states
+    return states[facts.feature_layer][0, 1:].unflatten(0, (facts.grid, facts.grid))
+
+
+def clock(threads: int) -> Any:
+    """CPU seconds of one thread, wall seconds of several."""
+    return time.process_time if threads == 1 else time.perf_counter
+
+
+def compare(
+    model: VLM, asked: list[Sample], threads: int, rounds: int, same_kernels: bool = True
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Both ways by turns: how many answers are the same, and medians of seconds.
+
+    The plain way runs as it is found elsewhere, with torch's own matrix products, and (`same_kernels`) once more with
+    this project's.
+    """
+    ways = ("plain", *(("plain_quick",) if same_kernels else ()), "cold", "warm")
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    given: dict[str, list[tuple[str, int]]] = {}
+    now = clock(threads)
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-") as folder:
+            for way in ways:
+                quick(model, way != "plain")
+                start = now()
+                if way.startswith("plain"):
+                    given[way] = plain_way(model, asked)
+                else:
+                    answers = shared_way(model, asked, Path(folder), way)
+                    given[way] = [(answer.text, answer.tokens_out) for answer in answers]
+                taken[way].append(now() - start)
+    same = {way: sum(map(operator.eq, given[way], given["plain"])) for way in ways}
+    about = {
+        "questions": len(asked),
+        "images": len({sample.images[0].sha256 for sample in asked}),
+        "same_answers": min(same.values()),
+        "distinct_answers": len(set(given["plain"])),
+        "tokens_out": statistics.mean(tokens for _, tokens in given["plain"]),
+    }
+    return about, {way: statistics.median(seconds) for way, seconds in taken.items()}
