@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mllm_eval.answers import Journal
 from mllm_eval.catalog import Benchmark
-from mllm_eval.data.samples import ImageRef, Sample
+from mllm_eval.data.samples import ImageRef, Sample, Shown
 from mllm_eval.environment import device, repeatable
 from mllm_eval.errors import UserError
 from mllm_eval.generate import Asked, Limits, Share, answer_many, is_open, pending, shared_answers, together
@@ -173,8 +173,8 @@ class Respondent:
         return [journal for journal in finished if journal.complete]
 
     def _encode(self, name: str, part: Sequence[Asked]) -> None:
-        images = {image.sha256: image for asked in part for sample in asked.samples for image in sample.images}
-        missing = decided(lambda: len(self.features.store.missing(images)))
+        images = Shown([asked.samples for asked in part])
+        missing = decided(lambda: len(self.features.store.missing(image.sha256 for image in images)))
         if not missing:
             return
 

@@ -9,7 +9,7 @@ from mllm_eval.environment import world
 from mllm_eval.generate import Share
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
     from mllm_eval.data.samples import ImageRef
     from mllm_eval.features import Features
@@ -44,14 +44,14 @@ def decided(decide: Callable[[], Decision]) -> Decision:
 
 def encode(
     features: Features,
-    images: Mapping[str, ImageRef],
+    images: Sequence[ImageRef],
     progress: Progress,
     broken: Callable[[ImageRef, Exception], None],
 ) -> None:
-    """Fill the feature store with those images (by sha256), each process with its share of what is missing."""
+    """Fill the feature store with those images, each process with its share of what is missing."""
     if not several():
-        features.fill([*images.values()], progress, broken)
+        features.fill(images, progress, broken)
         return
     from mllm_eval.train.ranks import encode_together
 
-    encode_together(features, images, lambda count: None, progress, broken)
+    encode_together(features, {image.sha256: image for image in images}, lambda count: None, progress, broken)
