@@ -115,9 +115,9 @@ class ShardWriter:
         """Add rows [n, row_bytes] and then their entries; both are on the disk when this returns."""
         if rows.shape != (len(images), self.row_bytes):
             raise ValueError(f"rows of shape {rows.shape} for {len(images)} images of {self.row_bytes} bytes")
-        _write_all(self._rows, memoryview(np.ascontiguousarray(rows)).cast("B"), self.size)
+        _write_all(self._rows, np.ascontiguousarray(rows).data.cast("B"), self.size)
         os.fsync(self._rows)
-        entries = entries_of(images, [zlib.crc32(row) for row in rows])
+        entries = entries_of(images, [zlib.crc32(row.data) for row in rows])
         _write_all(self._index, memoryview(entries), HEADER.size + self.count * ENTRY.itemsize)
         os.fsync(self._index)
         self.count += len(images)

@@ -180,7 +180,7 @@ class FeatureStore:
         shard, row, checksum, good = self._index.place(number)
         index = self._shards[shard]
         if self._rows.read(index, row, into.data):
-            if good or zlib.crc32(into) == checksum:
+            if good or zlib.crc32(into.data) == checksum:
                 if not good:
                     self._index.mark_good(number)
                 return True
@@ -198,7 +198,7 @@ class FeatureStore:
         absent: list[int] = []
         left = np.arange(len(images))
         while len(left):
-            places = self._hold([images[at] for at in left])
+            places = self._hold([images[at] for at in left.tolist()])
             absent += left[places < 0].tolist()
             left, places = left[places >= 0], places[places >= 0]
             # Damaged ones come around: the image may have another place.

@@ -69,7 +69,7 @@ def verify(store: Store, progress: Callable[[int], None] | None = None) -> Itera
             yield Damage(store.name, index.stem, -1, "", entries=broken)
         for row in np.flatnonzero(good).tolist():
             whole = reader.read(index, row, row_bytes.data)
-            if not whole or zlib.crc32(row_bytes) != int(entries["checksum"][row]):
+            if not whole or zlib.crc32(row_bytes.data) != int(entries["checksum"][row]):
                 drop_entry(index, row)
                 os.utime(index, ns=(status.st_atime_ns, status.st_mtime_ns))
                 yield Damage(store.name, index.stem, row, entries["image"][row].tobytes().hex())
@@ -219,12 +219,12 @@ def _rewrite(root: Path, store: Store, group: Sequence[_Shard]) -> None:
             entries, good = read_entries(shard.index, store.row_bytes)
             rows = np.empty((32, store.row_bytes), np.uint8)
             for start in range(0, len(shard.living), len(rows)):
-                part = []
+                part: list[str] = []
                 for row in shard.living[start : start + len(rows)]:
                     into = rows[len(part)]
                     # A damaged row stays behind: its image is computed again.
                     if good[row] and reader.read(shard.index, row, into.data) and (
-                        zlib.crc32(into) == int(entries["checksum"][row])
+                        zlib.crc32(into.data) == int(entries["checksum"][row])
                     ):  # fmt: skip
                         part.append(entries["image"][row].tobytes().hex())
                 if part:
