@@ -70,5 +70,22 @@ def report(name: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, A
     print(f"written: {path}")
 
 
+def markdown(path: Path, columns: Sequence[str] = ()) -> str:
+    """The rows of a timing's file as a Markdown table: these columns, or all."""
+    rows = json.loads(path.read_text())["rows"]
+    heads = list(columns or rows[0])
+    lines = [heads, ["---"] * len(heads), *([_short(row.get(head, "")) for head in heads] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def _shown(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    # python bench/harness.py FILE.json [COLUMN,COLUMN]
+    print(markdown(Path(sys.argv[1]), sys.argv[2].split(",") if len(sys.argv) > 2 else ()))

@@ -13,6 +13,9 @@ from mllm_eval.catalog import paper_benchmarks
 from mllm_eval.cli.benching import folder, run_timings, timings
 from mllm_eval.errors import UserError
 
+sys.path.insert(0, str(folder()))
+from harness import markdown
+
 
 def test_every_timing_says_what_it_times_and_hides_no_module_of_python() -> None:
     assert {"scoring", "generation", "commands", "pipeline"} <= set(timings())
@@ -45,3 +48,26 @@ def _asked() -> dict[str, int]:
     node = next(n for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "ASKED")
     parts: list[dict[str, int]] = [ast.literal_eval(part) for part in node.value.values]  # type: ignore[attr-defined]
     return {name: size for part in parts for name, size in part.items()}
+
+
+def test_generation_gives_the_answers_of_the_plain_way(tmp_path: Path) -> None:
+    out = tmp_path / "generation.json"
+    assert run_timings(["generation"], ["--quick", "--rounds", "1", "--threads", "1", "--out", str(out)])
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["questions"], row["images"]) for row in rows] == [(10, 2), (6, 3), (4, 4)]
+    assert all(row["same_answers"] == row["questions"] for row in rows)
+    assert all(row["distinct_answers"] > 1 and row["cold_seconds"] > 0 for row in rows)
+
+
+def test_sixteen_counts_operations_and_gives_the_answers_of_the_plain_way(tmp_path: Path) -> None:
+    out = tmp_path / "sixteen.json"
+    assert run_timings(["sixteen"], ["--quick", "--rounds", "1", "--threads", "1", "--out", str(out)])
+    cold, warm = json.loads(out.read_text())["rows"]
+    assert cold["same_answers"] == cold["questions"] > cold["images"] == 8
+    assert cold["encoder_gflop"] > 0 == warm["encoder_gflop"] and cold["heads_gflop"] == warm["heads_gflop"] > 0
+    assert 0 < cold["of_peak"] < 1
+
+
+def test_a_table_of_a_timing_is_made_for_the_documents(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"rows": [{"way": "cold", "seconds": 1.23456, "n": 3}]}))
+    assert markdown(tmp_path / "a.json", ["way", "seconds"]) == "| way | seconds |\n| --- | --- |\n| cold | 1.23 |"
