@@ -15,7 +15,7 @@ from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.data.samples import Sample
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.errors import UserError
-from mllm_eval.pipeline.flow import asked_benchmarks
+from mllm_eval.pipeline.asked import asked_benchmarks
 from mllm_eval.pipeline.reporter import Silent
 from mllm_eval.pipeline.sources import needed, provide
 from mllm_eval.prompts import conversation, render

@@ -13,7 +13,7 @@ from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
 from mllm_eval.generate import shared_answers
 from mllm_eval.generate.asking import key_of
-from mllm_eval.pipeline.flow import asked_variants
+from mllm_eval.pipeline.asked import asked_variants
 from mllm_eval.prompts.show import read_record
 
 

@@ -13,7 +13,8 @@ from mllm_eval.environment import device, repeatable
 from mllm_eval.finished import Dtype, Finished
 from mllm_eval.generate.finished import answer_finished, pending_finished
 from mllm_eval.pipeline.answering import titled
-from mllm_eval.pipeline.flow import asked_benchmarks, working
+from mllm_eval.pipeline.asked import asked_benchmarks
+from mllm_eval.pipeline.flow import working
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.processes import decided, meet
 from mllm_eval.pipeline.reporter import Reporter

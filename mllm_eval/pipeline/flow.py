@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_eval.catalog import Benchmark, load_benchmark, load_encoder, load_recipe, names, paper_benchmarks
-from mllm_eval.catalog.benchmark import GENERIC, answers_variant
+from mllm_eval.catalog import Benchmark, load_benchmark, load_encoder, load_recipe
+from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.catalog.subset import parted, sized
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.environment import before_torch, repeatable, world
-from mllm_eval.errors import UserError, near
+from mllm_eval.errors import UserError
 from mllm_eval.finished import Finished
-from mllm_eval.generate.server import Server
 from mllm_eval.pipeline.answering import Respondent, titled
+from mllm_eval.pipeline.asked import asked_benchmarks, asked_variants
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.processes import decided, meet
 from mllm_eval.pipeline.reporter import Reporter, Silent
@@ -29,41 +29,8 @@ from mllm_eval.train import hold_to_its_data, is_trained, train
 
 if TYPE_CHECKING:
     from mllm_eval.data.samples import Sample
+    from mllm_eval.generate.server import Server
     from mllm_eval.report import Table
-
-
-def asked_benchmarks(asked: Sequence[str] | None, pin: str) -> list[Benchmark]:
-    """The benchmarks of these names; without names, those of the paper's table that have this pin.
-
-    Raises:
-        UserError: an unknown name, or a benchmark without data for this pin.
-    """
-    if asked:
-        found = [load_benchmark(name) for name in dict.fromkeys(asked)]
-        for benchmark in found:
-            benchmark.pin(pin)
-        return found
-    here = set(names("benchmarks"))
-    found = [load_benchmark(name) for name in paper_benchmarks() if name in here]
-    return [benchmark for benchmark in found if pin in benchmark.data]
-
-
-def asked_variants(asked: Sequence[Benchmark], wanted: Sequence[str]) -> dict[str, list[str]]:
-    """Benchmark -> the variants to ask: `default`, and of those wanted the ones it has (`all`: all of its own).
-
-    Raises:
-        UserError: a variant that no benchmark has.
-    """
-    known = dict.fromkeys(name for benchmark in asked for name in (*GENERIC, *benchmark.variants))
-    for name in wanted:
-        if name not in (*known, "all"):
-            raise UserError(f"no benchmark asked has a variant {name!r}.{near(name, known)} Known: {', '.join(known)}")
-    found = {}
-    for benchmark in asked:
-        own = [*GENERIC, *benchmark.variants]
-        every = list(benchmark.variants) if "all" in wanted else []
-        found[benchmark.name] = list(dict.fromkeys(["default", *(n for n in wanted if n in own), *every]))
-    return found
 
 
 def evaluate(
@@ -91,7 +58,7 @@ def evaluate(
     Raises:
         UserError: an unknown name or bad input; whatever was computed before it stays.
     """
-    answering = Server(server) if server else None
+    answering = _at(server)
     run = Run.of(encoder, recipe, llm, seed)
     asked = asked_benchmarks(benchmarks, run.recipe.data)
     wanted = asked_variants(asked, [*(["blind"] if blind else []), *(variants or [])])
@@ -260,6 +227,14 @@ def working(run: Run | Finished, reporter: Reporter | None) -> Iterator[Ledger]:
     with lock:
         run.write_config()
         yield Ledger(run.folder, listener, begin=run.note_session)
+
+
+def _at(server: str | None) -> Server | None:
+    if server is None:
+        return None
+    from mllm_eval.generate.server import Server
+
+    return Server(server)
 
 
 def _train(run: Run, ledger: Ledger) -> None:

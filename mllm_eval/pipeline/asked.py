@@ -1,0 +1,43 @@
+"""Which benchmarks and variants are asked, from the names that were given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mllm_eval.catalog import Benchmark, load_benchmark, names, paper_benchmarks
+from mllm_eval.catalog.benchmark import GENERIC
+from mllm_eval.errors import UserError, near
+
+
+def asked_benchmarks(asked: Sequence[str] | None, pin: str) -> list[Benchmark]:
+    """The benchmarks of these names; without names, those of the paper's table that have this pin.
+
+    Raises:
+        UserError: an unknown name, or a benchmark without data for this pin.
+    """
+    if asked:
+        found = [load_benchmark(name) for name in dict.fromkeys(asked)]
+        for benchmark in found:
+            benchmark.pin(pin)
+        return found
+    here = set(names("benchmarks"))
+    found = [load_benchmark(name) for name in paper_benchmarks() if name in here]
+    return [benchmark for benchmark in found if pin in benchmark.data]
+
+
+def asked_variants(asked: Sequence[Benchmark], wanted: Sequence[str]) -> dict[str, list[str]]:
+    """Benchmark -> the variants to ask: `default`, and of those wanted the ones it has (`all`: all of its own).
+
+    Raises:
+        UserError: a variant that no benchmark has.
+    """
+    known = dict.fromkeys(name for benchmark in asked for name in (*GENERIC, *benchmark.variants))
+    for name in wanted:
+        if name not in (*known, "all"):
+            raise UserError(f"no benchmark asked has a variant {name!r}.{near(name, known)} Known: {', '.join(known)}")
+    found = {}
+    for benchmark in asked:
+        own = [*GENERIC, *benchmark.variants]
+        every = list(benchmark.variants) if "all" in wanted else []
+        found[benchmark.name] = list(dict.fromkeys(["default", *(n for n in wanted if n in own), *every]))
+    return found
