@@ -2,11 +2,12 @@
 
     python bench/growth.py [--of questions,images,tokens,ranks] [--rounds 3] [--plots docs/images/performance]
 
-One of the four grows, the others stay; each point is measured for the engine and for the plain way (one question
-after the other, nothing shared) by turns in the same run, on the random model of bench/generation.py with features at
-hand. One thread a process. CPU seconds, which other programs on the machine disturb least; with several processes
-wall seconds from the moment when all are ready. Printed for each: the slope of a line through the logarithms, 1 where
-twice as much takes twice as long. `--plots` draws one picture each. Writes results/bench/growth.json.
+One of the four grows, the others stay; each point is measured in this project's way, from images that nobody has seen
+to answers in the journal, and in the plain way of bench/asked.py (one question after the other, its image encoded each
+time), by turns in the same run, on random models (encoder 6 x 192, LLaMA 8 x 256). One thread a process. CPU seconds,
+which other programs on the machine disturb least; with several processes wall seconds from the moment when all are
+ready. Printed for each: the slope of a line through the logarithms, 1 where twice as much takes twice as long.
+`--plots` draws one picture each. Writes results/bench/growth.json.
 """
 
 from __future__ import annotations
@@ -32,39 +33,51 @@ if TYPE_CHECKING:
 
 # What grows -> (its name, its values; images, questions an image and visual tokens otherwise).
 GROWING: dict[str, tuple[str, list[int], dict[str, int]]] = {
-    "questions": ("questions per image", [1, 2, 4, 8, 16, 32], {"images": 4, "tokens": 144}),
-    "images": ("images", [4, 8, 16, 32, 64], {"questions": 4, "tokens": 36}),
-    "tokens": ("visual tokens per image", [16, 36, 64, 144, 256, 576], {"images": 4, "questions": 4}),
-    "ranks": ("processes", [1, 2], {"images": 32, "questions": 8, "tokens": 144}),
+    "questions": ("questions per image", [1, 2, 4, 8, 16, 32], {"images": 2, "tokens": 144}),
+    "images": ("images", [2, 4, 8, 16, 32], {"questions": 4, "tokens": 144}),
+    "tokens": ("visual tokens per image", [16, 36, 64, 144, 256, 576], {"images": 2, "questions": 4}),
+    "ranks": ("processes", [1, 2], {"images": 16, "questions": 8, "tokens": 144}),
 }
-WAYS = {"engine": "batched", "plain": "reference"}
-SMALL_BATCHES = 64  # questions: several processes have to have something to share
+WAYS = ("engine", "plain")
+ROWS = 32  # questions of a batch at most: several processes have to have something to share
+LLM, ENCODER = "8x256", (192, 6, 3, 768)
 
 
 def answered(shape: dict[str, int], way: str, folder: Path, ranks: int) -> tuple[float, float]:
     """Wall and CPU seconds of answering in this process; of several, its own part."""
+    import asked
     import torch
-    from generation import LONGEST, TEMPLATE, Model, features_of, samples
 
     from mllm_eval.answers import Journal
+    from mllm_eval.catalog import Encoder
+    from mllm_eval.features import Features, FeatureStore
     from mllm_eval.generate import Asked, Limits, Share, answer_many
 
     torch.set_num_threads(1)
     share = Share.of_group() if ranks > 1 else Share()
-    model = Model(shape["width"], shape["depth"], shape["tokens"])
-    limits = Limits(rows=SMALL_BATCHES)
+    size = asked.PATCH * math.isqrt(shape["tokens"])
+    asked.ENCODERS["growth"] = (*ENCODER, size)
+    model = asked.build("growth", LLM)
+    facts = Encoder.model_validate(model.config.encoder)
+    asked.quick(model, way == "engine")
 
-    def answer(asked: list[Any], name: str) -> tuple[float, float]:
-        journal = Journal(folder / f"{name}.jsonl", share.rank)
+    def answer(questions: list[Any], name: str) -> tuple[float, float]:
         if ranks > 1:
             torch.distributed.barrier()
         wall, cpu = time.perf_counter(), time.process_time()
-        answer_many(model, [Asked(asked, LONGEST, journal)], TEMPLATE, features_of(model.image_tokens),
-                    engine=WAYS[way], limits=limits, share=share)  # fmt: skip
+        if way == "plain":
+            asked.plain_way(model, questions[share.rank :: ranks])
+        else:
+            store = FeatureStore(folder / name, (facts.grid, facts.grid), facts.width)
+            features = Features(store, lambda: model.encoder)
+            images = list({image.sha256: image for sample in questions for image in sample.images}.values())
+            features.fill(images[share.rank :: ranks])
+            own = Asked(questions, asked.LONGEST, Journal(folder / f"{name}.jsonl", share.rank))
+            answer_many(model, [own], asked.TEMPLATE, features, limits=Limits(rows=ROWS), share=share)
         return time.perf_counter() - wall, time.process_time() - cpu
 
-    answer(samples(2, 2), "warm")
-    return answer(samples(shape["images"], shape["questions"]), "asked")
+    answer(asked.samples([2] * ranks), "warm")
+    return answer(asked.samples([shape["questions"]] * shape["images"]), "asked")
 
 
 def processes(shape: dict[str, int], way: str, ranks: int) -> tuple[float, float]:
@@ -172,8 +185,7 @@ def draw(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--of", default=",".join(GROWING), help="what grows, comma-separated")
-    for option, default in (("width", 192), ("depth", 6), ("rounds", 3)):
-        parser.add_argument(f"--{option}", type=int, default=default)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--most", type=int, help="leave out larger values")
     parser.add_argument("--plots", type=Path, help="folder for a picture of each")
     parser.add_argument("--redraw", type=Path, help="only draw what this file of an earlier run holds")
@@ -189,16 +201,14 @@ def main() -> None:
     rows, told = [], []
     for of in asked.of.split(","):
         name, values, others = GROWING[of]
-        shape = {**others, "width": asked.width, "depth": asked.depth}
-        own = [measured(of, value, shape, asked.rounds) for value in values if value <= (asked.most or value)]
+        own = [measured(of, value, others, asked.rounds) for value in values if value <= (asked.most or value)]
         rows += own
         if len(own) > 1:
             slopes = {way: slope(own, way) for way in WAYS}
             told.append(
                 f"{name}: " + ", ".join(f"{way} grows by the power {found:.2f}" for way, found in slopes.items())
             )
-    settings = {"width": asked.width, "depth": asked.depth, "rounds": asked.rounds}
-    report("growth", settings, rows, asked.out)
+    report("growth", {"rounds": asked.rounds}, rows, asked.out)
     print("\n".join(told))
     if asked.plots:
         draw(asked.plots, rows)
