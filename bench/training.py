@@ -1,6 +1,6 @@
 """Time both stages of training against the plain way, in the same run and from the same weights.
 
-    python bench/training.py [--threads 1] [--steps 6] [--batch 4] [--vocabulary 32768] [--out FILE]
+    python bench/training.py [--threads 1,2] [--steps 6] [--batch 4] [--vocabulary 32768] [--out FILE]
     python bench/training.py --padding [--batch 512] [--micro 16]
 
 The plain way is transformers' Trainer over its `LlavaForConditionalGeneration`, all settings at their defaults: rows in
@@ -34,7 +34,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from harness import report
+from harness import alone, at_threads, report
 
 from mllm_eval.environment import before_torch, repeatable
 
@@ -404,7 +404,8 @@ def drawn_lengths(stage: int, rows: int) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    for option, default in (("threads", 1), ("steps", 6), ("batch", 4), ("vocabulary", 32768)):
+    parser.add_argument("--threads", default="1,2")
+    for option, default in (("steps", 6), ("batch", 4), ("vocabulary", 32768)):
         parser.add_argument(f"--{option}", type=int, default=default)
     parser.add_argument("--micro", type=int, default=16, help="rows of a micro-batch, for --padding")
     parser.add_argument("--padding", action="store_true", help="count padding, train nothing")
@@ -415,7 +416,11 @@ def main() -> None:
         batch = asked.batch if asked.batch % asked.micro == 0 else 512
         report("training_padding", {"batch": batch, "micro": asked.micro}, padding(batch, asked.micro), asked.out)
         return
-    os.environ["OMP_NUM_THREADS"] = str(asked.threads)
+    told = ("threads", "steps", "batch", "vocabulary", "tiny")
+    settings = {**{key: value for key, value in vars(asked).items() if key in told}, "torch": torch.__version__}
+    if not alone():
+        report("training", settings, at_threads(__file__, asked.threads), asked.out)
+        return
     shape = Shape(64, 2, 56, 64, 2) if asked.tiny else Shape()
     with tempfile.TemporaryDirectory(prefix="training-") as name:
         folder = Path(name)
@@ -429,10 +434,8 @@ def main() -> None:
         os.environ.pop("MLLM_EVAL_RESULTS")
         if before is not None:
             os.environ["MLLM_EVAL_RESULTS"] = before
-    settings = {
-        key: value for key, value in vars(asked).items() if key in ("threads", "steps", "batch", "vocabulary", "tiny")
-    }
-    report("training", {**settings, "torch": torch.__version__}, rows, asked.out)
+    rows = [{"threads": int(asked.threads), **row} for row in rows]
+    report("training", settings, rows, asked.out)
 
 
 if __name__ == "__main__":
