@@ -127,7 +127,9 @@ def measured(of: str, value: int, shape: dict[str, int], rounds: int) -> dict[st
 
 
 def slope(rows: Sequence[dict[str, Any]], way: str) -> float:
-    """Of the line through the logarithms of values and seconds, by least squares."""
+    """Of the line through the logarithms of values and seconds, by least squares; nan for a single point."""
+    if len(rows) < 2:
+        return math.nan
     points = [(math.log(row["value"]), math.log(row[f"{way}_seconds"])) for row in rows]
     return statistics.linear_regression(*zip(*points, strict=True)).slope
 

@@ -31,6 +31,7 @@ class Shelf(Sequence[T]):
         self._lock = Lock()
         for item in items:
             self.append(item)
+        self._write()
 
     def append(self, item: T) -> None:
         """Put an item behind the others."""
@@ -76,7 +77,7 @@ class Shelf(Sequence[T]):
     def _write(self) -> None:
         with self._lock:
             while self._coming:
-                del self._coming[: self._file.write(self._coming)]
+                self._coming = self._coming[self._file.write(self._coming) :]
 
 
 def read_at(file: int, start: int, length: int) -> bytes:
