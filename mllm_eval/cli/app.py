@@ -274,15 +274,21 @@ def data(
 @app.command(short_help="hold facts of encoders against their weights")
 def check(
     encoder: Annotated[str | None, typer.Argument(help="name; default: all")] = None,
+    determinism: Annotated[
+        bool, typer.Option("--determinism", help="instead: does a run's engine answer as the plain loop does")
+    ] = False,
+    samples: Annotated[int | None, typer.Option(help="of each benchmark; default: all", min=1)] = None,
 ) -> None:
-    """Hold the facts of an encoder's yaml against its weights.
+    """Hold the facts of an encoder's yaml against its weights, or a run's fast engine against the plain loop.
 
     \b
       mllm-eval check mini-dino
+      mllm-eval check mini-dino --determinism --samples 20
     """
-    from mllm_eval.cli.checking import check_encoders
+    from mllm_eval.cli.checking import check_determinism, check_encoders
 
-    raise typer.Exit(0 if check_encoders(encoder) else 2)
+    right = check_determinism(encoder, samples) if determinism else check_encoders(encoder)
+    raise typer.Exit(0 if right else 2)
 
 
 def _others() -> None:

@@ -1,4 +1,4 @@
-"""`mllm-eval check`: the facts in yaml files against the weights they name, and what an encoder does."""
+"""`mllm-eval check`: facts in yaml files against the weights they name, and the engine against the plain loop."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mllm_eval.errors import UserError
 if TYPE_CHECKING:
     from mllm_eval.adapters.base import EncoderModel
     from mllm_eval.adapters.examination import Examination
+    from mllm_eval.generate.determinism import Agreement, Difference
 
 
 def check_encoders(name: str | None) -> bool:
@@ -31,6 +32,46 @@ def check_encoders(name: str | None) -> bool:
         right = right and fine
         print(*lines, sep="\n")
     return right
+
+
+def check_determinism(name: str | None, samples: int | None) -> bool:
+    """Answer a run's questions by the engine and by the plain loop, and print how many agree and which do not.
+
+    True if nothing differs but by a tie. `samples`: about so many of each benchmark, default all.
+
+    Raises:
+        UserError: no such run, or several.
+    """
+    from mllm_eval.cli.display import display
+    from mllm_eval.pipeline.determinism import compare_engines
+    from mllm_eval.run import saved_run
+
+    if name is None:
+        raise UserError("say which run: mllm-eval check RUN --determinism, a hash or an encoder of `mllm-eval ls`")
+    run = saved_run(name)
+    found = compare_engines(run, samples, display())
+    print(f"{run.name}: {_summed(list(found.values()), len(found))}")
+    for agreement in found.values():
+        for one in agreement.differences:
+            print(*_shown(one), sep="\n")
+    return all(agreement.sound for agreement in found.values())
+
+
+def _summed(found: list[Agreement], asked: int) -> str:
+    questions, failed = sum(one.questions for one in found), sum(one.failed for one in found)
+    differences = [difference for one in found for difference in one.differences]
+    lost = f", {failed} failed in both" if failed else ""
+    differ = (
+        f"; {len(differences)} differ, {sum(one.tie for one in differences)} of them by a tie" if differences else ""
+    )
+    equal = questions - failed - len(differences)
+    return f"{equal:,} of {questions:,} questions in {asked} lists have the plain loop's tokens{lost}{differ}"
+
+
+def _shown(one: Difference) -> list[str]:
+    kind = "a tie" if one.tie else "NO TIE"
+    head = f"  {one.asked} {one.id}: token {one.token}, margin {one.margin:.1e} of its logits ({kind})"
+    return [head, f"    engine     {one.text!r}", f"    plain loop {one.reference!r}"]
 
 
 def _check(encoder: Encoder, skip_absent: bool) -> tuple[list[str], bool]:

@@ -71,15 +71,16 @@ class Job:
             for number in numbers:
                 planned = self.batches[number]
                 new = any(self.todo[sample] for sample in self.samples(planned))
-                images = self._images(planned) if new else []
-                following = planned, reader.submit(_read, self.means.features, images) if new else None
+                images = self.images(planned) if new else []
+                following = planned, reader.submit(read, self.means.features, images) if new else None
                 if coming is not None:
                     yield self._journalled(*coming)
                 coming = following
             if coming is not None:
                 yield self._journalled(*coming)
 
-    def _images(self, planned: Planned) -> list[ImageRef]:
+    def images(self, planned: Planned) -> list[ImageRef]:
+        """What the batch's questions show, an image as often as it is shown."""
         return [image for number in planned.requests for image in self.questions.sample(number).images]
 
     def _journalled(self, planned: Planned, coming: Future[Read] | None) -> Planned:
@@ -88,7 +89,7 @@ class Job:
             return planned
         features, failed = coming.result()
         found = self.means.thrift.answer(
-            planned, self.questions.requests, lambda part, limits: self._tokens(part, limits, features)
+            planned, self.questions.requests, lambda part, limits: self.tokens(part, limits, features)
         )
         new: dict[int, list[Answer]] = {}
         for number in planned.requests:
@@ -102,7 +103,8 @@ class Job:
             self.asked[one].journal.append(answers)
         return planned
 
-    def _tokens(self, planned: Planned, limits: Limits, features: Mapping[str, Tensor]) -> dict[int, list[int]]:
+    def tokens(self, planned: Planned, limits: Limits, features: Mapping[str, Tensor]) -> dict[int, list[int]]:
+        """The tokens of a batch's answers by number, of those whose images `features` has by sha256."""
         from mllm_eval.generate.engine import answer_batch
         from mllm_eval.generate.reference import answer_one
 
@@ -135,7 +137,8 @@ def _alone(request: Request) -> Planned:
     return Planned((request.head,), ((request.number,),), request.head_tokens + request.tail_tokens)
 
 
-def _read(features: Features, images: Sequence[ImageRef]) -> Read:
+def read(features: Features, images: Sequence[ImageRef]) -> Read:
+    """The features of those images that can be read: what cannot be read harms nothing else."""
     refs = list({image.sha256: image for image in images}.values())
     if not refs:
         return {}, {}
@@ -147,7 +150,7 @@ def _read(features: Features, images: Sequence[ImageRef]) -> Read:
     good: dict[str, Tensor] = {}
     bad: dict[str, str] = {}
     for ref in refs:
-        read, failed = _read(features, [ref])
-        good |= read
+        readable, failed = read(features, [ref])
+        good |= readable
         bad |= failed
     return good, bad

@@ -1,0 +1,122 @@
+"""Whether the engine answers as the plain loop does, and by how little a token was chosen where it does not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mllm_eval.data.samples import Sample
+from mllm_eval.generate.asking import Asked
+from mllm_eval.generate.batching import Limits, Piece
+from mllm_eval.generate.job import Features, Job, Means, read
+from mllm_eval.generate.model import Answerer, embed_images, embed_pieces
+from mllm_eval.generate.reference import answer_one
+from mllm_eval.generate.thrift import Thrift
+
+# Logits that differ by less than this many units in the last place of the largest are the same but for rounding.
+ROUNDING = 64
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A question that engine and reference answer otherwise.
+
+    `token` counts from 1; up to it both are the same. There the reference's logits prefer its own token by `margin`;
+    it is a `tie` where that is within rounding. Text behind a token that was chosen by a tie says nothing.
+    """
+
+    asked: str
+    id: str
+    text: str
+    reference: str
+    token: int
+    margin: float
+    tie: bool
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How many questions were answered by both, how many of them not at all, and the differences."""
+
+    questions: int
+    failed: int
+    differences: tuple[Difference, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing but ties differs."""
+        return all(one.tie for one in self.differences)
+
+
+def chosen(samples: Sequence[Sample], most: int | None) -> list[Sample]:
+    """About `most` samples, those on one image together, drawn by a hash of the image; all without `most`."""
+    if most is None:
+        return list(samples)
+
+    def drawn(sample: Sample) -> str:
+        return hashlib.sha256(sample.cluster.encode()).hexdigest()
+
+    taken = {drawn(sample) for sample in sorted(samples, key=drawn)[:most]}
+    return [sample for sample in samples if drawn(sample) in taken]
+
+
+@torch.inference_mode()
+def compare(
+    model: Answerer,
+    asked: Sequence[Asked],
+    template: str,
+    features: Features,
+    limits: Limits | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Agreement:
+    """Answer every sample by the engine, what is asked in one plan, and by the reference, and tell the differences.
+
+    The journals are left alone.
+    """
+    limits = limits or Limits()
+    means = Means(model, template, features, "batched", limits, Thrift(limits))
+    job = Job(means, asked, bytearray(sum(len(one.samples) for one in asked)))
+    done, failed, total, found = 0, 0, len(job.questions.requests) - len(job.questions.same_as), []
+    for planned in job.batches:
+        grids, _ = read(features, job.images(planned))
+        tokens = means.thrift.answer(planned, job.questions.requests, lambda part, own: job.tokens(part, own, grids))  # noqa: B023  # called at once
+        for number in planned.requests:
+            done += 1
+            if number not in tokens:
+                failed += 1
+                continue
+            (pieces,) = job.questions.pieces([job.questions.sample(number)])
+            plain = answer_one(model, pieces, grids, job.questions.requests[number].longest, job.ends)
+            if plain != tokens[number]:
+                one, _ = job.questions.place(number)
+                name, sample = asked[one].name, job.questions.sample(number)
+                found.append(_difference(model, name, sample, pieces, grids, tokens[number], plain))
+        if progress:
+            progress(done, total)
+    return Agreement(done, failed, tuple(found))
+
+
+def _difference(
+    model: Answerer,
+    name: str,
+    sample: Sample,
+    pieces: Sequence[Piece],
+    grids: Mapping[str, Tensor],
+    tokens: Sequence[int],
+    plain: Sequence[int],
+) -> Difference:
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(tokens, plain, strict=False)))
+    shown = {piece: grids[piece] for piece in pieces if isinstance(piece, str)}
+    before: list[Piece] = [*pieces, *([tuple(plain[:same])] if same else [])]
+    inputs = embed_pieces(model, before, embed_images(model, shown))[None]
+    logits: Any = model.llm(inputs_embeds=inputs, logits_to_keep=1).logits[0, -1]
+    margin = float(logits[plain[same]] - logits[tokens[same]])
+    rounding = ROUNDING * torch.finfo(logits.dtype).eps * float(logits.abs().max())
+    texts = [model.tokenizer.decode(list(one), skip_special_tokens=True).strip() for one in (tokens, plain)]
+    return Difference(name, sample.id, texts[0], texts[1], same + 1, margin, abs(margin) <= rounding)

@@ -1,0 +1,59 @@
+"""A run's questions asked once more by the engine and by the plain loop. Its answers are left alone."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mllm_eval.answers import Journal
+from mllm_eval.environment import before_torch, device, repeatable
+from mllm_eval.errors import UserError
+from mllm_eval.generate import Asked
+from mllm_eval.pipeline.answering import titled
+from mllm_eval.pipeline.asked import asked_benchmarks
+from mllm_eval.pipeline.reporter import Reporter, Silent
+from mllm_eval.pipeline.subset import asked_samples
+from mllm_eval.run import Run
+from mllm_eval.train import is_trained
+
+if TYPE_CHECKING:
+    from mllm_eval.generate.determinism import Agreement
+
+
+def compare_engines(run: Run, samples: int | None = None, reporter: Reporter | None = None) -> dict[str, Agreement]:
+    """Benchmark -> how the engine's answers agree with those of the plain loop.
+
+    Asked are the questions of the table, without images too where the run has such answers; about `samples` of each
+    benchmark and variant, all without. Every benchmark is planned with the limits that the run has kept.
+
+    Raises:
+        UserError: the run is not trained, or has no benchmarks.
+    """
+    before_torch()
+    listener = reporter or Silent()
+    if not is_trained(run):
+        raise UserError(f"{run.name} is not trained; `mllm-eval train {run.encoder.name}` does that")
+    repeatable(run.seed)
+    from mllm_eval.features import Features
+    from mllm_eval.generate.determinism import chosen, compare
+    from mllm_eval.generate.thrift import kept_limits
+    from mllm_eval.model import load_checkpoint
+
+    model = load_checkpoint(run.checkpoint)
+    model.to(device())  # type: ignore[arg-type]  # transformers wraps it without its types
+    features, found = Features.of(run), {}
+    with tempfile.TemporaryDirectory() as folder:
+        kept = run.answers_path("limits").with_suffix(".json")
+        limits = kept_limits(kept if kept.is_file() else Path(folder) / "limits.json", model)
+        for benchmark in asked_benchmarks(None, run.data):
+            for variant in ("default", "blind"):
+                if variant != "default" and not run.answers_path(benchmark.name, variant).is_file():
+                    continue
+                name, own = titled(benchmark, variant), chosen(asked_samples(benchmark, run.data, variant), samples)
+                asked = Asked(own, benchmark.generation.max_new_tokens, Journal(Path(folder) / "none"), name)
+                with listener.step(f"both ways: {name}") as progress:
+                    found[name] = compare(model, [asked], run.recipe.template, features, limits, progress)
+    if not found:
+        raise UserError(f"no benchmark has data '{run.data}'")
+    return found
