@@ -1,9 +1,10 @@
-"""Time how soon commands answer that compute nothing: `--help`, lists, a published table, `eval` with nothing to do.
+"""Time how soon commands answer that load no model: `--help`, lists, a table, `score`, `eval` with nothing to do.
 
-    python bench/commands.py [--rounds 5]
+    python bench/commands.py [--rounds 5] [--answers 63000]
 
 Each is a process of its own; its CPU seconds are those of the process. `eval` is timed for a run that is complete
-under results/runs, if there is one. Writes results/bench/commands.json.
+under results/runs, if there is one; `score` for a file of so many answers to GQA with their records. Writes
+results/bench/commands.json.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from harness import report
+from scoring import write
 
 from mllm_eval.cli.looking import state
 from mllm_eval.errors import UserError
@@ -52,13 +55,17 @@ def complete() -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--answers", type=int, default=63_000)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for command in [*COMMANDS, *complete()]:
-        taken = [spent(command.split()) for _ in range(asked.rounds)]
-        row = {"command": f"mllm-eval {command}"}
-        rows.append({**row, **{f"{clock}_seconds": statistics.median(one[at] for one in taken)
+    with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-") as folder:
+        answers = write(Path(folder), "gqa", asked.answers)
+        taken = {command: [spent(command.split()) for _ in range(asked.rounds)]
+                 for command in [*COMMANDS, f"score gqa --answers {answers}", *complete()]}  # fmt: skip
+    for command, found in taken.items():
+        row = {"command": f"mllm-eval {command.replace(str(answers), f'({asked.answers:,})')}"}
+        rows.append({**row, **{f"{clock}_seconds": statistics.median(one[at] for one in found)
                                for at, clock in enumerate(("wall", "cpu"))}})  # fmt: skip
     report("commands", {"rounds": asked.rounds}, rows, asked.out)
 
