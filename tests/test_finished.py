@@ -331,7 +331,7 @@ def test_an_export_that_differs_is_not_written(tmp_path: Path, monkeypatch: pyte
     from mllm_eval.model import export
 
     checkpoint = make_checkpoint(tmp_path)
-    original = export._llava
+    original = export.as_llava
 
     def spoilt(model: Any) -> Any:
         llava = original(model)
@@ -339,7 +339,7 @@ def test_an_export_that_differs_is_not_written(tmp_path: Path, monkeypatch: pyte
             llava.model.multi_modal_projector.linear_1.bias.add_(0.5)
         return llava
 
-    monkeypatch.setattr(export, "_llava", spoilt)
+    monkeypatch.setattr(export, "as_llava", spoilt)
     with pytest.raises(UserError, match="its logits differ by"):
         export_llava(checkpoint, tmp_path / "llava")
     assert not (tmp_path / "llava").exists()

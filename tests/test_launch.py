@@ -183,6 +183,22 @@ def test_what_cannot_be_launched_is_refused_at_once(
     assert not (tmp_path / "results" / "runs").exists()
 
 
+def test_what_is_started_is_the_same_command_without_the_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
+    started: list[tuple[str, list[str], int]] = []
+    monkeypatch.setattr(launch, "run_processes", lambda *given: (started.append(given), 3)[1])
+    words = [*write_run(tmp_path), "--benchmarks", "mme", "--blind"]
+    asked = ["--launch", "torchrun", "--processes", "2"]
+    assert CliRunner().invoke(app, ["eval", *words, *asked]).exit_code == 3
+    assert CliRunner().invoke(app, ["train", *asked, *words[:-3], "--seed", "4"]).exit_code == 3
+    assert started == [
+        ("torchrun", ["eval", *words], 2),
+        ("torchrun", ["train", *words[:-3], "--seed", "4"], 2),
+    ]
+
+
 def test_slurm_is_missed_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
     words = write_run(tmp_path)

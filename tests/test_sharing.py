@@ -105,6 +105,16 @@ def test_rank_0_comes_first_where_it_must_and_last_when_all_have_come() -> None:
     assert done == ["prepared", "a", "b", "c"]
 
 
+def test_rank_0_stays_until_the_others_ask_no_more() -> None:
+    first, second = shares(2)
+    with pytest.raises(AssertionError, match="waits for ever"):
+        first.close()
+    first, second = shares(2)
+    second.close()
+    first.close()
+    Share().close()
+
+
 def test_a_sum_is_everybodys() -> None:
     counters = [share.counter() for share in shares(2)]
     assert [counters[0](3), counters[1](4), counters[0](0)] == [3, 7, 7]

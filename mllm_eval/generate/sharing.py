@@ -69,7 +69,10 @@ class Share:
         own = group.TCPStore(host, 0, is_master=True, wait_for_workers=False) if rank == 0 else None
         port: list[int | None] = [own.port if own else None]
         group.broadcast_object_list(port, src=0)
-        return cls(rank, size, own or group.TCPStore(host, port[0], is_master=False))
+        share = cls(rank, size, own or group.TCPStore(host, port[0], is_master=False))
+        # Rank 0 holds the board: it does not go before the others have found it, nor (`close`) while they look at it.
+        group.barrier()
+        return share
 
     def take(self, work: Sequence[int]) -> Iterator[int]:
         """The numbers of the pieces of work that are this process's to do, as it comes to do them.
@@ -118,6 +121,13 @@ class Share:
             name, do = self._later.popleft()
             self._board.wait([name], WAIT)
             do()
+
+    def close(self) -> None:
+        """Say that this process asks no more; rank 0 waits until all have said so, for it holds what they look at."""
+        if self._board.add("closed/come", 1) == self.size:
+            self._board.add("closed", 1)
+        if self.rank == 0:
+            self._board.wait(["closed"], WAIT)
 
     def _name(self, what: str) -> str:
         self._asked += 1

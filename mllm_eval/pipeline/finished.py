@@ -16,7 +16,7 @@ from mllm_eval.pipeline.answering import titled
 from mllm_eval.pipeline.asked import asked_benchmarks
 from mllm_eval.pipeline.flow import working
 from mllm_eval.pipeline.ledger import Ledger
-from mllm_eval.pipeline.processes import decided, meet
+from mllm_eval.pipeline.processes import decided, sharing
 from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.pipeline.scoring import score_answers, scored
 from mllm_eval.pipeline.snapshots import locked_or_told
@@ -53,8 +53,7 @@ def evaluate_finished(
     model = Finished.of(place, data, dtype, batch)
     asked = asked_benchmarks(benchmarks, data)
     variants = [sized(name, subset) for name in (["default", "blind"] if blind else ["default"])]
-    with working(model, reporter) as ledger:
-        share = meet()
+    with working(model, reporter) as ledger, sharing() as share:
 
         def prepare() -> None:
             local = [one for one in asked if one.pin(data).source != "hub"]

@@ -17,7 +17,7 @@ from mllm_eval.finished import Finished
 from mllm_eval.pipeline.answering import Respondent, titled
 from mllm_eval.pipeline.asked import asked_benchmarks, asked_variants
 from mllm_eval.pipeline.ledger import Ledger
-from mllm_eval.pipeline.processes import decided, meet
+from mllm_eval.pipeline.processes import decided, meet, sharing
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.scoring import score_answers, scored
 from mllm_eval.pipeline.snapshots import lock_data, locked_or_told, of_the_hub
@@ -63,8 +63,7 @@ def evaluate(
     asked = asked_benchmarks(benchmarks, run.recipe.data)
     wanted = asked_variants(asked, [*(["blind"] if blind else []), *(variants or [])])
     chosen = {name: [sized(variant, subset) for variant in own] for name, own in wanted.items()}
-    with working(run, reporter) as ledger:
-        share = meet()
+    with working(run, reporter) as ledger, sharing() as share:
 
         def prepare() -> None:
             provide(needed(run.recipe, not is_trained(run), asked), ledger.reporter)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from mllm_eval.environment import world
@@ -23,14 +24,21 @@ def several() -> bool:
     return world()[1] > 1
 
 
-def meet() -> Share:
-    """Wait for the other processes, if there are any; this one's share of their work."""
-    if not several():
-        return Share()
-    from mllm_eval.train.ranks import join_processes
+def meet() -> None:
+    """Wait for the other processes, if there are any."""
+    if several():
+        from mllm_eval.train.ranks import join_processes
 
-    join_processes(True)
-    return Share.of_group()
+        join_processes(True)
+
+
+@contextmanager
+def sharing() -> Iterator[Share]:
+    """`meet`, and this process's share of what all do in the `with` block."""
+    meet()
+    share = Share.of_group() if several() else Share()
+    yield share
+    share.close()
 
 
 def decided(decide: Callable[[], Decision]) -> Decision:
