@@ -224,6 +224,7 @@ def _train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, pr
     trainer = StageTrainer(model, one.stage, args, one.plan, one.rows, collator, stage_log, progress, one.unreadable)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     state = trainer.whole_state()
+    trainer.release()
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
     if rank == 0:
         _note_left_out(run, one.number, one.data)

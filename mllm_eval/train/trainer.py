@@ -213,6 +213,11 @@ class StageTrainer(Trainer):
         with self.checkpoints.notice:
             return super().train(*args, **options)
 
+    def release(self) -> None:
+        """Let go of the model: DeepSpeed's hooks would hold that of stage 1 in memory during stage 2."""
+        if self.args.deepspeed:
+            self.model_wrapped.destroy()
+
     def whole_state(self) -> dict[str, torch.Tensor]:
         """All tensors of the trained model, gathered over the processes (complete on rank 0)."""
         wrapped = self.model_wrapped if self.args.deepspeed else self.model
