@@ -5,23 +5,24 @@ The encoder of the sharded runs is part of the model (`features: live`), frozen 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import pytest
 import torch
 import yaml
+from forked import run_ranks
 from safetensors.torch import load_file
 from tiny_models import make_conversations, make_encoder, make_llm, make_recipe
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mllm_eval.model import load_checkpoint
+from mllm_eval.plan.memory import states
 from mllm_eval.run import Run
 from mllm_eval.train import train
 
@@ -34,37 +35,91 @@ CHANGES: dict[str, Any] = {
 }
 SHARDED = {"features": "live", "gradient_checkpointing": True}
 
-# The worker, made to die after a step, and to say what its sharded model answers before its weights are gathered.
-WORKER = """
-    import os, sys
-    import torch
+
+def held(engine: Any) -> dict[str, int]:
+    """Bytes that DeepSpeed's engine holds on this process, each storage once, by what they are for; and parameters."""
+    zero = engine.optimizer
+    seen: set[int] = set()
+
+    def size(thing: Any) -> int:
+        if isinstance(thing, dict):
+            return sum(map(size, thing.values()))
+        if isinstance(thing, list | tuple):
+            return sum(map(size, thing))
+        if not isinstance(thing, torch.Tensor) or (place := thing.untyped_storage().data_ptr()) in seen:
+            return 0
+        seen.add(place)
+        return thing.untyped_storage().nbytes()
+
+    parameters = list(engine.module.parameters())
+    third = engine.zero_optimization_stage() == 3
+    stepped = zero.fp32_partitioned_groups_flat if third else zero.single_partition_of_fp32_groups
+    counts = [(getattr(one, "ds_numel", one.numel()), one.requires_grad) for one in parameters]
+    return {
+        "trained": sum(count for count, trains in counts if trains),
+        "frozen": sum(count for count, trains in counts if not trains),
+        "weights": size([getattr(one, "ds_tensor", one) for one in parameters]),
+        "passing": size([one.grad for one in stepped]),
+        "optimiser": size(stepped) + size(dict(zero.optimizer.state)),
+        # What else there is: gradients as they were reduced, and buffers.
+        "gradients": sum(size(value) for value in vars(zero).values()),
+    }
+
+
+def train_as_rank(
+    configs: dict[str, str],
+    die: tuple[str, int] | None = None,
+    logits: Path | None = None,
+    counted: Path | None = None,
+) -> int:
+    """A process of a training: made to die after a step, and to say what it answers before weights are gathered.
+
+    `counted`: a folder for the most bytes that it holds as its optimiser steps a group.
+    """
     from mllm_eval.train import stages, trainer, worker
 
-    die = tuple(os.environ.get("DIE", "0 0").split())
-    add = stages.StageLog.add
-    def add_or_die(self, step, *rest):
-        add(self, step, *rest)
-        if (self.path.parent.name, str(step)) == die:
-            os._exit(9)
-    stages.StageLog.add = add_or_die
+    steps: list[dict[str, int]] = []
+    if counted is not None:
+        engines: list[Any] = []
+        initialize = deepspeed.initialize
 
+        def kept(*args: Any, **options: Any) -> Any:
+            made = initialize(*args, **options)
+            engines.append(made[0])
+            return made
+
+        deepspeed.initialize = kept
+        register_optimizer_step_pre_hook(lambda *_: steps.append(held(engines[-1])))
+
+    add = stages.StageLog.add
+
+    def add_or_die(self: Any, step: int, *rest: Any) -> None:
+        add(self, step, *rest)
+        if counted is not None:
+            (counted / f"{self.path.parent.name}.json").write_text(
+                json.dumps(max(steps, key=lambda one: sum(one.values())))
+            )
+        if (self.path.parent.name, step) == die:
+            os._exit(9)
+
+    stages.StageLog.add = add_or_die  # type: ignore[method-assign]
     whole_state = trainer.StageTrainer.whole_state
-    def answered(self):
-        if self.stage.train_llm:
+
+    def answered(self: Any) -> Any:
+        if logits is not None and self.stage.train_llm:
             model = self.model_wrapped
             model.eval()
             image = self.model.config.image_token_id
             ids = torch.tensor([[5, *[image] * 9, 20, 30, 40]])
             pixels = torch.linspace(-1, 1, 3 * 28 * 28).view(1, 3, 28, 28)
             with torch.no_grad():
-                logits = model(input_ids=ids, pixel_values=pixels).logits
+                found = model(input_ids=ids, pixel_values=pixels).logits
             if self.is_world_process_zero():
-                torch.save((ids, pixels, logits), os.environ["LOGITS"])
+                torch.save((ids, pixels, found), logits)
         return whole_state(self)
-    if "LOGITS" in os.environ:
-        trainer.StageTrainer.whole_state = answered
-    sys.exit(worker.main(sys.argv[1:]))
-"""
+
+    trainer.StageTrainer.whole_state = answered  # type: ignore[method-assign]
+    return worker.main([word for kind, path in configs.items() for word in (f"--{kind}", path)])
 
 
 def write_configs(folder: Path, sharded: bool, stage2: dict[str, Any]) -> dict[str, str]:
@@ -88,48 +143,19 @@ def write_configs(folder: Path, sharded: bool, stage2: dict[str, Any]) -> dict[s
     return paths
 
 
-def run_processes(configs: dict[str, str], folder: Path, size: int, **environment: str) -> list[int]:
-    """The worker on so many processes, as a launcher would start them: when one ends badly, so do all."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {
-        **os.environ,
-        "MLLM_EVAL_RESULTS": str(folder / "results"),
-        "OMP_NUM_THREADS": "1",
-        # Empty: nothing may be compiled.
-        "TORCH_EXTENSIONS_DIR": str(folder / "extensions"),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(size),
-        "LOCAL_WORLD_SIZE": str(size),
-        **environment,
-    }
-    words = [word for kind, path in configs.items() for word in (f"--{kind}", path)]
-    # To files: a rank whose pipe nobody reads blocks as soon as it is full, and all others wait for it.
-    outputs = [folder / f"rank{rank}.log" for rank in range(size)]
-    processes = []
-    for rank, output in enumerate(outputs):
-        with output.open("w") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-c", textwrap.dedent(WORKER), *words],
-                env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-        processes.append(process)
-    try:
-        while any(process.poll() is None for process in processes) and not any(process.poll() for process in processes):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                processes[0].wait(timeout=0.1)
-                processes[-1].wait(timeout=0.1)
-    finally:
-        for process in processes:
-            process.kill()
-    codes = [process.wait() for process in processes]
-    expected = 9 if "DIE" in environment else 0
-    assert codes[0] == expected, outputs[0].read_text()[-3000:]
-    return codes
+def run_processes(
+    configs: dict[str, str],
+    folder: Path,
+    size: int,
+    die: tuple[str, int] | None = None,
+    logits: Path | None = None,
+    counted: Path | None = None,
+) -> None:
+    """A training on so many processes; `die` after a step of a stage."""
+    # Empty: nothing may be compiled.
+    environment = {"TORCH_EXTENSIONS_DIR": str(folder / "extensions")}
+    codes = run_ranks(size, folder, train_as_rank, configs, die, logits, counted, environment=environment)
+    assert codes[0] == (9 if die else 0), (folder / "rank0.log").read_text()[-3000:]
 
 
 def results_of(run: Run) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
@@ -189,9 +215,9 @@ def test_sharded_and_killed_twice_it_goes_on_with_another_number_of_processes(
 ) -> None:
     configs = write_configs(tmp_path, True, {})
     logits = tmp_path / "logits.pt"
-    run_processes(configs, tmp_path, 2, DIE="stage1 5")
-    run_processes(configs, tmp_path, 1, DIE="stage2 5")
-    run_processes(configs, tmp_path, 2, LOGITS=str(logits))
+    run_processes(configs, tmp_path, 2, ("stage1", 5), counted=tmp_path)
+    run_processes(configs, tmp_path, 1, ("stage2", 5))
+    run_processes(configs, tmp_path, 2, logits=logits, counted=tmp_path)
     run = finished(configs, tmp_path, monkeypatch)
     assert_same(run, one_process)
     # The checkpoint says what the sharded model said.
@@ -200,17 +226,32 @@ def test_sharded_and_killed_twice_it_goes_on_with_another_number_of_processes(
         found = load_checkpoint(run.checkpoint)(input_ids=ids, pixel_values=pixels).logits
     torch.testing.assert_close(found, expected)
     assert not (run.stage_dir(2) / "checkpoints").exists()
+    # What a plan foretells of a process's memory: nothing is gathered while the optimiser steps.
+    for stage, kinds in ((1, ("weights", "optimiser")), (2, ("weights", "gradients", "optimiser", "passing"))):
+        measured = json.loads((tmp_path / f"stage{stage}.json").read_text())
+        foretold = states(measured["trained"], measured["frozen"], 0, "float32", 2 if stage == 1 else 3, 2)
+        print(f"stage {stage}: {measured}, {foretold}")
+        # Under ZeRO-2 gradients become steps group by group.
+        for kind in kinds:
+            assert getattr(foretold, kind) == pytest.approx(measured[kind], rel=0.15), (stage, kind)
+        whole = sum(measured[kind] for kind in ("weights", "gradients", "optimiser", "passing"))
+        assert foretold.gpu == pytest.approx(whole, rel=0.15), stage
 
 
 @pytest.mark.slow
-def test_adapters_are_trained_sharded_then_merged_and_load_in_peft(
+def test_adapters_are_trained_under_deepspeeds_launcher_then_merged_and_load_in_peft(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from peft import PeftModel
     from transformers import LlamaForCausalLM
 
     configs = write_configs(tmp_path, True, {"lora": {"r": 4, "alpha": 8, "targets": ["q_proj", "down_proj"]}})
-    run_processes(configs, tmp_path, 2)
+    words = [configs["encoder"], "--recipe", configs["recipe"], "--llm", configs["llm"]]
+    command = [sys.executable, "-m", "mllm_eval", "train", *words, "--launch", "deepspeed", "--processes", "2"]
+    places = {"MLLM_EVAL_RESULTS": tmp_path / "results", "TORCH_EXTENSIONS_DIR": tmp_path / "extensions"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **{name: str(place) for name, place in places.items()}}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
     run = finished(configs, tmp_path, monkeypatch)
     base = LlamaForCausalLM.from_pretrained(tmp_path / "llm")
     plain = {name: tensor.clone() for name, tensor in base.state_dict().items()}
