@@ -216,7 +216,8 @@ class StageTrainer(Trainer):
     def release(self) -> None:
         """Let go of the model: DeepSpeed's hooks would hold that of stage 1 in memory during stage 2."""
         if self.args.deepspeed:
-            self.model_wrapped.destroy()
+            engine: Any = self.model_wrapped
+            engine.destroy()
 
     def whole_state(self) -> dict[str, torch.Tensor]:
         """All tensors of the trained model, gathered over the processes (complete on rank 0)."""
