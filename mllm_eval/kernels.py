@@ -18,7 +18,8 @@ M = TypeVar("M", bound=nn.Module)
 
 def wide() -> bool:
     """Whether this machine's CPU has the vectors that make oneDNN worth it, and this torch has oneDNN."""
-    return torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    built: Any = torch.backends.mkldnn.is_available
+    return bool(built()) and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def product(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -37,7 +38,7 @@ class _Product(torch.autograd.Function):
         return product(states, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         states, weight = ctx.saved_tensors
         by_states, by_weight, by_bias = ctx.needs_input_grad
         rows = above.reshape(-1, above.shape[-1])

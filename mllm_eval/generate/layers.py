@@ -88,10 +88,12 @@ def _keys_and_values(
 
 
 def _by_head(attention: Any, states: Tensor) -> Tensor:
-    return states.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    parted: Tensor = states.reshape(*states.shape[:-1], -1, attention.head_dim).transpose(1, 2)
+    return parted
 
 
 def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of queries or keys [B, heads, N, width], as transformers' LLaMA computes it."""
     cos, sin = cos[:, None], sin[:, None]
-    return states * cos + rotate_half(states) * sin  # type: ignore[no-untyped-call]
+    turned: Tensor = states * cos + rotate_half(states) * sin  # type: ignore[no-untyped-call]
+    return turned
