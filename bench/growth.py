@@ -155,11 +155,13 @@ def drawn(of: str, rows: Sequence[dict[str, Any]]) -> Figure:
     for row in (rows[0], rows[-1]):
         middle = math.sqrt(row["plain_seconds"] * row["engine_seconds"])
         axes.vlines(row["value"], row["engine_seconds"], row["plain_seconds"], color=INK, linewidth=0.6, alpha=0.5)
-        left = row is rows[0]
-        axes.annotate(f"{row['times']:.1f}x", (row["value"], middle), (5 if left else -5, 0), fontsize=8.5,
-                      textcoords="offset points", va="center", ha="left" if left else "right", color=INK)  # fmt: skip
+        left, close = row is rows[0], row["times"] < 1.5
+        axes.annotate(f"{row['times']:.1f}x", (row["value"], middle), (5 if left else -5, 11 if close else 0),
+                      textcoords="offset points", va="center", ha="left" if left else "right", color=INK,
+                      fontsize=8.5)  # fmt: skip
     axes.set_xticks(values, [str(value) for value in values])
     axes.minorticks_off()
+    axes.margins(y=0.1)
     low, high = axes.get_ylim()
     steps = [step * 10.0**power for power in range(-3, 5) for step in (1, 2, 5)]
     shown = [step for step in steps if low <= step <= high]
