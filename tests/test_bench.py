@@ -55,7 +55,7 @@ def test_generation_gives_the_answers_of_the_plain_way(tmp_path: Path) -> None:
     assert run_timings(["generation"], ["--quick", "--rounds", "1", "--threads", "1", "--out", str(out)])
     rows = json.loads(out.read_text())["rows"]
     assert [(row["questions"], row["images"]) for row in rows] == [(10, 2), (6, 3), (4, 4)]
-    assert all(row["same_answers"] == row["questions"] for row in rows)
+    assert all(row["same_answers"] == row["compared"] == row["questions"] for row in rows)
     assert all(row["distinct_answers"] > 1 and row["cold_seconds"] > 0 for row in rows)
 
 
