@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -75,10 +77,14 @@ def run_ranks(
             process.kill()
     for process in processes:
         process.join()
+        # What reads images for a rank that was killed would wait for ever.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     return [int(process.exitcode or 0) for process in processes]
 
 
 def _rank(environment: dict[str, str], output: Path, work: Callable[..., int], args: tuple[Any, ...]) -> None:
+    os.setpgid(0, 0)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)
