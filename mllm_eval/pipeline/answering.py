@@ -12,7 +12,6 @@ from mllm_eval.answers import Journal
 from mllm_eval.catalog import Benchmark
 from mllm_eval.data.samples import ImageRef, Sample, Shown
 from mllm_eval.environment import device, repeatable
-from mllm_eval.errors import UserError
 from mllm_eval.generate import Asked, Limits, Share, answer_many, is_open, pending, shared_answers, together
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.processes import decided, encode
@@ -73,7 +72,7 @@ class Respondent:
         for (benchmark, variant), journal in zip(wanted, journals, strict=True):
             samples, name = asked_samples(benchmark, self.run.data, variant), titled(benchmark, variant)
             asked = Asked(samples, benchmark.generation.max_new_tokens, journal, name)
-            if self._open(asked):
+            if is_open(asked, self.run.recipe.template):
                 opened[asked] = benchmark, variant
             elif not share.rank:
                 finished(benchmark, variant, samples)
@@ -135,9 +134,6 @@ class Respondent:
     def _pending(self, asked: Asked) -> bool:
         return bool(pending(asked.samples, self.run.recipe.template, asked.journal))
 
-    def _open(self, asked: Asked) -> bool:
-        return is_open(asked, self.run.recipe.template) or _mended(asked.journal, asked.samples)
-
     @contextmanager
     def _step(self, part: Sequence[Asked], which: str, share: Share) -> Iterator[Progress]:
         """What is left of a part, as a step of the ledger; the images that it shows are encoded before."""
@@ -189,18 +185,3 @@ class Respondent:
 def titled(benchmark: Benchmark, variant: str) -> str:
     """A benchmark's name, its variant in brackets."""
     return benchmark.name if variant == "default" else f"{benchmark.name} ({variant})"
-
-
-def _mended(journal: Journal, samples: Sequence[Sample]) -> bool:
-    """Whether a sample that failed has images that can all be read by now. Loads no model to find out."""
-    done = journal.done()
-    failed = [sample for sample in samples if done[sample.id].state == "error"]
-    return any(all(_readable(image) for image in sample.images) for sample in failed)
-
-
-def _readable(image: ImageRef) -> bool:
-    try:
-        image.load()
-    except (UserError, OSError, ValueError):
-        return False
-    return True
