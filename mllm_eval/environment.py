@@ -93,6 +93,9 @@ def before_torch() -> None:
         "DS_LOG_LEVEL": "error",
         # cuBLAS is repeatable only with a workspace of this form.
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        # oneDNN keeps what it has prepared for 1,024 shapes, and nearly every batch has another: hundreds of megabytes.
+        "LRU_CACHE_CAPACITY": "32",
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
     }
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
