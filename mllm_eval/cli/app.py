@@ -188,17 +188,9 @@ def score(
 
         score_file(what, answers, rules, out, partial, layout, as_json, data, variant)
         return
-    from mllm_eval import pipeline
-    from mllm_eval.cli.display import display
-    from mllm_eval.finished import Finished, saved, saved_models
-    from mllm_eval.run import Run, saved_runs
-    from mllm_eval.storage import results_home
+    from mllm_eval.cli.scoring import score_anew
 
-    runs: list[Run | Finished] = [saved(what)] if what is not None else [*saved_runs(), *saved_models()]
-    if not runs:
-        raise UserError(f"no runs under {results_home()}; `mllm-eval eval mini-dino` makes one")
-    for run in runs:
-        print(f"{run.name}: {', '.join(pipeline.score_run(run, display()))}")
+    score_anew(what)
 
 
 @app.command(short_help="print the table of runs, or one of the paper's")
@@ -295,13 +287,8 @@ def _others() -> None:
     # Registered here so that `mllm-eval --help` lists them last.
     from mllm_eval.cli import features, fetching, finished, looking, miniature, planning, reporting, statistics
 
-    looking.register(app)
-    statistics.register(app)
-    reporting.register(app)
-    planning.register(app)
-    fetching.register(app)
-    finished.register(app)
-    features.register(app)
+    for others in (looking, statistics, reporting, planning, fetching, finished, features):
+        others.register(app)
     app.add_typer(miniature.app, name="miniature")
 
 
