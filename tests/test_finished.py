@@ -173,12 +173,12 @@ def test_two_that_share_the_questions_give_the_same_bytes(home: Path, tmp_path: 
     model = FinishedModel(home / "llava", "float32", "cpu")
     alone = Journal(tmp_path / "alone.jsonl")
     answers = answer_finished(model, samples, 8, alone, batch=2)
-    board = torch.distributed.HashStore()
+    board = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     path = tmp_path / "shared.jsonl"
 
     def as_rank(rank: int) -> list[Answer]:
-        share = Share(rank, 2, board)
-        return answer_finished(model, samples, 8, Journal(path, rank), batch=2, share=share)
+        own = torch.distributed.TCPStore("127.0.0.1", board.port) if rank else board
+        return answer_finished(model, samples, 8, Journal(path, rank), batch=2, share=Share(rank, 2, own))
 
     with ThreadPoolExecutor(2) as ranks:
         assert list(ranks.map(as_rank, range(2))) == [answers, []]
