@@ -22,6 +22,7 @@ from mllm_eval.catalog.llm import LLM, LlamaArchitecture, llama_parameters
 from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
 from mllm_eval.features.store import FeatureStore
+from mllm_eval.kernels import quick
 from mllm_eval.model import IGNORED, load_llm_model
 from mllm_eval.plan import make_plan
 from mllm_eval.plan.gpus import parse_gpus
@@ -229,9 +230,11 @@ def test_work_of_a_step_is_that_of_its_products(train_llm: bool) -> None:
     assert foretold == pytest.approx(counter.get_total_flops(), rel=0.03)
 
 
-def test_work_of_asking_is_that_of_its_products(tmp_path: Path) -> None:
-    encoder = make_encoder(tmp_path / "encoder")
-    model = load_encoder_model(encoder)
+@pytest.mark.parametrize("layer", [-1, -2])
+def test_work_of_asking_is_that_of_its_products(tmp_path: Path, layer: int) -> None:
+    encoder = make_encoder(tmp_path / "encoder").model_copy(update={"feature_layer": layer})
+    # torch counts the operations of its own products only.
+    model = quick(load_encoder_model(encoder), on=False)
     model.model.set_attn_implementation("eager")
     with FlopCounterMode(display=False) as counter:
         model(torch.randn(2, 3, 28, 28))

@@ -53,13 +53,19 @@ class ProjectorShape:
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """A vision transformer at the resolution it is used at. `positions`: weights that no product uses."""
+    """A vision transformer at the resolution it is used at.
+
+    `positions`: weights that no product uses. `patches`: those that make tokens of patches. `read`: blocks
+    up to the one that is read; no other is computed.
+    """
 
     params: int
     width: int
     depth: int
     grid: int
     positions: int
+    patches: int
+    read: int
 
     @property
     def tokens(self) -> int:
@@ -138,7 +144,16 @@ def encoder_shape(encoder: Encoder) -> EncoderShape:
     """The shape of an encoder at the size of its preprocessing."""
     grid = encoder.preprocessing.size // encoder.patch
     native = encoder.architecture.native // encoder.patch if encoder.architecture else grid
-    return EncoderShape(encoder.params, encoder.width, encoder.depth, grid, native * native * encoder.width)
+    layer = encoder.feature_layer
+    return EncoderShape(
+        params=encoder.params,
+        width=encoder.width,
+        depth=encoder.depth,
+        grid=grid,
+        positions=native * native * encoder.width,
+        patches=3 * encoder.patch**2 * encoder.width,
+        read=layer if layer >= 0 else encoder.depth + 1 + layer,
+    )
 
 
 def square(tokens: int) -> int:

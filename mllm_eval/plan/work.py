@@ -10,10 +10,11 @@ from mllm_eval.plan.shapes import EncoderShape, LlamaShape, ProjectorShape
 def encoding(encoder: EncoderShape, images: int) -> int:
     """The encoder's forward pass over images: 2 a weight and patch, and attention among the patches.
 
-    The class token and norms are left out.
+    Blocks behind the one that is read are not computed. The class token and norms are left out.
     """
-    image = 2 * (encoder.params - encoder.positions) * encoder.tokens
-    return images * (image + 4 * encoder.tokens**2 * encoder.width * encoder.depth)
+    blocks = (encoder.params - encoder.positions - encoder.patches) * encoder.read // encoder.depth
+    image = 2 * (encoder.patches + blocks) * encoder.tokens
+    return images * (image + 4 * encoder.tokens**2 * encoder.width * encoder.read)
 
 
 def projecting(projector: ProjectorShape, tokens: int) -> int:
