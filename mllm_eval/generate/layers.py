@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
-from transformers.masking_utils import create_causal_mask
-from transformers.models.llama.modeling_llama import rotate_half
 
 from mllm_eval.generate.attention import SharedHeads, Span, attend_to_both
 from mllm_eval.generate.keyvalues import KeyValues
+from mllm_eval.model.layers import below_last, turned
 
 
 def fill(model: Any, inputs: Tensor, cache: KeyValues) -> None:
@@ -22,20 +20,7 @@ def fill(model: Any, inputs: Tensor, cache: KeyValues) -> None:
 
     `model` is a `LlamaModel`; every position sees those before it.
     """
-    positions = torch.arange(inputs.shape[1], device=inputs.device)[None]
-    rotary = model.rotary_emb(inputs, position_ids=positions)
-    mask = create_causal_mask(
-        config=model.config,
-        inputs_embeds=inputs,
-        attention_mask=None,
-        past_key_values=cache,
-        position_ids=positions,
-    )
-    states = inputs
-    for layer in model.layers[:-1]:
-        states = layer(
-            states, attention_mask=mask, position_embeddings=rotary, position_ids=positions, past_key_values=cache
-        )
+    states, rotary = below_last(model, inputs, cache)
     last = model.layers[-1]
     _keys_and_values(last, last.input_layernorm(states), rotary, cache)
 
@@ -93,7 +78,5 @@ def _by_head(attention: Any, states: Tensor) -> Tensor:
 
 
 def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of queries or keys [B, heads, N, width], as transformers' LLaMA computes it."""
-    cos, sin = cos[:, None], sin[:, None]
-    turned: Tensor = states * cos + rotate_half(states) * sin  # type: ignore[no-untyped-call]
-    return turned
+    """Rotary embedding of queries or keys [B, heads, N, width]."""
+    return turned(states, cos[:, None], sin[:, None])

@@ -11,31 +11,20 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.masking_utils import create_causal_mask
-from transformers.models.llama.modeling_llama import repeat_kv, rotate_half
+from transformers.models.llama.modeling_llama import repeat_kv
+
+from mllm_eval.model.layers import below_last, turned
 
 
 def states_before_targets(model: Any, embeds: Tensor, used: Tensor) -> Tensor:
     """The final states [T, H] of a `LlamaModel` at the T positions where `used` [B, N] is true, row by row.
 
-    embeds: [B, N, H]; every position sees those before it in its row, so padding belongs on the right. The sums are
-    those of `LlamaModel.forward`, the last layer's at other positions left out. Parts of layers are called as modules,
-    so that sharding, adapters and fused kernels that hook into them stay in force, and gradient checkpointing is kept.
+    embeds: [B, N, H], padded on the right. The sums are those of `LlamaModel.forward`, the last layer's at other
+    positions left out; gradient checkpointing is kept.
     """
-    positions = torch.arange(embeds.shape[1], device=embeds.device)[None]
-    rotary = model.rotary_emb(embeds, position_ids=positions)
-    mask = create_causal_mask(
-        config=model.config,
-        inputs_embeds=embeds,
-        attention_mask=None,
-        past_key_values=None,
-        position_ids=positions,
-    )
-    *below, last = model.layers
-    states = embeds
-    for layer in below:
-        # No cache of keys and values: nothing comes after this pass.
-        states = layer(states, attention_mask=mask, position_ids=positions, position_embeddings=rotary, use_cache=False)
+    # No cache of keys and values: nothing comes after this pass.
+    states, rotary = below_last(model, embeds)
+    last = model.layers[-1]
     if last.gradient_checkpointing and model.training:
         states = last._gradient_checkpointing_func(_last_layer, last, states, rotary, used)
     else:
@@ -54,8 +43,8 @@ def _last_layer(layer: Any, states: Tensor, rotary: tuple[Tensor, Tensor], used:
     query = attention.q_proj(normed[rows, at]).unflatten(-1, (-1, attention.head_dim))
     key = attention.k_proj(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
     value = attention.v_proj(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-    query = _turned(query, cos[0, at, None], sin[0, at, None])
-    key = _turned(key, cos[:, None], sin[:, None])
+    query = turned(query, cos[0, at, None], sin[0, at, None])
+    key = turned(key, cos[:, None], sin[:, None])
 
     # The used positions of each row side by side, filled up to the longest row's number of them.
     slot = used.cumsum(1)[rows, at] - 1
@@ -76,9 +65,3 @@ def _last_layer(layer: Any, states: Tensor, rotary: tuple[Tensor, Tensor], used:
     here = states[rows, at] + output
     found: Tensor = here + layer.mlp(layer.post_attention_layernorm(here))
     return found
-
-
-def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of queries or keys, as transformers' LLaMA computes it."""
-    half: Tensor = rotate_half(states)  # type: ignore[no-untyped-call]
-    return states * cos + half * sin
