@@ -14,12 +14,13 @@ from torch import Tensor
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.catalog import Encoder
 from mllm_eval.errors import UserError
+from mllm_eval.kernels import quick
 from mllm_eval.model.checkpoint import load_checkpoint
 from mllm_eval.model.processor import VLMImageProcessor, chat_template
 from mllm_eval.model.vlm import VLM
 from mllm_eval.prompts import IMAGE, render
 
-# float32 sums in another order would differ by more than this only by mistake.
+# Of the largest logit: float32 sums in another order would differ by more than this only by mistake.
 CLOSE = 1e-4
 SHAPES = ((64, 64), (97, 61), (40, 120))
 
@@ -172,7 +173,8 @@ def _prove(model: VLM, folder: Path) -> str:
     load_processor: Any = AutoProcessor.from_pretrained
     processor = load_processor(folder, **options)
     load: Any = AutoModelForImageTextToText.from_pretrained
-    llava: Any = load(folder, dtype=model.dtype, **options).eval()
+    # By the same matrix products: what is held against each other is the function, not its roundings.
+    llava: Any = quick(load(folder, dtype=model.dtype, **options).eval())
     facts = Encoder.model_validate(model.config.encoder)
     ours = VLMImageProcessor(facts=facts.preprocessing.model_dump(mode="json"))
     noise = torch.Generator().manual_seed(0)
@@ -194,10 +196,11 @@ def _prove(model: VLM, folder: Path) -> str:
             shown = mine.to(model.dtype)
             expected: Tensor = model(input_ids=inputs["input_ids"], pixel_values=shown).logits
             found: Tensor = llava(input_ids=inputs["input_ids"], pixel_values=shown).logits
-            worst = max(worst, float((expected - found[..., : expected.shape[-1]]).abs().max()))
+            apart_by = float((expected - found[..., : expected.shape[-1]]).abs().max())
+            worst = max(worst, apart_by / max(1.0, float(expected.abs().max())))
     if not worst <= CLOSE:
-        raise UserError(f"{folder}: its logits differ by {worst:.3g}; nothing was written")
-    told = f"logits of {len(pixels)} images differ by at most {worst:.2g}"
+        raise UserError(f"{folder}: its logits differ by {worst:.3g} of the largest; nothing was written")
+    told = f"logits of {len(pixels)} images differ by at most {worst:.2g} of the largest"
     if apart > CLOSE:
         steps = apart * min(facts.preprocessing.std) * 255
         told += f"; its image processor rounds otherwise, by up to {steps:.1f} of 255 a pixel"
