@@ -62,4 +62,4 @@ def encode(
         return
     from mllm_eval.train.ranks import encode_together
 
-    encode_together(features, {image.sha256: image for image in images}, lambda count: None, progress, broken)
+    encode_together(features, {image.sha256: image for image in images}, progress, broken)

@@ -73,7 +73,7 @@ def encode(
         def on_broken(ref: ImageRef, problem: Exception, broken: dict[str, str] = broken) -> None:
             broken[ref.sha256] = str(problem)
 
-        encode_together(features, refs, lambda _: None, tell, on_broken if any(data.budgets) else None)
+        encode_together(features, refs, tell, on_broken if any(data.budgets) else None)
         done += told[1]
 
         def note(numbers: NDArray[np.int64] = numbers, broken: dict[str, str] = broken) -> None:

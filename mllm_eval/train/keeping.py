@@ -49,15 +49,15 @@ def _without_room(run: Run, prepared: Sequence[Prepared], features: Features) ->
         if one.stage.features == "live":
             continue
         note = run.stage_dir(one.number) / "features.json"
-        both = [*kept, (one.data, one.images)]
-        needed = missing(features.store, both) * row
-        room = available(features.store.root)
-        if not note.is_file() and needed <= room:
-            kept = both
-            continue
-        found.append(one.number)
         if not note.is_file():
+            both = [*kept, (one.data, one.images)]
+            needed = missing(features.store, both) * row
+            room = available(features.store.root)
+            if needed <= room:
+                kept = both
+                continue
             write_json(note, _tell(one, needed, room))
+        found.append(one.number)
     return found
 
 

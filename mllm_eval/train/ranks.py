@@ -108,20 +108,18 @@ def decided(decide: Callable[[], Decision]) -> Decision:
 def encode_together(
     features: Features,
     images: Mapping[str, ImageRef],
-    check: Callable[[int], None],
     progress: Callable[[int, int], None],
     on_broken: Callable[[ImageRef, Exception], None] | None = None,
 ) -> None:
     """Fill the feature store: every process encodes its share of those images (by sha256) that are missing.
 
-    `check` gets their number before anything is computed. `on_broken` is told on rank 0 of every image that cannot be
-    read; without it one that cannot ends the work. Raises SharedError on all processes where one met bad input.
+    `on_broken` is told on rank 0 of every image that cannot be read; without it one that cannot ends the work. Raises
+    SharedError on all processes where one met bad input.
     """
     names = list(images)
 
     def look() -> Any:
         missing = set(features.store.missing(names))
-        check(len(missing))
         return np.array([at for at, name in enumerate(names) if name in missing], np.int64)
 
     missing = decided(look)
