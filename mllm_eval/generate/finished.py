@@ -79,12 +79,11 @@ class FinishedModel:
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.tokenizer = tokenizer
-        load: Any = AutoModelForImageTextToText.from_pretrained
-        model, report = _loaded(
-            folder, "weights", load, dtype=getattr(torch, dtype), output_loading_info=True, **options
+        from mllm_eval.adapters.loading import load_whole
+
+        model = load_whole(
+            AutoModelForImageTextToText.from_pretrained, folder, left_out=None, dtype=getattr(torch, dtype)
         )
-        if missing := sorted(report["missing_keys"]):
-            raise UserError(f"{folder}: {len(missing)} tensors are missing, the first is {missing[0]}")
         self.model = model.to(device).eval()
         self.folder = folder
 
