@@ -68,7 +68,7 @@ def evaluate_finished(
                 samples = asked_samples(benchmark, data, variant)
                 journal = Journal(model.answers_path(benchmark.name, variant), share.rank)
                 limit = benchmark.generation.max_new_tokens
-                if decided(partial(_open, samples, journal, limit)):
+                if decided(partial(_open, model, samples, journal, limit)):
                     ready = loaded.model
                     with ledger.step(f"answers: {titled(benchmark, variant)}", samples=len(samples)) as progress:
                         answer_finished(ready, samples, limit, journal, progress, batch, share)
@@ -80,9 +80,9 @@ def evaluate_finished(
     return model
 
 
-def _open(samples: Sequence[Sample], journal: Journal, limit: int) -> bool:
+def _open(model: Finished, samples: Sequence[Sample], journal: Journal, limit: int) -> bool:
     journal.hold_to(limit)
-    return not journal.complete or bool(pending_finished(samples, journal))
+    return not journal.complete or bool(pending_finished(samples, journal, model.overruled))
 
 
 class _Loaded:
