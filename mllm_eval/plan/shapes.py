@@ -109,6 +109,18 @@ def llama_shape(llm: LLM) -> LlamaShape:
     )
 
 
+def llama_by_size(llm: LLM) -> LlamaShape:
+    """A LLaMA of an LLM's params, width, depth and vocabulary, for counting where nothing says more of its shape.
+
+    Keys are as wide as queries, and what the words leave of the parameters is the MLP's: products with weights are
+    the same however the weights are split, and attention hangs on the width alone.
+    """
+    words = llm.vocab * llm.width
+    blocks = max(0, llm.params - 2 * words - llm.width) // llm.depth
+    hidden = max(0, blocks - 4 * llm.width**2 - 2 * llm.width) // (3 * llm.width)
+    return LlamaShape(llm.params, llm.vocab, llm.width, llm.depth, 1, llm.width, llm.width, hidden, tied=False)
+
+
 def lora_parameters(llm: LlamaShape, rank: int, targets: str | Sequence[str]) -> int:
     """Parameters that LoRA (arXiv 2106.09685) adds: rank x (in + out) for each matrix it is put on, all blocks.
 
@@ -124,10 +136,13 @@ def lora_parameters(llm: LlamaShape, rank: int, targets: str | Sequence[str]) ->
         "down_proj": llm.hidden + llm.width,
     }
     chosen = list(sizes) if targets == "all-linear" else [targets] if isinstance(targets, str) else list(targets)
+    # Of the whole model there is one; tied to the embedding it takes no adapter.
+    once = {} if llm.tied else {"lm_head": llm.width + llm.vocab}
     for name in chosen:
-        if name not in sizes:
-            raise UserError(f"lora: a LLaMA has no matrix {name!r}.{near(name, sizes)} Known: {', '.join(sizes)}")
-    return llm.depth * rank * sum(sizes[name] for name in chosen)
+        if name not in sizes and name not in once:
+            known = [*sizes, *once]
+            raise UserError(f"lora: a LLaMA has no matrix {name!r}.{near(name, known)} Known: {', '.join(known)}")
+    return rank * sum(llm.depth * sizes.get(name, 0) + once.get(name, 0) for name in chosen)
 
 
 def projector_shape(encoder: Encoder, recipe: Recipe, llm: LLM) -> ProjectorShape:
