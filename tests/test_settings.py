@@ -155,6 +155,8 @@ def test_what_both_say_alike_is_taken(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"train_micro_batch_size_per_gpu": 1}, "`train_micro_batch_size_per_gpu: 1` .* micro_batch is 4"),
         ({"gradient_accumulation_steps": 2}, "`gradient_accumulation_steps: 2` .* is 1"),
         ({"bf16": {"enabled": True}}, "`bf16.enabled: true` .* is false"),
+        ({"bf16": None, "bfloat16": {"enabled": True}}, "`bf16.enabled: true` .* is false"),
+        ({"data_types": {"grad_accum_dtype": "bf16"}}, '`data_types.grad_accum_dtype: "bf16"` .* is "fp32"'),
         ({"fp16": {"enabled": True}}, "`fp16.enabled: true` .* is false"),
         ({"optimizer": {"type": "Lamb"}}, '`optimizer.type: "Lamb"`'),
         ({"optimizer": {"type": "AdamW", "params": {"lr": 1e-5}}}, "`optimizer.params.lr: 1e-05` .* lr is 0.003"),

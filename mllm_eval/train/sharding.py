@@ -24,6 +24,8 @@ OTHERWISE = (
     "quantize_training",
     "torch_autocast",
 )
+# Sections that say nothing once they agree with the recipe: the stage makes its optimiser and schedule itself.
+SETTLED = ("optimizer", "scheduler", "fp16", "bfloat16")
 # DeepSpeed's schedules by what transformers calls them.
 SCHEDULES = {"WarmupLR": "constant_with_warmup", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
 
@@ -74,14 +76,14 @@ def deepspeed_config(recipe: Recipe, stage: Stage, processes: int, where: str) -
             f"{path}: `zero_optimization` has no `{GATHER}: true`, so that the trained weights could not be written; "
             "add it"
         )
-    clean = {name: value for name, value in config.items() if name not in ("optimizer", "scheduler", "fp16")}
+    clean = {name: value for name, value in config.items() if name not in SETTLED}
     numbers = (
         "train_micro_batch_size_per_gpu",
         "train_batch_size",
         "gradient_accumulation_steps",
         "gradient_clipping",
     )
-    half = {**_section(config, "bf16"), "enabled": AUTO}
+    half = {**_section(config, "bfloat16"), **_section(config, "bf16"), "enabled": AUTO}
     # The optimiser is made by the stage, with its groups; DeepSpeed takes no other than its own unless told.
     return {**clean, **dict.fromkeys(numbers, AUTO), "bf16": half, "zero_allow_untested_optimizer": True}
 
@@ -105,11 +107,14 @@ def _shared(
     steps = config.get("gradient_accumulation_steps")
     yield "gradient_accumulation_steps", steps, accumulation, "batch / (micro_batch x processes)"
     yield "gradient_clipping", config.get("gradient_clipping"), stage.max_grad_norm, "max_grad_norm"
-    half = _section(config, "bf16")
+    # DeepSpeed still reads the older name.
+    half = {**_section(config, "bfloat16"), **_section(config, "bf16")}
     yield "bf16.enabled", half.get("enabled"), recipe.dtype == "bfloat16", "dtype: bfloat16"
     for name in ("bf16_master_weights_and_grads", "bf16_optimizer_states"):
         yield f"bf16.{name}", half.get(name), False, "float32 of what is trained"
     yield "fp16.enabled", _section(config, "fp16").get("enabled"), False, "dtype: float16"
+    summed = _section(config, "data_types").get("grad_accum_dtype")
+    yield "data_types.grad_accum_dtype", summed, "fp32", "sum of gradients"
     yield from _optimiser(_section(config, "optimizer"), stage)
     yield from _schedule(_section(config, "scheduler"), stage)
 
