@@ -19,16 +19,19 @@ from mllm_eval.errors import UserError
 
 log = logging.getLogger(__name__)
 
-ANEW = "the file is cut short or of another architecture"
+ANEW = "fetch or copy them again, or correct the yaml"
 
 
-def load_whole(load: Callable[..., Any], place: Path, *source: Any, left_out: str | None = "", **options: Any) -> Any:
+def load_whole(
+    load: Callable[..., Any], place: Path, *source: Any, left_out: str | None = "", mend: str = ANEW, **options: Any
+) -> Any:
     """What `from_pretrained` makes of a place, if that is the whole of it; nothing is fetched, no foreign code is run.
 
     Args:
         load: a `from_pretrained`; it is called with `source`, or with the place where nothing else is given.
         left_out: regular expression of whole names of tensors that are left out on purpose; with None a line of the
             log says which were, where the class alone knows what it needs.
+        mend: what to do about weights that are not whole.
 
     Raises:
         UserError: files that cannot be read, and tensors of another shape (both are named), without a place in the
@@ -47,7 +50,7 @@ def load_whole(load: Callable[..., Any], place: Path, *source: Any, left_out: st
     except UserError:
         raise
     except Exception as problem:
-        raise UserError(f"{place}: the weights cannot be read ({first_line(problem)})") from problem
+        raise UserError(f"{place}: the weights cannot be read ({first_line(problem)}); {mend}") from problem
     unexpected = report["unexpected_keys"]
     if left_out is None and unexpected:
         log.warning(
@@ -58,7 +61,7 @@ def load_whole(load: Callable[..., Any], place: Path, *source: Any, left_out: st
             min(unexpected),
         )
         unexpected = set()
-    hold_tensors(place, report["mismatched_keys"], unexpected, report["missing_keys"], left_out or "")
+    hold_tensors(place, report["mismatched_keys"], unexpected, report["missing_keys"], left_out or "", mend)
     return model
 
 
@@ -68,16 +71,17 @@ def hold_tensors(
     unexpected: Collection[str],
     missing: Collection[str],
     left_out: str = "",
+    mend: str = ANEW,
 ) -> None:
     """Raise UserError unless a file's tensors were those of the architecture.
 
-    reshaped: name, shape in the file, shape in the architecture. left_out: as for `load_whole`.
+    reshaped: name, shape in the file, shape in the architecture. left_out, mend: as for `load_whole`.
     """
     for name, found, wanted in sorted(reshaped):
         more = f"{len(reshaped)} tensors have another shape, the first is " if len(reshaped) > 1 else ""
         raise UserError(
             f"{place}: {more}{name}: {tuple(found)} in the file, {tuple(wanted)} by config and yaml; "
-            "they are of another model, or the config was changed"
+            f"they are of another model, or the config was changed; {mend}"
         )
     told = []
     if absent := sorted(missing):
@@ -85,7 +89,7 @@ def hold_tensors(
     if strange := sorted(name for name in unexpected if not (left_out and re.fullmatch(left_out, name))):
         told.append(f"{len(strange)} tensors have no place in the architecture, the first is {strange[0]}")
     if told:
-        raise UserError(f"{place}: {'; '.join(told)}; {ANEW}")
+        raise UserError(f"{place}: {'; '.join(told)}: cut short, or of another architecture; {mend}")
 
 
 def reshaped(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:

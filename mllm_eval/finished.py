@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -75,8 +75,14 @@ class Finished(RunFolder):
         if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
             raise UserError(f"{place}: neither a folder nor a repository `owner/name[@revision]` of the hub")
         weights = Weights(repo=repo, revision=revision or None)
-        said = overruled(weights_folder(weights))
-        return cls(repo.rpartition("/")[2], weights, data, dtype, batch, overruled=said)
+        model = cls(repo.rpartition("/")[2], weights, data, dtype, batch)
+        said: dict[str, Any] | None
+        try:
+            said = overruled(weights_folder(weights))
+        except UserError:
+            # Not on this machine: what was asked before is all there is to say.
+            said = cls.load(model.folder).overruled if is_finished(model.folder) else None
+        return replace(model, overruled=said)
 
     @classmethod
     def load(cls, folder: Path) -> Finished:

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,16 @@ def test_a_config_that_changes_nothing_leaves_no_note(home: Path, tmp_path: Path
     plain = {"repetition_penalty": 1.0, "top_k": 50, "top_p": 1.0, "num_beams": 1, "do_sample": False, "min_length": 0}
     model = ask(with_decoding(home / "llava", tmp_path / "plain", "generation_config.json", plain))
     assert model.overruled == {} and len(comparison([model.folder]).rows[0].notes) == 1
+
+
+def test_what_was_overruled_is_kept_where_the_model_is_gone(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
+    model = replace(Finished.of("owner/name@abc"), overruled={"num_beams": 3})
+    assert Finished.of("owner/name@abc").overruled is None
+    model.write_config()
+    assert Finished.of("owner/name@abc").overruled == {"num_beams": 3}
 
 
 def test_answers_that_were_decoded_its_own_way_are_asked_again(home: Path, tmp_path: Path) -> None:

@@ -164,23 +164,16 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> VLM:
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no checkpoint here; train the run first")
+    mend = "delete it and train again"
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        loads = isinstance(config, VLMConfig)
+        processor = VLMProcessor.from_pretrained(folder, local_files_only=True) if loads else None
     except Exception as problem:
-        raise UserError(
-            f"{folder}: the checkpoint cannot be read ({first_line(problem)}); delete it and train again"
-        ) from problem
-    if not isinstance(config, VLMConfig):
+        raise UserError(f"{folder}: the checkpoint cannot be read ({first_line(problem)}); {mend}") from problem
+    if processor is None:
         raise UserError(f"{folder}: holds a {config.model_type}, not a checkpoint of this project")
-    try:
-        model = load_whole(VLM.from_pretrained, folder, config=config, dtype=dtype or "auto")
-        processor = VLMProcessor.from_pretrained(folder, local_files_only=True)
-    except UserError as problem:
-        raise UserError(f"{problem}; delete the checkpoint and train again") from problem
-    except Exception as problem:
-        raise UserError(
-            f"{folder}: the checkpoint cannot be read ({first_line(problem)}); delete it and train again"
-        ) from problem
+    model = load_whole(VLM.from_pretrained, folder, config=config, dtype=dtype or "auto", mend=mend)
     model.tokenizer = processor.tokenizer
     model.eval()
     loaded: VLM = quick(model)
