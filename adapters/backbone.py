@@ -5,7 +5,6 @@ A family names the class, the model types whose weights it reads, and where in t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from mllm_eval.adapters.base import EncoderModel
+from mllm_eval.adapters.loading import load_whole
 from mllm_eval.adapters.original import Layout, read_original
+from mllm_eval.catalog.llama import read_config
 from mllm_eval.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # Of a config, what says where it came from and not what the model is.
 ORIGIN = {"model_type", "architectures", "transformers_version", "torch_dtype", "dtype"}
+# What some vision transformers have and none of these classes computes.
+STRANGE = ("num_register_tokens", "use_qk_norm", "qk_norm", "use_rope", "rope_theta", "window_size")
 
 
 class Backbone(EncoderModel):
@@ -31,6 +34,7 @@ class Backbone(EncoderModel):
     model_types: `model_type` of the configs it reads. class_name: of transformers. options: keyword arguments
     of the class beside its config. blocks_at, norm_at: paths of submodules. form: what the class has beside
     the blocks. layout: how the original code named the tensors; None where nothing is known of that.
+    left_out: names of tensors in a folder that the encoder does not use: heads, decoders, the half for texts.
     """
 
     model_types: ClassVar[tuple[str, ...]]
@@ -40,6 +44,7 @@ class Backbone(EncoderModel):
     norm_at: ClassVar[str]
     form: ClassVar[Form]
     layout: ClassVar[Layout | None] = None
+    left_out: ClassVar[str]
 
     @classmethod
     def transformers_class(cls) -> Any:
@@ -101,17 +106,18 @@ class Backbone(EncoderModel):
     def read_config(cls, folder: Path) -> Any:
         """The vision config in a hub-format folder. Raises UserError where it is of another architecture."""
         path = folder / "config.json"
-        try:
-            raw = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError) as problem:
-            raise UserError(f"{path}: cannot be read as a model's config ({problem})") from None
+        raw = read_config(folder)
         found = raw.get("model_type")
         if found not in cls.model_types:
             raise UserError(
                 f"{path}: the weights are of type {found!r}, this family reads "
                 f"{', '.join(cls.model_types)}; correct `family` in the encoder's yaml"
             )
-        return cls.config_from(raw.get("vision_config") or raw)
+        values = raw.get("vision_config") or raw
+        for name in STRANGE:
+            if values.get(name):
+                raise UserError(f"{path}: `{name}: {values[name]}` is unknown to a {found!r} and would be left out")
+        return cls.config_from(values)
 
     # ---- models ----
     @classmethod
@@ -131,27 +137,28 @@ class Backbone(EncoderModel):
             config, source, state = cls.read_config(place), place, None
             # Before gigabytes are read for nothing.
             cls.compare(facts, {**cls.found_in(config), "depth": config.num_hidden_layers})
-        try:
-            model, report = cls.transformers_class().from_pretrained(
-                source,
-                config=config,
-                state_dict=state,
-                dtype=dtype,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **cls.options,
-            )
-        except Exception as problem:
-            first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-            raise UserError(f"{place}: the weights cannot be read ({first}); fetch or copy them again") from problem
-        missing = sorted(report["missing_keys"])
-        if missing:
-            raise UserError(
-                f"{place}: {len(missing)} tensors are missing, the first is {missing[0]}; "
-                "the file is cut short or of another architecture"
-            )
+        model = load_whole(
+            cls.transformers_class().from_pretrained,
+            place,
+            source,
+            left_out=cls.left_out,
+            config=config,
+            state_dict=state,
+            dtype=dtype,
+            **cls.options,
+        )
         return cls(facts, model)
+
+    @classmethod
+    def hold(cls, facts: Encoder, place: Path) -> None:
+        """Hold names and shapes of a file, or the config of a folder, to the yaml; the weights are not read."""
+        if place.is_file():
+            # Mapped into memory.
+            cls._read_original(facts, place)
+            return
+        config = cls.read_config(place)
+        with torch.device("meta"):
+            cls.build(facts, config.to_dict())
 
     @classmethod
     def _read_original(cls, facts: Encoder, path: Path) -> dict[str, Tensor]:

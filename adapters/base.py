@@ -22,9 +22,6 @@ from mllm_eval.errors import UserError
 if TYPE_CHECKING:
     from mllm_eval.catalog import Encoder
 
-# The zoo prints parameters to four digits, so a yaml may be that far from the weights.
-PARAMS_TOLERANCE = 1e-3
-
 
 class FeatureMap(NamedTuple):
     """What one layer of an encoder says about a batch: patches [B, h, w, D] and summary [B, D]."""
@@ -58,6 +55,10 @@ class EncoderModel(nn.Module):
     def load(cls, facts: Encoder, place: Path, dtype: torch.dtype) -> EncoderModel:
         """The weights of a folder or file, all of them: a missing tensor is an error, not a random one."""
         raise NotImplementedError
+
+    @classmethod
+    def hold(cls, facts: Encoder, place: Path) -> None:
+        """Raise UserError where a folder or file is not what the yaml says, as far as is seen without its weights."""
 
     @property
     def prefix(self) -> int:
@@ -110,7 +111,7 @@ class EncoderModel(nn.Module):
         facts = self.facts
         self.compare(facts, {**self.found(), "depth": len(self.blocks())})
         params = sum(parameter.numel() for parameter in self.parameters())
-        if abs(params - facts.params) > PARAMS_TOLERANCE * params:
+        if params != facts.params:
             raise UserError(
                 f"encoder {facts.name}: the yaml says params: {facts.params}, the weights have {params}; "
                 "correct the yaml"

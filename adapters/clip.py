@@ -17,6 +17,7 @@ class Family(Backbone):
     blocks_at = "encoder.layers"
     norm_at = "post_layernorm"
     form = FORMS["clip"]
+    left_out = r"text_model\..*|(text|visual)_projection\.weight|logit_scale|(.*\.)?position_ids"
     layout = OPEN_CLIP
 
     def pool(self, states: Tensor) -> Tensor:

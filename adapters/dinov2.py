@@ -32,6 +32,7 @@ class Family(Backbone):
     blocks_at = "encoder.layer"
     norm_at = "layernorm"
     form = FORMS["dinov2"]
+    left_out = r"classifier\..*"
     layout = DINOV2
 
     @classmethod

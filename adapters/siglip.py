@@ -16,6 +16,7 @@ class Family(Backbone):
     blocks_at = "encoder.layers"
     norm_at = "post_layernorm"
     form = FORMS["siglip"]
+    left_out = r"text_model\..*|logit_scale|logit_bias|(.*\.)?position_ids"
 
     def pool(self, states: Tensor) -> Tensor:
         """The head's attention pooling [B, D]."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mllm_eval.adapters.base import EncoderModel, FeatureMap
+from mllm_eval.adapters.loading import hold_tensors, reshaped
 from mllm_eval.adapters.original import read_tensors
 from mllm_eval.errors import UserError
 
@@ -65,13 +66,9 @@ class Family(EncoderModel):
             raise UserError(f"{place}: has none of {', '.join(FILES)}; fetch the weights again")
         encoder = cls.build(facts, config)
         tensors = {name: value for name, value in read_tensors(weights).items() if not name.startswith(HEADS)}
-        try:
-            missing, unexpected = encoder.model.load_state_dict(tensors, strict=False)
-        except RuntimeError as problem:
-            raise UserError(f"{weights}: {str(problem).splitlines()[-1].strip()}") from None
-        for names, what in ((missing, "are missing"), (unexpected, "have no place in the architecture")):
-            if names:
-                raise UserError(f"{weights}: {len(names)} tensors {what}, the first is {names[0]}")
+        wanted = encoder.model.state_dict()
+        hold_tensors(weights, reshaped(tensors, wanted), tensors.keys() - wanted, wanted.keys() - tensors)
+        encoder.model.load_state_dict(tensors)
         encoder.to(dtype)
         return encoder
 

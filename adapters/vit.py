@@ -16,4 +16,5 @@ class Family(Backbone):
     blocks_at = "layers"
     norm_at = "layernorm"
     form = FORMS["vit"]
+    left_out = r"(.*\.)?(classifier|pooler|decoder)\..*|(.*\.)?mask_token"
     layout = VIT

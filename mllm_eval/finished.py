@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from mllm_eval.adapters import weights_folder
 from mllm_eval.catalog import Weights
 from mllm_eval.config import Strict, load, short_hash
+from mllm_eval.decoding import overruled
 from mllm_eval.environment import describe
 from mllm_eval.errors import UserError, near
 from mllm_eval.run import Run, RunFolder, saved_run, saved_runs
@@ -28,6 +30,7 @@ class FinishedConfig(Strict):
     data: str
     dtype: Dtype
     batch: int
+    overruled: dict[str, Any] | None = None
 
 
 class _File(Strict):
@@ -40,6 +43,8 @@ class Finished(RunFolder):
 
     `digest` says which bytes it is (worked out from the files unless given). `data` is the benchmarks' data pin.
     `batch` questions go through the model at a time; with one, no question's answer hangs on another.
+    `overruled`: fields of its generation_config that greedy decoding does not follow; None in the folder of a version
+    that followed them.
     """
 
     label: str
@@ -48,6 +53,7 @@ class Finished(RunFolder):
     dtype: Dtype = "float32"
     batch: int = 1
     digest: str = field(default="", compare=False)
+    overruled: dict[str, Any] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.digest:
@@ -63,18 +69,26 @@ class Finished(RunFolder):
         if folder.is_dir():
             if not (folder / "config.json").is_file():
                 raise UserError(f"{folder}: no config.json; a finished model in the hub's format has one")
-            return cls(folder.resolve().name, Weights(path=str(folder.resolve())), data, dtype, batch)
+            weights = Weights(path=str(folder.resolve()))
+            return cls(folder.resolve().name, weights, data, dtype, batch, overruled=overruled(folder))
         repo, _, revision = place.partition("@")
         if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
             raise UserError(f"{place}: neither a folder nor a repository `owner/name[@revision]` of the hub")
         weights = Weights(repo=repo, revision=revision or None)
-        return cls(repo.rpartition("/")[2], weights, data, dtype, batch)
+        model = cls(repo.rpartition("/")[2], weights, data, dtype, batch)
+        said: dict[str, Any] | None
+        try:
+            said = overruled(weights_folder(weights))
+        except UserError:
+            # Not on this machine: what was asked before is all there is to say.
+            said = cls.load(model.folder).overruled if is_finished(model.folder) else None
+        return replace(model, overruled=said)
 
     @classmethod
     def load(cls, folder: Path) -> Finished:
         """The model of a folder under results/runs. Raises UserError where the folder is not one of a model."""
         said = load(folder / "config.yaml", _File).model
-        return cls(said.name, said.weights, said.data, said.dtype, said.batch, said.digest)
+        return cls(said.name, said.weights, said.data, said.dtype, said.batch, said.digest, said.overruled)
 
     @cached_property
     def hash(self) -> str:
@@ -101,7 +115,7 @@ class Finished(RunFolder):
         """Write config.yaml, unless it is there and whole."""
         said = FinishedConfig(
             name=self.label, weights=self.weights, digest=self.digest, data=self.data_pin, dtype=self.dtype,
-            batch=self.batch,
+            batch=self.batch, overruled=self.overruled,
         )  # fmt: skip
         text = yaml.safe_dump({"model": said.model_dump(mode="json")}, sort_keys=False, allow_unicode=True)
         path = self.folder / "config.yaml"

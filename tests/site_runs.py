@@ -74,7 +74,15 @@ def answered(
     for stage in (1, 2):
         steps = [{"step": step, "loss": 3 / (1 + step / 20) + stage} for step in range(1, 61)]
         write_jsonl(run.stage_dir(stage) / "log.jsonl", steps)
-    step = {"step": "answers: gqa", "seconds": 2.0, "cpu_seconds": 1.5, "peak_mib": 100}
+    step = {
+        "step": "answers: gqa",
+        "kind": "answers",
+        "benchmark": "gqa",
+        "variant": "default",
+        "seconds": 2.0,
+        "cpu_seconds": 1.5,
+        "peak_mib": 100,
+    }
     (run.folder / "ledger.jsonl").write_text(json.dumps(step) + "\n")
     return run
 

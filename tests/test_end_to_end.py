@@ -116,6 +116,19 @@ def test_the_same_command_again_computes_nothing(first: dict[str, bytes], monkey
         assert path.stat().st_mtime_ns == time or path.name in ("manifest.json", ".lock")
 
 
+def test_the_ledger_says_what_each_step_was(first: dict[str, bytes]) -> None:
+    lines = read_jsonl(the_run().folder / "ledger.jsonl")
+    kinds: dict[str, set[tuple[str, str]]] = {}
+    for line in lines:
+        kinds.setdefault(line["kind"], set()).add((line.get("benchmark", ""), line.get("variant", "")))
+    everything = {(name, variant) for name in BENCHMARKS for variant in ("default", "blind")}
+    assert kinds.keys() >= {"training", "load", "features", "answers", "scores"}
+    assert kinds["answers"] == kinds["scores"] == everything
+    # Blind questions show no image: none of the seconds are theirs.
+    assert kinds["features"] <= {(name, "default") for name in BENCHMARKS}
+    assert all(line["images"] > 0 for line in lines if line["kind"] == "features")
+
+
 KILLED = """
 import os, signal
 from mllm_eval.answers import Journal

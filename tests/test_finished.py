@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from tiny_models import make_encoder, make_image, make_llm, make_recipe
 from typer.testing import CliRunner
 
@@ -30,6 +32,7 @@ from mllm_eval.generate.sharing import Share
 from mllm_eval.model import assemble, load_checkpoint, load_llm_model, load_tokenizer, save_checkpoint
 from mllm_eval.model.export import export_llava
 from mllm_eval.pipeline.finished import evaluate_finished
+from mllm_eval.report import comparison
 from mllm_eval.storage import read_json, read_jsonl
 
 TOP = Path(__file__).parent.parent
@@ -94,6 +97,107 @@ def write_questions(path: Path) -> None:
 
 def ask(place: Path, **options: Any) -> Finished:
     return evaluate_finished(str(place), "easy-vqa", ["easy_vqa"], **options)
+
+
+# ---- decoding ----
+OWN_WAY: dict[str, Any] = {
+    "repetition_penalty": 1.8,
+    "no_repeat_ngram_size": 1,
+    "forced_eos_token_id": 65,
+    "suppress_tokens": [70, 71],
+    "begin_suppress_tokens": list(range(60, 100)),
+    "bad_words_ids": [[80], [81]],
+    "min_length": 400,
+    "min_new_tokens": 8,
+    "num_beams": 3,
+    "num_return_sequences": 2,
+    "early_stopping": True,
+    "length_penalty": 2.0,
+    "do_sample": True,
+    "temperature": 7.0,
+    "stop_strings": ["a"],
+    "exponential_decay_length_penalty": [1, 3.0],
+    "guidance_scale": 2.0,
+    "sequence_bias": [[[90], 30.0]],
+    "return_dict_in_generate": True,
+}
+
+
+def with_decoding(llava: Path, to: Path, where: str, said: dict[str, Any]) -> Path:
+    shutil.copytree(llava, to)
+    path = to / where
+    held = json.loads(path.read_text()) if path.is_file() else {}
+    if where == "config.json":
+        (to / "generation_config.json").unlink(missing_ok=True)
+    path.write_text(json.dumps({**held, **said}))
+    return to
+
+
+@pytest.mark.parametrize("name", sorted(set(OWN_WAY) - {"return_dict_in_generate"}))
+def test_each_field_of_a_generation_config_is_overruled(name: str, home: Path, tmp_path: Path) -> None:
+    greedy = read_answers(ask(home / "llava").answers_path("easy_vqa"))
+    model = ask(with_decoding(home / "llava", tmp_path / "own", "generation_config.json", {name: OWN_WAY[name]}))
+    assert [one.text for one in read_answers(model.answers_path("easy_vqa"))] == [one.text for one in greedy]
+    assert model.overruled == {name: OWN_WAY[name]}
+
+
+def test_what_was_overruled_stands_in_record_table_and_show(home: Path, tmp_path: Path) -> None:
+    own = with_decoding(home / "llava", tmp_path / "own-way", "generation_config.json", OWN_WAY)
+    greedy = read_answers(ask(home / "llava").answers_path("easy_vqa"))
+    model = ask(own)
+    assert [one.text for one in read_answers(model.answers_path("easy_vqa"))] == [one.text for one in greedy]
+    assert Finished.load(model.folder).overruled == {
+        name: value for name, value in OWN_WAY.items() if name != "return_dict_in_generate"
+    }
+    (row,) = comparison([model.folder]).rows
+    assert "overruled of its generation_config: " in row.notes[1] and "repetition_penalty 1.8" in row.notes[1]
+    shown = CliRunner().invoke(app, ["show", model.hash], env={"COLUMNS": "2000"}).output
+    assert "decoded greedily; overruled of its generation_config:" in shown and "num_beams 3" in shown
+
+
+def test_older_models_say_it_in_their_config(home: Path, tmp_path: Path) -> None:
+    said = {"repetition_penalty": 1.8, "no_repeat_ngram_size": 1}
+    greedy = read_answers(ask(home / "llava").answers_path("easy_vqa"))
+    model = ask(with_decoding(home / "llava", tmp_path / "old", "config.json", said))
+    assert model.overruled == {"no_repeat_ngram_size": 1, "repetition_penalty": 1.8}
+    assert [one.text for one in read_answers(model.answers_path("easy_vqa"))] == [one.text for one in greedy]
+
+
+def test_a_config_that_changes_nothing_leaves_no_note(home: Path, tmp_path: Path) -> None:
+    plain = {"repetition_penalty": 1.0, "top_k": 50, "top_p": 1.0, "num_beams": 1, "do_sample": False, "min_length": 0}
+    model = ask(with_decoding(home / "llava", tmp_path / "plain", "generation_config.json", plain))
+    assert model.overruled == {} and len(comparison([model.folder]).rows[0].notes) == 1
+
+
+def test_what_was_overruled_is_kept_where_the_model_is_gone(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
+    model = replace(Finished.of("owner/name@abc"), overruled={"num_beams": 3})
+    assert Finished.of("owner/name@abc").overruled is None
+    model.write_config()
+    assert Finished.of("owner/name@abc").overruled == {"num_beams": 3}
+
+
+def test_answers_that_were_decoded_its_own_way_are_asked_again(home: Path, tmp_path: Path) -> None:
+    model = ask(with_decoding(home / "llava", tmp_path / "again", "generation_config.json", {"num_beams": 3}))
+    path = model.answers_path("easy_vqa")
+    (tmp_path / "again.txt").write_bytes(path.read_bytes())
+    # As a version wrote them that knew nothing of decoding: keyed by messages and images alone.
+    plain = read_answers(ask(home / "llava").answers_path("easy_vqa"))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    by_id = {one.id: one.prompt for one in plain}
+    old = [
+        {**line, "prompt": by_id[line["id"]], "text": "beams"} if line.get("id") in by_id else line for line in lines
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in old))
+    config = yaml.safe_load((model.folder / "config.yaml").read_text())
+    del config["model"]["overruled"]
+    (model.folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (row,) = comparison([model.folder]).rows
+    assert "decoded as its generation_config says" in row.notes[1]
+    ask(tmp_path / "again")
+    assert read_answers(path) == read_answers(tmp_path / "again.txt")
 
 
 # ---- asking ----

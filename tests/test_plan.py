@@ -368,12 +368,21 @@ def test_rows_that_nobody_states_are_asked_for(tmp_path: Path) -> None:
 def test_lora_trains_what_peft_adds() -> None:
     from peft import LoraConfig, get_peft_model
 
-    for targets in (["q_proj", "v_proj"], "all-linear"):
+    for targets in (["q_proj", "v_proj"], ["lm_head", "o_proj"], "all-linear"):
         adapted = get_peft_model(llama(), LoraConfig(r=4, target_modules=targets))
         added = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
         assert lora_parameters(shape(), 4, targets) == added
     with pytest.raises(UserError, match=r"has no matrix 'q_prj'\. Did you mean 'q_proj'"):
         lora_parameters(shape(), 4, ["q_prj"])
+
+
+def test_a_plan_counts_the_adapters_that_the_recipe_names() -> None:
+    from mllm_eval.catalog import load_recipe
+    from mllm_eval.plan.estimate import _added
+
+    stage = load_recipe("lora").stage2
+    assert stage.lora is not None
+    assert _added(stage, shape()) == lora_parameters(shape(), stage.lora.r, stage.lora.targets)
 
 
 def test_gpus_are_read_in_any_case() -> None:

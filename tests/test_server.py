@@ -105,6 +105,7 @@ def test_it_answers_as_the_reference(held: tuple[Tiny, Fake], tmp_path: Path) ->
     assert found == expected and len({one.text for one in found}) > 5
     body = fake.bodies[0]
     assert (body["model"], body["prompt"], body["temperature"], body["max_tokens"]) == ("held", "", 0.0, 12)
+    assert body["repetition_penalty"] == 1.0
     assert len(fake.bodies) == len(expected)
 
 

@@ -9,11 +9,17 @@ from pathlib import Path
 
 import made_runs
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from mllm_eval import report
+from mllm_eval.catalog import load_encoder
 from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
+from mllm_eval.pipeline.ledger import Ledger, Part
+from mllm_eval.pipeline.reporter import Silent
+from mllm_eval.plan.shapes import encoder_shape
+from mllm_eval.plan.work import encoding
 from mllm_eval.report import choice, cost, diff, scaling, seeds, sizing
 from mllm_eval.results import AVERAGE, columns
 from mllm_eval.results.published import reference_folder
@@ -178,7 +184,7 @@ def test_a_subset_of_everything_is_everything(two: list[report.Scored]) -> None:
 # --- cost --------------------------------------------------------------------
 
 
-def _costing(name: str = "mini-dino") -> Path:
+def _costing(name: str = "mini-dino", typed: bool = True) -> Path:
     run = made_runs.make_run(name, benchmarks=["gqa"])
     answers = run.folder / "answers"
     answers.mkdir()
@@ -194,20 +200,74 @@ def _costing(name: str = "mini-dino") -> Path:
     }
     (answers / "gqa.jsonl").write_text((json.dumps(line) + "\n") * 10)
     (answers / "gqa.blind.jsonl").write_text(json.dumps({**line, "tokens_in": 1}) + "\n")
-    steps = [("training", 60), ("features: gqa", 4), ("answers: gqa", 6), ("answers: gqa (blind)", 100)]
-    text = "".join(
-        json.dumps({"step": step, "seconds": s, "cpu_seconds": s, "peak_mib": 1}) + "\n" for step, s in steps
-    )
-    (run.folder / "ledger.jsonl").write_text(text + '{"step": "cut o')
+    write_ledger(run.folder, typed=typed)
     return run.folder
+
+
+def write_ledger(folder: Path, typed: bool) -> None:
+    # Titles as no version writes them: nothing may be read from them.
+    steps = [
+        ("stage one (of two)", 60, {"kind": "training"}),
+        ("pictures", 4, {"kind": "features", "benchmark": "gqa", "variant": "default"}),
+        ("features: gqa", 1000, {"kind": "features", "benchmark": "gqa", "variant": "no_ocr_tokens"}),
+        ("talk (gqa)", 6, {"kind": "answers", "benchmark": "gqa", "variant": "default"}),
+        ("answers: gqa", 100, {"kind": "answers", "benchmark": "gqa", "variant": "blind"}),
+        ("answers: gqa", 30, {"kind": "answers", "benchmark": "gqa", "variant": "default@100"}),
+    ]
+    text = "".join(
+        json.dumps({"step": step, **(about if typed else {}), "seconds": s, "cpu_seconds": s, "peak_mib": 1}) + "\n"
+        for step, s, about in steps
+    )
+    (folder / "ledger.jsonl").write_text(text + '{"step": "cut o')
 
 
 def test_cost_is_counted_from_config_answers_and_ledger() -> None:
     found = cost.cost_of(_costing())
-    # 2 per weight and token, 4 * depth * width * tokens**2
-    assert found.encoder_gflop == pytest.approx((2 * 1.3e6 * 64 + 4 * 6 * 128 * 64**2) / 1e9)
-    assert found.llm_gflop == pytest.approx((2 * 2e6 * 100 + 4 * 4 * 128 * 100**2) / 1e9)
+    # 2 per weight and token (positions are added, not multiplied), 4 * depth * width * tokens**2
+    assert found.encoder_gflop == pytest.approx((2 * (1.3e6 - 64 * 128) * 64 + 4 * 6 * 128 * 64**2) / 1e9)
+    # 36 tokens of the image, 63 of the question; words are chosen at one position.
+    weights, words, projector = 2e6 - 2 * 700 * 128, 700 * 128, 129 * 128 + 129 * 128
+    attention = 4 * 4 * 128 * (36**2 + 63 * 99)
+    assert found.llm_gflop == pytest.approx((2 * (weights * 99 + words + projector * 36) + attention) / 1e9, rel=2e-3)
     assert (found.visual_tokens, found.training_s, found.seconds_a_question) == (36, 60, 1.0)
+
+
+def test_the_cost_of_a_subset_is_its_own() -> None:
+    folder = _costing()
+    lines = (folder / "answers" / "gqa.jsonl").read_text().splitlines()
+    (folder / "answers" / "gqa.default@100.jsonl").write_text("".join(line + "\n" for line in lines[:5]))
+    found = cost.cost_of(folder, "default@100")
+    assert (found.questions, found.seconds_a_question) == (5, 6.0)
+
+
+def test_layers_that_are_not_run_cost_nothing() -> None:
+    """What `plan` says of an image and what a run's cost says are one number."""
+    encoder = load_encoder("mini-dino")
+    run = made_runs.make_run("mini-dino", benchmarks=["gqa"])
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    config["encoder"] = encoder.model_dump(mode="json")
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(config))
+    found = cost.cost_of(run.folder).encoder_gflop
+    assert round(found, 3) == 0.120
+    assert found * 1e9 == encoding(encoder_shape(encoder), 1)
+
+
+def test_a_ledger_without_kinds_gives_no_seconds_and_the_table_says_so() -> None:
+    folder = _costing(typed=False)
+    found = cost.cost_of(folder)
+    assert (found.training_s, found.seconds_a_question, found.typed) == (None, None, False)
+    out = command("table", "--cost", "--format", "md")
+    assert f"No seconds of {folder.name}" in out.replace("\\", "")
+
+
+def test_what_was_done_together_is_told_apart_by_fields(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, Silent())
+    parts = [Part("a", "gqa", "default", 3), Part("b", "mme", "blind", 1)]
+    with ledger.step("all of it", "features", parts=parts, counted="images"):
+        pass
+    first, second = cost.ledger(tmp_path)
+    assert (first["kind"], first["benchmark"], first["variant"], first["images"]) == ("features", "gqa", "default", 3)
+    assert (second["benchmark"], second["variant"], second["images"]) == ("mme", "blind", 1)
 
 
 def test_cost_stands_beside_the_score() -> None:

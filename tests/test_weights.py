@@ -123,7 +123,7 @@ def test_another_architecture_is_refused_and_not_locked(
 
 
 def test_another_llm_is_refused(hub: Hub, llm: LLM) -> None:
-    with pytest.raises(UserError, match=r"hidden_size is 64, the yaml of llm tiny-llama says 32; correct it"):
+    with pytest.raises(UserError, match=r"hidden_size is 64, the yaml of llm tiny-llama says width: 32; correct it"):
         provide_weights([llm.model_copy(update={"width": 32})])
 
 

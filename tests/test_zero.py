@@ -210,6 +210,46 @@ def test_four_processes_give_what_one_gives(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("clipped_at", [1e-9, 100.0])
+def test_a_json_that_says_nothing_trains_as_the_recipe_says(
+    clipped_at: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Gradients of 1e-9 are lost in AdamW's epsilon: clipping at DeepSpeed's or accelerate's own 1.0 shows at once.
+    zero3 = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}
+    (tmp_path / "configs" / "deepspeed").mkdir(parents=True)
+    for name, zero in (("bare2", {"stage": 2}), ("bare3", zero3)):
+        text = json.dumps({"zero_optimization": zero})
+        (tmp_path / "configs" / "deepspeed" / f"{name}.json").write_text(text)
+    data, images = make_conversations(tmp_path / "data")
+    models: dict[str, Any] = {"encoder": make_encoder(tmp_path / "encoder"), "llm": make_llm(tmp_path / "llm")}
+    losses = []
+    for bare in (False, True):
+        stages = {
+            stage: {
+                **CHANGES[stage],
+                "micro_batch": 4,
+                "max_grad_norm": clipped_at,
+                "deepspeed": name if bare else None,
+            }
+            for stage, name in (("stage1", "bare2"), ("stage2", "bare3"))
+        }
+        models["recipe"] = make_recipe(data, images, name=f"bare-{bare}", **{**CHANGES, **stages})
+        configs = {}
+        for kind, model in models.items():
+            configs[kind] = str(tmp_path / f"{model.name}.yaml")
+            Path(configs[kind]).write_text(yaml.safe_dump(model.model_dump(mode="json", exclude={"assumptions"})))
+        folder = tmp_path / f"ranks-{bare}"
+        folder.mkdir()
+        environment = {"TORCH_EXTENSIONS_DIR": str(folder / "none"), "MLLM_EVAL_PATH": str(tmp_path)}
+        codes = run_ranks(1, folder, train_as_rank, configs, None, None, None, environment=environment)
+        assert codes == [0], (folder / "rank0.log").read_text()[-3000:]
+        losses.append(results_of(finished(configs, folder, monkeypatch))[0])
+    plain, sharded = losses
+    for stage in (0, 1):
+        assert sharded[stage] == pytest.approx(plain[stage], rel=1e-4)
+
+
+@pytest.mark.slow
 def test_sharded_and_killed_twice_it_goes_on_with_another_number_of_processes(
     one_process: tuple[list[list[float]], dict[str, torch.Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def show(
     from rich.console import Console
     from rich.table import Table
 
+    from mllm_eval.decoding import overruled_words
     from mllm_eval.finished import Finished, saved
     from mllm_eval.pipeline.ledger import Ledger
     from mllm_eval.pipeline.reporter import Silent
@@ -96,6 +97,8 @@ def show(
         console.print(
             f"{found.heading} ({found.weights.repo or found.weights.path}); {about}; {state(found)}", markup=False
         )
+        if said := overruled_words(found.overruled):
+            console.print(said, markup=False)
     else:
         console.print(f"encoder {found.encoder.name}, recipe {found.recipe.name} ({found.recipe.hash}), ", end="")
         console.print(f"LLM {found.llm.name}, seed {found.seed}; {state(found)}", markup=False)

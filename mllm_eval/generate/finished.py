@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_eval.answers import Answer, Journal
 from mllm_eval.config import canonical
 from mllm_eval.data.samples import Sample
+from mllm_eval.decoding import KEPT, kept, overruled
 from mllm_eval.errors import UserError
 from mllm_eval.generate.sharing import Share
 
@@ -27,20 +28,27 @@ def messages(sample: Sample) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*parts, {"type": "text", "text": sample.prompt}]}]
 
 
-def _key(sample: Sample) -> tuple[str, tuple[str, ...]]:
-    # The template is the model's, and the run's hash knows the model: to know the messages is enough.
-    digest = hashlib.sha256(canonical(messages(sample)).encode()).hexdigest()[:16]
+def _key(sample: Sample, overruled: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    # The template is the model's, and the run's hash knows the model: to know the messages is enough. Answers of a
+    # version that followed the model's own decoding are others.
+    asked: Any = [messages(sample), dict(overruled)] if overruled else messages(sample)
+    digest = hashlib.sha256(canonical(asked).encode()).hexdigest()[:16]
     return digest, tuple(image.sha256[:16] for image in sample.images)
 
 
-def pending_finished(samples: Sequence[Sample], journal: Journal) -> list[str]:
-    """The ids of the samples without an answer to these messages and images; needs no torch and no model."""
+def pending_finished(
+    samples: Sequence[Sample], journal: Journal, overruled: Mapping[str, Any] | None = None
+) -> list[str]:
+    """The ids of the samples without an answer to these messages and images; needs no torch and no model.
+
+    overruled: what greedy decoding does not follow of the model's generation_config (`mllm_eval.decoding`).
+    """
     done = journal.done()
-    return [sample.id for sample in samples if not _settled(done.get(sample.id), sample)]
+    return [sample.id for sample in samples if not _settled(done.get(sample.id), sample, overruled or {})]
 
 
-def _settled(answer: Answer | None, sample: Sample) -> bool:
-    if answer is None or (answer.prompt, answer.images) != _key(sample):
+def _settled(answer: Answer | None, sample: Sample, overruled: Mapping[str, Any]) -> bool:
+    if answer is None or (answer.prompt, answer.images) != _key(sample, overruled):
         return False
     return answer.state == "ok" or isinstance(_images(sample), str)
 
@@ -54,12 +62,17 @@ def _images(sample: Sample) -> list[PIL.Image.Image] | str:
 
 
 class FinishedModel:
-    """A model and its processor, loaded without any code of the model's own."""
+    """A model and its processor, loaded without any code of the model's own; it decodes greedily.
+
+    `generate` fills in from the model's generation_config whatever a call does not name, so that penalties, forced and
+    forbidden tokens would stay in force: only the tokens that begin, end and fill an answer are kept of it.
+    `overruled`: the fields that are not followed.
+    """
 
     def __init__(self, folder: Path, dtype: str, device: str) -> None:
         """Raises UserError for a folder without a model for images and text, a processor or a chat template."""
         import torch
-        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
         # Registers this project's own checkpoints, which can be asked like any other.
         import mllm_eval.model  # noqa: F401
@@ -79,13 +92,24 @@ class FinishedModel:
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.tokenizer = tokenizer
-        load: Any = AutoModelForImageTextToText.from_pretrained
-        model, report = _loaded(
-            folder, "weights", load, dtype=getattr(torch, dtype), output_loading_info=True, **options
+        from mllm_eval.adapters.loading import load_whole
+
+        plain: Any = GenerationConfig
+        own = kept(folder)
+        model = load_whole(
+            AutoModelForImageTextToText.from_pretrained,
+            folder,
+            left_out=None,
+            dtype=getattr(torch, dtype),
+            # Given at once: transformers refuses to read some that contradict themselves.
+            generation_config=None if own is None else plain(**own),
         )
-        if missing := sorted(report["missing_keys"]):
-            raise UserError(f"{folder}: {len(missing)} tensors are missing, the first is {missing[0]}")
         self.model = model.to(device).eval()
+        self.overruled = overruled(folder)
+        for part in self.model.modules():
+            # Also of a part that the model has generate for it.
+            if isinstance(said := getattr(part, "generation_config", None), GenerationConfig):
+                part.generation_config = plain(**{name: getattr(said, name) for name in KEPT})
         self.folder = folder
 
     def render(self, sample: Sample) -> str:
@@ -139,7 +163,7 @@ class FinishedModel:
         ]
 
     def _answer(self, sample: Sample, tokens: list[int], asked: int) -> Answer:
-        prompt, images = _key(sample)
+        prompt, images = _key(sample, self.overruled)
         ends = self.model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])
         last = next((at for at, token in enumerate(tokens) if token in ends), len(tokens) - 1)
@@ -191,7 +215,7 @@ def answer_finished(
     counted = share.counter()
     for number in share.take([len(group) * (1 + len(samples[group[0]].images)) for group in groups]):
         asked = [samples[at] for at in groups[number]]
-        if not all(_settled(done.get(sample.id), sample) for sample in asked):
+        if not all(_settled(done.get(sample.id), sample, model.overruled) for sample in asked):
             journal.append(_answer_group(model, asked, max_new_tokens))
         answered = counted(len(asked))
         if progress:
@@ -217,5 +241,5 @@ def _answer_group(model: FinishedModel, asked: list[Sample], max_new_tokens: int
         answers = {answer.id: answer for answer in made}
     for sample, images in loaded:
         if isinstance(images, str):
-            answers[sample.id] = Answer(sample.id, *_key(sample), "", 0, 0, "error", images)
+            answers[sample.id] = Answer(sample.id, *_key(sample, model.overruled), "", 0, 0, "error", images)
     return [answers[sample.id] for sample in asked]

@@ -107,6 +107,8 @@ class Server:
             "prompt_embeds": packed(prompt),
             "max_tokens": longest,
             "temperature": 0.0,
+            # The server takes what a request leaves out from its model's generation_config.
+            "repetition_penalty": 1.0,
             "stop_token_ids": sorted(ends),
             "return_token_ids": True,
         }

@@ -13,19 +13,15 @@ from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
 
 from mllm_eval.adapters import weights_folder
 from mllm_eval.adapters.base import EncoderModel
+from mllm_eval.adapters.loading import first_line, load_whole
 from mllm_eval.catalog import LLM, Encoder, Recipe
+from mllm_eval.catalog.llama import llama_config
 from mllm_eval.errors import UserError
 from mllm_eval.kernels import quick
+from mllm_eval.model.llama import DERIVED
 from mllm_eval.model.processor import VLMImageProcessor, VLMProcessor, chat_template
 from mllm_eval.model.vlm import VLM, VLMConfig
 from mllm_eval.prompts import IMAGE, template_named
-
-PARAMS_TOLERANCE = 1e-3
-
-
-def _first_line(problem: Exception) -> str:
-    text = str(problem).strip()
-    return text.splitlines()[0] if text else type(problem).__name__
 
 
 def load_tokenizer(llm: LLM, template: str) -> Any:
@@ -37,7 +33,7 @@ def load_tokenizer(llm: LLM, template: str) -> Any:
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as problem:
-        raise UserError(f"{folder}: the tokenizer cannot be read ({_first_line(problem)})") from problem
+        raise UserError(f"{folder}: the tokenizer cannot be read ({first_line(problem)})") from problem
     for mark in template_marks(template):
         if len(tokenizer(mark, add_special_tokens=False)["input_ids"]) != 1:
             raise UserError(
@@ -48,7 +44,20 @@ def load_tokenizer(llm: LLM, template: str) -> Any:
         tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]}, replace_extra_special_tokens=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    _check_embedded(tokenizer, llm, folder)
     return tokenizer
+
+
+def _check_embedded(tokenizer: Any, llm: LLM, folder: Path) -> None:
+    # The image's token alone is never looked up.
+    behind = {name: number for name, number in tokenizer.get_vocab().items() if number >= llm.vocab and name != IMAGE}
+    if behind:
+        number, name = min((number, name) for name, number in behind.items())
+        role = next((key for key, value in tokenizer.special_tokens_map.items() if value == name), "token")
+        raise UserError(
+            f"{folder}: the tokenizer's {role} {name!r} has id {number}, the embedding of llm {llm.name} holds "
+            f"{llm.vocab}; use the tokenizer that this LLM was trained with, or another token of it in that place"
+        )
 
 
 def template_marks(template: str) -> list[str]:
@@ -68,28 +77,21 @@ def template_marks(template: str) -> list[str]:
 
 
 def load_llm_model(llm: LLM, dtype: torch.dtype = torch.float32) -> Any:
-    """A `LlamaForCausalLM`, its yaml checked against its weights.
+    """A `LlamaForCausalLM`, its yaml and its config checked against its weights.
 
-    Raises UserError for missing or unreadable weights and for facts that do not match.
+    Raises UserError for weights that are unreadable, not whole, or of another architecture, and for facts that do
+    not match.
     """
     folder = weights_folder(llm.weights)
-    try:
-        loading: Any = LlamaForCausalLM.from_pretrained
-        model, report = loading(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
-    except Exception as problem:
-        raise UserError(f"{folder}: the weights cannot be read ({_first_line(problem)})") from problem
-    if missing := sorted(report["missing_keys"]):
-        raise UserError(f"{folder}: {len(missing)} tensors are missing, the first is {missing[0]}")
-    config = model.config
+    llama_config(llm, folder)
+    model = load_whole(LlamaForCausalLM.from_pretrained, folder, left_out=DERIVED, dtype=dtype)
+    if model.config.tie_word_embeddings and model.lm_head.weight is not model.model.embed_tokens.weight:
+        raise UserError(
+            f"{folder}: its config ties the output layer to the embedding, its files have another lm_head.weight; "
+            "say `tie_word_embeddings: false` if that is what the LLM was trained with"
+        )
     params = sum(parameter.numel() for parameter in model.parameters())
-    found = {"width": config.hidden_size, "depth": config.num_hidden_layers, "vocab": config.vocab_size}
-    for name, value in found.items():
-        if getattr(llm, name) != value:
-            raise UserError(
-                f"llm {llm.name}: the yaml says {name}: {getattr(llm, name)}, the weights have {value}; "
-                "correct the yaml"
-            )
-    if abs(params - llm.params) > PARAMS_TOLERANCE * params:
+    if params != llm.params:
         raise UserError(
             f"llm {llm.name}: the yaml says params: {llm.params}, the weights have {params}; correct the yaml"
         )
@@ -162,25 +164,16 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> VLM:
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no checkpoint here; train the run first")
+    mend = "delete it and train again"
     try:
-        config = AutoConfig.from_pretrained(folder)
-        if not isinstance(config, VLMConfig):
-            raise UserError(f"{folder}: holds a {config.model_type}, not a checkpoint of this project")
-        loading: Any = VLM.from_pretrained
-        model, report = loading(
-            folder, config=config, dtype=dtype or "auto", output_loading_info=True, local_files_only=True
-        )
-        processor = VLMProcessor.from_pretrained(folder, local_files_only=True)
-    except UserError:
-        raise
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        loads = isinstance(config, VLMConfig)
+        processor = VLMProcessor.from_pretrained(folder, local_files_only=True) if loads else None
     except Exception as problem:
-        raise UserError(
-            f"{folder}: the checkpoint cannot be read ({_first_line(problem)}); delete it and train again"
-        ) from problem
-    if missing := sorted(report["missing_keys"]):
-        raise UserError(
-            f"{folder}: {len(missing)} tensors are missing, the first is {missing[0]}; delete it and train again"
-        )
+        raise UserError(f"{folder}: the checkpoint cannot be read ({first_line(problem)}); {mend}") from problem
+    if processor is None:
+        raise UserError(f"{folder}: holds a {config.model_type}, not a checkpoint of this project")
+    model = load_whole(VLM.from_pretrained, folder, config=config, dtype=dtype or "auto", mend=mend)
     model.tokenizer = processor.tokenizer
     model.eval()
     loaded: VLM = quick(model)

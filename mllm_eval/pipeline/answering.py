@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from mllm_eval.answers import Journal
 from mllm_eval.catalog import Benchmark
+from mllm_eval.catalog.subset import parted
 from mllm_eval.data.samples import ImageRef, Sample, Shown
 from mllm_eval.environment import device, repeatable
 from mllm_eval.generate import Asked, Limits, Share, answer_many, is_open, pending, shared_answers, together
-from mllm_eval.pipeline.ledger import Ledger
+from mllm_eval.pipeline.ledger import Ledger, Part
 from mllm_eval.pipeline.processes import decided, encode
 from mllm_eval.pipeline.reporter import Progress
 from mllm_eval.pipeline.subset import asked_samples
@@ -42,7 +43,7 @@ class Respondent:
         repeatable(self.run.seed)
         from mllm_eval.model import load_checkpoint
 
-        with self.ledger.step("load the checkpoint"):
+        with self.ledger.step("load the checkpoint", "load"):
             model = load_checkpoint(self.run.checkpoint)
             model.to(device())  # type: ignore[arg-type]  # transformers wraps it without its types
             return model
@@ -84,10 +85,10 @@ class Respondent:
         model = self.model if left else None
         if share.size > 1 and left:
             # All at once: processes that share work do not wait for each other between its parts.
-            self._encode("all", [*opened])
+            self._encode("all", opened)
         if self.server and left:
             # A line of the ledger says who answered: its sums are rounded otherwise than the engine's.
-            with self.ledger.step(f"asking {self.server.serves} at {self.server.url}"):
+            with self.ledger.step(f"asking {self.server.serves} at {self.server.url}", "server"):
                 pass
         parts, at = len(together([*opened])), count(1)
 
@@ -96,7 +97,8 @@ class Respondent:
             if share.size == 1:
                 # Variants that were answered just now may have answers, too.
                 self._share_answers({asked: opened[asked] for asked in part}, share)
-            with self._step(part, f", {next(at)} of {parts}" if parts > 1 else "", share) as progress:
+            chosen = {asked: opened[asked] for asked in part}
+            with self._step(chosen, f", {next(at)} of {parts}" if parts > 1 else "", share) as progress:
                 yield progress
 
         answer_many(
@@ -135,7 +137,7 @@ class Respondent:
         return bool(pending(asked.samples, self.run.recipe.template, asked.journal))
 
     @contextmanager
-    def _step(self, part: Sequence[Asked], which: str, share: Share) -> Iterator[Progress]:
+    def _step(self, part: Mapping[Asked, tuple[Benchmark, str]], which: str, share: Share) -> Iterator[Progress]:
         """What is left of a part, as a step of the ledger; the images that it shows are encoded before."""
         name = " + ".join(asked.name for asked in part)
         if not any(self._pending(asked) for asked in part):
@@ -143,8 +145,11 @@ class Respondent:
             return
         if share.size == 1:
             self._encode(name, part)
-        titles = {f"answers: {asked.name}": len(asked.samples) for asked in part}
-        with self.ledger.step(f"answers: {name}", f"answers: {name}{which}", titles) as progress:
+        parts = [
+            Part(f"answers: {asked.name}", benchmark.name, variant, len(asked.samples))
+            for asked, (benchmark, variant) in part.items()
+        ]
+        with self.ledger.step(f"answers: {name}", "answers", f"answers: {name}{which}", parts) as progress:
             yield progress
 
     def _share_answers(self, opened: Mapping[Asked, tuple[Benchmark, str]], share: Share) -> None:
@@ -168,17 +173,34 @@ class Respondent:
             journal.hold_to(limit)
         return [journal for journal in finished if journal.complete]
 
-    def _encode(self, name: str, part: Sequence[Asked]) -> None:
-        images = Shown([asked.samples for asked in part])
-        missing = decided(lambda: len(self.features.store.missing(image.sha256 for image in images)))
-        if not missing:
+    def _encode(self, name: str, part: Mapping[Asked, tuple[Benchmark, str]]) -> None:
+        # An image that several show is the default's: what a variant adds is what it alone shows.
+        order = sorted(part.items(), key=lambda one: parted(one[1][1])[0] != "default")
+        images = Shown([asked.samples for asked, _ in order])
+
+        def look() -> list[int]:
+            left = set(self.features.store.missing(image.sha256 for image in images))
+            counts = []
+            for asked, _ in order if left else ():
+                own = left & {image.sha256 for image in Shown([asked.samples])}
+                counts.append(len(own))
+                left -= own
+            return counts
+
+        missing = decided(look)
+        if not sum(missing):
             return
+        parts = [
+            Part(f"features: {asked.name}", benchmark.name, variant, own)
+            for (asked, (benchmark, variant)), own in zip(order, missing, strict=True)
+            if own
+        ]
 
         def broken(image: ImageRef, problem: Exception) -> None:
             # The samples that show it fail when they are asked, with this reason in the journal.
             self.ledger.reporter.say(f"broken image: {problem}")
 
-        with self.ledger.step(f"features: {name}", images=missing) as progress:
+        with self.ledger.step(f"features: {name}", "features", parts=parts, counted="images") as progress:
             encode(self.features, images, progress, broken)
 
 

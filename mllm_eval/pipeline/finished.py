@@ -15,7 +15,7 @@ from mllm_eval.generate.finished import answer_finished, pending_finished
 from mllm_eval.pipeline.answering import titled
 from mllm_eval.pipeline.asked import asked_benchmarks
 from mllm_eval.pipeline.flow import working
-from mllm_eval.pipeline.ledger import Ledger
+from mllm_eval.pipeline.ledger import Ledger, Part
 from mllm_eval.pipeline.processes import decided, sharing
 from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.pipeline.scoring import score_answers, scored
@@ -68,21 +68,25 @@ def evaluate_finished(
                 samples = asked_samples(benchmark, data, variant)
                 journal = Journal(model.answers_path(benchmark.name, variant), share.rank)
                 limit = benchmark.generation.max_new_tokens
-                if decided(partial(_open, samples, journal, limit)):
+                if decided(partial(_open, model, samples, journal, limit)):
                     ready = loaded.model
-                    with ledger.step(f"answers: {titled(benchmark, variant)}", samples=len(samples)) as progress:
+                    title = titled(benchmark, variant)
+                    part = Part(f"answers: {title}", benchmark.name, variant, len(samples))
+                    with ledger.step(f"answers: {title}", "answers", parts=[part]) as progress:
                         answer_finished(ready, samples, limit, journal, progress, batch, share)
                 if not share.rank and not all(scored(model, benchmark, variant, rules) for rules in benchmark.rules):
-                    with ledger.step(f"scores: {titled(benchmark, variant)}"):
+                    with ledger.step(
+                        f"scores: {titled(benchmark, variant)}", "scores", benchmark=benchmark.name, variant=variant
+                    ):
                         score_answers(model, benchmark, variant, samples)
         if not ledger.steps:
             ledger.reporter.say(f"{model.name}: complete, nothing to do")
     return model
 
 
-def _open(samples: Sequence[Sample], journal: Journal, limit: int) -> bool:
+def _open(model: Finished, samples: Sequence[Sample], journal: Journal, limit: int) -> bool:
     journal.hold_to(limit)
-    return not journal.complete or bool(pending_finished(samples, journal))
+    return not journal.complete or bool(pending_finished(samples, journal, model.overruled))
 
 
 class _Loaded:
@@ -97,5 +101,5 @@ class _Loaded:
         repeatable(0)
         from mllm_eval.generate.finished import FinishedModel
 
-        with self.ledger.step("load the model"):
+        with self.ledger.step("load the model", "load"):
             return FinishedModel(weights_folder(self.chosen.weights), self.chosen.dtype, device())

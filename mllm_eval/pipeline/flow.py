@@ -124,7 +124,9 @@ def score_run(run: Run | Finished, reporter: Reporter | None = None) -> list[str
             name, _, variant = path.stem.partition(".")
             benchmark = load_benchmark(name)
             for counted in _read_by(run, benchmark, variant or "default"):
-                with ledger.step(f"scores: {titled(benchmark, counted)}"):
+                with ledger.step(
+                    f"scores: {titled(benchmark, counted)}", "scores", benchmark=benchmark.name, variant=counted
+                ):
                     score_answers(run, benchmark, counted, _samples(benchmark, run, counted))
                 done.append(titled(benchmark, counted))
     if not done:
@@ -240,7 +242,7 @@ def _train(run: Run, ledger: Ledger) -> None:
     if is_trained(run):
         return
     repeatable(run.seed)
-    with ledger.step("training") as progress:
+    with ledger.step("training", "training") as progress:
         train(run, progress)
 
 
@@ -271,6 +273,8 @@ def _score(
     """Score the answers of a variant for each that reads them, where that is missing."""
     for variant in readers[benchmark.name, source]:
         if not all(scored(run, benchmark, variant, rules) for rules in benchmark.rules):
-            with ledger.step(f"scores: {titled(benchmark, variant)}"):
+            with ledger.step(
+                f"scores: {titled(benchmark, variant)}", "scores", benchmark=benchmark.name, variant=variant
+            ):
                 own = samples if variant == source else _samples(benchmark, run, variant)
                 score_answers(run, benchmark, variant, own)

@@ -6,13 +6,27 @@ import json
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mllm_eval.pipeline.reporter import Progress, Reporter
+
+Kind = Literal["training", "load", "server", "features", "answers", "scores", "other"]
+"""What a step was; readers of a ledger go by this, never by a step's title."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What several did in one step: a benchmark's variant, and how many of what the step counts were its own."""
+
+    title: str
+    benchmark: str
+    variant: str
+    amount: int
 
 
 class Ledger:
@@ -34,12 +48,18 @@ class Ledger:
 
     @contextmanager
     def step(
-        self, title: str, shown: str | None = None, parts: Mapping[str, int] | None = None, **about: Any
+        self,
+        title: str,
+        kind: Kind = "other",
+        shown: str | None = None,
+        parts: Sequence[Part] = (),
+        counted: str = "samples",
+        **about: Any,
     ) -> Iterator[Progress]:
         """Time a step: wall and processor seconds of this process and its children, and its memory peak.
 
-        `shown` stands for the title while it lasts. What several `parts` (title -> samples) did together is a line
-        each, the time split by their samples.
+        `shown` stands for the title while it lasts. What several `parts` did together is a line each, the time split
+        by what is `counted` of each. `about`: further fields of the line, such as `benchmark` and `variant`.
         """
         if self.begin:
             self.begin()
@@ -48,13 +68,16 @@ class Ledger:
         with self.reporter.step(shown or title) as progress:
             yield progress
         wall, spent = time.monotonic() - wall, _spent() - spent
-        for name, samples in (parts or {title: 1}).items():
-            share = samples / (sum(parts.values()) or 1) if parts else 1.0
+        whole = sum(part.amount for part in parts) or 1
+        for one in parts or (None,):
+            share = one.amount / whole if one else 1.0
+            own = {"benchmark": one.benchmark, "variant": one.variant, counted: one.amount} if one else {}
             line = {
-                "step": name,
+                "step": one.title if one else title,
+                "kind": kind,
                 **about,
-                **({"samples": samples} if parts else {}),
-                **({"together": list(parts)} if parts and len(parts) > 1 else {}),
+                **own,
+                **({"together": [part.title for part in parts]} if len(parts) > 1 else {}),
                 "seconds": round(wall * share, 2),
                 "cpu_seconds": round(spent * share, 2),
                 "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,

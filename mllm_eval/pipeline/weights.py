@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mllm_eval.catalog import LLM, Encoder, Weights
+from mllm_eval.catalog.llama import llama_config
 from mllm_eval.environment import before_torch
 from mllm_eval.errors import UserError
 from mllm_eval.hub import Lock, Source, lock_path, locked_folder, read_lock
@@ -34,7 +35,6 @@ TOKENS = (
 )
 # Names that weights have on the hub, the wanted ones first.
 STEMS = (("model", ".safetensors"), ("open_clip_model", ".safetensors"), ("pytorch_model", ".bin"))
-TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -170,12 +170,20 @@ def check(one: Encoder | LLM | Whole, place: Path) -> None:
         if not (place / "config.json").is_file():
             raise UserError(f"{place}: no config.json; {one.name} is not a model in the hub's format")
         return
-    if held is not None and held < (1 - TOLERANCE) * (one.params - _tied(one)):
-        raise UserError(f"{place}: {held:,} parameters in its files, {one.name}'s yaml says {one.params:,}")
     if isinstance(one, LLM):
-        _check_llm(one, place)
+        llama_config(one, place)
+    if held is not None and held < one.params - _tied(one):
+        raise UserError(f"{place}: {held:,} parameters in its files, {one.name}'s yaml says {one.params:,}")
+    before_torch()
+    if isinstance(one, LLM):
+        from mllm_eval.model.llama import llama_outline
+
+        llama_outline(one, place)
+        _check_tokenizer(place)
     else:
-        _check_encoder(one, place)
+        from mllm_eval.adapters import family
+
+        family(one.family).hold(one, place)
 
 
 def _elements(folder: Path) -> int | None:
@@ -206,36 +214,6 @@ def _tied(one: Encoder | LLM) -> int:
     return one.vocab * one.width if isinstance(one, LLM) and (shape is None or shape.tied) else 0
 
 
-def _check_llm(llm: LLM, folder: Path) -> None:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as problem:
-        raise UserError(f"{path}: cannot be read as a model's config ({problem})") from None
-    said = {"hidden_size": llm.width, "num_hidden_layers": llm.depth, "vocab_size": llm.vocab}
-    if config.get("model_type") != "llama":
-        raise UserError(f"{path}: the weights are of type {config.get('model_type')!r}, llm {llm.name} must be 'llama'")
-    for key, value in said.items():
-        if config.get(key) != value:
-            raise UserError(f"{path}: {key} is {config.get(key)}, the yaml of llm {llm.name} says {value}; correct it")
+def _check_tokenizer(folder: Path) -> None:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         raise UserError(f"{folder}: no tokenizer in it (tokenizer.json or tokenizer.model)")
-
-
-def _check_encoder(encoder: Encoder, place: Path) -> None:
-    before_torch()
-    import torch
-
-    from mllm_eval.adapters import family
-    from mllm_eval.adapters.backbone import Backbone
-
-    chosen = family(encoder.family)
-    if not issubclass(chosen, Backbone):
-        return
-    if place.is_file():
-        # Mapped into memory: names and shapes are compared, the weights are not read.
-        chosen._read_original(encoder, place)
-        return
-    config = chosen.read_config(place)
-    with torch.device("meta"):
-        chosen.build(encoder, config.to_dict())

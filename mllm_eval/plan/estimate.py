@@ -200,9 +200,7 @@ def _added(stage: Any, llm: LlamaShape) -> int | None:
     """What LoRA adds to the LLM and trains in its stead; None without LoRA."""
     if stage.lora is None:
         return None
-    said = dict(stage.lora)
-    # peft's own defaults.
-    return lora_parameters(llm, int(said.get("r", 8)), said.get("target_modules") or ("q_proj", "v_proj"))
+    return lora_parameters(llm, stage.lora.r, stage.lora.targets)
 
 
 def _encoding_step(encoder: EncoderShape, kept: dict[str, Keeping], rate: float) -> Step:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mllm_eval.catalog import LLM, Encoder, Recipe
+from mllm_eval.catalog.llama import llama_config
 from mllm_eval.errors import UserError, near
 
 
@@ -76,28 +75,27 @@ class EncoderShape:
 def llama_shape(llm: LLM) -> LlamaShape:
     """The shape of an LLM, from its yaml, or from its config where the weights are here.
 
-    Raises UserError where neither says it.
+    Raises UserError where neither says it, and where the weights are another architecture's.
     """
-    stated = llm.architecture
+    stated, folder = llm.architecture, llm.weights.folder()
+    here = folder is not None and (folder / "config.json").is_file()
+    config = llama_config(llm, folder) if folder is not None and here else None
     if stated is not None:
         head = stated.head or llm.width // stated.heads
         heads, keys, hidden, tied = stated.heads, stated.kv_heads, stated.hidden, stated.tied
     else:
-        folder = llm.weights.folder()
-        path = (folder or Path()) / "config.json"
-        if folder is None or not path.is_file():
+        if config is None:
             raise UserError(
                 f"llm {llm.name}: its yaml has no `architecture` (heads, kv_heads, hidden) and its weights are not "
                 "here; state it, or fetch them with `mllm-eval weights`"
             )
         try:
-            config = json.loads(path.read_text())
             heads, hidden = int(config["num_attention_heads"]), int(config["intermediate_size"])
             keys = int(config.get("num_key_value_heads") or heads)
             head = int(config.get("head_dim") or llm.width // heads)
             tied = bool(config.get("tie_word_embeddings", False))
         except (OSError, ValueError, KeyError, TypeError) as problem:
-            raise UserError(f"{path}: no LLaMA's config ({problem!r})") from None
+            raise UserError(f"{folder}: config.json is no LLaMA's ({problem!r})") from None
     return LlamaShape(
         params=llm.params,
         vocab=llm.vocab,
@@ -109,6 +107,18 @@ def llama_shape(llm: LLM) -> LlamaShape:
         hidden=hidden,
         tied=tied,
     )
+
+
+def llama_by_size(llm: LLM) -> LlamaShape:
+    """A LLaMA of an LLM's params, width, depth and vocabulary, for counting where nothing says more of its shape.
+
+    Keys are as wide as queries, and what the words leave of the parameters is the MLP's: products with weights are
+    the same however the weights are split, and attention hangs on the width alone.
+    """
+    words = llm.vocab * llm.width
+    blocks = max(0, llm.params - 2 * words - llm.width) // llm.depth
+    hidden = max(0, blocks - 4 * llm.width**2 - 2 * llm.width) // (3 * llm.width)
+    return LlamaShape(llm.params, llm.vocab, llm.width, llm.depth, 1, llm.width, llm.width, hidden, tied=False)
 
 
 def lora_parameters(llm: LlamaShape, rank: int, targets: str | Sequence[str]) -> int:
@@ -126,10 +136,13 @@ def lora_parameters(llm: LlamaShape, rank: int, targets: str | Sequence[str]) ->
         "down_proj": llm.hidden + llm.width,
     }
     chosen = list(sizes) if targets == "all-linear" else [targets] if isinstance(targets, str) else list(targets)
+    # Of the whole model there is one; tied to the embedding it takes no adapter.
+    once = {} if llm.tied else {"lm_head": llm.width + llm.vocab}
     for name in chosen:
-        if name not in sizes:
-            raise UserError(f"lora: a LLaMA has no matrix {name!r}.{near(name, sizes)} Known: {', '.join(sizes)}")
-    return llm.depth * rank * sum(sizes[name] for name in chosen)
+        if name not in sizes and name not in once:
+            known = [*sizes, *once]
+            raise UserError(f"lora: a LLaMA has no matrix {name!r}.{near(name, known)} Known: {', '.join(known)}")
+    return rank * sum(llm.depth * sizes.get(name, 0) + once.get(name, 0) for name in chosen)
 
 
 def projector_shape(encoder: Encoder, recipe: Recipe, llm: LLM) -> ProjectorShape:

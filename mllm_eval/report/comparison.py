@@ -119,7 +119,9 @@ def measured_row(run: Scored, label: str, shown: Sequence[Column], intervals: bo
     }
     named = columns().classic
     probed = [f"{named[key].title}: n {one.n:,}, {one.how}" for key, one in probes.items() if key in cells]
-    return Row(label, "measured", cells, aside=run.plain != "default", notes=(about, *probed), facts=facts)
+    return Row(
+        label, "measured", cells, aside=run.plain != "default", notes=(about, *record.notes, *probed), facts=facts
+    )
 
 
 def shared_notes(runs: Sequence[Scored]) -> list[str]:

@@ -1,21 +1,22 @@
 """What a score cost: visual tokens, floating point operations and seconds of a question, beside the score.
 
-Operations are counted, not measured: 2 per weight and token, and 4 * depth * width * tokens**2 for attention
-(Kaplan et al. 2020, arXiv 2001.08361, section 2.1). The encoder sees an image once; the LLM reads image and
-question and writes the answer. Seconds are those of the run's ledger on whatever machine it ran.
+Operations are counted, not measured, by `mllm_eval.plan.work`, as `mllm-eval plan` counts them: of the encoder's blocks
+those that are run, of the LLM those of a question that is asked alone. Seconds are those of the run's ledger on
+whatever machine it ran; what a step was is read from the line's fields, never from its title.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mllm_eval.catalog import LLM, Encoder
 from mllm_eval.config import load
 from mllm_eval.errors import UserError
+from mllm_eval.plan.shapes import encoder_shape, llama_by_size, llama_shape, projector_shape
+from mllm_eval.plan.work import Asking, asking, encoding
 from mllm_eval.report.table import MISSING, Cell, Column, Table, printed
 from mllm_eval.run import RunConfig
 from mllm_eval.storage import iter_jsonl
@@ -27,9 +28,10 @@ class Cost:
 
     visual_tokens   tokens the LLM reads of an image
     encoder_gflop   of one image through the encoder
-    llm_gflop       of one question through the LLM, image tokens included, on average
+    llm_gflop       of a question of average length through projector and LLM, image tokens included
     training_s, features_s, answers_s   wall seconds in all; None where the ledger has no such step
     questions       how many were answered
+    typed           whether the ledger says what each step was; without that, no seconds
     """
 
     visual_tokens: int
@@ -39,6 +41,7 @@ class Cost:
     features_s: float | None
     answers_s: float | None
     questions: int
+    typed: bool = True
 
     @property
     def seconds_a_question(self) -> float | None:
@@ -48,44 +51,65 @@ class Cost:
         return (self.answers_s + (self.features_s or 0.0)) / self.questions
 
 
-def encoder_flops(encoder: Encoder) -> float:
-    """Floating point operations of one image through the encoder, of all its patches at its own resolution."""
-    return _flops(encoder.params, encoder.depth, encoder.width, (encoder.preprocessing.size // encoder.patch) ** 2)
+def cost_of(folder: Path, variant: str = "default") -> Cost:
+    """What a run cost, from its config, its ledger and its answers to a variant: the default, or a subset of it.
 
-
-def llm_flops(llm: LLM, tokens: float) -> float:
-    """Floating point operations of `tokens` through the LLM, read or written."""
-    return _flops(llm.params, llm.depth, llm.width, tokens)
-
-
-def _flops(params: float, depth: int, width: int, tokens: float) -> float:
-    return 2.0 * params * tokens + 4.0 * depth * width * tokens**2
-
-
-def cost_of(folder: Path) -> Cost:
-    """What a run cost, from its config, its ledger and its answers. Raises UserError for a damaged config."""
+    Raises UserError for a damaged config.
+    """
     config = load(folder / "config.yaml", RunConfig)
-    questions, tokens = 0, 0
-    for path in sorted((folder / "answers").glob("*.jsonl")):
-        if "." in path.stem:
-            continue  # a variant: blind answers would make the question look cheap
-        for line in iter_jsonl(path):
-            questions += 1
-            tokens += int(line.get("tokens_in", 0)) + int(line.get("tokens_out", 0))
+    asked, told = _tokens(folder, variant)
+    work = _work(config, asked, told)
     steps = ledger(folder)
+    typed = all("kind" in one for one in steps)
+
+    def seconds(kind: str, **wanted: str) -> float | None:
+        own = [one for one in steps if one.get("kind") == kind and wanted.items() <= one.items()]
+        return sum(float(one["seconds"]) for one in own) if own and typed else None
+
     return Cost(
         visual_tokens=config.recipe.tokens,
-        encoder_gflop=encoder_flops(config.encoder) / 1e9,
-        llm_gflop=llm_flops(config.llm, tokens / questions) / 1e9 if questions else None,
-        training_s=_seconds(steps, "training"),
-        features_s=_seconds(steps, "features:"),
-        answers_s=_seconds(steps, "answers:"),
-        questions=questions,
+        encoder_gflop=encoding(encoder_shape(config.encoder), 1) / 1e9,
+        llm_gflop=None if work is None else (work.prompt + work.answer) / 1e9,
+        training_s=seconds("training"),
+        features_s=seconds("features", variant=variant),
+        answers_s=seconds("answers", variant=variant),
+        questions=len(asked),
+        typed=typed,
     )
 
 
+def _tokens(folder: Path, variant: str) -> tuple[list[int], list[int]]:
+    """Tokens in and out of each answer that is one."""
+    asked, told = [], []
+    for path in sorted((folder / "answers").glob("*.jsonl")):
+        if (path.stem.partition(".")[2] or "default") != variant:
+            continue  # blind answers would make the question look cheap
+        for line in iter_jsonl(path):
+            asked.append(int(line.get("tokens_in", 0)))
+            told.append(int(line.get("tokens_out", 0)))
+    return asked, told
+
+
+def _work(config: RunConfig, asked: list[int], told: list[int]) -> Asking | None:
+    """Of a question of average length; None where nothing was asked."""
+    if not asked:
+        return None
+    try:
+        llm = llama_shape(config.llm)
+    except UserError:
+        # Its yaml has no `architecture` and its weights are elsewhere by now.
+        llm = llama_by_size(config.llm)
+    image = config.recipe.tokens
+    text = max(0, round(sum(asked) / len(asked)) - image)
+    joint = projector_shape(config.encoder, config.recipe, config.llm)
+    return asking(llm, joint, encoder_shape(config.encoder), 1, 1, image, text, max(1, round(sum(told) / len(told))))
+
+
 def ledger(folder: Path) -> list[dict[str, Any]]:
-    """The steps of a run's ledger; lines that a crash cut off are left out."""
+    """The steps of a run's ledger; lines that a crash cut off are left out.
+
+    Lines of versions before `kind` was written have none.
+    """
     path, found = folder / "ledger.jsonl", []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
@@ -97,36 +121,44 @@ def ledger(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _seconds(steps: list[dict[str, Any]], kind: str) -> float | None:
-    own = [float(one["seconds"]) for one in steps if str(one["step"]).startswith(kind) and "(" not in str(one["step"])]
-    return sum(own) if own else None
-
-
 _COLUMNS = (
     Column("visual_tokens", "Visual tokens", decimals=0, better="low", group="Cost of a question"),
     Column("gflop", "GFLOP", decimals=2, better="low", group="Cost of a question"),
     Column("seconds", "Seconds", decimals=4, better="low", group="Cost of a question"),
 )
 NOTE = (
-    "Cost of a question: operations of the encoder on one image and of the LLM on image, question and answer, counted "
-    "as 2 a weight and token plus attention; seconds of features and answers on the machine of the run."
+    "Cost of a question: operations of the encoder's layers that are run on one image and of projector and LLM on "
+    "image, question and answer, counted as 2 a weight and token plus attention; seconds of features and answers on "
+    "the machine of the run."
 )
+
+
+def untimed_note(runs: Sequence[str]) -> str:
+    """What a table says of runs whose ledger has no kinds."""
+    return f"No seconds of {', '.join(runs)}: the ledger there is of a version that did not say what each step was."
 
 
 def with_costs(table: Table, folders: Mapping[str, Path]) -> Table:
     """The table with what a question cost in each measured row; `folders`: run hash -> folder."""
-    rows = []
+    rows, untimed = [], []
     for row in table.rows:
         folder = folders.get(row.facts.get("run", ""))
-        rows.append(row if folder is None or row.aside else replace(row, cells={**row.cells, **_cells(folder)}))
-    return replace(table, columns=(*table.columns, *_COLUMNS), rows=tuple(rows), notes=(*table.notes, NOTE))
+        cost = None if folder is None or row.aside else _cost(folder, row.facts.get("variant", "default"))
+        if cost is not None and not cost.typed:
+            untimed.append(row.facts["run"])
+        rows.append(row if cost is None else replace(row, cells={**row.cells, **_cells(cost)}))
+    notes = [*table.notes, NOTE, *([untimed_note(list(dict.fromkeys(untimed)))] if untimed else [])]
+    return replace(table, columns=(*table.columns, *_COLUMNS), rows=tuple(rows), notes=tuple(notes))
 
 
-def _cells(folder: Path) -> dict[str, Cell]:
+def _cost(folder: Path, variant: str) -> Cost | None:
     try:
-        cost = cost_of(folder)
+        return cost_of(folder, variant)
     except UserError:
-        return {}
+        return None
+
+
+def _cells(cost: Cost) -> dict[str, Cell]:
     work = None if cost.llm_gflop is None else cost.encoder_gflop + cost.llm_gflop
     numbers = {"visual_tokens": float(cost.visual_tokens), "gflop": work, "seconds": cost.seconds_a_question}
     made = {}

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from mllm_eval.config import load, short_hash
+from mllm_eval.decoding import overruled_words
 from mllm_eval.errors import UserError, near
 from mllm_eval.finished import Finished, is_finished
 from mllm_eval.results.probes import Probe, read_probes
@@ -35,7 +36,7 @@ LINE = ("id", "score", "parsed", "note", "group", "cluster")
 class RunRecord:
     """What a table needs to know of a run. `held_equal` is the hash of what a comparison must share.
 
-    `probes`: its classic vision, where somebody measured it.
+    `probes`: its classic vision, where somebody measured it. `notes`: what a reader of its row must know.
     A finished model has no encoder that is told apart: its `params` are 0, its `facts` empty.
     """
 
@@ -52,6 +53,7 @@ class RunRecord:
     data: str
     params: int
     probes: dict[str, Probe] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -86,6 +88,7 @@ def read_run(folder: Path) -> RunRecord:
 
 def _read_finished(folder: Path) -> RunRecord:
     model = Finished.load(folder)
+    said = overruled_words(model.overruled)
     return RunRecord(
         folder=folder,
         hash=folder.name,
@@ -101,6 +104,7 @@ def _read_finished(folder: Path) -> RunRecord:
         data=model.data,
         params=0,
         probes=read_probes(folder),
+        notes=(said,) if said else (),
     )
 
 

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mllm_eval.catalog import LLM, Lora
-from mllm_eval.errors import UserError
 from mllm_eval.model import load_llm_model
+from mllm_eval.train.settings import check_targets
 
 # peft writes an adapter's tensors under the names they have in a model that it wraps.
 WRAPPED = "base_model.model."
@@ -36,11 +36,10 @@ def lora_config(lora: Lora, llm: LLM) -> LoraConfig:
 def add_lora(model: Any, lora: Lora, llm: LLM) -> None:
     """Put adapters into a LLaMA in place, in float32 or its own dtype; they alone of it get gradients.
 
-    Raises UserError where a target is no linear layer of it.
+    Raises UserError where a target is no linear layer of it, or is its embedding too.
     """
     linear = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
-    if missing := sorted(set(lora.targets) - linear):
-        raise UserError(f"lora: the LLM has no linear layer {missing[0]!r}; it has {', '.join(sorted(linear))}")
+    check_targets(lora, frozenset(linear), bool(model.config.tie_word_embeddings), "stage 2")
     model.requires_grad_(False)
     inject_adapter_in_model(lora_config(lora, llm), model)
 

@@ -29,12 +29,13 @@ from mllm_eval.storage import locate, results_home, write_atomic, write_json
 from mllm_eval.train.batches import Collator, Plan, RowNumbers
 from mllm_eval.train.encoding import encode, missing, refs_of, spread, statistics
 from mllm_eval.train.keeping import with_room
-from mllm_eval.train.kernels import check_kernels, use_kernels
+from mllm_eval.train.kernels import use_kernels
 from mllm_eval.train.progress import StageLog, Told, Work, latest_whole, remove_others
 from mllm_eval.train.ranks import barrier, join_processes, together, without_compiling
 from mllm_eval.train.resharding import reshard, resharded_copy, shards
+from mllm_eval.train.settings import check_settings
 from mllm_eval.train.tokens import TokenisedSet, tokenise
-from mllm_eval.train.trainer import StageTrainer, arguments, deepspeed_config
+from mllm_eval.train.trainer import StageTrainer, arguments
 from mllm_eval.train.unreadable import Unreadable
 
 # Bytes of a file of conversations beyond which the index of its rows is kept on disk.
@@ -67,8 +68,7 @@ def train(run: Run, progress: Told | None = None) -> None:
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     stages = {1: run.recipe.stage1, 2: run.recipe.stage2}
-    for number, stage in stages.items():
-        _check(run, stage, number)
+    check_settings(run)
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
     _, size = world()
     sharded = any(stage.deepspeed for stage in stages.values())
@@ -113,19 +113,6 @@ def _note_left_out(run: Run, number: int, data: TokenisedSet) -> None:
 
 def _projector(run: Run) -> Path:
     return run.stage_dir(1) / "projector.safetensors"
-
-
-def _check(run: Run, stage: Stage, number: int) -> None:
-    """That nothing is asked of a stage that cannot be done."""
-    where = f"stage {number}"
-    stage.accumulation(world()[1], where)
-    if stage.deepspeed:
-        deepspeed_config(stage.deepspeed)
-    check_kernels(stage.kernels, where)
-    if stage.lora is not None and number == 1:
-        raise UserError(f"{where}: `lora` belongs to stage 2; stage 1 trains the projector")
-    if run.recipe.standardize and number == 1 and stage.features == "live":
-        raise UserError(f"{where}: `standardize` is measured on stored features; set `features: store`")
 
 
 def _check_data(stages: Iterable[Stage]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -15,15 +14,14 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from mllm_eval.catalog import Recipe, Stage
-from mllm_eval.catalog.folders import roots
 from mllm_eval.environment import world
-from mllm_eval.errors import UserError, near
 from mllm_eval.model import VLM
 from mllm_eval.train.batches import Collator, Plan, PlanSampler, RowNumbers
 from mllm_eval.train.notice import Checkpoints, Notice
 from mllm_eval.train.progress import StageLog, mark_whole
 from mllm_eval.train.ranks import WAIT, barrier
 from mllm_eval.train.resharding import forget
+from mllm_eval.train.sharding import deepspeed_config
 from mllm_eval.train.unreadable import Unreadable
 
 log = logging.getLogger(__name__)
@@ -33,16 +31,6 @@ CHECKPOINTS = 10
 FEWEST_STEPS = 4
 # Processes that read images for one trainer, where it encodes them itself.
 READERS = 8
-
-
-def deepspeed_config(name: str) -> Path:
-    """The native JSON of a name in configs/deepspeed. Raises UserError with the nearest name."""
-    found: dict[str, Path] = {}
-    for root in reversed(roots()):
-        found |= {path.stem: path for path in (root / "configs" / "deepspeed").glob("*.json")}
-    if name not in found:
-        raise UserError(f"deepspeed config {name!r} is unknown.{near(name, found)} Known: {', '.join(found)}")
-    return found[name]
 
 
 def _readers(stage: Stage) -> int:
@@ -61,9 +49,9 @@ def arguments(
     Raises UserError for what this version cannot do.
     """
     half = recipe.dtype == "bfloat16"
-    config: Any = str(deepspeed_config(stage.deepspeed)) if stage.deepspeed else None
+    config = deepspeed_config(recipe, stage, world()[1], where)
     if resharded:
-        config = {**json.loads(Path(config).read_text()), "checkpoint": {"load_universal": True}}
+        config = {**(config or {}), "checkpoint": {"load_universal": True}}
     on_gpu = torch.cuda.is_available()
     backend = ("nccl" if on_gpu else "gloo") if torch.distributed.is_initialized() else None
     # Only where asked: setting it at all makes the Trainer call the model's switch.

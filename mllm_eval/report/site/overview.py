@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 
 from mllm_eval.report.chance import above_chance
-from mllm_eval.report.cost import NOTE, cost_of
+from mllm_eval.report.cost import NOTE, cost_of, untimed_note
 from mllm_eval.report.differences import Difference
 from mllm_eval.report.evidence import Scored
 from mllm_eval.report.paper import PublishedRows, published_rows
@@ -185,13 +185,16 @@ def _seeds(evidence: Evidence) -> str:
 def _costs(evidence: Evidence) -> str:
     head = [("", False), ("AVG", True), ("Visual tokens", True), ("Encoder GFLOP / image", True),
             ("LLM GFLOP / question", True), ("Seconds / question", True), ("Training, s", True)]  # fmt: skip
-    rows = []
+    rows, untimed = [], []
     for run in evidence.seeing:
         cost = cost_of(run.scored.record.folder)
+        if not cost.typed:
+            untimed.append(run.label)
         numbers = [(cost.encoder_gflop, 3), (cost.llm_gflop, 3), (cost.seconds_a_question, 4), (cost.training_s, 0)]
         rows.append([run.label, printed(run.scored.values.get(AVERAGE), 1), str(cost.visual_tokens),
                      *(printed(value, digits) for value, digits in numbers)])  # fmt: skip
-    return section("cost", "Cost beside score", sheet("costs", "What a score cost", head, rows, NOTE))
+    note = f"{NOTE} {untimed_note(untimed)}" if untimed else NOTE
+    return section("cost", "Cost beside score", sheet("costs", "What a score cost", head, rows, note))
 
 
 def scaling_page(evidence: Evidence, out: Path) -> str:

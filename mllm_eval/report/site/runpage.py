@@ -129,8 +129,9 @@ def _cost(folder: Path) -> str:
         return ""
     kinds: dict[str, list[dict[str, Any]]] = {}
     for step in steps:
-        kind, _, rest = str(step["step"]).partition(":")
-        kinds.setdefault(f"{kind} (blind)" if rest.endswith("(blind)") else kind, []).append(step)
+        variant = str(step.get("variant", "default"))
+        kind = str(step.get("kind", "not said, by an older version"))
+        kinds.setdefault(kind if variant == "default" else f"{kind} ({variant})", []).append(step)
     head = [("", False), ("Steps", True), ("Seconds", True), ("CPU seconds", True), ("Peak MiB", True)]
 
     def row(name: str, members: list[dict[str, Any]]) -> list[str]:

@@ -1,0 +1,145 @@
+"""Whether a folder of weights is the LLaMA that a yaml says, by its config.json alone: no torch, no weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mllm_eval.catalog.llm import LLM
+from mllm_eval.errors import UserError
+
+# Rotary embeddings that hang on a token's position alone. Those that also hang on the length of the prompt (dynamic,
+# longrope) would make a beginning that several prompts share another one in each of them.
+ROPES = ("default", "linear", "llama3", "yarn")
+
+# What other decoders' configs say of their function and a LLaMA's class does not read. Each maps to the value
+# that leaves a LLaMA; None and false always do.
+FOREIGN: dict[str, tuple[Any, ...]] = {
+    # Which positions are attended to.
+    "attention_chunk_size": (),
+    "no_rope_layers": ([],),
+    "no_rope_layer_interval": (0,),
+    "use_alibi": (),
+    "alibi": (),
+    # How queries, keys and scores are scaled.
+    "attention_multiplier": (),
+    "attn_logit_softcapping": (0,),
+    "clip_qkv": (),
+    "final_logit_softcapping": (0,),
+    "partial_rotary_factor": (1,),
+    "qk_layernorm": (),
+    "qk_norm": (),
+    "query_pre_attn_scalar": (),
+    "rotary_pct": (1,),
+    "use_qk_norm": (),
+    # How states and logits are scaled.
+    "dim_model_base": (),
+    "embedding_multiplier": (1,),
+    "logit_scale": (1,),
+    "logits_scaling": (1,),
+    "mup_width_scale": (1,),
+    "residual_multiplier": (1,),
+    "scale_depth": (),
+    "scale_emb": (1,),
+    # Other blocks.
+    "kv_lora_rank": (0,),
+    "n_routed_experts": (0,),
+    "num_experts": (0, 1),
+    "num_local_experts": (0, 1),
+    "parallel_attn": (),
+    "use_parallel_residual": (),
+}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a folder in the hub's format. Raises UserError where it cannot be read."""
+    path = folder / "config.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{path}: cannot be read as a model's config ({problem})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: holds a {type(found).__name__}, not a model's config")
+    refuse_quantised(found, path)
+    return found
+
+
+def refuse_quantised(config: dict[str, Any], path: Path) -> None:
+    """Raise UserError where weights are kept in fewer bits than a float has: such are not read here."""
+    said = config.get("quantization_config")
+    if said:
+        method = said.get("quant_method", "unnamed") if isinstance(said, dict) else said
+        raise UserError(f"{path}: the weights are quantised ({method}); use those they were made from")
+
+
+def llama_config(llm: LLM, folder: Path) -> dict[str, Any]:
+    """The config beside an LLM's weights, held to what this project computes and to the yaml.
+
+    Weights of many architectures have the names of a LLaMA's tensors, and would load as one.
+    Raises UserError for another architecture, for a field that a LLaMA does not have and that changes the function,
+    for quantised weights, and for sizes that are not the yaml's.
+    """
+    path = folder / "config.json"
+    config = read_config(folder)
+    kind, classes = config.get("model_type"), config.get("architectures") or []
+    if kind != "llama":
+        raise UserError(f"{path}: the weights are of type {kind!r}, llm {llm.name} must be 'llama'")
+    if classes and not any(str(one).lower() == "llamaforcausallm" for one in classes):
+        raise UserError(f"{path}: the weights are of {classes[0]}, llm {llm.name} must be a LlamaForCausalLM")
+    _refuse_foreign(config, path)
+    _check_rope(config, path)
+    _compare(llm, config, path)
+    return config
+
+
+def _refuse_foreign(config: dict[str, Any], path: Path) -> None:
+    for name, neutral in FOREIGN.items():
+        value = config.get(name)
+        if value is not None and value is not False and value not in neutral:
+            raise UserError(f"{path}: `{name}: {value}` is no LLaMA's and would be left out; use a LLaMA's weights")
+    window, longest = config.get("sliding_window"), config.get("max_position_embeddings")
+    # A window as wide as the longest prompt hides nothing.
+    if window and config.get("use_sliding_window", True) and not (isinstance(longest, int) and window >= longest):
+        raise UserError(
+            f"{path}: `sliding_window: {window}` is no LLaMA's: every position here sees all before it; "
+            "use a LLaMA's weights"
+        )
+    kinds = set(config.get("layer_types") or []) - {"full_attention"}
+    if kinds:
+        raise UserError(f"{path}: `layer_types` has {min(kinds)}, a LLaMA's layers are all full_attention")
+
+
+def _check_rope(config: dict[str, Any], path: Path) -> None:
+    for field in ("rope_parameters", "rope_scaling"):
+        rope = config.get(field) or {}
+        if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
+            raise UserError(f"{path}: `{field}` is not one rotary embedding for all layers, as a LLaMA has")
+        kind = rope.get("rope_type") or rope.get("type") or "default"
+        if kind not in ROPES:
+            raise UserError(f"{path}: `{field}` is of type {kind!r}; a LLaMA is computed with {', '.join(ROPES)}")
+        part = rope.get("partial_rotary_factor")
+        if part not in (None, 1):
+            raise UserError(f"{path}: `partial_rotary_factor: {part}` is no LLaMA's, which turns whole heads")
+
+
+def _compare(llm: LLM, config: dict[str, Any], path: Path) -> None:
+    said: dict[str, tuple[str, Any]] = {
+        "hidden_size": ("width", llm.width),
+        "num_hidden_layers": ("depth", llm.depth),
+        "vocab_size": ("vocab", llm.vocab),
+    }
+    heads = config.get("num_attention_heads")
+    found = {"num_key_value_heads": heads, "head_dim": None, "tie_word_embeddings": False}
+    found |= {name: value for name, value in config.items() if value is not None}
+    if (shape := llm.architecture) is not None:
+        said["num_attention_heads"] = ("architecture.heads", shape.heads)
+        said["num_key_value_heads"] = ("architecture.kv_heads", shape.kv_heads)
+        said["intermediate_size"] = ("architecture.hidden", shape.hidden)
+        said["tie_word_embeddings"] = ("architecture.tied", shape.tied)
+        if found["head_dim"] is not None:
+            said["head_dim"] = ("architecture.head", shape.head or llm.width // shape.heads)
+    for key, (name, value) in said.items():
+        if found.get(key) != value:
+            raise UserError(f"{path}: {key} is {found.get(key)}, the yaml of llm {llm.name} says {name}: {value}; "
+                            "correct it")  # fmt: skip

@@ -1,0 +1,78 @@
+"""An LLM's outline: what its config and the headers of its files say, without reading its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from mllm_eval.adapters import weights_folder
+from mllm_eval.adapters.loading import first_line, hold_tensors, reshaped
+from mllm_eval.catalog import LLM
+from mllm_eval.catalog.llama import llama_config
+from mllm_eval.errors import UserError
+from mllm_eval.hub.safetensors_header import TensorFacts, read_header
+
+# Frequencies that old conversions stored beside the weights; they follow from the config.
+DERIVED = r"(.*\.)?rotary_emb\.inv_freq"
+OUTPUT, WORDS = "lm_head.weight", "model.embed_tokens.weight"
+
+
+@dataclass(frozen=True)
+class Outline:
+    """positions: the longest prompt it was made for. activation: of its MLP. linear: names of its linear layers
+    (`q_proj`). tied: its output layer is its embedding."""
+
+    positions: int
+    activation: str
+    linear: frozenset[str]
+    tied: bool
+
+
+def llama_outline(llm: LLM, folder: Path | None = None) -> Outline:
+    """The outline of an LLM in a folder (where its weights lie, unless given), held to its yaml.
+
+    Raises UserError for missing weights, for those of another architecture, and, where they are safetensors, for
+    tensors that are missing, of another shape, or without a place in it.
+    """
+    folder = folder or weights_folder(llm.weights)
+    try:
+        config: Any = LlamaConfig(**_plain(llama_config(llm, folder)))
+        with torch.device("meta"):
+            shell = LlamaForCausalLM(config)
+    except UserError:
+        raise
+    except Exception as problem:
+        raise UserError(f"{folder / 'config.json'}: no LLaMA can be made of it ({first_line(problem)})") from problem
+    tied = bool(config.tie_word_embeddings)
+    wanted: dict[str, Any] = dict(shell.state_dict())
+    held = _headers(folder)
+    if held is not None:
+        missing = wanted.keys() - held - ({OUTPUT, WORDS} if tied and {OUTPUT, WORDS} & held.keys() else set())
+        hold_tensors(folder, reshaped(held, wanted), held.keys() - wanted, missing, DERIVED)
+    params = sum(one.numel() for one in shell.parameters())
+    if params != llm.params:
+        raise UserError(
+            f"llm {llm.name}: the yaml says params: {llm.params}, the weights have {params}; correct the yaml"
+        )
+    linear = {name.rpartition(".")[2] for name, part in shell.named_modules() if isinstance(part, nn.Linear)}
+    return Outline(config.max_position_embeddings, config.hidden_act, frozenset(linear), tied)
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in ("model_type", "transformers_version")}
+
+
+def _headers(folder: Path) -> dict[str, TensorFacts] | None:
+    """The tensors of the safetensors files that transformers reads, or None where it reads another form."""
+    whole = folder / "model.safetensors"
+    files = [whole] if whole.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
+    found = {name: facts for path in files for name, facts in read_header(path).items()}
+    # A model without its output layer is saved without the prefix.
+    if found and not any(name.startswith("model.") for name in found):
+        found = {f"model.{name}": facts for name, facts in found.items()}
+    return found or None

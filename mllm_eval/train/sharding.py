@@ -1,0 +1,143 @@
+"""DeepSpeed's own JSON beside a recipe: what both set must agree, and what the JSON leaves out is the recipe's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mllm_eval.catalog import Recipe, Stage
+from mllm_eval.catalog.folders import roots
+from mllm_eval.errors import UserError, near
+
+AUTO = "auto"
+GATHER = "stage3_gather_16bit_weights_on_model_save"
+
+# Sections that train another way than a recipe can say.
+OTHERWISE = (
+    "amp",
+    "compression_training",
+    "curriculum_learning",
+    "data_efficiency",
+    "progressive_layer_drop",
+    "quantize_training",
+    "torch_autocast",
+)
+# Sections that say nothing once they agree with the recipe: the stage makes its optimiser and schedule itself.
+SETTLED = ("optimizer", "scheduler", "fp16", "bfloat16")
+# DeepSpeed's schedules by what transformers calls them.
+SCHEDULES = {"WarmupLR": "constant_with_warmup", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
+
+
+def deepspeed_file(name: str) -> Path:
+    """The JSON of a name in configs/deepspeed. Raises UserError with the nearest name."""
+    found: dict[str, Path] = {}
+    for root in reversed(roots()):
+        found |= {path.stem: path for path in (root / "configs" / "deepspeed").glob("*.json")}
+    if name not in found:
+        raise UserError(f"deepspeed config {name!r} is unknown.{near(name, found)} Known: {', '.join(found)}")
+    return found[name]
+
+
+def deepspeed_config(recipe: Recipe, stage: Stage, processes: int, where: str) -> dict[str, Any] | None:
+    """DeepSpeed's config of a stage, or None for plain training.
+
+    What a recipe decides (batches, clipping, optimiser, schedule, dtype) is `auto` in it, which the Trainer fills in,
+    whether the JSON said the same or nothing: DeepSpeed and accelerate have defaults of their own for what is left
+    out, such as a clipping at 1.0.
+
+    Raises:
+        UserError: a JSON that cannot be read, contradicts the recipe, trains in a way that no recipe says, or would
+            leave ZeRO-3's weights in pieces at the end.
+    """
+    if stage.deepspeed is None:
+        return None
+    path = deepspeed_file(stage.deepspeed)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{path}: cannot be read as JSON ({problem})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: holds a {type(config).__name__}, not DeepSpeed's settings")
+    for key, said, wanted, ours in _shared(config, recipe, stage, stage.accumulation(processes, where)):
+        if said not in (None, AUTO) and said != wanted:
+            raise UserError(
+                f"{path}: `{key}: {json.dumps(said)}` contradicts recipe {recipe.name}, {where}, whose {ours} is "
+                f'{json.dumps(wanted)}; write "auto" there, or change one of them'
+            )
+    for name in OTHERWISE:
+        section = config.get(name)
+        if section and not (isinstance(section, dict) and section.get("enabled", True) is False):
+            raise UserError(f"{path}: `{name}` trains in a way that no recipe says; remove it")
+    zero = _section(config, "zero_optimization")
+    if zero.get("stage") == 3 and zero.get(GATHER) is not True:
+        raise UserError(
+            f"{path}: `zero_optimization` has no `{GATHER}: true`, so that the trained weights could not be written; "
+            "add it"
+        )
+    clean = {name: value for name, value in config.items() if name not in SETTLED}
+    numbers = (
+        "train_micro_batch_size_per_gpu",
+        "train_batch_size",
+        "gradient_accumulation_steps",
+        "gradient_clipping",
+    )
+    half = {**_section(config, "bfloat16"), **_section(config, "bf16"), "enabled": AUTO}
+    # The optimiser is made by the stage, with its groups; DeepSpeed takes no other than its own unless told.
+    return {**clean, **dict.fromkeys(numbers, AUTO), "bf16": half, "zero_allow_untested_optimizer": True}
+
+
+def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    found = config.get(name) or {}
+    return found if isinstance(found, dict) else {}
+
+
+def _shared(
+    config: dict[str, Any], recipe: Recipe, stage: Stage, accumulation: int
+) -> Iterator[tuple[str, Any, Any, str]]:
+    """What JSON and recipe both may say: key of the JSON, its value, the recipe's, and the name of that."""
+    yield (
+        "train_micro_batch_size_per_gpu",
+        config.get("train_micro_batch_size_per_gpu"),
+        stage.micro_batch,
+        ("micro_batch"),
+    )
+    yield "train_batch_size", config.get("train_batch_size"), stage.batch, "batch"
+    steps = config.get("gradient_accumulation_steps")
+    yield "gradient_accumulation_steps", steps, accumulation, "batch / (micro_batch x processes)"
+    yield "gradient_clipping", config.get("gradient_clipping"), stage.max_grad_norm, "max_grad_norm"
+    # DeepSpeed still reads the older name.
+    half = {**_section(config, "bfloat16"), **_section(config, "bf16")}
+    yield "bf16.enabled", half.get("enabled"), recipe.dtype == "bfloat16", "dtype: bfloat16"
+    for name in ("bf16_master_weights_and_grads", "bf16_optimizer_states"):
+        yield f"bf16.{name}", half.get(name), False, "float32 of what is trained"
+    yield "fp16.enabled", _section(config, "fp16").get("enabled"), False, "dtype: float16"
+    summed = _section(config, "data_types").get("grad_accum_dtype")
+    yield "data_types.grad_accum_dtype", summed, "fp32", "sum of gradients"
+    yield from _optimiser(_section(config, "optimizer"), stage)
+    yield from _schedule(_section(config, "scheduler"), stage)
+
+
+def _optimiser(section: dict[str, Any], stage: Stage) -> Iterator[tuple[str, Any, Any, str]]:
+    params = _section(section, "params")
+    kind = section.get("type")
+    # DeepSpeed's Adam decays as AdamW does unless told otherwise.
+    if kind == "Adam" and params.get("adam_w_mode", True) is True:
+        kind = "AdamW"
+    yield "optimizer.type", kind, "AdamW", "optimiser"
+    yield "optimizer.params.lr", params.get("lr"), stage.lr, "lr"
+    yield "optimizer.params.weight_decay", params.get("weight_decay"), stage.weight_decay, "weight_decay"
+    yield "optimizer.params.betas", params.get("betas"), [0.9, stage.adam_beta2], "betas"
+    yield "optimizer.params.eps", params.get("eps"), 1e-8, "epsilon"
+
+
+def _schedule(section: dict[str, Any], stage: Stage) -> Iterator[tuple[str, Any, Any, str]]:
+    params = _section(section, "params")
+    kind = section.get("type")
+    yield "scheduler.type", SCHEDULES.get(str(kind), kind), stage.schedule, "schedule"
+    yield "scheduler.params.warmup_max_lr", params.get("warmup_max_lr"), stage.lr, "lr"
+    yield "scheduler.params.warmup_min_lr", params.get("warmup_min_lr"), 0, "first lr"
+    for name in ("warmup_num_steps", "total_num_steps"):
+        # Known only when the rows are counted.
+        yield f"scheduler.params.{name}", params.get(name), AUTO, "number of steps"
