@@ -243,7 +243,19 @@ def test_the_first_option_is_read(options: list[str], answer: str) -> None:
             "Group C",
         ),
         *("type A blood", "C major", "U.S.A.", "500 B.C.", "C++", "B-2 bomber", "A picture of things", "Mr. B", "C 1"),
-        *("There are 3 C batteries", "J. D. Salinger", "D.C.", "I think so", "reddish", "\\boxed{A} or \\boxed{B}"),
+        *(
+            "There are 3 C batteries",
+            "It goes from A to B",
+            "A to B",
+            "the C note",
+            "The arrow starts at B and ends at C",
+            "The part labelled D",
+            "J. D. Salinger",
+            "D.C.",
+            "I think so",
+            "reddish",
+            "\\boxed{A} or \\boxed{B}",
+        ),
         *("<think>It may be A", "A</think>", "<think>A</think>", "<|channel|>analysis<|message|>A or B<|end|>"),
     ],
 )
@@ -385,3 +397,15 @@ def test_a_formula_that_is_read_off_keeps_its_latex() -> None:
     record = {"question_type": kind, "answer": ["y _ { 2 } = \\frac { 1 } { 2 }"]}
     said = ["$y_2 = \\frac{1}{2}$", "\\[y_{2}=\\frac{1}{2}\\]", "y2 = \\frac{1}{2}", "y_2 = 1/2"]
     assert [robust("ocrbench", record, text) for text in said] == [1.0, 1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        *[("Yes. Wait, no.", "no"), ("No... actually, yes", "yes"), ("Yes, wait for it", "yes"), ("Yes or no", None)],
+        *[("No idea", None), ("I cannot say yes or no", None), ("<think>no</think>Yes", "yes"), ("<think>yes", None)],
+        ("<think>no. Wait, yes", None),
+    ],
+)
+def test_yes_or_no_is_what_was_said_last_or_nothing(said: str, read: str | None) -> None:
+    assert plain.yes_or_no(said) == read

@@ -180,26 +180,24 @@ def _opening(answer: str, options: Sequence[str], offered: str) -> str | None:
 def _only_capital(answer: str, offered: str) -> str | None:
     if len(set(phrases.LISTED.findall(answer)).intersection(offered)) > 1:
         return None
-    found = _capitals(answer, offered)
-    return found.pop() if len(found) == 1 else None
+    found, placed = _capitals(answer, offered)
+    return found.pop() if len(found | placed) == 1 and found else None
 
 
-def _capitals(answer: str, offered: str) -> set[str]:
-    """The offered letters that stand in the answer as letters and are not denied."""
-    found = set()
+def _capitals(answer: str, offered: str) -> tuple[set[str], set[str]]:
+    """The offered letters that stand in the answer as letters and are not denied; and those that name a place."""
+    found, placed = set(), set()
     for match in phrases.CAPITAL.finditer(answer):
-        letter, behind, before = (
-            match.group(1),
-            answer[match.end() : match.end() + 40],
-            _before(answer, match.start(), 24),
-        )
-        # "A picture" and "I think" are words, not letters.
+        letter, behind = match.group(1), answer[match.end() : match.end() + 40]
+        before = _before(answer, match.start())
         word = letter in ("A", "I") and phrases.WORD_A.match(behind)
         if letter not in offered or word or phrases.DENIED.match(behind) or phrases.NEGATED.search(before.lower()):
             continue
         if phrases.BRINGS.search(before) and not phrases.NAMES_ON.match(behind) and not phrases.TITLE.search(before):
             found.add(letter)
-    return found
+        elif phrases.PLACES.search(before):
+            placed.add(letter)
+    return found, placed
 
 
 def _only_text(answer: str, options: Sequence[str], offered: str) -> str | None:
@@ -217,7 +215,7 @@ def _only_text(answer: str, options: Sequence[str], offered: str) -> str | None:
     if len(hits) != 1:
         return None
     # Where a text is a letter itself, another lone letter beside it leaves open which of the two is meant.
-    other = len(hits[0][1]) == 1 and _capitals(answer, offered) - {hits[0][1].upper()}
+    other = len(hits[0][1]) == 1 and _capitals(answer, offered)[0] - {hits[0][1].upper()}
     return None if other else hits[0][0]
 
 

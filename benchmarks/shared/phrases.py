@@ -57,14 +57,17 @@ DENIED = re.compile(
 )
 # Before a lone letter: what brings an answer. Behind any other word ("point D", "25 C") it is a part of a name.
 _BRINGING = """be is it's that's was are am answers? options? choices? letters? choos(?:e|es|ing) chose pick(?:s|ed)?
-select(?:s|ed)? sa(?:y|ys|id) think believe guess(?:ing)? go going between among [A-Z],? with as so therefore thus hence
-then mean means to and or but not nor only just both either neither correct right definitely probably clearly likely
-certainly matches indicates suggests favou?r the mark(?:ed)? labell?ed called conclude prefer equals leaves? remains"""
+select(?:s|ed)? sa(?:y|ys|id) think believe guess(?:ing)? go between among [A-Z],? as so therefore thus hence then mean
+means and or but not nor only just both either neither correct right definitely probably clearly likely certainly
+matches indicates suggests favou?r conclude prefer equals leaves? remains"""
+_TWO = r"go(?:es|ing)? with|(?:corresponds?|down|equal|leads?|closest) to|correct(?:ly)? as"
 BRINGS = re.compile(
     r"(?:^|[.,:;!?(\[\"'\u3002*>-]\s*|[\u3040-\u30ff\u3400-\u9fff]|=\s*"
-    rf"|\b(?:{'|'.join(_BRINGING.split())})\s+)[(\[\"'*]*$",
+    rf"|\b(?:{'|'.join(_BRINGING.split())}|{_TWO})\s+)[(\[\"'*]*$",
     _ANY,
 )
+# A letter behind these is no answer, and beside another letter it leaves none ("from A to B").
+PLACES = re.compile(r"\b(?:from|to|of|at|in|on|by|near|like|than|via|over|under|with)\s+[(\[\"']*$", _ANY)
 NAMES_ON = re.compile(
     r"\s+(?:major|minor|sharp|flat|vitamins?|cells?|strings?|chords?|levels?|sections?|team|side|day)\b"
 )
@@ -72,9 +75,8 @@ TITLE = re.compile(r"\w\.$|\b(?:mrs?|ms|dr|st|fig|prof|[A-Z])\.\s$", _ANY)
 # "A picture" and "I think" are words, "A because" is a letter.
 WORD_A = re.compile(
     r"\s+(?!(?:or|and|rather|instead|but|not|only|is|was|because|since|as|matches|fits|seems|looks|appears|shows|would"
-    r"|it)\b)[a-z']"
+    r"|it|to)\b)[a-z']"
 )
-BEFORE_WORD = re.compile(r"\s+[a-z']")
 
 AGAIN = re.compile(
     r"(?:^|[.!?,;:\n)*-]\s*|\s-\s)(?:oh |but |no,? |hmm,? |oops,? |and )*"

@@ -91,6 +91,7 @@ _NUMBERS = dict(
         strict=True,
     )
 )
+_AGAIN = re.compile(r"[.,;!?\n-]\s*(?:wait|actually|correction|on second thoughts?|scratch that)\b", re.IGNORECASE)
 # A minus counts before a number that nothing touches: "-5", not "2014-2016".
 _WORD = re.compile(r"(?:(?<![^\s(\[{,$=])-(?=\d))?[^\W_]+(?:[.,'][^\W_]+)*")
 _TOKEN = re.compile(
@@ -228,8 +229,15 @@ def words(text: str) -> list[str]:
 
 
 def yes_or_no(text: str) -> str | None:
-    """The opening yes or no, else the only one of the two that occurs; None for neither or both."""
+    """The opening yes or no, else the only one of the two that occurs; None for neither or both.
+
+    Behind a second thought ("Yes. Wait, no") the later one counts; "no idea" is neither.
+    """
+    text = spoken(text)
+    *_, text = [text, *(rest for rest in _AGAIN.split(text)[1:] if not {"yes", "no"}.isdisjoint(words(rest)))]
     said = words(plain(final(plain(text))))
+    if said[:2] in (["no", "idea"], ["no", "clue"], ["no", "information"]):
+        return None
     short = {"y": "yes", "n": "no"}
     if said and said[0] in ("yes", "no"):
         return None if said[1:2] in (["or"], ["and"], ["yes"], ["no"]) else said[0]
