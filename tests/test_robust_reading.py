@@ -409,3 +409,13 @@ def test_a_formula_that_is_read_off_keeps_its_latex() -> None:
 )
 def test_yes_or_no_is_what_was_said_last_or_nothing(said: str, read: str | None) -> None:
     assert plain.yes_or_no(said) == read
+
+
+@pytest.mark.parametrize(
+    "piece", ["\\boxed{", "A or B. ", "<think>", "\n", "1,000,", "**", "\\(", "wait, ", "not a ", "answer is "]
+)
+def test_a_megabyte_of_the_same_piece_is_read_without_an_answer(piece: str) -> None:
+    text = piece * (1_000_000 // len(piece))
+    assert choices.choose(text, COLOURS) is None
+    assert plain.yes_or_no(text) is None
+    assert robust("chartqa", {"answer": "14"}, text) == 0.0

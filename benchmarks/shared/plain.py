@@ -91,7 +91,7 @@ _NUMBERS = dict(
         strict=True,
     )
 )
-_AGAIN = re.compile(r"[.,;!?\n-]\s*(?:wait|actually|correction|on second thoughts?|scratch that)\b", re.IGNORECASE)
+_AGAIN = re.compile(r"[\s.,;!?-](?:wait|actually|correction|on second thoughts?|scratch that)\b", re.IGNORECASE)
 # A minus counts before a number that nothing touches: "-5", not "2014-2016".
 _WORD = re.compile(r"(?:(?<![^\s(\[{,$=])-(?=\d))?[^\W_]+(?:[.,'][^\W_]+)*")
 _TOKEN = re.compile(
@@ -147,7 +147,7 @@ def _answered(text: str) -> str:
 
 def _boxes(text: str) -> list[tuple[int, int, str]]:
     found = []
-    for match in _BOX.finditer(text) if "boxed" in text else ():
+    for match in list(_BOX.finditer(text))[-9:] if "boxed" in text else ():
         depth = 1
         for at in range(match.end(), min(len(text), match.end() + 1000)):
             depth += (text[at] == "{") - (text[at] == "}")
@@ -233,9 +233,10 @@ def yes_or_no(text: str) -> str | None:
 
     Behind a second thought ("Yes. Wait, no") the later one counts; "no idea" is neither.
     """
-    text = spoken(text)
-    *_, text = [text, *(rest for rest in _AGAIN.split(text)[1:] if not {"yes", "no"}.isdisjoint(words(rest)))]
-    said = words(plain(final(plain(text))))
+    text = plain(text)
+    if _AGAIN.search(text):
+        *_, text = [text, *(rest for rest in _AGAIN.split(text)[1:] if not {"yes", "no"}.isdisjoint(words(rest)))]
+    said = words(final(text))
     if said[:2] in (["no", "idea"], ["no", "clue"], ["no", "information"]):
         return None
     short = {"y": "yes", "n": "no"}

@@ -12,7 +12,7 @@ _FRACTION = re.compile(r"\s*(?:([-+]?\d+)\s+)?([-+]?\d+)\s*/\s*(\d+)\s*\.?\s*")
 _SPACED = re.compile(r"[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?[ .]*")
 _MINUS = re.compile(r"(?<![\w)] )(?<![\w)])(?:minus|negative) (?=\.?\d)", re.IGNORECASE)
 _PERCENT = re.compile(r"\d\s*(?:%|percent\b|per cent\b)", re.IGNORECASE)
-_VALUE = r"([-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)(?![\d,]*\d)"
+_VALUE = r"([-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)(?!,?\d)"
 # "26 degrees, since 90 - 64 = 26", but neither "14, 15" nor "5, or maybe 6".
 _REASONED = re.compile(
     rf"[~$]?{_VALUE}\s?[%\u00b0]?(?:\s?[A-Za-z\u00b0/^2-3]+){{0,3}}(?:[.,;:(]|\s\()\s*"
@@ -20,9 +20,7 @@ _REASONED = re.compile(
     r"(?!.*\b(?:or|maybe|might|could|possibly|perhaps|actually|wait)\b)",
     re.IGNORECASE | re.DOTALL,
 )
-_EQUATION = re.compile(
-    rf"(?<!\w)[\dx+*/.,() \u00d7\u00f7\u00b7-]*\d[\d ()]*=\s*[$]?{_VALUE}\s?(?:%|\u00b0|[A-Za-z]{{1,8}})?[ .]*$"
-)
+_EQUATION = re.compile(rf"\d[ )]*=\s*[$]?{_VALUE}\s?(?:%|\u00b0|[A-Za-z]{{1,8}})?[ .]*$")
 _YEAR = re.compile(r"(?:1\d|2[01])\d\d(?:\.0+)?")
 _ASKS_TIME = re.compile(r"\b(?:years?|when|dates?|dated|centur(?:y|ies)|decades?)\b", re.IGNORECASE)
 _WORDS = dict(
