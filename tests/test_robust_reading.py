@@ -150,6 +150,8 @@ def test_an_option_that_is_repeated_letter_for_letter_is_read_as_that_option(opt
         (["50%", "5%", "0.5%"], "50 %"),
         (["1,000", "1000000", "10"], "It costs 1000."),
         (["$5", "$50"], "$5"),
+        (["$\\sqrt{2}$", "$2$"], "It is \u221a2"),
+        (["Fe\u00b2\u207a", "Fe\u00b3\u207a"], "Fe2+"),
         (["12 \u00b0C", "30 \u00b0C", "20 \u00b0C", "5 \u00b0C"], "The thermometer shows 12 \u00b0C."),
         (["20 A", "10 A", "30 A"], "The current is 20 A"),
         (["7 C", "5 C", "9 C"], "The charge is 7 C."),
@@ -352,7 +354,10 @@ def test_an_empty_answer_is_not_an_option_that_is_missing() -> None:
         ("3 300", 3300.0),
         ("26 degrees, since 90-64=26", 26.0),
         ("3 x 4 = 12", 12.0),
-        *[(text, None) for text in ("14, 15", "1-5", "10 minus 5", "5, or maybe 6", "from 60 to 80", "5, so 6 or 7")],
+        *[
+            (text, None)
+            for text in ("14, 15", "1-5", "\u221a2", "10 minus 5", "5, or maybe 6", "from 60 to 80", "5, so 6 or 7")
+        ],
     ],
 )
 def test_one_number_is_read_or_none(text: str, value: float | None) -> None:

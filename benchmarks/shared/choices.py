@@ -15,6 +15,8 @@ from . import phrases
 from .plain import LONGEST, alike, clean, plain, said, spoken
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# Of "Fe^2+" and "x^2" people leave out the mark; "10^2" without it is another number.
+_RAISED = re.compile(r"(?<=[A-Za-z)])\^")
 _DECIMAL = re.compile(r"(?<![\d.])\d+\.\d+(?![\d.])")
 
 
@@ -89,7 +91,7 @@ def _folded(text: str) -> str:
 
 
 def _tight(text: str) -> str:
-    text = _DECIMAL.sub(lambda match: match.group().rstrip("0").rstrip("."), alike(text))
+    text = _DECIMAL.sub(lambda match: match.group().rstrip("0").rstrip("."), _RAISED.sub("", alike(text)))
     return text.casefold().replace(" ", "").rstrip(".,;:!")
 
 

@@ -65,6 +65,7 @@ _PAIRS = re.compile(
 _FONT = re.compile(
     r"\\(?:f?boxed|text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}"
 )
+_ROOT = re.compile(r"\\sqrt\s*(?:\{(\w+)\}|(?=\{))")
 _FRACTION = re.compile(r"(?<=\d)\s*\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}|\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _COMMAND = re.compile(r"\\([A-Za-z]+|[%$&#,;!])")
 _COMMANDS = {
@@ -95,7 +96,7 @@ _AGAIN = re.compile(r"[\s.,;!?-](?:wait|actually|correction|on second thoughts?|
 # A minus counts before a number that nothing touches: "-5", not "2014-2016".
 _WORD = re.compile(r"(?:(?<![^\s(\[{,$=])-(?=\d))?[^\W_]+(?:[.,'][^\W_]+)*")
 _TOKEN = re.compile(
-    r"[\u3040-\u30ff\u3400-\u9fff]|(?<![\w.)\]])[-+]?(?:\d+(?:[.,]\d+)*|\.\d+)%?|\d+(?:[.,]\d+)*%?|[^\W_\u3040-\u30ff\u3400-\u9fff]+"
+    r"[\u3040-\u30ff\u3400-\u9fff]|(?<![\w.)\]])[-+\u221a]?(?:\d+(?:[.,]\d+)*|\.\d+)%?|\d+(?:[.,]\d+)*%?|[^\W_\u3040-\u30ff\u3400-\u9fff]+"
     r"(?:'[^\W_]+)*"
 )
 _THOUSANDS = re.compile(r"(?<![\d.,])([-+]?\d{1,3}(?:,\d{3})+)(?![\d,])")
@@ -170,7 +171,7 @@ def clean(text: str, formulas: bool = True) -> str:
             before, text = text, _PAIRS.sub(_inside, text)
             if "\\" in text:
                 text = _FONT.sub(r"\1", text)
-                text = _FRACTION.sub(_divided, text) if formulas else text
+                text = _FRACTION.sub(_divided, _ROOT.sub("\u221a\\1", text)) if formulas else text
             if text == before:
                 break
         if formulas:
