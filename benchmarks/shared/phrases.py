@@ -1,4 +1,8 @@
-"""Phrases around a letter or an option's text: what names it, what denies it, takes it back or refuses to say."""
+"""Phrases around a letter or an option's text: what names it, what denies it, takes it back or refuses to say.
+
+`evaluate` copies the files that a scorer names itself, and not those that they name: so every scorer that reads choices
+imports a name of this file and of `plain`, though it may not use it.
+"""
 
 from __future__ import annotations
 
