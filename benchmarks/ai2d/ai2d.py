@@ -8,7 +8,8 @@ from typing import Any
 from .choices import choose
 from .letters import first_letter
 from .metric import metric
-from .plain import plain
+from .phrases import NAMED as NAMED
+from .plain import plain as plain
 from .tally import Rows, accuracy
 
 NEEDS = {"options": "list<string>", "answer": "string"}
@@ -26,7 +27,7 @@ def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | N
 
 def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
     """A standalone offered letter or the text of one option; a digit is an option's text or nothing."""
-    said = choose(plain(prediction), record["options"])
+    said = choose(prediction, record["options"])
     index = str(ord(said) - ord("A")) if said else None
     return float(index == record["answer"].strip()), said, "" if said else "no single option"
 

@@ -8,11 +8,10 @@ from typing import Any
 
 from .metric import metric
 from .plain import final, plain, words, yes_or_no
-from .quantities import close, number, python_number
+from .quantities import agrees, number, python_number
 from .tally import Rows, accuracy
 
 NEEDS = {"answer": "string", "type": "string?"}
-YEAR = re.compile(r"(?:1[89]|20)\d\d")
 
 
 def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
@@ -25,7 +24,7 @@ def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | N
 
 
 def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
-    """A number with or without its sign of currency or percent within 5 % of the gold; years exactly."""
+    """A number within 5 % of the gold, whatever its signs, percent or fraction; years exactly; else equal words."""
     gold, answer = plain(record["answer"]), final(plain(prediction))
     if gold.lower() in ("yes", "no"):
         verdict = yes_or_no(answer)
@@ -36,12 +35,8 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | Non
         kept = [word for word in said if word != "and"] if gold.startswith("[") else said
         right = sorted(words(gold)) if gold.startswith("[") else words(gold)
         return float(kept == right), answer or None, ""
-    value = number(answer)
-    if value is None:
-        return 0.0, None, "no single number"
-    tolerance = 0.0 if YEAR.fullmatch(gold) else 0.05
-    values = [value, value * 100] if gold.endswith("%") and "%" not in answer else [value]
-    return float(any(close(v, wanted, tolerance) for v in values)), f"{value:g}", ""
+    fits, value = agrees(answer, gold, record.get("question") or "")
+    return float(fits), None if value is None else f"{value:g}", "" if value is not None else "no single number"
 
 
 def guess(record: Mapping[str, Any]) -> float:
@@ -57,4 +52,4 @@ def report(rules: str, rows: Rows) -> dict[str, Any]:
 
 
 RULES = {"cambrian": cambrian, "robust": robust}
-Metric = metric(__doc__ or "", NEEDS, RULES, report)
+Metric = metric(__doc__ or "", {**NEEDS, "question": "string|null"}, RULES, report)

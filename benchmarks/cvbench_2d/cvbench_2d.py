@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from .choices import option_score
-from .letters import letter_score
+from .letters import LETTERS, letter_score
 from .metric import metric
-from .plain import plain
+from .phrases import NAMED as NAMED
+from .plain import plain as plain
 from .tally import Rows, mean, of_source
 
 NEEDS = {"choices": "list<string>", "answer": "string", "source": "string"}
@@ -17,12 +18,12 @@ NAMES = {"ADE20K": "ade", "COCO": "coco"}
 
 def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
     """The first character of what follows the last keyword."""
-    return letter_score(prediction, record["answer"].lower()[1], len(record["choices"]), ".")
+    return letter_score(prediction, record["answer"].lower()[1], LETTERS[: len(record["choices"])], ".")
 
 
 def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
     """A standalone offered letter or the text of one option."""
-    return option_score(plain(prediction), record["choices"], record["answer"].strip("() ").upper())
+    return option_score(prediction, record["choices"], record["answer"].strip("() ").upper())
 
 
 def guess(record: Mapping[str, Any]) -> float:

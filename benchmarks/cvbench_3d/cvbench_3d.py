@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from .choices import option_score
-from .letters import letter_score
+from .letters import LETTERS, letter_score
 from .metric import metric
-from .plain import plain
+from .phrases import NAMED as NAMED
+from .plain import plain as plain
 from .tally import Rows, mean, of_source
 
 NEEDS = {"choices": "list<string>", "answer": "string"}
@@ -17,15 +18,15 @@ NEEDS = {"choices": "list<string>", "answer": "string"}
 def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
     """The first character; it may also be the gold option's text, if that is one character in lower case."""
     gold = record["answer"].lower()[1]
-    score, letter, note = letter_score(prediction, gold, len(record["choices"]))
+    score, letter, note = letter_score(prediction, gold, LETTERS[: len(record["choices"])])
     text = record["choices"][ord(gold) - ord("a")]
-    again = len(text) <= 1 and letter_score(prediction, text, 0)[0]
+    again = len(text) <= 1 and letter_score(prediction, text, "")[0]
     return float(score or again), letter, note
 
 
 def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
     """A standalone offered letter or the text of one option."""
-    return option_score(plain(prediction), record["choices"], record["answer"].strip("() ").upper())
+    return option_score(prediction, record["choices"], record["answer"].strip("() ").upper())
 
 
 def guess(record: Mapping[str, Any]) -> float:

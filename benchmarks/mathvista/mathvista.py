@@ -7,8 +7,9 @@ from typing import Any
 
 from .choices import choose
 from .metric import metric
+from .phrases import NAMED as NAMED
 from .plain import final, plain, words
-from .quantities import close, number, python_number
+from .quantities import agrees, number, python_number
 from .tally import Rows, by_category
 
 NEEDS = {"question_type": "string", "answer": "string", "choices": "list<string>|null"}
@@ -26,26 +27,22 @@ def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | N
 
 
 def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
-    """The option that the final answer names; a number within 5 % of the gold; else equal words."""
+    """The option that the final answer names; a number within 5 % of the gold, years exactly; else equal words."""
     gold, answer = record["answer"], plain(prediction)
     if record["question_type"] == "multi_choice":
-        said = choose(answer, record["choices"])
+        said = choose(prediction, record["choices"])
         text = record["choices"][ord(said) - ord("A")] if said else None
         # A text that two choices share names no letter, but it is right all the same.
         twice = not said and record["choices"].count(gold) > 1 and words(final(answer)) == words(plain(gold))
         note = "" if said or twice else "no single option"
         return float(text == gold or twice), gold if twice else said, note
-    wanted, last = number(plain(gold)), final(answer)
-    if wanted is not None:
-        value = number(last)
-        note = "" if value is not None else "no single number"
-        return (
-            float(value is not None and close(value, wanted)),
-            None if value is None else f"{value:g}",
-            note,
-        )
-    said_words = words(last)
-    return float(said_words == words(plain(gold))), " ".join(said_words) or None, ""
+    gold, last = plain(gold), final(answer)
+    if number(gold) is not None:
+        right, value = agrees(last, gold, record.get("query") or record.get("question") or "")
+        return float(right), None if value is None else f"{value:g}", "" if value is not None else "no single number"
+    # A list's last comma may be an "and".
+    said_words = [word for word in words(last) if word != "and" or not gold.startswith("[")]
+    return float(said_words == words(gold)), " ".join(said_words) or None, ""
 
 
 def category(record: Mapping[str, Any]) -> str:
@@ -64,4 +61,4 @@ def report(rules: str, rows: Rows) -> dict[str, Any]:
 
 
 RULES = {"cambrian": cambrian, "robust": robust}
-Metric = metric(__doc__ or "", {**NEEDS, "category": "string|null"}, RULES, report)
+Metric = metric(__doc__ or "", {**NEEDS, "category": "string|null", "query": "string|null"}, RULES, report)

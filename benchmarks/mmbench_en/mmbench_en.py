@@ -9,40 +9,42 @@ from typing import Any
 from .choices import option_score
 from .letters import letter_score
 from .metric import metric
-from .plain import plain
+from .phrases import NAMED as NAMED
+from .plain import plain as plain
 from .tally import Rows, by_category, in_groups, mean
 
 TEXT = "string|null"
 NEEDS = {"index": "int64", "A": TEXT, "B": TEXT, "C": TEXT, "D": TEXT, "answer": TEXT, "category": "string?"}
 
 
-def options(record: Mapping[str, Any]) -> list[str]:
-    """The options that are there; upstream writes a missing one as the string "nan"."""
-    return [record[letter] for letter in "ABCD" if record[letter] not in (None, "nan")]
+def letters(record: Mapping[str, Any]) -> str:
+    """The letters of the options that are there; upstream writes a missing one as the string "nan"."""
+    return "".join(letter for letter in "ABCD" if record[letter] not in (None, "nan"))
 
 
 def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
     """The first character of what follows the last keyword."""
     if not record["answer"]:
         return 0.0, None, "no gold answer: not counted"
-    return letter_score(prediction, record["answer"].lower(), len(options(record)))
+    return letter_score(prediction, record["answer"].lower(), letters(record).lower())
 
 
 def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
     """A standalone offered letter or the text of one option."""
     if not record["answer"]:
         return 0.0, None, "no gold answer: not counted"
-    return option_score(plain(prediction), options(record), record["answer"])
+    offered = letters(record)
+    return option_score(prediction, [record[letter] for letter in offered], record["answer"], offered)
 
 
 def group(record: Mapping[str, Any]) -> tuple[str, int]:
     """The question without its rotation, which stands in the millions; one rotation for each option."""
-    return str(record["index"] % 1_000_000), len(options(record))
+    return str(record["index"] % 1_000_000), len(letters(record))
 
 
 def guess(record: Mapping[str, Any]) -> float:
     """Share of blind guesses that are right."""
-    return 1.0 / max(1, len(options(record)))
+    return 1.0 / max(1, len(letters(record)))
 
 
 def chance(records: Sequence[Mapping[str, Any]]) -> float:

@@ -9,8 +9,9 @@ from typing import Any
 from .choices import option_score
 from .letters import after_keyword, first_letter
 from .metric import metric
+from .phrases import NAMED as NAMED
 from .plain import final, plain, words
-from .quantities import close, number, python_number
+from .quantities import agrees, python_number
 from .tally import Rows, by_category
 
 NEEDS = {"id": "string", "question_type": "string", "options": "string", "answer": "string"}
@@ -39,13 +40,11 @@ def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | N
 def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
     """The option that is named, options truly parsed; an open answer may equal any of the listed golds."""
     if record["question_type"] == "multiple-choice":
-        return option_score(plain(prediction), listed(record["options"]), record["answer"])
+        return option_score(prediction, listed(record["options"]), record["answer"])
     answer = final(plain(prediction))
-    value, right = number(answer), False
+    asked, right = record.get("question") or "", False
     for gold in map(plain, [record["answer"], *listed(record["answer"])]):
-        wanted = number(gold)
-        fits = wanted is not None and value is not None and close(value, wanted)
-        right = right or fits or words(answer) == words(gold)
+        right = right or agrees(answer, gold, asked)[0] or words(answer) == words(gold)
     return float(right), answer or None, ""
 
 
@@ -62,4 +61,4 @@ def report(rules: str, rows: Rows) -> dict[str, Any]:
 
 
 RULES = {"cambrian": cambrian, "robust": robust}
-Metric = metric(__doc__ or "", NEEDS, RULES, report)
+Metric = metric(__doc__ or "", {**NEEDS, "question": "string|null"}, RULES, report)

@@ -9,7 +9,8 @@ from typing import Any
 from .choices import option_score
 from .letters import stripped
 from .metric import metric
-from .plain import plain
+from .phrases import NAMED as NAMED
+from .plain import plain as plain
 from .tally import Rows, in_groups, mean
 
 NEEDS = {"index": "int64", "options": "string", "answer": "string"}
@@ -32,7 +33,7 @@ def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | N
 def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
     """A standalone offered letter or the text of one option."""
     texts = [part.strip() for part in re.split(r"\([ab]\)", record["options"])[1:]]
-    return option_score(plain(prediction), texts, record["answer"].strip("() ").upper())
+    return option_score(prediction, texts, record["answer"].strip("() ").upper())
 
 
 def group(record: Mapping[str, Any]) -> tuple[str, int]:

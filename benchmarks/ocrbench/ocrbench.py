@@ -30,8 +30,12 @@ def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | N
 def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
     """Whole words of the gold in a row in the answer; a formula equals the gold but for braces and spaces."""
     if record["question_type"] == FORMULA:
-        said = _formula(final(plain(prediction)))
-        return float(said in {_formula(plain(gold)) for gold in record["answer"]}), said[:200] or None, ""
+        said = _formula(final(plain(prediction, formulas=False)))
+        return (
+            float(said in {_formula(plain(gold, formulas=False)) for gold in record["answer"]}),
+            said[:200] or None,
+            "",
+        )
     said = f" {' '.join(_words(prediction))} "
     golds = [" ".join(_words(gold)) for gold in record["answer"]]
     return float(any(gold and f" {gold} " in said for gold in golds)), said.strip()[:200] or None, ""

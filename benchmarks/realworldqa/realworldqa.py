@@ -6,15 +6,21 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .choices import option_score
+from .choices import LETTERS, option_score
 from .letters import after_keyword
 from .metric import metric
+from .phrases import NAMED as NAMED
 from .plain import final, plain, words, yes_or_no
 from .quantities import number
 from .tally import Rows, accuracy
 
 NEEDS = {"answer": "string"}
 OPTION = re.compile(r"^\s*([A-Z])[.)]\s*(.*?)\s*$", re.MULTILINE)
+
+
+def is_letter(gold: str) -> bool:
+    """Whether the gold answer is the letter of an option."""
+    return len(gold) == 1 and gold.upper() in LETTERS
 
 
 def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
@@ -26,9 +32,10 @@ def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | N
 def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
     """Gold a letter: the option named; yes or no; a number: the same number; else the same words."""
     gold, answer = record["answer"].strip(), plain(prediction)
-    if len(gold) == 1 and gold.isalpha():
-        texts = [text for _, text in OPTION.findall(record.get("question") or "")]
-        return option_score(answer, texts or [""] * max(4, ord(gold.upper()) - ord("A") + 1), gold.upper())
+    if is_letter(gold):
+        found = dict(OPTION.findall(record.get("question") or ""))
+        texts = found or dict.fromkeys(LETTERS[: max(4, LETTERS.index(gold.upper()) + 1)], "")
+        return option_score(prediction, list(texts.values()), gold.upper(), "".join(texts))
     if gold.lower() in ("yes", "no"):
         said = yes_or_no(answer)
         return float(said == gold.lower()), said, "" if said else "neither yes nor no"
@@ -45,7 +52,7 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | Non
 
 def guess(record: Mapping[str, Any]) -> float:
     """Share of blind guesses that are right: one of the letters, yes or no, nothing else."""
-    if len(record["answer"].strip()) == 1 and record["answer"].strip().isalpha():
+    if is_letter(record["answer"].strip()):
         return 1.0 / max(2, len(OPTION.findall(record.get("question") or "")))
     return 0.5 if record["answer"].strip().lower() in ("yes", "no") else 0.0
 

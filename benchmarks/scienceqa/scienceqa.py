@@ -9,7 +9,8 @@ from typing import Any
 from .choices import choose
 from .letters import after_keyword
 from .metric import metric
-from .plain import plain
+from .phrases import NAMED as NAMED
+from .plain import plain as plain
 from .tally import Rows, by_category, mean
 
 NEEDS = {"choices": "list<string>", "answer": "int64", "grade": "string?"}
@@ -33,7 +34,7 @@ def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | N
 
 def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
     """A standalone offered letter or the text of one option."""
-    said = choose(plain(prediction), record["choices"])
+    said = choose(prediction, record["choices"])
     note = "" if has_image(record) else "no image: not counted"
     return float(said == chr(ord("A") + record["answer"])), said, note if said else "no single option"
 

@@ -8,7 +8,8 @@ from typing import Any
 from .choices import option_score
 from .letters import letter_score
 from .metric import metric
-from .plain import plain
+from .phrases import NAMED as NAMED
+from .plain import plain as plain
 from .tally import Rows, by_category
 
 NEEDS = {"question_type_id": "int64", "answer": "string"}
@@ -22,13 +23,13 @@ TYPES = {
 def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
     """The first character of what follows the last keyword."""
     TYPES[record["question_type_id"]]
-    return letter_score(prediction, record["answer"].lower(), 4, ".")
+    return letter_score(prediction, record["answer"].lower(), "abcd", ".")
 
 
 def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
     """A standalone offered letter or the text of one option."""
     texts = [record.get(f"choice_{letter}") or "" for letter in "abcd"]
-    return option_score(plain(prediction), texts, record["answer"].upper())
+    return option_score(prediction, texts, record["answer"].upper())
 
 
 def guess(record: Mapping[str, Any]) -> float:

@@ -1,108 +1,247 @@
-"""Multiple choice read fairly: a standalone offered letter, or the text of exactly one option.
+"""Multiple choice read fairly: the text of one option, or a letter that is meant as one.
 
-In order: the whole answer is a letter; the whole answer is an option's text; a letter named by "answer is",
-"option" or "choice" (the last one counts); a letter that opens the answer with a mark behind it; the only
-standalone capital letter; the only option whose text occurs. Two candidates mean no answer.
+In order: the whole answer repeats an option letter for letter; it is a letter; it is an option's text in another
+dress; what follows a second thought ("wait", "actually"); the last letter named by "answer is", "option" or
+"choice"; a letter that opens the answer with a mark behind it; the only option whose text occurs; the only
+capital that stands for a letter. Two candidates mean no answer, and so does a refusal.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
 
-_WHOLE = re.compile(r"[\s(\[{\"'.:]*([A-Za-z])[\s)\]}\"'.,:;!]*")
-_NAMED = re.compile(
-    r"\b(?:answer|option|choice)\s*(?:is|:|=)?\s*:?\s*(?:option\s+|choice\s+)?[(\[\"']*([A-Za-z])"
-    r"(?P<tail>(?:[)\]\"'.,:;!]|\s+(?!or\b|and\b)|$))(?P<next>\w?)",
-    re.IGNORECASE,
-)
-_OPENING = re.compile(r"[(\[\"']*([A-Za-z])[)\]\"'.:]+\s*(?P<rest>.*)", re.DOTALL)
-_CAPITAL = re.compile(r"(?<![\w'])([A-Z])(?![\w'])")
-_NEGATION = re.compile(r"(?:\bnot|n't|\bnor|\bneither)(?:\s+(?:an?|the|option))?\s*$")
-_TOKEN = re.compile(r"[-+]?\d+(?:[.,]\d+)*%?|[^\W_]+(?:'[^\W_]+)*")
-_NUMBERS = dict(
-    zip(
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
-        map(str, range(11)),
-        strict=True,
-    )
-)
+from . import phrases
+from .plain import LONGEST, alike, clean, plain, said, spoken
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# Of "Fe^2+" and "x^2" people leave out the mark; "10^2" without it is another number.
+_RAISED = re.compile(r"(?<=[A-Za-z)])\^")
+_DECIMAL = re.compile(r"(?<![\d.])\d+\.\d+(?![\d.])")
 
 
-def choose(answer: str, options: Sequence[str]) -> str | None:
-    """The upper-case letter of the option that a plain answer names, None where it names none or several."""
-    offered = [chr(ord("A") + i) for i in range(len(options))]
-    texts = [_said(option) for option in options]
-    whole = _WHOLE.fullmatch(answer)
-    if whole and whole.group(1).upper() in offered:
-        return whole.group(1).upper()
-    verbatim = [option.strip().casefold() for option in options]
-    if verbatim.count(answer.casefold()) == 1:
-        return offered[verbatim.index(answer.casefold())]
-    said = _said(answer)
-    if said and texts.count(said) == 1:
-        return offered[texts.index(said)]
-    named = [m for m in _NAMED.finditer(answer) if m.group(1).upper() in offered and not _article(m)]
-    if named:
-        return named[-1].group(1).upper()
-    return _opening(answer, offered, texts) or _only_capital(answer, offered) or _only_text(said, offered, texts)
+def choose(answer: str, options: Sequence[str], letters: str = LETTERS) -> str | None:
+    """The upper-case letter of the option that a raw answer names, None where it names none or several.
+
+    `letters` are those that the question offers, in the order of the options; A, B, C, ... by default.
+    """
+    offered = letters[: len(options)]
+    bare = answer.strip()
+    if len(bare) == 1 and bare.upper() in offered and not any(option.strip() == bare for option in options):
+        return bare.upper()
+    at = _repeated(answer, options)
+    text = answer if at is not None else spoken(answer)
+    if text != answer:
+        at = _repeated(text, options)
+    if at is not None:
+        return offered[at]
+    if not bare:
+        return None
+    # A letter with a line of its own opens the answer as one with a mark behind it does.
+    return _read(plain(phrases.FIRST_LINE.sub(r"\1. ", text)), options, offered)
 
 
-def option_score(answer: str, options: Sequence[str], gold: str) -> tuple[float, str | None, str]:
-    """Score of a plain answer against an upper-case gold letter; parsed is None where no option is named."""
-    said = choose(answer, options)
-    return float(said == gold), said, "" if said else "no single option"
+def option_score(
+    answer: str, options: Sequence[str], gold: str, letters: str = LETTERS
+) -> tuple[float, str | None, str]:
+    """Score of a raw answer against an upper-case gold letter; parsed is None where no option is named."""
+    letter = choose(answer, options, letters)
+    return float(letter == gold), letter, "" if letter else "no single option"
 
 
-def _article(match: re.Match[str]) -> bool:
-    return match.group(1) == "a" and match.group("tail").isspace() and bool(match.group("next"))
+def _repeated(answer: str, options: Sequence[str]) -> int | None:
+    """Where the one option stands that the raw answer repeats letter for letter."""
+    return _first(_forms(answer), options, (str, str.strip, _spaced))
 
 
-def _opening(answer: str, offered: list[str], texts: list[str]) -> str | None:
-    match = _OPENING.match(answer)
-    if not match or match.group(1).upper() not in offered:
+def _forms(text: str) -> list[str]:
+    """The text; without a final point; and the same of what follows "Answer:" or the last "answer is"."""
+    texts = [text]
+    if (intro := phrases.INTRO.match(text)) is not None:
+        texts.append(text[intro.end() :])
+    ends = [match.end() for match in phrases.LAST.finditer(text)] if len(text) <= LONGEST else []
+    if ends:
+        texts.append(text[ends[-1] :])
+    return [form for whole in texts for form in (whole, _pointless(whole)) if form]
+
+
+def _pointless(text: str) -> str:
+    text = text.rstrip()
+    return text[:-1] if text.endswith((".", "!", "\u3002")) else ""
+
+
+def _first(forms: Iterable[str], options: Sequence[str], dresses: Iterable[Callable[[str], str]]) -> int | None:
+    """The option that equals a form in the strictest dress in which one does; None where two are equal."""
+    forms = list(forms)
+    for dress in dresses:
+        texts = [dress(option) for option in options]
+        for form in forms:
+            worn = dress(form)
+            if worn and worn in texts:
+                return texts.index(worn) if texts.count(worn) == 1 else None
+    return None
+
+
+def _spaced(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _folded(text: str) -> str:
+    return clean(text).casefold()
+
+
+def _tight(text: str) -> str:
+    text = _DECIMAL.sub(lambda match: match.group().rstrip("0").rstrip("."), _RAISED.sub("", alike(text)))
+    return text.casefold().replace(" ", "").rstrip(".,;:!")
+
+
+def _read(answer: str, options: Sequence[str], offered: str) -> str | None:
+    """What a clean answer names."""
+    forms = _forms(answer)
+    if (at := _first(forms, options, (clean,))) is not None:
+        return offered[at]
+    for form in forms:
+        whole = phrases.WHOLE.fullmatch(form)
+        if whole and whole.group(1).upper() in offered:
+            return whole.group(1).upper()
+    if (at := _first(forms, options, (_folded, _tight, said))) is not None:
+        return offered[at]
+    if (again := list(phrases.AGAIN.finditer(answer))) and answer[: again[-1].start()].strip():
+        behind = answer[again[-1].end() :]
+        later = _read(behind, options, offered) if behind else None
+        if later or phrases.TAKEN_BACK.search(behind):
+            return later
+        answer = answer[: again[-1].start()]
+    if named := _named(answer, offered):
+        return None if _joined(answer, named, offered) else named.group("letter").upper()
+    if letter := _opening(answer, options, offered):
+        return letter
+    if phrases.REFUSED.search(answer) and not any(phrases.REFUSED.search(option) for option in options):
+        rest = list(phrases.NEVERTHELESS.finditer(answer))
+        if not rest:
+            return None
+        answer = answer[rest[-1].end() :]
+    return _only_text(answer, options, offered) or _only_capital(answer, offered)
+
+
+def _named(answer: str, offered: str) -> re.Match[str] | None:
+    """Where the answer names its letter: "answer is B" before a concluding "so B" before the only "option B"."""
+    found = [match for match in phrases.NAMED.finditer(answer) if _is_named(match, answer, offered)]
+    answers = [match for match in found if match.group("kind").lower() not in ("option", "choice")]
+    concluded = phrases.CONCLUDED.search(answer)
+    if answers or (concluded and concluded.group("letter") in offered):
+        return answers[-1] if answers else concluded
+    best = [
+        match
+        for match in found
+        if phrases.AFFIRMED.match(answer[match.end("letter") :]) or phrases.BEST.search(_before(answer, match.start()))
+    ]
+    found = best or found
+    if found and found[0].start() == 0 and "." in found[0].group("tail"):
+        return found[0]
+    return found[-1] if len({match.group("letter").upper() for match in found}) == 1 else None
+
+
+def _is_named(match: re.Match[str], answer: str, offered: str) -> bool:
+    letter, behind = match.group("letter"), answer[match.end("letter") : match.end("letter") + 40]
+    article = letter == "a" and match.group("tail").isspace() and match.end() < len(answer)
+    if letter.upper() not in offered or article or phrases.DENIED.match(behind):
+        return False
+    return not phrases.NEGATED.search(_before(answer, match.start())) and not _initials(behind)
+
+
+def _initials(behind: str) -> bool:
+    return re.match(r"\.\w", behind) is not None
+
+
+def _joined(answer: str, match: re.Match[str], offered: str) -> bool:
+    """Whether another letter is offered in the same breath: "A or B", "A, B"."""
+    other = phrases.JOINED.match(answer, match.end("letter"))
+    if other is None or other.group(1).upper() not in offered or other.group(1) in ("a", "i"):
+        return False
+    behind = answer[other.end() :]
+    article = other.group(1) in ("A", "I") and phrases.WORD_A.match(behind)
+    told = phrases.DENIED.match(behind) or phrases.TOLD.match(behind)
+    return other.group(1).upper() != match.group("letter").upper() and not article and not told
+
+
+def _opening(answer: str, options: Sequence[str], offered: str) -> str | None:
+    match = phrases.OPENING.match(answer)
+    if not match or match.group(1).upper() not in offered or _initials(answer[match.end(1) :]):
         return None
     letter, rest = match.group(1).upper(), match.group("rest")
-    if _said(rest) == texts[offered.index(letter)]:
+    if said(rest) == said(options[offered.index(letter)]):
         return letter
-    others = {found for found in _CAPITAL.findall(rest) if found in offered and found not in ("A", "I")}
-    return letter if others <= {letter} else None
+    others = {found for found in phrases.CAPITAL.findall(rest) if found in offered} - {letter, "A", "I"}
+    listed = set(phrases.LISTED.findall(rest)).intersection(offered) - {letter}
+    # Another letter in a sentence of its own explains the first; a list of letters names none.
+    explained = re.search(r"[a-z]{3}", rest) and not listed and not phrases.HEDGE.search(rest)
+    return letter if (not others and not listed) or explained else None
 
 
-def _only_capital(answer: str, offered: list[str]) -> str | None:
-    found = set()
-    for match in _CAPITAL.finditer(answer):
-        letter, behind = match.group(1), answer[match.end() : match.end() + 12]
-        # "A picture" and "I think" are words, not letters.
-        word = letter in ("A", "I") and re.match(r"\s+[a-z']", behind) and not re.match(r"\s+(?:or|and|is)\b", behind)
-        if letter in offered and not word and not _NEGATION.search(_before(answer, match.start())):
+def _only_capital(answer: str, offered: str) -> str | None:
+    if len(set(phrases.LISTED.findall(answer)).intersection(offered)) > 1:
+        return None
+    found, placed = _capitals(answer, offered)
+    return found.pop() if len(found | placed) == 1 and found else None
+
+
+def _capitals(answer: str, offered: str) -> tuple[set[str], set[str]]:
+    """The offered letters that stand in the answer as letters and are not denied; and those that name a place."""
+    found, placed = set(), set()
+    for match in phrases.CAPITAL.finditer(answer):
+        letter, behind = match.group(1), answer[match.end() : match.end() + 40]
+        before = _before(answer, match.start())
+        word = letter in ("A", "I") and phrases.WORD_A.match(behind)
+        if letter not in offered or word or phrases.DENIED.match(behind) or phrases.NEGATED.search(before.lower()):
+            continue
+        if phrases.BRINGS.search(before) and not phrases.NAMES_ON.match(behind) and not phrases.TITLE.search(before):
             found.add(letter)
-    return found.pop() if len(found) == 1 else None
+        elif phrases.PLACES.search(before):
+            placed.add(letter)
+    return found, placed
 
 
-def _only_text(said: str, offered: list[str], texts: list[str]) -> str | None:
+def _only_text(answer: str, options: Sequence[str], offered: str) -> str | None:
+    texts, heard = [said(option) for option in options], said(answer)
+    if len({text for text in texts if text}) < len(options):
+        # Words alone don't tell these options apart, as "x > 1" and "x < 1": their marks must.
+        texts, heard = [_folded(option) for option in options], re.sub(r"[.,;!?](?=\s|$)", " ", _folded(answer))
+        texts, heard = [_spaced(text) for text in texts], _spaced(heard)
     hits = []
-    for letter, text in zip(offered, texts, strict=True):
-        at = f" {said} ".find(f" {text} ") if text else -1
-        if at >= 0 and not _NEGATION.search(_before(said, at)):
+    for letter, option, text in zip(offered, options, texts, strict=True):
+        if text and f" {text} " in f" {heard} " and _occurs(text, heard, option, answer):
             hits.append((letter, text))
     # "both increase and decrease" holds two other options' texts; the longest explains them.
     hits = [hit for hit in hits if not any(hit[1] != text and f" {hit[1]} " in f" {text} " for _, text in hits)]
-    return hits[0][0] if len(hits) == 1 else None
+    if len(hits) != 1:
+        return None
+    # Where a text is a letter itself, another lone letter beside it leaves open which of the two is meant.
+    other = len(hits[0][1]) == 1 and _capitals(answer, offered)[0] - {hits[0][1].upper()}
+    return None if other else hits[0][0]
 
 
-def _before(text: str, at: int) -> str:
-    return text[max(0, at - 24) : at].lower()
+def _occurs(text: str, heard: str, option: str, answer: str) -> bool:
+    """Whether the text stands somewhere in the answer without being denied; one letter only as it is written."""
+    if len(text) == 1 and text.isascii() and text.isalpha():
+        bare = option.strip().strip("().")
+        found = [m for m in re.finditer(rf"(?<![\w'.]){re.escape(bare)}(?![\w'-])", answer)]
+        word = bare in ("a", "I", "A")
+        return any(
+            not (word and phrases.WORD_A.match(answer[m.end() :])) and not _denied(answer, m.start(), m.end())
+            for m in found
+        )
+    padded, start = f" {heard} ", 0
+    while (at := padded.find(f" {text} ", start)) >= 0:
+        if not _denied(heard, at, at + len(text)) and not re.search(rf"\bno {re.escape(text)}\b", answer.lower()):
+            return True
+        start = at + 1
+    return False
 
 
-def _said(text: str) -> str:
-    """The text as its words, lower case, without punctuation and articles, number words as digits."""
-    return _words(text) if len(text) < 200 else _words.__wrapped__(text)
+def _denied(text: str, start: int, end: int) -> bool:
+    return bool(phrases.NEGATED.search(_before(text, start)) or phrases.DENIED.match(text[end : end + 40]))
 
 
-@lru_cache(maxsize=16_384)
-def _words(text: str) -> str:
-    found = _TOKEN.findall(text.lower())
-    kept = [_NUMBERS.get(word, word) for word in found if word not in ("a", "an", "the")]
-    return " ".join(kept or found)
+def _before(text: str, at: int, width: int = 40) -> str:
+    return text[max(0, at - width) : at]

@@ -6,6 +6,7 @@ Its faults are kept on purpose: "answer is" is cut before "answer is:" can be, s
 
 from __future__ import annotations
 
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 KEYWORDS = ("answer is", "answer is:", "answer:")
 
 
@@ -28,8 +29,8 @@ def first_letter(text: str, edge: str = ".:,") -> str:
     return stripped(text, edge)[:1]
 
 
-def letter_score(prediction: str, gold: str, n_options: int, edge: str = ".:,") -> tuple[float, str | None, str]:
-    """Score of an answer against a lower-case gold letter; parsed is None outside the offered letters."""
+def letter_score(prediction: str, gold: str, offered: str, edge: str = ".:,") -> tuple[float, str | None, str]:
+    """Score of an answer against a lower-case gold letter; parsed is None outside the offered letters ("abd")."""
     letter = first_letter(prediction, edge)
-    offered = len(letter) == 1 and 0 <= ord(letter) - ord("a") < n_options
-    return float(letter == gold), letter.upper() if offered else None, "" if offered else "no offered letter"
+    known = letter != "" and letter in offered
+    return float(letter == gold), letter.upper() if known else None, "" if known else "no offered letter"

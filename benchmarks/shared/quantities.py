@@ -5,8 +5,24 @@ from __future__ import annotations
 import math
 import re
 
-_NUMBER = re.compile(r"(?<![\w.])[-+]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)(?![\d_])")
-_FRACTION = re.compile(r"\s*([-+]?\d+)\s*/\s*(\d+)\s*\.?\s*")
+_NUMBER = re.compile(
+    r"(?<![\w.^\u221a])(?<!\^[-+])[-+]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)(?![\d_]|\^[-+\d])"
+)
+_FRACTION = re.compile(r"\s*(?:([-+]?\d+)\s+)?([-+]?\d+)\s*/\s*(\d+)\s*\.?\s*")
+_SPACED = re.compile(r"[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?[ .]*")
+_MINUS = re.compile(r"(?<![\w)] )(?<![\w)])(?:minus|negative) (?=\.?\d)", re.IGNORECASE)
+_PERCENT = re.compile(r"\d\s*(?:%|percent\b|per cent\b)", re.IGNORECASE)
+_VALUE = r"([-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)(?!,?\d)"
+# "26 degrees, since 90 - 64 = 26", but neither "14, 15" nor "5, or maybe 6".
+_REASONED = re.compile(
+    rf"[~$]?{_VALUE}\s?[%\u00b0]?(?:\s?[A-Za-z\u00b0/^2-3]+){{0,3}}(?:[.,;:(]|\s\()\s*"
+    r"(?=(?:since|because|as|which|explanation|reason|so|the|there|this|it|we|i|here|given|from|based)\b)"
+    r"(?!.*\b(?:or|maybe|might|could|possibly|perhaps|actually|wait)\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+_EQUATION = re.compile(rf"\d[ )]*=\s*[$]?{_VALUE}\s?(?:%|\u00b0|[A-Za-z]{{1,8}})?[ .]*$")
+_YEAR = re.compile(r"(?:1\d|2[01])\d\d(?:\.0+)?")
+_ASKS_TIME = re.compile(r"\b(?:years?|when|dates?|dated|centur(?:y|ies)|decades?)\b", re.IGNORECASE)
 _WORDS = dict(
     zip(
         ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
@@ -27,14 +43,23 @@ def python_number(text: str) -> float | None:
 def number(text: str) -> float | None:
     """The one finite number of a plain text, with its sign; None for none or several different ones.
 
-    Separators, currency, percent signs and units are dropped; a lone fraction or number word counts.
+    Separators, currency, percent signs and units are dropped; a lone fraction or number word counts. Of several
+    numbers that one counts with which the text begins and which a reason follows, or which ends its last equation.
     """
     word = _WORDS.get(text.strip(" .,!").lower())
     if word is not None:
         return float(word)
     if fraction := _FRACTION.fullmatch(text):
-        return int(fraction.group(1)) / int(fraction.group(2)) if int(fraction.group(2)) else None
+        whole, above, below = (int(part or 0) for part in fraction.groups())
+        if not below or (fraction.group(1) and above < 0):
+            return None
+        return whole + math.copysign(above / below, whole) if fraction.group(1) else above / below
+    text = _MINUS.sub("-", text)
+    if _SPACED.fullmatch(text):
+        text = text.replace(" ", "")
     found = {float(match.replace(",", "")) for match in _NUMBER.findall(text)}
+    if len(found) > 1 and (one := _REASONED.match(text) or _EQUATION.search(text)):
+        found = {float(one.group(1).replace(",", ""))}
     value = found.pop() if len(found) == 1 else None
     return value if value is not None and math.isfinite(value) else None
 
@@ -42,3 +67,28 @@ def number(text: str) -> float | None:
 def close(value: float, gold: float, tolerance: float = 0.05) -> bool:
     """Within a share of the gold, both finite."""
     return math.isfinite(value) and math.isfinite(gold) and abs(value - gold) <= abs(gold) * tolerance + 1e-12
+
+
+def is_year(gold: str, question: str = "") -> bool:
+    """Whether a plain gold answer is a year: 1800 to 2099, and 1000 to 2199 where the question asks for a time."""
+    year = _YEAR.fullmatch(gold)
+    return year is not None and (18 <= int(gold[:2]) <= 20 or _ASKS_TIME.search(question) is not None)
+
+
+def agrees(answer: str, gold: str, question: str = "") -> tuple[bool, float | None]:
+    """Whether a plain answer's number fits a plain gold, and the number read (None: no single one).
+
+    Within 5 % of the gold; years exactly. A percentage fits its fraction, 57 % and 0.57, whichever of the
+    two is the gold.
+    """
+    value, wanted = number(answer), number(gold)
+    if value is None or wanted is None:
+        return False, value
+    tolerance = 0.0 if is_year(gold, question) else 0.05
+    said, meant = (_PERCENT.search(text) is not None for text in (answer, gold))
+    values = [value]
+    if meant and not said:
+        values.append(value * 100)
+    elif said and not meant and abs(wanted) < 1:
+        values.append(value / 100)
+    return any(close(one, wanted, tolerance) for one in values), value
