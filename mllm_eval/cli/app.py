@@ -219,7 +219,7 @@ def table(
       mllm-eval table offshelf --published-only --format tex
       mllm-eval table --variants textvqa                  one benchmark, however it was asked
     """
-    from mllm_eval.cli.tables import costed, detailed, gained, named, of_all, of_runs, of_variants, put
+    from mllm_eval.cli.tables import costed, detailed, gained, named, of_all, of_runs, of_variants, put, with_left_out
     from mllm_eval.errors import UserError
     from mllm_eval.finished import saved
     from mllm_eval.run import saved_runs
@@ -231,7 +231,7 @@ def table(
             raise UserError("--details and --variants show runs; leave out the name of the table")
         own = chosen if chosen is not None else saved_runs()
         shown = of_variants(own, variants, rules) if variants is not None else detailed(own, rules, blind, subset)
-        put(shown, form, out)
+        put(shown if chosen is not None else with_left_out(shown), form, out)
         return
     if name is None and chosen is None:
         shown = of_all(saved_runs(), rules, blind, baseline, intervals, mixed_recipes, subset, whole)
@@ -239,6 +239,7 @@ def table(
         shown = of_runs(chosen or [], rules, blind, baseline, intervals, mixed_recipes, subset, whole)
     else:
         shown = named(name, chosen, rules, baseline, intervals, mixed_recipes, published_only, subset)
+        shown = shown if published_only or chosen is not None else with_left_out(shown)
     shown = gained(shown, rules) if gain else shown
     put(costed(shown) if cost else shown, form, out)
 
