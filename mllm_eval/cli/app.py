@@ -43,7 +43,9 @@ Benchmarks = Annotated[
     typer.Option(help="comma-separated; default: the sixteen of the paper"),
 ]
 Blind = Annotated[bool, typer.Option("--blind", help="also ask without images")]
-Subset = Annotated[int | None, typer.Option(help="only so many questions in all, a stratified part", min=16)]
+Subset = Annotated[
+    int | None, typer.Option(help="only so many questions of those asked in all, a stratified part", min=16)
+]
 Rules = Annotated[str, typer.Option(help="rule set of the printed table: cambrian or robust")]
 Baseline = Annotated[
     str | None,
@@ -90,6 +92,7 @@ def eval_(
       mllm-eval eval mini-dino --launch torchrun --processes 2
     """
     from mllm_eval import pipeline
+    from mllm_eval.catalog.subset import size_of_table
     from mllm_eval.cli.display import display
     from mllm_eval.cli.finished import eval_model
     from mllm_eval.cli.tables import print_row
@@ -105,9 +108,9 @@ def eval_(
         return
     if start(lambda: Run.of(encoder, recipe, llm, seed)):
         return
-    names = split(benchmarks), blind, display(), split(variants)
-    run = pipeline.evaluate(encoder, recipe, llm, seed, *names, subset, server)
-    print_row(run, rules, blind, subset)
+    chosen = split(benchmarks)
+    run = pipeline.evaluate(encoder, recipe, llm, seed, chosen, blind, display(), split(variants), subset, server)
+    print_row(run, rules, blind, size_of_table(subset, chosen))
 
 
 @app.command(short_help="several encoders in one table")
@@ -129,11 +132,13 @@ def compare(
       mllm-eval compare mini-dino,mini-clip,mini-random
     """
     from mllm_eval import pipeline
+    from mllm_eval.catalog.subset import size_of_table
     from mllm_eval.cli.display import display
     from mllm_eval.cli.tables import print_compared
 
-    runs = pipeline.compare(split(encoders) or [], recipe, llm, seed, split(benchmarks), blind, display(), subset)
-    print_compared(runs, rules, blind, baseline, intervals, subset)
+    chosen = split(benchmarks)
+    runs = pipeline.compare(split(encoders) or [], recipe, llm, seed, chosen, blind, display(), subset)
+    print_compared(runs, rules, blind, baseline, intervals, size_of_table(subset, chosen))
 
 
 @app.command(short_help="both stages of training and nothing else")
