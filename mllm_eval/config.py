@@ -6,6 +6,7 @@ import json
 import re
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,18 +55,19 @@ _Loader.add_implicit_resolver(
 )
 
 
-def load(path: Path, model: type[M]) -> M:
+def load(path: Path, model: type[M], folders: Sequence[Path] = ()) -> M:
     """Read a yaml file, and the files its `base:` names, into a model.
 
-    `base: x` names a sibling (`x` or `x.yaml`), a relative path or a file of the package
-    (`package:configs/recipes/mini.yaml`); its mapping is read first and this file's values are laid over it,
-    mapping by mapping. Lists are replaced whole.
+    `base: x` names a sibling (`x` or `x.yaml`), a relative path, a file of the package
+    (`package:configs/recipes/mini.yaml`), or a file in one of `folders`, in this order, and never the file itself
+    where there is another; its mapping is read first and this file's values are laid over it, mapping by mapping.
+    Lists are replaced whole.
 
     Raises:
         UserError: no such file, not yaml, a circle of bases, an unknown key (with the nearest known one),
             a wrong type or a missing key; each with the file and, where there is one, the line.
     """
-    data, where = _read(Path(path), ())
+    data, where = _read(Path(path), (), folders)
     return validate(data, model, str(path), where)
 
 
@@ -77,7 +79,7 @@ def validate(data: Any, model: type[M], source: str, where: Where | None = None)
         raise UserError(_explain(error, data, model, source, where or {})) from None
 
 
-def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], Where]:
+def _read(path: Path, above: tuple[Path, ...], folders: Sequence[Path]) -> tuple[dict[str, Any], Where]:
     if path.resolve() in above:
         raise UserError(f"{path}: its `base:` leads back to itself")
     try:
@@ -96,16 +98,21 @@ def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], Where]:
         _note_lines(node, (), str(path), where)
     if (base := data.pop("base", None)) is None:
         return data, where
-    under, under_where = _read(_base_path(path, str(base)), (*above, path.resolve()))
+    under, under_where = _read(_base_path(path, str(base), folders), (*above, path.resolve()), folders)
     return _lay_over(under, data), {**under_where, **where}
 
 
-def _base_path(path: Path, base: str) -> Path:
-    for candidate in (locate(base, path.parent), path.parent / f"{base}.yaml"):
-        if candidate.is_file():
-            return candidate
-    hint = near(base, (p.stem for p in path.parent.glob("*.yaml") if p != path))
-    raise UserError(f"{path}: base {base!r} is neither a file nor a sibling.{hint}")
+def _base_path(path: Path, base: str, folders: Sequence[Path]) -> Path:
+    places = [path.parent, *folders]
+    candidates = [one for place in places for one in (locate(base, place), locate(f"{base}.yaml", place))]
+    found = [candidate for candidate in candidates if candidate.is_file()]
+    # A file of one's own may carry the name of the one that it builds on.
+    other = [candidate for candidate in found if candidate.resolve() != path.resolve()]
+    if found:
+        return (other or found)[0]
+    hint = near(base, {one.stem for place in places for one in place.glob("*.yaml") if one != path})
+    more = ", nor the name of another" if folders else ""
+    raise UserError(f"{path}: base {base!r} is neither a file nor a sibling{more}.{hint}")
 
 
 def _lay_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -149,6 +149,29 @@ def saved_models() -> list[Finished]:
     return sorted((Finished.load(p.parent) for p in paths if is_finished(p.parent)), key=lambda one: one.name)
 
 
+def unreadable() -> dict[str, str]:
+    """Each folder under results/runs whose run can't be told any more, and why, in words.
+
+    Its config does not load (an older version wrote it, or somebody changed it), or is gone from beside its answers.
+    """
+    found: dict[str, str] = {}
+    for folder in sorted(path for path in (results_home() / "runs").glob("*") if path.is_dir()):
+        if not (folder / "config.yaml").is_file():
+            if any((folder / part).is_dir() for part in ("answers", "scores", "checkpoint")):
+                found[folder.name] = f"{folder}: there is no config.yaml"
+        elif not is_finished(folder):
+            try:
+                Run.load(folder)
+            except UserError as problem:
+                found[folder.name] = str(problem)
+    return found
+
+
+def unreadable_notes() -> list[str]:
+    """A sentence for each `unreadable` run, for those who show all runs."""
+    return [f"Left out: {name}, because its config no longer loads: {why}" for name, why in unreadable().items()]
+
+
 def saved(name: str) -> Run | Finished:
     """The run or finished model of a hash, a hash's beginning, a whole name, or a name that just one has.
 
@@ -164,5 +187,7 @@ def saved(name: str) -> Run | Finished:
     try:
         return saved_run(name)
     except UserError as problem:
+        if broken := [(one, why) for one, why in unreadable().items() if one.startswith(name)]:
+            raise UserError(f"run {broken[0][0]}: its config no longer loads: {broken[0][1]}") from None
         hint = near(name, [one.label for one in models])
         raise UserError(f"{problem}{hint}") from None

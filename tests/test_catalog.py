@@ -172,3 +172,62 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
 
 def test_hub_weights_are_known_by_their_revision(tmp_path: Path) -> None:
     assert catalog.load_llm(str(_llm(tmp_path, "{repo: a/b, revision: c0ffee}"))).weights.digest() == "a/b@c0ffee"
+
+
+@pytest.mark.parametrize("place", ["cwd", "path", "named"])
+def test_a_yaml_in_a_folder_of_ones_own_may_build_on_a_shipped_one(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {
+        "recipes": "base: webssl-paper\nname: mine\nstage2:\n  lr: 2.0e-5\n",
+        "llms": "base: llama-3-8b-instruct\nname: mine\n",
+        # A shipped one that builds on another of its own folder.
+        "encoders": "base: webssl-dino1b-full2b-224\nname: mine\n",
+    }
+    for kind, text in own.items():
+        folder = tmp_path / "configs" / kind
+        folder.mkdir(parents=True)
+        (folder / "mine.yaml").write_text(text)
+        (folder / "second.yaml").write_text("base: mine\nname: second\n")
+    if place == "cwd":
+        monkeypatch.chdir(tmp_path)
+    elif place == "path":
+        monkeypatch.setenv("MLLM_EVAL_PATH", str(tmp_path))
+    for stem in ("mine", "second"):
+        of = {kind: f"{tmp_path}/configs/{kind}/{stem}.yaml" if place == "named" else stem for kind in own}
+        recipe, shipped = catalog.load_recipe(of["recipes"]), catalog.load_recipe("webssl-paper")
+        assert (recipe.stage2.lr, recipe.stage1) == (2e-5, shipped.stage1) and recipe.stage2.lr != shipped.stage2.lr
+        assert catalog.load_llm(of["llms"]).weights == catalog.load_llm("llama-3-8b-instruct").weights
+        assert catalog.load_encoder(of["encoders"]).depth == catalog.load_encoder("webssl-dino1b-full2b-224").depth
+
+
+def test_a_yaml_may_carry_the_name_of_the_shipped_one_it_builds_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = catalog.load_recipe("mini")
+    folder = tmp_path / "configs" / "recipes"
+    folder.mkdir(parents=True)
+    (folder / "mini.yaml").write_text("base: mini\nseed: 7\n")
+    monkeypatch.chdir(tmp_path)
+    assert catalog.load_recipe("mini") == shipped.model_copy(update={"seed": 7})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("base: webssl-papr\nname: mine\n", "mine.yaml: base 'webssl-papr' is neither a file .*mean 'webssl-paper'"),
+        ("base: mine\nname: mine\n", "mine.yaml: its `base:` leads back to itself"),
+        ("base: other\nname: mine\n", "mine.yaml: its `base:` leads back to itself"),
+    ],
+)
+def test_bases_that_lead_nowhere_are_one_line(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "configs" / "recipes"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text(text)
+    (folder / "other.yaml").write_text("base: mine\nname: other\n")
+    monkeypatch.setenv("MLLM_EVAL_PATH", str(tmp_path))
+    with pytest.raises(UserError, match=said) as error:
+        catalog.load_recipe("mine")
+    assert "\n" not in str(error.value)

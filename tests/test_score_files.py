@@ -172,17 +172,21 @@ def test_cambrian_answers_files(mini: Callable[[str], None], write: Writer) -> N
     mini("scienceqa")
     suffix = "Please answer directly with only the letter of the correct option and nothing else."
     prompt = f"..<image>\nWhich?\nA. x\nB. y\n{suffix}<|eot_id|>"
+    other = prompt.replace("Which?", "Look. And?")
     rows = [
         {"question_id": 0, "prompt": prompt, "answer": "B", "gt_answer": "B", "type": True},
         {"question_id": 1, "answer": "", "type": False},
-        {"question_id": 2, "answer": "The answer is: A", "type": True},
+        {"question_id": 2, "prompt": other, "answer": "The answer is: A", "gt_answer": "A", "type": True},
     ]
     summary = score_file("scienceqa", write(*rows), format_="cambrian")
     assert (summary.n, summary.value) == (2, 50.0)
     with pytest.raises(UserError, match=r"jsonl:1: its prompt is not that of sample '0'"):
         score_file("scienceqa", write({**rows[0], "prompt": "another one"}, rows[2]), format_="cambrian")
-    with pytest.raises(UserError, match="1 answers to 2 samples"):
+    with pytest.raises(UserError, match=r"1 answers to 2 samples: .*\(first: '2'\).* pass --partial"):
         score_file("scienceqa", write(rows[0]), format_="cambrian")
+    assert score_file("scienceqa", write(rows[2]), format_="cambrian", partial=True).value == 0.0
+    with pytest.raises(UserError, match=r"jsonl:1: its prompt is not that of sample '0': .*And.* there, .*Which"):
+        score_file("scienceqa", write({**rows[2], "question_id": 0}, {**rows[0], "question_id": 2}), format_="cambrian")
 
 
 def test_lmms_eval_samples_files(mini: Callable[[str], None], write: Writer) -> None:
@@ -207,11 +211,15 @@ def test_vlmevalkit_sheets(mini: Callable[[str], None], tmp_path: Path) -> None:
     ("indices", "predictions", "said"),
     [
         ([1, 2], ["C", "A"], (50.0, 0)),  # rows numbered from 1, ids from 0
-        ([0, 1], ["C", None], (50.0, 0)),  # an empty cell is an empty answer
+        ([2, 1], ["A", "C"], (50.0, 0)),  # in any order
+        ([0, 1], ["C", None], (100.0, 1)),  # an empty cell is no answer
+        ([0, 1], ["C", "  "], (100.0, 1)),
+        ([0, 1], ["C", "Failed to obtain answer: <class 'RuntimeError'> out of memory"], (100.0, 1)),
         ([0.0, 1.0], ["C", "Failed to obtain answer via API."], (100.0, 1)),
         ([0, 0], ["A", "C"], r"m\.xlsx:3: id '0' occurs twice \(first at .*m\.xlsx:2\)"),
         ([0, 7], ["A", "C"], r"m\.xlsx:3: index '7' is no sample's id"),
         ([5, 6, 7], ["A", "C", "B"], "3 answers to 2 samples"),
+        ([5, 6], ["A", "C"], r"m\.xlsx:2: index '5' is no sample's id, and numbers no row of ai2d"),
         ([0], ["A"], r"1 of 2 samples have no answer \(first: '1'\)"),
         ([], [], "no answers in it"),
     ],

@@ -174,7 +174,7 @@ def test_only_a_prompts_own_embeddings_are_sent() -> None:
 def test_a_run_is_answered_by_the_llm_that_it_exports(home: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    run = pipeline.evaluate("tiny-dinov2", RECIPE, benchmarks=["mme"], subset=160)
+    run = pipeline.evaluate("tiny-dinov2", RECIPE, benchmarks=["mme"], subset=10)
     path = run.answers_path("mme", "default@160")
     own = [one.text for one in read_answers(path)]
     path.unlink()
@@ -185,7 +185,7 @@ def test_a_run_is_answered_by_the_llm_that_it_exports(home: Path, tmp_path: Path
     fake = Fake(AutoModelForCausalLM.from_pretrained(tmp_path / "llm").eval())
     threading.Thread(target=fake.serve_forever, args=(0.02,), daemon=True).start()
     try:
-        pipeline.evaluate("tiny-dinov2", RECIPE, benchmarks=["mme"], subset=160, server=fake.url)
+        pipeline.evaluate("tiny-dinov2", RECIPE, benchmarks=["mme"], subset=10, server=fake.url)
     finally:
         fake.shutdown()
         fake.server_close()

@@ -15,7 +15,8 @@ from mllm_eval import pipeline
 from mllm_eval.answers import read_answers
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import answers_variant
-from mllm_eval.catalog.subset import parted, sized
+from mllm_eval.catalog.folders import paper_benchmarks
+from mllm_eval.catalog.subset import parted, size_of_table, sized
 from mllm_eval.cli.app import app
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.errors import UserError
@@ -34,7 +35,7 @@ PART = "default@640"
 @pytest.fixture(scope="module")
 def both(home: Path) -> Iterator[Run]:
     """A run that was asked a subset, then everything."""
-    run = pipeline.evaluate("tiny-dinov2", RECIPE, benchmarks=BENCHMARKS, subset=SIZE)
+    run = pipeline.evaluate("tiny-dinov2", RECIPE, benchmarks=BENCHMARKS, subset=SIZE // 16)
     yield run
 
 
@@ -43,6 +44,12 @@ def test_a_subset_has_a_name_of_its_own() -> None:
     assert sized("default", None) == "default" and parted("no_ocr_tokens") == ("no_ocr_tokens", None)
     with pytest.raises(UserError, match="16 or more"):
         sized("default", 5)
+    assert size_of_table(1000, None) == size_of_table(1000, paper_benchmarks()) == 1000
+    assert (size_of_table(None, ["gqa"]), size_of_table(40, ["gqa"]), size_of_table(81, ["gqa", "mme"])) == (
+        None, 640, 648,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="a subset of 1 leaves some of 2 benchmarks without questions"):
+        size_of_table(1, ["gqa", "mme"])
     assert answers_variant(load_benchmark("mmmu"), "paper_prompt@1000", "hub") == "default@1000"
 
 
@@ -57,6 +64,15 @@ def test_images_pairs_and_circular_groups_stay_whole(home: Path, name: str) -> N
         assert not inside & {getattr(one, key) for one in everything if one.id not in chosen}
     assert {one.id for one in asked_samples(benchmark, "mini", f"blind@{SIZE}")} == chosen
     assert chosen <= {one.id for one in asked_samples(benchmark, "mini", "default@1280")}
+
+
+@pytest.mark.parametrize("chosen", [["ocrbench"], ["gqa", "ocrbench", "chartqa"]])
+def test_a_subset_of_chosen_benchmarks_asks_so_many_of_those(home: Path, chosen: list[str]) -> None:
+    size = 96
+    variant = sized("default", size_of_table(size, chosen))
+    asked = [len(asked_samples(load_benchmark(name), "mini", variant)) for name in chosen]
+    # Images stay whole, so that it is near the size; a sixteenth of it for each would be 6.
+    assert 0.75 * size <= sum(asked) <= 1.25 * size and min(asked) >= 0.75 * size // len(chosen)
 
 
 def test_what_is_asked_is_what_the_statistics_count(both: Run, home: Path) -> None:
@@ -86,7 +102,7 @@ def test_everything_takes_the_answers_of_the_part(both: Run, monkeypatch: pytest
         raise AssertionError("a part of finished answers needs no model")
 
     monkeypatch.setattr(VLM, "forward", refuse)
-    pipeline.evaluate("tiny-dinov2", RECIPE, benchmarks=["gqa"], subset=160)
+    pipeline.evaluate("tiny-dinov2", RECIPE, benchmarks=["gqa"], subset=10)
     part = read_answers(both.answers_path("gqa", "default@160"))
     assert part and all(one.text.startswith("told before: ") for one in part)
 

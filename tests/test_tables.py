@@ -485,3 +485,11 @@ def test_speed_does_not_hang_on_the_number_of_runs(three: list[Path], monkeypatc
     monkeypatch.setattr(bootstrap, "_weights", lambda *rest: made.append(1) or whole(*rest))
     report.comparison(three, variants=("default",))
     assert len(made) == 16
+
+
+def test_a_runs_seed_and_seed_bench_have_columns_of_their_own(three: list[Path], compared: Table) -> None:
+    text = report.render(compared, "csv")
+    head = text.splitlines()[0].split(",")
+    assert len(set(head)) == len(head) and {"run_seed", "seed"} <= set(head)
+    line = next(row for row in _rows(text) if row["run"] == three[0].name)
+    assert line["run_seed"] == "0" and line["seed"] == compared.rows[0].cells["seed"].text != "0"

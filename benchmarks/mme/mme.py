@@ -62,4 +62,4 @@ def report(rules: str, rows: Rows) -> dict[str, Any]:
 
 
 RULES = {"cambrian": cambrian, "robust": robust}
-Metric = metric(__doc__ or "", NEEDS, RULES, report)
+Metric = metric(__doc__ or "", NEEDS, RULES, report, group)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_eval.catalog.architecture import Architecture
 from mllm_eval.catalog.encoder import Encoder, Facts, Preprocessing
-from mllm_eval.catalog.folders import Kind, find, load_named, names, paper_benchmarks
+from mllm_eval.catalog.folders import Kind, find, folders, load_named, names, paper_benchmarks
 from mllm_eval.catalog.llm import LLM
 from mllm_eval.catalog.recipe import ConversationData, Lora, Recipe, Stage
 from mllm_eval.catalog.weights import Weights
@@ -59,18 +59,18 @@ def load_encoder(name: str) -> Encoder:
     """
     found = re.fullmatch(r"(.+)@([\w-]+)", name)
     plain, variant = found.groups() if found else (name, None)
-    encoder = load_named("encoders", plain, partial(load, model=Encoder))
+    encoder = load_named("encoders", plain, partial(load, model=Encoder, folders=folders("encoders")))
     return encoder.variant(variant) if variant else encoder
 
 
 def load_llm(name: str) -> LLM:
     """The LLM of a name or of a path to a yaml file. Raises UserError with near names."""
-    return load_named("llms", name, partial(load, model=LLM))
+    return load_named("llms", name, partial(load, model=LLM, folders=folders("llms")))
 
 
 def load_recipe(name: str) -> Recipe:
     """The recipe of a name or of a path to a yaml file. Raises UserError with near names."""
-    return load_named("recipes", name, partial(load, model=Recipe))
+    return load_named("recipes", name, partial(load, model=Recipe, folders=folders("recipes")))
 
 
 def load_benchmark(name: str) -> Benchmark:

@@ -35,6 +35,11 @@ def files(kind: Kind) -> dict[str, Path]:
     return found
 
 
+def folders(kind: Kind) -> list[Path]:
+    """The folders of a kind's yaml files, the first to be looked in first; a `base:` may name a file of any."""
+    return [root / "configs" / kind for root in roots()]
+
+
 def names(kind: Kind) -> list[str]:
     """All known names, sorted; benchmarks in the order of configs/benchmarks.yaml, others behind."""
     found = files(kind)

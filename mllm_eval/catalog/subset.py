@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from mllm_eval.errors import UserError
 
 SMALLEST = 16
+"""Benchmarks of the table, each of which gives as many questions."""
+
+
+def size_of_table(size: int | None, benchmarks: Sequence[str] | None) -> int | None:
+    """The size of the table's subset in which the chosen benchmarks give `size` questions together.
+
+    It is `size` itself where none were chosen. So a benchmark's part of one size is the same whatever else is asked,
+    and is part of any larger one. Raises UserError for a size that leaves a chosen benchmark without questions.
+    """
+    if size is None or not benchmarks:
+        return size
+    chosen = len(set(benchmarks))
+    if size < chosen:
+        raise UserError(f"a subset of {size} leaves some of {chosen} benchmarks without questions; ask for more")
+    return SMALLEST * size // chosen
 
 
 def sized(variant: str, size: int | None) -> str:

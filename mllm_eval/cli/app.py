@@ -43,7 +43,9 @@ Benchmarks = Annotated[
     typer.Option(help="comma-separated; default: the sixteen of the paper"),
 ]
 Blind = Annotated[bool, typer.Option("--blind", help="also ask without images")]
-Subset = Annotated[int | None, typer.Option(help="only so many questions in all, a stratified part", min=16)]
+Subset = Annotated[
+    int | None, typer.Option(help="only so many questions of those asked in all, a stratified part", min=16)
+]
 Rules = Annotated[str, typer.Option(help="rule set of the printed table: cambrian or robust")]
 Baseline = Annotated[
     str | None,
@@ -90,6 +92,7 @@ def eval_(
       mllm-eval eval mini-dino --launch torchrun --processes 2
     """
     from mllm_eval import pipeline
+    from mllm_eval.catalog.subset import size_of_table
     from mllm_eval.cli.display import display
     from mllm_eval.cli.finished import eval_model
     from mllm_eval.cli.tables import print_row
@@ -105,9 +108,9 @@ def eval_(
         return
     if start(lambda: Run.of(encoder, recipe, llm, seed)):
         return
-    names = split(benchmarks), blind, display(), split(variants)
-    run = pipeline.evaluate(encoder, recipe, llm, seed, *names, subset, server)
-    print_row(run, rules, blind, subset)
+    chosen = split(benchmarks)
+    run = pipeline.evaluate(encoder, recipe, llm, seed, chosen, blind, display(), split(variants), subset, server)
+    print_row(run, rules, blind, size_of_table(subset, chosen))
 
 
 @app.command(short_help="several encoders in one table")
@@ -129,11 +132,13 @@ def compare(
       mllm-eval compare mini-dino,mini-clip,mini-random
     """
     from mllm_eval import pipeline
+    from mllm_eval.catalog.subset import size_of_table
     from mllm_eval.cli.display import display
     from mllm_eval.cli.tables import print_compared
 
-    runs = pipeline.compare(split(encoders) or [], recipe, llm, seed, split(benchmarks), blind, display(), subset)
-    print_compared(runs, rules, blind, baseline, intervals, subset)
+    chosen = split(benchmarks)
+    runs = pipeline.compare(split(encoders) or [], recipe, llm, seed, chosen, blind, display(), subset)
+    print_compared(runs, rules, blind, baseline, intervals, size_of_table(subset, chosen))
 
 
 @app.command(short_help="both stages of training and nothing else")
@@ -219,7 +224,7 @@ def table(
       mllm-eval table offshelf --published-only --format tex
       mllm-eval table --variants textvqa                  one benchmark, however it was asked
     """
-    from mllm_eval.cli.tables import costed, detailed, gained, named, of_all, of_runs, of_variants, put
+    from mllm_eval.cli.tables import costed, detailed, gained, named, of_all, of_runs, of_variants, put, with_left_out
     from mllm_eval.errors import UserError
     from mllm_eval.finished import saved
     from mllm_eval.run import saved_runs
@@ -231,7 +236,7 @@ def table(
             raise UserError("--details and --variants show runs; leave out the name of the table")
         own = chosen if chosen is not None else saved_runs()
         shown = of_variants(own, variants, rules) if variants is not None else detailed(own, rules, blind, subset)
-        put(shown, form, out)
+        put(shown if chosen is not None else with_left_out(shown), form, out)
         return
     if name is None and chosen is None:
         shown = of_all(saved_runs(), rules, blind, baseline, intervals, mixed_recipes, subset, whole)
@@ -239,6 +244,7 @@ def table(
         shown = of_runs(chosen or [], rules, blind, baseline, intervals, mixed_recipes, subset, whole)
     else:
         shown = named(name, chosen, rules, baseline, intervals, mixed_recipes, published_only, subset)
+        shown = shown if published_only or chosen is not None else with_left_out(shown)
     shown = gained(shown, rules) if gain else shown
     put(costed(shown) if cost else shown, form, out)
 

@@ -35,7 +35,7 @@ def ls(what: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "runs") -> 
     """
     from mllm_eval.catalog import names
     from mllm_eval.errors import UserError, near
-    from mllm_eval.finished import saved_models
+    from mllm_eval.finished import saved_models, unreadable
     from mllm_eval.run import saved_runs
     from mllm_eval.storage import results_home
 
@@ -45,7 +45,10 @@ def ls(what: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "runs") -> 
         runs = [*saved_runs(), *saved_models()]
         for run in runs:
             print(f"{run.hash}  {run.name.removesuffix('-' + run.hash):<32} {state(run)}")
-        if not runs:
+        broken = unreadable()
+        for name, why in broken.items():
+            print(f"{name}  left out, because its config no longer loads: {why}")
+        if not runs and not broken:
             print(f"no runs under {results_home()} yet; `mllm-eval eval mini-dino` makes one", file=sys.stderr)
         return
     if what == "tables":

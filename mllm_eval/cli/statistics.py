@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -129,6 +130,7 @@ def subset(
 def _scored(names: str | None, rules: str) -> list[Scored]:
     from mllm_eval.cli.app import split
     from mllm_eval.errors import UserError
+    from mllm_eval.finished import unreadable_notes
     from mllm_eval.report import read_scored
     from mllm_eval.report.choice import one_recipe
     from mllm_eval.run import saved_run, saved_runs
@@ -137,6 +139,8 @@ def _scored(names: str | None, rules: str) -> list[Scored]:
     if asked := split(names):
         return [read_scored(saved_run(one).folder, rules) for one in asked]
     folders, _ = one_recipe([run.folder for run in saved_runs()], rules)
+    for note in unreadable_notes():
+        print(note, file=sys.stderr)
     if not folders and names is None and not (results_home() / "runs").is_dir():
         return []
     if not folders:

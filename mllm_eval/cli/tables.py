@@ -11,7 +11,7 @@ from mllm_eval import pipeline
 from mllm_eval.catalog.subset import sized
 from mllm_eval.environment import world
 from mllm_eval.errors import UserError
-from mllm_eval.finished import saved_models
+from mllm_eval.finished import saved_models, unreadable_notes
 from mllm_eval.report import Table, chance_table, named_table, render, write_tables
 from mllm_eval.report.choice import one_recipe
 from mllm_eval.report.cost import with_costs
@@ -70,8 +70,15 @@ def of_all(
     variants = pipeline.shown_variants(False, subset, whole)
     kept, left_out = one_recipe([run.folder for run in runs], rules, mixed, variants)
     chosen = [run for run in runs if run.folder in kept]
+    if not chosen and left_out:
+        raise UserError(f"no runs under {results_home()} to show. {' '.join(left_out)}")
     table = of_runs(chosen, rules, blind, baseline, intervals, mixed, subset, whole)
     return replace(table, notes=(*table.notes, *left_out))
+
+
+def with_left_out(table: Table) -> Table:
+    """The table of all runs with a note for each whose config no longer loads."""
+    return replace(table, notes=(*table.notes, *unreadable_notes()))
 
 
 def costed(table: Table) -> Table:

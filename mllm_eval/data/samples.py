@@ -58,8 +58,9 @@ Pictures = tuple[Picture, ...]
 
 
 class Kept(NamedTuple):
-    """A sample as it lies on the shelf."""
+    """A sample as it lies on the shelf; `row` is its row in the data set, from 0, those that are not asked counted."""
 
+    row: int
     id: str
     pictures: Pictures
     prompt: str
@@ -76,17 +77,30 @@ class Samples(Sequence[Sample]):
     """
 
     def __init__(
-        self, benchmark: str, kept: Shelf[Kept], clusters: Sequence[str], pictures: Sequence[Pictures] | None = None
+        self,
+        benchmark: str,
+        kept: Shelf[Kept],
+        clusters: Sequence[str],
+        rows: int,
+        pictures: Sequence[Pictures] | None = None,
     ) -> None:
-        """`clusters` and `pictures` stand in the order of the samples; without `pictures` they have their own."""
+        """`clusters` and `pictures` stand in the order of the samples; without `pictures` they have their own.
+
+        `rows` is the number of the data set's rows, those that are not asked counted.
+        """
         self.benchmark = benchmark
+        self.rows = rows
         self.kept = kept
         self.clusters = clusters
         self.pictures = pictures
 
     def showing(self, pictures: Sequence[Pictures]) -> Samples:
         """The same samples with other images."""
-        return Samples(self.benchmark, self.kept, self.clusters, pictures)
+        return Samples(self.benchmark, self.kept, self.clusters, self.rows, pictures)
+
+    def row_numbers(self) -> Iterator[int]:
+        """The row of each sample in the data set, from 0, those that are not asked counted."""
+        return (kept.row for kept in self.kept)
 
     def __len__(self) -> int:
         return len(self.kept)

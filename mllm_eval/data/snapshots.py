@@ -42,8 +42,8 @@ def load_samples(benchmark: Benchmark, pin: str, variant: str = "default") -> Sa
     key = _key(benchmark, asked, files, chosen.settings)
     own = next((samples for known, samples in _recent if known == key), None)
     if own is None:
-        kept = read_samples(benchmark, name, asked, files, chosen.settings)[0]
-        own = Samples(benchmark.name, kept, Shelf(_clusters(kept)))
+        kept, rows = read_samples(benchmark, name, asked, files, chosen.settings)
+        own = Samples(benchmark.name, kept, Shelf(_clusters(kept)), rows)
         if asked.image_files is None:
             _recent.appendleft((key, own))
     if chosen.images == "own":
@@ -144,7 +144,7 @@ def _kept(number: int, row: Row, reading: Reading, seen: dict[str, int]) -> Kept
     unique = plain if seen[plain] == 1 else f"{plain}#{seen[plain]}"
     pictures = tuple(row.images[column][position] for column, position in reading.images)
     group = unique if reading.group is None else reading.group
-    return Kept(unique, pictures, reading.prompt, reading.target, group, row.record)
+    return Kept(number, unique, pictures, reading.prompt, reading.target, group, row.record)
 
 
 def _check_ids(benchmark: Benchmark, pin: str, asked: Pin, samples: Shelf[Kept]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mllm_eval.adapters import weights_folder
 from mllm_eval.answers import Journal
-from mllm_eval.catalog.subset import sized
+from mllm_eval.catalog.subset import size_of_table, sized
 from mllm_eval.environment import device, repeatable
 from mllm_eval.finished import Dtype, Finished
 from mllm_eval.generate.finished import answer_finished, pending_finished
@@ -21,7 +21,7 @@ from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.pipeline.scoring import score_answers, scored
 from mllm_eval.pipeline.snapshots import locked_or_told
 from mllm_eval.pipeline.sources import provide
-from mllm_eval.pipeline.subset import asked_samples
+from mllm_eval.pipeline.subset import asked_samples, subset_words
 from mllm_eval.storage import data_home
 
 if TYPE_CHECKING:
@@ -45,15 +45,18 @@ def evaluate_finished(
         place: a folder in the hub's format, or `owner/name[@revision]` that `mllm-eval weights --model` locked.
         data: the benchmarks' data pin.
         benchmarks: names; by default those of the paper's table that have the pin.
-        subset: ask so many questions of the table's, a stratified part; answers and scores are kept apart.
+        subset: ask so many questions of the chosen benchmarks, a stratified part; answers and scores are kept apart.
 
     Raises:
         UserError: no such model or data, or a model that cannot be asked; what was answered stays.
     """
     model = Finished.of(place, data, dtype, batch)
     asked = asked_benchmarks(benchmarks, data)
-    variants = [sized(name, subset) for name in (["default", "blind"] if blind else ["default"])]
+    size = size_of_table(subset, benchmarks)
+    variants = [sized(name, size) for name in (["default", "blind"] if blind else ["default"])]
     with working(model, reporter) as ledger, sharing() as share:
+        if size != subset:
+            ledger.reporter.say(subset_words(subset, size, len(asked)))
 
         def prepare() -> None:
             local = [one for one in asked if one.pin(data).source != "hub"]

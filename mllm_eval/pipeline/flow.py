@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mllm_eval.catalog import Benchmark, load_benchmark, load_encoder, load_recipe
 from mllm_eval.catalog.benchmark import answers_variant
-from mllm_eval.catalog.subset import parted, sized
+from mllm_eval.catalog.subset import parted, size_of_table, sized
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.environment import before_torch, repeatable, world
 from mllm_eval.errors import UserError
@@ -22,7 +22,7 @@ from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.scoring import score_answers, scored
 from mllm_eval.pipeline.snapshots import lock_data, locked_or_told, of_the_hub
 from mllm_eval.pipeline.sources import needed, provide
-from mllm_eval.pipeline.subset import asked_samples, shown_variants
+from mllm_eval.pipeline.subset import asked_samples, shown_variants, subset_words
 from mllm_eval.run import Run, RunFolder
 from mllm_eval.storage import FileLock, data_home
 from mllm_eval.train import hold_to_its_data, is_trained, train
@@ -52,7 +52,7 @@ def evaluate(
         benchmarks: names; by default those of the paper's table.
         blind: ask the trained model once more without images (variant `blind`).
         variants: further variants of the benchmarks that have them; `all` stands for all of a benchmark's own.
-        subset: ask so many questions of the table's, a stratified part; answers and scores are kept apart.
+        subset: ask so many questions of the chosen benchmarks, a stratified part; answers and scores are kept apart.
         server: address of a vLLM server that holds the run's LLM and answers in the engine's place.
 
     Raises:
@@ -62,8 +62,11 @@ def evaluate(
     run = Run.of(encoder, recipe, llm, seed)
     asked = asked_benchmarks(benchmarks, run.recipe.data)
     wanted = asked_variants(asked, [*(["blind"] if blind else []), *(variants or [])])
-    chosen = {name: [sized(variant, subset) for variant in own] for name, own in wanted.items()}
+    size = size_of_table(subset, benchmarks)
+    chosen = {name: [sized(variant, size) for variant in own] for name, own in wanted.items()}
     with working(run, reporter) as ledger, sharing() as share:
+        if size != subset:
+            ledger.reporter.say(subset_words(subset, size, len(asked)))
 
         def prepare() -> None:
             provide(needed(run.recipe, not is_trained(run), asked), ledger.reporter)
@@ -148,7 +151,7 @@ def compare(
     for encoder in encoders:
         load_encoder(encoder)
     asked_benchmarks(benchmarks, load_recipe(recipe).data)
-    sized("default", subset)
+    sized("default", size_of_table(subset, benchmarks))
     return [evaluate(encoder, recipe, llm, seed, benchmarks, blind, reporter, subset=subset) for encoder in encoders]
 
 

@@ -39,6 +39,12 @@ def stratum_of(benchmark: Benchmark, sample: Sample) -> str | None:
     return None if stratum is None else str(stratum)
 
 
+def subset_words(size: int | None, of_table: int | None, benchmarks: int) -> str:
+    """What a subset of chosen benchmarks is: how much each gives, and the name that its rows have."""
+    return (f"a subset of {size:,} of {benchmarks} benchmarks is {(size or 0) // benchmarks:,} of each, as the table's "
+            f"subset of {of_table:,} has them; `--subset {of_table}` shows its rows")  # fmt: skip
+
+
 def shown_variants(blind: bool = False, subset: int | None = None, whole: bool = False) -> list[str]:
     """The variants that a table shows: of all questions or of a subset, of both only where `whole` asks for it."""
     plain = ["default", "blind"] if blind else ["default"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mllm_eval.catalog.subset import parted
+from mllm_eval.finished import unreadable_notes
 from mllm_eval.results import RunRecord, read_run, scored_variants
 
 
@@ -13,14 +14,15 @@ def one_recipe(
     folders: Sequence[Path], rules: str, mixed: bool = False, variants: Sequence[str] = ("default",)
 ) -> tuple[list[Path], list[str]]:
     """The runs scored in any of the variants, of the recipe and LLM that most of them share (the latest, of equally
-    many), and a note for each kind of run that was left out; with `mixed`, those of all recipes."""
+    many), and a note for each kind of run that was left out; with `mixed`, those of all recipes. Runs whose config
+    no longer loads can't be among `folders`, and have notes of their own."""
     scored = [folder for folder in folders if set(variants) & set(scored_variants(folder, rules))]
     records = [read_run(folder) for folder in scored]
     kinds: dict[str, list[RunRecord]] = {}
     for record in records:
         kinds.setdefault(record.held_equal, []).append(record)
     if not kinds:
-        return [], []
+        return [], unreadable_notes()
     best = max(kinds, key=lambda kind: (len(kinds[kind]), max(_written(one.folder) for one in kinds[kind])))
     notes = []
     for kind, members in kinds.items():
@@ -30,6 +32,7 @@ def one_recipe(
                          f"{members[0].llm}.")  # fmt: skip
     if waiting := [folder.name for folder in folders if folder not in scored]:
         notes.append(f"Left out: {', '.join(waiting)}, not scored by {rules} rules yet{_part(variants)}.")
+    notes += unreadable_notes()
     kept = records if mixed else kinds[best]
     return [one.folder for one in kept], notes
 

@@ -14,6 +14,7 @@ from mllm_eval.catalog.folders import roots
 from mllm_eval.catalog.subset import sized
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, near
+from mllm_eval.finished import unreadable
 from mllm_eval.report.comparison import comparison, held_equal, labels, measured_row, shared_notes, subset_notes
 from mllm_eval.report.evidence import Scored, draw_together, read_scored
 from mllm_eval.report.table import (
@@ -123,7 +124,9 @@ def named_table(
 
 def _matching(config: TableConfig, rules: str, recipe: str, runs: Sequence[Path] | None, variant: str) -> list[Path]:
     if runs is None:
+        broken = unreadable()
         runs = sorted(path.parent for path in (results_home() / "runs").glob("*/config.yaml"))
+        runs = [folder for folder in runs if folder.name not in broken]
     found = []
     for folder in runs:
         if variant not in scored_variants(folder, rules):

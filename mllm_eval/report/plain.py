@@ -26,13 +26,15 @@ FACTS = (
 def csv(table: Table) -> str:
     """One line a row: label, group, measured or published, the run's facts, then the columns as printed.
 
+    A fact whose name is a column's too is `run_<name>`, and so is `run_seed`, always: `seed` is SEED-Bench.
     Columns that have intervals or deltas anywhere are followed by `<key>_low`, `<key>_high`, `<key>_delta`.
     Empty cells are empty. Headings are the columns' keys, so that a table can be read back.
     """
     out = io.StringIO()
     writer = csv_module.writer(out, lineterminator="\n")
     facts = [key for key in FACTS if any(key in row.facts for row in table.rows)]
-    head, getters = ["label", "group", "source", *facts], []
+    taken = {"seed", *(column.key for column in table.columns)}
+    head, getters = ["label", "group", "source", *(f"run_{key}" if key in taken else key for key in facts)], []
     for column in table.columns:
         cells = [row.cells.get(column.key, Cell()) for row in table.rows]
         head.append(column.key)

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mllm_eval.data.samples import Sample
+from mllm_eval.catalog.benchmark import Benchmark
 from mllm_eval.errors import UserError, near
+from mllm_eval.score.agreement import Said, number_or_text
 from mllm_eval.score.sheets import sheet
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """An answer: where it stands in its file, whose it is, its text (None: failed), and its own record."""
+    """An answer: where it stands in its file, whose it is, its text (None: failed), and its own record.
+
+    id: what stands in the file's field `key`, which may be a number that is no sample's id.
+    says: what the line says besides of its question, to hold against the sample.
+    """
 
     where: str
     id: str
     prediction: str | None
     record: Mapping[str, Any] | None = None
+    key: str = "id"
+    says: Said = field(default=Said())
+
+    @property
+    def says_something(self) -> bool:
+        """Whether there is anything to hold against the sample."""
+        return self.says != _NOTHING
+
+    def of(self, id_: str) -> Line:
+        """The same line as an answer to the sample `id_`."""
+        return dataclasses.replace(self, id=id_)
 
 
-Layout = Callable[[Path, Sequence[Sample]], list[Line]]
+_NOTHING = Said()
+Layout = Callable[[Path, Benchmark], list[Line]]
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -57,8 +75,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def jsonl(path: Path, samples: Sequence[Sample]) -> list[Line]:
-    """This project's layout: {"id", "prediction"} or {"id", "record", "prediction"}."""
+def jsonl(path: Path, benchmark: Benchmark) -> list[Line]:
+    """This project's layout: {"id", "prediction"} or {"id", "record", "prediction"}.
+
+    `question`, `prompt` and `target`, `gold`, `gt_answer` or `answer` may stand beside, and are held against the
+    sample. A line that brings its record asks what the rules make of its text, be it empty; without one, an empty text
+    is what a crashed model leaves.
+    """
     lines = []
     for where, found in json_lines(path):
         for key in ("id", "prediction"):
@@ -67,71 +90,82 @@ def jsonl(path: Path, samples: Sequence[Sample]) -> list[Line]:
         record = found.get("record")
         if "record" in found and not isinstance(record, dict):
             raise UserError(f"{where}: field 'record' is {type(record).__name__}, expected an object")
-        lines.append(Line(where, _id(found["id"], where), _text(found["prediction"], where), record))
+        text = _text(found["prediction"], where)
+        golds = tuple(found[name] for name in ("target", "gold", "gt_answer", "answer") if name in found)
+        says = Said(None, _said(found.get("question")), _said(found.get("prompt")), golds)
+        kept = text if record is not None else _answer(text)
+        lines.append(Line(where, _id(found["id"], where), kept, record, "id", says if record is None else _NOTHING))
     return lines
 
 
-def cambrian(path: Path, samples: Sequence[Sample]) -> list[Line]:
-    """Answers files of Cambrian-1's scripts: in the data set's order, questions without an image left empty.
+def cambrian(path: Path, benchmark: Benchmark) -> list[Line]:
+    """Answers files of Cambrian-1's scripts, where questions without an image are left empty.
 
-    Their `question_id` is often a line number, so lines are matched in order and checked by their prompt.
+    `question_id` or `questionId` numbers the data set's rows, `index` and DocVQA's `questionId` are its own ids.
     """
-    found = [(where, line) for where, line in json_lines(path) if line.get("type") is not False]
-    _same_number(path, len(found), len(samples))
     lines = []
-    for (where, line), sample in zip(found, samples, strict=True):
-        prompt = line.get("prompt")
-        if isinstance(prompt, str) and len(prompt) > 1 and sample.prompt.strip() not in prompt:
-            raise UserError(f"{where}: its prompt is not that of sample '{sample.id}'; another order or release?")
-        key = "prediction" if "prediction" in line else "answer"
-        if key not in line:
+    for where, line in json_lines(path):
+        if line.get("type") is False:
+            continue
+        key = next((name for name in ("question_id", "questionId", "index") if name in line), None)
+        if key is None:
+            raise UserError(f"{where}: field 'question_id' is missing.{near('question_id', line)}")
+        text = "prediction" if "prediction" in line else "answer"
+        if text not in line:
             raise UserError(f"{where}: field 'answer' is missing")
-        lines.append(Line(where, sample.id, _text(line[key], where)))
+        prompt = _said(line.get("prompt"))
+        # OCRBench's script writes the first character of its prompt.
+        prompt = prompt if prompt and len(prompt) > 1 else None
+        says = Said(None, _said(line.get("question")), prompt, (line.get("gt_answer"),))
+        lines.append(Line(where, _id(line[key], where, key), _answer(_text(line[text], where, text)), None, key, says))
     return lines
 
 
-def lmms_eval(path: Path, samples: Sequence[Sample]) -> list[Line]:
-    """Samples files of lmms-eval: `doc_id` numbers the rows, the text is in `filtered_resps` or `resps`."""
-    found = list(json_lines(path))
-    for where, line in found:
-        if not isinstance(line.get("doc_id"), int):
-            raise UserError(f"{where}: field 'doc_id' is missing or no number")
-    _same_number(path, len(found), len(samples))
-    lines = []
-    for (where, line), sample in zip(sorted(found, key=lambda one: one[1]["doc_id"]), samples, strict=True):
-        text = line.get("filtered_resps", line.get("resps"))
-        while isinstance(text, list) and text:
-            text = text[0]
-        lines.append(Line(where, sample.id, _text(text, where)))
-    return lines
+def lmms_eval(path: Path, benchmark: Benchmark) -> list[Line]:
+    """Samples files of lmms-eval: `doc_id` numbers the rows, the text is in `filtered_resps` or `resps`.
 
-
-# What VLMEvalKit writes where its model or its server gave no answer.
-NO_ANSWER = "Failed to obtain answer via API."
-
-
-def vlmevalkit(path: Path, samples: Sequence[Sample]) -> list[Line]:
-    """Result files of VLMEvalKit (xlsx, tsv, csv): columns `index` and `prediction`.
-
-    An index is a sample's id, or numbers the rows from wherever it starts.
+    Newer ones write `input`, the prompt; older ones `doc`, the row without its image.
     """
-    rows = [(where, row["index"], row["prediction"]) for where, row in sheet(path, ("index", "prediction"))]
-    texts = [None if text.startswith(NO_ANSWER) else text for _, _, text in rows]
-    known = {sample.id for sample in samples}
-    strange = next(((where, index) for where, index, _ in rows if index not in known), None)
-    if strange is None:
-        ids = [index for _, index, _ in rows]
-    else:
-        if not _consecutive([index for _, index, _ in rows]):
-            raise UserError(f"{strange[0]}: index '{strange[1]}' is no sample's id, and the rows are not numbered")
-        _same_number(path, len(rows), len(samples))
-        ids = [sample.id for sample in samples]
-    return [Line(where, id_, text) for (where, _, _), id_, text in zip(rows, ids, texts, strict=True)]
+    settings = benchmark.settings
+    id_, question, answer = settings.get("id"), settings.get("question", "question"), settings.get("answer", "answer")
+    found = list(json_lines(path))
+    # Where a task names a column that its data lacks, lmms-eval takes the name for the target of every row.
+    targets = {str(line.get("target")) for _, line in found}
+    named = len(found) > 1 and targets <= {"answer", "answers"}
+    lines = []
+    for where, line in found:
+        number = line.get("doc_id")
+        if isinstance(number, float | str):
+            number = int(whole) if (whole := number_or_text(number)).isascii() and whole.isdigit() else None
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise UserError(f"{where}: field 'doc_id' is missing or no number")
+        text = line.get("filtered_resps", line.get("resps"))
+        while isinstance(text, list):
+            text = text[0] if text else None
+        doc = line.get("doc")
+        doc = {benchmark.aliases.get(k, k): value for k, value in doc.items()} if isinstance(doc, dict) else {}
+        own = None if id_ is None or doc.get(id_) is None else number_or_text(doc[id_])
+        golds = (() if named else (line.get("target"),)) + (doc.get(answer),)
+        says = Said(own, _said(doc.get(question)), _said(line.get("input")), golds)
+        lines.append(Line(where, str(number), _answer(_text(text, where, "filtered_resps")), None, "doc_id", says))
+    return lines
 
 
-def _consecutive(indices: Sequence[str]) -> bool:
-    numbers = [int(index) for index in indices if index.isascii() and index.isdigit()]
-    return len(numbers) == len(indices) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+def vlmevalkit(path: Path, benchmark: Benchmark) -> list[Line]:
+    """Result files of VLMEvalKit (xlsx, tsv, csv): columns `index` and `prediction`, and those of its data set.
+
+    An index is a sample's id or numbers the rows or the questions, from 0 or 1.
+    """
+    id_ = benchmark.settings.get("id")
+    own = id_ if id_ not in (None, "index", "prediction", "question", "answer") else None
+    beside = ["question", "answer", *([own] if own else [])]
+    lines = []
+    for where, row in sheet(path, ("index", "prediction"), beside):
+        index = number_or_text(row["index"])
+        mine = number_or_text(row[own]) if own and row.get(own) else None
+        says = Said(mine, row.get("question"), None, (row.get("answer"),))
+        lines.append(Line(where, index, _answer(row["prediction"]), None, "index", says))
+    return lines
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -141,25 +175,32 @@ LAYOUTS: dict[str, Layout] = {
     "vlmevalkit": vlmevalkit,
 }
 
-
-def _same_number(path: Path, found: int, wanted: int) -> None:
-    if found != wanted:
-        raise UserError(f"{path}: {found} answers to {wanted} samples; this layout can't say which are missing")
+# What VLMEvalKit and lmms-eval write where a model or its server gave no answer.
+_NO_ANSWER = ("Failed to obtain answer", "[LMMS_EVAL_REQUEST_FAILED")
 
 
-def _id(value: Any, where: str) -> str:
+def _answer(text: str | None) -> str | None:
+    """The text of an answer; None where there is none: an empty one is what a crashed question leaves."""
+    return None if text is None or not text.strip() or text.startswith(_NO_ANSWER) else text
+
+
+def _said(value: Any) -> str | None:
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _id(value: Any, where: str, key: str = "id") -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise UserError(f"{where}: field 'id' is {type(value).__name__}, expected a string")
+        raise UserError(f"{where}: field '{key}' is {type(value).__name__}, expected a string")
     if not value or value.encode("utf-8", "replace").decode() != value:
-        raise UserError(f"{where}: field 'id' is {value!r}; an id is text that is not empty and can be written")
+        raise UserError(f"{where}: field '{key}' is {value!r}; an id is text that is not empty and can be written")
     return value
 
 
-def _text(value: Any, where: str) -> str | None:
+def _text(value: Any, where: str, key: str = "prediction") -> str | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, str):
         return value
-    raise UserError(f"{where}: field 'prediction' is {type(value).__name__}, expected a string")
+    raise UserError(f"{where}: field '{key}' is {type(value).__name__}, expected a string")

@@ -14,6 +14,7 @@ from mllm_eval.data.samples import Sample
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.errors import UserError, near
 from mllm_eval.score.answerfiles import LAYOUTS, Line
+from mllm_eval.score.joining import NUMBERINGS, agree, join
 from mllm_eval.score.records import sample_of, whole_groups
 from mllm_eval.score.scorer import load_scorer, rules_of
 from mllm_eval.score.scoring import Score, Summary, score_samples, summarize
@@ -45,8 +46,9 @@ def score_file(
 
     Where the gold is hidden and a server scores, the file for it is written beside `out`.
     The lines are matched by id to the benchmark's own data (`pin`), or bring their own records.
-    Raises UserError for anything that would change the score unseen: ids twice, unknown or missing, groups
-    that are not whole (unless `partial`), lines that are not valid, records without a needed field.
+    Raises UserError for anything that would change the score unseen: ids twice, unknown or missing, lines whose
+    question or gold is not that of their sample, groups that are not whole (unless `partial`), lines that are not
+    valid, records without a needed field.
     """
     chosen = load_benchmark(benchmark)
     rules_of(chosen, rules)
@@ -79,14 +81,20 @@ def score_answers(
     layout = "jsonl" if format_ == "auto" else format_
     if layout not in LAYOUTS:
         raise UserError(f"unknown layout '{layout}'.{near(layout, LAYOUTS)} Known: {', '.join(LAYOUTS)}")
-    own = [] if layout == "jsonl" else load_samples(benchmark, pin, variant)
-    lines = LAYOUTS[layout](answers, own)
+    lines = LAYOUTS[layout](answers, benchmark)
     if not lines:
         raise UserError(f"{answers}: no answers in it")
-    _no_repeats(lines)
+    if layout == "jsonl":
+        _no_repeats(lines)
     if lines[0].record is not None:
         return _brought(benchmark, answers, lines, rules, partial, variant)
-    return _matched(benchmark, answers, lines, own or load_samples(benchmark, pin, variant), rules, partial, variant)
+    samples = load_samples(benchmark, pin, variant)
+    if layout in NUMBERINGS:
+        lines = join(benchmark, lines, samples, NUMBERINGS[layout])
+    else:
+        _known(benchmark, lines, samples)
+        agree(benchmark, lines, samples)
+    return _matched(benchmark, answers, lines, samples, rules, partial, variant)
 
 
 def _no_repeats(lines: Sequence[Line]) -> None:
@@ -101,6 +109,13 @@ def _no_repeats(lines: Sequence[Line]) -> None:
             raise UserError(f"{line.where}: this line {said}, unlike the first; all must or none")
 
 
+def _known(benchmark: Benchmark, lines: Sequence[Line], samples: Sequence[Sample]) -> None:
+    known = {sample.id for sample in samples}
+    for line in lines:
+        if line.id not in known:
+            raise UserError(f"{line.where}: {benchmark.name} has no sample '{line.id}'.{near(line.id, known)}")
+
+
 def _matched(
     benchmark: Benchmark,
     answers: Path,
@@ -110,14 +125,11 @@ def _matched(
     partial: bool,
     variant: str,
 ) -> Scored:
-    known = {sample.id for sample in samples}
-    for line in lines:
-        if line.id not in known:
-            raise UserError(f"{line.where}: {benchmark.name} has no sample '{line.id}'.{near(line.id, known)}")
     predictions = {line.id: line.prediction for line in lines}
     missing = [sample for sample in samples if sample.id not in predictions]
     if missing and not partial:
-        some = f"{len(missing)} of {len(samples)} samples have no answer (first: '{missing[0].id}')"
+        few = f"{len(predictions)} answers to {len(samples)} samples"
+        some = f"{few}: {len(missing)} of {len(samples)} samples have no answer (first: '{missing[0].id}')"
         raise UserError(f"{answers}: {some}; give them or pass --partial")
     answered = [sample for sample in samples if sample.id in predictions]
     broken = {sample.group for sample in missing}

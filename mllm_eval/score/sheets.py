@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import Any
 
 from mllm_eval.errors import UserError, near
 
+_ESCAPED = re.compile(r"_x(00[01][0-9A-Fa-f])_")
 UNPACKED = 512 * 1024**2
 """Bytes that an xlsx may hold when unpacked; 14,233 answers of 512 tokens are about 50 MB."""
 
 
-def sheet(path: Path, needed: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
-    """(file:row, needed column -> text) of the first sheet; its first row names the columns, empty cells are "".
+def sheet(path: Path, needed: Sequence[str], beside: Sequence[str] = ()) -> list[tuple[str, dict[str, str]]]:
+    """(file:row, column -> text) of the first sheet; its first row names the columns, empty cells are "".
+
+    Columns are those that are needed, and of `beside` those that are there.
 
     Raises:
         UserError: a file that is no such sheet, is too large unpacked, or lacks a column.
@@ -27,9 +31,10 @@ def sheet(path: Path, needed: Sequence[str]) -> list[tuple[str, dict[str, str]]]
     for column in needed:
         if column not in head:
             raise UserError(f"{path}: column '{column}' is missing.{near(column, head)}")
+    places = {column: head.index(column) for column in (*needed, *beside) if column in head}
+    for column in places:
         if head.count(column) > 1:
             raise UserError(f"{path}: column '{column}' is there {head.count(column)} times")
-    places = {column: head.index(column) for column in needed}
     found = []
     for number, cells in enumerate(rows, 2):
         if any(cells):
@@ -77,6 +82,9 @@ def _xlsx(path: Path) -> Iterator[list[str]]:
 def _text(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, str):
+        # The format's way to write control characters, as in "_x000D_" for a carriage return; openpyxl leaves it.
+        return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), value)
     if isinstance(value, bool):
         return str(value)
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -1,0 +1,152 @@
+"""Whether a line of someone's file speaks of a sample: its question and its gold answer in a normal form.
+
+Harnesses write the same question with other suffixes, options or marks, and the same gold as a letter, a number or a
+text. What says the same must agree here; what says another thing must not.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mllm_eval.data.samples import Sample
+
+_IMAGE_MARK = re.compile(r"<image(?:[ _]?\d+)?>")
+_NO_WORD = re.compile(r"[\W_]+")
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_OPTION = re.compile(r"^[ \t]*\(?([A-Z])[.):][ \t]*(.*)$", re.MULTILINE)
+_SENTENCE_END = re.compile(r"[?\n]")
+# A first sentence of fewer letters says too little; the whole text is taken then.
+_SHORTEST = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a line says of its question.
+
+    own_id: what stands in the benchmark's own column of ids. question: the question as the data set has it.
+    prompt: the text that was given to the model, with whatever the harness adds. golds: the gold answer, perhaps in
+    several forms.
+    """
+
+    own_id: str | None = None
+    question: str | None = None
+    prompt: str | None = None
+    golds: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a sample says of itself: its column of ids, its question as written, as normal forms, and its golds."""
+
+    own_id: str | None
+    question: str
+    forms: tuple[str, ...]
+    openings: tuple[str, ...]
+    target: str
+    golds: frozenset[str]
+
+
+def normal(text: str) -> str:
+    """Letters and digits alone, without case and marks of images; of a text that has none, what is not blank."""
+    text = unicodedata.normalize("NFKC", _IMAGE_MARK.sub(" ", text)).casefold()
+    return _NO_WORD.sub("", text) or "".join(text.split())
+
+
+def known(sample: Sample, settings: Mapping[str, Any]) -> Known:
+    """What a sample says of itself; `settings` are the benchmark's, which name its columns."""
+    record = sample.record
+    asked = [record.get(column) for column in (settings.get("question", "question"), "question")]
+    texts = list(dict.fromkeys(text for text in (*asked, sample.prompt) if isinstance(text, str) and text.strip()))
+    id_column = settings.get("id")
+    own = None if id_column is None else record.get(id_column)
+    options = dict(_OPTION.findall(sample.prompt))
+    golds = [sample.target, record.get(settings.get("answer", "answer"))]
+    return Known(
+        None if own is None else number_or_text(own),
+        texts[0] if texts else "",
+        tuple(normal(text) for text in texts),
+        tuple(_opening(text) for text in texts),
+        sample.target,
+        frozenset(form for gold in golds for one in _each(gold) for form in _with_options(one, options)),
+    )
+
+
+def disagreement(said: Said, sample: Known) -> tuple[str, str, str] | None:
+    """What they disagree in, in words, what the line says and what the sample says; None where they agree.
+
+    What either of them leaves open agrees.
+    """
+    if said.own_id is not None and sample.own_id is not None and said.own_id != sample.own_id:
+        return "id", said.own_id, sample.own_id
+    text = _question(said.question)
+    # A question without its options, or with what a harness adds, is the same one.
+    if text and sample.forms and not any(text in form or form in text for form in sample.forms):
+        return "question", said.question or "", sample.question
+    text = _question(said.prompt)
+    # lmms-eval takes the last sentence of MME's questions away before it adds its own.
+    if text and sample.forms and not any(form in text for form in (*sample.forms, *sample.openings)):
+        return "prompt", said.prompt or "", sample.question
+    for gold in said.golds:
+        forms = {_form(one) for one in _each(gold)}
+        if forms and sample.golds and forms.isdisjoint(sample.golds):
+            return "gold answer", str(gold), sample.target
+    return None
+
+
+def number_or_text(value: Any) -> str:
+    """An id as text: whole numbers without leading zeros and without the `.0` that a sheet may add."""
+    text = str(value).strip()
+    whole = re.fullmatch(r"(\d+)(?:\.0+)?", text, re.ASCII)
+    return str(int(whole[1])) if whole and len(whole[1]) < 19 else text
+
+
+def _question(text: str | None) -> str:
+    """A question's normal form, "" for one of a letter or two, which holds a place and asks nothing."""
+    form = normal(text or "")
+    return form if len(form) > 2 else ""
+
+
+def _opening(text: str) -> str:
+    first = normal(_SENTENCE_END.split(text.strip(), maxsplit=1)[0])
+    return first if len(first) >= _SHORTEST else normal(text)
+
+
+def _each(gold: Any) -> Iterator[str]:
+    """The texts of a gold answer, which may be a list or the text of one; none where it is hidden."""
+    if isinstance(gold, list | tuple):
+        for one in gold:
+            yield from _each(one)
+    elif gold is not None and (text := str(gold)).strip() and text.strip().lower() != "nan":
+        yield text
+        if text.lstrip().startswith("[") and text.rstrip().endswith("]"):
+            try:
+                found = ast.literal_eval(text.strip())
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                return
+            if isinstance(found, list):
+                for one in found:
+                    yield from _each(one)
+
+
+def _form(text: str) -> str:
+    """A gold's normal form: that of a number is its value, so that 14, 14.0 and 1,000 are what 14 and 1000 are."""
+    plain = text.strip().replace(",", "")
+    if _NUMBER.fullmatch(plain) and math.isfinite(value := float(plain)):
+        return f"{value:.12g}"
+    return normal(text)
+
+
+def _with_options(gold: str, options: Mapping[str, str]) -> Iterator[str]:
+    """A gold's form, and those of the letter, the place from 0 and the text of the option that it may name."""
+    form = _form(gold)
+    yield form
+    for place, (letter, text) in enumerate(options.items()):
+        same = {letter.casefold(), str(place), _form(text)}
+        if form in same:
+            yield from (letter.casefold(), _form(text))

@@ -1,0 +1,160 @@
+"""Whose answer is it: lines of another harness's file and the samples of this data set, by id and never by position.
+
+A harness numbers its rows by ids, by rows of the data set or by questions asked, from 0 or from 1. A numbering is taken
+when every number is of this data set and all that the lines say of their questions agrees with the samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from mllm_eval.catalog.benchmark import Benchmark
+from mllm_eval.data.samples import Samples
+from mllm_eval.errors import UserError, near
+from mllm_eval.score.agreement import Known, disagreement, known, number_or_text
+from mllm_eval.score.answerfiles import Line
+
+Numbering = Literal["id", "own id", "row", "question", "row from 1", "question from 1"]
+NUMBERINGS: dict[str, tuple[Numbering, ...]] = {
+    "cambrian": ("row", "question", "id"),
+    "lmms_eval": ("own id", "row", "question"),
+    "vlmevalkit": ("own id", "id", "row", "question", "row from 1", "question from 1"),
+}
+"""What the numbers of a layout may mean, the usual first."""
+
+# So many questions that agree are no accident, where a file is not whole and its numbers could mean several things.
+_EVIDENCE = 10
+
+
+def join(benchmark: Benchmark, lines: Sequence[Line], samples: Samples, numberings: Sequence[Numbering]) -> list[Line]:
+    """The lines with the ids of their samples; those of rows that the benchmark does not ask are left out.
+
+    `numberings` are what the numbers of this layout may mean, the usual one first.
+
+    Raises:
+        UserError: a number that is there twice or of no sample, or what a line says of its question or gold
+            is not what the sample says; with the line, and both texts.
+    """
+    _no_repeats(lines)
+    data = _Data(benchmark, samples)
+    found = {numbering: places for numbering in numberings if (places := data.places(lines, numbering)) is not None}
+    if not found:
+        _say_strange(benchmark, lines, data, numberings)
+    whole = [numbering for numbering, places in found.items() if len(places) - places.count(None) == len(samples)]
+    problems: dict[Numbering, str] = {}
+    for numbering in dict.fromkeys([*whole, *found]):
+        places = found[numbering]
+        problem = data.problem(lines, places)
+        if problem is None and (numbering in whole or numbering == next(iter(found)) or _evident(lines)):
+            kept = ((line, place) for line, place in zip(lines, places, strict=True) if place is not None)
+            return [line.of(data.ids[place]) for line, place in kept]
+        problems.setdefault(numbering, problem or "")
+    raise UserError(next(problem for problem in problems.values() if problem))
+
+
+def agree(benchmark: Benchmark, lines: Sequence[Line], samples: Samples) -> None:
+    """Hold what lines of this project's layout say besides against the samples of their ids; raises UserError."""
+    if any(line.says_something for line in lines):
+        data = _Data(benchmark, samples)
+        places = [data.exact.get(line.id) for line in lines]
+        if (problem := data.problem(lines, places)) is not None:
+            raise UserError(problem)
+
+
+class _Data:
+    """The samples, by what a number may mean."""
+
+    def __init__(self, benchmark: Benchmark, samples: Samples) -> None:
+        self._settings = benchmark.settings
+        self._samples = samples
+        self.ids = [sample.id for sample in samples.kept]
+        self.exact = {id_: place for place, id_ in enumerate(self.ids)}
+        self._known: dict[int, Known] = {}
+
+    def places(self, lines: Sequence[Line], numbering: Numbering) -> list[int | None] | None:
+        """The sample of each line, None for a row that is not asked; None where a number is of no sample."""
+        place_of = self._reader(numbering)
+        places: list[int | None] = []
+        for line in lines:
+            try:
+                places.append(place_of(line))
+            except (LookupError, ValueError):
+                return None
+        taken = [place for place in places if place is not None]
+        return places if len(set(taken)) == len(taken) else None
+
+    def _reader(self, numbering: Numbering) -> Callable[[Line], int | None]:
+        if numbering in ("id", "own id"):
+            plain: dict[str, int] = {}
+            for id_, place in self.exact.items():
+                key = number_or_text(id_)
+                # Two ids that only their zeros tell apart are found as they are written.
+                plain[key] = -1 if key in plain else place
+
+            def by_id(line: Line) -> int:
+                written = line.id if numbering == "id" else line.says.own_id
+                if written is None:
+                    raise LookupError
+                place = self.exact.get(written, plain.get(number_or_text(written), -1))
+                if place < 0:
+                    raise LookupError
+                return place
+
+            return by_id
+        rows = numbering.startswith("row")
+        first = 1 if numbering.endswith("1") else 0
+        known_rows = dict(zip(self._samples.row_numbers(), range(len(self.ids)), strict=True)) if rows else {}
+
+        def by_number(line: Line) -> int | None:
+            number = int(number_or_text(line.id)) - first
+            if not 0 <= number < (self._samples.rows if rows else len(self.ids)):
+                raise LookupError
+            return known_rows.get(number) if rows else number
+
+        return by_number
+
+    def problem(self, lines: Sequence[Line], places: Sequence[int | None]) -> str | None:
+        """The first line that says another thing than its sample, as a sentence."""
+        for line, place in zip(lines, places, strict=True):
+            if place is None or not line.says_something:
+                continue
+            if place not in self._known:
+                self._known[place] = known(self._samples[place], self._settings)
+            if (found := disagreement(line.says, self._known[place])) is not None:
+                what, said, own = found
+                return (
+                    f"{line.where}: its {what} is not that of sample '{self.ids[place]}': {_short(said)} there, "
+                    f"{_short(own)} here; another order, numbering, release or --variant?"
+                )
+        return None
+
+
+def _evident(lines: Sequence[Line]) -> bool:
+    return len(lines) >= _EVIDENCE and all(line.says.question or line.says.prompt for line in lines)
+
+
+def _no_repeats(lines: Sequence[Line]) -> None:
+    first: dict[str, Line] = {}
+    for line in lines:
+        if (before := first.setdefault(line.id, line)) is not line:
+            raise UserError(f"{line.where}: id '{line.id}' occurs twice (first at {before.where})")
+
+
+def _say_strange(benchmark: Benchmark, lines: Sequence[Line], data: _Data, numberings: Sequence[Numbering]) -> None:
+    """Raise for the first line whose number is of no sample, however numbers are read."""
+    for line in lines:
+        if all(data.places([line], numbering) is None for numbering in numberings):
+            raise UserError(
+                f"{line.where}: {line.key} '{line.id}' is no sample's id, and numbers no row of {benchmark.name} "
+                f"({len(lines)} answers to {len(data.ids)} samples){near(line.id, data.ids)}"
+            )
+    raise UserError(
+        f"{lines[0].where}: the column '{lines[0].key}' mixes ids with numbers of rows, or counts beyond the "
+        f"{len(data.ids)} questions of {benchmark.name}; another data set, or files joined?"
+    )
+
+
+def _short(text: str) -> str:
+    plain = " ".join(text.split())
+    return repr(plain if len(plain) <= 80 else f"{plain[:77]}...")
