@@ -12,9 +12,9 @@ import yaml
 from mllm_eval.adapters import weights_folder
 from mllm_eval.catalog import Weights
 from mllm_eval.config import Strict, load, short_hash
-from mllm_eval.decoding import overruled
 from mllm_eval.environment import describe
 from mllm_eval.errors import UserError, near
+from mllm_eval.greedy import overruled
 from mllm_eval.run import Run, RunFolder, saved_run, saved_runs
 from mllm_eval.storage import read_json, results_home, write_atomic, write_json
 

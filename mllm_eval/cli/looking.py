@@ -86,8 +86,8 @@ def show(
     from rich.console import Console
     from rich.table import Table
 
-    from mllm_eval.decoding import overruled_words
     from mllm_eval.finished import Finished, saved
+    from mllm_eval.greedy import overruled_words
     from mllm_eval.pipeline.ledger import Ledger
     from mllm_eval.pipeline.reporter import Silent
     from mllm_eval.results import columns, scored_variants, summaries

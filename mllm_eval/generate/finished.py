@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from mllm_eval.answers import Answer, Journal
 from mllm_eval.config import canonical
 from mllm_eval.data.samples import Sample
-from mllm_eval.decoding import KEPT, kept, overruled
 from mllm_eval.errors import UserError
 from mllm_eval.generate.sharing import Share
+from mllm_eval.greedy import KEPT, kept, overruled
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -41,7 +41,7 @@ def pending_finished(
 ) -> list[str]:
     """The ids of the samples without an answer to these messages and images; needs no torch and no model.
 
-    overruled: what greedy decoding does not follow of the model's generation_config (`mllm_eval.decoding`).
+    overruled: what greedy decoding does not follow of the model's generation_config (`mllm_eval.greedy`).
     """
     done = journal.done()
     return [sample.id for sample in samples if not _settled(done.get(sample.id), sample, overruled or {})]

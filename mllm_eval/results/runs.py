@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from mllm_eval.config import load, short_hash
-from mllm_eval.decoding import overruled_words
 from mllm_eval.errors import UserError, near
 from mllm_eval.finished import Finished, is_finished
+from mllm_eval.greedy import overruled_words
 from mllm_eval.results.probes import Probe, read_probes
 from mllm_eval.run import Run, RunConfig
 from mllm_eval.storage import read_json, read_jsonl
