@@ -86,9 +86,9 @@ def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], Where]:
         raise UserError(f"{path}: its `base:` leads back to itself")
     text = read_text(path)
     if (found := _COMMENTED_COLOUR.search(text)) is not None:
-        line = text.count("\n", 0, found.start("colour")) + 1
+        number = text.count("\n", 0, found.start("colour")) + 1
         raise UserError(
-            f'{path}:{line}: yaml reads {found["colour"]} as a comment; write "{found["colour"]}" in quotes'
+            f'{path}:{number}: yaml reads {found["colour"]} as a comment; write "{found["colour"]}" in quotes'
         )
     try:
         loader = _Loader(text)

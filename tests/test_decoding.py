@@ -18,6 +18,8 @@ from mllm_eval.catalog import Preprocessing, Recipe, load_benchmark, load_recipe
 from mllm_eval.catalog.benchmark import Benchmark, read_benchmark
 from mllm_eval.config import load
 from mllm_eval.data.images import FilePicture
+from mllm_eval.data.samples import Kept
+from mllm_eval.data.survey import survey
 from mllm_eval.decoding import Decoding, decode, load_image, orientation_tag, pixels_key, to_rgb
 from mllm_eval.errors import UserError
 from mllm_eval.storage import sha256_bytes
@@ -216,3 +218,22 @@ def test_no_image_is_opened_elsewhere() -> None:
         and not path.is_relative_to(package / "miniature")
     ]
     assert found == ["decoding.py"]
+
+
+def test_data_counts_turned_blank_and_broken_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path))
+    colourful = encoded(Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)))
+    shown = [colourful, colourful, tagged(6), tagged(1), ink("RGBA"), b"no image"]
+    kept = []
+    for number, data in enumerate(shown):
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(data)
+        kept.append(Kept(f"q{number}", (FilePicture(pixels_key(data), str(path), path.name),), "", "", "", {}))
+    found = survey("own", "mine", kept)
+    assert (found.images, found.tagged, found.flat, found.broken) == (5, 2, 1, 1)
+    assert "1 of fewer than 3 colours (q4), 1 that can't be decoded (q5)" in found.sentence()
+    # Looked at once: the second time no file is opened.
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    assert survey("own", "mine", kept) == found
+    assert survey("own", "mine", kept[:1]).broken == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 
 def colour(value: str | None) -> str | None:
     """`#rrggbb` of a CSS name or a colour in hex, so that two ways to write one are one; None stays None.
@@ -12,10 +14,9 @@ def colour(value: str | None) -> str | None:
         return None
     from PIL import ImageColor
 
-    try:
+    found: tuple[int, ...] = ()
+    with suppress(ValueError):
         found = ImageColor.getrgb(value)
-    except ValueError:
-        found = ()
     if len(found) != 3:
         raise ValueError('a colour is a name such as white, or "#rrggbb" in quotes; null drops alpha')
     return "#{:02x}{:02x}{:02x}".format(*found)
