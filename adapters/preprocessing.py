@@ -9,12 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mllm_eval.decoding import to_rgb
+
 if TYPE_CHECKING:
     from mllm_eval.catalog import Preprocessing
 
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # The share of the shortest edge that torchvision's usual "resize 256, crop 224" keeps.
 CROP_SHARE = 224 / 256
+# An edge that is made a square; longer ones are averaged down first.
+LONGEST = 20_000
+# Of how many of its heights a crop takes the middle: beyond, nothing of the image is left in it.
+WIDEST = 64
 
 
 def expand_to_square(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
@@ -44,6 +50,11 @@ def crop(image: Image.Image, facts: Preprocessing) -> Image.Image:
     """Resize the shortest edge to `resize` (or size * 256 / 224, the stock DINOv2 processor), then cut the centre."""
     edge = facts.resize or round(facts.size / CROP_SHARE)
     width, height = image.size
+    if max(width, height) > WIDEST * min(width, height):
+        across, down = (min(edge_, WIDEST * min(width, height)) for edge_ in image.size)
+        left, top = (width - across) // 2, (height - down) // 2
+        image = image.crop((left, top, left + across, top + down))
+        width, height = image.size
     # The long edge is cut to an integer, not rounded, as transformers' processors do.
     if width <= height:
         width, height = edge, int(edge * height / width)
@@ -62,8 +73,15 @@ MODES: dict[str, Callable[[Image.Image, Preprocessing], Image.Image]] = {
 
 
 def to_pixels(image: Image.Image, facts: Preprocessing) -> NDArray[np.float32]:
-    """The normalised pixels of one image, float32 [3, size, size], channels in RGB order."""
-    square = MODES[facts.mode](image.convert("RGB"), facts)
+    """The normalised pixels of one image, float32 [3, size, size], channels in RGB order.
+
+    An image of another mode, or with an orientation tag, is decoded as `mllm_eval.decoding.to_rgb` does.
+    """
+    image = to_rgb(image)
+    # A hair of 60,000 pixels would become a square of 10 GB before it is made small.
+    if max(image.size) > LONGEST:
+        image = image.reduce(-(-max(image.size) // LONGEST))
+    square = MODES[facts.mode](image, facts)
     pixels = np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
     mean = np.asarray(facts.mean, dtype=np.float32)[:, None, None]
     std = np.asarray(facts.std, dtype=np.float32)[:, None, None]

@@ -56,7 +56,8 @@ from transformers import (  # noqa: E402
 from mllm_eval.adapters import load_encoder_model  # noqa: E402
 from mllm_eval.adapters.preprocessing import to_pixels  # noqa: E402
 from mllm_eval.catalog import LLM, Encoder, Recipe  # noqa: E402
-from mllm_eval.data.conversations import ConversationSet, load_image  # noqa: E402
+from mllm_eval.data.conversations import ConversationSet  # noqa: E402
+from mllm_eval.decoding import load_image  # noqa: E402
 from mllm_eval.features import Features  # noqa: E402
 from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, vlm  # noqa: E402
 from mllm_eval.model.export import as_llava  # noqa: E402

@@ -55,6 +55,10 @@ _Loader.add_implicit_resolver(
 )
 
 
+# `background: #ff0000` is an empty value and a comment: a colour would be dropped without a word.
+_COMMENTED_COLOUR = re.compile(r"(?mi)^[ \t]*[\w-]+:[ \t]+(?P<colour>#(?:[0-9a-f]{3}|[0-9a-f]{6}))[ \t]*$")
+
+
 def load(path: Path, model: type[M], folders: Sequence[Path] = ()) -> M:
     """Read a yaml file, and the files its `base:` names, into a model.
 
@@ -82,8 +86,14 @@ def validate(data: Any, model: type[M], source: str, where: Where | None = None)
 def _read(path: Path, above: tuple[Path, ...], folders: Sequence[Path]) -> tuple[dict[str, Any], Where]:
     if path.resolve() in above:
         raise UserError(f"{path}: its `base:` leads back to itself")
+    text = read_text(path)
+    if (found := _COMMENTED_COLOUR.search(text)) is not None:
+        number = text.count("\n", 0, found.start("colour")) + 1
+        raise UserError(
+            f'{path}:{number}: yaml reads {found["colour"]} as a comment; write "{found["colour"]}" in quotes'
+        )
     try:
-        loader = _Loader(read_text(path))
+        loader = _Loader(text)
         node = loader.get_single_node()
         data = loader.construct_document(node) if node else {}
     except yaml.MarkedYAMLError as error:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from parquet_rows import unpinned
 
+from mllm_eval import decoding
 from mllm_eval.catalog import names
 from mllm_eval.catalog.benchmark import Benchmark, answers_variant
 from mllm_eval.data import images
@@ -135,7 +136,7 @@ def test_a_broken_image_names_file_row_and_column(home: Path) -> None:
 
 
 def test_an_image_of_too_many_pixels_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MAX_PIXELS", 23)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 23)
     parquet_rows.write_mini(home, unpinned("chartqa"), parquet_rows.rows_of("chartqa"))
     (sample,) = load_samples(unpinned("chartqa"), "mini")
     with pytest.raises(UserError, match="6 x 4 pixels"):

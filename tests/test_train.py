@@ -381,7 +381,7 @@ def test_a_broken_image_stops_training_and_loses_nothing(home: Path) -> None:
     broken = home / "data" / "images" / "4.png"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:300])
-    with pytest.raises(UserError, match=r"4\.png: the image cannot be read"):
+    with pytest.raises(UserError, match=r"4\.png: the image can't be decoded"):
         train(run)
     broken.write_bytes(whole)
     train(run)

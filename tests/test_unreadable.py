@@ -77,9 +77,9 @@ def test_one_row_too_many_stops_with_one_line(live: bool, home: Path) -> None:
     with pytest.raises(UserError) as refused:
         train(run_with(home, 1, live))
     said = str(refused.value)
-    assert "train.jsonl:5: " in said and "4.png: the image cannot be read" in said and "\n" not in said
+    assert "train.jsonl:5: " in said and "4.png: the image can't be decoded" in said and "\n" not in said
     assert "(broken row number 2, `skip_broken` allows 1)" in said
-    with pytest.raises(UserError, match=r"4\.png: the image cannot be read"):
+    with pytest.raises(UserError, match=r"4\.png: the image can't be decoded"):
         train(run_with(home, 0, live))
 
 

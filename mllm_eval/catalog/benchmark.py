@@ -9,8 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from mllm_eval.catalog.colour import colour
 from mllm_eval.catalog.folders import find
 from mllm_eval.catalog.subset import parted, sized
 from mllm_eval.config import Strict, load
@@ -112,7 +113,12 @@ GENERIC: dict[str, Variant] = {
 
 
 class Benchmark(Strict):
-    """One benchmark. `reader` is `module:function`; a module without a dot lies beside the yaml."""
+    """One benchmark.
+
+    reader: `module:function`; a module without a dot lies beside the yaml.
+    background: the colour (a CSS name or `"#rrggbb"`) that transparent images are laid on; null drops their alpha, as
+        the paper's code does, and shows whatever colour lies under the clear parts.
+    """
 
     name: str
     title: str
@@ -127,6 +133,7 @@ class Benchmark(Strict):
     rules: dict[str, RulesRef]
     scale: float = 100.0
     chance: float
+    background: str | None = Field(default="#ffffff", exclude_if=lambda value: value is None)
     variants: dict[str, Variant] = Field(default_factory=dict)
     folder: Path | None = Field(default=None, exclude=True)
 
@@ -138,6 +145,8 @@ class Benchmark(Strict):
         if shared and isinstance(shared, dict) and isinstance(raw.get("data"), dict):
             return {**raw, "data": {name: _with_columns(pin, shared) for name, pin in raw["data"].items()}}
         return raw
+
+    _background = field_validator("background", mode="after")(colour)
 
     def variant(self, name: str) -> Variant:
         """The variant of that name, or of a subset of it; UserError with the nearest name otherwise."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from mllm_eval.catalog.colour import colour
 from mllm_eval.config import Strict, short_hash
 from mllm_eval.errors import UserError
 
@@ -121,6 +122,10 @@ class Recipe(Strict):
         standardize: whether the projector's input is standardised per dimension.
         features_dtype: in what the encoder's features are stored, where not in `dtype`; it halves or doubles their
             size and rounds them.
+        upright: whether training images are turned as their EXIF orientation says; LLaVA's and Cambrian's training code
+            does not. Benchmarks' images always are, as `datasets` gives them.
+        background: the colour that transparent training images are laid on; null drops their alpha, as LLaVA's and
+            Cambrian's training code does.
     """
 
     name: str
@@ -137,7 +142,11 @@ class Recipe(Strict):
     features_dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
         default=None, exclude_if=lambda value: value is None
     )
+    upright: bool = Field(default=True, exclude_if=lambda value: value)
+    background: str | None = Field(default=None, exclude_if=lambda value: value is None)
     assumptions: dict[str, str] = Field(default_factory=dict)
+
+    _background = field_validator("background", mode="after")(colour)
 
     @model_validator(mode="before")
     @classmethod

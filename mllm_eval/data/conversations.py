@@ -8,14 +8,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from mllm_eval.data.rowindex import row_index
+from mllm_eval.decoding import load_image as load_image
 from mllm_eval.errors import UserError
 from mllm_eval.prompts import IMAGE, user_turn
-
-if TYPE_CHECKING:
-    import PIL.Image
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
@@ -157,31 +155,3 @@ def _messages(found: Any) -> tuple[str | None, list[tuple[str, str]]]:
         messages.append((ROLES[message["from"]], message["value"]))
     system = messages[0][1] if messages[0][0] == "system" else None
     return system, messages[0 if system is None else 1 :]
-
-
-def load_image(path: Path) -> PIL.Image.Image:
-    """An image file as RGB. Raises UserError naming the file where it is missing or broken."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except Exception as problem:
-        raise _unreadable(path, problem) from None
-
-
-def look_at_image(path: Path) -> None:
-    """Read an image file's header, not its pixels. Raises UserError where that tells that it is no image."""
-    from PIL import Image
-
-    try:
-        with Image.open(path):
-            pass
-    except Exception as problem:
-        raise _unreadable(path, problem) from None
-
-
-def _unreadable(path: Path, problem: Exception) -> UserError:
-    # PIL's plugins raise nearly anything on a broken file.
-    reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-    return UserError(f"{path}: the image cannot be read ({reason})")

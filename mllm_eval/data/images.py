@@ -1,49 +1,25 @@
-"""Encoded images of a snapshot: hashed when read, decoded when asked for, never trusted."""
+"""Encoded images of a snapshot: where they stand, hashed when read, decoded when asked for, never trusted."""
 
 from __future__ import annotations
 
-import io
 from collections import OrderedDict
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
+from mllm_eval.decoding import PLAIN, Decoding, decode, pixels_key
 from mllm_eval.errors import UserError
-from mllm_eval.storage import sha256_bytes
 
 if TYPE_CHECKING:
     import PIL.Image
     import pyarrow as pa
 
-MAX_PIXELS = 100_000_000
 
-
-def decode(data: bytes, where: str) -> PIL.Image.Image:
-    """An encoded image as RGB (alpha dropped as PIL's convert does, frames after the first ignored).
-
-    Raises UserError, naming `where`, for what is no image, is cut short or has over 100 million pixels.
-    """
-    import PIL.Image
-
-    try:
-        with PIL.Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UserError(f"{where}: image of {width} x {height} pixels, more than {MAX_PIXELS:,} in all")
-            return image.convert("RGB")
-    except UserError:
-        raise
-    except Exception as error:
-        # PIL's plugins raise nearly anything on a broken file.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{where}: the image can't be decoded ({reason})") from None
-
-
-def digest(data: bytes | None, where: str) -> str:
-    """SHA-256 of an image's bytes as hex digits; UserError, naming `where`, for one that has none."""
+def digest(data: bytes | None, where: str, how: Decoding = PLAIN) -> str:
+    """The key of an image's pixels (`pixels_key`); UserError, naming `where`, for one that has no bytes."""
     if not data:
         raise UserError(f"{where}: the image has no bytes")
-    return sha256_bytes(data)
+    return pixels_key(data, how)
 
 
 class FilePicture(NamedTuple):
@@ -52,10 +28,18 @@ class FilePicture(NamedTuple):
     sha256: str
     path: str
     where: str
+    how: Decoding = PLAIN
+
+    def encoded(self) -> bytes:
+        """The bytes of the file. Raises UserError where they can't be read."""
+        try:
+            return Path(self.path).read_bytes()
+        except OSError as problem:
+            raise UserError(f"{self.where}: the image can't be read ({problem.strerror})") from None
 
     def load(self) -> PIL.Image.Image:
         """The image, decoded as `decode` does."""
-        return decode(Path(self.path).read_bytes(), self.where)
+        return decode(self.encoded(), self.where, self.how)
 
 
 class CellPicture(NamedTuple):
@@ -71,13 +55,23 @@ class CellPicture(NamedTuple):
     row: int
     position: int
     number: int
+    how: Decoding = PLAIN
 
-    def load(self) -> PIL.Image.Image:
-        """The image, decoded as `decode` does."""
+    @property
+    def where(self) -> str:
+        """File, row and column."""
+        return f"{self.path} row {self.number}, column '{self.column}'"
+
+    def encoded(self) -> bytes:
+        """The bytes in the table."""
         path = Path(self.path)
         value = columns.get(path, path.stat().st_mtime_ns, self.group, self.column)[self.row].as_py()
         found = value[self.position] if isinstance(value, list) else value
-        return decode(bytes(found["bytes"]), f"{path} row {self.number}, column '{self.column}'")
+        return bytes(found["bytes"])
+
+    def load(self) -> PIL.Image.Image:
+        """The image, decoded as `decode` does."""
+        return decode(self.encoded(), self.where, self.how)
 
 
 class _Columns:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class ImageRef:
     """An image by its content.
 
-    sha256: hex digest of the encoded bytes as they stand in the data set (the key of the feature store).
+    sha256: 64 hex digits, the key of the feature store: the digest of the encoded bytes as they stand in the data set,
+        unless decoding turns, scales or composites them (`mllm_eval.decoding.pixels_key`).
     load: decodes the image to RGB; raises UserError naming file and row when it is broken or too large.
     """
 
@@ -51,6 +52,9 @@ class Picture(Protocol):
 
     @property
     def sha256(self) -> str: ...
+    @property
+    def where(self) -> str: ...
+    def encoded(self) -> bytes: ...
     def load(self) -> PIL.Image.Image: ...
 
 

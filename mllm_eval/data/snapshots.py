@@ -14,6 +14,7 @@ from mllm_eval.data.locks import locked_snapshot
 from mllm_eval.data.readers import Reading
 from mllm_eval.data.samples import Kept, Picture, Pictures, Samples
 from mllm_eval.data.tables import Row, files_of, rows_of
+from mllm_eval.decoding import Decoding
 from mllm_eval.errors import UserError
 from mllm_eval.shelf import Shelf
 from mllm_eval.storage import sha256_bytes
@@ -59,7 +60,8 @@ def _key(benchmark: Benchmark, pin: Pin, files: Files, changed: Mapping[str, Any
     """All that decides what `read_samples` gives, but for files beside a csv."""
     states = [(str(path), found.st_ino, found.st_size, found.st_mtime_ns) for paths in files.values()
               for path in paths if (found := path.stat())]  # fmt: skip
-    return folder_of(benchmark), benchmark.reader, benchmark.aliases, benchmark.settings, changed, pin, states
+    said = (benchmark.reader, benchmark.aliases, benchmark.settings, benchmark.background)
+    return folder_of(benchmark), said, changed, pin, states
 
 
 def read_samples(
@@ -79,7 +81,7 @@ def read_samples(
     samples: Shelf[Kept] = Shelf()
     seen: dict[str, int] = {}
     rows = 0
-    for number, row in enumerate(_joined(pin, benchmark.aliases, files)):
+    for number, row in enumerate(_joined(pin, benchmark, files)):
         told(rows := number + 1)
         reading = read_row(read, row, settings)
         if reading.asked:
@@ -122,13 +124,14 @@ def read_row(read: Reader, row: Row, settings: Mapping[str, Any]) -> Reading:
         raise UserError(f"{row.where}: can't be read ({type(error).__name__}: {error})") from None
 
 
-def _joined(pin: Pin, aliases: Mapping[str, str], files: Files) -> Iterator[Row]:
-    rows = rows_of(pin, aliases, files["questions"])
+def _joined(pin: Pin, benchmark: Benchmark, files: Files) -> Iterator[Row]:
+    aliases, how = benchmark.aliases, Decoding(background=benchmark.background)
+    rows = rows_of(pin, aliases, files["questions"], how)
     if pin.join is None:
         yield from rows
         return
     join, pictures = pin.join, {}
-    for other in rows_of(pin.extra[join.table], aliases, files[join.table]):
+    for other in rows_of(pin.extra[join.table], aliases, files[join.table], how):
         pictures[other.record[join.key]] = other.images[join.image]
     for row in rows:
         key = row.record[join.column]

@@ -12,6 +12,7 @@ from mllm_eval.catalog.benchmark import Pin
 from mllm_eval.data.columns import check_columns, type_name
 from mllm_eval.data.images import CellPicture, FilePicture, digest
 from mllm_eval.data.samples import Pictures
+from mllm_eval.decoding import PLAIN, Decoding
 from mllm_eval.errors import UserError
 from mllm_eval.storage import data_home
 
@@ -40,16 +41,17 @@ def files_of(pin: Pin) -> list[Path]:
     return found
 
 
-def rows_of(pin: Pin, aliases: Mapping[str, str], files: Sequence[Path]) -> Iterator[Row]:
+def rows_of(pin: Pin, aliases: Mapping[str, str], files: Sequence[Path], how: Decoding = PLAIN) -> Iterator[Row]:
     """All rows of a pin's files, one at a time; images are hashed on the way and their bytes dropped.
 
     Columns are renamed by `aliases` (upstream name -> name here) before they are checked.
+    how: how images are decoded.
     """
     for path in files:
-        yield from _csv_rows(path, pin, aliases) if path.suffix == ".csv" else _parquet_rows(path, pin, aliases)
+        yield from (_csv_rows if path.suffix == ".csv" else _parquet_rows)(path, pin, aliases, how)
 
 
-def _parquet_rows(path: Path, pin: Pin, aliases: Mapping[str, str]) -> Iterator[Row]:
+def _parquet_rows(path: Path, pin: Pin, aliases: Mapping[str, str], how: Decoding) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -68,7 +70,8 @@ def _parquet_rows(path: Path, pin: Pin, aliases: Mapping[str, str]) -> Iterator[
         for index, row in enumerate(_batched(file, group)):
             where = f"{path} row {number}"
             images = {
-                name: _pictures(row[upstream[name]], path, group, upstream[name], index, number) for name in pictures
+                name: _pictures(row[upstream[name]], path, group, upstream[name], index, number, how)
+                for name in pictures
             }
             record = {name: row[own] for name, own in upstream.items() if name not in images}
             for name, kind in retyped.items():
@@ -82,16 +85,18 @@ def _batched(file: pq.ParquetFile, group: int) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _pictures(value: Any, path: Path, group: int, column: str, row: int, number: int) -> Pictures:
+def _pictures(value: Any, path: Path, group: int, column: str, row: int, number: int, how: Decoding) -> Pictures:
     values = value if isinstance(value, list) else [] if value is None else [value]
     place, file = f"{path} row {number}, column '{column}'", str(path)
     return tuple(
-        CellPicture(digest(item["bytes"] if item else None, place), file, group, column, row, position, number)
+        CellPicture(
+            digest(item["bytes"] if item else None, place, how), file, group, column, row, position, number, how
+        )
         for position, item in enumerate(values)
     )
 
 
-def _csv_rows(path: Path, pin: Pin, aliases: Mapping[str, str]) -> Iterator[Row]:
+def _csv_rows(path: Path, pin: Pin, aliases: Mapping[str, str], how: Decoding) -> Iterator[Row]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = list(csv.DictReader(file))
@@ -103,7 +108,7 @@ def _csv_rows(path: Path, pin: Pin, aliases: Mapping[str, str]) -> Iterator[Row]
         check_columns({key: pin.columns.get(key, "string") for key in named}, pin.columns, str(path))
         record = {key: _typed(value, pin.columns.get(key, "string"), key, where) for key, value in named.items()}
         picture = path.parent / str(pin.image_files).format(**record)
-        yield Row(where, record, {"image": (_file(picture, where),)} if pin.image_files else {})
+        yield Row(where, record, {"image": (_file(picture, where, how),)} if pin.image_files else {})
 
 
 def _typed(value: Any, kind: str, column: str, where: str) -> Any:
@@ -115,8 +120,8 @@ def _typed(value: Any, kind: str, column: str, where: str) -> Any:
         raise UserError(f"{where}: column '{column}' is {value!r}, expected {kind}") from None
 
 
-def _file(path: Path, where: str) -> FilePicture:
+def _file(path: Path, where: str, how: Decoding) -> FilePicture:
     if not path.is_file():
         raise UserError(f"{where}: its image {path} is missing")
     place = f"{where}, {path}"
-    return FilePicture(digest(path.read_bytes(), place), str(path), place)
+    return FilePicture(digest(path.read_bytes(), place, how), str(path), place, how)

@@ -20,7 +20,7 @@ from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.processes import decided, meet, sharing
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.scoring import score_answers, scored
-from mllm_eval.pipeline.snapshots import lock_data, locked_or_told, of_the_hub
+from mllm_eval.pipeline.snapshots import lock_data, locked_or_told, look_at_images, of_the_hub
 from mllm_eval.pipeline.sources import needed, provide
 from mllm_eval.pipeline.subset import asked_samples, shown_variants, subset_words
 from mllm_eval.run import Run, RunFolder
@@ -182,7 +182,9 @@ def provide_data(recipe: str = "mini", reporter: Reporter | None = None) -> bool
     loaded = load_recipe(recipe)
     asked = asked_benchmarks(None, loaded.data)
     made = provide(needed(loaded, True, asked), reporter or Silent(), check=True)
-    return lock_data(of_the_hub(asked, loaded.data), loaded.data, reporter=reporter) or made
+    made = lock_data(of_the_hub(asked, loaded.data), loaded.data, reporter=reporter) or made
+    look_at_images(asked, loaded.data, reporter)
+    return made
 
 
 def provide_benchmarks(
@@ -215,7 +217,9 @@ def provide_benchmarks(
     for benchmark in local:
         with (reporter or Silent()).step(f"check: {benchmark.name}"):
             load_samples(benchmark, pin)
-    return lock_data(hub, pin, folder, offline, reporter) or made
+    made = lock_data(hub, pin, folder, offline, reporter) or made
+    look_at_images(asked, pin, reporter)
+    return made
 
 
 @contextmanager

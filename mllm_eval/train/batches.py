@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 from mllm_eval.adapters.preprocessing import to_pixels
 from mllm_eval.catalog import Preprocessing
-from mllm_eval.data.conversations import load_image
+from mllm_eval.decoding import load_image
 from mllm_eval.errors import UserError
 from mllm_eval.features import FeatureStore
 from mllm_eval.model import IGNORED
@@ -161,7 +161,7 @@ class Collator:
         pixels = np.zeros((len(images), 3, facts.size, facts.size), np.float32)
         for at, image in enumerate(images):
             try:
-                pixels[at] = to_pixels(load_image(Path(self.data.images[image][0])), facts)
+                pixels[at] = to_pixels(load_image(Path(self.data.images[image][0]), self.data.how), facts)
             except UserError as problem:
                 unreadable.append((image, str(problem)))
         return torch.from_numpy(pixels), unreadable

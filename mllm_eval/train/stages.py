@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from mllm_eval.adapters import load_encoder_model
 from mllm_eval.catalog import ConversationData, Stage
 from mllm_eval.data.conversations import ConversationSet
+from mllm_eval.decoding import Decoding
 from mllm_eval.environment import repeatable, world
 from mllm_eval.errors import UserError
 from mllm_eval.features import Features
@@ -138,6 +139,7 @@ def _tokenised(run: Run, stage: Stage, tokenizer: Any) -> TokenisedSet:
         run.recipe.template,
         [data.skip_broken for data in stage.data],
         live=stage.features == "live",
+        how=Decoding(run.recipe.upright, run.recipe.background),
     )
 
 

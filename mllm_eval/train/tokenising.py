@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from mllm_eval.data.conversations import Conversation, ConversationSet, look_at_image
+from mllm_eval.data.conversations import Conversation, ConversationSet
+from mllm_eval.decoding import Decoding, look_at_image, pixels_key
 from mllm_eval.errors import UserError
 from mllm_eval.prompts import conversation
-from mllm_eval.storage import FileLock, sha256_file, write_json
+from mllm_eval.storage import FileLock, write_json
 
 CHUNK = 1000
 # Chunks between two notes of how far the writing is.
@@ -76,13 +77,13 @@ def write_tokens(
     sources: Sequence[Source],
     tokenizer: Any,
     template: str,
-    hashed: bool,
+    hashed: Decoding | None,
     usable: Callable[[Path], bool],
 ) -> None:
     """Make the arrays of a folder, which appears complete or not at all; one process does, others wait for it.
 
-    hashed: number each image once and hash its bytes, as a feature store needs it. usable: whether what is
-    there by now will do.
+    hashed: number each image once and hash what it shows when it is decoded so, as a feature store needs it.
+    usable: whether what is there by now will do.
     """
     partial = folder.with_name(f".{folder.name}")
     with FileLock(folder.with_name(f".{folder.name}.lock")):
@@ -114,7 +115,7 @@ def _write_set(writer: _Writer, number: int, source: Source, tokenizer: Any, tem
             try:
                 if isinstance(row, UserError):
                     raise row
-                images = [_image(source.rows.image_path(name), where, writer.hashed) for name in row.images]
+                images = [_image(source.rows.image_path(name), where, writer.hashed is not None) for name in row.images]
                 kept.append((row, images, int(where.rpartition(":")[2])))
             except UserError as problem:
                 writer.broken(number, where, problem, source.budget)
@@ -141,7 +142,7 @@ def _image(path: Path, where: str, encoded: bool) -> tuple[str, os.stat_result]:
 class _Writer:
     """The growing files of a folder. What lies behind the last note is cut away when it is opened again."""
 
-    def __init__(self, folder: Path, hashed: bool) -> None:
+    def __init__(self, folder: Path, hashed: Decoding | None) -> None:
         self.folder = folder
         self.hashed = hashed
         paths = {name: folder / f"{name}.raw" for name in FILES} | {"left_out": folder / LEFT_OUT}
@@ -215,12 +216,15 @@ class _Writer:
 
     def _number(self, path: str, found: os.stat_result) -> int:
         number = self._images()
-        if self.hashed:
+        if self.hashed is not None:
             known = self.numbers.execute("SELECT number FROM image WHERE name = ?", (path,)).fetchone()
             if known:
                 return int(known[0])
             self.numbers.execute("INSERT INTO image VALUES (?, ?)", (path, number))
-            self._put("image_digests", np.frombuffer(bytes.fromhex(sha256_file(Path(path))), np.uint8))
+            self._put(
+                "image_digests",
+                np.frombuffer(bytes.fromhex(pixels_key(Path(path).read_bytes(), self.hashed)), np.uint8),
+            )
             self._put("image_stamps", (found.st_size, found.st_mtime_ns))
         name = path.encode()
         self.files["image_names"].write(name)

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_eval.config import short_hash
-from mllm_eval.data.conversations import ConversationSet, load_image
+from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.data.samples import ImageRef
+from mllm_eval.decoding import PLAIN, Decoding, load_image
 from mllm_eval.storage import known_sha256, results_home
 from mllm_eval.train.tokenising import DONE, LEFT_OUT, Source, write_tokens
 
@@ -47,6 +49,7 @@ class TokenisedSet:
     offsets [n + 1]: where a row begins. image_offsets [n + 1], image_of: the images of a row, as numbers
     into `images`. first_target [n]: position of a row's first target. origin [n, 2]: number of its set, and its line.
     left_out: counts of rows that were broken or excluded; `listing` names them.
+    how: how its images are decoded.
     files, budgets, broken: of each set its file, how many broken rows may be left out, and how many were.
     """
 
@@ -63,6 +66,7 @@ class TokenisedSet:
     files: tuple[Path, ...]
     budgets: tuple[int, ...]
     broken: tuple[int, ...]
+    how: Decoding = PLAIN
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -105,7 +109,7 @@ class TokenisedSet:
     def refs(self, numbers: NDArray[np.int64]) -> list[ImageRef]:
         """Those images, for extraction."""
         chosen = [self.images[number] for number in numbers]
-        return [ImageRef(sha, lambda path=path: load_image(Path(path))) for path, sha in chosen]  # type: ignore[misc]
+        return [ImageRef(sha, partial(load_image, Path(path), self.how)) for path, sha in chosen]
 
 
 def tokenise(
@@ -115,22 +119,23 @@ def tokenise(
     template: str,
     budgets: Sequence[int] = (),
     live: bool = False,
+    how: Decoding = PLAIN,
 ) -> TokenisedSet:
     """The rows of all sets in order, from the cache where it has them (results/tokens/<key>).
 
     budgets: how many broken rows of each set may be left out (none). live: do not hash the images' bytes, whose
-    features no store will hold. Killed and called again, it goes on where it was.
+    features no store will hold. how: how the images are decoded. Killed and called again, it goes on where it was.
     Raises UserError naming file and line of a broken row, and the image file a row names and that is missing.
     """
     allowed = list(budgets) or [0] * len(sets)
     sources = [Source(one, budget) for one, budget in zip(sets, allowed, strict=True)]
-    folder = results_home() / "tokens" / _key(sources, tokenizer_digest, template, live)
+    folder = results_home() / "tokens" / _key(sources, tokenizer_digest, template, None if live else how)
 
     def usable(made: Path) -> bool:
         return (made / DONE).is_file() and (live or _fresh(made))
 
     if not usable(folder):
-        write_tokens(folder, sources, tokenizer, template, not live, usable)
+        write_tokens(folder, sources, tokenizer, template, None if live else how, usable)
     arrays = {
         name: np.load(folder / f"{name}.npy", mmap_mode="r")
         for name in ("ids", "targets", "offsets", "image_offsets", "image_of", "first_target", "origin")
@@ -145,15 +150,18 @@ def tokenise(
         files=tuple(one.path for one in sets),
         budgets=tuple(allowed),
         broken=tuple(done["broken"].get(str(number), 0) for number in range(len(sets))),
+        how=how,
     )
 
 
-def _key(sources: Sequence[Source], tokenizer_digest: str, template: str, live: bool) -> str:
+def _key(sources: Sequence[Source], tokenizer_digest: str, template: str, hashed: Decoding | None) -> str:
     parts: dict[str, Any] = {
         "version": VERSION,
         "template": template,
         "tokenizer": tokenizer_digest,
-        "live": live,
+        "live": hashed is None,
+        # Where images are not hashed, tokens do not hang on how they are decoded.
+        **({} if hashed is None else {"pixels": hashed}),
         "sets": [
             [
                 known_sha256(one.rows.path),

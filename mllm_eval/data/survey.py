@@ -1,0 +1,107 @@
+"""What a benchmark's images are like once decoded: turned ones, blank ones, broken ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
+
+from mllm_eval.config import Strict, short_hash, validate
+from mllm_eval.data.samples import Kept, Picture
+from mllm_eval.decoding import orientation_tag
+from mllm_eval.errors import UserError
+from mllm_eval.storage import data_home, read_json, write_json
+
+# Images decoded before their findings are counted, and samples that are named of each kind.
+AT_ONCE = 64
+NAMED = 3
+# Fewer colours than this and there is nothing to see.
+COLOURS = 3
+
+
+class Survey(Strict):
+    """Counts of a benchmark's images, each once, and the first samples (ids) that show one of a kind.
+
+    of: what was looked at, for a survey that is kept.
+    """
+
+    of: str
+    images: int = 0
+    tagged: int = 0
+    flat: int = 0
+    broken: int = 0
+    flat_first: tuple[str, ...] = ()
+    broken_first: tuple[str, ...] = ()
+
+    def sentence(self) -> str:
+        """The counts in words."""
+        said = [f"{self.images:,} images", f"{self.tagged:,} with an orientation tag"]
+        said.append(f"{self.flat:,} of fewer than {COLOURS} colours{_named(self.flat, self.flat_first)}")
+        if self.broken:
+            said.append(f"{self.broken:,} that can't be decoded{_named(self.broken, self.broken_first)}")
+        return ", ".join(said)
+
+
+def survey(
+    benchmark: str, pin: str, samples: Iterable[Kept], told: Callable[[int, int], None] = lambda _, __: None
+) -> Survey:
+    """Look at every image of a pin, or read what was found when the same images were looked at before.
+
+    It is kept beside the locks, where that folder can be written. `told` hears of images as they are decoded.
+    """
+    shown = list(_firsts(samples))
+    of = short_hash([picture.sha256 for _, picture in shown])
+    path = data_home() / "locks" / f"{benchmark}.{pin}.images.json"
+    with suppress(UserError):
+        if path.is_file() and (before := validate(read_json(path), Survey, str(path))).of == of:
+            return before
+    found = _look(shown, of, told)
+    with suppress(OSError):
+        write_json(path, found.model_dump(mode="json"))
+    return found
+
+
+def _firsts(samples: Iterable[Kept]) -> Iterator[tuple[str, Picture]]:
+    """Each image where it is shown first."""
+    seen: set[str] = set()
+    for sample in samples:
+        for picture in sample.pictures:
+            if picture.sha256 not in seen:
+                seen.add(picture.sha256)
+                yield sample.id, picture
+
+
+def _look(shown: list[tuple[str, Picture]], of: str, told: Callable[[int, int], None]) -> Survey:
+    tagged, done = 0, 0
+    flat: list[str] = []
+    broken: list[str] = []
+    todo = iter(shown)
+    with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as hands:
+        while some := list(islice(todo, AT_ONCE)):
+            for (name, _), (tag, blank) in zip(some, hands.map(_one, (picture for _, picture in some)), strict=True):
+                tagged += tag
+                flat += [name] if blank else []
+                broken += [name] if blank is None else []
+            told(done := done + len(some), len(shown))
+    return Survey(
+        of=of, images=len(shown), tagged=tagged, flat=len(flat), broken=len(broken), flat_first=tuple(flat[:NAMED]),
+        broken_first=tuple(broken[:NAMED]),
+    )  # fmt: skip
+
+
+def _one(picture: Picture) -> tuple[bool, bool | None]:
+    """Whether an image carries a tag, and whether it is blank (None: it can't be decoded)."""
+    try:
+        tag = orientation_tag(picture.encoded()) is not None
+    except UserError:
+        return False, None
+    try:
+        return tag, picture.load().getcolors(COLOURS - 1) is not None
+    except UserError:
+        return tag, None
+
+
+def _named(count: int, first: tuple[str, ...]) -> str:
+    return f" ({', '.join(first)}{', ...' if count > len(first) else ''})" if first else ""

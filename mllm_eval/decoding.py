@@ -1,0 +1,219 @@
+"""The one way from an encoded image to RGB: bounded, upright, in eight bits; see "Pixels" in docs/data.md."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mllm_eval.errors import UserError
+from mllm_eval.storage import sha256_bytes
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+MAX_PIXELS = 100_000_000
+ORIENTATION = 0x0112
+# TIFF's tags: bits of a sample, whether 0 is white, whether samples are unsigned (1, the default).
+BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
+# EXIF 2.32, 4.6.4: what makes an image of this orientation upright, in PIL's words.
+UPRIGHT = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270",
+           7: "TRANSVERSE", 8: "ROTATE_90"}  # fmt: skip
+
+
+class Decoding(NamedTuple):
+    """How an image becomes RGB.
+
+    upright: turned as its EXIF (or XMP) orientation says. background: the colour `#rrggbb` that a transparent image is
+    laid on; None drops its alpha, as PIL's `convert("RGB")` does.
+    """
+
+    upright: bool = True
+    background: str | None = None
+
+
+PLAIN = Decoding()
+
+
+def decode(data: bytes, where: str, how: Decoding = PLAIN) -> PIL.Image.Image:
+    """An encoded image as RGB, frames after the first ignored.
+
+    Raises UserError, naming `where`, for what is no image, is cut short, has over 100 million pixels, or values that
+    are not finite.
+    """
+    with _Opened(io.BytesIO(data), where) as image:
+        return to_rgb(image, how)
+
+
+def load_image(path: Path, how: Decoding = PLAIN, where: str = "") -> PIL.Image.Image:
+    """An image file, decoded as `decode` does; UserError, naming `where` or the file, where it is missing, too."""
+    where = where or str(path)
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        raise UserError(f"{where}: the image can't be read ({problem.strerror})") from None
+    return decode(data, where, how)
+
+
+def look_at_image(path: Path) -> None:
+    """Read an image file's header, not its pixels. Raises UserError where that tells that `decode` would."""
+    with _Opened(path, str(path)):
+        pass
+
+
+def pixels_key(data: bytes, how: Decoding = PLAIN) -> str:
+    """What an image's features and answers are stored under, 64 hex digits.
+
+    It is the SHA-256 of the encoded bytes where the pixels are those of PIL's `convert("RGB")` alone. Where the
+    decoding makes others of them (turned, scaled, laid on a colour), what it does is hashed with it: one image read in
+    two ways is two images. Reads the header; an image without a readable one has the SHA-256.
+    """
+    sha = sha256_bytes(data)
+    said = [] if _is_plain(data, how) else _changes(data, how)
+    return sha256_bytes(f"{sha} {' '.join(said)}".encode()) if said else sha
+
+
+def orientation_tag(data: bytes) -> int | None:
+    """The EXIF (or XMP) orientation that an image carries, 1 (upright already) among them; None without one."""
+    if _is_plain(data, PLAIN):
+        return None
+    try:
+        with _Opened(io.BytesIO(data), "") as image:
+            return _orientation(image)
+    except UserError:
+        return None
+
+
+def to_rgb(image: PIL.Image.Image, how: Decoding = PLAIN) -> PIL.Image.Image:
+    """An image of any of PIL's modes as RGB without a tag that a later reader could apply again.
+
+    Raises ValueError for values that are not finite or a mode that has no RGB.
+    """
+    import PIL.Image
+
+    if image.mode == "RGB" and not image.info and not hasattr(image, "tag_v2"):
+        return image.copy()
+    # TIFF's own reader turns the image while it loads it, and forgets the tag then.
+    image.load()
+    turn = UPRIGHT.get(_orientation(image) or 1) if how.upright else None
+    whole = _in_eight_bits(image)
+    if how.background is not None and whole.has_transparency_data:
+        seen = whole.convert("RGBA")
+        whole = PIL.Image.alpha_composite(PIL.Image.new("RGBA", seen.size, how.background), seen)
+    made = whole.convert("RGB")
+    if turn is not None:
+        made = made.transpose(PIL.Image.Transpose[turn])
+    made.info = {}
+    return made
+
+
+class _Opened:
+    """An image whose header was read and found within bounds; what goes wrong with it is a UserError."""
+
+    def __init__(self, source: Any, where: str) -> None:
+        self._source, self._where = source, where
+        self._image: PIL.Image.Image | None = None
+
+    def __enter__(self) -> PIL.Image.Image:
+        import PIL.Image
+
+        try:
+            self._image = PIL.Image.open(self._source)
+        except Exception as problem:
+            raise self._error(problem) from None
+        width, height = self._image.size
+        # PIL warns of what is above its own limit: that is an error here, not a line that nobody reads.
+        most = min(MAX_PIXELS, PIL.Image.MAX_IMAGE_PIXELS or MAX_PIXELS)
+        if width * height > most:
+            self._image.close()
+            raise UserError(f"{self._where}: image of {width} x {height} pixels, more than {most:,} in all")
+        return self._image
+
+    def __exit__(self, _: object, problem: BaseException | None, __: object) -> None:
+        if self._image is not None:
+            self._image.close()
+        if isinstance(problem, Exception) and not isinstance(problem, UserError):
+            raise self._error(problem) from None
+
+    def _error(self, problem: Exception) -> UserError:
+        # PIL's plugins raise nearly anything on a broken file.
+        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        return UserError(f"{self._where}: the image can't be decoded ({reason})")
+
+
+def _is_plain(data: bytes, how: Decoding) -> bool:
+    """Whether the bytes alone tell that `_changes` will find nothing, as they do for most images."""
+    if any(mark in data for mark in (b"Exif\0\0", b"tiff:Orientation", b"eXIf", b"Raw profile type")):
+        return False
+    if data[:2] == b"\xff\xd8":
+        return True
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or b"XML:com.adobe.xmp" in data:
+        return False
+    depth, colours = data[24:26].ljust(2, b"\0")
+    clear = colours in (4, 6) or b"tRNS" in data
+    return not (depth == 16 and colours in (0, 4)) and not (clear and how.background is not None)
+
+
+def _changes(data: bytes, how: Decoding) -> list[str]:
+    try:
+        with _Opened(io.BytesIO(data), "") as image:
+            said = []
+            if image.mode.startswith("I") or image.mode == "F":
+                said.append("range")
+            if how.background is not None and image.has_transparency_data:
+                said.append(f"on {how.background}")
+            # A TIFF is turned by PIL itself, whatever is asked.
+            if how.upright and image.format != "TIFF" and (turn := _orientation(image)) in UPRIGHT:
+                said.append(f"orientation {turn}")
+            return said
+    except UserError:
+        return []
+
+
+def _orientation(image: PIL.Image.Image) -> int | None:
+    """The tag; None without one, and where the block that holds it can't be read, as viewers have it."""
+    try:
+        found = image.getexif().get(ORIENTATION)
+    except Exception:
+        return None
+    return found if isinstance(found, int) else None
+
+
+def _in_eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Grey of 16 or 32 bits as L, or LA where one grey is marked as clear; other images as they are."""
+    import numpy as np
+    import PIL.Image
+
+    if not image.mode.startswith("I") and image.mode != "F":
+        return image
+    tags = getattr(image, "tag_v2", {})
+    # PIL holds unsigned numbers of 32 bits as signed ones.
+    unsigned = image.mode == "I" and BITS in tags and tags[BITS] == (32,) and tags.get(SAMPLE_FORMAT, (1,)) == (1,)
+    values = np.asarray(image)
+    values = values.view(np.uint32) if unsigned and values.dtype == np.int32 else values
+    if not np.isfinite(values).all():
+        raise ValueError("it has values that are not finite")
+    low, high = _range(image, tags, float(values.min()), float(values.max()))
+    if image.mode == "F":
+        grey = np.rint((values.astype(np.float64) - low) * (255 / (high - low)))
+    else:
+        # The upper eight bits, as PIL takes them of 16-bit colour: 8 bits that were shifted come back exactly.
+        grey = (values.astype(np.int64) - int(low)) * 256 // (int(high) - int(low) + 1)
+    if tags.get(PHOTOMETRIC) == 0 and image.mode != "I":
+        grey = 255 - grey
+    made = PIL.Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+    if isinstance(clear := image.info.get("transparency"), int):
+        made.putalpha(PIL.Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return made
+
+
+def _range(image: PIL.Image.Image, tags: Any, lowest: float, highest: float) -> tuple[float, float]:
+    """The values that are black and white: what the file declares, else the usual range that holds all values."""
+    if image.mode.startswith("I;16"):
+        return 0, 4095 if tags.get(BITS) == (12,) else 65535
+    if image.mode == "I" and image.format in ("PNG", "PPM"):
+        return 0, 65535
+    usual = (1.0, 255.0) if image.mode == "F" else (255, 65535)
+    if (white := next((top for top in usual if highest <= top), None)) is not None and lowest >= 0:
+        return 0, white
+    return lowest, max(highest, lowest + 1)
