@@ -13,6 +13,8 @@ from mllm_eval.prompts import render
 
 # What a broken image raises on its way to features. Anything else is a fault of the code and stops the run.
 BROKEN = (UserError, OSError, ValueError)
+# Why a sample failed whose prompt and longest answer have no room in the LLM: trying again gives nothing else.
+TOO_LONG = "does not fit the LLM"
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +99,9 @@ def without_answer(samples: Iterable[Sample], template: str, journal: Journal) -
 def _settled(answer: Answer | None, sample: Sample, template: str) -> bool:
     if answer is None or (answer.prompt, answer.images) != key_of(sample, template):
         return False
-    return answer.state == "ok" or not all(map(_decodes, sample.images))
+    if answer.state == "ok" or answer.reason.startswith(TOO_LONG):
+        return True
+    return not all(map(_decodes, sample.images))
 
 
 def _decodes(image: ImageRef) -> bool:

@@ -11,6 +11,8 @@ from mllm_eval.answers import Answer, Journal
 from mllm_eval.config import canonical
 from mllm_eval.data.samples import Sample
 from mllm_eval.errors import UserError
+from mllm_eval.generate.asking import TOO_LONG
+from mllm_eval.generate.positions import position_limit
 from mllm_eval.generate.sharing import Share
 from mllm_eval.greedy import KEPT, kept, overruled
 
@@ -50,7 +52,9 @@ def pending_finished(
 def _settled(answer: Answer | None, sample: Sample, overruled: Mapping[str, Any]) -> bool:
     if answer is None or (answer.prompt, answer.images) != _key(sample, overruled):
         return False
-    return answer.state == "ok" or isinstance(_images(sample), str)
+    if answer.state == "ok" or answer.reason.startswith(TOO_LONG):
+        return True
+    return isinstance(_images(sample), str)
 
 
 def _images(sample: Sample) -> list[PIL.Image.Image] | str:
@@ -147,6 +151,14 @@ class FinishedModel:
             if torch.is_tensor(value) and value.is_floating_point():
                 inputs[name] = value.to(self.model.dtype)
         length = inputs["input_ids"].shape[1]
+        limit = position_limit(self.model.config.get_text_config())
+        counts = inputs["attention_mask"].sum(1).tolist()
+        if limit is not None and max(counts) + max_new_tokens > limit:
+            if len(samples) > 1:
+                each = zip(samples, images, strict=True)
+                return [one for sample, own in each for one in self.answer([sample], [own], max_new_tokens)]
+            reason = f"{TOO_LONG}: {counts[0]} tokens and up to {max_new_tokens} of an answer, {limit} positions"
+            return [Answer(samples[0].id, *_key(samples[0]), "", counts[0], 0, "error", reason)]
         with torch.inference_mode():
             out = self.model.generate(
                 **inputs,

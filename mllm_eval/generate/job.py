@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 from mllm_eval.answers import Answer
 from mllm_eval.data.samples import ImageRef, Sample
-from mllm_eval.generate.asking import BROKEN, Asked, key_of
+from mllm_eval.generate.asking import BROKEN, TOO_LONG, Asked, key_of
 from mllm_eval.generate.batching import Limits, Planned, Request, plan
+from mllm_eval.generate.positions import position_limit
 from mllm_eval.generate.questions import Questions
 from mllm_eval.generate.thrift import Thrift
 from mllm_eval.prompts import template_named
@@ -54,7 +55,15 @@ class Job:
         for number, other in questions.same_as.items():
             self.twins.setdefault(other, []).append(number)
         requests = [one for one in questions.requests if one.number not in questions.same_as]
-        self.batches = [*map(_alone, requests)] if means.engine == "reference" else plan(requests, means.limits)
+        self.positions = positions(means)
+        fitting = [one for one in requests if self.fits(one)]
+        self.batches = [*map(_alone, fitting)] if means.engine == "reference" else plan(fitting, means.limits)
+        self.batches += [_alone(one) for one in requests if not self.fits(one)]
+
+    def fits(self, request: Request) -> bool:
+        """Whether the LLM has positions for a prompt and the longest answer allowed."""
+        length = request.head_tokens + request.tail_tokens + request.longest
+        return self.positions is None or length <= self.positions
 
     def samples(self, planned: Planned) -> list[int]:
         """The numbers of the samples that a batch answers."""
@@ -108,6 +117,9 @@ class Job:
         from mllm_eval.generate.engine import answer_batch
         from mllm_eval.generate.reference import answer_one
 
+        if not all(self.fits(self.questions.requests[number]) for number in planned.requests):
+            # Such a question is a batch of its own.
+            return {}
         model, engine, batch = self.means.model, self.means.engine, self.questions.batch(planned)
         rows = [row for block in batch.blocks for row in block]
         shown = {image for row in rows for image in batch.images(row)}
@@ -125,12 +137,22 @@ class Job:
     def _answer(self, sample: Sample, request: Request, tokens: list[int] | None, failed: Mapping[str, str]) -> Answer:
         prompt, images = key_of(sample, self.means.template)
         length = request.head_tokens + request.tail_tokens
+        if not self.fits(request):
+            reason = f"{TOO_LONG}: {length} tokens and up to {request.longest} of an answer, {self.positions} positions"
+            return Answer(sample.id, prompt, images, "", length, 0, "error", reason)
         if tokens is None:
             reason = next(failed[image.sha256] for image in sample.images if image.sha256 in failed)
             return Answer(sample.id, prompt, images, "", length, 0, "error", reason)
         # As the paper's code reads its model's tokens.
         text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
         return Answer(sample.id, prompt, images, text, length, len(tokens), "ok", "")
+
+
+def positions(means: Means) -> int | None:
+    """How many tokens the LLM, and the server in its place, can hold in a row; None where neither says."""
+    config = getattr(means.model.llm, "config", None)
+    known = [position_limit(config), getattr(means.engine, "positions", None)]
+    return min((one for one in known if one is not None), default=None)
 
 
 def _alone(request: Request) -> Planned:

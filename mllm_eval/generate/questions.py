@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -11,9 +10,9 @@ from itertools import chain, islice, takewhile
 from typing import Any
 
 from mllm_eval.data.samples import Sample
-from mllm_eval.generate.asking import Asked, key_of, prompt_of
+from mllm_eval.generate.asking import Asked, key_of
 from mllm_eval.generate.batching import Batch, Piece, Planned, Request, Row
-from mllm_eval.prompts import IMAGE
+from mllm_eval.prompts import Chunk, PromptTokens, prompt_parts
 
 Pieces = tuple[Piece, ...]
 """Text and images of a prompt in their order; two texts never stand next to each other."""
@@ -32,13 +31,14 @@ class Questions:
 
     def __init__(self, asked: Sequence[Asked], template: str, tokenizer: Any, image_tokens: int) -> None:
         self.asked = asked
-        self.template, self.tokenizer, self.image_tokens = template, tokenizer, image_tokens
+        self.template, self.image_tokens = template, image_tokens
+        self.words = PromptTokens(tokenizer, template)
         self.starts = [0]
         for one in asked:
             self.starts.append(self.starts[-1] + len(one.samples))
         self.same_as = self._repeated() if len(asked) > 1 else {}
         # Texts before an image are the same in all prompts: kept once.
-        self._before: dict[str, tuple[int, ...]] = {}
+        self._before: dict[Chunk, tuple[int, ...]] = {}
         self.shared_words = 0
         self.requests = self._requests()
 
@@ -57,9 +57,11 @@ class Questions:
 
     def pieces(self, samples: Sequence[Sample]) -> list[Pieces]:
         """The prompts of samples."""
-        texts = [prompt_of(sample, self.template).split(IMAGE, len(sample.images)) for sample in samples]
-        new = [text for own in texts for text in own if text not in self._before]
-        words = {**self._before, **dict(zip(new, self._words(new), strict=True))}
+        parted = [prompt_parts(self.template, one.prompt, len(one.images)) for one in samples]
+        texts = [self.words.chunks(parts) for parts in parted]
+        new = list(dict.fromkeys(text for own in texts for text in own if text not in self._before))
+        encoded = (tuple(ids) for ids, _ in self.words.encode(new))
+        words = {**self._before, **dict(zip(new, encoded, strict=True))}
         found = []
         for sample, own in zip(samples, texts, strict=True):
             pieces: list[Piece] = []
@@ -96,14 +98,6 @@ class Questions:
                 if other != one:
                     found[number] = same
         return found
-
-    def _words(self, texts: Sequence[str]) -> Iterator[tuple[int, ...]]:
-        """The tokens of texts. A mark in a question's own words is no image: parted, it is not read as its token."""
-        parts = [re.split(f"(?<={IMAGE[:-1]})(?={IMAGE[-1]})", text) for text in texts]
-        flat = [part for own in parts for part in own]
-        ids = iter(self.tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else ())
-        for own in parts:
-            yield tuple(token for _ in own for token in next(ids))
 
     def _requests(self) -> list[Request]:
         heads: dict[bytes, int] = {}

@@ -63,6 +63,15 @@ class Server:
         except (KeyError, IndexError, TypeError):
             raise UserError(f"{self.url}: serves no model; start it as docs/vllm.md says") from None
 
+    @property
+    def positions(self) -> int | None:
+        """How many tokens it lets a prompt and its answer have, where it says so."""
+        try:
+            found = self._said("/v1/models")["data"][0].get("max_model_len")
+        except (KeyError, IndexError, TypeError, AttributeError):
+            return None
+        return found if isinstance(found, int) else None
+
     def __call__(
         self, model: Answerer, batch: Batch, features: Mapping[str, Tensor], ends: frozenset[int]
     ) -> dict[int, list[int]]:

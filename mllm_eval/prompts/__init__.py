@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
-from mllm_eval.prompts.render import IMAGE, conversation, render, template_named, user_turn
+from mllm_eval.prompts.render import (
+    IMAGE,
+    Part,
+    conversation,
+    conversation_parts,
+    prompt_parts,
+    render,
+    template_named,
+    user_turn,
+)
 from mllm_eval.prompts.templates import TEMPLATES, Template
+from mllm_eval.prompts.tokens import Chunk, PromptTokens
 
-__all__ = ["IMAGE", "TEMPLATES", "Template", "conversation", "render", "template_named", "user_turn"]
+__all__ = [
+    "IMAGE",
+    "TEMPLATES",
+    "Chunk",
+    "Part",
+    "PromptTokens",
+    "Template",
+    "conversation",
+    "conversation_parts",
+    "prompt_parts",
+    "render",
+    "template_named",
+    "user_turn",
+]

@@ -23,6 +23,7 @@ class Template:
     """A conversation: begin, system, then user and assistant for each turn, each between open and close.
 
     system: the default system text, None for a template that has none unless one is given.
+    begin_of_tokenizer: the tokenizer's begin token stands in front, which the template does not write.
     assistant_lead: stands between the assistant's open mark and the answer; learnt, absent from a prompt.
     """
 
@@ -35,6 +36,7 @@ class Template:
     assistant_open: str
     assistant_close: str
     assistant_lead: str = ""
+    begin_of_tokenizer: bool = False
 
 
 TEMPLATES: dict[str, Template] = {
@@ -69,6 +71,7 @@ TEMPLATES: dict[str, Template] = {
         assistant_open="ASSISTANT:",
         assistant_lead=" ",
         assistant_close="</s>",
+        begin_of_tokenizer=True,
     ),
     "chatml_direct": Template(
         begin="",

@@ -17,7 +17,7 @@ import numpy as np
 from mllm_eval.data.conversations import Conversation, ConversationSet
 from mllm_eval.decoding import Decoding, look_at_image, pixels_key
 from mllm_eval.errors import UserError
-from mllm_eval.prompts import conversation
+from mllm_eval.prompts import IMAGE, PromptTokens, conversation_parts
 from mllm_eval.storage import FileLock, write_json
 
 CHUNK = 1000
@@ -50,25 +50,18 @@ class Source:
     budget: int
 
 
-def segments(row: Conversation, template: str) -> Iterator[tuple[str, bool]]:
-    """A conversation's text in pieces to tokenise one by one, as the prompt is at evaluation.
-
-    What precedes an answer is one piece, so its tokens are those of the rendered prompt.
-    """
-    yield from conversation(template, list(row.turns), row.system)
-
-
 def _encode(rows: Sequence[Conversation], tokenizer: Any, template: str) -> Iterator[tuple[list[int], list[bool]]]:
-    pieces = [list(segments(row, template)) for row in rows]
-    texts = [text for row in pieces for text, _ in row]
-    encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
-    for row in pieces:
-        ids: list[int] = []
-        targets: list[bool] = []
-        for _, is_target in row:
-            more = next(encoded)
-            ids += more
-            targets += [is_target] * len(more)
+    """Ids and targets of rows, an image as its one token; what precedes an answer has the tokens of the prompt."""
+    words = PromptTokens(tokenizer, template)
+    image = tokenizer.convert_tokens_to_ids(IMAGE)
+    cut = [words.chunks(conversation_parts(template, list(row.turns), len(row.images), row.system)) for row in rows]
+    encoded = iter(words.encode([chunk for row in cut for chunk in row]))
+    for row in cut:
+        ids, targets = next(encoded)
+        for _ in row[1:]:
+            more, learnt = next(encoded)
+            ids += [image, *more]
+            targets += [False, *learnt]
         yield ids, targets
 
 

@@ -20,7 +20,7 @@ from mllm_eval.decoding import PLAIN, Decoding, load_image
 from mllm_eval.storage import known_sha256, results_home
 from mllm_eval.train.tokenising import DONE, LEFT_OUT, Source, write_tokens
 
-VERSION = 3
+VERSION = 4
 
 
 class Images(Sequence[tuple[str, str]]):

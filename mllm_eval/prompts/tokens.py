@@ -1,0 +1,174 @@
+"""Prompts and conversations as tokens, the same way in training and evaluation.
+
+A rendered whole is cut at its images, and what stands between is tokenised in one go, as `tokenizer_image_token` of
+LLaVA and Cambrian-1 does. Only marks that the template wrote become control tokens: the tokenizer is copied with
+other names for its control tokens, and the template's marks are given by those names.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from mllm_eval.prompts.render import IMAGE, Part, template_named
+
+# A code point that is no character; other names are chosen for a text that holds one all the same.
+NAMED = "\ufdd0"
+Tokens = tuple[list[int], list[bool]]
+"""Ids, and which of them are learnt."""
+
+_copies: WeakKeyDictionary[Any, dict[int, tuple[Any, dict[str, int]]]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What stands between two images: its parts as (text, own, target), and whether it begins the whole."""
+
+    parts: tuple[tuple[str, bool, bool], ...]
+    first: bool
+
+
+class PromptTokens:
+    """The tokens of parts under a template."""
+
+    def __init__(self, tokenizer: Any, template: str) -> None:
+        self.tokenizer = tokenizer
+        begin = getattr(tokenizer, "bos_token_id", None) if template_named(template).begin_of_tokenizer else None
+        self.begin: list[int] = [] if begin is None else [begin]
+
+    def chunks(self, parts: Sequence[Part]) -> list[Chunk]:
+        """What stands before, between and behind the images: one more than there are images."""
+        found: list[list[tuple[str, bool, bool]]] = [[]]
+        for part in parts:
+            if part.image:
+                found.append([])
+            else:
+                found[-1].append((part.text, part.own, part.target))
+        return [Chunk(tuple(own), number == 0) for number, own in enumerate(found)]
+
+    def encode(self, chunks: Sequence[Chunk]) -> list[Tokens]:
+        """The tokens of chunks, the tokenizer's begin token in front of a first one where the template wants it."""
+        if getattr(self.tokenizer, "backend_tokenizer", None) is None:
+            found = [self._plain(chunk) for chunk in chunks]
+        else:
+            found = self._encoded(chunks)
+        for chunk, (ids, targets) in zip(chunks, found, strict=True):
+            if chunk.first and self.begin:
+                ids[:0] = self.begin
+                targets[:0] = [False] * len(self.begin)
+        return found
+
+    def _encoded(self, chunks: Sequence[Chunk]) -> list[Tokens]:
+        names = [_free_name(chunk) for chunk in chunks]
+        found: list[Tokens] = [([], []) for _ in chunks]
+        for name in sorted(set(names)):
+            copy, controls = _copy(self.tokenizer, name)
+            own = [at for at, other in enumerate(names) if other == name]
+            texts = [_spelt(chunks[at], controls, name) for at in own]
+            encoded = copy.encode_batch(["".join(text for text, _ in one) for one in texts], add_special_tokens=False)
+            for at, spelt, one in zip(own, texts, encoded, strict=True):
+                found[at] = _learnt(copy, spelt, one)
+        return found
+
+    def _plain(self, chunk: Chunk) -> Tokens:
+        """By a tokenizer that is no fast one: parts one by one, an image's mark in a text taken apart."""
+        ids: list[int] = []
+        targets: list[bool] = []
+        for text, _, target in chunk.parts:
+            for piece in re.split(f"(?<={IMAGE[:-1]})(?={IMAGE[-1]})", text):
+                (more,) = self.tokenizer([piece], add_special_tokens=False)["input_ids"]
+                ids += more
+                targets += [target] * len(more)
+        return ids, targets
+
+
+def _free_name(chunk: Chunk) -> int:
+    text, number = "".join(text for text, _, _ in chunk.parts), 0
+    while f"{NAMED}{number}." in text:
+        number += 1
+    return number
+
+
+def _spelt(chunk: Chunk, controls: dict[str, int], name: int) -> list[tuple[str, bool]]:
+    """Runs of (text, target), the template's marks by their other names."""
+    marks = re.compile("|".join(map(re.escape, sorted(controls, key=len, reverse=True))) or "(?!)")
+    runs: list[tuple[str, bool]] = []
+    for text, own, target in chunk.parts:
+        spelt = marks.sub(lambda mark: _named(controls[mark.group()], name), text) if own else text
+        if runs and runs[-1][1] == target:
+            runs[-1] = (runs[-1][0] + spelt, target)
+        else:
+            runs.append((spelt, target))
+    return runs
+
+
+def _learnt(copy: Any, runs: Sequence[tuple[str, bool]], encoded: Any) -> Tokens:
+    ends, length = [], 0
+    for text, _ in runs:
+        length += len(text)
+        ends.append(length)
+    offsets = encoded.offsets
+    if any(start < end < stop for end in ends[:-1] for start, stop in offsets):
+        # A token over the end of a prompt: at evaluation, where nothing follows, there is none.
+        ids: list[int] = []
+        targets: list[bool] = []
+        for text, target in runs:
+            more = copy.encode(text, add_special_tokens=False).ids
+            ids += more
+            targets += [target] * len(more)
+        return ids, targets
+    at, targets = 0, []
+    for start, stop in offsets:
+        while at < len(runs) - 1 and start >= ends[at] and stop > ends[at]:
+            at += 1
+        targets.append(runs[at][1])
+    return list(encoded.ids), targets
+
+
+def _named(token: int, name: int) -> str:
+    return f"{NAMED}{name}.{token}{NAMED}"
+
+
+def is_control(content: str, special: bool) -> bool:
+    """Whether an added token is a control mark: a special one, or one that is written in brackets."""
+    return special or re.fullmatch(r"<[^\s<>]+>|\[[^\s\[\]]+\]", content) is not None
+
+
+def _copy(tokenizer: Any, name: int) -> tuple[Any, dict[str, int]]:
+    """The tokenizer with other names for its control tokens, and these by their own names."""
+    known = _copies.setdefault(tokenizer, {})
+    if name not in known:
+        known[name] = _made(tokenizer, name)
+    return known[name]
+
+
+def _made(tokenizer: Any, name: int) -> tuple[Any, dict[str, int]]:
+    from tokenizers import Tokenizer
+
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content.update(truncation=None, padding=None, post_processor=None)
+    added = [one for one in content["added_tokens"] if is_control(one["content"], one["special"])]
+    controls = {one["content"]: int(one["id"]) for one in added}
+    other = {mark: _named(token, name) for mark, token in controls.items()}
+    for one in added:
+        one["content"] = other[one["content"]]
+    model = content["model"]
+    vocabulary = model.get("vocab")
+    if isinstance(vocabulary, dict):
+        model["vocab"] = {other.get(piece, piece): token for piece, token in vocabulary.items()}
+    elif isinstance(vocabulary, list):
+        model["vocab"] = [[other.get(piece, piece), score] for piece, score in vocabulary]
+    if isinstance(model.get("unk_token"), str):
+        model["unk_token"] = other.get(model["unk_token"], model["unk_token"])
+    if "merges" in model:
+        pairs = (merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"])
+        model["merges"] = [[a, b] for a, b in pairs if not {a, b, a + b} & other.keys()]
+    made = Tokenizer.from_str(json.dumps(content))
+    moved = [mark for mark, token in controls.items() if made.token_to_id(other[mark]) != token]
+    if moved:
+        raise ValueError(f"the tokenizer's token {moved[0]!r} has another id in its copy")
+    return made, controls
