@@ -196,6 +196,8 @@ def comparison(
         notes.append("One seed each: what training again would change is in no interval or p-value here.")
     if intervals and None in sizes:
         notes.append("[low, high]: 95 % interval, bootstrap clustered by image, pair or circular group.")
+    if single := list(dict.fromkeys(title(name) for run in scored for name in run.single)):
+        notes.append(f"No interval and no test where all questions are on one image: {', '.join(single)}.")
     if any(one.gain for one in found):
         notes.append(GAINS)
     said = [*_blind_words(scored, names), *sentences(found)]

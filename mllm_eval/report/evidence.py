@@ -112,15 +112,20 @@ class Scored:
         return found
 
     def interval(self, key: str) -> Interval | None:
-        """95 % interval of a benchmark, a category or AVG; None where it can't be had."""
+        """95 % interval of a benchmark, a category or AVG; None where it can't be had, as from one image alone."""
         if key not in self.draws:
             return None
         if key in self.estimates:
             found = stats.value_interval(self.estimates[key].units, self.draws[key])
         else:
             found = stats.interval(self.values[key], self.draws[key])
-        # A subset may have few images of a benchmark that asks much of each.
-        return stats.widened(found, weighed(self.estimates, key)) if self.subset else found
+            found = stats.widened(found, weighed(self.estimates, key))
+        return None if math.isnan(found.low) else found
+
+    @cached_property
+    def single(self) -> list[str]:
+        """Benchmarks whose questions are all on one image (or pair, or circular group): they bear no interval."""
+        return [name for name, one in self.estimates.items() if one.units.freedom < 1]
 
     @property
     def counts(self) -> tuple[int, int, int]:

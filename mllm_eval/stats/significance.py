@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special  # type: ignore[import-untyped,unused-ignore]
 
-from mllm_eval.stats.bootstrap import DRAWS, Interval, distribution, interval
+from mllm_eval.stats.bootstrap import DRAWS, Interval, distribution, interval, widened
 from mllm_eval.stats.estimator import Floats, Units
 
 FLIPS = 100_000
@@ -84,12 +84,16 @@ def two_sided(observed: float, null: Floats) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Two runs on the same samples: the difference a - b, and the draws that categories are made of."""
+    """Two runs on the same samples: the difference a - b, and the draws that categories are made of.
+
+    `units` holds, with their weights, the differences that it is the sum of.
+    """
 
     difference: Interval
     p: float
     draws: Floats
     null: Floats
+    units: tuple[tuple[Units, float], ...]
 
 
 def paired(a: Units, b: Units, seed: int = 0, draws: Floats | int = DRAWS, flips: int = FLIPS) -> Paired:
@@ -103,8 +107,14 @@ def paired(a: Units, b: Units, seed: int = 0, draws: Floats | int = DRAWS, flips
     else:
         gaps = draws
     null = flipped(effects(a, b), flips, seed + 1)
-    difference = a.value - b.value
-    return Paired(interval(difference, gaps), two_sided(difference, null), gaps, null)
+    return _tested(a.value - b.value, gaps, null, ((a.minus(b), 1.0),))
+
+
+def _tested(difference: float, draws: Floats, null: Floats, units: tuple[tuple[Units, float], ...]) -> Paired:
+    """Limits as few clusters bear them; no limits and no p-value (nan) from one cluster."""
+    found = widened(interval(difference, draws), units, floor=-1.0)
+    single = any(one.freedom < 1 for one, share in units if share)
+    return Paired(found, float("nan") if single else two_sided(difference, null), draws, null, units)
 
 
 def combined(parts: Sequence[Paired], weights: Sequence[float]) -> Paired:
@@ -112,7 +122,8 @@ def combined(parts: Sequence[Paired], weights: Sequence[float]) -> Paired:
     draws = np.asarray(sum(w * part.draws for w, part in zip(weights, parts, strict=True)))
     null = np.asarray(sum(w * part.null for w, part in zip(weights, parts, strict=True)))
     difference = float(sum(w * part.difference.value for w, part in zip(weights, parts, strict=True)))
-    return Paired(interval(difference, draws), two_sided(difference, null), draws, null)
+    units = [(one, w * share) for w, part in zip(weights, parts, strict=True) for one, share in part.units]
+    return _tested(difference, draws, null, tuple(units))
 
 
 def mcnemar(a: Floats, b: Floats) -> tuple[int, int, float]:

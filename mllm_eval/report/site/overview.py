@@ -104,6 +104,8 @@ def lead_words(evidence: Evidence) -> str:
         return said
     lead = printed(abs(found.difference.value), 1)
     verdict, why = "could be chance", ""
+    if found.holm != found.holm:
+        verdict = "was not tested"
     if found.holm < ALPHA:
         verdict, why = "is more than chance", ""
         if found.gain is None:
@@ -162,6 +164,8 @@ def _gains(evidence: Evidence, means: Sequence[str]) -> str:
 def _signed(one: Difference) -> str:
     value, low, high = one.difference.value, one.difference.low, one.difference.high
     sign = "+" if value >= 0 else "−"  # noqa: RUF001
+    if low != low:
+        return f"{sign}{printed(abs(value), 1)}"
     return f"{sign}{printed(abs(value), 1)} [{printed(low, 1)}, {printed(high, 1)}]".replace("-", "−")  # noqa: RUF001
 
 
