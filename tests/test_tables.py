@@ -263,12 +263,59 @@ def _difference(key: str, value: float, holm: float) -> Difference:
     return Difference("x", "y", key, Interval(value, value - 1, value + 2), holm, holm)
 
 
+UNSEEN = " (no blind rows: what the wording alone gives is not taken off)"
+
+
+def _by_wording(seen: float, wording: float) -> list[Path]:
+    """Two runs: the first is right on `seen` with and `wording` without the image, the second on 0.2 of both."""
+    folders = []
+    for name, shares in (("a", (seen, wording)), ("b", (0.2, 0.2))):
+        run = made_runs.make_run(name, benchmarks=["gqa"])
+        for variant, share in zip(("default", "blind"), shares, strict=True):
+            lines = made_runs.layout("gqa", 100)
+            right = set(
+                np.random.default_rng(len(variant)).permutation(len(lines))[: round(share * len(lines))].tolist()
+            )
+            rows = [{**line, "score": int(index in right)} for index, line in enumerate(lines)]
+            made_runs.write_scores(run, "gqa", rows, variant=variant)
+        folders.append(run.folder)
+    return folders
+
+
+def test_a_difference_that_is_there_without_the_image_is_no_win() -> None:
+    table = report.comparison(_by_wording(0.5, 0.5))
+    said = "\n".join(table.sentences)
+    assert "beats" not in said
+    assert re.search(
+        r"a is above b on GQA by 30\.0 \[.*but not by sight: without the image the two differ as well, by 30\.0; "
+        r"visual gains differ by 0\.0 \[",
+        said,
+    )
+
+
+def test_a_difference_of_visual_gains_is_a_win() -> None:
+    table = report.comparison(_by_wording(0.7, 0.2))
+    assert any(
+        re.match(r"a beats b on GQA by 50\.0 \[[\d., ]+\], p < 0\.001 after Holm\.", one) for one in table.sentences
+    )
+    assert any("visual gains" in note for note in table.notes)
+
+
+def test_above_chance_is_above_the_blind_row_of_the_run() -> None:
+    a, _ = _by_wording(0.5, 0.5)
+    assert read_scored(a).values["gqa"] > 25
+    (tied,) = report.above_chance(a)
+    assert not tied.above and tied.p is not None and tied.p > 0.1 and tied.blind == pytest.approx(50)
+    (won,) = report.above_chance(_by_wording(0.7, 0.2)[0])
+    assert won.above
+
+
 def test_sentences_of_made_up_differences() -> None:
     assert report.sentences([_difference("avg", 3, 0.2), _difference("general", 8.1, 0.0101)]) == [
         "No category separates x from y at p < 0.01 after Holm."]  # fmt: skip
     assert report.sentences([_difference("ocr_chart", -8.1, 0.0004), _difference("general", 2, 0.004)]) == [
-        "x beats y on General by 2.0 [1.0, 4.0], p = 0.004 after Holm.",
-        "y beats x on OCR & Chart by 8.1 [6.1, 9.1], p < 0.001 after Holm."]  # fmt: skip
+        f"x beats y on General by 2.0 [1.0, 4.0], p = 0.004 after Holm{UNSEEN}.",
+        f"y beats x on OCR & Chart by 8.1 [6.1, 9.1], p < 0.001 after Holm{UNSEEN}."]  # fmt: skip
     assert report.sentences([_difference("gqa", 1, 0.5)]) == [
         "No benchmark separates x from y at p < 0.01 after Holm."]  # fmt: skip
 

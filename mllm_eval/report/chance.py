@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from mllm_eval import stats
-from mllm_eval.catalog.subset import sized
-from mllm_eval.report.evidence import Scored, read_scored
+from mllm_eval.report.differences import same_samples, shared_units
+from mllm_eval.report.evidence import Scored, read_blind, read_scored
 from mllm_eval.report.table import Cell, Column, Row, Table, printed, score_cell
 from mllm_eval.report.words import ALPHA, p_words, title
-from mllm_eval.results import scored_variants
 
 
 @dataclass(frozen=True, slots=True)
 class AboveChance:
     """A benchmark's value against its chance level (same scale), p one-sided and clustered by image.
 
-    `p` is None where the value's make-up is unknown. `blind` is the value without images, if it was measured.
+    `p` is None where the value's make-up is unknown. `blind` is the value without images, if it was measured: then
+    the value must be above it as well, tested on the same questions, and `p` is the larger of the two.
     """
 
     benchmark: str
@@ -33,23 +34,24 @@ def above_chance(
 ) -> list[AboveChance]:
     """Every benchmark of a run against its chance level. Raises UserError if nothing was scored."""
     run = read_scored(folder, rules, variant)
-    blind_variant = sized("blind", run.subset)
-    has_blind = run.plain == "default" and blind_variant in scored_variants(folder, rules)
-    blind = read_scored(folder, rules, blind_variant).values if has_blind else {}
+    blind = read_blind(run)
     found = []
     for name in run.benchmarks:
         chance = float(run.summaries[name]["chance"])
-        p = _p(run, name, chance)
+        p = chance_p(run, blind, name)
         above = p is not None and p < alpha
-        found.append(AboveChance(name, run.values[name], chance, p, above, blind.get(name)))
+        found.append(AboveChance(name, run.values[name], chance, p, above, blind.values.get(name) if blind else None))
     return found
 
 
-def _p(run: Scored, name: str, chance: float) -> float | None:
+def chance_p(run: Scored, blind: Scored | None, name: str) -> float | None:
+    """One-sided p of a benchmark's value being above chance and, where asked, above the same run's blind value."""
     if name not in run.estimates:
         return None
-    p = stats.above_chance(run.estimates[name].units, chance)
-    return None if p != p else p
+    found = [stats.above_chance(run.estimates[name].units, float(run.summaries[name]["chance"]))]
+    if blind and name in blind.estimates and same_samples(run, blind, name):
+        found.append(stats.above_other(*shared_units(name, (run, blind))))
+    return None if any(math.isnan(p) for p in found) else max(found)
 
 
 def chance_table(folder: Path, rules: str = "cambrian", variant: str = "default", alpha: float = ALPHA) -> Table:
@@ -74,7 +76,8 @@ def chance_table(folder: Path, rules: str = "cambrian", variant: str = "default"
         }
         rows.append(Row(title(one.benchmark), "measured", cells))
     below = [
-        f"{title(one.benchmark)} ({printed(one.value, 1)}, chance {printed(one.chance, 1)})"
+        f"{title(one.benchmark)} ({printed(one.value, 1)}, chance {printed(one.chance, 1)}"
+        + (f", blind {printed(one.blind, 1)})" if one.blind is not None else ")")
         for one in found
         if not one.above
     ]
@@ -85,6 +88,10 @@ def chance_table(folder: Path, rules: str = "cambrian", variant: str = "default"
         title=f"{run.record.encoder}: above chance",
         columns=shown,
         rows=tuple(rows),
-        notes=(f"One-sided t-test, standard error clustered by image. Run {run.record.hash}, rules {rules}.",),
+        notes=(
+            f"One-sided t-test, standard error clustered by image. Run {run.record.hash}, rules {rules}.",
+            "Blind: the same run on the same questions without images; where it is there, p is the larger of that "
+            "against chance and that against blind (paired).",
+        ),
         sentences=(sentence,),
     )

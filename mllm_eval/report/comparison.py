@@ -9,9 +9,9 @@ from pathlib import Path
 
 from mllm_eval.errors import UserError, near
 from mllm_eval.report.differences import Difference, differences
-from mllm_eval.report.evidence import Scored, draw_together, read_variants
+from mllm_eval.report.evidence import Scored, draw_together, read_blind, read_variants
 from mllm_eval.report.table import Cell, Column, Row, Table, score_cell, with_best, with_deltas
-from mllm_eval.report.words import sentences, stars, title, variant_words
+from mllm_eval.report.words import GAINS, sentences, stars, title, variant_words
 from mllm_eval.results import AVERAGE, columns
 
 
@@ -187,7 +187,7 @@ def comparison(
     else:
         rows = with_deltas(rows, shown, names[base])
         pairs = [(i, base) for i in plain if i != base and scored[i].subset == scored[base].subset]
-    found = differences([(names[i], scored[i], names[j], scored[j]) for i, j in pairs])
+    found = differences([(names[i], scored[i], names[j], scored[j]) for i, j in pairs], blind_rows(scored, names))
     if base is not None and found:
         rows = [_marked(row, found) for row in rows]
         notes.append(
@@ -198,8 +198,23 @@ def comparison(
         notes.append("One seed each: what training again would change is in no interval or p-value here.")
     if intervals and None in sizes:
         notes.append("[low, high]: 95 % interval, bootstrap clustered by image, pair or circular group.")
+    if single := list(dict.fromkeys(title(name) for run in scored for name in run.single)):
+        notes.append(f"No interval and no test where all questions are on one image: {', '.join(single)}.")
+    if any(one.gain for one in found):
+        notes.append(GAINS)
     said = [*_blind_words(scored, names), *sentences(found)]
     return Table("compare", heading, shown, tuple(rows), tuple(notes), tuple(said))
+
+
+def blind_rows(runs: Sequence[Scored], names: Sequence[str]) -> dict[str, Scored]:
+    """Label -> the run of that label without images, where it was asked so."""
+    shown = {(run.record.hash, run.subset): run for run in runs if run.plain == "blind"}
+    found = {
+        name: shown.get((run.record.hash, run.subset)) or read_blind(run)
+        for run, name in zip(runs, names, strict=True)
+        if run.plain == "default"
+    }
+    return {name: blind for name, blind in found.items() if blind}
 
 
 def _base(baseline: str, runs: Sequence[Scored], names: Sequence[str]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from mllm_eval import stats
 from mllm_eval.report.evidence import Estimate, Scored
 from mllm_eval.results import AVERAGE, columns
-from mllm_eval.stats import Interval, Paired
+from mllm_eval.stats import Interval, Paired, Units
 from mllm_eval.stats.estimator import Floats
 
 
@@ -28,43 +28,100 @@ class Difference:
     only_a: int | None = None
     only_b: int | None = None
     mcnemar: float | None = None
+    gain: Gain | None = None
 
 
-def differences(pairs: Sequence[tuple[str, Scored, str, Scored]]) -> list[Difference]:
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """The difference of two runs' visual gains (value minus blind value), tested as their difference is."""
+
+    difference: Interval
+    p: float
+    holm: float
+
+
+def differences(
+    pairs: Sequence[tuple[str, Scored, str, Scored]], blind: Mapping[str, Scored] | None = None
+) -> list[Difference]:
     """Paired tests of (label, run, label, run) on every benchmark, category and AVG; Holm over all of them.
 
     Only samples that both runs answered count. Benchmarks that one of the two lacks, or of which it was asked
-    other samples, are left out.
+    other samples, are left out. `blind`: label -> the run without images; where both runs of a pair have one of
+    the same samples, the difference of the visual gains is tested too, with Holm over all such differences.
     """
     found: list[Difference] = []
     for label_a, a, label_b, b in pairs:
         parts: dict[str, Paired] = {}
+        seen: dict[str, Paired] = {}
+        unseen = [(blind or {}).get(label) for label in (label_a, label_b)]
         for name in a.estimates:
             if name not in b.estimates or (pair := _paired(name, a, b)) is None:
                 continue
             parts[name] = pair
             counted = _mcnemar(a.estimates[name].score, b.estimates[name].score)
-            found.append(Difference(label_a, label_b, name, pair.difference, pair.p, math.nan, *counted))
+            if unseen[0] and unseen[1] and (gain := _paired(name, a, b, unseen[0], unseen[1])):
+                seen[name] = gain
+            found.append(
+                Difference(label_a, label_b, name, pair.difference, pair.p, math.nan, *counted, _gain(seen.get(name)))
+            )
         for mean in (AVERAGE, *columns().categories):
             members = columns().members(mean)
             if all(name in parts for name in members):
                 weights = [columns().percent(name) / len(members) for name in members]
                 whole = stats.combined([parts[name] for name in members], weights)
-                found.append(Difference(label_a, label_b, mean, whole.difference, whole.p, math.nan))
+                by_sight = (
+                    stats.combined([seen[name] for name in members], weights)
+                    if all(name in seen for name in members)
+                    else None
+                )
+                found.append(
+                    Difference(label_a, label_b, mean, whole.difference, whole.p, math.nan, gain=_gain(by_sight))
+                )
     corrected = stats.holm([one.p for one in found])
-    return [replace(one, holm=p) for one, p in zip(found, corrected, strict=True)]
+    gains = stats.holm([one.gain.p if one.gain else math.nan for one in found])
+    return [
+        replace(one, holm=p, gain=replace(one.gain, holm=gain) if one.gain else None)
+        for one, p, gain in zip(found, corrected, gains, strict=True)
+    ]
 
 
-def _paired(name: str, a: Scored, b: Scored) -> Paired | None:
-    one, other = a.estimates[name], b.estimates[name]
-    if not _same_samples(one, other):
+def _gain(pair: Paired | None) -> Gain | None:
+    return Gain(pair.difference, pair.p, math.nan) if pair else None
+
+
+def _paired(name: str, *runs: Scored) -> Paired | None:
+    """a - b, or of two runs and the same two without images, (a - blind a) - (b - blind b)."""
+    if any(name not in run.estimates or not same_samples(runs[0], run, name) for run in runs):
         return None
-    failed = np.isnan(one.score) | np.isnan(other.score)
+    units = shared_units(name, runs)
+    # paired, since the same seed drew the same clusters
+    draws = (
+        None
+        if any(np.isnan(run.estimates[name].score).any() for run in runs)
+        else [run.own_draws[name] for run in runs]
+    )
+    if len(runs) == 2:
+        a, b = units
+        gaps = draws[0] - draws[1] if draws else stats.DRAWS
+    else:
+        # Both names of an image are exchanged together, seen and blind: one permutation of the gains.
+        a, b = units[0].minus(units[2]), units[1].minus(units[3])
+        gaps = draws[0] - draws[2] - (draws[1] - draws[3]) if draws else stats.DRAWS
+    return stats.paired(a, b, stats.seed_of(name), gaps)
+
+
+def shared_units(name: str, runs: Sequence[Scored]) -> list[Units]:
+    """Each run's units of a benchmark on the samples that failed in none of them."""
+    sides = [run.estimates[name] for run in runs]
+    failed = np.isnan([side.score for side in sides]).any(axis=0)
     if not failed.any():
-        draws = a.own_draws[name] - b.own_draws[name]  # paired, since the same seed drew the same clusters
-        return stats.paired(one.units, other.units, stats.seed_of(name), draws)
-    both = [side.units_of(np.where(failed, np.nan, side.score)) for side in (one, other)]
-    return stats.paired(both[0], both[1], stats.seed_of(name))
+        return [side.units for side in sides]
+    return [side.units_of(np.where(failed, np.nan, side.score)) for side in sides]
+
+
+def same_samples(a: Scored, b: Scored, name: str) -> bool:
+    """Whether two runs that have a benchmark's samples were asked the same ones, grouped and counted alike."""
+    return _same_samples(a.estimates[name], b.estimates[name])
 
 
 def _same_samples(one: Estimate, other: Estimate) -> bool:

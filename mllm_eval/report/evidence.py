@@ -14,7 +14,7 @@ import pandas as pd
 
 from mllm_eval import stats
 from mllm_eval.catalog import paper_benchmarks
-from mllm_eval.catalog.subset import parted
+from mllm_eval.catalog.subset import parted, sized
 from mllm_eval.errors import UserError
 from mllm_eval.results import AVERAGE, RunRecord, columns, load_scores, read_run, scored_variants, strata, summaries
 from mllm_eval.stats import Estimator, Interval, Units
@@ -112,15 +112,20 @@ class Scored:
         return found
 
     def interval(self, key: str) -> Interval | None:
-        """95 % interval of a benchmark, a category or AVG; None where it can't be had."""
+        """95 % interval of a benchmark, a category or AVG; None where it can't be had, as from one image alone."""
         if key not in self.draws:
             return None
         if key in self.estimates:
             found = stats.value_interval(self.estimates[key].units, self.draws[key])
         else:
             found = stats.interval(self.values[key], self.draws[key])
-        # A subset may have few images of a benchmark that asks much of each.
-        return stats.widened(found, weighed(self.estimates, key)) if self.subset else found
+            found = stats.widened(found, weighed(self.estimates, key))
+        return None if math.isnan(found.low) else found
+
+    @cached_property
+    def single(self) -> list[str]:
+        """Benchmarks whose questions are all on one image (or pair, or circular group): they bear no interval."""
+        return [name for name, one in self.estimates.items() if one.units.freedom < 1]
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -147,6 +152,13 @@ def read_scored(folder: Path, rules: str = "cambrian", variant: str = "default")
         mend = f"`mllm-eval eval {record.encoder} --subset {size}` does" if size else "run `mllm-eval score` first"
         raise UserError(f"{folder}: nothing scored by {rules!r} rules ({variant}); {mend}")
     return Scored(record, rules, variant, found)
+
+
+def read_blind(run: Scored) -> Scored | None:
+    """The same run asked the same questions without images; None where it never was, or is itself such a variant."""
+    folder, blind = run.record.folder, sized("blind", run.subset)
+    asked = run.plain == "default" and blind in scored_variants(folder, run.rules)
+    return read_scored(folder, run.rules, blind) if asked else None
 
 
 def read_variants(folders: Sequence[Path], rules: str, variants: Sequence[str]) -> list[Scored]:

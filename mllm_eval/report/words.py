@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from mllm_eval.catalog import load_benchmark
@@ -12,10 +13,17 @@ from mllm_eval.report.table import printed
 from mllm_eval.results import AVERAGE, columns
 
 ALPHA = 0.01
+NO_BLIND = "no blind rows: what the wording alone gives is not taken off"
+GAINS = (
+    '"Beats": the visual gains (score minus blind score, paired, clustered by image) differ the same way too, '
+    "corrected for their own number (Holm)."
+)
 
 
 def p_words(p: float) -> str:
-    """`p < 0.001`, or p with three decimals."""
+    """`p < 0.001`, or p with three decimals; `p unknown` where there were too few images for a test."""
+    if math.isnan(p):
+        return "p unknown"
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
@@ -46,7 +54,8 @@ def sentences(found: Sequence[Difference], alpha: float = ALPHA) -> list[str]:
     """A sentence or more for each pair of runs: where they differ by AVG and categories, or that they don't.
 
     Where no category is complete, the benchmarks are spoken of instead. Each number is the difference with
-    its 95 % interval, each p is corrected for everything tested together.
+    its 95 % interval, each p is corrected for everything tested together. "Beats" is said of sight: the visual
+    gains must differ too; otherwise the sentence says what the wording gives, or that nothing blind was asked.
     """
     said = []
     for a, b in dict.fromkeys((one.a, one.b) for one in found):
@@ -57,10 +66,39 @@ def sentences(found: Sequence[Difference], alpha: float = ALPHA) -> list[str]:
         if not clear:
             said.append(f"No {kind} separates {a} from {b} at p < {alpha:g} after Holm.")
         for winner, loser, sign in ((a, b, 1), (b, a, -1)):
-            parts = [_part(one, sign) for one in clear if one.difference.value * sign > 0]
-            if parts:
-                said.append(f"{winner} beats {loser} on {_joined(parts)}.")
+            ahead = [one for one in clear if one.difference.value * sign > 0]
+            won = [_part(one, sign) for one in ahead if by_sight(one, alpha)]
+            unknown = [_part(one, sign) for one in ahead if one.gain is None]
+            if won:
+                said.append(f"{winner} beats {loser} on {_joined(won)}.")
+            if unknown:
+                said.append(f"{winner} beats {loser} on {_joined(unknown)} ({NO_BLIND}).")
+            said += [
+                f"{winner} is above {loser} on {_part(one, sign)}, but not by sight: {doubt(one)}."
+                for one in ahead
+                if one.gain and not by_sight(one, alpha)
+            ]
     return said
+
+
+def by_sight(one: Difference, alpha: float = ALPHA) -> bool:
+    """Whether the difference of the visual gains is there too, and the same way."""
+    return one.gain is not None and one.gain.holm < alpha and one.gain.difference.value * one.difference.value > 0
+
+
+def doubt(one: Difference) -> str:
+    """Why a difference is not one of sight: what the two differ by without the image, and their visual gains."""
+    if one.gain is None:
+        return NO_BLIND
+    sign = 1 if one.difference.value >= 0 else -1
+    gain = one.gain.difference
+    low, high = sorted((sign * gain.low, sign * gain.high))
+    wording = printed(sign * (one.difference.value - gain.value), 1)
+    apart = f"without the image the two differ as well, by {wording}; " if float(wording) > 0 else ""
+    between = "" if math.isnan(low) else f" [{printed(low, 1)}, {printed(high, 1)}]"
+    return (
+        f"{apart}visual gains differ by {printed(sign * gain.value, 1)}{between}, {p_words(one.gain.holm)} after Holm"
+    )
 
 
 def _part(one: Difference, sign: int) -> str:

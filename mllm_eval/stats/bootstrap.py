@@ -97,28 +97,32 @@ def t_ratio(parts: Sequence[tuple[Units, float]], level: float = 0.95) -> float:
     return float(special.stdtrit(sum(variance) ** 2 / spread, tail) / special.ndtri(tail))
 
 
-def widened(found: Interval, parts: Sequence[tuple[Units, float]]) -> Interval:
-    """The interval as few clusters bear it: limits moved from the value by `t_ratio`, within what the value can be."""
+def widened(found: Interval, parts: Sequence[tuple[Units, float]], floor: float = 0.0) -> Interval:
+    """The interval as few clusters bear it: limits moved from the value by `t_ratio`, within what the value can be.
+
+    `floor` times the top is the least that the value can be: 0 for a value, -1 for a difference. A part of which one
+    cluster is all there is says nothing of how clusters differ: the limits are nan then.
+    """
+    if any(units.freedom < 1 for units, share in parts if share):
+        return Interval(found.value, float("nan"), float("nan"))
     ratio, top = t_ratio(parts), sum(share * float(units.weight.sum()) for units, share in parts)
     low, high = (found.value + (limit - found.value) * ratio for limit in (found.low, found.high))
-    return Interval(found.value, max(low, 0.0), min(high, top))
+    return Interval(found.value, max(low, floor * top), min(high, top))
 
 
 def value_interval(units: Units, draws: Floats, level: float = 0.95) -> Interval:
-    """As `interval`, but where nothing varies (all wrong or all right) with the exact binomial limit.
+    """Interval of a value from its draws: percentiles widened by Student's t, nan for a single cluster.
 
-    The bootstrap of 0 of n is the point 0, which would claim certainty. The limit of Clopper & Pearson (1934)
-    with one trial a cluster, ``1 - ((1 - level) / 2) ** (1 / n)``, is shown instead, n being the fewest
-    clusters of a layer.
+    Where nothing varies (all wrong, all right, as much on every cluster) the bootstrap is a point, which would
+    claim certainty. The limit of Clopper & Pearson (1934) with one trial a cluster,
+    ``1 - ((1 - level) / 2) ** (1 / n)``, is shown to each side instead, n being the fewest clusters of a layer.
     """
     found = interval(units.value, draws, level)
     if found.low != found.high:
-        return found
+        return widened(found, [(units, 1.0)])
+    if units.freedom < 1:
+        return Interval(units.value, float("nan"), float("nan"))
     top = float(units.weight.sum())
     fewest = int(np.unique(units.layer, return_counts=True)[1].min())
     slack = top * (1.0 - ((1.0 - level) / 2.0) ** (1.0 / fewest))
-    if np.isclose(units.value, 0.0):
-        return Interval(units.value, 0.0, slack)
-    if np.isclose(units.value, top):
-        return Interval(units.value, top - slack, top)
-    return found
+    return Interval(units.value, max(units.value - slack, 0.0), min(units.value + slack, top))

@@ -7,7 +7,7 @@ drawn clusters times each cluster's numerators and denominators.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -83,6 +83,12 @@ class Units:
         """The benchmark's value; nan if a term has no valid sample."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return float((self.weight * self.numerator.sum(0) / self.denominator.sum(0)).sum())
+
+    def minus(self, other: Units) -> Units:
+        """The units of the difference of the two values. Raises ValueError where the valid samples differ."""
+        if self.clusters != other.clusters or not np.array_equal(self.denominator, other.denominator):
+            raise ValueError("a difference needs the same valid samples on both sides")
+        return replace(self, numerator=self.numerator - other.numerator)
 
     @property
     def influence(self) -> Floats:

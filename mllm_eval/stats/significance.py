@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special  # type: ignore[import-untyped,unused-ignore]
 
-from mllm_eval.stats.bootstrap import DRAWS, Interval, distribution, interval
+from mllm_eval.stats.bootstrap import DRAWS, Interval, distribution, interval, widened
 from mllm_eval.stats.estimator import Floats, Units
 
 FLIPS = 100_000
@@ -33,6 +33,17 @@ def above_chance(units: Units, chance: float) -> float:
         return float(special.stdtr(units.freedom, -gain / error))
     top = float(units.weight.sum())
     return float((chance / top) ** len(units.clusters)) if gain > 0 else 1.0
+
+
+def above_other(a: Units, b: Units) -> float:
+    """One-sided p-value of a's value being above b's on the same valid samples: paired cluster-robust t-test.
+
+    Without any variation, the chance of as many equal signs from fair coins, one a cluster, is given instead.
+    """
+    gap = a.minus(b)
+    if gap.error > 0 or gap.freedom < 1 or not np.isfinite(gap.value):
+        return above_chance(gap, 0.0)
+    return float(0.5 ** len(gap.clusters)) if gap.value > 0 else 1.0
 
 
 def effects(a: Units, b: Units) -> Floats:
@@ -73,12 +84,16 @@ def two_sided(observed: float, null: Floats) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Two runs on the same samples: the difference a - b, and the draws that categories are made of."""
+    """Two runs on the same samples: the difference a - b, and the draws that categories are made of.
+
+    `units` holds, with their weights, the differences that it is the sum of.
+    """
 
     difference: Interval
     p: float
     draws: Floats
     null: Floats
+    units: tuple[tuple[Units, float], ...]
 
 
 def paired(a: Units, b: Units, seed: int = 0, draws: Floats | int = DRAWS, flips: int = FLIPS) -> Paired:
@@ -92,8 +107,14 @@ def paired(a: Units, b: Units, seed: int = 0, draws: Floats | int = DRAWS, flips
     else:
         gaps = draws
     null = flipped(effects(a, b), flips, seed + 1)
-    difference = a.value - b.value
-    return Paired(interval(difference, gaps), two_sided(difference, null), gaps, null)
+    return _tested(a.value - b.value, gaps, null, ((a.minus(b), 1.0),))
+
+
+def _tested(difference: float, draws: Floats, null: Floats, units: tuple[tuple[Units, float], ...]) -> Paired:
+    """Limits as few clusters bear them; no limits and no p-value (nan) from one cluster."""
+    found = widened(interval(difference, draws), units, floor=-1.0)
+    single = any(one.freedom < 1 for one, share in units if share)
+    return Paired(found, float("nan") if single else two_sided(difference, null), draws, null, units)
 
 
 def combined(parts: Sequence[Paired], weights: Sequence[float]) -> Paired:
@@ -101,7 +122,8 @@ def combined(parts: Sequence[Paired], weights: Sequence[float]) -> Paired:
     draws = np.asarray(sum(w * part.draws for w, part in zip(weights, parts, strict=True)))
     null = np.asarray(sum(w * part.null for w, part in zip(weights, parts, strict=True)))
     difference = float(sum(w * part.difference.value for w, part in zip(weights, parts, strict=True)))
-    return Paired(interval(difference, draws), two_sided(difference, null), draws, null)
+    units = [(one, w * share) for w, part in zip(weights, parts, strict=True) for one, share in part.units]
+    return _tested(difference, draws, null, tuple(units))
 
 
 def mcnemar(a: Floats, b: Floats) -> tuple[int, int, float]:

@@ -64,7 +64,8 @@ class Evidence:
     @cached_property
     def differences(self) -> list[Difference]:
         """Every pair of runs on all they share, Holm over all: what the table of these runs tests."""
-        return differences([(a.label, a.scored, b.label, b.scored) for a, b in combinations(self.seeing, 2)])
+        pairs = [(a.label, a.scored, b.label, b.scored) for a, b in combinations(self.seeing, 2)]
+        return differences(pairs, {run.label: blind.scored for run, blind in self.blind_pairs})
 
     @cached_property
     def gains(self) -> list[Difference]:

@@ -22,7 +22,7 @@ from mllm_eval.report.site.evidence import Evidence
 from mllm_eval.report.site.figures import write_figure
 from mllm_eval.report.site.markup import listed, section, sheet
 from mllm_eval.report.table import printed
-from mllm_eval.report.words import ALPHA, p_words, sentences, title
+from mllm_eval.report.words import ALPHA, NO_BLIND, by_sight, doubt, p_words, sentences, title
 from mllm_eval.results import AVERAGE, columns
 
 PUBLISHED = PublishedRows(file="vqa_all.csv", label="{model}", group="Published")
@@ -103,8 +103,16 @@ def lead_words(evidence: Evidence) -> str:
     if found is None:
         return said
     lead = printed(abs(found.difference.value), 1)
-    verdict = "is more than chance" if found.holm < ALPHA else "could be chance"
-    return f"{said} Its lead of {lead} over {other.label} {verdict} ({p_words(found.holm)} after correction)."
+    verdict, why = "could be chance", ""
+    if found.holm != found.holm:
+        verdict = "was not tested"
+    if found.holm < ALPHA:
+        verdict, why = "is more than chance", ""
+        if found.gain is None:
+            why = f"; {NO_BLIND}"
+        elif not by_sight(found):
+            verdict, why = "is more than chance, but not of sight", f"; {doubt(found)}"
+    return f"{said} Its lead of {lead} over {other.label} {verdict} ({p_words(found.holm)} after correction{why})."
 
 
 def _between(found: Sequence[Difference], a: str, b: str) -> Difference | None:
@@ -156,6 +164,8 @@ def _gains(evidence: Evidence, means: Sequence[str]) -> str:
 def _signed(one: Difference) -> str:
     value, low, high = one.difference.value, one.difference.low, one.difference.high
     sign = "+" if value >= 0 else "−"  # noqa: RUF001
+    if low != low:
+        return f"{sign}{printed(abs(value), 1)}"
     return f"{sign}{printed(abs(value), 1)} [{printed(low, 1)}, {printed(high, 1)}]".replace("-", "−")  # noqa: RUF001
 
 

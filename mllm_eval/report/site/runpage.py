@@ -6,11 +6,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from mllm_eval import stats
 from mllm_eval.config import load
 from mllm_eval.errors import UserError
+from mllm_eval.report.chance import chance_p
 from mllm_eval.report.cost import ledger
 from mllm_eval.report.diff import flat
+from mllm_eval.report.evidence import read_blind
 from mllm_eval.report.site import plots
 from mllm_eval.report.site.evidence import Entry
 from mllm_eval.report.site.figures import write_figure
@@ -56,15 +57,17 @@ def _scores(entry: Entry) -> str:
     head = [("", False), *((name, True) for name in rules), ("95 %", True), ("Chance", True), ("Above chance", True),
             ("Asked", True), ("Failed", True), ("Unparsed", True)]  # fmt: skip
     rows, scored = [], entry.scored
+    blind = read_blind(scored)
     for name in scored.benchmarks:
         summary, limits = scored.summaries[name], scored.interval(name)
         values = [printed(one.values.get(name), 1) for one in entry.by_rules.values()]
         between = f"[{printed(limits.low, 1)}, {printed(limits.high, 1)}]" if limits else "–"  # noqa: RUF001
         chance = float(summary["chance"])
-        p = stats.above_chance(scored.estimates[name].units, chance) if name in scored.estimates else float("nan")
-        rows.append([title(name), *values, between, printed(chance, 1), p_words(p) if p == p else "unknown",
+        p = chance_p(scored, blind, name)
+        rows.append([title(name), *values, between, printed(chance, 1), p_words(p) if p is not None else "unknown",
                      f"{summary['n']:,}", f"{summary['n_failed']:,}", f"{summary['n_unparsed']:,}"])  # fmt: skip
-    note = f"Interval and test are of the {rules[0]} rules. Above chance: one-sided t-test, clustered by image."
+    note = f"Interval and test are of the {rules[0]} rules. Above chance: one-sided t-test, clustered by image"
+    note += "; above the same run's blind value too, paired." if blind else "."
     return section("scores", "Scores", sheet("run-scores", "Scores by benchmark and rule set", head, rows, note))
 
 

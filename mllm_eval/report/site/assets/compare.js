@@ -45,7 +45,7 @@ addEventListener("DOMContentLoaded", async () => {
       said.textContent = b && a !== b ? "These two were not tested against each other: a run is tested against other runs, and against itself without images." : "Choose another run as B to compare.";
       return;
     }
-    const clear = pair.filter((one) => one.holm < data.alpha && data.means.includes(one.key));
+    const clear = pair.filter((one) => one.holm !== null && one.holm < data.alpha && data.means.includes(one.key));
     const name = (one) => `${data.titles[one.key]} (${signed(one.value)} [${number(one.low)}, ${number(one.high)}])`;
     const more = clear.filter((one) => one.value > 0).map(name), less = clear.filter((one) => one.value < 0).map(name);
     const parts = [more.length ? `${a.label} is higher on ${more.join(", ")}` : "", less.length ? `${b.label} is higher on ${less.join(", ")}` : ""].filter(Boolean);
@@ -73,13 +73,13 @@ addEventListener("DOMContentLoaded", async () => {
       if (own && own !== group) body.append(el("tr", { class: "group" }, el("th", { colspan: 8, scope: "rowgroup" }, data.categories[own] ?? "Other")));
       group = own;
       const sure = one.holm !== null && one.holm < data.alpha, hue = `var(--hue${(one.value >= 0 ? a : b).hue})`, k = scale(one.key);
-      const plot = el("svg:svg", { role: "img", "aria-label": `${signed(one.value)} [${number(one.low)}, ${number(one.high)}]` }, ...lines(),
+      const plot = el("svg:svg", { role: "img", "aria-label": one.low === null ? signed(one.value) : `${signed(one.value)} [${number(one.low)}, ${number(one.high)}]` }, ...lines(),
         one.low === null ? null : el("svg:line", { x1: place(one.low * k), x2: place(one.high * k), y1: "50%", y2: "50%", stroke: hue, "stroke-width": 2 }),
         el("svg:circle", { cx: place(one.value * k), cy: "50%", r: mean ? 5.5 : 4.5, fill: sure ? hue : "var(--page)", stroke: hue, "stroke-width": 1.8 }));
       const button = (many, show) => many === null ? MLLM.dash : el("button", { type: "button", "aria-label": `${many} questions on ${data.titles[one.key]} that ${show === "a" ? a.label : b.label} scores higher`, onclick: () => jump(one.key, show) }, count(many));
       body.append(el("tr", { class: mean ? "mean" : null }, el("th", { scope: "row" }, data.titles[one.key] ?? one.key),
         ...[a, b].map((run) => el("td", { class: "num val" }, number(run.values[one.key]?.[0]))), el("td", { class: "plotcell" }, plot),
-        el("td", { class: "num" }, signed(one.value), el("small", {}, `[${number(one.low)}, ${number(one.high)}]`)), el("td", { class: "num" }, p(one.holm)),
+        el("td", { class: "num" }, signed(one.value), one.low === null ? null : el("small", {}, `[${number(one.low)}, ${number(one.high)}]`)), el("td", { class: "num" }, p(one.holm)),
         el("td", { class: "num" }, mean ? "" : button(one.onlyA, "a")), el("td", { class: "num" }, mean ? "" : button(one.onlyB, "b"))));
     }
     $("forest").replaceChildren(el("caption", {}, "Paired differences"), heads, body);
