@@ -83,6 +83,7 @@ def show(
     from rich.console import Console
     from rich.table import Table
 
+    from mllm_eval.data.rowcounts import row_counts
     from mllm_eval.finished import Finished, saved
     from mllm_eval.pipeline.ledger import Ledger
     from mllm_eval.pipeline.reporter import Silent
@@ -101,6 +102,8 @@ def show(
         console.print(f"LLM {found.llm.name}, seed {found.seed}; {state(found)}", markup=False)
         for field, source in found.recipe.assumed().items():
             console.print(f"assumed {field}: {source}", markup=False)
+        for number, counts in row_counts(found.folder).items():
+            console.print(f"stage {number}: {counts.spoken()}", markup=False)
     for variant in scored_variants(found.folder, rules):
         sheet = Table(title=f"{rules} rules, {variant}", box=SIMPLE_HEAD, pad_edge=False)
         words = ("benchmark", "version", "hash")

@@ -241,7 +241,7 @@ def _train(run: Run, ledger: Ledger) -> None:
         return
     repeatable(run.seed)
     with ledger.step("training") as progress:
-        train(run, progress)
+        train(run, progress, ledger.reporter.say)
 
 
 def _samples(benchmark: Benchmark, run: RunFolder, variant: str) -> Sequence[Sample]:
