@@ -162,24 +162,24 @@ def parse(row: Any, ignored: Collection[str] = ()) -> Conversation:
     check_messages(row, bool(images), ignored)
     changes = []
     # As Cambrian does, an answer before the first question is left out.
-    if messages and messages[0].role == "assistant":
+    if messages and messages[0][0] == "assistant":
         del messages[0]
         changes.append(Change("leading answer", "an answer before the first question is left out"))
-    unanswered = messages.pop().text if len(messages) % 2 and messages[-1].role == "user" else None
+    unanswered = messages.pop()[1] if len(messages) % 2 and messages[-1][0] == "user" else None
     if not messages or len(messages) % 2:
         raise ValueError("`conversations` must be questions (human) each followed by an answer (gpt)")
     turns: list[tuple[str, str]] = []
     masked: list[int] = []
-    for asked, reply in zip(messages[::2], messages[1::2], strict=True):
-        if (asked.role, reply.role) != ("user", "assistant"):
+    for (asker, question, _), (answerer, reply, learnt) in zip(messages[::2], messages[1::2], strict=True):
+        if asker != "user" or answerer != "assistant":
             raise ValueError("`conversations` must alternate between human and gpt")
-        if IMAGE in reply.text:
+        if IMAGE in reply:
             raise ValueError(f"an answer contains {IMAGE}")
-        if mark := foreign_mark(asked.text):
+        if "<" in question and (mark := foreign_mark(question)):
             raise ValueError(f"a question contains {mark[:40]}, the mark of another tool; images are named in `image`")
-        if not reply.learnt:
+        if not learnt:
             masked.append(len(turns))
-        turns.append((asked.text, reply.text))
+        turns.append((question, reply))
     marks = sum(question.count(IMAGE) for question, _ in turns)
     if unanswered is not None:
         if IMAGE in unanswered and not marks:

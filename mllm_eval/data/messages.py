@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from mllm_eval.data.rowfields import READ_OF_MESSAGE, check_fields, file_name, is_nothing, is_text
 from mllm_eval.errors import near
@@ -13,15 +13,9 @@ ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assi
 # Fields of other tools that take a turn out of the loss: OpenAI and Mistral, ms-swift, Axolotl.
 LEARNT = ("weight", "loss", "train")
 
-_PLAIN = ({"from", "value"}, {"role", "content"})
 
-
-class Message(NamedTuple):
-    """One turn; `learnt` says whether an answer counts in the loss."""
-
-    role: str
-    text: str
-    learnt: bool = True
+Message = tuple[str, str, bool]
+"""One turn: who speaks (user, assistant, system), the text, and whether it counts in the loss, if it is an answer."""
 
 
 def messages_of(row: Mapping[str, Any], parts: list[str | None]) -> tuple[str | None, list[Message]]:
@@ -33,8 +27,8 @@ def messages_of(row: Mapping[str, Any], parts: list[str | None]) -> tuple[str | 
     """
     read = [_message(message, parts) for message in _raw(row)]
     system, given = row.get("system"), None
-    if read[0].role == "system":
-        given = read[0].text
+    if read[0][0] == "system":
+        given = read[0][1]
         del read[0]
         if IMAGE in given:
             raise ValueError(f"the system prompt contains {IMAGE}")
@@ -61,13 +55,19 @@ def _raw(row: Mapping[str, Any]) -> list[Any]:
 def check_messages(row: Mapping[str, Any], pictured: bool, ignored: Collection[str]) -> None:
     """That every field of every message is known; see `check_fields`."""
     for message in _raw(row):
-        if message.keys() not in _PLAIN:
+        # Two fields are the speaker and the text, or the message had been refused by `messages_of`.
+        if len(message) > 2:
             check_fields(message, READ_OF_MESSAGE, pictured, ignored, "a message: ")
 
 
 def _message(message: Any, parts: list[str | None]) -> Message:
     if not isinstance(message, dict):
         raise ValueError("a message has no text in `value`")
+    if len(message) == 2:
+        # What nearly all messages are, first: there are tens of millions.
+        speaker, text = message.get("from"), message.get("value")
+        if type(speaker) is str and speaker in ROLES and type(text) is str and text.isascii():
+            return ROLES[speaker], text, True
     text = _one_of(message, "value", "content")
     if isinstance(text, list):
         text = "".join(_part(part, parts) for part in text)
@@ -76,10 +76,10 @@ def _message(message: Any, parts: list[str | None]) -> Message:
     if not is_text(text):
         raise ValueError("a message holds half of a surrogate pair, which is no character")
     speaker = _one_of(message, "from", "role")
-    role = ROLES.get(speaker) if isinstance(speaker, str) else None
-    if role is None:
+    role = ROLES.get(speaker, "") if isinstance(speaker, str) else ""
+    if not role:
         raise ValueError(f"a message is from {speaker!r}, not human, gpt or system")
-    return Message(role, text, _learnt(message, role)) if len(message) > 2 else Message(role, text)
+    return role, text, _learnt(message, role)
 
 
 def _one_of(message: Mapping[str, Any], key: str, other: str) -> Any:

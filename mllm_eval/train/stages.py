@@ -103,7 +103,7 @@ def train(run: Run, progress: Told | None = None, say: Callable[[str], None] | N
 def _tokenise_all(run: Run, stages: dict[int, Stage], tokenizer: Any, say: Callable[[str], None]) -> None:
     for number, stage in stages.items():
         counts = _note_rows(run, number, _tokenised(run, stage, tokenizer))
-        if number == 1 and not counts.with_image:
+        if number == 1 and counts.text_only and not counts.with_image:
             files = ", ".join(str(locate(data.path)) for data in stage.data)
             raise UserError(
                 f"{files}: no row of stage 1 shows an image ({counts.spoken()}), so there is nothing to train the "
