@@ -133,6 +133,28 @@ def test_broken_rows_are_left_out_within_the_budget_and_no_further(tmp_path: Pat
         tokens(tmp_path, ConversationSet(path, images))
 
 
+def test_what_rows_do_not_say_as_it_is_taken_is_counted_and_listed(tmp_path: Path) -> None:
+    path, images = make_conversations(tmp_path)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[1]["conversations"].append({"from": "human", "value": "And?"})
+    rows[2]["conversations"][0]["value"] = "<image><image>\nWhat?"
+    rows[3]["conversations"][1]["weight"] = 0
+    rows[4]["conversations"][1]["weight"] = 0
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = tokens(tmp_path, ConversationSet(path, images))
+    assert found.changed == {"last question": 1, "repeated marks": 1, "masked answers": 1}
+    assert found.left_out == {"masked": 1} and len(found) == 23
+    listed = [json.loads(line) for line in found.changes.read_text().splitlines()]
+    assert [(one["row"], one["why"]) for one in listed] == [
+        (f"{path}:2", "last question"),
+        (f"{path}:3", "repeated marks"),
+    ]
+    ids, targets = (part[found.offsets[3] : found.offsets[4]] for part in (found.ids, found.targets))
+    answer = make_tokenizer()("Yes", add_special_tokens=False)["input_ids"]
+    assert ids[targets].tolist()[: len(answer)] == answer and rows[3]["conversations"][3]["value"] == "Yes"
+    assert np.count_nonzero(np.diff(targets.astype(int)) == 1) == 1
+
+
 def test_system_prompts_of_rows_can_be_left_aside(tmp_path: Path) -> None:
     system = {"from": "system", "value": "Be brief."}
     path = written(tmp_path, [{"conversations": [system, *row(0)["conversations"]]}])

@@ -380,3 +380,21 @@ def test_it_prints(page: Any, site: Path, tmp_path: Path) -> None:
     page.emulate_media(media="print")
     assert not page.locator("header").is_visible()
     assert page.pdf(path=str(tmp_path / "x.pdf"))[:4] == b"%PDF"
+
+
+def test_the_page_of_a_run_and_show_say_what_its_rows_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mllm_eval.cli.looking import show
+    from mllm_eval.data.rowcounts import RowCounts
+    from mllm_eval.report.site.runpage import _training
+
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path))
+    run = site_runs.answered("enc-rows", 0.5, ["gqa"])
+    RowCounts(1200, 34, {"repeated marks": 2}, {"broken": 1}).write(run.stage_dir(2))
+    said = (
+        "1,234 rows, 1,200 with image, 34 text only; 2 rows with repeated <image> marks, counted once; 1 rows left out"
+    )
+    assert said.replace("<image>", "&lt;image&gt;") in _training(run.folder, run.hash, tmp_path / "site")
+    show(run.hash)
+    assert f"stage 2: {said}" in " ".join(capsys.readouterr().out.split())

@@ -392,3 +392,33 @@ def test_a_batch_that_the_processes_cannot_divide_is_refused(home: Path, monkeyp
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError, match="batch 4 is not a multiple of micro_batch 4 x 3 processes"):
         train(make_run(home))
+
+
+# ---- what the rows are ----
+def test_what_the_rows_are_is_said_before_training_and_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mllm_eval.data.rowcounts import RowCounts, row_counts
+    from mllm_eval.train import stages
+
+    run = make_run(home)
+    monkeypatch.setattr(stages, "_prepare", lambda *_: pytest.fail("too late"))
+    said: list[str] = []
+    with pytest.raises(pytest.fail.Exception):
+        train(run, None, said.append)
+    assert said == [f"stage {number}: 24 rows, 20 with image, 4 text only" for number in (1, 2)]
+    assert row_counts(run.folder) == {1: RowCounts(20, 4), 2: RowCounts(20, 4)}
+
+
+def test_a_stage_1_without_any_image_is_refused(home: Path) -> None:
+    run = make_run(home)
+    path = home / "data" / "train.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row.pop("image", None)
+        for turn in row["conversations"]:
+            turn["value"] = turn["value"].replace("<image>", "")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(
+        UserError, match=r"train\.jsonl: no row of stage 1 shows an image \(24 rows, 0 with image, 24 text"
+    ):
+        train(run)
+    assert not is_trained(run)

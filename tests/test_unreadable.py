@@ -184,7 +184,7 @@ def set_of(folder: Path, images: int) -> TokenisedSet:
     rows = np.arange(images + 1)
     return TokenisedSet(
         rows, rows > 0, rows, rows, rows[:-1], rows[:-1], np.zeros((images, 2), np.int64), shown, {},
-        folder / "none", (folder,), (0,), (0,),
+        folder / "none", (folder,), (0,), (0,), {}, folder / "none",
     )  # fmt: skip
 
 

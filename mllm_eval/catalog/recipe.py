@@ -27,6 +27,8 @@ class ConversationData(Strict):
         system: `row` uses a row's own system prompt, `template` the template's for all rows.
         skip_broken: so many rows that cannot be read, or whose image is missing, may be left out; each is
             listed in the run's folder. One more stops the training.
+        ignore: fields of rows and messages that may stand there and are not read; never one that is called after
+            a picture, a video or a sound.
     """
 
     path: str
@@ -36,6 +38,7 @@ class ConversationData(Strict):
     exclude: list[str] = Field(default_factory=list, exclude_if=lambda value: not value)
     system: Literal["row", "template"] = Field(default="row", exclude_if=lambda value: value == "row")
     skip_broken: int = Field(default=0, ge=0, exclude_if=lambda value: value == 0)
+    ignore: list[str] = Field(default_factory=list, exclude_if=lambda value: not value)
 
 
 class Lora(Strict):

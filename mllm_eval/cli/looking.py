@@ -86,6 +86,7 @@ def show(
     from rich.console import Console
     from rich.table import Table
 
+    from mllm_eval.data.rowcounts import row_counts
     from mllm_eval.finished import Finished, saved
     from mllm_eval.greedy import overruled_words
     from mllm_eval.pipeline.ledger import Ledger
@@ -107,6 +108,8 @@ def show(
         console.print(f"LLM {found.llm.name}, seed {found.seed}; {state(found)}", markup=False)
         for field, source in found.recipe.assumed().items():
             console.print(f"assumed {field}: {source}", markup=False)
+        for number, counts in row_counts(found.folder).items():
+            console.print(f"stage {number}: {counts.spoken()}", markup=False)
     for variant in scored_variants(found.folder, rules):
         sheet = Table(title=f"{rules} rules, {variant}", box=SIMPLE_HEAD, pad_edge=False)
         words = ("benchmark", "version", "hash")

@@ -5,17 +5,36 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
+from mllm_eval.data.messages import check_messages, messages_of
+from mllm_eval.data.rowfields import READ, check_fields, foreign_mark, pictures
 from mllm_eval.data.rowindex import row_index
 from mllm_eval.decoding import load_image as load_image
 from mllm_eval.errors import UserError
 from mllm_eval.prompts import IMAGE, user_turn
 
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+# The fields that nearly all rows have, none of which can hide a picture from a row that names one.
+_PLAIN = frozenset({"image", "conversations"})
+
+# What files of conversations are sometimes given as, by their first bytes.
+_OTHER_KINDS = {
+    b"PAR1": "parquet",
+    b"ARROW1": "arrow",
+    b"PK": "zip",
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstandard",
+}
+
+
+class Change(NamedTuple):
+    """Something of a row that was not taken as it stands: what it is called in counts, and in words."""
+
+    why: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +42,15 @@ class Conversation:
     """One row.
 
     images: file names relative to the image root. turns: (user, assistant) pairs; the images stand, one line
-    each, at the beginning of the first user's turn. system: the row's own system prompt.
+    each, at the beginning of the first user's turn. system: the row's own system prompt. masked: numbers of the
+    turns whose answer is shown and not learnt. changes: what of the row was not taken as it stands.
     """
 
     images: tuple[str, ...]
     turns: tuple[tuple[str, str], ...]
     system: str | None
+    masked: tuple[int, ...] = ()
+    changes: tuple[Change, ...] = ()
 
 
 class ConversationSet:
@@ -36,9 +58,10 @@ class ConversationSet:
 
     exclude: patterns of image names; a row that shows such an image is left out by `rows`. system: whether rows
     keep their own system prompt. index: a folder for the places of the rows, which are held in memory without it.
+    ignore: fields of rows and messages that are passed over.
 
-    Raises UserError where the file or the image root is missing, where there are not `rows` rows, and, on
-    reading a broken row, naming file and line.
+    Raises UserError where the file or the image root is missing, where the file is of another kind or has not
+    `rows` rows, and, on reading a broken row, naming file and line.
     """
 
     def __init__(
@@ -49,15 +72,18 @@ class ConversationSet:
         exclude: Sequence[str] = (),
         system: bool = True,
         index: Path | None = None,
+        ignore: Sequence[str] = (),
     ) -> None:
         self.path = path
         self.images = images
         self.exclude = tuple(exclude)
         self.system = system
+        self.ignore = frozenset(ignore)
         if not path.is_file():
             raise UserError(f"{path}: no such file of conversations; make or fetch the training data first")
         if not images.is_dir():
             raise UserError(f"{images}: the image root of {path.name} does not exist; correct `images:`")
+        _refuse_other_kinds(path)
         self._places = row_index(path, index)
         if rows is not None and rows != len(self):
             raise UserError(f"{path}: has {len(self)} rows, the recipe says {rows}; fetch the file again")
@@ -102,7 +128,7 @@ class ConversationSet:
         begin, end, _ = self._places[row]
         file.seek(int(begin))
         try:
-            found = parse(json.loads(file.read(int(end - begin))))
+            found = parse(json.loads(file.read(int(end - begin))), self.ignore)
         except (ValueError, RecursionError) as problem:
             what = str(problem) if type(problem) is ValueError else "is not JSON"
             raise UserError(f"{self.where(row)}: {what}; mend or remove the row") from None
@@ -113,45 +139,64 @@ class ConversationSet:
         return self.images / name
 
 
-def parse(row: Any) -> Conversation:
-    """A conversation from a row. Raises ValueError saying what is wrong with it."""
+def _refuse_other_kinds(path: Path) -> None:
+    with open(path, "rb") as file:
+        head = file.read(8)
+    for begin, kind in _OTHER_KINDS.items():
+        if head.startswith(begin):
+            raise UserError(f"{path}: is a {kind} file; conversations are read from JSON lines, or one JSON array")
+
+
+def parse(row: Any, ignored: Collection[str] = ()) -> Conversation:
+    """A conversation from a row; `ignored` are fields that are passed over. Raises ValueError saying what is wrong."""
     if not isinstance(row, dict):
         raise ValueError("is not a JSON object")
-    images = row.get("image") or []
-    images = [images] if isinstance(images, str) else images
-    if not isinstance(images, list) or not all(isinstance(name, str) and name for name in images):
-        raise ValueError("`image` is neither a file name nor a list of them")
-    system, messages = _messages(row.get("conversations"))
+    parts: list[str | None] = []
+    system, messages = messages_of(row, parts)
+    images = _with_parts(pictures(row), parts)
+    if not row.keys() <= _PLAIN:
+        check_fields(row, READ, bool(images), ignored)
+    check_messages(row, bool(images), ignored)
+    changes = []
     # As Cambrian does, an answer before the first question is left out.
     if messages and messages[0][0] == "assistant":
-        messages = messages[1:]
+        del messages[0]
+        changes.append(Change("leading answer", "an answer before the first question is left out"))
+    unanswered = messages.pop()[1] if len(messages) % 2 and messages[-1][0] == "user" else None
     if not messages or len(messages) % 2:
         raise ValueError("`conversations` must be questions (human) each followed by an answer (gpt)")
-    turns = []
-    for (asker, question), (answerer, reply) in zip(messages[::2], messages[1::2], strict=True):
-        if (asker, answerer) != ("user", "assistant"):
+    turns: list[tuple[str, str]] = []
+    masked: list[int] = []
+    for (asker, question, _), (answerer, reply, learnt) in zip(messages[::2], messages[1::2], strict=True):
+        if asker != "user" or answerer != "assistant":
             raise ValueError("`conversations` must alternate between human and gpt")
         if IMAGE in reply:
             raise ValueError(f"an answer contains {IMAGE}")
+        if "<" in question and (mark := foreign_mark(question)):
+            raise ValueError(f"a question contains {mark[:40]}, the mark of another tool; images are named in `image`")
+        if not learnt:
+            masked.append(len(turns))
         turns.append((question, reply))
     marks = sum(question.count(IMAGE) for question, _ in turns)
-    if marks not in (0, len(images)):
+    if unanswered is not None:
+        if IMAGE in unanswered and not marks:
+            raise ValueError("shows its image in a last question that has no answer")
+        changes.append(Change("last question", "a last question without an answer is left out"))
+    if marks > 1 == len(images):
+        changes.append(Change("repeated marks", f"{marks} {IMAGE} marks for one image count once"))
+    elif marks not in (0, len(images)):
         raise ValueError(f"has {marks} {IMAGE} marks for {len(images)} images")
     cleaned = [(question.replace(IMAGE, "").strip(), reply) for question, reply in turns]
-    first, reply = cleaned[0]
-    cleaned[0] = (user_turn(first, len(images)), reply)
-    return Conversation(tuple(images), tuple(cleaned), system)
+    first, first_reply = cleaned[0]
+    cleaned[0] = (user_turn(first, len(images)), first_reply)
+    return Conversation(images, tuple(cleaned), system, tuple(masked), tuple(changes))
 
 
-def _messages(found: Any) -> tuple[str | None, list[tuple[str, str]]]:
-    if not isinstance(found, list) or not found:
-        raise ValueError("`conversations` is missing or empty")
-    messages = []
-    for message in found:
-        if not isinstance(message, dict) or not isinstance(message.get("value"), str):
-            raise ValueError("a message has no text in `value`")
-        if message.get("from") not in ROLES:
-            raise ValueError(f"a message is from {message.get('from')!r}, not human, gpt or system")
-        messages.append((ROLES[message["from"]], message["value"]))
-    system = messages[0][1] if messages[0][0] == "system" else None
-    return system, messages[0 if system is None else 1 :]
+def _with_parts(images: tuple[str, ...], parts: Sequence[str | None]) -> tuple[str, ...]:
+    """The row's images, where parts of its messages may name them instead."""
+    named = tuple(name for name in parts if name is not None)
+    if not named:
+        return images
+    if len(named) != len(parts) or images not in ((), named):
+        raise ValueError("the images that messages name are not those of the row")
+    return named

@@ -5,6 +5,7 @@ Reads JSON lines and one JSON array of objects alike, a piece at a time: memory 
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import os
 import re
@@ -20,7 +21,7 @@ from mllm_eval.errors import UserError
 PIECE = 2**22
 # Rows of the index that are held in memory before they are written.
 CHUNK = 2**16
-VERSION = 1
+VERSION = 2
 
 # What an array's structure hangs on: whole strings, brackets outside of them, and a string that is cut off.
 _MARKS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]|"', re.DOTALL)
@@ -77,7 +78,7 @@ def _chunks(rows: Iterator[tuple[int, int, int]]) -> Iterator[list[tuple[int, in
 
 def _rows(path: Path) -> Iterator[tuple[int, int, int]]:
     with open(path, "rb") as file:
-        head = file.read(PIECE).lstrip(_SPACE)
+        head = file.read(PIECE).removeprefix(codecs.BOM_UTF8).lstrip(_SPACE)
     return _array_rows(path) if head.startswith(b"[") else _line_rows(path)
 
 

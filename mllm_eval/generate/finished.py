@@ -158,7 +158,7 @@ class FinishedModel:
                 each = zip(samples, images, strict=True)
                 return [one for sample, own in each for one in self.answer([sample], [own], max_new_tokens)]
             reason = f"{TOO_LONG}: {counts[0]} tokens and up to {max_new_tokens} of an answer, {limit} positions"
-            return [Answer(samples[0].id, *_key(samples[0]), "", counts[0], 0, "error", reason)]
+            return [Answer(samples[0].id, *_key(samples[0], self.overruled), "", counts[0], 0, "error", reason)]
         with torch.inference_mode():
             out = self.model.generate(
                 **inputs,

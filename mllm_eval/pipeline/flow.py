@@ -250,7 +250,7 @@ def _train(run: Run, ledger: Ledger) -> None:
         return
     repeatable(run.seed)
     with ledger.step("training", "training") as progress:
-        train(run, progress)
+        train(run, progress, ledger.reporter.say)
 
 
 def _samples(benchmark: Benchmark, run: RunFolder, variant: str) -> Sequence[Sample]:

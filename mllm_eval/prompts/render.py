@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from mllm_eval.errors import UserError, near
@@ -55,23 +56,29 @@ def prompt_parts(template: str, user: str, n_images: int) -> list[Part]:
 
 
 def conversation_parts(
-    template: str, turns: list[tuple[str, str]], n_images: int, system: str | None = None
+    template: str,
+    turns: list[tuple[str, str]],
+    n_images: int,
+    system: str | None = None,
+    masked: Collection[int] = (),
 ) -> list[Part]:
     """A conversation of (user, assistant) pairs in parts; the first `n_images` marks of the users' texts are images.
 
     The parts before the first target are those of `prompt_parts` for the same user text. A target ends with the
-    mark that ends the assistant's turn, so that the model learns to stop.
+    mark that ends the assistant's turn, so that the model learns to stop. masked: numbers of turns, from 0, whose
+    answers are no targets.
     """
     chosen = template_named(template)
     parts, left = _head(chosen, system), n_images
-    for user, assistant in turns:
+    for number, (user, assistant) in enumerate(turns):
+        learnt = number not in masked
         own = min(left, user.count(IMAGE))
         left -= own
         parts += [Part(chosen.user_open, True), *_with_images(user, own)]
         parts.append(Part(chosen.user_close + chosen.assistant_open, True))
-        parts.append(Part(chosen.assistant_lead, True, target=True))
-        parts.append(Part(assistant, False, target=True))
-        parts.append(Part(chosen.assistant_close, True, target=True))
+        parts.append(Part(chosen.assistant_lead, True, target=learnt))
+        parts.append(Part(assistant, False, target=learnt))
+        parts.append(Part(chosen.assistant_close, True, target=learnt))
     return _written(parts)
 
 

@@ -18,10 +18,12 @@ def is_trained(run: Run) -> bool:
     return (run.checkpoint / "config.json").is_file()
 
 
-def train(run: Run, progress: Callable[[int, int], None] | None = None) -> None:
+def train(
+    run: Run, progress: Callable[[int, int], None] | None = None, say: Callable[[str], None] | None = None
+) -> None:
     """Train what is missing of a run; see `mllm_eval.train.stages.train`. torch is loaded here, not before."""
     if is_trained(run):
         return
     from mllm_eval.train.stages import train as train_stages
 
-    train_stages(run, progress)
+    train_stages(run, progress, say)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from mllm_eval.adapters import load_encoder_model
 from mllm_eval.catalog import ConversationData, Stage
 from mllm_eval.data.conversations import ConversationSet
+from mllm_eval.data.rowcounts import CHANGED, RowCounts
 from mllm_eval.decoding import Decoding
 from mllm_eval.environment import repeatable, world
 from mllm_eval.errors import UserError
@@ -38,6 +40,8 @@ from mllm_eval.train.settings import check_settings
 from mllm_eval.train.tokens import TokenisedSet, tokenise
 from mllm_eval.train.trainer import StageTrainer, arguments
 from mllm_eval.train.unreadable import Unreadable
+
+log = logging.getLogger(__name__)
 
 # Bytes of a file of conversations beyond which the index of its rows is kept on disk.
 INDEXED = 64 * 2**20
@@ -59,12 +63,13 @@ class Prepared:
     unreadable: Unreadable
 
 
-def train(run: Run, progress: Told | None = None) -> None:
+def train(run: Run, progress: Told | None = None, say: Callable[[str], None] | None = None) -> None:
     """Stage 1 (projector), stage 2 (projector and LLM), then the checkpoint; what is complete is skipped.
 
     Killed at any moment and called again, on any number of processes, it goes on from the last whole checkpoint;
     on the same number it ends with the same bytes. Under a launcher (torchrun and the like) every process calls
-    it. `progress` gets the work done and all of it, images to encode and steps, as `Work` counts it.
+    it. `progress` gets the work done and all of it, images to encode and steps, as `Work` counts it; `say`
+    what the rows of each stage are, one line a stage, before anything long is begun.
     Raises UserError for bad input before anything long is begun: recipe, data, tokenizer, weights.
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -80,7 +85,7 @@ def train(run: Run, progress: Told | None = None) -> None:
     features = Features.of(run)
     together(lambda: _check_data(stages.values()))
     # Rank 0 makes indexes and tokens; the others then find them.
-    together(lambda: _tokenise_all(run, stages, tokenizer), first_only=True)
+    together(lambda: _tokenise_all(run, stages, tokenizer, say or log.warning), first_only=True)
     prepared = [_prepare(run, number, stage, tokenizer) for number, stage in stages.items()]
     prepared = with_room(run, prepared, features)
     sets = [(one.data, one.images) for one in prepared]
@@ -96,20 +101,41 @@ def train(run: Run, progress: Told | None = None) -> None:
     features.store.close()
 
 
-def _tokenise_all(run: Run, stages: dict[int, Stage], tokenizer: Any) -> None:
+def _tokenise_all(run: Run, stages: dict[int, Stage], tokenizer: Any, say: Callable[[str], None]) -> None:
     for number, stage in stages.items():
-        _note_left_out(run, number, _tokenised(run, stage, tokenizer))
+        counts = _note_rows(run, number, _tokenised(run, stage, tokenizer))
+        if number == 1 and counts.text_only and not counts.with_image:
+            files = ", ".join(str(locate(data.path)) for data in stage.data)
+            raise UserError(
+                f"{files}: no row of stage 1 shows an image ({counts.spoken()}), so there is nothing to train the "
+                "projector on; name each row's image under `image`"
+            )
+        say(f"stage {number}: {counts.spoken()}")
 
 
-def _note_left_out(run: Run, number: int, data: TokenisedSet) -> None:
-    """In the run's folder: how many rows of a stage were left out and which. Nothing where all are used."""
-    unreadable = Unreadable(run.stage_dir(number), data)
+def _note_rows(run: Run, number: int, data: TokenisedSet) -> RowCounts:
+    """In the run's folder: what the rows of a stage are, which were changed and which were left out."""
+    stage, folder = (run.recipe.stage1, run.recipe.stage2)[number - 1], run.stage_dir(number)
+    unreadable = Unreadable(folder, data)
     listed = unreadable.listed()
-    if data.left_out or listed:
-        counts = {"used": len(data) - len(listed), **data.left_out, **({"unreadable": len(listed)} if listed else {})}
-        write_json(run.stage_dir(number) / "left_out.json", counts)
+    left_out = {**data.left_out, **({"unreadable": len(listed)} if listed else {})}
+    if left_out:
+        write_json(folder / "left_out.json", {"used": len(data) - len(listed), **left_out})
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in listed)
-        write_atomic(run.stage_dir(number) / "left_out.jsonl", data.listing.read_bytes() + lines.encode())
+        write_atomic(folder / "left_out.jsonl", data.listing.read_bytes() + lines.encode())
+    if data.changes.stat().st_size:
+        with open(data.changes, "rb") as lines_of_changes:
+            write_atomic(folder / CHANGED, lines_of_changes)
+    used = np.zeros(len(data), np.bool_)
+    used[data.usable(run.recipe.tokens, stage.max_length)] = True
+    if too_long := int(np.count_nonzero(~used)):
+        left_out["too long"] = too_long
+    used[unreadable.rows()] = False
+    shown = np.diff(data.image_offsets) > 0
+    with_image, text_only = (int(np.count_nonzero(used & kind)) for kind in (shown, ~shown))
+    counts = RowCounts(with_image, text_only, data.changed, left_out)
+    counts.write(folder)
+    return counts
 
 
 def _projector(run: Run) -> Path:
@@ -128,7 +154,7 @@ def _check_data(stages: Iterable[Stage]) -> None:
 def _conversations(data: ConversationData) -> ConversationSet:
     path = locate(data.path)
     index = results_home() / "index" if path.stat().st_size > INDEXED else None
-    return ConversationSet(path, locate(data.images), data.rows, data.exclude, data.system == "row", index)
+    return ConversationSet(path, locate(data.images), data.rows, data.exclude, data.system == "row", index, data.ignore)
 
 
 def _tokenised(run: Run, stage: Stage, tokenizer: Any) -> TokenisedSet:
@@ -216,7 +242,7 @@ def _train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, pr
     trainer.release()
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
     if rank == 0:
-        _note_left_out(run, one.number, one.data)
+        _note_rows(run, one.number, one.data)
         _keep(run, one.number, model, state)
         shutil.rmtree(checkpoints, ignore_errors=True)
 

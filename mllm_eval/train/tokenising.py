@@ -25,6 +25,7 @@ CHUNK = 1000
 NOTED = 50
 DONE = "tokens.json"
 LEFT_OUT = "left_out.jsonl"
+CHANGES = "changed.jsonl"
 
 # Arrays that grow with the rows, and what one of their entries is.
 FILES: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
@@ -54,7 +55,10 @@ def _encode(rows: Sequence[Conversation], tokenizer: Any, template: str) -> Iter
     """Ids and targets of rows, an image as its one token; what precedes an answer has the tokens of the prompt."""
     words = PromptTokens(tokenizer, template)
     image = tokenizer.convert_tokens_to_ids(IMAGE)
-    cut = [words.chunks(conversation_parts(template, list(row.turns), len(row.images), row.system)) for row in rows]
+    cut = [
+        words.chunks(conversation_parts(template, list(row.turns), len(row.images), row.system, row.masked))
+        for row in rows
+    ]
     encoded = iter(words.encode([chunk for row in cut for chunk in row]))
     for row in cut:
         ids, targets = next(encoded)
@@ -108,8 +112,13 @@ def _write_set(writer: _Writer, number: int, source: Source, tokenizer: Any, tem
             try:
                 if isinstance(row, UserError):
                     raise row
+                if len(row.masked) == len(row.turns):
+                    writer.leave_out("masked", where, "each of its answers has weight 0")
+                    continue
                 images = [_image(source.rows.image_path(name), where, writer.hashed is not None) for name in row.images]
                 kept.append((row, images, int(where.rpartition(":")[2])))
+                if row.changes or row.masked:
+                    writer.changed(row, where)
             except UserError as problem:
                 writer.broken(number, where, problem, source.budget)
         encoded = _encode([row for row, _, _ in kept], tokenizer, template)
@@ -138,8 +147,12 @@ class _Writer:
     def __init__(self, folder: Path, hashed: Decoding | None) -> None:
         self.folder = folder
         self.hashed = hashed
-        paths = {name: folder / f"{name}.raw" for name in FILES} | {"left_out": folder / LEFT_OUT}
-        self.note: dict[str, Any] = {"sizes": {}, "read": {}, "broken": {}, "left_out": {}, "tokens": 0, "names": 0}
+        paths = {name: folder / f"{name}.raw" for name in FILES} | {
+            "left_out": folder / LEFT_OUT,
+            "changes": folder / CHANGES,
+        }
+        self.note: dict[str, Any] = {"sizes": {}, "read": {}, "broken": {}, "left_out": {}, "changed": {}}
+        self.note |= {"tokens": 0, "names": 0}
         try:
             note = json.loads((folder / "note.json").read_bytes())
             whole = all(path.stat().st_size >= note["sizes"][name] for name, path in paths.items())
@@ -180,6 +193,16 @@ class _Writer:
         self.note["left_out"][why] = self.note["left_out"].get(why, 0) + 1
         line = {"row": where, "why": why, "reason": reason}
         self.files["left_out"].write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+
+    def changed(self, row: Conversation, where: str) -> None:
+        """Count what of a row is not taken as it stands, and list it but for answers that the row itself masks."""
+        counts = self.note["changed"]
+        if row.masked:
+            counts["masked answers"] = counts.get("masked answers", 0) + len(row.masked)
+        for why, reason in row.changes:
+            counts[why] = counts.get(why, 0) + 1
+            line = {"row": where, "why": why, "reason": reason}
+            self.files["changes"].write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
     def broken(self, number: int, where: str, problem: UserError, budget: int) -> None:
         """Leave out a broken row. Raises UserError where the budget of its set is used up."""
@@ -250,7 +273,7 @@ class _Writer:
             size = raw.stat().st_size // (np.dtype(kind).itemsize * int(np.prod(shape, dtype=int)))
             values = np.memmap(raw, kind, "r", shape=(size, *shape)) if size else np.zeros((0, *shape), kind)
             np.save(self.folder / f"{name}.npy", values)
-        write_json(self.folder / DONE, {"left_out": self.note["left_out"], "broken": self.note["broken"]})
+        write_json(self.folder / DONE, {key: self.note[key] for key in ("left_out", "broken", "changed")})
         # The note first: without it, what is left of a killed clearing-up counts for nothing.
         for path in (self.folder / "note.json", *self.folder.glob("*.raw"), self.folder / "numbers.sqlite"):
             path.unlink()

@@ -18,9 +18,9 @@ from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.data.samples import ImageRef
 from mllm_eval.decoding import PLAIN, Decoding, load_image
 from mllm_eval.storage import known_sha256, results_home
-from mllm_eval.train.tokenising import DONE, LEFT_OUT, Source, write_tokens
+from mllm_eval.train.tokenising import CHANGES, DONE, LEFT_OUT, Source, write_tokens
 
-VERSION = 4
+VERSION = 5
 
 
 class Images(Sequence[tuple[str, str]]):
@@ -48,7 +48,8 @@ class TokenisedSet:
     ids, targets: all tokens one after another (an image is one token), and whether each is learnt.
     offsets [n + 1]: where a row begins. image_offsets [n + 1], image_of: the images of a row, as numbers
     into `images`. first_target [n]: position of a row's first target. origin [n, 2]: number of its set, and its line.
-    left_out: counts of rows that were broken or excluded; `listing` names them.
+    left_out: counts of rows that were broken or excluded; `listing` names them. changed: counts of what was not
+    taken as it stands in rows that are used; `changes` names them.
     how: how its images are decoded.
     files, budgets, broken: of each set its file, how many broken rows may be left out, and how many were.
     """
@@ -66,6 +67,8 @@ class TokenisedSet:
     files: tuple[Path, ...]
     budgets: tuple[int, ...]
     broken: tuple[int, ...]
+    changed: dict[str, int]
+    changes: Path
     how: Decoding = PLAIN
 
     def __len__(self) -> int:
@@ -151,6 +154,8 @@ def tokenise(
         budgets=tuple(allowed),
         broken=tuple(done["broken"].get(str(number), 0) for number in range(len(sets))),
         how=how,
+        changed=done["changed"],
+        changes=folder / CHANGES,
     )
 
 
@@ -169,6 +174,7 @@ def _key(sources: Sequence[Source], tokenizer_digest: str, template: str, hashed
                 one.rows.exclude,
                 one.rows.system,
                 one.budget,
+                sorted(one.rows.ignore),
             ]
             for one in sources
         ],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_eval.config import load
+from mllm_eval.data.rowcounts import row_counts
 from mllm_eval.errors import UserError
 from mllm_eval.report.chance import chance_p
 from mllm_eval.report.cost import ledger
@@ -96,15 +97,17 @@ def _training(folder: Path, run: str, out: Path) -> str:
             steps = []  # a log that a crash cut off says nothing of the scores
         if steps:
             stages.append((f"Stage {number}: {what}", [s["step"] for s in steps], [s["loss"] for s in steps]))
+    rows = [(f"Stage {number}", counts.spoken()) for number, counts in row_counts(folder).items()]
+    shown = facts(rows) if rows else ""
     if not stages:
-        return ""
+        return section("training", "Training", shown) if shown else ""
     ends = "; ".join(f"{name.split(':')[0].lower()} {_ending(loss):.3f}" for name, _, loss in stages)
     caption = (
         f"Light: each step. Line: running mean over a twenty-fifth of the steps. Mean of the last 20 steps: {ends}."
     )
     alt = "Training loss of each stage by step"
     figure = write_figure(out, f"losses-{run}", lambda: plots.losses(stages), alt, escape(caption))
-    return section("training", "Training", figure)
+    return section("training", "Training", shown + figure)
 
 
 def _ending(loss: list[float]) -> float:

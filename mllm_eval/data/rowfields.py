@@ -1,0 +1,170 @@
+"""Which fields a training row may have: what is read, what may stand there, and what stops the training.
+
+A row whose picture is not read would be learnt as text alone, so no field is passed over unless it is listed here
+or in `ignore` of the recipe, and never one that speaks of a picture, a video or a sound that the row does not show.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from mllm_eval.errors import near
+
+# What a row, or a message of it, is read from.
+READ = frozenset({"image", "images", "conversations", "messages", "system"})
+READ_OF_MESSAGE = frozenset({"from", "value", "role", "content", "weight", "loss", "train"})
+
+# Notes of public training sets (LLaVA, ShareGPT4V, ALLaVA, InternVL, OpenHermes and others), which no model is shown.
+NOTES = frozenset({
+    "id", "idx", "index", "uid", "uuid", "key", "hash", "title", "name", "source", "sources", "data_source",
+    "datasource", "source_dataset", "dataset", "dataset_name", "dataset_id", "subset", "subset_name", "split",
+    "origin", "type", "data_type", "datatype", "task", "task_name", "task_type", "category", "categories",
+    "subcategory", "topic", "subject", "domain", "skill", "difficulty", "level", "language", "lang", "model",
+    "model_name", "generator", "annotator", "version", "license", "metadata", "meta", "tag", "tags", "score",
+    "scores", "quality", "views", "timestamp", "time", "date", "created", "created_at", "width", "height", "length",
+    "num_turns", "num_tokens", "token_count", "n_tokens", "question_id", "conversation_id", "sample_id", "qid",
+})  # fmt: skip
+
+# Notes about the picture that the row shows; without one they tell of a picture that is not here.
+NOTES_OF_IMAGE = frozenset({
+    "image_id", "img_id", "image_url", "image_source", "image_size", "image_width", "image_height", "image_hash",
+    "image_sha256", "image_name", "coco_url", "flickr_url", "url", "original_url", "bbox", "bboxes", "boxes",
+})  # fmt: skip
+
+_WORDS = "image|images|img|imgs|picture|pictures|photo|photos|pixel|pixels|video|videos|audio|audios|speech|frames"
+_MEDIUM = re.compile(rf"(?:^|[^a-z])(?:{_WORDS})(?:[^a-z]|$)|(?:{_WORDS})$|^(?:{_WORDS})")
+_FILE = re.compile(
+    r"(?:^data:(?:image|video|audio)/)|\.(?:png|jpe?g|jfif|webp|gif|bmp|tiff?|heic|avif|svg|mp4|m4v|avi|mov|mkv|webm|"
+    r"mpe?g|wav|mp3|flac|ogg|opus|m4a)(?:[?#].*)?\s*$",
+    re.IGNORECASE,
+)
+# A picture's place in the text as some tools write it, a name between marks or a mark of their own.
+_MARK_OF_OTHERS = re.compile(
+    # All begin alike, so that a search goes from one "<" to the next.
+    r"<(?:img>[^<>]+</img>|\|(?:image|video|audio|vision)\w*\|>|ImageHere>|image_placeholder>|"
+    r"(?<=\A<)(?:video|audio)>(?!.*</))",
+    re.DOTALL,
+)
+
+# As Cambrian's reader has it, which looks at the text of the value.
+_NO_NAME = frozenset({"", "None", "none", "nan"})
+
+
+def is_nothing(value: object) -> bool:
+    """Whether a value says that there is nothing: null, NaN, an empty text or list, or the texts None, none, nan."""
+    if value is None or (isinstance(value, str) and value in _NO_NAME):
+        return True
+    if isinstance(value, float):
+        return value != value
+    if isinstance(value, dict):
+        return all(one is None for one in value.values())
+    return isinstance(value, list) and all(is_nothing(one) for one in value)
+
+
+def speaks_of_media(key: str) -> bool:
+    """Whether a field is called after a picture, a video or a sound."""
+    return _MEDIUM.search(key.lower()) is not None
+
+
+def foreign_mark(text: str) -> str | None:
+    """Another tool's mark of a picture, video or sound in a question, if it holds one."""
+    found = _MARK_OF_OTHERS.search(text)
+    return found and found.group()
+
+
+def check_fields(
+    fields: Mapping[str, Any], read: Collection[str], pictured: bool, ignored: Collection[str], of: str = ""
+) -> None:
+    """That all fields of a row, or of a message of it, are read, or are notes.
+
+    pictured: whether the row shows an image. ignored: fields that the recipe passes over. of: what has the fields,
+    for the message. Raises ValueError naming the field.
+    """
+    for key, value in fields.items():
+        if key in read or is_nothing(value):
+            continue
+        known = key in NOTES or (key in NOTES_OF_IMAGE and pictured)
+        if not known and (key not in ignored or (speaks_of_media(key) and key not in NOTES_OF_IMAGE)):
+            raise ValueError(f"{of}{_unknown(key, read)}")
+        if not pictured and (place := _media_in(value, key)):
+            raise ValueError(f"{of}`{place}` names a picture, video or sound, and the row shows no image")
+
+
+def _unknown(key: str, read: Collection[str]) -> str:
+    if key in NOTES_OF_IMAGE:
+        return f"`{key}` tells of an image, and the row shows none; name its file under `image`"
+    hint = near(key, read)
+    if speaks_of_media(key):
+        kind = "videos and sounds are not" if re.search("video|audio|speech|frames", key.lower()) else "others are not"
+        return f"unknown key {key!r}.{hint} Pictures are read under `image` or `images`, {kind}"
+    return f"unknown key {key!r}.{hint or ' Remove it, or pass over it by `ignore` of the recipe' + chr(39) + 's data'}"
+
+
+def _media_in(value: object, at: str) -> str | None:
+    """Where a value holds the name of a picture, video or sound file, or a field that is called after one."""
+    if isinstance(value, str):
+        return at if _FILE.search(value) else None
+    if isinstance(value, list):
+        return next((place for one in value if (place := _media_in(one, at))), None)
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            place = f"{at}.{key}"
+            if speaks_of_media(key) and not is_nothing(inner):
+                return place
+            if found := _media_in(inner, place):
+                return found
+    return None
+
+
+def pictures(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The image files that a row names under `image` or `images`; none where it names nothing.
+
+    Raises ValueError where they are no file names, or both fields name different ones.
+    """
+    first, second = (_names(row[key], key) if key in row else () for key in ("image", "images"))
+    if first and second and first != second:
+        raise ValueError("`image` and `images` name different files; keep one of them")
+    return first or second
+
+
+def _names(value: object, key: str) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return () if value in _NO_NAME else (file_name(value, key),)
+    if is_nothing(value):
+        return ()
+    if isinstance(value, list):
+        return tuple(_name(one, key) for one in value)
+    return (_name(value, key),)
+
+
+def _name(value: object, key: str) -> str:
+    # `datasets` writes an image as its path and its bytes.
+    if isinstance(value, dict) and value.keys() <= {"path", "bytes"}:
+        if value.get("bytes") is not None:
+            raise ValueError(f"`{key}` holds an image's bytes; write them to a file and name it")
+        value = value.get("path")
+    if not isinstance(value, str) or value in _NO_NAME:
+        raise ValueError(f"`{key}` is neither a file name nor a list of them")
+    return file_name(value, key)
+
+
+def file_name(name: str, key: str) -> str:
+    """A name that a file can have. Raises ValueError for an address, for data, and for what no system takes."""
+    if "://" in name or name.startswith("data:"):
+        raise ValueError(f"`{key}` is {name[:40]!r}, not a file name; fetch the image and name its file")
+    if len(name) > 4096 or "\0" in name or not is_text(name):
+        raise ValueError(f"`{key}` cannot be a file name: {name[:40]!r}")
+    return name
+
+
+def is_text(text: str) -> bool:
+    """Whether a text can be written: JSON can hold half of a surrogate pair, which is no character."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
