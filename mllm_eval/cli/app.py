@@ -38,10 +38,7 @@ Encoder = Annotated[str, typer.Argument(help="name in configs/encoders, or path 
 Recipe = Annotated[str, typer.Option(help="name in configs/recipes, or path to a yaml file")]
 Llm = Annotated[str | None, typer.Option(help="name in configs/llms; default: the recipe's")]
 Seed = Annotated[int | None, typer.Option(help="default: the recipe's", min=0)]
-Benchmarks = Annotated[
-    str | None,
-    typer.Option(help="comma-separated; default: the sixteen of the paper"),
-]
+Benchmarks = Annotated[str | None, typer.Option(help="comma-separated; default: the sixteen of the paper")]
 Blind = Annotated[bool, typer.Option("--blind", help="also ask without images")]
 Subset = Annotated[
     int | None, typer.Option(help="only so many questions of those asked in all, a stratified part", min=16)
