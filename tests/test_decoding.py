@@ -228,7 +228,7 @@ def test_data_counts_turned_blank_and_broken_images(monkeypatch: pytest.MonkeyPa
     for number, data in enumerate(shown):
         path = tmp_path / f"{number}.png"
         path.write_bytes(data)
-        kept.append(Kept(f"q{number}", (FilePicture(pixels_key(data), str(path), path.name),), "", "", "", {}))
+        kept.append(Kept(number, f"q{number}", (FilePicture(pixels_key(data), str(path), path.name),), "", "", "", {}))
     found = survey("own", "mine", kept)
     assert (found.images, found.tagged, found.flat, found.broken) == (5, 2, 1, 1)
     assert "1 of fewer than 3 colours (q4), 1 that can't be decoded (q5)" in found.sentence()

@@ -126,7 +126,7 @@ def test_a_slurm_job_is_queued_preempted_queued_again_and_ends(cluster: Path, tm
     subprocess.run(["pkill", "-USR2", "-P", children(job.pid)], check=True)
     job.wait()
     assert "scontrol requeue 77" in (cluster / "calls").read_text()
-    assert not is_trained(run) and not run.stage_dir(2).exists()
+    assert not is_trained(run) and not (run.stage_dir(2) / "log.jsonl").exists()
     # No step is lost: the processes agreed on one at whose end all wrote a checkpoint.
     kept = latest_whole(run.stage_dir(1) / "checkpoints")
     assert kept is not None and kept.name == f"checkpoint-{len(log.read_text().splitlines())}"
