@@ -6,7 +6,8 @@ import math
 import re
 
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)(?![\d_])")
-_FRACTION = re.compile(r"\s*([-+]?\d+)\s*/\s*(\d+)\s*\.?\s*")
+# Bounded: Python refuses to read an integer of thousands of digits, which a model may well write.
+_FRACTION = re.compile(r"\s*([-+]?\d{1,300})\s*/\s*(\d{1,300})\s*\.?\s*")
 _WORDS = dict(
     zip(
         ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mllm_eval.errors import UserError
+
 Record = Mapping[str, Any]
 Settings = Mapping[str, Any]
 
@@ -50,7 +52,7 @@ def question(record: Record, settings: Settings) -> Reading:
         id=identity(record, settings),
         images=pictures(record, settings),
         prompt=with_suffix(str(record[settings.get("question", "question")]), settings.get("suffix")),
-        target=shown(record.get(settings.get("answer", "answer"))),
+        target=gold(record, settings),
         group=_text(record.get(settings.get("group", ""))),
     )
 
@@ -63,7 +65,7 @@ def choices(record: Record, settings: Settings) -> Reading:
         id=identity(record, settings),
         images=pictures(record, settings),
         prompt=with_suffix(text, settings.get("suffix")),
-        target=shown(record.get(settings.get("answer", "answer"))),
+        target=gold(record, settings),
     )
 
 
@@ -77,6 +79,15 @@ def pictures(record: Record, settings: Settings) -> tuple[tuple[str, int], ...]:
     """The row's one image, or none."""
     column = settings.get("image", "image")
     return ((column, 0),) if present(record, column) else ()
+
+
+def gold(record: Record, settings: Settings) -> str:
+    """The gold answer to show; empty where the data set hides it. UserError for one that was left empty."""
+    column = settings.get("answer", "answer")
+    value = record.get(column)
+    if isinstance(value, str) and not value.strip():
+        raise UserError(f"column '{column}' is empty: every answer would be wrong; write the gold, or drop the row")
+    return shown(value)
 
 
 def _text(value: object) -> str | None:

@@ -6,13 +6,14 @@ import hashlib
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from mllm_eval.catalog.benchmark import Benchmark, Pin, folder_of, module_of
 from mllm_eval.data.locks import locked_snapshot
 from mllm_eval.data.readers import Reading
-from mllm_eval.data.samples import Kept, Picture, Pictures, Samples
+from mllm_eval.data.samples import Kept, Picture, Pictures, Sample, Samples
 from mllm_eval.data.tables import Row, files_of, rows_of
 from mllm_eval.errors import UserError
 from mllm_eval.shelf import Shelf
@@ -32,13 +33,7 @@ def load_samples(benchmark: Benchmark, pin: str, variant: str = "default") -> Sa
     be read, and row counts or ids that differ from the pin's or the lock's.
     """
     chosen, name = benchmark.variant(variant), benchmark.pin_name(pin, variant)
-    asked = benchmark.data[name]
-    if asked.source == "hub":
-        locked = locked_snapshot(benchmark, name)
-        asked = asked.model_copy(update={"rows": locked.rows, "ids": locked.ids})
-        files = locked.files
-    else:
-        files = {table: files_of(part) for table, part in asked.tables().items()}
+    asked, files = _here(benchmark, name)
     key = _key(benchmark, asked, files, chosen.settings)
     own = next((samples for known, samples in _recent if known == key), None)
     if own is None:
@@ -49,6 +44,34 @@ def load_samples(benchmark: Benchmark, pin: str, variant: str = "default") -> Sa
     if chosen.images == "own":
         return own
     return own.showing(_shuffled(own.kept) if chosen.images == "other" else Shelf(() for _ in own.kept))
+
+
+def _here(benchmark: Benchmark, name: str) -> tuple[Pin, Files]:
+    """A pin, held to its lock where it has one, and its files."""
+    asked = benchmark.data[name]
+    if asked.source == "hub":
+        locked = locked_snapshot(benchmark, name)
+        return asked.model_copy(update={"rows": locked.rows, "ids": locked.ids}), locked.files
+    return asked, {table: files_of(part) for table, part in asked.tables().items()}
+
+
+def first_sample(benchmark: Benchmark, pin: str, variant: str = "default") -> Sample:
+    """The first sample of a data pin, without its images; only its row is read. Raises UserError as `load_samples`."""
+    name = benchmark.pin_name(pin, variant)
+    asked, files = _here(benchmark, name)
+    settings = {**benchmark.settings, **benchmark.variant(variant).settings}
+    read = reader_of(benchmark)
+    for row in rows_of(asked, benchmark.aliases, files["questions"]):
+        reading = read_row(read, row, settings)
+        if reading.asked:
+            kept = _kept(0, row, replace(reading, images=()), {})
+            return Sample(benchmark.name, kept.id, (), kept.prompt, kept.target, kept.group, kept.group, kept.record)
+    raise _empty(asked, files)
+
+
+def _empty(pin: Pin, files: Files) -> UserError:
+    where = ", ".join(str(path) for path in files["questions"][:3])
+    return UserError(f"{where}: no rows to ask in the data set ({pin.repo}); put its questions there")
 
 
 # Variants of a benchmark are asked for one after the other, and mostly read the same rows.
@@ -84,6 +107,8 @@ def read_samples(
         reading = read_row(read, row, settings)
         if reading.asked:
             samples.append(_kept(number, row, reading, seen))
+    if not len(samples):
+        raise _empty(pin, files)
     if pin.rows is not None and rows != pin.rows:
         raise UserError(
             f"{benchmark.name}: {pin.repo} has {rows} rows, its pin '{name}' says {pin.rows}: another release, "
@@ -116,6 +141,8 @@ def read_row(read: Reader, row: Row, settings: Mapping[str, Any]) -> Reading:
     marks = {column: ["image"] * len(refs) or None for column, refs in row.images.items()}
     try:
         return read({**row.record, **marks}, settings)
+    except UserError as error:
+        raise UserError(f"{row.where}: {error}") from None
     except KeyError as error:
         raise UserError(f"{row.where}: field {error} is missing") from None
     except (TypeError, ValueError, AttributeError, IndexError, SyntaxError) as error:

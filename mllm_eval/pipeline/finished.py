@@ -17,8 +17,9 @@ from mllm_eval.pipeline.asked import asked_benchmarks
 from mllm_eval.pipeline.flow import working
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.processes import decided, sharing
+from mllm_eval.pipeline.rehearsal import unsettled
 from mllm_eval.pipeline.reporter import Reporter
-from mllm_eval.pipeline.scoring import score_answers, scored
+from mllm_eval.pipeline.scoring import States, score_answers, scored
 from mllm_eval.pipeline.snapshots import locked_or_told
 from mllm_eval.pipeline.sources import provide
 from mllm_eval.pipeline.subset import asked_samples
@@ -54,17 +55,19 @@ def evaluate_finished(
     asked = asked_benchmarks(benchmarks, data)
     variants = [sized(name, subset) for name in (["default", "blind"] if blind else ["default"])]
     with working(model, reporter) as ledger, sharing() as share:
+        states = States(data)
 
-        def prepare() -> None:
+        def prepare() -> dict[str, list[str]]:
             local = [one for one in asked if one.pin(data).source != "hub"]
             paths = [data_home() / part.repo for one in local for part in one.pin(data).tables().values()]
             provide(paths, ledger.reporter)
             locked_or_told(asked, data, variants)
+            return {one.name: unsettled(model, one, variants, states) for one in asked}
 
-        decided(prepare)
+        left = decided(prepare)
         loaded = _Loaded(model, ledger)
         for benchmark in asked:
-            for variant in variants:
+            for variant in left[benchmark.name]:
                 samples = asked_samples(benchmark, data, variant)
                 journal = Journal(model.answers_path(benchmark.name, variant), share.rank)
                 limit = benchmark.generation.max_new_tokens
@@ -72,9 +75,9 @@ def evaluate_finished(
                     ready = loaded.model
                     with ledger.step(f"answers: {titled(benchmark, variant)}", samples=len(samples)) as progress:
                         answer_finished(ready, samples, limit, journal, progress, batch, share)
-                if not share.rank and not all(scored(model, benchmark, variant, rules) for rules in benchmark.rules):
+                if not share.rank and not scored(model, benchmark, variant, samples, states):
                     with ledger.step(f"scores: {titled(benchmark, variant)}"):
-                        score_answers(model, benchmark, variant, samples)
+                        score_answers(model, benchmark, variant, samples, states)
         if not ledger.steps:
             ledger.reporter.say(f"{model.name}: complete, nothing to do")
     return model

@@ -18,8 +18,9 @@ from mllm_eval.pipeline.answering import Respondent, titled
 from mllm_eval.pipeline.asked import asked_benchmarks, asked_variants
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.processes import decided, meet, sharing
+from mllm_eval.pipeline.rehearsal import unsettled
 from mllm_eval.pipeline.reporter import Reporter, Silent
-from mllm_eval.pipeline.scoring import score_answers, scored
+from mllm_eval.pipeline.scoring import States, score_answers, scored
 from mllm_eval.pipeline.snapshots import lock_data, locked_or_told, of_the_hub
 from mllm_eval.pipeline.sources import needed, provide
 from mllm_eval.pipeline.subset import asked_samples, shown_variants
@@ -64,23 +65,25 @@ def evaluate(
     wanted = asked_variants(asked, [*(["blind"] if blind else []), *(variants or [])])
     chosen = {name: [sized(variant, subset) for variant in own] for name, own in wanted.items()}
     with working(run, reporter) as ledger, sharing() as share:
+        states = States(run.data)
 
-        def prepare() -> None:
+        def prepare() -> dict[str, list[str]]:
             provide(needed(run.recipe, not is_trained(run), asked), ledger.reporter)
             for benchmark in asked:
                 locked_or_told([benchmark], run.recipe.data, chosen[benchmark.name])
             hold_to_its_data(run)
+            return {one.name: unsettled(run, one, chosen[one.name], states) for one in asked}
 
-        decided(prepare)
+        left = decided(prepare)
         respondent = Respondent(run, lambda: _train(run, ledger), ledger, answering)
         readers: dict[tuple[str, str], list[str]] = {}
         for benchmark in asked:
-            for variant in chosen[benchmark.name]:
+            for variant in left[benchmark.name]:
                 source = answers_variant(benchmark, variant, run.data)
                 readers.setdefault((benchmark.name, source), []).append(variant)
         respondent.respond(
             [(benchmark, source) for benchmark in asked for name, source in readers if name == benchmark.name],
-            lambda benchmark, source, samples: _score(run, ledger, benchmark, source, samples, readers),
+            lambda benchmark, source, samples: _score(run, ledger, benchmark, source, samples, readers, states),
             share,
         )
         if not ledger.steps:
@@ -119,13 +122,15 @@ def score_run(run: Run | Finished, reporter: Reporter | None = None) -> list[str
         UserError: the answers do not fit the samples, or the run has no finished answers.
     """
     done = []
+    states = States(run.data)
     with working(run, reporter) as ledger:
         for path in sorted((run.folder / "answers").glob("*.jsonl")):
             name, _, variant = path.stem.partition(".")
             benchmark = load_benchmark(name)
             for counted in _read_by(run, benchmark, variant or "default"):
                 with ledger.step(f"scores: {titled(benchmark, counted)}"):
-                    score_answers(run, benchmark, counted, _samples(benchmark, run, counted))
+                    states.of(benchmark, counted)
+                    score_answers(run, benchmark, counted, _samples(benchmark, run, counted), states)
                 done.append(titled(benchmark, counted))
     if not done:
         raise UserError(f"{run.folder}: no finished answers; `mllm-eval eval` makes them")
@@ -267,10 +272,11 @@ def _score(
     source: str,
     samples: Sequence[Sample],
     readers: Mapping[tuple[str, str], Sequence[str]],
+    states: States,
 ) -> None:
     """Score the answers of a variant for each that reads them, where that is missing."""
     for variant in readers[benchmark.name, source]:
-        if not all(scored(run, benchmark, variant, rules) for rules in benchmark.rules):
+        own = samples if variant == source else _samples(benchmark, run, variant)
+        if not scored(run, benchmark, variant, own, states):
             with ledger.step(f"scores: {titled(benchmark, variant)}"):
-                own = samples if variant == source else _samples(benchmark, run, variant)
-                score_answers(run, benchmark, variant, own)
+                score_answers(run, benchmark, variant, own, states)

@@ -167,7 +167,8 @@ def comparison(
     held_equal(scored, mixed_recipes)
     names = labels(scored)
     base = None if baseline is None else _base(baseline, scored, names)
-    draw_together(scored)
+    if intervals or len({run.record.hash for run in scored}) > 1:
+        draw_together(scored)
     shown = score_columns(list(dict.fromkeys(name for run in scored for name in run.benchmarks)))
     shown += classic_columns(scored)
     rows = [measured_row(run, name, shown, intervals) for run, name in zip(scored, names, strict=True)]
