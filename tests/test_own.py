@@ -21,8 +21,10 @@ from typer.testing import CliRunner, Result
 
 from mllm_eval import pipeline
 from mllm_eval.answers import read_answers
+from mllm_eval.catalog import load_benchmark, names
 from mllm_eval.cli.app import app
 from mllm_eval.data import content
+from mllm_eval.data.snapshots import load_samples, reader_of
 from mllm_eval.errors import UserError
 from mllm_eval.generate import answering
 from mllm_eval.run import Run
@@ -241,7 +243,7 @@ def test_nothing_to_do_reads_no_rows(home: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_files_of_this_very_moment_are_not_believed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    benchmark = pipeline.asked.load_benchmark("own")
+    benchmark = load_benchmark("own")
     assert content.state_of(benchmark, "mine") is not None
     monkeypatch.setattr(content, "SETTLED", 10**15)
     assert content.state_of(benchmark, "mine") is None
@@ -309,3 +311,150 @@ def test_a_scorer_is_tried_before_anything_is_trained(home: Path) -> None:
     with pytest.raises(UserError, match="'anwser'"):
         pipeline.evaluate("tiny-dinov2", "own", seed=77, benchmarks=["own"])
     assert not (Run.of("tiny-dinov2", "own", seed=77).folder / "stage1").exists()
+
+
+def load(home: Path, table: str, facts: str = YAML) -> Any:
+    (home / "data/mine/questions.csv").write_text(table)
+    (home / "benchmarks/own/benchmark.yaml").write_text(facts)
+    return load_samples(load_benchmark("own"), "mine")
+
+
+COLUMNS = "image: string, question: string, answer: string"
+
+
+def with_settings(settings: str, columns: str = COLUMNS, reader: str = "question") -> str:
+    facts = YAML.replace("settings: {suffix: Answer in a word.}", f"settings: {settings}")
+    facts = facts.replace(COLUMNS, columns)
+    return facts.replace("readers:question", f"readers:{reader}")
+
+
+HEAD = "image,question,answer\n"
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without weights or runs."""
+    (tmp_path / "benchmarks/own").mkdir(parents=True)
+    (tmp_path / "data/mine/images").mkdir(parents=True)
+    (tmp_path / "benchmarks/own/own.py").write_text(SCORER)
+    Image.new("RGB", (4, 4)).save(tmp_path / "data/mine/images/0.png")
+    set_home(monkeypatch, tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("{sufix: x}", r"benchmark\.yaml:9: settings: unknown key 'sufix'\. Did you mean 'suffix'\?"),
+        (
+            "{question: qestion}",
+            r"benchmark\.yaml:9: settings: question: .* no column 'qestion'\. Did you mean 'question'",
+        ),
+        ("{id: imag}", r"no column 'imag'\. Did you mean 'image'\? It has: image, question, answer"),
+        ("{answer: gold}", r"settings: answer: the data set has no column 'gold'"),
+        ("{group: pair}", "no column 'pair'"),
+        ("{stratum: kind}", "no column 'kind'"),
+        ("{image: picture}", "no column 'picture'.*`image: null`"),
+        ("{suffix: 3}", "suffix: Input should be a valid string"),
+        ("{options: answer}", "unknown key 'options'"),
+    ],
+)
+def test_settings_of_a_reader_are_held_to_it_and_to_the_data(bare: Path, settings: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(bare, HEAD + "0.png,Q?,red\n", with_settings(settings))
+
+
+def test_a_variants_settings_are_held_to_the_reader_too(bare: Path) -> None:
+    facts = YAML + "variants: {other: {settings: {sufix: x}}}\n"
+    load(bare, HEAD + "0.png,Q?,red\n", facts)
+    with pytest.raises(UserError, match="unknown key 'sufix'"):
+        load_samples(load_benchmark("own"), "mine", "other")
+
+
+@pytest.mark.parametrize(
+    ("kind", "cell", "value"),
+    [
+        ("int64", "7", 7),
+        ("float64", "0.5", 0.5),
+        ("bool", "True", True),
+        ("list<string>", '"[""red"", ""blue""]"', ["red", "blue"]),
+        ("list<list<float64>>", '"[[1, 2.5]]"', [[1.0, 2.5]]),
+        ("int64", "7.5", r"row 1: column 'more' is '7\.5', expected int64"),
+        ("float64", "much", "expected float64"),
+        ("bool", "yes", "expected bool"),
+        ("list<string>", "A. [ B.", "expected list<string>, written as JSON"),
+        ("list<string>", "[1]", "expected list<string>"),
+        ("list<string>", "[" * 9999, "expected list<string>"),
+        ("strng", "x", "declared as strng, which a csv can't have. Did you mean 'string'?"),
+    ],
+)
+def test_cells_are_held_against_their_columns_type(bare: Path, kind: str, cell: str, value: Any) -> None:
+    columns = f"image: string, question: string, answer: string, more: {kind}"
+    table = f"image,question,answer,more\n0.png,Q?,red,{cell}\n"
+    if isinstance(value, str):
+        with pytest.raises(UserError, match=value.replace("?", r"\?")):
+            load(bare, table, with_settings("{}", columns))
+    else:
+        assert load(bare, table, with_settings("{}", columns))[0].record["more"] == value
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (HEAD, "no rows to ask"),
+        ("", "no rows to ask"),
+        (HEAD + "0.png,What, then?,red\n", "row 1: 4 cells under 3 columns; a comma inside a text"),
+        (HEAD + "0.png,Q?\n", "row 1: 2 cells under 3 columns"),
+        (HEAD + '0.png,"Q?,red\n', r"not a csv file"),
+        ("image,question,question\n0.png,Q?,red\n", "column 'question' is there 2 times"),
+    ],
+)
+def test_tables_that_are_none_are_refused(bare: Path, table: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(bare, table)
+
+
+def test_a_template_of_images_is_held_against_the_columns(bare: Path) -> None:
+    for template, message in (("{imag}", "'imag', which is missing. Did you mean 'image'"), ("{image", "filled in")):
+        with pytest.raises(UserError, match=message):
+            load(bare, HEAD + "0.png,Q?,red\n", YAML.replace("images/{image}", f"images/{template}"))
+
+
+OPTIONS = "image: string, question: string, answer: string, A: string, B: string, C: string, D: string"
+
+
+def test_options_in_columns_of_their_own_have_a_reader(bare: Path) -> None:
+    facts = with_settings("{suffix: Which?}", OPTIONS, "choice_columns")
+    table = "image,question,answer,A,B,C,D\n0.png,Q?,C,red,,blue,nan\n"
+    assert load(bare, table, facts)[0].prompt == "Q?\nA. red\nC. blue\nWhich?"
+    with pytest.raises(UserError, match="row 1: 1 options in columns A, B, C, D, expected two"):
+        load(bare, "image,question,answer,A,B,C,D\n0.png,Q?,A,red,,,\n", facts)
+    with pytest.raises(UserError, match=r"options: the data set has no column 'C'"):
+        load(bare, "image,question,answer,A,B\n0.png,Q?,A,red,blue\n", facts.replace(", C: string, D: string", ""))
+
+
+def test_a_text_is_no_list_of_options(bare: Path) -> None:
+    with pytest.raises(UserError, match=r"row 1: column 'answer' is 'red', expected a list of texts"):
+        load(bare, HEAD + "0.png,Q?,red\n", with_settings("{options: answer}", reader="choices"))
+
+
+def test_pairs_of_yes_and_no_have_a_reader(bare: Path) -> None:
+    facts = with_settings("{group: image}", reader="yes_no")
+    shutil.copy(bare / "data/mine/images/0.png", bare / "data/mine/images/1.png")
+    one, two, other = load(bare, HEAD + "0.png,Is it?,Yes\n0.png,Is it not?,no\n1.png,Is it?,no\n", facts)
+    assert (one.target, two.target) == ("yes", "no") and one.group == two.group == "0.png" != other.group
+    with pytest.raises(UserError, match="row 1: column 'answer' is 'maybe', expected yes or no"):
+        load(bare, HEAD + "0.png,Is it?,maybe\n", facts)
+    with pytest.raises(UserError, match="key 'group' is missing"):
+        load(bare, HEAD + "0.png,Is it?,yes\n", with_settings("{}", reader="yes_no"))
+
+
+def test_a_benchmark_may_have_no_images(bare: Path) -> None:
+    facts = with_settings("{image: null}", "question: string, answer: string")
+    facts = facts.replace(', image_files: "images/{image}"', "")
+    assert load(bare, "question,answer\nQ?,red\n", facts)[0].images == ()
+
+
+def test_every_shipped_reader_declares_its_settings() -> None:
+    for name in names("benchmarks"):
+        assert hasattr(reader_of(load_benchmark(name)), "settings"), name

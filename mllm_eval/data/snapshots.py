@@ -14,6 +14,7 @@ from mllm_eval.catalog.benchmark import Benchmark, Pin, folder_of, module_of
 from mllm_eval.data.locks import locked_snapshot
 from mllm_eval.data.readers import Reading
 from mllm_eval.data.samples import Kept, Picture, Pictures, Sample, Samples
+from mllm_eval.data.settings import check_named, settings_of
 from mllm_eval.data.tables import Row, files_of, rows_of
 from mllm_eval.errors import UserError
 from mllm_eval.shelf import Shelf
@@ -59,9 +60,11 @@ def first_sample(benchmark: Benchmark, pin: str, variant: str = "default") -> Sa
     """The first sample of a data pin, without its images; only its row is read. Raises UserError as `load_samples`."""
     name = benchmark.pin_name(pin, variant)
     asked, files = _here(benchmark, name)
-    settings = {**benchmark.settings, **benchmark.variant(variant).settings}
     read = reader_of(benchmark)
+    settings = settings_of(benchmark, read, benchmark.variant(variant).settings)
+    joined = {} if asked.join is None else {"image": None}
     for row in rows_of(asked, benchmark.aliases, files["questions"]):
+        check_named(benchmark, read, settings, {**row.record, **row.images, **joined})
         reading = read_row(read, row, settings)
         if reading.asked:
             kept = _kept(0, row, replace(reading, images=()), {})
@@ -98,12 +101,14 @@ def read_samples(
     `changed` settings are laid over the benchmark's; `told` hears of rows as they are read.
     """
     read = reader_of(benchmark)
-    settings = {**benchmark.settings, **(changed or {})}
+    settings = settings_of(benchmark, read, changed)
     samples: Shelf[Kept] = Shelf()
     seen: dict[str, int] = {}
     rows = 0
     for number, row in enumerate(_joined(pin, benchmark.aliases, files)):
         told(rows := number + 1)
+        if not number:
+            check_named(benchmark, read, settings, {**row.record, **row.images})
         reading = read_row(read, row, settings)
         if reading.asked:
             samples.append(_kept(number, row, reading, seen))
@@ -140,7 +145,8 @@ def read_row(read: Reader, row: Row, settings: Mapping[str, Any]) -> Reading:
     """What a reader makes of a row, with the reader's errors as UserError naming the row."""
     marks = {column: ["image"] * len(refs) or None for column, refs in row.images.items()}
     try:
-        return read({**row.record, **marks}, settings)
+        # The column that a csv's image is named in keeps its text.
+        return read({**marks, **row.record}, settings)
     except UserError as error:
         raise UserError(f"{row.where}: {error}") from None
     except KeyError as error:
