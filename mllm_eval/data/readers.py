@@ -140,7 +140,7 @@ def _asked(record: Record, settings: Settings, text: str, target: str) -> Readin
 
 
 def _headed(record: Record, settings: Settings) -> str:
-    return str(record[settings.get("question", "question")]) + settings.get("heading", "")
+    return f"{record[settings.get('question', 'question')]}{settings.get('heading', '')}"
 
 
 def identity(record: Record, settings: Settings) -> str | None:
@@ -157,7 +157,7 @@ def pictures(record: Record, settings: Settings) -> tuple[tuple[str, int], ...]:
 
 def gold(record: Record, settings: Settings) -> str:
     """The gold answer to show; empty where the data set hides it. UserError for one that was left empty."""
-    column = settings.get("answer", "answer")
+    column = str(settings.get("answer", "answer"))
     value = record.get(column)
     if isinstance(value, str) and not value.strip():
         raise UserError(f"column '{column}' is empty: every answer would be wrong; write the gold, or drop the row")

@@ -35,6 +35,7 @@ LINE = ("id", "score", "parsed", "note", "group", "cluster")
 class RunRecord:
     """What a table needs to know of a run. `held_equal` is the hash of what a comparison must share.
 
+    `trained_on`: its files of conversations, by the recipe's names for them, and the content that each had.
     `probes`: its classic vision, where somebody measured it.
     A finished model has no encoder that is told apart: its `params` are 0, its `facts` empty.
     """
@@ -52,6 +53,12 @@ class RunRecord:
     data: str
     params: int
     probes: dict[str, Probe] = field(default_factory=dict)
+    trained_on: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def data_hash(self) -> str:
+        """12 hex digits of what it was trained on; empty where that was not noted."""
+        return short_hash(self.trained_on) if self.trained_on else ""
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -81,7 +88,15 @@ def read_run(folder: Path) -> RunRecord:
         data=config.recipe.data,
         params=encoder.params,
         probes=read_probes(folder),
+        trained_on=_trained_on(run),
     )
+
+
+def _trained_on(run: Run) -> dict[str, str]:
+    noted = run.manifest().get("trained_on")
+    found = noted.items() if isinstance(noted, dict) else ()
+    return {str(ref): f"{one['size']:,} bytes of SHA-256 {str(one['sha256'])[:12]}" for ref, one in found
+            if isinstance(one, dict) and {"size", "sha256"} <= one.keys()}  # fmt: skip
 
 
 def _read_finished(folder: Path) -> RunRecord:
