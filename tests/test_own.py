@@ -458,3 +458,68 @@ def test_a_benchmark_may_have_no_images(bare: Path) -> None:
 def test_every_shipped_reader_declares_its_settings() -> None:
     for name in names("benchmarks"):
         assert hasattr(reader_of(load_benchmark(name)), "settings"), name
+
+
+UNKNOWN = [
+    ("eval", "tiny-dinov2", "--recipe", "own", "--benchmarks", "own", "--seed", "9", "--rules", "cambrain"),
+    (
+        "compare",
+        "tiny-dinov2,mini-dino",
+        "--recipe",
+        "own",
+        "--benchmarks",
+        "own",
+        "--seed",
+        "9",
+        "--rules",
+        "cambrain",
+    ),
+    ("table", "--rules", "cambrain"),
+    ("table", "--runs", "tiny-dinov2", "--rules", "cambrain"),
+    ("table", "--details", "--rules", "cambrain"),
+    ("table", "scaling", "--rules", "cambrain"),
+    ("report", "--rules", "cambrain"),
+    ("report", "--runs", "tiny-dinov2", "--rules", "cambrain"),
+    ("show", "tiny-dinov2", "--rules", "cambrain"),
+    ("diff", "tiny-dinov2", "tiny-dinov2", "--rules", "cambrain"),
+    ("stats", "subset", "--rules", "cambrain"),
+]
+
+
+@pytest.mark.parametrize("arguments", UNKNOWN, ids=lambda words: " ".join(words[:2]))
+def test_unknown_rules_are_refused_before_anything_is_done(home: Path, arguments: tuple[str, ...]) -> None:
+    before = {path for path in home.rglob("*") if path.name != ".lock"}
+    found = command(*arguments)
+    assert found.exit_code == 2 and found.output.count("\n") == 1
+    assert "rules 'cambrain'. Did you mean 'cambrian'? Known: cambrian" in found.output
+    assert {path for path in home.rglob("*") if path.name != ".lock"} == before
+
+
+def test_an_unknown_baseline_is_refused_before_anything_is_done(home: Path) -> None:
+    words = ("compare", "tiny-dinov2,mini-dino", "--recipe", "own", "--seed", "9", "--baseline")
+    assert "no row 'mini-dion' to compare with. Did you mean 'mini-dino'?" in command(*words, "mini-dion").output
+    assert not Run.of("tiny-dinov2", "own", seed=9).folder.exists()
+
+
+def test_a_report_that_can_not_be_made_leaves_the_one_that_is_there(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = home / "site"
+
+    def site() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    assert command("report", "--out", str(out)).exit_code == 0
+    before = site()
+    assert command("report", "--out", str(out), "--rules", "strict").exit_code == 2
+    scores = the_run().scores_path("own", "cambrian")
+    text = scores.read_text()
+    scores.write_text(text[:-20])
+    assert command("report", "--out", str(out)).exit_code == 2
+    scores.write_text(text)
+    assert site() == before
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(home / "nothing"))
+    found = command("report", "--out", str(out))
+    assert found.exit_code == 2 and "no scored run to show in place of the report that is there" in found.output
+    assert site() == before and not (out / ".new").exists()
+    assert command("report", "--out", str(home / "published")).exit_code == 0

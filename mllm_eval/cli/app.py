@@ -94,6 +94,7 @@ def eval_(
     from mllm_eval.cli.finished import eval_model
     from mllm_eval.cli.tables import print_row
     from mllm_eval.errors import UserError
+    from mllm_eval.pipeline.asked import rules_asked
     from mllm_eval.run import Run
 
     if (encoder is None) == (model is None):
@@ -103,10 +104,16 @@ def eval_(
             raise UserError("--server answers for runs of encoders; a finished model answers itself")
         eval_model(str(model), data, split(benchmarks), blind, rules, dtype, batch, subset, start)
         return
-    if start(lambda: Run.of(encoder, recipe, llm, seed)):
+
+    def asked() -> Run:
+        found = Run.of(encoder, recipe, llm, seed)
+        rules_asked(rules, split(benchmarks), found.data)
+        return found
+
+    if start(asked):
         return
     names = split(benchmarks), blind, display(), split(variants)
-    run = pipeline.evaluate(encoder, recipe, llm, seed, *names, subset, server)
+    run = pipeline.evaluate(encoder, recipe, llm, seed, *names, subset, server, rules)
     print_row(run, rules, blind, subset)
 
 
@@ -131,8 +138,12 @@ def compare(
     from mllm_eval import pipeline
     from mllm_eval.cli.display import display
     from mllm_eval.cli.tables import print_compared
+    from mllm_eval.pipeline.asked import baseline_asked
 
-    runs = pipeline.compare(split(encoders) or [], recipe, llm, seed, split(benchmarks), blind, display(), subset)
+    baseline_asked(baseline, split(encoders) or [])
+    runs = pipeline.compare(
+        split(encoders) or [], recipe, llm, seed, split(benchmarks), blind, display(), subset, rules
+    )
     print_compared(runs, rules, blind, baseline, intervals, subset)
 
 
@@ -222,10 +233,13 @@ def table(
     from mllm_eval.cli.tables import costed, detailed, gained, named, of_all, of_runs, of_variants, put
     from mllm_eval.errors import UserError
     from mllm_eval.finished import saved
+    from mllm_eval.results import hold_to_known_rules
     from mllm_eval.run import saved_runs
 
     asked = split(runs)
     chosen = [saved(one) for one in asked] if asked else None
+    if not published_only:
+        hold_to_known_rules([run.folder for run in (saved_runs() if chosen is None else chosen)], rules)
     if details or variants is not None:
         if name is not None:
             raise UserError("--details and --variants show runs; leave out the name of the table")

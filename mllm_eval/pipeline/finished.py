@@ -13,7 +13,7 @@ from mllm_eval.environment import device, repeatable
 from mllm_eval.finished import Dtype, Finished
 from mllm_eval.generate.finished import answer_finished, pending_finished
 from mllm_eval.pipeline.answering import titled
-from mllm_eval.pipeline.asked import asked_benchmarks
+from mllm_eval.pipeline.asked import asked_benchmarks, rules_asked
 from mllm_eval.pipeline.flow import working
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.processes import decided, sharing
@@ -39,6 +39,7 @@ def evaluate_finished(
     dtype: Dtype = "float32",
     batch: int = 1,
     subset: int | None = None,
+    rules: str | None = None,
 ) -> Finished:
     """Ask a finished model the benchmarks and score its answers: whatever of it is missing.
 
@@ -47,10 +48,13 @@ def evaluate_finished(
         data: the benchmarks' data pin.
         benchmarks: names; by default those of the paper's table that have the pin.
         subset: ask so many questions of the table's, a stratified part; answers and scores are kept apart.
+        rules: the rule set that will be shown; one that no benchmark has is refused before anything is asked.
 
     Raises:
         UserError: no such model or data, or a model that cannot be asked; what was answered stays.
     """
+    if rules is not None:
+        rules_asked(rules, benchmarks, data)
     model = Finished.of(place, data, dtype, batch)
     asked = asked_benchmarks(benchmarks, data)
     variants = [sized(name, subset) for name in (["default", "blind"] if blind else ["default"])]

@@ -15,7 +15,7 @@ from mllm_eval.environment import before_torch, repeatable, world
 from mllm_eval.errors import UserError
 from mllm_eval.finished import Finished
 from mllm_eval.pipeline.answering import Respondent, titled
-from mllm_eval.pipeline.asked import asked_benchmarks, asked_variants
+from mllm_eval.pipeline.asked import asked_benchmarks, asked_variants, rules_asked
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.processes import decided, meet, sharing
 from mllm_eval.pipeline.rehearsal import unsettled
@@ -45,6 +45,7 @@ def evaluate(
     variants: Sequence[str] | None = None,
     subset: int | None = None,
     server: str | None = None,
+    rules: str | None = None,
 ) -> Run:
     """Train an encoder's adapter, ask the benchmarks, score the answers: whatever of it is missing.
 
@@ -55,12 +56,15 @@ def evaluate(
         variants: further variants of the benchmarks that have them; `all` stands for all of a benchmark's own.
         subset: ask so many questions of the table's, a stratified part; answers and scores are kept apart.
         server: address of a vLLM server that holds the run's LLM and answers in the engine's place.
+        rules: the rule set that will be shown; one that no benchmark has is refused before anything is computed.
 
     Raises:
         UserError: an unknown name or bad input; whatever was computed before it stays.
     """
     answering = _at(server)
     run = Run.of(encoder, recipe, llm, seed)
+    if rules is not None:
+        rules_asked(rules, benchmarks, run.data)
     asked = asked_benchmarks(benchmarks, run.recipe.data)
     wanted = asked_variants(asked, [*(["blind"] if blind else []), *(variants or [])])
     chosen = {name: [sized(variant, subset) for variant in own] for name, own in wanted.items()}
@@ -146,11 +150,14 @@ def compare(
     blind: bool = False,
     reporter: Reporter | None = None,
     subset: int | None = None,
+    rules: str | None = None,
 ) -> list[Run]:
     """`evaluate` for each encoder. All names are checked before anything is computed."""
     for encoder in encoders:
         load_encoder(encoder)
     asked_benchmarks(benchmarks, load_recipe(recipe).data)
+    if rules is not None:
+        rules_asked(rules, benchmarks, load_recipe(recipe).data)
     sized("default", subset)
     return [evaluate(encoder, recipe, llm, seed, benchmarks, blind, reporter, subset=subset) for encoder in encoders]
 

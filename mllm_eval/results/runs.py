@@ -150,6 +150,13 @@ def scored_rules(folder: Path) -> list[str]:
     return sorted({str(read_json(path).get("rules", "")) for path in (folder / "scores").glob("*.json")})
 
 
+def hold_to_known_rules(folders: Iterable[Path], rules: str) -> None:
+    """UserError, with the nearest name, for a rule set that none of these runs has scores of, where any has some."""
+    known = sorted({name for folder in folders for name in scored_rules(folder) if name})
+    if known and rules not in known:
+        raise UserError(f"no run was scored by rules {rules!r}.{near(rules, known)} Known: {', '.join(known)}")
+
+
 def load_scores(
     folder: Path, rules: str, variant: str = "default", benchmarks: Iterable[str] | None = None
 ) -> pd.DataFrame:
