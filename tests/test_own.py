@@ -523,3 +523,22 @@ def test_a_report_that_can_not_be_made_leaves_the_one_that_is_there(
     assert found.exit_code == 2 and "no scored run to show in place of the report that is there" in found.output
     assert site() == before and not (out / ".new").exists()
     assert command("report", "--out", str(home / "published")).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("    return None", r"questions\.csv row 1: its reader gives NoneType, expected a Reading"),
+        ("    1 / 0", r"row 1: can't be read \(ZeroDivisionError: division by zero at .*rows\.py:5\)"),
+        ("    undefined", r"row 1: can't be read \(NameError: .* at .*rows\.py:5\)"),
+        (
+            "    return Reading('1', (('imag', 0),), 'Q?', 'red')",
+            r"names the image column 'imag'\. Did you mean 'image'",
+        ),
+    ],
+)
+def test_a_reader_of_ones_own_that_fails_names_the_row(bare: Path, body: str, message: str) -> None:
+    code = f"from mllm_eval.data.readers import Reading\n\n\ndef read(record, settings):\n{body}\n"
+    (bare / "benchmarks/own/rows.py").write_text(code)
+    with pytest.raises(UserError, match=message):
+        load(bare, HEAD + "0.png,Q?,red\n", YAML.replace("mllm_eval.data.readers:question", "rows:read"))

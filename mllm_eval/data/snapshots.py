@@ -16,7 +16,7 @@ from mllm_eval.data.readers import Reading
 from mllm_eval.data.samples import Kept, Picture, Pictures, Sample, Samples
 from mllm_eval.data.settings import check_named, settings_of
 from mllm_eval.data.tables import Row, files_of, rows_of
-from mllm_eval.errors import UserError
+from mllm_eval.errors import UserError, exception_words, near, origin
 from mllm_eval.shelf import Shelf
 from mllm_eval.storage import sha256_bytes
 
@@ -144,15 +144,21 @@ def reader_of(benchmark: Benchmark) -> Reader:
 def read_row(read: Reader, row: Row, settings: Mapping[str, Any]) -> Reading:
     """What a reader makes of a row, with the reader's errors as UserError naming the row."""
     marks = {column: ["image"] * len(refs) or None for column, refs in row.images.items()}
+    code = getattr(read, "__code__", None)
+    folder = Path(code.co_filename).parent if code else Path()
     try:
         # The column that a csv's image is named in keeps its text.
-        return read({**marks, **row.record}, settings)
+        found = read({**marks, **row.record}, settings)
     except UserError as error:
         raise UserError(f"{row.where}: {error}") from None
     except KeyError as error:
         raise UserError(f"{row.where}: field {error} is missing") from None
-    except (TypeError, ValueError, AttributeError, IndexError, SyntaxError) as error:
-        raise UserError(f"{row.where}: can't be read ({type(error).__name__}: {error})") from None
+    except Exception as error:
+        place = origin(error, folder).removesuffix(": ")
+        raise UserError(f"{row.where}: can't be read ({exception_words(error)}{place and f' at {place}'})") from None
+    if not isinstance(found, Reading):
+        raise UserError(f"{row.where}: its reader gives {type(found).__name__}, expected a Reading")
+    return found
 
 
 def _joined(pin: Pin, aliases: Mapping[str, str], files: Files) -> Iterator[Row]:
@@ -175,6 +181,13 @@ def _kept(number: int, row: Row, reading: Reading, seen: dict[str, int]) -> Kept
     plain = str(number) if reading.id is None else reading.id
     seen[plain] = seen.get(plain, 0) + 1
     unique = plain if seen[plain] == 1 else f"{plain}#{seen[plain]}"
+    for column, position in reading.images:
+        if column not in row.images:
+            raise UserError(f"{row.where}: its reader names the image column '{column}'.{near(column, row.images)} "
+                            f"Images are in: {', '.join(row.images) or 'no column'}")  # fmt: skip
+        if position >= len(row.images[column]):
+            raise UserError(f"{row.where}: its reader names image {position} of column '{column}', which has "
+                            f"{len(row.images[column])}")  # fmt: skip
     pictures = tuple(row.images[column][position] for column, position in reading.images)
     group = unique if reading.group is None else reading.group
     return Kept(unique, pictures, reading.prompt, reading.target, group, row.record)

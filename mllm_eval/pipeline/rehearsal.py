@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mllm_eval.catalog import Benchmark
 from mllm_eval.data.snapshots import first_sample, load_samples
-from mllm_eval.pipeline.scoring import States, settled
+from mllm_eval.pipeline.scoring import States, answered, settled
 from mllm_eval.run import RunFolder
 
 
@@ -22,12 +22,14 @@ def unsettled(run: RunFolder, benchmark: Benchmark, variants: Sequence[str], sta
     for variant in left:
         states.of(benchmark, variant)
     if left:
-        rehearse(benchmark, run.data, left)
+        # Where all was answered before, a look at one row is as far from the scores as a look at all.
+        whole = not all(answered(run, benchmark, variant) for variant in left)
+        rehearse(benchmark, run.data, left, whole)
     return left
 
 
-def rehearse(benchmark: Benchmark, pin: str, variants: Sequence[str]) -> None:
-    """Try a benchmark's scorer on its data; local data are read whole, of those of the hub, locked as they are, a row.
+def rehearse(benchmark: Benchmark, pin: str, variants: Sequence[str], whole: bool = True) -> None:
+    """Try a benchmark's scorer on its data: `whole`, or on a row. Of data of the hub, locked as they are, on a row.
 
     Raises:
         UserError: rows that can't be read, or a scorer that can't score them.
@@ -36,7 +38,7 @@ def rehearse(benchmark: Benchmark, pin: str, variants: Sequence[str]) -> None:
 
     for name in dict.fromkeys(benchmark.pin_name(pin, variant) for variant in variants):
         own = [variant for variant in variants if benchmark.pin_name(pin, variant) == name]
-        if benchmark.data[name].source == "local":
+        if whole and benchmark.data[name].source == "local":
             try_scorer(benchmark, load_samples(benchmark, pin, own[0]), own, whole=True)
         else:
             try_scorer(benchmark, [first_sample(benchmark, pin, own[0])], own, whole=False)

@@ -36,12 +36,17 @@ class States:
         return self._found[benchmark.name, name]
 
 
+def answered(run: RunFolder, benchmark: Benchmark, variant: str) -> bool:
+    """Whether the answers that a variant reads were complete when they were last looked at."""
+    return Journal(run.answers_path(benchmark.name, answers_variant(benchmark, variant, run.data))).complete
+
+
 def settled(run: RunFolder, benchmark: Benchmark, variant: str, states: States) -> bool:
     """Whether all is answered and scored as it would be now, told without reading the samples.
 
     False also where that takes a look at them: a failed sample may be answered by now.
     """
-    if not Journal(run.answers_path(benchmark.name, answers_variant(benchmark, variant, run.data))).complete:
+    if not answered(run, benchmark, variant):
         return False
     found = _summaries(run, benchmark, variant)
     if not all(one is not None and one.get("n_failed") == 0 for one in found):
