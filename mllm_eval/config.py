@@ -75,6 +75,11 @@ def load(path: Path, model: type[M], folders: Sequence[Path] = ()) -> M:
     return validate(data, model, str(path), where)
 
 
+def key_lines(path: Path) -> Where:
+    """Where each key of a yaml file, and of its bases, stands: `file:line`. Raises UserError as `load` does."""
+    return _read(Path(path), (), ())[1]
+
+
 def validate(data: Any, model: type[M], source: str, where: Where | None = None) -> M:
     """Check plain data against a model; `source` (a file name) opens the message of a UserError."""
     try:

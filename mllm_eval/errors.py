@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
 
 
 class UserError(Exception):
@@ -14,6 +16,29 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+def origin(error: BaseException, folder: Path) -> str:
+    """`file:line: ` where code of somebody's own failed: the innermost frame in a folder, or the place that an error
+    of syntax names; `""` where no frame lies there."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}: "
+    found, step = "", error.__traceback__
+    while step is not None:
+        if Path(step.tb_frame.f_code.co_filename).is_relative_to(folder):
+            found = _place(step)
+        step = step.tb_next
+    return found
+
+
+def _place(step: TracebackType) -> str:
+    return f"{step.tb_frame.f_code.co_filename}:{step.tb_lineno}: "
+
+
+def exception_words(error: BaseException) -> str:
+    """An exception in a line: its type, and its text if it has any."""
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def near(name: str, known: Iterable[str]) -> str:

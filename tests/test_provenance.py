@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import made_runs
 import pytest
 
 from mllm_eval import storage
@@ -14,6 +15,7 @@ from mllm_eval.catalog import ConversationData, load_encoder, load_llm, load_rec
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline import sources
 from mllm_eval.pipeline.reporter import Progress
+from mllm_eval.report import comparison, render
 from mllm_eval.run import Run
 from mllm_eval.storage import known_sha256, sha256_bytes
 from mllm_eval.train import hold_to_its_data
@@ -43,6 +45,7 @@ def test_a_run_notes_what_it_learns_from_and_refuses_anything_else(run: Run, tmp
     run.prepare()
     assert run.manifest()["trained_on"] == noted
     hold_to_its_data(run)
+    step(run)
     (tmp_path / "b.jsonl").write_text('{"id": "B"}\n')
     with pytest.raises(UserError, match=rf"b\.jsonl: 12 bytes of SHA-256 .*{name} was trained on 12 bytes of .*delete"):
         hold_to_its_data(run)
@@ -54,9 +57,48 @@ def test_a_run_notes_what_it_learns_from_and_refuses_anything_else(run: Run, tmp
 
 def test_a_run_from_before_is_not_judged(run: Run, tmp_path: Path) -> None:
     run.prepare()
-    run.stage_dir(1).mkdir()
+    step(run)
     hold_to_its_data(run)
     assert "trained_on" not in run.manifest()
+
+
+def test_a_file_may_be_mended_until_a_step_is_done(run: Run, tmp_path: Path) -> None:
+    hold_to_its_data(run)
+    run.stage_dir(1).mkdir()
+    (run.stage_dir(1) / "log.jsonl").write_text("")
+    (tmp_path / "a.jsonl").write_text('{"id": "mended"}\n')
+    hold_to_its_data(run)
+    noted = run.manifest()["trained_on"]["data:a.jsonl"]
+    assert noted == {"size": 17, "sha256": sha256_bytes(b'{"id": "mended"}\n')}
+    step(run)
+    (tmp_path / "a.jsonl").write_text('{"id": "a"}\n')
+    with pytest.raises(UserError, match=r"a\.jsonl: 12 bytes .* was trained on 17 bytes"):
+        hold_to_its_data(run)
+
+
+@pytest.mark.parametrize("done", ["checkpoint", "stage1/projector.safetensors", "stage2/checkpoints/checkpoint-5"])
+def test_what_was_trained_is_held_to_its_data_without_a_log(run: Run, tmp_path: Path, done: str) -> None:
+    hold_to_its_data(run)
+    (run.folder / done).mkdir(parents=True)
+    (tmp_path / "a.jsonl").write_text('{"id": "other"}\n')
+    with pytest.raises(UserError, match="was trained on"):
+        hold_to_its_data(run)
+
+
+def test_a_table_says_when_rows_were_trained_on_different_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path))
+    one, two = (made_runs.make_run(name, benchmarks=["gqa"]) for name in ("mini-dino", "mini-clip"))
+    for run, rows in ((one, 8298), (two, 8298)):
+        run.note_training_data({"data:x.jsonl": {"size": rows, "sha256": f"{rows:064d}"}})
+    table = comparison([one.folder, two.folder])
+    assert not any("different data" in note for note in table.notes)
+    assert len({row.facts["data_hash"] for row in table.rows}) == 1
+    two.note_training_data({"data:x.jsonl": {"size": 400, "sha256": f"{400:064d}"}})
+    table = comparison([one.folder, two.folder])
+    (note,) = [note for note in table.notes if "different data" in note]
+    assert f"data:x.jsonl was 8,298 bytes of SHA-256 000000000000 for mini-dino [{one.hash}]; 400 bytes" in note
+    assert len({row.facts["data_hash"] for row in table.rows}) == 2
+    assert "Trained on different data: data:x.jsonl was 8,298 bytes" in render(table, "md")
 
 
 def test_a_file_is_read_again_only_when_it_was_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +119,12 @@ def test_a_file_is_read_again_only_when_it_was_touched(tmp_path: Path, monkeypat
     assert known_sha256(path) == sha256_bytes(b"two") and len(reads) == 4
     with pytest.raises(UserError, match=r"gone\.jsonl: cannot be read"):
         known_sha256(tmp_path / "gone.jsonl")
+
+
+def step(run: Run) -> None:
+    """What a first step leaves."""
+    run.stage_dir(1).mkdir(parents=True, exist_ok=True)
+    (run.stage_dir(1) / "log.jsonl").write_text('{"step": 1}\n')
 
 
 class Listener:

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from mllm_eval.data.readers import Reading, Record, Settings, identity, pictures, shown, with_suffix
+from mllm_eval.data.settings import Asked, takes
 
 
+class Hinted(Asked):
+    """suffix_open: the instruction for questions without choices."""
+
+    suffix_open: str | None
+
+
+@takes(Hinted)
 def read(record: Record, settings: Settings) -> Reading:
     """`{query}` and an instruction that depends on the kind of question."""
     multiple = record["question_type"] == "multi_choice"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from mllm_eval.data.readers import Reading, Record, Settings, identity, pictures, shown, with_suffix
+from mllm_eval.data.settings import Asked, takes
 
 
+@takes(Asked)
 def read(record: Record, settings: Settings) -> Reading:
     """`{hint}\\n{question} Options:\\nA. ..`; the rotations of a question are one group."""
     hint = record.get("hint")

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import ast
 import re
+from typing import ClassVar, Literal
 
 from mllm_eval.data.readers import Reading, Record, Settings, identity, lettered, present, shown, with_suffix
+from mllm_eval.data.settings import Asked, takes
 
 _QUOTED = re.compile(r"'(.*?)'")
 _TAG = re.compile(r"<image (\d+)>")
 
 
+class Tagged(Asked):
+    """See `read`. Its images stand in columns `image_1` to `image_7`."""
+
+    needed: ClassVar[tuple[str, ...]] = ()
+
+    suffix_open: str | None
+    options: Literal["quoted", "parsed"]
+    images: Literal["first", "all"]
+
+
+@takes(Tagged)
 def read(record: Record, settings: Settings) -> Reading:
     """The question without its image tags.
 

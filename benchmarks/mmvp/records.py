@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from mllm_eval.data.readers import Reading, Record, Settings, identity, pictures, shown, with_suffix
+from mllm_eval.data.settings import Asked, takes
 
 
+@takes(Asked)
 def read(record: Record, settings: Settings) -> Reading:
     """`{question} Options:\\nA. X\\nB. Y`."""
     first, *rest = (part.strip().replace("(a)", "A.") for part in str(record["options"]).split("(b)"))

@@ -24,8 +24,11 @@ def is_letter(gold: str) -> bool:
 
 
 def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
-    """The first word of what follows the last keyword; nothing left is an error of the original."""
-    said = after_keyword(prediction).rstrip(".").split()[0]
+    """The first word of what follows the last keyword; the original crashes where nothing is left."""
+    left = after_keyword(prediction).rstrip(".").split()
+    if not left:
+        return 0.0, None, "the original crashes here: no word is left"
+    said = left[0]
     return float(said == record["answer"].lower()), said, ""
 
 

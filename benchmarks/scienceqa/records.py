@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from mllm_eval.data.readers import Reading, Record, Settings, identity, lettered, pictures, with_suffix
+from mllm_eval.data.settings import Asked, takes
 
 
+@takes(Asked)
 def read(record: Record, settings: Settings) -> Reading:
     """`{hint} {question}\\nA. ..`; without an image in the row there is none in the prompt."""
     hint = record.get("hint") or ""

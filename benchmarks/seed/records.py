@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from mllm_eval.data.readers import Reading, Record, Settings, identity, lettered, pictures, shown, with_suffix
+from mllm_eval.data.settings import Asked, takes
 
 
+@takes(Asked)
 def read(record: Record, settings: Settings) -> Reading:
     """`{question} Options:\\nA. ..` about the only image."""
     frames = record.get("image")

@@ -21,8 +21,9 @@ TYPES = {
 
 
 def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
-    """The first character of what follows the last keyword."""
-    TYPES[record["question_type_id"]]
+    """The first character of what follows the last keyword; the original crashes on a type that it does not know."""
+    if record["question_type_id"] not in TYPES:
+        return 0.0, None, f"the original crashes here: question type {record['question_type_id']}"
     return letter_score(prediction, record["answer"].lower(), "abcd", ".")
 
 

@@ -8,7 +8,8 @@ import re
 _NUMBER = re.compile(
     r"(?<![\w.^\u221a])(?<!\^[-+])[-+]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)(?![\d_]|\^[-+\d])"
 )
-_FRACTION = re.compile(r"\s*(?:([-+]?\d+)\s+)?([-+]?\d+)\s*/\s*(\d+)\s*\.?\s*")
+# Bounded: Python refuses to read an integer of thousands of digits, which a model may well write.
+_FRACTION = re.compile(r"\s*(?:([-+]?\d{1,300})\s+)?([-+]?\d{1,300})\s*/\s*(\d{1,300})\s*\.?\s*")
 _SPACED = re.compile(r"[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?[ .]*")
 _MINUS = re.compile(r"(?<![\w)] )(?<![\w)])(?:minus|negative) (?=\.?\d)", re.IGNORECASE)
 _PERCENT = re.compile(r"\d\s*(?:%|percent\b|per cent\b)", re.IGNORECASE)

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from mllm_eval.data.readers import Reading, Record, Settings, identity, pictures, shown, with_suffix
+from mllm_eval.data.settings import Asked, takes
 
 
+class Read(Asked):
+    """ocr_tokens: whether the data set's OCR result stands in the prompt. answer: column of the golds."""
+
+    ocr_tokens: bool
+    answer: str
+
+
+@takes(Read)
 def read(record: Record, settings: Settings) -> Reading:
     """`{question}\\nReference OCR tokens: a, b`; the tokens can be left out by a setting."""
     text = str(record["question"])

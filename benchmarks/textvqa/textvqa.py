@@ -23,7 +23,7 @@ def soft(count: int, n: int) -> float:
 def cambrian(record: Mapping[str, Any], prediction: str) -> tuple[float, str | None, str]:
     """After the M4C normaliser, faults included: an answer "a" is empty, as is the prediction "."."""
     if len(record["answers"]) != 10:
-        raise AssertionError(f"{len(record['answers'])} answers, not 10")
+        return 0.0, None, f"the original crashes here: {len(record['answers'])} gold answers, not 10"
     said, count = normal(prediction.strip()), 0
     for answer in map(normal, record["answers"]):
         count += answer == said

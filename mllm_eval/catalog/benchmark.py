@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from mllm_eval.catalog.colour import colour
 from mllm_eval.catalog.folders import find
 from mllm_eval.catalog.subset import parted, sized
 from mllm_eval.config import Strict, load
-from mllm_eval.errors import UserError, near
+from mllm_eval.errors import UserError, exception_words, near, origin
 from mllm_eval.storage import sha256_bytes
 
 
@@ -200,17 +201,37 @@ def module_of(benchmark: Benchmark, module: str) -> ModuleType:
     """A module of the project (dotted name) or one that lies beside the benchmark's yaml.
 
     The folder becomes a package of its own, so that its modules import each other relatively, as they do
-    when the `evaluate` library loads them. Raises UserError when it can't be imported.
+    when the `evaluate` library loads them. A folder whose modules were changed meanwhile is imported anew.
+    Raises UserError, naming file and line, when it can't be imported.
     """
-    name = module
-    if "." not in module:
-        folder = str(folder_of(benchmark))
-        package = f"mllm_eval_benchmark_{sha256_bytes(folder.encode())[:12]}"
-        if package not in sys.modules:
-            sys.modules[package] = ModuleType(package)
-            sys.modules[package].__path__ = [folder]
-        name = f"{package}.{module}"
+    folder = folder_of(benchmark)
+    name = module if "." in module else f"{_package(folder)}.{module}"
     try:
         return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(f"benchmark {benchmark.name}: can't import '{module}' ({error})") from None
+    except Exception as error:
+        where = origin(error, folder)
+        raise UserError(
+            f"{where}benchmark {benchmark.name}: can't import '{module}' ({exception_words(error)})"
+        ) from None
+
+
+_imported: dict[str, list[tuple[str, int, int]]] = {}
+
+
+def _package(folder: Path) -> str:
+    """The package that a folder is imported as."""
+    package = f"mllm_eval_benchmark_{sha256_bytes(str(folder).encode())[:12]}"
+    states = [(str(path), (found := path.stat()).st_size, found.st_mtime_ns) for path in sorted(folder.glob("*.py"))]
+    if _imported.get(package, states) != states:
+        for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+            del sys.modules[name]
+        for path, _, _ in states:
+            # Python tells a compiled file's age in whole seconds.
+            with suppress(OSError):
+                Path(importlib.util.cache_from_source(path)).unlink(missing_ok=True)
+        importlib.invalidate_caches()
+    _imported[package] = states
+    if package not in sys.modules:
+        sys.modules[package] = ModuleType(package)
+        sys.modules[package].__path__ = [str(folder)]
+    return package

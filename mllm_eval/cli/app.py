@@ -1,4 +1,4 @@
-"""The commands that make something: eval, compare, train, score, table, data, check."""
+"""The commands that make something: eval, compare, train, score, table, check."""
 
 from __future__ import annotations
 
@@ -94,6 +94,7 @@ def eval_(
     from mllm_eval.cli.finished import eval_model
     from mllm_eval.cli.tables import print_row
     from mllm_eval.errors import UserError
+    from mllm_eval.pipeline.asked import rules_asked
     from mllm_eval.run import Run
 
     if (encoder is None) == (model is None):
@@ -103,10 +104,18 @@ def eval_(
             raise UserError("--server answers for runs of encoders; a finished model answers itself")
         eval_model(str(model), data, split(benchmarks), blind, rules, dtype, batch, subset, start)
         return
-    if start(lambda: Run.of(encoder, recipe, llm, seed)):
+
+    def asked() -> Run:
+        found = Run.of(encoder, recipe, llm, seed)
+        rules_asked(rules, split(benchmarks), found.data)
+        return found
+
+    if start(asked):
         return
     chosen = split(benchmarks)
-    run = pipeline.evaluate(encoder, recipe, llm, seed, chosen, blind, display(), split(variants), subset, server)
+    run = pipeline.evaluate(
+        encoder, recipe, llm, seed, chosen, blind, display(), split(variants), subset, server, rules
+    )
     print_row(run, rules, blind, size_of_table(subset, chosen))
 
 
@@ -132,9 +141,11 @@ def compare(
     from mllm_eval.catalog.subset import size_of_table
     from mllm_eval.cli.display import display
     from mllm_eval.cli.tables import print_compared
+    from mllm_eval.pipeline.asked import baseline_asked
 
+    baseline_asked(baseline, split(encoders) or [])
     chosen = split(benchmarks)
-    runs = pipeline.compare(split(encoders) or [], recipe, llm, seed, chosen, blind, display(), subset)
+    runs = pipeline.compare(split(encoders) or [], recipe, llm, seed, chosen, blind, display(), subset, rules)
     print_compared(runs, rules, blind, baseline, intervals, size_of_table(subset, chosen))
 
 
@@ -224,10 +235,13 @@ def table(
     from mllm_eval.cli.tables import costed, detailed, gained, named, of_all, of_runs, of_variants, put, with_left_out
     from mllm_eval.errors import UserError
     from mllm_eval.finished import saved
+    from mllm_eval.results import hold_to_known_rules
     from mllm_eval.run import saved_runs
 
     asked = split(runs)
     chosen = [saved(one) for one in asked] if asked else None
+    if not published_only:
+        hold_to_known_rules([run.folder for run in (saved_runs() if chosen is None else chosen)], rules)
     if details or variants is not None:
         if name is not None:
             raise UserError("--details and --variants show runs; leave out the name of the table")
@@ -244,26 +258,6 @@ def table(
         shown = shown if published_only or chosen is not None else with_left_out(shown)
     shown = gained(shown, rules) if gain else shown
     put(costed(shown) if cost else shown, form, out)
-
-
-@app.command(short_help="make, fetch, check and lock data")
-def data(
-    benchmarks: Annotated[list[str] | None, typer.Argument(help="names; default: what the recipe needs")] = None,
-    recipe: Annotated[str | None, typer.Option(help="data of a recipe; default: mini")] = None,
-    pin: Annotated[str | None, typer.Option("--data", help="of benchmarks: hub (default), mini, ...")] = None,
-    folder: Annotated[Path | None, typer.Option("--from", help="take the files from this folder")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="only compare what is here with its locks")] = False,
-) -> None:
-    """Make or check the data of a recipe, or fetch, check and lock the data of benchmarks.
-
-    \b
-      mllm-eval data                                     the miniature
-      mllm-eval data --data hub                          the sixteen benchmarks, from the hub
-      mllm-eval data chartqa docvqa --from /copies       two of them, from a folder
-    """
-    from mllm_eval.cli.datasets import provide
-
-    provide(benchmarks or [], recipe, pin, folder, offline)
 
 
 @app.command(short_help="hold facts of encoders against their weights")

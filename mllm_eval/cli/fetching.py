@@ -1,4 +1,4 @@
-"""`mllm-eval weights`: the weights of an encoder and of an LLM, fetched, checked and locked."""
+"""`mllm-eval weights` and `data`: made or fetched, checked and locked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import typer
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
+    """Add the commands to the command line."""
+    app.command("data", short_help="make, fetch, check and lock data")(data)
     app.command("weights", short_help="fetch, check and lock weights")(weights)
 
 
@@ -47,3 +48,32 @@ def weights(
         files, size = len(found.lock.files), sum(file.size for file in found.lock.files.values())
         print(f"{found.name}: ok; {files} files, {size / 2**30:.2f} GiB, revision {found.lock.revision_found}")
         print(f"  {found.place}\n  locked in {found.lock_file}")
+
+
+def data(
+    benchmarks: Annotated[list[str] | None, typer.Argument(help="names; default: what the recipe needs")] = None,
+    recipe: Annotated[str | None, typer.Option(help="data of a recipe; default: mini")] = None,
+    pin: Annotated[str | None, typer.Option("--data", help="of benchmarks: hub (default), mini, ...")] = None,
+    folder: Annotated[Path | None, typer.Option("--from", help="take the files from this folder")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="only compare what is here with its locks")] = False,
+) -> None:
+    """Make or check the data of a recipe, or fetch, check and lock the data of benchmarks.
+
+    \b
+      mllm-eval data                                     the miniature
+      mllm-eval data --data hub                          the sixteen benchmarks, from the hub
+      mllm-eval data chartqa docvqa --from /copies       two of them, from a folder
+    """
+    from mllm_eval import pipeline
+    from mllm_eval.cli.display import display
+    from mllm_eval.errors import UserError
+    from mllm_eval.storage import data_home
+
+    asked = [part.strip() for name in benchmarks or [] for part in name.split(",") if part.strip()]
+    if asked or pin or folder or offline:
+        if recipe is not None:
+            raise UserError("--recipe goes without benchmarks, --data, --from and --offline: it names its own data")
+        made = pipeline.provide_benchmarks(asked or None, pin or "hub", folder, offline, display())
+    else:
+        made = pipeline.provide_data(recipe or "mini", display())
+    print(f"{data_home()}: {'made' if made else 'complete, nothing to do'}")

@@ -37,6 +37,7 @@ def eval_model(
     from mllm_eval.environment import gpus
     from mllm_eval.errors import UserError, near
     from mllm_eval.finished import Dtype, Finished
+    from mllm_eval.pipeline.asked import rules_asked
     from mllm_eval.pipeline.finished import evaluate_finished
 
     chosen = dtype or ("bfloat16" if gpus() else "float32")
@@ -45,9 +46,14 @@ def eval_model(
             f"dtype {chosen!r} is unknown.{near(chosen, get_args(Dtype))} Known: {', '.join(get_args(Dtype))}"
         )
     named = cast("Dtype", chosen)
-    if start(lambda: Finished.of(place, data, named, batch)):
+
+    def asked() -> Finished:
+        rules_asked(rules, benchmarks, data)
+        return Finished.of(place, data, named, batch)
+
+    if start(asked):
         return
-    found = evaluate_finished(place, data, benchmarks, blind, display(), named, batch, subset)
+    found = evaluate_finished(place, data, benchmarks, blind, display(), named, batch, subset, rules)
     print_row(found, rules, blind, size_of_table(subset, benchmarks))
 
 

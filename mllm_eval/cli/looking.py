@@ -91,9 +91,10 @@ def show(
     from mllm_eval.greedy import overruled_words
     from mllm_eval.pipeline.ledger import Ledger
     from mllm_eval.pipeline.reporter import Silent
-    from mllm_eval.results import columns, scored_variants, summaries
+    from mllm_eval.results import columns, hold_to_known_rules, scored_variants, summaries
 
     found = saved(run)
+    hold_to_known_rules([found.folder], rules)
     console = Console(highlight=False)
     console.print(f"{found.name}\n{found.folder}", markup=False)
     if isinstance(found, Finished):

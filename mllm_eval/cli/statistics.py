@@ -133,10 +133,12 @@ def _scored(names: str | None, rules: str) -> list[Scored]:
     from mllm_eval.finished import unreadable_notes
     from mllm_eval.report import read_scored
     from mllm_eval.report.choice import one_recipe
+    from mllm_eval.results import hold_to_known_rules
     from mllm_eval.run import saved_run, saved_runs
     from mllm_eval.storage import results_home
 
     if asked := split(names):
+        hold_to_known_rules([saved_run(one).folder for one in asked], rules)
         return [read_scored(saved_run(one).folder, rules) for one in asked]
     folders, _ = one_recipe([run.folder for run in saved_runs()], rules)
     for note in unreadable_notes():
@@ -162,9 +164,11 @@ def diff(
     from rich.table import Table as RichTable
 
     from mllm_eval.report.diff import diff as compare
+    from mllm_eval.results import hold_to_known_rules
     from mllm_eval.run import saved_run
 
     runs = [saved_run(one) for one in (a, b)]
+    hold_to_known_rules([run.folder for run in runs], rules)
     found = compare(runs[0].folder, runs[1].folder, rules)
     console = Console(highlight=False)
     names = _told_apart(runs)

@@ -28,7 +28,7 @@ def print_row(run: RunFolder, rules: str, blind: bool, subset: int | None = None
         return
     table = replace(pipeline.table([run], rules, blind, subset=subset), title=run.heading)
     print_and_write(table, run.stem, rules, subset)
-    print(*chance_table(run.folder, rules, sized("default", subset)).sentences, sep="\n")
+    print(*chance_table(run.folder, rules, sized("default", subset), intervals=False).sentences, sep="\n")
 
 
 def print_compared(

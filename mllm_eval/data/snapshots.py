@@ -6,16 +6,18 @@ import hashlib
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from mllm_eval.catalog.benchmark import Benchmark, Pin, folder_of, module_of
 from mllm_eval.data.locks import locked_snapshot
 from mllm_eval.data.readers import Reading
-from mllm_eval.data.samples import Kept, Picture, Pictures, Samples
+from mllm_eval.data.samples import Kept, Picture, Pictures, Sample, Samples
+from mllm_eval.data.settings import check_named, settings_of
 from mllm_eval.data.tables import Row, files_of, rows_of
 from mllm_eval.decoding import Decoding
-from mllm_eval.errors import UserError
+from mllm_eval.errors import UserError, exception_words, near, origin
 from mllm_eval.shelf import Shelf
 from mllm_eval.storage import sha256_bytes
 
@@ -33,13 +35,7 @@ def load_samples(benchmark: Benchmark, pin: str, variant: str = "default") -> Sa
     be read, and row counts or ids that differ from the pin's or the lock's.
     """
     chosen, name = benchmark.variant(variant), benchmark.pin_name(pin, variant)
-    asked = benchmark.data[name]
-    if asked.source == "hub":
-        locked = locked_snapshot(benchmark, name)
-        asked = asked.model_copy(update={"rows": locked.rows, "ids": locked.ids})
-        files = locked.files
-    else:
-        files = {table: files_of(part) for table, part in asked.tables().items()}
+    asked, files = _here(benchmark, name)
     key = _key(benchmark, asked, files, chosen.settings)
     own = next((samples for known, samples in _recent if known == key), None)
     if own is None:
@@ -50,6 +46,36 @@ def load_samples(benchmark: Benchmark, pin: str, variant: str = "default") -> Sa
     if chosen.images == "own":
         return own
     return own.showing(_shuffled(own.kept) if chosen.images == "other" else Shelf(() for _ in own.kept))
+
+
+def _here(benchmark: Benchmark, name: str) -> tuple[Pin, Files]:
+    """A pin, held to its lock where it has one, and its files."""
+    asked = benchmark.data[name]
+    if asked.source == "hub":
+        locked = locked_snapshot(benchmark, name)
+        return asked.model_copy(update={"rows": locked.rows, "ids": locked.ids}), locked.files
+    return asked, {table: files_of(part) for table, part in asked.tables().items()}
+
+
+def first_sample(benchmark: Benchmark, pin: str, variant: str = "default") -> Sample:
+    """The first sample of a data pin, without its images; only its row is read. Raises UserError as `load_samples`."""
+    name = benchmark.pin_name(pin, variant)
+    asked, files = _here(benchmark, name)
+    read = reader_of(benchmark)
+    settings = settings_of(benchmark, read, benchmark.variant(variant).settings)
+    joined = {} if asked.join is None else {"image": None}
+    for row in rows_of(asked, benchmark.aliases, files["questions"]):
+        check_named(benchmark, read, settings, {**row.record, **row.images, **joined})
+        reading = read_row(read, row, settings)
+        if reading.asked:
+            kept = _kept(0, row, replace(reading, images=()), {})
+            return Sample(benchmark.name, kept.id, (), kept.prompt, kept.target, kept.group, kept.group, kept.record)
+    raise _empty(asked, files)
+
+
+def _empty(pin: Pin, files: Files) -> UserError:
+    where = ", ".join(str(path) for path in files["questions"][:3])
+    return UserError(f"{where}: no rows to ask in the data set ({pin.repo}); put its questions there")
 
 
 # Variants of a benchmark are asked for one after the other, and mostly read the same rows.
@@ -77,15 +103,19 @@ def read_samples(
     `changed` settings are laid over the benchmark's; `told` hears of rows as they are read.
     """
     read = reader_of(benchmark)
-    settings = {**benchmark.settings, **(changed or {})}
+    settings = settings_of(benchmark, read, changed)
     samples: Shelf[Kept] = Shelf()
     seen: dict[str, int] = {}
     rows = 0
     for number, row in enumerate(_joined(pin, benchmark, files)):
         told(rows := number + 1)
+        if not number:
+            check_named(benchmark, read, settings, {**row.record, **row.images})
         reading = read_row(read, row, settings)
         if reading.asked:
             samples.append(_kept(number, row, reading, seen))
+    if not len(samples):
+        raise _empty(pin, files)
     if pin.rows is not None and rows != pin.rows:
         raise UserError(
             f"{benchmark.name}: {pin.repo} has {rows} rows, its pin '{name}' says {pin.rows}: another release, "
@@ -116,12 +146,21 @@ def reader_of(benchmark: Benchmark) -> Reader:
 def read_row(read: Reader, row: Row, settings: Mapping[str, Any]) -> Reading:
     """What a reader makes of a row, with the reader's errors as UserError naming the row."""
     marks = {column: ["image"] * len(refs) or None for column, refs in row.images.items()}
+    code = getattr(read, "__code__", None)
+    folder = Path(code.co_filename).parent if code else Path()
     try:
-        return read({**row.record, **marks}, settings)
+        # The column that a csv's image is named in keeps its text.
+        found = read({**marks, **row.record}, settings)
+    except UserError as error:
+        raise UserError(f"{row.where}: {error}") from None
     except KeyError as error:
         raise UserError(f"{row.where}: field {error} is missing") from None
-    except (TypeError, ValueError, AttributeError, IndexError, SyntaxError) as error:
-        raise UserError(f"{row.where}: can't be read ({type(error).__name__}: {error})") from None
+    except Exception as error:
+        place = origin(error, folder).removesuffix(": ")
+        raise UserError(f"{row.where}: can't be read ({exception_words(error)}{place and f' at {place}'})") from None
+    if not isinstance(found, Reading):
+        raise UserError(f"{row.where}: its reader gives {type(found).__name__}, expected a Reading")
+    return found
 
 
 def _joined(pin: Pin, benchmark: Benchmark, files: Files) -> Iterator[Row]:
@@ -145,6 +184,13 @@ def _kept(number: int, row: Row, reading: Reading, seen: dict[str, int]) -> Kept
     plain = str(number) if reading.id is None else reading.id
     seen[plain] = seen.get(plain, 0) + 1
     unique = plain if seen[plain] == 1 else f"{plain}#{seen[plain]}"
+    for column, position in reading.images:
+        if column not in row.images:
+            raise UserError(f"{row.where}: its reader names the image column '{column}'.{near(column, row.images)} "
+                            f"Images are in: {', '.join(row.images) or 'no column'}")  # fmt: skip
+        if position >= len(row.images[column]):
+            raise UserError(f"{row.where}: its reader names image {position} of column '{column}', which has "
+                            f"{len(row.images[column])}")  # fmt: skip
     pictures = tuple(row.images[column][position] for column, position in reading.images)
     group = unique if reading.group is None else reading.group
     return Kept(number, unique, pictures, reading.prompt, reading.target, group, row.record)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_eval.catalog.benchmark import Pin
+from mllm_eval.data.cells import columns_of, csv_lines, filled_in, typed
 from mllm_eval.data.columns import check_columns, type_name
 from mllm_eval.data.images import CellPicture, FilePicture, digest
 from mllm_eval.data.samples import Pictures
@@ -30,6 +30,17 @@ class Row:
     where: str
     record: dict[str, Any]
     images: dict[str, Pictures]
+
+
+def pictures_beside(pin: Pin, aliases: Mapping[str, str], files: Sequence[Path]) -> Iterator[str]:
+    """The image files that the rows of a pin's csv name; nothing for other tables. The images are not looked at."""
+    for path in files if pin.image_files else ():
+        if path.suffix == ".csv":
+            template, folder = str(pin.image_files), str(path.parent)
+            used = {column: pin.columns.get(column, "string") for column in columns_of(template)}
+            for where, named in csv_lines(path, aliases):
+                cells = {key: typed(named[key], kind, key, where) for key, kind in used.items() if key in named}
+                yield f"{folder}/{filled_in(template, cells, where)}"
 
 
 def files_of(pin: Pin) -> list[Path]:
@@ -75,7 +86,7 @@ def _parquet_rows(path: Path, pin: Pin, aliases: Mapping[str, str], how: Decodin
             }
             record = {name: row[own] for name, own in upstream.items() if name not in images}
             for name, kind in retyped.items():
-                record[name] = _typed(record[name], kind, name, where)
+                record[name] = typed(record[name], kind, name, where)
             yield Row(where, record, images)
             number += 1
 
@@ -97,27 +108,14 @@ def _pictures(value: Any, path: Path, group: int, column: str, row: int, number:
 
 
 def _csv_rows(path: Path, pin: Pin, aliases: Mapping[str, str], how: Decoding) -> Iterator[Row]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a csv file in UTF-8 ({error})") from None
-    for number, line in enumerate(lines, 1):
-        where = f"{path} row {number}"
-        named = {aliases.get(str(key), str(key)): value for key, value in line.items()}
-        check_columns({key: pin.columns.get(key, "string") for key in named}, pin.columns, str(path))
-        record = {key: _typed(value, pin.columns.get(key, "string"), key, where) for key, value in named.items()}
-        picture = path.parent / str(pin.image_files).format(**record)
-        yield Row(where, record, {"image": (_file(picture, where, how),)} if pin.image_files else {})
-
-
-def _typed(value: Any, kind: str, column: str, where: str) -> Any:
-    if value is None or not isinstance(value, str):
-        raise UserError(f"{where}: column '{column}' is missing or there is one too many")
-    try:
-        return int(value) if kind.startswith("int") else value
-    except ValueError:
-        raise UserError(f"{where}: column '{column}' is {value!r}, expected {kind}") from None
+    for number, (where, named) in enumerate(csv_lines(path, aliases)):
+        if not number:
+            check_columns({key: pin.columns.get(key, "string") for key in named}, pin.columns, str(path))
+        record = {key: typed(value, pin.columns.get(key, "string"), key, where) for key, value in named.items()}
+        images: dict[str, Pictures] = {}
+        if pin.image_files:
+            images["image"] = (_file(path.parent / filled_in(pin.image_files, record, where), where, how),)
+        yield Row(where, record, images)
 
 
 def _file(path: Path, where: str, how: Decoding) -> FilePicture:

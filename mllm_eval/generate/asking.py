@@ -55,8 +55,10 @@ def shared_answers(samples: Sequence[Sample], template: str, journals: Sequence[
 
 
 def is_open(asked: Asked, template: str) -> bool:
-    """Whether something is to be done for it: an answer, or the journal is not finished."""
-    return not asked.journal.complete or bool(pending(asked.samples, template, asked.journal))
+    """Whether something is to be done for it: an answer, or the journal is not finished, or has answers to others."""
+    if not asked.journal.complete or len(asked.journal.done()) != len(asked.samples):
+        return True
+    return bool(pending(asked.samples, template, asked.journal))
 
 
 def together(asked: Sequence[Asked]) -> list[list[Asked]]:

@@ -153,14 +153,22 @@ class Respondent:
             yield progress
 
     def _share_answers(self, opened: Mapping[Asked, tuple[Benchmark, str]], share: Share) -> None:
-        """Where nothing is answered yet, take the answers of a benchmark's other variants to the same questions."""
+        """Take the answers that are there to the same questions: where nothing is answered yet, those of a benchmark's
+        other variants, and where its rows have changed, its own to the rows that moved."""
 
         def take() -> None:
+            template = self.run.recipe.template
             for asked, (benchmark, _) in opened.items():
                 if not asked.journal.done():
+                    left: Sequence[Sample] = asked.samples
                     others = self._others(benchmark, asked.journal, asked.max_new_tokens)
-                    if shared := shared_answers(asked.samples, self.run.recipe.template, others):
-                        asked.journal.append(shared)
+                elif asked.journal.complete:
+                    ids = set(pending(asked.samples, template, asked.journal))
+                    left, others = [sample for sample in asked.samples if sample.id in ids], [asked.journal]
+                else:
+                    continue
+                if shared := shared_answers(left, template, others):
+                    asked.journal.append(shared)
 
         share.first(take)
 

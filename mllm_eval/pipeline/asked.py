@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from mllm_eval.catalog import Benchmark, load_benchmark, names, paper_benchmarks
+from mllm_eval.catalog import Benchmark, load_benchmark, load_encoder, names, paper_benchmarks
 from mllm_eval.catalog.benchmark import GENERIC
 from mllm_eval.errors import UserError, near
 
@@ -41,3 +42,18 @@ def asked_variants(asked: Sequence[Benchmark], wanted: Sequence[str]) -> dict[st
         every = list(benchmark.variants) if "all" in wanted else []
         found[benchmark.name] = list(dict.fromkeys(["default", *(n for n in wanted if n in own), *every]))
     return found
+
+
+def rules_asked(rules: str, benchmarks: Sequence[str] | None, pin: str) -> None:
+    """UserError, with the nearest name, for a rule set of which no benchmark asked would have a score to print."""
+    known = dict.fromkeys(name for benchmark in asked_benchmarks(benchmarks, pin) for name in benchmark.rules)
+    if known and rules not in known:
+        raise UserError(f"no benchmark asked has rules {rules!r}.{near(rules, known)} Known: {', '.join(known)}")
+
+
+def baseline_asked(baseline: str | None, encoders: Sequence[str]) -> None:
+    """UserError for a baseline that can be no row of these encoders: neither a hash nor a label of one of them."""
+    own = [load_encoder(name).name for name in encoders]
+    if baseline is None or re.fullmatch(r"[0-9a-f]{12}", baseline) or any(map(baseline.startswith, own)):
+        return
+    raise UserError(f"no row {baseline!r} to compare with.{near(baseline, own)}")

@@ -13,12 +13,13 @@ from mllm_eval.environment import device, repeatable
 from mllm_eval.finished import Dtype, Finished
 from mllm_eval.generate.finished import answer_finished, pending_finished
 from mllm_eval.pipeline.answering import titled
-from mllm_eval.pipeline.asked import asked_benchmarks
+from mllm_eval.pipeline.asked import asked_benchmarks, rules_asked
 from mllm_eval.pipeline.flow import working
 from mllm_eval.pipeline.ledger import Ledger, Part
 from mllm_eval.pipeline.processes import decided, sharing
+from mllm_eval.pipeline.rehearsal import unsettled
 from mllm_eval.pipeline.reporter import Reporter
-from mllm_eval.pipeline.scoring import score_answers, scored
+from mllm_eval.pipeline.scoring import States, score_answers, scored
 from mllm_eval.pipeline.snapshots import locked_or_told
 from mllm_eval.pipeline.sources import provide
 from mllm_eval.pipeline.subset import asked_samples, subset_words
@@ -38,6 +39,7 @@ def evaluate_finished(
     dtype: Dtype = "float32",
     batch: int = 1,
     subset: int | None = None,
+    rules: str | None = None,
 ) -> Finished:
     """Ask a finished model the benchmarks and score its answers: whatever of it is missing.
 
@@ -46,28 +48,33 @@ def evaluate_finished(
         data: the benchmarks' data pin.
         benchmarks: names; by default those of the paper's table that have the pin.
         subset: ask so many questions of the chosen benchmarks, a stratified part; answers and scores are kept apart.
+        rules: the rule set that will be shown; one that no benchmark has is refused before anything is asked.
 
     Raises:
         UserError: no such model or data, or a model that cannot be asked; what was answered stays.
     """
+    if rules is not None:
+        rules_asked(rules, benchmarks, data)
     model = Finished.of(place, data, dtype, batch)
     asked = asked_benchmarks(benchmarks, data)
     size = size_of_table(subset, benchmarks)
     variants = [sized(name, size) for name in (["default", "blind"] if blind else ["default"])]
     with working(model, reporter) as ledger, sharing() as share:
+        states = States(data)
         if size != subset:
             ledger.reporter.say(subset_words(subset, size, len(asked)))
 
-        def prepare() -> None:
+        def prepare() -> dict[str, list[str]]:
             local = [one for one in asked if one.pin(data).source != "hub"]
             paths = [data_home() / part.repo for one in local for part in one.pin(data).tables().values()]
             provide(paths, ledger.reporter)
             locked_or_told(asked, data, variants)
+            return {one.name: unsettled(model, one, variants, states) for one in asked}
 
-        decided(prepare)
+        left = decided(prepare)
         loaded = _Loaded(model, ledger)
         for benchmark in asked:
-            for variant in variants:
+            for variant in left[benchmark.name]:
                 samples = asked_samples(benchmark, data, variant)
                 journal = Journal(model.answers_path(benchmark.name, variant), share.rank)
                 limit = benchmark.generation.max_new_tokens
@@ -77,11 +84,11 @@ def evaluate_finished(
                     part = Part(f"answers: {title}", benchmark.name, variant, len(samples))
                     with ledger.step(f"answers: {title}", "answers", parts=[part]) as progress:
                         answer_finished(ready, samples, limit, journal, progress, batch, share)
-                if not share.rank and not all(scored(model, benchmark, variant, rules) for rules in benchmark.rules):
+                if not share.rank and not scored(model, benchmark, variant, samples, states):
                     with ledger.step(
                         f"scores: {titled(benchmark, variant)}", "scores", benchmark=benchmark.name, variant=variant
                     ):
-                        score_answers(model, benchmark, variant, samples)
+                        score_answers(model, benchmark, variant, samples, states)
         if not ledger.steps:
             ledger.reporter.say(f"{model.name}: complete, nothing to do")
     return model

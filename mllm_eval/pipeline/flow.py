@@ -15,11 +15,12 @@ from mllm_eval.environment import before_torch, repeatable, world
 from mllm_eval.errors import UserError
 from mllm_eval.finished import Finished
 from mllm_eval.pipeline.answering import Respondent, titled
-from mllm_eval.pipeline.asked import asked_benchmarks, asked_variants
+from mllm_eval.pipeline.asked import asked_benchmarks, asked_variants, rules_asked
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.processes import decided, meet, sharing
+from mllm_eval.pipeline.rehearsal import unsettled
 from mllm_eval.pipeline.reporter import Reporter, Silent
-from mllm_eval.pipeline.scoring import score_answers, scored
+from mllm_eval.pipeline.scoring import States, score_answers, scored
 from mllm_eval.pipeline.snapshots import lock_data, locked_or_told, look_at_images, of_the_hub
 from mllm_eval.pipeline.sources import needed, provide
 from mllm_eval.pipeline.subset import asked_samples, shown_variants, subset_words
@@ -44,6 +45,7 @@ def evaluate(
     variants: Sequence[str] | None = None,
     subset: int | None = None,
     server: str | None = None,
+    rules: str | None = None,
 ) -> Run:
     """Train an encoder's adapter, ask the benchmarks, score the answers: whatever of it is missing.
 
@@ -54,36 +56,41 @@ def evaluate(
         variants: further variants of the benchmarks that have them; `all` stands for all of a benchmark's own.
         subset: ask so many questions of the chosen benchmarks, a stratified part; answers and scores are kept apart.
         server: address of a vLLM server that holds the run's LLM and answers in the engine's place.
+        rules: the rule set that will be shown; one that no benchmark has is refused before anything is computed.
 
     Raises:
         UserError: an unknown name or bad input; whatever was computed before it stays.
     """
     answering = _at(server)
     run = Run.of(encoder, recipe, llm, seed)
+    if rules is not None:
+        rules_asked(rules, benchmarks, run.data)
     asked = asked_benchmarks(benchmarks, run.recipe.data)
     wanted = asked_variants(asked, [*(["blind"] if blind else []), *(variants or [])])
     size = size_of_table(subset, benchmarks)
     chosen = {name: [sized(variant, size) for variant in own] for name, own in wanted.items()}
     with working(run, reporter) as ledger, sharing() as share:
+        states = States(run.data)
         if size != subset:
             ledger.reporter.say(subset_words(subset, size, len(asked)))
 
-        def prepare() -> None:
+        def prepare() -> dict[str, list[str]]:
             provide(needed(run.recipe, not is_trained(run), asked), ledger.reporter)
             for benchmark in asked:
                 locked_or_told([benchmark], run.recipe.data, chosen[benchmark.name])
             hold_to_its_data(run)
+            return {one.name: unsettled(run, one, chosen[one.name], states) for one in asked}
 
-        decided(prepare)
+        left = decided(prepare)
         respondent = Respondent(run, lambda: _train(run, ledger), ledger, answering)
         readers: dict[tuple[str, str], list[str]] = {}
         for benchmark in asked:
-            for variant in chosen[benchmark.name]:
+            for variant in left[benchmark.name]:
                 source = answers_variant(benchmark, variant, run.data)
                 readers.setdefault((benchmark.name, source), []).append(variant)
         respondent.respond(
             [(benchmark, source) for benchmark in asked for name, source in readers if name == benchmark.name],
-            lambda benchmark, source, samples: _score(run, ledger, benchmark, source, samples, readers),
+            lambda benchmark, source, samples: _score(run, ledger, benchmark, source, samples, readers, states),
             share,
         )
         if not ledger.steps:
@@ -122,6 +129,7 @@ def score_run(run: Run | Finished, reporter: Reporter | None = None) -> list[str
         UserError: the answers do not fit the samples, or the run has no finished answers.
     """
     done = []
+    states = States(run.data)
     with working(run, reporter) as ledger:
         for path in sorted((run.folder / "answers").glob("*.jsonl")):
             name, _, variant = path.stem.partition(".")
@@ -130,7 +138,8 @@ def score_run(run: Run | Finished, reporter: Reporter | None = None) -> list[str
                 with ledger.step(
                     f"scores: {titled(benchmark, counted)}", "scores", benchmark=benchmark.name, variant=counted
                 ):
-                    score_answers(run, benchmark, counted, _samples(benchmark, run, counted))
+                    states.of(benchmark, counted)
+                    score_answers(run, benchmark, counted, _samples(benchmark, run, counted), states)
                 done.append(titled(benchmark, counted))
     if not done:
         raise UserError(f"{run.folder}: no finished answers; `mllm-eval eval` makes them")
@@ -146,11 +155,14 @@ def compare(
     blind: bool = False,
     reporter: Reporter | None = None,
     subset: int | None = None,
+    rules: str | None = None,
 ) -> list[Run]:
     """`evaluate` for each encoder. All names are checked before anything is computed."""
     for encoder in encoders:
         load_encoder(encoder)
     asked_benchmarks(benchmarks, load_recipe(recipe).data)
+    if rules is not None:
+        rules_asked(rules, benchmarks, load_recipe(recipe).data)
     sized("default", size_of_table(subset, benchmarks))
     return [evaluate(encoder, recipe, llm, seed, benchmarks, blind, reporter, subset=subset) for encoder in encoders]
 
@@ -276,12 +288,13 @@ def _score(
     source: str,
     samples: Sequence[Sample],
     readers: Mapping[tuple[str, str], Sequence[str]],
+    states: States,
 ) -> None:
     """Score the answers of a variant for each that reads them, where that is missing."""
     for variant in readers[benchmark.name, source]:
-        if not all(scored(run, benchmark, variant, rules) for rules in benchmark.rules):
+        own = samples if variant == source else _samples(benchmark, run, variant)
+        if not scored(run, benchmark, variant, own, states):
             with ledger.step(
                 f"scores: {titled(benchmark, variant)}", "scores", benchmark=benchmark.name, variant=variant
             ):
-                own = samples if variant == source else _samples(benchmark, run, variant)
-                score_answers(run, benchmark, variant, own)
+                score_answers(run, benchmark, variant, own, states)

@@ -4,56 +4,140 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
-from mllm_eval.answers import Answers, open_answers
+from mllm_eval.answers import Answers, Journal, open_answers
 from mllm_eval.catalog import Benchmark
 from mllm_eval.catalog.benchmark import answers_variant
+from mllm_eval.data.content import content_of, contents_hash, state_of
 from mllm_eval.data.samples import Sample
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.subset import stratum_of
 from mllm_eval.run import RunFolder
+from mllm_eval.shelf import Shelf
 from mllm_eval.storage import read_json, sha256_file, write_json, write_jsonl
 
+# Of a run's folder: in which state of its data each benchmark and variant was scored.
+SETTLED = "settled.json"
 
-def scored(run: RunFolder, benchmark: Benchmark, variant: str, rules: str) -> bool:
-    """Whether these very answers were scored by the rules as they are now."""
+
+class States:
+    """The state of each data pin, as it was when it was first asked for: before the samples are read."""
+
+    def __init__(self, pin: str) -> None:
+        self.pin = pin
+        self._found: dict[tuple[str, str], str | None] = {}
+
+    def of(self, benchmark: Benchmark, variant: str) -> str | None:
+        """The state of the pin that a variant reads. Raises UserError as `state_of` does."""
+        name = benchmark.pin_name(self.pin, variant)
+        if (benchmark.name, name) not in self._found:
+            self._found[benchmark.name, name] = state_of(benchmark, name)
+        return self._found[benchmark.name, name]
+
+
+def answered(run: RunFolder, benchmark: Benchmark, variant: str) -> bool:
+    """Whether the answers that a variant reads were complete when they were last looked at."""
+    return Journal(run.answers_path(benchmark.name, answers_variant(benchmark, variant, run.data))).complete
+
+
+def settled(run: RunFolder, benchmark: Benchmark, variant: str, states: States) -> bool:
+    """Whether all is answered and scored as it would be now, told without reading the samples.
+
+    False also where that takes a look at them: a failed sample may be answered by now.
+    """
+    if not answered(run, benchmark, variant):
+        return False
+    found = _summaries(run, benchmark, variant)
+    if not all(one is not None and one.get("n_failed") == 0 for one in found):
+        return False
+    noted = _noted(run).get(_name(benchmark, variant))
+    return noted is not None and noted == states.of(benchmark, variant)
+
+
+def scored(run: RunFolder, benchmark: Benchmark, variant: str, samples: Sequence[Sample], states: States) -> bool:
+    """Whether these very answers to these very samples were scored by the rules as they are now.
+
+    If so, it is noted in which state of their files the samples were these.
+    """
+    found = _summaries(run, benchmark, variant)
+    if None in found or len({one.get("samples") for one in found if one}) > 1:
+        return False
+    now = contents_hash(map(content_of, samples))
+    if any(one.get("samples") != now for one in found if one):
+        return False
+    _note(run, benchmark, variant, states)
+    return True
+
+
+def _noted(run: RunFolder) -> dict[str, str]:
+    """Benchmark and variant -> the state of the data that their scores were made of."""
+    try:
+        found = read_json(run.folder / SETTLED)
+    except UserError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _note(run: RunFolder, benchmark: Benchmark, variant: str, states: States) -> None:
+    noted, name = _noted(run), _name(benchmark, variant)
+    state = states.of(benchmark, variant)
+    if state is not None and noted.get(name) != state:
+        write_json(run.folder / SETTLED, {**noted, name: state})
+
+
+def _summaries(run: RunFolder, benchmark: Benchmark, variant: str) -> list[dict[str, Any] | None]:
+    """The summary by each rule set; None for what other rules, or other answers, have made."""
     from mllm_eval.score import protocol_hash
 
     answers = run.answers_path(benchmark.name, answers_variant(benchmark, variant, run.data))
-    scores = run.scores_path(benchmark.name, rules, variant)
-    path = run.summary_path(benchmark.name, rules, variant)
-    if not all(file.is_file() for file in (answers, scores, path)):
-        return False
-    try:
-        summary = read_json(path)
-    except UserError:
-        return False
-    return bool(
-        summary.get("answers") == sha256_file(answers)
-        and summary.get("protocol_hash") == protocol_hash(benchmark, rules, variant)
-    )
+    digest = sha256_file(answers) if answers.is_file() else ""
+    found: list[dict[str, Any] | None] = []
+    for rules in benchmark.rules:
+        found.append(None)
+        path = run.summary_path(benchmark.name, rules, variant)
+        if not digest or not path.is_file() or not run.scores_path(benchmark.name, rules, variant).is_file():
+            continue
+        try:
+            summary = read_json(path)
+        except UserError:
+            continue
+        same = isinstance(summary, dict) and summary.get("answers") == digest
+        if same and summary.get("protocol_hash") == protocol_hash(benchmark, rules, variant):
+            found[-1] = summary
+    return found
 
 
-def score_answers(run: RunFolder, benchmark: Benchmark, variant: str, samples: Sequence[Sample]) -> None:
+def score_answers(
+    run: RunFolder, benchmark: Benchmark, variant: str, samples: Sequence[Sample], states: States
+) -> None:
     """Score a run's answers to a benchmark by each rule set that the benchmark has.
 
     A variant that only counts otherwise, or asks the same of the same data, reads the answers of the one it equals.
+    Nothing is written before all rule sets have scored.
 
     Raises:
-        UserError: the answers are not those to these samples.
+        UserError: the answers are not those to these samples, or the scorer fails.
     """
     from mllm_eval.score import score_samples, summarize
 
     path = run.answers_path(benchmark.name, answers_variant(benchmark, variant, run.data))
     predictions = _Predictions(open_answers(path))
-    for rules in benchmark.rules:
-        scores = score_samples(benchmark, rules, samples, predictions)
-        lines = ({**asdict(one), **_place(benchmark, sample)} for one, sample in zip(scores, samples, strict=True))
+    digest = sha256_file(path)
+    by_rules = {rules: score_samples(benchmark, rules, samples, predictions) for rules in benchmark.rules}
+    found = {rules: summarize(benchmark, rules, samples, scores, variant) for rules, scores in by_rules.items()}
+    contents = Shelf(map(content_of, samples))
+    for rules, scores in by_rules.items():
+        lines = (
+            {**asdict(one), **_place(benchmark, sample), "content": content}
+            for one, sample, content in zip(scores, samples, contents, strict=True)
+        )
         write_jsonl(run.scores_path(benchmark.name, rules, variant), lines)
-        summary = asdict(summarize(benchmark, rules, samples, scores, variant))
+        summary = {**asdict(found[rules]), "samples": contents_hash(contents), "answers": digest}
         summary["chance"] = _chance(run, benchmark, variant, summary["chance"])
         # Written last: a summary that names the answers stands for whole scores.
-        write_json(run.summary_path(benchmark.name, rules, variant), {**summary, "answers": sha256_file(path)})
+        write_json(run.summary_path(benchmark.name, rules, variant), summary)
+    _note(run, benchmark, variant, states)
 
 
 class _Predictions(Mapping[str, str | None]):
@@ -81,3 +165,7 @@ def _chance(run: RunFolder, benchmark: Benchmark, variant: str, by_options: floa
 def _place(benchmark: Benchmark, sample: Sample) -> dict[str, str | None]:
     """What statistics must know of a sample besides its score: what it hangs together with, what it counts under."""
     return {"group": sample.group, "cluster": sample.cluster, "stratum": stratum_of(benchmark, sample)}
+
+
+def _name(benchmark: Benchmark, variant: str) -> str:
+    return f"{benchmark.name}.{variant}"

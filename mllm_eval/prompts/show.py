@@ -10,6 +10,7 @@ from typing import Any
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import Benchmark
 from mllm_eval.data.readers import Reading
+from mllm_eval.data.settings import settings_of
 from mllm_eval.data.snapshots import load_samples, reader_of
 from mllm_eval.data.tables import Row
 from mllm_eval.errors import UserError, near
@@ -50,5 +51,5 @@ def read_record(benchmark: Benchmark, record: Mapping[str, Any], where: str, var
     from mllm_eval.data.snapshots import read_row
 
     named = {benchmark.aliases.get(key, key): value for key, value in record.items()}
-    settings = {**benchmark.settings, **benchmark.variant(variant).settings}
-    return read_row(reader_of(benchmark), Row(where, named, {}), settings)
+    read = reader_of(benchmark)
+    return read_row(read, Row(where, named, {}), settings_of(benchmark, read, benchmark.variant(variant).settings))

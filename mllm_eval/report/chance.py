@@ -54,7 +54,9 @@ def chance_p(run: Scored, blind: Scored | None, name: str) -> float | None:
     return None if any(math.isnan(p) for p in found) else max(found)
 
 
-def chance_table(folder: Path, rules: str = "cambrian", variant: str = "default", alpha: float = ALPHA) -> Table:
+def chance_table(
+    folder: Path, rules: str = "cambrian", variant: str = "default", alpha: float = ALPHA, intervals: bool = True
+) -> Table:
     """`above_chance` as a table, with a sentence that counts and names the benchmarks that are not."""
     run, found = read_scored(folder, rules, variant), above_chance(folder, rules, variant, alpha)
     number = {
@@ -64,7 +66,7 @@ def chance_table(folder: Path, rules: str = "cambrian", variant: str = "default"
     shown = (*number.values(), Column("p", "p", text=True), Column("verdict", "Verdict", text=True))
     rows = []
     for one in found:
-        limits = run.interval(one.benchmark)
+        limits = run.interval(one.benchmark) if intervals else None
         between = (limits.low, limits.high) if limits else None
         cells = {
             "value": score_cell(one.value, number["value"], limits=between),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mllm_eval.catalog.subset import parted
 from mllm_eval.finished import unreadable_notes
-from mllm_eval.results import RunRecord, read_run, scored_variants
+from mllm_eval.results import RunRecord, hold_to_known_rules, read_run, scored_variants
 
 
 def one_recipe(
@@ -15,13 +15,17 @@ def one_recipe(
 ) -> tuple[list[Path], list[str]]:
     """The runs scored in any of the variants, of the recipe and LLM that most of them share (the latest, of equally
     many), and a note for each kind of run that was left out; with `mixed`, those of all recipes. Runs whose config
-    no longer loads can't be among `folders`, and have notes of their own."""
+    no longer loads can't be among `folders`, and have notes of their own.
+
+    Raises UserError for a rule set that no run has scores of, where any has some.
+    """
     scored = [folder for folder in folders if set(variants) & set(scored_variants(folder, rules))]
     records = [read_run(folder) for folder in scored]
     kinds: dict[str, list[RunRecord]] = {}
     for record in records:
         kinds.setdefault(record.held_equal, []).append(record)
     if not kinds:
+        hold_to_known_rules(folders, rules)
         return [], unreadable_notes()
     best = max(kinds, key=lambda kind: (len(kinds[kind]), max(_written(one.folder) for one in kinds[kind])))
     notes = []

@@ -108,6 +108,7 @@ def measured_row(run: Scored, label: str, shown: Sequence[Column], intervals: bo
         "encoder": record.encoder,
         "recipe": record.recipe,
         "recipe_hash": record.recipe_hash,
+        "data_hash": record.data_hash,
         "llm": record.llm,
         "seed": str(record.seed),
         "rules": run.rules,
@@ -133,6 +134,21 @@ def shared_notes(runs: Sequence[Scored]) -> list[str]:
         notes.append(
             "Rows of different recipes or LLMs stand side by side: a difference between them is not the encoder's."
         )
+    return [*notes, *_data_notes(runs)]
+
+
+def _data_notes(runs: Sequence[Scored]) -> list[str]:
+    """A note for each training file that was another one for some of the rows; what was not noted is passed over."""
+    notes = []
+    records = {run.record.hash: run.record for run in runs}
+    for ref in dict.fromkeys(ref for record in records.values() for ref in record.trained_on):
+        contents: dict[str, list[str]] = {}
+        for record in records.values():
+            if ref in record.trained_on:
+                contents.setdefault(record.trained_on[ref], []).append(f"{record.encoder} [{record.hash}]")
+        if len(contents) > 1:
+            said = "; ".join(f"{content} for {', '.join(members)}" for content, members in contents.items())
+            notes.append(f"Trained on different data: {ref} was {said}. A difference may be the data's.")
     return notes
 
 
@@ -169,7 +185,8 @@ def comparison(
     held_equal(scored, mixed_recipes)
     names = labels(scored)
     base = None if baseline is None else _base(baseline, scored, names)
-    draw_together(scored)
+    if intervals or len({run.record.hash for run in scored}) > 1:
+        draw_together(scored)
     shown = score_columns(list(dict.fromkeys(name for run in scored for name in run.benchmarks)))
     shown += classic_columns(scored)
     rows = [measured_row(run, name, shown, intervals) for run, name in zip(scored, names, strict=True)]

@@ -13,6 +13,7 @@ FACTS = (
     "encoder",
     "recipe",
     "recipe_hash",
+    "data_hash",
     "llm",
     "seed",
     "rules",

@@ -7,6 +7,7 @@ from mllm_eval.results.probes import Probe, read_probes
 from mllm_eval.results.published import contradiction, published, values
 from mllm_eval.results.runs import (
     RunRecord,
+    hold_to_known_rules,
     load_scores,
     read_run,
     scored_rules,
@@ -21,6 +22,7 @@ __all__ = [
     "RunRecord",
     "columns",
     "contradiction",
+    "hold_to_known_rules",
     "load_scores",
     "published",
     "read_probes",

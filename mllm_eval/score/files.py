@@ -16,7 +16,7 @@ from mllm_eval.errors import UserError, near
 from mllm_eval.score.answerfiles import LAYOUTS, Line
 from mllm_eval.score.joining import NUMBERINGS, agree, join
 from mllm_eval.score.records import sample_of, whole_groups
-from mllm_eval.score.scorer import load_scorer, rules_of
+from mllm_eval.score.scorer import load_scorer, own_code, rules_of
 from mllm_eval.score.scoring import Score, Summary, score_samples, summarize
 from mllm_eval.storage import write_json, write_jsonl
 
@@ -159,7 +159,8 @@ def submission(benchmark: Benchmark, scored: Scored) -> list[dict[str, Any]] | N
     entry = load_scorer(benchmark).submission
     if entry is None or scored.summary.n_unscored == 0:
         return None
-    return [entry(sample.record, scored.predictions[sample.id] or "") for sample in scored.samples]
+    with own_code(benchmark, "`submission`"):
+        return [entry(sample.record, scored.predictions[sample.id] or "") for sample in scored.samples]
 
 
 def _sentence(summary: Summary) -> str:

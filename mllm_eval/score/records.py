@@ -10,24 +10,33 @@ from mllm_eval.catalog.benchmark import Benchmark
 from mllm_eval.config import canonical
 from mllm_eval.data.samples import Sample
 from mllm_eval.errors import UserError, near
-from mllm_eval.score.scorer import Scorer
-
-_KINDS: dict[str, type | tuple[type, ...]] = {"string": str, "int64": int, "float64": (int, float), "bool": bool}
+from mllm_eval.score.scorer import KINDS, Scorer, own_code
 
 
 def sample_of(benchmark: Benchmark, scorer: Scorer, id_: str, record: Mapping[str, Any], where: str) -> Sample:
     """A sample made of a brought record; UserError naming the field that is missing or of another type."""
     named = {benchmark.aliases.get(key, key): value for key, value in record.items()}
-    for field, kind in scorer.needs.items():
-        if field not in named and kind.endswith("?"):
-            continue
-        if field not in named:
-            raise UserError(f"{where}: the record has no field '{field}' ({kind}).{near(field, named)}")
-        if not _is(named[field], kind):
-            found = type(named[field]).__name__
-            raise UserError(f"{where}: field '{field}' of the record is {found}, expected {kind}")
-    group = scorer.group(named)[0] if scorer.group else id_
+    check_fields(scorer, named, where)
+    group = id_
+    if scorer.group:
+        with own_code(benchmark, f"`group` on sample '{id_}'"):
+            found = scorer.group(named)
+            if not (isinstance(found, tuple) and [type(part) for part in found] == [str, int]):
+                raise TypeError(f"it gives {found!r}, expected (name, how many records make it whole)")
+            group = found[0]
     return Sample(benchmark.name, id_, (), "", "", group, group, named)
+
+
+def check_fields(scorer: Scorer, record: Mapping[str, Any], where: str) -> None:
+    """UserError naming the first field that the scorer needs and the record lacks, or has of another type."""
+    for field, kind in scorer.needs.items():
+        if field not in record and kind.endswith("?"):
+            continue
+        if field not in record:
+            raise UserError(f"{where}: the record has no field '{field}' ({kind}).{near(field, record)}")
+        if not _is(record[field], kind):
+            found = type(record[field]).__name__
+            raise UserError(f"{where}: field '{field}' of the record is {found}, expected {kind}")
 
 
 def _is(value: Any, kind: str) -> bool:
@@ -36,7 +45,7 @@ def _is(value: Any, kind: str) -> bool:
     kind = kind.removesuffix("|null").removesuffix("?")
     if kind.startswith("list<"):
         return isinstance(value, list) and all(_is(item, kind[5:-1]) for item in value)
-    return isinstance(value, _KINDS[kind]) and (kind == "bool" or not isinstance(value, bool))
+    return isinstance(value, KINDS[kind]) and (kind == "bool" or not isinstance(value, bool))
 
 
 def whole_groups(scorer: Scorer, samples: Sequence[Sample]) -> tuple[set[str], str]:

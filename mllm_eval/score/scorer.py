@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mllm_eval.catalog.benchmark import Benchmark, RulesRef, folder_of, module_of
 from mllm_eval.config import canonical
-from mllm_eval.errors import UserError, near
+from mllm_eval.errors import UserError, exception_words, near, origin
 from mllm_eval.storage import sha256_bytes
+
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "string": str,
+    "int32": int,
+    "int64": int,
+    "float32": (int, float),
+    "float64": (int, float),
+    "bool": bool,
+}
+"""Types of fields of records, by their names in NEEDS; `list<string>` and the like are made of them."""
 
 Record = Mapping[str, Any]
 Rule = Callable[[Record, str], tuple[float | None, str | None, str]]
@@ -37,14 +50,61 @@ class Scorer:
 
 
 def load_scorer(benchmark: Benchmark) -> Scorer:
-    """The scorer of a benchmark; UserError when its module lacks something."""
-    name = benchmark.scorer or benchmark.name
-    module = module_of(benchmark, name)
+    """The scorer of a benchmark.
+
+    Raises:
+        UserError: its module can't be imported, lacks something, or has no function for a rule set of the yaml.
+    """
+    module = load_module(benchmark)
+    where = str(module.__file__)
     missing = [part for part in ("NEEDS", "RULES", "report") if not hasattr(module, part)]
     if missing:
-        raise UserError(f"benchmark {benchmark.name}: its scorer {name}.py has no {missing[0]}")
+        raise UserError(f"benchmark {benchmark.name}: its scorer {where} has no {missing[0]}")
     optional = {part: getattr(module, part, None) for part in ("group", "guess", "chance", "submission")}
+    _check(benchmark, module, where, optional)
     return Scorer(module.NEEDS, module.RULES, module.report, **optional)
+
+
+def _check(benchmark: Benchmark, module: ModuleType, where: str, optional: Mapping[str, Any]) -> None:
+    for part in ("NEEDS", "RULES"):
+        if not isinstance(getattr(module, part), Mapping):
+            raise UserError(f"{where}: {part} is {type(getattr(module, part)).__name__}, expected a dict")
+    for field, kind in module.NEEDS.items():
+        plain = str(kind).removesuffix("|null").removesuffix("?")
+        while plain.startswith("list<") and plain.endswith(">"):
+            plain = plain[5:-1]
+        if plain not in KINDS:
+            raise UserError(f"{where}: NEEDS has {field!r} as {kind!r}.{near(plain, KINDS)} Known: {', '.join(KINDS)}")
+    for rules in benchmark.rules:
+        if rules not in module.RULES:
+            named = f"which {folder_of(benchmark) / 'benchmark.yaml'} names under `rules`"
+            raise UserError(f"{where}: RULES has no {rules!r}, {named}.{near(rules, module.RULES)}")
+    functions = {f"RULES[{name!r}]": rule for name, rule in module.RULES.items()}
+    functions |= {"report": module.report, **{part: found for part, found in optional.items() if found is not None}}
+    for name, function in functions.items():
+        if not callable(function):
+            raise UserError(f"{where}: {name} is {type(function).__name__}, expected a function")
+
+
+@contextmanager
+def own_code(benchmark: Benchmark, doing: str) -> Iterator[None]:
+    """Somebody's own function in the `with` block: what it raises is its fault, told with file and line.
+
+    Raises UserError in place of any exception but those that say it themselves. A scorer is asked for the score of
+    what a model said, and not for 0 where it can't give it.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        where = origin(error, folder_of(benchmark)) or origin(error, Path(str(load_module(benchmark).__file__)).parent)
+        raise UserError(f"{where}{benchmark.name}: {doing} fails ({exception_words(error)})") from None
+
+
+def load_module(benchmark: Benchmark) -> ModuleType:
+    """The module that a benchmark's scorer is."""
+    return module_of(benchmark, benchmark.scorer or benchmark.name)
 
 
 def rules_of(benchmark: Benchmark, rules: str) -> RulesRef:
@@ -64,5 +124,7 @@ def protocol_hash(benchmark: Benchmark, rules: str, variant: str = "default") ->
     """12 hex digits over all that decides the score: the yaml, the variant, and the source of the rules."""
     folder = folder_of(benchmark)
     sources = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))}
+    if "." in benchmark.scorer:
+        sources[benchmark.scorer] = Path(str(load_module(benchmark).__file__)).read_text(encoding="utf-8")
     said = [benchmark.model_dump(mode="json"), rules, benchmark.variant(variant), sources]
     return sha256_bytes(canonical(said).encode())[:12]

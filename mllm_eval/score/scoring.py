@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import math
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, overload
 
 from mllm_eval.catalog.benchmark import Benchmark
 from mllm_eval.data.samples import Sample
-from mllm_eval.score.scorer import Record, Rule, Scorer, load_scorer, protocol, protocol_hash, rules_of
+from mllm_eval.errors import UserError, near
+from mllm_eval.score.scorer import (
+    Record,
+    Scorer,
+    load_module,
+    load_scorer,
+    own_code,
+    protocol,
+    protocol_hash,
+    rules_of,
+)
 from mllm_eval.shelf import Shelf
 
 FAILED = "failed"
-_CRASHES = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +71,31 @@ class Summary:
 def score_samples(
     benchmark: Benchmark, rules: str, samples: Sequence[Sample], predictions: Mapping[str, str | None]
 ) -> Sequence[Score]:
-    """The score of every sample, in order, kept on disk; a sample without a prediction (or with None) is failed."""
+    """The score of every sample, in order, kept on disk; a sample without a prediction (or with None) is failed.
+
+    Raises UserError as `score_one` does.
+    """
     rules_of(benchmark, rules)
-    rule = load_scorer(benchmark).rules[rules]
-    return Shelf(score_one(rule, rules, sample, predictions.get(sample.id)) for sample in samples)
+    scorer = load_scorer(benchmark)
+    return Shelf(score_one(benchmark, scorer, rules, sample, predictions.get(sample.id)) for sample in samples)
+
+
+def _place(benchmark: Benchmark, function: Any) -> str:
+    """Where a function of a scorer is defined."""
+    code = getattr(function, "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else str(load_module(benchmark).__file__)
+
+
+def _no_score(found: Any) -> str:
+    """What is wrong with what a rule gives; empty for a score."""
+    if not isinstance(found, tuple | list) or len(found) != 3:
+        return repr(found)[:80]
+    score, parsed, note = found
+    if score is not None and not (isinstance(score, Real) and 0 <= float(score) <= 1):
+        return f"the score {score!r}"
+    if parsed is not None and not isinstance(parsed, str):
+        return f"{parsed!r} as what was parsed"
+    return "" if isinstance(note, str) else f"{note!r} as its note"
 
 
 class _Rows(Sequence[tuple[Record, float]]):
@@ -121,14 +153,22 @@ class _Records(Sequence[Record]):
         return [record for record, _ in self._rows[index]] if isinstance(index, slice) else self._rows[index][0]
 
 
-def score_one(rule: Rule, rules: str, sample: Sample, prediction: str | None) -> Score:
-    """One sample's score. Where the rule fails, as the original does in places, it is 0 with a note."""
+def score_one(benchmark: Benchmark, scorer: Scorer, rules: str, sample: Sample, prediction: str | None) -> Score:
+    """One sample's score.
+
+    Raises:
+        UserError: the rule fails, which is no score of the answer, or what it gives is no score.
+    """
     if prediction is None:
         return Score(sample.id, None, None, f"{FAILED}: no prediction")
-    try:
-        score, parsed, note = rule(sample.record, prediction)
-    except _CRASHES as error:
-        return Score(sample.id, 0.0, None, f"the {rules} rule fails here: {type(error).__name__}: {error}")
+    with own_code(benchmark, f"rule '{rules}' on sample '{sample.id}'"):
+        found = scorer.rules[rules](sample.record, prediction)
+    if problem := _no_score(found):
+        said = f"rule '{rules}' on sample '{sample.id}' gives {problem}"
+        wanted = "expected (score from 0 to 1, what was parsed or None, a note)"
+        raise UserError(f"{_place(benchmark, scorer.rules[rules])}: {benchmark.name}: {said}; {wanted}")
+    score, parsed, note = found
+    score = None if score is None else float(score)
     if parsed is not None:
         # A lone surrogate, legal in JSON, can't be written as UTF-8.
         parsed = parsed[:200].encode("utf-8", "replace").decode()
@@ -155,7 +195,7 @@ def summarize(
             if sample.group in broken or (whole is not None and sample.group not in whole):
                 values[at] = math.nan
     rows = _Rows(samples, values)
-    reported = scorer.report(rules, rows) if rows else {}
+    reported = _reported(benchmark, scorer, rules, rows) if rows else {}
     metric, scale = chosen.metric or entry.metric, chosen.scale if chosen.metric else entry.scale
     failed = scored = unparsed = 0
     for score in scores:
@@ -168,7 +208,7 @@ def summarize(
         n=len(scores),
         n_failed=failed,
         n_unparsed=unparsed,
-        value=_value(reported, metric, scale),
+        value=_value(benchmark, reported, metric, scale) if rows else None,
         reported=reported,
         protocol=protocol(benchmark, rules),
         protocol_hash=protocol_hash(benchmark, rules, variant),
@@ -179,17 +219,42 @@ def summarize(
     )
 
 
-def _value(reported: dict[str, Any], metric: str, scale: float) -> float | None:
+def _reported(benchmark: Benchmark, scorer: Scorer, rules: str, rows: _Rows) -> dict[str, Any]:
+    with own_code(benchmark, f"`report` of rules '{rules}'"):
+        reported: Any = scorer.report(rules, rows)
+    where = _place(benchmark, scorer.report)
+    if not isinstance(reported, dict):
+        found = type(reported).__name__
+        raise UserError(f"{where}: {benchmark.name}: `report` gives {found}, expected a dict")
+    try:
+        json.dumps(reported, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {benchmark.name}: `report` gives what is no JSON ({error})") from None
+    return reported
+
+
+def _value(benchmark: Benchmark, reported: dict[str, Any], metric: str, scale: float) -> float | None:
+    """The number of a report that the yaml names; None where it says so. Raises UserError where it lacks the number."""
     found: Any = reported
+    where = f"{load_module(benchmark).__file__}: {benchmark.name}: `report`"
     for part in metric.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    return None if found is None else float(found) * scale
+        if not isinstance(found, dict) or part not in found:
+            known = sorted(map(str, found)) if isinstance(found, dict) else []
+            said = f"{where} has no {part!r}, which the yaml names as `metric: {metric}`."
+            raise UserError(f"{said}{near(part, known)} It has: {', '.join(known) or 'nothing there'}")
+        found = found[part]
+    if found is None:
+        return None
+    if isinstance(found, bool) or not isinstance(found, Real) or not math.isfinite(found):
+        raise UserError(f"{where} gives {found!r} as {metric!r}, expected a number")
+    return float(found) * scale
 
 
 def _chance(benchmark: Benchmark, scorer: Scorer, rules: str, rows: _Rows, metric: str, scale: float) -> float:
-    if rows and scorer.chance is not None and metric == benchmark.rules[rules].metric:
-        return scorer.chance(_Records(rows))
-    if rows and scorer.guess is not None:
-        guessed = scorer.report(rules, rows.of(scorer.guess))
-        return _value(guessed, metric, scale) or 0.0
+    with own_code(benchmark, "`chance` or `guess`"):
+        if rows and scorer.chance is not None and metric == benchmark.rules[rules].metric:
+            return float(scorer.chance(_Records(rows)))
+        guesses = rows.of(scorer.guess) if rows and scorer.guess is not None else None
+    if guesses is not None:
+        return _value(benchmark, _reported(benchmark, scorer, rules, guesses), metric, scale) or 0.0
     return benchmark.chance

@@ -6,6 +6,7 @@ compared, as if it had been trained on another.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from mllm_eval.errors import UserError
@@ -14,18 +15,20 @@ from mllm_eval.storage import known_sha256, locate
 
 
 def hold_to_its_data(run: Run) -> None:
-    """Note the content of the recipe's conversations in a run that begins; afterwards refuse any other content.
+    """Note the content of the recipe's conversations in a run; once its first step is done, refuse any other content.
 
-    A file that is not here any more is passed over: a trained run can be asked without it. Runs that were begun
-    before contents were noted are not judged.
+    Until then nothing was learnt from them, and a file may be mended. A file that is not here any more is passed
+    over: a trained run can be asked without it. Runs that were begun before contents were noted are not judged.
 
     Raises:
         UserError: a file is not what the run was trained on.
     """
     noted = run.manifest().get("trained_on")
+    if not _begun(run):
+        if noted != (now := _contents(run)):
+            run.note_training_data(now)
+        return
     if noted is None:
-        if not run.checkpoint.exists() and not any(run.stage_dir(stage).exists() for stage in (1, 2)):
-            run.note_training_data(_contents(run))
         return
     for ref, now in _contents(run).items():
         before = noted.get(ref, now)
@@ -34,6 +37,19 @@ def hold_to_its_data(run: Run) -> None:
                 f"{locate(ref)}: {_named(now)} now, but {run.folder} was trained on {_named(before)}; restore the "
                 "file, or delete that folder to train anew"
             )
+
+
+def _begun(run: Run) -> bool:
+    """Whether a step was done: every step leaves a line in its stage's log, and a stage that is done its result."""
+    stages = [run.stage_dir(stage) for stage in (1, 2)]
+    results = [run.checkpoint, *(stage / "projector.safetensors" for stage in stages)]
+    logs = [stage / "log.jsonl" for stage in stages]
+    kept = [path for stage in stages for path in stage.glob("checkpoints/checkpoint-*")]
+    return bool(kept) or any(path.exists() for path in results) or any(_holds_something(path) for path in logs)
+
+
+def _holds_something(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _contents(run: Run) -> dict[str, dict[str, Any]]:

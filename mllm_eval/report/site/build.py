@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from mllm_eval.storage import write_atomic
 
 ASSETS = Path(__file__).parent / "assets"
 MARK = "assets/site.css"
+COMPARED = "compare.html"
+"""The page that a report of runs has, and one of published rows alone has not."""
 
 
 def write_report(
@@ -38,30 +41,55 @@ def write_report(
         images: also write a thumbnail of every image.
 
     Raises:
-        UserError: nothing scored by these rules, runs on different data, or `out` holds something else.
+        UserError: nothing scored by these rules, runs on different data, or `out` holds something else; what is in
+            `out` stays then.
     """
     out = Path(out)
     if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
         raise UserError(f"{out}: holds other files; give an empty folder, or that of an earlier report")
     evidence = gather(folders, rules, asked)
-    # What an earlier report had of other runs must not stay; thumbnails go by content and may.
-    for part in ("data", "figures", "assets"):
-        shutil.rmtree(out / part, ignore_errors=True)
-    for old in out.glob("run-*.html"):
-        old.unlink()
-    for asset in sorted(ASSETS.iterdir()):
-        if asset.suffix in (".css", ".js"):
-            write_atomic(out / "assets" / asset.name, asset.read_bytes())
-    problems: list[str] = []
-    about = write_samples(evidence, out, images, progress, problems)
-    _write_pages(evidence, out, problems, about)
+    if not evidence.entries and (out / COMPARED).is_file():
+        left_out = " ".join(evidence.left_out)
+        raise UserError(f"{out}: no scored run to show in place of the report that is there; it stays. {left_out}")
+    with _beside(out) as new:
+        for asset in sorted(ASSETS.iterdir()):
+            if asset.suffix in (".css", ".js"):
+                write_atomic(new / "assets" / asset.name, asset.read_bytes())
+        problems: list[str] = []
+        about = write_samples(evidence, new, images, progress, problems)
+        _write_pages(evidence, new, problems, about)
     return out
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A folder to write a site to that takes the place of the one in `out` when it is whole; until then that stays.
+
+    Thumbnails go by content: they are kept, and shared by both.
+    """
+    new, thumbs = out / ".new", out / "thumbs"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    thumbs.mkdir(exist_ok=True)
+    (new / "thumbs").symlink_to(thumbs.absolute())
+    try:
+        yield new
+        (new / "thumbs").unlink()
+        # What an earlier report had of other runs must not stay.
+        for old in [*(out / part for part in ("data", "figures", "assets")), *out.glob("*.html")]:
+            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+        for path in new.iterdir():
+            path.replace(out / path.name)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        with suppress(OSError):
+            thumbs.rmdir()
 
 
 def _write_pages(evidence: Evidence, out: Path, problems: list[str], about: list[dict[str, Any]]) -> None:
     nav = [("index.html", "Overview")]
     if evidence.entries:
-        nav.append(("compare.html", "Compare"))
+        nav.append((COMPARED, "Compare"))
     nav.append(("scaling.html", "Scaling"))
     # More are reached from the table.
     runs = [(f"run-{run.scored.record.hash}.html", run.label) for run in evidence.seeing[:6]]
@@ -80,7 +108,7 @@ def _write_pages(evidence: Evidence, out: Path, problems: list[str], about: list
         write(f"run-{run.scored.record.hash}.html", f"{run.label}, run", run_page(run, out))
     if evidence.entries:
         write_data(out, "compare", compare_data(evidence, about))
-        write("compare.html", "Two runs compared", compare_page(evidence), ["samples", "compare"])
+        write(COMPARED, "Two runs compared", compare_page(evidence), ["samples", "compare"])
 
 
 def _protocols(evidence: Evidence) -> list[str]:

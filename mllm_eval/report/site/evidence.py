@@ -14,7 +14,7 @@ from mllm_eval.report.comparison import comparison, labels
 from mllm_eval.report.differences import Difference, differences
 from mllm_eval.report.evidence import Scored, draw_together, read_scored, read_variants
 from mllm_eval.report.table import Table
-from mllm_eval.results import AVERAGE, columns, scored_rules, scored_variants
+from mllm_eval.results import AVERAGE, columns, hold_to_known_rules, scored_rules, scored_variants
 
 SHOWN_VARIANTS = ("default", "blind")
 
@@ -105,10 +105,12 @@ def gather(folders: Sequence[Path], rules: str, asked: bool) -> Evidence:
     """The evidence of runs: those of one recipe, unless they were asked for by name.
 
     Raises:
-        UserError: runs on different data, or a run that was asked for and has no scores.
+        UserError: rules that no run was scored by, runs on different data, or a run that was asked for and has no
+            scores.
     """
     left_out: list[str] = []
     kept = list(folders)
+    hold_to_known_rules(kept, rules)
     if not asked:
         kept, left_out = one_recipe(folders, rules)
     scored = read_variants(kept, rules, SHOWN_VARIANTS) if kept else []

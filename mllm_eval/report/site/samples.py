@@ -11,12 +11,14 @@ from typing import Any
 
 from mllm_eval.answers import Answer, read_answers
 from mllm_eval.catalog import load_benchmark
+from mllm_eval.data.content import content_of
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
 from mllm_eval.report.site.evidence import Entry, Evidence
 from mllm_eval.report.site.files import write_data
 from mllm_eval.report.words import title
 from mllm_eval.results import columns, load_scores
+from mllm_eval.storage import iter_jsonl
 
 PAGE = 250
 EDGE = 320  # pixels of a thumbnail's longer side
@@ -37,6 +39,9 @@ def write_samples(
     for number, name in enumerate(evidence.benchmarks):
         entries = [entry for entry in evidence.entries if name in entry.scored.benchmarks]
         samples = _load(name, evidence.pin, problems)
+        if changed := _changed(entries, name, samples):
+            problems.append(f"{title(name)} is shown without its questions: {changed}")
+            samples = {}
         scores = {entry.key: _scores(entry, name) for entry in entries}
         answers = {entry.key: _answers(entry, name, problems) for entry in entries}
         ids = list(samples) or sorted({one for frames in scores.values() for frame in frames.values() for one in frame})
@@ -68,6 +73,25 @@ def _load(name: str, pin: str, problems: list[str]) -> dict[str, Sample]:
     except UserError as error:
         problems.append(f"{title(name)} is shown without its questions: {error}")
         return {}
+
+
+def _changed(entries: Sequence[Entry], name: str, samples: dict[str, Sample]) -> str:
+    """What is wrong where questions or golds are not those that were scored any more; empty where all are.
+
+    Scores that were made before contents were noted are not judged.
+    """
+    if not samples:
+        return ""
+    for entry in entries:
+        run = entry.scored.record
+        stem = name if entry.scored.variant == "default" else f"{name}.{entry.scored.variant}"
+        lines = list(iter_jsonl(run.folder / "scores" / f"{stem}.{entry.scored.rules}.jsonl"))
+        others = [str(line.get("id")) for line in lines if (noted := line.get("content")) is not None
+                  and (line.get("id") not in samples or content_of(samples[line["id"]]) != noted)]  # fmt: skip
+        if others:
+            return (f"{len(others)} of its {len(lines)} rows have changed since {entry.label} was scored (first: "
+                    f"{others[0]!r}); `mllm-eval eval {run.encoder} --benchmarks {name}` scores them anew")  # fmt: skip
+    return ""
 
 
 Line = dict[str, Any]

@@ -1,0 +1,83 @@
+"""What samples hold, by hash, and whether the files that they are read from are as they were."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from mllm_eval.catalog.benchmark import Benchmark, folder_of, module_of
+from mllm_eval.config import short_hash
+from mllm_eval.data.locks import locked_snapshot
+from mllm_eval.data.samples import Sample
+from mllm_eval.data.tables import files_of, pictures_beside
+from mllm_eval.storage import PACKAGE
+
+# A file changed so short a time ago may change once more without showing it: clocks of file systems tick slowly.
+SETTLED = 2 * 10**9
+
+
+def content_of(sample: Sample) -> str:
+    """16 hex digits over all of a sample that a score and its statistics hang on: record, gold, group, cluster."""
+    parts = [sample.id, sample.target, sample.group, sample.cluster, sample.record]
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=repr)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def contents_hash(contents: Iterable[str]) -> str:
+    """12 hex digits over the contents of samples in their order."""
+    digest = hashlib.sha256()
+    for one in contents:
+        digest.update(one.encode())
+    return digest.hexdigest()[:12]
+
+
+def state_of(benchmark: Benchmark, pin: str) -> str | None:
+    """12 hex digits that change whenever the samples of a data pin may read otherwise; None where that can't be told.
+
+    Made of names, sizes and times of the files of data and code, not of what is in them: the same state stands for
+    the same samples, another one for a second look at them.
+
+    Raises:
+        UserError: there are no such files, a lock that they are not those of, or a csv that can't be read.
+    """
+    asked = benchmark.data[pin]
+    if asked.source == "hub":
+        locked = locked_snapshot(benchmark, pin)
+        held: tuple[object, ...] = (locked.rows, locked.ids)
+        files = locked.files
+    else:
+        held = ()
+        files = {table: files_of(part) for table, part in asked.tables().items()}
+    paths = [str(path) for own in files.values() for path in own]
+    paths += dict.fromkeys(pictures_beside(asked, benchmark.aliases, files["questions"]))
+    now, states = time.time_ns(), []
+    for path in paths:
+        try:
+            found = os.stat(path)
+        except OSError:
+            return None
+        if now - found.st_ctime_ns < SETTLED:
+            return None
+        states.append((path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+    return short_hash([benchmark, pin, held, _code(benchmark), states])
+
+
+def _code(benchmark: Benchmark) -> list[tuple[str, int, int]]:
+    """The state of all code that reads the samples: the benchmark's own, and this project's."""
+    own = sorted(folder_of(benchmark).glob("*.py"))
+    reader = module_of(benchmark, benchmark.reader.partition(":")[0]).__file__
+    return [*_states([*own, Path(str(reader))]), *_package()]
+
+
+@lru_cache(maxsize=1)
+def _package() -> list[tuple[str, int, int]]:
+    return _states(sorted(PACKAGE.rglob("*.py")))
+
+
+def _states(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    return [(str(path), (found := path.stat()).st_size, found.st_mtime_ns) for path in paths]

@@ -1,0 +1,44 @@
+"""What can be found out about a benchmark before anything long is begun: its rows read, its scorer tried on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mllm_eval.catalog import Benchmark
+from mllm_eval.data.snapshots import first_sample, load_samples
+from mllm_eval.pipeline.scoring import States, answered, settled
+from mllm_eval.run import RunFolder
+
+
+def unsettled(run: RunFolder, benchmark: Benchmark, variants: Sequence[str], states: States) -> list[str]:
+    """The variants that something may be left to do for, the state of their data noted, their scorer tried.
+
+    Raises UserError as `rehearse` does.
+    """
+    from mllm_eval.score import load_scorer
+
+    load_scorer(benchmark)
+    left = [variant for variant in variants if not settled(run, benchmark, variant, states)]
+    for variant in left:
+        states.of(benchmark, variant)
+    if left:
+        # Where all was answered before, a look at one row is as far from the scores as a look at all.
+        whole = not all(answered(run, benchmark, variant) for variant in left)
+        rehearse(benchmark, run.data, left, whole)
+    return left
+
+
+def rehearse(benchmark: Benchmark, pin: str, variants: Sequence[str], whole: bool = True) -> None:
+    """Try a benchmark's scorer on its data: `whole`, or on a row. Of data of the hub, locked as they are, on a row.
+
+    Raises:
+        UserError: rows that can't be read, or a scorer that can't score them.
+    """
+    from mllm_eval.score.trial import try_scorer
+
+    for name in dict.fromkeys(benchmark.pin_name(pin, variant) for variant in variants):
+        own = [variant for variant in variants if benchmark.pin_name(pin, variant) == name]
+        if whole and benchmark.data[name].source == "local":
+            try_scorer(benchmark, load_samples(benchmark, pin, own[0]), own, whole=True)
+        else:
+            try_scorer(benchmark, [first_sample(benchmark, pin, own[0])], own, whole=False)
