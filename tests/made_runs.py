@@ -123,6 +123,7 @@ def make_run(
     chosen: Recipe | None = None,
     brain: LLM | None = None,
     better_at: dict[str, float] | None = None,
+    reported: dict[str, Any] | None = None,
 ) -> Run:
     """A run of an encoder that is right with probability `skill`; the same images are hard for everyone."""
     run = Run(encoder(name), chosen or recipe(), brain or llm(), seed, {"encoder": f"e-{name}", "llm": "l"})
@@ -135,7 +136,7 @@ def make_run(
         hard = {cluster: ease.normal(0, 0.15) for cluster in sorted({line["cluster"] for line in lines})}
         for line in lines:
             line["score"] = int(rng.random() < level + hard[line["cluster"]])
-        write_scores(run, benchmark, lines, variant=variant)
+        write_scores(run, benchmark, lines, variant=variant, reported=(reported or {}).get(benchmark, {}))
     return run
 
 

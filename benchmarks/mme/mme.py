@@ -35,9 +35,11 @@ def group(record: Mapping[str, Any]) -> tuple[str, int]:
     return f"{record['category']}/{record['question_id']}", 2
 
 
-def chance(records: Sequence[Mapping[str, Any]]) -> float:
-    """Perception of coin flips: half of the questions and a quarter of the images."""
-    return 75.0 * len({record["category"] for record in records}.intersection(PERCEPTION))
+def chance(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Coin flips: of each category half of the questions and a quarter of the images."""
+    found = {record["category"] for record in records}
+    perception, cognition = (75.0 * len(found.intersection(names)) for names in (PERCEPTION, COGNITION))
+    return {"Perception": perception, "Cognition": cognition, "total_score": perception + cognition}
 
 
 def report(rules: str, rows: Rows) -> dict[str, Any]:

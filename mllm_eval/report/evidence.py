@@ -199,10 +199,14 @@ def _estimate(name: str, frame: pd.DataFrame, summary: dict[str, Any]) -> Estima
     column = columns().benchmarks.get(name)
     declared = summary.get("estimator") or (column.estimator if column else None)
     fields = {key: list(frame[key]) for key in ("id", "group", "cluster")}
-    stratum = strata(name, list(frame["stratum"]), fields)
-    tried = [Estimator.parse(declared, f"estimator of {name}")] if declared else []
-    for estimator in (*tried, Estimator(), Estimator(sample=0, group=100)):
-        found = Estimate(estimator, frame, tuple(stratum))
+    own, every = (tuple(strata(name, list(frame["stratum"]), fields, every)) for every in (False, True))
+    tried = [(Estimator(), own), (Estimator(sample=0, group=100), own)]
+    if declared:
+        estimator = Estimator.parse(declared, f"estimator of {name}")
+        # a variant may count strata that the column's own value leaves out
+        tried = [(estimator, own), *([(estimator, every)] if every != own else []), *tried]
+    for estimator, stratum in tried:
+        found = Estimate(estimator, frame, stratum)
         value = found.units.value if found.units.clusters else math.nan
         # the value may be printed with two decimals
         if math.isclose(value, float(summary["value"]), rel_tol=1e-6, abs_tol=0.006):

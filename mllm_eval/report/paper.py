@@ -16,6 +16,7 @@ from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, near
 from mllm_eval.finished import unreadable
 from mllm_eval.report.comparison import comparison, held_equal, labels, measured_row, shared_notes, subset_notes
+from mllm_eval.report.counted import Ways, as_counted, beside, counted_notes, ways_of
 from mllm_eval.report.evidence import Scored, draw_together, read_scored
 from mllm_eval.report.table import (
     Cell,
@@ -176,11 +177,12 @@ def _with_published(
 ) -> Table:
     shown = _columns(config, _files()[config.name])
     rows = [row for part in config.published for row in published_rows(part, shown, config.rounding)]
+    ways = ways_of([part.file for part in config.published], {column.key for column in shown})
     if runs:
         held_equal(runs, mixed)
         if intervals:
             draw_together(runs)
-        rows += _measured_rows(runs, shown, config, intervals)
+        rows += _measured_rows(runs, shown, config, intervals, ways)
     rows = with_best(rows, shown, config.best)
     delta = Delta(row=baseline) if baseline else config.delta
     if delta:
@@ -190,17 +192,18 @@ def _with_published(
             )
         rows = with_deltas(rows, shown, delta.row, delta.columns)
     notes = [f"Published: {config.source}."] if config.source else []
-    notes += config.notes
+    notes += [*config.notes, *counted_notes(ways, measured=bool(runs))]
     notes += [*shared_notes(runs), *subset_notes(runs)] if runs else ["All rows are published; none was measured here."]
     return Table(config.name, config.title, shown, tuple(rows), tuple(notes))
 
 
-def _measured_rows(runs: Sequence[Scored], shown: Sequence[Column], config: TableConfig, intervals: bool) -> list[Row]:
-    group = config.measured[0].group
-    return [
-        replace(measured_row(run, label, shown, intervals), group=group)
-        for run, label in zip(runs, labels(runs), strict=True)
-    ]
+def _measured_rows(
+    runs: Sequence[Scored], shown: Sequence[Column], config: TableConfig, intervals: bool, ways: Ways
+) -> list[Row]:
+    rows = []
+    for run, label in zip(runs, labels(runs), strict=True):
+        rows += beside(run, measured_row(run, label, shown, intervals), shown, intervals, ways)
+    return [replace(row, group=config.measured[0].group) for row in rows]
 
 
 def published_rows(part: PublishedRows, shown: Sequence[Column], rounding: Rounding = "round") -> list[Row]:
@@ -228,7 +231,8 @@ def published_rows(part: PublishedRows, shown: Sequence[Column], rounding: Round
             cells[column.key] = score_cell(value, column, rounding)
         wrong = contradiction(line, where) if AVERAGE in record else None
         notes = tuple(text for text in (wrong, part.note.get(label)) if text)
-        rows.append(Row(label, "published", cells, _filled(part.group, record, where), notes=notes))
+        row = Row(label, "published", cells, _filled(part.group, record, where), notes=notes)
+        rows.append(as_counted(row, columns().counted_as(part.file)))
     if not rows:
         raise UserError(f"{part.file}: no row matches {part.where}")
     return rows

@@ -27,6 +27,8 @@ FACTS = (
 def csv(table: Table) -> str:
     """One line a row: label, group, measured or published, the run's facts, then the columns as printed.
 
+    `counted` says how, where rows count otherwise than the headings say: `MME total` for measured rows, `MME total
+    (inferred)` for the published ones that these compare with.
     A fact whose name is a column's too is `run_<name>`, and so is `run_seed`, always: `seed` is SEED-Bench.
     Columns that have intervals or deltas anywhere are followed by `<key>_low`, `<key>_high`, `<key>_delta`.
     Empty cells are empty. Headings are the columns' keys, so that a table can be read back.
@@ -36,6 +38,10 @@ def csv(table: Table) -> str:
     facts = [key for key in FACTS if any(key in row.facts for row in table.rows)]
     taken = {"seed", *(column.key for column in table.columns)}
     head, getters = ["label", "group", "source", *(f"run_{key}" if key in taken else key for key in facts)], []
+    ways = [next((cell.counted for cell in row.cells.values() if cell.counted), "") for row in table.rows]
+    ways = [f"{way} (inferred)" if way and row.source == "published" else way
+            for way, row in zip(ways, table.rows, strict=True)]  # fmt: skip
+    head += ["counted"] * any(ways)
     for column in table.columns:
         cells = [row.cells.get(column.key, Cell()) for row in table.rows]
         head.append(column.key)
@@ -47,8 +53,8 @@ def csv(table: Table) -> str:
             head.append(f"{column.key}_delta")
             getters.append((column.key, "delta"))
     writer.writerow(head)
-    for row in table.rows:
-        line = [row.label, row.group, row.source, *(row.facts.get(key, "") for key in facts)]
+    for row, way in zip(table.rows, ways, strict=True):
+        line = [row.label, row.group, row.source, *(row.facts.get(key, "") for key in facts)] + [way] * any(ways)
         line += [_value(row.cells.get(key, Cell()), part) for key, part in getters]
         writer.writerow(line)
     return out.getvalue()

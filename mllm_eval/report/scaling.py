@@ -15,6 +15,7 @@ import pandas as pd
 from mllm_eval import stats
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, near
+from mllm_eval.report.counted import counted_notes, lacking, names, recounted, ways_of
 from mllm_eval.report.evidence import Scored
 from mllm_eval.report.table import Cell, Column, Row, Table, printed
 from mllm_eval.results import AVERAGE, columns, published, values
@@ -115,6 +116,8 @@ def lines(curve: str, keys: Sequence[str] | None = None, runs: Iterable[Scored] 
         rows = _published(config, config.curves[curve], family)
         found += _fits(curve, name, "published", wanted, rows, config)
         mine = [run for run in measured if fnmatch(run.record.encoder, family.measured)]
+        # a measured line stands beside a published one: counted as that is
+        mine = [recounted(run, columns().counted_as(family.file)) for run in mine]
         found += _fits(curve, name, "measured", wanted, _measured(config.curves[curve].column, mine), config)
     return found
 
@@ -189,6 +192,7 @@ def crossings(found: Sequence[Line]) -> list[tuple[Line, Line, stats.Crossing]]:
 
 def scaling_table(curve: str, keys: Sequence[str] | None = None, runs: Iterable[Scored] = ()) -> Table:
     """Slope per doubling with its interval, value at one billion and R2, a row each family and metric."""
+    runs = list(runs)
     found, config = lines(curve, keys, runs), scaling().curves[curve]
     shown = (
         Column("slope", "Per doubling", decimals=3),
@@ -208,11 +212,25 @@ def scaling_table(curve: str, keys: Sequence[str] | None = None, runs: Iterable[
         }
         rows.append(Row(metric_title(line.key), line.source, cells, group=f"{line.family}, {line.source}"))
     said = [crossing_words(*pair) for pair in crossings(found)]
-    notes = (
+    notes = [
         f"Least squares of the score on log2({config.axis.lower()}). Published: {config.source}; the fits are ours.",
         "[low, high]: 95 % interval of the slope by the residual bootstrap, widened for few points.",
-    )
-    return Table(f"scaling-{curve}", f"Scaling: {config.title.lower()}", shown, tuple(rows), notes, tuple(said))
+        *_counted(config, found, runs),
+    ]
+    return Table(f"scaling-{curve}", f"Scaling: {config.title.lower()}", shown, tuple(rows), tuple(notes), tuple(said))
+
+
+def _counted(curve: Curve, found: Sequence[Line], runs: Sequence[Scored]) -> list[str]:
+    """Notes on benchmarks that published rows count otherwise than their headings say, where a line shows them."""
+    metrics = scaling().metrics
+    keys = {metrics[line.key].of if line.key in metrics else line.key for line in found}
+    ways = ways_of([family.file for family in curve.families.values()], keys)
+    patterns = [family.measured for family in curve.families.values()]
+    mine = [run for run in runs if any(fnmatch(run.record.encoder, pattern) for pattern in patterns)]
+    said = counted_notes(ways, measured=False)
+    if ways and any(line.source == "measured" for line in found):
+        said.append(f"Measured lines are counted as the published ones: by {names(ways)}.")
+    return [*said, *lacking([run for run in mine if run.variant == "default"], ways)]
 
 
 def _signed(value: float) -> str:

@@ -28,7 +28,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What is printed at a place: text, then delta, marks and interval where there are any."""
+    """What is printed at a place: text, then delta, marks and interval where there are any.
+
+    `counted` names the way its number is counted where that is not the column's: between two ways there is no delta.
+    """
 
     text: str = MISSING
     value: float | None = None
@@ -38,6 +41,7 @@ class Cell:
     high: float | None = None
     interval: str = ""
     best: bool = False
+    counted: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +161,7 @@ def with_deltas(
         for column in columns:
             here, there = cells.get(column.key, Cell()), anchor.cells.get(column.key, Cell())
             asked = keys is None or column.key in keys
+            asked = asked and here.counted == there.counted
             if row is anchor or column.text or not asked or MISSING in (here.text, there.text):
                 continue
             gap = Decimal(here.text) - Decimal(there.text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mllm_eval.results.columns import AVERAGE, Columns, columns, strata
+from mllm_eval.results.columns import AVERAGE, Columns, CountedAs, columns, strata
 from mllm_eval.results.probes import Probe, read_probes
 from mllm_eval.results.published import contradiction, published, values
 from mllm_eval.results.runs import (
@@ -10,6 +10,7 @@ from mllm_eval.results.runs import (
     hold_to_known_rules,
     load_scores,
     read_run,
+    reported,
     scored_rules,
     scored_variants,
     summaries,
@@ -18,6 +19,7 @@ from mllm_eval.results.runs import (
 __all__ = [
     "AVERAGE",
     "Columns",
+    "CountedAs",
     "Probe",
     "RunRecord",
     "columns",
@@ -27,6 +29,7 @@ __all__ = [
     "published",
     "read_probes",
     "read_run",
+    "reported",
     "scored_rules",
     "scored_variants",
     "strata",

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import Field
 
 from mllm_eval.config import Strict, load
 from mllm_eval.storage import PACKAGE
@@ -31,14 +35,29 @@ class Stratum(Strict):
     pattern: str
 
 
+class CountedAs(Strict):
+    """Published tables whose numbers are counted otherwise than their heading says, as far as one can tell.
+
+    variant: of the benchmark, which asks the same and reports the number that they fit. files: names or patterns of
+    tables of configs/reference. known, inferred: the footnote: what is known of them, and what is concluded from it.
+    """
+
+    variant: str
+    files: list[str]
+    known: str
+    inferred: str
+
+
 class BenchmarkColumn(Named):
-    """A benchmark's column: `percent` takes its value to the scale of 0 to 100."""
+    """A benchmark's column: `percent` takes its value to the scale of 0 to 100; `published` are tables that hold
+    another number under its heading."""
 
     category: str
     percent: float = 1.0
     estimator: dict[str, Any] | None = None
     stratum: Stratum | None = None
     strata: list[str] | None = None
+    published: list[CountedAs] = Field(default_factory=list)
 
 
 class Columns(Strict):
@@ -64,6 +83,20 @@ class Columns(Strict):
         """The benchmarks of a category; all for AVG."""
         return [k for k, b in self.benchmarks.items() if category in (AVERAGE, b.category)]
 
+    def means_with(self, benchmark: str) -> list[str]:
+        """AVG and the category that a benchmark is part of."""
+        return [AVERAGE, self.benchmarks[benchmark].category]
+
+    def counted_as(self, file: str | Path) -> dict[str, CountedAs]:
+        """Benchmark -> how the rows of a published table count it, where that is not what its heading says."""
+        name = Path(file).name
+        return {
+            key: one
+            for key, column in self.benchmarks.items()
+            for one in column.published
+            if any(fnmatch(name, pattern) for pattern in one.files)
+        }
+
     def percent(self, benchmark: str) -> float:
         """What a value of the benchmark is multiplied by to lie between 0 and 100; 1 for one unknown here."""
         return self.benchmarks[benchmark].percent if benchmark in self.benchmarks else 1.0
@@ -83,10 +116,13 @@ class Columns(Strict):
         return found
 
 
-def strata(benchmark: str, named: Sequence[str | None], fields: Mapping[str, Sequence[str]]) -> list[str | None]:
+def strata(
+    benchmark: str, named: Sequence[str | None], fields: Mapping[str, Sequence[str]], every: bool = False
+) -> list[str | None]:
     """[N] the stratum of each sample of a benchmark: as `named`, or else where its column's yaml reads it from.
 
-    `fields`: id, group and cluster of the samples. A stratum that the value does not count is None.
+    `fields`: id, group and cluster of the samples. A stratum that the value does not count is None, unless `every`
+    one is wanted, as by a variant that counts more of them.
     """
     column = columns().benchmarks.get(benchmark)
     found = list(named)
@@ -94,7 +130,7 @@ def strata(benchmark: str, named: Sequence[str | None], fields: Mapping[str, Seq
         pattern = re.compile(column.stratum.pattern)
         places = [pattern.search(text) for text in fields[column.stratum.field]]
         found = [place[1] if place else None for place in places]
-    if column and column.strata:
+    if column and column.strata and not every:
         found = [name if name in column.strata else None for name in found]
     return found
 

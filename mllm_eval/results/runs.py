@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,15 @@ def summaries(folder: Path, rules: str, variant: str = "default") -> dict[str, d
         if (summary["rules"], summary["variant"]) == (rules, variant):
             found[str(summary["benchmark"])] = summary
     return found
+
+
+def reported(summary: Mapping[str, Any], metric: str) -> float | None:
+    """A number that a summary reports beside its value, by its name or a path `a.b`; None where it has none."""
+    found: Any = summary.get("reported")
+    for part in metric.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    known = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
+    return float(found) if known else None
 
 
 def scored_variants(folder: Path, rules: str) -> list[str]:

@@ -37,7 +37,8 @@ class Scorer:
     what was parsed, note). report: (rules, scored rows) -> the numbers of the table.
     group: record -> (group, how many records make it whole), for benchmarks that score groups.
     guess: record -> share of blind guesses that are right. chance: records -> value of blind guessing, where
-    the report is no mean of the scores. submission: (record, prediction) -> entry of a file for a server.
+    the report is no mean of the scores; or metric -> value, where variants count by other metrics.
+    submission: (record, prediction) -> entry of a file for a server.
     """
 
     needs: Mapping[str, str]
@@ -45,7 +46,7 @@ class Scorer:
     report: Callable[[str, Rows], dict[str, Any]]
     group: Callable[[Record], tuple[str, int]] | None = None
     guess: Callable[[Record], float] | None = None
-    chance: Callable[[Sequence[Record]], float] | None = None
+    chance: Callable[[Sequence[Record]], float | dict[str, float]] | None = None
     submission: Callable[[Record, str], dict[str, Any]] | None = None
 
 

@@ -252,8 +252,11 @@ def _value(benchmark: Benchmark, reported: dict[str, Any], metric: str, scale: f
 
 def _chance(benchmark: Benchmark, scorer: Scorer, rules: str, rows: _Rows, metric: str, scale: float) -> float:
     with own_code(benchmark, "`chance` or `guess`"):
-        if rows and scorer.chance is not None and metric == benchmark.rules[rules].metric:
-            return float(scorer.chance(_Records(rows)))
+        by_chance: Any = scorer.chance(_Records(rows)) if rows and scorer.chance is not None else {}
+        if not isinstance(by_chance, Mapping):
+            by_chance = {benchmark.rules[rules].metric: by_chance}
+        if metric in by_chance:
+            return float(by_chance[metric])
         guesses = rows.of(scorer.guess) if rows and scorer.guess is not None else None
     if guesses is not None:
         return _value(benchmark, _reported(benchmark, scorer, rules, guesses), metric, scale) or 0.0

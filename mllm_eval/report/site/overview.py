@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mllm_eval.report.chance import above_chance
 from mllm_eval.report.cost import NOTE, cost_of, untimed_note
+from mllm_eval.report.counted import beside, counted_notes, lacking, ways_of
 from mllm_eval.report.differences import Difference
 from mllm_eval.report.evidence import Scored
 from mllm_eval.report.paper import PublishedRows, published_rows
@@ -125,12 +126,19 @@ def _table(evidence: Evidence) -> str:
     if evidence.entries:
         shown = evidence.table.columns
     wanted = shown or score_table.columns()
-    published = [replace(row, group="Published") for row in published_rows(PUBLISHED, wanted)]
+    ways = ways_of([PUBLISHED.file], {column.key for column in wanted})
+    measured = {row.label: row for row in rows}
+    # Measured rows counted as the published ones come and go with these.
+    added = [again for run in evidence.seeing
+             for again in beside(run.scored, measured[run.label], wanted, True, ways)[1:]]  # fmt: skip
+    published = [*added, *(replace(row, group="Published") for row in published_rows(PUBLISHED, wanted))]
+    said = [*counted_notes(ways, bool(added)), *lacking([run.scored for run in evidence.seeing], ways)]
     caption = (
         "Published rows are of the whole benchmarks at paper scale (Web-SSL, arXiv:2504.01017v1)."
         + (" They do not compare with rows on other data: these were asked on "
            f"<code>{escape(evidence.pin)}</code>." if evidence.entries and evidence.pin != "hub" else "")
     )  # fmt: skip
+    caption += "".join(f" {escape(text)}" for text in said)
     hues = {run.label: i for i, run in enumerate(evidence.seeing)}
     files = {run.label: f"run-{run.scored.record.hash}.html" for run in evidence.entries}
     html = score_table.html(wanted, rows, published, hues, files, known)

@@ -26,7 +26,10 @@ def html(
     files: Mapping[str, str],
     known: Columns,
 ) -> str:
-    """Tabs, the switch for published rows, and the table; without script, all columns and rows are shown."""
+    """Tabs, the switch for published rows, and the table; without script, all columns and rows are shown.
+
+    `published`: the rows that the switch shows, published ones and measured ones counted as those are.
+    """
     means = [column.key for column in shown if not column.group]
     tabs = [("means", "Categories")] if means else []
     tabs += [
@@ -46,7 +49,10 @@ def html(
         f'<button type="button">{escape(column.title)}</button></th>'
         for column in shown
     )
-    body = "\n".join(_row(row, shown, hues, files, known) for row in (*rows, *published))
+    body = "\n".join(
+        [_row(row, shown, hues, files, known) for row in rows]
+        + [_row(row, shown, hues, files, known, "published") for row in published]
+    )
     return (
         f'<div class="bar" data-js hidden><div role="tablist" aria-label="Columns">{buttons}</div>{switch}</div>\n'
         '<div class="scroll" tabindex="0" role="region" aria-label="Scores"><table id="scores"><thead><tr>'
@@ -65,12 +71,19 @@ def _tab(column: Column, known: Columns) -> str:
     )
 
 
-def _row(row: Row, shown: Sequence[Column], hues: Mapping[str, int], files: Mapping[str, str], known: Columns) -> str:
+def _row(
+    row: Row,
+    shown: Sequence[Column],
+    hues: Mapping[str, int],
+    files: Mapping[str, str],
+    known: Columns,
+    switched: str = "",
+) -> str:
     label = escape(row.label)
     if row.label in files and row.source == "measured":
         label = f'<a href="{escape(files[row.label])}">{label}</a>'
     dot = f'<i class="hue{hues[row.label] % 8}"></i>' if row.label in hues else "<i></i>"
-    notes = "".join(f'<small class="why">{escape(note)}</small>' for note in row.notes if row.source == "published")
+    notes = "".join(f'<small class="why">{escape(note)}</small>' for note in row.notes if switched)
     cells = [f'<th scope="row">{dot}{label}{notes}</th>']
     for column in shown:
         cell = row.cells.get(column.key, Cell())
@@ -84,5 +97,5 @@ def _row(row: Row, shown: Sequence[Column], hues: Mapping[str, int], files: Mapp
         counts = f"{scored:,} / {asked:,}"
         missed = f"<small>{unread:,} unparsed</small>" if unread else ""
     cells.append(f'<td class="num" data-v="{row.facts.get("n_ok", "")}">{counts or MISSING}{missed}</td>')
-    kind = " ".join(filter(None, (row.source, "aside" if row.aside else "")))
+    kind = " ".join(dict.fromkeys(filter(None, (row.source, "aside" if row.aside else "", switched))))
     return f'<tr class="{kind}">{"".join(cells)}</tr>'

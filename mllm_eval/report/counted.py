@@ -1,0 +1,119 @@
+"""Measured rows beside published ones that count a benchmark otherwise: counted as those do, in a row of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import replace
+from pathlib import Path
+
+from mllm_eval.catalog import load_benchmark
+from mllm_eval.catalog.subset import sized
+from mllm_eval.report.comparison import measured_row
+from mllm_eval.report.evidence import Scored
+from mllm_eval.report.table import Column, Row
+from mllm_eval.report.words import title
+from mllm_eval.results import CountedAs, columns, reported
+
+Ways = Mapping[str, CountedAs]
+"""Benchmark -> how published rows count it."""
+
+
+def ways_of(files: Iterable[str | Path], keys: Set[str]) -> dict[str, CountedAs]:
+    """How the rows of published tables count what these columns show, where that is not what their headings say."""
+    return {
+        name: way
+        for file in files
+        for name, way in columns().counted_as(file).items()
+        if not keys.isdisjoint(_touched(name))
+    }
+
+
+def _touched(benchmark: str) -> list[str]:
+    return [benchmark, *columns().means_with(benchmark)]
+
+
+def as_counted(row: Row, ways: Ways) -> Row:
+    """The row, its cells marked that count a benchmark so: the benchmark's own and the means that it is part of."""
+    cells = dict(row.cells)
+    for name, way in ways.items():
+        for key in _touched(name):
+            if key in cells:
+                said = "; ".join(filter(None, (cells[key].counted, f"{title(name)} {way.variant}")))
+                cells[key] = replace(cells[key], counted=said)
+    return replace(row, cells=cells)
+
+
+def _number(run: Scored, name: str, way: CountedAs) -> float | None:
+    variant = load_benchmark(name).variant(way.variant)
+    found = reported(run.summaries[name], variant.metric or "") if name in run.values else None
+    return None if found is None else found * variant.scale
+
+
+def reports(run: Scored, name: str, way: CountedAs) -> bool:
+    """Whether the run's scores report the number that a variant of the benchmark counts."""
+    return _number(run, name, way) is not None
+
+
+def recounted(run: Scored, ways: Ways) -> Scored:
+    """The run with these benchmarks counted by the variants' numbers, which its scores report beside the value.
+
+    A benchmark whose scores lack the number has no value then, nor have the means that it is part of.
+    """
+    changed = {name: {**run.summaries[name], "value": _number(run, name, way)}
+               for name, way in ways.items() if name in run.summaries}  # fmt: skip
+    return replace(run, summaries={**run.summaries, **changed})
+
+
+def beside(run: Scored, row: Row, shown: Sequence[Column], intervals: bool, ways: Ways) -> list[Row]:
+    """A run's row and below it the one to hold against the published rows, with a footnote that says how it counts.
+
+    That row is aside: never the best of a column, nor a run more. Where the run's scores lack the number there is
+    none, and its own row has a footnote that says so.
+    """
+    own = {name: way for name, way in ways.items() if reports(run, name, way)}
+    if missing := lacking([run], ways):
+        row = replace(row, notes=(*row.notes, *missing))
+    if not own:
+        return [row]
+    again = measured_row(recounted(run, own), f"{row.label}: {names(own)}", shown, intervals)
+    about = tuple(
+        f"counted as the published rows are taken to be: {title(name)} by its variant {way.variant} "
+        f"({load_benchmark(name).variant(way.variant).about}), and the means with it"
+        for name, way in own.items()
+    )
+    variants = "+".join(f"{name}.{way.variant}" for name, way in own.items())
+    facts = {**again.facts, "variant": sized(variants, run.subset)}
+    return [row, as_counted(replace(again, group=row.group, aside=True, notes=about, facts=facts), own)]
+
+
+def lacking(runs: Sequence[Scored], ways: Ways) -> list[str]:
+    """What runs were asked and their scores do not report so, in sentences."""
+    return [
+        f"{names({name: way})} of {run.record.encoder} is not in its scores; `mllm-eval score` makes them again"
+        for run in runs
+        for name, way in ways.items()
+        if name in run.values and not reports(run, name, way)
+    ]
+
+
+def counted_notes(ways: Ways, measured: bool) -> list[str]:
+    """What is known of published rows that count otherwise, and where `measured` rows stand beside them, which of
+    these compares with them."""
+    said = []
+    for name, way in ways.items():
+        where = f"{title(name)} of the published rows"
+        said.append(f"{where}. Known: {way.known}. Inferred, and not said by the source: {way.inferred}.")
+        if measured:
+            means = columns().named()
+            listed = " and ".join(means[key].title for key in columns().means_with(name))
+            said.append(
+                f"Measured rows have {title(name)}, {listed} as the headings say. Below each, "
+                f"'{names({name: way})}' counts as the published rows are taken to do: that row compares with them, "
+                "and no difference is taken between the two ways."
+            )
+    return said
+
+
+def names(ways: Ways) -> str:
+    """Benchmarks and their variants, as `MME total`."""
+    return ", ".join(f"{title(name)} {way.variant}" for name, way in ways.items())
