@@ -11,9 +11,20 @@ from test_generate import TEMPLATE, Images, Tiny, a_sample
 
 from mllm_eval.answers import Journal
 from mllm_eval.cli.checking import _shown, _summed
-from mllm_eval.data.samples import Sample
-from mllm_eval.generate import Asked, determinism
+from mllm_eval.data.samples import ImageRef, Sample
+from mllm_eval.generate import Asked, attention, determinism
 from mllm_eval.generate.determinism import Agreement, chosen, compare
+
+
+class Cast(Images):
+    """Features in the model's dtype."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __call__(self, images: list[ImageRef]) -> list[torch.Tensor]:
+        return [features.to(self.dtype) for features in super().__call__(images)]
 
 
 @pytest.fixture
@@ -76,3 +87,20 @@ def test_a_part_holds_whole_images_and_the_same_ones_every_time() -> None:
     assert part == chosen(samples, 10) and len(part) == 16
     assert len({one.cluster for one in part}) == 2
     assert chosen(samples, None) == samples
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("fault", [1.0, 0.7])
+def test_attention_that_is_scaled_otherwise_is_no_tie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, fault: float
+) -> None:
+    torch.set_num_threads(1)
+    model = Tiny().to(dtype)
+    right = attention.attend_to_both
+    monkeypatch.setattr(
+        attention, "attend_to_both", lambda q, k, v, mask, scale, *rest: right(q, k, v, mask, scale * fault, *rest)
+    )
+    samples = [a_sample(f"s{n}", [f"image{n % 5}"], "Which? " * (n % 7 + 1)) for n in range(40)]
+    found = compare(model, [Asked(samples, 8, Journal(tmp_path / "a.jsonl"), "test")], TEMPLATE, Cast(dtype))
+    assert found.sound == (fault == 1.0)
+    assert found.differences or fault == 1.0

@@ -21,7 +21,7 @@ from mllm_eval.answers import Answer, Journal
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
 from mllm_eval.generate import Limits, answer, pending
-from mllm_eval.generate.attention import Span, attend, spans
+from mllm_eval.generate.attention import SharedHeads, Span, attend, attend_by_products, attend_to_both, spans
 from mllm_eval.generate.batching import Request, plan
 from mllm_eval.generate.keyvalues import KeyValues
 
@@ -398,6 +398,25 @@ def test_attention_is_the_same_with_and_without_the_fused_kernel() -> None:
     plain = attend(query.as_subclass(Elsewhere), key, value, mask, 0.3)
     for one, other in zip(fused, plain, strict=True):
         torch.testing.assert_close(one, other.as_subclass(Tensor), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("spread", [4.0, 16.0])
+def test_half_precision_rounds_no_more_than_a_fused_kernel(spread: float) -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 4, n, 64) for n in (32, 333, 333))
+    query, key, value = ((x * f).bfloat16() for x, f in ((query, spread**0.5), (key, spread**0.5), (value, 1.0)))
+    scale = 64**-0.5
+    exact = (query.double() @ key.double().mT * scale).softmax(-1) @ value.double()
+
+    def error(found: Tensor) -> float:
+        return float((found.double() - exact).norm() / exact.norm())
+
+    fused = error(torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=scale))
+    assert error(attend_by_products(query, key, value, None, scale)[0]) <= 2 * fused
+    # Heads that are shared, and what stands behind them, put together.
+    heads = SharedHeads([key[:1, :, :300]], [value[:1, :, :300]])
+    alone = attend_to_both(query[:1], key[:1, :, 300:], value[:1, :, 300:], None, scale, heads, 0, [Span(0, 1, 1, 0)])
+    assert float((alone.double() - exact[:1]).norm() / exact[:1].norm()) <= 2 * fused
 
 
 def test_the_cache_extends_its_room_and_keeps_what_it_holds() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mllm_eval.model import (
     make_processor,
     save_checkpoint,
 )
+from mllm_eval.model.llm import export_llm
 from mllm_eval.prompts import TEMPLATES, conversation, render
 
 
@@ -137,6 +139,22 @@ def test_a_checkpoint_holds_every_weight_bit_for_bit(tmp_path: Path) -> None:
     save_checkpoint(loaded, tmp_path / "two")
     for path in sorted((tmp_path / "one").iterdir()):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+def test_a_half_precision_checkpoint_says_so_and_loads_as_it_is(tmp_path: Path) -> None:
+    """config.json is what every loader believes: float32 there would double memory and time of all that is asked."""
+    model, encoder = make_model(tmp_path)
+    state = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
+    # The model that was trained is in float32 still, as its optimiser wants it.
+    save_checkpoint(model, tmp_path / "half", encoder.to(torch.bfloat16), state)
+    said = json.loads((tmp_path / "half" / "config.json").read_text())
+    assert said["dtype"] == "bfloat16" and said["text_config"]["dtype"] == "bfloat16"
+    loaded = load_checkpoint(tmp_path / "half")
+    assert {tensor.dtype for tensor in loaded.parameters()} == {torch.bfloat16}
+    turning = loaded.llm.model.rotary_emb.inv_freq
+    assert turning.dtype == torch.float32 and torch.equal(turning, model.llm.model.rotary_emb.inv_freq)
+    export_llm(tmp_path / "half", tmp_path / "alone")
+    assert json.loads((tmp_path / "alone" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_a_tied_head_stays_tied(tmp_path: Path) -> None:

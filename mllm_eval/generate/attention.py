@@ -69,7 +69,7 @@ def shared_heads_attention(llm: Any) -> Iterator[None]:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention [B, heads, N, width] and the log of its softmax's denominator [B, heads, N].
+    """Attention [B, heads, N, width] and the log of its softmax's denominator [B, heads, N], float32 or wider.
 
     `mask` [B, 1, N, M] is added to the scaled scores.
     """
@@ -77,11 +77,34 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         out, total = flash(query, key, value, 0.0, False, attn_mask=mask, scale=scale)
         return out, total
-    scores = (query @ key.mT).float() * scale
+    return attend_by_products(query, key, value, mask, scale)
+
+
+def attend_by_products(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """As `attend`, by two matrix products, for devices without a fused kernel that gives the denominator.
+
+    Scores of half precision are summed and kept in float32, as fused kernels keep them: rounded to bfloat16 they are
+    off by up to 2^-9 of the largest, and so is, about, the logarithm of each weight.
+    """
+    scores = _float_product(query, key.mT) * scale
     if mask is not None:
         scores = scores + mask
     total = scores.logsumexp(-1)
     return (scores - total[..., None]).exp().to(value.dtype) @ value, total
+
+
+def _float_product(one: Tensor, other: Tensor) -> Tensor:
+    """The product [B, heads, N, M] of [B, heads, N, K] and [B, heads, K, M], not rounded below float32."""
+    if one.dtype not in (torch.bfloat16, torch.float16):
+        return one @ other
+    if one.device.type == "cuda":
+        # The tensor cores' own sums, without float32 copies of the keys.
+        product: Any = torch.bmm
+        flat: Tensor = product(one.flatten(0, 1), other.flatten(0, 1), out_dtype=torch.float32)
+        return flat.reshape(*one.shape[:2], *flat.shape[1:])
+    return one.float() @ other.float()
 
 
 def attend_to_heads(
@@ -125,8 +148,9 @@ def attend_to_both(
     out, total = attend(query, key, value, mask, scale)
     if heads.tokens:
         shared, shared_total = attend_to_heads(query, heads.keys[layer], heads.values[layer], row_heads, scale)
-        share = torch.sigmoid(shared_total - total)[..., None].to(out.dtype)
-        out = torch.lerp(out, shared, share)
+        share = torch.sigmoid(shared_total - total)[..., None]
+        # Rounded once, behind the sum.
+        out = torch.lerp(out.to(share.dtype), shared.to(share.dtype), share).to(out.dtype)
     return out.reshape(rows, many, length, width)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from mllm_eval.data.samples import Sample
 from mllm_eval.generate.asking import Asked
@@ -19,16 +20,22 @@ from mllm_eval.generate.model import Answerer, embed_images, embed_pieces
 from mllm_eval.generate.reference import answer_one
 from mllm_eval.generate.thrift import Thrift
 
-# Logits that differ by less than this many units in the last place of the largest are the same but for rounding.
+# Logits that differ by less than this many units in the last place of the largest are the same but for rounding,
+# in float32 or wider, where a batch of two may well be computed as a batch of one is.
 ROUNDING = 64
+# Either of the two logits that are compared may move so.
+MOVES = 2
+# Roundings of the embeddings that are tried.
+DRAWS = 4
 
 
 @dataclass(frozen=True)
 class Difference:
     """A question that engine and reference answer otherwise.
 
-    `token` counts from 1; up to it both are the same. There the reference's logits prefer its own token by `margin`;
-    it is a `tie` where that is within rounding. Text behind a token that was chosen by a tie says nothing.
+    `token` counts from 1; up to it both are the same. There the reference's logits, multiplied out in float32, prefer
+    its own token by `margin`; it is a `tie` where that is within what rounding moves them (`_moved`). Text behind a
+    token that was chosen by a tie says nothing.
     """
 
     asked: str
@@ -115,8 +122,39 @@ def _difference(
     shown = {piece: grids[piece] for piece in pieces if isinstance(piece, str)}
     before: list[Piece] = [*pieces, *([tuple(plain[:same])] if same else [])]
     inputs = embed_pieces(model, before, embed_images(model, shown))[None]
-    logits: Any = model.llm(inputs_embeds=inputs, logits_to_keep=1).logits[0, -1]
+    logits = _logits(model, inputs)[0]
     margin = float(logits[plain[same]] - logits[tokens[same]])
-    rounding = ROUNDING * torch.finfo(logits.dtype).eps * float(logits.abs().max())
+    rounding = ROUNDING * torch.finfo(logits.dtype).eps * float(logits.abs().max()) + MOVES * _moved(model, inputs)
     texts = [model.tokenizer.decode(list(one), skip_special_tokens=True).strip() for one in (tokens, plain)]
     return Difference(name, sample.id, texts[0], texts[1], same + 1, margin, abs(margin) <= rounding)
+
+
+def _moved(model: Answerer, inputs: Tensor) -> float:
+    """By how much the plain loop's logits of the next token move by rounding alone.
+
+    inputs: [1, N, H]. They are computed at once, in a batch of two, in two parts through a cache, and with the
+    embeddings off by up to a unit in their last place either way; the greatest difference is taken. In bfloat16 that
+    is what all states are rounded by, and a batch of two may well be summed in the same order as one.
+    """
+    once = _logits(model, inputs)
+    others = [_logits(model, inputs.repeat(2, 1, 1))]
+    if inputs.shape[1] > 1:
+        cache = DynamicCache(config=model.llm.config)
+        half = inputs.shape[1] // 2
+        model.llm.model(inputs_embeds=inputs[:, :half], past_key_values=cache, use_cache=True)
+        others.append(_logits(model, inputs[:, half:], past_key_values=cache, use_cache=True))
+    wide = torch.promote_types(inputs.dtype, torch.float32)
+    noise = torch.Generator().manual_seed(0)
+    for _ in range(DRAWS):
+        off = torch.rand(inputs.shape, generator=noise, dtype=torch.float32).to(inputs.device, wide) - 0.5
+        turned = inputs.to(wide) * (1 + 2 * torch.finfo(inputs.dtype).eps * off)
+        others.append(_logits(model, turned.to(inputs.dtype)))
+    return max(float((other - once).abs().max()) for other in others)
+
+
+def _logits(model: Answerer, inputs: Tensor, **options: Any) -> Tensor:
+    """[B, V] float32 or wider: the head's product is not rounded to the model's dtype, in which many logits tie."""
+    states: Tensor = model.llm.model(inputs_embeds=inputs, **options).last_hidden_state[:, -1]
+    wide = torch.promote_types(states.dtype, torch.float32)
+    logits: Tensor = states.to(wide) @ model.llm.lm_head.weight.to(wide).mT
+    return logits

@@ -141,6 +141,10 @@ def save_checkpoint(
         tensors |= {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     with torch.device("meta"):
         shell = VLM(config)
+    # The shell decides what config.json says, and with it the dtype in which anyone loads the tensors.
+    dtype = tensors["llm.model.embed_tokens.weight"].dtype
+    shell.to(dtype)
+    shell.llm.config.dtype = dtype
     fresh = folder.with_name(f".{folder.name}.new")
     old = folder.with_name(f".{folder.name}.old")
     for leftover in (fresh, old):

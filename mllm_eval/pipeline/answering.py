@@ -41,10 +41,12 @@ class Respondent:
         """The checkpoint, for evaluation."""
         self.ready()
         repeatable(self.run.seed)
+        import torch
+
         from mllm_eval.model import load_checkpoint
 
         with self.ledger.step("load the checkpoint", "load"):
-            model = load_checkpoint(self.run.checkpoint)
+            model = load_checkpoint(self.run.checkpoint, getattr(torch, self.run.recipe.dtype))
             model.to(device())  # type: ignore[arg-type]  # transformers wraps it without its types
             return model
 

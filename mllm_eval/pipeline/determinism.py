@@ -35,12 +35,14 @@ def compare_engines(run: Run, samples: int | None = None, reporter: Reporter | N
     if not is_trained(run):
         raise UserError(f"{run.name} is not trained; `mllm-eval train {run.encoder.name}` does that")
     repeatable(run.seed)
+    import torch
+
     from mllm_eval.features import Features
     from mllm_eval.generate.determinism import chosen, compare
     from mllm_eval.generate.thrift import kept_limits
     from mllm_eval.model import load_checkpoint
 
-    model = load_checkpoint(run.checkpoint)
+    model = load_checkpoint(run.checkpoint, getattr(torch, run.recipe.dtype))
     model.to(device())  # type: ignore[arg-type]  # transformers wraps it without its types
     features, found = Features.of(run), {}
     with tempfile.TemporaryDirectory() as folder:
