@@ -74,6 +74,7 @@ def test_behind_each_cell_stand_its_counts_its_chance_and_its_protocol() -> None
     rows = {(row.group, row.label): {key: cell.text for key, cell in row.cells.items()} for row in table.rows}
     assert rows["mini-dino", "ChartQA"] == {
         "value": "50.00", "n": "3", "n_failed": "1", "n_unparsed": "1", "chance": "12.50",
+        "most_frequent_answer": "A 100%",
         "protocol": "chartqa@cambrian.v1", "protocol_hash": "feedbeef0123",
     }  # fmt: skip
     assert ("mini-dino (blind)", "MMVP") in rows and len(rows) == 6

@@ -13,6 +13,7 @@ from mllm_eval.report.chance import above_chance
 from mllm_eval.report.cost import NOTE, cost_of, untimed_note
 from mllm_eval.report.differences import Difference
 from mllm_eval.report.evidence import Scored
+from mllm_eval.report.given import one_answer_words
 from mllm_eval.report.paper import PublishedRows, published_rows
 from mllm_eval.report.scaling import Line, crossing_words, crossings, lines, metrics, scaling, scaling_table
 from mllm_eval.report.seeds import seed_table
@@ -176,6 +177,7 @@ def _chance(evidence: Evidence) -> str:
         below = [title(one.benchmark) for one in found if not one.above]
         sentence = f"{run.label}: {len(found) - len(below)} of {len(found)} benchmarks above chance at p < {ALPHA:g}"
         said.append(sentence + (f"; not above: {', '.join(below)}." if below else "."))
+        said += [f"{run.label}: {words}." for words in [one_answer_words(run.scored)] if words]
     return section("chance", "Above chance", listed(said, "words"))
 
 
