@@ -168,19 +168,23 @@ def _print_costs(console: Any, lines: list[dict[str, Any]]) -> None:
 
 def prompt(
     benchmark: Annotated[str, typer.Argument(help="name in benchmarks/, or path to its folder")],
+    recipe: Annotated[str, typer.Option(help="whose template and data; a name or a path to a yaml file")] = "mini",
     records: Annotated[Path | None, typer.Option(help="jsonl of upstream rows; default: the data")] = None,
-    template: Annotated[str, typer.Option(help="conversation template")] = "llama_3",
-    data: Annotated[str, typer.Option(help="the benchmark's data: mini or hub")] = "mini",
+    template: Annotated[str | None, typer.Option(help="conversation template; default: the recipe's")] = None,
+    data: Annotated[str | None, typer.Option(help="the benchmark's data; default: the recipe's")] = None,
     variant: Annotated[str, typer.Option(help="how it is asked: default, blind, ...")] = "default",
 ) -> None:
-    """Print the prompts that a benchmark's records become, one a record, as JSON lines.
+    """Print the prompts that a benchmark's records become under a recipe, one a record, as JSON lines.
 
     \b
       mllm-eval prompt mme | head -1
+      mllm-eval prompt mmmu --recipe webssl-paper --records rows.jsonl
     """
+    from mllm_eval.catalog import load_recipe
     from mllm_eval.prompts.show import show_prompts
 
-    for line in show_prompts(benchmark, records, template, data, variant):
+    chosen = load_recipe(recipe)
+    for line in show_prompts(benchmark, records, template or chosen.template, data or chosen.data, variant):
         print(line)
 
 
