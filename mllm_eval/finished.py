@@ -179,7 +179,7 @@ def saved(name: str) -> Run | Finished:
     """
     models = saved_models()
     exact = [one for one in models if name in (one.name, one.hash)]
-    found = exact or [one for one in models if one.hash.startswith(name) or one.label == name]
+    found = exact or [one for one in models if one.hash.startswith(name) or name in (one.label, one.stem)]
     if len(found) == 1 and not any(run.hash.startswith(name) for run in saved_runs()):
         return found[0]
     if len(found) > 1:

@@ -227,18 +227,18 @@ def saved_runs() -> list[Run]:
 
 
 def saved_run(name: str) -> Run:
-    """The saved run of a hash, a hash's beginning, a whole name, or an encoder that has just one run.
+    """The saved run of a hash, a hash's beginning, a whole name, or a name without hash or an encoder of one run only.
 
     Raises:
         UserError: none or several match.
     """
     runs = saved_runs()
     exact = [run for run in runs if name in (run.name, run.hash)]
-    found = exact or [run for run in runs if run.hash.startswith(name) or run.encoder.name == name]
+    found = exact or [run for run in runs if run.hash.startswith(name) or name in (run.encoder.name, run.stem)]
     if len(found) == 1:
         return found[0]
     if found:
         listed = ", ".join(run.hash for run in found)
         raise UserError(f"{name!r} is {len(found)} runs: {listed}. Give one of these.")
-    known = [run.name for run in runs] + [run.encoder.name for run in runs]
+    known = [name for run in runs for name in (run.name, run.stem, run.encoder.name)]
     raise UserError(f"no run {name!r} under {results_home() / 'runs'}.{near(name, known)} `mllm-eval ls` lists all.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -18,8 +19,9 @@ from mllm_eval.cli.display import Lines, spoken
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.reporter import Silent
+from mllm_eval.pipeline.sources import provide
 from mllm_eval.run import Run
-from mllm_eval.storage import write_json
+from mllm_eval.storage import data_home, write_json
 
 TOP = Path(__file__).parent.parent
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
@@ -172,6 +174,54 @@ def test_ls_and_show_tell_how_far_a_run_is_and_what_it_cost() -> None:
     shown = call("show", "mini-dino").output
     for part in (run.hash, "812.5", "cambrian rules, default", " v1 ", "assumed stage1.warmup", "training", "in all"):
         assert part in shown
+
+
+def test_show_takes_every_name_that_ls_prints() -> None:
+    run, other = (
+        made_run(),
+        Run(load_encoder("mini-dino"), load_recipe("mini"), load_llm("mini-llama"), 1, {"encoder": "e", "llm": "f"}),
+    )
+    other.prepare()
+    for line, one in zip(call("ls").stdout.splitlines(), sorted([run, other], key=lambda one: one.name), strict=True):
+        for name in line.split()[:2]:
+            assert call("show", name).stdout.splitlines()[0] == one.name
+    assert "is 2 runs" in call("show", "mini-dino").stderr
+    assert "Did you mean 'mini-dino-mini-s" in call("show", "mini-dino-mini-so").stderr
+
+
+def test_prompt_shows_the_template_of_the_recipe(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    record = {"question_id": "a", "question": "Is it red?", "answer": "Yes", "category": "color"}
+    rows.write_text(json.dumps({"record": record}) + "\n")
+
+    def prompt(*words: str) -> str:
+        done = call("prompt", "mme", "--records", str(rows), *words)
+        assert done.exit_code == 0, done.output
+        found: str = json.loads(done.stdout)["prompt"]
+        return found
+
+    templates = {name: load_recipe(name).template for name in ("mini", "webssl-paper")}
+    assert templates["mini"] != templates["webssl-paper"]
+    for name, template in templates.items():
+        assert prompt("--recipe", name) == prompt("--template", template)
+    assert prompt() == prompt("--recipe", "mini") != prompt("--recipe", "webssl-paper")
+    assert prompt("--recipe", "mini", "--template", "vicuna_v1").startswith("A chat between")
+    assert "Did you mean 'mini'?" in call("prompt", "mme", "--recipe", "minni").stderr
+
+
+def test_data_of_the_working_directory_is_named_where_it_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLLM_EVAL_DATA")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no such data") as missing:
+        provide([data_home() / "mine"], Silent())
+    assert "export" not in str(missing.value)
+    (tmp_path / "data/mine").mkdir(parents=True)
+    with pytest.raises(UserError, match=f"export MLLM_EVAL_DATA={tmp_path / 'data'}$"):
+        provide([data_home() / "mine"], Silent())
+    assert "~/.cache/mllm_eval" in call("--help").output
 
 
 def test_a_ledger_survives_a_line_that_was_cut_off(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from mllm_eval.adapters import load_encoder_model
 from mllm_eval.adapters.projector import Projector
-from mllm_eval.catalog import load_benchmark, load_encoder, load_llm, names, paper_benchmarks
+from mllm_eval.catalog import load_benchmark, load_encoder, load_llm, load_recipe, names, paper_benchmarks
 from mllm_eval.catalog.llm import LLM, LlamaArchitecture, llama_parameters
 from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
@@ -36,7 +36,7 @@ from mllm_eval.plan.shapes import (
     projector_shape,
 )
 from mllm_eval.plan.work import asking, encoding, passing, projecting
-from mllm_eval.plan.workload import reference_sizes
+from mllm_eval.plan.workload import _made_rows, reference_sizes
 from mllm_eval.storage import PACKAGE
 
 CLOSE = 0.15
@@ -351,6 +351,39 @@ def test_mistakes_are_one_line(words: list[str], message: str) -> None:
     assert shown.exit_code == 2
     assert message in shown.stderr
     assert shown.stderr.count("\n") == 1
+
+
+def test_the_commands_of_the_documentation_plan_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path))
+    text = (Path(__file__).parents[1] / "docs" / "plan.md").read_text(encoding="utf-8")
+    asked = [line.split()[1:] for line in text.splitlines() if line.startswith("    mllm-eval plan ")]
+    for line in text.splitlines():
+        if line.startswith("    make plan "):
+            said = dict(word.split("=") for word in line.split()[2:])
+            asked.append(["plan", said.pop("ENCODER"), *(w for k, v in said.items() for w in (f"--{k.lower()}", v))])
+    assert len(asked) == 3
+    for words in [*asked, ["plan", "mini-random"]]:
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, (words, done.output)
+
+
+def test_rows_of_the_miniature_are_those_that_are_made() -> None:
+    from mllm_eval.miniature.build import ALIGNMENT_ROWS, INSTRUCTION_ROWS
+
+    named = [data.path for stage in (load_recipe("mini").stage1, load_recipe("mini").stage2) for data in stage.data]
+    assert _made_rows() == dict(zip(named, (ALIGNMENT_ROWS, INSTRUCTION_ROWS), strict=True))
+
+
+@pytest.mark.parametrize(("gpus", "sizes"), [("8xH100", (4, 2)), ("2xH100", (16, 8)), ("1xA100", ())])
+def test_gpus_share_the_batch_in_smaller_pieces_and_the_plan_says_so(gpus: str, sizes: tuple[int, ...]) -> None:
+    said = [one for one in make_plan("mini-dino", gpus=gpus).assumed if "micro_batch" in one]
+    assert len(said) == len(sizes)
+    for number, (text, size) in enumerate(zip(said, sizes, strict=True), start=1):
+        assert text.startswith(f"stage {number}: micro_batch {size}, as ")
+    with pytest.raises(UserError, match="batch 32 is not a multiple of micro_batch 8 x 8 GPUs"):
+        make_plan("mini-dino", gpus="8xH100", micro_batch=8)
 
 
 def test_rows_that_nobody_states_are_asked_for(tmp_path: Path) -> None:

@@ -197,6 +197,26 @@ def test_runs_on_different_data_are_refused(home: Path) -> None:
         write_report([run.folder for run in runs], home / "report")
 
 
+def test_a_report_of_part_of_the_benchmarks_shows_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(snapshots, "load_samples", lambda benchmark, *_: site_runs.samples(benchmark.name, 40))
+    runs = [site_runs.answered(f"mini-{name}", 0.5, ["gqa"], 40) for name in "abcdef"]
+    index = write_report([run.folder for run in runs], tmp_path / "alike", images=False) / "index.html"
+    text = index.read_text(encoding="utf-8")
+    assert "1 benchmark with 40 questions in all" in text
+    assert text.count("separates") == 1
+    assert "No benchmark separates any two of mini-a, mini-b, mini-c, mini-d, mini-e, mini-f at p" in text
+    assert '<td class="num" data-v="" data-tab' not in text.replace("published", "\0").split("\0")[0]
+    tabs = re.findall(r'role="tab" data-tab="(\w+)"', text)
+    assert tabs == ["general", "all"]
+    other = site_runs.answered("mini-a", 0.5, ["seed"], 40)
+    assert other.folder == runs[0].folder
+    index = write_report([run.folder for run in runs], tmp_path / "unlike", images=False) / "index.html"
+    assert "not asked alike: 1 to 2 of 2 benchmarks, 40 to 80 questions" in index.read_text(encoding="utf-8")
+
+
 # --- in a browser ------------------------------------------------------------
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -253,6 +273,20 @@ def visit(page: Any, site: Path, name: str) -> None:
     page.goto((site / name.partition("#")[0]).as_uri() + "#" + name.partition("#")[2])
     if name.startswith("compare"):
         counted(page, r"\d+ of [\d,]+ questions\.")
+
+
+def test_what_scrolls_sideways_says_so_until_its_end(page: Any, site: Path) -> None:
+    from playwright.sync_api import expect
+
+    page.set_viewport_size({"width": 360, "height": 800})
+    visit(page, site, "index.html")
+    frame = page.locator("#table .scroll")
+    expect(frame).to_have_class("scroll more")
+    assert "scroll sideways" in frame.evaluate("(one) => getComputedStyle(one, '::before').content")
+    frame.evaluate("(one) => { one.scrollLeft = one.scrollWidth; }")
+    expect(frame).to_have_class("scroll")
+    page.set_viewport_size({"width": 1440, "height": 900})
+    expect(page.locator("#cost .scroll")).to_have_class("scroll")
 
 
 @pytest.mark.parametrize("width", [360, 768, 1440])

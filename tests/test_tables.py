@@ -226,9 +226,12 @@ def test_a_benchmark_of_ones_own_stands_behind_and_outside_avg() -> None:
 
 def test_avg_of_some_benchmarks_is_not_avg() -> None:
     run = made_runs.make_run("mini-dino", benchmarks=["gqa", "seed"])
-    row = report.comparison([run.folder]).rows[0]
-    assert row.cells["avg"].text == "–"  # noqa: RUF001
-    assert "no AVG without MME" in row.notes[0]
+    table = report.comparison([run.folder])
+    assert [column.key for column in table.columns] == ["gqa", "seed"]  # no column of dashes
+    assert "no AVG without MME" in table.rows[0].notes[0]
+    whole = made_runs.make_run("mini-clip")
+    both = report.comparison([run.folder, whole.folder])
+    assert both.columns[0].key == "avg" and both.rows[0].cells["avg"].text == "–"  # noqa: RUF001
 
 
 def test_comparison_shows_runs_blind_rows_and_what_they_share(compared: Table, three: list[Path]) -> None:
@@ -318,6 +321,21 @@ def test_sentences_of_made_up_differences() -> None:
         f"y beats x on OCR & Chart by 8.1 [6.1, 9.1], p < 0.001 after Holm{UNSEEN}."]  # fmt: skip
     assert report.sentences([_difference("gqa", 1, 0.5)]) == [
         "No benchmark separates x from y at p < 0.01 after Holm."]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        (["ab"], "a from b"),
+        (["ab", "ac", "bc"], "any two of a, b, c"),
+        (["ab", "ac"], "a from b or c"),
+        (["ab", "cd"], "a from b; c from d"),
+        (["ac", "bc", "de"], "c from a or b; d from e"),
+    ],
+)
+def test_pairs_that_nothing_separates_are_one_sentence(pairs: list[str], said: str) -> None:
+    found = [Difference(a, b, "gqa", Interval(0, -1, 1), 0.5, 0.5) for a, b in pairs]
+    assert report.sentences(found) == [f"No benchmark separates {said} at p < 0.01 after Holm."]
 
 
 def test_two_seeds_of_one_encoder_are_told_apart_and_do_not_differ() -> None:

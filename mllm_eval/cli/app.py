@@ -21,7 +21,8 @@ Cambrian-style VQA evaluation of frozen vision encoders.
   mllm-eval show mini-dino                          what a run is, has and cost
 
 A command that was stopped goes on where it was; one with nothing to do ends in seconds.
-Results are under ./results ($MLLM_EVAL_RESULTS), data under ./data ($MLLM_EVAL_DATA).
+Results are under ./results, or $MLLM_EVAL_RESULTS; data under $MLLM_EVAL_DATA, else ./data in a
+checkout of this project, else ~/.cache/mllm_eval.
 """
 
 app = typer.Typer(

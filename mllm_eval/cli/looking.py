@@ -76,17 +76,21 @@ def state(run: RunFolder) -> str:
 def show(
     run: Annotated[str, typer.Argument(help="hash, beginning of one, whole name, or encoder")],
     rules: Annotated[str, typer.Option(help="cambrian or robust")] = "cambrian",
+    benchmark: Annotated[str | None, typer.Option(help="only this: its parts, and which answers were given")] = None,
 ) -> None:
     """Show what a run is, what it assumes, what it scored and what it cost.
 
     \b
       mllm-eval show mini-dino
+      mllm-eval show mini-dino --benchmark seed        its types, the answers given, golds against answers
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
+    from mllm_eval.cli.behind import most_frequent_answer, print_benchmark, print_parts, print_warning
     from mllm_eval.data.rowcounts import row_counts
+    from mllm_eval.errors import UserError, near
     from mllm_eval.finished import Finished, saved
     from mllm_eval.greedy import overruled_words
     from mllm_eval.pipeline.ledger import Ledger
@@ -95,7 +99,17 @@ def show(
 
     found = saved(run)
     hold_to_known_rules([found.folder], rules)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else listing.PIPED_WIDTH)
+    if benchmark is not None:
+        every = [summaries(found.folder, rules, variant) for variant in scored_variants(found.folder, rules)]
+        if not any(benchmark in own for own in every):
+            known = sorted({name for own in every for name in own})
+            raise UserError(f"{found.name} has no {rules} scores of {benchmark!r}.{near(benchmark, known)} "
+                            f"It has: {', '.join(known) or 'none'}")  # fmt: skip
+        for own in every:
+            if benchmark in own:
+                print_benchmark(console, found.folder, own[benchmark])
+        return
     console.print(f"{found.name}\n{found.folder}", markup=False)
     if isinstance(found, Finished):
         about = f"data {found.data}, {found.dtype}, {found.batch} at a time"
@@ -112,16 +126,20 @@ def show(
         for number, counts in row_counts(found.folder).items():
             console.print(f"stage {number}: {counts.spoken()}", markup=False)
     for variant in scored_variants(found.folder, rules):
-        sheet = Table(title=f"{rules} rules, {variant}", box=SIMPLE_HEAD, pad_edge=False)
-        words = ("benchmark", "version", "hash")
-        for name in ("benchmark", "value", "chance", "n", "failed", "unparsed", "version", "hash"):
+        sheet = Table(title=f"{rules} rules, {variant}", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        words = ("benchmark", "most frequent", "protocol")
+        for name in ("benchmark", "value", "chance", "n", "failed", "unparsed", "most frequent", "protocol"):
             sheet.add_column(name, justify="left" if name in words else "right", no_wrap=True)
         own = summaries(found.folder, rules, variant)
         for name, summary in own.items():
             numbers = (_cell(summary[key]) for key in ("value", "chance", "n", "n_failed", "n_unparsed"))
             version = summary["protocol"].rpartition(".")[2]
-            sheet.add_row(name, *numbers, version, summary["protocol_hash"])
+            top = most_frequent_answer(found.folder, summary)
+            sheet.add_row(name, *numbers, top, f"{version} {summary['protocol_hash']}")
         console.print(sheet)
+        print_warning(console, found.folder, rules, variant)
+        if variant == "default":
+            print_parts(console, own)
         if means := columns().means({name: one["value"] for name, one in own.items() if one["value"] is not None}):
             console.print(", ".join(f"{columns().named()[key].title} {_cell(value)}" for key, value in means.items()))
     _print_costs(console, Ledger(found.folder, Silent()).lines())
@@ -150,19 +168,23 @@ def _print_costs(console: Any, lines: list[dict[str, Any]]) -> None:
 
 def prompt(
     benchmark: Annotated[str, typer.Argument(help="name in benchmarks/, or path to its folder")],
+    recipe: Annotated[str, typer.Option(help="whose template and data; a name or a path to a yaml file")] = "mini",
     records: Annotated[Path | None, typer.Option(help="jsonl of upstream rows; default: the data")] = None,
-    template: Annotated[str, typer.Option(help="conversation template")] = "llama_3",
-    data: Annotated[str, typer.Option(help="the benchmark's data: mini or hub")] = "mini",
+    template: Annotated[str | None, typer.Option(help="conversation template; default: the recipe's")] = None,
+    data: Annotated[str | None, typer.Option(help="the benchmark's data; default: the recipe's")] = None,
     variant: Annotated[str, typer.Option(help="how it is asked: default, blind, ...")] = "default",
 ) -> None:
-    """Print the prompts that a benchmark's records become, one a record, as JSON lines.
+    """Print the prompts that a benchmark's records become under a recipe, one a record, as JSON lines.
 
     \b
       mllm-eval prompt mme | head -1
+      mllm-eval prompt mmmu --recipe webssl-paper --records rows.jsonl
     """
+    from mllm_eval.catalog import load_recipe
     from mllm_eval.prompts.show import show_prompts
 
-    for line in show_prompts(benchmark, records, template, data, variant):
+    chosen = load_recipe(recipe)
+    for line in show_prompts(benchmark, records, template or chosen.template, data or chosen.data, variant):
         print(line)
 
 

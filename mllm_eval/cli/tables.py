@@ -16,7 +16,9 @@ from mllm_eval.report import Table, chance_table, named_table, render, write_tab
 from mllm_eval.report.choice import one_recipe
 from mllm_eval.report.cost import with_costs
 from mllm_eval.report.details import details_table
+from mllm_eval.report.evidence import read_scored
 from mllm_eval.report.gain import with_gains
+from mllm_eval.report.given import one_answer_words
 from mllm_eval.report.variants import variants_table
 from mllm_eval.run import RunFolder, saved_runs
 from mllm_eval.storage import results_home, write_atomic
@@ -28,7 +30,10 @@ def print_row(run: RunFolder, rules: str, blind: bool, subset: int | None = None
         return
     table = replace(pipeline.table([run], rules, blind, subset=subset), title=run.heading)
     print_and_write(table, run.stem, rules, subset)
-    print(*chance_table(run.folder, rules, sized("default", subset), intervals=False).sentences, sep="\n")
+    variant = sized("default", subset)
+    print(*chance_table(run.folder, rules, variant, intervals=False).sentences, sep="\n")
+    if words := one_answer_words(read_scored(run.folder, rules, variant)):
+        print(f"{words[0].upper()}{words[1:]}.")
 
 
 def print_compared(

@@ -11,6 +11,7 @@ from mllm_eval.catalog import Benchmark
 from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.data.content import content_of, contents_hash, state_of
 from mllm_eval.data.samples import Sample
+from mllm_eval.distribution import distribution
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.subset import stratum_of
 from mllm_eval.run import RunFolder
@@ -103,7 +104,8 @@ def _summaries(run: RunFolder, benchmark: Benchmark, variant: str) -> list[dict[
         except UserError:
             continue
         same = isinstance(summary, dict) and summary.get("answers") == digest
-        if same and summary.get("protocol_hash") == protocol_hash(benchmark, rules, variant):
+        # Older versions did not count which answers were given.
+        if same and "given" in summary and summary.get("protocol_hash") == protocol_hash(benchmark, rules, variant):
             found[-1] = summary
     return found
 
@@ -135,6 +137,7 @@ def score_answers(
         write_jsonl(run.scores_path(benchmark.name, rules, variant), lines)
         summary = {**asdict(found[rules]), "samples": contents_hash(contents), "answers": digest}
         summary["chance"] = _chance(run, benchmark, variant, summary["chance"])
+        summary["given"] = distribution(((one.parsed, one.score) for one in scores), (one.target for one in samples))
         # Written last: a summary that names the answers stands for whole scores.
         write_json(run.summary_path(benchmark.name, rules, variant), summary)
     _note(run, benchmark, variant, states)

@@ -72,8 +72,18 @@ def provide(paths: Iterable[Path], reporter: Reporter, check: bool = False) -> b
             reporter.say(f"{folder}: made by another version of this code; `mllm-eval data` makes it anew")
     for path in wanted:
         if not path.exists():
-            raise UserError(f"{path}: no such data. Put it there, or set MLLM_EVAL_DATA (now {data_home()}).")
+            raise UserError(
+                f"{path}: no such data. Put it there, or set MLLM_EVAL_DATA (now {data_home()}).{_near(path)}"
+            )
     return made
+
+
+def _near(path: Path) -> str:
+    """Where the missing data is in a folder `data` of the working directory, which counts in a checkout only."""
+    here = Path("data").absolute()
+    if not path.is_relative_to(data_home()) or not (here / path.relative_to(data_home())).exists():
+        return ""
+    return f" It is in {here}, which is read by itself only in a checkout: export MLLM_EVAL_DATA={here}"
 
 
 def _current(source: Source, folder: Path) -> bool:

@@ -135,12 +135,18 @@ def make_plan(
         key: stage_load(chosen, at, stage, rows[at - 1], text)
         for at, (key, stage) in enumerate(stages.items(), start=1)
     }
+    smaller = {}
     for key, stage in stages.items():
         if stage.batch % (stage.micro_batch * number):
-            raise UserError(
-                f"recipe {chosen.name}, {key}: batch {stage.batch} is not a multiple of micro_batch "
-                f"{stage.micro_batch} x {number} GPUs; change one of them"
-            )
+            fitting = _fitting(stage.batch, stage.micro_batch, number)
+            if fitting is None or micro_batch is not None:
+                raise UserError(
+                    f"recipe {chosen.name}, {key}: batch {stage.batch} is not a multiple of micro_batch "
+                    f"{stage.micro_batch} x {number} GPUs; change one of them"
+                )
+            smaller[key] = (f"{key}: micro_batch {fitting}, as {number} GPUs share a batch of {stage.batch}; the "
+                            f"recipe's {stage.micro_batch} is to be changed before it trains so")  # fmt: skip
+            stages[key] = stage.model_copy(update={"micro_batch": fitting})
     rate = number * gpu.tflops * 1e12 * mfu
     asked = benchmark_loads(chosen.data)
     images = {key: load.images for key, load in loads.items()} | {"evaluation": sum(one.images for one in asked)}
@@ -172,10 +178,17 @@ def make_plan(
         keeping=kept,
         assumed=[
             *(f"{key}: {said}" for key, load in loads.items() for said in load.assumed),
+            *smaller.values(),
             f"questions of {QUESTION} tokens beside the image, answers of {ANSWER}",
             f"{RESERVE // GIB} GiB of each GPU for CUDA, NCCL and the allocator",
         ],
     )
+
+
+def _fitting(batch: int, micro_batch: int, number: int) -> int | None:
+    """The largest number of rows at a time, of at most `micro_batch`, in which so many GPUs share a batch."""
+    each, rest = divmod(batch, number)
+    return None if rest else max(size for size in range(1, micro_batch + 1) if each % size == 0)
 
 
 def _memory(recipe: Recipe, stage: Any, llm: LlamaShape, joint: ProjectorShape, gpu: Gpu, number: int) -> list[Memory]:

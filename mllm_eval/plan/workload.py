@@ -83,9 +83,15 @@ def _rows(data: ConversationData) -> int | None:
         return data.rows
     path = locate(data.path)
     if not path.is_file():
-        return data.about
+        return _made_rows().get(data.path, data.about)
     with open(path, "rb") as file:
         return sum(1 for line in file if line.strip())
+
+
+def _made_rows() -> dict[str, int]:
+    """File of conversations that this project makes -> its rows, which the tests hold against those that are made."""
+    with open(PACKAGE / "configs" / "reference" / "training_sizes.csv", encoding="utf-8", newline="") as file:
+        return {row["path"]: int(row["rows"]) for row in csv.DictReader(file)}
 
 
 def _text(stage: Stage) -> tuple[int, str]:

@@ -18,7 +18,7 @@ from mllm_eval.results import AVERAGE, columns
 def score_columns(own: Sequence[str], decimals: int = 1) -> tuple[Column, ...]:
     """Columns for the benchmarks `own`: AVG, categories, benchmarks by category, one's own at the end.
 
-    AVG and the categories stand there, if only with a dash, where any of the paper's benchmarks does.
+    AVG and the categories stand there where any of the paper's benchmarks does.
     """
     known = columns()
     found = []
@@ -188,6 +188,8 @@ def comparison(
     if intervals or len({run.record.hash for run in scored}) > 1:
         draw_together(scored)
     shown = score_columns(list(dict.fromkeys(name for run in scored for name in run.benchmarks)))
+    # A mean that no row has would be a column of dashes; a footnote says what it lacks.
+    shown = tuple(one for one in shown if one.group or any(one.key in run.values for run in scored))
     shown += classic_columns(scored)
     rows = [measured_row(run, name, shown, intervals) for run, name in zip(scored, names, strict=True)]
     sizes = list(dict.fromkeys(run.subset for run in scored))

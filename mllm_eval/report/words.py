@@ -51,20 +51,21 @@ def title(key: str) -> str:
 
 
 def sentences(found: Sequence[Difference], alpha: float = ALPHA) -> list[str]:
-    """A sentence or more for each pair of runs: where they differ by AVG and categories, or that they don't.
+    """Where each pair of runs differs by AVG and categories, in a sentence or more; in one, which pairs don't.
 
     Where no category is complete, the benchmarks are spoken of instead. Each number is the difference with
     its 95 % interval, each p is corrected for everything tested together. "Beats" is said of sight: the visual
     gains must differ too; otherwise the sentence says what the wording gives, or that nothing blind was asked.
     """
-    said = []
+    said: list[str] = []
+    apart: dict[str, list[tuple[str, str]]] = {}
     for a, b in dict.fromkeys((one.a, one.b) for one in found):
         own = [one for one in found if (one.a, one.b) == (a, b)]
         means = [one for one in own if one.key == AVERAGE or one.key in columns().categories]
         spoken, kind = (means, "category") if means else (own, "benchmark")
         clear = [one for one in spoken if one.holm < alpha]
         if not clear:
-            said.append(f"No {kind} separates {a} from {b} at p < {alpha:g} after Holm.")
+            apart.setdefault(kind, []).append((a, b))
         for winner, loser, sign in ((a, b, 1), (b, a, -1)):
             ahead = [one for one in clear if one.difference.value * sign > 0]
             won = [_part(one, sign) for one in ahead if by_sight(one, alpha)]
@@ -78,7 +79,28 @@ def sentences(found: Sequence[Difference], alpha: float = ALPHA) -> list[str]:
                 for one in ahead
                 if one.gain and not by_sight(one, alpha)
             ]
-    return said
+    return [
+        *said,
+        *(f"No {kind} separates {_pairs(pairs)} at p < {alpha:g} after Holm." for kind, pairs in apart.items()),
+    ]
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
+    """`a from b`, `a from b or c; d from e`, or `any two of a, b, c`."""
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    if len(names) > 2 and len(pairs) == len(names) * (len(names) - 1) // 2:
+        return f"any two of {', '.join(names)}"
+    left, said = list(pairs), []
+    while left:
+        hub = max(names, key=lambda name: sum(name in pair for pair in left))
+        others = [b if a == hub else a for a, b in left if hub in (a, b)]
+        said.append(f"{hub} from {_either(others)}" if len(others) > 1 else f"{left[0][0]} from {left[0][1]}")
+        left = [pair for pair in left if hub not in pair] if len(others) > 1 else left[1:]
+    return "; ".join(said)
+
+
+def _either(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def by_sight(one: Difference, alpha: float = ALPHA) -> bool:

@@ -7,6 +7,7 @@ from mllm_eval.results.probes import Probe, read_probes
 from mllm_eval.results.published import contradiction, published, values
 from mllm_eval.results.runs import (
     RunRecord,
+    given_answers,
     hold_to_known_rules,
     load_scores,
     read_run,
@@ -24,6 +25,7 @@ __all__ = [
     "RunRecord",
     "columns",
     "contradiction",
+    "given_answers",
     "hold_to_known_rules",
     "load_scores",
     "published",

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from mllm_eval.config import load, short_hash
+from mllm_eval.distribution import of_lines
 from mllm_eval.errors import UserError, near
 from mllm_eval.finished import Finished, is_finished
 from mllm_eval.greedy import overruled_words
@@ -152,6 +153,20 @@ def reported(summary: Mapping[str, Any], metric: str) -> float | None:
         found = found.get(part) if isinstance(found, Mapping) else None
     known = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
     return float(found) if known else None
+
+
+def given_answers(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """Which answers were given, as `distribution` counts them; without the golds where an older version scored.
+
+    Raises UserError where the file of scores has a line that is none.
+    """
+    if isinstance(found := summary.get("given"), dict):
+        return found
+    variant = str(summary["variant"])
+    stem = str(summary["benchmark"]) + ("" if variant == "default" else f".{variant}")
+    path = folder / "scores" / f"{stem}.{summary['rules']}.jsonl"
+    rows = _objects(path) if path.is_file() else []
+    return of_lines([row for row in rows if {"parsed", "score"} <= row.keys()])
 
 
 def scored_variants(folder: Path, rules: str) -> list[str]:

@@ -12,6 +12,7 @@ from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import Benchmark
 from mllm_eval.data.samples import Sample
 from mllm_eval.data.snapshots import load_samples
+from mllm_eval.distribution import distribution, one_answer
 from mllm_eval.errors import UserError, near
 from mllm_eval.score.answerfiles import LAYOUTS, Line
 from mllm_eval.score.joining import NUMBERINGS, agree, join
@@ -65,6 +66,9 @@ def score_file(
         print(json.dumps({key: value for key, value in asdict(summary).items()}, ensure_ascii=False))
     else:
         print(_sentence(summary))
+        given = distribution(((one.parsed, one.score) for one in scored.scores), (one.target for one in scored.samples))
+        if found := one_answer(given):
+            print(f"one answer makes up most: {found[0]!r} in {found[1]:.0%}")
     return summary
 
 

@@ -14,6 +14,7 @@ from mllm_eval.report.cost import NOTE, cost_of, untimed_note
 from mllm_eval.report.counted import beside, counted_notes, lacking, ways_of
 from mllm_eval.report.differences import Difference
 from mllm_eval.report.evidence import Scored
+from mllm_eval.report.given import one_answer_words
 from mllm_eval.report.paper import PublishedRows, published_rows
 from mllm_eval.report.scaling import Line, crossing_words, crossings, lines, metrics, scaling, scaling_table
 from mllm_eval.report.seeds import seed_table
@@ -22,7 +23,7 @@ from mllm_eval.report.site import scores as score_table
 from mllm_eval.report.site.evidence import Evidence
 from mllm_eval.report.site.figures import write_figure
 from mllm_eval.report.site.markup import listed, section, sheet
-from mllm_eval.report.table import printed
+from mllm_eval.report.table import MISSING, printed
 from mllm_eval.report.words import ALPHA, NO_BLIND, by_sight, doubt, p_words, sentences, title
 from mllm_eval.results import AVERAGE, columns
 
@@ -66,9 +67,8 @@ def _headline(evidence: Evidence, problems: Sequence[str]) -> str:
     runs = evidence.seeing
     first = runs[0].scored.record
     about = (
-        f"{len(runs)} run{'s' * (len(runs) != 1)} of recipe {first.recipe} with {first.llm}, "
-        f"{len(evidence.benchmarks)} benchmark{'s' * (len(evidence.benchmarks) != 1)}, "
-        f"{runs[0].scored.counts[1]:,} questions each, {evidence.rules} rules."
+        f"{_counted(len(runs), 'run')} of recipe {first.recipe} with {first.llm}, {_asked(evidence)}, "
+        f"{evidence.rules} rules."
     )
     said = sentences(evidence.differences)
     shown, more = said[:6], said[6:]
@@ -80,6 +80,22 @@ def _headline(evidence: Evidence, problems: Sequence[str]) -> str:
     notes = [note for note in evidence.table.notes if "One seed" in note or "side by side" in note]
     notes += [*evidence.left_out, *problems]
     return body + "".join(f'<p class="note">{escape(note)}</p>' for note in notes) + "</section>"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def _asked(evidence: Evidence) -> str:
+    """How much the runs were asked; where they were not asked alike, the fewest and the most."""
+    benchmarks = sorted({len(run.scored.benchmarks) for run in evidence.seeing})
+    questions = sorted({run.scored.counts[1] for run in evidence.seeing})
+    every = len(evidence.benchmarks)
+    if len(benchmarks) == len(questions) == 1 and benchmarks[0] == every:
+        return f"{_counted(every, 'benchmark')} with {_counted(questions[0], 'question')} in all"
+    of, many = (" to ".join(f"{one:,}" for one in dict.fromkeys((found[0], found[-1])))
+                for found in (benchmarks, questions))  # fmt: skip
+    return f"not asked alike: {of} of {_counted(every, 'benchmark')}, {many} questions"
 
 
 def _unbroken(text: str) -> str:
@@ -184,6 +200,7 @@ def _chance(evidence: Evidence) -> str:
         below = [title(one.benchmark) for one in found if not one.above]
         sentence = f"{run.label}: {len(found) - len(below)} of {len(found)} benchmarks above chance at p < {ALPHA:g}"
         said.append(sentence + (f"; not above: {', '.join(below)}." if below else "."))
+        said += [f"{run.label}: {words}." for words in [one_answer_words(run.scored)] if words]
     return section("chance", "Above chance", listed(said, "words"))
 
 
@@ -203,7 +220,8 @@ def _seeds(evidence: Evidence) -> str:
 def _costs(evidence: Evidence) -> str:
     head = [("", False), ("AVG", True), ("Visual tokens", True), ("Encoder GFLOP / image", True),
             ("LLM GFLOP / question", True), ("Seconds / question", True), ("Training, s", True)]  # fmt: skip
-    rows, untimed = [], []
+    rows: list[list[str]] = []
+    untimed = []
     for run in evidence.seeing:
         cost = cost_of(run.scored.record.folder)
         if not cost.typed:
@@ -211,6 +229,9 @@ def _costs(evidence: Evidence) -> str:
         numbers = [(cost.encoder_gflop, 3), (cost.llm_gflop, 3), (cost.seconds_a_question, 4), (cost.training_s, 0)]
         rows.append([run.label, printed(run.scored.values.get(AVERAGE), 1), str(cost.visual_tokens),
                      *(printed(value, digits) for value, digits in numbers)])  # fmt: skip
+    # What no run has is no column.
+    kept = [at for at in range(len(head)) if not at or any(row[at] != MISSING for row in rows)]
+    head, rows = [head[at] for at in kept], [[row[at] for at in kept] for row in rows]
     note = f"{NOTE} {untimed_note(untimed)}" if untimed else NOTE
     return section("cost", "Cost beside score", sheet("costs", "What a score cost", head, rows, note))
 

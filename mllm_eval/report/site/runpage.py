@@ -14,6 +14,7 @@ from mllm_eval.report.cost import ledger
 from mllm_eval.report.diff import flat
 from mllm_eval.report.evidence import read_blind
 from mllm_eval.report.site import plots
+from mllm_eval.report.site.behind import behind
 from mllm_eval.report.site.evidence import Entry
 from mllm_eval.report.site.figures import write_figure
 from mllm_eval.report.site.markup import facts, section, sheet
@@ -44,6 +45,7 @@ def run_page(entry: Entry, out: Path) -> str:
         f'<section class="headline"><h1>{escape(record.encoder)}</h1>'
         f'<p class="lead">Run <code>{escape(record.hash)}</code></p>{about}</section>',
         _scores(entry),
+        behind(entry.scored),
         _probes(entry),
         _training(record.folder, record.hash, out),
         _recipe(config),

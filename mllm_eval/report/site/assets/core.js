@@ -60,10 +60,20 @@ const MLLM = (() => {
       try { localStorage.setItem("mllm-eval-theme", next); } catch { /* a file may have no storage */ }
     });
   }
+  // What is wider than its frame says so: on a phone nothing else tells that there is more.
+  function scrolls() {
+    for (const frame of document.querySelectorAll(".scroll, .plot, [role=tablist]")) {
+      const look = () => frame.classList.toggle("more", frame.scrollLeft + frame.clientWidth < frame.scrollWidth - 2);
+      const watch = new ResizeObserver(look);
+      for (const one of [frame, ...frame.children]) watch.observe(one);
+      frame.addEventListener("scroll", look, { passive: true });
+    }
+  }
   try {
     const kept = localStorage.getItem("mllm-eval-theme");
     if (kept === "dark" || kept === "light") document.documentElement.dataset.theme = kept;
   } catch { /* as above */ }
   addEventListener("DOMContentLoaded", theme);
+  addEventListener("DOMContentLoaded", scrolls);
   return { take, load, el, number, signed, p, count, dash };
 })();

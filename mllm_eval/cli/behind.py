@@ -1,0 +1,77 @@
+"""What `mllm-eval show` prints behind the values: their parts, and which answers were given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def print_parts(console: Any, own: Mapping[str, Mapping[str, Any]]) -> None:
+    """A line for each benchmark whose report has parts: their names and values."""
+    from mllm_eval.report.parts import number, parts
+    from mllm_eval.report.words import title
+
+    for name, summary in own.items():
+        said = [f"{part.name} {number(part.value)}" for part in parts(summary) if part.value is not None]
+        if said:
+            console.print(f"{title(name)}: {', '.join(said)}", markup=False)
+
+
+def most_frequent_answer(folder: Path, summary: dict[str, Any]) -> str:
+    """The most frequent answer with its share; marked where it makes up most without being right so often."""
+    from mllm_eval.distribution import one_answer
+    from mllm_eval.report.given import top_answer
+    from mllm_eval.results import given_answers
+
+    found = given_answers(folder, summary)
+    said = top_answer(found) or "-"
+    return f"{said} !" if one_answer(found) else said
+
+
+def print_warning(console: Any, folder: Path, rules: str, variant: str) -> None:
+    """Say where one answer makes up most of all."""
+    from mllm_eval.report.evidence import read_scored
+    from mllm_eval.report.given import one_answer_words
+
+    if words := one_answer_words(read_scored(folder, rules, variant)):
+        console.print(f"!: {words}", markup=False)
+
+
+def print_benchmark(console: Any, folder: Path, summary: dict[str, Any]) -> None:
+    """Everything behind a benchmark's value: its parts, the answers given, and which were right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from mllm_eval.report.given import confusion, most_frequent
+    from mllm_eval.report.parts import number, parts
+    from mllm_eval.report.words import title
+    from mllm_eval.results import given_answers
+
+    heading = f"{title(summary['benchmark'])}, {summary['rules']} rules, {summary['variant']}"
+    value = "no value" if summary["value"] is None else f"{summary['value']:.1f}"
+    counts = f"{summary['n'] - summary['n_failed']}/{summary['n']} answers scored, {summary['n_unparsed']} unparsed"
+    console.print(f"{heading}: {value}, chance {number(summary['chance'])}, {counts}", markup=False)
+    if found := parts(summary):
+        sheet = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for name in ("part", "value", "n", "more"):
+            sheet.add_column(name, justify="right" if name in ("value", "n") else "left")
+        for part in found:
+            value = "" if part.value is None else number(part.value)
+            sheet.add_row(part.name, value, "" if part.n is None else f"{part.n:,}", part.words)
+        console.print(sheet)
+    given = given_answers(folder, summary)
+    console.print(f"answers: {most_frequent(given)}", markup=False)
+    if golds := given.get("golds"):
+        console.print(f"golds: {most_frequent({'answers': golds})}", markup=False)
+    else:
+        console.print("Scored by an older version, which did not count the golds: `mllm-eval score` counts them.")
+    head, rows = confusion(given)
+    if rows:
+        console.print("rows: the gold; columns: the answer")
+        sheet = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for name in head:
+            sheet.add_column(name, justify="left" if name == "gold" else "right")
+        for row in rows:
+            sheet.add_row(*row)
+        console.print(sheet)

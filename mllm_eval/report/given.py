@@ -1,0 +1,59 @@
+"""Which answers were given, in words and as tables of golds and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mllm_eval.distribution import NONE, one_answer
+from mllm_eval.report.evidence import Scored
+from mllm_eval.report.words import title
+from mllm_eval.results import given_answers
+
+UNREAD = "none read"
+
+
+def one_answer_words(run: Scored) -> str:
+    """The benchmarks where one answer makes up most, in a sentence without its end; empty where there are none."""
+    said = []
+    for name in run.benchmarks:
+        if found := one_answer(given_answers(run.record.folder, run.summaries[name])):
+            said.append(f"{found[0]!r} to {title(name)} in {found[1]:.0%}")
+    return f"one answer makes up most: {', '.join(said)}; compare with the answers without the image" if said else ""
+
+
+def confusion(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table of golds (rows) and answers (columns); no rows where the golds are no labels.
+
+    Each cell is a count, the last column says how many of the row are right.
+    """
+    table: Mapping[str, Mapping[str, int]] = found.get("confusion") or {}
+    said = sorted({answer for row in table.values() for answer in row}, key=lambda text: (text == NONE, text))
+    said = list(dict.fromkeys([*sorted(table), *said]))
+    said.sort(key=lambda text: (text == NONE, len(text), text))
+    rows = []
+    for gold, row in table.items():
+        right = row.get(gold, 0) / sum(row.values())
+        rows.append([gold, *(str(row.get(answer, 0)) for answer in said), f"{right:.0%}"])
+    return ["gold", *(UNREAD if answer == NONE else answer for answer in said), "right"], rows
+
+
+def top_answer(found: Mapping[str, Any]) -> str:
+    """The most frequent answer with its share: `A 46%`; empty where nothing was read."""
+    answers: Mapping[str, int] = found.get("answers") or {}
+    if not answers:
+        return ""
+    text, total = max(answers, key=lambda one: answers[one]), sum(answers.values()) + int(found.get("others") or 0)
+    return f"{text} {answers[text] / total:.0%}"
+
+
+def most_frequent(found: Mapping[str, Any], most: int = 6) -> str:
+    """The most frequent answers with their shares: `A 46%, B 30%, others 24%`."""
+    answers: Mapping[str, int] = found.get("answers") or {}
+    total = sum(answers.values()) + int(found.get("others") or 0)
+    if not total:
+        return "nothing was read"
+    ranked: Sequence[tuple[str, int]] = sorted(answers.items(), key=lambda one: -one[1])
+    said = [f"{text} {count / total:.0%}" for text, count in ranked[:most]]
+    rest = total - sum(count for _, count in ranked[:most])
+    return ", ".join([*said, *([f"others {rest / total:.0%}"] if rest else [])])

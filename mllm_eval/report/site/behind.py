@@ -1,0 +1,44 @@
+"""What stands behind the values on a run's page: their parts, the answers that were given, golds against answers."""
+
+from __future__ import annotations
+
+from html import escape
+
+from mllm_eval.distribution import one_answer
+from mllm_eval.report.evidence import Scored
+from mllm_eval.report.given import confusion, most_frequent, one_answer_words
+from mllm_eval.report.parts import number, parts
+from mllm_eval.report.site.markup import section, sheet
+from mllm_eval.report.words import title
+from mllm_eval.results import given_answers
+
+
+def behind(scored: Scored) -> str:
+    """The section: a warning where one answer makes up most, and what can be opened of each benchmark."""
+    words = one_answer_words(scored)
+    lead = f'<p class="note">{escape(words[0].upper() + words[1:])}.</p>' if words else ""
+    return section("behind", "Behind each value", lead + "".join(_of(scored, name) for name in scored.benchmarks))
+
+
+def _of(scored: Scored, name: str) -> str:
+    summary = scored.summaries[name]
+    found, given = parts(summary), given_answers(scored.record.folder, summary)
+    head, rows = confusion(given)
+    shown = f'<p class="note">Answers: {escape(most_frequent(given))}.'
+    shown += f" Golds: {escape(most_frequent({'answers': given['golds']}))}.</p>" if given.get("golds") else "</p>"
+    if found:
+        lines = [[part.name, "" if part.value is None else number(part.value), "" if part.n is None else f"{part.n:,}",
+                  part.words] for part in found]  # fmt: skip
+        columns = [("", False), ("Value", True), ("n", True), ("Beside it", False)]
+        kept = [at for at in range(4) if at < 2 or any(line[at] for line in lines)]
+        shown += sheet(f"parts-{name}", f"Parts of {title(name)}", [columns[at] for at in kept],
+                       [[line[at] for at in kept] for line in lines])  # fmt: skip
+    if rows:
+        note = "Rows: the gold. Columns: what was read from the answer."
+        shown += sheet(f"confusion-{name}", f"{title(name)}: golds against answers",
+                       [(text, at > 0) for at, text in enumerate(head)], rows, note)  # fmt: skip
+    said = [f"{len(found)} parts"] if found else []
+    said += ["golds against answers"] if rows else []
+    said += [f"{most} in {share:.0%} of answers" for most, share in [one_answer(given) or ("", 0.0)] if most]
+    about = f": {', '.join(said)}" if said else ""
+    return f"<details><summary>{escape(title(name) + about)}</summary>{shown}</details>"
