@@ -5,6 +5,7 @@ A family names the class, the model types whose weights it reads, and where in t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from mllm_eval.adapters import family
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.adapters.loading import load_whole
 from mllm_eval.adapters.original import Layout, read_original
+from mllm_eval.catalog.families import PAGE, SHIPPED
 from mllm_eval.catalog.llama import read_config
-from mllm_eval.errors import UserError
+from mllm_eval.errors import UserError, near
 
 if TYPE_CHECKING:
     from mllm_eval.catalog import Encoder
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 # Of a config, what says where it came from and not what the model is.
 ORIGIN = {"model_type", "architectures", "transformers_version", "torch_dtype", "dtype"}
 # What some vision transformers have and none of these classes computes.
-STRANGE = ("num_register_tokens", "use_qk_norm", "qk_norm", "use_rope", "rope_theta", "window_size")
+STRANGE = ("use_qk_norm", "qk_norm", "use_rope", "rope_theta", "window_size")
 
 
 class Backbone(EncoderModel):
@@ -109,15 +112,37 @@ class Backbone(EncoderModel):
         raw = read_config(folder)
         found = raw.get("model_type")
         if found not in cls.model_types:
-            raise UserError(
-                f"{path}: the weights are of type {found!r}, this family reads "
-                f"{', '.join(cls.model_types)}; correct `family` in the encoder's yaml"
-            )
+            if found is None and "architecture" in raw:
+                name = raw["architecture"]
+                raise UserError(f"{path}: is of timm's {name!r}; set `family: timm` in the encoder's yaml")
+            raise UserError(f"{path}: the weights are of type {found!r}, {cls._readers(found)}")
         values = raw.get("vision_config") or raw
+        registers = values.get("num_register_tokens") or 0
+        if registers != cls.form.registers + cls.form.behind:
+            raise UserError(
+                f"{path}: the weights have {registers} registers, family {cls.family_name()} reads them with "
+                f"{cls.form.registers + cls.form.behind}; {PAGE}"
+            )
         for name in STRANGE:
             if values.get(name):
                 raise UserError(f"{path}: `{name}: {values[name]}` is unknown to a {found!r} and would be left out")
         return cls.config_from(values)
+
+    @classmethod
+    def _readers(cls, found: Any) -> str:
+        """What to do about weights of another type than this family's."""
+        kinds = {name: family(name) for name in SHIPPED}
+        types = {one: name for name, kind in kinds.items() if issubclass(kind, Backbone) for one in kind.model_types}
+        if found in types:
+            mine = f"family {cls.family_name()} reads {', '.join(cls.model_types)}"
+            return f"{mine}; set `family: {types[found]}` in the encoder's yaml"
+        return f"no family reads it (known: {', '.join(sorted(types))}).{near(str(found), types)} {PAGE}"
+
+    @classmethod
+    def family_name(cls) -> str:
+        """The name that a yaml calls the family by."""
+        module = sys.modules[cls.__module__]
+        return Path(str(module.__file__)).stem
 
     # ---- models ----
     @classmethod
@@ -172,8 +197,18 @@ class Backbone(EncoderModel):
     # ---- what the contract asks ----
     @property
     def prefix(self) -> int:
-        """Tokens before the patches."""
-        return self.form.prefix
+        """CLS and registers."""
+        return self.form.prefix + self.form.registers
+
+    @property
+    def behind(self) -> int:
+        """Registers behind the patches."""
+        return self.form.behind
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether there is a CLS token before the registers."""
+        return self.form.prefix > 0
 
     def config_values(self) -> dict[str, Any]:
         """The transformers config as plain data."""
@@ -202,7 +237,7 @@ class Backbone(EncoderModel):
         """What the class itself gives: the patches [B, N, D] of its `last_hidden_state`."""
         with torch.no_grad():
             states: Tensor = self.model(pixels, **self.forward_options(pixels)).last_hidden_state
-        return states[:, self.prefix :]
+        return states[:, self.prefix : states.shape[1] - self.behind]
 
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks in order."""

@@ -1,12 +1,14 @@
 """The one contract of the encoder side: images in, patch features and a summary out.
 
-A family (one file beside this one) says how its weights become a model, how many tokens stand before the
-patches, where its blocks and its final norm are, and how it pools. Everything else is here.
+A family (one file beside this one, or one of somebody's own) says how its weights become a model, how many tokens
+stand around the patches, where its blocks and its final norm are, and how it pools. Everything else is here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,10 +19,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mllm_eval.adapters.preprocessing import to_pixels
-from mllm_eval.errors import UserError
+from mllm_eval.errors import UserError, exception_words, origin
 
 if TYPE_CHECKING:
     from mllm_eval.catalog import Encoder
+
+# What every family says, beside `build` and `load`.
+NEEDED = ("prefix", "config_values", "found", "blocks")
 
 
 class FeatureMap(NamedTuple):
@@ -32,6 +37,25 @@ class FeatureMap(NamedTuple):
 
 class _Enough(Exception):
     """Ends a forward pass whose further layers nobody asked for."""
+
+
+@contextmanager
+def own_code(kind: type, facts: Encoder, doing: str) -> Iterator[None]:
+    """Code of a family of one's own in the `with` block: what it raises is told with its file and line.
+
+    Raises UserError in place of any exception but those that say it themselves or speak of memory; what a shipped
+    family raises is left as it is.
+    """
+    try:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if facts.code is None:
+            raise
+        path = Path(str(getattr(sys.modules.get(kind.__module__), "__file__", kind.__module__)))
+        where = origin(error, path.parent) or f"{path}: "
+        raise UserError(f"{where}family {facts.family}: `{doing}` fails ({exception_words(error)})") from error
 
 
 class EncoderModel(nn.Module):
@@ -65,6 +89,16 @@ class EncoderModel(nn.Module):
         """Tokens before the patches."""
         raise NotImplementedError
 
+    @property
+    def behind(self) -> int:
+        """Tokens behind the patches."""
+        return 0
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether the first token stands for the whole image; a register does not."""
+        return self.prefix > 0
+
     def config_values(self) -> dict[str, Any]:
         """What `build` needs to make the same architecture again, as plain data."""
         raise NotImplementedError
@@ -74,11 +108,35 @@ class EncoderModel(nn.Module):
         raise NotImplementedError
 
     def blocks(self) -> Sequence[nn.Module]:
-        """The transformer blocks in order."""
+        """The transformer blocks, or the stages of a network without any, in order; `depth` is their number."""
         raise NotImplementedError
 
+    def tokens(self, output: Any) -> Tensor:
+        """The tokens [B, prefix + N + behind, D] in what one of `blocks` gives.
+
+        A map [B, D, h, w] becomes a row of them. A block that gives something else (channels last, a dict) wants this
+        method in its family; another shape raises UserError.
+        """
+        states = output[0] if isinstance(output, tuple) else output
+        if isinstance(states, Tensor) and states.ndim == 4:
+            states = states.flatten(2).transpose(1, 2)
+        if not (isinstance(states, Tensor) and states.ndim == 3):
+            given = type(states).__name__ + (f" {list(states.shape)}" if isinstance(states, Tensor) else "")
+            raise UserError(
+                f"encoder {self.facts.name}: a block of family {self.facts.family} gives {given}, "
+                "expected [B, N, D] or [B, D, h, w]; let `tokens` of its class say where the tokens are"
+            )
+        return states
+
+    def cells(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the grid that pixels of this size give."""
+        facts = self.facts
+        if facts.patch is None or (facts.cells is not None and height == width == facts.preprocessing.size):
+            return facts.grid, facts.grid
+        return height // facts.patch, width // facts.patch
+
     def final_norm(self) -> nn.Module:
-        """The norm behind the last block."""
+        """The norm behind the last block, for tokens [B, N, D]; `nn.Identity()` where there is none."""
         raise NotImplementedError
 
     def pool(self, states: Tensor) -> Tensor:
@@ -101,7 +159,7 @@ class EncoderModel(nn.Module):
         if facts.architecture is not None:
             said |= facts.architecture.model_dump(exclude_none=True)
         for name, value in said.items():
-            if name in found and found[name] != value:
+            if value is not None and name in found and found[name] != value:
                 raise UserError(
                     f"encoder {facts.name}: the yaml says {name}: {value}, the weights have {found[name]}; "
                     "correct the yaml"
@@ -116,7 +174,7 @@ class EncoderModel(nn.Module):
                 f"encoder {facts.name}: the yaml says params: {facts.params}, the weights have {params}; "
                 "correct the yaml"
             )
-        if facts.summary == "cls" and self.prefix == 0:
+        if facts.summary == "cls" and not self.has_cls:
             raise UserError(
                 f"encoder {facts.name}: family {facts.family} has no CLS token; set summary: mean or pooled"
             )
@@ -146,6 +204,27 @@ class EncoderModel(nn.Module):
             )
         return index
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As `forward`; a family of one's own is held to the contract."""
+        with own_code(type(self), self.facts, "forward"):
+            found = super().__call__(*args, **kwargs)
+            if self.facts.code is not None:
+                pixels = args[0] if args else kwargs["pixels"]
+                for one in found:
+                    self._hold_shapes(one, pixels)
+        return found
+
+    def _hold_shapes(self, found: FeatureMap, pixels: Tensor) -> None:
+        count, size = len(pixels), self.cells(pixels.shape[-2], pixels.shape[-1])
+        wanted = {"patches": (count, *size, self.width), "summary": (count, self.width)}
+        for name, shape in wanted.items():
+            given = tuple(getattr(found, name).shape)
+            if given != shape:
+                raise UserError(
+                    f"encoder {self.facts.name}: family {self.facts.family} gives {name} {given}, the yaml says "
+                    f"{shape} (images, rows and columns, width); correct `patch`, `cells` or `width`, or the layer"
+                )
+
     @torch.no_grad()
     def forward(self, pixels: Tensor, layers: Sequence[int] = ()) -> list[FeatureMap]:
         """Features of each asked layer (the yaml's `feature_layer` where none is named).
@@ -162,7 +241,7 @@ class EncoderModel(nn.Module):
 
         def keep(index: int) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                states[index] = output[0] if isinstance(output, tuple) else output
+                states[index] = self.tokens(output)
                 if index == last:
                     raise _Enough
 
@@ -176,12 +255,19 @@ class EncoderModel(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
-        height, width = (edge // self.facts.patch for edge in pixels.shape[-2:])
+        height, width = self.cells(pixels.shape[-2], pixels.shape[-1])
         return [self._feature_map(states[index], height, width) for index in wanted]
 
     def _feature_map(self, states: Tensor, height: int, width: int) -> FeatureMap:
         tokens = self.final_norm()(states) if self.facts.norm else states
-        patches = tokens[:, self.prefix :].unflatten(1, (height, width))
+        inner = tokens[:, self.prefix : tokens.shape[1] - self.behind]
+        if inner.shape[1] != height * width:
+            around = f" beside {self.prefix + self.behind} others" if self.prefix + self.behind else ""
+            raise UserError(
+                f"encoder {self.facts.name}: the layer has {inner.shape[1]} tokens of the image{around}, the yaml says "
+                f"{height} x {width}; correct `patch` or `cells`, or what family {self.facts.family} says of its tokens"
+            )
+        patches = inner.unflatten(1, (height, width))
         if self.facts.summary == "cls":
             summary = tokens[:, 0]
         elif self.facts.summary == "mean":

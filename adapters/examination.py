@@ -30,7 +30,7 @@ class Examination:
     Attributes:
         repeatable: two passes over the same pixels gave the same bits.
         batch_difference: largest difference of a feature alone and in a batch of two.
-        ordered: a change in the last patch moves the last token most.
+        ordered: a change in the last patch moves the last token most; where cells overlap, that or one beside it.
         mean, std: over all features of all patches; median_norm, largest_norm: of a patch's feature vector.
         processor: how the processor beside the weights compares, a line a way to preprocess; empty without one.
     """
@@ -63,15 +63,18 @@ def examine(model: EncoderModel, place: Path | None = None) -> Examination:
     first = model(pixels)[0].patches
     again = model(pixels)[0].patches
     changed = pixels.clone()
-    edge, patch = model.grid * model.facts.patch, model.facts.patch
-    changed[..., edge - patch : edge, edge - patch : edge] += 2
+    size = model.facts.preprocessing.size
+    # The last cell of a grid that the image does not fill ends where the image does.
+    cell = model.facts.patch or size // model.grid
+    edge = min(model.grid * cell, size)
+    changed[..., edge - cell : edge, edge - cell : edge] += 2
     both = model(torch.cat([pixels, changed]))[0].patches
-    moved = (both[1] - both[0]).float().norm(dim=-1).flatten()
+    moved = (both[1] - both[0]).float().norm(dim=-1)
     norms = first.float().norm(dim=-1).flatten()
     found = Examination(
         repeatable=torch.equal(first, again),
         batch_difference=float((both[0] - first[0]).abs().max()),
-        ordered=int(moved.argmax()) == len(moved) - 1,
+        ordered=_at_the_end(moved, 0 if model.facts.cells is None else 1),
         mean=float(first.float().mean()),
         std=float(first.float().std()),
         median_norm=float(norms.median()),
@@ -81,6 +84,12 @@ def examine(model: EncoderModel, place: Path | None = None) -> Examination:
     if place is not None:
         _compare_processor(found, model, place, image)
     return found
+
+
+def _at_the_end(moved: Tensor, reach: int) -> bool:
+    """Whether the largest value of a grid [h, w] is in its last corner, or at most `reach` rows and columns from it."""
+    row, column = divmod(int(moved.argmax()), moved.shape[1])
+    return row >= moved.shape[0] - 1 - reach and column >= moved.shape[1] - 1 - reach
 
 
 def _from_the_class(model: EncoderModel, patches: Tensor, stock: Tensor | None) -> list[str]:

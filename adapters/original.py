@@ -20,11 +20,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from mllm_eval.adapters.loading import hold_tensors, reshaped
 from mllm_eval.errors import UserError
 
 # Names under which training scripts keep the weights, and prefixes that wrappers put before them.
@@ -145,6 +146,23 @@ def _targets(name: str, layout: Layout) -> tuple[str, ...] | None:
         if found := re.fullmatch(pattern, name):
             return tuple(found.expand(target) for target in targets)
     return () if re.fullmatch(layout.left_out, name) else None
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def fill(encoder: M, path: Path, left_out: str = "") -> M:
+    """An encoder whose `model` gets the tensors of a file, each in its place and shape, and none left over.
+
+    left_out: regular expression of whole names of tensors that are not wanted. Raises UserError for a file that can't
+    be read, and for tensors that are missing, have no place, or are of another shape.
+    """
+    model: Any = encoder.model
+    tensors = {name: value for name, value in read_tensors(path).items() if not re.fullmatch(left_out, name)}
+    wanted = model.state_dict()
+    hold_tensors(path, reshaped(tensors, wanted), tensors.keys() - wanted, wanted.keys() - tensors)
+    model.load_state_dict(tensors)
+    return encoder
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

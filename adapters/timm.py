@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mllm_eval.adapters.base import EncoderModel, FeatureMap
-from mllm_eval.adapters.loading import hold_tensors, reshaped
-from mllm_eval.adapters.original import read_tensors
+from mllm_eval.adapters.original import fill
 from mllm_eval.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 FILES = ("model.safetensors", "pytorch_model.bin")
 # What a classifier has behind the features.
-HEADS = ("head.", "head_dist.", "fc.")
+HEADS = r"(head|head_dist|fc)\..*"
 
 
 def _timm() -> Any:
@@ -65,10 +64,7 @@ class Family(EncoderModel):
         if weights is None:
             raise UserError(f"{place}: has none of {', '.join(FILES)}; fetch the weights again")
         encoder = cls.build(facts, config)
-        tensors = {name: value for name, value in read_tensors(weights).items() if not name.startswith(HEADS)}
-        wanted = encoder.model.state_dict()
-        hold_tensors(weights, reshaped(tensors, wanted), tensors.keys() - wanted, wanted.keys() - tensors)
-        encoder.model.load_state_dict(tensors)
+        fill(encoder, weights, HEADS)
         encoder.to(dtype)
         return encoder
 
@@ -76,6 +72,11 @@ class Family(EncoderModel):
     def prefix(self) -> int:
         """CLS and registers."""
         return int(self.model.num_prefix_tokens)
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether a class token is the first of them."""
+        return self.prefix > 0 and bool(getattr(self.model, "has_class_token", True))
 
     def config_values(self) -> dict[str, Any]:
         """The architecture's name and its arguments."""
@@ -110,6 +111,6 @@ class Family(EncoderModel):
 
     def forward(self, pixels: Tensor, layers: Sequence[int] = ()) -> list[FeatureMap]:
         """As the contract says; pixels beyond the last whole patch, which timm refuses, are cut off first."""
-        patch = self.facts.patch
+        patch = self.facts.patch or 1
         height, width = (edge // patch * patch for edge in pixels.shape[-2:])
         return super().forward(pixels[..., :height, :width], layers)

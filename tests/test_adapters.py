@@ -160,7 +160,6 @@ def test_siglip_pools_with_its_head(tmp_path: Path) -> None:
         ({"width": 64}, "width: 64"),
         ({"params": 12345}, "params: 12345"),
         ({"as_family": "siglip"}, "of type 'dinov2'"),
-        ({"as_family": "dinov3"}, "Did you mean 'dinov2'"),
         ({"summary": "pooled"}, "no pooling of its own"),
         ({"weights": {"path": "/nowhere/at/all"}}, "no such folder"),
     ],

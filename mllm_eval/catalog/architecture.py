@@ -20,6 +20,7 @@ class Architecture(Strict):
         native: edge in pixels of the images that the position embeddings were made for.
         activation, norm_eps: of the blocks; None is the default of the family's transformers class. Weights of
             the hub bring both in their config, a checkpoint of the original code does not.
+        stem: weights of what makes tokens of pixels, where that is not one projection of each patch (convolutions).
     """
 
     heads: int = Field(gt=0)
@@ -28,14 +29,18 @@ class Architecture(Strict):
     native: int = Field(gt=0)
     activation: str | None = None
     norm_eps: float | None = None
+    stem: int | None = Field(default=None, ge=0, exclude_if=lambda value: value is None)
 
 
 @dataclass(frozen=True)
 class Form:
-    """What the transformers class of a family has beside patches, positions, blocks and the final norm.
+    """What the class of a family has beside patches, blocks and the final norm.
 
     Attributes:
-        prefix: tokens before the patches (CLS).
+        prefix: tokens before the patches that have a position (CLS).
+        registers: learned tokens without a position, between those and the patches.
+        behind: learned tokens without a position behind the patches.
+        positions: each patch, and each token of the prefix, has a learned position; without, they are computed.
         patch_bias: the patch projection has a bias.
         mask_token: the token that hides a patch in pretraining is kept.
         layer_scale: two learned scales a block.
@@ -45,6 +50,9 @@ class Form:
     """
 
     prefix: int = 0
+    registers: int = 0
+    behind: int = 0
+    positions: bool = True
     patch_bias: bool = True
     mask_token: bool = False
     layer_scale: bool = False
@@ -62,7 +70,7 @@ FORMS = {
 }
 
 
-def parameters(form: Form, shape: Architecture, patch: int, width: int, depth: int) -> int:
+def parameters(form: Form, shape: Architecture, patch: int, width: int, depth: int, cells: int | None = None) -> int:
     """Parameters of the backbone, to the last one.
 
     A linear layer from a to b has a * b + b, a layer norm 2 * width; the number of positions is that of the
@@ -75,8 +83,10 @@ def parameters(form: Form, shape: Architecture, patch: int, width: int, depth: i
     norm = 2 * width
     mlp = linear(width, shape.hidden) + linear(shape.hidden, width)
     swiglu = 2 * linear(width, shape.hidden) + linear(shape.hidden, width)
-    positions = (shape.native // patch) ** 2 + form.prefix
-    stem = 3 * patch * patch * width + form.patch_bias * width + (form.prefix + form.mask_token + positions) * width
+    positions = ((cells or shape.native // patch) ** 2 + form.prefix) * form.positions
+    learned = form.prefix + form.registers + form.behind + form.mask_token + positions
+    stem = 3 * patch * patch * width + form.patch_bias * width if shape.stem is None else shape.stem
+    stem += learned * width
     block = 2 * norm + 4 * linear(width, width) + (swiglu if shape.ffn == "swiglu" else mlp)
     block += 2 * width * form.layer_scale
     # A probe, its attention to the tokens, and a normed MLP.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from mllm_eval.catalog.architecture import FORMS, Architecture, parameters
+from mllm_eval.catalog.architecture import FORMS, Architecture, Form, parameters
+from mllm_eval.catalog.families import SHIPPED, code_of, module_of_family
 from mllm_eval.catalog.weights import Weights
 from mllm_eval.config import Strict
 from mllm_eval.errors import UserError, near
@@ -48,14 +49,24 @@ class Change(Strict):
     resize: int | None = Field(default=None, gt=0)
 
 
+def _written(value: Any) -> Any:
+    """A number where a text is wanted, as yaml reads `samples_seen: 0`."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return str(int(value)) if isinstance(value, int) or value.is_integer() else str(value)
+
+
+Text = Annotated[str, BeforeValidator(_written)]
+
+
 class Facts(Strict):
     """What is known of the pretraining; for tables and plots, never for computing.
 
     `published`: rows of published tables that were measured with these weights, as `Table 6: Web-DINO ViT-1B`.
     """
 
-    pretraining_data: str
-    samples_seen: str
+    pretraining_data: Text
+    samples_seen: Text
     supervision: Literal["self", "language", "none", "labels"]
     published: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
 
@@ -64,9 +75,13 @@ class Encoder(Strict):
     """A frozen vision backbone with its preprocessing: one yaml in configs/encoders.
 
     Attributes:
-        family: the adapter that loads it (`mllm_eval.adapters`).
+        family: the adapter that loads it (`mllm_eval.adapters`), or a file of one's own (`mllm_eval.catalog.families`).
+        code: SHA-256 of that file, worked out unless given; None for the shipped families. It belongs to what a run
+            and a feature are, and another file is refused.
         patch: edge of a patch in pixels; `width`: features per patch; `depth`: transformer blocks;
             `params`: weights of the backbone. All four are checked against the loaded weights.
+        cells: features along one edge of the grid, for an encoder that doesn't cut patches, or whose grid is not
+            size // patch; `patch` is then its stride, if it has one.
         architecture: what else its shape needs. With it, `params` is computed and need not be written, and a
             checkpoint of the original code, which has no config of its own, can be loaded.
         feature_layer: block whose output is used, -1 = last, -2 = last but one.
@@ -78,7 +93,9 @@ class Encoder(Strict):
     name: str
     family: str
     weights: Weights
-    patch: int = Field(gt=0)
+    code: str | None = Field(default=None, pattern="^[0-9a-f]{64}$", exclude_if=lambda value: value is None)
+    patch: int | None = Field(default=None, gt=0)
+    cells: int | None = Field(default=None, gt=0, exclude_if=lambda value: value is None)
     width: int = Field(gt=0)
     depth: int = Field(gt=0)
     params: int = Field(default=0, ge=0)
@@ -92,25 +109,61 @@ class Encoder(Strict):
     facts: Facts
 
     @model_validator(mode="after")
+    def _find_code(self) -> Encoder:
+        # What was saved names the code it was made with, which need not be here to look at its numbers.
+        if self.code is None:
+            # The instance is frozen for its users, not for its own making.
+            object.__setattr__(self, "code", code_of(self.family))
+        elif self.family in SHIPPED:
+            raise ValueError(f"`code` belongs to a family of one's own; {self.family} is shipped")
+        if self.family in SHIPPED and (self.patch is None or self.cells is not None):
+            raise ValueError(f"family {self.family} cuts patches: give `patch`, and no `cells`")
+        if self.patch is None and self.cells is None:
+            raise ValueError("give `patch`, the edge of a patch or the stride in pixels, or `cells`")
+        return self
+
+    def _form(self) -> Form | None:
+        """What the family has beside its blocks. The file of a family of one's own is asked only where it must be."""
+        if self.code is None or self.architecture is None or self.params:
+            return FORMS.get(self.family)
+        return getattr(getattr(module_of_family(self.family, self.code, self.weights), "Family", None), "form", None)
+
+    @model_validator(mode="after")
     def _compute_params(self) -> Encoder:
-        form = FORMS.get(self.family)
-        if self.architecture is None or form is None:
+        form = self._form()
+        if self.architecture is None or form is None or (self.patch is None and self.architecture.stem is None):
             if self.params == 0:
-                raise ValueError("give `params`, or the `architecture` they are computed from")
+                asked = "give `params`, or the `architecture` they are computed from"
+                if self.code is not None:
+                    asked += " (with `stem` where there is no `patch`) and, in the file of the family, its `form`"
+                raise ValueError(f"{asked}; with `params: 1`, `mllm-eval check` names the weights' number")
             return self
         if self.architecture.ffn not in form.ffns:
             raise ValueError(f"family {self.family} has no `ffn: {self.architecture.ffn}`")
-        computed = parameters(form, self.architecture, self.patch, self.width, self.depth)
+        cells = self.native_grid if self.cells is not None else None
+        computed = parameters(form, self.architecture, self.patch or 0, self.width, self.depth, cells)
         if self.params not in (0, computed):
             raise ValueError(f"params: {self.params} contradicts the architecture, which has {computed}")
-        # The instance is frozen for its users, not for its own making.
         object.__setattr__(self, "params", computed)
         return self
 
     @property
     def grid(self) -> int:
-        """Patches along one edge: 384 / 14 is 27, the rest is cut off."""
+        """Patches, or cells, along one edge: 384 / 14 is 27, the rest is cut off."""
+        if self.cells is not None:
+            return self.cells
+        assert self.patch is not None
         return self.preprocessing.size // self.patch
+
+    @property
+    def native_grid(self) -> int:
+        """The grid that the position embeddings were made for; the same as `grid` where no `architecture` tells."""
+        if self.architecture is None:
+            return self.grid
+        if self.cells is not None:
+            return self.cells * self.architecture.native // self.preprocessing.size
+        assert self.patch is not None
+        return self.architecture.native // self.patch
 
     def identity(self) -> dict[str, Any]:
         """The fields that can change a result; `params` and `facts` describe and can't."""

@@ -92,6 +92,7 @@ def _check(encoder: Encoder, skip_absent: bool) -> tuple[list[str], bool]:
 def _told(model: EncoderModel, found: Examination) -> list[str]:
     facts, way = model.facts, model.facts.preprocessing
     dropped = f", {model.prefix} before them dropped" if model.prefix else ", none before them"
+    dropped += f", {model.behind} behind them too" if model.behind else ""
     layer = facts.feature_layer + facts.depth + 1 if facts.feature_layer < 0 else facts.feature_layer
     norm = "final norm applied" if facts.norm else "without the final norm"
     weight = next(model.parameters())
@@ -108,7 +109,9 @@ def _told(model: EncoderModel, found: Examination) -> list[str]:
         + ("" if found.processor else "; no processor beside the weights"),
     }
     verdict = "ok" if found.repeatable else "its features are not the same twice"
-    shape = f"family {facts.family}, patch {facts.patch}, depth {facts.depth}, {facts.params:,} params"
+    family = facts.family if facts.code is None else f"{facts.family} ({facts.code[:12]})"
+    cut = "no patches" if facts.patch is None else f"patch {facts.patch}"
+    shape = f"family {family}, {cut}, depth {facts.depth}, {facts.params:,} params"
     head = f"{facts.name}: {verdict}; {shape}"
     lines = [head, *(f"  {name:<11}{text}" for name, text in said.items())]
     lines += [f"  {'processor':<11}{text}" for text in found.processor]

@@ -41,6 +41,7 @@ def facts_of(encoder: Encoder) -> dict[str, Any]:
     return {
         "name": encoder.name,
         "family": encoder.family,
+        "code": encoder.code,
         "repo": encoder.weights.repo,
         "revision": encoder.weights.revision,
         "url": encoder.weights.url,
@@ -82,6 +83,7 @@ def _print(found: list[dict[str, Any]]) -> None:
     for one in found:
         said = {**one, "params": f"{one['params'] / 1e6:,.1f} M"}
         cells = [str(said[key]) for key in ("name", "family", *numbers, *words)]
+        cells = ["-" if cell == "None" else cell for cell in cells]
         sheet.add_row(*cells, one["repo"] or one["url"] or one["path"], _tables(one["published"]))
     width = None if sys.stdout.isatty() else PIPED_WIDTH
     Console(highlight=False, width=width).print(sheet)

@@ -13,7 +13,18 @@ if TYPE_CHECKING:
     from mllm_eval.catalog import Encoder, Recipe
 
 # Heads and activation (`architecture`) are nowhere in the bytes of an original checkpoint.
-FIELDS = ("family", "feature_layer", "norm", "summary", "preprocessing", "patch", "width", "architecture")
+FIELDS: tuple[str, ...] = (
+    "family",
+    "feature_layer",
+    "norm",
+    "summary",
+    "preprocessing",
+    "patch",
+    "width",
+    "architecture",
+)
+# Only an encoder of one's own may have these.
+FIELDS += ("code", "cells")
 DTYPES = ("float32", "float16", "bfloat16")
 
 

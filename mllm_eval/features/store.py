@@ -86,9 +86,8 @@ class FeatureStore:
         precision (`computed` is the encoder's, where features are stored in another). The encoder's name is not.
         """
         key = key_of(encoder, digest, dtype, computed)
-        edge = encoder.preprocessing.size // encoder.patch
         folder = (root or features_root()) / folder_name(key)
-        return cls(folder, (edge, edge), encoder.width, dtype, {"encoder": encoder.name, **key})
+        return cls(folder, (encoder.grid, encoder.grid), encoder.width, dtype, {"encoder": encoder.name, **key})
 
     @property
     def row_shape(self) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from transformers import GenerationMixin, LlamaConfig, LlamaForCausalLM, PreTrai
 from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from mllm_eval.adapters import family
+from mllm_eval.adapters import build_encoder
 from mllm_eval.adapters.projector import Projector
 from mllm_eval.catalog import Encoder
 from mllm_eval.model.targets import states_before_targets
@@ -68,7 +68,7 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
         if config.vision_config is None:
             self.encoder = None
         else:
-            self.encoder = family(facts.family).build(facts, config.vision_config)
+            self.encoder = build_encoder(facts, config.vision_config)
         text: Any = config.text_config
         self.projector = Projector(facts.width, text.hidden_size, config.tokens, config.projector, config.standardize)
         self.tokenizer: Any = None

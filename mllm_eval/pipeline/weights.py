@@ -181,9 +181,9 @@ def check(one: Encoder | LLM | Whole, place: Path) -> None:
         llama_outline(one, place)
         _check_tokenizer(place)
     else:
-        from mllm_eval.adapters import family
+        from mllm_eval.adapters import hold_encoder
 
-        family(one.family).hold(one, place)
+        hold_encoder(one, place)
 
 
 def _elements(folder: Path) -> int | None:

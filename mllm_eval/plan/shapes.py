@@ -154,17 +154,20 @@ def projector_shape(encoder: Encoder, recipe: Recipe, llm: LLM) -> ProjectorShap
 
 
 def encoder_shape(encoder: Encoder) -> EncoderShape:
-    """The shape of an encoder at the size of its preprocessing."""
-    grid = encoder.preprocessing.size // encoder.patch
-    native = encoder.architecture.native // encoder.patch if encoder.architecture else grid
-    layer = encoder.feature_layer
+    """The shape of an encoder at the size of its preprocessing.
+
+    A network without patches is reckoned as if each of its weights met every cell of its grid.
+    """
+    grid, patch, native = encoder.grid, encoder.patch or 0, encoder.native_grid
+    layer, shape = encoder.feature_layer, encoder.architecture
+    stem = shape.stem if shape else None
     return EncoderShape(
         params=encoder.params,
         width=encoder.width,
         depth=encoder.depth,
         grid=grid,
-        positions=native * native * encoder.width,
-        patches=3 * encoder.patch**2 * encoder.width,
+        positions=native * native * encoder.width if patch or shape else 0,
+        patches=3 * patch**2 * encoder.width if stem is None else stem,
         read=layer if layer >= 0 else encoder.depth + 1 + layer,
     )
 

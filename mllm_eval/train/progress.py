@@ -116,8 +116,7 @@ class Work:
 
     def __init__(self, run: Run, prepared: Sequence[Prepared], missing: int, progress: Told | None) -> None:
         self.progress = progress
-        side = run.encoder.preprocessing.size // run.encoder.patch
-        self.image = run.encoder.params * side * side / 1e6
+        self.image = run.encoder.params * run.encoder.grid**2 / 1e6
         self.done = 0.0
         self.of_set = 0.0
         self.before: dict[int, float] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mllm_eval.adapters import family, weights_place
+from mllm_eval.adapters import hold_encoder, weights_place
 from mllm_eval.catalog import Lora, Stage
 from mllm_eval.environment import world
 from mllm_eval.errors import UserError
@@ -23,7 +23,7 @@ def check_settings(run: Run) -> None:
     outline = llama_outline(run.llm)
     for number, stage in stages.items():
         _check_llm(run, stage, f"stage {number}", outline)
-    family(run.encoder.family).hold(run.encoder, weights_place(run.encoder.weights))
+    hold_encoder(run.encoder, weights_place(run.encoder.weights))
 
 
 def _check_stage(run: Run, stage: Stage, number: int) -> None:

@@ -32,7 +32,8 @@ def run_page(entry: Entry, out: Path) -> str:
     encoder = config.encoder
     about = facts([
         ("Encoder", f"{encoder.name}, {encoder.family}, {encoder.params:,} parameters, "
-                    f"{encoder.preprocessing.size} px, patch {encoder.patch}"),
+                    f"{encoder.preprocessing.size} px, " + (f"patch {encoder.patch}" if encoder.patch else "no patches")
+                    + (f", family's code {encoder.code[:16]}" if encoder.code else "")),
         ("Pretraining", f"{encoder.facts.pretraining_data}; samples seen: {encoder.facts.samples_seen}; "
                         f"supervision: {encoder.facts.supervision}"),
         ("LLM", f"{config.llm.name}, {config.llm.params:,} parameters"),
