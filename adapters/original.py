@@ -103,8 +103,8 @@ def read_original(
     """The tensors of an original checkpoint under the names, and in the shapes, that a model wants.
 
     Nothing but tensors is unpickled, and the file is mapped into memory rather than read where its form
-    allows. `key` is as in `read_tensors`. Raises UserError for a file that cannot be read so, and for tensors that are missing, of another
-    shape, or that no row of the layout names.
+    allows. `key` is as in `read_tensors`. Raises UserError for a file that cannot be read so, and for tensors that
+    are missing, of another shape, or that no row of the layout names.
     """
     renamed: dict[str, Tensor] = {}
     came_from: dict[str, str] = {}
@@ -159,8 +159,8 @@ def read_tensors(path: Path, key: str | None = None) -> dict[str, Tensor]:
     if key is not None and isinstance(held, Mapping):
         if key in held:
             held = held[key]
-        elif inside := [name for name, value in held.items() if isinstance(value, Mapping)]:
-            raise UserError(f"{path}: keeps no weights under {key!r}, but {', '.join(inside)}; say `weights: key:`")
+        elif others := [str(name) for name, value in held.items() if isinstance(value, Mapping)]:
+            raise UserError(f"{path}: keeps no weights under {key!r}, but {', '.join(others)}; say `weights: key:`")
     while isinstance(held, Mapping) and (inside := next((held[key] for key in HOLDERS if key in held), None)):
         held = inside
     if not isinstance(held, Mapping):
