@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_eval.catalog.architecture import Architecture
 from mllm_eval.catalog.encoder import Encoder, Facts, Preprocessing
 from mllm_eval.catalog.folders import Kind, find, folders, load_named, names, paper_benchmarks
+from mllm_eval.catalog.grid import Kept, TokenGrid
 from mllm_eval.catalog.llm import LLM
 from mllm_eval.catalog.recipe import ConversationData, Lora, Recipe, Stage
 from mllm_eval.catalog.weights import Weights
@@ -25,6 +26,7 @@ __all__ = [
     "Encoder",
     "Facts",
     "Generation",
+    "Kept",
     "Kind",
     "Lora",
     "Pin",
@@ -32,6 +34,7 @@ __all__ = [
     "Recipe",
     "RulesRef",
     "Stage",
+    "TokenGrid",
     "Weights",
     "find",
     "load_benchmark",
