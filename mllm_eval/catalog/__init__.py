@@ -55,15 +55,22 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def load_encoder(name: str) -> Encoder:
+def load_encoder(name: str, recipe: Recipe | None = None) -> Encoder:
     """The encoder of a name or of a path to a yaml file; `NAME@VARIANT` preprocesses as its variant says.
 
-    Raises UserError with near names.
+    With a recipe, as that reads it: `final_norm` of the recipe holds for every encoder, its `images` for one that is
+    named without a variant. Raises UserError with near names.
     """
     found = re.fullmatch(r"(.+)@([\w-]+)", name)
     plain, variant = found.groups() if found else (name, None)
     encoder = load_named("encoders", plain, partial(load, model=Encoder, folders=folders("encoders")))
-    return encoder.variant(variant) if variant else encoder
+    if variant:
+        encoder = encoder.variant(variant)
+    elif recipe is not None and recipe.images is not None:
+        encoder = encoder.squared(recipe.images)
+    if recipe is not None and recipe.final_norm is not None:
+        encoder = encoder.model_copy(update={"norm": recipe.final_norm})
+    return encoder
 
 
 def load_llm(name: str) -> LLM:

@@ -154,7 +154,20 @@ class Encoder(Strict):
         if name not in self.variants:
             known = f" Known: {', '.join(self.variants)}." if self.variants else ""
             raise UserError(f"encoder {self.name} has no variant {name!r}.{near(name, self.variants)}{known}")
-        changes = self.variants[name].model_dump(exclude_none=True)
+        return self._changed(f"{self.name}@{name}", self.variants[name].model_dump(exclude_none=True), name)
+
+    def squared(self, mode: Mode) -> Encoder:
+        """This encoder, under its own name, with images made square in another way.
+
+        Of a variant with the mode's name, the interpolation is taken: it is that of the processor beside the weights.
+        """
+        changes: dict[str, Any] = {"mode": mode}
+        if mode in self.variants:
+            own = self.variants[mode].model_dump(exclude_none=True)
+            changes |= {key: own[key] for key in ("interpolation", *OF_A_MODE) if key in own}
+        return self._changed(self.name, changes, mode)
+
+    def _changed(self, name: str, changes: dict[str, Any], variant: str) -> Encoder:
         before = self.preprocessing.model_dump()
         if changes.get("mode", before["mode"]) != before["mode"]:
             before = {key: value for key, value in before.items() if key not in OF_A_MODE}
@@ -162,5 +175,5 @@ class Encoder(Strict):
             changed = Preprocessing.model_validate({**before, **changes})
         except ValueError as problem:
             first = str(problem).splitlines()[2].strip()
-            raise UserError(f"encoder {self.name}, variant {name!r}: {first}") from None
-        return self.model_copy(update={"name": f"{self.name}@{name}", "preprocessing": changed, "variants": {}})
+            raise UserError(f"encoder {self.name}, variant {variant!r}: {first}") from None
+        return self.model_copy(update={"name": name, "preprocessing": changed, "variants": {}})

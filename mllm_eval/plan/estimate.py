@@ -122,7 +122,7 @@ def make_plan(
     Raises UserError for unknown names, sizes nobody states, and a batch that the GPUs cannot share.
     """
     chosen = load_recipe(recipe)
-    eye, mind = load_encoder(encoder), load_llm(llm or chosen.llm)
+    eye, mind = load_encoder(encoder, chosen), load_llm(llm or chosen.llm)
     number, name, gpu = parse_gpus(gpus)
     if not 0 < mfu <= 1:
         raise UserError(f"mfu {mfu}: a share of the peak lies between 0 and 1")
