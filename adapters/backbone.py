@@ -192,7 +192,7 @@ class Backbone(EncoderModel):
         with torch.device("meta"):
             shell = cls.transformers_class()(cls.config_of(facts), **cls.options)
         wanted = {name: tensor.shape for name, tensor in shell.state_dict().items()}
-        return read_original(path, cls.layout, wanted)
+        return read_original(path, cls.layout, wanted, facts.weights.key)
 
     # ---- what the contract asks ----
     @property

@@ -29,7 +29,7 @@ from mllm_eval.adapters.loading import hold_tensors, reshaped
 from mllm_eval.errors import UserError
 
 # Names under which training scripts keep the weights, and prefixes that wrappers put before them.
-HOLDERS = ("teacher", "target_encoder", "state_dict", "model", "ema")
+HOLDERS = ("teacher", "encoder", "target_encoder", "state_dict", "model", "ema")
 WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|backbone)\.)+")
 
 Rows = Mapping[str, tuple[str, ...]]
@@ -98,17 +98,19 @@ OPEN_CLIP = Layout(
 )
 
 
-def read_original(path: Path, layout: Layout, wanted: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+def read_original(
+    path: Path, layout: Layout, wanted: Mapping[str, torch.Size], key: str | None = None
+) -> dict[str, Tensor]:
     """The tensors of an original checkpoint under the names, and in the shapes, that a model wants.
 
     Nothing but tensors is unpickled, and the file is mapped into memory rather than read where its form
-    allows. Raises UserError for a file that cannot be read so, and for tensors that are missing, of another
-    shape, or that no row of the layout names.
+    allows. `key` is as in `read_tensors`. Raises UserError for a file that cannot be read so, and for tensors that
+    are missing, of another shape, or that no row of the layout names.
     """
     renamed: dict[str, Tensor] = {}
     came_from: dict[str, str] = {}
     unknown = []
-    for name, tensor in read_tensors(path).items():
+    for name, tensor in read_tensors(path, key).items():
         targets = _targets(name, layout)
         if targets is None:
             unknown.append(name)
@@ -165,12 +167,18 @@ def fill(encoder: M, path: Path, left_out: str = "") -> M:
     return encoder
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, key: str | None = None) -> dict[str, Tensor]:
     """The named tensors of a checkpoint, without the names of what wrapped them.
 
-    Raises UserError for a file that holds none, or more than tensors and plain data.
+    `key` names those that are meant where a file keeps several; one that holds tensors alone has nothing to choose.
+    Raises UserError for a file that holds none, none under `key`, or more than tensors and plain data.
     """
     held = _load(path)
+    if key is not None and isinstance(held, Mapping):
+        if key in held:
+            held = held[key]
+        elif others := [str(name) for name, value in held.items() if isinstance(value, Mapping)]:
+            raise UserError(f"{path}: keeps no weights under {key!r}, but {', '.join(others)}; say `weights: key:`")
     while isinstance(held, Mapping) and (inside := next((held[key] for key in HOLDERS if key in held), None)):
         held = inside
     if not isinstance(held, Mapping):

@@ -35,10 +35,18 @@ def expand_to_square(image: Image.Image, fill: tuple[int, int, int]) -> Image.Im
 
 
 def pad(image: Image.Image, facts: Preprocessing) -> Image.Image:
-    """Square by padding with `int(255 * mean)`, then one resize: what Cambrian does for every encoder."""
-    red, green, blue = (int(255 * value) for value in facts.mean)
+    """Square by padding with `int(255 * fill)`, then one resize, as Cambrian does before an encoder's own transforms.
+
+    With `recrop`, the transforms that its MAE and I-JEPA bring follow: the square is scaled up and its centre cut out.
+    """
+    red, green, blue = (int(255 * value) for value in facts.fill or facts.mean)
     square = expand_to_square(image, (red, green, blue))
-    return square.resize((facts.size, facts.size), RESAMPLING[facts.interpolation])
+    square = square.resize((facts.size, facts.size), RESAMPLING[facts.interpolation])
+    if facts.recrop is None:
+        return square
+    edge, cut = facts.recrop.resize, (facts.recrop.resize - facts.size) // 2
+    square = square.resize((edge, edge), RESAMPLING[facts.recrop.interpolation])
+    return square.crop((cut, cut, cut + facts.size, cut + facts.size))
 
 
 def squash(image: Image.Image, facts: Preprocessing) -> Image.Image:

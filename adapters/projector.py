@@ -37,13 +37,24 @@ class Projector(nn.Module):
 
     `kind` is `linear` or `mlpNx_gelu` (N linear layers with GELU between; 2 in Cambrian and Web-SSL).
     With `standardize`, features are first shifted and scaled per dimension by the buffers `mean` and `std`,
-    which `set_statistics` fills once from the alignment images.
+    which `set_statistics` fills once from the alignment images. With `l2_normalize`, those of each token are scaled
+    to length 1 after the resize, as MetaMorph does. With `row_token`, a learned embedding stands behind each row of
+    the grid, [B, tokens + rows, out], as in Cambrian-1; it begins as there, normal with a deviation of 1 / sqrt(out).
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, width: int, out: int, tokens: int, kind: str = "mlp2x_gelu", standardize: bool = False):
+    def __init__(
+        self,
+        width: int,
+        out: int,
+        tokens: int,
+        kind: str = "mlp2x_gelu",
+        standardize: bool = False,
+        row_token: bool = False,
+        l2_normalize: bool = False,
+    ):
         super().__init__()
         self.edge = grid_edge(tokens)
         depth = 1 if kind == "linear" else 0
@@ -55,6 +66,8 @@ class Projector(nn.Module):
         for _ in range(depth - 1):
             layers += [nn.GELU(), nn.Linear(out, out)]
         self.layers = nn.Sequential(*layers)
+        self.l2_normalize = l2_normalize
+        self.row_token = nn.Parameter(torch.randn(out) / math.sqrt(out)) if row_token else None
         self.standardize = standardize
         if standardize:
             self.register_buffer("mean", torch.zeros(width))
@@ -70,6 +83,11 @@ class Projector(nn.Module):
             patches = (patches - self.mean) / self.std
         first = self.layers[0]
         assert isinstance(first, nn.Linear)
-        tokens = resize_grid(patches, self.edge).flatten(1, 2)
+        tokens = resize_grid(patches, self.edge)
+        if self.l2_normalize:
+            tokens = F.normalize(tokens.float(), dim=-1)
         projected: Tensor = self.layers(tokens.to(first.weight.dtype))
-        return projected
+        if self.row_token is not None:
+            behind = self.row_token.to(projected.dtype).expand(*projected.shape[:2], 1, -1)
+            projected = torch.cat([projected, behind], 2)
+        return projected.flatten(1, 2)

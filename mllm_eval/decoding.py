@@ -61,6 +61,21 @@ def look_at_image(path: Path) -> None:
         pass
 
 
+def upright_size(image: PIL.Image.Image, how: Decoding = PLAIN) -> tuple[int, int]:
+    """Width and height that an image has in RGB; its pixels are not read."""
+    width, height = image.size
+    turned = how.upright and image.format != "TIFF" and (_orientation(image) or 1) >= 5
+    return (height, width) if turned else (width, height)
+
+
+def size_of(source: bytes | Path, how: Decoding = PLAIN, where: str = "") -> tuple[int, int]:
+    """`upright_size` of an encoded image or a file; UserError, naming `where`, for a header that cannot be read."""
+    if isinstance(source, bytes):
+        source, where = io.BytesIO(source), where or "image"  # type: ignore[assignment]
+    with _Opened(source, where or str(source)) as image:
+        return upright_size(image, how)
+
+
 def pixels_key(data: bytes, how: Decoding = PLAIN) -> str:
     """What an image's features and answers are stored under, 64 hex digits.
 

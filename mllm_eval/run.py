@@ -101,7 +101,7 @@ class Run(RunFolder):
         """
         chosen = load_recipe(recipe)
         return cls(
-            encoder=load_encoder(encoder),
+            encoder=load_encoder(encoder, chosen),
             recipe=chosen,
             llm=load_llm(llm or chosen.llm),
             seed=chosen.seed if seed is None else seed,

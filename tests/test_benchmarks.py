@@ -49,7 +49,7 @@ def test_scorers_are_short(name: str) -> None:
 
 def test_a_protocol_is_named_and_hashed_with_its_variant_and_source(tmp_path: Path) -> None:
     benchmark = load_benchmark("textvqa")
-    assert protocol(benchmark, "cambrian") == "textvqa@cambrian.v1"
+    assert protocol(benchmark, "cambrian") == "textvqa@cambrian.v2"
     hashes = {protocol_hash(benchmark, "cambrian", v) for v in ("default", "no_ocr_tokens")}
     hashes.add(protocol_hash(benchmark, "robust"))
     folder = tmp_path / "textvqa"

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_models import make_image
 
 from mllm_eval.adapters import family
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.adapters.preprocessing import to_pixels
-from mllm_eval.catalog import Encoder, load_encoder, names
+from mllm_eval.catalog import Encoder, Preprocessing, load_encoder, names
 from mllm_eval.catalog.architecture import FORMS
 from mllm_eval.errors import UserError
 from mllm_eval.storage import PACKAGE
@@ -249,6 +250,69 @@ def test_the_crop_of_each_family_is_its_own_processors() -> None:
     for name, processor in (("dinov2-g-224@crop", stock), ("metaclip-h-224@crop", clip)):
         expected = processor(image, return_tensors="np")["pixel_values"][0]
         np.testing.assert_allclose(to_pixels(image, load_encoder(name).preprocessing), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "scaled", "resample"),
+    [
+        ("mae-h-224", 248, 3),
+        ("ijepa-h-224", 256, 2),
+        ("siglip-so400m-224", 224, 3),
+        ("siglip-so400m-384", 384, 3),
+        ("siglip2-so400m-224", 224, 3),
+    ],
+)
+def test_the_variant_cambrian_is_its_padding_and_then_the_encoders_own_transforms(
+    name: str, scaled: int, resample: int
+) -> None:
+    from transformers import BitImageProcessorPil
+
+    # Derived anew: a square of CLIP's mean, PIL's default resize, then scaling and cutting as torchvision's do.
+    facts = load_encoder(f"{name}@cambrian").preprocessing
+    image = make_image(6, (300, 190))
+    square = Image.new("RGB", (300, 300), tuple(int(255 * mean) for mean in (0.48145466, 0.4578275, 0.40821073)))
+    square.paste(image, (0, 55))
+    transforms = BitImageProcessorPil(
+        size={"shortest_edge": scaled},
+        crop_size={"height": facts.size, "width": facts.size},
+        resample=resample,
+        image_mean=list(facts.mean),
+        image_std=list(facts.std),
+    )
+    expected = transforms(square.resize((facts.size, facts.size)), return_tensors="np")["pixel_values"][0]
+    got = to_pixels(image, facts)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    assert not np.allclose(got, to_pixels(image, load_encoder(name).preprocessing), atol=0.1)
+
+
+def test_what_cambrian_cuts_of_the_padded_square_is_told_apart() -> None:
+    # A line along the lower edge of a square picture: 9.7 % and 12.5 % of an edge are 11 and 14 pixels a side.
+    for name, lost in (("mae-h-224", 10), ("ijepa-h-224", 13)):
+        image = Image.new("RGB", (224, 224), "black")
+        image.paste("white", (0, 224 - lost, 224, 224))
+        cut, whole = (to_pixels(image, load_encoder(found).preprocessing) for found in (f"{name}@cambrian", name))
+        assert cut.max() < 0 < whole.max()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mode": "squash", "fill": [0] * 3}, "`fill` and `recrop` go with `mode: pad`"),
+        ({"mode": "crop", "recrop": {"resize": 300}}, "`fill` and `recrop` go with `mode: pad`"),
+        ({"fill": [0, 0, 255]}, "a colour from 0 to 1"),
+        ({"recrop": {"resize": 100}}, "`resize` of `recrop` is at least `size`"),
+    ],
+)
+def test_a_padding_that_contradicts_itself_is_refused(changes: dict[str, Any], message: str) -> None:
+    plain = {"mode": "pad", "size": 224, "mean": [0] * 3, "std": [1] * 3}
+    with pytest.raises(ValueError, match=message):
+        Preprocessing.model_validate(plain | changes)
+
+
+def test_a_variant_of_another_mode_drops_what_belongs_to_the_first() -> None:
+    padded = load_encoder("mae-h-224@cambrian").model_copy(update={"variants": load_encoder("mae-h-224").variants})
+    assert padded.variant("squash").preprocessing == load_encoder("mae-h-224@squash").preprocessing
+    assert "fill" not in load_encoder("mae-h-224").preprocessing.model_dump()
 
 
 @pytest.mark.parametrize(

@@ -185,10 +185,38 @@ def test_every_layout_gives_the_folders_features(family: str, names: Any, tmp_pa
     if family == "vit":
         held = {"model": state | {"mask_token": torch.ones(3), "decoder_pos_embed": torch.ones(3)}}
     if family == "ijepa":
-        held = {"target_encoder": {f"module.{name}": value for name, value in state.items()}, "encoder": {}}
+        own, other = ({f"module.{name}": value + more for name, value in state.items()} for more in (0, 1))
+        held = {"target_encoder": other, "encoder": own, "epoch": 900}
     activation = "quick_gelu" if family == "clip" else "gelu"
     file = as_file(folder, tmp_path / "original.pth", held, architecture={**SHAPE, "activation": activation})
     assert_same_features(file, folder)
+
+
+def test_ijepas_other_encoder_is_read_by_name_and_is_another_run(tmp_path: Path) -> None:
+    folder = make_encoder(tmp_path / "hub", "ijepa")
+    state = renamed(weights_of(folder), *VIT)
+    target = {f"module.{name}": value for name, value in state.items()}
+    held = {"target_encoder": target, "encoder": {name: value + 1 for name, value in target.items()}}
+    shape = {**SHAPE, "activation": "gelu"}
+    file = as_file(folder, tmp_path / "a.pth.tar", held, architecture=shape)
+    by_name = {"path": file.weights.path, "key": "target_encoder"}
+    named = as_file(folder, tmp_path / "a.pth.tar", held, architecture=shape, weights=by_name)
+    assert_same_features(named, folder)
+    assert file.weights.digest() != named.weights.digest()
+    # What was read before `encoder` was, so features and runs of it are not taken for those of the other.
+    assert file.weights.digest().endswith("#encoder")
+    assert "#" not in folder.weights.digest()
+
+
+def test_a_file_without_the_weights_that_are_meant_says_which_it_has(tmp_path: Path) -> None:
+    folder = make_encoder(tmp_path / "hub", "ijepa")
+    state = renamed(weights_of(folder), *VIT)
+    shape = {**SHAPE, "activation": "gelu"}
+    file = as_file(folder, tmp_path / "a.pth", {"target_encoder": state, "opt": {}}, architecture=shape)
+    with pytest.raises(UserError, match=r"no weights under 'encoder', but target_encoder, opt; say `weights: key:`"):
+        load_encoder_model(file)
+    # Of a file that holds one encoder's tensors alone there is nothing to choose.
+    assert_same_features(as_file(folder, tmp_path / "b.pth", state, architecture=shape), folder)
 
 
 def test_safetensors_and_files_of_old_torch_are_read_too(tmp_path: Path) -> None:

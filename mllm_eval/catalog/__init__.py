@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_eval.catalog.architecture import Architecture
 from mllm_eval.catalog.encoder import Encoder, Facts, Preprocessing
 from mllm_eval.catalog.folders import Kind, find, folders, load_named, names, paper_benchmarks
+from mllm_eval.catalog.grid import Kept, TokenGrid
 from mllm_eval.catalog.llm import LLM
 from mllm_eval.catalog.recipe import ConversationData, Lora, Recipe, Stage
 from mllm_eval.catalog.weights import Weights
@@ -25,6 +26,7 @@ __all__ = [
     "Encoder",
     "Facts",
     "Generation",
+    "Kept",
     "Kind",
     "Lora",
     "Pin",
@@ -32,6 +34,7 @@ __all__ = [
     "Recipe",
     "RulesRef",
     "Stage",
+    "TokenGrid",
     "Weights",
     "find",
     "load_benchmark",
@@ -52,15 +55,22 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def load_encoder(name: str) -> Encoder:
+def load_encoder(name: str, recipe: Recipe | None = None) -> Encoder:
     """The encoder of a name or of a path to a yaml file; `NAME@VARIANT` preprocesses as its variant says.
 
-    Raises UserError with near names.
+    With a recipe, as that reads it: `final_norm` of the recipe holds for every encoder, its `images` for one that is
+    named without a variant. Raises UserError with near names.
     """
     found = re.fullmatch(r"(.+)@([\w-]+)", name)
     plain, variant = found.groups() if found else (name, None)
     encoder = load_named("encoders", plain, partial(load, model=Encoder, folders=folders("encoders")))
-    return encoder.variant(variant) if variant else encoder
+    if variant:
+        encoder = encoder.variant(variant)
+    elif recipe is not None and recipe.images is not None:
+        encoder = encoder.squared(recipe.images)
+    if recipe is not None and recipe.final_norm is not None:
+        encoder = encoder.model_copy(update={"norm": recipe.final_norm})
+    return encoder
 
 
 def load_llm(name: str) -> LLM:

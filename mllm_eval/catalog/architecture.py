@@ -47,6 +47,7 @@ class Form:
         pre_norm: a norm before the first block.
         head: an attention head that pools, with an MLP.
         ffns: the feed-forward networks that the class can have.
+        key: which weights of an original file are meant unless the yaml names others, where it keeps several.
     """
 
     prefix: int = 0
@@ -59,12 +60,15 @@ class Form:
     pre_norm: bool = False
     head: bool = False
     ffns: tuple[str, ...] = ("mlp",)
+    key: str | None = None
 
 
 FORMS = {
     "clip": Form(prefix=1, patch_bias=False, pre_norm=True),
     "dinov2": Form(prefix=1, mask_token=True, layer_scale=True, ffns=("mlp", "swiglu")),
-    "ijepa": Form(),
+    # Its file has `encoder` and `target_encoder`, the running mean of the former. Cambrian-1's code and the hub's
+    # conversion both read `encoder`.
+    "ijepa": Form(key="encoder"),
     "siglip": Form(head=True),
     "vit": Form(prefix=1),
 }

@@ -15,13 +15,25 @@ from mllm_eval.errors import UserError, near
 Triple = tuple[float, float, float]
 Mode = Literal["pad", "squash", "crop"]
 Interpolation = Literal["bicubic", "bilinear"]
+# Fields that one mode alone has: another mode does not take them over.
+OF_A_MODE = ("resize", "fill", "recrop")
+
+
+class Recrop(Strict):
+    """What some code does to the scaled square: it is scaled once more, to `resize`, and the centre is cut from it."""
+
+    resize: int = Field(gt=0)
+    interpolation: Interpolation = "bicubic"
 
 
 class Preprocessing(Strict):
-    """How an image becomes `size` x `size` pixels: `pad` to a square with the mean colour and scale, `squash`
-    without regard to its shape, or scale the short side and `crop` the centre; then (x - mean) / std.
+    """How an image becomes `size` x `size` pixels: `pad` to a square and scale, `squash` without regard to its shape,
+    or scale the short side and `crop` the centre; then (x - mean) / std.
 
-    `resize` is the short side before the crop; without it, size * 256 / 224.
+    Attributes:
+        resize: the short side before the crop; without it, size * 256 / 224.
+        fill: the colour of the padding, each channel from 0 to 1; without it, the mean.
+        recrop: after padding and scaling, the centre is cut out as well.
     """
 
     mode: Mode
@@ -30,11 +42,19 @@ class Preprocessing(Strict):
     std: Triple
     interpolation: Interpolation = "bicubic"
     resize: int | None = Field(default=None, gt=0, exclude_if=lambda value: value is None)
+    fill: Triple | None = Field(default=None, exclude_if=lambda value: value is None)
+    recrop: Recrop | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
-    def _resize_goes_with_crop(self) -> Preprocessing:
+    def _goes_with_the_mode(self) -> Preprocessing:
         if self.resize is not None and (self.mode != "crop" or self.resize < self.size):
             raise ValueError("`resize` goes with `mode: crop` and is at least `size`")
+        if self.mode != "pad" and (self.fill is not None or self.recrop is not None):
+            raise ValueError("`fill` and `recrop` go with `mode: pad`")
+        if self.fill is not None and not all(0 <= value <= 1 for value in self.fill):
+            raise ValueError("`fill` is a colour from 0 to 1")
+        if self.recrop is not None and self.recrop.resize < self.size:
+            raise ValueError("`resize` of `recrop` is at least `size`")
         return self
 
 
@@ -47,6 +67,8 @@ class Change(Strict):
     std: Triple | None = None
     interpolation: Interpolation | None = None
     resize: int | None = Field(default=None, gt=0)
+    fill: Triple | None = None
+    recrop: Recrop | None = None
 
 
 def _written(value: Any) -> Any:
@@ -129,6 +151,13 @@ class Encoder(Strict):
         return getattr(getattr(module_of_family(self.family, self.code, self.weights), "Family", None), "form", None)
 
     @model_validator(mode="after")
+    def _name_the_weights(self) -> Encoder:
+        form, weights = FORMS.get(self.family), self.weights
+        if form is not None and form.key is not None and weights.path is not None and weights.key is None:
+            object.__setattr__(self, "weights", weights.model_copy(update={"key": form.key}))
+        return self
+
+    @model_validator(mode="after")
     def _compute_params(self) -> Encoder:
         form = self._form()
         if self.architecture is None or form is None or (self.patch is None and self.architecture.stem is None):
@@ -178,10 +207,26 @@ class Encoder(Strict):
         if name not in self.variants:
             known = f" Known: {', '.join(self.variants)}." if self.variants else ""
             raise UserError(f"encoder {self.name} has no variant {name!r}.{near(name, self.variants)}{known}")
-        changes = self.variants[name].model_dump(exclude_none=True)
+        return self._changed(f"{self.name}@{name}", self.variants[name].model_dump(exclude_none=True), name)
+
+    def squared(self, mode: Mode) -> Encoder:
+        """This encoder, under its own name, with images made square in another way.
+
+        Of a variant with the mode's name, the interpolation is taken: it is that of the processor beside the weights.
+        """
+        changes: dict[str, Any] = {"mode": mode}
+        if mode in self.variants:
+            own = self.variants[mode].model_dump(exclude_none=True)
+            changes |= {key: own[key] for key in ("interpolation", *OF_A_MODE) if key in own}
+        return self._changed(self.name, changes, mode)
+
+    def _changed(self, name: str, changes: dict[str, Any], variant: str) -> Encoder:
+        before = self.preprocessing.model_dump()
+        if changes.get("mode", before["mode"]) != before["mode"]:
+            before = {key: value for key, value in before.items() if key not in OF_A_MODE}
         try:
-            changed = Preprocessing.model_validate({**self.preprocessing.model_dump(), **changes})
+            changed = Preprocessing.model_validate({**before, **changes})
         except ValueError as problem:
             first = str(problem).splitlines()[2].strip()
-            raise UserError(f"encoder {self.name}, variant {name!r}: {first}") from None
-        return self.model_copy(update={"name": f"{self.name}@{name}", "preprocessing": changed, "variants": {}})
+            raise UserError(f"encoder {self.name}, variant {variant!r}: {first}") from None
+        return self.model_copy(update={"name": name, "preprocessing": changed, "variants": {}})

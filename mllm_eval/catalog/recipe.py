@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mllm_eval.catalog.colour import colour
+from mllm_eval.catalog.encoder import Mode
 from mllm_eval.config import Strict, short_hash
 from mllm_eval.errors import UserError
 
@@ -127,6 +128,13 @@ class Recipe(Strict):
             size and rounds them.
         upright: whether training images are turned as their EXIF orientation says; LLaVA's and Cambrian's training code
             does not. Benchmarks' images always are, as `datasets` gives them.
+        images: how images become square where an encoder is named without a variant of its own, instead of as its yaml
+            says; with the `interpolation` of the encoder's variant of that mode, where it has one.
+        final_norm: whether features are taken behind the encoder's final norm, instead of as its yaml says.
+        l2_normalize: each visual token's features are scaled to length 1 before the projector.
+        row_token: a learned embedding stands behind each row of an image's visual tokens, one more a row.
+        padding: `hide` shows the LLM no visual token of the rim that pads a picture to a square; `max_length` counts
+            them all the same.
         background: the colour that transparent training images are laid on; null drops their alpha, as LLaVA's and
             Cambrian's training code does.
     """
@@ -145,6 +153,11 @@ class Recipe(Strict):
     features_dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
         default=None, exclude_if=lambda value: value is None
     )
+    images: Mode | None = Field(default=None, exclude_if=lambda value: value is None)
+    final_norm: bool | None = Field(default=None, exclude_if=lambda value: value is None)
+    l2_normalize: bool = Field(default=False, exclude_if=lambda value: not value)
+    row_token: bool = Field(default=False, exclude_if=lambda value: not value)
+    padding: Literal["show", "hide"] = Field(default="show", exclude_if=lambda value: value == "show")
     upright: bool = Field(default=True, exclude_if=lambda value: value)
     background: str | None = Field(default=None, exclude_if=lambda value: value is None)
     assumptions: dict[str, str] = Field(default_factory=dict)
@@ -166,6 +179,11 @@ class Recipe(Strict):
         if math.isqrt(tokens) ** 2 != tokens:
             raise ValueError("the token budget must be a square number, such as 36 or 576")
         return tokens
+
+    @property
+    def positions(self) -> int:
+        """Positions of the LLM that an image of which all is shown takes: its visual tokens and its row tokens."""
+        return self.tokens + (math.isqrt(self.tokens) if self.row_token else 0)
 
     def assumed(self) -> dict[str, str]:
         """Field -> source of each value that the paper does not state."""

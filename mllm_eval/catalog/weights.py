@@ -17,13 +17,15 @@ from mllm_eval.storage import locate, sha256_file, sha256_tree
 class Weights(Strict):
     """A local folder in hub format (`path`, read by `storage.locate`) or a hub `repo` at a `revision`.
 
-    `path` may also be one file, a checkpoint of the original code; `url` is where that is published.
+    `path` may also be one file, a checkpoint of the original code; `url` is where that is published, and `key` the name
+    under which such a file keeps the weights that are meant, where it keeps several.
     """
 
     path: str | None = None
     repo: str | None = None
     revision: str | None = None
     url: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    key: str | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _one_source(self) -> Weights:
@@ -33,6 +35,8 @@ class Weights(Strict):
             raise ValueError("`revision` goes with `repo`, not with `path`")
         if self.url is not None and self.path is None:
             raise ValueError("`url` goes with `path`, the file it is kept in")
+        if self.key is not None and self.path is None:
+            raise ValueError("`key` goes with `path`, one file that keeps weights under names")
         return self
 
     def folder(self) -> Path | None:
@@ -49,7 +53,8 @@ class Weights(Strict):
     def digest(self) -> str:
         """64 hex digits of a local folder's content (model cards aside) or file, or `repo@revision`.
 
-        Of a repository without a pinned revision, it is that of the lock, so that it says which bytes.
+        Of a repository without a pinned revision, it is that of the lock, so that it says which bytes. `#key` behind
+        that of a file says which of its weights.
 
         Raises:
             UserError: the folder or file does not exist.
@@ -59,10 +64,10 @@ class Weights(Strict):
         if folder is None:
             return f"{self.repo}@{self.revision or (lock.revision_found if lock else 'main')}"
         if lock is not None:
-            return lock.files[folder.name].sha256
+            return lock.files[folder.name].sha256 + self._which
         if folder.is_file():
             status = os.stat(folder)
-            return _file_digest(folder.resolve(), (status.st_size, status.st_mtime_ns))
+            return _file_digest(folder.resolve(), (status.st_size, status.st_mtime_ns)) + self._which
         if not folder.is_dir():
             raise UserError(f"{folder}: no weights here; mend `weights.path: {self.path}`")
         stamp = tuple(
@@ -71,6 +76,10 @@ class Weights(Strict):
             if (status := os.stat(path))
         )
         return _digest(folder.resolve(), stamp)
+
+    @property
+    def _which(self) -> str:
+        return "" if self.key is None else f"#{self.key}"
 
 
 @cache

@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
-from mllm_eval.decoding import PLAIN, Decoding, decode, pixels_key
+from mllm_eval.decoding import PLAIN, Decoding, decode, pixels_key, size_of
 from mllm_eval.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ class FilePicture(NamedTuple):
         """The image, decoded as `decode` does."""
         return decode(self.encoded(), self.where, self.how)
 
+    def size(self) -> tuple[int, int]:
+        """Width and height of the image that `load` gives."""
+        return size_of(self.encoded(), self.how, self.where)
+
 
 class CellPicture(NamedTuple):
     """An image in a parquet file: in a row group's column, in a row of the group, at a place in its list if it is one.
@@ -72,6 +76,10 @@ class CellPicture(NamedTuple):
     def load(self) -> PIL.Image.Image:
         """The image, decoded as `decode` does."""
         return decode(self.encoded(), self.where, self.how)
+
+    def size(self) -> tuple[int, int]:
+        """Width and height of the image that `load` gives."""
+        return size_of(self.encoded(), self.how, self.where)
 
 
 class _Columns:

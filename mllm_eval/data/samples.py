@@ -20,10 +20,16 @@ class ImageRef:
     sha256: 64 hex digits, the key of the feature store: the digest of the encoded bytes as they stand in the data set,
         unless decoding turns, scales or composites them (`mllm_eval.decoding.pixels_key`).
     load: decodes the image to RGB; raises UserError naming file and row when it is broken or too large.
+    measure: width and height of what `load` gives, from the header alone where it can be; raises as `load` does.
     """
 
     sha256: str
     load: Callable[[], PIL.Image.Image]
+    measure: Callable[[], tuple[int, int]] | None = None
+
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels. Raises UserError as `load` does."""
+        return self.measure() if self.measure is not None else self.load().size
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,7 @@ class Picture(Protocol):
     def where(self) -> str: ...
     def encoded(self) -> bytes: ...
     def load(self) -> PIL.Image.Image: ...
+    def size(self) -> tuple[int, int]: ...
 
 
 Pictures = tuple[Picture, ...]
@@ -129,7 +136,7 @@ class Samples(Sequence[Sample]):
                 yield self._sample(kept, cluster, pictures)
 
     def _sample(self, kept: Kept, cluster: str, pictures: Pictures) -> Sample:
-        images = tuple(ImageRef(picture.sha256, picture.load) for picture in pictures)
+        images = tuple(ImageRef(picture.sha256, picture.load, picture.size) for picture in pictures)
         return Sample(self.benchmark, kept.id, images, kept.prompt, kept.target, kept.group, cluster, kept.record)
 
 

@@ -8,9 +8,11 @@ run that was interrupted meets the same batches again, hence the same roundings 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby, pairwise
+
+from mllm_eval.catalog.grid import Kept
 
 Piece = tuple[int, ...] | str
 """Token ids, or the sha256 of an image that stands there."""
@@ -81,11 +83,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Heads of equal length, and blocks of rows that are decoded one block after the other."""
+    """Heads of equal length, and blocks of rows that are decoded one block after the other.
+
+    `kept`: what is shown of the images of which not all is, by sha256.
+    """
 
     heads: tuple[tuple[Piece, ...], ...]
     head_tokens: int
     blocks: tuple[tuple[Row, ...], ...]
+    kept: Mapping[str, Kept] = field(default_factory=dict)
 
     def images(self, row: Row) -> list[str]:
         """The sha256 of the images that a row shows."""

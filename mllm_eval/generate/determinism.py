@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from mllm_eval.catalog import Kept
 from mllm_eval.data.samples import Sample
 from mllm_eval.generate.asking import Asked
 from mllm_eval.generate.batching import Limits, Piece
@@ -99,11 +100,12 @@ def compare(
                 failed += 1
                 continue
             (pieces,) = job.questions.pieces([job.questions.sample(number)])
-            plain = answer_one(model, pieces, grids, job.questions.requests[number].longest, job.ends)
+            longest, kept = job.questions.requests[number].longest, job.questions.kept
+            plain = answer_one(model, pieces, grids, longest, job.ends, kept)
             if plain != tokens[number]:
                 one, _ = job.questions.place(number)
                 name, sample = asked[one].name, job.questions.sample(number)
-                found.append(_difference(model, name, sample, pieces, grids, tokens[number], plain))
+                found.append(_difference(model, name, sample, pieces, grids, tokens[number], plain, kept))
         if progress:
             progress(done, total)
     return Agreement(done, failed, tuple(found))
@@ -117,11 +119,12 @@ def _difference(
     grids: Mapping[str, Tensor],
     tokens: Sequence[int],
     plain: Sequence[int],
+    kept: Mapping[str, Kept],
 ) -> Difference:
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(tokens, plain, strict=False)))
     shown = {piece: grids[piece] for piece in pieces if isinstance(piece, str)}
     before: list[Piece] = [*pieces, *([tuple(plain[:same])] if same else [])]
-    inputs = embed_pieces(model, before, embed_images(model, shown))[None]
+    inputs = embed_pieces(model, before, embed_images(model, shown, kept))[None]
     logits = _logits(model, inputs)[0]
     margin = float(logits[plain[same]] - logits[tokens[same]])
     rounding = ROUNDING * torch.finfo(logits.dtype).eps * float(logits.abs().max()) + MOVES * _moved(model, inputs)

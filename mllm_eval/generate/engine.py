@@ -37,7 +37,7 @@ def answer_batch(
     of what is returned. Heads go through the model by `pass_tokens` tokens at a time.
     """
     blocks = [[row for row in block if all(image in features for image in batch.images(row))] for block in batch.blocks]
-    images = embed_images(model, features)
+    images = embed_images(model, features, batch.kept)
     used = sorted({row.head for block in blocks for row in block})
     heads = _prefill_heads(model, [batch.heads[head] for head in used], batch.head_tokens, images, pass_tokens)
     places = {head: place for place, head in enumerate(used)}

@@ -45,12 +45,15 @@ class Job:
 
     def __init__(self, means: Means, asked: Sequence[Asked], todo: bytearray) -> None:
         """`todo` says of each sample, the Asked behind one another, whether its answer is wanted."""
-        from mllm_eval.generate.model import end_tokens
+        from mllm_eval.generate.model import end_tokens, grid_of
 
         self.means, self.asked, self.todo = means, asked, todo
         self.tokenizer = means.model.tokenizer
         self.ends = end_tokens(self.tokenizer, template_named(means.template).assistant_close)
-        self.questions = questions = Questions(asked, means.template, self.tokenizer, means.model.image_tokens)
+        model = means.model
+        self.questions = questions = Questions(
+            asked, means.template, self.tokenizer, model.image_tokens, grid_of(model)
+        )
         self.twins: dict[int, list[int]] = {}
         for number, other in questions.same_as.items():
             self.twins.setdefault(other, []).append(number)
@@ -129,7 +132,7 @@ class Job:
         if not isinstance(engine, str):
             return engine(model, batch, own, self.ends)
         return {
-            row.request: answer_one(model, (*batch.heads[row.head], *row.tail), own, row.longest, self.ends)
+            row.request: answer_one(model, (*batch.heads[row.head], *row.tail), own, row.longest, self.ends, batch.kept)
             for row in rows
             if own.keys() >= set(batch.images(row))
         }

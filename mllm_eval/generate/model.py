@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mllm_eval.catalog import Kept, TokenGrid
 from mllm_eval.generate.batching import Piece
 
 
@@ -18,15 +19,27 @@ class Answerer(Protocol):
     """A `LlamaForCausalLM`."""
     tokenizer: Any
     image_tokens: int
-    """How many positions of a prompt an image takes."""
+    """How many positions of a prompt an image takes, what is hidden of it counted. A model that hides parts of
+    images has a `grid` (`TokenGrid`), which says what is shown."""
 
     def embed(self, features: Tensor) -> Tensor:
         """Features [B, h, w, D] as embeddings [B, image_tokens, H]."""
         ...
 
 
-def embed_images(model: Answerer, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Embeddings [image_tokens, H] of features [h, w, D], both by the image's sha256."""
+def grid_of(model: Answerer) -> TokenGrid | None:
+    """The grid of a model that hides parts of images; None for one that shows all of all."""
+    grid: TokenGrid | None = getattr(model, "grid", None)
+    return grid if grid is not None and grid.hide else None
+
+
+def embed_images(
+    model: Answerer, features: Mapping[str, Tensor], kept: Mapping[str, Kept] | None = None
+) -> dict[str, Tensor]:
+    """Embeddings [positions, H] of features [h, w, D], both by the image's sha256.
+
+    Of an image in `kept` these are the positions that are shown, of another all `image_tokens`.
+    """
     by_grid: dict[tuple[int, ...], list[str]] = {}
     for name, grid in features.items():
         by_grid.setdefault(tuple(grid.shape), []).append(name)
@@ -34,6 +47,10 @@ def embed_images(model: Answerer, features: Mapping[str, Tensor]) -> dict[str, T
     for names in by_grid.values():
         embeddings = model.embed(torch.stack([features[name] for name in names]))
         embedded.update(zip(names, embeddings, strict=True))
+    if kept and (shows := grid_of(model)) is not None:
+        for name in embedded.keys() & kept.keys():
+            shown = torch.tensor(shows.shown(kept[name]), device=embedded[name].device)
+            embedded[name] = embedded[name][shown]
     return embedded
 
 

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice, takewhile
 from typing import Any
 
-from mllm_eval.data.samples import Sample
-from mllm_eval.generate.asking import Asked, key_of
+from mllm_eval.catalog import Kept, TokenGrid
+from mllm_eval.data.samples import ImageRef, Sample
+from mllm_eval.generate.asking import BROKEN, Asked, key_of
 from mllm_eval.generate.batching import Batch, Piece, Planned, Request, Row
 from mllm_eval.prompts import Chunk, PromptTokens, prompt_parts
 
@@ -29,9 +30,20 @@ class Questions:
     no request of its own: `same_as` names the other.
     """
 
-    def __init__(self, asked: Sequence[Asked], template: str, tokenizer: Any, image_tokens: int) -> None:
-        self.asked = asked
+    def __init__(
+        self,
+        asked: Sequence[Asked],
+        template: str,
+        tokenizer: Any,
+        image_tokens: int,
+        grid: TokenGrid | None = None,
+    ) -> None:
+        """`image_tokens`: positions of an image of which all is shown; `grid` says how much is shown of each."""
+        self.asked, self.grid = asked, grid
+        self.kept: dict[str, Kept] = {}
+        """What is shown of the images of which not all is, by sha256."""
         self.template, self.image_tokens = template, image_tokens
+        self._whole: set[str] = set()
         self.words = PromptTokens(tokenizer, template)
         self.starts = [0]
         for one in asked:
@@ -70,6 +82,7 @@ class Questions:
                 if image is not None:
                     self._before.setdefault(text, words[text])
                     pieces.append(image.sha256)
+                    self._measure(image)
             found.append(tuple(pieces))
         return found
 
@@ -86,7 +99,22 @@ class Questions:
             return Row(number, places[request.head], parted[number][1], request.tail_tokens, request.longest)
 
         blocks = tuple(tuple(row(number) for number in block) for block in planned.blocks)
-        return Batch(tuple(heads[head] for head in planned.heads), self.requests[numbers[0]].head_tokens, blocks)
+        shown = {piece for own in pieces for piece in own if isinstance(piece, str)}
+        kept = {name: self.kept[name] for name in shown & self.kept.keys()}
+        return Batch(tuple(heads[head] for head in planned.heads), self.requests[numbers[0]].head_tokens, blocks, kept)
+
+    def _measure(self, image: ImageRef) -> None:
+        if self.grid is None or image.sha256 in self._whole or image.sha256 in self.kept:
+            return
+        try:
+            kept = self.grid.kept(image.size())
+        except BROKEN:
+            # Its samples fail, however long their prompts are.
+            kept = self.grid.kept(None)
+        if self.grid.count(kept) == self.grid.positions:
+            self._whole.add(image.sha256)
+        else:
+            self.kept[image.sha256] = kept
 
     def _repeated(self) -> dict[int, int]:
         first: dict[bytes, tuple[int, int]] = {}
@@ -132,7 +160,11 @@ class Questions:
         return Request(number, head, head_tokens, tail_tokens, longest)
 
     def _length(self, pieces: Pieces) -> int:
-        return sum(self.image_tokens if isinstance(piece, str) else len(piece) for piece in pieces)
+        return sum(self._positions(piece) if isinstance(piece, str) else len(piece) for piece in pieces)
+
+    def _positions(self, image: str) -> int:
+        kept = self.kept.get(image)
+        return self.image_tokens if kept is None or self.grid is None else self.grid.count(kept)
 
     def _parted(self, pieces: Pieces) -> tuple[Pieces, Pieces]:
         """Head and tail."""

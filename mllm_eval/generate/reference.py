@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from mllm_eval.catalog import Kept
 from mllm_eval.generate.batching import Piece
 from mllm_eval.generate.model import Answerer, embed_images, embed_pieces
 
@@ -19,13 +20,14 @@ def answer_one(
     features: Mapping[str, Tensor],
     max_new_tokens: int,
     ends: frozenset[int],
+    kept: Mapping[str, Kept] | None = None,
 ) -> list[int]:
     """The tokens of the greedy answer to a prompt, with its end token where it has one.
 
-    `features` holds the grid [h, w, D] of each of the prompt's images by sha256.
+    `features` holds the grid [h, w, D] of each of the prompt's images by sha256, `kept` what is shown of them.
     """
     shown = {piece for piece in pieces if isinstance(piece, str)}
-    images = embed_images(model, {name: features[name] for name in shown})
+    images = embed_images(model, {name: features[name] for name in shown}, kept)
     inputs = embed_pieces(model, pieces, images)[None]
     cache = DynamicCache(config=model.llm.config)
     tokens: list[int] = []

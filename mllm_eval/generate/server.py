@@ -85,7 +85,7 @@ class Server:
         from mllm_eval.generate.model import embed_images, embed_pieces
 
         with torch.inference_mode():
-            images = embed_images(model, features)
+            images = embed_images(model, features, batch.kept)
 
         def asked(number: int, pieces: Sequence[Piece], longest: int) -> tuple[int, list[int]]:
             # Embedded only now: no more prompts are held than are under way.

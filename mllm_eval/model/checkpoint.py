@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
 from mllm_eval.adapters import weights_folder
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.adapters.loading import first_line, load_whole
-from mllm_eval.catalog import LLM, Encoder, Recipe
+from mllm_eval.catalog import LLM, Encoder, Recipe, TokenGrid
 from mllm_eval.catalog.llama import llama_config
 from mllm_eval.errors import UserError
 from mllm_eval.kernels import quick
@@ -107,6 +107,9 @@ def assemble(encoder: Encoder, recipe: Recipe, llm: Any, tokenizer: Any) -> VLM:
         tokens=recipe.tokens,
         projector=recipe.projector,
         standardize=recipe.standardize,
+        row_token=recipe.row_token,
+        hide=TokenGrid.of(recipe, encoder).hide,
+        l2_normalize=recipe.l2_normalize,
         template=recipe.template,
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
         dtype=recipe.dtype,
@@ -120,7 +123,9 @@ def make_processor(config: VLMConfig, tokenizer: Any) -> VLMProcessor:
     """The processor that belongs to a model."""
     facts = Encoder.model_validate(config.encoder)
     images = VLMImageProcessor(facts=facts.preprocessing.model_dump(mode="json"))
-    return VLMProcessor(images, tokenizer, tokens=config.tokens, chat_template=chat_template(config.template))
+    options = {"row_token": config.row_token, "hide": config.hide}
+    template = chat_template(config.template)
+    return VLMProcessor(images, tokenizer, tokens=config.tokens, chat_template=template, **options)
 
 
 def save_checkpoint(

@@ -38,6 +38,10 @@ def why_not(model: VLM) -> str | None:
             f"it can't resize the {encoder.grid} x {encoder.grid} patches to the budget of "
             f"{model.config.tokens} tokens; only tokens: {encoder.grid**2} could be said"
         )
+    if model.config.row_token or model.config.hide:
+        return "it can't end rows by a token or hide the padding (row_token, padding: hide)"
+    if model.config.l2_normalize:
+        return "it can't normalise the projector's input (l2_normalize: true)"
     if model.config.standardize:
         return "it can't standardise the projector's input (standardize: true)"
     if model.config.projector != "mlp2x_gelu":

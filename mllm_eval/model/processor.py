@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +15,8 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from mllm_eval.adapters.preprocessing import to_pixels
-from mllm_eval.catalog import Preprocessing
+from mllm_eval.catalog import Preprocessing, TokenGrid
+from mllm_eval.decoding import upright_size
 from mllm_eval.prompts import IMAGE, template_named
 
 
@@ -34,18 +37,23 @@ class VLMImageProcessor(BaseImageProcessor):
 
 
 class VLMProcessor(ProcessorMixin):
-    """Tokenizer and image processor; every `<image>` in a text becomes as many tokens as an image takes."""
+    """Tokenizer and image processor; every `<image>` in a text becomes as many tokens as its image takes.
+
+    With `hide`, what is shown of each image is in `kept` (see `VLM.fuse`).
+    """
 
     def __init__(
         self,
         image_processor: Any = None,
         tokenizer: Any = None,
         tokens: int = 576,
+        row_token: bool = False,
+        hide: bool = False,
         chat_template: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template)  # type: ignore[no-untyped-call]
-        self.tokens = tokens
+        self.tokens, self.row_token, self.hide = tokens, row_token, hide
         self.image_token = IMAGE
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE)
 
@@ -59,9 +67,16 @@ class VLMProcessor(ProcessorMixin):
         texts = [text] if isinstance(text, str) else list(text or [])
         options = {"return_tensors": "pt", "padding": True, "padding_side": "left", **kwargs}
         options["add_special_tokens"] = False
-        encoded = self.tokenizer([one.replace(IMAGE, IMAGE * self.tokens) for one in texts], **options)
-        pixels = self.image_processor(images) if images is not None and _flat(images) else {}
-        return BatchFeature({**encoded, **pixels})
+        shown = _flat(images) if images is not None else []
+        grid = TokenGrid(math.isqrt(self.tokens), self.row_token, self.hide)
+        kept = [grid.kept(upright_size(image)) for image in shown]
+        counts = iter(map(grid.count, kept))
+        # A mark without a picture takes a whole grid.
+        spread = [re.sub(re.escape(IMAGE), lambda _: IMAGE * next(counts, grid.positions), one) for one in texts]
+        encoded = self.tokenizer(spread, **options)
+        pixels = self.image_processor(images) if shown else {}
+        cut = {"kept": torch.tensor(kept)} if shown and self.hide else {}
+        return BatchFeature({**encoded, **pixels, **cut})
 
 
 def _flat(images: Any) -> list[Image.Image]:

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from mllm_eval.adapters import build_encoder
 from mllm_eval.adapters.projector import Projector
-from mllm_eval.catalog import Encoder
+from mllm_eval.catalog import Encoder, TokenGrid
 from mllm_eval.model.targets import states_before_targets
 
 IGNORED = -100
@@ -28,8 +28,8 @@ class VLMConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     """Everything that decides the function of a model.
 
     encoder: the catalog's entry. vision_config: the encoder's transformers config, or None for a model
-    without one, which takes features only (training never runs the encoder). tokens: positions an image
-    takes. template: the conversation template it was trained with.
+    without one, which takes features only (training never runs the encoder). tokens: visual tokens of an image.
+    row_token, hide: as in `TokenGrid`. template: the conversation template it was trained with.
     """
 
     model_type = "mllm_eval_vlm"
@@ -41,6 +41,9 @@ class VLMConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     tokens: int = 576
     projector: str = "mlp2x_gelu"
     standardize: bool = False
+    row_token: bool = False
+    hide: bool = False
+    l2_normalize: bool = False
     template: str = "llama_3"
     image_token_id: int = 0
 
@@ -48,7 +51,8 @@ class VLMConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
     """Encoder + projector + LLaMA.
 
-    An image takes `image_tokens` positions of a prompt. `tokenizer` is set by `load_checkpoint`.
+    An image takes `image_tokens` positions of a prompt, or as many of them as `grid` shows of it. `tokenizer` is set by
+    `load_checkpoint`.
     With `llm` given, it is taken as it is instead of made at random.
     """
 
@@ -70,9 +74,18 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
         else:
             self.encoder = build_encoder(facts, config.vision_config)
         text: Any = config.text_config
-        self.projector = Projector(facts.width, text.hidden_size, config.tokens, config.projector, config.standardize)
+        self.projector = Projector(
+            facts.width,
+            text.hidden_size,
+            config.tokens,
+            config.projector,
+            config.standardize,
+            config.row_token,
+            config.l2_normalize,
+        )
         self.tokenizer: Any = None
-        self.image_tokens: int = config.tokens
+        self.grid = TokenGrid(self.projector.edge, config.row_token, config.hide)
+        self.image_tokens: int = self.grid.positions
         if llm is None:
             self.llm: Any = LlamaForCausalLM(text)
             self.post_init()  # type: ignore[no-untyped-call]
@@ -97,7 +110,7 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
         return found
 
     def embed(self, features: Tensor) -> Tensor:
-        """Visual tokens [B, tokens, H] of an encoder's patch features [B, h, w, D] of any float dtype."""
+        """Visual tokens [B, image_tokens, H] of an encoder's patch features [B, h, w, D] of any float dtype."""
         first: Tensor = next(self.projector.parameters())
         projected: Tensor = self.projector(features.to(first.device, first.dtype))
         return projected
@@ -113,21 +126,29 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
         features: Tensor = self.encoder(pixel_values.to(weight.device, weight.dtype))[0].patches
         return features
 
-    def fuse(self, input_ids: Tensor, features: Tensor | None) -> Tensor:
+    def fuse(self, input_ids: Tensor, features: Tensor | None, kept: Tensor | None = None) -> Tensor:
         """Embeddings [B, N, H] of token ids [B, N], with features in the place of image tokens.
 
-        The image token may lie outside the vocabulary: it is never looked up. Raises ValueError where the
-        number of image positions is not images x tokens.
+        Of each image the rows and columns `kept` [images, 2] of its grid are shown, or all. The image token may lie
+        outside the vocabulary: it is never looked up. Raises ValueError where the number of image positions is not
+        that of the visual tokens shown.
         """
         image = input_ids == self.config.image_token_id
         words: Tensor = self.get_input_embeddings()(input_ids.masked_fill(image, 0))
         given = 0 if features is None else len(features) * self.image_tokens
+        places: list[int] | None = None
+        if features is not None and kept is not None:
+            each = (self.grid.shown((rows, columns)) for rows, columns in kept.tolist())
+            places = [at * self.image_tokens + place for at, own in enumerate(each) for place in own]
+            given = len(places)
         expected = int(image.sum())
         if expected != given:
             raise ValueError(f"{expected} image positions in the prompts, {given} visual tokens given")
         if features is None:
             return words
-        tokens = self.embed(features).to(words.dtype)
+        tokens = self.embed(features).to(words.dtype).flatten(0, 1)
+        if places is not None:
+            tokens = tokens[torch.tensor(places, device=tokens.device)]
         return words.masked_scatter(image[..., None], tokens)
 
     def forward(
@@ -135,6 +156,7 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
         features: Tensor | None = None,
+        kept: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
@@ -147,16 +169,16 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
         """Logits, or with `labels` [B, N] the loss alone.
 
         Give `inputs_embeds`, or `input_ids` with an image token on every position of an image and either
-        `pixel_values` [images, 3, H, W] or `features` [images, h, w, D]. The loss is the cross-entropy of the
-        targets (labels other than -100, each predicted from the position before), summed and divided by
-        `num_items_in_batch`, or by their number where that is not given; logits, and most of the last layer, are
-        computed for them only.
+        `pixel_values` [images, 3, H, W] or `features` [images, h, w, D]; `kept` as in `fuse`. The loss is the
+        cross-entropy of the targets (labels other than -100, each predicted from the position before), summed and
+        divided by `num_items_in_batch`, or by their number where that is not given; logits, and most of the last layer,
+        are computed for them only.
         """
         if inputs_embeds is None:
             assert input_ids is not None
             if pixel_values is not None:
                 features = self.encode(pixel_values)
-            inputs_embeds = self.fuse(input_ids, features)
+            inputs_embeds = self.fuse(input_ids, features, kept)
         rest = {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
         if labels is not None:
             # Each target is predicted from the position before it.
@@ -172,8 +194,8 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
             return CausalLMOutputWithPast(loss=loss / count.to(loss.device))
         output = self.llm.model(inputs_embeds=inputs_embeds, **rest, **kwargs)
         states = output.last_hidden_state
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.llm.lm_head(states[:, kept])
+        wanted = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.llm.lm_head(states[:, wanted])
         return CausalLMOutputWithPast(
             logits=logits,
             past_key_values=output.past_key_values,
@@ -188,6 +210,7 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
             # The images are in the cache by then.
             inputs.pop("pixel_values", None)
             inputs.pop("features", None)
+            inputs.pop("kept", None)
         return inputs
 
     def train(self, mode: bool = True) -> VLM:

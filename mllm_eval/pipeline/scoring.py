@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -122,11 +122,17 @@ def score_answers(
         UserError: the answers are not those to these samples, or the scorer fails.
     """
     from mllm_eval.score import score_samples, summarize
+    from mllm_eval.score.cleaning import clean_up_spaces
 
     path = run.answers_path(benchmark.name, answers_variant(benchmark, variant, run.data))
-    predictions = _Predictions(open_answers(path))
+    answers = open_answers(path)
     digest = sha256_file(path)
-    by_rules = {rules: score_samples(benchmark, rules, samples, predictions) for rules in benchmark.rules}
+    by_rules = {
+        rules: score_samples(
+            benchmark, rules, samples, _Predictions(answers, clean_up_spaces if entry.clean_up_spaces else str)
+        )
+        for rules, entry in benchmark.rules.items()
+    }
     found = {rules: summarize(benchmark, rules, samples, scores, variant) for rules, scores in by_rules.items()}
     contents = Shelf(map(content_of, samples))
     for rules, scores in by_rules.items():
@@ -144,14 +150,14 @@ def score_answers(
 
 
 class _Predictions(Mapping[str, str | None]):
-    """The texts of answers by sample id; None where there was none."""
+    """The texts of answers by sample id, as rules read them; None where there was none."""
 
-    def __init__(self, answers: Answers) -> None:
-        self._answers = answers
+    def __init__(self, answers: Answers, read: Callable[[str], str]) -> None:
+        self._answers, self._read = answers, read
 
     def __getitem__(self, id_: str) -> str | None:
         answer = self._answers[id_]
-        return answer.text if answer.state == "ok" else None
+        return self._read(answer.text) if answer.state == "ok" else None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._answers)

@@ -122,7 +122,7 @@ def make_plan(
     Raises UserError for unknown names, sizes nobody states, and a batch that the GPUs cannot share.
     """
     chosen = load_recipe(recipe)
-    eye, mind = load_encoder(encoder), load_llm(llm or chosen.llm)
+    eye, mind = load_encoder(encoder, chosen), load_llm(llm or chosen.llm)
     number, name, gpu = parse_gpus(gpus)
     if not 0 < mfu <= 1:
         raise UserError(f"mfu {mfu}: a share of the peak lies between 0 and 1")
@@ -179,6 +179,7 @@ def make_plan(
         assumed=[
             *(f"{key}: {said}" for key, load in loads.items() for said in load.assumed),
             *smaller.values(),
+            *(["square images, of which no padding is hidden"] if chosen.padding == "hide" else []),
             f"questions of {QUESTION} tokens beside the image, answers of {ANSWER}",
             f"{RESERVE // GIB} GiB of each GPU for CUDA, NCCL and the allocator",
         ],
@@ -197,8 +198,8 @@ def _memory(recipe: Recipe, stage: Any, llm: LlamaShape, joint: ProjectorShape, 
     whole = stage.train_llm and added is None
     trained = joint.params + (llm.params if whole else added or 0)
     frozen = 0 if whole else llm.params
-    targets = stage.micro_batch * max(1, stage.max_length - recipe.tokens)
-    batch = Batch(stage.micro_batch * stage.max_length, stage.micro_batch, recipe.tokens, targets)
+    targets = stage.micro_batch * max(1, stage.max_length - recipe.positions)
+    batch = Batch(stage.micro_batch * stage.max_length, stage.micro_batch, recipe.positions, targets)
     found = []
     for way, zero, offload in WAYS:
         held = states(trained, frozen, llm.largest, recipe.dtype, zero, number, -(-number // PER_NODE), offload=offload)
@@ -231,10 +232,10 @@ def _stage_step(
     stage = {"stage 1": recipe.stage1, "stage 2": recipe.stage2}[name]
     added = _added(stage, llm)
     trained = stage.train_llm and added is None
-    tokens = recipe.tokens + load.text
+    tokens = recipe.positions + load.text
     flops = passing(llm, load.rows, tokens, load.targets).training(trained)
     # The projector's features want no gradient of their own, its weights do.
-    flops += 3 * projecting(joint, load.rows * recipe.tokens)
+    flops += 3 * projecting(joint, load.rows * recipe.positions)
     flops += 6 * (added or 0) * load.rows * tokens
     return Step(name, load.steps, load.rows * tokens, flops, flops / rate / 3600)
 
@@ -255,7 +256,7 @@ def _evaluation(
     plain = 0
     for one in loads:
         told = min(ANSWER, one.longest)
-        shape = (llm, joint, encoder, one.questions, one.images, recipe.tokens, QUESTION, told)
+        shape = (llm, joint, encoder, one.questions, one.images, recipe.positions, QUESTION, told)
         work = asking(*shape)
         plain += asking(*shape, shared=False).flops
         each.append(
@@ -272,7 +273,7 @@ def _evaluation(
     # The images are encoded in the step of the features.
     flops = sum(line["prompt_flops"] + line["answer_flops"] for line in each)
     questions = sum(one.questions for one in loads)
-    tokens = sum(one.images * recipe.tokens + one.questions * (QUESTION + ANSWER) for one in loads)
+    tokens = sum(one.images * recipe.positions + one.questions * (QUESTION + ANSWER) for one in loads)
     # A token of answer reads all weights once for all rows that are decoded together.
     rows = 64
     reading = questions * ANSWER / rows * 2 * llm.params / (number * gpu.tb_per_second * 1e12)

@@ -73,7 +73,7 @@ def stage_load(
     assumed.append("one image a row; half of the text is answer")
     steps = stage.steps if stage.steps is not None else max(1, round(stage.epochs * (rows // stage.batch)))
     # No row is longer than the recipe cuts it.
-    text = max(1, min(text, stage.max_length - recipe.tokens))
+    text = max(1, min(text, stage.max_length - recipe.positions))
     seen = steps * stage.batch
     return StageLoad(seen, steps, min(rows, seen), text, round(text * TARGETS), tuple(assumed))
 

@@ -3,6 +3,7 @@
 `llama_3`, `vicuna_v1` and `chatml_direct` are those of Cambrian-1's released code
 (cambrian/conversation.py): its llama_3 has no blank line after a header, and its system text keeps the
 source file's line breaks and indentation. `llama_3_meta` is the template of Meta's LLaMA-3 model card.
+`llama_3_metamorph` is that of MetaMorph (metamorph/conversation.py): no system prompt, one line break after a header.
 """
 
 from __future__ import annotations
@@ -58,6 +59,17 @@ TEMPLATES: dict[str, Template] = {
         user_open="<|start_header_id|>user<|end_header_id|>\n\n",
         user_close="<|eot_id|>",
         assistant_open="<|start_header_id|>assistant<|end_header_id|>\n\n",
+        assistant_close="<|eot_id|>",
+    ),
+    "llama_3_metamorph": Template(
+        begin="<|begin_of_text|>",
+        system=None,
+        # It skips a row's own system turn; one that a recipe lets through is headed like the other turns.
+        system_open="<|start_header_id|>system<|end_header_id|>\n",
+        system_close="<|eot_id|>",
+        user_open="<|start_header_id|>user<|end_header_id|>\n",
+        user_close="<|eot_id|>",
+        assistant_open="<|start_header_id|>assistant<|end_header_id|>\n",
         assistant_close="<|eot_id|>",
     ),
     "vicuna_v1": Template(

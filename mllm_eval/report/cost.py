@@ -26,7 +26,7 @@ from mllm_eval.storage import iter_jsonl
 class Cost:
     """Of one run, over its default answers.
 
-    visual_tokens   tokens the LLM reads of an image
+    visual_tokens   positions of the LLM that an image takes; where padding is hidden, one without any
     encoder_gflop   of one image through the encoder
     llm_gflop       of a question of average length through projector and LLM, image tokens included
     training_s, features_s, answers_s   wall seconds in all; None where the ledger has no such step
@@ -67,7 +67,7 @@ def cost_of(folder: Path, variant: str = "default") -> Cost:
         return sum(float(one["seconds"]) for one in own) if own and typed else None
 
     return Cost(
-        visual_tokens=config.recipe.tokens,
+        visual_tokens=config.recipe.positions,
         encoder_gflop=encoding(encoder_shape(config.encoder), 1) / 1e9,
         llm_gflop=None if work is None else (work.prompt + work.answer) / 1e9,
         training_s=seconds("training"),
@@ -99,8 +99,10 @@ def _work(config: RunConfig, asked: list[int], told: list[int]) -> Asking | None
     except UserError:
         # Its yaml has no `architecture` and its weights are elsewhere by now.
         llm = llama_by_size(config.llm)
-    image = config.recipe.tokens
-    text = max(0, round(sum(asked) / len(asked)) - image)
+    # What is hidden of images is in no count of tokens: then an image takes at most as many positions as a question.
+    whole = round(sum(asked) / len(asked))
+    image = min(config.recipe.positions, whole)
+    text = whole - image
     joint = projector_shape(config.encoder, config.recipe, config.llm)
     return asking(llm, joint, encoder_shape(config.encoder), 1, 1, image, text, max(1, round(sum(told) / len(told))))
 

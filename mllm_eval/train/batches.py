@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from mllm_eval.adapters.preprocessing import to_pixels
-from mllm_eval.catalog import Preprocessing
+from mllm_eval.catalog import Preprocessing, TokenGrid
 from mllm_eval.decoding import load_image
 from mllm_eval.errors import UserError
 from mllm_eval.features import FeatureStore
@@ -108,6 +108,9 @@ class Collator:
     """Rows to `input_ids`, `labels` [B, N] and their images: `features` [images, h, w, D] from a store, or
     `pixel_values` [images, 3, H, W] for an encoder that is part of the model.
 
+    With a `grid` that hides the padding of images, `kept` [images, 2] says what is shown of each: the positions of
+    the rest are counted for `max_length` and then left out, which is what masking them and counting positions
+    without them gives.
     Padded on the right to the longest row; there is no attention mask, since nothing attends to what follows
     it and padding is never a target. A row that shows one of the `broken` images (numbers), or one that cannot be
     decoded now, has no target either, and blank images; what was found now is in `unreadable`, number and reason.
@@ -122,6 +125,7 @@ class Collator:
         pad_token: int,
         max_length: int,
         broken: Collection[int] = (),
+        grid: TokenGrid | None = None,
     ) -> None:
         self.broken = frozenset(broken)
         self.data = data
@@ -130,14 +134,23 @@ class Collator:
         self.image_tokens = image_tokens
         self.pad_token = pad_token
         self.max_length = max_length
+        self.grid = grid if grid is not None and grid.hide else None
 
     def row(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """Token ids of a row with its images spread out, and which are targets; cut to the longest length."""
+        """Token ids of a row with what is shown of its images, and which are targets; cut to the longest length."""
         span = slice(self.data.offsets[number], self.data.offsets[number + 1])
         ids, targets = self.data.ids[span], self.data.targets[span]
         times = np.where(ids == self.image_token, self.image_tokens, 1)
         spread = np.repeat(ids, times)[: self.max_length], np.repeat(targets, times)[: self.max_length]
-        return spread
+        if self.grid is None or not (own := self.images(number)):
+            return spread
+        seen = spread[0] != self.image_token
+        places = np.flatnonzero(~seen)
+        whole = (places[at : at + self.image_tokens] for at in range(0, len(places), self.image_tokens))
+        for at, kept in zip(whole, self.data.kept(self.grid, own).tolist(), strict=False):
+            shown = np.array(self.grid.shown((kept[0], kept[1])), np.int64)
+            seen[at[shown[shown < len(at)]]] = True
+        return spread[0][seen], spread[1][seen]
 
     def images(self, number: int) -> list[int]:
         """A row's images in order, as numbers into the data's."""
@@ -186,6 +199,8 @@ class Collator:
                 broken = broken.union(image for image, _ in unreadable)
         else:
             seen = {"features": self._features(self.source, flat)}
+        if self.grid is not None:
+            seen["kept"] = torch.from_numpy(self.data.kept(self.grid, flat))
         if broken:
             labels[[not broken.isdisjoint(row) for row in images]] = IGNORED
         return {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels), **seen}

@@ -19,7 +19,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging as transformers_logging
 
 from mllm_eval.adapters import load_encoder_model
-from mllm_eval.catalog import ConversationData, Stage
+from mllm_eval.catalog import ConversationData, Stage, TokenGrid
 from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.data.rowcounts import CHANGED, RowCounts
 from mllm_eval.decoding import Decoding
@@ -127,7 +127,7 @@ def _note_rows(run: Run, number: int, data: TokenisedSet) -> RowCounts:
         with open(data.changes, "rb") as lines_of_changes:
             write_atomic(folder / CHANGED, lines_of_changes)
     used = np.zeros(len(data), np.bool_)
-    used[data.usable(run.recipe.tokens, stage.max_length)] = True
+    used[data.usable(TokenGrid.of(run.recipe, run.encoder).positions, stage.max_length)] = True
     if too_long := int(np.count_nonzero(~used)):
         left_out["too long"] = too_long
     used[unreadable.rows()] = False
@@ -166,14 +166,16 @@ def _tokenised(run: Run, stage: Stage, tokenizer: Any) -> TokenisedSet:
         [data.skip_broken for data in stage.data],
         live=stage.features == "live",
         how=Decoding(run.recipe.upright, run.recipe.background),
+        sized=TokenGrid.of(run.recipe, run.encoder).hide,
     )
 
 
 def _prepare(run: Run, number: int, stage: Stage, tokenizer: Any) -> Prepared:
     recipe = run.recipe
     data = _tokenised(run, stage, tokenizer)
-    usable = data.usable(recipe.tokens, stage.max_length)
-    lengths = np.minimum(data.lengths(recipe.tokens)[usable], stage.max_length)
+    grid = TokenGrid.of(recipe, run.encoder)
+    usable = data.usable(grid.positions, stage.max_length)
+    lengths = np.minimum(data.lengths(grid.positions)[usable], stage.max_length) - data.hidden(grid)[usable]
     steps = Plan.length(len(usable), stage.batch, stage.epochs, stage.steps, f"stage {number}")
     plan = Plan(lengths, stage.batch, steps, (run.seed, number))
     live = stage.features == "live"
@@ -231,10 +233,11 @@ def _train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, pr
         one.data,
         run.encoder.preprocessing if one.stage.features == "live" else features.store,
         model.config.image_token_id,
-        run.recipe.tokens,
+        model.image_tokens,
         tokenizer.pad_token_id,
         one.stage.max_length,
         one.unreadable.images,
+        model.grid,
     )
     trainer = StageTrainer(model, one.stage, args, one.plan, one.rows, collator, stage_log, progress, one.unreadable)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)

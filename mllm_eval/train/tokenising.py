@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mllm_eval.data.conversations import Conversation, ConversationSet
-from mllm_eval.decoding import Decoding, look_at_image, pixels_key
+from mllm_eval.decoding import Decoding, look_at_image, pixels_key, size_of
 from mllm_eval.errors import UserError
 from mllm_eval.prompts import IMAGE, PromptTokens, conversation_parts
 from mllm_eval.storage import FileLock, write_json
@@ -40,6 +40,7 @@ FILES: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
     "image_ends": (np.int64, ()),
     "image_digests": (np.uint8, (32,)),
     "image_stamps": (np.int64, (2,)),
+    "image_sizes": (np.int32, (2,)),
 }
 
 
@@ -76,10 +77,12 @@ def write_tokens(
     template: str,
     hashed: Decoding | None,
     usable: Callable[[Path], bool],
+    sized: Decoding | None = None,
 ) -> None:
     """Make the arrays of a folder, which appears complete or not at all; one process does, others wait for it.
 
     hashed: number each image once and hash what it shows when it is decoded so, as a feature store needs it.
+    sized: note width and height that each image has when it is decoded so; 0 where its header cannot be read.
     usable: whether what is there by now will do.
     """
     partial = folder.with_name(f".{folder.name}")
@@ -87,7 +90,7 @@ def write_tokens(
         if usable(folder):
             return
         shutil.rmtree(folder, ignore_errors=True)
-        writer = _Writer(partial, hashed)
+        writer = _Writer(partial, hashed, sized)
         try:
             for number, source in enumerate(sources):
                 _write_set(writer, number, source, tokenizer, template)
@@ -144,9 +147,9 @@ def _image(path: Path, where: str, encoded: bool) -> tuple[str, os.stat_result]:
 class _Writer:
     """The growing files of a folder. What lies behind the last note is cut away when it is opened again."""
 
-    def __init__(self, folder: Path, hashed: Decoding | None) -> None:
+    def __init__(self, folder: Path, hashed: Decoding | None, sized: Decoding | None) -> None:
         self.folder = folder
-        self.hashed = hashed
+        self.hashed, self.sized = hashed, sized
         paths = {name: folder / f"{name}.raw" for name in FILES} | {
             "left_out": folder / LEFT_OUT,
             "changes": folder / CHANGES,
@@ -242,6 +245,11 @@ class _Writer:
                 np.frombuffer(bytes.fromhex(pixels_key(Path(path).read_bytes(), self.hashed)), np.uint8),
             )
             self._put("image_stamps", (found.st_size, found.st_mtime_ns))
+        if self.sized is not None:
+            try:
+                self._put("image_sizes", size_of(Path(path), self.sized))
+            except UserError:
+                self._put("image_sizes", (0, 0))
         name = path.encode()
         self.files["image_names"].write(name)
         self.note["names"] += len(name)

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_eval.catalog import TokenGrid
 from mllm_eval.config import short_hash
 from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.data.samples import ImageRef
-from mllm_eval.decoding import PLAIN, Decoding, load_image
+from mllm_eval.decoding import PLAIN, Decoding, load_image, size_of
 from mllm_eval.storage import known_sha256, results_home
 from mllm_eval.train.tokenising import CHANGES, DONE, LEFT_OUT, Source, write_tokens
 
@@ -50,6 +51,7 @@ class TokenisedSet:
     into `images`. first_target [n]: position of a row's first target. origin [n, 2]: number of its set, and its line.
     left_out: counts of rows that were broken or excluded; `listing` names them. changed: counts of what was not
     taken as it stands in rows that are used; `changes` names them.
+    sizes [images, 2]: width and height of each, 0 where unknown; none where nothing hangs on them.
     how: how its images are decoded.
     files, budgets, broken: of each set its file, how many broken rows may be left out, and how many were.
     """
@@ -70,6 +72,7 @@ class TokenisedSet:
     changed: dict[str, int]
     changes: Path
     how: Decoding = PLAIN
+    sizes: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -83,6 +86,20 @@ class TokenisedSet:
         """Tokens of each row with its images spread out, before any cut."""
         lengths: NDArray[np.int64] = np.diff(self.offsets) + np.diff(self.image_offsets) * (image_tokens - 1)
         return lengths
+
+    def kept(self, grid: TokenGrid, images: Sequence[int]) -> NDArray[np.int64]:
+        """Rows and columns [n, 2] that are shown of those images."""
+        sizes = np.zeros((len(images), 2), np.int32) if self.sizes is None else self.sizes[np.asarray(images, np.int64)]
+        return grid.all_kept(sizes)
+
+    def hidden(self, grid: TokenGrid) -> NDArray[np.int64]:
+        """Positions of each row that no one sees: those of its images' padding."""
+        if not grid.hide or self.sizes is None:
+            return np.zeros(len(self), np.int64)
+        kept = grid.all_kept(self.sizes)
+        of_image = grid.positions - kept[:, 0] * (kept[:, 1] + grid.row_token)
+        sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(of_image[self.image_of])])
+        return np.diff(sums[self.image_offsets])
 
     def usable(self, image_tokens: int, max_length: int) -> NDArray[np.int64]:
         """The rows that have a target left after the cut to `max_length`."""
@@ -112,7 +129,8 @@ class TokenisedSet:
     def refs(self, numbers: NDArray[np.int64]) -> list[ImageRef]:
         """Those images, for extraction."""
         chosen = [self.images[number] for number in numbers]
-        return [ImageRef(sha, partial(load_image, Path(path), self.how)) for path, sha in chosen]
+        paths, how = [(Path(path), sha) for path, sha in chosen], self.how
+        return [ImageRef(sha, partial(load_image, at, how), partial(size_of, at, how)) for at, sha in paths]
 
 
 def tokenise(
@@ -123,22 +141,25 @@ def tokenise(
     budgets: Sequence[int] = (),
     live: bool = False,
     how: Decoding = PLAIN,
+    sized: bool = False,
 ) -> TokenisedSet:
     """The rows of all sets in order, from the cache where it has them (results/tokens/<key>).
 
     budgets: how many broken rows of each set may be left out (none). live: do not hash the images' bytes, whose
-    features no store will hold. how: how the images are decoded. Killed and called again, it goes on where it was.
+    features no store will hold. how: how the images are decoded. sized: read the images' sizes. Killed and called
+    again, it goes on where it was.
     Raises UserError naming file and line of a broken row, and the image file a row names and that is missing.
     """
     allowed = list(budgets) or [0] * len(sets)
     sources = [Source(one, budget) for one, budget in zip(sets, allowed, strict=True)]
-    folder = results_home() / "tokens" / _key(sources, tokenizer_digest, template, None if live else how)
+    hashed, measured = None if live else how, how if sized else None
+    folder = results_home() / "tokens" / _key(sources, tokenizer_digest, template, hashed, measured)
 
     def usable(made: Path) -> bool:
         return (made / DONE).is_file() and (live or _fresh(made))
 
     if not usable(folder):
-        write_tokens(folder, sources, tokenizer, template, None if live else how, usable)
+        write_tokens(folder, sources, tokenizer, template, hashed, usable, measured)
     arrays = {
         name: np.load(folder / f"{name}.npy", mmap_mode="r")
         for name in ("ids", "targets", "offsets", "image_offsets", "image_of", "first_target", "origin")
@@ -154,12 +175,15 @@ def tokenise(
         budgets=tuple(allowed),
         broken=tuple(done["broken"].get(str(number), 0) for number in range(len(sets))),
         how=how,
+        sizes=np.load(folder / "image_sizes.npy", mmap_mode="r") if sized else None,
         changed=done["changed"],
         changes=folder / CHANGES,
     )
 
 
-def _key(sources: Sequence[Source], tokenizer_digest: str, template: str, hashed: Decoding | None) -> str:
+def _key(
+    sources: Sequence[Source], tokenizer_digest: str, template: str, hashed: Decoding | None, measured: Decoding | None
+) -> str:
     parts: dict[str, Any] = {
         "version": VERSION,
         "template": template,
@@ -167,6 +191,7 @@ def _key(sources: Sequence[Source], tokenizer_digest: str, template: str, hashed
         "live": hashed is None,
         # Where images are not hashed, tokens do not hang on how they are decoded.
         **({} if hashed is None else {"pixels": hashed}),
+        **({} if measured is None else {"sizes": measured}),
         "sets": [
             [
                 known_sha256(one.rows.path),

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from mllm_eval.catalog import TokenGrid
 from mllm_eval.config import load
 from mllm_eval.data.rowcounts import row_counts
 from mllm_eval.errors import UserError
@@ -38,7 +39,7 @@ def run_page(entry: Entry, out: Path) -> str:
                         f"supervision: {encoder.facts.supervision}"),
         ("LLM", f"{config.llm.name}, {config.llm.params:,} parameters"),
         ("Recipe", f"{config.recipe.name}, {config.recipe.hash}; template {config.recipe.template}, "
-                   f"{config.recipe.tokens} visual tokens, {config.recipe.dtype}"),
+                   f"{config.recipe.tokens} visual tokens{_shown(config)}, {config.recipe.dtype}"),
         ("Seed", str(config.seed)),
         ("Weights", ", ".join(f"{part} {digest[:16]}" for part, digest in config.weights.items())),
     ])  # fmt: skip
@@ -54,6 +55,13 @@ def run_page(entry: Entry, out: Path) -> str:
         _world(record.folder),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _shown(config: RunConfig) -> str:
+    grid = TokenGrid.of(config.recipe, config.encoder)
+    return (" with a row token behind each row" if grid.row_token else "") + (
+        " without those of the padding" if grid.hide else ""
+    )
 
 
 def _scores(entry: Entry) -> str:
