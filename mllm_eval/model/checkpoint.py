@@ -120,7 +120,8 @@ def make_processor(config: VLMConfig, tokenizer: Any) -> VLMProcessor:
     """The processor that belongs to a model."""
     facts = Encoder.model_validate(config.encoder)
     images = VLMImageProcessor(facts=facts.preprocessing.model_dump(mode="json"))
-    return VLMProcessor(images, tokenizer, tokens=config.tokens, chat_template=chat_template(config.template))
+    jinja = chat_template(config.template)
+    return VLMProcessor(images, tokenizer, tokens=config.tokens, chat_template=jinja, template=config.template)
 
 
 def save_checkpoint(

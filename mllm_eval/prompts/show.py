@@ -18,6 +18,12 @@ from mllm_eval.prompts.render import render, template_named
 from mllm_eval.storage import iter_jsonl
 
 
+def begin_words(template: str) -> str:
+    """What the tokenizer puts in front of every prompt of a template, in words; "" where the template writes it all."""
+    mark = template_named(template).begin_of_tokenizer
+    return f"{mark} stands in front of each prompt: the tokenizer's own begin token, which it adds once" if mark else ""
+
+
 def show_prompts(
     benchmark: str,
     records: Path | None = None,
