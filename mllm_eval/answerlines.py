@@ -17,10 +17,10 @@ from mllm_eval.shelf import read_at
 class Answer:
     """What the model said to one sample, raw.
 
-    `prompt` and each of `images` are the first 16 hex digits of a sha256: of the rendered prompt's text and
-    of the image's bytes. `tokens_in` counts text and image tokens of the prompt, `tokens_out` the generated
-    ones with the end token. `state` is `error` where no answer could be made; `reason` then says why and
-    `text` is empty.
+    `prompt` and each of `images` are the first 16 hex digits of a sha256: of the rendered prompt's text, with a note
+    where the question holds control marks of its own, and of the image's bytes. `tokens_in` counts text and image
+    tokens of the prompt, `tokens_out` the generated ones with the end token. `state` is `error` where no answer could
+    be made; `reason` then says why and `text` is empty.
     """
 
     id: str

@@ -33,6 +33,7 @@ class Fake(ThreadingHTTPServer):
     def __init__(self, llm: Any, told: bool = True) -> None:
         super().__init__(("127.0.0.1", 0), Answering)
         self.llm, self.told = llm, told
+        self.models: Any = [{"id": "held"}]
         self.bodies: list[dict[str, Any]] = []
         self.script: list[int] = []
         self.lock = threading.Lock()
@@ -61,7 +62,7 @@ class Answering(BaseHTTPRequestHandler):
     server: Fake
 
     def do_GET(self) -> None:
-        self.reply(200, {"data": [{"id": "held"}]})
+        self.reply(200, {"data": self.server.models})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -131,6 +132,39 @@ def test_a_broken_image_fails_its_samples_and_is_not_sent(held: tuple[Tiny, Fake
     failed = [one.id for one in found if one.state == "error"]
     assert failed == [one.id for one in mixed_samples() if any(image.sha256 == "image1" for image in one.images)]
     assert len(fake.bodies) == len(found) - len(failed)
+
+
+def test_a_question_beyond_the_servers_positions_is_not_sent(held: tuple[Tiny, Fake], tmp_path: Path) -> None:
+    model, fake = held
+    samples = mixed_samples()
+    whole = answers_of(model, samples, tmp_path / "whole.jsonl", engine=a_server(fake))
+    longest, limit = max(one.tokens_in for one in whole), max(one.tokens_in for one in whole) + 11
+    fake.bodies.clear()
+    fake.models = [{"id": "held", "max_model_len": limit}]
+    found = answers_of(model, samples, tmp_path / "s.jsonl", engine=a_server(fake))
+    left_out = {one.id for one in whole if one.tokens_in == longest}
+    assert {one.id for one in found if one.state == "error"} == left_out
+    reason = f"does not fit the LLM: {longest} tokens and up to 12 of an answer, {limit} positions"
+    assert {one.reason for one in found if one.state == "error"} == {reason}
+    kept = [one for one in whole if one.id not in left_out]
+    assert [one for one in found if one.state == "ok"] == kept and len(fake.bodies) == len(kept) > 0
+
+
+@pytest.mark.parametrize(
+    ("models", "positions"),
+    [
+        ([{"id": "held", "max_model_len": 40}], 40),
+        ([{"id": "held"}], None),
+        ([{"id": "held", "max_model_len": "40"}], None),
+        ([], None),
+        (["held"], None),
+        (None, None),
+    ],
+)
+def test_what_a_server_says_of_its_positions(held: tuple[Tiny, Fake], models: Any, positions: int | None) -> None:
+    _, fake = held
+    fake.models = models
+    assert a_server(fake).positions == positions
 
 
 def test_a_busy_server_is_asked_again_and_a_refusing_one_is_told_of(held: tuple[Tiny, Fake], tmp_path: Path) -> None:

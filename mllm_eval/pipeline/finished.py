@@ -10,8 +10,10 @@ from mllm_eval.adapters import weights_folder
 from mllm_eval.answers import Journal
 from mllm_eval.catalog.subset import size_of_table, sized
 from mllm_eval.environment import device, repeatable
+from mllm_eval.errors import UserError
 from mllm_eval.finished import Dtype, Finished
 from mllm_eval.generate.finished import answer_finished, pending_finished
+from mllm_eval.generate.positions import positions_in
 from mllm_eval.pipeline.answering import titled
 from mllm_eval.pipeline.asked import asked_benchmarks, rules_asked
 from mllm_eval.pipeline.flow import working
@@ -96,7 +98,18 @@ def evaluate_finished(
 
 def _open(model: Finished, samples: Sequence[Sample], journal: Journal, limit: int) -> bool:
     journal.hold_to(limit)
-    return not journal.complete or bool(pending_finished(samples, journal, model.overruled))
+    if not journal.complete:
+        return True
+    longest = _positions(model)
+    return bool(pending_finished(samples, journal, model.overruled, longest and longest - limit))
+
+
+def _positions(model: Finished) -> int | None:
+    try:
+        return positions_in(weights_folder(model.weights))
+    except UserError:
+        # Not on this machine: what was asked before is all there is to say.
+        return None
 
 
 class _Loaded:

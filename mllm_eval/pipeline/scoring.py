@@ -19,6 +19,8 @@ from mllm_eval.storage import read_json, sha256_file, write_json, write_jsonl
 
 # Of a run's folder: in which state of its data each benchmark and variant was scored.
 SETTLED = "settled.json"
+# How it is told which answers hold. Of a run that was settled by other means the samples are looked at once.
+ASKED = "2"
 
 
 class States:
@@ -52,7 +54,8 @@ def settled(run: RunFolder, benchmark: Benchmark, variant: str, states: States) 
     if not all(one is not None and one.get("n_failed") == 0 for one in found):
         return False
     noted = _noted(run).get(_name(benchmark, variant))
-    return noted is not None and noted == states.of(benchmark, variant)
+    state = states.of(benchmark, variant)
+    return noted is not None and state is not None and noted == f"{ASKED}.{state}"
 
 
 def scored(run: RunFolder, benchmark: Benchmark, variant: str, samples: Sequence[Sample], states: States) -> bool:
@@ -82,8 +85,8 @@ def _noted(run: RunFolder) -> dict[str, str]:
 def _note(run: RunFolder, benchmark: Benchmark, variant: str, states: States) -> None:
     noted, name = _noted(run), _name(benchmark, variant)
     state = states.of(benchmark, variant)
-    if state is not None and noted.get(name) != state:
-        write_json(run.folder / SETTLED, {**noted, name: state})
+    if state is not None and noted.get(name) != (now := f"{ASKED}.{state}"):
+        write_json(run.folder / SETTLED, {**noted, name: now})
 
 
 def _summaries(run: RunFolder, benchmark: Benchmark, variant: str) -> list[dict[str, Any] | None]:
