@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import made_runs
 import pytest
 
 from mllm_eval.answers import Answer, Journal
 from mllm_eval.catalog import load_recipe
+from mllm_eval.config import short_hash
 from mllm_eval.data.samples import ImageRef, Sample
-from mllm_eval.generate.asking import Asked, is_open, key_of, pending, shared_answers
+from mllm_eval.errors import UserError
+from mllm_eval.finished import unreadable
+from mllm_eval.generate.asking import Asked, is_open, key_of, outdated, outdated_words, pending, shared_answers
 from mllm_eval.generate.finished import _key, pending_finished
 from mllm_eval.generate.positions import positions_in
+from mllm_eval.pipeline import flow
+from mllm_eval.pipeline.ledger import Ledger
+from mllm_eval.pipeline.reporter import Silent
 from mllm_eval.prompts import marks_of, may_hold_marks, render, unmarked
-from mllm_eval.run import Run
+from mllm_eval.results import read_run
+from mllm_eval.run import Run, saved_runs
 from mllm_eval.storage import read_jsonl
 
 # Prompts of the miniature's benchmarks with the keys that their answers were journalled under before control marks in
@@ -95,6 +106,48 @@ def test_a_run_on_other_tokens_is_another_run() -> None:
     dumped = vicuna.model_dump(mode="json", exclude={"assumptions", "llm", "seed"})
     # `dumped` is what the hash was made of when vicuna_v1 had no begin token.
     assert vicuna.identity() == {**dumped, "template_tokens": 2}
+
+
+def test_a_run_trained_on_other_tokens_is_told_and_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path))
+    recipe = made_runs.recipe()
+    assert Run(made_runs.encoder(), recipe, made_runs.llm(), 0, {"encoder": "e"}).earlier_hashes() == []
+    vicuna = recipe.model_copy(update={"template": "vicuna_v1"})
+    run = Run(made_runs.encoder(), vicuna, made_runs.llm(), 0, {"encoder": "e"})
+    dumped = vicuna.model_dump(mode="json", exclude={"assumptions", "llm", "seed"})
+    # What an earlier version called it.
+    (old,) = run.earlier_hashes()
+    assert old == short_hash({**run.identity(), "recipe": dumped}) != run.hash
+    run.prepare()
+    made_runs.write_scores(run, "gqa", [{"id": "1", "group": "1", "cluster": "1", "score": 1}])
+    shutil.copytree(run.folder, run.folder.with_name(old))
+    assert [one.hash for one in saved_runs()] == [run.hash]
+    said = f"trained it on other tokens of the template vicuna_v1; .* as run {run.hash}"
+    assert set(unreadable()) == {old} and re.search(said, unreadable()[old])
+    with pytest.raises(UserError, match=said):
+        read_run(run.folder.with_name(old))
+    assert read_run(run.folder).hash == run.hash
+    told: list[str] = []
+    trained: list[str] = []
+    monkeypatch.setattr(flow, "train", lambda run, *_: trained.append(run.hash))
+    ledger = Ledger(run.folder, SimpleNamespace(say=told.append, step=Silent().step))
+    flow._train(run, ledger)
+    assert told == [f"run {old} learnt other tokens of the template vicuna_v1: trained again"]
+    assert trained == [run.hash]
+
+
+def test_answers_that_count_no_more_are_counted(tmp_path: Path) -> None:
+    asked = [
+        replace(sample("What is 1?"), id="1"),
+        replace(sample("Is </s> 2?"), id="2"),
+        replace(sample("3?"), id="3"),
+    ]
+    journal = Journal(tmp_path / "a.jsonl")
+    assert outdated(["1"], journal) == 0
+    journal.append([Answer("1", *key_of(asked[0], "llama_3"), "red", 9, 2), Answer("2", "0" * 16, (), "red", 9, 2)])
+    left = pending(asked, "llama_3", journal)
+    assert (left, outdated(left, journal)) == (["2", "3"], 1)
+    assert outdated_words("mme", 1200).startswith("mme: 1,200 of its answers are to another prompt")
 
 
 def test_marks_are_those_of_tokenizer_template_and_processor() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -33,6 +34,7 @@ from mllm_eval.generate.sharing import Share
 from mllm_eval.model import assemble, load_checkpoint, load_llm_model, load_tokenizer, save_checkpoint
 from mllm_eval.model.export import export_llava
 from mllm_eval.pipeline.finished import evaluate_finished
+from mllm_eval.pipeline.reporter import Silent
 from mllm_eval.prompts import PromptTokens, prompt_parts, render
 from mllm_eval.report import comparison
 from mllm_eval.storage import read_json, read_jsonl
@@ -423,7 +425,9 @@ def test_a_finished_run_with_answers_beyond_the_positions_is_open(home: Path, tm
     assert model.hash != before.hash
     shutil.copytree(before.folder / "answers", model.folder / "answers")
     assert {one.state for one in read_answers(model.answers_path("easy_vqa"))} == {"ok"}
-    assert ask(folder) == model
+    told: list[str] = []
+    assert ask(folder, reporter=SimpleNamespace(say=told.append, step=Silent().step)) == model
+    assert any("easy_vqa: 9 of its answers are to another prompt" in line and "asked again" in line for line in told)
     assert {one.state for one in read_answers(model.answers_path("easy_vqa"))} == {"error"}
 
 

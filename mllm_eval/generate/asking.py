@@ -47,6 +47,19 @@ def pending(samples: Sequence[Sample], template: str, journal: Journal, room: in
     return [sample.id for sample in samples if not _settled(done.get(sample.id), sample, template, room)]
 
 
+def outdated(ids: Iterable[str], journal: Journal) -> int:
+    """How many of these samples, which are pending, have an answer all the same: one that counts no more."""
+    done = journal.done()
+    found = (done.get(name) for name in ids) if len(done) else ()
+    return sum(one is not None and one.state == "ok" for one in found)
+
+
+def outdated_words(name: str, count: int) -> str:
+    """What is said of answers that count no more."""
+    why = "to another prompt, other tokens or another image, or beyond the model's positions"
+    return f"{name}: {count:,} of its answers are {why}; asked again"
+
+
 def shared_answers(
     samples: Sequence[Sample], template: str, journals: Sequence[Journal], room: int | None = None
 ) -> list[Answer]:

@@ -14,6 +14,7 @@ from mllm_eval.catalog.subset import parted
 from mllm_eval.data.samples import ImageRef, Sample, Shown
 from mllm_eval.environment import device, repeatable
 from mllm_eval.generate import Asked, Limits, Share, answer_many, is_open, pending, shared_answers, together
+from mllm_eval.generate.asking import outdated, outdated_words
 from mllm_eval.generate.positions import positions_in
 from mllm_eval.pipeline.ledger import Ledger, Part
 from mllm_eval.pipeline.processes import decided, encode
@@ -86,6 +87,8 @@ class Respondent:
         if not opened:
             return
         self._share_answers(opened, share)
+        if not share.rank:
+            self._tell_outdated([*opened])
         # One rank's answers may be there before another looks.
         left = decided(lambda: any(self._pending(asked) for asked in opened))
         model = self.model if left else None
@@ -141,6 +144,13 @@ class Respondent:
 
     def _pending(self, asked: Asked) -> bool:
         return bool(pending(asked.samples, self.run.recipe.template, asked.journal, asked.room))
+
+    def _tell_outdated(self, opened: Sequence[Asked]) -> None:
+        for asked in opened:
+            if len(asked.journal.done()):
+                ids = pending(asked.samples, self.run.recipe.template, asked.journal, asked.room)
+                if count := outdated(ids, asked.journal):
+                    self.ledger.reporter.say(outdated_words(asked.name, count))
 
     @contextmanager
     def _step(self, part: Mapping[Asked, tuple[Benchmark, str]], which: str, share: Share) -> Iterator[Progress]:
