@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from mllm_eval.errors import UserError
 from mllm_eval.shelf import read_at
+from mllm_eval.storage import unique_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +176,10 @@ _TYPES: dict[str, type] = {
 def _parse(path: Path, number: int, line: bytes) -> Answer:
     mend = "remove the line and run again"
     try:
-        row: Any = json.loads(line)
-    except ValueError:
-        raise UserError(f"{path}:{number}: not a line of JSON; {mend}") from None
+        row: Any = json.loads(line, object_pairs_hook=unique_fields)
+    except ValueError as problem:
+        said = problem if type(problem) is ValueError else "not a line of JSON"
+        raise UserError(f"{path}:{number}: {said}; {mend}") from None
     if not isinstance(row, dict) or set(row) != set(_TYPES):
         raise UserError(f"{path}:{number}: an answer has exactly the fields {', '.join(_TYPES)}; {mend}")
     for name, kind in _TYPES.items():

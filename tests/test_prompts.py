@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+from pathlib import Path
 
+import pytest
+from typer.testing import CliRunner
+
+from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
 from mllm_eval.prompts import TEMPLATES, conversation, render
+from mllm_eval.prompts.show import show_prompts
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -30,3 +36,29 @@ def test_meta_template_has_no_system_prompt_unless_given() -> None:
 def test_an_unknown_template_names_the_nearest() -> None:
     with pytest.raises(UserError, match="llama_3"):
         render("llama3", "Hi", 0)
+
+
+@pytest.mark.parametrize(("template", "begin"), [("vicuna_v1", "<s> stands in front of each prompt"), ("llama_3", "")])
+def test_the_command_says_what_the_tokenizer_puts_in_front(template: str, begin: str, tmp_path: Path) -> None:
+    records = tmp_path / "records.jsonl"
+    records.write_text(json.dumps({"record": {"question": "Is it red?", "image": None}}) + "\n")
+    shown = CliRunner().invoke(app, ["prompt", "mme", "--records", str(records), "--template", template])
+    assert shown.exit_code == 0, shown.output
+    assert shown.stderr.startswith(begin) and bool(shown.stderr) is bool(begin)
+    (line,) = shown.stdout.splitlines()
+    assert json.loads(line).keys() == {"prompt"} and "<s>" not in line
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ('{"question": "A?", "image": null, "question": "B?"}', ":2: field 'question' is there twice"),
+        ('{"Question": "A?", "Options": "(a) b", "question": "B?"}', ":2: column 'question' is there twice .as 'Quest"),
+    ],
+)
+def test_a_record_that_names_a_field_twice_is_refused(record: str, said: str, tmp_path: Path) -> None:
+    records = tmp_path / "records.jsonl"
+    whole = json.dumps({"record": {"Index": 1, "Question": "Is it red?", "Options": "(a) yes (b) no"}})
+    records.write_text(f'{whole}\n{{"record": {record}}}\n')
+    with pytest.raises(UserError, match=f"records.jsonl{said}"):
+        list(show_prompts("mmvp", records))

@@ -61,6 +61,7 @@ def mme(id_: str, image: str, gold: str, prediction: str | None) -> dict[str, An
         ([line("a", "14"), '["b"]'], r"jsonl:2: expected an object, found list"),
         ([line("a", "14"), b"\xff\xfe"], "jsonl:2: not UTF-8"),
         (['{"id": "a", "prediction": "1", "prediction": "2"}'], "jsonl:1: .*field 'prediction' is there twice"),
+        (['{"id": "a", "record": {"answer": "1", "answer": "2"}, "prediction": "1"}'], "'answer' is there twice"),
         ([{**line("a", "14"), "id": ""}], "jsonl:1: field 'id' is ''; an id is text"),
         (['{"id": "\\ud800", "prediction": "1"}'], "jsonl:1: field 'id' is .*can be written"),
         (['{"id": "a", "prediction": Infinity}'], "jsonl:1: field 'prediction' is float, expected a string"),

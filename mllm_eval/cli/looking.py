@@ -157,11 +157,16 @@ def prompt(
 ) -> None:
     """Print the prompts that a benchmark's records become, one a record, as JSON lines.
 
+    Where a template wants the tokenizer's own begin token in front of them, a line beside them says which.
+
     \b
       mllm-eval prompt mme | head -1
     """
-    from mllm_eval.prompts.show import show_prompts
+    from mllm_eval.prompts.show import begin_words, show_prompts
 
+    if said := begin_words(template):
+        # Beside the lines, which hold what the template writes, byte for byte.
+        print(said, file=sys.stderr)
     for line in show_prompts(benchmark, records, template, data, variant):
         print(line)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import Benchmark
+from mllm_eval.data.columns import named_columns
 from mllm_eval.data.readers import Reading
 from mllm_eval.data.settings import settings_of
 from mllm_eval.data.snapshots import load_samples, reader_of
@@ -56,6 +57,7 @@ def read_record(benchmark: Benchmark, record: Mapping[str, Any], where: str, var
     """What the benchmark's reader makes of a record that came from a file."""
     from mllm_eval.data.snapshots import read_row
 
-    named = {benchmark.aliases.get(key, key): value for key, value in record.items()}
+    names = named_columns(record, benchmark.aliases, where)
+    named = {name: record[own] for name, own in names.items()}
     read = reader_of(benchmark)
     return read_row(read, Row(where, named, {}), settings_of(benchmark, read, benchmark.variant(variant).settings))
