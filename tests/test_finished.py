@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -429,6 +430,28 @@ def test_a_finished_run_with_answers_beyond_the_positions_is_open(home: Path, tm
     assert ask(folder, reporter=SimpleNamespace(say=told.append, step=Silent().step)) == model
     assert any("easy_vqa: 9 of its answers are to another prompt" in line and "asked again" in line for line in told)
     assert {one.state for one in read_answers(model.answers_path("easy_vqa"))} == {"error"}
+
+
+def test_empty_answers_are_counted_and_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ask(home / "llava", batch=2)
+    path, summary = model.answers_path("easy_vqa"), model.summary_path("easy_vqa", "cambrian")
+    assert read_json(summary)["n_empty"] == sum(not one.text for one in read_answers(path)) == 0
+    lines = read_jsonl(path)
+    for line in lines[:2]:
+        line["text"] = ""
+    # Failed: no answer at all.
+    lines[2] |= {"text": "", "state": "error", "reason": "does not fit the LLM"}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ask(home / "llava", batch=2)
+    found = read_json(summary)
+    assert (found["n"], found["n_failed"], found["n_empty"]) == (QUESTIONS, 1, 2)
+    shown = CliRunner().invoke(app, ["show", model.hash], env={"COLUMNS": "2000"}).stdout
+    assert "empty" in shown and re.search(rf"easy_vqa.* {QUESTIONS} +1 +\d+ +2 ", shown)
+    # A summary of a version that did not count them is made again, without asking.
+    summary.write_text(json.dumps({key: value for key, value in found.items() if key != "n_empty"}))
+    monkeypatch.setattr("mllm_eval.generate.finished.FinishedModel.__init__", None)
+    ask(home / "llava", batch=2)
+    assert read_json(summary) == found
 
 
 @pytest.mark.parametrize(

@@ -114,11 +114,13 @@ def show(
     for variant in scored_variants(found.folder, rules):
         sheet = Table(title=f"{rules} rules, {variant}", box=SIMPLE_HEAD, pad_edge=False)
         words = ("benchmark", "version", "hash")
-        for name in ("benchmark", "value", "chance", "n", "failed", "unparsed", "version", "hash"):
+        for name in ("benchmark", "value", "chance", "n", "failed", "unparsed", "empty", "version", "hash"):
             sheet.add_column(name, justify="left" if name in words else "right", no_wrap=True)
         own = summaries(found.folder, rules, variant)
         for name, summary in own.items():
-            numbers = (_cell(summary[key]) for key in ("value", "chance", "n", "n_failed", "n_unparsed"))
+            numbers = (
+                _cell(summary.get(key, "?")) for key in ("value", "chance", "n", "n_failed", "n_unparsed", "n_empty")
+            )
             version = summary["protocol"].rpartition(".")[2]
             sheet.add_row(name, *numbers, version, summary["protocol_hash"])
         console.print(sheet)

@@ -105,7 +105,8 @@ def _summaries(run: RunFolder, benchmark: Benchmark, variant: str) -> list[dict[
             summary = read_json(path)
         except UserError:
             continue
-        same = isinstance(summary, dict) and summary.get("answers") == digest
+        # Versions that did not count empty answers left none.
+        same = isinstance(summary, dict) and summary.get("answers") == digest and "n_empty" in summary
         if same and summary.get("protocol_hash") == protocol_hash(benchmark, rules, variant):
             found[-1] = summary
     return found
@@ -122,13 +123,15 @@ def score_answers(
     Raises:
         UserError: the answers are not those to these samples, or the scorer fails.
     """
-    from mllm_eval.score import score_samples, summarize
+    from mllm_eval.score import count_empty, score_samples, summarize
 
     path = run.answers_path(benchmark.name, answers_variant(benchmark, variant, run.data))
     predictions = _Predictions(open_answers(path))
-    digest = sha256_file(path)
+    digest, empty = sha256_file(path), count_empty(predictions.values())
     by_rules = {rules: score_samples(benchmark, rules, samples, predictions) for rules in benchmark.rules}
-    found = {rules: summarize(benchmark, rules, samples, scores, variant) for rules, scores in by_rules.items()}
+    found = {
+        rules: summarize(benchmark, rules, samples, scores, variant, empty=empty) for rules, scores in by_rules.items()
+    }
     contents = Shelf(map(content_of, samples))
     for rules, scores in by_rules.items():
         lines = (

@@ -10,7 +10,7 @@ from mllm_eval.report.evidence import Scored, read_variants
 from mllm_eval.report.table import Cell, Column, Row, Table, score_cell
 from mllm_eval.report.words import title
 
-COUNTS = {"n": "n", "n_failed": "failed", "n_unparsed": "unparsed"}
+COUNTS = {"n": "n", "n_failed": "failed", "n_unparsed": "unparsed", "n_empty": "empty"}
 
 
 def details_table(
@@ -23,7 +23,9 @@ def details_table(
     """
     scored = read_variants(runs, rules, variants)
     value, chance = Column("value", "Value", decimals=decimals), Column("chance", "Chance", decimals=decimals)
-    counts = [Column(key, heading, decimals=0) for key, heading in COUNTS.items()]
+    # Scores of earlier versions did not count empty answers.
+    known = {key for run in scored for summary in run.summaries.values() for key in summary}
+    counts = [Column(key, heading, decimals=0) for key, heading in COUNTS.items() if key in known]
     protocol, digest = Column("protocol", "Protocol", text=True), Column("protocol_hash", "Hash", text=True)
     shown = (value, chance, *counts, protocol, digest)
     rows = [
@@ -32,8 +34,8 @@ def details_table(
         for name in [*run.benchmarks, *(other for other in run.summaries if other not in run.benchmarks)]
     ]
     notes = (
-        "failed: no answer, counts nowhere; unparsed: scored, but nothing could be read. Chance: guessing without "
-        "the image, on the value's own scale.",
+        "failed: no answer, counts nowhere; unparsed: scored, but nothing could be read; empty: answers without a "
+        "character, scored as well. Chance: guessing without the image, on the value's own scale.",
     )
     return Table("details", f"Behind each cell: {rules} rules", shown, tuple(rows), notes)
 
@@ -41,7 +43,9 @@ def details_table(
 def _row(run: Scored, label: str, name: str, shown: Sequence[Column]) -> Row:
     summary = run.summaries[name]
     cells = {
-        column.key: Cell(str(summary[column.key])) if column.text else score_cell(_number(summary[column.key]), column)
+        column.key: Cell(str(summary[column.key]))
+        if column.text
+        else score_cell(_number(summary.get(column.key)), column)
         for column in shown
     }
     facts = {"run": run.record.hash, "rules": run.rules, "variant": run.variant}
