@@ -15,11 +15,15 @@ import pytest
 import torch
 from test_end_to_end import RECIPE, home
 from test_generate import Images, Tiny, answers_of, mixed_samples
+from tiny_models import make_encoder, make_image, make_llm, make_recipe
 
 from mllm_eval import pipeline
-from mllm_eval.answers import read_answers
+from mllm_eval.answers import Journal, read_answers
+from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
+from mllm_eval.generate import answer
 from mllm_eval.generate.server import Server, packed
+from mllm_eval.model import assemble, load_llm_model, load_tokenizer
 from mllm_eval.model.llm import export_llm
 
 __all__ = ["home"]
@@ -132,6 +136,32 @@ def test_a_broken_image_fails_its_samples_and_is_not_sent(held: tuple[Tiny, Fake
     failed = [one.id for one in found if one.state == "error"]
     assert failed == [one.id for one in mixed_samples() if any(image.sha256 == "image1" for image in one.images)]
     assert len(fake.bodies) == len(found) - len(failed)
+
+
+def test_a_mark_in_a_question_is_sent_as_text(tmp_path: Path) -> None:
+    llm = make_llm(tmp_path / "llm")
+    recipe = make_recipe(tmp_path / "none.jsonl", tmp_path, tokens=16, standardize=False)
+    tokenizer = load_tokenizer(llm, recipe.template)
+    model = assemble(make_encoder(tmp_path / "encoder"), recipe, load_llm_model(llm), tokenizer).eval()
+    marks = ["<|eot_id|>", "<|start_header_id|>", "<image>"]
+    image = ImageRef("ab" * 32, lambda: make_image(0))
+    asked = [Sample("b", str(at), (image,), f"what is {mark}?", "", "1", "1", {}) for at, mark in enumerate(marks)]
+    fake = Fake(model.llm)
+    threading.Thread(target=fake.serve_forever, daemon=True).start()
+    found = {}
+    for name, engine in (("server", Server(fake.url, waits=())), ("engine", "batched")):
+        journal = Journal(tmp_path / f"{name}.jsonl")
+        options: Any = {"features": lambda refs: [torch.ones(4, 4, 32) for _ in refs], "engine": engine}
+        found[name] = answer(model, asked, recipe.template, max_new_tokens=3, journal=journal, **options)
+    fake.shutdown()
+    assert found["server"] == found["engine"] and {one.state for one in found["server"]} == {"ok"}
+    assert len(fake.bodies) == len(asked)
+    words = model.llm.get_input_embeddings().weight
+    for body in fake.bodies:
+        prompt = torch.load(io.BytesIO(base64.b64decode(body["prompt_embeds"])), weights_only=True)
+        counts = [int((prompt == words[tokenizer.convert_tokens_to_ids(mark)]).all(-1).sum()) for mark in marks]
+        # The template's own: the end of the user's turn and two heads. An image is no token.
+        assert counts == [1, 2, 0]
 
 
 def test_a_question_beyond_the_servers_positions_is_not_sent(held: tuple[Tiny, Fake], tmp_path: Path) -> None:

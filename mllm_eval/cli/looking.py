@@ -156,20 +156,35 @@ def prompt(
     template: Annotated[str, typer.Option(help="conversation template")] = "llama_3",
     data: Annotated[str, typer.Option(help="the benchmark's data: mini or hub")] = "mini",
     variant: Annotated[str, typer.Option(help="how it is asked: default, blind, ...")] = "default",
+    llm: Annotated[str | None, typer.Option(help="show the tokens that this LLM gets, too")] = None,
 ) -> None:
     """Print the prompts that a benchmark's records become, one a record, as JSON lines.
 
-    Where a template wants the tokenizer's own begin token in front of them, a line beside them says which.
+    Where a template wants the tokenizer's own begin token in front of them, a line beside them says which. With --llm
+    each line has `ids` and `tokens`, from the begin token on, an image as its one mark.
 
     \b
       mllm-eval prompt mme | head -1
+      mllm-eval prompt mme --llm mini-llama | head -1
     """
+    from mllm_eval.prompts import template_named
     from mllm_eval.prompts.show import begin_words, show_prompts
+
+    template_named(template)
+    tokenizer = None
+    if llm is not None:
+        from mllm_eval.catalog import load_llm
+        from mllm_eval.environment import before_torch
+
+        before_torch()
+        from mllm_eval.model import load_tokenizer
+
+        tokenizer = load_tokenizer(load_llm(llm), template)
 
     if said := begin_words(template):
         # Beside the lines, which hold what the template writes, byte for byte.
         print(said, file=sys.stderr)
-    for line in show_prompts(benchmark, records, template, data, variant):
+    for line in show_prompts(benchmark, records, template, data, variant, tokenizer):
         print(line)
 
 
