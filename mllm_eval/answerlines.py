@@ -11,16 +11,17 @@ from typing import Any, Literal
 
 from mllm_eval.errors import UserError
 from mllm_eval.shelf import read_at
+from mllm_eval.storage import unique_fields
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What the model said to one sample, raw.
 
-    `prompt` and each of `images` are the first 16 hex digits of a sha256: of the rendered prompt's text and
-    of the image's bytes. `tokens_in` counts text and image tokens of the prompt, `tokens_out` the generated
-    ones with the end token. `state` is `error` where no answer could be made; `reason` then says why and
-    `text` is empty.
+    `prompt` and each of `images` are the first 16 hex digits of a sha256: of the rendered prompt's text, with a note
+    where the question holds control marks of its own, and of the image's bytes. `tokens_in` counts text and image
+    tokens of the prompt, `tokens_out` the generated ones with the end token. `state` is `error` where no answer could
+    be made; `reason` then says why and `text` is empty.
     """
 
     id: str
@@ -175,9 +176,10 @@ _TYPES: dict[str, type] = {
 def _parse(path: Path, number: int, line: bytes) -> Answer:
     mend = "remove the line and run again"
     try:
-        row: Any = json.loads(line)
-    except ValueError:
-        raise UserError(f"{path}:{number}: not a line of JSON; {mend}") from None
+        row: Any = json.loads(line, object_pairs_hook=unique_fields)
+    except ValueError as problem:
+        said = problem if type(problem) is ValueError else "not a line of JSON"
+        raise UserError(f"{path}:{number}: {said}; {mend}") from None
     if not isinstance(row, dict) or set(row) != set(_TYPES):
         raise UserError(f"{path}:{number}: an answer has exactly the fields {', '.join(_TYPES)}; {mend}")
     for name, kind in _TYPES.items():

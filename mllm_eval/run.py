@@ -116,6 +116,7 @@ class Run(RunFolder):
         """
         config = load(folder / "config.yaml", RunConfig)
         run = cls(config.encoder, config.recipe, config.llm, config.seed, config.weights)
+        run.refuse_earlier_tokens(folder)
         if run.hash != folder.name:
             raise UserError(
                 f"{folder / 'config.yaml'}: describes run {run.hash}, not {folder.name}: it was edited, or "
@@ -137,6 +138,27 @@ class Run(RunFolder):
     def hash(self) -> str:
         """12 hex digits."""
         return short_hash(self.identity())
+
+    def earlier_hashes(self) -> list[str]:
+        """The hashes that this run had while its template's prompts became other tokens, the latest first."""
+        own = self.identity()
+        recipe = {key: value for key, value in own["recipe"].items() if key != "template_tokens"}
+        versions = range(own["recipe"].get("template_tokens", 1) - 1, 0, -1)
+        marks: list[dict[str, int]] = [{} if one == 1 else {"template_tokens": one} for one in versions]
+        return [short_hash({**own, "recipe": {**recipe, **mark}}) for mark in marks]
+
+    def earlier_here(self) -> list[str]:
+        """Those of them that have a folder."""
+        return [one for one in self.earlier_hashes() if self.folder.with_name(one).is_dir()]
+
+    def refuse_earlier_tokens(self, folder: Path) -> None:
+        """Raises UserError where a folder holds this run as it was trained on other tokens of its template."""
+        if folder.name in self.earlier_hashes():
+            raise UserError(
+                f"{folder / 'config.yaml'}: an earlier version trained it on other tokens of the template "
+                f"{self.recipe.template}; `mllm-eval eval` trains it again, as run {self.hash}. Delete the folder when "
+                "you need it no more."
+            )
 
     @property
     def name(self) -> str:

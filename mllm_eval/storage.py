@@ -51,19 +51,33 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: the file is missing, or it is not JSON (names the file and the line).
+        UserError: the file is missing, it is not JSON (names the file and the line), or names a field twice.
     """
     try:
-        return json.loads(_text(path))
+        return json.loads(_text(path), object_pairs_hook=unique_fields)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; `object_pairs_hook` of `json.loads`, which by itself keeps the last of two fields of one name.
+
+    Raises ValueError naming the field that is there twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"field {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
 
 
 def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON-lines file; blank lines are skipped.
 
     Raises:
-        UserError: "file:line: ..." for a missing file, a line that is not JSON, or one that is not an object.
+        UserError: "file:line: ..." for a missing file, a line that is not JSON, names a field twice, or is no object.
     """
     try:
         with open(path, "rb") as file:
@@ -71,10 +85,12 @@ def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line)
+                    row = json.loads(line, object_pairs_hook=unique_fields)
                 except (json.JSONDecodeError, UnicodeDecodeError) as error:
                     reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
                     raise UserError(f"{path}:{number}: not valid JSON ({reason})") from None
+                except ValueError as error:
+                    raise UserError(f"{path}:{number}: {error}; keep one of them") from None
                 if not isinstance(row, dict):
                     raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
                 yield row

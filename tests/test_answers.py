@@ -94,6 +94,7 @@ def test_a_write_cut_off_anywhere_ends_with_the_same_bytes(tmp_path: Path, cut: 
             "'tokens_in' is not a int",
         ),
         (an_answer("a").line().replace('"ok"', '"fine"').strip(), "'fine' is neither"),
+        (an_answer("a").line().replace("{", '{"text": "red", ').strip(), "field 'text' is there twice"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, line: str, says: str) -> None:

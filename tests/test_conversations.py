@@ -224,6 +224,26 @@ def test_a_broken_line_names_file_and_line(tmp_path: Path) -> None:
     assert found[2].turns
 
 
+@pytest.mark.parametrize("array", [False, True])
+@pytest.mark.parametrize(
+    ("twice", "field"),
+    [
+        ('{"image": "a.png", "conversations": TURNS, "image": "b.png"}', "image"),
+        ('{"conversations": TURNS, "conversations": TURNS}', "conversations"),
+        ('{"conversations": [{"from": "human", "value": "q", "value": "r"}, {"from": "gpt", "value": "a"}]}', "value"),
+    ],
+)
+def test_a_field_that_is_there_twice_is_refused(twice: str, field: str, array: bool, tmp_path: Path) -> None:
+    turns = json.dumps(said("q", "a"))
+    rows = [json.dumps({"conversations": said("q", "a")}), twice.replace("TURNS", turns)]
+    path = write(tmp_path, "[", f"{rows[0]},", rows[1], "]") if array else write(tmp_path, *rows)
+    found = ConversationSet(path, tmp_path / "images")
+    line = 3 if array else 2
+    with pytest.raises(UserError, match=rf"rows\.jsonl:{line}: field '{field}' is there twice; mend or remove the row"):
+        found[1]
+    assert isinstance(list(found.read_from(0))[1], UserError)
+
+
 def test_missing_files_and_wrong_counts_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path, json.dumps({"conversations": said("q", "a")}))
     with pytest.raises(UserError, match="no such file of conversations"):

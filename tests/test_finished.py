@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +19,7 @@ import pytest
 import torch
 import yaml
 from tiny_models import make_encoder, make_image, make_llm, make_recipe
+from tokenizers import processors
 from typer.testing import CliRunner
 
 from mllm_eval.adapters import load_encoder_model
@@ -32,6 +35,8 @@ from mllm_eval.generate.sharing import Share
 from mllm_eval.model import assemble, load_checkpoint, load_llm_model, load_tokenizer, save_checkpoint
 from mllm_eval.model.export import export_llava
 from mllm_eval.pipeline.finished import evaluate_finished
+from mllm_eval.pipeline.reporter import Silent
+from mllm_eval.prompts import PromptTokens, prompt_parts, render
 from mllm_eval.report import comparison
 from mllm_eval.storage import read_json, read_jsonl
 
@@ -323,6 +328,132 @@ def test_a_mark_in_a_questions_own_words_is_no_image(home: Path) -> None:
     assert one.state == "ok"
 
 
+MARKS = [
+    "<image>",
+    "<|eot_id|>",
+    "<|begin_of_text|>",
+    "<|start_header_id|>assistant<|end_header_id|>",
+    "<image<image>>",
+]
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_control_marks_in_a_question_are_text(mark: str, home: Path) -> None:
+    first = load_samples(load_benchmark("easy_vqa"), "easy-vqa")[0]
+    plain, sly = (replace(first, prompt=f"what does {text} mean?\nA. {text}") for text in ("it", mark))
+    model = FinishedModel(home / "llava", "float32", "cpu")
+    controls = set(model.tokenizer.added_tokens_decoder)
+    found: list[list[int]] = []
+
+    def generate(**inputs: Any) -> Any:
+        found.append(inputs["input_ids"][0].tolist())
+        return inputs["input_ids"]
+
+    model.model.generate = generate
+    for one in (plain, sly):
+        model.answer([one], [[one.images[0].load()]], 4)
+    counts = [[token in controls for token in ids].count(True) for ids in found]
+    assert counts[0] == counts[1] and len(found[1]) > len(found[0])
+    assert "".join(mark.split()) in "".join(model.tokenizer.decode(found[1]).split())
+
+
+def test_a_checkpoint_of_ones_own_is_asked_sly_questions_as_its_run_is(home: Path) -> None:
+    first = load_samples(load_benchmark("easy_vqa"), "easy-vqa")[0]
+    model = load_checkpoint(home / "made" / "checkpoint")
+    own = FinishedModel(home / "made" / "checkpoint", "float32", "cpu")
+    words = PromptTokens(model.tokenizer, "llama_3_meta")
+    for mark in MARKS:
+        one = replace(first, prompt=f"what does {mark} mean?")
+        chunks = words.chunks(prompt_parts(model.config.template, one.prompt, 1))
+        found = own.processor(text=[own.written(one)], images=[[one.images[0].load()]])["input_ids"][0].tolist()
+        before, behind = (ids for ids, _ in words.encode(chunks))
+        assert found == [*before, *[model.config.image_token_id] * 16, *behind]
+
+
+class Short:
+    """A finished model of few positions, which counts what it is asked."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.model = FinishedModel(folder, "float32", "cpu")
+        self.model.model.config.get_text_config().max_position_embeddings = limit
+        self.asked = 0
+        generate = self.model.model.generate
+
+        def counted(**inputs: Any) -> Any:
+            self.asked += len(inputs["input_ids"])
+            return generate(**inputs)
+
+        self.model.model.generate = counted
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_question_beyond_the_positions_fails_and_no_other(batch: int, home: Path, tmp_path: Path) -> None:
+    samples = load_samples(load_benchmark("easy_vqa"), "easy-vqa")[:4]
+    long = replace(samples[1], prompt="long " * 20)
+    samples = [samples[0], long, *samples[2:]]
+    whole = answer_finished(FinishedModel(home / "llava", "float32", "cpu"), samples, 8, Journal(tmp_path / "a.jsonl"))
+    assert {one.state for one in whole} == {"ok"}
+    length = whole[1].tokens_in
+    short, journal = Short(home / "llava", length + 7), Journal(tmp_path / "short.jsonl")
+    found = answer_finished(short.model, samples, 8, journal, batch=batch)
+    assert [one.state for one in found] == ["ok", "error", "ok", "ok"]
+    reason = f"does not fit the LLM: {length} tokens and up to 8 of an answer, {length + 7} positions"
+    assert (found[1].reason, found[1].tokens_in, found[1].tokens_out) == (reason, length, 0)
+    assert [found[at].text for at in (0, 2, 3)] == [whole[at].text for at in (0, 2, 3)]
+    # It is not asked again, and what has room to the last position is answered.
+    answer_finished(short.model, samples, 8, journal, batch=batch)
+    assert short.asked == 3
+    exact = Short(home / "llava", length + 8)
+    assert answer_finished(exact.model, [long], 8, Journal(tmp_path / "exact.jsonl"))[0].state == "ok"
+
+
+def test_answers_beyond_the_positions_are_asked_again(home: Path, tmp_path: Path) -> None:
+    samples = load_samples(load_benchmark("easy_vqa"), "easy-vqa")[:2]
+    journal = Journal(tmp_path / "a.jsonl")
+    before = answer_finished(FinishedModel(home / "llava", "float32", "cpu"), samples, 8, journal)
+    after = answer_finished(Short(home / "llava", 20).model, samples, 8, journal)
+    assert [one.state for one in (*before, *after)] == ["ok", "ok", "error", "error"]
+
+
+def test_a_finished_run_with_answers_beyond_the_positions_is_open(home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "llava"
+    shutil.copytree(home / "llava", folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 20
+    (folder / "config.json").write_text(json.dumps(config))
+    # As a version left them that asked beyond the positions.
+    model, before = Finished.of(str(folder), "easy-vqa"), ask(home / "llava")
+    assert model.hash != before.hash
+    shutil.copytree(before.folder / "answers", model.folder / "answers")
+    assert {one.state for one in read_answers(model.answers_path("easy_vqa"))} == {"ok"}
+    told: list[str] = []
+    assert ask(folder, reporter=SimpleNamespace(say=told.append, step=Silent().step)) == model
+    assert any("easy_vqa: 9 of its answers are to another prompt" in line and "asked again" in line for line in told)
+    assert {one.state for one in read_answers(model.answers_path("easy_vqa"))} == {"error"}
+
+
+def test_empty_answers_are_counted_and_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ask(home / "llava", batch=2)
+    path, summary = model.answers_path("easy_vqa"), model.summary_path("easy_vqa", "cambrian")
+    assert read_json(summary)["n_empty"] == sum(not one.text for one in read_answers(path)) == 0
+    lines = read_jsonl(path)
+    for line in lines[:2]:
+        line["text"] = ""
+    # Failed: no answer at all.
+    lines[2] |= {"text": "", "state": "error", "reason": "does not fit the LLM"}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ask(home / "llava", batch=2)
+    found = read_json(summary)
+    assert (found["n"], found["n_failed"], found["n_empty"]) == (QUESTIONS, 1, 2)
+    shown = CliRunner().invoke(app, ["show", model.hash], env={"COLUMNS": "2000"}).stdout
+    assert "empty" in shown and re.search(rf"easy_vqa.* {QUESTIONS} +1 +\d+ +2 ", shown)
+    # A summary of a version that did not count them is made again, without asking.
+    summary.write_text(json.dumps({key: value for key, value in found.items() if key != "n_empty"}))
+    monkeypatch.setattr("mllm_eval.generate.finished.FinishedModel.__init__", None)
+    ask(home / "llava", batch=2)
+    assert read_json(summary) == found
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -408,6 +539,53 @@ def test_a_checkpoint_becomes_a_stock_llava_with_its_logits(
     if outside:
         made = json.loads((tmp_path / "llava" / "generation_config.json").read_text())
         assert made["suppress_tokens"] == [config["image_token_index"]]
+
+
+def with_begin(tokenizer: Any) -> Any:
+    """A tokenizer that adds its begin token to whatever it is given."""
+    begin = tokenizer.bos_token
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=[begin, "$A"], pair=[begin, "$A", "$B"], special_tokens=[(begin, tokenizer.bos_token_id)]
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize("adds", [True, False])
+@pytest.mark.parametrize("template", ["vicuna_v1", "llama_3", "chatml_direct"])
+def test_an_export_has_the_begin_token_once(template: str, adds: bool, tmp_path: Path) -> None:
+    from transformers import AutoProcessor
+
+    checkpoint = make_checkpoint(tmp_path, template="llama_3")
+    model = load_checkpoint(checkpoint)
+    model.config.template = template
+    tokenizer = model.tokenizer
+    if adds:
+        with_begin(tokenizer)
+    save_checkpoint(model, tmp_path / "saved")
+    export_llava(tmp_path / "saved", tmp_path / "llava")
+    words = PromptTokens(tokenizer, template)
+    before, behind = (ids for ids, _ in words.encode(words.chunks(prompt_parts(template, "Which?", 1))))
+    expected = [*before, *[model.config.image_token_id] * 16, *behind]
+    assert expected.count(tokenizer.bos_token_id) == (template != "chatml_direct")
+    processor = AutoProcessor.from_pretrained(tmp_path / "llava")
+    asked = processor(text=render(template, "Which?", 1), images=make_image(0))
+    assert list(asked["input_ids"][0]) == expected
+    content = [{"type": "image", "image": make_image(0)}, {"type": "text", "text": "Which?"}]
+    messages = [{"role": "user", "content": content}]
+    told = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    assert list(told["input_ids"][0]) == expected
+    said = (tmp_path / "llava" / "README.md").read_text()
+    assert f"`{template}`" in said and "`<image >`" in said
+
+
+def test_an_export_whose_tokens_differ_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mllm_eval.model import export
+
+    checkpoint = make_checkpoint(tmp_path)
+    monkeypatch.setattr(export, "_tokenizer", lambda model: with_begin(model.tokenizer))
+    with pytest.raises(UserError, match="other ones from token 1 on"):
+        export_llava(checkpoint, tmp_path / "llava")
+    assert not (tmp_path / "llava").exists()
 
 
 def test_an_inner_layer_is_the_same_layer(tmp_path: Path) -> None:

@@ -118,6 +118,9 @@ def test_columns_missing_or_of_another_type_are_named(home: Path) -> None:
     pq.write_table(table.set_column(2, "answer", pa.array([14])), path)
     with pytest.raises(UserError, match="column 'answer' is int64, expected string"):
         load_samples(benchmark, "mini")
+    pq.write_table(table.append_column("answer", pa.array(["15"])), path)
+    with pytest.raises(UserError, match=r"00001\.parquet: column 'answer' is there twice; keep one of them"):
+        load_samples(benchmark, "mini")
 
 
 def test_a_broken_image_names_file_row_and_column(home: Path) -> None:

@@ -61,6 +61,7 @@ def mme(id_: str, image: str, gold: str, prediction: str | None) -> dict[str, An
         ([line("a", "14"), '["b"]'], r"jsonl:2: expected an object, found list"),
         ([line("a", "14"), b"\xff\xfe"], "jsonl:2: not UTF-8"),
         (['{"id": "a", "prediction": "1", "prediction": "2"}'], "jsonl:1: .*field 'prediction' is there twice"),
+        (['{"id": "a", "record": {"answer": "1", "answer": "2"}, "prediction": "1"}'], "'answer' is there twice"),
         ([{**line("a", "14"), "id": ""}], "jsonl:1: field 'id' is ''; an id is text"),
         (['{"id": "\\ud800", "prediction": "1"}'], "jsonl:1: field 'id' is .*can be written"),
         (['{"id": "a", "prediction": Infinity}'], "jsonl:1: field 'prediction' is float, expected a string"),
@@ -103,12 +104,18 @@ def test_a_prediction_that_is_not_there_is_failed_not_wrong(
     summary = score_file("chartqa", path, out=tmp_path / "scores.jsonl", as_json=True)
     assert (summary.n, summary.n_failed, summary.value) == (3, 2, 100.0)
     printed = json.loads(capsys.readouterr().out)
-    assert {"benchmark", "rules", "n", "n_failed", "n_unparsed", "value", "reported"} <= set(printed)
+    assert {"benchmark", "rules", "n", "n_failed", "n_unparsed", "n_empty", "value", "reported"} <= set(printed)
     assert (printed["value"], printed["reported"]["total"]) == (100.0, 1.0)
     scores = [json.loads(text) for text in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert [set(score) for score in scores] == [{"id", "score", "parsed", "note"}] * 3
     assert [score["score"] for score in scores] == [1.0, None, None]
     assert scores[1]["note"] == scores[2]["note"] == "failed: no prediction"
+
+
+def test_empty_texts_that_are_scored_are_counted(write: Writer, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = score_file("chartqa", write(line("a", "14"), line("b", " "), line("c", ""), line("d", None)))
+    assert (summary.n, summary.n_failed, summary.n_empty) == (4, 1, 2)
+    assert f"unparsed {summary.n_unparsed}, empty 2, chance" in capsys.readouterr().out
 
 
 def test_an_image_without_its_second_question_is_refused_unless_partial(write: Writer) -> None:

@@ -15,11 +15,15 @@ import pytest
 import torch
 from test_end_to_end import RECIPE, home
 from test_generate import Images, Tiny, answers_of, mixed_samples
+from tiny_models import make_encoder, make_image, make_llm, make_recipe
 
 from mllm_eval import pipeline
-from mllm_eval.answers import read_answers
+from mllm_eval.answers import Journal, read_answers
+from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
+from mllm_eval.generate import answer
 from mllm_eval.generate.server import Server, packed
+from mllm_eval.model import assemble, load_llm_model, load_tokenizer
 from mllm_eval.model.llm import export_llm
 
 __all__ = ["home"]
@@ -33,6 +37,7 @@ class Fake(ThreadingHTTPServer):
     def __init__(self, llm: Any, told: bool = True) -> None:
         super().__init__(("127.0.0.1", 0), Answering)
         self.llm, self.told = llm, told
+        self.models: Any = [{"id": "held"}]
         self.bodies: list[dict[str, Any]] = []
         self.script: list[int] = []
         self.lock = threading.Lock()
@@ -61,7 +66,7 @@ class Answering(BaseHTTPRequestHandler):
     server: Fake
 
     def do_GET(self) -> None:
-        self.reply(200, {"data": [{"id": "held"}]})
+        self.reply(200, {"data": self.server.models})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -131,6 +136,65 @@ def test_a_broken_image_fails_its_samples_and_is_not_sent(held: tuple[Tiny, Fake
     failed = [one.id for one in found if one.state == "error"]
     assert failed == [one.id for one in mixed_samples() if any(image.sha256 == "image1" for image in one.images)]
     assert len(fake.bodies) == len(found) - len(failed)
+
+
+def test_a_mark_in_a_question_is_sent_as_text(tmp_path: Path) -> None:
+    llm = make_llm(tmp_path / "llm")
+    recipe = make_recipe(tmp_path / "none.jsonl", tmp_path, tokens=16, standardize=False)
+    tokenizer = load_tokenizer(llm, recipe.template)
+    model = assemble(make_encoder(tmp_path / "encoder"), recipe, load_llm_model(llm), tokenizer).eval()
+    marks = ["<|eot_id|>", "<|start_header_id|>", "<image>"]
+    image = ImageRef("ab" * 32, lambda: make_image(0))
+    asked = [Sample("b", str(at), (image,), f"what is {mark}?", "", "1", "1", {}) for at, mark in enumerate(marks)]
+    fake = Fake(model.llm)
+    threading.Thread(target=fake.serve_forever, daemon=True).start()
+    found = {}
+    for name, engine in (("server", Server(fake.url, waits=())), ("engine", "batched")):
+        journal = Journal(tmp_path / f"{name}.jsonl")
+        options: Any = {"features": lambda refs: [torch.ones(4, 4, 32) for _ in refs], "engine": engine}
+        found[name] = answer(model, asked, recipe.template, max_new_tokens=3, journal=journal, **options)
+    fake.shutdown()
+    assert found["server"] == found["engine"] and {one.state for one in found["server"]} == {"ok"}
+    assert len(fake.bodies) == len(asked)
+    words = model.llm.get_input_embeddings().weight
+    for body in fake.bodies:
+        prompt = torch.load(io.BytesIO(base64.b64decode(body["prompt_embeds"])), weights_only=True)
+        counts = [int((prompt == words[tokenizer.convert_tokens_to_ids(mark)]).all(-1).sum()) for mark in marks]
+        # The template's own: the end of the user's turn and two heads. An image is no token.
+        assert counts == [1, 2, 0]
+
+
+def test_a_question_beyond_the_servers_positions_is_not_sent(held: tuple[Tiny, Fake], tmp_path: Path) -> None:
+    model, fake = held
+    samples = mixed_samples()
+    whole = answers_of(model, samples, tmp_path / "whole.jsonl", engine=a_server(fake))
+    longest, limit = max(one.tokens_in for one in whole), max(one.tokens_in for one in whole) + 11
+    fake.bodies.clear()
+    fake.models = [{"id": "held", "max_model_len": limit}]
+    found = answers_of(model, samples, tmp_path / "s.jsonl", engine=a_server(fake))
+    left_out = {one.id for one in whole if one.tokens_in == longest}
+    assert {one.id for one in found if one.state == "error"} == left_out
+    reason = f"does not fit the LLM: {longest} tokens and up to 12 of an answer, {limit} positions"
+    assert {one.reason for one in found if one.state == "error"} == {reason}
+    kept = [one for one in whole if one.id not in left_out]
+    assert [one for one in found if one.state == "ok"] == kept and len(fake.bodies) == len(kept) > 0
+
+
+@pytest.mark.parametrize(
+    ("models", "positions"),
+    [
+        ([{"id": "held", "max_model_len": 40}], 40),
+        ([{"id": "held"}], None),
+        ([{"id": "held", "max_model_len": "40"}], None),
+        ([], None),
+        (["held"], None),
+        (None, None),
+    ],
+)
+def test_what_a_server_says_of_its_positions(held: tuple[Tiny, Fake], models: Any, positions: int | None) -> None:
+    _, fake = held
+    fake.models = models
+    assert a_server(fake).positions == positions
 
 
 def test_a_busy_server_is_asked_again_and_a_refusing_one_is_told_of(held: tuple[Tiny, Fake], tmp_path: Path) -> None:

@@ -42,6 +42,9 @@ def test_json_round_trip_and_its_mistakes(tmp_path: Path) -> None:
     path.write_text('{\n"a": }')
     with pytest.raises(UserError, match=r"x\.json:2: not valid JSON"):
         storage.read_json(path)
+    path.write_text('{"a": 1, "b": {"a": 2}, "b": 3}')
+    with pytest.raises(UserError, match=r"x\.json: field 'b' is there twice"):
+        storage.read_json(path)
     with pytest.raises(UserError, match="cannot be read"):
         storage.read_json(tmp_path / "none.json")
     with pytest.raises(ValueError, match="JSON"):
@@ -57,7 +60,12 @@ def test_jsonl_round_trip_keeps_odd_line_ends_inside_texts(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [(b"{", "not valid JSON"), (b"[1]", "expected a JSON object, found list"), (b"\xff", "UTF-8")],
+    [
+        (b"{", "not valid JSON"),
+        (b"[1]", "expected a JSON object, found list"),
+        (b"\xff", "UTF-8"),
+        (b'{"b": {"a": 1, "c": 2, "a": 1}}', "field 'a' is there twice; keep one of them"),
+    ],
 )
 def test_jsonl_mistakes_name_the_line(tmp_path: Path, line: bytes, message: str) -> None:
     path = tmp_path / "x.jsonl"

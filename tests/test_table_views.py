@@ -17,6 +17,7 @@ from mllm_eval.report import FORMATS, comparison, render
 from mllm_eval.report.details import details_table
 from mllm_eval.report.evidence import read_scored
 from mllm_eval.report.gain import gains, with_gains
+from mllm_eval.report.table import MISSING
 from mllm_eval.report.variants import variants_table
 from mllm_eval.run import Run
 
@@ -80,6 +81,12 @@ def test_behind_each_cell_stand_its_counts_its_chance_and_its_protocol() -> None
     assert ("mini-dino (blind)", "MMVP") in rows and len(rows) == 6
     for form in FORMATS:
         assert "feedbeef0123" in render(table, form)
+    write_scores(run, "chartqa", lines, n_empty=2)
+    table = details_table([run.folder])
+    cells = {row.label: row.cells["n_empty"].text for row in table.rows}
+    assert cells == {**dict.fromkeys(cells, MISSING), "ChartQA": "2"} and len(cells) == 3
+    assert any("2 of them empty" in note for row in comparison([run.folder]).rows for note in row.notes)
+    assert next(csv.DictReader(io.StringIO(render(comparison([run.folder]), "csv"))))["n_empty"] == "2"
     with pytest.raises(UserError, match="nothing scored by 'robust' rules"):
         details_table([run.folder], "robust")
 

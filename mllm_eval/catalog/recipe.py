@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mllm_eval.catalog.colour import colour
 from mllm_eval.catalog.encoder import Mode
+from mllm_eval.catalog.templates import TEMPLATES
 from mllm_eval.config import Strict, short_hash
 from mllm_eval.errors import UserError
 
@@ -191,7 +192,9 @@ class Recipe(Strict):
 
     def identity(self) -> dict[str, Any]:
         """The fields that can change a result, apart from `llm` and `seed`, which a run resolves itself."""
-        return self.model_dump(mode="json", exclude={"assumptions", "llm", "seed"})
+        found = self.model_dump(mode="json", exclude={"assumptions", "llm", "seed"})
+        known = TEMPLATES.get(self.template)
+        return found if known is None or known.tokens == 1 else {**found, "template_tokens": known.tokens}
 
     @property
     def hash(self) -> str:

@@ -128,11 +128,13 @@ def show(
     for variant in scored_variants(found.folder, rules):
         sheet = Table(title=f"{rules} rules, {variant}", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         words = ("benchmark", "most frequent", "protocol")
-        for name in ("benchmark", "value", "chance", "n", "failed", "unparsed", "most frequent", "protocol"):
+        for name in ("benchmark", "value", "chance", "n", "failed", "unparsed", "empty", "most frequent", "protocol"):
             sheet.add_column(name, justify="left" if name in words else "right", no_wrap=True)
         own = summaries(found.folder, rules, variant)
         for name, summary in own.items():
-            numbers = (_cell(summary[key]) for key in ("value", "chance", "n", "n_failed", "n_unparsed"))
+            numbers = (
+                _cell(summary.get(key, "?")) for key in ("value", "chance", "n", "n_failed", "n_unparsed", "n_empty")
+            )
             version = summary["protocol"].rpartition(".")[2]
             top = most_frequent_answer(found.folder, summary)
             sheet.add_row(name, *numbers, top, f"{version} {summary['protocol_hash']}")
@@ -173,18 +175,39 @@ def prompt(
     template: Annotated[str | None, typer.Option(help="conversation template; default: the recipe's")] = None,
     data: Annotated[str | None, typer.Option(help="the benchmark's data; default: the recipe's")] = None,
     variant: Annotated[str, typer.Option(help="how it is asked: default, blind, ...")] = "default",
+    llm: Annotated[str | None, typer.Option(help="show the tokens that this LLM gets, too")] = None,
 ) -> None:
     """Print the prompts that a benchmark's records become under a recipe, one a record, as JSON lines.
+
+    Where a template wants the tokenizer's own begin token in front of them, a line beside them says which. With --llm
+    each line has `ids` and `tokens`, from the begin token on, an image as its one mark.
 
     \b
       mllm-eval prompt mme | head -1
       mllm-eval prompt mmmu --recipe webssl-paper --records rows.jsonl
+      mllm-eval prompt mme --llm mini-llama | head -1
     """
     from mllm_eval.catalog import load_recipe
-    from mllm_eval.prompts.show import show_prompts
+    from mllm_eval.prompts import template_named
+    from mllm_eval.prompts.show import begin_words, show_prompts
 
     chosen = load_recipe(recipe)
-    for line in show_prompts(benchmark, records, template or chosen.template, data or chosen.data, variant):
+    template, data = template or chosen.template, data or chosen.data
+    template_named(template)
+    tokenizer = None
+    if llm is not None:
+        from mllm_eval.catalog import load_llm
+        from mllm_eval.environment import before_torch
+
+        before_torch()
+        from mllm_eval.model import load_tokenizer
+
+        tokenizer = load_tokenizer(load_llm(llm), template)
+
+    if said := begin_words(template):
+        # Beside the lines, which hold what the template writes, byte for byte.
+        print(said, file=sys.stderr)
+    for line in show_prompts(benchmark, records, template, data, variant, tokenizer):
         print(line)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mllm_eval.errors import UserError, near
@@ -37,6 +37,18 @@ def matches(found: str, wanted: str) -> bool:
     if "|" in wanted:
         return any(matches(found, one.strip()) for one in wanted.split("|"))
     return found in (wanted, "null") or (wanted in ("list", "struct") and found.startswith(f"{wanted}<"))
+
+
+def named_columns(names: Iterable[str], aliases: Mapping[str, str], source: str) -> dict[str, str]:
+    """Name here -> upstream name. Raises UserError where two columns have one name, by themselves or by an alias."""
+    found: dict[str, str] = {}
+    for own in names:
+        name = aliases.get(own, own)
+        if name in found:
+            spelt = "" if own == found[name] else f" (as '{found[name]}' and '{own}')"
+            raise UserError(f"{source}: column '{name}' is there twice{spelt}; keep one of them")
+        found[name] = own
+    return found
 
 
 def check_columns(found: Mapping[str, str], wanted: Mapping[str, str], source: str) -> None:

@@ -16,6 +16,7 @@ from mllm_eval.data.rowindex import row_index
 from mllm_eval.decoding import load_image as load_image
 from mllm_eval.errors import UserError
 from mllm_eval.prompts import IMAGE, user_turn
+from mllm_eval.storage import unique_fields
 
 # The fields that nearly all rows have, none of which can hide a picture from a row that names one.
 _PLAIN = frozenset({"image", "conversations"})
@@ -128,7 +129,7 @@ class ConversationSet:
         begin, end, _ = self._places[row]
         file.seek(int(begin))
         try:
-            found = parse(json.loads(file.read(int(end - begin))), self.ignore)
+            found = parse(json.loads(file.read(int(end - begin)), object_pairs_hook=unique_fields), self.ignore)
         except (ValueError, RecursionError) as problem:
             what = str(problem) if type(problem) is ValueError else "is not JSON"
             raise UserError(f"{self.where(row)}: {what}; mend or remove the row") from None

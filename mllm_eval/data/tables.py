@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_eval.catalog.benchmark import Pin
 from mllm_eval.data.cells import columns_of, csv_lines, filled_in, typed
-from mllm_eval.data.columns import check_columns, type_name
+from mllm_eval.data.columns import check_columns, named_columns, type_name
 from mllm_eval.data.images import CellPicture, FilePicture, digest
 from mllm_eval.data.samples import Pictures
 from mllm_eval.decoding import PLAIN, Decoding
@@ -70,7 +70,7 @@ def _parquet_rows(path: Path, pin: Pin, aliases: Mapping[str, str], how: Decodin
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
-    upstream = {aliases.get(field.name, field.name): field.name for field in file.schema_arrow}
+    upstream = named_columns((field.name for field in file.schema_arrow), aliases, str(path))
     kinds = {name: type_name(file.schema_arrow.field(own).type) for name, own in upstream.items()}
     check_columns(kinds, pin.columns, str(path))
     pictures = [name for name, kind in kinds.items() if kind in ("image", "list<image>")]

@@ -12,6 +12,7 @@ from mllm_eval.data.samples import Sample
 from mllm_eval.generate.asking import Asked, is_open, together, without_answer
 from mllm_eval.generate.batching import Limits
 from mllm_eval.generate.job import Engine, Features, Job, Means
+from mllm_eval.generate.positions import position_limit
 from mllm_eval.generate.sharing import Share
 from mllm_eval.generate.thrift import Thrift
 
@@ -34,7 +35,7 @@ def answer(
     limits: Limits | None = None,
 ) -> list[Answer]:
     """`answer_many` for samples of one kind; returns the greedy answers in their order."""
-    asked = Asked(samples, max_new_tokens, journal)
+    asked = Asked(samples, max_new_tokens, journal, positions=position_limit(getattr(model.llm, "config", None)))
     answer_many(model, [asked], template, features, progress, engine, limits)
     done = journal.done()
     return [done[sample.id] for sample in samples]
@@ -89,7 +90,7 @@ def answer_many(
     total, counted = sum(len(one.samples) for one in opened), share.counter()
     for part in together(opened):
         with around(part) if around else nullcontext(progress) as told:
-            todo = bytearray().join(without_answer(one.samples, template, one.journal) for one in part)
+            todo = bytearray().join(without_answer(one.samples, template, one.journal, one.room) for one in part)
             if told:
                 told(counted(0), total)
             for count in _answered(means, part, todo, share):

@@ -11,10 +11,11 @@ from mllm_eval.answers import Answer, Journal
 from mllm_eval.config import canonical
 from mllm_eval.data.samples import Sample
 from mllm_eval.errors import UserError
-from mllm_eval.generate.asking import TOO_LONG
+from mllm_eval.generate.asking import AS_TEXT, TOO_LONG, fits
 from mllm_eval.generate.positions import position_limit
 from mllm_eval.generate.sharing import Share
 from mllm_eval.greedy import KEPT, kept, overruled
+from mllm_eval.prompts import marks_of, may_hold_marks, unmarked
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -32,27 +33,36 @@ def messages(sample: Sample) -> list[dict[str, Any]]:
 
 def _key(sample: Sample, overruled: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     # The template is the model's, and the run's hash knows the model: to know the messages is enough. Answers of a
-    # version that followed the model's own decoding are others.
+    # version that followed the model's own decoding are others, and those that took a question's own marks for control
+    # tokens.
     asked: Any = [messages(sample), dict(overruled)] if overruled else messages(sample)
+    if may_hold_marks(sample.prompt):
+        asked = [asked, AS_TEXT]
     digest = hashlib.sha256(canonical(asked).encode()).hexdigest()[:16]
     return digest, tuple(image.sha256[:16] for image in sample.images)
 
 
 def pending_finished(
-    samples: Sequence[Sample], journal: Journal, overruled: Mapping[str, Any] | None = None
+    samples: Sequence[Sample],
+    journal: Journal,
+    overruled: Mapping[str, Any] | None = None,
+    room: int | None = None,
 ) -> list[str]:
     """The ids of the samples without an answer to these messages and images; needs no torch and no model.
 
     overruled: what greedy decoding does not follow of the model's generation_config (`mllm_eval.greedy`).
+    room: how many tokens a prompt may have; an answer to a longer one was made of noise.
     """
     done = journal.done()
-    return [sample.id for sample in samples if not _settled(done.get(sample.id), sample, overruled or {})]
+    return [sample.id for sample in samples if not _settled(done.get(sample.id), sample, overruled or {}, room)]
 
 
-def _settled(answer: Answer | None, sample: Sample, overruled: Mapping[str, Any]) -> bool:
+def _settled(answer: Answer | None, sample: Sample, overruled: Mapping[str, Any], room: int | None) -> bool:
     if answer is None or (answer.prompt, answer.images) != _key(sample, overruled):
         return False
-    if answer.state == "ok" or answer.reason.startswith(TOO_LONG):
+    if answer.state == "ok":
+        return fits(answer, room)
+    if answer.reason.startswith(TOO_LONG):
         return True
     return isinstance(_images(sample), str)
 
@@ -96,6 +106,7 @@ class FinishedModel:
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.tokenizer = tokenizer
+        self.marks = marks_of(self.processor)
         from mllm_eval.adapters.loading import load_whole
 
         plain: Any = GenerationConfig
@@ -116,13 +127,18 @@ class FinishedModel:
                 part.generation_config = plain(**{name: getattr(said, name) for name in KEPT})
         self.folder = folder
 
+    @property
+    def positions(self) -> int | None:
+        """How many tokens a prompt and its answer can have, where the model's config says so."""
+        return position_limit(self.model.config.get_text_config())
+
     def render(self, sample: Sample) -> str:
         """The prompt of a sample by the model's template. Raises UserError where that leaves out an image."""
         mark = getattr(self.processor, "image_token", None)
         asked = messages(sample)
-        if mark:
-            # A mark in a question's own words is no image.
-            asked[0]["content"][-1]["text"] = sample.prompt.replace(mark, f"{mark[:-1]} {mark[-1]}")
+        # A mark in a question's own words is no image and no control token. transformers' `sanitize_control_tokens`
+        # would keep the words as they are, but is young and not for every processor.
+        asked[0]["content"][-1]["text"] = unmarked(sample.prompt, self.marks)
         text: str = self.processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
         if mark and text.count(mark) < len(sample.images):
             raise UserError(
@@ -131,16 +147,21 @@ class FinishedModel:
             )
         return text
 
+    def written(self, sample: Sample) -> Any:
+        """What the processor is given of a sample: a prompt, or its parts where the processor knows text from marks."""
+        parts = getattr(self.processor, "parts", None)
+        return parts(messages(sample), add_generation_prompt=True) if parts else self.render(sample)
+
     def answer(
         self, samples: Sequence[Sample], images: Sequence[list[PIL.Image.Image]], max_new_tokens: int
     ) -> list[Answer]:
         """Greedy answers to samples whose images were decoded."""
         import torch
 
-        texts = [self.render(sample) for sample in samples]
+        texts = [self.written(sample) for sample in samples]
         begin = self.tokenizer.bos_token
         options: dict[str, Any] = {"return_tensors": "pt", "padding": True}
-        if begin and texts[0].startswith(begin):
+        if begin and isinstance(texts[0], str) and texts[0].startswith(begin):
             # The template has written it already.
             options["add_special_tokens"] = False
         shown = [list(one) for one in images]
@@ -151,7 +172,7 @@ class FinishedModel:
             if torch.is_tensor(value) and value.is_floating_point():
                 inputs[name] = value.to(self.model.dtype)
         length = inputs["input_ids"].shape[1]
-        limit = position_limit(self.model.config.get_text_config())
+        limit = self.positions
         counts = inputs["attention_mask"].sum(1).tolist()
         if limit is not None and max(counts) + max_new_tokens > limit:
             if len(samples) > 1:
@@ -224,10 +245,10 @@ def answer_finished(
             groups[-1].append(at)
         else:
             groups.append([at])
-    counted = share.counter()
+    counted, room = share.counter(), None if model.positions is None else model.positions - max_new_tokens
     for number in share.take([len(group) * (1 + len(samples[group[0]].images)) for group in groups]):
         asked = [samples[at] for at in groups[number]]
-        if not all(_settled(done.get(sample.id), sample, model.overruled) for sample in asked):
+        if not all(_settled(done.get(sample.id), sample, model.overruled, room) for sample in asked):
             journal.append(_answer_group(model, asked, max_new_tokens))
         answered = counted(len(asked))
         if progress:

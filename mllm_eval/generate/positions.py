@@ -1,8 +1,11 @@
-"""How many positions an LLM was made for."""
+"""How many positions an LLM was made for; needs no torch."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 
@@ -19,3 +22,20 @@ def position_limit(config: Any) -> int | None:
     if rope.get("rope_type", rope.get("type")) in ("linear", "dynamic"):
         return int(limit * float(rope.get("factor", 1.0)))
     return limit
+
+
+# Under which names a model for images and text keeps its LLM's config.
+_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
+
+
+def positions_in(folder: Path) -> int | None:
+    """`position_limit` of the model in a folder, by its config.json; None where there is none, or it says nothing."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    while isinstance(part := next((found[name] for name in _PARTS if found.get(name)), None), dict):
+        found = part
+    return position_limit(SimpleNamespace(**found))

@@ -123,9 +123,9 @@ def make_processor(config: VLMConfig, tokenizer: Any) -> VLMProcessor:
     """The processor that belongs to a model."""
     facts = Encoder.model_validate(config.encoder)
     images = VLMImageProcessor(facts=facts.preprocessing.model_dump(mode="json"))
-    options = {"row_token": config.row_token, "hide": config.hide}
-    template = chat_template(config.template)
-    return VLMProcessor(images, tokenizer, tokens=config.tokens, chat_template=template, **options)
+    options: dict[str, Any] = {"row_token": config.row_token, "hide": config.hide, "template": config.template}
+    jinja = chat_template(config.template)
+    return VLMProcessor(images, tokenizer, tokens=config.tokens, chat_template=jinja, **options)
 
 
 def save_checkpoint(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -18,7 +19,7 @@ from mllm_eval.kernels import quick
 from mllm_eval.model.checkpoint import load_checkpoint
 from mllm_eval.model.processor import VLMImageProcessor, chat_template
 from mllm_eval.model.vlm import VLM
-from mllm_eval.prompts import IMAGE, render
+from mllm_eval.prompts import IMAGE, PromptTokens, prompt_parts, render
 
 # Of the largest logit: float32 sums in another order would differ by more than this only by mistake.
 CLOSE = 1e-4
@@ -72,6 +73,7 @@ def export_llava(checkpoint: Path, to: Path) -> str:
         fresh.parent.mkdir(parents=True, exist_ok=True)
         as_llava(model).save_pretrained(fresh)
         _processor(model).save_pretrained(fresh)
+        (fresh / "README.md").write_text(_readme(model), encoding="utf-8")
         said = _prove(model, fresh)
         os.rename(fresh, to)
     finally:
@@ -160,13 +162,44 @@ def _processor(model: VLM) -> Any:
     prefix = model.encoder.prefix
     return LlavaProcessor(  # type: ignore[no-untyped-call]
         image_processor=images,
-        tokenizer=model.tokenizer,
+        tokenizer=_tokenizer(model),
         patch_size=facts.patch,
         vision_feature_select_strategy="default" if prefix else "full",
         num_additional_image_tokens=prefix,
         image_token=IMAGE,
         chat_template=chat_template(model.config.template),
     )
+
+
+def _tokenizer(model: VLM) -> Any:
+    """The tokenizer, which puts its begin token in front where the template wants it there, and nowhere else."""
+    from tokenizers import processors
+
+    made = copy.deepcopy(model.tokenizer)
+    begin = PromptTokens(made, model.config.template).begin
+    if getattr(made, "add_bos_token", None) is not None:
+        made.add_bos_token = bool(begin)
+    if (backend := getattr(made, "backend_tokenizer", None)) is not None:
+        front = [made.bos_token] if begin else []
+        backend.post_processor = processors.TemplateProcessing(
+            single=[*front, "$A"],
+            pair=[*front, "$A", "$B"],
+            special_tokens=[(mark, made.bos_token_id) for mark in front],
+        )
+    return made
+
+
+def _readme(model: VLM) -> str:
+    return f"""# A checkpoint of mllm_eval as a stock LLaVA model
+
+Ask it by its chat template, which writes `{model.config.template}`, or hand the processor the prompt that it writes:
+`processor(text=prompt, images=image)`. Leave `add_special_tokens` alone: the begin token then stands in front once, as
+in training.
+
+The stock processor takes `{IMAGE}` and every control mark inside a question for the real one. Put a space into them
+(`{IMAGE[:-1]} {IMAGE[-1]}`), as `mllm-eval eval --model` does, or tokenise by
+`apply_chat_template(..., tokenize=True, sanitize_control_tokens=True)` where your transformers has it.
+"""
 
 
 def _prove(model: VLM, folder: Path) -> str:
@@ -193,7 +226,8 @@ def _prove(model: VLM, folder: Path) -> str:
     prompt = processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
     if prompt != render(model.config.template, text, 1):
         raise UserError(f"{folder}: its chat template does not write the prompt of {model.config.template}")
-    inputs = processor(text=[prompt], images=[pictures[0]], return_tensors="pt", add_special_tokens=False)
+    inputs = processor(text=[prompt], images=[pictures[0]], return_tensors="pt")
+    _hold_tokens(model, folder, text, inputs["input_ids"][0].tolist())
     with torch.inference_mode():
         worst = 0.0
         for mine, _ in pixels:
@@ -211,6 +245,19 @@ def _prove(model: VLM, folder: Path) -> str:
     else:
         told += f", pixels by {apart:.2g}"
     return told
+
+
+def _hold_tokens(model: VLM, folder: Path, text: str, found: list[int]) -> None:
+    """That a prompt of one image has the tokens of training. Raises UserError where it has others."""
+    words = PromptTokens(model.tokenizer, model.config.template)
+    before, behind = (ids for ids, _ in words.encode(words.chunks(prompt_parts(model.config.template, text, 1))))
+    expected = [*before, *[model.config.image_token_id] * model.config.tokens, *behind]
+    if found != expected:
+        at = next((at for at, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]), len(found))
+        raise UserError(
+            f"{folder}: its processor gives a prompt {len(found)} tokens and training {len(expected)}, other ones from "
+            f"token {at} on: LLaVA's processor tokenises what follows an image otherwise; nothing was written"
+        )
 
 
 def _picture(shape: tuple[int, int], noise: torch.Generator) -> Image.Image:

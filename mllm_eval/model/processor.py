@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from mllm_eval.adapters.preprocessing import to_pixels
 from mllm_eval.catalog import Preprocessing, TokenGrid
 from mllm_eval.decoding import upright_size
-from mllm_eval.prompts import IMAGE, template_named
+from mllm_eval.prompts import IMAGE, NAMED, TEMPLATES, Part, PromptTokens, parts_of, placed_parts, template_named
 
 
 class VLMImageProcessor(BaseImageProcessor):
@@ -37,9 +37,11 @@ class VLMImageProcessor(BaseImageProcessor):
 
 
 class VLMProcessor(ProcessorMixin):
-    """Tokenizer and image processor; every `<image>` in a text becomes as many tokens as its image takes.
+    """Tokenizer and image processor; the tokens of a prompt are those that training and evaluation give it.
 
-    With `hide`, what is shown of each image is in `kept` (see `VLM.fuse`).
+    Every `<image>` that is an image becomes as many tokens as one takes. template: the conversation template;
+    checkpoints of earlier versions name it by their chat template alone. With `hide`, what is
+    shown of each image is in `kept` (see `VLM.fuse`).
     """
 
     def __init__(
@@ -50,33 +52,153 @@ class VLMProcessor(ProcessorMixin):
         row_token: bool = False,
         hide: bool = False,
         chat_template: str | None = None,
+        template: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template)  # type: ignore[no-untyped-call]
         self.tokens, self.row_token, self.hide = tokens, row_token, hide
+        self.template = template or _named(chat_template)
         self.image_token = IMAGE
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE)
 
     def __call__(
         self,
         images: Any = None,
-        text: str | Sequence[str] | None = None,
+        text: str | Sequence[str] | Sequence[Sequence[Part]] | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Model inputs of prompts as `mllm_eval.prompts.render` writes them: no special token is added."""
-        texts = [text] if isinstance(text, str) else list(text or [])
-        options = {"return_tensors": "pt", "padding": True, "padding_side": "left", **kwargs}
-        options["add_special_tokens"] = False
-        shown = _flat(images) if images is not None else []
+        """Model inputs of prompts: `input_ids` and `attention_mask` [n, N], `pixel_values` [images, 3, size, size].
+
+        A prompt is a string as `mllm_eval.prompts.render` and the chat template write it, whose questions' own control
+        marks are text, or its parts (`parts`). The tokenizer's begin token stands in front where the template wants
+        it, whether the string holds its mark or not. kwargs: those of the tokenizer's `pad`; prompts are padded on the
+        left unless told.
+
+        Raises ValueError where the marks of several prompts don't say which images are whose.
+        """
+        prompts: list[Any] = [text] if isinstance(text, str) else list(text or [])
+        counts = _counts(images, prompts)
+        parts = [
+            self._parted(one, count) if isinstance(one, str) else list(one)
+            for one, count in zip(prompts, counts, strict=True)
+        ]
+        shown = [] if images is None else _flat(images)
         grid = TokenGrid(math.isqrt(self.tokens), self.row_token, self.hide)
         kept = [grid.kept(upright_size(image)) for image in shown]
-        counts = iter(map(grid.count, kept))
         # A mark without a picture takes a whole grid.
-        spread = [re.sub(re.escape(IMAGE), lambda _: IMAGE * next(counts, grid.positions), one) for one in texts]
-        encoded = self.tokenizer(spread, **options)
+        positions = chain(map(grid.count, kept), repeat(grid.positions))
         pixels = self.image_processor(images) if shown else {}
         cut = {"kept": torch.tensor(kept)} if shown and self.hide else {}
-        return BatchFeature({**encoded, **pixels, **cut})
+        return BatchFeature({**self._encoded(parts, positions, kwargs), **pixels, **cut})
+
+    def parts(self, messages: Sequence[dict[str, Any]], **options: Any) -> list[Part]:
+        """The parts of a conversation, told apart before they stand in one string: no text passes for a turn.
+
+        options: those of `apply_chat_template`.
+        """
+        texts: dict[str, str] = {}
+
+        def kept(text: str) -> str:
+            name = f"{NAMED}{len(texts)}{NAMED}"
+            texts[name] = text
+            return name
+
+        def held(content: Any, role: str) -> Any:
+            if isinstance(content, str):
+                # A user's string holds its own image marks, as training rows do.
+                marked = content.split(IMAGE) if role == "user" else [content]
+                return IMAGE.join(kept(one) if one else one for one in marked)
+            return [{**one, "text": kept(one["text"])} if one.get("text") else one for one in content]
+
+        named = [{**one, "content": held(one["content"], one["role"])} for one in messages]
+        written = super().apply_chat_template(named, tokenize=False, **options)
+        return placed_parts(written, texts)
+
+    def apply_chat_template(  # type: ignore[override]
+        self, conversation: Any, chat_template: str | None = None, tokenize: bool = False, **kwargs: Any
+    ) -> Any:
+        """As `ProcessorMixin.apply_chat_template`; what is tokenised has the tokens of `parts`."""
+        if not tokenize:
+            return super().apply_chat_template(conversation, chat_template=chat_template, **kwargs)
+        own = {name: kwargs.pop(name) for name in _OF_TEMPLATE if name in kwargs}
+        whole, padding = kwargs.pop("return_dict", False), kwargs.pop("processor_kwargs", None) or {}
+        one = not isinstance(conversation[0], (list, tuple))
+        several = [conversation] if one else list(conversation)
+        parts = [self.parts(messages, chat_template=chat_template, **own) for messages in several]
+        images = [[_shown(part) for part in _images(messages)] for messages in several]
+        found = self(images=images, text=parts, **padding, **kwargs)
+        return found if whole else found["input_ids"]
+
+    def _parted(self, text: str, n_images: int | None) -> list[Part]:
+        if self.template is None:
+            # Another chat template than one of this project: the string's marks are those of its writer.
+            return placed_parts(text, {})
+        words = PromptTokens(self.tokenizer, self.template)
+        begin = self.tokenizer.bos_token if words.begin else None
+        return parts_of(self.template, text.removeprefix(begin) if begin else text, n_images)
+
+    def _encoded(
+        self, prompts: Sequence[Sequence[Part]], positions: Iterator[int], options: dict[str, Any]
+    ) -> dict[str, Any]:
+        words = PromptTokens(self.tokenizer, self.template)
+        rows = []
+        for parts in prompts:
+            first, *others = [ids for ids, _ in words.encode(words.chunks(parts))]
+            row = list(first)
+            for ids in others:
+                row += [self.image_token_id] * next(positions)
+                row += ids
+            rows.append(row)
+        if not rows:
+            return {}
+        given = {"return_tensors": "pt", "padding": True, "padding_side": "left", **options}
+        # Nothing of these is left to the tokenizer: it would add its own begin token, or cut the images.
+        unused = {name: given.pop(name, None) for name in ("add_special_tokens", "truncation")}
+        if unused["truncation"]:
+            raise ValueError("a prompt is not cut: its images and its question stand in front of its end")
+        padded: dict[str, Any] = dict(self.tokenizer.pad({"input_ids": rows}, **given))
+        return padded
+
+
+# Options of `apply_chat_template` that the written text hangs on.
+_OF_TEMPLATE = ("add_generation_prompt", "continue_final_message", "tools", "documents")
+
+
+def _named(jinja: str | None) -> str | None:
+    """The template whose chat template this is."""
+    return next((name for name in TEMPLATES if chat_template(name) == jinja), None)
+
+
+def _counts(images: Any, prompts: Sequence[Any]) -> list[int | None]:
+    """How many images each prompt shows; None where all marks in it are images."""
+    if images is None:
+        return [None] * len(prompts)
+    if isinstance(images, (list, tuple)) and any(isinstance(one, (list, tuple)) for one in images):
+        counts: list[int | None] = [len(_flat(one)) for one in images]
+        if len(counts) != len(prompts):
+            raise ValueError(f"{len(counts)} lists of images for {len(prompts)} prompts")
+        return counts
+    found = len(_flat(images))
+    if len(prompts) == 1:
+        return [found]
+    marks = [one.count(IMAGE) if isinstance(one, str) else sum(part.image for part in one) for one in prompts]
+    if sum(marks) == found:
+        return list(marks)
+    if found == len(prompts) and all(marks):
+        return [1] * found
+    raise ValueError(f"{found} images for prompts with {marks} marks; give a list of images for each prompt")
+
+
+def _images(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    parts = [part for one in messages if not isinstance(one["content"], str) for part in one["content"]]
+    return [part for part in parts if part.get("type") == "image" and part.keys() > {"type"}]
+
+
+def _shown(part: dict[str, Any]) -> Image.Image:
+    from transformers.image_utils import load_image
+
+    loaded: Image.Image = load_image(next(value for key, value in part.items() if key != "type"))
+    return loaded
 
 
 def _flat(images: Any) -> list[Image.Image]:

@@ -14,6 +14,8 @@ from mllm_eval.catalog.subset import parted
 from mllm_eval.data.samples import ImageRef, Sample, Shown
 from mllm_eval.environment import device, repeatable
 from mllm_eval.generate import Asked, Limits, Share, answer_many, is_open, pending, shared_answers, together
+from mllm_eval.generate.asking import outdated, outdated_words
+from mllm_eval.generate.positions import positions_in
 from mllm_eval.pipeline.ledger import Ledger, Part
 from mllm_eval.pipeline.processes import decided, encode
 from mllm_eval.pipeline.reporter import Progress
@@ -51,6 +53,11 @@ class Respondent:
             return model
 
     @cached_property
+    def positions(self) -> int | None:
+        """How many tokens the trained LLM can hold in a row, where its checkpoint says so."""
+        return positions_in(self.run.checkpoint)
+
+    @cached_property
     def features(self) -> Features:
         """The encoder's features of any image, from the store where it has them."""
         repeatable(self.run.seed)
@@ -74,7 +81,7 @@ class Respondent:
         opened: dict[Asked, tuple[Benchmark, str]] = {}
         for (benchmark, variant), journal in zip(wanted, journals, strict=True):
             samples, name = asked_samples(benchmark, self.run.data, variant), titled(benchmark, variant)
-            asked = Asked(samples, benchmark.generation.max_new_tokens, journal, name)
+            asked = Asked(samples, benchmark.generation.max_new_tokens, journal, name, self.positions)
             if is_open(asked, self.run.recipe.template):
                 opened[asked] = benchmark, variant
             elif not share.rank:
@@ -82,6 +89,8 @@ class Respondent:
         if not opened:
             return
         self._share_answers(opened, share)
+        if not share.rank:
+            self._tell_outdated([*opened])
         # One rank's answers may be there before another looks.
         left = decided(lambda: any(self._pending(asked) for asked in opened))
         model = self.model if left else None
@@ -136,7 +145,14 @@ class Respondent:
         return journals
 
     def _pending(self, asked: Asked) -> bool:
-        return bool(pending(asked.samples, self.run.recipe.template, asked.journal))
+        return bool(pending(asked.samples, self.run.recipe.template, asked.journal, asked.room))
+
+    def _tell_outdated(self, opened: Sequence[Asked]) -> None:
+        for asked in opened:
+            if len(asked.journal.done()):
+                ids = pending(asked.samples, self.run.recipe.template, asked.journal, asked.room)
+                if count := outdated(ids, asked.journal):
+                    self.ledger.reporter.say(outdated_words(asked.name, count))
 
     @contextmanager
     def _step(self, part: Mapping[Asked, tuple[Benchmark, str]], which: str, share: Share) -> Iterator[Progress]:
@@ -165,11 +181,11 @@ class Respondent:
                     left: Sequence[Sample] = asked.samples
                     others = self._others(benchmark, asked.journal, asked.max_new_tokens)
                 elif asked.journal.complete:
-                    ids = set(pending(asked.samples, template, asked.journal))
+                    ids = set(pending(asked.samples, template, asked.journal, asked.room))
                     left, others = [sample for sample in asked.samples if sample.id in ids], [asked.journal]
                 else:
                     continue
-                if shared := shared_answers(left, template, others):
+                if shared := shared_answers(left, template, others, asked.room):
                     asked.journal.append(shared)
 
         share.first(take)

@@ -10,8 +10,11 @@ from mllm_eval.adapters import weights_folder
 from mllm_eval.answers import Journal
 from mllm_eval.catalog.subset import size_of_table, sized
 from mllm_eval.environment import device, repeatable
+from mllm_eval.errors import UserError
 from mllm_eval.finished import Dtype, Finished
+from mllm_eval.generate.asking import outdated, outdated_words
 from mllm_eval.generate.finished import answer_finished, pending_finished
+from mllm_eval.generate.positions import positions_in
 from mllm_eval.pipeline.answering import titled
 from mllm_eval.pipeline.asked import asked_benchmarks, rules_asked
 from mllm_eval.pipeline.flow import working
@@ -81,24 +84,38 @@ def evaluate_finished(
                 samples = asked_samples(benchmark, data, variant)
                 journal = Journal(model.answers_path(benchmark.name, variant), share.rank)
                 limit = benchmark.generation.max_new_tokens
-                if decided(partial(_open, model, samples, journal, limit)):
+                title = titled(benchmark, variant)
+                if decided(partial(_open, model, samples, journal, limit, title, ledger.reporter)):
                     ready = loaded.model
-                    title = titled(benchmark, variant)
                     part = Part(f"answers: {title}", benchmark.name, variant, len(samples))
                     with ledger.step(f"answers: {title}", "answers", parts=[part]) as progress:
                         answer_finished(ready, samples, limit, journal, progress, batch, share)
                 if not share.rank and not scored(model, benchmark, variant, samples, states):
-                    with ledger.step(
-                        f"scores: {titled(benchmark, variant)}", "scores", benchmark=benchmark.name, variant=variant
-                    ):
+                    with ledger.step(f"scores: {title}", "scores", benchmark=benchmark.name, variant=variant):
                         score_answers(model, benchmark, variant, samples, states)
         conclude(model, ledger, asked, {one.name: variants for one in asked})
     return model
 
 
-def _open(model: Finished, samples: Sequence[Sample], journal: Journal, limit: int) -> bool:
+def _open(
+    model: Finished, samples: Sequence[Sample], journal: Journal, limit: int, title: str, reporter: Reporter
+) -> bool:
     journal.hold_to(limit)
-    return not journal.complete or bool(pending_finished(samples, journal, model.overruled))
+    if not len(journal.done()):
+        return True
+    longest = _positions(model)
+    left = pending_finished(samples, journal, model.overruled, longest and longest - limit)
+    if count := outdated(left, journal):
+        reporter.say(outdated_words(title, count))
+    return bool(left) or not journal.complete
+
+
+def _positions(model: Finished) -> int | None:
+    try:
+        return positions_in(weights_folder(model.weights))
+    except UserError:
+        # Not on this machine: what was asked before is all there is to say.
+        return None
 
 
 class _Loaded:

@@ -137,12 +137,11 @@ def score_run(run: Run | Finished, reporter: Reporter | None = None) -> list[str
             name, _, variant = path.stem.partition(".")
             benchmark = load_benchmark(name)
             for counted in _read_by(run, benchmark, variant or "default"):
-                with ledger.step(
-                    f"scores: {titled(benchmark, counted)}", "scores", benchmark=benchmark.name, variant=counted
-                ):
+                title = titled(benchmark, counted)
+                with ledger.step(f"scores: {title}", "scores", benchmark=benchmark.name, variant=counted):
                     states.of(benchmark, counted)
                     score_answers(run, benchmark, counted, asked_samples(benchmark, run.data, counted), states)
-                done.append(titled(benchmark, counted))
+                done.append(title)
     if not done:
         raise UserError(f"{run.folder}: no finished answers; `mllm-eval eval` makes them")
     return done
@@ -262,6 +261,8 @@ def _at(server: str | None) -> Server | None:
 def _train(run: Run, ledger: Ledger) -> None:
     if is_trained(run):
         return
+    for one in run.earlier_here():
+        ledger.reporter.say(f"run {one} learnt other tokens of the template {run.recipe.template}: trained again")
     repeatable(run.seed)
     with ledger.step("training", "training") as progress:
         train(run, progress, ledger.reporter.say)
@@ -292,7 +293,6 @@ def _score(
     for variant in readers[benchmark.name, source]:
         own = samples if variant == source else asked_samples(benchmark, run.data, variant)
         if not scored(run, benchmark, variant, own, states):
-            with ledger.step(
-                f"scores: {titled(benchmark, variant)}", "scores", benchmark=benchmark.name, variant=variant
-            ):
+            title = titled(benchmark, variant)
+            with ledger.step(f"scores: {title}", "scores", benchmark=benchmark.name, variant=variant):
                 score_answers(run, benchmark, variant, own, states)

@@ -20,6 +20,8 @@ from mllm_eval.storage import read_json, sha256_file, write_json, write_jsonl
 
 # Of a run's folder: in which state of its data each benchmark and variant was scored.
 SETTLED = "settled.json"
+# How it is told which answers hold. Of a run that was settled by other means the samples are looked at once.
+ASKED = "2"
 
 
 class States:
@@ -53,7 +55,8 @@ def settled(run: RunFolder, benchmark: Benchmark, variant: str, states: States) 
     if not all(one is not None and one.get("n_failed") == 0 for one in found):
         return False
     noted = _noted(run).get(_name(benchmark, variant))
-    return noted is not None and noted == states.of(benchmark, variant)
+    state = states.of(benchmark, variant)
+    return noted is not None and state is not None and noted == f"{ASKED}.{state}"
 
 
 def scored(run: RunFolder, benchmark: Benchmark, variant: str, samples: Sequence[Sample], states: States) -> bool:
@@ -83,8 +86,8 @@ def _noted(run: RunFolder) -> dict[str, str]:
 def _note(run: RunFolder, benchmark: Benchmark, variant: str, states: States) -> None:
     noted, name = _noted(run), _name(benchmark, variant)
     state = states.of(benchmark, variant)
-    if state is not None and noted.get(name) != state:
-        write_json(run.folder / SETTLED, {**noted, name: state})
+    if state is not None and noted.get(name) != (now := f"{ASKED}.{state}"):
+        write_json(run.folder / SETTLED, {**noted, name: now})
 
 
 def _summaries(run: RunFolder, benchmark: Benchmark, variant: str) -> list[dict[str, Any] | None]:
@@ -104,8 +107,9 @@ def _summaries(run: RunFolder, benchmark: Benchmark, variant: str) -> list[dict[
         except UserError:
             continue
         same = isinstance(summary, dict) and summary.get("answers") == digest
-        # Older versions did not count which answers were given.
-        if same and "given" in summary and summary.get("protocol_hash") == protocol_hash(benchmark, rules, variant):
+        # Older versions counted neither which answers were given nor the empty ones.
+        same = same and {"given", "n_empty"} <= summary.keys()
+        if same and summary.get("protocol_hash") == protocol_hash(benchmark, rules, variant):
             found[-1] = summary
     return found
 
@@ -121,19 +125,21 @@ def score_answers(
     Raises:
         UserError: the answers are not those to these samples, or the scorer fails.
     """
-    from mllm_eval.score import score_samples, summarize
+    from mllm_eval.score import count_empty, score_samples, summarize
     from mllm_eval.score.cleaning import clean_up_spaces
 
     path = run.answers_path(benchmark.name, answers_variant(benchmark, variant, run.data))
     answers = open_answers(path)
-    digest = sha256_file(path)
+    digest, empty = sha256_file(path), count_empty(_Predictions(answers, str).values())
     by_rules = {
         rules: score_samples(
             benchmark, rules, samples, _Predictions(answers, clean_up_spaces if entry.clean_up_spaces else str)
         )
         for rules, entry in benchmark.rules.items()
     }
-    found = {rules: summarize(benchmark, rules, samples, scores, variant) for rules, scores in by_rules.items()}
+    found = {
+        rules: summarize(benchmark, rules, samples, scores, variant, empty=empty) for rules, scores in by_rules.items()
+    }
     contents = Shelf(map(content_of, samples))
     for rules, scores in by_rules.items():
         lines = (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from mllm_eval.catalog.templates import TEMPLATES, Template
+from mllm_eval.prompts.marks import marks_of, may_hold_marks, unmarked
+from mllm_eval.prompts.reading import parts_of, placed_parts
 from mllm_eval.prompts.render import (
     IMAGE,
     Part,
@@ -12,11 +15,11 @@ from mllm_eval.prompts.render import (
     template_named,
     user_turn,
 )
-from mllm_eval.prompts.templates import TEMPLATES, Template
-from mllm_eval.prompts.tokens import Chunk, PromptTokens
+from mllm_eval.prompts.tokens import NAMED, Chunk, PromptTokens
 
 __all__ = [
     "IMAGE",
+    "NAMED",
     "TEMPLATES",
     "Chunk",
     "Part",
@@ -24,8 +27,13 @@ __all__ = [
     "Template",
     "conversation",
     "conversation_parts",
+    "marks_of",
+    "may_hold_marks",
+    "parts_of",
+    "placed_parts",
     "prompt_parts",
     "render",
     "template_named",
+    "unmarked",
     "user_turn",
 ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from mllm_eval.catalog.templates import TEMPLATES, Template
 from mllm_eval.errors import UserError, near
-from mllm_eval.prompts.templates import TEMPLATES, Template
 
 IMAGE = "<image>"
 

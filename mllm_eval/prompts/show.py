@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import Benchmark
+from mllm_eval.data.columns import named_columns
 from mllm_eval.data.readers import Reading
 from mllm_eval.data.settings import settings_of
 from mllm_eval.data.snapshots import load_samples, reader_of
 from mllm_eval.data.tables import Row
 from mllm_eval.errors import UserError, near
-from mllm_eval.prompts.render import render, template_named
+from mllm_eval.prompts.render import IMAGE, Part, prompt_parts, render, template_named
+from mllm_eval.prompts.tokens import PromptTokens
 from mllm_eval.storage import iter_jsonl
+
+
+def begin_words(template: str) -> str:
+    """What the tokenizer puts in front of every prompt of a template, in words; "" where the template writes it all."""
+    mark = template_named(template).begin_of_tokenizer
+    return f"{mark} stands in front of each prompt: the tokenizer's own begin token, which it adds once" if mark else ""
 
 
 def show_prompts(
@@ -24,32 +32,48 @@ def show_prompts(
     template: str = "llama_3",
     pin: str = "mini",
     variant: str = "default",
+    tokenizer: Any = None,
 ) -> Iterator[str]:
     """JSON lines {"prompt"} of the records of a file (lines {"record"}), or {"id", "prompt"} of the data.
 
-    A record that doesn't speak of its image has one; one whose image is null has none.
+    A record that doesn't speak of its image has one; one whose image is null has none. With a tokenizer each line has
+    `ids` and `tokens`, too: what the model gets, its begin token included, each image as its one mark.
     """
     template_named(template)
+    words = None if tokenizer is None else PromptTokens(tokenizer, template)
+
+    def line(named: Mapping[str, str], user: str, n_images: int) -> str:
+        said = {**named, "prompt": render(template, user, n_images)}
+        tokens = {} if words is None else _tokens(words, prompt_parts(template, user, n_images))
+        return json.dumps({**said, **tokens}, ensure_ascii=False)
+
     chosen = load_benchmark(benchmark)
     if records is None:
         for sample in load_samples(chosen, pin, variant):
-            text = render(template, sample.prompt, len(sample.images))
-            yield json.dumps({"id": sample.id, "prompt": text}, ensure_ascii=False)
+            yield line({"id": sample.id}, sample.prompt, len(sample.images))
         return
-    for number, line in enumerate(iter_jsonl(records), 1):
+    for number, row in enumerate(iter_jsonl(records), 1):
         where = f"{records}:{number}"
-        record = line.get("record")
+        record = row.get("record")
         if not isinstance(record, dict):
-            raise UserError(f"{where}: field 'record' is missing or no object.{near('record', line)}")
+            raise UserError(f"{where}: field 'record' is missing or no object.{near('record', row)}")
         reading = read_record(chosen, record, where, variant)
-        prompt = render(template, reading.prompt, len(reading.images))
-        yield json.dumps({"prompt": prompt}, ensure_ascii=False)
+        yield line({}, reading.prompt, len(reading.images))
+
+
+def _tokens(words: PromptTokens, parts: Sequence[Part]) -> dict[str, Any]:
+    """Ids of a prompt, and how the tokenizer spells each."""
+    image = words.tokenizer.convert_tokens_to_ids(IMAGE)
+    first, *others = [ids for ids, _ in words.encode(words.chunks(parts))]
+    ids = [*first, *(token for more in others for token in (image, *more))]
+    return {"ids": ids, "tokens": words.tokenizer.convert_ids_to_tokens(ids)}
 
 
 def read_record(benchmark: Benchmark, record: Mapping[str, Any], where: str, variant: str = "default") -> Reading:
     """What the benchmark's reader makes of a record that came from a file."""
     from mllm_eval.data.snapshots import read_row
 
-    named = {benchmark.aliases.get(key, key): value for key, value in record.items()}
+    names = named_columns(record, benchmark.aliases, where)
+    named = {name: record[own] for name, own in names.items()}
     read = reader_of(benchmark)
     return read_row(read, Row(where, named, {}), settings_of(benchmark, read, benchmark.variant(variant).settings))

@@ -33,11 +33,12 @@ class Chunk:
 
 
 class PromptTokens:
-    """The tokens of parts under a template."""
+    """The tokens of parts under a template; None is that of another tool, which writes its own begin mark."""
 
-    def __init__(self, tokenizer: Any, template: str) -> None:
+    def __init__(self, tokenizer: Any, template: str | None) -> None:
         self.tokenizer = tokenizer
-        begin = getattr(tokenizer, "bos_token_id", None) if template_named(template).begin_of_tokenizer else None
+        wanted = template is not None and bool(template_named(template).begin_of_tokenizer)
+        begin = getattr(tokenizer, "bos_token_id", None) if wanted else None
         self.begin: list[int] = [] if begin is None else [begin]
 
     def chunks(self, parts: Sequence[Part]) -> list[Chunk]:

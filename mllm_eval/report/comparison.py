@@ -100,6 +100,8 @@ def measured_row(run: Scored, label: str, shown: Sequence[Column], intervals: bo
     about = f"run {record.hash}, seed {record.seed}{part}, {ok}/{total} answers scored"
     if unparsed:
         about += f", {unparsed} of them unparsed"
+    if run.empty:
+        about += f", {run.empty} of them empty"
     absent = [n for n in columns().benchmarks if n not in run.values]
     if absent and len(absent) < len(columns().benchmarks):
         about += f"; no AVG without {', '.join(columns().benchmarks[n].title for n in absent)}"
@@ -117,6 +119,7 @@ def measured_row(run: Scored, label: str, shown: Sequence[Column], intervals: bo
         "n_ok": str(ok),
         "n": str(total),
         "n_unparsed": str(unparsed),
+        "n_empty": str(run.empty),
     }
     named = columns().classic
     probed = [f"{named[key].title}: n {one.n:,}, {one.how}" for key, one in probes.items() if key in cells]

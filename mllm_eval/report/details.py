@@ -13,7 +13,7 @@ from mllm_eval.report.table import Cell, Column, Row, Table, score_cell
 from mllm_eval.report.words import title
 from mllm_eval.results import given_answers
 
-COUNTS = {"n": "n", "n_failed": "failed", "n_unparsed": "unparsed"}
+COUNTS = {"n": "n", "n_failed": "failed", "n_unparsed": "unparsed", "n_empty": "empty"}
 
 
 def details_table(
@@ -26,7 +26,9 @@ def details_table(
     """
     scored = read_variants(runs, rules, variants)
     value, chance = Column("value", "Value", decimals=decimals), Column("chance", "Chance", decimals=decimals)
-    counts = [Column(key, heading, decimals=0) for key, heading in COUNTS.items()]
+    # Scores of earlier versions did not count empty answers.
+    known = {key for run in scored for summary in run.summaries.values() for key in summary}
+    counts = [Column(key, heading, decimals=0) for key, heading in COUNTS.items() if key in known]
     most = Column("most_frequent_answer", "Most frequent answer", text=True)
     protocol, digest = Column("protocol", "Protocol", text=True), Column("protocol_hash", "Hash", text=True)
     shown = (value, chance, *counts, most, protocol, digest)
@@ -38,8 +40,9 @@ def details_table(
         for row in (_row(run, label, name, shown), *_parts(run, label, name, shown))
     ]
     notes = [
-        "failed: no answer, counts nowhere; unparsed: scored, but nothing could be read. Chance: guessing without "
-        "the image, on the value's own scale. Below a benchmark: the parts of its value, as its report gives them.",
+        "failed: no answer, counts nowhere; unparsed: scored, but nothing could be read; empty: answers without a "
+        "character, scored as well. Chance: guessing without the image, on the value's own scale. Below a benchmark: "
+        "the parts of its value, as its report gives them.",
     ]
     notes += [f"{label}: {words}." for run, label in named if (words := one_answer_words(run))]
     return Table("details", f"Behind each cell: {rules} rules", shown, tuple(rows), tuple(notes))
@@ -49,7 +52,7 @@ def _row(run: Scored, label: str, name: str, shown: Sequence[Column]) -> Row:
     summary = run.summaries[name]
     own = {**summary, "most_frequent_answer": _most_frequent_answer(run, name)}
     cells = {
-        column.key: Cell(str(own[column.key])) if column.text else score_cell(_number(own[column.key]), column)
+        column.key: Cell(str(own[column.key])) if column.text else score_cell(_number(own.get(column.key)), column)
         for column in shown
     }
     facts = {"run": run.record.hash, "rules": run.rules, "variant": run.variant}

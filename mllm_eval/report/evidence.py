@@ -134,6 +134,11 @@ class Scored:
         failed = sum(int(s["n_failed"]) + int(s.get("n_unscored", 0)) for s in self.summaries.values())
         return total - failed, total, sum(int(s["n_unparsed"]) for s in self.summaries.values())
 
+    @property
+    def empty(self) -> int:
+        """Answers without a visible character; those that an earlier version scored are not counted."""
+        return sum(int(s.get("n_empty", 0)) for s in self.summaries.values())
+
 
 def weighed(estimates: Mapping[str, Estimate], key: str) -> list[tuple[Units, float]]:
     """What a benchmark, a category or AVG is the sum of: values and their weights."""

@@ -21,6 +21,7 @@ FACTS = (
     "n_ok",
     "n",
     "n_unparsed",
+    "n_empty",
 )
 
 

@@ -67,11 +67,15 @@ class RunRecord:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """The record of a run's folder. Raises UserError if its config is missing or damaged."""
+    """The record of a run's folder.
+
+    Raises UserError if its config is missing or damaged, or its template's prompts have become other tokens since.
+    """
     if is_finished(folder):
         return _read_finished(folder)
     config = load(folder / "config.yaml", RunConfig)
     run = Run(config.encoder, config.recipe, config.llm, config.seed, config.weights)
+    run.refuse_earlier_tokens(folder)
     facts, encoder = config.encoder.facts, config.encoder
     return RunRecord(
         folder=folder,

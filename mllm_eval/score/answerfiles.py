@@ -14,6 +14,7 @@ from mllm_eval.catalog.benchmark import Benchmark
 from mllm_eval.errors import UserError, near
 from mllm_eval.score.agreement import Said, number_or_text
 from mllm_eval.score.sheets import sheet
+from mllm_eval.storage import unique_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 where = f"{path}:{number}"
                 try:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                    found = json.loads(text, object_pairs_hook=_object) if text.strip() else None
+                    found = json.loads(text, object_pairs_hook=unique_fields) if text.strip() else None
                 except UnicodeDecodeError as error:
                     raise UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start} of the line)") from None
                 except (ValueError, RecursionError) as error:
@@ -65,14 +66,6 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield where, found
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"field {next(name for name in names if names.count(name) > 1)!r} is there twice")
-    return found
 
 
 def jsonl(path: Path, benchmark: Benchmark) -> list[Line]:

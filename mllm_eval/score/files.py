@@ -18,7 +18,7 @@ from mllm_eval.score.answerfiles import LAYOUTS, Line
 from mllm_eval.score.joining import NUMBERINGS, agree, join
 from mllm_eval.score.records import sample_of, whole_groups
 from mllm_eval.score.scorer import load_scorer, own_code, rules_of
-from mllm_eval.score.scoring import Score, Summary, score_samples, summarize
+from mllm_eval.score.scoring import Score, Summary, count_empty, score_samples, summarize
 from mllm_eval.storage import write_json, write_jsonl
 
 
@@ -139,7 +139,8 @@ def _matched(
     broken = {sample.group for sample in missing}
     whole = {sample.group for sample in answered} - broken if missing else None
     scores = score_samples(benchmark, rules, answered, predictions)
-    summary = summarize(benchmark, rules, answered, scores, variant, whole)
+    empty = count_empty(predictions.values())
+    summary = summarize(benchmark, rules, answered, scores, variant, whole, empty)
     return Scored(answered, predictions, scores, summary)
 
 
@@ -154,7 +155,8 @@ def _brought(
     predictions = {line.id: line.prediction for line in lines}
     scores = score_samples(benchmark, rules, samples, predictions)
     everything = len(whole) == len({sample.group for sample in samples})
-    summary = summarize(benchmark, rules, samples, scores, variant, None if everything else whole)
+    empty = count_empty(predictions.values())
+    summary = summarize(benchmark, rules, samples, scores, variant, None if everything else whole, empty)
     return Scored(samples, predictions, scores, summary)
 
 
@@ -171,4 +173,5 @@ def _sentence(summary: Summary) -> str:
     value = "no value" if summary.value is None else f"{summary.value:.2f}"
     marked = " (partial)" if summary.partial else ""
     counts = f"n {summary.n}, failed {summary.n_failed}, unparsed {summary.n_unparsed}"
+    counts += f", empty {summary.n_empty}" if summary.n_empty else ""
     return f"{summary.protocol} {summary.protocol_hash}: {value}{marked}; {counts}, chance {summary.chance:g}"

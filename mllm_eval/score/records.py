@@ -8,6 +8,7 @@ from typing import Any
 
 from mllm_eval.catalog.benchmark import Benchmark
 from mllm_eval.config import canonical
+from mllm_eval.data.columns import named_columns
 from mllm_eval.data.samples import Sample
 from mllm_eval.errors import UserError, near
 from mllm_eval.score.scorer import KINDS, Scorer, own_code
@@ -15,7 +16,8 @@ from mllm_eval.score.scorer import KINDS, Scorer, own_code
 
 def sample_of(benchmark: Benchmark, scorer: Scorer, id_: str, record: Mapping[str, Any], where: str) -> Sample:
     """A sample made of a brought record; UserError naming the field that is missing or of another type."""
-    named = {benchmark.aliases.get(key, key): value for key, value in record.items()}
+    names = named_columns(record, benchmark.aliases, where)
+    named = {name: record[own] for name, own in names.items()}
     check_fields(scorer, named, where)
     group = id_
     if scorer.group:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, overload
@@ -49,7 +49,8 @@ class Summary:
     value: on the scale that the paper prints (MME: perception, 0-2000); None where nothing could be counted.
     n_failed: samples without an answer, which no number counts. n_unparsed: scored, but nothing could be read.
     chance: the value of blind guessing, from these very samples where the scorer can say it.
-    n_unscored: samples whose gold is hidden.
+    n_unscored: samples whose gold is hidden. n_empty: answers without a visible character, which count as answers: the
+        model ended at once.
     partial: some samples or members of groups are missing; groups that are not whole count nowhere.
     """
 
@@ -66,6 +67,7 @@ class Summary:
     variant: str = "default"
     partial: bool = False
     n_unscored: int = field(default=0)
+    n_empty: int = field(default=0)
 
 
 def score_samples(
@@ -182,10 +184,12 @@ def summarize(
     scores: Sequence[Score],
     variant: str = "default",
     whole: set[str] | None = None,
+    empty: int = 0,
 ) -> Summary:
     """The numbers over scored samples; of a benchmark that scores groups, over whole groups only.
 
-    `whole` names the groups that are whole; by default those all of whose samples have a score.
+    `whole` names the groups that are whole; by default those all of whose samples have a score. `empty`: how many of
+    the answers are empty (`count_empty`).
     """
     scorer, entry, chosen = load_scorer(benchmark), rules_of(benchmark, rules), benchmark.variant(variant)
     values = array("d", (math.nan if score.score is None else score.score for score in scores))
@@ -216,7 +220,13 @@ def summarize(
         variant=variant,
         partial=len(rows) < len(scores) or whole is not None,
         n_unscored=len(scores) - failed - scored,
+        n_empty=empty,
     )
+
+
+def count_empty(predictions: Iterable[str | None]) -> int:
+    """How many texts hold no character; None, a failed sample, is none of them."""
+    return sum(text is not None and not text.strip() for text in predictions)
 
 
 def _reported(benchmark: Benchmark, scorer: Scorer, rules: str, rows: _Rows) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def _shown(config: RunConfig) -> str:
 def _scores(entry: Entry) -> str:
     rules = list(entry.by_rules)
     head = [("", False), *((name, True) for name in rules), ("95 %", True), ("Chance", True), ("Above chance", True),
-            ("Asked", True), ("Failed", True), ("Unparsed", True)]  # fmt: skip
+            ("Asked", True), ("Failed", True), ("Unparsed", True), ("Empty", True)]  # fmt: skip
     rows, scored = [], entry.scored
     blind = read_blind(scored)
     for name in scored.benchmarks:
@@ -77,7 +77,8 @@ def _scores(entry: Entry) -> str:
         chance = float(summary["chance"])
         p = chance_p(scored, blind, name)
         rows.append([title(name), *values, between, printed(chance, 1), p_words(p) if p is not None else "unknown",
-                     f"{summary['n']:,}", f"{summary['n_failed']:,}", f"{summary['n_unparsed']:,}"])  # fmt: skip
+                     f"{summary['n']:,}", f"{summary['n_failed']:,}", f"{summary['n_unparsed']:,}",
+                     f"{summary.get('n_empty', 0):,}"])  # fmt: skip
     note = f"Interval and test are of the {rules[0]} rules. Above chance: one-sided t-test, clustered by image"
     note += "; above the same run's blind value too, paired." if blind else "."
     return section("scores", "Scores", sheet("run-scores", "Scores by benchmark and rule set", head, rows, note))

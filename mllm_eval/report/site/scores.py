@@ -96,6 +96,7 @@ def _row(
         asked, scored, unread = (int(row.facts[key]) for key in ("n", "n_ok", "n_unparsed"))
         counts = f"{scored:,} / {asked:,}"
         missed = f"<small>{unread:,} unparsed</small>" if unread else ""
+        missed += f"<small>{row.facts['n_empty']} empty</small>" if int(row.facts.get("n_empty", 0)) else ""
     cells.append(f'<td class="num" data-v="{row.facts.get("n_ok", "")}">{counts or MISSING}{missed}</td>')
     kind = " ".join(dict.fromkeys(filter(None, (row.source, "aside" if row.aside else "", switched))))
     return f'<tr class="{kind}">{"".join(cells)}</tr>'

@@ -24,8 +24,11 @@ class Template:
     """A conversation: begin, system, then user and assistant for each turn, each between open and close.
 
     system: the default system text, None for a template that has none unless one is given.
-    begin_of_tokenizer: the tokenizer's begin token stands in front, which the template does not write.
+    begin_of_tokenizer: where the tokenizer's begin token stands in front, which the template does not write, how that
+        token is spelt in the tokenizer that the template was made for.
     assistant_lead: stands between the assistant's open mark and the answer; learnt, absent from a prompt.
+    tokens: version of how its prompts become tokens. A run's hash holds it where it is not 1, so that what was trained
+        on other tokens is another run.
     """
 
     begin: str
@@ -37,7 +40,8 @@ class Template:
     assistant_open: str
     assistant_close: str
     assistant_lead: str = ""
-    begin_of_tokenizer: bool = False
+    begin_of_tokenizer: str = ""
+    tokens: int = 1
 
 
 TEMPLATES: dict[str, Template] = {
@@ -83,7 +87,9 @@ TEMPLATES: dict[str, Template] = {
         assistant_open="ASSISTANT:",
         assistant_lead=" ",
         assistant_close="</s>",
-        begin_of_tokenizer=True,
+        begin_of_tokenizer="<s>",
+        # 1 had no begin token, and tokenised parts of a conversation on their own.
+        tokens=2,
     ),
     "chatml_direct": Template(
         begin="",
