@@ -62,7 +62,8 @@ from mllm_eval.features import Features  # noqa: E402
 from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, vlm  # noqa: E402
 from mllm_eval.model.export import as_llava  # noqa: E402
 from mllm_eval.run import Run  # noqa: E402
-from mllm_eval.train.batches import Collator, Plan, RowNumbers  # noqa: E402
+from mllm_eval.train.batches import Collator, RowNumbers  # noqa: E402
+from mllm_eval.train.order import Plan  # noqa: E402
 from mllm_eval.train.tokens import TokenisedSet, tokenise  # noqa: E402
 from mllm_eval.train.trainer import StageTrainer, arguments  # noqa: E402
 

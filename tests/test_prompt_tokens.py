@@ -11,7 +11,7 @@ import pytest
 from mllm_eval.data.conversations import Conversation
 from mllm_eval.model.checkpoint import template_marks
 from mllm_eval.prompts import IMAGE, PromptTokens, prompt_parts, render, user_turn
-from mllm_eval.train.tokenising import _encode
+from mllm_eval.train.tokenising import encode_rows
 
 GOLDEN = Path(__file__).parent / "golden" / "prompts.jsonl"
 WEIGHTS = Path(__file__).parent.parent / "mllm_eval" / "miniature" / "weights" / "mini-llama"
@@ -73,7 +73,7 @@ def test_vicuna_has_the_originals_ids_and_labels(turns: int) -> None:
     tokenizer = sentencepiece_like(legacy=True)
     said = [(user_turn(QUESTION, 1), "red"), ("And now?", "blue é 图"), ("Sure?", "green and red.")][:turns]
     image = tokenizer.convert_tokens_to_ids(IMAGE)
-    ((ids, targets),) = _encode([Conversation(("a.png",), tuple(said), None)], tokenizer, "vicuna_v1")
+    ((ids, targets),) = encode_rows([Conversation(("a.png",), tuple(said), None)], tokenizer, "vicuna_v1")
     assert (ids, targets) == as_the_original(tokenizer, said, image)
 
 
@@ -82,7 +82,7 @@ def test_a_prompt_is_what_precedes_the_answer_in_training(legacy: bool) -> None:
     tokenizer = sentencepiece_like(legacy)
     image = tokenizer.convert_tokens_to_ids(IMAGE)
     row = Conversation(("a.png",), ((user_turn(QUESTION, 1), "red"),), None)
-    ((ids, targets),) = _encode([row], tokenizer, "vicuna_v1")
+    ((ids, targets),) = encode_rows([row], tokenizer, "vicuna_v1")
     asked = evaluated(tokenizer, "vicuna_v1", QUESTION, image)
     assert ids[: targets.index(True)] == asked
     assert asked[0] == tokenizer.bos_token_id and asked.count(tokenizer.bos_token_id) == 1
@@ -119,7 +119,7 @@ def test_control_marks_in_a_text_are_text(template: str) -> None:
 
     def count(question: str, answer: str) -> int:
         row = Conversation(("a.png",), ((user_turn(question, 1), answer),), "Be " + answer)
-        ((ids, _),) = _encode([row], tokenizer, template)
+        ((ids, _),) = encode_rows([row], tokenizer, template)
         return sum(token in ids_of for token in ids)
 
     assert count(text, text) == count("It reads so", "red")

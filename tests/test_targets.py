@@ -95,6 +95,16 @@ def test_long_contexts_turn_as_the_config_says() -> None:
     assert_same(llama(rope_parameters=scaled), torch.randn(2, 16, 32), torch.rand(2, 16) < 0.3)
 
 
+def test_padding_is_not_computed() -> None:
+    model, used = llama(), torch.zeros(3, 40, dtype=torch.bool)
+    used[0, 39] = used[1, 2] = used[2, 4] = True
+    rows: list[int] = []
+    model.model.layers[0].mlp.register_forward_hook(lambda _, given, __: rows.append(given[0].numel() // 32))
+    assert_same(model, torch.randn(3, 40, 32), used)
+    # All positions in the plain way, then those up to each row's last used one.
+    assert rows == [3 * 40, 40 + 3 + 5]
+
+
 def test_the_last_layer_sees_only_what_is_used_and_a_frozen_llama_gets_no_gradients() -> None:
     model, used = llama(), torch.zeros(2, 12, dtype=torch.bool)
     used[0, 3] = used[1, 8] = used[1, 10] = True
@@ -107,6 +117,7 @@ def test_the_last_layer_sees_only_what_is_used_and_a_frozen_llama_gets_no_gradie
     model.requires_grad_(False)
     _, grads, inputs = passed(model, torch.randn(2, 12, 32), used, whole=False)
     short = {name.rpartition(".")[2]: count for name, count in rows.items()}
-    everywhere = {"k_proj": 24, "v_proj": 24}
-    assert short == everywhere | dict.fromkeys(["q_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], 3)
+    # Up to each row's last used position: nothing that is used sees what stands behind it.
+    before = {"k_proj": 4 + 11, "v_proj": 4 + 11}
+    assert short == before | dict.fromkeys(["q_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], 3)
     assert not grads and inputs.any()

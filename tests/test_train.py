@@ -23,7 +23,8 @@ from mllm_eval.prompts import conversation, render
 from mllm_eval.run import Run
 from mllm_eval.storage import sha256_tree
 from mllm_eval.train import is_trained, train
-from mllm_eval.train.batches import Collator, Plan
+from mllm_eval.train.batches import Collator
+from mllm_eval.train.order import Plan, planned
 from mllm_eval.train.progress import StageLog, latest_whole, mark_whole
 from mllm_eval.train.tokens import TokenisedSet, tokenise
 
@@ -165,12 +166,10 @@ def test_a_plan_visits_every_row_once_an_epoch_in_batches_of_like_length() -> No
     assert plan.rows(0).tolist() != plan.rows(62).tolist()
 
 
-def test_epochs_become_steps() -> None:
-    assert Plan.length(100, 16, 1.0, None, "stage 1") == 6
-    assert Plan.length(100, 16, 2.5, None, "stage 1") == 15
-    assert Plan.length(100, 16, 1.0, 7, "stage 1") == 7
+def test_rows_that_do_not_fill_a_batch_are_refused(home: Path) -> None:
+    stage = make_run(home).recipe.stage1.model_copy(update={"batch": 16})
     with pytest.raises(UserError, match=r"stage 1: 10 conversations with .* do not fill a batch of 16"):
-        Plan.length(10, 16, 1.0, None, "stage 1")
+        planned(0, 1, stage, np.full(10, 7), np.full(10, True))
 
 
 # ---- log and checkpoints ----

@@ -210,6 +210,30 @@ def test_four_processes_give_what_one_gives(
 
 
 @pytest.mark.slow
+def test_two_processes_give_what_one_gives_in_each_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 24 rows, 20 with an image: a step of 5 micro-batches over the end of an epoch, which is filled up.
+    stage = {"batch": 10, "micro_batch": 1, "steps": 5, "last_step": "fill", "order": "random"}
+    stages = {"stage1": stage, "stage2": {**stage, "order": "modality"}}
+    data, images = make_conversations(tmp_path / "data")
+    models = {
+        "encoder": make_encoder(tmp_path / "encoder"),
+        "llm": make_llm(tmp_path / "llm"),
+        "recipe": make_recipe(data, images, **stages),
+    }
+    configs = {}
+    for kind, model in models.items():
+        configs[kind] = str(tmp_path / f"{model.name}.yaml")
+        Path(configs[kind]).write_text(yaml.safe_dump(model.model_dump(mode="json", exclude={"assumptions"})))
+    run_processes(configs, tmp_path, 2)
+    several = finished(configs, tmp_path, monkeypatch)
+    found = results_of(several)
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "one"))
+    train(several)
+    for losses, expected in zip(found[0], results_of(several)[0], strict=True):
+        assert losses == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("clipped_at", [1e-9, 100.0])
 def test_a_json_that_says_nothing_trains_as_the_recipe_says(
     clipped_at: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -73,6 +73,11 @@ class Stage(Strict):
         features: `store` encodes each image once and keeps its features on disk; `live` runs the frozen encoder
             in every step, where the features of all images would not fit.
         kernels: `liger` trains the LLM with Liger's fused kernels, on a GPU; they round otherwise.
+        order: which rows make a step. `random`: any; `modality`: all with an image, or all text alone; `length`: of
+            like length, which gives rows of a rare length more weight. It is `length` where a recipe names none, as
+            it was before there was a choice.
+        last_step: an epoch's rows beyond its last whole batch: `drop` leaves them out of that epoch, `fill` makes a
+            batch of them with rows of the epoch's beginning, as transformers' Trainer does unless told otherwise.
     """
 
     data: list[ConversationData] = Field(min_length=1)
@@ -94,6 +99,8 @@ class Stage(Strict):
     projector_lr: float | None = Field(default=None, gt=0)
     features: Literal["store", "live"] = Field(default="store", exclude_if=lambda value: value == "store")
     kernels: Literal["liger"] | None = Field(default=None, exclude_if=lambda value: value is None)
+    order: Literal["random", "modality", "length"] = Field(default="length", exclude_if=lambda value: value == "length")
+    last_step: Literal["drop", "fill"] = Field(default="drop", exclude_if=lambda value: value == "drop")
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Stage:
@@ -102,6 +109,13 @@ class Stage(Strict):
         if self.lora is not None and not self.train_llm:
             raise ValueError("`lora` trains the LLM, which `train_llm: false` leaves alone; change one of them")
         return self
+
+    def steps_for(self, rows: int) -> int:
+        """Optimiser steps over so many usable rows."""
+        if self.steps is not None:
+            return self.steps
+        an_epoch = -(-rows // self.batch) if self.last_step == "fill" else rows // self.batch
+        return max(1, round(self.epochs * an_epoch))
 
     def accumulation(self, processes: int, where: str) -> int:
         """Micro-batches per step on one of so many processes. Raises UserError where the batch does not divide."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from mllm_eval.cli import listing
+from mllm_eval.cli.recipes import recipes
 
 if TYPE_CHECKING:
     from mllm_eval.catalog import Kind
@@ -22,6 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command("ls", short_help="list runs, encoders, llms, recipes, benchmarks, tables")(ls)
     app.command("show", short_help="what a run is, has and cost")(show)
     app.command("encoders", short_help="all encoders with their facts")(listing.encoders)
+    app.command("recipes", short_help="recipes, and what their steps would learn from")(recipes)
     app.command("prompt", short_help="the prompts that records become")(prompt)
     app.command("bench", short_help="time parts of this project on this machine")(bench)
 

@@ -1,7 +1,8 @@
-"""A LLaMA's last hidden states where they are used, and nowhere else.
+"""A LLaMA's last hidden states where they are used, and nothing that they do not depend on.
 
-Training uses the states before targets, a few of a hundred positions. What stands below needs every position, since
-later ones attend to it; of the last layer, queries, attention, output and MLP are needed at the used positions alone.
+Training uses the states before targets, a few of a hundred positions. What stands below needs every position before
+them, since later ones attend to it, and none behind a row's last one: neither the padding of a batch nor a row without
+a target is computed. Of the last layer, queries, attention, output and MLP are needed at the used positions alone.
 """
 
 from __future__ import annotations
@@ -13,55 +14,109 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.llama.modeling_llama import repeat_kv
 
-from mllm_eval.model.layers import below_last, turned
+from mllm_eval.model.layers import Rotary, turned
 
 
 def states_before_targets(model: Any, embeds: Tensor, used: Tensor) -> Tensor:
     """The final states [T, H] of a `LlamaModel` at the T positions where `used` [B, N] is true, row by row.
 
-    embeds: [B, N, H], padded on the right. The sums are those of `LlamaModel.forward`, the last layer's at other
-    positions left out; gradient checkpointing is kept.
+    embeds: [B, N, H], padded on the right. The sums are those of `LlamaModel.forward` over each row by itself; parts of
+    layers are called as modules, so that sharding, adapters, checkpointing and fused kernels that hook into them stay
+    in force.
     """
-    # No cache of keys and values: nothing comes after this pass.
-    states, rotary = below_last(model, embeds)
-    last = model.layers[-1]
-    if last.gradient_checkpointing and model.training:
-        states = last._gradient_checkpointing_func(_last_layer, last, states, rotary, used)
-    else:
-        states = _last_layer(last, states, rotary, used)
+    places = torch.arange(1, embeds.shape[1] + 1, device=embeds.device)
+    # At least one position of each row: processes that share weights all have to use them.
+    ends = (used * places).amax(1).clamp(min=1)
+    inside = places <= ends[:, None]
+    lengths: list[int] = ends.tolist()
+    at = used[inside].nonzero()[:, 0]
+    counts: list[int] = used.sum(1).tolist()
+    states = embeds[inside]
+    positions = (places - 1).expand_as(inside)[inside]
+    cos, sin = model.rotary_emb(states[None], position_ids=positions[None])
+    rotary = cos[0, :, None], sin[0, :, None]
+    for layer in model.layers[:-1]:
+        states = _passed(layer, _layer, states, rotary, lengths)
+    states = _passed(model.layers[-1], _last_layer, states, rotary, lengths, at, positions[at], counts)
     found: Tensor = model.norm(states)
     return found
 
 
-def _last_layer(layer: Any, states: Tensor, rotary: tuple[Tensor, Tensor], used: Tensor) -> Tensor:
-    """What the layer gives at the used positions [T, H], from the states [B, N, H] below it."""
-    attention = layer.self_attn
-    batch, length, _ = states.shape
-    normed = layer.input_layernorm(states)
-    rows, at = used.nonzero(as_tuple=True)
-    cos, sin = rotary
-    query = attention.q_proj(normed[rows, at]).unflatten(-1, (-1, attention.head_dim))
-    key = attention.k_proj(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-    value = attention.v_proj(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-    query = turned(query, cos[0, at, None], sin[0, at, None])
-    key = turned(key, cos[:, None], sin[:, None])
+def _passed(layer: Any, through: Any, *given: Any) -> Tensor:
+    """A layer's states by one of the functions below, kept for the backward pass or made again in it."""
+    if layer.gradient_checkpointing and layer.training:
+        found: Tensor = layer._gradient_checkpointing_func(through, layer, *given)
+    else:
+        found = through(layer, *given)
+    return found
 
-    # The used positions of each row side by side, filled up to the longest row's number of them.
-    slot = used.cumsum(1)[rows, at] - 1
-    most = max(1, int(used.sum(1).max()))
-    queries = query.new_zeros(batch, most, *query.shape[1:]).index_put((rows, slot), query)
-    last_seen = at.new_zeros(batch, most).index_put((rows, slot), at)
-    seen = torch.arange(length, device=at.device) <= last_seen[..., None]
+
+def _layer(layer: Any, states: Tensor, rotary: Rotary, lengths: list[int]) -> Tensor:
+    """What the layer gives [P, H] of the states [P, H] of rows of these lengths, one after another."""
+    attention = layer.self_attn
+    normed = layer.input_layernorm(states)
+    query = turned(attention.q_proj(normed).unflatten(-1, (-1, attention.head_dim)), *rotary)
+    key, value = _keys_values(attention, normed, rotary)
+    rows = zip(*(_rows(one, lengths) for one in (query, key, value)), strict=True)
+    mixed = [_attend(attention, *row, is_causal=True) for row in rows]
+    return _behind_attention(layer, states, torch.cat(mixed, 2))
+
+
+def _last_layer(
+    layer: Any,
+    states: Tensor,
+    rotary: Rotary,
+    lengths: list[int],
+    at: Tensor,
+    positions: Tensor,
+    counts: list[int],
+) -> Tensor:
+    """What the layer gives [T, H] at the used states `at` [T], which stand at these positions of their rows.
+
+    counts: how many of each row are used.
+    """
+    attention = layer.self_attn
+    cos, sin = rotary
+    normed = layer.input_layernorm(states)
+    query = attention.q_proj(normed[at]).unflatten(-1, (-1, attention.head_dim))
+    query = turned(query, cos[at], sin[at])
+    key, value = _keys_values(attention, normed, rotary)
+    rows = zip(
+        _rows(query, counts), _rows(key, lengths), _rows(value, lengths), torch.split(positions, counts), strict=True
+    )
+    mixed = []
+    for one, keys, values, last in rows:
+        seen = torch.arange(keys.shape[2], device=at.device) <= last[:, None]
+        mixed.append(_attend(attention, one, keys, values, attn_mask=seen) if len(last) else one)
+    return _behind_attention(layer, states[at], torch.cat(mixed, 2))
+
+
+def _keys_values(attention: Any, normed: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
+    """Keys and values [P, key heads, width] of normed states [P, H]."""
+    key = attention.k_proj(normed).unflatten(-1, (-1, attention.head_dim))
+    value = attention.v_proj(normed).unflatten(-1, (-1, attention.head_dim))
+    return turned(key, *rotary), value
+
+
+def _rows(states: Tensor, lengths: list[int]) -> list[Tensor]:
+    """States [P, heads, width] of rows one after another as one [1, heads, length, width] a row."""
+    return [row.transpose(0, 1)[None] for row in torch.split(states, lengths)]
+
+
+def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, **seen: Any) -> Tensor:
     # Heads of keys and values are repeated here: GPUs have no fast attention for a mask and grouped heads at once.
-    mixed = F.scaled_dot_product_attention(
-        queries.transpose(1, 2),
+    return F.scaled_dot_product_attention(
+        query,
         repeat_kv(key, attention.num_key_value_groups),
         repeat_kv(value, attention.num_key_value_groups),
-        attn_mask=seen[:, None],
         dropout_p=attention.attention_dropout if attention.training else 0.0,
         scale=attention.scaling,
+        **seen,
     )
-    output = attention.o_proj(mixed.transpose(1, 2)[rows, slot].flatten(1))
-    here = states[rows, at] + output
+
+
+def _behind_attention(layer: Any, states: Tensor, mixed: Tensor) -> Tensor:
+    """States [P, H] behind a layer whose attention gave `mixed` [1, heads, P, width]."""
+    here = states + layer.self_attn.o_proj(mixed[0].transpose(0, 1).flatten(1))
     found: Tensor = here + layer.mlp(layer.post_attention_layernorm(here))
     return found

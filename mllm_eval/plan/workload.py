@@ -71,7 +71,7 @@ def stage_load(
     else:
         assumed.append(f"{text} text tokens a row, as given")
     assumed.append("one image a row; half of the text is answer")
-    steps = stage.steps if stage.steps is not None else max(1, round(stage.epochs * (rows // stage.batch)))
+    steps = stage.steps_for(rows)
     # No row is longer than the recipe cuts it.
     text = max(1, min(text, stage.max_length - recipe.positions))
     seen = steps * stage.batch

@@ -1,4 +1,4 @@
-"""Which rows a step sees, and those rows as tensors."""
+"""The rows of a step as tensors."""
 
 from __future__ import annotations
 
@@ -17,64 +17,8 @@ from mllm_eval.decoding import load_image
 from mllm_eval.errors import UserError
 from mllm_eval.features import FeatureStore
 from mllm_eval.model import IGNORED
+from mllm_eval.train.order import Plan
 from mllm_eval.train.tokens import TokenisedSet
-
-# Rows are sorted by length within so many batches: long enough for little padding, short enough to stay random.
-WINDOW = 50
-
-
-class Plan:
-    """The batches of a stage in order, over all epochs; the same whatever the number of processes.
-
-    Within a window of batches rows are grouped by length, and the batches of an epoch are shuffled. An
-    epoch's rows beyond its last whole batch are left out of that epoch.
-    """
-
-    def __init__(self, lengths: NDArray[np.int64], batch: int, steps: int, seed: Sequence[int]) -> None:
-        self.lengths = lengths
-        self.batch = batch
-        self.steps = steps
-        self.seed = tuple(seed)
-        self.per_epoch = len(lengths) // batch
-        self._epoch = -1
-        self._batches: NDArray[np.int64] = np.zeros((0, batch), np.int64)
-
-    @staticmethod
-    def length(rows: int, batch: int, epochs: float, steps: int | None, where: str) -> int:
-        """Steps of a stage. Raises UserError where the data do not fill one batch."""
-        if rows < batch:
-            raise UserError(
-                f"{where}: {rows} conversations with an answer within max_length do not fill a batch of {batch}"
-            )
-        return steps if steps is not None else max(1, round(epochs * (rows // batch)))
-
-    def rows(self, step: int) -> NDArray[np.int64]:
-        """The rows of a step, longest first."""
-        epoch, within = divmod(step, self.per_epoch)
-        if epoch != self._epoch:
-            self._batches = self._shuffled(epoch)
-            self._epoch = epoch
-        batch: NDArray[np.int64] = self._batches[within]
-        return batch
-
-    def read(self) -> NDArray[np.int64]:
-        """The rows that any step reads, in ascending order."""
-        if self.steps > self.per_epoch:
-            return np.arange(len(self.lengths))
-        return np.unique(np.concatenate([self.rows(step) for step in range(self.steps)]))
-
-    def tokens(self, step: int) -> int:
-        """Tokens of a step, padding not counted."""
-        return int(self.lengths[self.rows(step)].sum())
-
-    def _shuffled(self, epoch: int) -> NDArray[np.int64]:
-        random = np.random.default_rng([*self.seed, epoch])
-        order = random.permutation(len(self.lengths))[: self.per_epoch * self.batch]
-        for start in range(0, len(order), WINDOW * self.batch):
-            window = order[start : start + WINDOW * self.batch]
-            order[start : start + len(window)] = window[np.argsort(-self.lengths[window], kind="stable")]
-        batches = order.reshape(-1, self.batch)
-        return batches[random.permutation(len(batches))]
 
 
 class PlanSampler(Sampler[int]):

@@ -29,10 +29,11 @@ from mllm_eval.features import Features
 from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, save_checkpoint
 from mllm_eval.run import Run
 from mllm_eval.storage import locate, results_home, write_atomic, write_json
-from mllm_eval.train.batches import Collator, Plan, RowNumbers
+from mllm_eval.train.batches import Collator, RowNumbers
 from mllm_eval.train.encoding import encode, missing, refs_of, spread, statistics
 from mllm_eval.train.keeping import with_room
 from mllm_eval.train.kernels import use_kernels
+from mllm_eval.train.order import Plan, planned
 from mllm_eval.train.progress import StageLog, Told, Work, latest_whole, remove_others
 from mllm_eval.train.ranks import barrier, join_processes, together, without_compiling
 from mllm_eval.train.resharding import reshard, resharded_copy, shards
@@ -176,8 +177,7 @@ def _prepare(run: Run, number: int, stage: Stage, tokenizer: Any) -> Prepared:
     grid = TokenGrid.of(recipe, run.encoder)
     usable = data.usable(grid.positions, stage.max_length)
     lengths = np.minimum(data.lengths(grid.positions)[usable], stage.max_length) - data.hidden(grid)[usable]
-    steps = Plan.length(len(usable), stage.batch, stage.epochs, stage.steps, f"stage {number}")
-    plan = Plan(lengths, stage.batch, steps, (run.seed, number))
+    plan = planned(run.seed, number, stage, lengths, np.diff(data.image_offsets)[usable] > 0)
     live = stage.features == "live"
     images = np.zeros(0, np.int64) if live else data.images_of(usable[plan.read()])
     measured = spread(len(data.images)) if number == 1 and recipe.standardize else spread(0)

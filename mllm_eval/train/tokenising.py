@@ -52,7 +52,7 @@ class Source:
     budget: int
 
 
-def _encode(rows: Sequence[Conversation], tokenizer: Any, template: str) -> Iterator[tuple[list[int], list[bool]]]:
+def encode_rows(rows: Sequence[Conversation], tokenizer: Any, template: str) -> Iterator[tuple[list[int], list[bool]]]:
     """Ids and targets of rows, an image as its one token; what precedes an answer has the tokens of the prompt."""
     words = PromptTokens(tokenizer, template)
     image = tokenizer.convert_tokens_to_ids(IMAGE)
@@ -124,7 +124,7 @@ def _write_set(writer: _Writer, number: int, source: Source, tokenizer: Any, tem
                     writer.changed(row, where)
             except UserError as problem:
                 writer.broken(number, where, problem, source.budget)
-        encoded = _encode([row for row, _, _ in kept], tokenizer, template)
+        encoded = encode_rows([row for row, _, _ in kept], tokenizer, template)
         for (_, images, line), (ids, targets) in zip(kept, encoded, strict=True):
             writer.add(ids, targets, images, (number, line))
         writer.chunk_done(number, at)

@@ -16,8 +16,9 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from mllm_eval.catalog import Recipe, Stage
 from mllm_eval.environment import world
 from mllm_eval.model import VLM
-from mllm_eval.train.batches import Collator, Plan, PlanSampler, RowNumbers
+from mllm_eval.train.batches import Collator, PlanSampler, RowNumbers
 from mllm_eval.train.notice import Checkpoints, Notice
+from mllm_eval.train.order import Plan
 from mllm_eval.train.progress import StageLog, mark_whole
 from mllm_eval.train.ranks import WAIT, barrier
 from mllm_eval.train.resharding import forget

@@ -1,0 +1,138 @@
+"""`mllm-eval recipes`: what recipes say, and what their steps would learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from mllm_eval.catalog import Recipe, Stage
+    from mllm_eval.data.conversations import ConversationSet
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="name, or path to a yaml file; default: all")] = None,
+    batches: Annotated[
+        bool, typer.Option("--batches", help="what the steps of each stage would see, before anything is trained")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="with --batches: conversations (.jsonl or .json) in place of the recipe's own")
+    ] = None,
+    llm: Annotated[str | None, typer.Option(help="with --batches: whose tokenizer; default: the recipe's LLM")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+) -> None:
+    """List the recipes, show one, or say what its steps would learn from.
+
+    \b
+      mllm-eval recipes cambrian
+      mllm-eval recipes mini --batches
+      mllm-eval recipes webssl-paper --batches --data my.jsonl --llm mini-llama --json
+    """
+    import json
+
+    from mllm_eval.catalog import load_recipe, names
+    from mllm_eval.errors import UserError
+
+    if not batches and (data is not None or llm is not None):
+        raise UserError("--data and --llm belong to --batches; add it")
+    if name is None:
+        if batches:
+            raise UserError("--batches needs the name of a recipe; `mllm-eval ls recipes` lists them")
+        for one in names("recipes"):
+            recipe = load_recipe(one)
+            print(json.dumps({"name": one, **facts_of(recipe)}) if as_json else f"{one:<16} {_line(recipe)}")
+        return
+    recipe = load_recipe(name)
+    if not batches:
+        _show(recipe, as_json)
+        return
+    stages = batches_of(recipe, data, llm)
+    if as_json:
+        print(json.dumps({"recipe": recipe.name, "hash": recipe.hash, "stages": stages}))
+        return
+    for stage in stages:
+        _tell(stage)
+
+
+def facts_of(recipe: Recipe) -> dict[str, Any]:
+    """All fields of a recipe with their hash, and which of them are assumed."""
+    return {**recipe.model_dump(mode="json", exclude={"assumptions", "name"}), "hash": recipe.hash,
+            "assumed": recipe.assumed()}  # fmt: skip
+
+
+def _line(recipe: Recipe) -> str:
+    stages = (recipe.stage1, recipe.stage2)
+    said = [f"stage {number}: lr {stage.lr:g}, batch {stage.batch}, order {stage.order}"
+            for number, stage in enumerate(stages, 1)]  # fmt: skip
+    return "; ".join([f"{recipe.llm}, {recipe.tokens} tokens", *said])
+
+
+def _show(recipe: Recipe, as_json: bool) -> None:
+    import json
+
+    import yaml
+
+    if as_json:
+        print(json.dumps({"name": recipe.name, **facts_of(recipe)}))
+    else:
+        print(yaml.safe_dump({"name": recipe.name, **facts_of(recipe)}, sort_keys=False, width=120), end="")
+
+
+def batches_of(recipe: Recipe, data: Path | None = None, llm: str | None = None) -> list[dict[str, Any]]:
+    """What the steps of each stage would see: `mllm_eval.train.batchstats.batch_stats`, a stage each.
+
+    Raises UserError for files that are missing or hold no conversation, and for rows that do not fill one batch.
+    """
+    from mllm_eval.catalog import load_llm
+    from mllm_eval.model import load_tokenizer
+    from mllm_eval.train.batchstats import batch_stats, row_facts
+
+    tokenizer = load_tokenizer(load_llm(llm or recipe.llm), recipe.template)
+    found = []
+    for number, stage in enumerate((recipe.stage1, recipe.stage2), 1):
+        sets = _sets(stage, data)
+        rows = row_facts(sets, tokenizer, recipe.template, recipe.tokens, stage.max_length)
+        found.append(batch_stats(rows, stage, number, recipe.seed))
+    return found
+
+
+def _sets(stage: Stage, data: Path | None) -> list[ConversationSet]:
+    from mllm_eval.data.conversations import ConversationSet
+    from mllm_eval.storage import locate
+
+    if data is not None:
+        return [ConversationSet(data, data.parent)]
+    found = []
+    for one in stage.data:
+        path = locate(one.path)
+        keeps = one.system == "row"
+        found.append(ConversationSet(path, path.parent, one.rows, one.exclude, keeps, ignore=one.ignore))
+    return found
+
+
+def _tell(stage: dict[str, Any]) -> None:
+    read, rows = stage["rows_read"], stage["rows"]
+    print(
+        f"stage {stage['stage']}: order {stage['order']}, {stage['steps']:,} steps of {stage['batch']} rows in "
+        f"micro-batches of {stage['micro_batch']}, last_step {stage['last_step']}"
+    )
+    print(
+        f"  {rows:,} rows, {stage['with_image']:,} with image, {stage['text_only']:,} text only"
+        + (f"; {read:,} of them are read" if read < rows else "")
+    )
+    print(f"  {'kind':<18} {'rows':>10} {'of rows':>9} {'of loss':>9}")
+    for kind, one in stage["kinds"].items():
+        print(f"  {kind:<18} {one['rows']:>10,} {one['share_of_rows']:>9.1%} {one['share_of_loss']:>9.1%}")
+    targets = stage["target_tokens"]
+    print(f"  lengths in a step vary by {stage['length_cv']:.3f} (standard deviation over mean)")
+    print(
+        f"  target tokens a step: {targets['min']:,} at least, {targets['median']:,.0f} as median, "
+        f"{targets['max']:,} at most"
+    )
+    print(f"  padding: {stage['padding']:.1%} of the positions")
+    if stage["left_out"]:
+        print("  left out: " + ", ".join(f"{count:,} rows ({why})" for why, count in sorted(stage["left_out"].items())))
+    if stage["first_broken"]:
+        print(f"  first broken row: {stage['first_broken']}")

@@ -1,0 +1,146 @@
+"""What the steps of a stage learn from, told before anything is trained: kinds of rows, lengths, padding."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_eval.catalog import Stage
+from mllm_eval.data.conversations import Conversation, ConversationSet
+from mllm_eval.errors import UserError
+from mllm_eval.prompts import IMAGE
+from mllm_eval.train.order import Plan, planned
+from mllm_eval.train.tokenising import CHUNK, encode_rows
+
+# A row is of the first kind that fits; a short answer has at most so many target tokens.
+KINDS = ("text only", "several turns", "one short answer", "one long answer")
+SHORT = 16
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """The usable rows of a stage: tokens and targets of each after the cut to `max_length`, and its kind.
+
+    lengths, targets [n]; kinds [n]: numbers into `KINDS`. left_out: rows that no step reads, by why.
+    broken: what is wrong with the first row that cannot be read.
+    """
+
+    lengths: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    kinds: NDArray[np.int64]
+    left_out: dict[str, int] = field(default_factory=dict)
+    broken: str | None = None
+
+
+def row_facts(
+    sets: Sequence[ConversationSet], tokenizer: Any, template: str, positions: int, max_length: int
+) -> RowFacts:
+    """Read and tokenise all rows; images are counted at `positions` tokens each and not looked for.
+
+    A row that cannot be read is counted and not an error, since nothing is trained.
+    """
+    found: list[tuple[int, int, int]] = []
+    left_out: Counter[str] = Counter()
+    broken = None
+    image = tokenizer.convert_tokens_to_ids(IMAGE)
+    for one in sets:
+        rows = one.read_from(0)
+        for chunk in iter(lambda rows=rows: list(itertools.islice(rows, CHUNK)), []):  # type: ignore[misc]
+            kept: list[Conversation] = []
+            for row in chunk:
+                if isinstance(row, UserError):
+                    left_out["broken"] += 1
+                    broken = broken or str(row)
+                elif row is None:
+                    left_out["excluded"] += 1
+                elif len(row.masked) == len(row.turns):
+                    left_out["masked"] += 1
+                else:
+                    kept.append(row)
+            for row, (ids, learnt) in zip(kept, encode_rows(kept, tokenizer, template), strict=True):
+                shown = np.asarray(ids) == image
+                ends = np.cumsum(np.where(shown, positions, 1))
+                targets = int((np.asarray(learnt) & (ends <= max_length)).sum())
+                if targets:
+                    found.append((min(int(ends[-1]), max_length), targets, _kind(row, targets)))
+                else:
+                    left_out["too long"] += 1
+    lengths, targets_of, kinds = np.array(found, np.int64).reshape(-1, 3).T
+    return RowFacts(lengths, targets_of, kinds, dict(left_out), broken)
+
+
+def _kind(row: Conversation, targets: int) -> int:
+    if not row.images:
+        return KINDS.index("text only")
+    if len(row.turns) > 1:
+        return KINDS.index("several turns")
+    return KINDS.index("one short answer" if targets <= SHORT else "one long answer")
+
+
+def batch_stats(rows: RowFacts, stage: Stage, number: int, seed: int) -> dict[str, Any]:
+    """What the steps of a stage see of these rows, as plain data; shares and spread are between 0 and 1.
+
+    share_of_loss: a step's loss is the mean over its targets and each step counts alike, so a kind's share is the mean
+    over steps of its share of a step's targets. length_cv: standard deviation of the lengths in a step, divided by
+    their mean; the mean over steps. padding: of all positions that are computed, one micro-batch at a time.
+
+    Raises UserError where the rows do not fill one batch.
+    """
+    with_image = rows.kinds != KINDS.index("text only")
+    plan = planned(seed, number, stage, rows.lengths, with_image)
+    steps = [plan.rows(step) for step in range(plan.steps)]
+    of_kind = np.array([_targets(rows, step) for step in steps])
+    of_step = of_kind.sum(1)
+    shares = (of_kind / of_step[:, None]).mean(0)
+    lengths = [rows.lengths[step] for step in steps]
+    counts = np.bincount(rows.kinds, minlength=len(KINDS))
+    return {
+        "stage": number,
+        "order": plan.order,
+        "last_step": plan.last,
+        "batch": plan.batch,
+        "micro_batch": stage.micro_batch,
+        "steps": plan.steps,
+        "rows": len(rows.lengths),
+        "rows_read": len(plan.read()),
+        "with_image": int(with_image.sum()),
+        "text_only": int((~with_image).sum()),
+        "left_out": rows.left_out,
+        "first_broken": rows.broken,
+        "kinds": {
+            kind: {
+                "rows": int(counts[at]),
+                "share_of_rows": float(counts[at] / len(rows.kinds)),
+                "share_of_loss": float(shares[at]),
+            }
+            for at, kind in enumerate(KINDS)
+        },
+        "length_cv": float(np.mean([one.std() / one.mean() for one in lengths])),
+        "target_tokens": {
+            "min": int(of_step.min()),
+            "median": float(np.median(of_step)),
+            "max": int(of_step.max()),
+        },
+        "padding": padding(plan, stage.micro_batch),
+    }
+
+
+def padding(plan: Plan, micro_batch: int) -> float:
+    """Share of positions that are padding when each micro-batch of a plan is padded to its longest row."""
+    tokens = computed = 0
+    for step in range(plan.steps):
+        lengths = plan.lengths[plan.rows(step)].reshape(-1, micro_batch)
+        tokens += int(lengths.sum())
+        computed += int(lengths.max(1).sum()) * micro_batch
+    return 1 - tokens / computed
+
+
+def _targets(rows: RowFacts, step: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Target tokens of each kind in a step."""
+    return np.bincount(rows.kinds[step], rows.targets[step], len(KINDS)).astype(np.float64)
