@@ -67,8 +67,12 @@ def main() -> None:
     start, spent = time.perf_counter(), time.process_time()
     draws = {name: stats.distribution(runs, given.draws, stats.seed_of(name)) for name, runs in every.items()}
     limits = [stats.value_interval(run, draws[name][i]) for name, runs in every.items() for i, run in enumerate(runs)]
-    means = np.mean([draws[name] for name in draws], axis=0)
-    limits += [stats.interval(float(one.mean()), one) for one in means]
+    shares = {name: 100.0 / float(runs[0].weight.sum()) / len(every) for name, runs in every.items()}
+    means = np.sum([draws[name] * share for name, share in shares.items()], axis=0)
+    for i, one in enumerate(means):
+        parts = [(runs[i], shares[name]) for name, runs in every.items()]
+        value = sum(run.value * share for run, share in parts)
+        limits.append(stats.widened(stats.interval(value, one), parts))
     _tell(f"{len(limits)} intervals", start, spent)
     if given.pairs:
         start, spent = time.perf_counter(), time.process_time()

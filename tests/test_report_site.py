@@ -98,6 +98,25 @@ def test_data_files_give_back_what_was_asked_and_answered(site: Path) -> None:
     index = unpacked(site / "data" / "b00.js")["codes"][first]["cambrian"]
     assert len(index) == 300 and index[5] == "-" and index[6] == "a" and set(index) <= set("AKa-")
     assert f"{first}|{blind}" in compare["pairs"]
+    other = compare["runs"][1]["key"]
+    said = compare["said"][f"{first}|{other}"]
+    assert said.startswith("mini-clip beats mini-dino on ") and "(no blind rows: " in said
+    assert compare["said"][f"{first}|{blind}"].startswith("Seeing the images gives mini-dino ")
+
+
+def test_the_compare_page_speaks_of_sight(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is as much higher without the images does not win on this page either."""
+    monkeypatch.setattr(snapshots, "load_samples", lambda *_: site_runs.samples("gqa", 300))
+    for name, share in (("mini-dino", 0.2), ("mini-clip", 0.7)):
+        for variant in ("default", "blind"):
+            site_runs.answered(name, share, ["gqa"], 300, variant=variant)
+    folders = sorted((home / "results" / "runs").iterdir())
+    compare = unpacked(write_report(folders, home / "report") / "data" / "compare.js")
+    (key,) = [key for key in compare["pairs"] if "blind" not in key]
+    (row,) = compare["pairs"][key]
+    assert "not by sight: without the image the two differ as well" in compare["said"][key]
+    gain, low, high, p = row[9:]
+    assert low < gain < high and abs(gain) < abs(row[1]) / 2 and p > 0.01
 
 
 def test_text_of_models_stands_on_no_page(site: Path) -> None:

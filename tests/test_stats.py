@@ -60,10 +60,13 @@ def test_mme_adds_acc_and_acc_plus_of_every_task() -> None:
 
 
 def test_the_same_image_in_two_tasks_is_two_pairs_but_one_cluster() -> None:
-    units = _mme([("a", "1", 1), ("a", "1", 1), ("b", "1", 0), ("b", "1", 1), ("a", "2", 0), ("a", "2", 0)])
+    one = [("a", "1", 1), ("a", "1", 1), ("b", "1", 0), ("b", "1", 1), ("a", "2", 0), ("a", "2", 0)]
+    units = _mme(one)
     assert units.value == pytest.approx((50 + 50) + (50 + 0))
     assert units.clusters == ("1", "2")
-    assert len(set(units.layer.tolist())) == 2
+    twice = [(task, str(int(image) + more), score) for more in (0, 2) for task, image, score in one]
+    assert _mme(twice).clusters == ("1", "2", "3", "4")
+    assert _mme(twice).layer.tolist() in ([0, 1, 0, 1], [1, 0, 1, 0])
 
 
 def test_samples_without_a_stratum_do_not_count() -> None:
@@ -294,7 +297,10 @@ def test_pairing_sees_what_independent_runs_would_hide() -> None:
 def test_the_same_run_twice_does_not_differ() -> None:
     a, _ = _two(12, 0)
     found = stats.paired(a, a, draws=100, flips=1000)
-    assert (found.p, found.difference.low, found.difference.high) == (1, 0, 0)
+    assert (found.p, found.difference.value) == (1, 0)
+    # as with 0 of n: that no image differed does not mean that none would
+    reach = 100 * (1 - 0.025 ** (1 / len(a.clusters)))
+    assert (found.difference.low, found.difference.high) == (pytest.approx(-reach), pytest.approx(reach))
 
 
 def test_permutation_p_values_are_even_without_a_difference() -> None:

@@ -267,6 +267,111 @@ def test_as_much_on_every_image_does_not_claim_certainty() -> None:
     assert found.low < 10 and found.high > 90
 
 
+@pytest.mark.parametrize("images", [2, 7, 40])
+def test_equal_shares_do_not_claim_certainty_either(images: int) -> None:
+    """One of three right on every image: sums of 32 bits must not make a hair's breadth of an interval of it."""
+    names = [str(i) for i in np.repeat(np.arange(images), 3)]
+    units = stats.summed(
+        stats.Estimator(),
+        np.tile([1.0, 0.0, 0.0], images),
+        names,
+        list(map(str, range(3 * images))),
+        [None] * len(names),
+    )
+    reach = 100 * (1 - 0.025 ** (1 / images))
+    found = stats.value_interval(units, stats.distribution([units], 200)[0])
+    assert found.low == pytest.approx(max(0, 100 / 3 - reach)) and found.high == pytest.approx(
+        min(100, 100 / 3 + reach)
+    )
+
+
+def _units(score: list[float], cluster: str, stratum: str = "", how: str = "pooled") -> stats.Units:
+    estimator = stats.Estimator(strata=how)  # type: ignore[arg-type]
+    layer = list(stratum) if stratum else [None] * len(score)
+    return stats.summed(estimator, score, list(cluster), [str(i) for i in range(len(score))], layer)
+
+
+def test_a_constant_difference_and_a_mean_of_constant_values_do_not_claim_certainty() -> None:
+    right, wrong = _units([1.0] * 6, "abcdef"), _units([0.0] * 6, "abcdef")
+    slack = 1 - 0.025 ** (1 / 6)
+    gap = stats.paired(right, wrong, draws=50, flips=99).difference
+    assert (gap.value, gap.low, gap.high) == (100, pytest.approx(100 - 200 * slack), 100)
+    nothing = stats.distribution([wrong], 50)[0]
+    mean = stats.widened(stats.interval(0.0, nothing), [(wrong, 0.25)] * 4)
+    # four halves of the limit of one, squared and added
+    assert (mean.low, mean.high) == (0, pytest.approx(100 * slack / 2))
+
+
+def test_what_does_not_vary_widens_the_mean_that_it_is_part_of() -> None:
+    wrong, mixed = _units([0.0] * 6, "abcdef"), _units([1.0, 0, 1, 0, 1, 0], "abcdef")
+    draws = stats.distribution([mixed], 500)[0] / 2
+    alone = stats.widened(stats.interval(25.0, draws), [(mixed, 0.5)])
+    both = stats.widened(stats.interval(25.0, draws), [(mixed, 0.5), (wrong, 0.5)])
+    reach = (np.percentile(draws, 97.5) - 25) * stats.t_ratio([(mixed, 0.5)])
+    up = 50 * (1 - 0.025 ** (1 / 6))
+    assert both.low == pytest.approx(alone.low) and both.high == pytest.approx(25 + math.hypot(reach, up))
+
+
+def test_a_stratum_of_one_image_leaves_the_value_without_an_interval() -> None:
+    """It would add no variance to the mean of strata, however unsure it is."""
+    units = _units([1.0, 0, 1, 0, 1, 0, 1], "abcdefg", "xxxxxxy", "mean")
+    assert units.value == pytest.approx(75) and units.error > 0 and units.freedom == 0
+    found = stats.value_interval(units, stats.distribution([units], 50)[0])
+    assert math.isnan(found.low) and math.isnan(stats.above_chance(units, 10.0))
+    assert _units([1.0, 0, 1, 0, 1, 0, 1], "abcdefg", "xxxxxyy", "mean").freedom == 5
+
+
+def test_an_image_that_alone_shares_two_strata_is_drawn_with_those_of_one() -> None:
+    """A layer of its own would keep it in every draw."""
+    units = _units([1.0, 0, 1, 0, 1, 1, 0, 0], "aabbccdd", "xxxxyyyx", "mean")
+    assert units.clusters == ("a", "b", "c", "d") and units.freedom == 2
+    layer = dict(zip(units.clusters, units.layer.tolist(), strict=True))
+    assert layer["a"] == layer["b"] == layer["d"] != layer["c"] or layer["c"] == layer["d"] != layer["a"]
+    draws = stats.distribution([units], 2000)[0]
+    assert len(set(np.round(draws[np.isfinite(draws)], 6))) > 1
+
+
+def test_images_without_an_answer_are_no_evidence() -> None:
+    nan = float("nan")
+    units = _units([1.0, 0, nan, nan, nan, nan], "aabbcc")
+    assert units.value == 50 and units.freedom == 0
+    assert math.isnan(stats.value_interval(units, stats.distribution([units], 50)[0]).low)
+    assert _units([1.0, 0, 0, nan, nan, nan], "aabbcc").freedom == 1
+    fewest = _units([0.0, 0, 0, nan, nan, nan], "aabbcc")
+    limit = stats.value_interval(fewest, stats.distribution([fewest], 50)[0]).high
+    assert limit == pytest.approx(100 * (1 - 0.025**0.5))
+
+
+def test_an_unknown_error_promises_no_power() -> None:
+    one, other = _units([1.0, 0, 1, 1], "aaaa"), _units([1.0, 0, 0, 0], "aaaa")
+    same = _units([1.0, 0, 1, 0], "abcd")
+    for pair in ((one, other), (same, same)):
+        error = stats.paired_error(*pair)
+        assert math.isnan(error) and math.isnan(stats.detectable(error))
+        assert math.isnan(stats.questions_needed(2.0, error, 4))
+
+
+def test_seeds_on_one_image_have_a_spread_and_no_interval() -> None:
+    draws = [np.full(10, value) for value in (40.0, 44.0)]
+    found = stats.over_seeds([40.0, 44.0], draws, 0)
+    assert found.between == pytest.approx(math.sqrt(8)) and found.mean.value == 42
+    assert all(map(math.isnan, (found.mean.low, found.mean.high, found.within)))
+    gap = stats.gap_over_seeds(found, found, draws[0] - draws[0], 0)
+    assert math.isnan(gap.difference.low) and math.isnan(gap.p) and gap.noise > 0
+
+
+def test_few_images_widen_the_gap_over_seeds() -> None:
+    """What the questions vary by counts with the degrees of freedom that it has."""
+    rng = np.random.default_rng(0)
+    draws = rng.normal(0, 3, 4000)
+    sides = [stats.over_seeds([level, level], [draws, draws], 2) for level in (50.0, 60.0)]
+    few, many = (stats.gap_over_seeds(*sides, draws, freedom) for freedom in (2, math.inf))
+    ratio = scipy_stats.t.ppf(0.975, 2) / scipy_stats.norm.ppf(0.975)
+    assert few.difference.high + 10 == pytest.approx(ratio * (many.difference.high + 10))
+    assert few.p == pytest.approx(2 * scipy_stats.t.sf(10 / draws.std(ddof=1), 2))
+    assert stats.satterthwaite([4.0, 1.0], [2, 8]) == pytest.approx(25 / (8 + 1 / 8))
+
+
 def test_widening_is_students_t_and_stays_within_the_scale() -> None:
     score = np.array([1.0, 0.0, 1.0, 1.0, 0.0])
     units = stats.summed(stats.Estimator(), score, list("abcde"), list("abcde"), [None] * 5)

@@ -136,6 +136,46 @@ def test_a_claim_beyond_seed_noise_has_its_p() -> None:
     assert re.search(r"mini-clip is \d+\.\d \[.*\] above mini-dino over 3 and 3 seeds, p", said[0])
 
 
+def _blind(runs: list[report.Scored], share: float) -> None:
+    for run in runs:
+        made_runs.make_run(run.record.encoder, share, seed=run.record.seed, benchmarks=["gqa"], variant="blind")
+
+
+@pytest.mark.parametrize(
+    ("blind", "said"),
+    [
+        ((), r"\(no blind rows: what the wording alone gives is not taken off\)\.$"),
+        ((0.2, 0.2), r", by sight: .*visual gains differ by \d+\.\d \[[\d., ]+\], p < 0\.001\.$"),
+        (
+            (0.2, 0.8),
+            r", but not by sight: without the image the two differ as well, by \d+\.\d; visual gains differ by ",
+        ),
+    ],
+)
+def test_seeds_speak_of_sight_where_blind_rows_are(blind: tuple[float, ...], said: str) -> None:
+    one, two = _seeded("mini-dino", [0.2, 0.22, 0.21]), _seeded("mini-clip", [0.8, 0.81, 0.79])
+    for runs, share in zip((one, two), blind, strict=False):
+        _blind(runs, share)
+    (found,) = seeds.seed_sentences(seeds.seed_groups([*one, *two]))
+    assert re.search(said, found), found
+
+
+def test_seeds_on_one_image_say_no_more_than_they_can() -> None:
+    both = []
+    for name, skills in (("mini-dino", [0.1, 0.12]), ("mini-clip", [0.8, 0.82])):
+        for seed, skill in enumerate(skills):
+            run = made_runs.make_run(name, seed=seed, benchmarks=["gqa"])
+            lines = [{**line, "cluster": "one", "score": int(index < 80 * skill)}
+                     for index, line in enumerate(made_runs.layout("gqa"))]  # fmt: skip
+            made_runs.write_scores(run, "gqa", lines)
+            both.append(report.read_scored(run.folder))
+    table = seeds.seed_table(both)
+    assert table is not None
+    assert [row.cells["mean"].interval for row in table.rows] == ["", ""]
+    assert [row.cells["within"].text for row in table.rows] == ["–", "–"]  # noqa: RUF001
+    assert "above mini-dino over 2 and 2 seeds, p unknown" in table.sentences[0] and "[" not in table.sentences[0]
+
+
 def test_one_seed_each_has_no_table_and_the_comparison_says_so() -> None:
     runs = [made_runs.make_run(name, benchmarks=["gqa"]) for name in ("mini-dino", "mini-clip")]
     assert seeds.seed_table([report.read_scored(run.folder) for run in runs]) is None
@@ -174,6 +214,32 @@ def test_a_subset_is_stratified_and_ranks_are_compared(two: list[report.Scored])
     assert cell.low is not None and cell.high is not None and cell.low < two[0].values[AVERAGE] < cell.high
     with pytest.raises(UserError, match="subset of 5"):
         sizing.subset_table(two, ["a", "b"], 5)
+
+
+def _on_one_image() -> list[report.Scored]:
+    found = []
+    for name, share in (("mini-dino", 0.3), ("mini-clip", 0.6)):
+        run = made_runs.make_run(name, benchmarks=["gqa"])
+        lines = [{**line, "cluster": "one", "score": int(index < 80 * share)}
+                 for index, line in enumerate(made_runs.layout("gqa"))]  # fmt: skip
+        made_runs.write_scores(run, "gqa", lines)
+        found.append(report.read_scored(run.folder))
+    return found
+
+
+def test_one_image_has_no_interval_as_a_subset_and_promises_no_power() -> None:
+    runs = _on_one_image()
+    cell = sizing.subset_table(runs, ["a", "b"], 160).rows[0].cells["gqa_part"]
+    assert cell.value == 30 and cell.interval == "" and cell.low is None
+    (row,) = sizing.power_table(*runs, wanted=2.0).rows
+    shown = [row.cells[key].text for key in ("difference", "error", "detectable", "needed")]
+    assert shown == ["−30.0", "–", "–", "–"]  # noqa: RUF001
+
+
+def test_a_subset_that_is_all_wrong_does_not_claim_certainty() -> None:
+    run = report.read_scored(made_runs.make_run("mini-dino", -9, benchmarks=["gqa"]).folder)
+    cell = sizing.subset_table([run], ["a"], 160).rows[0].cells["gqa_part"]
+    assert cell.value == 0 and cell.low == 0 and cell.high is not None and cell.high > 30
 
 
 def test_a_subset_of_everything_is_everything(two: list[report.Scored]) -> None:

@@ -221,7 +221,9 @@ def comparison(
     if intervals and None in sizes:
         notes.append("[low, high]: 95 % interval, bootstrap clustered by image, pair or circular group.")
     if single := list(dict.fromkeys(title(name) for run in scored for name in run.single)):
-        notes.append(f"No interval and no test where all questions are on one image: {', '.join(single)}.")
+        notes.append(
+            f"No interval and no test where all questions, or all of a stratum, are on one image: {', '.join(single)}."
+        )
     if any(one.gain for one in found):
         notes.append(GAINS)
     said = [*_blind_words(scored, names), *sentences(found)]

@@ -104,27 +104,16 @@ class Scored:
     @cached_property
     def draws(self) -> dict[str, Floats]:
         """As `own_draws`, with categories and AVG."""
-        found = dict(self.own_draws)
-        for mean in (AVERAGE, *columns().categories):
-            members = columns().members(mean)
-            if all(name in self.own_draws for name in members):
-                found[mean] = np.mean([found[name] * columns().percent(name) for name in members], axis=0)
-        return found
+        return with_means(self.own_draws)
 
     def interval(self, key: str) -> Interval | None:
         """95 % interval of a benchmark, a category or AVG; None where it can't be had, as from one image alone."""
-        if key not in self.draws:
-            return None
-        if key in self.estimates:
-            found = stats.value_interval(self.estimates[key].units, self.draws[key])
-        else:
-            found = stats.interval(self.values[key], self.draws[key])
-            found = stats.widened(found, weighed(self.estimates, key))
-        return None if math.isnan(found.low) else found
+        return limits(self.estimates, self.draws, key, self.values[key]) if key in self.draws else None
 
     @cached_property
     def single(self) -> list[str]:
-        """Benchmarks whose questions are all on one image (or pair, or circular group): they bear no interval."""
+        """Benchmarks of which all questions, or those of a stratum, are on one image (or pair, or circular group):
+        they bear no interval."""
         return [name for name, one in self.estimates.items() if one.units.freedom < 1]
 
     @property
@@ -138,6 +127,22 @@ class Scored:
     def empty(self) -> int:
         """Answers without a visible character; those that an earlier version scored are not counted."""
         return sum(int(s.get("n_empty", 0)) for s in self.summaries.values())
+
+
+def with_means(draws: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Bootstrap values by benchmark, with those of the categories and AVG that all members are there of."""
+    found = dict(draws)
+    for mean in (AVERAGE, *columns().categories):
+        members = columns().members(mean)
+        if all(name in draws for name in members):
+            found[mean] = np.mean([draws[name] * columns().percent(name) for name in members], axis=0)
+    return found
+
+
+def limits(estimates: Mapping[str, Estimate], draws: Mapping[str, Floats], key: str, value: float) -> Interval | None:
+    """95 % interval of a benchmark, a category or AVG from its draws; None where it can't be had, as from one image."""
+    found = stats.widened(stats.interval(value, draws[key]), weighed(estimates, key))
+    return None if math.isnan(found.low) else found
 
 
 def weighed(estimates: Mapping[str, Estimate], key: str) -> list[tuple[Units, float]]:

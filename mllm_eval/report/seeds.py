@@ -10,11 +10,13 @@ from itertools import combinations
 import numpy as np
 
 from mllm_eval import stats
-from mllm_eval.report.evidence import Scored
-from mllm_eval.report.table import Cell, Column, Row, Table, printed
-from mllm_eval.report.words import p_words, title
+from mllm_eval.report.differences import same_samples
+from mllm_eval.report.evidence import Scored, read_blind
+from mllm_eval.report.table import Cell, Column, Row, Table, printed, score_cell
+from mllm_eval.report.words import ALPHA, NO_BLIND, apart_words, p_words, title
 from mllm_eval.results import AVERAGE, columns
 from mllm_eval.stats import SeedGap, Seeds
+from mllm_eval.stats.estimator import Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,42 +48,96 @@ def _keys(runs: Sequence[Scored]) -> list[str]:
 
 
 def _spread(runs: Sequence[Scored], key: str) -> Seeds:
-    estimate = runs[0].estimates.get(key)
-    freedom = float(estimate.units.freedom) if estimate else math.inf
-    return stats.over_seeds([run.values[key] for run in runs], [run.draws[key] for run in runs], max(freedom, 1.0))
+    _, freedom = _questions([[(run, None) for run in runs]], key)
+    return stats.over_seeds([run.values[key] for run in runs], [run.draws[key] for run in runs], freedom)
 
 
-def seed_gaps(groups: Sequence[SeedGroup]) -> list[tuple[SeedGroup, SeedGroup, str, SeedGap]]:
-    """Every pair of groups on AVG and the categories (benchmarks where there are none)."""
+def _questions(sides: Sequence[Sequence[tuple[Scored, Scored | None]]], key: str) -> tuple[Floats, float]:
+    """Draws of the mean over seeds, or of the difference of two sides' means, and their degrees of freedom.
+
+    Each seed is (run, None), or (run, the same without images) for the mean of visual gains.
+    """
+    known = columns()
+    members = [(key, 1.0)] if key in sides[0][0][0].estimates else [
+        (name, known.percent(name) / len(known.members(key))) for name in known.members(key)
+    ]  # fmt: skip
+    parts = []
+    for name, share in members:
+        means = [
+            np.mean([run.own_draws[name] - (blind.own_draws[name] if blind else 0.0) for run, blind in side], axis=0)
+            for side in sides
+        ]
+        asked = [one for side in sides for pair in side for one in pair if one]
+        freedom = min(one.estimates[name].units.freedom for one in asked)
+        parts.append((share * (means[0] - means[1] if len(means) > 1 else means[0]), freedom))
+    draws = np.asarray(sum(own for own, _ in parts))
+    return draws, stats.satterthwaite([float(np.nanvar(own, ddof=1)) for own, _ in parts], [one for _, one in parts])
+
+
+def seed_gaps(groups: Sequence[SeedGroup]) -> list[tuple[SeedGroup, SeedGroup, str, SeedGap, SeedGap | None]]:
+    """Every pair of groups on AVG and the categories (benchmarks where there are none).
+
+    The second gap is that of the visual gains, score minus blind score; None unless every seed of both was asked the
+    same questions without images.
+    """
     found = []
     for a, b in combinations(groups, 2):
         shared = [key for key in a.of if key in b.of]
         means = [key for key in shared if key == AVERAGE or key in columns().categories]
+        blind = [[(run, read_blind(run)) for run in side.runs] for side in (a, b)]
         for key in means or shared:
-            draws = [np.mean([run.draws[key] for run in side.runs], axis=0) for side in (a, b)]
-            found.append((a, b, key, stats.gap_over_seeds(a.of[key], b.of[key], draws[0] - draws[1])))
+            draws, freedom = _questions([[(run, None) for run in side.runs] for side in (a, b)], key)
+            gap = stats.gap_over_seeds(a.of[key], b.of[key], draws, freedom)
+            found.append((a, b, key, gap, _gap_of_gains(blind, key)))
     return found
 
 
+def _gap_of_gains(sides: Sequence[Sequence[tuple[Scored, Scored | None]]], key: str) -> SeedGap | None:
+    members = [key] if key in sides[0][0][0].estimates else columns().members(key)
+    for run, blind in (pair for side in sides for pair in side):
+        if blind is None or not all(name in blind.estimates and same_samples(run, blind, name) for name in members):
+            return None
+    spreads = []
+    for side in sides:
+        _, freedom = _questions([side], key)
+        values = [run.values[key] - blind.values[key] for run, blind in side if blind]
+        draws = [run.draws[key] - blind.draws[key] for run, blind in side if blind]
+        spreads.append(stats.over_seeds(values, draws, freedom))
+    return stats.gap_over_seeds(spreads[0], spreads[1], *_questions(sides, key))
+
+
 def seed_sentences(groups: Sequence[SeedGroup]) -> list[str]:
-    """What the seeds allow to be said of pairs of encoders; smaller than seed noise is said to be that."""
+    """What the seeds allow to be said of pairs of encoders; smaller than seed noise is said to be that.
+
+    Of what is larger the sentence says whether it is one of sight: whether the visual gains differ as well.
+    """
     said = []
-    for a, b, key, gap in seed_gaps(groups):
+    for a, b, key, gap, gains in seed_gaps(groups):
         size, value = printed(abs(gap.difference.value), 1), gap.difference.value
         winner, loser = (a, b) if value >= 0 else (b, a)
         low, high = sorted(math.copysign(1, value) * limit for limit in (gap.difference.low, gap.difference.high))
-        between = f"[{printed(low, 1)}, {printed(high, 1)}]"
+        between = "" if math.isnan(low) else f" [{printed(low, 1)}, {printed(high, 1)}]"
         if abs(value) <= gap.noise:
             said.append(
-                f"{title(key)}: {winner.encoder} is {size} {between} above {loser.encoder}, no more than what two "
+                f"{title(key)}: {winner.encoder} is {size}{between} above {loser.encoder}, no more than what two "
                 f"seeds of one encoder differ by (up to {printed(gap.noise, 1)} in 95 %)."
             )
         else:
             said.append(
-                f"{title(key)}: {winner.encoder} is {size} {between} above {loser.encoder} over "
-                f"{len(a.runs)} and {len(b.runs)} seeds, {p_words(gap.p)}."
+                f"{title(key)}: {winner.encoder} is {size}{between} above {loser.encoder} over "
+                f"{len(a.runs)} and {len(b.runs)} seeds, {p_words(gap.p)}{_sight(gap, gains)}."
             )
     return said
+
+
+def _sight(gap: SeedGap, gains: SeedGap | None) -> str:
+    """Whether the visual gains differ too, and the same way; else what the two differ by without the image."""
+    if gains is None:
+        return f" ({NO_BLIND})"
+    value = gap.difference.value
+    seen = gains.p < ALPHA and gains.difference.value * value > 0
+    how = "by sight" if seen else "but not by sight"
+    return f", {how}: {apart_words(value, gains.difference)}, {p_words(gains.p)}"
 
 
 def seed_table(runs: Sequence[Scored]) -> Table | None:
@@ -99,11 +155,8 @@ def seed_table(runs: Sequence[Scored]) -> Table | None:
     for group in groups:
         seeds = ", ".join(str(run.record.seed) for run in group.runs)
         for key, found in group.of.items():
-            limits = f"[{printed(found.mean.low, 1)}, {printed(found.mean.high, 1)}]"
             cells = {
-                "mean": Cell(
-                    printed(found.mean.value, 1), found.mean.value, "", "", found.mean.low, found.mean.high, limits
-                ),
+                "mean": score_cell(found.mean.value, shown[0], limits=(found.mean.low, found.mean.high)),
                 "between": Cell(printed(found.between, 2), found.between),
                 "within": Cell(printed(found.within, 2), found.within),
                 "values": Cell(" · ".join(printed(value, 1) for value in found.values)),
@@ -112,6 +165,7 @@ def seed_table(runs: Sequence[Scored]) -> Table | None:
     notes = (
         "Between seeds: standard deviation of the seeds' values, training once more. Within a seed: standard "
         "deviation of one seed's value over draws of questions.",
-        "[low, high]: 95 % interval of the mean over both.",
+        "[low, high]: 95 % interval of the mean over both. None, and no deviation within a seed, where all questions "
+        "are on one image.",
     )
     return Table("seeds", "Several seeds", shown, tuple(rows), notes, tuple(seed_sentences(groups)))

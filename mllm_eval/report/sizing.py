@@ -11,9 +11,9 @@ import numpy as np
 from mllm_eval import stats
 from mllm_eval.catalog.subset import sized
 from mllm_eval.errors import UserError
-from mllm_eval.report.evidence import Estimate, Scored, weighed
+from mllm_eval.report.evidence import Estimate, Scored, limits, with_means
 from mllm_eval.report.seeds import SeedGroup
-from mllm_eval.report.table import Cell, Column, Row, Table, printed
+from mllm_eval.report.table import MISSING, Cell, Column, Row, Table, printed, score_cell
 from mllm_eval.report.words import title
 from mllm_eval.results import AVERAGE, columns
 
@@ -21,7 +21,7 @@ from mllm_eval.results import AVERAGE, columns
 @dataclass(frozen=True, slots=True)
 class Power:
     """What can be seen of a difference of two runs: its standard error, the smallest difference found in 4 of 5
-    cases, and the questions that a difference of `wanted` needs. All in points of the table."""
+    cases, and the questions that a difference of `wanted` needs. All in points of the table; nan is unknown."""
 
     key: str
     difference: float
@@ -74,7 +74,7 @@ def power_table(a: Scored, b: Scored, wanted: float, groups: Sequence[SeedGroup]
             "error": Cell(printed(one.error, 2), one.error),
             "detectable": Cell(printed(one.detectable, 1), one.detectable),
             "questions": Cell(f"{one.questions:,}", float(one.questions)),
-            "needed": Cell(f"{math.ceil(one.needed):,}" if math.isfinite(one.needed) else "∞", one.needed),
+            "needed": Cell(_many(one.needed), one.needed),
         }
         rows.append(Row(title(one.key), "measured", cells))
     if not rows:
@@ -82,10 +82,17 @@ def power_table(a: Scored, b: Scored, wanted: float, groups: Sequence[SeedGroup]
     notes = (
         "Std. error: of the paired difference, clustered by image. Found in 80 %: the smallest difference that a "
         "two-sided test at 0.05 finds with probability 0.8.",
-        f"Needed: questions of this kind for a difference of {wanted:g} (on the scale of 0 to 100) to be found so.",
+        f"Needed: questions of this kind for a difference of {wanted:g} (on the scale of 0 to 100) to be found so. "
+        "A dash: all questions are on one image, or the two differ by as much on each.",
     )
     heading = f"Power: {a.record.encoder} against {b.record.encoder}"
     return Table("power", heading, shown, tuple(rows), notes, tuple(_seed_words(groups, wanted)))
+
+
+def _many(questions: float) -> str:
+    if math.isnan(questions):
+        return MISSING
+    return f"{math.ceil(questions):,}" if math.isfinite(questions) else "∞"
 
 
 def _seed_words(groups: Sequence[SeedGroup], wanted: float) -> list[str]:
@@ -127,38 +134,35 @@ def subset_table(runs: Sequence[Scored], labels: Sequence[str], size: int) -> Ta
         Column(f"{key}{end}", f"{title(key)}{more}") for key in keys for end, more in (("", ""), ("_part", " part"))
     )
     rows = []
+    halves: dict[str, list[tuple[float, float]]] = {key: [] for key in keys}
     for run, label, part in zip(runs, labels, parts, strict=True):
         cells: dict[str, Cell] = {}
+        draws = with_means(
+            {name: stats.distribution([one.units], seed=stats.seed_of(name))[0] for name, one in part.items()}
+        )
         for key in keys:
-            value, error = _value_error(part, key)
-            reach = 1.96 * error * stats.t_ratio(weighed(part, key))
-            limits = f"[{printed(value - reach, 1)}, {printed(value + reach, 1)}]"
+            value = columns().means(_values(part))[key] if key in means else _values(part)[key]
+            found = limits(part, draws, key, value)
             cells[key] = Cell(printed(run.values[key], 1), run.values[key])
-            cells[f"{key}_part"] = Cell(printed(value, 1), value, "", "", value - reach, value + reach, limits)
+            cells[f"{key}_part"] = score_cell(value, shown[0], limits=(found.low, found.high) if found else None)
+            halves[key].append((run.values[key], value))
         rows.append(Row(label, "measured", cells))
     asked = sum(len(one.frame) for one in parts[0].values())
     total = sum(len(one.frame) for one in runs[0].estimates.values())
     said = []
     for key in keys:
-        found = stats.agreement([run.values[key] for run in runs], [_value_error(part, key)[0] for part in parts])
-        ranks = "" if math.isnan(found.spearman) else f"ranks agree with Spearman {found.spearman:.2f}, "
-        ranks += "" if math.isnan(found.kendall) else f"Kendall {found.kendall:.2f}; "
-        said.append(f"{title(key)}: {ranks}values differ by up to {printed(found.apart, 1)}.")
+        alike = stats.agreement(*zip(*halves[key], strict=True))
+        ranks = "" if math.isnan(alike.spearman) else f"ranks agree with Spearman {alike.spearman:.2f}, "
+        ranks += "" if math.isnan(alike.kendall) else f"Kendall {alike.kendall:.2f}; "
+        said.append(f"{title(key)}: {ranks}values differ by up to {printed(alike.apart, 1)}.")
     notes = (
         f"Part: {asked:,} of {total:,} questions, equally many of each benchmark, strata in their shares, all "
         "questions of an image together, chosen by a hash of the image.",
-        "[low, high]: 95 % interval that the part implies, clustered by image, Student's t for few images.",
+        "[low, high]: 95 % interval that the part implies, clustered by image, Student's t for few images; none where "
+        "all questions of a benchmark, or of a stratum, are on one image.",
     )
     return Table("subset", f"A subset of {size:,} questions", shown, tuple(rows), notes, tuple(said))
 
 
 def _values(part: dict[str, Estimate]) -> dict[str, float]:
     return {name: one.units.value for name, one in part.items()}
-
-
-def _value_error(part: dict[str, Estimate], key: str) -> tuple[float, float]:
-    if key in part:
-        return part[key].units.value, part[key].units.error
-    members = columns().members(key)
-    error = math.sqrt(sum((part[name].units.error * columns().percent(name)) ** 2 for name in members)) / len(members)
-    return columns().means(_values(part))[key], error

@@ -11,6 +11,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.report.differences import Difference
 from mllm_eval.report.table import printed
 from mllm_eval.results import AVERAGE, columns
+from mllm_eval.stats import Interval
 
 ALPHA = 0.01
 NO_BLIND = "no blind rows: what the wording alone gives is not taken off"
@@ -112,15 +113,17 @@ def doubt(one: Difference) -> str:
     """Why a difference is not one of sight: what the two differ by without the image, and their visual gains."""
     if one.gain is None:
         return NO_BLIND
-    sign = 1 if one.difference.value >= 0 else -1
-    gain = one.gain.difference
+    return f"{apart_words(one.difference.value, one.gain.difference)}, {p_words(one.gain.holm)} after Holm"
+
+
+def apart_words(value: float, gain: Interval) -> str:
+    """A difference's two parts, as seen from the higher run: what is there without the image, and what sight gives."""
+    sign = 1 if value >= 0 else -1
     low, high = sorted((sign * gain.low, sign * gain.high))
-    wording = printed(sign * (one.difference.value - gain.value), 1)
+    wording = printed(sign * (value - gain.value), 1)
     apart = f"without the image the two differ as well, by {wording}; " if float(wording) > 0 else ""
     between = "" if math.isnan(low) else f" [{printed(low, 1)}, {printed(high, 1)}]"
-    return (
-        f"{apart}visual gains differ by {printed(sign * gain.value, 1)}{between}, {p_words(one.gain.holm)} after Holm"
-    )
+    return f"{apart}visual gains differ by {printed(sign * gain.value, 1)}{between}"
 
 
 def _part(one: Difference, sign: int) -> str:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from mllm_eval.stats.bootstrap import DRAWS, Interval, distribution, interval, seed_of, t_ratio, value_interval, widened
+from mllm_eval.stats.bootstrap import (
+    DRAWS,
+    Interval,
+    distribution,
+    interval,
+    satterthwaite,
+    seed_of,
+    t_ratio,
+    value_interval,
+    widened,
+)
 from mllm_eval.stats.estimator import Estimator, Units, summed
 from mllm_eval.stats.power import detectable, paired_error, questions_needed, seed_power, seeds_needed
 from mllm_eval.stats.scaling import Crossing, Fit, crossing, log_linear
@@ -55,6 +65,7 @@ __all__ = [
     "paired_error",
     "part_of_table",
     "questions_needed",
+    "satterthwaite",
     "seed_of",
     "seed_power",
     "seeds_needed",

@@ -84,45 +84,68 @@ def interval(value: float, draws: Floats, level: float = 0.95) -> Interval:
     return Interval(value, float(low), float(high))
 
 
+def satterthwaite(variances: Sequence[float], freedoms: Sequence[float]) -> float:
+    """Degrees of freedom of a sum of independent variances (Satterthwaite 1946); inf where none of them varies.
+
+    0 where one of them has none: a variance that can't be known leaves the sum unknown.
+    """
+    if any(one < 1 for one in freedoms):
+        return 0.0
+    spread = sum(own**2 / one for own, one in zip(variances, freedoms, strict=True))
+    return float(sum(variances) ** 2 / spread) if spread else float("inf")
+
+
 def t_ratio(parts: Sequence[tuple[Units, float]], level: float = 0.95) -> float:
     """How much wider Student's t makes an interval of the sum of values times weights than the normal does.
 
-    Degrees of freedom by Satterthwaite (1946) from each part's clusters; 1 where nothing varies.
+    Degrees of freedom by `satterthwaite` from each part that varies; 1 where none does, nan where one of them has a
+    single cluster.
     """
-    variance = [(share * units.error) ** 2 for units, share in parts]
-    spread = sum(own**2 / units.freedom for own, (units, _) in zip(variance, parts, strict=True) if own)
-    if not spread:
-        return 1.0
+    varied = [(units, share) for units, share in parts if share and not (units.freedom and units.still)]
+    freedom = satterthwaite([(share * one.error) ** 2 for one, share in varied], [one.freedom for one, _ in varied])
     tail = 0.5 + level / 2.0
-    return float(special.stdtrit(sum(variance) ** 2 / spread, tail) / special.ndtri(tail))
+    if freedom < 1:
+        return float("nan")
+    return float(special.stdtrit(freedom, tail) / special.ndtri(tail)) if np.isfinite(freedom) else 1.0
 
 
-def widened(found: Interval, parts: Sequence[tuple[Units, float]], floor: float = 0.0) -> Interval:
+def widened(found: Interval, parts: Sequence[tuple[Units, float]], floor: float = 0.0, level: float = 0.95) -> Interval:
     """The interval as few clusters bear it: limits moved from the value by `t_ratio`, within what the value can be.
 
     `floor` times the top is the least that the value can be: 0 for a value, -1 for a difference. A part of which one
     cluster is all there is says nothing of how clusters differ: the limits are nan then.
+
+    A part in which nothing varies (all wrong, all right, as much on every cluster) has a point for a bootstrap, which
+    would claim certainty. Its own limits are those of `_unvaried`, and the squares of the distances of value and limit
+    add up over the parts (MOVER, Zou & Donner 2008).
     """
     if any(units.freedom < 1 for units, share in parts if share):
         return Interval(found.value, float("nan"), float("nan"))
-    ratio, top = t_ratio(parts), sum(share * float(units.weight.sum()) for units, share in parts)
-    low, high = (found.value + (limit - found.value) * ratio for limit in (found.low, found.high))
-    return Interval(found.value, max(low, floor * top), min(high, top))
+    ratio, top = t_ratio(parts, level), sum(share * float(units.weight.sum()) for units, share in parts)
+    low, high = ((found.value - found.low) * ratio, (found.high - found.value) * ratio)
+    still = [_unvaried(units, share, floor, level) for units, share in parts if share and units.still]
+    if len(still) == len(parts):
+        low = high = 0.0
+    if still:
+        low, high = (
+            float(np.hypot(one, np.linalg.norm(more)))
+            for one, more in zip((low, high), zip(*still, strict=True), strict=True)
+        )
+    return Interval(found.value, max(found.value - low, floor * top), min(found.value + high, top))
+
+
+def _unvaried(units: Units, share: float, floor: float, level: float) -> tuple[float, float]:
+    """How far below and above a value that is the same on every cluster, times its weight, the truth may be.
+
+    The limit of Clopper & Pearson (1934) with one trial a cluster, ``1 - ((1 - level) / 2) ** (1 / n)``, n being the
+    fewest clusters of a layer: that share of other clusters may be otherwise, and none was seen.
+    """
+    top = float(units.weight.sum())
+    fewest = int(np.unique(units.layer[units.answered], return_counts=True)[1].min())
+    slack = (top - floor * abs(units.value)) * (1.0 - ((1.0 - level) / 2.0) ** (1.0 / fewest))
+    return share * min(slack, units.value - floor * top), share * min(slack, top - units.value)
 
 
 def value_interval(units: Units, draws: Floats, level: float = 0.95) -> Interval:
-    """Interval of a value from its draws: percentiles widened by Student's t, nan for a single cluster.
-
-    Where nothing varies (all wrong, all right, as much on every cluster) the bootstrap is a point, which would
-    claim certainty. The limit of Clopper & Pearson (1934) with one trial a cluster,
-    ``1 - ((1 - level) / 2) ** (1 / n)``, is shown to each side instead, n being the fewest clusters of a layer.
-    """
-    found = interval(units.value, draws, level)
-    if found.low != found.high:
-        return widened(found, [(units, 1.0)])
-    if units.freedom < 1:
-        return Interval(units.value, float("nan"), float("nan"))
-    top = float(units.weight.sum())
-    fewest = int(np.unique(units.layer, return_counts=True)[1].min())
-    slack = top * (1.0 - ((1.0 - level) / 2.0) ** (1.0 / fewest))
-    return Interval(units.value, max(units.value - slack, 0.0), min(units.value + slack, top))
+    """Interval of a value from its draws: percentiles, `widened`; nan for a single cluster."""
+    return widened(interval(units.value, draws, level), [(units, 1.0)], level=level)

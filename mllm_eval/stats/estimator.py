@@ -109,9 +109,25 @@ class Units:
         return float(np.sqrt(variance))
 
     @property
+    def answered(self) -> npt.NDArray[np.bool_]:
+        """[C] which clusters hold a valid sample; the others say nothing."""
+        return np.asarray((self.denominator > 0).any(1))
+
+    @property
     def freedom(self) -> int:
-        """Degrees of freedom of `error`: clusters minus layers."""
-        return len(self.clusters) - len(np.unique(self.layer))
+        """Degrees of freedom of `error`: clusters with a valid sample minus layers; 0 where `error` can't be known.
+
+        That is so where a term hangs on one cluster alone: one says nothing of how clusters differ, and would add
+        no variance to a sum over strata.
+        """
+        if (np.count_nonzero(self.denominator, axis=0) < 2).any():
+            return 0
+        return int(self.answered.sum()) - len(np.unique(self.layer[self.answered]))
+
+    @property
+    def still(self) -> bool:
+        """Whether nothing varies from cluster to cluster, rounding aside."""
+        return self.error <= 1e-9 * float(np.abs(self.weight).sum())
 
 
 def _codes(names: Sequence[str]) -> tuple[list[str], Ints]:
@@ -120,10 +136,20 @@ def _codes(names: Sequence[str]) -> tuple[list[str], Ints]:
 
 
 def _layers(strata: Ints, owner: Ints, clusters: int) -> Ints:
-    """[C] clusters that touch the same set of strata form a layer."""
+    """[C] clusters that touch the same set of strata form a layer.
+
+    A cluster that is alone with its set is drawn with the layer that shares most of it, since a layer of one never
+    varies (collapsed strata, Cochran 1977, 5A.12).
+    """
     touched = np.zeros((clusters, int(strata.max(initial=0)) + 1), dtype=bool)
     touched[owner, strata] = True
-    return np.unique(touched, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    sets, layer = np.unique(touched, axis=0, return_inverse=True)
+    layer = layer.reshape(-1)
+    shared = sets.astype(np.int64) @ sets.T.astype(np.int64)
+    np.fill_diagonal(shared, 0)
+    alone = np.flatnonzero((np.bincount(layer, minlength=len(sets)) == 1) & shared.any(1))
+    joined = coo_matrix((np.ones(len(alone)), (alone, shared[alone].argmax(1))), shape=shared.shape)
+    return np.asarray(connected_components(joined, directed=False)[1][layer], dtype=np.int64)
 
 
 def summed(

@@ -11,28 +11,19 @@ from typing import Any
 
 from scipy import special  # type: ignore[import-untyped,unused-ignore]
 
-from mllm_eval.stats.estimator import Floats, Units
-from mllm_eval.stats.significance import effects
+from mllm_eval.stats.estimator import Units
 
 ALPHA, POWER = 0.05, 0.8
 MOST_SEEDS = 10_000
 
 
 def paired_error(a: Units, b: Units) -> float:
-    """Standard error of the difference of two runs on the same samples, from the clusters' effects within layers."""
-    effect = effects(a, b)
-    share = a.denominator / a.denominator.sum(0)
-    mean = ((a.numerator - b.numerator).sum(0) / a.denominator.sum(0) * a.weight * share).sum(1)
-    return _spread(effect - mean, a)
+    """Standard error of the difference of two runs on the same valid samples, from the clusters' effects within layers.
 
-
-def _spread(influence: Floats, units: Units) -> float:
-    variance = 0.0
-    for layer in set(units.layer.tolist()):
-        part = influence[units.layer == layer]
-        if len(part) > 1:
-            variance += len(part) * float(part.var(ddof=1))
-    return math.sqrt(variance)
+    nan where the clusters don't show how they differ: one alone, or the same difference on each.
+    """
+    gap = a.minus(b)
+    return gap.error if gap.freedom and not gap.still else math.nan
 
 
 def detectable(error: float, alpha: float = ALPHA, power: float = POWER) -> float:
@@ -47,7 +38,7 @@ def questions_needed(
     """How many questions a difference needs, from the standard error that `questions` of them gave.
 
     The new questions must be such as these: asked in the same number of an image, as hard, as correlated. inf for
-    a difference of 0.
+    a difference of 0, nan for an unknown error.
     """
     return questions * (detectable(error, alpha, power) / abs(difference)) ** 2 if difference else math.inf
 

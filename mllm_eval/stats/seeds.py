@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special  # type: ignore[import-untyped,unused-ignore]
 
-from mllm_eval.stats.bootstrap import Interval
+from mllm_eval.stats.bootstrap import Interval, satterthwaite
 from mllm_eval.stats.estimator import Floats
 
 
 @dataclass(frozen=True, slots=True)
 class Seeds:
-    """A value over seeds, all on the value's own scale.
+    """A value over seeds, all on the value's own scale; nan is unknown.
 
     mean       with its 95 % interval, over seeds and questions
     between    standard deviation of the seeds' values: what training once more changes
@@ -40,7 +40,8 @@ class Seeds:
 def over_seeds(values: Sequence[float], draws: Sequence[Floats], freedom: float = math.inf) -> Seeds:
     """The spread of S seeds' values, given the paired bootstrap draws [D] of each.
 
-    `freedom`: degrees of freedom of the questions' variance, clusters minus layers.
+    `freedom`: degrees of freedom of the questions' variance, clusters minus layers. Without any, as from one image,
+    what other questions would change is unknown, and so are the limits.
 
     Raises:
         ValueError: fewer than two seeds.
@@ -48,6 +49,9 @@ def over_seeds(values: Sequence[float], draws: Sequence[Floats], freedom: float 
     if len(values) < 2 or len(values) != len(draws):
         raise ValueError("a spread over seeds needs two seeds at least, and the draws of each")
     between = float(np.std(values, ddof=1))
+    if freedom < 1:
+        mean = float(np.mean(values))
+        return Seeds(tuple(values), Interval(mean, math.nan, math.nan), between, math.nan, math.nan, 0.0)
     within = math.sqrt(float(np.mean([np.nanvar(one, ddof=1) for one in draws])))
     questions = float(np.nanvar(np.mean(draws, axis=0), ddof=1))
     training = between**2 / len(values)
@@ -69,22 +73,24 @@ class SeedGap:
     noise: float
 
 
-def gap_over_seeds(a: Seeds, b: Seeds, draws: Floats) -> SeedGap:
+def gap_over_seeds(a: Seeds, b: Seeds, draws: Floats, freedom: float = math.inf) -> SeedGap:
     """a - b, with training as the seeds show it and questions as the paired draws [D] of the means' difference do.
 
-    Welch's test with the questions' variance added; degrees of freedom by Satterthwaite.
+    Welch's test with the questions' variance added; degrees of freedom by Satterthwaite. `freedom`: those of the
+    questions' variance, as `over_seeds` takes them; without any, limits and p are nan.
     """
-    parts = [(side.between**2 / len(side.values), len(side.values) - 1) for side in (a, b)]
-    questions = float(np.nanvar(draws, ddof=1))
-    variance = sum(part for part, _ in parts) + questions
-    spread = sum(part**2 / count for part, count in parts)
-    degrees = variance**2 / spread if spread > 0 else math.inf
-    difference, error = a.mean.value - b.mean.value, math.sqrt(variance)
-    reach = error * t_quantile(degrees)
-    p = 1.0 if error == 0 and difference == 0 else 0.0 if error == 0 else _two_sided(abs(difference) / error, degrees)
+    parts = [(side.between**2 / len(side.values), float(len(side.values) - 1)) for side in (a, b)]
     count = sum(count for _, count in parts)
     pooled = math.sqrt(sum(side.between**2 * (len(side.values) - 1) for side in (a, b)) / count)
     noise = pooled * math.sqrt(2.0) * t_quantile(count)
+    difference = a.mean.value - b.mean.value
+    if freedom < 1:
+        return SeedGap(Interval(difference, math.nan, math.nan), math.nan, noise)
+    parts.append((float(np.nanvar(draws, ddof=1)), freedom))
+    degrees = satterthwaite([part for part, _ in parts], [count for _, count in parts])
+    error = math.sqrt(sum(part for part, _ in parts))
+    reach = error * t_quantile(degrees)
+    p = 1.0 if error == 0 and difference == 0 else 0.0 if error == 0 else _two_sided(abs(difference) / error, degrees)
     return SeedGap(Interval(difference, difference - reach, difference + reach), p, noise)
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from mllm_eval.report.differences import Difference
 from mllm_eval.report.site.evidence import Entry, Evidence
-from mllm_eval.report.words import ALPHA, title
-from mllm_eval.results import columns
+from mllm_eval.report.table import printed
+from mllm_eval.report.words import ALPHA, sentences, title
+from mllm_eval.results import AVERAGE, columns
 
 
 def compare_data(evidence: Evidence, about: list[dict[str, Any]]) -> dict[str, Any]:
-    """Runs, benchmarks, values with intervals, and the tests of every pair."""
+    """Runs, benchmarks, values with intervals, and the tests of every pair with what they allow to be said."""
     known, index = columns(), {run.key: i for i, run in enumerate(evidence.seeing)}
     keys = {entry.label: entry.key for entry in evidence.entries}
     pairs: dict[str, list[list[Any]]] = {}
@@ -23,7 +26,13 @@ def compare_data(evidence: Evidence, about: list[dict[str, Any]]) -> dict[str, A
             higher = _higher(entries[one.a], entries[one.b], one.key)
         row = [one.key, one.difference.value, one.difference.low, one.difference.high, one.p, one.holm]
         counted = [*higher, None if one.mcnemar is None else round(one.mcnemar, 4)]
-        pairs.setdefault(f"{keys[one.a]}|{keys[one.b]}", []).append([*map(_number, row), *counted])
+        seen = [*map(_number, _gain(one))] if one.gain else []
+        pairs.setdefault(f"{keys[one.a]}|{keys[one.b]}", []).append([*map(_number, row), *counted, *seen])
+    said = {}
+    for found, words in ((evidence.differences, sentences), (evidence.gains, _of_one_run)):
+        for a, b in dict.fromkeys((one.a, one.b) for one in found):
+            own = [one for one in found if (one.a, one.b) == (a, b)]
+            said[f"{keys[a]}|{keys[b]}"] = " ".join(words(own))
     return {
         "alpha": ALPHA,
         "rules": list(dict.fromkeys(rules for entry in evidence.entries for rules in entry.by_rules)),
@@ -34,7 +43,30 @@ def compare_data(evidence: Evidence, about: list[dict[str, Any]]) -> dict[str, A
         "categories": {key: named.title for key, named in known.categories.items()},
         "benchmarks": about,
         "pairs": pairs,
+        "said": said,
     }
+
+
+def _gain(one: Difference) -> list[float]:
+    return (
+        [one.gain.difference.value, one.gain.difference.low, one.gain.difference.high, one.gain.holm]
+        if one.gain
+        else []
+    )
+
+
+def _of_one_run(found: Sequence[Difference]) -> list[str]:
+    """What the images give a run, where that is more than chance."""
+    means = [one for one in found if one.key == AVERAGE or one.key in columns().categories]
+    clear = [one for one in means or found if one.holm < ALPHA]
+    if not clear:
+        return [f"Nothing here separates {found[0].a} from {found[0].b} at p < {ALPHA:g} after Holm."]
+    gained = [
+        f"{title(one.key)} {'+' if one.difference.value > 0 else ''}{printed(one.difference.value, 1)} "
+        f"[{printed(one.difference.low, 1)}, {printed(one.difference.high, 1)}]"
+        for one in clear
+    ]
+    return [f"Seeing the images gives {found[0].a} {', '.join(gained)} over {found[0].b}, p < {ALPHA:g} after Holm."]
 
 
 def _higher(a: Entry, b: Entry, name: str) -> tuple[int, int]:
@@ -75,7 +107,9 @@ _FRAME = """<section class="headline"><h1 id="heading">Two runs compared</h1>
 <div class="scroll" tabindex="0" role="region" aria-label="Paired differences"><table id="forest"></table></div>
 <p class="note">A minus B on the same questions with its 95 % interval, bootstrap clustered by image; p by permutation
 of whole images, corrected (Holm) over all pairs of runs here, runs without images apart. Filled: corrected p below
-{alpha}. In the picture MME is divided by 20. The counts are single questions; a click shows them below.</p></section>
+{alpha}. By sight: the difference of the two visual gains (score minus blind score), tested alike; what is not there by
+sight the wording gives. In the picture MME is divided by 20. The counts are single questions; a click shows them below.
+</p></section>
 <section id="samples" aria-labelledby="samples-h"><h2 id="samples-h">Questions and answers</h2>
 <form id="filters" class="bar" hidden>
 <label>Benchmark <select id="benchmark"></select></label>

@@ -30,11 +30,15 @@ addEventListener("DOMContentLoaded", async () => {
   }
 
   // --- the pair ---
+  const turned = ({ value, low, high, p }) => ({ value: -value, low: high === null ? null : -high, high: low === null ? null : -low, p });
+
   function pairOf(a, b) {
-    const there = data.pairs[`${a}|${b}`];
-    if (there) return there.map(([key, value, low, high, raw, holm, onlyA, onlyB, mc]) => ({ key, value, low, high, raw, holm, onlyA, onlyB, mc }));
-    const back = data.pairs[`${b}|${a}`];
-    return back?.map(([key, value, low, high, raw, holm, onlyA, onlyB, mc]) => ({ key, value: -value, low: high === null ? null : -high, high: low === null ? null : -low, raw, holm, onlyA: onlyB, onlyB: onlyA, mc }));
+    const there = data.pairs[`${a}|${b}`], back = there ? null : data.pairs[`${b}|${a}`];
+    return (there ?? back)?.map(([key, value, low, high, raw, p, onlyA, onlyB, mc, ...seen]) => {
+      const score = { value, low, high, p }, sight = seen.length ? { value: seen[0], low: seen[1], high: seen[2], p: seen[3] } : null;
+      const { value: shown, ...limits } = there ? score : turned(score);
+      return { key, value: shown, low: limits.low, high: limits.high, raw, holm: p, onlyA: there ? onlyA : onlyB, onlyB: there ? onlyB : onlyA, mc, sight: sight && !there ? turned(sight) : sight };
+    });
   }
 
   function differences() {
@@ -45,11 +49,7 @@ addEventListener("DOMContentLoaded", async () => {
       said.textContent = b && a !== b ? "These two were not tested against each other: a run is tested against other runs, and against itself without images." : "Choose another run as B to compare.";
       return;
     }
-    const clear = pair.filter((one) => one.holm !== null && one.holm < data.alpha && data.means.includes(one.key));
-    const name = (one) => `${data.titles[one.key]} (${signed(one.value)} [${number(one.low)}, ${number(one.high)}])`;
-    const more = clear.filter((one) => one.value > 0).map(name), less = clear.filter((one) => one.value < 0).map(name);
-    const parts = [more.length ? `${a.label} is higher on ${more.join(", ")}` : "", less.length ? `${b.label} is higher on ${less.join(", ")}` : ""].filter(Boolean);
-    said.textContent = parts.length ? `${parts.join("; ")}; p < ${data.alpha} after correction. Elsewhere the difference could be chance.` : `No category separates the two at p < ${data.alpha} after correction.`;
+    said.textContent = data.said[`${state.a}|${state.b}`] ?? data.said[`${state.b}|${state.a}`];
     forest(pair, a, b);
   }
 
@@ -61,16 +61,19 @@ addEventListener("DOMContentLoaded", async () => {
     const ticks = [-2, -1, 0, 1, 2].map((i) => i * step).filter((x) => Math.abs(x) <= reach);
     const lines = () => ticks.map((x) => el("svg:line", { x1: place(x), x2: place(x), y1: "-25%", y2: "125%", stroke: x ? "var(--line)" : "var(--soft)", "stroke-width": 1 }));
     const head = el("svg:svg", { "aria-hidden": "true" }, ...ticks.map((x) => { const made = el("svg:text", { x: place(x), y: "95%", "text-anchor": "middle" }); made.textContent = signed(x, 0).replace("+0", "0"); return made; }));
+    const sighted = pair.some((one) => one.sight), between = (one) => one.low === null ? null : el("small", {}, `[${number(one.low)}, ${number(one.high)}]`);
+    const gained = (one) => one.sight ? [el("td", { class: "num" }, signed(one.sight.value), between(one.sight)), el("td", { class: "num" }, p(one.sight.p))] : [el("td", { class: "num" }, MLLM.dash), el("td", { class: "num" }, MLLM.dash)];
     const dot = (run) => el("i", { class: `hue${run.hue}` });
     const heads = el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Benchmark"), el("th", { scope: "col", class: "num val" }, dot(a), a.label), el("th", { scope: "col", class: "num val" }, dot(b), b.label),
       el("th", { scope: "col", class: "plotcell" }, el("span", { class: "plotname" }, head)), el("th", { scope: "col", class: "num" }, "Difference"), el("th", { scope: "col", class: "num" }, "p"),
+      ...(sighted ? [el("th", { scope: "col", class: "num" }, "By sight"), el("th", { scope: "col", class: "num" }, "p")] : []),
       el("th", { scope: "col", class: "num" }, "A higher"), el("th", { scope: "col", class: "num" }, "B higher")));
     const body = el("tbody"), category = new Map(data.benchmarks.map((one) => [one.name, one.category]));
     const order = [...data.means, ...data.benchmarks.map((one) => one.name)];
     let group = null;
     for (const one of order.map((key) => pair.find((other) => other.key === key)).filter(Boolean)) {
       const mean = data.means.includes(one.key), own = mean ? null : category.get(one.key) || "other";
-      if (own && own !== group) body.append(el("tr", { class: "group" }, el("th", { colspan: 8, scope: "rowgroup" }, data.categories[own] ?? "Other")));
+      if (own && own !== group) body.append(el("tr", { class: "group" }, el("th", { colspan: sighted ? 10 : 8, scope: "rowgroup" }, data.categories[own] ?? "Other")));
       group = own;
       const sure = one.holm !== null && one.holm < data.alpha, hue = `var(--hue${(one.value >= 0 ? a : b).hue})`, k = scale(one.key);
       const plot = el("svg:svg", { role: "img", "aria-label": one.low === null ? signed(one.value) : `${signed(one.value)} [${number(one.low)}, ${number(one.high)}]` }, ...lines(),
@@ -79,7 +82,7 @@ addEventListener("DOMContentLoaded", async () => {
       const button = (many, show) => many === null ? MLLM.dash : el("button", { type: "button", "aria-label": `${many} questions on ${data.titles[one.key]} that ${show === "a" ? a.label : b.label} scores higher`, onclick: () => jump(one.key, show) }, count(many));
       body.append(el("tr", { class: mean ? "mean" : null }, el("th", { scope: "row" }, data.titles[one.key] ?? one.key),
         ...[a, b].map((run) => el("td", { class: "num val" }, number(run.values[one.key]?.[0]))), el("td", { class: "plotcell" }, plot),
-        el("td", { class: "num" }, signed(one.value), one.low === null ? null : el("small", {}, `[${number(one.low)}, ${number(one.high)}]`)), el("td", { class: "num" }, p(one.holm)),
+        el("td", { class: "num" }, signed(one.value), between(one)), el("td", { class: "num" }, p(one.holm)), ...(sighted ? gained(one) : []),
         el("td", { class: "num" }, mean ? "" : button(one.onlyA, "a")), el("td", { class: "num" }, mean ? "" : button(one.onlyB, "b"))));
     }
     $("forest").replaceChildren(el("caption", {}, "Paired differences"), heads, body);
