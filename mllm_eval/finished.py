@@ -15,6 +15,7 @@ from mllm_eval.config import Strict, load, short_hash
 from mllm_eval.environment import describe
 from mllm_eval.errors import UserError, near
 from mllm_eval.greedy import overruled
+from mllm_eval.imported import Imported, is_imported
 from mllm_eval.run import Run, RunFolder, saved_run, saved_runs
 from mllm_eval.storage import read_json, results_home, write_atomic, write_json
 
@@ -143,10 +144,17 @@ def is_finished(folder: Path) -> bool:
     return True
 
 
-def saved_models() -> list[Finished]:
-    """Every finished model under results/runs, by name."""
-    paths = sorted((results_home() / "runs").glob("*/config.yaml"))
-    return sorted((Finished.load(p.parent) for p in paths if is_finished(p.parent)), key=lambda one: one.name)
+def is_external(folder: Path) -> bool:
+    """Whether a folder under results/runs is no run of an encoder: a finished model's, or one of imported answers."""
+    return is_finished(folder) or is_imported(folder)
+
+
+def saved_models() -> list[Finished | Imported]:
+    """Every finished model under results/runs, and every name that answers were imported under, by name."""
+    folders = sorted(path.parent for path in (results_home() / "runs").glob("*/config.yaml"))
+    models = [Finished.load(folder) for folder in folders if is_finished(folder)]
+    others = [Imported.load(folder) for folder in folders if is_imported(folder)]
+    return sorted([*models, *others], key=lambda one: one.name)
 
 
 def unreadable() -> dict[str, str]:
@@ -159,7 +167,7 @@ def unreadable() -> dict[str, str]:
         if not (folder / "config.yaml").is_file():
             if any((folder / part).is_dir() for part in ("answers", "scores", "checkpoint")):
                 found[folder.name] = f"{folder}: there is no config.yaml"
-        elif not is_finished(folder):
+        elif not is_finished(folder) and not is_imported(folder):
             try:
                 Run.load(folder)
             except UserError as problem:
@@ -172,8 +180,8 @@ def unreadable_notes() -> list[str]:
     return [f"Left out: {name}, because its config no longer loads: {why}" for name, why in unreadable().items()]
 
 
-def saved(name: str) -> Run | Finished:
-    """The run or finished model of a hash, a hash's beginning, a whole name, or a name that just one has.
+def saved(name: str) -> Run | Finished | Imported:
+    """The run, finished model or imported answers of a hash, a hash's beginning, a whole name, or a name of one only.
 
     Raises UserError where none or several match.
     """

@@ -27,7 +27,8 @@ class RunConfig(Strict):
 
 
 class RunFolder:
-    """What has a hash, a name and a folder under results/runs: a run, or a finished model (`mllm_eval.finished`)."""
+    """What has a hash, a name and a folder under results/runs: a run, a finished model (`mllm_eval.finished`), or
+    answers from elsewhere (`mllm_eval.imported`)."""
 
     @property
     def hash(self) -> str:
@@ -51,6 +52,14 @@ class RunFolder:
 
     @property
     def stem(self) -> str:
+        raise NotImplementedError
+
+    def write_config(self) -> None:
+        """Write config.yaml, from which the folder can be told."""
+        raise NotImplementedError
+
+    def note_session(self) -> None:
+        """Note the environment in manifest.json, where it is a new one."""
         raise NotImplementedError
 
     @property

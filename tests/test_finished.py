@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -518,6 +519,9 @@ def test_the_command_line_knows_finished_models(home: Path) -> None:
     both = call("table", "--runs", f"{model.hash},{checkpoint.hash}")
     assert both.exit_code == 0, both.output
     assert "llava" in both.output and "checkpoint" in both.output
+    (row, _) = csv.DictReader(call("table", "--runs", f"{model.hash},{checkpoint.hash}", "--cost", "--format", "csv")
+                              .stdout.splitlines())  # fmt: skip
+    assert float(row["seconds"]) > 0 and row["gflop"] == "" and row["run_seed"] == ""
     assert "say what to evaluate" in call("eval").stderr
     assert "Did you mean 'float32'?" in call(*words[:-1], "float3").stderr
 

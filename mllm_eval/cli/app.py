@@ -183,6 +183,7 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON")] = False,
     data: Annotated[str, typer.Option(help="of a file: the benchmark's data, mini or hub")] = "mini",
     variant: Annotated[str, typer.Option(help="of a file: the variant that was asked")] = "default",
+    name: Annotated[str | None, typer.Option("--as", help="of a file: keep it as a row of this name")] = None,
 ) -> None:
     """Score answers without a model: those of runs again, or a file of anyone's.
 
@@ -192,18 +193,18 @@ def score(
       mllm-eval score                                    all runs
       mllm-eval score mini-dino                          one run
       mllm-eval score chartqa --answers answers.jsonl --rules robust
+      mllm-eval score chartqa --answers answers.jsonl --as their-vlm      a row of table and report
     """
+    from mllm_eval.cli.scoring import score_anew, score_file
     from mllm_eval.errors import UserError
 
     if answers is not None:
         if what is None:
             raise UserError("say which benchmark the answers are for: mllm-eval score BENCHMARK --answers FILE")
-        from mllm_eval.score.files import score_file
-
-        score_file(what, answers, rules, out, partial, layout, as_json, data, variant)
+        score_file(what, answers, rules, out, partial, layout, as_json, data, variant, name)
         return
-    from mllm_eval.cli.scoring import score_anew
-
+    if name is not None:
+        raise UserError("--as names a file of answers: mllm-eval score BENCHMARK --answers FILE --as NAME")
     score_anew(what)
 
 
@@ -235,23 +236,24 @@ def table(
     """
     from mllm_eval.cli.tables import costed, detailed, gained, named, of_all, of_runs, of_variants, put, with_left_out
     from mllm_eval.errors import UserError
-    from mllm_eval.finished import saved
+    from mllm_eval.finished import saved, saved_models
     from mllm_eval.results import hold_to_known_rules
-    from mllm_eval.run import saved_runs
+    from mllm_eval.run import RunFolder, saved_runs
 
     asked = split(runs)
-    chosen = [saved(one) for one in asked] if asked else None
+    chosen: list[RunFolder] | None = [saved(one) for one in asked] if asked else None
+    every: list[RunFolder] = [*saved_runs(), *saved_models()]
     if not published_only:
-        hold_to_known_rules([run.folder for run in (saved_runs() if chosen is None else chosen)], rules)
+        hold_to_known_rules([run.folder for run in (every if chosen is None else chosen)], rules)
     if details or variants is not None:
         if name is not None:
             raise UserError("--details and --variants show runs; leave out the name of the table")
-        own = chosen if chosen is not None else saved_runs()
+        own = chosen if chosen is not None else every
         shown = of_variants(own, variants, rules) if variants is not None else detailed(own, rules, blind, subset)
         put(shown if chosen is not None else with_left_out(shown), form, out)
         return
     if name is None and chosen is None:
-        shown = of_all(saved_runs(), rules, blind, baseline, intervals, mixed_recipes, subset, whole)
+        shown = of_all(every, rules, blind, baseline, intervals, mixed_recipes, subset, whole)
     elif name is None:
         shown = of_runs(chosen or [], rules, blind, baseline, intervals, mixed_recipes, subset, whole)
     else:

@@ -95,6 +95,7 @@ def show(
     from mllm_eval.errors import UserError, near
     from mllm_eval.finished import Finished, saved
     from mllm_eval.greedy import overruled_words
+    from mllm_eval.imported import Imported
     from mllm_eval.pipeline.ledger import Ledger
     from mllm_eval.pipeline.reporter import Silent
     from mllm_eval.results import columns, hold_to_known_rules, scored_variants, summaries
@@ -120,6 +121,11 @@ def show(
         )
         if said := overruled_words(found.overruled):
             console.print(said, markup=False)
+    elif isinstance(found, Imported):
+        console.print(f"{found.heading}; data {found.data}; {state(found)}", markup=False)
+        for title, about in found.manifest().get("files", {}).items():
+            console.print(f"{title}: {about.get('file')} ({about.get('format')}), SHA-256 {about.get('sha256')}",
+                          markup=False)  # fmt: skip
     else:
         console.print(f"encoder {found.encoder.name}, recipe {found.recipe.name} ({found.recipe.hash}), ", end="")
         console.print(f"LLM {found.llm.name}, seed {found.seed}; {state(found)}", markup=False)

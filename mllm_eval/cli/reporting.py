@@ -29,12 +29,14 @@ def report(
     """
     from mllm_eval.cli.app import split
     from mllm_eval.cli.display import display
+    from mllm_eval.finished import saved, saved_models
     from mllm_eval.report.site import write_report
-    from mllm_eval.run import saved_run, saved_runs
+    from mllm_eval.run import saved_runs
     from mllm_eval.storage import results_home
 
     asked = split(runs)
-    folders = [saved_run(one).folder for one in asked] if asked else [run.folder for run in saved_runs()]
+    every = [*saved_runs(), *saved_models()]
+    folders = [saved(one).folder for one in asked] if asked else [run.folder for run in every]
     with display().step("report") as progress:
         folder = write_report(folders, out or results_home() / "report", rules, images, asked is not None, progress)
     print(folder / "index.html")

@@ -1,8 +1,9 @@
-"""What `mllm-eval score` does with runs."""
+"""What `mllm-eval score` does with runs, and with files of answers."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 
 def score_anew(run: str | None) -> None:
@@ -14,14 +15,39 @@ def score_anew(run: str | None) -> None:
     from mllm_eval import pipeline
     from mllm_eval.cli.display import display
     from mllm_eval.errors import UserError
-    from mllm_eval.finished import Finished, saved, saved_models, unreadable_notes
-    from mllm_eval.run import Run, saved_runs
+    from mllm_eval.finished import saved, saved_models, unreadable_notes
+    from mllm_eval.run import RunFolder, saved_runs
     from mllm_eval.storage import results_home
 
-    runs: list[Run | Finished] = [saved(run)] if run is not None else [*saved_runs(), *saved_models()]
+    runs: list[RunFolder] = [saved(run)] if run is not None else [*saved_runs(), *saved_models()]
     if not runs:
         raise UserError(f"no runs under {results_home()}; `mllm-eval eval mini-dino` makes one")
     for note in unreadable_notes() if run is None else []:
         print(note, file=sys.stderr)
     for one in runs:
         print(f"{one.name}: {', '.join(pipeline.score_run(one, display()))}")
+
+
+def score_file(
+    benchmark: str,
+    answers: Path,
+    rules: str,
+    out: Path | None,
+    partial: bool,
+    layout: str,
+    as_json: bool,
+    data: str,
+    variant: str,
+    name: str | None,
+) -> None:
+    """Score a file of answers and print its numbers; with a `name`, keep them as a row of that name."""
+    from mllm_eval.score.files import scored_file
+
+    found = scored_file(benchmark, answers, rules, out, partial, layout, as_json, data, variant)
+    if name is None:
+        return
+    from mllm_eval.cli.display import display
+    from mllm_eval.pipeline.imported import keep_answers
+
+    kept = keep_answers(name, benchmark, answers, found, data, variant, layout, display())
+    print(f"{kept.name}: a row of `mllm-eval table --runs {kept.label}`, and of `mllm-eval report`", file=sys.stderr)

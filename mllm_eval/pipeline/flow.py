@@ -13,7 +13,6 @@ from mllm_eval.catalog.subset import parted, size_of_table, sized
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.environment import before_torch, repeatable, world
 from mllm_eval.errors import UserError
-from mllm_eval.finished import Finished
 from mllm_eval.pipeline.answering import Respondent, titled
 from mllm_eval.pipeline.asked import asked_benchmarks, asked_variants, rules_asked
 from mllm_eval.pipeline.ledger import Ledger
@@ -124,7 +123,7 @@ def train_run(
     return run
 
 
-def score_run(run: Run | Finished, reporter: Reporter | None = None) -> list[str]:
+def score_run(run: RunFolder, reporter: Reporter | None = None) -> list[str]:
     """Score all finished answers of a run anew, without a model; returns what was scored.
 
     Raises:
@@ -236,7 +235,7 @@ def provide_benchmarks(
 
 
 @contextmanager
-def working(run: Run | Finished, reporter: Reporter | None) -> Iterator[Ledger]:
+def working(run: RunFolder, reporter: Reporter | None) -> Iterator[Ledger]:
     """Have a run's folder for oneself, its config written, its steps noted in its ledger."""
     before_torch()
     if world()[0]:

@@ -97,7 +97,8 @@ def measured_row(run: Scored, label: str, shown: Sequence[Column], intervals: bo
     ok, total, unparsed = run.counts
     record = run.record
     part = f", a subset of {run.subset:,} questions" if run.subset else ""
-    about = f"run {record.hash}, seed {record.seed}{part}, {ok}/{total} answers scored"
+    seed = "" if record.external else f", seed {record.seed}"
+    about = f"run {record.hash}{seed}{part}, {ok}/{total} answers scored"
     if unparsed:
         about += f", {unparsed} of them unparsed"
     if run.empty:
@@ -112,7 +113,7 @@ def measured_row(run: Scored, label: str, shown: Sequence[Column], intervals: bo
         "recipe_hash": record.recipe_hash,
         "data_hash": record.data_hash,
         "llm": record.llm,
-        "seed": str(record.seed),
+        "seed": "" if record.external else str(record.seed),
         "rules": run.rules,
         "variant": run.variant,
         "subset": str(run.subset or ""),
@@ -216,7 +217,8 @@ def comparison(
             f"Differences to {names[base]}; *, **, ***: p < 0.05, 0.01, 0.001 by a permutation test, "
             f"clustered by image, corrected for {len(found)} tests (Holm)."
         )
-    if found and len({scored[i].record.seed for i in plain}) == 1:
+    trained = [scored[i].record for i in plain if not scored[i].record.external]
+    if found and len({record.seed for record in trained}) == 1:
         notes.append("One seed each: what training again would change is in no interval or p-value here.")
     if intervals and None in sizes:
         notes.append("[low, high]: 95 % interval, bootstrap clustered by image, pair or circular group.")

@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mllm_eval.catalog.subset import parted, sized
 from mllm_eval.config import load
 from mllm_eval.errors import UserError
+from mllm_eval.finished import is_external
 from mllm_eval.plan.shapes import encoder_shape, llama_by_size, llama_shape, projector_shape
 from mllm_eval.plan.work import Asking, asking, encoding
 from mllm_eval.report.table import MISSING, Cell, Column, Table, printed
@@ -26,16 +28,17 @@ from mllm_eval.storage import iter_jsonl
 class Cost:
     """Of one run, over its default answers.
 
-    visual_tokens   positions of the LLM that an image takes; where padding is hidden, one without any
-    encoder_gflop   of one image through the encoder
-    llm_gflop       of a question of average length through projector and LLM, image tokens included
+    visual_tokens   positions of the LLM that an image takes; where padding is hidden, one without any. Of a finished
+                     model, those that a question has more than without its image, where it was asked so, too
+    encoder_gflop   of one image through the encoder; None for a finished model, whose work is not counted
+    llm_gflop       of a question of average length through projector and LLM, image tokens included; likewise
     training_s, features_s, answers_s   wall seconds in all; None where the ledger has no such step
     questions       how many were answered
     typed           whether the ledger says what each step was; without that, no seconds
     """
 
-    visual_tokens: int
-    encoder_gflop: float
+    visual_tokens: float | None
+    encoder_gflop: float | None
     llm_gflop: float | None
     training_s: float | None
     features_s: float | None
@@ -56,10 +59,10 @@ def cost_of(folder: Path, variant: str = "default") -> Cost:
 
     Raises UserError for a damaged config.
     """
-    config = load(folder / "config.yaml", RunConfig)
-    asked, told = _tokens(folder, variant)
-    work = _work(config, asked, told)
     steps = ledger(folder)
+    asked, told = _tokens(folder, variant)
+    config = None if is_external(folder) else load(folder / "config.yaml", RunConfig)
+    work = None if config is None else _work(config, asked, told)
     typed = all("kind" in one for one in steps)
 
     def seconds(kind: str, **wanted: str) -> float | None:
@@ -67,8 +70,8 @@ def cost_of(folder: Path, variant: str = "default") -> Cost:
         return sum(float(one["seconds"]) for one in own) if own and typed else None
 
     return Cost(
-        visual_tokens=config.recipe.positions,
-        encoder_gflop=encoding(encoder_shape(config.encoder), 1) / 1e9,
+        visual_tokens=_more_than_blind(folder, variant, asked) if config is None else config.recipe.positions,
+        encoder_gflop=None if config is None else encoding(encoder_shape(config.encoder), 1) / 1e9,
         llm_gflop=None if work is None else (work.prompt + work.answer) / 1e9,
         training_s=seconds("training"),
         features_s=seconds("features", variant=variant),
@@ -76,6 +79,14 @@ def cost_of(folder: Path, variant: str = "default") -> Cost:
         questions=len(asked),
         typed=typed,
     )
+
+
+def _more_than_blind(folder: Path, variant: str, asked: list[int]) -> float | None:
+    """Mean tokens that a question has more than the same one without its image; None where that was not asked."""
+    blind = _tokens(folder, sized("blind", parted(variant)[1]))[0]
+    # Imported answers have no tokens.
+    known = sum(asked) > 0 and len(blind) == len(asked)
+    return (sum(asked) - sum(blind)) / len(asked) if known else None
 
 
 def _tokens(folder: Path, variant: str) -> tuple[list[int], list[int]]:
@@ -140,16 +151,31 @@ def untimed_note(runs: Sequence[str]) -> str:
     return f"No seconds of {', '.join(runs)}: the ledger there is of a version that did not say what each step was."
 
 
+def external_note(rows: Sequence[str]) -> str:
+    """What a table says of rows whose models are not this project's."""
+    return (
+        f"{', '.join(rows)}: of a model that is not this project's no operations are counted; its visual tokens are "
+        "what a question has more than without its image, where that was asked."
+    )
+
+
 def with_costs(table: Table, folders: Mapping[str, Path]) -> Table:
     """The table with what a question cost in each measured row; `folders`: run hash -> folder."""
-    rows, untimed = [], []
+    rows, untimed, external = [], [], []
     for row in table.rows:
         folder = folders.get(row.facts.get("run", ""))
         cost = None if folder is None or row.aside else _cost(folder, row.facts.get("variant", "default"))
+        if cost is not None and cost.encoder_gflop is None:
+            external.append(row.label)
         if cost is not None and not cost.typed:
             untimed.append(row.facts["run"])
         rows.append(row if cost is None else replace(row, cells={**row.cells, **_cells(cost)}))
-    notes = [*table.notes, NOTE, *([untimed_note(list(dict.fromkeys(untimed)))] if untimed else [])]
+    notes = [
+        *table.notes,
+        NOTE,
+        *([external_note(external)] if external else []),
+        *([untimed_note(list(dict.fromkeys(untimed)))] if untimed else []),
+    ]
     return replace(table, columns=(*table.columns, *_COLUMNS), rows=tuple(rows), notes=tuple(notes))
 
 
@@ -161,8 +187,9 @@ def _cost(folder: Path, variant: str) -> Cost | None:
 
 
 def _cells(cost: Cost) -> dict[str, Cell]:
-    work = None if cost.llm_gflop is None else cost.encoder_gflop + cost.llm_gflop
-    numbers = {"visual_tokens": float(cost.visual_tokens), "gflop": work, "seconds": cost.seconds_a_question}
+    known = cost.llm_gflop is not None and cost.encoder_gflop is not None
+    work = (cost.encoder_gflop or 0.0) + (cost.llm_gflop or 0.0) if known else None
+    numbers = {"visual_tokens": cost.visual_tokens, "gflop": work, "seconds": cost.seconds_a_question}
     made = {}
     for column in _COLUMNS:
         value = numbers[column.key]

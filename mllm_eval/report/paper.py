@@ -124,6 +124,7 @@ def named_table(
 
 
 def _matching(config: TableConfig, rules: str, recipe: str, runs: Sequence[Path] | None, variant: str) -> list[Path]:
+    named = runs is not None
     if runs is None:
         broken = unreadable()
         runs = sorted(path.parent for path in (results_home() / "runs").glob("*/config.yaml"))
@@ -133,6 +134,8 @@ def _matching(config: TableConfig, rules: str, recipe: str, runs: Sequence[Path]
         if variant not in scored_variants(folder, rules):
             continue
         record = read_run(folder)
+        if record.external and not named:
+            continue
         for query in config.measured:
             mine = (record.encoder, record.recipe, record.llm, record.data)
             asked = (query.encoder, query.recipe, query.llm, query.data)

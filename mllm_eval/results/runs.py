@@ -16,8 +16,9 @@ from mllm_eval.distribution import of_lines
 from mllm_eval.errors import UserError, near
 from mllm_eval.finished import Finished, is_finished
 from mllm_eval.greedy import overruled_words
+from mllm_eval.imported import Imported, is_imported
 from mllm_eval.results.probes import Probe, read_probes
-from mllm_eval.run import Run, RunConfig
+from mllm_eval.run import Run, RunConfig, RunFolder
 from mllm_eval.storage import read_json, read_jsonl
 
 SUMMARY = (
@@ -41,7 +42,8 @@ class RunRecord:
 
     `trained_on`: its files of conversations, by the recipe's names for them, and the content that each had.
     `probes`: its classic vision, where somebody measured it. `notes`: what a reader of its row must know.
-    A finished model has no encoder that is told apart: its `params` are 0, its `facts` empty.
+    `external`: what it is if not a run of this project, `a finished model` or `imported answers`. Such a one has no
+    encoder that is told apart: its `params` are 0, its `facts` empty.
     """
 
     folder: Path
@@ -59,6 +61,7 @@ class RunRecord:
     probes: dict[str, Probe] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     trained_on: dict[str, str] = field(default_factory=dict)
+    external: str = ""
 
     @property
     def data_hash(self) -> str:
@@ -73,6 +76,8 @@ def read_run(folder: Path) -> RunRecord:
     """
     if is_finished(folder):
         return _read_finished(folder)
+    if is_imported(folder):
+        return _read_imported(folder)
     config = load(folder / "config.yaml", RunConfig)
     run = Run(config.encoder, config.recipe, config.llm, config.seed, config.weights)
     run.refuse_earlier_tokens(folder)
@@ -111,22 +116,35 @@ def _trained_on(run: Run) -> dict[str, str]:
 def _read_finished(folder: Path) -> RunRecord:
     model = Finished.load(folder)
     said = overruled_words(model.overruled)
+    return _external(folder, model, model.label, "a finished model", (said,) if said else ())
+
+
+def _read_imported(folder: Path) -> RunRecord:
+    kept = Imported.load(folder)
+    files = kept.manifest().get("files", {}).values()
+    layouts = sorted({str(one.get("format")) for one in files if isinstance(one, dict)})
+    said = f"answers imported from {len(files)} files ({', '.join(layouts)})" if files else "answers imported"
+    return _external(folder, kept, kept.label, "imported answers", (said.replace("1 files", "1 file"),))
+
+
+def _external(folder: Path, one: RunFolder, label: str, what: str, notes: tuple[str, ...]) -> RunRecord:
     return RunRecord(
         folder=folder,
         hash=folder.name,
-        name=model.name,
-        encoder=model.label,
+        name=one.name,
+        encoder=label,
         recipe="its own",
-        recipe_hash="finished model",
+        recipe_hash=what.removeprefix("a "),
         llm="its own",
-        # Finished models share what they are asked, and nothing that an encoder's run holds equal.
-        held_equal=short_hash(["finished", model.data]),
+        # They share what they are asked, and nothing that an encoder's run holds equal.
+        held_equal=short_hash(["finished", one.data]),
         seed=0,
         facts={},
-        data=model.data,
+        data=one.data,
         params=0,
         probes=read_probes(folder),
-        notes=(said,) if said else (),
+        notes=notes,
+        external=what,
     )
 
 

@@ -24,12 +24,16 @@ from mllm_eval.storage import write_json, write_jsonl
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A file of answers, scored: samples and scores in one order, predictions by id."""
+    """A file of answers, scored: samples and scores in one order, predictions by id.
+
+    `brought`: the samples are made of records that stand in the file, not of the benchmark's data.
+    """
 
     samples: Sequence[Sample]
     predictions: Mapping[str, str | None]
     scores: Sequence[Score]
     summary: Summary
+    brought: bool = False
 
 
 def score_file(
@@ -43,6 +47,21 @@ def score_file(
     pin: str = "mini",
     variant: str = "default",
 ) -> Summary:
+    """As `scored_file`; gives the summary."""
+    return scored_file(benchmark, answers, rules, out, partial, format_, as_json, pin, variant).summary
+
+
+def scored_file(
+    benchmark: str,
+    answers: Path,
+    rules: str = "cambrian",
+    out: Path | None = None,
+    partial: bool = False,
+    format_: str = "jsonl",
+    as_json: bool = False,
+    pin: str = "mini",
+    variant: str = "default",
+) -> Scored:
     """Score a file of answers, print its numbers, and write a line per sample to `out`.
 
     Where the gold is hidden and a server scores, the file for it is written beside `out`.
@@ -69,7 +88,7 @@ def score_file(
         given = distribution(((one.parsed, one.score) for one in scored.scores), (one.target for one in scored.samples))
         if found := one_answer(given):
             print(f"one answer makes up most: {found[0]!r} in {found[1]:.0%}")
-    return summary
+    return scored
 
 
 def score_answers(
@@ -157,7 +176,7 @@ def _brought(
     everything = len(whole) == len({sample.group for sample in samples})
     empty = count_empty(predictions.values())
     summary = summarize(benchmark, rules, samples, scores, variant, None if everything else whole, empty)
-    return Scored(samples, predictions, scores, summary)
+    return Scored(samples, predictions, scores, summary, brought=True)
 
 
 def submission(benchmark: Benchmark, scored: Scored) -> list[dict[str, Any]] | None:

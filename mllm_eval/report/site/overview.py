@@ -66,10 +66,8 @@ def _empty() -> str:
 def _headline(evidence: Evidence, problems: Sequence[str]) -> str:
     runs = evidence.seeing
     first = runs[0].scored.record
-    about = (
-        f"{_counted(len(runs), 'run')} of recipe {first.recipe} with {first.llm}, {_asked(evidence)}, "
-        f"{evidence.rules} rules."
-    )
+    kind = f"with answers of {first.recipe} recipe" if first.external else f"of recipe {first.recipe} with {first.llm}"
+    about = f"{_counted(len(runs), 'run')} {kind}, {_asked(evidence)}, {evidence.rules} rules."
     said = sentences(evidence.differences)
     shown, more = said[:6], said[6:]
     lead = escape(_unbroken(lead_words(evidence)))
@@ -227,7 +225,7 @@ def _costs(evidence: Evidence) -> str:
         if not cost.typed:
             untimed.append(run.label)
         numbers = [(cost.encoder_gflop, 3), (cost.llm_gflop, 3), (cost.seconds_a_question, 4), (cost.training_s, 0)]
-        rows.append([run.label, printed(run.scored.values.get(AVERAGE), 1), str(cost.visual_tokens),
+        rows.append([run.label, printed(run.scored.values.get(AVERAGE), 1), printed(cost.visual_tokens, 0),
                      *(printed(value, digits) for value, digits in numbers)])  # fmt: skip
     # What no run has is no column.
     kept = [at for at in range(len(head)) if not at or any(row[at] != MISSING for row in rows)]
@@ -242,7 +240,8 @@ def scaling_page(evidence: Evidence, out: Path) -> str:
         '<section class="headline"><h1>Score against size</h1><p class="lead">Least squares on the logarithm of size: '
         "what each doubling adds.</p></section>"
     ]
-    runs = [run.scored for run in evidence.seeing]
+    # What is no run of an encoder has no size here.
+    runs = [run.scored for run in evidence.seeing if not run.scored.record.external]
     for name, curve in scaling().curves.items():
         found = lines(name, runs=runs)
         shown = [key for key in metrics() if any(line.key == key for line in found)]

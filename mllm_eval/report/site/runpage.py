@@ -29,6 +29,8 @@ from mllm_eval.storage import iter_jsonl, read_json
 def run_page(entry: Entry, out: Path) -> str:
     """The body of run-<hash>.html."""
     record = entry.scored.record
+    if record.external:
+        return _external(entry)
     config = load(record.folder / "config.yaml", RunConfig)
     encoder = config.encoder
     about = facts([
@@ -62,6 +64,33 @@ def _shown(config: RunConfig) -> str:
     return (" with a row token behind each row" if grid.row_token else "") + (
         " without those of the padding" if grid.hide else ""
     )
+
+
+def _external(entry: Entry) -> str:
+    """The page of what is no run of this project: a finished model, or answers from elsewhere."""
+    record = entry.scored.record
+    files = _files(record.folder)
+    about = facts([("What", record.external), ("Data", record.data), *(("Note", note) for note in record.notes)])
+    parts = [
+        f'<section class="headline"><h1>{escape(record.encoder)}</h1>'
+        f'<p class="lead">Run <code>{escape(record.hash)}</code></p>{about}</section>',
+        _scores(entry),
+        behind(entry.scored),
+        _probes(entry),
+        section("files", "Files of answers", sheet("answer-files", "Files of answers", [("", False), ("File", False),
+                ("Format", False), ("SHA-256", False)], files)) if files else "",
+        _cost(record.folder),
+        _world(record.folder),
+    ]  # fmt: skip
+    return "\n".join(part for part in parts if part)
+
+
+def _files(folder: Path) -> list[list[str]]:
+    try:
+        found = dict(read_json(folder / "manifest.json").get("files", {}))
+        return [[name, *(str(one.get(key, "")) for key in ("file", "format", "sha256"))] for name, one in found.items()]
+    except (UserError, AttributeError, TypeError, ValueError):
+        return []
 
 
 def _scores(entry: Entry) -> str:

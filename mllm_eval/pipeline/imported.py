@@ -1,0 +1,61 @@
+"""Answers of others as a row: a file of them is journalled and scored as a run's own are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mllm_eval.answers import Answer
+from mllm_eval.catalog import load_benchmark, names
+from mllm_eval.catalog.benchmark import answers_variant
+from mllm_eval.errors import UserError
+from mllm_eval.imported import Imported
+from mllm_eval.pipeline.answering import titled
+from mllm_eval.pipeline.flow import working
+from mllm_eval.pipeline.reporter import Reporter
+from mllm_eval.pipeline.scoring import States, score_answers
+from mllm_eval.pipeline.subset import asked_samples
+from mllm_eval.run import saved_runs
+from mllm_eval.score.files import Scored
+from mllm_eval.storage import sha256_file, write_atomic
+
+
+def keep_answers(
+    name: str,
+    benchmark: str,
+    file: Path,
+    found: Scored,
+    data: str = "mini",
+    variant: str = "default",
+    layout: str = "jsonl",
+    reporter: Reporter | None = None,
+) -> Imported:
+    """Keep a scored file of answers under a name, and score it by all rule sets; what was there of both is replaced.
+
+    A sample that the file has no answer to is a failed one.
+
+    Raises:
+        UserError: a name that can't name a row, or is an encoder's; answers that bring records of their own, which
+            no other row was asked.
+    """
+    if name in {*names("encoders"), *(run.encoder.name for run in saved_runs())}:
+        raise UserError(f"{name!r} is an encoder; give answers that were made elsewhere a name of their own")
+    kept, chosen = Imported.of(name, data), load_benchmark(benchmark)
+    if found.brought:
+        raise UserError(f"{file}: its lines bring their own records; a row needs answers to the data '{data}' itself")
+    states = States(data)
+    states.of(chosen, variant)
+    samples = asked_samples(chosen, data, variant)
+    source = answers_variant(chosen, variant, data)
+    with working(kept, reporter) as ledger, ledger.step(f"scores: {titled(chosen, variant)}", "scores",
+                                                        benchmark=chosen.name, variant=variant):  # fmt: skip
+        lines = (_answer(sample.id, found.predictions.get(sample.id), file).line().encode() for sample in samples)
+        write_atomic(kept.answers_path(chosen.name, source), lines)
+        score_answers(kept, chosen, variant, samples, states)
+        kept.note_file(titled(chosen, variant), {"file": file.name, "sha256": sha256_file(file), "format": layout})
+    return kept
+
+
+def _answer(id_: str, text: str | None, file: Path) -> Answer:
+    if text is None:
+        return Answer(id_, "", (), "", 0, 0, "error", f"no answer in {file.name}")
+    return Answer(id_, "", (), text, 0, 0)
