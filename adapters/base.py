@@ -232,31 +232,56 @@ class EncoderModel(nn.Module):
         pixels [B, 3, H, W] in the weights' dtype. Layers count blocks from 1, or from the end as -1, -2.
         The final norm is applied to the layer where the yaml says `norm: true`, whatever the class does:
         transformers' `last_hidden_state` is normed for Dinov2, ViT, SigLIP and I-JEPA, and not for CLIP.
-        Nothing is computed behind the last layer asked for.
+        No block is computed behind the last layer asked for.
         Raises UserError for a layer the encoder does not have.
         """
         wanted = [self._layer(layer) for layer in layers or (self.facts.feature_layer,)]
-        last = max(wanted)
         states: dict[int, Tensor] = {}
 
         def keep(index: int) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
                 states[index] = self.tokens(output)
-                if index == last:
-                    raise _Enough
 
             return hook
 
         handles = [self.blocks()[index - 1].register_forward_hook(keep(index)) for index in set(wanted)]
         try:
-            self.model(pixels, **self.forward_options(pixels))
-        except _Enough:
-            pass
+            with self._first_blocks(max(wanted)):
+                self.model(pixels, **self.forward_options(pixels))
         finally:
             for handle in handles:
                 handle.remove()
         height, width = self.cells(pixels.shape[-2], pixels.shape[-1])
         return [self._feature_map(states[index], height, width) for index in wanted]
+
+    @contextmanager
+    def _first_blocks(self, count: int) -> Iterator[None]:
+        """Within, the wrapped model computes no block behind the first `count`."""
+        blocks: Any = self.blocks()
+        if count == len(blocks):
+            yield
+            return
+        if self.facts.code is None and isinstance(blocks, nn.ModuleList | nn.Sequential):
+            # The others are taken out. An exception would leave the modules around them entered and never left, which
+            # sharding that hooks into modules (ZeRO-3) takes amiss.
+            behind = {name: blocks._modules.pop(name) for name in list(blocks._modules)[count:]}
+            try:
+                yield
+            finally:
+                blocks._modules.update(behind)
+            return
+
+        # What stands behind the blocks of a family of one's own may want what the last of them gives.
+        def stop(*_: Any) -> None:
+            raise _Enough
+
+        handle = blocks[count - 1].register_forward_hook(stop)
+        try:
+            yield
+        except _Enough:
+            pass
+        finally:
+            handle.remove()
 
     def _feature_map(self, states: Tensor, height: int, width: int) -> FeatureMap:
         tokens = self.final_norm()(states) if self.facts.norm else states

@@ -7,12 +7,17 @@ import platform
 import shutil
 import subprocess
 import warnings
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from mllm_eval.storage import PACKAGE
+
+# Where the driver tells of its GPUs, and where a process finds those that it may use.
+DRIVER = Path("/proc/driver/nvidia/gpus")
+DEVICES = Path("/dev")
 
 
 def describe() -> dict[str, Any]:
@@ -42,13 +47,56 @@ def world() -> tuple[int, int]:
 
 
 def gpus() -> list[str]:
-    """Names of the GPUs, found without torch; empty without any."""
+    """Names of the GPUs that this process may use, found without torch; empty without any."""
+    found = _listed_gpus() or _driver_gpus()
+    return [found[at][1] for at in _visible([key for key, _ in found], os.environ.get("CUDA_VISIBLE_DEVICES"))]
+
+
+def _listed_gpus() -> list[tuple[str, str]]:
+    """Key (such as GPU-1a2b...) and name of each, as nvidia-smi lists them."""
     if not (command := shutil.which("nvidia-smi")):
         return []
     listed = subprocess.run(
-        [command, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, check=False
+        [command, "--query-gpu=uuid,name", "--format=csv,noheader"], capture_output=True, text=True, check=False
     )
-    return [line.strip() for line in listed.stdout.splitlines() if line.strip()] if not listed.returncode else []
+    if listed.returncode:
+        return []
+    parts = [line.partition(",") for line in listed.stdout.splitlines() if line.strip()]
+    return [(key.strip(), name.strip()) for key, _, name in parts]
+
+
+def _driver_gpus() -> list[tuple[str, str]]:
+    """The same as the driver lists them: many containers have no nvidia-smi."""
+    found: list[tuple[str, str]] = []
+    for path in sorted(DRIVER.glob("*/information")):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        # A container sees the driver's whole list, but only the devices that it was given.
+        if (DEVICES / f"nvidia{said.get('Device Minor', '')}").exists():
+            found.append((said.get("GPU UUID", ""), said.get("Model", "NVIDIA GPU")))
+    return found
+
+
+def _visible(keys: Sequence[str], said: str | None) -> list[int]:
+    """Which of these GPUs CUDA shows where CUDA_VISIBLE_DEVICES is `said`: numbers, or beginnings of keys.
+
+    As CUDA reads it, the first entry that names none ends the list. A part of a GPU (MIG-...) stands for its GPU
+    where there is one alone.
+    """
+    if said is None:
+        return list(range(len(keys)))
+    found: list[int] = []
+    for entry in (part.strip() for part in said.split(",")):
+        if entry.isascii() and entry.isdigit() and int(entry) < len(keys):
+            at = [int(entry)]
+        elif entry.startswith("MIG-"):
+            at = [0] if len(keys) == 1 else []
+        else:
+            at = [place for place, key in enumerate(keys) if entry and key.startswith(entry)]
+        if len(at) != 1 or at[0] in found:
+            break
+        found += at
+    return found
 
 
 def git_state() -> dict[str, Any] | None:
@@ -102,10 +150,15 @@ def before_torch() -> None:
 
 
 def device() -> str:
-    """Where models go: the GPU if there is one. Imports torch."""
+    """Where models go: this process's GPU if there is one. Imports torch.
+
+    It has its number: a thread that was not told which GPU is current takes the first.
+    """
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
 
 
 def repeatable(seed: int) -> None:

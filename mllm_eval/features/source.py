@@ -61,6 +61,10 @@ class Features:
             self._model = self._load()
         return self._model
 
+    def release(self) -> None:
+        """Let go of the encoder, which `model` loads again where it is needed after all."""
+        self._model = None
+
     def fill(
         self,
         images: Sequence[ImageRef],

@@ -150,7 +150,9 @@ def free_bytes(device: Any) -> int:
     import torch
 
     if torch.device(device).type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # What torch keeps for itself after a training is free, too.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + kept)
     free = _available()
     try:
         most = int((CGROUP / "memory.max").read_text())

@@ -166,8 +166,10 @@ def save_checkpoint(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> VLM:
+def load_checkpoint(folder: Path, dtype: torch.dtype | None = None, encoder: bool = True) -> VLM:
     """The model of a checkpoint in evaluation mode, with its `tokenizer`, in its own dtype unless told.
+
+    Without `encoder` its tensors are not read: it then takes features, as those who answer from a store do.
 
     Raises UserError where the folder is missing, cut short or of another kind.
     """
@@ -182,7 +184,11 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None) -> VLM:
         raise UserError(f"{folder}: the checkpoint cannot be read ({first_line(problem)}); {mend}") from problem
     if processor is None:
         raise UserError(f"{folder}: holds a {config.model_type}, not a checkpoint of this project")
-    model = load_whole(VLM.from_pretrained, folder, config=config, dtype=dtype or "auto", mend=mend)
+    left_out = ""
+    if not encoder:
+        config.vision_config, left_out = None, r"encoder\..*"
+    options: dict[str, Any] = {"config": config, "dtype": dtype or "auto"}
+    model = load_whole(VLM.from_pretrained, folder, left_out=left_out, mend=mend, **options)
     model.tokenizer = processor.tokenizer
     model.eval()
     loaded: VLM = quick(model)

@@ -48,7 +48,7 @@ class Respondent:
         from mllm_eval.model import load_checkpoint
 
         with self.ledger.step("load the checkpoint", "load"):
-            model = load_checkpoint(self.run.checkpoint, getattr(torch, self.run.recipe.dtype))
+            model = load_checkpoint(self.run.checkpoint, getattr(torch, self.run.recipe.dtype), encoder=False)
             model.to(device())  # type: ignore[arg-type]  # transformers wraps it without its types
             return model
 

@@ -42,7 +42,7 @@ def compare_engines(run: Run, samples: int | None = None, reporter: Reporter | N
     from mllm_eval.generate.thrift import kept_limits
     from mllm_eval.model import load_checkpoint
 
-    model = load_checkpoint(run.checkpoint, getattr(torch, run.recipe.dtype))
+    model = load_checkpoint(run.checkpoint, getattr(torch, run.recipe.dtype), encoder=False)
     model.to(device())  # type: ignore[arg-type]  # transformers wraps it without its types
     features, found = Features.of(run), {}
     with tempfile.TemporaryDirectory() as folder:

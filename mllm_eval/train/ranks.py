@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from mllm_eval.environment import world
+from mllm_eval.environment import device, world
 from mllm_eval.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def join_processes(distributed: bool) -> None:
         os.environ.update({name: str(value) for name, value in alone.items()})
     on_gpu = torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device())
     torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=WAIT)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import shutil
@@ -95,9 +96,13 @@ def train(run: Run, progress: Told | None = None, say: Callable[[str], None] | N
     for one in prepared:
         encode(one.data, one.images, features, one.unreadable, todo.encoded)
         todo.next_set()
+    # It would stay on the device through both stages, which read from the store.
+    features.release()
     for one in prepared:
         if one.number == 2 or not _projector(run).is_file():
             _train_stage(run, one, features, tokenizer, todo.steps(one.number))
+        # Trainer, model and optimiser know each other: nothing but a collection frees them before the next stage.
+        gc.collect()
         barrier()
     features.store.close()
 
@@ -242,7 +247,7 @@ def _train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, pr
     trainer = StageTrainer(model, one.stage, args, one.plan, one.rows, collator, stage_log, progress, one.unreadable)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     state = trainer.whole_state()
-    trainer.release()
+    trainer.release(state.values())
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
     if rank == 0:
         _note_rows(run, one.number, one.data)
