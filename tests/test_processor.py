@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_prompt_tokens import sentencepiece_like
-from tiny_models import HALF, make_image, make_tokenizer
+from tiny_models import HALF, make_encoder, make_image, make_recipe, make_tokenizer
 
-from mllm_eval.catalog import Preprocessing
+from mllm_eval.adapters import load_encoder_model
+from mllm_eval.catalog import LLM, Preprocessing
+from mllm_eval.errors import UserError
+from mllm_eval.model import assemble, load_llm_model, load_tokenizer, save_checkpoint
 from mllm_eval.model.checkpoint import template_marks
+from mllm_eval.model.export import export_llava
 from mllm_eval.model.processor import VLMImageProcessor, VLMProcessor, chat_template
 from mllm_eval.prompts import IMAGE, PromptTokens, conversation, conversation_parts, parts_of, prompt_parts, render
 
@@ -130,3 +135,41 @@ def test_the_parts_of_a_string_join_to_it(template: str) -> None:
             text = render(template, question, images)
             assert parts_of(template, text, images) == prompt_parts(template, question, images)
             assert "".join(part.text for part in parts_of(template, text)) == text
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_stock_export_of_a_sentencepiece_model_has_the_tokens_of_training_or_is_refused(
+    legacy: bool, tmp_path: Path
+) -> None:
+    from transformers import AutoProcessor, LlamaConfig, LlamaForCausalLM
+
+    made = sentencepiece_like(legacy)
+    shape: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    ends = {"bos_token_id": made.bos_token_id, "eos_token_id": made.eos_token_id}
+    torch.manual_seed(0)
+    words = LlamaForCausalLM(LlamaConfig(vocab_size=len(made), num_attention_heads=4, **shape, **ends))
+    words.save_pretrained(tmp_path / "llm")
+    made.save_pretrained(tmp_path / "llm")
+    params = sum(parameter.numel() for parameter in words.parameters())
+    weights = {"path": str(tmp_path / "llm")}
+    llm = LLM(name="tiny", weights=weights, params=params, width=64, depth=2, vocab=len(made))
+    encoder = make_encoder(tmp_path / "encoder", "clip", norm=False)
+    squashed = encoder.preprocessing.model_copy(update={"mode": "squash"})
+    encoder = encoder.model_copy(update={"preprocessing": squashed})
+    recipe = make_recipe(tmp_path / "none.jsonl", tmp_path, tokens=16, standardize=False, template="vicuna_v1")
+    tokenizer = load_tokenizer(llm, "vicuna_v1")
+    model = assemble(encoder, recipe, load_llm_model(llm), tokenizer)
+    save_checkpoint(model, tmp_path / "checkpoint", load_encoder_model(encoder))
+    if not legacy:
+        # It marks a begin in front of the whole alone, where training has one behind the image as well.
+        with pytest.raises(UserError, match="other ones from token"):
+            export_llava(tmp_path / "checkpoint", tmp_path / "llava")
+        return
+    export_llava(tmp_path / "checkpoint", tmp_path / "llava")
+    tokens = PromptTokens(tokenizer, "vicuna_v1")
+    before, behind = (ids for ids, _ in tokens.encode(tokens.chunks(prompt_parts("vicuna_v1", "Which?", 1))))
+    expected = [*before, *[model.config.image_token_id] * 16, *behind]
+    for name in ("checkpoint", "llava"):
+        processor = AutoProcessor.from_pretrained(tmp_path / name)
+        found = processor(text=render("vicuna_v1", "Which?", 1), images=make_image(0))
+        assert list(found["input_ids"][0]) == expected

@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]
 
 
 def answer(
-    model: Answerer,
+    model: Answerer | None,
     samples: Sequence[Sample],
     template: str,
     features: Features,
@@ -35,7 +35,9 @@ def answer(
     limits: Limits | None = None,
 ) -> list[Answer]:
     """`answer_many` for samples of one kind; returns the greedy answers in their order."""
-    asked = Asked(samples, max_new_tokens, journal, positions=position_limit(getattr(model.llm, "config", None)))
+    # Without a model all is answered already; what its positions were then is not known here.
+    held = None if model is None else position_limit(getattr(model.llm, "config", None))
+    asked = Asked(samples, max_new_tokens, journal, positions=held)
     answer_many(model, [asked], template, features, progress, engine, limits)
     done = journal.done()
     return [done[sample.id] for sample in samples]
