@@ -6,10 +6,12 @@ import doctest
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pages import Command, File, follow, same, steps
 
+from mllm_eval.adapters import family
 from mllm_eval.miniature.build import build
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -30,10 +32,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ.update(before)
 
 
+@pytest.mark.slow
 def test_a_benchmark_and_then_an_encoder_are_added_as_the_pages_say(home: Path) -> None:
     assert follow(BENCHMARKS) == []
     # The encoder is evaluated on that benchmark.
     assert follow(ENCODERS) == []
+    # Its weights are nowhere here; what the page says of it is read.
+    registers: Any = family("dinov2_registers")
+    assert registers.form.registers == 4 and registers.model_types == ("dinov2_with_registers",)
 
 
 def test_what_the_pages_show_is_files_and_commands() -> None:
@@ -61,6 +67,7 @@ def test_python_is_used_as_the_page_says(home: Path, tmp_path: Path, monkeypatch
         ("mean 0.010 ", "mean 0.011", True),
         ("mean 0.01", "mean 0.91", False),
         ("value 50.0", "value 60.0", False),
+        ("value  97.9", "value 100.0", True),
         ("one\ntwo", "one", False),
         ("median 10.1, largest 2.0", "median 10.1", False),
     ],
