@@ -5,6 +5,13 @@ SHELL := bash
 .PHONY: help setup plan weights data train eval export score table report subset compare check mini-weights lint test bench clean
 
 PYTHON ?= python3
+# Torch comes from pip's own index, in the version of constraints.txt. PyPI's build for Linux is that with CUDA, which runs
+# on GPUs and CPUs alike and takes about 4 GB more, nearly all of it NVIDIA's libraries. PyPI has no other; without a GPU
+# TORCH_INDEX=cpu takes the CPU build of pytorch.org, which gives the same numbers there. cu128 and the like name its other
+# builds, and an address or a folder another index: whichever it is must have that version for this Python.
+TORCH_INDEX ?=
+TORCH_FROM = $(if $(findstring /,$(TORCH_INDEX)),$(TORCH_INDEX),https://download.pytorch.org/whl/$(TORCH_INDEX))
+PIP = $(BIN)/python -m pip install --disable-pip-version-check --no-input -c constraints.txt
 BIN := .venv/bin
 RUN := $(BIN)/mllm-eval
 READY := .venv/.installed
@@ -19,13 +26,24 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
-	@echo "Setting up .venv: once, a few minutes, about 2 GB. One dot a package:"
+	@echo "Setting up .venv: once, a few minutes, about 2 GB, with CUDA 6 GB. One dot a package:"
+	@echo "torch: $(if $(TORCH_INDEX),from $(TORCH_FROM),from pip's own index; PyPI's build for Linux has CUDA, for GPUs, and takes 4 GB more: TORCH_INDEX=cpu takes the build without)"
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check --no-input -c constraints.txt -e ".[model,train,report,dev]" 2> >(grep -v "^WARNING:" >&2) | awk '/^ *(Collecting|Building|Installing)/ { printf "."; fflush() } END { print "" }'
+	@$(if $(TORCH_INDEX),$(PIP) --quiet --no-deps --index-url $(TORCH_FROM) torch || { echo "TORCH_INDEX: $(TORCH_FROM) gave no $$(grep ^torch= constraints.txt) for $$($(BIN)/python -V); without TORCH_INDEX it comes from pip's own index" >&2; exit 2; },:)
+	@$(PIP) -e ".[model,train,report,dev]" 2> >(grep -v "^WARNING:" >&2) | awk '/^ *(Collecting|Building|Installing)/ { printf "."; fflush() } END { print "" }'
+	@$(BIN)/python -c "$$TORCH_SAID"
 	@touch $@
 
-setup: $(READY) ## make .venv with everything in its pinned version
+# What was installed is said from its metadata: importing it takes seconds.
+define TORCH_SAID
+from importlib.metadata import distributions, version
+cuda = any(str(one.name).startswith("nvidia-") for one in distributions())
+print("torch", version("torch"), "with CUDA; without a GPU: rm -r .venv && make setup TORCH_INDEX=cpu" if cuda else "without CUDA")
+endef
+export TORCH_SAID
+
+setup: $(READY) ## make .venv with everything in its pinned version: [PYTHON=python3.12 TORCH_INDEX=cpu]
 
 plan: $(READY) ## memory, work, hours and cost of a run: ENCODER=mini-dino [RECIPE= LLM= GPUS=8xH100 MFU=0.4 PRICE=2.5]
 	@$(RUN) plan $(ENCODER) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(LLM),--llm $(LLM)) $(if $(GPUS),--gpus $(GPUS)) $(if $(MFU),--mfu $(MFU)) $(if $(PRICE),--price $(PRICE))

@@ -16,15 +16,18 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from mllm_eval.catalog import load_benchmark, load_encoder, load_llm, load_recipe, names
     from mllm_eval.errors import UserError
+    from mllm_eval.features.images import encode_images
     from mllm_eval.pipeline import compare, evaluate, score_run, table, train_run
     from mllm_eval.report.render import render, write_tables
     from mllm_eval.run import Run, saved_run, saved_runs
+    from mllm_eval.score.frames import sample_frame, score_frame
 
 # Not `train` and `score`: these are rooms of this package.
 _HOMES = {
     "Run": "run",
     "UserError": "errors",
     "compare": "pipeline",
+    "encode_images": "features.images",
     "evaluate": "pipeline",
     "load_benchmark": "catalog",
     "load_encoder": "catalog",
@@ -32,8 +35,10 @@ _HOMES = {
     "load_recipe": "catalog",
     "names": "catalog",
     "render": "report.render",
+    "sample_frame": "score.frames",
     "saved_run": "run",
     "saved_runs": "run",
+    "score_frame": "score.frames",
     "score_run": "pipeline",
     "table": "pipeline",
     "train_run": "pipeline",
@@ -44,6 +49,7 @@ __all__ = [
     "Run",
     "UserError",
     "compare",
+    "encode_images",
     "evaluate",
     "load_benchmark",
     "load_encoder",
@@ -51,8 +57,10 @@ __all__ = [
     "load_recipe",
     "names",
     "render",
+    "sample_frame",
     "saved_run",
     "saved_runs",
+    "score_frame",
     "score_run",
     "table",
     "train_run",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -289,6 +291,45 @@ def test_times_for_people(seconds: float, text: str) -> None:
 )
 def test_make_calls_the_command_line(target: list[str], call_: str) -> None:
     assert " ".join(make("-n", *target)[-1].split()) == f".venv/bin/mllm-eval {call_}"
+
+
+def installs(*words: str) -> str:
+    """What setting up would run, in one text; `-B` plans it though `.venv` may be there."""
+    return "\n".join(make("-n", "-B", "setup", *words))
+
+
+def test_setup_takes_torch_from_pips_own_index_unless_told() -> None:
+    plain = installs()
+    assert "torch: from pip's own index; PyPI's build for Linux has CUDA" in plain and "TORCH_INDEX=cpu" in plain
+    assert "--index-url" not in plain and plain.count("pip install") == 1 and "python3 -m venv" in plain
+    assert "python3.12 -m venv" in installs("PYTHON=python3.12")
+
+
+@pytest.mark.parametrize(
+    ("index", "address"),
+    [
+        ("cpu", "https://download.pytorch.org/whl/cpu"),
+        ("cu128", "https://download.pytorch.org/whl/cu128"),
+        ("https://mirror.example/cpu", "https://mirror.example/cpu"),
+        ("/mirror/simple", "/mirror/simple"),
+    ],
+)
+def test_setup_takes_torch_alone_from_another_index(index: str, address: str) -> None:
+    planned = installs(f"TORCH_INDEX={index}")
+    first, second = (line for line in planned.splitlines() if "pip install" in line)
+    # Nothing but torch, in the pinned version, and no other build in its place.
+    assert f"-c constraints.txt --quiet --no-deps --index-url {address} torch ||" in first and "exit 2" in first
+    assert "--index-url" not in second and "-e " in second
+    assert f"torch: from {address}" in planned
+
+
+def test_setup_says_which_torch_is_there() -> None:
+    said = make("-n", "-B", "setup")
+    assert any("TORCH_SAID" in line for line in said)
+    text = re.search(r"^define TORCH_SAID\n(.*?)^endef", (TOP / "Makefile").read_text(), re.MULTILINE | re.DOTALL)
+    assert text is not None
+    done = subprocess.run([sys.executable, "-c", text[1]], capture_output=True, text=True, check=True)
+    assert re.fullmatch(rf"torch {re.escape(version('torch'))} with(out)? CUDA.*\n", done.stdout)
 
 
 def test_make_help_lists_every_target() -> None:

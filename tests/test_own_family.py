@@ -22,7 +22,8 @@ from mllm_eval.cli.app import app
 from mllm_eval.config import load
 from mllm_eval.errors import UserError
 from mllm_eval.features.key import folder_name, key_of
-from mllm_eval.model import load_checkpoint
+from mllm_eval.model import assemble, load_checkpoint, load_llm_model, load_tokenizer, save_checkpoint
+from mllm_eval.model.export import export_llava
 from mllm_eval.plan.shapes import encoder_shape
 from mllm_eval.report.cost import encoding
 from mllm_eval.run import Run, saved_runs
@@ -340,6 +341,23 @@ def test_a_run_is_trained_saved_and_read_without_the_code(name: str, home: Path,
     assert [one.hash for one in saved_runs()] == [run.hash]
     with pytest.raises(UserError, match=f"family '{name}': no family reads it"):
         load_checkpoint(run.checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("convnet", "its tower is a class of transformers, this encoder is a ConvNet"),
+        ("registers", "it drops one token before the patches, this encoder has 5"),
+    ],
+)
+def test_no_llava_is_made_of_what_it_cannot_say(name: str, reason: str, home: Path, tmp_path: Path) -> None:
+    encoder = own_encoder(home, name, norm=False)
+    recipe = make_recipe(tmp_path / "none.jsonl", tmp_path, tokens=16, standardize=False)
+    llm = make_llm(tmp_path / "llm")
+    model = assemble(encoder, recipe, load_llm_model(llm), load_tokenizer(llm, recipe.template))
+    save_checkpoint(model, tmp_path / "checkpoint", load_encoder_model(encoder))
+    with pytest.raises(UserError, match=reason):
+        export_llava(tmp_path / "checkpoint", tmp_path / "llava")
 
 
 # ---- numbers where texts are wanted ----

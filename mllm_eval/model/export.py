@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.catalog import Encoder
@@ -31,6 +32,8 @@ def why_not(model: VLM) -> str | None:
     facts = Encoder.model_validate(model.config.encoder)
     encoder: EncoderModel | None = model.encoder
     assert encoder is not None
+    if not isinstance(encoder.model, PreTrainedModel):
+        return f"its tower is a class of transformers, this encoder is a {type(encoder.model).__name__}"
     native = getattr(encoder.model.config, "image_size", None)
     if facts.norm:
         return "it takes features before the final norm, this encoder's are normed (norm: true)"
@@ -49,6 +52,8 @@ def why_not(model: VLM) -> str | None:
         return f"its projector is mlp2x_gelu, this one is {model.config.projector}"
     if native != facts.preprocessing.size:
         return f"its tower reads images of {native} pixels, this encoder {facts.preprocessing.size}"
+    if encoder.behind:
+        return f"it takes the tokens behind the patches for patches, this encoder has {encoder.behind}"
     if encoder.prefix > 1:
         return f"it drops one token before the patches, this encoder has {encoder.prefix}"
     return None

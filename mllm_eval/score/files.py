@@ -104,7 +104,22 @@ def score_answers(
     layout = "jsonl" if format_ == "auto" else format_
     if layout not in LAYOUTS:
         raise UserError(f"unknown layout '{layout}'.{near(layout, LAYOUTS)} Known: {', '.join(LAYOUTS)}")
-    lines = LAYOUTS[layout](answers, benchmark)
+    return score_lines(
+        benchmark, str(answers), LAYOUTS[layout](answers, benchmark), rules, partial, pin, variant, layout
+    )
+
+
+def score_lines(
+    benchmark: Benchmark,
+    answers: str,
+    lines: Sequence[Line],
+    rules: str,
+    partial: bool = False,
+    pin: str = "mini",
+    variant: str = "default",
+    layout: str = "jsonl",
+) -> Scored:
+    """The scores of lines of answers, in the order of the samples; `answers` says in errors where they are from."""
     if not lines:
         raise UserError(f"{answers}: no answers in it")
     if layout == "jsonl":
@@ -141,7 +156,7 @@ def _known(benchmark: Benchmark, lines: Sequence[Line], samples: Sequence[Sample
 
 def _matched(
     benchmark: Benchmark,
-    answers: Path,
+    answers: str,
     lines: Sequence[Line],
     samples: Sequence[Sample],
     rules: str,
@@ -164,7 +179,7 @@ def _matched(
 
 
 def _brought(
-    benchmark: Benchmark, answers: Path, lines: Sequence[Line], rules: str, partial: bool, variant: str
+    benchmark: Benchmark, answers: str, lines: Sequence[Line], rules: str, partial: bool, variant: str
 ) -> Scored:
     scorer = load_scorer(benchmark)
     samples = [sample_of(benchmark, scorer, line.id, line.record or {}, line.where) for line in lines]
