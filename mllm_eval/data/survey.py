@@ -43,6 +43,33 @@ class Survey(Strict):
             said.append(f"{self.broken:,} that can't be decoded{_named(self.broken, self.broken_first)}")
         return ", ".join(said)
 
+    def fault(self, benchmark: str, samples: Iterable[Kept]) -> str:
+        """What is broken of these samples' images, with file, row and mend, in a line; empty where nothing is."""
+        if not self.broken:
+            return ""
+        many = f"{self.broken:,} of {self.images:,} images can't be decoded"
+        return (f"{benchmark}: {many}: {_reason(self.broken_first[0], samples)}{', ...' if self.broken > 1 else ''}; "
+                "mend or replace them, or the questions that show them count as failed")  # fmt: skip
+
+
+def _reason(name: str, samples: Iterable[Kept]) -> str:
+    """Why the image of a sample can't be decoded, with its place."""
+    shown = next((sample.pictures for sample in samples if sample.id == name), ())
+    for picture in shown:
+        try:
+            picture.load()
+        except UserError as problem:
+            return str(problem)
+    return f"sample {name!r}"
+
+
+def known_survey(benchmark: str, pin: str) -> Survey | None:
+    """What was found when the images of a pin were last looked at; None where nothing is kept of it."""
+    path = data_home() / "locks" / f"{benchmark}.{pin}.images.json"
+    with suppress(UserError):
+        return validate(read_json(path), Survey, str(path)) if path.is_file() else None
+    return None
+
 
 def survey(
     benchmark: str, pin: str, samples: Iterable[Kept], told: Callable[[int, int], None] = lambda _, __: None
@@ -54,9 +81,8 @@ def survey(
     shown = list(_firsts(samples))
     of = short_hash([picture.sha256 for _, picture in shown])
     path = data_home() / "locks" / f"{benchmark}.{pin}.images.json"
-    with suppress(UserError):
-        if path.is_file() and (before := validate(read_json(path), Survey, str(path))).of == of:
-            return before
+    if (before := known_survey(benchmark, pin)) is not None and before.of == of:
+        return before
     found = _look(shown, of, told)
     with suppress(OSError):
         write_json(path, found.model_dump(mode="json"))

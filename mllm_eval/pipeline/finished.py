@@ -16,6 +16,7 @@ from mllm_eval.pipeline.answering import titled
 from mllm_eval.pipeline.asked import asked_benchmarks, rules_asked
 from mllm_eval.pipeline.flow import working
 from mllm_eval.pipeline.ledger import Ledger, Part
+from mllm_eval.pipeline.pictures import conclude, tell_of_broken
 from mllm_eval.pipeline.processes import decided, sharing
 from mllm_eval.pipeline.rehearsal import unsettled
 from mllm_eval.pipeline.reporter import Reporter
@@ -69,7 +70,9 @@ def evaluate_finished(
             paths = [data_home() / part.repo for one in local for part in one.pin(data).tables().values()]
             provide(paths, ledger.reporter)
             locked_or_told(asked, data, variants)
-            return {one.name: unsettled(model, one, variants, states) for one in asked}
+            found = {one.name: unsettled(model, one, variants, states) for one in asked}
+            tell_of_broken(model, asked, found, ledger.reporter)
+            return found
 
         left = decided(prepare)
         loaded = _Loaded(model, ledger)
@@ -89,8 +92,7 @@ def evaluate_finished(
                         f"scores: {titled(benchmark, variant)}", "scores", benchmark=benchmark.name, variant=variant
                     ):
                         score_answers(model, benchmark, variant, samples, states)
-        if not ledger.steps:
-            ledger.reporter.say(f"{model.name}: complete, nothing to do")
+        conclude(model, ledger, asked, {one.name: variants for one in asked})
     return model
 
 

@@ -17,11 +17,12 @@ from mllm_eval.finished import Finished
 from mllm_eval.pipeline.answering import Respondent, titled
 from mllm_eval.pipeline.asked import asked_benchmarks, asked_variants, rules_asked
 from mllm_eval.pipeline.ledger import Ledger
+from mllm_eval.pipeline.pictures import conclude, look_at_images, tell_of_broken
 from mllm_eval.pipeline.processes import decided, meet, sharing
 from mllm_eval.pipeline.rehearsal import unsettled
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.scoring import States, score_answers, scored
-from mllm_eval.pipeline.snapshots import lock_data, locked_or_told, look_at_images, of_the_hub
+from mllm_eval.pipeline.snapshots import lock_data, locked_or_told, of_the_hub
 from mllm_eval.pipeline.sources import needed, provide
 from mllm_eval.pipeline.subset import asked_samples, shown_variants, subset_words
 from mllm_eval.run import Run, RunFolder
@@ -79,7 +80,9 @@ def evaluate(
             for benchmark in asked:
                 locked_or_told([benchmark], run.recipe.data, chosen[benchmark.name])
             hold_to_its_data(run)
-            return {one.name: unsettled(run, one, chosen[one.name], states) for one in asked}
+            found = {one.name: unsettled(run, one, chosen[one.name], states) for one in asked}
+            tell_of_broken(run, asked, found, ledger.reporter)
+            return found
 
         left = decided(prepare)
         respondent = Respondent(run, lambda: _train(run, ledger), ledger, answering)
@@ -93,8 +96,7 @@ def evaluate(
             lambda benchmark, source, samples: _score(run, ledger, benchmark, source, samples, readers, states),
             share,
         )
-        if not ledger.steps:
-            ledger.reporter.say(f"{run.name}: complete, nothing to do")
+        conclude(run, ledger, asked, chosen)
     return run
 
 
@@ -139,7 +141,7 @@ def score_run(run: Run | Finished, reporter: Reporter | None = None) -> list[str
                     f"scores: {titled(benchmark, counted)}", "scores", benchmark=benchmark.name, variant=counted
                 ):
                     states.of(benchmark, counted)
-                    score_answers(run, benchmark, counted, _samples(benchmark, run, counted), states)
+                    score_answers(run, benchmark, counted, asked_samples(benchmark, run.data, counted), states)
                 done.append(titled(benchmark, counted))
     if not done:
         raise UserError(f"{run.folder}: no finished answers; `mllm-eval eval` makes them")
@@ -265,10 +267,6 @@ def _train(run: Run, ledger: Ledger) -> None:
         train(run, progress, ledger.reporter.say)
 
 
-def _samples(benchmark: Benchmark, run: RunFolder, variant: str) -> Sequence[Sample]:
-    return asked_samples(benchmark, run.data, variant)
-
-
 def _read_by(run: RunFolder, benchmark: Benchmark, variant: str) -> list[str]:
     """The variants that read these answers: their own, and those that were scored from them before."""
     size = parted(variant)[1]
@@ -292,7 +290,7 @@ def _score(
 ) -> None:
     """Score the answers of a variant for each that reads them, where that is missing."""
     for variant in readers[benchmark.name, source]:
-        own = samples if variant == source else _samples(benchmark, run, variant)
+        own = samples if variant == source else asked_samples(benchmark, run.data, variant)
         if not scored(run, benchmark, variant, own, states):
             with ledger.step(
                 f"scores: {titled(benchmark, variant)}", "scores", benchmark=benchmark.name, variant=variant

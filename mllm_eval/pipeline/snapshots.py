@@ -8,8 +8,6 @@ from pathlib import Path
 from mllm_eval.catalog import Benchmark
 from mllm_eval.data import locking
 from mllm_eval.data.locks import DataLock, locked_snapshot, read_lock
-from mllm_eval.data.snapshots import load_samples
-from mllm_eval.data.survey import survey
 from mllm_eval.pipeline.reporter import Reporter, Silent
 
 
@@ -49,16 +47,6 @@ def lock_data(
         if (lock := read_lock(benchmark, name)) is not None:
             listener.say(_sentence(lock))
     return changed
-
-
-def look_at_images(benchmarks: Iterable[Benchmark], pin: str, reporter: Reporter | None = None) -> None:
-    """Say of each benchmark what its images are like once decoded; looked at once, kept beside the locks."""
-    listener = reporter or Silent()
-    for benchmark in benchmarks:
-        kept = load_samples(benchmark, pin).kept
-        with listener.step(f"look: {benchmark.name} (images)") as progress:
-            found = survey(benchmark.name, benchmark.pin_name(pin), kept, progress)
-        listener.say(f"{benchmark.name}: {found.sentence()}")
 
 
 def of_the_hub(benchmarks: Iterable[Benchmark], pin: str) -> list[Benchmark]:

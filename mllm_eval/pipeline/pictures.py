@@ -1,0 +1,93 @@
+"""Broken images of benchmarks: found before anything is trained, and counted where an answer failed for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from mllm_eval.answers import open_answers
+from mllm_eval.catalog import Benchmark
+from mllm_eval.catalog.benchmark import answers_variant
+from mllm_eval.data.snapshots import load_samples
+from mllm_eval.data.survey import known_survey, survey
+from mllm_eval.errors import UserError
+from mllm_eval.pipeline.answering import titled
+from mllm_eval.pipeline.ledger import Ledger
+from mllm_eval.pipeline.reporter import Reporter, Silent
+from mllm_eval.pipeline.scoring import answered
+from mllm_eval.run import RunFolder
+from mllm_eval.storage import read_json
+
+
+def look_at_images(benchmarks: Iterable[Benchmark], pin: str, reporter: Reporter | None = None) -> None:
+    """Say of each benchmark what its images are like once decoded; looked at once, kept beside the locks.
+
+    Raises:
+        UserError: images that can't be decoded, when all benchmarks have been looked at; what was fetched and locked
+            stays.
+    """
+    listener, faults = reporter or Silent(), []
+    for benchmark in benchmarks:
+        kept = load_samples(benchmark, pin).kept
+        with listener.step(f"look: {benchmark.name} (images)") as progress:
+            found = survey(benchmark.name, benchmark.pin_name(pin), kept, progress)
+        listener.say(f"{benchmark.name}: {found.sentence()}")
+        faults += [found.fault(benchmark.name, kept)] if found.broken else []
+    if faults:
+        raise UserError(". ".join(faults))
+
+
+def tell_of_broken(
+    run: RunFolder, benchmarks: Sequence[Benchmark], left: Mapping[str, Sequence[str]], reporter: Reporter
+) -> None:
+    """Say which images of what is left to be answered can't be decoded: a line a benchmark and pin.
+
+    Data that are read as they are have each image decoded, unless `mllm-eval data` did that and they are the same. Of
+    data of the hub, which are locked, what was found then is said again.
+    """
+    pins: dict[tuple[str, str], tuple[Benchmark, str]] = {}
+    for one in benchmarks:
+        for variant in left[one.name]:
+            if one.variant(variant).images != "none" and not answered(run, one, variant):
+                pins.setdefault((one.name, one.pin_name(run.data, variant)), (one, variant))
+    local = {key: chosen for key, chosen in pins.items() if chosen[0].data[key[1]].source == "local"}
+    for name, pin in pins:
+        found = known_survey(name, pin)
+        if (name, pin) not in local and found is not None and found.broken:
+            reporter.say(f"{name}: {found.sentence()}; the questions that show them count as failed")
+    if not local:
+        return
+    with reporter.step("look: images of the benchmarks") as progress:
+        for done, ((name, pin), (benchmark, variant)) in enumerate(local.items()):
+            progress(done, len(local))
+            kept = load_samples(benchmark, run.data, variant).kept
+            if fault := survey(name, pin, kept).fault(name, kept):
+                reporter.say(fault)
+
+
+def conclude(
+    run: RunFolder, ledger: Ledger, benchmarks: Iterable[Benchmark], chosen: Mapping[str, Sequence[str]]
+) -> None:
+    """Say what has failed, or else that a run was complete before."""
+    failed = list(failures(run, benchmarks, chosen))
+    for line in failed:
+        ledger.reporter.say(line)
+    if not ledger.steps and not failed:
+        ledger.reporter.say(f"{run.name}: complete, nothing to do")
+
+
+def failures(run: RunFolder, benchmarks: Iterable[Benchmark], chosen: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """A line for each benchmark and variant with samples that have no answer: how many, and why the first."""
+    for benchmark in benchmarks:
+        rules = next(iter(benchmark.rules))
+        for variant in chosen[benchmark.name]:
+            try:
+                summary = read_json(run.summary_path(benchmark.name, rules, variant))
+                if not summary["n_failed"]:
+                    continue
+                answers = open_answers(run.answers_path(benchmark.name, answers_variant(benchmark, variant, run.data)))
+            except (UserError, KeyError, TypeError):
+                continue
+            first = next((answer for answer in answers.values() if answer.state == "error"), None)
+            why = f": sample {first.id!r}, {first.reason}" if first else ""
+            counted = f"{summary['n_failed']:,} of {summary['n']:,} samples failed"
+            yield f"{titled(benchmark, variant)}: {counted}, which no number counts{why}"
