@@ -107,8 +107,19 @@ hard = st.sampled_from(
             "No",
             "no",
         ),
-        *("3/4", "0.75", "1/3", "0.33", "12", "12 cm", "12 m", "12 mm", "twenty-one", "21", "twenty", "one", "thirteen"),
-        *("1.5 million", "1.5", "1,500,000", "two hundred", "200", "minus five", "-5", "A. A. Milne", "C. S. Lewis"),
+        *("3/4", "0.75", "1/3", "0.33", "12", "12 cm", "12 m", "12 mm", "twenty-one", "21", "twenty", "one"),
+        *(
+            "thirteen",
+            "1.5 million",
+            "1.5",
+            "1,500,000",
+            "two hundred",
+            "200",
+            "minus five",
+            "-5",
+            "A. A. Milne",
+            "C. S. Lewis",
+        ),
     ]
 )
 texts = st.one_of(hard, st.text(min_size=1, max_size=12), st.lists(hard, min_size=1, max_size=3).map(" ".join))
