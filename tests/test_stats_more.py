@@ -383,6 +383,7 @@ def test_few_images_widen_the_gap_over_seeds() -> None:
     assert few.difference.high + 10 == pytest.approx(ratio * (many.difference.high + 10))
     assert few.p == pytest.approx(2 * scipy_stats.t.sf(10 / draws.std(ddof=1), 2))
     assert stats.satterthwaite([4.0, 1.0], [2, 8]) == pytest.approx(25 / (8 + 1 / 8))
+    assert stats.satterthwaite([4.0, 1.0], [2, 0]) == 0 and math.isinf(stats.satterthwaite([0.0], [2]))
 
 
 def test_widening_is_students_t_and_stays_within_the_scale() -> None:
