@@ -48,11 +48,38 @@ def decode(data: bytes, where: str, how: Decoding = PLAIN) -> PIL.Image.Image:
 def load_image(path: Path, how: Decoding = PLAIN, where: str = "") -> PIL.Image.Image:
     """An image file, decoded as `decode` does; UserError, naming `where` or the file, where it is missing, too."""
     where = where or str(path)
+    return decode(_encoded(path, where), where, how)
+
+
+def _encoded(path: Path, where: str) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as problem:
         raise UserError(f"{where}: the image can't be read ({problem.strerror})") from None
-    return decode(data, where, how)
+
+
+class Peculiar(NamedTuple):
+    """What makes an image look otherwise than its pixels, read as eight bits a colour, would.
+
+    tagged: it has an EXIF (or XMP) orientation. deep: it is grey of 16 or 32 bits. clear: some of it is transparent.
+    """
+
+    tagged: bool
+    deep: bool
+    clear: bool
+
+
+def peculiar(path: Path, where: str) -> Peculiar:
+    """What is peculiar about an image file, decoded to its end; UserError as of `load_image`."""
+    with _Opened(io.BytesIO(_encoded(path, where)), where) as image:
+        tagged = _orientation(image) is not None
+        deep = image.mode.startswith("I") or image.mode == "F"
+        to_rgb(image)
+        clear = image.has_transparency_data
+        if clear and not deep:
+            # An alpha of which nothing is clear changes nothing.
+            clear = image.convert("RGBA").getchannel("A").histogram()[255] < image.width * image.height
+        return Peculiar(tagged, deep, clear)
 
 
 def look_at_image(path: Path) -> None:

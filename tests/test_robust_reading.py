@@ -107,6 +107,19 @@ hard = st.sampled_from(
             "No",
             "no",
         ),
+        *("3/4", "0.75", "1/3", "0.33", "12", "12 cm", "12 m", "12 mm", "twenty-one", "21", "twenty", "one"),
+        *(
+            "thirteen",
+            "1.5 million",
+            "1.5",
+            "1,500,000",
+            "two hundred",
+            "200",
+            "minus five",
+            "-5",
+            "A. A. Milne",
+            "C. S. Lewis",
+        ),
     ]
 )
 texts = st.one_of(hard, st.text(min_size=1, max_size=12), st.lists(hard, min_size=1, max_size=3).map(" ".join))
@@ -119,7 +132,7 @@ def test_an_option_that_is_repeated_letter_for_letter_is_read_as_that_option(opt
     text, others = options[at], options[:at] + options[at + 1 :]
     assert choices.choose(text, options) == "ABCDEF"[at]
     said = {
-        " ".join(form.split()) for form in (text, f"{text}.", text.rstrip(". "), f"Answer: {text}", f"Answer: {text}.")
+        " ".join(f"{lead}{form}".split()) for lead in ("", "Answer: ") for form in (text, f"{text}.", text.rstrip(". "))
     }
     if any(" ".join(other.split()) in said for other in others):
         return  # another option may be what the sentence says
@@ -186,6 +199,30 @@ def test_an_option_that_is_repeated_letter_for_letter_is_read_as_that_option(opt
         (COLOURS, "<A>"),
         (COLOURS, "### Final Answer\n**A**"),
         (COLOURS, "My answer: A (95% sure)"),
+        (["3/4", "1/4", "1/2"], "0.75"),
+        (["0.75", "0.25"], "3/4"),
+        (["\u00be cup", "\u00bd cup"], "0.75"),
+        (["1/3", "1/4"], "0.33"),
+        (["2 1/2", "2"], "2.5"),
+        (["12 cm", "15 cm"], "12"),
+        (["12 cm", "12 m", "15 cm"], "12 centimeters"),
+        (["12", "13"], "12 cm"),
+        (["50%", "5%"], "50"),
+        (["$5", "$50"], "5 dollars"),
+        (["-5 \u00b0C", "5 \u00b0C"], "minus five"),
+        (["45\u00b0", "90\u00b0"], "45 degrees"),
+        (["13", "3", "30"], "thirteen"),
+        (["21", "20", "1"], "twenty-one"),
+        (["21", "20", "1"], "There are twenty one."),
+        (["twenty-one", "twenty", "one"], "21"),
+        (["205", "200", "5"], "It is two hundred and five"),
+        (["1.5 million", "1.5 billion"], "1,500,000"),
+        (["1,500,000", "1.5"], "It is 1.5 million"),
+        (["A. A. Milne", "C. S. Lewis"], "A. A. Milne"),
+        (["C. S. Lewis", "A. A. Milne"], "It is C. S. Lewis"),
+        (["A. A. Milne", "C. S. Lewis"], "A. A. A. Milne"),
+        (COLOURS, "A. I think it is red"),
+        (COLOURS, "I choose A. A is the best"),
     ],
 )
 def test_the_first_option_is_read(options: list[str], answer: str) -> None:
@@ -263,6 +300,35 @@ def test_the_first_option_is_read(options: list[str], answer: str) -> None:
 )
 def test_hedges_denials_refusals_and_names_are_no_answer(answer: str) -> None:
     assert choices.choose(answer, COLOURS) is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("A. A. Milne", "A.A. Milne", "A A Milne", "The author is A. A. Milne.", "The answer is A. A. Milne"),
+        *("It is C. S. Lewis", "C. S. Lewis", "C S Lewis", "B. B. King", "B B King", "I think D. H. Lawrence wrote it"),
+    ],
+)
+def test_initials_are_no_letters(answer: str) -> None:
+    assert choices.choose(answer, COLOURS) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [
+        (["12 cm", "12 m"], "12"),
+        (["1.5 million", "1.5 billion"], "1.5"),
+        (["2", "3"], "2%"),
+        (["0.5", "5"], "50%"),
+        (["1/3", "1/4"], "0.3"),
+        (["5 and above", "below 5"], "5"),
+        (["3 red cubes", "3 blue cubes"], "3"),
+        (["10^3", "5"], "10"),
+        (["12 cm", "15 cm"], "12 mm"),
+    ],
+)
+def test_a_number_that_fits_several_options_or_another_unit_names_none(options: list[str], answer: str) -> None:
+    assert choices.choose(answer, options) is None
 
 
 @pytest.mark.parametrize(
@@ -354,6 +420,17 @@ def test_an_empty_answer_is_not_an_option_that_is_missing() -> None:
         ("3 300", 3300.0),
         ("26 degrees, since 90-64=26", 26.0),
         ("3 x 4 = 12", 12.0),
+        ("thirteen", 13.0),
+        ("Twenty-one.", 21.0),
+        ("ninety nine", 99.0),
+        ("two thousand five hundred and six", 2506.0),
+        ("minus twelve", -12.0),
+        ("thirteen cm", 13.0),
+        ("1.5 million", 1_500_000.0),
+        ("$1.1 billion", 1_100_000_000.0),
+        ("about 3 hundred people", 300.0),
+        ("two million", 2_000_000.0),
+        *[(text, None) for text in ("hundred", "seven or eight", "nineteen ninety", "1/2 million", "ten to twenty")],
         *[
             (text, None)
             for text in ("14, 15", "1-5", "\u221a2", "10 minus 5", "5, or maybe 6", "from 60 to 80", "5, so 6 or 7")
@@ -377,6 +454,12 @@ def test_one_number_is_read_or_none(text: str, value: float | None) -> None:
         *[("0.57", "57", 0.0), ("14", "1400%", 0.0), ("57%", "5.7", 0.0), ("-5", "minus 5", 1.0), ("5", "-5", 0.0)],
         *[("2019", "2019.0", 1.0), ("2019.0", "2018", 0.0), ("1998", "1950", 0.0), ("1998", "in 1998", 1.0)],
         *[("1,998", "1950", 1.0), ("1500", "1520", 1.0)],
+        *[("12 cm", "12", 1.0), ("12 cm", "12.3 centimetres", 1.0), ("12", "12 cm", 1.0), ("12 cm", "12 mm", 0.0)],
+        *[("3/4", "0.75", 1.0), ("0.75", "3/4", 1.0), ("3/4", "0.5", 0.0), ("30 years", "31", 1.0)],
+        *[("13", "thirteen", 1.0), ("thirteen", "13", 1.0), ("21", "twenty-one", 1.0), ("21", "twenty", 1.0)],
+        *[("1.5 million", "1500000", 1.0), ("1.5 million", "1.5", 1.0), ("1.5", "1.5 million", 1.0)],
+        *[("1.5 million", "1.5 billion", 0.0), ("2 million", "two million", 1.0), ("1500000", "1.5", 0.0)],
+        *[("2018", "two thousand eighteen", 1.0), ("2018", "two thousand seventeen", 0.0)],
     ],
 )
 def test_percentages_and_years_hold_wherever_a_share_of_the_gold_is_allowed(gold: str, said: str, score: float) -> None:
@@ -390,6 +473,38 @@ def test_percentages_and_years_hold_wherever_a_share_of_the_gold_is_allowed(gold
 def test_an_early_year_is_exact_where_the_question_asks_for_a_time() -> None:
     record = {"question_type": "free_form", "choices": None, "answer": "1503", "query": "In which year was it painted?"}
     assert [robust("mathvista", record, said) for said in ("1503", "1505")] == [1.0, 0.0]
+
+
+def test_words_and_digits_are_one_number_wherever_words_are_compared() -> None:
+    for gold, said in (("13", "thirteen"), ("twenty-one", "21"), ("2 million", "two million"), ("one", "1")):
+        assert robust("gqa", {"answer": gold}, f"It says {said}") == 0.0
+        assert robust("gqa", {"answer": gold}, said) == robust("gqa", {"answer": said}, gold) == 1.0
+    assert robust("gqa", {"answer": "20 1"}, "twenty-one") == 0.0
+    room = {"answer": "12 cm", "question": ""}
+    assert [robust("realworldqa", room, said) for said in ("12", "12 cm", "12 mm")] == [1.0, 1.0, 0.0]
+
+
+def test_a_name_that_begins_with_a_number_is_no_number_to_be_near() -> None:
+    assert [robust("chartqa", {"answer": "Group 3"}, said) for said in ("3", "Group 3")] == [0.0, 1.0]
+    assert [robust("chartqa", {"answer": "3 Doors Down"}, said) for said in ("3", "3 Doors Down")] == [0.0, 1.0]
+
+
+@given(st.integers(0, 99), st.sampled_from(["", "hundred", "thousand", "million"]), st.integers(0, 99))
+def test_a_number_is_read_from_its_english_words(above: int, scale: str, below: int) -> None:
+    units = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+    small = [*units.split(), "seventeen", "eighteen", "nineteen"]
+    tens = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+
+    def spell(value: int) -> str:
+        ten, one = divmod(value, 10)
+        return small[value] if value < 20 else tens[ten - 2] + (f"-{small[one]}" if one else "")
+
+    if not scale or not above:
+        assert quantities.number(spell(below)) == below
+        return
+    factor = {"hundred": 100, "thousand": 1000, "million": 10**6}[scale]
+    said = f"{spell(above)} {scale}" + (f" and {spell(below)}" if below else "")
+    assert quantities.number(said) == above * factor + below
 
 
 def test_a_list_may_end_in_and() -> None:

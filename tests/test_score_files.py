@@ -133,6 +133,34 @@ def test_a_question_answered_twice_is_refused(write: Writer) -> None:
         score_file("mme", write(*rows))
 
 
+def test_a_failed_answer_takes_its_group_along(write: Writer) -> None:
+    rows = [mme("1", "a.jpg", "Yes", None), mme("2", "a.jpg", "No", "Yes"), mme("3", "b.jpg", "Yes", "Yes"),
+            mme("4", "b.jpg", "No", "No")]  # fmt: skip
+    summary = score_file("mme", write(*rows))
+    # The wrong half of a.jpg would make 167 of it.
+    assert (summary.n, summary.n_failed, summary.value, summary.partial) == (4, 1, 200.0, True)
+
+
+def test_failed_and_unparsed_answers_are_counted_apart(write: Writer, tmp_path: Path) -> None:
+    rows = [line("a", None), line("b", "no idea"), line("c", "14"), line("d", "15")]
+    summary = score_file("chartqa", write(*rows), rules="robust", out=tmp_path / "s.jsonl")
+    assert (summary.n, summary.n_failed, summary.n_unparsed, summary.n_unscored) == (4, 1, 1, 0)
+    assert summary.value == pytest.approx(100 / 3)
+    found = [json.loads(text) for text in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert [one["score"] for one in found] == [None, 0.0, 1.0, 0.0]
+    assert [one["parsed"] for one in found] == [None, None, "14", "15"] and found[0]["note"] == "failed: no prediction"
+
+
+def test_what_was_read_is_kept_to_200_letters(write: Writer, tmp_path: Path) -> None:
+    score_file("chartqa", write(line("a", "x" * 300, answer="y")), rules="cambrian", out=tmp_path / "s.jsonl")
+    assert json.loads((tmp_path / "s.jsonl").read_text())["parsed"] == "x" * 200
+
+
+def test_a_whole_file_is_not_partial_though_it_might_be(write: Writer) -> None:
+    whole = write(mme("1", "a.jpg", "Yes", "Yes"), mme("2", "a.jpg", "No", "No"))
+    assert [score_file("mme", whole, partial=may).partial for may in (False, True)] == [False, False]
+
+
 def test_order_does_not_matter(write: Writer) -> None:
     rows = [
         mme(f"{image}{gold}", f"{image}.jpg", gold, "Yes" if image == "a" else gold)
@@ -187,6 +215,9 @@ def test_cambrian_answers_files(mini: Callable[[str], None], write: Writer) -> N
     ]
     summary = score_file("scienceqa", write(*rows), format_="cambrian")
     assert (summary.n, summary.value) == (2, 50.0)
+    # A row without an image is no question, whatever stands in it.
+    asked = score_file("scienceqa", write(rows[0], {**rows[1], "answer": "B"}, rows[2]), format_="cambrian")
+    assert (asked.n, asked.value) == (2, 50.0)
     with pytest.raises(UserError, match=r"jsonl:1: its prompt is not that of sample '0'"):
         score_file("scienceqa", write({**rows[0], "prompt": "another one"}, rows[2]), format_="cambrian")
     with pytest.raises(UserError, match=r"1 answers to 2 samples: .*\(first: '2'\).* pass --partial"):
@@ -243,6 +274,27 @@ def test_rows_of_a_sheet_are_matched_or_refused(
         return
     summary = score_file("ai2d", path, format_="vlmevalkit")
     assert (summary.value, summary.n_failed) == said
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_rows_of_text_are_read_as_they_stand(ending: str, tmp_path: Path) -> None:
+    mark = "," if ending == "csv" else "\t"
+    path = tmp_path / f"m.{ending}"
+    rows = ["\ufeffindex" + mark + "prediction" + mark + "more", "0" + mark + '"a, b\tc"' + mark + "x", mark * 2, "1"]
+    path.write_text("\n".join(rows), encoding="utf-8")
+    assert sheets.sheet(path, ["index", "prediction"]) == [
+        (f"{path}:2", {"index": "0", "prediction": "a, b\tc"}), (f"{path}:4", {"index": "1", "prediction": ""})
+    ]  # fmt: skip
+    path.write_text(f"index{mark}prediction{mark}index\n0{mark}A{mark}1\n")
+    with pytest.raises(UserError, match="column 'index' is there 2 times"):
+        sheets.sheet(path, ["index", "prediction"])
+
+
+def test_cells_of_xlsx_are_text_as_people_see_it(tmp_path: Path) -> None:
+    path = tmp_path / "m.xlsx"
+    pd.DataFrame({"index": [3.0], "x": [True], "y": ["a_x000D_b"], "z": [0.5], "n": [None]}).to_excel(path, index=False)
+    ((_, row),) = sheets.sheet(path, ["index", "x", "y", "z", "n"])
+    assert row == {"index": "3", "x": "True", "y": "a\rb", "z": "0.5", "n": ""}
 
 
 def test_sheets_that_are_no_sheets_or_too_large_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from scipy import stats as scipy_stats
 
 from mllm_eval import stats
 from mllm_eval.errors import UserError
-from mllm_eval.stats import Estimator, Units
+from mllm_eval.stats import Estimator, Units, bootstrap
 
 
 def _names(prefix: str, codes: Any) -> list[str]:
@@ -138,6 +138,11 @@ def test_estimator_data_is_checked(data: dict[str, Any], wrong: str) -> None:
         Estimator.parse(data, "some.yaml")
 
 
+def test_estimator_data_may_count_groups_alone() -> None:
+    assert Estimator.parse({"sample": 0, "group": 100}, "y") == Estimator(0.0, 100.0, "pooled")
+    assert Estimator.parse({"group": "50", "strata": "mean"}, "y") == Estimator(100.0, 50.0, "mean")
+
+
 # === intervals ===
 
 
@@ -215,6 +220,19 @@ def test_draws_do_not_depend_on_who_else_is_drawn_or_on_chunks(monkeypatch: pyte
     a, b = (_plain((rng.random(30) < 0.5).astype(float)) for _ in range(2))
     both = stats.distribution([a, b], 200, 9)
     np.testing.assert_allclose(stats.distribution([b], 200, 9)[0], both[1], rtol=1e-6)
+    monkeypatch.setattr(bootstrap, "_CELLS", 30 * 7)  # 7 draws at a time, the last chunk is not a whole one
+    np.testing.assert_allclose(stats.distribution([a, b], 200, 9), both, rtol=1e-6)
+
+
+def test_draws_without_a_valid_sample_are_left_out_of_the_limits() -> None:
+    nan = float("nan")
+    found = stats.interval(5.0, np.array([nan, *range(101)]))
+    assert (found.value, found.low, found.high) == (5.0, pytest.approx(2.5), pytest.approx(97.5))
+    assert np.isnan(stats.interval(5.0, np.array([nan, nan])).low)
+
+
+def test_benchmarks_are_not_drawn_alike() -> None:
+    assert len({stats.seed_of(name) for name in ("gqa", "mme", "seed", "ai2d")}) == 4
 
 
 def test_runs_with_other_clusters_are_not_drawn_together() -> None:
@@ -246,6 +264,24 @@ def test_all_right_is_above_chance_all_wrong_is_not() -> None:
     assert stats.above_chance(_plain([1.0] * 10), 50) == pytest.approx(2**-10)
     assert stats.above_chance(_plain([0.0] * 10), 0) == 1
     assert np.isnan(stats.above_chance(_plain([1.0]), 50))
+
+
+def test_above_the_blind_row_is_the_paired_t_test_of_clusters() -> None:
+    rng = np.random.default_rng(17)
+    a, b = ((rng.random((25, 4)) < share).astype(float) for share in (0.6, 0.45))
+    cluster = np.repeat(np.arange(25), 4)
+    expected = scipy_stats.ttest_rel(a.mean(1), b.mean(1), alternative="greater").pvalue
+    assert 0.001 < expected < 0.2, "a case that can tell right from wrong"
+    pair = (_plain(a.ravel(), cluster), _plain(b.ravel(), cluster))
+    assert stats.above_other(*pair) == pytest.approx(expected)
+    assert stats.above_other(*pair[::-1]) == pytest.approx(1 - expected)
+
+
+def test_above_the_blind_row_where_nothing_varies() -> None:
+    right, wrong = _plain([1.0] * 10), _plain([0.0] * 10)
+    assert stats.above_other(right, wrong) == pytest.approx(2**-10)
+    assert stats.above_other(wrong, right) == stats.above_other(right, right) == 1
+    assert np.isnan(stats.above_other(_plain([1.0]), _plain([0.0])))
 
 
 # === two runs ===
@@ -316,6 +352,18 @@ def test_a_category_is_the_mean_of_independent_differences() -> None:
     assert whole.draws.var() == pytest.approx(sum(part.draws.var() for part in parts) / 4, rel=0.1)
 
 
+def test_a_category_of_few_images_is_widened_by_the_weighted_parts() -> None:
+    few, many = _two(23, 0.3, 4), _two(24, 0.3, 60)
+    parts = [stats.paired(*pair, seed=seed, draws=4000) for seed, pair in enumerate((few, many))]
+    whole = stats.combined(parts, [0.9, 0.1])
+    gaps = [a.minus(b) for a, b in (few, many)]
+    variance = [(share * gap.error) ** 2 for share, gap in zip((0.9, 0.1), gaps, strict=True)]
+    freedom = sum(variance) ** 2 / (variance[0] ** 2 / 3 + variance[1] ** 2 / 59)
+    ratio = scipy_stats.t.ppf(0.975, freedom) / scipy_stats.norm.ppf(0.975)
+    low = whole.difference.value - (whole.difference.value - np.percentile(whole.draws, 2.5)) * ratio
+    assert ratio > 1.4 and whole.difference.low == pytest.approx(max(low, -100))
+
+
 def test_a_pair_needs_the_same_valid_samples() -> None:
     with pytest.raises(ValueError, match="same valid samples"):
         stats.paired(_plain([1, 0, np.nan]), _plain([1, 0, 1]))
@@ -338,6 +386,7 @@ def test_mcnemar_refuses_what_is_not_binary_and_knows_no_difference() -> None:
     with pytest.raises(ValueError, match="0 and 1"):
         stats.mcnemar(np.array([0.5]), np.array([1.0]))
     assert stats.mcnemar(np.array([1.0, np.nan]), np.array([1.0, 0.0])) == (0, 0, 1.0)
+    assert stats.mcnemar(np.array([1.0, 1, 0, 0]), np.array([0.0, 0, 1, 1])) == (2, 2, 1.0)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))

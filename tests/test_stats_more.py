@@ -148,6 +148,8 @@ def test_power_has_its_ends() -> None:
     assert stats.seeds_needed(1.0, 0.0) == 1 and stats.seeds_needed(0.0, 1.0) is None
     assert stats.seeds_needed(1e-4, 1.0) is None and stats.seeds_needed(100.0, 1.0) == 2
     assert stats.seed_power(1.0, 1.0, 1) == 0.0
+    # without a difference the test finds one as often as it errs, half of it on either side
+    assert stats.seed_power(0.0, 1.0, 5, alpha=0.1) == pytest.approx(0.1)
     assert math.isinf(stats.questions_needed(0.0, 1.0, 100))
 
 
@@ -227,6 +229,17 @@ def test_rank_agreement() -> None:
     assert swapped.spearman == pytest.approx(0.8) and swapped.kendall == pytest.approx(2 / 3) and swapped.apart == 1
     assert math.isnan(stats.agreement([1, 2], [1, 2]).spearman)
     assert math.isnan(stats.agreement([1, 1, 1], [1, 2, 3]).spearman)
+    for whole, part in (([1, math.nan, 2, 4], [1, 2, 3, 4]), ([1, 2, 3, 4], [1, math.nan, 4, 4.5])):
+        found = stats.agreement(whole, part)
+        assert (found.runs, found.apart, found.spearman) == (3, 1, pytest.approx(1))
+
+
+def test_benchmarks_give_other_parts_of_the_same_images() -> None:
+    """Else an easy part of shared pictures would be asked by all benchmarks at once."""
+    names = [f"{i:03d}" for i in range(200)]
+    parts = [stats.part_of_table(names, [None] * 200, 800, name) for name in ("gqa", "mme")]
+    assert [int(part.sum()) for part in parts] == [50, 50] and (parts[0] != parts[1]).any()
+    assert stats.part_of_table(names, [None] * 200, 100, "gqa", benchmarks=2).sum() == 50
 
 
 def test_seeds_hold_what_they_were_made_of() -> None:
@@ -370,6 +383,7 @@ def test_few_images_widen_the_gap_over_seeds() -> None:
     assert few.difference.high + 10 == pytest.approx(ratio * (many.difference.high + 10))
     assert few.p == pytest.approx(2 * scipy_stats.t.sf(10 / draws.std(ddof=1), 2))
     assert stats.satterthwaite([4.0, 1.0], [2, 8]) == pytest.approx(25 / (8 + 1 / 8))
+    assert stats.satterthwaite([4.0, 1.0], [2, 0]) == 0 and math.isinf(stats.satterthwaite([0.0], [2]))
 
 
 def test_widening_is_students_t_and_stays_within_the_scale() -> None:

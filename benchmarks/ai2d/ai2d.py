@@ -8,6 +8,7 @@ from typing import Any
 from .choices import choose
 from .letters import first_letter
 from .metric import metric
+from .numerals import folded as folded
 from .phrases import NAMED as NAMED
 from .plain import plain as plain
 from .tally import Rows, accuracy

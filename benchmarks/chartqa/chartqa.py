@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from .metric import metric
+from .numerals import folded as folded
 from .plain import final, plain, words, yes_or_no
-from .quantities import agrees, number, python_number
+from .quantities import agrees, is_quantity, number, python_number
 from .tally import Rows, accuracy
 
 NEEDS = {"answer": "string", "type": "string?"}
@@ -29,7 +29,7 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | Non
     if gold.lower() in ("yes", "no"):
         verdict = yes_or_no(answer)
         return float(verdict == gold.lower()), verdict, "" if verdict else "neither yes nor no"
-    wanted = number(gold) if not re.search(r"[A-Za-z\[\]]", gold) else None
+    wanted = number(gold) if is_quantity(gold) else None
     if wanted is None or gold.endswith("+"):
         said = sorted(words(answer)) if gold.startswith("[") else words(answer)
         kept = [word for word in said if word != "and"] if gold.startswith("[") else said

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .metric import metric
+from .numerals import folded as folded
 from .plain import final, plain
 from .tally import Rows, mean
 
@@ -61,8 +62,7 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float | None, st
     if not record["answers"]:
         return None, prediction.strip()[:200] or None, "hidden answers: for the challenge's server"
     said = final(plain(prediction)).strip("\"'")
-    forms = (said, said.rstrip("."))
-    return max(anls(s, plain(g)) for s in forms for g in record["answers"]), said[:200] or None, ""
+    return max(anls(s, plain(g)) for s in (said, said.rstrip(".")) for g in record["answers"]), said[:200] or None, ""
 
 
 def submission(record: Mapping[str, Any], prediction: str) -> dict[str, Any]:

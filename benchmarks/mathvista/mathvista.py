@@ -7,6 +7,7 @@ from typing import Any
 
 from .choices import choose
 from .metric import metric
+from .numerals import folded as folded
 from .phrases import NAMED as NAMED
 from .plain import final, plain, words
 from .quantities import agrees, number, python_number

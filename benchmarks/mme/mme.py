@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .metric import metric
+from .numerals import folded as folded
 from .plain import yes_or_no
 from .tally import Rows, in_groups, mean
 

@@ -9,6 +9,7 @@ from typing import Any
 from .choices import option_score
 from .letters import after_keyword, first_letter
 from .metric import metric
+from .numerals import folded as folded
 from .phrases import NAMED as NAMED
 from .plain import final, plain, words
 from .quantities import agrees, python_number

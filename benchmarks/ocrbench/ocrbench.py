@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .metric import metric
+from .numerals import folded as folded
 from .plain import final, plain
 from .tally import Rows
 

@@ -9,9 +9,10 @@ from typing import Any
 from .choices import LETTERS, option_score
 from .letters import after_keyword
 from .metric import metric
+from .numerals import folded as folded
 from .phrases import NAMED as NAMED
 from .plain import final, plain, words, yes_or_no
-from .quantities import number
+from .quantities import number, of_one_unit
 from .tally import Rows, accuracy
 
 NEEDS = {"answer": "string"}
@@ -46,7 +47,7 @@ def robust(record: Mapping[str, Any], prediction: str) -> tuple[float, str | Non
     if wanted is not None:
         value = number(last)
         return (
-            float(value == wanted),
+            float(value == wanted and of_one_unit(last, gold)),
             None if value is None else f"{value:g}",
             "" if value is not None else "no number",
         )

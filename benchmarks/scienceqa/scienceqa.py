@@ -9,6 +9,7 @@ from typing import Any
 from .choices import choose
 from .letters import after_keyword
 from .metric import metric
+from .numerals import folded as folded
 from .phrases import NAMED as NAMED
 from .plain import plain as plain
 from .tally import Rows, by_category, mean

@@ -8,6 +8,7 @@ from typing import Any
 from .choices import option_score
 from .letters import letter_score
 from .metric import metric
+from .numerals import folded as folded
 from .phrases import NAMED as NAMED
 from .plain import plain as plain
 from .tally import Rows, by_category

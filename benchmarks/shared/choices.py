@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from . import phrases
+from .numerals import amount
 from .plain import LONGEST, alike, clean, plain, said, spoken
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -106,6 +107,8 @@ def _read(answer: str, options: Sequence[str], offered: str) -> str | None:
             return whole.group(1).upper()
     if (at := _first(forms, options, (_folded, _tight, said))) is not None:
         return offered[at]
+    if (at := _by_value(forms, options)) is not None:
+        return offered[at]
     if (again := list(phrases.AGAIN.finditer(answer))) and answer[: again[-1].start()].strip():
         behind = answer[again[-1].end() :]
         later = _read(behind, options, offered) if behind else None
@@ -151,7 +154,8 @@ def _is_named(match: re.Match[str], answer: str, offered: str) -> bool:
 
 
 def _initials(behind: str) -> bool:
-    return re.match(r"\.\w", behind) is not None
+    """Whether what follows a letter makes initials of it: "A.D.", "A. A. Milne"."""
+    return phrases.INITIALS.match(behind) is not None
 
 
 def _joined(answer: str, match: re.Match[str], offered: str) -> bool:
@@ -167,16 +171,33 @@ def _joined(answer: str, match: re.Match[str], offered: str) -> bool:
 
 def _opening(answer: str, options: Sequence[str], offered: str) -> str | None:
     match = phrases.OPENING.match(answer)
-    if not match or match.group(1).upper() not in offered or _initials(answer[match.end(1) :]):
+    if not match or match.group(1).upper() not in offered:
         return None
     letter, rest = match.group(1).upper(), match.group("rest")
     if said(rest) == said(options[offered.index(letter)]):
         return letter
+    if _initials(answer[match.end(1) :]):
+        return None
     others = {found for found in phrases.CAPITAL.findall(rest) if found in offered} - {letter, "A", "I"}
     listed = set(phrases.LISTED.findall(rest)).intersection(offered) - {letter}
     # Another letter in a sentence of its own explains the first; a list of letters names none.
     explained = re.search(r"[a-z]{3}", rest) and not listed and not phrases.HEDGE.search(rest)
     return letter if (not others and not listed) or explained else None
+
+
+def _by_value(forms: Iterable[str], options: Sequence[str]) -> int | None:
+    """The only option that is the same number as a form: 0.75 is 3/4, 12 is 12 cm where no other unit has 12."""
+    for form in forms:
+        said = amount(form) or amount(alike(form))
+        if said is None:
+            continue
+        values = [amount(option) or amount(alike(option)) for option in options]
+        same = [(at, one.unit) for at, one in enumerate(values) if one is not None and one.meets(said)]
+        fitting = [at for at, unit in same if unit == said.unit]
+        # The unit may be left out, or may stand in the question; "2%" is no other way to write 2.
+        fitting = fitting or [at for at, unit in same if not said.unit or (not unit and said.unit != "%")]
+        return fitting[0] if len(fitting) == 1 else None
+    return None
 
 
 def _only_capital(answer: str, offered: str) -> str | None:
@@ -189,11 +210,17 @@ def _only_capital(answer: str, offered: str) -> str | None:
 def _capitals(answer: str, offered: str) -> tuple[set[str], set[str]]:
     """The offered letters that stand in the answer as letters and are not denied; and those that name a place."""
     found, placed = set(), set()
+    named = 0  # where initials and the name behind them end
     for match in phrases.CAPITAL.finditer(answer):
         letter, behind = match.group(1), answer[match.end() : match.end() + 40]
         before = _before(answer, match.start())
         word = letter in ("A", "I") and phrases.WORD_A.match(behind)
         if letter not in offered or word or phrases.DENIED.match(behind) or phrases.NEGATED.search(before.lower()):
+            continue
+        if match.start() < named:
+            continue
+        if (initials := phrases.INITIALS.match(behind)) is not None:
+            named = match.end() + initials.end()
             continue
         if phrases.BRINGS.search(before) and not phrases.NAMES_ON.match(behind) and not phrases.TITLE.search(before):
             found.add(letter)

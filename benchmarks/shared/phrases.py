@@ -37,6 +37,8 @@ FIRST_LINE = re.compile(r"^\s*[(\[*]*([A-Z])[)\]*.:]*\s*\n(?=.*[a-z]{3})", re.DO
 LISTED = re.compile(r"(?:^|[\s(\[])([A-Z])[.):]\s*\w")
 # A letter stands alone unless a letter or digit of its own script touches it.
 CAPITAL = re.compile(rf"(?<!{NEAR})(?<!['\u00b0/&+_-])([A-Z])(?!{NEAR})(?!['\u00b0/&+#_^-]|\.\w|\s\d)")
+# Behind an initial: a point with a letter at it, or more initials and a name.
+INITIALS = re.compile(r"\.\w|\.?\s?(?:[A-Z]\.\s?)+[A-Z][\w'-]*[a-z]|(?:\s[A-Z])+\s[A-Z][a-z'-]{2}")
 # A second letter that is offered in the same breath.
 JOINED = re.compile(
     r"[)\]\"'.]*\s*(?:,|/|&|,?\s*\b(?:or|and|and/or)\b)\s*(?:(?:maybe|perhaps|possibly|even|also|either) )?"

@@ -6,6 +6,8 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from .numerals import folded
+
 LONGEST = 20_000
 
 # What models write before an answer: tags of their own, or special tokens that the decoder kept.
@@ -85,13 +87,6 @@ _SCRIPT = re.compile(r"([\^_])\{([^{}]{1,12})\}")
 _INDEX = re.compile(r"(?<=[A-Za-z)])_(?=\d)")
 
 _LEAD = re.compile(r"\banswer\s*(?:is\b\s*:?|:)|\u7b54\u6848\s*(?:\u662f|\u4e3a|:)\s*:?", re.IGNORECASE)
-_NUMBERS = dict(
-    zip(
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
-        map(str, range(11)),
-        strict=True,
-    )
-)
 _AGAIN = re.compile(r"[\s.,;!?-](?:wait|actually|correction|on second thoughts?|scratch that)\b", re.IGNORECASE)
 # A minus counts before a number that nothing touches: "-5", not "2014-2016".
 _WORD = re.compile(r"(?:(?<![^\s(\[{,$=])-(?=\d))?[^\W_]+(?:[.,'][^\W_]+)*")
@@ -225,7 +220,7 @@ def final(text: str) -> str:
 def words(text: str) -> list[str]:
     """Lower-case words without punctuation and articles; number words as digits, 1,000 as 1000."""
     found = [word.replace(",", "") if word.lstrip("-")[0].isdigit() else word for word in _WORD.findall(text.lower())]
-    kept = [_NUMBERS.get(word, word) for word in found if word not in ("a", "an", "the")]
+    kept = folded([word for word in found if word not in ("a", "an", "the")])
     return kept or found
 
 
@@ -267,11 +262,11 @@ def said(text: str) -> str:
 def _words(text: str) -> str:
     found = _TOKEN.findall(alike(text))
     kept = [
-        _NUMBERS.get(word.lower(), word.lower())
+        word.lower()
         for at, word in enumerate(found)
         if not (word.lower() in ("an", "the") or (word in ("a", "A") and _article(found, at)))
     ]
-    return " ".join(kept or map(str.lower, found))
+    return " ".join(folded(kept) or map(str.lower, found))
 
 
 def _article(found: list[str], at: int) -> bool:

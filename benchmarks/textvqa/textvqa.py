@@ -8,6 +8,7 @@ from typing import Any
 
 from .m4c import normal
 from .metric import metric
+from .numerals import folded as folded
 from .plain import final, plain
 from .tally import Rows, mean
 

@@ -195,7 +195,7 @@ def provide_data(recipe: str = "mini", reporter: Reporter | None = None) -> bool
     asked = asked_benchmarks(None, loaded.data)
     made = provide(needed(loaded, True, asked), reporter or Silent(), check=True)
     made = lock_data(of_the_hub(asked, loaded.data), loaded.data, reporter=reporter) or made
-    look_at_images(asked, loaded.data, reporter)
+    look_at_images(asked, loaded.data, reporter, loaded)
     return made
 
 

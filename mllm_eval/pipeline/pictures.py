@@ -1,14 +1,17 @@
-"""Broken images of benchmarks: found before anything is trained, and counted where an answer failed for them."""
+"""Broken images: found before anything is trained, and of benchmarks counted where an answer failed for them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from mllm_eval.answers import open_answers
-from mllm_eval.catalog import Benchmark
+from mllm_eval.catalog import Benchmark, Recipe
 from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.data.survey import known_survey, survey
+from mllm_eval.data.trainingimages import training_survey
+from mllm_eval.decoding import Decoding
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.answering import titled
 from mllm_eval.pipeline.ledger import Ledger
@@ -18,12 +21,16 @@ from mllm_eval.run import RunFolder
 from mllm_eval.storage import read_json
 
 
-def look_at_images(benchmarks: Iterable[Benchmark], pin: str, reporter: Reporter | None = None) -> None:
+def look_at_images(
+    benchmarks: Iterable[Benchmark], pin: str, reporter: Reporter | None = None, recipe: Recipe | None = None
+) -> None:
     """Say of each benchmark what its images are like once decoded; looked at once, kept beside the locks.
 
+    Of what a recipe trains on a part is looked at, each time.
+
     Raises:
-        UserError: images that can't be decoded, when all benchmarks have been looked at; what was fetched and locked
-            stays.
+        UserError: images that can't be decoded, of a training set more than its recipe skips, when all have been
+            looked at; what was fetched and locked stays.
     """
     listener, faults = reporter or Silent(), []
     for benchmark in benchmarks:
@@ -32,8 +39,21 @@ def look_at_images(benchmarks: Iterable[Benchmark], pin: str, reporter: Reporter
             found = survey(benchmark.name, benchmark.pin_name(pin), kept, progress)
         listener.say(f"{benchmark.name}: {found.sentence()}")
         faults += [found.fault(benchmark.name, kept)] if found.broken else []
+    faults += _training_faults(recipe, listener) if recipe else []
     if faults:
         raise UserError(". ".join(faults))
+
+
+def _training_faults(recipe: Recipe, listener: Reporter) -> list[str]:
+    """Say of each training set, once where both stages read it, what a part of its images is like."""
+    faults = []
+    sets = {(one.path, one.images, *one.exclude): one for one in (*recipe.stage1.data, *recipe.stage2.data)}
+    for data in sets.values():
+        with listener.step(f"look: {Path(data.path).name} (rows)") as progress:
+            found = training_survey(data, Decoding(recipe.upright, recipe.background), progress)
+        listener.say(f"{found.name}: {found.sentence()}")
+        faults.append(found.fault(data.skip_broken))
+    return [fault for fault in faults if fault]
 
 
 def tell_of_broken(

@@ -143,10 +143,14 @@ def _form(text: str) -> str:
 
 
 def _with_options(gold: str, options: Mapping[str, str]) -> Iterator[str]:
-    """A gold's form, and those of the letter, the place from 0 and the text of the option that it may name."""
+    """A gold's form, and those of the letter, the place from 0 and the text of the option that it may name.
+
+    A place that is the text of an option says that option.
+    """
     form = _form(gold)
     yield form
-    for place, (letter, text) in enumerate(options.items()):
-        same = {letter.casefold(), str(place), _form(text)}
+    texts = {letter: _form(text) for letter, text in options.items()}
+    for place, (letter, text) in enumerate(texts.items()):
+        same = {letter.casefold(), str(place), text}
         if form in same:
-            yield from (letter.casefold(), _form(text))
+            yield from (same if str(place) not in texts.values() else (letter.casefold(), text))

@@ -1,0 +1,140 @@
+"""What the images of a training set are like, by a part of its rows: turned, deep, transparent, broken ones.
+
+A training set has millions of images: a part that is chosen by chance, the same each time, and no longer than a minute,
+says what kinds there are and how common they are. It does not say that the rest are whole.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+
+from mllm_eval.catalog.recipe import ConversationData
+from mllm_eval.data.conversations import ConversationSet
+from mllm_eval.decoding import Decoding, Peculiar, peculiar
+from mllm_eval.errors import UserError
+from mllm_eval.storage import locate
+
+ROWS, SECONDS = 2_000, 60.0
+# Rows whose images are decoded before the time is looked at.
+AT_ONCE = 64
+NAMED = 3
+
+
+@dataclass
+class TrainingSurvey:
+    """What was found: rows in all and looked at, images, and the first names of each kind beside its count.
+
+    broken: reasons, with their places, of images and rows that can't be read, all of them.
+    """
+
+    name: str
+    of: int
+    how: Decoding
+    rows: int = 0
+    images: int = 0
+    kinds: dict[str, list[str]] = field(default_factory=lambda: {"tagged": [], "deep": [], "clear": []})
+    broken: list[str] = field(default_factory=list)
+
+    def sentence(self) -> str:
+        """The counts in words, and what training makes of each kind."""
+        part = f"{self.rows:,} of {self.of:,} rows, " if self.rows < self.of else ""
+        clear = f"laid on {self.how.background}" if self.how.background else "alpha dropped"
+        said = [
+            f"{part}{self.images:,} images",
+            self._counted("tagged", "with an orientation tag", "turned" if self.how.upright else "not turned"),
+            self._counted("deep", "of 16- or 32-bit grey", "scaled to 8"),
+            self._counted("clear", "transparent", clear),
+        ]
+        if self.broken:
+            said.append(f"{len(self.broken):,} images or rows that can't be read")
+        return ", ".join(said)
+
+    def _counted(self, kind: str, words: str, done: str) -> str:
+        found = self.kinds[kind]
+        if not found:
+            return f"0 {words}"
+        more = ", ..." if len(found) > NAMED else ""
+        return f"{len(found):,} {words} ({done}; {', '.join(found[:NAMED])}{more})"
+
+    def fault(self, skipped: int) -> str:
+        """A line for what can't be read, where that is more than a recipe skips; else nothing."""
+        if len(self.broken) <= skipped:
+            return ""
+        looked = (
+            f"{self.rows:,} of {self.of:,} rows that were looked at" if self.rows < self.of else f"{self.of:,} rows"
+        )
+        more = ", ..." if len(self.broken) > 1 else ""
+        return (
+            f"{self.name}: {len(self.broken):,} images or rows can't be read, in {looked}: {self.broken[0]}{more}; "
+            "mend or remove them, or let the recipe leave out so many (`skip_broken`)"
+        )
+
+
+def training_survey(
+    data: ConversationData,
+    how: Decoding,
+    told: Callable[[int, int], None] = lambda _, __: None,
+    clock: Callable[[], float] = monotonic,
+) -> TrainingSurvey:
+    """Decode the images of at most `ROWS` rows of a training set, for `SECONDS` at most.
+
+    Raises:
+        UserError: there is no such file, it is of another kind, or it has other rows than the recipe says.
+    """
+    end = clock() + SECONDS
+    with (
+        TemporaryDirectory() as index,
+        ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as hands,
+    ):
+        rows = ConversationSet(
+            locate(data.path), locate(data.images), data.rows, data.exclude, index=Path(index), ignore=data.ignore
+        )
+        found = TrainingSurvey(rows.path.name, len(rows), how)
+        chosen = sorted(random.Random(0).sample(range(len(rows)), min(ROWS, len(rows))))
+        seen: set[str] = set()
+        for start in range(0, len(chosen), AT_ONCE):
+            if start and clock() > end:
+                break
+            some = chosen[start : start + AT_ONCE]
+            shown = _shown(rows, some, seen, found)
+            for (name, _), looked in zip(shown, hands.map(partial(_looked, rows), shown), strict=True):
+                if isinstance(looked, UserError):
+                    found.broken.append(str(looked))
+                    continue
+                for kind, names in found.kinds.items():
+                    names += [name] if getattr(looked, kind) else []
+            found.rows += len(some)
+            found.images += len(shown)
+            told(found.rows, len(chosen))
+    return found
+
+
+def _shown(rows: ConversationSet, some: list[int], seen: set[str], found: TrainingSurvey) -> list[tuple[str, int]]:
+    """The images of these rows that were not seen before, with the row that shows each."""
+    shown = []
+    for row in some:
+        try:
+            read = rows[row]
+        except UserError as problem:
+            found.broken.append(str(problem))
+            continue
+        fresh = [] if rows.excludes(read) else [name for name in dict.fromkeys(read.images) if name not in seen]
+        seen.update(fresh)
+        shown += [(name, row) for name in fresh]
+    return shown
+
+
+def _looked(rows: ConversationSet, shown: tuple[str, int]) -> Peculiar | UserError:
+    name, row = shown
+    try:
+        return peculiar(rows.image_path(name), f"{rows.where(row)}, {rows.image_path(name)}")
+    except UserError as problem:
+        return problem
