@@ -1,4 +1,4 @@
-"""Spaces that the paper's code never saw in an answer: taken away for its rules alone, and only from a model's answers."""
+"""Spaces that the paper's code never saw in an answer: taken away for its rules alone, from a model's answers alone."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mllm_eval.run import Run
 from mllm_eval.score.cleaning import clean_up_spaces
 from mllm_eval.score.files import score_file
 
-TEXTS = ["Yes .", "no , it isn 't", "is n't it ?", "the dogs ' bowl", "'s", "I 'm sure they 've two , we 're", "a . b !", "1 .5",
-         "  ..", "x  .", "fine.", "", "don' t", "\n .", "a ' .", "n't n't 's's 're"]  # fmt: skip
+TEXTS = ["Yes .", "no , it isn 't", "is n't it ?", "the dogs ' bowl", "'s", "I 'm sure they 've two , we 're", "a . b !",
+         "1 .5", "  ..", "x  .", "fine.", "", "don' t", "\n .", "a ' .", "n't n't 's's 're"]  # fmt: skip
 
 
 class Unknown(States):
@@ -58,6 +58,8 @@ def test_a_models_answers_are_cleaned_and_a_files_are_not(tmp_path: Path, monkey
     assert scores("cambrian") == [1.0, None] and scores("robust") == [1.0, None]
     assert '"Yes ."' in run.answers_path("gqa", "default").read_text()
     file = tmp_path / "answers.jsonl"
-    file.write_text("".join(json.dumps({"id": text, "record": record, "prediction": text}) + "\n" for text in ("Yes .", "Yes.")))
+    file.write_text(
+        "".join(json.dumps({"id": text, "record": record, "prediction": text}) + "\n" for text in ("Yes .", "Yes."))
+    )
     score_file("gqa", file, out=tmp_path / "scores.jsonl")
     assert [json.loads(line)["score"] for line in (tmp_path / "scores.jsonl").read_text().splitlines()] == [0.0, 1.0]

@@ -86,8 +86,8 @@ class RulesRef(Strict):
     """A rule set: `metric` is the reported number that the table prints, times `scale`.
 
     clean_up_spaces: a model's answers are read without the spaces before punctuation and contractions that
-        `mllm_eval.score.cleaning` takes away, as transformers did in decoding when the paper's code was written. A file of
-        answers from elsewhere is scored as it stands.
+        `mllm_eval.score.cleaning` takes away, as transformers did in decoding when the paper's code was written. A file
+        of answers from elsewhere is scored as it stands.
     """
 
     version: int
