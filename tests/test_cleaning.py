@@ -18,8 +18,8 @@ from mllm_eval.run import Run
 from mllm_eval.score.cleaning import clean_up_spaces
 from mllm_eval.score.files import score_file
 
-TEXTS = ["Yes .", "no , it isn 't", "is n't it ?", "the dogs ' bowl", "'s", "I 'm sure they 've two , we 're", "a . b !",
-         "1 .5", "  ..", "x  .", "fine.", "", "don' t", "\n .", "a ' .", "n't n't 's's 're"]  # fmt: skip
+TEXTS = ["Yes .", "no , it isn 't", "is n't it ?", "the dogs ' bowl", "'s", "I 'm sure they 've two , we 're",
+         "a . b !", "1 .5", "  ..", "x  .", "fine.", "", "don' t", "\n .", "a ' .", "n't n't 's's 're"]  # fmt: skip
 
 
 class Unknown(States):
