@@ -14,7 +14,7 @@ import statistics
 import tempfile
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from mllm_eval.catalog import Encoder  # noqa: E402
 from mllm_eval.data.samples import ImageRef, Sample  # noqa: E402
 from mllm_eval.features import Features, FeatureStore  # noqa: E402
 from mllm_eval.generate import Asked, answer_many  # noqa: E402
-from mllm_eval.generate.model import end_tokens  # noqa: E402
+from mllm_eval.generate.model import end_tokens, grid_of  # noqa: E402
 from mllm_eval.generate.questions import Questions  # noqa: E402
 from mllm_eval.generate.reference import answer_one  # noqa: E402
 from mllm_eval.kernels import quick  # noqa: E402
@@ -98,8 +98,12 @@ def build(
     tokenizer: Any = None,
     end: int = END,
     image: int = SPECIAL.index("<image>"),
+    hide: bool = False,
 ) -> VLM:
-    """A random model whose end token is made likely enough that answers have a few tokens, as benchmarks' have."""
+    """A random model whose end token is made likely enough that answers have a few tokens, as benchmarks' have.
+
+    hide: it ends the rows of an image by a learned token and is shown none of the padding, as recipe `cambrian` says.
+    """
     torch.manual_seed(0)
     facts = encoder_facts(encoder)
     width, depth, heads, key_heads, hidden, words = LLMS[llm]
@@ -111,7 +115,7 @@ def build(
                        initializer_range=0.08, max_position_embeddings=4096)  # fmt: skip
     config = VLMConfig(encoder=facts.model_dump(mode="json"), vision_config=vision.to_dict(),
                        text_config=text.to_dict(), tokens=facts.grid**2, template=TEMPLATE,
-                       image_token_id=image, dtype="float32")  # fmt: skip
+                       row_token=hide, hide=hide, image_token_id=image, dtype="float32")  # fmt: skip
     model = VLM(config)
     chance = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -132,18 +136,20 @@ def photograph(number: int, size: tuple[int, int] = (640, 480)) -> bytes:
     return kept.getvalue()
 
 
-def picture(number: int) -> ImageRef:
-    data = photograph(number)
-    return ImageRef(sha256_bytes(data), lambda: Image.open(io.BytesIO(data)).convert("RGB"))
+def picture(number: int, size: tuple[int, int] = (640, 480)) -> ImageRef:
+    data = photograph(number, size)
+    return ImageRef(sha256_bytes(data), lambda: Image.open(io.BytesIO(data)).convert("RGB"), lambda: size)
 
 
-def samples(asked: Sequence[int], name: str = "bench") -> list[Sample]:
-    """Questions of 6 to 20 words in a random order of images; `asked`: how many about each image."""
+def samples(
+    asked: Sequence[int], name: str = "bench", shapes: Sequence[tuple[int, int]] = ((640, 480),)
+) -> list[Sample]:
+    """Questions of 6 to 20 words in a random order of images; `asked`: how many about each; their `shapes` in turn."""
     chance = random.Random(0)
     words = [f"word{number}" for number in range(300)]
     order = [(image, question) for image, count in enumerate(asked) for question in range(count)]
     chance.shuffle(order)
-    shown = [picture(number) for number in range(len(asked))]
+    shown = [picture(number, shapes[number % len(shapes)]) for number in range(len(asked))]
     suffix = "Answer the question using a single word or phrase."
     return [
         Sample(name, f"{image}-{question}", (shown[image],),
@@ -171,17 +177,31 @@ def shared_way_once(model: VLM, asked: list[Sample], template: str = TEMPLATE) -
 
 
 @torch.inference_mode()
-def plain_way(model: VLM, asked: list[Sample]) -> list[tuple[str, int]]:
-    """Text and tokens of each answer: everything is done for every question."""
+def plain_way(model: VLM, asked: list[Sample], made: Made | None = None) -> list[tuple[str, int]]:
+    """Text and tokens of each answer: everything is done for every question, encoding too unless `made`."""
     ends = end_tokens(model.tokenizer, template_named(TEMPLATE).assistant_close)
-    questions = Questions([Asked(asked, LONGEST, Journal(Path("none")))], TEMPLATE, model.tokenizer, model.image_tokens)
+    questions = questions_of(model, asked)
     found = []
     for sample, pieces in zip(asked, questions.pieces(asked), strict=True):
         (image,) = sample.images
-        features = {image.sha256: plain_features(model, model.encoder.preprocess(image.load()))}
-        tokens = answer_one(model, pieces, features, LONGEST, ends)
+        seen = made([image])[0] if made else plain_features(model, model.encoder.preprocess(image.load()))
+        features = {image.sha256: seen}
+        tokens = answer_one(model, pieces, features, LONGEST, ends, questions.kept)
         found.append((model.tokenizer.decode(tokens, skip_special_tokens=True).strip(), len(tokens)))
     return found
+
+
+def questions_of(model: VLM, asked: list[Sample]) -> Questions:
+    """The questions as the engine counts their tokens."""
+    one = Asked(asked, LONGEST, Journal(Path("none")))
+    return Questions([one], TEMPLATE, model.tokenizer, model.image_tokens, grid_of(model))
+
+
+def positions(model: VLM, asked: list[Sample]) -> int:
+    """How many positions of the LLM this project computes for the prompts: each image's head once."""
+    requests = questions_of(model, asked).requests
+    heads = {one.head: one.head_tokens for one in requests}
+    return sum(heads.values()) + sum(one.tail_tokens for one in requests)
 
 
 def plain_features(model: VLM, pixels: Any) -> Tensor:
@@ -231,3 +251,46 @@ def compare(
         "tokens_out": statistics.mean(tokens for _, tokens in given["plain"]),
     }
     return about, {way: statistics.median(seconds) for way, seconds in taken.items()}
+
+
+def compare_shapes(
+    models: Mapping[str, VLM], asked: list[Sample], threads: int, rounds: int, most: int = 32
+) -> dict[str, Any]:
+    """Of each model by turns, features being at hand: positions of the prompts, medians of seconds, and their ratio.
+
+    `same_answers` counts those of the first `most` questions to which each model's plain loop gives the same.
+    """
+    taken: dict[str, list[float]] = {way: [] for way in models}
+    given: dict[str, list[tuple[str, int]]] = {}
+    now, features = clock(threads), Made(next(iter(models.values())))
+    with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-") as folder:
+        for round_ in range(rounds):
+            for way, model in models.items():
+                journal = Journal(Path(folder) / f"{way}{round_}.jsonl")
+                start = now()
+                answer_many(quick(model), [Asked(asked, LONGEST, journal)], TEMPLATE, features)
+                taken[way].append(now() - start)
+                done = journal.done()
+                given[way] = [(done[sample.id].text, done[sample.id].tokens_out) for sample in asked]
+    found: dict[str, Any] = {"questions": len(asked), "images": len({sample.images[0].sha256 for sample in asked})}
+    few = asked[:most]
+    same = {way: sum(map(operator.eq, given[way], plain_way(model, few, features))) for way, model in models.items()}
+    found |= {"compared": len(few), "same_answers": min(same.values())}
+    found["distinct_answers"] = min(len(set(answers)) for answers in given.values())
+    for way, model in models.items():
+        seconds, count = statistics.median(taken[way]), positions(model, asked)
+        found |= {f"{way}_positions": count, f"{way}_seconds": seconds}
+        found[f"{way}_microseconds_a_position"] = 1e6 * seconds / count
+    return found
+
+
+class Made:
+    """Features of random numbers, the same for an image at each call: what no encoder has to be run for."""
+
+    def __init__(self, model: VLM) -> None:
+        self.facts = Encoder.model_validate(model.config.encoder)
+
+    def __call__(self, images: Sequence[ImageRef]) -> list[Tensor]:
+        shape = self.facts.grid, self.facts.grid, self.facts.width
+        chances = (torch.Generator().manual_seed(int(image.sha256[:15], 16)) for image in images)
+        return [torch.randn(shape, generator=chance) for chance in chances]

@@ -8,7 +8,9 @@ for every question and answers it at batch size 1. `cold`: images are decoded, e
 their features are in the store. The plain way is timed on the first 32 questions (16 for the larger LLM), each costing
 it the same; on these the answers of all ways are compared. CPU seconds at one thread, wall seconds at several;
 medians over the rounds, the ways by turns. `same kernels`: against a plain way that is given this project's matrix
-products too, so what is left is work not done. Writes results/bench/generation.json.
+products too, so what is left is work not done. Then pictures of many shapes, with all of their padding and with none of
+it (`row_token`, `padding: hide`), so that prompts differ in length by the image: seconds a position, by turns;
+`speed_a_position` says how much faster one is then. Writes results/bench/generation.json.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ from harness import alone, at_threads, report
 WORKLOADS = {"GQA-shaped": (8, 31), "MME-shaped": (16, 2), "1 an image": (32, 1)}
 SHORTER = {"GQA-shaped": (8, 31), "MME-shaped": (8, 2), "1 an image": (8, 1)}
 QUICK = {"GQA-shaped": (2, 5), "MME-shaped": (3, 2), "1 an image": (4, 1)}
+# Photographs both ways up, a square, a chart and a page: 264 to 600 positions of 24 x 24 tokens and row tokens.
+MANY = {"GQA-shaped": (12, 31), "MME-shaped": (96, 2), "1 an image": (192, 1)}
+WAYS = ("shown", "hidden")
+SHAPES = ((640, 480), (480, 640), (640, 427), (512, 512), (800, 1796), (1700, 2200))
 
 
 def measure(threads: int, llms: list[str], rounds: int, quick: bool) -> list[dict[str, Any]]:
@@ -47,17 +53,45 @@ def measure(threads: int, llms: list[str], rounds: int, quick: bool) -> list[dic
     return rows
 
 
+def measure_shapes(threads: int, llms: list[str], rounds: int, quick: bool) -> list[dict[str, Any]]:
+    """A row an LLM and workload: pictures of many shapes, shown whole with their padding, and without it.
+
+    By turns, with features at hand; seconds are of answering alone, and taken for each position of the LLM that the
+    prompts have. Images are as many as fill the engine's batches, as a benchmark's do: the heads of
+    a batch are equally long.
+    """
+    import torch
+    from asked import build, compare_shapes, samples, shared_way_once
+
+    torch.set_num_threads(threads)
+    rows = []
+    for llm in llms:
+        models = {way: build("2x32@56" if quick else "ViT-S/14@336", llm, hide=way == "hidden") for way in WAYS}
+        for model in models.values():
+            shared_way_once(model, samples([2, 1]))
+        for name, (images, each) in (QUICK if quick else MANY).items():
+            asked = samples([each] * images, shapes=SHAPES)
+            about: dict[str, Any] = compare_shapes(models, asked, threads, rounds, 32 if llm == "8x256" else 16)
+            shown, hidden = (about[f"{way}_microseconds_a_position"] for way in WAYS)
+            row = {"llm": llm, "workload": f"{name}, shapes", "threads": threads, **about}
+            rows.append({**row, "speed_a_position": shown / hidden})
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--llms", default="8x256,SmolLM-135M")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--shapes", action="store_true", help="only pictures of many shapes")
     parser.add_argument("--quick", action="store_true", help="tiny models, to see that it runs")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     llms = ["2x32"] if options.quick else options.llms.split(",")
     if alone():
-        rows = measure(int(options.threads), llms, options.rounds, options.quick)
+        settings = int(options.threads), llms, options.rounds, options.quick
+        rows = [] if options.shapes else measure(*settings)
+        rows += measure_shapes(*settings)
     else:
         rows = at_threads(__file__, options.threads)
     report("generation", {"rounds": options.rounds, "quick": options.quick}, rows, options.out)

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +57,17 @@ def at_threads(script: str, threads: str) -> list[dict[str, Any]]:
 
 
 def report(name: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], out: Path | None = None) -> None:
-    """Print the rows as a table, and write them with the settings and the machine to results/bench/NAME.json."""
+    """Print rows of like columns as a table; write all, with settings and machine, to results/bench/NAME.json."""
     path = out or results_home() / "bench" / f"{name}.json"
     write_json(path, {"name": name, "settings": dict(settings), "environment": describe(), "rows": list(rows)})
     print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in settings.items()))
-    heads = list(rows[0])
-    cells = [[_shown(row[head]) for head in heads] for row in rows]
-    widths = [max(len(head), *(len(line[at]) for line in cells)) for at, head in enumerate(heads)]
-    for line in (heads, *cells):
-        first, *others = (text.ljust(width) if not at else text.rjust(width) for at, (text, width) in
-                          enumerate(zip(line, widths, strict=True)))  # fmt: skip
-        print("  ".join([first, *others]))
+    for heads, alike in groupby(rows, lambda row: list(row)):
+        cells = [[_shown(row[head]) for head in heads] for row in alike]
+        widths = [max(len(head), *(len(line[at]) for line in cells)) for at, head in enumerate(heads)]
+        for line in (heads, *cells):
+            first, *others = (text.ljust(width) if not at else text.rjust(width) for at, (text, width) in
+                              enumerate(zip(line, widths, strict=True)))  # fmt: skip
+            print("  ".join([first, *others]))
     print(f"written: {path}")
 
 

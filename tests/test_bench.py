@@ -54,9 +54,13 @@ def test_generation_gives_the_answers_of_the_plain_way(tmp_path: Path) -> None:
     out = tmp_path / "generation.json"
     assert run_timings(["generation"], ["--quick", "--rounds", "1", "--threads", "1", "--out", str(out)])
     rows = json.loads(out.read_text())["rows"]
-    assert [(row["questions"], row["images"]) for row in rows] == [(10, 2), (6, 3), (4, 4)]
+    assert [(row["questions"], row["images"]) for row in rows] == [(10, 2), (6, 3), (4, 4)] * 2
     assert all(row["same_answers"] == row["compared"] == row["questions"] for row in rows)
-    assert all(row["distinct_answers"] > 1 and row["cold_seconds"] > 0 for row in rows)
+    assert all(row["distinct_answers"] > 1 for row in rows) and all(row["cold_seconds"] > 0 for row in rows[:3])
+    # Of pictures of many shapes: on a 4 x 4 grid two photographs have four row tokens more, a broad one two rows.
+    shapes = rows[3:]
+    assert all(row["speed_a_position"] > 0 for row in shapes)
+    assert [row["hidden_positions"] - row["shown_positions"] for row in shapes] == [8, 2, 6]
 
 
 def test_sixteen_counts_operations_and_gives_the_answers_of_the_plain_way(tmp_path: Path) -> None:

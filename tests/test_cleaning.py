@@ -1,4 +1,4 @@
-"""Spaces that the paper's code never saw in an answer: taken away for its rules, and only from a model's answers."""
+"""Spaces that the paper's code never saw in an answer: taken away for its rules alone, from a model's answers alone."""
 
 from __future__ import annotations
 

@@ -203,8 +203,33 @@ def test_training_reads_what_is_shown_and_plans_what_it_reads(features: str, hom
     assert lengths[0] < data.lengths(12)[0]
     # The longest length counts what is hidden, too, as the original cuts before it masks.
     limit = int(data.lengths(12)[0]) - 2
-    collator.max_length = limit
+    collator = Collator(data, run.encoder.preprocessing, image, 12, tokenizer.pad_token_id, limit, grid=GRID)
     assert len(collator.row(0)[0]) == limit - 8
+
+
+def test_rows_of_text_leave_room_for_a_dummy_image_where_the_original_puts_one(home: Path) -> None:
+    run = make_run(home, standardize=False, dummy_image=True)
+    tokenizer = load_tokenizer(run.llm, run.recipe.template)
+    data = _tokenised(run, run.recipe.stage2, tokenizer)
+    images = np.diff(data.image_offsets)
+    text, shown = int(np.flatnonzero(images == 0)[0]), int(np.flatnonzero(images)[0])
+    limit = int(data.lengths(12)[text]) + 5
+    facts = tokenizer.convert_tokens_to_ids("<image>"), 12, tokenizer.pad_token_id, limit, (), GRID
+    with_room, plain = (
+        Collator(data, run.encoder.preprocessing, *facts, dummy) for dummy in (run.recipe.dummy_positions, 0)
+    )
+    # The original's way: a mark goes in behind the first tokens, becomes 12 that are masked, and all is cut.
+    ids = plain.row(text)[0].tolist()
+    assert len(ids) == limit - 5
+    padded = [*ids[:3], *[-1] * 12, *ids[3:]][:limit]
+    assert with_room.row(text)[0].tolist() == [token for token in padded if token >= 0] == ids[: limit - 12]
+    assert with_room.row(shown)[0].tolist() == plain.row(shown)[0].tolist()
+    # A row whose answer begins behind that is not used.
+    first = int(data.first_target[text])
+    assert text in data.usable(12, data.limits(first + 1, 0)) and text not in data.usable(
+        12, data.limits(first + 12, 12)
+    )
+    assert text in data.usable(12, data.limits(first + 13, 12))
 
 
 def test_row_tokens_are_learnt_and_answers_are_those_of_the_reference(home: Path) -> None:

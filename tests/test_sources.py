@@ -17,7 +17,7 @@ def test_recipes_say_what_their_sources_show() -> None:
     assert TokenGrid.of(paper, clip) == TokenGrid.of(load_recipe("webssl-metamorph"), clip) == TokenGrid(24)
     assert TokenGrid.of(load_recipe("metamorph"), clip) == TokenGrid(8)
     assert TokenGrid.of(load_recipe("webssl-cambrian"), clip) == TokenGrid.of(cambrian, clip)
-    open_fields = {"images", "final_norm", "l2_normalize", "row_token", "padding", "template"}
+    open_fields = {"images", "final_norm", "l2_normalize", "row_token", "padding", "dummy_image", "template"}
     assert open_fields <= set(paper.assumed())
     assert open_fields <= set(load_recipe("webssl-metamorph").assumed())
 
@@ -38,11 +38,11 @@ def test_the_recipe_of_metamorph_reads_every_encoder_as_metamorph_reads_siglip()
 
 def test_what_a_recipe_says_of_the_encoder_is_part_of_its_hash() -> None:
     paper, other = load_recipe("webssl-paper"), load_recipe("webssl-metamorph")
-    for field in ("images", "final_norm", "l2_normalize", "row_token", "padding"):
+    for field in ("images", "final_norm", "l2_normalize", "row_token", "padding", "dummy_image"):
         # A recipe that leaves it to the encoder, as all did before there was the field, keeps its hash.
         assert field not in load_recipe("mini").identity() and field not in paper.identity()
     assert {"images", "final_norm", "l2_normalize"} <= other.identity().keys()
-    assert {"row_token", "padding"} <= load_recipe("webssl-cambrian").identity().keys()
+    assert {"row_token", "padding", "dummy_image"} <= load_recipe("webssl-cambrian").identity().keys()
 
 
 @pytest.mark.parametrize("name", ["webssl-cambrian", "webssl-metamorph"])

@@ -150,6 +150,7 @@ class Recipe(Strict):
         row_token: a learned embedding stands behind each row of an image's visual tokens, one more a row.
         padding: `hide` shows the LLM no visual token of the rim that pads a picture to a square; `max_length` counts
             them all the same.
+        dummy_image: rows without an image are cut to `max_length` as if they showed one.
         background: the colour that transparent training images are laid on; null drops their alpha, as LLaVA's and
             Cambrian's training code does.
     """
@@ -173,6 +174,7 @@ class Recipe(Strict):
     l2_normalize: bool = Field(default=False, exclude_if=lambda value: not value)
     row_token: bool = Field(default=False, exclude_if=lambda value: not value)
     padding: Literal["show", "hide"] = Field(default="show", exclude_if=lambda value: value == "show")
+    dummy_image: bool = Field(default=False, exclude_if=lambda value: not value)
     upright: bool = Field(default=True, exclude_if=lambda value: value)
     background: str | None = Field(default=None, exclude_if=lambda value: value is None)
     assumptions: dict[str, str] = Field(default_factory=dict)
@@ -199,6 +201,11 @@ class Recipe(Strict):
     def positions(self) -> int:
         """Positions of the LLM that an image of which all is shown takes: its visual tokens and its row tokens."""
         return self.tokens + (math.isqrt(self.tokens) if self.row_token else 0)
+
+    @property
+    def dummy_positions(self) -> int:
+        """Positions of `max_length` that are kept free in rows without an image."""
+        return self.positions if self.dummy_image else 0
 
     def assumed(self) -> dict[str, str]:
         """Field -> source of each value that the paper does not state."""

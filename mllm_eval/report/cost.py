@@ -110,7 +110,7 @@ def _work(config: RunConfig, asked: list[int], told: list[int]) -> Asking | None
     except UserError:
         # Its yaml has no `architecture` and its weights are elsewhere by now.
         llm = llama_by_size(config.llm)
-    # What is hidden of images is in no count of tokens: then an image takes at most as many positions as a question.
+    # What is hidden of images is in no count of tokens: an image takes at most as many positions as a question has.
     whole = round(sum(asked) / len(asked))
     image = min(config.recipe.positions, whole)
     text = whole - image

@@ -55,6 +55,7 @@ class Collator:
     With a `grid` that hides the padding of images, `kept` [images, 2] says what is shown of each: the positions of
     the rest are counted for `max_length` and then left out, which is what masking them and counting positions
     without them gives.
+    A row without an image is cut `dummy_positions` earlier than `max_length`.
     Padded on the right to the longest row; there is no attention mask, since nothing attends to what follows
     it and padding is never a target. A row that shows one of the `broken` images (numbers), or one that cannot be
     decoded now, has no target either, and blank images; what was found now is in `unreadable`, number and reason.
@@ -70,6 +71,7 @@ class Collator:
         max_length: int,
         broken: Collection[int] = (),
         grid: TokenGrid | None = None,
+        dummy_positions: int = 0,
     ) -> None:
         self.broken = frozenset(broken)
         self.data = data
@@ -77,15 +79,16 @@ class Collator:
         self.image_token = image_token
         self.image_tokens = image_tokens
         self.pad_token = pad_token
-        self.max_length = max_length
         self.grid = grid if grid is not None and grid.hide else None
+        self.limits = data.limits(max_length, dummy_positions)
 
     def row(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """Token ids of a row with what is shown of its images, and which are targets; cut to the longest length."""
         span = slice(self.data.offsets[number], self.data.offsets[number + 1])
         ids, targets = self.data.ids[span], self.data.targets[span]
         times = np.where(ids == self.image_token, self.image_tokens, 1)
-        spread = np.repeat(ids, times)[: self.max_length], np.repeat(targets, times)[: self.max_length]
+        limit = self.limits[number]
+        spread = np.repeat(ids, times)[:limit], np.repeat(targets, times)[:limit]
         if self.grid is None or not (own := self.images(number)):
             return spread
         seen = spread[0] != self.image_token

@@ -133,7 +133,7 @@ def _note_rows(run: Run, number: int, data: TokenisedSet) -> RowCounts:
         with open(data.changes, "rb") as lines_of_changes:
             write_atomic(folder / CHANGED, lines_of_changes)
     used = np.zeros(len(data), np.bool_)
-    used[data.usable(TokenGrid.of(run.recipe, run.encoder).positions, stage.max_length)] = True
+    used[data.usable(run.recipe.positions, data.limits(stage.max_length, run.recipe.dummy_positions))] = True
     if too_long := int(np.count_nonzero(~used)):
         left_out["too long"] = too_long
     used[unreadable.rows()] = False
@@ -180,8 +180,9 @@ def _prepare(run: Run, number: int, stage: Stage, tokenizer: Any) -> Prepared:
     recipe = run.recipe
     data = _tokenised(run, stage, tokenizer)
     grid = TokenGrid.of(recipe, run.encoder)
-    usable = data.usable(grid.positions, stage.max_length)
-    lengths = np.minimum(data.lengths(grid.positions)[usable], stage.max_length) - data.hidden(grid)[usable]
+    limits = data.limits(stage.max_length, recipe.dummy_positions)
+    usable = data.usable(grid.positions, limits)
+    lengths = (np.minimum(data.lengths(grid.positions), limits) - data.hidden(grid))[usable]
     plan = planned(run.seed, number, stage, lengths, np.diff(data.image_offsets)[usable] > 0)
     live = stage.features == "live"
     images = np.zeros(0, np.int64) if live else data.images_of(usable[plan.read()])
@@ -243,6 +244,7 @@ def _train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, pr
         one.stage.max_length,
         one.unreadable.images,
         model.grid,
+        run.recipe.dummy_positions,
     )
     trainer = StageTrainer(model, one.stage, args, one.plan, one.rows, collator, stage_log, progress, one.unreadable)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
