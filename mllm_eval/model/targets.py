@@ -81,7 +81,13 @@ def _last_layer(
     query = attention.q_proj(normed[at]).unflatten(-1, (-1, attention.head_dim))
     query = turned(query, cos[at], sin[at])
     key, value = _keys_values(attention, normed, rotary)
-    rows = zip(_rows(query, counts), _rows(key, lengths), _rows(value, lengths), positions.split(counts), strict=True)
+    rows = zip(
+        _rows(query, counts),
+        _rows(key, lengths),
+        _rows(value, lengths),
+        positions.split_with_sizes(counts),
+        strict=True,
+    )
     mixed = []
     for one, keys, values, last in rows:
         seen = torch.arange(keys.shape[2], device=at.device) <= last[:, None]
@@ -98,7 +104,7 @@ def _keys_values(attention: Any, normed: Tensor, rotary: Rotary) -> tuple[Tensor
 
 def _rows(states: Tensor, lengths: list[int]) -> list[Tensor]:
     """States [P, heads, width] of rows one after another as one [1, heads, length, width] a row."""
-    return [row.transpose(0, 1)[None] for row in states.split(lengths)]
+    return [row.transpose(0, 1)[None] for row in states.split_with_sizes(lengths)]
 
 
 def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, **seen: Any) -> Tensor:

@@ -143,4 +143,4 @@ def padding(plan: Plan, micro_batch: int) -> float:
 
 def _targets(rows: RowFacts, step: NDArray[np.int64]) -> NDArray[np.float64]:
     """Target tokens of each kind in a step."""
-    return np.bincount(rows.kinds[step], rows.targets[step], len(KINDS))
+    return np.bincount(rows.kinds[step], rows.targets[step], len(KINDS)).astype(np.float64)
