@@ -74,6 +74,8 @@ class Stage(Strict):
         order: which rows make a step. `random`: any; `modality`: all with an image, or all text alone; `length`: of
             like length, which gives rows of a rare length more weight. It is `length` where a recipe names none, as
             it was before there was a choice.
+        dummy_image: rows without an image are cut to what one leaves of `max_length`, as in Cambrian's code, which puts
+            a masked image into them.
         last_step: an epoch's rows beyond its last whole batch: `drop` leaves them out of that epoch, `fill` makes a
             batch of them with rows of the epoch's beginning, as transformers' Trainer does unless told otherwise.
     """
@@ -100,6 +102,8 @@ class Stage(Strict):
     order: Literal["random", "modality", "length"] = Field(default="length", exclude_if=lambda value: value == "length")
     last_step: Literal["drop", "fill"] = Field(default="drop", exclude_if=lambda value: value == "drop")
 
+    dummy_image: bool = Field(default=False, exclude_if=lambda value: not value)
+
     @model_validator(mode="after")
     def _batch_divides(self) -> Stage:
         if self.batch % self.micro_batch:
@@ -107,6 +111,10 @@ class Stage(Strict):
         if self.lora is not None and not self.train_llm:
             raise ValueError("`lora` trains the LLM, which `train_llm: false` leaves alone; change one of them")
         return self
+
+    def text_length(self, positions: int) -> int:
+        """Tokens to which a row without an image is cut, where an image takes so many positions."""
+        return max(0, self.max_length - positions) if self.dummy_image else self.max_length
 
     def steps_for(self, rows: int) -> int:
         """Optimiser steps over so many usable rows."""

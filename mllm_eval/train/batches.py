@@ -53,8 +53,9 @@ class Collator:
     `pixel_values` [images, 3, H, W] for an encoder that is part of the model.
 
     Padded on the right to the longest row; there is no attention mask, since nothing attends to what follows
-    it and padding is never a target. A row that shows one of the `broken` images (numbers), or one that cannot be
-    decoded now, has no target either, and blank images; what was found now is in `unreadable`, number and reason.
+    it and padding is never a target. A row without an image is cut to `text_length`, where that is given. A row that
+    shows one of the `broken` images (numbers), or one that cannot be decoded now, has no target either, and blank
+    images; what was found now is in `unreadable`, number and reason.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Collator:
         pad_token: int,
         max_length: int,
         broken: Collection[int] = (),
+        text_length: int | None = None,
     ) -> None:
         self.broken = frozenset(broken)
         self.data = data
@@ -74,13 +76,15 @@ class Collator:
         self.image_tokens = image_tokens
         self.pad_token = pad_token
         self.max_length = max_length
+        self.text_length = max_length if text_length is None else text_length
 
     def row(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """Token ids of a row with its images spread out, and which are targets; cut to the longest length."""
+        """Token ids of a row with its images spread out, and which are targets; cut to the longest of its kind."""
         span = slice(self.data.offsets[number], self.data.offsets[number + 1])
         ids, targets = self.data.ids[span], self.data.targets[span]
+        longest = self.max_length if self.images(number) else self.text_length
         times = np.where(ids == self.image_token, self.image_tokens, 1)
-        spread = np.repeat(ids, times)[: self.max_length], np.repeat(targets, times)[: self.max_length]
+        spread = np.repeat(ids, times)[:longest], np.repeat(targets, times)[:longest]
         return spread
 
     def images(self, number: int) -> list[int]:

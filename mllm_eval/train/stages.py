@@ -128,7 +128,8 @@ def _note_rows(run: Run, number: int, data: TokenisedSet) -> RowCounts:
         with open(data.changes, "rb") as lines_of_changes:
             write_atomic(folder / CHANGED, lines_of_changes)
     used = np.zeros(len(data), np.bool_)
-    used[data.usable(run.recipe.tokens, stage.max_length)] = True
+    limits = data.limits(stage.max_length, stage.text_length(run.recipe.tokens))
+    used[data.usable(run.recipe.tokens, limits)] = True
     if too_long := int(np.count_nonzero(~used)):
         left_out["too long"] = too_long
     used[unreadable.rows()] = False
@@ -173,8 +174,9 @@ def _tokenised(run: Run, stage: Stage, tokenizer: Any) -> TokenisedSet:
 def _prepare(run: Run, number: int, stage: Stage, tokenizer: Any) -> Prepared:
     recipe = run.recipe
     data = _tokenised(run, stage, tokenizer)
-    usable = data.usable(recipe.tokens, stage.max_length)
-    lengths = np.minimum(data.lengths(recipe.tokens)[usable], stage.max_length)
+    limits = data.limits(stage.max_length, stage.text_length(recipe.tokens))
+    usable = data.usable(recipe.tokens, limits)
+    lengths = np.minimum(data.lengths(recipe.tokens)[usable], limits[usable])
     plan = planned(run.seed, number, stage, lengths, np.diff(data.image_offsets)[usable] > 0)
     live = stage.features == "live"
     images = np.zeros(0, np.int64) if live else data.images_of(usable[plan.read()])
@@ -235,6 +237,7 @@ def _train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, pr
         tokenizer.pad_token_id,
         one.stage.max_length,
         one.unreadable.images,
+        text_length=one.stage.text_length(run.recipe.tokens),
     )
     trainer = StageTrainer(model, one.stage, args, one.plan, one.rows, collator, stage_log, progress, one.unreadable)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)

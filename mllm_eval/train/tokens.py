@@ -84,8 +84,12 @@ class TokenisedSet:
         lengths: NDArray[np.int64] = np.diff(self.offsets) + np.diff(self.image_offsets) * (image_tokens - 1)
         return lengths
 
-    def usable(self, image_tokens: int, max_length: int) -> NDArray[np.int64]:
-        """The rows that have a target left after the cut to `max_length`."""
+    def limits(self, max_length: int, text_length: int) -> NDArray[np.int64]:
+        """Tokens to which each row is cut: one with an image to the first, one without to the second."""
+        return np.where(np.diff(self.image_offsets) > 0, max_length, text_length)
+
+    def usable(self, image_tokens: int, max_length: int | NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows that have a target left after the cut to `max_length`, of all rows or of each."""
         first = self.first_target + np.diff(self.image_offsets) * (image_tokens - 1)
         return np.flatnonzero(first < max_length)
 
