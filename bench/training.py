@@ -1,12 +1,14 @@
 """Time both stages of training against the plain way, in the same run and from the same weights.
 
     python bench/training.py [--threads 1,2] [--steps 6] [--batch 4] [--vocabulary 32768] [--out FILE]
+    python bench/training.py --orders
     python bench/training.py --padding [--batch 512] [--micro 16]
 
 The plain way is transformers' Trainer over its `LlavaForConditionalGeneration`, all settings at their defaults: rows in
 random order, padded to the longest of a batch, the frozen encoder in every step, logits at every position. This
-project's way is its own trainer over the same model: features from the store, batches by length, logits and most of the
-last layer at targets alone. Both see the same rows. Before anything is timed, the losses of one batch are compared.
+project's way is its own trainer over the same model, in random order, too: features from the store, no padding, logits
+and most of the last layer at targets alone. Both see the same rows. Before anything is timed, the losses of one batch
+are compared.
 
 The encoder has the shape of a CLIP ViT-S/14 at 336 pixels (576 patches, as many tokens), the LLM is a LLaMA of 8 layers
 of width 256. A letter is a token. What a row's text takes in tokens is drawn, with a fixed seed, from `LENGTHS`.
@@ -15,6 +17,8 @@ Printed and written to results/bench/training.json: tokens that are not padding 
 steps but the first. Encoding the rows' images is spent at the first training on an image, and never again for it;
 `cold` counts it in. `whole last layer` is this project's way with the
 last layer computed at every position, as it was before.
+
+Last, or alone with `--orders`, the miniature is trained in each order of rows, side by side (`bench/orders.py`).
 
 With `--padding` nothing is trained: it draws the lengths of 100,000 rows a stage and counts the share of padding, in
 random order and by length, and also says what the miniature's batches have.
@@ -41,6 +45,7 @@ from mllm_eval.environment import before_torch, repeatable
 before_torch()
 
 import torch  # noqa: E402
+from orders import ORDERS, compare_orders  # noqa: E402
 from PIL import Image  # noqa: E402
 from transformers import (  # noqa: E402
     CLIPVisionConfig,
@@ -63,6 +68,7 @@ from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, vlm  
 from mllm_eval.model.export import as_llava  # noqa: E402
 from mllm_eval.run import Run  # noqa: E402
 from mllm_eval.train.batches import Collator, RowNumbers  # noqa: E402
+from mllm_eval.train.batchstats import padding as stats_padding  # noqa: E402
 from mllm_eval.train.order import Plan  # noqa: E402
 from mllm_eval.train.tokens import TokenisedSet, tokenise  # noqa: E402
 from mllm_eval.train.trainer import StageTrainer, arguments  # noqa: E402
@@ -329,7 +335,7 @@ def compare(run: Run, number: int, features: Features, folder: Path) -> Iterator
     slow = row("plain", sum(usual.seen[counted]), sum(usual.padded[counted]), clock.seconds())
     yield {**slow, "cpu_speedup": 1.0, "wall_speedup": 1.0}
 
-    plan = Plan(lengths, stage.batch, stage.steps, (0, number))
+    plan = Plan(lengths, stage.batch, stage.steps, (0, number), "random")
     taken = range(1, stage.steps)
     tokens = sum(plan.tokens(step) for step in taken)
     padded = sum(int(lengths[plan.rows(step)].max()) * stage.batch for step in taken)
@@ -366,22 +372,19 @@ def padding(batch: int, micro: int, rows: int = 100_000) -> list[dict[str, Any]]
     """Share of padding in micro-batches of drawn lengths, and of the miniature's own where its data are here."""
     found = []
     for stage in LENGTHS:
-        lengths = drawn_lengths(stage, rows)
-        for order, shown in (("random", 1), ("by length", batch)):
-            plan = Plan(lengths, shown, rows // shown, (0, stage))
-            flat = np.concatenate([plan.rows(step) for step in range(plan.steps)])
-            found.append({"rows": f"drawn, stage {stage}", "order": order, "padding": _share(lengths[flat], micro)})
+        lengths, shown = drawn_lengths(stage, rows), drawn_images(stage, rows)
+        for order in ORDERS:
+            plan = Plan(lengths, batch, rows // batch, (0, stage), order, "drop", shown)
+            share = stats_padding(plan, micro)
+            found.append({"rows": f"drawn, stage {stage}", "order": order, "padding": share})
     from mllm_eval.train.stages import _prepare
 
     run = Run.of("mini-dino", "mini")
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
     for number, stage in ((1, run.recipe.stage1), (2, run.recipe.stage2)):
-        one = _prepare(run, number, stage, tokenizer)
-        flat = np.concatenate([one.plan.rows(step) for step in range(one.plan.steps)])
-        own = one.plan.lengths
-        chance = np.random.default_rng(0).permutation(flat)
-        for order, numbers in (("random", chance), ("by length", flat)):
-            share = _share(own[numbers], stage.micro_batch)
+        for order in ORDERS:
+            one = _prepare(run, number, stage.model_copy(update={"order": order}), tokenizer)
+            share = stats_padding(one.plan, stage.micro_batch)
             found.append({"rows": f"miniature, stage {number}", "order": order, "padding": share})
     return found
 
@@ -404,6 +407,21 @@ def drawn_lengths(stage: int, rows: int) -> np.ndarray:
     return found
 
 
+def drawn_images(stage: int, rows: int) -> np.ndarray:
+    """Whether each of the rows of `drawn_lengths` shows an image."""
+    draw = np.random.default_rng(stage)
+    kinds = draw.choice(len(LENGTHS[stage]), rows, p=[kind[0] for kind in LENGTHS[stage]])
+    return np.array([kind[1] for kind in LENGTHS[stage]])[kinds]
+
+
+def report_orders(out: Path | None) -> None:
+    """Time the orders in this process and print them."""
+    with tempfile.TemporaryDirectory(prefix="orders-") as name, patch.dict(os.environ):
+        os.environ["MLLM_EVAL_RESULTS"] = f"{name}/results"
+        found = list(compare_orders(Path(name)))
+    report("training_orders", {"torch": torch.__version__, "threads": torch.get_num_threads()}, found, out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--threads", default="1,2")
@@ -411,6 +429,7 @@ def main() -> None:
         parser.add_argument(f"--{option}", type=int, default=default)
     parser.add_argument("--micro", type=int, default=16, help="rows of a micro-batch, for --padding")
     parser.add_argument("--padding", action="store_true", help="count padding, train nothing")
+    parser.add_argument("--orders", action="store_true", help="time the orders of rows alone")
     parser.add_argument("--tiny", action="store_true", help="models too small to tell anything by, for a try")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
@@ -418,10 +437,15 @@ def main() -> None:
         batch = asked.batch if asked.batch % asked.micro == 0 else 512
         report("training_padding", {"batch": batch, "micro": asked.micro}, padding(batch, asked.micro), asked.out)
         return
+    if asked.orders:
+        report_orders(asked.out)
+        return
     told = ("threads", "steps", "batch", "vocabulary", "tiny")
     settings = {**{key: value for key, value in vars(asked).items() if key in told}, "torch": torch.__version__}
     if not alone():
         report("training", settings, at_threads(__file__, asked.threads), asked.out)
+        if not asked.tiny:
+            report_orders(asked.out and asked.out.with_stem(f"{asked.out.stem}_orders"))
         return
     shape = Shape(64, 2, 56, 64, 2) if asked.tiny else Shape()
     with tempfile.TemporaryDirectory(prefix="training-") as name:

