@@ -69,8 +69,25 @@ def state(run: RunFolder) -> str:
         parts = sum(parted(variant)[1] is not None for variant in answered)
         variants = len(answered) - whole - parts
         more = [f"+{count} {what}" for count, what in ((variants, "variants"), (parts, "of a subset")) if count]
-        return f"answered {whole} benchmarks" + (f" ({', '.join(more)})" if more else "")
+        said = f"answered {whole} benchmarks" + (f" ({', '.join(more)})" if more else "")
+        failed = _failed(run)
+        return f"{said}, {failed:,} samples failed" if failed else said
     return "trained" if run.checkpoint.is_dir() else "begun"
+
+
+def _failed(run: RunFolder) -> int:
+    """Samples without an answer in all that was scored; a summary that can't be read counts none."""
+    from mllm_eval.errors import UserError
+    from mllm_eval.storage import read_json
+
+    found = {}
+    for path in (run.folder / "scores").glob("*.json"):
+        try:
+            summary = read_json(path)
+            found[summary["benchmark"], summary["variant"]] = int(summary["n_failed"])
+        except (UserError, KeyError, TypeError, ValueError):
+            continue
+    return sum(found.values())
 
 
 def show(

@@ -45,11 +45,13 @@ addEventListener("DOMContentLoaded", async () => {
       said.textContent = b && a !== b ? "These two were not tested against each other: a run is tested against other runs, and against itself without images." : "Choose another run as B to compare.";
       return;
     }
-    const clear = pair.filter((one) => one.holm !== null && one.holm < data.alpha && data.means.includes(one.key));
+    // Where no category was measured whole by both, the benchmarks are spoken of.
+    const means = pair.filter((one) => data.means.includes(one.key)), spoken = means.length ? means : pair;
+    const clear = spoken.filter((one) => one.holm !== null && one.holm < data.alpha);
     const name = (one) => `${data.titles[one.key]} (${signed(one.value)} [${number(one.low)}, ${number(one.high)}])`;
     const more = clear.filter((one) => one.value > 0).map(name), less = clear.filter((one) => one.value < 0).map(name);
     const parts = [more.length ? `${a.label} is higher on ${more.join(", ")}` : "", less.length ? `${b.label} is higher on ${less.join(", ")}` : ""].filter(Boolean);
-    said.textContent = parts.length ? `${parts.join("; ")}; p < ${data.alpha} after correction. Elsewhere the difference could be chance.` : `No category separates the two at p < ${data.alpha} after correction.`;
+    said.textContent = parts.length ? `${parts.join("; ")}; p < ${data.alpha} after correction. Elsewhere the difference could be chance.` : `No ${means.length ? "category" : "benchmark"} separates the two at p < ${data.alpha} after correction.`;
     forest(pair, a, b);
   }
 
