@@ -186,6 +186,7 @@ def test_show_takes_every_name_that_ls_prints() -> None:
         for name in line.split()[:2]:
             assert call("show", name).stdout.splitlines()[0] == one.name
     assert "is 2 runs" in call("show", "mini-dino").stderr
+    assert "no run of encoder 'mini-clip'" in call("show", "mini-clip").stderr
     assert "Did you mean 'mini-dino-mini-s" in call("show", "mini-dino-mini-so").stderr
 
 

@@ -92,6 +92,8 @@ def test_answers_brought_again_take_the_place_of_the_old_and_can_be_scored_anew(
     assert summary()["value"] == 0.0
     bring(home, ["red"] * 12)
     assert summary()["value"] == 100.0 and summary()["answers"]
+    told = command("diff", "tiny-dinov2", "their-vlm").stdout
+    assert "imported.name" in told and "their-vlm" in told
     before = summary()
     assert f"{ROW.name}: own" in command("score", "their-vlm").stdout
     assert summary() == before

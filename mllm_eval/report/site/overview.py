@@ -246,8 +246,7 @@ def scaling_page(evidence: Evidence, out: Path) -> str:
         '<section class="headline"><h1>Score against size</h1><p class="lead">Least squares on the logarithm of size: '
         "what each doubling adds.</p></section>"
     ]
-    # What is no run of an encoder has no size here.
-    runs = [run.scored for run in evidence.seeing if not run.scored.record.external]
+    runs = [run.scored for run in evidence.seeing]
     for name, curve in scaling().curves.items():
         found = lines(name, runs=runs)
         shown = [key for key in metrics() if any(line.key == key for line in found)]
