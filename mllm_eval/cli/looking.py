@@ -150,8 +150,8 @@ def show(
             console.print(f"stage {number}: {counts.spoken()}", markup=False)
     for variant in scored_variants(found.folder, rules):
         sheet = Table(title=f"{rules} rules, {variant}", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        words = ("benchmark", "most frequent", "protocol")
-        for name in ("benchmark", "value", "chance", "n", "failed", "unparsed", "most frequent", "protocol"):
+        words = ("benchmark", "top answer", "protocol")
+        for name in ("benchmark", "value", "chance", "n", "failed", "unparsed", "top answer", "protocol"):
             sheet.add_column(name, justify="left" if name in words else "right", no_wrap=True)
         own = summaries(found.folder, rules, variant)
         for name, summary in own.items():
