@@ -134,7 +134,7 @@ def measured(profile: bool) -> dict[str, float]:
     from mllm_eval.pipeline.answering import Respondent
     from mllm_eval.pipeline.ledger import Ledger
     from mllm_eval.pipeline.reporter import Silent
-    from mllm_eval.pipeline.scoring import score_answers
+    from mllm_eval.pipeline.scoring import States, score_answers
     from mllm_eval.run import Run
 
     before_torch()
@@ -159,7 +159,7 @@ def measured(profile: bool) -> dict[str, float]:
     with phase("answering"):
         respondent.respond([(asked, "default")], lambda *_: None)
     with phase("scoring"):
-        score_answers(run, asked, "default", samples)
+        score_answers(run, asked, "default", samples, States("mini"))
     return {**phase.row, "peak_mib": max(value for key, value in phase.row.items() if key.endswith("_mib"))}
 
 
