@@ -63,8 +63,8 @@ eval: $(READY) ## everything, to a row of the table: ENCODER=mini-dino | MODEL=f
 export: $(READY) ## a run's checkpoint as a stock LLaVA model: RUNS=hash TO=folder
 	@$(RUN) export $(RUNS) --to $(TO)
 
-score: $(READY) ## score answers anew: RUNS=hash | BENCHMARK=mme ANSWERS=file.jsonl [RULES=cambrian]
-	@$(RUN) score $(or $(BENCHMARK),$(RUNS)) $(if $(ANSWERS),--answers $(ANSWERS)) $(if $(RULES),--rules $(RULES))
+score: $(READY) ## score answers anew: RUNS=hash | BENCHMARK=mme ANSWERS=file.jsonl [RULES=cambrian] [ROW=name: kept as a row]
+	@$(RUN) score $(or $(BENCHMARK),$(RUNS)) $(if $(ANSWERS),--answers $(ANSWERS)) $(if $(RULES),--rules $(RULES)) $(if $(ROW),--as $(ROW))
 
 table: $(READY) ## print the table of runs, or the paper's: [TABLE=sota RUNS=a,b RULES=cambrian SUBSET=1000]
 	@$(RUN) table $(TABLE) $(if $(SUBSET),--subset $(SUBSET)) $(if $(RUNS),--runs $(RUNS)) $(if $(RULES),--rules $(RULES))

@@ -15,6 +15,8 @@ NAMED = 20
 """Different answers that are counted each; the others are counted together."""
 LABELS = 12
 """A confusion table has no more golds than these."""
+LONGEST = 8
+"""Letters of the longest label, `(false).`"""
 NONE = ""
 """Stands in a confusion table for an answer in which no label was read."""
 
@@ -23,7 +25,8 @@ _LABEL = re.compile(r"\(?([A-Za-z]|yes|no|true|false)[).:]?", re.IGNORECASE)
 
 def label(text: str | None) -> str | None:
     """The option that a text is: an upper-case letter, or yes, no, true, false; None for any other text."""
-    found = _LABEL.fullmatch((text or "").strip())
+    text = (text or "").strip()
+    found = _LABEL.fullmatch(text) if len(text) <= LONGEST else None
     return None if found is None else found[1].upper() if len(found[1]) == 1 else found[1].lower()
 
 
@@ -39,24 +42,35 @@ def distribution(parsed: Iterable[tuple[str | None, float | None]], targets: Ite
         answers and golds by falling count, `others` those beyond twenty. The table is empty unless half of the golds
         are letters, or yes and no; golds that are none are left out of it.
     """
-    rows = [(said, gold) for (said, score), gold in zip(parsed, targets, strict=True) if score is not None]
-    given = [(label(said) or (said and said.strip().lower()) or None, gold.strip()) for said, gold in rows]
-    letters = sum(1 for said, _ in given if said and len(said) == 1 and said.isupper())
-    if given and all(len(gold) == 1 and gold.isdigit() for _, gold in given) and letters > len(given) / 2:
+    rows = zip(parsed, targets, strict=True)
+    return counted(Counter((said, gold) for (said, score), gold in rows if score is not None))
+
+
+def counted(pairs: Mapping[tuple[str | None, str], int]) -> dict[str, Any]:
+    """As `distribution`, of how often each was read from an answer to each gold. What is equal is looked at once."""
+    given = [
+        (label(said) or (said and said.strip().lower()) or None, gold.strip(), n) for (said, gold), n in pairs.items()
+    ]
+    total = sum(n for *_, n in given)
+    letters = sum(n for said, _, n in given if said and len(said) == 1 and said.isupper())
+    if given and all(len(gold) == 1 and gold.isdigit() for _, gold, _ in given) and letters > total / 2:
         # Golds that number the options from 0, where the model is asked for letters.
-        given = [(said, chr(ord("A") + int(gold))) for said, gold in given]
-    answers = Counter(said[:60] for said, _ in given if said)
-    named = dict(answers.most_common(NAMED))
-    golds = Counter(label(gold) or gold.lower()[:60] for _, gold in given)
+        given = [(said, chr(ord("A") + int(gold)), n) for said, gold, n in given]
+    answers, golds = Counter[str](), Counter[str]()
     table: dict[str, Counter[str]] = {}
-    for said, gold in given:
-        if right := label(gold):
-            table.setdefault(right, Counter())[label(said) or NONE] += 1
-    labelled = sum(sum(row.values()) for row in table.values())
-    shown = table if 2 <= len(table) <= LABELS and 2 * labelled >= len(given) else {}
+    for said, gold, n in given:
+        if said:
+            answers[said[:60]] += n
+        right = label(gold)
+        golds[right or gold.lower()[:60]] += n
+        if right:
+            table.setdefault(right, Counter())[label(said) or NONE] += n
+    named = dict(answers.most_common(NAMED))
+    labelled = sum(row.total() for row in table.values())
+    shown = table if 2 <= len(table) <= LABELS and 2 * labelled >= total else {}
     return {
         "answers": named,
-        "others": sum(answers.values()) - sum(named.values()),
+        "others": answers.total() - sum(named.values()),
         "golds": dict(golds.most_common(NAMED)),
         "confusion": {gold: dict(sorted(shown[gold].items())) for gold in sorted(shown)},
     }

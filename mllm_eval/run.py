@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from mllm_eval.catalog import LLM, Encoder, Recipe, load_encoder, load_llm, load_recipe
+from mllm_eval.catalog import LLM, Encoder, Recipe, load_encoder, load_llm, load_recipe, names
 from mllm_eval.config import Strict, load, short_hash
 from mllm_eval.environment import describe
 from mllm_eval.errors import UserError, near
@@ -272,4 +272,8 @@ def saved_run(name: str) -> Run:
         listed = ", ".join(run.hash for run in found)
         raise UserError(f"{name!r} is {len(found)} runs: {listed}. Give one of these.")
     known = [name for run in runs for name in (run.name, run.stem, run.encoder.name)]
+    if name in names("encoders"):
+        raise UserError(
+            f"no run of encoder {name!r} under {results_home() / 'runs'} yet; `mllm-eval eval {name}` makes one"
+        )
     raise UserError(f"no run {name!r} under {results_home() / 'runs'}.{near(name, known)} `mllm-eval ls` lists all.")

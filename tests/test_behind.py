@@ -88,6 +88,15 @@ def test_one_answer_for_most_is_said_wherever_the_run_is_shown() -> None:
     assert any("'C' to AI2D in 83%" in note for note in details_table([run.folder]).notes)
 
 
+def test_a_long_answer_is_cut_in_the_table_of_all_benchmarks() -> None:
+    run = one_letter()
+    given = distribution([("The University of California", 1)] * 30, ["x"] * 30)
+    write_scores(run, "docvqa", [{"id": "1", "group": "1", "cluster": "1", "score": 1}], given=given)
+    shown = call("show", "mini-dino")
+    assert "the univers… 100% !" in shown and "0123456789ab" in shown
+    assert "answers: the university of california 100%" in call("show", "mini-dino", "--benchmark", "docvqa")
+
+
 def test_show_prints_parts_and_golds_against_answers() -> None:
     one_letter()
     shown = call("show", "mini-dino")

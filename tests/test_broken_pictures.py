@@ -56,6 +56,7 @@ def test_a_picture_that_breaks_later_makes_its_samples_failed(home: Path) -> Non
         assert "own: 2 of 12 samples failed" in done.output and str(path) in done.output
         assert "10/12 answers scored" in done.output
         assert summary()["n_failed"] == 2
+        assert "answered 1 benchmarks, 2 samples failed" in command("ls").output
     path.write_bytes(whole)
     assert "10/12" not in command("eval", "tiny-dinov2", "--recipe", "own", "--benchmarks", "own").output
     assert summary()["n_failed"] == 0

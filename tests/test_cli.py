@@ -172,7 +172,7 @@ def test_ls_and_show_tell_how_far_a_run_is_and_what_it_cost() -> None:
     summary = {"benchmark": "mme", "rules": "cambrian", "variant": "default", "value": 812.5, "chance": 750.0}
     counts = {"n": 60, "n_failed": 1, "n_unparsed": 2, "protocol": "mme@cambrian.v1", "protocol_hash": "x"}
     write_json(run.summary_path("mme", "cambrian"), {**summary, **counts})
-    assert "answered 1 benchmarks (+1 variants)" in call("ls").output
+    assert "answered 1 benchmarks (+1 variants), 1 samples failed" in call("ls").output
     shown = call("show", "mini-dino").output
     for part in (run.hash, "812.5", "cambrian rules, default", " v1 ", "assumed stage1.warmup", "training", "in all"):
         assert part in shown
@@ -188,6 +188,7 @@ def test_show_takes_every_name_that_ls_prints() -> None:
         for name in line.split()[:2]:
             assert call("show", name).stdout.splitlines()[0] == one.name
     assert "is 2 runs" in call("show", "mini-dino").stderr
+    assert "no run of encoder 'mini-clip'" in call("show", "mini-clip").stderr
     assert "Did you mean 'mini-dino-mini-s" in call("show", "mini-dino-mini-so").stderr
 
 
@@ -281,6 +282,7 @@ def test_times_for_people(seconds: float, text: str) -> None:
         (["train", "ENCODER=a", "BLIND=1"], "train a"),
         (["score", "RUNS=a"], "score a"),
         (["score", "BENCHMARK=mme", "ANSWERS=x.jsonl"], "score mme --answers x.jsonl"),
+        (["score", "BENCHMARK=mme", "ANSWERS=x.jsonl", "ROW=vlm"], "score mme --answers x.jsonl --as vlm"),
         (["table", "RUNS=a,b", "RULES=robust"], "table --runs a,b --rules robust"),
         (["table", "TABLE=sota"], "table sota"),
         (["check", "ENCODER=a"], "check a"),

@@ -61,8 +61,10 @@ def test_imported_answers_are_a_row_of_table_and_report(home: Path) -> None:
     page = (site / f"run-{ROW.hash}.html").read_text(encoding="utf-8")
     assert "imported answers" in page and "answers.jsonl" in page and "red 75%" in page
     assert f'<a href="run-{ROW.hash}.html">their-vlm</a>' in (site / "index.html").read_text(encoding="utf-8")
+    assert "1 run of recipe own with tiny-llama; 1 row of imported answers" in (site / "index.html").read_text()
     assert command("report", "--runs", "their-vlm", "--out", str(site)).exit_code == 0
-    assert "Scores" in (site / "index.html").read_text(encoding="utf-8")
+    index = (site / "index.html").read_text(encoding="utf-8")
+    assert "1 row of imported answers, 1 benchmark with 12 questions in all" in index and 'id="cost"' not in index
 
 
 def test_a_table_and_report_of_all_runs_name_what_they_leave_out(home: Path) -> None:
@@ -90,6 +92,8 @@ def test_answers_brought_again_take_the_place_of_the_old_and_can_be_scored_anew(
     assert summary()["value"] == 0.0
     bring(home, ["red"] * 12)
     assert summary()["value"] == 100.0 and summary()["answers"]
+    told = command("diff", "tiny-dinov2", "their-vlm").stdout
+    assert "imported.name" in told and "their-vlm" in told
     before = summary()
     assert f"{ROW.name}: own" in command("score", "their-vlm").stdout
     assert summary() == before

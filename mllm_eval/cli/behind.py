@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+WIDEST = 12
+"""Letters of an answer in the table of all benchmarks."""
+
 
 def print_parts(console: Any, own: Mapping[str, Mapping[str, Any]]) -> None:
     """A line for each benchmark whose report has parts: their names and values."""
@@ -25,7 +28,9 @@ def most_frequent_answer(folder: Path, summary: dict[str, Any]) -> str:
     from mllm_eval.results import given_answers
 
     found = given_answers(folder, summary)
-    said = top_answer(found) or "-"
+    text, _, share = top_answer(found).rpartition(" ")
+    # A sentence would push the other columns off the screen.
+    said = f"{text if len(text) <= WIDEST else text[: WIDEST - 1] + '…'} {share}" if share else "-"
     return f"{said} !" if one_answer(found) else said
 
 

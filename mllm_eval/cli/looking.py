@@ -71,8 +71,25 @@ def state(run: RunFolder) -> str:
         parts = sum(parted(variant)[1] is not None for variant in answered)
         variants = len(answered) - whole - parts
         more = [f"+{count} {what}" for count, what in ((variants, "variants"), (parts, "of a subset")) if count]
-        return f"answered {whole} benchmarks" + (f" ({', '.join(more)})" if more else "")
+        said = f"answered {whole} benchmarks" + (f" ({', '.join(more)})" if more else "")
+        failed = _failed(run)
+        return f"{said}, {failed:,} samples failed" if failed else said
     return "trained" if run.checkpoint.is_dir() else "begun"
+
+
+def _failed(run: RunFolder) -> int:
+    """Samples without an answer in all that was scored; a summary that can't be read counts none."""
+    from mllm_eval.errors import UserError
+    from mllm_eval.storage import read_json
+
+    found = {}
+    for path in (run.folder / "scores").glob("*.json"):
+        try:
+            summary = read_json(path)
+            found[summary["benchmark"], summary["variant"]] = int(summary["n_failed"])
+        except (UserError, KeyError, TypeError, ValueError):
+            continue
+    return sum(found.values())
 
 
 def show(
@@ -135,8 +152,8 @@ def show(
             console.print(f"stage {number}: {counts.spoken()}", markup=False)
     for variant in scored_variants(found.folder, rules):
         sheet = Table(title=f"{rules} rules, {variant}", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        words = ("benchmark", "most frequent", "protocol")
-        for name in ("benchmark", "value", "chance", "n", "failed", "unparsed", "empty", "most frequent", "protocol"):
+        words = ("benchmark", "top answer", "protocol")
+        for name in ("benchmark", "value", "chance", "n", "failed", "unparsed", "empty", "top answer", "protocol"):
             sheet.add_column(name, justify="left" if name in words else "right", no_wrap=True)
         own = summaries(found.folder, rules, variant)
         for name, summary in own.items():

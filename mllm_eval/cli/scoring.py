@@ -50,4 +50,5 @@ def score_file(
     from mllm_eval.pipeline.imported import keep_answers
 
     kept = keep_answers(name, benchmark, answers, found, data, variant, layout, display())
-    print(f"{kept.name}: a row of `mllm-eval table --runs {kept.label}`, and of `mllm-eval report`", file=sys.stderr)
+    shown = " and ".join(f"`mllm-eval {one} --runs {kept.label}`" for one in ("table", "report"))
+    print(f"{kept.name}: kept; {shown} show it", file=sys.stderr)

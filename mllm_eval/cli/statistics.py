@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from mllm_eval.report import Scored
     from mllm_eval.report.diff import AnswersDiff
-    from mllm_eval.run import Run
+    from mllm_eval.run import RunFolder
 
 EXAMPLES = """
 What the evidence bears: scaling fits, seeds, power, subsets.
@@ -97,12 +98,12 @@ def power(
       mllm-eval stats power mini-clip mini-dino --difference 2
     """
     from mllm_eval.cli.tables import put
+    from mllm_eval.finished import saved
     from mllm_eval.report import read_scored
     from mllm_eval.report.seeds import seed_groups
     from mllm_eval.report.sizing import power_table
-    from mllm_eval.run import saved_run
 
-    pair = [read_scored(saved_run(name).folder, rules) for name in (a, b)]
+    pair = [read_scored(saved(name).folder, rules) for name in (a, b)]
     put(power_table(pair[0], pair[1], difference, seed_groups(_scored(None, rules))), form, out)
 
 
@@ -130,16 +131,16 @@ def subset(
 def _scored(names: str | None, rules: str) -> list[Scored]:
     from mllm_eval.cli.app import split
     from mllm_eval.errors import UserError
-    from mllm_eval.finished import unreadable_notes
+    from mllm_eval.finished import saved, unreadable_notes
     from mllm_eval.report import read_scored
     from mllm_eval.report.choice import one_recipe
     from mllm_eval.results import hold_to_known_rules
-    from mllm_eval.run import saved_run, saved_runs
+    from mllm_eval.run import saved_runs
     from mllm_eval.storage import results_home
 
     if asked := split(names):
-        hold_to_known_rules([saved_run(one).folder for one in asked], rules)
-        return [read_scored(saved_run(one).folder, rules) for one in asked]
+        hold_to_known_rules([saved(one).folder for one in asked], rules)
+        return [read_scored(saved(one).folder, rules) for one in asked]
     folders, _ = one_recipe([run.folder for run in saved_runs()], rules)
     for note in unreadable_notes():
         print(note, file=sys.stderr)
@@ -163,11 +164,11 @@ def diff(
     from rich.console import Console
     from rich.table import Table as RichTable
 
+    from mllm_eval.finished import saved
     from mllm_eval.report.diff import diff as compare
     from mllm_eval.results import hold_to_known_rules
-    from mllm_eval.run import saved_run
 
-    runs = [saved_run(one) for one in (a, b)]
+    runs = [saved(one) for one in (a, b)]
     hold_to_known_rules([run.folder for run in runs], rules)
     found = compare(runs[0].folder, runs[1].folder, rules)
     console = Console(highlight=False)
@@ -185,8 +186,10 @@ def diff(
     _print_answers(console, found.answers, *names)
 
 
-def _told_apart(runs: list[Run]) -> tuple[str, str]:
-    first, second = (run.encoder.name for run in runs)
+def _told_apart(runs: Sequence[RunFolder]) -> tuple[str, str]:
+    from mllm_eval.results import read_run
+
+    first, second = (read_run(run.folder).encoder for run in runs)
     return (first, second) if first != second else (runs[0].hash, runs[1].hash)
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mllm_eval.answers import Answers, Journal, open_answers
 from mllm_eval.catalog import Benchmark
 from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.data.content import content_of, contents_hash, state_of
 from mllm_eval.data.samples import Sample
-from mllm_eval.distribution import distribution
+from mllm_eval.distribution import counted
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.subset import stratum_of
 from mllm_eval.run import RunFolder
 from mllm_eval.shelf import Shelf
 from mllm_eval.storage import read_json, sha256_file, write_json, write_jsonl
+
+if TYPE_CHECKING:
+    from mllm_eval.score import Score
 
 # Of a run's folder: in which state of its data each benchmark and variant was scored.
 SETTLED = "settled.json"
@@ -142,17 +146,29 @@ def score_answers(
     }
     contents = Shelf(map(content_of, samples))
     for rules, scores in by_rules.items():
-        lines = (
-            {**asdict(one), **_place(benchmark, sample), "content": content}
-            for one, sample, content in zip(scores, samples, contents, strict=True)
-        )
+        pairs = Counter[tuple[str | None, str]]()
+        lines = _lines(benchmark, scores, samples, contents, pairs)
         write_jsonl(run.scores_path(benchmark.name, rules, variant), lines)
         summary = {**asdict(found[rules]), "samples": contents_hash(contents), "answers": digest}
         summary["chance"] = _chance(run, benchmark, variant, summary["chance"])
-        summary["given"] = distribution(((one.parsed, one.score) for one in scores), (one.target for one in samples))
+        summary["given"] = counted(pairs)
         # Written last: a summary that names the answers stands for whole scores.
         write_json(run.summary_path(benchmark.name, rules, variant), summary)
     _note(run, benchmark, variant, states)
+
+
+def _lines(
+    benchmark: Benchmark,
+    scores: Sequence[Score],
+    samples: Sequence[Sample],
+    contents: Sequence[str],
+    pairs: Counter[tuple[str | None, str]],
+) -> Iterator[dict[str, Any]]:
+    """A line a sample; on the way what was read from its answer is counted in `pairs`, with its gold."""
+    for one, sample, content in zip(scores, samples, contents, strict=True):
+        if one.score is not None:
+            pairs[one.parsed, sample.target] += 1
+        yield {**asdict(one), **_place(benchmark, sample), "content": content}
 
 
 class _Predictions(Mapping[str, str | None]):

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mllm_eval.config import load
 from mllm_eval.errors import UserError
+from mllm_eval.finished import is_external
 from mllm_eval.results import load_scores, summaries
 from mllm_eval.run import RunConfig
-from mllm_eval.storage import iter_jsonl, read_json
+from mllm_eval.storage import iter_jsonl, read_json, read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class RunsDiff:
 
 def diff(a: Path, b: Path, rules: str = "cambrian") -> RunsDiff:
     """Two runs' folders held side by side. Raises UserError for a damaged config or damaged scores."""
-    configs = [flat(load(folder / "config.yaml", RunConfig).model_dump(mode="json")) for folder in (a, b)]
+    configs = [flat(_config(folder)) for folder in (a, b)]
     worlds = [flat(_session(folder)) for folder in (a, b)]
     own = [summaries(folder, rules) for folder in (a, b)]
     both = [name for name in own[0] if name in own[1]]
@@ -50,6 +53,13 @@ def diff(a: Path, b: Path, rules: str = "cambrian") -> RunsDiff:
     data = [{**_trained_on(folder), **_protocols(found)} for folder, found in zip((a, b), own, strict=True)]
     answers = [_answers(name, a, b, own, rules) for name in names]
     return RunsDiff(_unequal(*configs), _unequal(*data), _unequal(*worlds), answers)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    if is_external(folder):
+        found: dict[str, Any] = yaml.safe_load(read_text(folder / "config.yaml"))
+        return found
+    return load(folder / "config.yaml", RunConfig).model_dump(mode="json")
 
 
 def _trained_on(folder: Path) -> dict[str, str]:

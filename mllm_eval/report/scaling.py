@@ -148,7 +148,8 @@ def _calculated(row: pd.Series[str], where: str) -> dict[str, float]:
 
 def _measured(column: str, runs: Sequence[Scored]) -> Points:
     points: Points = []
-    for name in dict.fromkeys(run.record.encoder for run in runs):
+    # What is no run of an encoder has no size that is told apart.
+    for name in dict.fromkeys(run.record.encoder for run in runs if not run.record.external):
         own = [run for run in runs if run.record.encoder == name]
         record = own[0].record
         size = record.params / 1e9 if column == "params" else billions(record.facts[column])

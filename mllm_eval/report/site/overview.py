@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,7 +11,7 @@ from html import escape
 from pathlib import Path
 
 from mllm_eval.report.chance import above_chance
-from mllm_eval.report.cost import NOTE, cost_of, untimed_note
+from mllm_eval.report.cost import NOTE, cost_of, external_note, untimed_note
 from mllm_eval.report.counted import beside, counted_notes, lacking, ways_of
 from mllm_eval.report.differences import Difference
 from mllm_eval.report.evidence import Scored
@@ -25,7 +26,7 @@ from mllm_eval.report.site.figures import write_figure
 from mllm_eval.report.site.markup import listed, section, sheet
 from mllm_eval.report.table import MISSING, printed
 from mllm_eval.report.words import ALPHA, NO_BLIND, by_sight, doubt, p_words, sentences, title
-from mllm_eval.results import AVERAGE, columns
+from mllm_eval.results import AVERAGE, RunRecord, columns
 
 PUBLISHED = PublishedRows(file="vqa_all.csv", label="{model}", group="Published")
 
@@ -65,9 +66,7 @@ def _empty() -> str:
 
 def _headline(evidence: Evidence, problems: Sequence[str]) -> str:
     runs = evidence.seeing
-    first = runs[0].scored.record
-    kind = f"with answers of {first.recipe} recipe" if first.external else f"of recipe {first.recipe} with {first.llm}"
-    about = f"{_counted(len(runs), 'run')} {kind}, {_asked(evidence)}, {evidence.rules} rules."
+    about = f"{_kinds([run.scored.record for run in runs])}, {_asked(evidence)}, {evidence.rules} rules."
     said = sentences(evidence.differences)
     shown, more = said[:6], said[6:]
     lead = escape(_unbroken(lead_words(evidence)))
@@ -78,6 +77,14 @@ def _headline(evidence: Evidence, problems: Sequence[str]) -> str:
     notes = [note for note in evidence.table.notes if "One seed" in note or "side by side" in note]
     notes += [*evidence.left_out, *problems]
     return body + "".join(f'<p class="note">{escape(note)}</p>' for note in notes) + "</section>"
+
+
+def _kinds(records: Sequence[RunRecord]) -> str:
+    """`3 runs of recipe mini with mini-llama; 1 row of imported answers`."""
+    named = [f"of {one.external.removeprefix('a ') or f'recipe {one.recipe} with {one.llm}'}" for one in records]
+    external = {name for name, one in zip(named, records, strict=True) if one.external}
+    counts = Counter(named).items()
+    return "; ".join(f"{_counted(n, 'row' if name in external else 'run')} {name}" for name, n in counts)
 
 
 def _counted(number: int, what: str) -> str:
@@ -227,10 +234,17 @@ def _costs(evidence: Evidence) -> str:
         numbers = [(cost.encoder_gflop, 3), (cost.llm_gflop, 3), (cost.seconds_a_question, 4), (cost.training_s, 0)]
         rows.append([run.label, printed(run.scored.values.get(AVERAGE), 1), printed(cost.visual_tokens, 0),
                      *(printed(value, digits) for value, digits in numbers)])  # fmt: skip
-    # What no run has is no column.
+    # What no run has is no column, and of which nothing is known is no row.
+    rows = [row for row in rows if any(text != MISSING for text in row[2:])]
+    if not rows:
+        return ""
     kept = [at for at in range(len(head)) if not at or any(row[at] != MISSING for row in rows)]
     head, rows = [head[at] for at in kept], [[row[at] for at in kept] for row in rows]
-    note = f"{NOTE} {untimed_note(untimed)}" if untimed else NOTE
+    external = [
+        run.label for run in evidence.seeing if run.scored.record.external and run.label in {r[0] for r in rows}
+    ]
+    notes = [NOTE, *([external_note(external)] if external else []), *([untimed_note(untimed)] if untimed else [])]
+    note = " ".join(notes)
     return section("cost", "Cost beside score", sheet("costs", "What a score cost", head, rows, note))
 
 
@@ -240,8 +254,7 @@ def scaling_page(evidence: Evidence, out: Path) -> str:
         '<section class="headline"><h1>Score against size</h1><p class="lead">Least squares on the logarithm of size: '
         "what each doubling adds.</p></section>"
     ]
-    # What is no run of an encoder has no size here.
-    runs = [run.scored for run in evidence.seeing if not run.scored.record.external]
+    runs = [run.scored for run in evidence.seeing]
     for name, curve in scaling().curves.items():
         found = lines(name, runs=runs)
         shown = [key for key in metrics() if any(line.key == key for line in found)]

@@ -25,17 +25,20 @@ def categories(evidence: Evidence, keys: Sequence[str], chances: Chances) -> Fig
     """A panel each for AVG and the categories: a bar a run with its interval, blind value and chance as marks."""
     from matplotlib.figure import Figure
 
-    runs, blind = evidence.seeing, dict((a.key, b) for a, b in evidence.blind_pairs)
+    blind = dict((a.key, b) for a, b in evidence.blind_pairs)
+    # A run of some benchmarks has none of these; its colour stays its own.
+    every = [(index, run) for index, run in enumerate(evidence.seeing)]
+    runs = [(index, run) for index, run in every if any(key in run.scored.values for key in keys)]
     figure = Figure(figsize=(9.6, 0.75 + 0.3 * len(runs)), layout="constrained")
     panels = figure.subplots(1, len(keys), sharey=True, sharex=True, squeeze=False)[0]
     top = 0.0
     for axes, key in zip(panels, keys, strict=True):
         bare(axes)
         axes.set_title(title(key))
-        for place, run in enumerate(runs):
+        for place, (index, run) in enumerate(runs):
             value, limits = run.scored.values.get(key, math.nan), run.scored.interval(key)
-            axes.barh(place, value, 0.62, color=hue(place), alpha=0.32, linewidth=0)
-            axes.vlines(value, place - 0.31, place + 0.31, color=hue(place), linewidth=2)
+            axes.barh(place, value, 0.62, color=hue(index), alpha=0.32, linewidth=0)
+            axes.vlines(value, place - 0.31, place + 0.31, color=hue(index), linewidth=2)
             edge = value
             if limits:
                 axes.hlines(place, limits.low, limits.high, color=INK, linewidth=1)
@@ -49,7 +52,7 @@ def categories(evidence: Evidence, keys: Sequence[str], chances: Chances) -> Fig
                 top = max(top, edge)
         if key in chances:
             axes.axvline(chances[key], color=SOFT, linewidth=1, linestyle=(0, (3, 2)))
-    panels[0].set_yticks(range(len(runs)), [run.label for run in runs], color=INK)
+    panels[0].set_yticks(range(len(runs)), [run.label for _, run in runs], color=INK)
     panels[0].invert_yaxis()
     panels[0].set_xlim(0, min(112.0, top * 1.22 + 2))
     return figure
