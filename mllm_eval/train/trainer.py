@@ -245,8 +245,8 @@ class StageTrainer(Trainer):
     def whole_state(self) -> dict[str, torch.Tensor]:
         """All tensors of the trained model, gathered over the processes (complete on rank 0)."""
         wrapped = self.model_wrapped if self.args.deepspeed else self.model
-        state: dict[str, torch.Tensor] = self.accelerator.get_state_dict(wrapped)
+        # Under ZeRO-3 rank 0 alone gets them.
+        state: dict[str, torch.Tensor] = self.accelerator.get_state_dict(wrapped) or {}
         # Small tensors are views of the buffer that holds all of them, which they would keep in memory.
-        return {
-            name: one.clone() if one.untyped_storage().nbytes() > one.nbytes else one for name, one in state.items()
-        }
+        whole = {name: one.untyped_storage().nbytes() <= one.nbytes for name, one in state.items()}
+        return {name: one if whole[name] else one.clone() for name, one in state.items()}
