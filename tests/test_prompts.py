@@ -55,7 +55,7 @@ def test_the_command_says_what_the_tokenizer_puts_in_front(template: str, begin:
 def test_the_command_shows_the_tokens_that_an_llm_gets(tmp_path: Path) -> None:
     records = tmp_path / "records.jsonl"
     records.write_text(json.dumps({"record": {"question": "Is it <|eot_id|>?"}}) + "\n")
-    words = ["prompt", "mme", "--records", str(records)]
+    words = ["prompt", "mme", "--records", str(records), "--template", "llama_3"]
     shown = CliRunner().invoke(app, [*words, "--llm", "mini-llama"])
     assert shown.exit_code == 0, shown.output
     (line,) = map(json.loads, shown.stdout.splitlines())
