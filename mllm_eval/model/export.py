@@ -18,6 +18,7 @@ from mllm_eval.catalog import Encoder
 from mllm_eval.errors import UserError
 from mllm_eval.kernels import quick
 from mllm_eval.model.checkpoint import load_checkpoint
+from mllm_eval.model.older import write_for_both
 from mllm_eval.model.processor import VLMImageProcessor, chat_template
 from mllm_eval.model.vlm import VLM
 from mllm_eval.prompts import IMAGE, PromptTokens, prompt_parts, render
@@ -71,13 +72,14 @@ def export_llava(checkpoint: Path, to: Path) -> str:
         raise UserError(f"{to}: is there already; name another folder")
     model = load_checkpoint(checkpoint)
     if reason := why_not(model):
-        raise UserError(f"{checkpoint}: no LLaVA says this: {reason}; load it with `import mllm_eval` instead")
+        raise UserError(f"{checkpoint}: no LLaVA says this: {reason}; load it after `import mllm_eval.model` instead")
     fresh = to.with_name(f".{to.name}.{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         fresh.parent.mkdir(parents=True, exist_ok=True)
         as_llava(model).save_pretrained(fresh)
         _processor(model).save_pretrained(fresh)
+        write_for_both(fresh)
         (fresh / "README.md").write_text(_readme(model), encoding="utf-8")
         said = _prove(model, fresh)
         os.rename(fresh, to)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mllm_eval.errors import UserError
 from mllm_eval.model.checkpoint import load_checkpoint
+from mllm_eval.model.older import write_for_both
 
 
 def export_llm(checkpoint: Path, to: Path) -> None:
@@ -25,6 +26,7 @@ def export_llm(checkpoint: Path, to: Path) -> None:
         fresh.parent.mkdir(parents=True, exist_ok=True)
         model.llm.save_pretrained(fresh)
         model.tokenizer.save_pretrained(fresh)
+        write_for_both(fresh)
         os.rename(fresh, to)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
