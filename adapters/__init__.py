@@ -88,7 +88,7 @@ def load_encoder_model(encoder: Encoder, dtype: torch.dtype | None = None) -> En
     """
     import torch
 
-    from mllm_eval.adapters.base import own_code
+    from mllm_eval.adapters.faults import own_code
     from mllm_eval.kernels import quick
 
     place, kind = weights_place(encoder.weights), family_of(encoder)
@@ -99,7 +99,7 @@ def load_encoder_model(encoder: Encoder, dtype: torch.dtype | None = None) -> En
 
 def build_encoder(encoder: Encoder, config: dict[str, Any]) -> EncoderModel:
     """The architecture that `config_values` told, weights yet to be loaded. Raises UserError as `family` does."""
-    from mllm_eval.adapters.base import own_code
+    from mllm_eval.adapters.faults import own_code
 
     kind = family_of(encoder)
     with own_code(kind, encoder, "build"):
@@ -108,7 +108,7 @@ def build_encoder(encoder: Encoder, config: dict[str, Any]) -> EncoderModel:
 
 def hold_encoder(encoder: Encoder, place: Path) -> None:
     """Hold an encoder's weights to its yaml as far as it is seen without reading them all. Raises UserError."""
-    from mllm_eval.adapters.base import own_code
+    from mllm_eval.adapters.faults import own_code
 
     kind = family_of(encoder)
     with own_code(kind, encoder, "hold"):

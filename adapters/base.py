@@ -6,7 +6,6 @@ stand around the patches, where its blocks and its final norm are, and how it po
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from mllm_eval.adapters.faults import own_code
 from mllm_eval.adapters.preprocessing import to_pixels
-from mllm_eval.errors import UserError, exception_words, origin
+from mllm_eval.errors import UserError
 
 if TYPE_CHECKING:
     from mllm_eval.catalog import Encoder
@@ -37,25 +37,6 @@ class FeatureMap(NamedTuple):
 
 class _Enough(Exception):
     """Ends a forward pass whose further layers nobody asked for."""
-
-
-@contextmanager
-def own_code(kind: type, facts: Encoder, doing: str) -> Iterator[None]:
-    """Code of a family of one's own in the `with` block: what it raises is told with its file and line.
-
-    Raises UserError in place of any exception but those that say it themselves or speak of memory; what a shipped
-    family raises is left as it is.
-    """
-    try:
-        yield
-    except (UserError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        if facts.code is None:
-            raise
-        path = Path(str(getattr(sys.modules.get(kind.__module__), "__file__", kind.__module__)))
-        where = origin(error, path.parent) or f"{path}: "
-        raise UserError(f"{where}family {facts.family}: `{doing}` fails ({exception_words(error)})") from error
 
 
 class EncoderModel(nn.Module):

@@ -41,6 +41,15 @@ def exception_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def fault(error: BaseException, said: str, *folders: Path, otherwise: str = "") -> UserError:
+    """A line on an exception of somebody's own code: where it failed in one of `folders`, what failed, and why.
+
+    The folders are tried in turn; `otherwise` stands in place of file and line where no frame lies in any.
+    """
+    where = next(filter(None, (origin(error, folder) for folder in folders)), otherwise)
+    return UserError(f"{where}{said} ({exception_words(error)})")
+
+
 def near(name: str, known: Iterable[str]) -> str:
     """A hint at the known name closest to a mistyped one, `" Did you mean 'x'?"`, or `""` if none is."""
     options = sorted(known)

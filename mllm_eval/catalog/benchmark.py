@@ -16,7 +16,7 @@ from mllm_eval.catalog.colour import colour
 from mllm_eval.catalog.folders import find
 from mllm_eval.catalog.subset import parted, sized
 from mllm_eval.config import Strict, load
-from mllm_eval.errors import UserError, exception_words, near, origin
+from mllm_eval.errors import UserError, fault, near
 from mllm_eval.storage import sha256_bytes
 
 
@@ -215,10 +215,7 @@ def module_of(benchmark: Benchmark, module: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:
-        where = origin(error, folder)
-        raise UserError(
-            f"{where}benchmark {benchmark.name}: can't import '{module}' ({exception_words(error)})"
-        ) from None
+        raise fault(error, f"benchmark {benchmark.name}: can't import '{module}'", folder) from None
 
 
 _imported: dict[str, list[tuple[str, int, int]]] = {}

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mllm_eval.catalog.folders import roots
-from mllm_eval.errors import UserError, exception_words, near, origin
+from mllm_eval.errors import UserError, fault, near
 from mllm_eval.hub import locked_folder, read_lock
 from mllm_eval.storage import PACKAGE, sha256_bytes, sha256_file
 
@@ -97,8 +97,8 @@ def _executed(name: str, path: Path, data: bytes) -> ModuleType:
         del sys.modules[name]
         if isinstance(error, UserError | MemoryError | KeyboardInterrupt):
             raise
-        where = origin(error, path.parent) or f"{path}: "
-        raise UserError(f"{where}family {path.stem}: can't be imported ({exception_words(error)})") from None
+        said = f"family {path.stem}: can't be imported"
+        raise fault(error, said, path.parent, otherwise=f"{path}: ") from None
     return module
 
 

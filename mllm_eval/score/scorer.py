@@ -11,7 +11,7 @@ from typing import Any
 
 from mllm_eval.catalog.benchmark import Benchmark, RulesRef, folder_of, module_of
 from mllm_eval.config import canonical
-from mllm_eval.errors import UserError, exception_words, near, origin
+from mllm_eval.errors import UserError, fault, near
 from mllm_eval.storage import sha256_bytes
 
 KINDS: dict[str, type | tuple[type, ...]] = {
@@ -99,8 +99,8 @@ def own_code(benchmark: Benchmark, doing: str) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except Exception as error:
-        where = origin(error, folder_of(benchmark)) or origin(error, Path(str(load_module(benchmark).__file__)).parent)
-        raise UserError(f"{where}{benchmark.name}: {doing} fails ({exception_words(error)})") from None
+        folders = folder_of(benchmark), Path(str(load_module(benchmark).__file__)).parent
+        raise fault(error, f"{benchmark.name}: {doing} fails", *folders) from None
 
 
 def load_module(benchmark: Benchmark) -> ModuleType:
