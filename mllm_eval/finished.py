@@ -12,12 +12,11 @@ import yaml
 from mllm_eval.adapters import weights_folder
 from mllm_eval.catalog import Weights
 from mllm_eval.config import Strict, load, short_hash
-from mllm_eval.environment import describe
 from mllm_eval.errors import UserError, near
 from mllm_eval.greedy import overruled
 from mllm_eval.imported import Imported, is_imported
-from mllm_eval.run import Run, RunFolder, saved_run, saved_runs
-from mllm_eval.storage import read_json, results_home, write_atomic, write_json
+from mllm_eval.run import External, Run, saved_run, saved_runs
+from mllm_eval.storage import results_home, write_atomic
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -39,7 +38,7 @@ class _File(Strict):
 
 
 @dataclass(frozen=True)
-class Finished(RunFolder):
+class Finished(External):
     """A model in the hub's format, and how it is asked.
 
     `digest` says which bytes it is (worked out from the files unless given). `data` is the benchmarks' data pin.
@@ -97,20 +96,8 @@ class Finished(RunFolder):
         return short_hash({"model": self.digest, "data": self.data_pin, "dtype": self.dtype, "batch": self.batch})
 
     @property
-    def stem(self) -> str:
-        return f"{self.label}-{self.data_pin}"
-
-    @property
-    def name(self) -> str:
-        return f"{self.stem}-{self.hash}"
-
-    @property
     def heading(self) -> str:
         return f"{self.label}, a finished model"
-
-    @property
-    def data(self) -> str:
-        return self.data_pin
 
     def write_config(self) -> None:
         """Write config.yaml, unless it is there and whole."""
@@ -122,17 +109,6 @@ class Finished(RunFolder):
         path = self.folder / "config.yaml"
         if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
             write_atomic(path, text)
-
-    def note_session(self) -> None:
-        """Write manifest.json, or add a session to it if the environment is not that of the last one."""
-        path = self.folder / "manifest.json"
-        try:
-            sessions: list[dict[str, Any]] = list(read_json(path)["sessions"])
-        except (UserError, KeyError, TypeError):
-            sessions = []
-        now = describe()
-        if not sessions or {**sessions[-1], "time": ""} != {**now, "time": ""}:
-            write_json(path, {"run": self.name, "hash": self.hash, "sessions": [*sessions, now]})
 
 
 def is_finished(folder: Path) -> bool:

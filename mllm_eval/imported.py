@@ -13,8 +13,8 @@ import yaml
 from mllm_eval.config import Strict, load, short_hash
 from mllm_eval.environment import describe
 from mllm_eval.errors import UserError
-from mllm_eval.run import RunFolder
-from mllm_eval.storage import read_json, write_atomic, write_json
+from mllm_eval.run import External
+from mllm_eval.storage import write_atomic, write_json
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,79}")
 
@@ -31,7 +31,7 @@ class _File(Strict):
 
 
 @dataclass(frozen=True)
-class Imported(RunFolder):
+class Imported(External):
     """Whose answers these are, in the words of who brought them, and the data pin whose questions they answer."""
 
     label: str
@@ -56,20 +56,8 @@ class Imported(RunFolder):
         return short_hash({"imported": self.label, "data": self.data_pin})
 
     @property
-    def stem(self) -> str:
-        return f"{self.label}-{self.data_pin}"
-
-    @property
-    def name(self) -> str:
-        return f"{self.stem}-{self.hash}"
-
-    @property
     def heading(self) -> str:
         return f"{self.label}, imported answers"
-
-    @property
-    def data(self) -> str:
-        return self.data_pin
 
     def write_config(self) -> None:
         """Write config.yaml."""
@@ -86,14 +74,6 @@ class Imported(RunFolder):
         """Add to manifest.json which file the answers to a benchmark, and variant, are from."""
         held = self.manifest()
         write_json(self.folder / "manifest.json", {**held, "files": {**held.get("files", {}), title: about}})
-
-    def manifest(self) -> dict[str, Any]:
-        """What manifest.json says; empty where there is none, or a crash left half of one."""
-        try:
-            found = read_json(self.folder / "manifest.json")
-        except UserError:
-            return {}
-        return found if isinstance(found, dict) and isinstance(found.get("files", {}), dict) else {}
 
 
 def is_imported(folder: Path) -> bool:

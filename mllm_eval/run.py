@@ -37,8 +37,8 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """For people."""
-        raise NotImplementedError
+        """For people: the stem and the hash."""
+        return f"{self.stem}-{self.hash}"
 
     @property
     def data(self) -> str:
@@ -58,9 +58,27 @@ class RunFolder:
         """Write config.yaml, from which the folder can be told."""
         raise NotImplementedError
 
+    def noted(self) -> dict[str, Any]:
+        """What manifest.json says beside name, hash and environments."""
+        return {}
+
     def note_session(self) -> None:
-        """Note the environment in manifest.json, where it is a new one."""
-        raise NotImplementedError
+        """Write manifest.json, or add a session to it if the environment is not that of the last one."""
+        sessions, now = list(self.manifest().get("sessions", [])), describe()
+        if sessions and {**sessions[-1], "time": ""} == {**now, "time": ""}:
+            return
+        manifest = {"run": self.name, "hash": self.hash, **self.noted(), "sessions": [*sessions, now]}
+        write_json(self.folder / "manifest.json", manifest)
+
+    def manifest(self) -> dict[str, Any]:
+        """What manifest.json says; empty where there is none, or a crash left half of one."""
+        try:
+            found = read_json(self.folder / "manifest.json")
+        except UserError:
+            return {}
+        kinds = {"sessions": list, "files": dict}
+        whole = isinstance(found, dict) and all(isinstance(found.get(key, kind()), kind) for key, kind in kinds.items())
+        return found if whole else {}
 
     @property
     def folder(self) -> Path:
@@ -81,6 +99,21 @@ class RunFolder:
 
     def summary_path(self, benchmark: str, rules: str, variant: str = "default") -> Path:
         return self.folder / "scores" / f"{_stem(benchmark, variant)}.{rules}.json"
+
+
+class External(RunFolder):
+    """What was not trained here: a row of its own name (`label`), asked about the data of a pin (`data_pin`)."""
+
+    label: str
+    data_pin: str
+
+    @property
+    def stem(self) -> str:
+        return f"{self.label}-{self.data_pin}"
+
+    @property
+    def data(self) -> str:
+        return self.data_pin
 
 
 @dataclass(frozen=True)
@@ -170,13 +203,8 @@ class Run(RunFolder):
             )
 
     @property
-    def name(self) -> str:
-        """For people: encoder, recipe, seed and hash."""
-        return f"{self.stem}-{self.hash}"
-
-    @property
     def stem(self) -> str:
-        """The name without the hash."""
+        """The name without the hash: encoder, recipe and seed."""
         return f"{self.encoder.name}-{self.recipe.name}-s{self.seed}"
 
     @property
@@ -209,32 +237,15 @@ class Run(RunFolder):
         if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
             write_atomic(path, text)
 
-    def note_session(self) -> None:
-        """Write manifest.json, or add a session to it if the environment is not that of the last one."""
-        path = self.folder / "manifest.json"
-        manifest = self.manifest()
-        sessions = list(manifest.get("sessions", []))
-        now = describe()
-        if sessions and {**sessions[-1], "time": ""} == {**now, "time": ""}:
-            return
-        manifest = {
-            "run": self.name,
-            "hash": self.hash,
+    def noted(self) -> dict[str, Any]:
+        """The recipe's hash and what it assumes, the seed, and what was trained on where that was noted."""
+        held = self.manifest()
+        return {
             "recipe_hash": self.recipe.hash,
             "seed": self.seed,
             "assumed": self.recipe.assumed(),
-            **{key: manifest[key] for key in ("trained_on",) if key in manifest},
-            "sessions": [*sessions, now],
+            **{key: held[key] for key in ("trained_on",) if key in held},
         }
-        write_json(path, manifest)
-
-    def manifest(self) -> dict[str, Any]:
-        """What manifest.json says; empty where there is none, or a crash left half of one."""
-        try:
-            found = read_json(self.folder / "manifest.json")
-        except UserError:
-            return {}
-        return found if isinstance(found, dict) and isinstance(found.get("sessions", []), list) else {}
 
     def note_training_data(self, files: dict[str, dict[str, Any]]) -> None:
         """Add to manifest.json what the run is trained on: file of the recipe -> size and SHA-256."""
