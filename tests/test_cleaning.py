@@ -7,6 +7,7 @@ from pathlib import Path
 
 import made_runs
 import pytest
+from summaries import score_file
 from transformers import PreTrainedTokenizerBase
 
 from mllm_eval.answers import Answer, Journal
@@ -16,7 +17,6 @@ from mllm_eval.data.samples import Sample
 from mllm_eval.pipeline.scoring import States, score_answers
 from mllm_eval.run import Run
 from mllm_eval.score.cleaning import clean_up_spaces
-from mllm_eval.score.files import score_file
 
 TEXTS = ["Yes .", "no , it isn 't", "is n't it ?", "the dogs ' bowl", "'s", "I 'm sure they 've two , we 're",
          "a . b !", "1 .5", "  ..", "x  .", "fine.", "", "don' t", "\n .", "a ' .", "n't n't 's's 're"]  # fmt: skip

@@ -13,10 +13,10 @@ from typing import Any
 import pandas as pd
 import parquet_rows
 import pytest
+from summaries import score_file
 
 from mllm_eval.errors import UserError
 from mllm_eval.score import files, sheets
-from mllm_eval.score.files import score_file
 
 GOLD = {"answer": "14", "type": "human_test"}
 Writer = Callable[..., Path]

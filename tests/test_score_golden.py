@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from summaries import score_file
 
 from mllm_eval.catalog import load_benchmark, names
 from mllm_eval.errors import UserError
 from mllm_eval.prompts.show import show_prompts
 from mllm_eval.score import load_scorer
-from mllm_eval.score.files import score_file
 
 GOLDEN = Path(__file__).parent / "golden"
 BENCHMARKS = [name for name in names("benchmarks") if (GOLDEN / f"{name}.jsonl").is_file()]

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 import parquet_rows
 import pytest
+from summaries import score_file
 
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.errors import UserError
 from mllm_eval.score import files
-from mllm_eval.score.files import score_file
 
 COLOURS = ["red", "green", "blue", "white"]
 QUESTIONS = ["Which colour is the tallest bar?", "How many bars are there?"]

@@ -41,9 +41,9 @@ def score_file(
     name: str | None,
 ) -> None:
     """Score a file of answers and print its numbers; with a `name`, keep them as a row of that name."""
-    from mllm_eval.score.files import scored_file
+    from mllm_eval.score import files
 
-    found = scored_file(benchmark, answers, rules, out, partial, layout, as_json, data, variant)
+    found = files.score_file(benchmark, answers, rules, out, partial, layout, as_json, data, variant)
     if name is None:
         return
     from mllm_eval.cli.display import display

@@ -46,21 +46,6 @@ def score_file(
     as_json: bool = False,
     pin: str = "mini",
     variant: str = "default",
-) -> Summary:
-    """As `scored_file`; gives the summary."""
-    return scored_file(benchmark, answers, rules, out, partial, format_, as_json, pin, variant).summary
-
-
-def scored_file(
-    benchmark: str,
-    answers: Path,
-    rules: str = "cambrian",
-    out: Path | None = None,
-    partial: bool = False,
-    format_: str = "jsonl",
-    as_json: bool = False,
-    pin: str = "mini",
-    variant: str = "default",
 ) -> Scored:
     """Score a file of answers, print its numbers, and write a line per sample to `out`.
 
