@@ -151,7 +151,7 @@ def test_text_alone_has_the_room_that_an_image_leaves(home: Path) -> None:
     assert of_rows == one.plan.lengths.tolist()
     longest = [np.array(of_rows)[one.plan.with_image == kind].max() for kind in (True, False)]
     assert longest == [70, 70 - 9]
-    told = row_facts([ConversationSet(one.data.files[0], home)], make_tokenizer(), "llama_3_meta", 9, 70, 70 - 9)
+    told = row_facts([ConversationSet(one.data.files[0], home)], make_tokenizer(), "llama_3_meta", 9, 70, 9)
     assert told.lengths.tolist() == of_rows
 
 

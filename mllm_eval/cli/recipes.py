@@ -93,8 +93,8 @@ def batches_of(recipe: Recipe, data: Path | None = None, llm: str | None = None)
     found = []
     for number, stage in enumerate((recipe.stage1, recipe.stage2), 1):
         sets = _sets(stage, data)
-        cuts = stage.max_length, stage.max_length - recipe.dummy_positions
-        rows = row_facts(sets, tokenizer, recipe.template, recipe.positions, *cuts)
+        cut = stage.max_length, recipe.dummy_positions
+        rows = row_facts(sets, tokenizer, recipe.template, recipe.positions, *cut)
         found.append(batch_stats(rows, stage, number, recipe.seed))
     return found
 

@@ -44,12 +44,12 @@ def row_facts(
     template: str,
     positions: int,
     max_length: int,
-    text_length: int | None = None,
+    dummy_positions: int = 0,
 ) -> RowFacts:
     """Read and tokenise all rows; images are counted at `positions` tokens each and not looked for.
 
-    `text_length`: to what rows without an image are cut, where not to `max_length`. A row that cannot be read is
-    counted and not an error, since nothing is trained.
+    A row without an image is cut `dummy_positions` earlier than `max_length`. A row that cannot be read is counted and
+    not an error, since nothing is trained.
     """
     found: list[tuple[int, int, int]] = []
     left_out: Counter[str] = Counter()
@@ -72,7 +72,7 @@ def row_facts(
             for row, (ids, learnt) in zip(kept, encode_rows(kept, tokenizer, template), strict=True):
                 shown = np.asarray(ids) == image
                 ends = np.cumsum(np.where(shown, positions, 1))
-                longest = max_length if row.images or text_length is None else text_length
+                longest = max_length if row.images else max_length - dummy_positions
                 targets = int((np.asarray(learnt) & (ends <= longest)).sum())
                 if targets:
                     found.append((min(int(ends[-1]), longest), targets, _kind(row, targets)))
@@ -95,7 +95,7 @@ def batch_stats(rows: RowFacts, stage: Stage, number: int, seed: int) -> dict[st
 
     share_of_loss: a step's loss is the mean over its targets and each step counts alike, so a kind's share is the mean
     over steps of its share of a step's targets. length_cv: standard deviation of the lengths in a step, divided by
-    their mean; the mean over steps. padding: of all positions that are computed, one micro-batch at a time.
+    their mean; the mean over steps. padding: of the positions of micro-batches; training computes none of it.
 
     Raises UserError where the rows do not fill one batch.
     """

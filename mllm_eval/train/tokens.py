@@ -101,9 +101,9 @@ class TokenisedSet:
         sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(of_image[self.image_of])])
         return np.diff(sums[self.image_offsets])
 
-    def limits(self, max_length: int, room: int) -> NDArray[np.int64]:
-        """How long each row may be: `max_length`, and `room` less where it shows no image."""
-        return max_length - np.where(np.diff(self.image_offsets) == 0, room, 0).astype(np.int64)
+    def limits(self, max_length: int, dummy_positions: int) -> NDArray[np.int64]:
+        """How long each row may be: `max_length`, and `dummy_positions` less where it shows no image."""
+        return max_length - np.where(np.diff(self.image_offsets) == 0, dummy_positions, 0).astype(np.int64)
 
     def usable(self, image_tokens: int, max_length: int | NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows that have a target left after the cut to `max_length`, of all or of each."""
