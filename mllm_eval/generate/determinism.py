@@ -125,21 +125,24 @@ def _difference(
     shown = {piece: grids[piece] for piece in pieces if isinstance(piece, str)}
     before: list[Piece] = [*pieces, *([tuple(plain[:same])] if same else [])]
     inputs = embed_pieces(model, before, embed_images(model, shown, kept))[None]
-    logits = _logits(model, inputs)[0]
+    once = _logits(model, inputs)
+    logits = once[0]
     margin = float(logits[plain[same]] - logits[tokens[same]])
-    rounding = ROUNDING * torch.finfo(logits.dtype).eps * float(logits.abs().max()) + MOVES * _moved(model, inputs)
+    rounding = ROUNDING * torch.finfo(logits.dtype).eps * float(logits.abs().max()) + MOVES * _moved(
+        model, inputs, once
+    )
     texts = [model.tokenizer.decode(list(one), skip_special_tokens=True).strip() for one in (tokens, plain)]
     return Difference(name, sample.id, texts[0], texts[1], same + 1, margin, abs(margin) <= rounding)
 
 
-def _moved(model: Answerer, inputs: Tensor) -> float:
+def _moved(model: Answerer, inputs: Tensor, once: Tensor) -> float:
     """By how much the plain loop's logits of the next token move by rounding alone.
 
-    inputs: [1, N, H]. They are computed at once, in a batch of two, in two parts through a cache, and with the
-    embeddings off by up to a unit in their last place either way; the greatest difference is taken. In bfloat16 that
-    is what all states are rounded by, and a batch of two may well be summed in the same order as one.
+    inputs: [1, N, H]; once: [1, V], their logits in one go. Beside that they are computed in a batch of two, in two
+    parts through a cache, and with the embeddings off by up to a unit in their last place either way; the greatest
+    difference is taken. In bfloat16 that is what all states are rounded by, and a batch of two may well be summed in
+    the same order as one.
     """
-    once = _logits(model, inputs)
     others = [_logits(model, inputs.repeat(2, 1, 1))]
     if inputs.shape[1] > 1:
         cache = DynamicCache(config=model.llm.config)
