@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,9 +29,7 @@ def confusion(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     Each cell is a count, the last column says how many of the row are right.
     """
     table: Mapping[str, Mapping[str, int]] = found.get("confusion") or {}
-    said = sorted({answer for row in table.values() for answer in row}, key=lambda text: (text == NONE, text))
-    said = list(dict.fromkeys([*sorted(table), *said]))
-    said.sort(key=lambda text: (text == NONE, len(text), text))
+    said = sorted({*table, *itertools.chain(*table.values())}, key=lambda text: (text == NONE, len(text), text))
     rows = []
     for gold, row in table.items():
         right = row.get(gold, 0) / sum(row.values())

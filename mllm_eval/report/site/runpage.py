@@ -46,11 +46,7 @@ def run_page(entry: Entry, out: Path) -> str:
         ("Weights", ", ".join(f"{part} {digest[:16]}" for part, digest in config.weights.items())),
     ])  # fmt: skip
     parts = [
-        f'<section class="headline"><h1>{escape(record.encoder)}</h1>'
-        f'<p class="lead">Run <code>{escape(record.hash)}</code></p>{about}</section>',
-        _scores(entry),
-        behind(entry.scored),
-        _probes(entry),
+        *_head(entry, about),
         _training(record.folder, record.hash, out),
         _recipe(config),
         _cost(record.folder),
@@ -66,17 +62,23 @@ def _shown(config: RunConfig) -> str:
     )
 
 
+def _head(entry: Entry, about: str) -> list[str]:
+    """What every page begins with: whose it is, facts `about` it, and what was measured."""
+    record = entry.scored.record
+    title = (
+        f'<section class="headline"><h1>{escape(record.encoder)}</h1>'
+        f'<p class="lead">Run <code>{escape(record.hash)}</code></p>{about}</section>'
+    )
+    return [title, _scores(entry), behind(entry.scored), _probes(entry)]
+
+
 def _external(entry: Entry) -> str:
     """The page of what is no run of this project: a finished model, or answers from elsewhere."""
     record = entry.scored.record
     files = _files(record.folder)
     about = facts([("What", record.external), ("Data", record.data), *(("Note", note) for note in record.notes)])
     parts = [
-        f'<section class="headline"><h1>{escape(record.encoder)}</h1>'
-        f'<p class="lead">Run <code>{escape(record.hash)}</code></p>{about}</section>',
-        _scores(entry),
-        behind(entry.scored),
-        _probes(entry),
+        *_head(entry, about),
         section("files", "Files of answers", sheet("answer-files", "Files of answers", [("", False), ("File", False),
                 ("Format", False), ("SHA-256", False)], files)) if files else "",
         _cost(record.folder),
