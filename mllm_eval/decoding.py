@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
 MAX_PIXELS = 100_000_000
+MOST_DECODERS = 8
 ORIENTATION = 0x0112
 # TIFF's tags: bits of a sample, whether 0 is white, whether samples are unsigned (1, the default).
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
@@ -259,3 +261,9 @@ def _range(image: PIL.Image.Image, tags: Any, lowest: float, highest: float) -> 
     if (white := next((top for top in usual if highest <= top), None)) is not None and lowest >= 0:
         return 0, white
     return lowest, max(highest, lowest + 1)
+
+
+def decoders() -> int:
+    """Threads that decode images, for which PIL works without Python's lock: this process's share of the cores."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(MOST_DECODERS, len(os.sched_getaffinity(0)) // here))

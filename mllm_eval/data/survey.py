@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -10,7 +9,7 @@ from itertools import islice
 
 from mllm_eval.config import Strict, short_hash, validate
 from mllm_eval.data.samples import Kept, Picture
-from mllm_eval.decoding import orientation_tag
+from mllm_eval.decoding import decoders, orientation_tag
 from mllm_eval.errors import UserError
 from mllm_eval.storage import data_home, read_json, write_json
 
@@ -104,7 +103,7 @@ def _look(shown: list[tuple[str, Picture]], of: str, told: Callable[[int, int], 
     flat: list[str] = []
     broken: list[str] = []
     todo = iter(shown)
-    with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as hands:
+    with ThreadPoolExecutor(decoders()) as hands:
         while some := list(islice(todo, AT_ONCE)):
             for (name, _), (tag, blank) in zip(some, hands.map(_one, (picture for _, picture in some)), strict=True):
                 tagged += tag

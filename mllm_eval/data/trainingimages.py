@@ -6,7 +6,6 @@ says what kinds there are and how common they are. It does not say that the rest
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from time import monotonic
 
 from mllm_eval.catalog.recipe import ConversationData
 from mllm_eval.data.conversations import ConversationSet
-from mllm_eval.decoding import Decoding, Peculiar, peculiar
+from mllm_eval.decoding import Decoding, Peculiar, decoders, peculiar
 from mllm_eval.errors import UserError
 from mllm_eval.storage import locate
 
@@ -92,7 +91,7 @@ def training_survey(
     end = clock() + SECONDS
     with (
         TemporaryDirectory() as index,
-        ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as hands,
+        ThreadPoolExecutor(decoders()) as hands,
     ):
         rows = ConversationSet(
             locate(data.path), locate(data.images), data.rows, data.exclude, index=Path(index), ignore=data.ignore

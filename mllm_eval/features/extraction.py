@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from mllm_eval.adapters.base import EncoderModel, FeatureMap
 from mllm_eval.data.samples import ImageRef
+from mllm_eval.decoding import decoders
 from mllm_eval.errors import UserError
 from mllm_eval.features.store import FeatureStore
 
@@ -25,9 +25,8 @@ OnBroken = Callable[[ImageRef, Exception], None]
 BATCH = 32 if torch.cuda.is_available() else 8
 # Rows are written when so much is ready: what a crash can lose, and some four times of it is held in memory.
 WRITE_BYTES = 8 * 2**20
-# Batches that are decoded while the encoder computes, and threads that do it: PIL works without Python's lock.
+# Batches that are decoded while the encoder computes.
 AHEAD = 2
-MOST_DECODERS = 8
 # What a broken image raises on its way to pixels; anything else is a fault of the code.
 BROKEN = (UserError, OSError, ValueError)
 
@@ -50,11 +49,11 @@ def encode(model: EncoderModel, images: Sequence[ImageRef], batch: int = BATCH) 
     weight = next(model.parameters())
     todo = (images[start : start + batch] for start in range(0, len(images), batch))
     coming: deque[tuple[Sequence[ImageRef], list[Future[Decoded]]]] = deque()
-    decoders = ThreadPoolExecutor(_decoders(), "decode")
+    pool = ThreadPoolExecutor(decoders(), "decode")
 
     def prepare_next() -> None:
         if (refs := next(todo, None)) is not None:
-            coming.append((refs, [decoders.submit(_decode, model, ref) for ref in refs]))
+            coming.append((refs, [pool.submit(_decode, model, ref) for ref in refs]))
 
     try:
         for _ in range(AHEAD):
@@ -75,7 +74,7 @@ def encode(model: EncoderModel, images: Sequence[ImageRef], batch: int = BATCH) 
                 features = FeatureMap(made.patches[: len(names)].cpu(), made.summary[: len(names)].cpu())
             yield Encoded(names, features, broken, len(refs))
     finally:
-        decoders.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 Decoded = NDArray[np.float32] | Exception
@@ -86,12 +85,6 @@ def _decode(model: EncoderModel, ref: ImageRef) -> Decoded:
         return model.preprocess(ref.load())
     except BROKEN as problem:
         return problem
-
-
-def _decoders() -> int:
-    """Threads that decode: this process's share of the cores."""
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(MOST_DECODERS, len(os.sched_getaffinity(0)) // here))
 
 
 def extract(
