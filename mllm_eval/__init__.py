@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from mllm_eval.features.images import encode_images
     from mllm_eval.pipeline import compare, evaluate, score_run, table, train_run
     from mllm_eval.report.render import render, write_tables
-    from mllm_eval.run import Run, saved_run, saved_runs
+    from mllm_eval.run import Run
+    from mllm_eval.saved import saved_run, saved_runs
     from mllm_eval.score.frames import sample_frame, score_frame
 
 # Not `train` and `score`: these are rooms of this package.
@@ -36,8 +37,8 @@ _HOMES = {
     "names": "catalog",
     "render": "report.render",
     "sample_frame": "score.frames",
-    "saved_run": "run",
-    "saved_runs": "run",
+    "saved_run": "saved",
+    "saved_runs": "saved",
     "score_frame": "score.frames",
     "score_run": "pipeline",
     "table": "pipeline",

@@ -6,7 +6,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,6 +73,12 @@ def load(path: Path, model: type[M], folders: Sequence[Path] = ()) -> M:
     """
     data, where = _read(Path(path), (), folders)
     return validate(data, model, str(path), where)
+
+
+def load_chosen(path: Path, choose: Callable[[Mapping[str, Any]], type[M]]) -> M:
+    """As `load`, into the model that `choose` names for what the file says. Raises UserError as `load` does."""
+    data, where = _read(Path(path), (), ())
+    return validate(data, choose(data), str(path), where)
 
 
 def key_lines(path: Path) -> Where:

@@ -8,7 +8,6 @@ only where a line under "Scores" in CHANGELOG.md says why.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest

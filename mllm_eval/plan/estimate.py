@@ -22,7 +22,7 @@ from mllm_eval.plan.shapes import (
     lora_parameters,
     projector_shape,
 )
-from mllm_eval.plan.work import asking, encoding, passing, projecting
+from mllm_eval.plan.work import Questions, asking, encoding, passing, projecting
 from mllm_eval.plan.workload import ANSWER, QUESTION, BenchmarkLoad, StageLoad, benchmark_loads, stage_load
 
 GIB = 2**30
@@ -256,9 +256,9 @@ def _evaluation(
     plain = 0
     for one in loads:
         told = min(ANSWER, one.longest)
-        shape = (llm, joint, encoder, one.questions, one.images, recipe.positions, QUESTION, told)
-        work = asking(*shape)
-        plain += asking(*shape, shared=False).flops
+        asked = Questions(one.questions, one.images, recipe.positions, QUESTION, told)
+        work = asking(llm, joint, encoder, asked)
+        plain += asking(llm, joint, encoder, asked, shared=False).flops
         each.append(
             {
                 "benchmark": one.name,

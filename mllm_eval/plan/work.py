@@ -72,24 +72,29 @@ class Asking:
         return self.encoder + self.prompt + self.answer
 
 
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """`count` questions on `images`, which take `image_tokens` positions each; `text` tokens stand behind the image,
+    and `answer` tokens are answered."""
+
+    count: int
+    images: int
+    image_tokens: int
+    text: int
+    answer: int
+
+
 def asking(
-    llm: LlamaShape,
-    projector: ProjectorShape,
-    encoder: EncoderShape,
-    questions: int,
-    images: int,
-    image_tokens: int,
-    text: int,
-    answer: int,
-    shared: bool = True,
+    llm: LlamaShape, projector: ProjectorShape, encoder: EncoderShape, asked: Questions, shared: bool = True
 ) -> Asking:
-    """Answering `questions` on `images`, each of `text` tokens behind the image and `answer` tokens of answer.
+    """Answering questions.
 
     With `shared` (this project's engine), an image is encoded, and its tokens prefilled, once; without, once
     for each question, as a plain loop does it.
     """
-    times = images if shared else questions
-    prefix = passing(llm, times, image_tokens, 0).forward + projecting(projector, times * image_tokens)
-    rest = passing(llm, questions, text, 1, image_tokens + text).forward
-    told = passing(llm, questions, max(0, answer - 1), max(0, answer - 1), image_tokens + text + answer // 2).forward
-    return Asking(encoding(encoder, times), prefix + rest, told, questions * max(0, answer - 1))
+    times = asked.images if shared else asked.count
+    steps, before = max(0, asked.answer - 1), asked.image_tokens + asked.text
+    prefix = passing(llm, times, asked.image_tokens, 0).forward + projecting(projector, times * asked.image_tokens)
+    rest = passing(llm, asked.count, asked.text, 1, before).forward
+    told = passing(llm, asked.count, steps, steps, before + asked.answer // 2).forward
+    return Asking(encoding(encoder, times), prefix + rest, told, asked.count * steps)
