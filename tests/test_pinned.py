@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import opened
 import pytest
 from typer.testing import CliRunner
 
@@ -42,7 +43,10 @@ SHOWN = {
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with the stored runs."""
-    home = tmp_path_factory.mktemp("results")
+    return unpack(tmp_path_factory.mktemp("results"))
+
+
+def unpack(home: Path) -> Path:
     for line in read_jsonl(HERE / "stored_runs.jsonl"):
         path = home / "runs" / line["path"]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +60,39 @@ def test_stored_runs_give_the_same_bytes(name: str, stored: Path, monkeypatch: p
     shown = CliRunner().invoke(app, SHOWN[name], catch_exceptions=False)
     assert shown.exit_code == 0, shown.output
     assert shown.stdout == (HERE / "pinned" / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("table", *TWO, "--blind", "--cost", "--gain"),
+        ("table",),
+        ("table", "--details"),
+        ("table", "offshelf", *TWO),
+        ("stats", "power", "mini-dino", "mini-random"),
+        ("stats", "scaling", "params"),
+        ("report", "--no-images"),
+        ("show", "mini-dino"),
+        ("diff", "mini-dino", "mini-random"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_opens_each_file_of_a_run_once(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Files of its own: of others this process may know the content.
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(unpack(tmp_path / "results")))
+    # No data: a report shows answers without their questions.
+    monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path))
+    out = ("--out", str(tmp_path / "site")) if words[0] == "report" else ()
+    with opened.opened() as counts:
+        done = CliRunner().invoke(app, (*words, *out), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    of_runs = {path: count for path, count in opened.configs(counts).items() if "/runs/" in path}
+    assert len(of_runs) == 4 and set(opened.configs(counts).values()) == {1}
+    assert len(opened.summaries(counts)) >= 16 and set(opened.summaries(counts).values()) == {1}
+    if words[0] in ("table", "stats"):
+        assert set(opened.score_lines(counts).values()) <= {1}
 
 
 @pytest.mark.parametrize("encoder", ["mini-dino", "mini-clip", "mini-random"])

@@ -136,6 +136,24 @@ def test_a_claim_beyond_seed_noise_has_its_p() -> None:
     assert re.search(r"mini-clip is \d+\.\d \[.*\] above mini-dino over 3 and 3 seeds, p", said[0])
 
 
+def test_no_interval_over_two_seeds_leaves_the_scale() -> None:
+    """Student's t has one degree of freedom with two seeds: 12.7 standard errors to each side."""
+    both = []
+    for name, skills in (("mini-dino", (0.1, 0.9)), ("mini-clip", (0.3, 0.9))):
+        for seed, skill in enumerate(skills):
+            run = made_runs.make_run(name, skill, seed=seed)
+            both.append(report.read_scored(read_run(run.folder)))
+    table = seeds.seed_table(both)
+    assert table is not None
+    ends = {"MME": 2000.0}
+    limits = [(row.label, row.cells["mean"].low, row.cells["mean"].high) for row in table.rows]
+    assert len(limits) == 2 * (len(columns().benchmarks) + 5)
+    assert all(0 <= low < high <= ends.get(label, 100.0) for label, low, high in limits)
+    assert {("MME", 0.0, 2000.0), ("GQA", 0.0, 100.0), ("AVG", 0.0, 100.0)} <= set(limits)
+    for one in seeds.compare_groups(seeds.seed_groups(both)):
+        assert -100 <= one.gap.difference.low < one.gap.difference.high <= 100 and one.gap.noise <= 100
+
+
 def _blind(runs: list[report.Scored], share: float) -> None:
     for run in runs:
         made_runs.make_run(run.record.encoder, share, seed=run.record.seed, benchmarks=["gqa"], variant="blind")
@@ -382,7 +400,7 @@ def test_diff_names_what_differs_and_nothing_else() -> None:
         (run.folder / "answers").mkdir()
         rows = [{"id": line["id"], "text": text if int(line["id"]) < 10 else "C"} for line in made_runs.layout("gqa")]
         (run.folder / "answers" / "gqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = diff.diff(one.folder, two.folder)
+    found = diff.diff(read_run(one.folder), read_run(two.folder))
     assert found.config["encoder.name"] == ("mini-dino", "mini-clip")
     assert not any(key.startswith("recipe") for key in found.config) and found.environment == {} == found.data
     answers = found.answers[0]
@@ -399,7 +417,7 @@ def test_what_was_trained_on_and_how_it_was_scored_may_differ() -> None:
     two.note_training_data({"a.jsonl": {"size": 11, "sha256": "0" * 64}})
     lines = made_runs.layout("gqa")
     made_runs.write_scores(two, "gqa", [{**line, "score": 1} for line in lines], protocol_hash="ba9876543210")
-    found = diff.diff(one.folder, two.folder).data
+    found = diff.diff(read_run(one.folder), read_run(two.folder)).data
     assert found["protocol of gqa"] == ("gqa@cambrian.v1 0123456789ab", "gqa@cambrian.v1 ba9876543210")
     assert [value for key, value in found.items() if key.startswith("trained on")] == [("10", "11")]
     assert "protocol of gqa" in command("diff", "mini-dino", "mini-clip")

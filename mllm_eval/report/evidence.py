@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -222,6 +222,14 @@ def draw_together(runs: Sequence[Scored]) -> None:
                 drawn[index][name] = values
     for run, draws in zip(waiting, drawn, strict=True):
         run.__dict__["own_draws"] = draws  # where cached_property keeps it
+
+
+def draw_alone(run: Scored) -> Scored:
+    """The same run, to be drawn by itself whatever it was drawn with: sums of float32 round by how many runs are summed
+    at once, which shows in the fourth decimal of a limit."""
+    alone = replace(run, samples=run.samples or run)
+    alone.__dict__["estimates"] = run.estimates  # where cached_property keeps it
+    return alone
 
 
 def _estimate(name: str, frame: pd.DataFrame, summary: dict[str, Any]) -> Estimate | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from mllm_eval.catalog.subset import parted, sized
 from mllm_eval.report.differences import differences
-from mllm_eval.report.evidence import Scored, read_scored
+from mllm_eval.report.evidence import Scored, draw_alone, read_scored
 from mllm_eval.report.table import Cell, Column, Row, Table, printed, score_cell
 from mllm_eval.results import RunRecord
 from mllm_eval.stats import Interval
@@ -46,7 +46,8 @@ def with_gains(table: Table, records: Mapping[str, RunRecord], rules: str = "cam
         if blind not in record.variants(rules):
             lacking.append(row.label)
             continue
-        added = gains(read_scored(record, rules, asked), read_scored(record, rules, blind))
+        pair = (draw_alone(read_scored(record, rules, variant)) for variant in (asked, blind))
+        added = gains(*pair)
         rows.append(_row(row, added, table.columns))
     notes = list(table.notes)
     if len(rows) > len(table.rows):
