@@ -24,10 +24,8 @@ from mllm_eval.errors import UserError
 from mllm_eval.features.store import FeatureStore
 from mllm_eval.kernels import quick
 from mllm_eval.model import IGNORED, load_llm_model
-from mllm_eval.plan import make_plan
-from mllm_eval.plan.gpus import parse_gpus
-from mllm_eval.plan.memory import Batch, Precision, activations, states
-from mllm_eval.plan.shapes import (
+from mllm_eval.operations.count import Questions, asking, encoding, passing, projecting
+from mllm_eval.operations.shapes import (
     LlamaShape,
     ProjectorShape,
     encoder_shape,
@@ -35,7 +33,9 @@ from mllm_eval.plan.shapes import (
     lora_parameters,
     projector_shape,
 )
-from mllm_eval.plan.work import Questions, asking, encoding, passing, projecting
+from mllm_eval.plan import make_plan
+from mllm_eval.plan.gpus import parse_gpus
+from mllm_eval.plan.memory import Batch, Precision, activations, states
 from mllm_eval.plan.workload import _made_rows, reference_sizes
 from mllm_eval.storage import PACKAGE
 

@@ -15,10 +15,10 @@ from mllm_eval import report
 from mllm_eval.catalog import load_encoder
 from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
+from mllm_eval.operations.count import encoding
+from mllm_eval.operations.shapes import encoder_shape
 from mllm_eval.pipeline.ledger import Ledger, Part
 from mllm_eval.pipeline.reporter import Silent
-from mllm_eval.plan.shapes import encoder_shape
-from mllm_eval.plan.work import encoding
 from mllm_eval.report import choice, cost, diff, scaling, seeds, sizing
 from mllm_eval.results import AVERAGE, columns, read_run, read_timings
 from mllm_eval.results.published import reference_folder

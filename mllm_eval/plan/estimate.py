@@ -10,19 +10,19 @@ from mllm_eval.errors import UserError
 from mllm_eval.features.key import stored_dtype
 from mllm_eval.features.room import bound, features_root
 from mllm_eval.features.shards import ENTRY
-from mllm_eval.plan.disk import Keeping, keeping
-from mllm_eval.plan.gpus import Gpu, parse_gpus
-from mllm_eval.plan.memory import Activations, Batch, Precision, States, Zero, activations, states
-from mllm_eval.plan.shapes import (
+from mllm_eval.operations.count import Lessons, Questions, asking, encoding, learning
+from mllm_eval.operations.shapes import (
     EncoderShape,
     LlamaShape,
     ProjectorShape,
+    added_parameters,
     encoder_shape,
     llama_shape,
-    lora_parameters,
     projector_shape,
 )
-from mllm_eval.plan.work import Questions, asking, encoding, passing, projecting
+from mllm_eval.plan.disk import Keeping, keeping
+from mllm_eval.plan.gpus import Gpu, parse_gpus
+from mllm_eval.plan.memory import Activations, Batch, Precision, States, Zero, activations, states
 from mllm_eval.plan.workload import ANSWER, QUESTION, BenchmarkLoad, StageLoad, benchmark_loads, stage_load
 
 GIB = 2**30
@@ -194,7 +194,7 @@ def _fitting(batch: int, micro_batch: int, number: int) -> int | None:
 
 def _memory(recipe: Recipe, stage: Any, llm: LlamaShape, joint: ProjectorShape, gpu: Gpu, number: int) -> list[Memory]:
     """Every way to share a stage out, with and without gradient checkpointing, at rows of the longest length."""
-    added = _added(stage, llm)
+    added = added_parameters(stage, llm)
     whole = stage.train_llm and added is None
     trained = joint.params + (llm.params if whole else added or 0)
     frozen = 0 if whole else llm.params
@@ -210,13 +210,6 @@ def _memory(recipe: Recipe, stage: Any, llm: LlamaShape, joint: ProjectorShape, 
     return found
 
 
-def _added(stage: Any, llm: LlamaShape) -> int | None:
-    """What LoRA adds to the LLM and trains in its stead; None without LoRA."""
-    if stage.lora is None:
-        return None
-    return lora_parameters(llm, stage.lora.r, stage.lora.targets)
-
-
 def _encoding_step(encoder: EncoderShape, kept: dict[str, Keeping], rate: float) -> Step:
     images = sum(one.first for one in kept.values())
     again = sum(one.again for one in kept.values())
@@ -230,13 +223,9 @@ def _stage_step(
     name: str, recipe: Recipe, load: StageLoad, llm: LlamaShape, joint: ProjectorShape, rate: float
 ) -> Step:
     stage = {"stage 1": recipe.stage1, "stage 2": recipe.stage2}[name]
-    added = _added(stage, llm)
+    added, tokens = added_parameters(stage, llm), recipe.positions + load.text
     trained = stage.train_llm and added is None
-    tokens = recipe.positions + load.text
-    flops = passing(llm, load.rows, tokens, load.targets).training(trained)
-    # The projector's features want no gradient of their own, its weights do.
-    flops += 3 * projecting(joint, load.rows * recipe.positions)
-    flops += 6 * (added or 0) * load.rows * tokens
+    flops = learning(llm, joint, Lessons(load.rows, tokens, load.targets, recipe.positions, trained, added or 0))
     return Step(name, load.steps, load.rows * tokens, flops, flops / rate / 3600)
 
 

@@ -1,7 +1,7 @@
 """What a score cost: visual tokens, floating point operations and seconds of a question, beside the score.
 
-Operations are counted, not measured, by `mllm_eval.plan.work`, as `mllm-eval plan` counts them: of the encoder's blocks
-those that are run, of the LLM those of a question that is asked alone. Seconds are those of the run's timings on
+Operations are counted, not measured, by `mllm_eval.operations`, as `mllm-eval plan` counts them: of the encoder's
+blocks those that are run, of the LLM those of a question that is asked alone. Seconds are those of the run's timings on
 whatever machine it ran.
 """
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from mllm_eval.catalog.subset import parted, sized
 from mllm_eval.errors import UserError
-from mllm_eval.plan.shapes import encoder_shape, llama_by_size, llama_shape, projector_shape
-from mllm_eval.plan.work import Asking, Questions, asking, encoding
+from mllm_eval.operations.count import Asking, Questions, asking, encoding
+from mllm_eval.operations.shapes import encoder_shape, known_llama_shape, projector_shape
 from mllm_eval.report.table import MISSING, Cell, Column, Table, printed
 from mllm_eval.results import RunRecord
 from mllm_eval.results.record import Tokens
@@ -87,18 +87,13 @@ def _work(run: Run, tokens: Tokens) -> Asking | None:
     """Of a question of average length; None where nothing was asked."""
     if not tokens.read:
         return None
-    try:
-        llm = llama_shape(run.llm)
-    except UserError:
-        # Its yaml has no `architecture` and its weights are elsewhere by now.
-        llm = llama_by_size(run.llm)
     # What is hidden of images is in no count of tokens: an image takes at most as many positions as a question has.
     whole = round(sum(tokens.read) / len(tokens.read))
     image = min(run.recipe.positions, whole)
     answer = max(1, round(sum(tokens.written) / len(tokens.written)))
     joint = projector_shape(run.encoder, run.recipe, run.llm)
     asked = Questions(count=1, images=1, image_tokens=image, text=whole - image, answer=answer)
-    return asking(llm, joint, encoder_shape(run.encoder), asked)
+    return asking(known_llama_shape(run.llm), joint, encoder_shape(run.encoder), asked)
 
 
 _COLUMNS = (

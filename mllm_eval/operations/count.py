@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mllm_eval.plan.shapes import EncoderShape, LlamaShape, ProjectorShape
+from mllm_eval.operations.shapes import EncoderShape, LlamaShape, ProjectorShape
 
 
 def encoding(encoder: EncoderShape, images: int) -> int:
@@ -56,6 +56,27 @@ def passing(llm: LlamaShape, rows: int, tokens: int, targets: int, seen: int | N
         attention=rows * tokens * across * 4 * llm.attention * llm.depth,
         words=rows * targets * 2 * llm.vocab * llm.width,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What a stage trains on: `rows` of `tokens` positions each, `image_tokens` of them an image's, and words learnt at
+    `targets` of them. `llm`: whether the LLM's own weights learn; `added`: parameters of LoRA, which learn instead."""
+
+    rows: int
+    tokens: int
+    targets: int
+    image_tokens: int
+    llm: bool
+    added: int = 0
+
+
+def learning(llm: LlamaShape, projector: ProjectorShape, lessons: Lessons) -> int:
+    """Forward and backward passes of a stage; recomputation is not counted."""
+    flops = passing(llm, lessons.rows, lessons.tokens, lessons.targets).training(lessons.llm)
+    # The projector's features want no gradient of their own, its weights do.
+    flops += 3 * projecting(projector, lessons.rows * lessons.image_tokens)
+    return flops + 6 * lessons.added * lessons.rows * lessons.tokens
 
 
 @dataclass(frozen=True)
