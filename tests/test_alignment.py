@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -266,7 +267,16 @@ def test_the_miniature_from_the_command_line(tmp_path: Path, results: Path) -> N
     assert again.exit_code == 0 and "mini-random" in again.stdout and "chance" in again.stdout
     # Features are kept: the second time nothing is encoded.
     assert {path: path.stat().st_mtime_ns for path in results.glob("alignment/features/*")} == kept
-    assert len([*results.glob("alignment/figures/*.png")]) == 2
+    assert [path.name for path in results.glob("alignment/figures/*.png")] == ["layers.png"]
+
+
+def test_the_curve_against_size_is_drawn_where_sizes_differ(tmp_path: Path) -> None:
+    from mllm_eval.alignment.figures import write_figures
+    from mllm_eval.alignment.measure import Result
+
+    one = Result("a", "x", "p.v1", "mutual_knn", 0.2, 1, 0, [[0.2, 0.1]], (0.1, 0.3), None, None, 9, [], 5, 10, "cls")
+    written = write_figures([one, dataclasses.replace(one, llm="y", llm_params=1000)], tmp_path)
+    assert sorted(path.name for path in written) == ["layers.pdf", "layers.png", "size.pdf", "size.png"]
 
 
 def test_features_are_the_declared_summary_without_the_final_norm(tmp_path: Path) -> None:

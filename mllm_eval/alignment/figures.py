@@ -20,23 +20,29 @@ HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56a0d3", "#7a4f
 
 
 def heat_maps(results: Sequence[Result]) -> Figure:
-    """A panel each for an encoder and an LLM: every pair of layers, the best one marked; one scale for all."""
-    figure = _figure(3.1 * len(results) + 0.6, 3.0)
-    panels = figure.subplots(1, len(results), squeeze=False)[0]
+    """A row an encoder, a column an LLM: every pair of layers, the best one marked; one scale for all."""
+    encoders = list(dict.fromkeys(one.encoder for one in results))
+    llms = list(dict.fromkeys(one.llm for one in results))
+    figure = _figure(3.0 * len(llms) + 0.9, 2.3 * len(encoders) + 0.6)
+    panels = figure.subplots(len(encoders), len(llms), squeeze=False)
     low = min(min(min(row) for row in one.scores) for one in results)
     high = max(one.score for one in results)
     image = None
-    for axes, one in zip(panels, results, strict=True):
+    for one in results:
+        axes = panels[encoders.index(one.encoder), llms.index(one.llm)]
         grid = np.array(one.scores)
         image = axes.imshow(grid, vmin=low, vmax=high, cmap="viridis", origin="lower", aspect="auto")
         axes.plot(one.llm_layer, one.layer - 1, marker="s", markersize=9, markerfacecolor="none", color="white")
-        axes.set_title(f"{one.encoder} and {one.llm}: {one.score:.3f}", fontsize=9, loc="left", color=INK)
-        axes.set_xlabel("layer of the LLM, 0 is its embedding", color=SOFT)
-        axes.set_yticks(range(0, len(grid), max(1, len(grid) // 8)),
-                        [str(layer + 1) for layer in range(0, len(grid), max(1, len(grid) // 8))])  # fmt: skip
-    panels[0].set_ylabel("block of the encoder", color=SOFT)
+        axes.set_title(f"{one.score:.3f}", fontsize=9, loc="right", color=INK)
+        shown = range(0, len(grid), max(1, len(grid) // 8))
+        axes.set_yticks(shown, [str(layer + 1) for layer in shown])
+    for at, encoder in enumerate(encoders):
+        panels[at, 0].set_ylabel(f"{encoder}\nblock", color=INK)
+    for at, llm in enumerate(llms):
+        panels[0, at].set_title(llm.replace(" after ", "\nafter "), fontsize=9, loc="left", color=INK)
+        panels[-1, at].set_xlabel("layer, 0 is the embedding", color=SOFT)
     if image is not None:
-        figure.colorbar(image, ax=list(panels), label=results[0].metric, fraction=0.04)
+        figure.colorbar(image, ax=list(panels.flat), label=results[0].metric, fraction=0.04)
     return figure
 
 
@@ -74,10 +80,13 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def write_figures(results: Sequence[Result], folder: Path) -> list[Path]:
-    """Write both figures as PNG and PDF; their paths."""
+    """Write the heat maps, and where the LLMs differ in size the curve, as PNG and PDF; their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, figure in (("layers", heat_maps(results)), ("size", against_size(results))):
+    figures = {"layers": heat_maps(results)}
+    if len({one.llm_params for one in results}) > 1:
+        figures["size"] = against_size(results)
+    for name, figure in figures.items():
         for form in ("png", "pdf"):
             written.append(folder / f"{name}.{form}")
             figure.savefig(written[-1], dpi=160, metadata={"CreationDate": None} if form == "pdf" else None)

@@ -16,7 +16,7 @@ from mllm_eval.report.words import title
 from mllm_eval.results import AVERAGE, columns, published
 from mllm_eval.results.published import number, values
 from mllm_eval.stats.estimator import Floats
-from mllm_eval.stats.predict import Worth, interval, worth
+from mllm_eval.stats.predict import Worth, interval, predicted, skill, worth
 from mllm_eval.storage import PACKAGE
 
 VQA, CLASSIC = "vqa_all.csv", "classic_vision.csv"
@@ -148,12 +148,16 @@ def draw_prediction(target: str, path: Path) -> None:
     panels = figure.subplots(1, len(names), sharex=True, sharey=True)
     low, high = float(found.y.min()) - 1, float(found.y.max()) + 1
     for axes, name in zip(panels, names, strict=True):
-        told = worth(found.of(name), found.y, found.families)
+        left_out = predicted(found.of(name), found.y, range(len(found.y)))
         axes.plot([low, high], [low, high], color="#d9dee4", linewidth=1)
         for index, family in enumerate(dict.fromkeys(found.families)):
             own = np.array([one == family for one in found.families])
-            axes.plot(told.left_out[own], found.y[own], "osD^v<>"[index % 7], label=family, markersize=4)
-        axes.set_title(f"{name if name == TOGETHER else title(name)}: skill {told.skill:.2f}", fontsize=9, loc="left")
+            axes.plot(left_out[own], found.y[own], "osD^v<>"[index % 7], label=family, markersize=4)
+        axes.set_title(
+            f"{name if name == TOGETHER else title(name)}: skill {skill(left_out, found.y, range(len(found.y))):.2f}",
+            fontsize=9,
+            loc="left",
+        )
         axes.set_xlabel("predicted from the others", fontsize=8)
     panels[0].set_ylabel(f"published {title(target)}", fontsize=8)
     panels[0].legend(fontsize=7, frameon=False)

@@ -13,7 +13,7 @@ from mllm_eval.stats.estimator import Floats
 # Shares of the largest eigenvalue that the ridge is chosen among, by leave-one-out within the rows it is fitted on.
 RIDGES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 # Shuffled targets. Those of one predictor are predicted all at once; a ridge is chosen anew for each.
-PERMUTATIONS, RIDGE_PERMUTATIONS = 999, 199
+PERMUTATIONS, RIDGE_PERMUTATIONS = 999, 99
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +81,18 @@ def worth(x: Floats, y: Floats, families: Sequence[str], seed: int = 0) -> Worth
     alone = list(range(len(y)))
     left_out = predicted(x, y, alone)
     by_family = predicted(x, y, families) if len(set(families)) > 1 else np.full(len(y), math.nan)
-    skill = _skill(left_out, y, alone)
+    whole = skill(left_out, y, alone)
     error = float(np.sqrt(np.mean((left_out - y) ** 2)))
-    p = _p(x, y, skill, np.random.default_rng(seed))
-    return Worth(left_out, by_family, skill, _skill(by_family, y, families), p, error)
+    p = _p(x, y, whole, np.random.default_rng(seed))
+    return Worth(left_out, by_family, whole, skill(by_family, y, families), p, error)
 
 
-def _p(x: Floats, y: Floats, skill: float, random: np.random.Generator) -> float:
+def _p(x: Floats, y: Floats, reached: float, random: np.random.Generator) -> float:
     """How often shuffled targets have at least this skill."""
     alone = list(range(len(y)))
     if x.shape[1] > 1:
         shuffles = (random.permutation(y) for _ in range(RIDGE_PERMUTATIONS))
-        above = sum(_skill(predicted(x, other, alone), other, alone) >= skill - 1e-9 for other in shuffles)
+        above = sum(skill(predicted(x, other, alone), other, alone) >= reached - 1e-9 for other in shuffles)
         return (1 + above) / (1 + RIDGE_PERMUTATIONS)
     # A left-out row's residual is its residual over one minus its leverage.
     with_one = np.column_stack([np.ones(len(y)), x])
@@ -101,10 +101,10 @@ def _p(x: Floats, y: Floats, skill: float, random: np.random.Generator) -> float
     left = (targets - hat @ targets) / (1 - np.diag(hat))[:, None]
     means = (targets - targets.mean(0)) * len(y) / (len(y) - 1)
     skills = 1 - (left**2).sum(0) / (means**2).sum(0)
-    return float(1 + (skills >= skill - 1e-9).sum()) / (1 + PERMUTATIONS)
+    return float(1 + (skills >= reached - 1e-9).sum()) / (1 + PERMUTATIONS)
 
 
-def _skill(found: Floats, y: Floats, groups: Sequence[object]) -> float:
+def skill(found: Floats, y: Floats, groups: Sequence[object]) -> float:
     """1 - squared error of predictions over that of the mean of the same rows that they were made from."""
     whole = ~np.isnan(found)
     if not whole.any():
