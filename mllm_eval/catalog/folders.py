@@ -13,7 +13,7 @@ from mllm_eval.config import Strict
 from mllm_eval.errors import UserError, near
 from mllm_eval.storage import PACKAGE, read_text
 
-Kind = Literal["encoders", "llms", "recipes", "benchmarks"]
+Kind = Literal["encoders", "llms", "recipes", "benchmarks", "alignments"]
 Model = TypeVar("Model", bound=Strict)
 
 
