@@ -80,7 +80,11 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    module = import_module(f"{__name__}.{_HOMES[name]}")
+    from mllm_eval.environment import settings
+
+    # numpy and others add filters of warnings, and draw numbers, when they are imported.
+    with settings():
+        module = import_module(f"{__name__}.{_HOMES[name]}")
     return module if _HOMES[name] == name else getattr(module, name)
 
 

@@ -133,6 +133,8 @@ def settings() -> Iterator[None]:
     with process.unchanged():
         before_torch()
         process.go_offline()
+        # A notebook without its widgets shows no bars, of which tqdm tells when transformers is imported.
+        warnings.filterwarnings("ignore", message="IProgress not found")
         yield
 
 

@@ -81,6 +81,16 @@ def other(home: Path) -> Encoder:
 
 
 @pytest.fixture(scope="module")
+def checkpoint(home: Path, results: mllm_eval.Results) -> Path:
+    """An external model: that of the run, before it was trained."""
+    run = Run.of("tiny-dinov2", recipe())
+    tokenizer = load_tokenizer(run.llm, run.recipe.template)
+    model = assemble(run.encoder, run.recipe, load_llm_model(run.llm), tokenizer)
+    save_checkpoint(model, home / "checkpoint", load_encoder_model(run.encoder))
+    return home / "checkpoint"
+
+
+@pytest.fixture(scope="module")
 def results(home: Path) -> mllm_eval.Results:
     return mllm_eval.evaluate("tiny-dinov2", benchmarks="own", recipe=recipe(), blind=True)
 
@@ -180,7 +190,7 @@ def test_what_a_notebook_shows_is_escaped() -> None:
     bad = "<script>alert(1)</script>"
     table = Table("x", bad, (Column("k", bad, group=bad),), (Row(bad, "measured", {"k": Cell(bad, interval=bad)},
                   notes=(bad,)),), (bad,), (bad,))  # fmt: skip
-    assert bad not in table._repr_html_() and table._repr_html_().count("&lt;script&gt;") == 8
+    assert bad not in table._repr_html_() and table._repr_html_().count("&lt;script&gt;") == 9
     assert "<!doctype" not in table._repr_html_()
 
 
@@ -267,13 +277,7 @@ def command(home: Path) -> None:
 
 
 def external(home: Path) -> None:
-    place = home / "checkpoint"
-    if not place.exists():
-        encoder, chosen = mllm_eval.load_encoder("tiny-dinov2").facts, Run.of("tiny-dinov2", recipe()).recipe
-        mind = Run.of("tiny-dinov2", recipe()).llm
-        model = assemble(encoder, chosen, load_llm_model(mind), load_tokenizer(mind, chosen.template))
-        save_checkpoint(model, place, load_encoder_model(encoder))
-    mllm_eval.evaluate(mllm_eval.external_model(place, data="mine"), benchmarks="own")
+    mllm_eval.evaluate(mllm_eval.external_model(home / "checkpoint", data="mine"), benchmarks="own")
 
 
 CALLS: dict[str, Callable[[Path], Any]] = {
@@ -292,7 +296,7 @@ CALLS: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_call_leaves_the_process_as_it_was(name: str, home: Path, users: None, results: mllm_eval.Results) -> None:
+def test_a_call_leaves_the_process_as_it_was(name: str, home: Path, checkpoint: Path, users: None) -> None:
     again(home) if name == "command" else None
     before = state()
     CALLS[name](home)
@@ -325,8 +329,13 @@ def test_a_call_that_raises_leaves_it_too(
         warnings.filterwarnings("ignore")
         raise UserError("own: a fault in the middle")
 
-    calls = {**CALLS, "train and evaluate": lambda home: mllm_eval.evaluate("tiny-dinov2", recipe=recipe(), seed=79,
-             benchmarks="own"), "train_run": lambda home: mllm_eval.train_run("tiny-dinov2", recipe(), seed=80)}  # fmt: skip
+    calls = {
+        **CALLS,
+        "train and evaluate": lambda home: mllm_eval.evaluate(
+            "tiny-dinov2", recipe=recipe(), seed=79, benchmarks="own"
+        ),
+        "train_run": lambda home: mllm_eval.train_run("tiny-dinov2", recipe(), seed=80),
+    }
     monkeypatch.setattr(FAULTS[name], fail)
     before = state()
     if name == "command":
@@ -345,7 +354,7 @@ def now():
 before = now()
 import mllm_eval
 run = mllm_eval.evaluate("tiny-dinov2", benchmarks="own", recipe={recipe!r}, seed=81)
-assert now() == before
+assert not (left := [(one, was) for one, was in zip(now(), before) if one != was]), left
 import datasets.config, huggingface_hub.constants, huggingface_hub.utils, torch, transformers
 said = {{
     "offline": [huggingface_hub.constants.HF_HUB_OFFLINE, huggingface_hub.is_offline_mode(),

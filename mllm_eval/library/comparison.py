@@ -142,13 +142,11 @@ def compare(
     """
     if isinstance(models, str) or not models:
         raise UserError("say what to compare: a list of encoders, models or results")
-    there: list[Any] = [
-        Results.of(model, rules)
-        if isinstance(model, RunFolder) and not isinstance(model, Finished)
-        else facts_of(model)
-        for model in models
-    ]
     asked = several(benchmarks)
+    there: list[Any] = []
+    for model in models:
+        saved = isinstance(model, RunFolder) and not isinstance(model, Finished)
+        there.append(Results.of(model, rules, asked) if saved else facts_of(model))
     sized("default", table_size(subset, asked))
     chosen = load_recipe("mini" if recipe is None else recipe)
     if llm is not None:

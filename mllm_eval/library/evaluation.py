@@ -52,17 +52,22 @@ class Results:
     subset: int | None = None
 
     @classmethod
-    def of(cls, run: RunFolder, rules: str = "cambrian") -> Results:
-        """What is there of a saved run, of all questions. Raises UserError where a benchmark is not known any more."""
+    def of(
+        cls, run: RunFolder, rules: str = "cambrian", benchmarks: Sequence[Given | Benchmark] | None = None
+    ) -> Results:
+        """What is there of a saved run, of all questions, of these benchmarks or of all that were scored.
+
+        Raises UserError for a benchmark that is not known, any more.
+        """
         found, unseen = summaries(run.folder, rules), summaries(run.folder, rules, "blind")
-        return cls(run, tuple(load_benchmark(name) for name in found), rules, bool(unseen))
+        return cls(run, tuple(map(load_benchmark, benchmarks or found)), rules, bool(unseen))
 
     def under(self, rules: str) -> Results:
         """The same answers by another rule set."""
         return replace(self, rules=rules)
 
     def table(self, intervals: bool = False) -> Table:
-        """Its row, and its blind row; with 95 % intervals if asked for. Raises UserError where the rules scored none."""
+        """Its row, and its blind row; with 95 % intervals if asked for. Raises UserError if the rules scored none."""
         names = [one.name for one in self.benchmarks]
         variants = shown_variants(self.blind, self.subset)
         return comparison([self.run.folder], None, self.rules, variants, intervals=intervals, heading=self.run.heading,
