@@ -22,7 +22,11 @@ def shown(cell: Any) -> list[str]:
     return [
         str(text)
         for one in cell.get("outputs", [])
-        for text in ([one["text"]] if one["output_type"] == "stream" else [*one.get("data", {}).values()])
+        for text in (
+            [one["text"]]
+            if one["output_type"] == "stream"
+            else [text for _, text in sorted(one.get("data", {}).items())]
+        )
     ]
 
 

@@ -145,8 +145,10 @@ def compare(
     asked = several(benchmarks)
     there: list[Any] = []
     for model in models:
-        saved = isinstance(model, RunFolder) and not isinstance(model, Finished)
-        there.append(Results.of(model, rules, asked) if saved else facts_of(model))
+        if isinstance(model, RunFolder) and not isinstance(model, Finished):
+            there.append(Results.of(model, rules, asked))
+        else:
+            there.append(facts_of(model))
     sized("default", table_size(subset, asked))
     chosen = load_recipe("mini" if recipe is None else recipe)
     if llm is not None:
