@@ -7,12 +7,14 @@ import platform
 import shutil
 import subprocess
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mllm_eval import process
 from mllm_eval.storage import PACKAGE
 
 # Where the driver tells of its GPUs, and where a process finds those that it may use.
@@ -122,10 +124,24 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
 
 
+@contextmanager
+def settings() -> Iterator[None]:
+    """Within, this project's settings: no network, quiet libraries, repeatable; behind it the process is as it was.
+
+    Every public function that computes enters it for the length of a call; also a decorator.
+    """
+    with process.unchanged():
+        before_torch()
+        process.go_offline()
+        # A notebook without its widgets shows no bars, of which tqdm tells when transformers is imported.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        yield
+
+
 def before_torch() -> None:
     """Set what must be set before torch and transformers are imported: offline, quiet, repeatable.
 
-    Values the user has set in the environment stay.
+    Values the user has set in the environment stay. `settings` puts all of it back.
     """
     if not gpus() and not Path("/dev/kfd").exists():
         # Without it accelerate's probe of deepspeed prints a warning and looks for a GPU.
@@ -162,15 +178,16 @@ def device() -> str:
 
 
 def repeatable(seed: int) -> None:
-    """Seed python, numpy and torch, ask torch for deterministic algorithms and fix its threads."""
+    """Seed python, numpy and torch, ask torch for deterministic algorithms and fix its threads; see `settings`."""
     before_torch()
     import random
 
-    import numpy as np
+    import numpy.random
     import torch
 
+    process.note()
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    numpy.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     torch.set_num_threads(threads())
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from mllm_eval.catalog import LLM, Encoder, Recipe, load_encoder, load_llm, load_recipe, names
+from mllm_eval.catalog import LLM, Encoder, Given, Recipe, load_encoder, load_llm, load_recipe, names
 from mllm_eval.config import Strict, load, short_hash
 from mllm_eval.environment import describe
 from mllm_eval.errors import UserError, near
@@ -135,8 +135,14 @@ class Run(RunFolder):
             object.__setattr__(self, "weights", digests)
 
     @classmethod
-    def of(cls, encoder: str, recipe: str = "mini", llm: str | None = None, seed: int | None = None) -> Run:
-        """The run of these names; the recipe says the LLM and the seed unless they are given.
+    def of(
+        cls,
+        encoder: Given | Encoder,
+        recipe: Given | Recipe = "mini",
+        llm: Given | LLM | None = None,
+        seed: int | None = None,
+    ) -> Run:
+        """The run of these names, files or objects; the recipe says the LLM and the seed unless they are given.
 
         Raises:
             UserError: an unknown name (with the nearest known one), a yaml with a mistake, missing weights.
@@ -145,7 +151,7 @@ class Run(RunFolder):
         return cls(
             encoder=load_encoder(encoder, chosen),
             recipe=chosen,
-            llm=load_llm(llm or chosen.llm),
+            llm=load_llm(chosen.llm if llm is None else llm),
             seed=chosen.seed if seed is None else seed,
         )
 

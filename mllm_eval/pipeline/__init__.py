@@ -7,7 +7,6 @@ nothing to do loads no model.
 from __future__ import annotations
 
 from mllm_eval.pipeline.flow import (
-    compare,
     evaluate,
     provide_benchmarks,
     provide_data,
@@ -22,7 +21,6 @@ __all__ = [
     "Progress",
     "Reporter",
     "Silent",
-    "compare",
     "evaluate",
     "provide_benchmarks",
     "provide_data",

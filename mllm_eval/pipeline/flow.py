@@ -1,4 +1,4 @@
-"""Evaluate, train, score, compare: each makes what is missing for it and nothing else."""
+"""Evaluate, train, score: each makes what is missing for it and nothing else."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_eval.catalog import Benchmark, load_benchmark, load_encoder, load_recipe
+from mllm_eval.catalog import LLM, Benchmark, Encoder, Given, Recipe, load_benchmark, load_recipe
 from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.catalog.subset import parted, size_of_table, sized
 from mllm_eval.data.snapshots import load_samples
-from mllm_eval.environment import before_torch, repeatable, world
+from mllm_eval.environment import repeatable, settings, world
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.answering import Respondent, titled
 from mllm_eval.pipeline.asked import asked_benchmarks, asked_variants, rules_asked
@@ -34,12 +34,13 @@ if TYPE_CHECKING:
     from mllm_eval.report import Table
 
 
+@settings()
 def evaluate(
-    encoder: str,
-    recipe: str = "mini",
-    llm: str | None = None,
+    encoder: Given | Encoder,
+    recipe: Given | Recipe = "mini",
+    llm: Given | LLM | None = None,
     seed: int | None = None,
-    benchmarks: Sequence[str] | None = None,
+    benchmarks: Sequence[Given | Benchmark] | None = None,
     blind: bool = False,
     reporter: Reporter | None = None,
     variants: Sequence[str] | None = None,
@@ -50,8 +51,9 @@ def evaluate(
     """Train an encoder's adapter, ask the benchmarks, score the answers: whatever of it is missing.
 
     Args:
-        encoder, recipe, llm: names, or paths to yaml files; the recipe names LLM and seed unless given.
-        benchmarks: names; by default those of the paper's table.
+        encoder, recipe, llm: names, paths to yaml files, or what stands in them; the recipe names LLM and seed unless
+            given.
+        benchmarks: likewise; by default those of the paper's table.
         blind: ask the trained model once more without images (variant `blind`).
         variants: further variants of the benchmarks that have them; `all` stands for all of a benchmark's own.
         subset: ask so many questions of the chosen benchmarks, a stratified part; answers and scores are kept apart.
@@ -67,7 +69,7 @@ def evaluate(
         rules_asked(rules, benchmarks, run.data)
     asked = asked_benchmarks(benchmarks, run.recipe.data)
     wanted = asked_variants(asked, [*(["blind"] if blind else []), *(variants or [])])
-    size = size_of_table(subset, benchmarks)
+    size = size_of_table(subset, [one.name for one in asked] if benchmarks else None)
     chosen = {name: [sized(variant, size) for variant in own] for name, own in wanted.items()}
     with working(run, reporter) as ledger, sharing() as share:
         states = States(run.data)
@@ -99,10 +101,11 @@ def evaluate(
     return run
 
 
+@settings()
 def train_run(
-    encoder: str,
-    recipe: str = "mini",
-    llm: str | None = None,
+    encoder: Given | Encoder,
+    recipe: Given | Recipe = "mini",
+    llm: Given | LLM | None = None,
     seed: int | None = None,
     reporter: Reporter | None = None,
 ) -> Run:
@@ -123,6 +126,7 @@ def train_run(
     return run
 
 
+@settings()
 def score_run(run: RunFolder, reporter: Reporter | None = None) -> list[str]:
     """Score all finished answers of a run anew, without a model; returns what was scored.
 
@@ -144,27 +148,6 @@ def score_run(run: RunFolder, reporter: Reporter | None = None) -> list[str]:
     if not done:
         raise UserError(f"{run.folder}: no finished answers; `mllm-eval eval` makes them")
     return done
-
-
-def compare(
-    encoders: Sequence[str],
-    recipe: str = "mini",
-    llm: str | None = None,
-    seed: int | None = None,
-    benchmarks: Sequence[str] | None = None,
-    blind: bool = False,
-    reporter: Reporter | None = None,
-    subset: int | None = None,
-    rules: str | None = None,
-) -> list[Run]:
-    """`evaluate` for each encoder. All names are checked before anything is computed."""
-    for encoder in encoders:
-        load_encoder(encoder)
-    asked_benchmarks(benchmarks, load_recipe(recipe).data)
-    if rules is not None:
-        rules_asked(rules, benchmarks, load_recipe(recipe).data)
-    sized("default", size_of_table(subset, benchmarks))
-    return [evaluate(encoder, recipe, llm, seed, benchmarks, blind, reporter, subset=subset) for encoder in encoders]
 
 
 def table(
@@ -237,7 +220,6 @@ def provide_benchmarks(
 @contextmanager
 def working(run: RunFolder, reporter: Reporter | None) -> Iterator[Ledger]:
     """Have a run's folder for oneself, its config written, its steps noted in its ledger."""
-    before_torch()
     if world()[0]:
         # Rank 0 holds the lock, writes and tells; the others train and answer with it.
         yield Ledger(run.folder, Silent(), kept=False)

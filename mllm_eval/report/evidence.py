@@ -153,10 +153,14 @@ def weighed(estimates: Mapping[str, Estimate], key: str) -> list[tuple[Units, fl
     return [(estimates[name].units, columns().percent(name) / len(members)) for name in members]
 
 
-def read_scored(folder: Path, rules: str = "cambrian", variant: str = "default") -> Scored:
-    """The evidence of a run's folder. Raises UserError if nothing was scored by these rules."""
+def read_scored(
+    folder: Path, rules: str = "cambrian", variant: str = "default", benchmarks: Sequence[str] | None = None
+) -> Scored:
+    """The evidence of a run's folder, of all benchmarks or of these. Raises UserError if the rules scored none."""
     record = read_run(folder)
     found = summaries(folder, rules, variant)
+    if benchmarks is not None:
+        found = {name: summary for name, summary in found.items() if name in benchmarks}
     if not found:
         size = parted(variant)[1]
         mend = f"`mllm-eval eval {record.encoder} --subset {size}` does" if size else "run `mllm-eval score` first"
@@ -171,7 +175,9 @@ def read_blind(run: Scored) -> Scored | None:
     return read_scored(folder, run.rules, blind) if asked else None
 
 
-def read_variants(folders: Sequence[Path], rules: str, variants: Sequence[str]) -> list[Scored]:
+def read_variants(
+    folders: Sequence[Path], rules: str, variants: Sequence[str], benchmarks: Sequence[str] | None = None
+) -> list[Scored]:
     """The evidence of runs in each of the variants that they were scored in, variant by variant.
 
     Raises:
@@ -185,7 +191,7 @@ def read_variants(folders: Sequence[Path], rules: str, variants: Sequence[str]) 
         for folder in folders:
             missing = not any(name in known[folder] for name in variants) and variant == variants[0]
             if variant in known[folder] or missing:
-                scored.append(read_scored(folder, rules, variant))
+                scored.append(read_scored(folder, rules, variant, benchmarks))
     return scored
 
 
