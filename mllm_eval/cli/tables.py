@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mllm_eval import pipeline
 from mllm_eval.catalog.subset import sized
-from mllm_eval.environment import world
+from mllm_eval.distributed.ranks import rank
 from mllm_eval.errors import UserError
 from mllm_eval.finished import saved_models, unreadable_notes
 from mllm_eval.report import Table, chance_table, named_table, render, write_tables
@@ -26,7 +26,7 @@ from mllm_eval.storage import results_home, write_atomic
 
 def print_row(run: RunFolder, rules: str, blind: bool, subset: int | None = None) -> None:
     """The row of a run, its blind row, and which benchmarks are above chance; of several processes rank 0 prints it."""
-    if world()[0]:
+    if rank():
         return
     table = replace(pipeline.table([run], rules, blind, subset=subset), title=run.heading)
     print_and_write(table, run.stem, rules, subset)
@@ -40,7 +40,7 @@ def print_compared(
     runs: Sequence[RunFolder], rules: str, blind: bool, baseline: str | None, intervals: bool, subset: int | None
 ) -> None:
     """Runs in one table; of several processes rank 0 prints it."""
-    if not world()[0]:
+    if not rank():
         print_and_write(of_runs(runs, rules, blind, baseline, intervals, False, subset), "compare", rules, subset)
 
 

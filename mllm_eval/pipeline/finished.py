@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mllm_eval.adapters import weights_folder
 from mllm_eval.answers import Journal
 from mllm_eval.catalog.subset import size_of_table, sized
+from mllm_eval.distributed import decided, sharing
 from mllm_eval.environment import device, repeatable
 from mllm_eval.errors import UserError
 from mllm_eval.finished import Dtype, Finished
@@ -20,7 +21,6 @@ from mllm_eval.pipeline.asked import asked_benchmarks, rules_asked
 from mllm_eval.pipeline.flow import working
 from mllm_eval.pipeline.ledger import Ledger, Part
 from mllm_eval.pipeline.pictures import conclude, tell_of_broken
-from mllm_eval.pipeline.processes import decided, sharing
 from mllm_eval.pipeline.rehearsal import unsettled
 from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.pipeline.scoring import States, score_answers, scored

@@ -11,13 +11,13 @@ from mllm_eval.catalog import Benchmark, load_benchmark, load_encoder, load_reci
 from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.catalog.subset import parted, size_of_table, sized
 from mllm_eval.data.snapshots import load_samples
-from mllm_eval.environment import before_torch, repeatable, world
+from mllm_eval.distributed import decided, meet, rank, sharing
+from mllm_eval.environment import before_torch, repeatable
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.answering import Respondent, titled
 from mllm_eval.pipeline.asked import asked_benchmarks, asked_variants, rules_asked
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.pictures import conclude, look_at_images, tell_of_broken
-from mllm_eval.pipeline.processes import decided, meet, sharing
 from mllm_eval.pipeline.rehearsal import unsettled
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.scoring import States, score_answers, scored
@@ -238,7 +238,7 @@ def provide_benchmarks(
 def working(run: RunFolder, reporter: Reporter | None) -> Iterator[Ledger]:
     """Have a run's folder for oneself, its config written, its steps noted in its ledger."""
     before_torch()
-    if world()[0]:
+    if rank():
         # Rank 0 holds the lock, writes and tells; the others train and answer with it.
         yield Ledger(run.folder, Silent(), kept=False)
         return

@@ -10,12 +10,21 @@ from mllm_eval.train.provenance import hold_to_its_data
 if TYPE_CHECKING:
     from mllm_eval.run import Run
 
-__all__ = ["hold_to_its_data", "is_trained", "train"]
+__all__ = ["check_batches", "hold_to_its_data", "is_trained", "train"]
 
 
 def is_trained(run: Run) -> bool:
     """Whether the run's checkpoint is there. It appears whole or not at all; needs no torch."""
     return (run.checkpoint / "config.json").is_file()
+
+
+def check_batches(run: Run, processes: int) -> None:
+    """That a run's batches can be divided among processes, before any of them starts.
+
+    Raises UserError where one cannot.
+    """
+    for number, stage in ((1, run.recipe.stage1), (2, run.recipe.stage2)):
+        stage.accumulation(processes, f"stage {number}")
 
 
 def train(

@@ -10,18 +10,8 @@ from collections.abc import Sequence
 
 from mllm_eval.environment import gpus
 from mllm_eval.errors import UserError, near
-from mllm_eval.run import Run
 
 LAUNCHERS = ("here", "torchrun", "deepspeed", "slurm")
-
-
-def check(run: Run, processes: int) -> None:
-    """That a run's batches can be divided among processes, before any of them starts.
-
-    Raises UserError where one cannot.
-    """
-    for number, stage in ((1, run.recipe.stage1), (2, run.recipe.stage2)):
-        stage.accumulation(processes, f"stage {number}")
 
 
 def default_processes() -> int:
@@ -29,12 +19,12 @@ def default_processes() -> int:
     return max(1, len(gpus()))
 
 
-def run_processes(launcher: str, words: Sequence[str], processes: int) -> int:
-    """Call `mllm-eval` with these words on so many processes, and return the exit code.
+def run_processes(launcher: str, module: str, words: Sequence[str], processes: int) -> int:
+    """Call a module, as `python -m` does, with these words on so many processes, and return the exit code.
 
     Raises UserError for an unknown launcher.
     """
-    return subprocess.call(_command(launcher, processes) + list(words), env=_environment(processes))
+    return subprocess.call([*_command(launcher, processes), module, *words], env=_environment(processes))
 
 
 def _command(launcher: str, processes: int) -> list[str]:
@@ -43,10 +33,10 @@ def _command(launcher: str, processes: int) -> list[str]:
         # An address of its own: what `--standalone` does takes the machine's name, which may not resolve.
         meeting = ["--master-addr", "127.0.0.1", "--master-port", port]
         start = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), *meeting]
-        return [sys.executable, *start, "-m", "mllm_eval"]
+        return [sys.executable, *start, "-m"]
     if launcher == "deepspeed":
         start = ["-m", "deepspeed.launcher.runner", "--num_gpus", str(processes), "--no_local_rank"]
-        return [sys.executable, *start, "--master_port", port, "--module", "mllm_eval"]
+        return [sys.executable, *start, "--master_port", port, "--module"]
     raise UserError(f"launcher {launcher!r} is unknown.{near(launcher, LAUNCHERS)} Known: {', '.join(LAUNCHERS)}")
 
 

@@ -1,22 +1,22 @@
-"""Processes that work together: how they meet, wait for each other, agree, and end together."""
+"""Collectives: how processes meet, wait for each other, agree, and end together.
+
+Each does what it should in one process, too, and loads torch only where there are several.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
-import torch
-
-from mllm_eval.environment import device, world
+from mllm_eval.distributed.ranks import rank, several
+from mllm_eval.distributed.workqueue import Share
+from mllm_eval.environment import device
 from mllm_eval.errors import UserError
-
-if TYPE_CHECKING:
-    from mllm_eval.data.samples import ImageRef
-    from mllm_eval.features import Features
 
 Decision = TypeVar("Decision")
 
@@ -28,10 +28,18 @@ class SharedError(UserError):
     """Bad input that every process was told of; one of them prints it."""
 
 
-def join_processes(distributed: bool) -> None:
+def _group() -> Any:
+    """torch.distributed where this process has joined the others, else None."""
+    torch = sys.modules.get("torch")
+    return torch.distributed if torch is not None and torch.distributed.is_initialized() else None
+
+
+def join(distributed: bool) -> None:
     """Make the process group where there are several processes, or where `distributed` asks for it anyway."""
-    if not distributed or torch.distributed.is_initialized():
+    if not distributed or _group() is not None:
         return
+    import torch
+
     if "WORLD_SIZE" not in os.environ:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -44,8 +52,24 @@ def join_processes(distributed: bool) -> None:
     torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=WAIT)
 
 
+def meet() -> None:
+    """Wait for the other processes, if a launcher has started any."""
+    join(several())
+
+
+@contextmanager
+def sharing() -> Iterator[Share]:
+    """`meet`, and this process's share of what all do in the `with` block."""
+    meet()
+    share = Share.of_group() if several() else Share()
+    yield share
+    share.close()
+
+
 def without_compiling() -> None:
     """Keep DeepSpeed on a CPU from compiling its shared-memory reduction, a minute of gcc that inference alone uses."""
+    import torch
+
     if not torch.cuda.is_available():
         import deepspeed.ops
 
@@ -54,8 +78,8 @@ def without_compiling() -> None:
 
 def barrier() -> None:
     """Wait for the other processes, if there are any."""
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
+    if (group := _group()) is not None:
+        group.barrier()
 
 
 def together(work: Callable[[], None], first_only: bool = False) -> None:
@@ -65,27 +89,27 @@ def together(work: Callable[[], None], first_only: bool = False) -> None:
     """
     problem: str | None = None
     try:
-        if not first_only or world()[0] == 0:
+        if not first_only or rank() == 0:
             work()
     except UserError as error:
-        if not torch.distributed.is_initialized():
+        if _group() is None:
             raise
         problem = str(error)
-    if not torch.distributed.is_initialized():
+    if (group := _group()) is None:
         return
-    problems: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(problems, problem)
+    problems: list[Any] = [None] * group.get_world_size()
+    group.all_gather_object(problems, problem)
     if found := next((one for one in problems if one is not None), None):
         raise SharedError(found)
 
 
 def gathered(own: Decision) -> list[Decision]:
     """What every process has, by rank; nothing on those that are not rank 0."""
-    if not torch.distributed.is_initialized():
+    if (group := _group()) is None:
         return [own]
-    found: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, own)
-    return found if world()[0] == 0 else []
+    found: list[Any] = [None] * group.get_world_size()
+    group.all_gather_object(found, own)
+    return found if rank() == 0 else []
 
 
 def decided(decide: Callable[[], Decision]) -> Decision:
@@ -99,49 +123,13 @@ def decided(decide: Callable[[], Decision]) -> Decision:
         found[0] = decide()
 
     together(look, first_only=True)
-    if torch.distributed.is_initialized():
-        torch.distributed.broadcast_object_list(found, src=0)
+    if (group := _group()) is not None:
+        group.broadcast_object_list(found, src=0)
     decision: Decision = found[0]
     return decision
 
 
-def encode_together(
-    features: Features,
-    images: Mapping[str, ImageRef],
-    progress: Callable[[int, int], None],
-    on_broken: Callable[[ImageRef, Exception], None] | None = None,
-) -> None:
-    """Fill the feature store: every process encodes its share of those images (by sha256) that are missing.
-
-    `on_broken` is told on rank 0 of every image that cannot be read; without it one that cannot ends the work. Raises
-    SharedError on all processes where one met bad input.
-    """
-    names = list(images)
-
-    def look() -> Any:
-        missing = set(features.store.missing(names))
-        return np.array([at for at, name in enumerate(names) if name in missing], np.int64)
-
-    missing = decided(look)
-    rank, size = world()
-    broken: list[tuple[str, str]] = []
-
-    def note(image: ImageRef, problem: Exception) -> None:
-        broken.append((image.sha256, str(problem)))
-
-    def encode() -> None:
-        share = [images[names[at]] for at in missing[rank::size]]
-        told = note if on_broken else None
-        features.fill(share, lambda done, _: progress(min(done * size, len(missing)), len(missing)), told)
-
-    together(encode)
-    features.store.refresh()
-    if on_broken and (everyones := gathered(broken)):
-        for name, problem in (one for each in everyones for one in each):
-            on_broken(images[name], UserError(problem))
-
-
 def tells(problem: UserError) -> bool:
     """Whether this process prints a problem: rank 0, or a process that met it alone while others were training."""
-    alone = torch.distributed.is_initialized() and not isinstance(problem, SharedError)
-    return world()[0] == 0 or alone
+    alone = _group() is not None and not isinstance(problem, SharedError)
+    return rank() == 0 or alone

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mllm_eval.errors import UserError
-from mllm_eval.run import RunFolder
 
 # Seconds before its end at which Slurm tells a job to go back into the queue: the step at hand and a checkpoint.
 NOTICE = 300
@@ -37,8 +38,12 @@ class Job:
 
 @dataclass
 class Call:
-    """A command of `mllm-eval` that every task of the job calls. It goes on where it was, so a requeued job does."""
+    """What every task of a job calls: `main` (a function of a module) with a command's words; it returns an exit code.
 
+    A command goes on where it was, so a job that is queued again does.
+    """
+
+    main: Callable[[list[str]], int]
     words: list[str]
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -48,9 +53,7 @@ class Call:
 
         os.environ.update(self.environment)
         submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        from mllm_eval.cli.app import app
-
-        if code := app(self.words, standalone_mode=False):
+        if code := self.main(self.words):
             raise SystemExit(code)
 
     def checkpoint(self) -> Any:
@@ -60,8 +63,8 @@ class Call:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def submit(run: RunFolder, call: Call, job: Job) -> Any:
-    """Put a command of a run into the queue; submitit's job, whose logs are in the run's folder under slurm/.
+def submit(name: str, logs: Path, call: Call, job: Job) -> Any:
+    """Put a call into the queue under a name; submitit's job, whose logs are in the folder `logs`.
 
     Raises UserError where submitit or Slurm is missing, or Slurm refuses the job.
     """
@@ -70,11 +73,11 @@ def submit(run: RunFolder, call: Call, job: Job) -> Any:
     except ImportError:
         raise UserError("launch slurm: submitit is not installed; pip install 'mllm-eval[slurm]'") from None
     try:
-        executor = submitit.SlurmExecutor(run.folder / "slurm", max_num_timeout=REQUEUES)
+        executor = submitit.SlurmExecutor(logs, max_num_timeout=REQUEUES)
     except RuntimeError:
         raise UserError("launch slurm: there is no `srun` on this machine; use one of the cluster's") from None
     asked = {
-        "job_name": f"mllm-eval-{run.hash}",
+        "job_name": name,
         "partition": job.partition,
         "nodes": job.nodes,
         "ntasks_per_node": job.tasks,

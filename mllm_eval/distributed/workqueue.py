@@ -1,6 +1,6 @@
-"""Which of several processes answers which batch: whoever is free takes the costliest that is left.
+"""The work queue of several processes: whoever is free takes the costliest piece of work that is left.
 
-A counter that all processes add to says how many batches are taken. Nobody has to wait for anybody in between, and
+A counter that all processes add to says how many pieces are taken. Nobody has to wait for anybody in between, and
 a slow process holds the others up by no more than what it has taken last.
 """
 

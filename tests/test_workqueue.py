@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mllm_eval.generate.sharing import Share
+from mllm_eval.distributed import Share
 
 
 class Numbers:
