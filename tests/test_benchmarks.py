@@ -93,6 +93,13 @@ def test_guessing_is_counted_from_the_samples(tmp_path: Path, monkeypatch: pytes
 
 METRIC = """
 import json, os, sys
+# As where they are not installed.
+from importlib.machinery import PathFinder
+found = PathFinder.find_spec
+without = ("torch", "transformers")
+PathFinder.find_spec = staticmethod(
+    lambda name, *more: None if name.split(".")[0] in without else found(name, *more)
+)
 import evaluate
 before = set(sys.modules)
 for name in sys.argv[2:]:
@@ -108,14 +115,14 @@ for name in sys.argv[2:]:
     )
     assert len(robust["scores"]) == 1
 names = {name.partition(".")[0] for name in set(sys.modules) - before}
-assert not names & {"torch", "transformers", "scipy", "typer", "pydantic", "yaml"}, names
+assert not names & {"scipy", "typer", "pydantic", "yaml"}, names
 print("loaded", len(sys.argv) - 2)
 """
 
 
 def test_scorers_load_as_evaluate_metrics_by_python_alone(tmp_path: Path) -> None:
     pytest.importorskip("evaluate")
-    offline = {"HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1", "HF_HOME": str(tmp_path), "USE_TORCH": "0"}
+    offline = {"HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     scored = ["mme", "mathvista", "textvqa", "mmvp", "cvbench_3d"]  # each kind of reference, and shared modules
     done = subprocess.run(
         [sys.executable, "-c", METRIC, str(ROOT), *scored],

@@ -213,8 +213,8 @@ def prompt(
       mllm-eval prompt mme --llm mini-llama | head -1
     """
     from mllm_eval.catalog import load_recipe
+    from mllm_eval.data.prompts import begin_words, show_prompts
     from mllm_eval.prompts import template_named
-    from mllm_eval.prompts.show import begin_words, show_prompts
 
     chosen = load_recipe(recipe)
     template, data = template or chosen.template, data or chosen.data
