@@ -10,7 +10,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mllm_eval.pipeline.reporter import Progress, Reporter
+from mllm_eval.pipeline.reporter import Reporter
+from mllm_eval.progress import Progress
 
 EVERY_SECONDS = 20.0
 NOISY = ("transformers", "accelerate", "DeepSpeed", "deepspeed", "torch", "datasets", "huggingface_hub", "PIL")

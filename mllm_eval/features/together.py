@@ -9,6 +9,7 @@ import numpy as np
 
 from mllm_eval.distributed import decided, gathered, rank, several, together, world_size
 from mllm_eval.errors import UserError
+from mllm_eval.progress import Progress
 
 if TYPE_CHECKING:
     from mllm_eval.data.samples import ImageRef
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def fill_together(
     features: Features,
     images: Sequence[ImageRef],
-    progress: Callable[[int, int], None],
+    progress: Progress,
     broken: Callable[[ImageRef, Exception], None],
 ) -> None:
     """Fill the feature store with those images: `Features.fill` in one process, `encode_together` in several."""
@@ -31,7 +32,7 @@ def fill_together(
 def encode_together(
     features: Features,
     images: Mapping[str, ImageRef],
-    progress: Callable[[int, int], None],
+    progress: Progress,
     on_broken: Callable[[ImageRef, Exception], None] | None = None,
 ) -> None:
     """Fill the feature store: every process encodes its share of those images (by sha256) that are missing.

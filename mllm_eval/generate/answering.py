@@ -15,12 +15,11 @@ from mllm_eval.generate.batching import Limits
 from mllm_eval.generate.job import Engine, Features, Job, Means
 from mllm_eval.generate.positions import position_limit
 from mllm_eval.generate.thrift import Thrift
+from mllm_eval.progress import Progress
 
 if TYPE_CHECKING:
     from mllm_eval.generate.model import Answerer
     from mllm_eval.generate.server import Server
-
-Progress = Callable[[int, int], None]
 
 
 def answer(

@@ -19,8 +19,8 @@ from mllm_eval.generate import Asked, Limits, answer_many, is_open, pending, sha
 from mllm_eval.generate.asking import outdated, outdated_words
 from mllm_eval.generate.positions import positions_in
 from mllm_eval.pipeline.ledger import Ledger, Part
-from mllm_eval.pipeline.reporter import Progress
 from mllm_eval.pipeline.subset import asked_samples
+from mllm_eval.progress import Progress
 from mllm_eval.run import Run
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from mllm_eval.progress import Progress
 from mllm_eval.train.provenance import hold_to_its_data
 
 if TYPE_CHECKING:
@@ -27,9 +28,7 @@ def check_batches(run: Run, processes: int) -> None:
         stage.accumulation(processes, f"stage {number}")
 
 
-def train(
-    run: Run, progress: Callable[[int, int], None] | None = None, say: Callable[[str], None] | None = None
-) -> None:
+def train(run: Run, progress: Progress | None = None, say: Callable[[str], None] | None = None) -> None:
     """Train what is missing of a run; see `mllm_eval.train.stages.train`. torch is loaded here, not before."""
     if is_trained(run):
         return

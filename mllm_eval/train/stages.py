@@ -29,6 +29,7 @@ from mllm_eval.environment import repeatable
 from mllm_eval.errors import UserError
 from mllm_eval.features import Features
 from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, save_checkpoint
+from mllm_eval.progress import Progress
 from mllm_eval.run import Run
 from mllm_eval.storage import locate, results_home, write_atomic, write_json
 from mllm_eval.train.batches import Collator, RowNumbers
@@ -36,7 +37,7 @@ from mllm_eval.train.encoding import encode, missing, refs_of, spread, statistic
 from mllm_eval.train.keeping import with_room
 from mllm_eval.train.kernels import use_kernels
 from mllm_eval.train.order import Plan, planned
-from mllm_eval.train.progress import StageLog, Told, Work, latest_whole, remove_others
+from mllm_eval.train.progress import StageLog, Work, latest_whole, remove_others
 from mllm_eval.train.resharding import reshard, resharded_copy, shards
 from mllm_eval.train.settings import check_settings
 from mllm_eval.train.tokens import TokenisedSet, tokenise
@@ -65,7 +66,7 @@ class Prepared:
     unreadable: Unreadable
 
 
-def train(run: Run, progress: Told | None = None, say: Callable[[str], None] | None = None) -> None:
+def train(run: Run, progress: Progress | None = None, say: Callable[[str], None] | None = None) -> None:
     """Stage 1 (projector), stage 2 (projector and LLM), then the checkpoint; what is complete is skipped.
 
     Killed at any moment and called again, on any number of processes, it goes on from the last whole checkpoint;
