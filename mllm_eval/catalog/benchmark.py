@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mllm_eval.catalog.colour import colour
 from mllm_eval.catalog.folders import find
-from mllm_eval.catalog.subset import parted, sized
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, fault, near
 from mllm_eval.storage import sha256_bytes
@@ -157,7 +157,7 @@ class Benchmark(Strict):
 
     def variant(self, name: str) -> Variant:
         """The variant of that name, or of a subset of it; UserError with the nearest name otherwise."""
-        known, name = {**GENERIC, **self.variants}, parted(name)[0]
+        known, name = {**GENERIC, **self.variants}, VariantKey.parse(name).name
         if name not in known:
             hint = f"{near(name, known)} Known: {', '.join(known)}"
             raise UserError(f"{self.name} has no variant '{name}'.{hint}")
@@ -188,9 +188,9 @@ def answers_variant(benchmark: Benchmark, variant: str, pin: str) -> str:
         chosen = benchmark.variant(name)
         return {**benchmark.settings, **chosen.settings}, chosen.pins.get(pin, pin), chosen.images
 
-    plain, size = parted(variant)
-    mine = asks(plain)
-    return sized(next(name for name in (*GENERIC, *benchmark.variants) if asks(name) == mine), size)
+    key = VariantKey.parse(variant)
+    mine = asks(key.name)
+    return str(key.named(next(name for name in (*GENERIC, *benchmark.variants) if asks(name) == mine)))
 
 
 def read_benchmark(path: Path) -> Benchmark:

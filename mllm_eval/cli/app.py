@@ -90,7 +90,7 @@ def eval_(
       mllm-eval eval mini-dino --launch torchrun --processes 2
     """
     from mllm_eval import pipeline
-    from mllm_eval.catalog.subset import size_of_table
+    from mllm_eval.catalog.variant import size_of_table
     from mllm_eval.cli.display import display
     from mllm_eval.cli.finished import eval_model
     from mllm_eval.cli.tables import print_row
@@ -139,7 +139,7 @@ def compare(
       mllm-eval compare mini-dino,mini-clip,mini-random
     """
     from mllm_eval import pipeline
-    from mllm_eval.catalog.subset import size_of_table
+    from mllm_eval.catalog.variant import size_of_table
     from mllm_eval.cli.display import display
     from mllm_eval.cli.tables import print_compared
     from mllm_eval.pipeline.asked import baseline_asked

@@ -31,7 +31,7 @@ def eval_model(
     """Ask a finished model the benchmarks, score, and print its row. Raises UserError for an unknown dtype."""
     from typing import cast, get_args
 
-    from mllm_eval.catalog.subset import size_of_table
+    from mllm_eval.catalog.variant import size_of_table
     from mllm_eval.cli.display import display
     from mllm_eval.cli.tables import print_row
     from mllm_eval.environment import gpus

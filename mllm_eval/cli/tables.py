@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mllm_eval import pipeline
-from mllm_eval.catalog.subset import sized
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.distributed.ranks import rank
 from mllm_eval.errors import UserError
 from mllm_eval.finished import saved_models, unreadable_notes
@@ -30,7 +30,7 @@ def print_row(run: RunFolder, rules: str, blind: bool, subset: int | None = None
         return
     table = replace(pipeline.table([run], rules, blind, subset=subset), title=run.heading)
     print_and_write(table, run.stem, rules, subset)
-    variant = sized("default", subset)
+    variant = str(VariantKey.of("default", subset))
     print(*chance_table(run.folder, rules, variant, intervals=False).sentences, sep="\n")
     if words := one_answer_words(read_scored(run.folder, rules, variant)):
         print(f"{words[0].upper()}{words[1:]}.")
@@ -143,7 +143,7 @@ def put(table: Table, form: str, out: Path | None) -> None:
 def print_and_write(table: Table, stem: str, rules: str, subset: int | None = None) -> None:
     """Print a table, and write it in every format to results/tables."""
     put(table, "terminal", None)
-    stem = sized(stem, subset)
+    stem = str(VariantKey.of(stem, subset))
     stem = stem if rules == "cambrian" else f"{stem}.{rules}"
     written = write_tables(table, results_home() / "tables", stem)
     endings = ", ".join(path.suffix for path in written)

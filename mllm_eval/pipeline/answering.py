@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mllm_eval.answers import Journal
 from mllm_eval.catalog import Benchmark
-from mllm_eval.catalog.subset import parted
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.data.samples import ImageRef, Sample, Shown
 from mllm_eval.distributed import Share, decided
 from mllm_eval.environment import device, repeatable
@@ -202,7 +202,7 @@ class Respondent:
 
     def _encode(self, name: str, part: Mapping[Asked, tuple[Benchmark, str]]) -> None:
         # An image that several show is the default's: what a variant adds is what it alone shows.
-        order = sorted(part.items(), key=lambda one: parted(one[1][1])[0] != "default")
+        order = sorted(part.items(), key=lambda one: VariantKey.parse(one[1][1]).name != "default")
         images = Shown([asked.samples for asked, _ in order])
 
         def look() -> list[int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mllm_eval.adapters import weights_folder
 from mllm_eval.answers import Journal
-from mllm_eval.catalog.subset import size_of_table, sized
+from mllm_eval.catalog.variant import VariantKey, size_of_table
 from mllm_eval.distributed import decided, sharing
 from mllm_eval.environment import device, repeatable
 from mllm_eval.errors import UserError
@@ -62,7 +62,7 @@ def evaluate_finished(
     model = Finished.of(place, data, dtype, batch)
     asked = asked_benchmarks(benchmarks, data)
     size = size_of_table(subset, benchmarks)
-    variants = [sized(name, size) for name in (["default", "blind"] if blind else ["default"])]
+    variants = [str(VariantKey.of(name, size)) for name in (["default", "blind"] if blind else ["default"])]
     with working(model, reporter) as ledger, sharing() as share:
         states = States(data)
         if size != subset:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mllm_eval.catalog import Benchmark, load_benchmark, load_encoder, load_recipe
 from mllm_eval.catalog.benchmark import answers_variant
-from mllm_eval.catalog.subset import parted, size_of_table, sized
+from mllm_eval.catalog.variant import VariantKey, of_stem, size_of_table
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.distributed import decided, meet, rank, sharing
 from mllm_eval.environment import before_torch, repeatable
@@ -68,7 +68,7 @@ def evaluate(
     asked = asked_benchmarks(benchmarks, run.recipe.data)
     wanted = asked_variants(asked, [*(["blind"] if blind else []), *(variants or [])])
     size = size_of_table(subset, benchmarks)
-    chosen = {name: [sized(variant, size) for variant in own] for name, own in wanted.items()}
+    chosen = {name: [str(VariantKey.of(variant, size)) for variant in own] for name, own in wanted.items()}
     with working(run, reporter) as ledger, sharing() as share:
         states = States(run.data)
         if size != subset:
@@ -133,9 +133,9 @@ def score_run(run: RunFolder, reporter: Reporter | None = None) -> list[str]:
     states = States(run.data)
     with working(run, reporter) as ledger:
         for path in sorted((run.folder / "answers").glob("*.jsonl")):
-            name, _, variant = path.stem.partition(".")
+            name, variant = of_stem(path.stem)
             benchmark = load_benchmark(name)
-            for counted in _read_by(run, benchmark, variant or "default"):
+            for counted in _read_by(run, benchmark, variant):
                 title = titled(benchmark, counted)
                 with ledger.step(f"scores: {title}", "scores", benchmark=benchmark.name, variant=counted):
                     states.of(benchmark, counted)
@@ -163,7 +163,7 @@ def compare(
     asked_benchmarks(benchmarks, load_recipe(recipe).data)
     if rules is not None:
         rules_asked(rules, benchmarks, load_recipe(recipe).data)
-    sized("default", size_of_table(subset, benchmarks))
+    VariantKey.of("default", size_of_table(subset, benchmarks))
     return [evaluate(encoder, recipe, llm, seed, benchmarks, blind, reporter, subset=subset) for encoder in encoders]
 
 
@@ -269,10 +269,10 @@ def _train(run: Run, ledger: Ledger) -> None:
 
 def _read_by(run: RunFolder, benchmark: Benchmark, variant: str) -> list[str]:
     """The variants that read these answers: their own, and those that were scored from them before."""
-    size = parted(variant)[1]
+    key = VariantKey.parse(variant)
     others = [
         name
-        for name in (sized(one, size) for one in benchmark.variants)
+        for name in (str(key.named(one)) for one in benchmark.variants)
         if answers_variant(benchmark, name, run.data) == variant != name
         and any(run.summary_path(benchmark.name, rules, name).is_file() for rules in benchmark.rules)
     ]
