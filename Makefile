@@ -87,8 +87,8 @@ check: $(READY) ## hold the facts of an encoder's yaml against its weights: [ENC
 mini-weights: $(READY) ## pretrain the miniature's encoders and LLM anew: hours
 	@$(RUN) miniature weights
 
-lint: $(READY) ## ruff and mypy
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+lint: $(READY) ## ruff, the floors of docs/ARCHITECTURE.md, and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache && $(BIN)/mypy
 
 test: $(READY) ## all tests
 	@$(BIN)/python -m pytest

@@ -43,11 +43,6 @@ def threads() -> int:
     return int(given) if given.isdigit() and int(given) > 0 else len(os.sched_getaffinity(0))
 
 
-def world() -> tuple[int, int]:
-    """Rank of this process and number of processes, as a launcher's environment says; (0, 1) without one."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def gpus() -> list[str]:
     """Names of the GPUs that this process may use, found without torch; empty without any."""
     found = _listed_gpus() or _driver_gpus()

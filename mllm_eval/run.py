@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from mllm_eval.catalog import LLM, Encoder, Given, Recipe, load_encoder, load_llm, load_recipe, names
+from mllm_eval.catalog.variant import stem
 from mllm_eval.config import Strict, load, short_hash
 from mllm_eval.environment import describe
 from mllm_eval.errors import UserError, near
@@ -92,13 +93,13 @@ class RunFolder:
         return self.folder / f"stage{stage}"
 
     def answers_path(self, benchmark: str, variant: str = "default") -> Path:
-        return self.folder / "answers" / f"{_stem(benchmark, variant)}.jsonl"
+        return self.folder / "answers" / f"{stem(benchmark, variant)}.jsonl"
 
     def scores_path(self, benchmark: str, rules: str, variant: str = "default") -> Path:
-        return self.folder / "scores" / f"{_stem(benchmark, variant)}.{rules}.jsonl"
+        return self.folder / "scores" / f"{stem(benchmark, variant)}.{rules}.jsonl"
 
     def summary_path(self, benchmark: str, rules: str, variant: str = "default") -> Path:
-        return self.folder / "scores" / f"{_stem(benchmark, variant)}.{rules}.json"
+        return self.folder / "scores" / f"{stem(benchmark, variant)}.{rules}.json"
 
 
 class External(RunFolder):
@@ -257,10 +258,6 @@ class Run(RunFolder):
         """Add to manifest.json what the run is trained on: file of the recipe -> size and SHA-256."""
         self.note_session()
         write_json(self.folder / "manifest.json", {**self.manifest(), "trained_on": files})
-
-
-def _stem(benchmark: str, variant: str) -> str:
-    return benchmark if variant == "default" else f"{benchmark}.{variant}"
 
 
 def saved_runs() -> list[Run]:

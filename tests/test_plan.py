@@ -37,7 +37,7 @@ from mllm_eval.plan.shapes import (
 )
 from mllm_eval.plan.work import asking, encoding, passing, projecting
 from mllm_eval.plan.workload import _made_rows, reference_sizes
-from mllm_eval.storage import PACKAGE
+from mllm_eval.storage import SHIPPED
 
 CLOSE = 0.15
 VOCAB, WIDTH, DEPTH, HEADS, KEYS, HIDDEN = 600, 96, 4, 6, 2, 224
@@ -289,7 +289,7 @@ def test_the_store_is_as_large_as_the_store_makes_it() -> None:
 def test_sizes_of_the_benchmarks_are_the_published_ones() -> None:
     sizes = reference_sizes()
     assert list(sizes) == paper_benchmarks()
-    with open(PACKAGE / "configs/reference/benchmarks.csv", encoding="utf-8", newline="") as file:
+    with open(SHIPPED / "configs/reference/benchmarks.csv", encoding="utf-8", newline="") as file:
         published = [row["n_scored"] for row in csv.DictReader(file)]
     for (name, (questions, images, _)), text in zip(sizes.items(), published, strict=True):
         pins = load_benchmark(name).data

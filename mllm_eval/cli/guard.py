@@ -15,10 +15,9 @@ from mllm_eval.process import unchanged
 
 def _tells(error: UserError) -> bool:
     """Whether this process is the one of several that prints what all of them met."""
-    if os.environ.get("RANK", "0") == "0":
-        return True
-    ranks: Any = sys.modules.get("mllm_eval.train.ranks")
-    return ranks is not None and bool(ranks.tells(error))
+    from mllm_eval.distributed import tells
+
+    return tells(error)
 
 
 class Guarded(TyperGroup):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mllm_eval.environment import world
+from mllm_eval.distributed.ranks import rank
 
 if TYPE_CHECKING:
     from mllm_eval.cli.launching import Start
@@ -22,5 +22,5 @@ def train_run(encoder: str, recipe: str, llm: str | None, seed: int | None, star
         if start(lambda: run):
             return
         pipeline.train_run(encoder, recipe, llm, seed, display())
-    if not world()[0]:
+    if not rank():
         print(run.checkpoint)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mllm_eval.catalog import LLM, Benchmark, Encoder, Given, Recipe, load_encoder, load_llm, load_recipe
-from mllm_eval.catalog.subset import sized
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.environment import settings
 from mllm_eval.errors import UserError
 from mllm_eval.finished import Finished
@@ -149,7 +149,7 @@ def compare(
             there.append(Results.of(model, rules, asked))
         else:
             there.append(facts_of(model))
-    sized("default", table_size(subset, asked))
+    VariantKey.of("default", table_size(subset, asked))
     chosen = load_recipe("mini" if recipe is None else recipe)
     if llm is not None:
         load_llm(llm)

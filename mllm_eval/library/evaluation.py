@@ -12,7 +12,7 @@ from mllm_eval import pipeline
 from mllm_eval.answers import read_answers
 from mllm_eval.catalog import LLM, Benchmark, Encoder, Given, Recipe, load_benchmark
 from mllm_eval.catalog.benchmark import answers_variant
-from mllm_eval.catalog.subset import size_of_table, sized
+from mllm_eval.catalog.variant import VariantKey, size_of_table
 from mllm_eval.environment import gpus, settings
 from mllm_eval.errors import UserError, near
 from mllm_eval.finished import Dtype, Finished
@@ -88,7 +88,7 @@ class Results:
         Raises:
             UserError: the variant was not asked, or the rule set has not scored it.
         """
-        wanted = sized(variant, self.subset)
+        wanted = str(VariantKey.of(variant, self.subset))
         # A variant of one benchmark is none of another.
         names = [one.name for one in self.benchmarks if variant == "default" or self._has(one.name, wanted)]
         if not names:

@@ -14,8 +14,9 @@ from mllm_eval.pipeline.flow import (
     table,
     train_run,
 )
-from mllm_eval.pipeline.reporter import Progress, Reporter, Silent
+from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.subset import shown_variants
+from mllm_eval.progress import Progress
 
 __all__ = [
     "Progress",

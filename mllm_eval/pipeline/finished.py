@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from mllm_eval.adapters import weights_folder
 from mllm_eval.answers import Journal
 from mllm_eval.catalog import Benchmark, Given
-from mllm_eval.catalog.subset import size_of_table, sized
+from mllm_eval.catalog.variant import VariantKey, size_of_table
+from mllm_eval.distributed import decided, sharing
 from mllm_eval.environment import device, repeatable, settings
 from mllm_eval.errors import UserError
 from mllm_eval.finished import Dtype, Finished
@@ -21,7 +22,6 @@ from mllm_eval.pipeline.asked import asked_benchmarks, rules_asked
 from mllm_eval.pipeline.flow import working
 from mllm_eval.pipeline.ledger import Ledger, Part
 from mllm_eval.pipeline.pictures import conclude, tell_of_broken
-from mllm_eval.pipeline.processes import decided, sharing
 from mllm_eval.pipeline.rehearsal import unsettled
 from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.pipeline.scoring import States, score_answers, scored
@@ -67,7 +67,7 @@ def evaluate_finished(
     model = place if isinstance(place, Finished) else Finished.of(place, data, dtype, batch)
     asked = asked_benchmarks(benchmarks, data)
     size = size_of_table(subset, [one.name for one in asked] if benchmarks else None)
-    variants = [sized(name, size) for name in (["default", "blind"] if blind else ["default"])]
+    variants = [str(VariantKey.of(name, size)) for name in (["default", "blind"] if blind else ["default"])]
     with working(model, reporter) as ledger, sharing() as share:
         states = States(data)
         if size != subset:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from mllm_eval.catalog import LLM, Benchmark, Encoder, Given, Recipe, load_benchmark, load_recipe
 from mllm_eval.catalog.benchmark import answers_variant
-from mllm_eval.catalog.subset import parted, size_of_table, sized
+from mllm_eval.catalog.variant import VariantKey, of_stem, size_of_table
 from mllm_eval.data.snapshots import load_samples
-from mllm_eval.environment import repeatable, settings, world
+from mllm_eval.distributed import decided, meet, rank, sharing
+from mllm_eval.environment import repeatable, settings
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.answering import Respondent, titled
 from mllm_eval.pipeline.asked import asked_benchmarks, asked_variants, rules_asked
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.pictures import conclude, look_at_images, tell_of_broken
-from mllm_eval.pipeline.processes import decided, meet, sharing
 from mllm_eval.pipeline.rehearsal import unsettled
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.scoring import States, score_answers, scored
@@ -70,7 +70,7 @@ def evaluate(
     asked = asked_benchmarks(benchmarks, run.recipe.data)
     wanted = asked_variants(asked, [*(["blind"] if blind else []), *(variants or [])])
     size = size_of_table(subset, [one.name for one in asked] if benchmarks else None)
-    chosen = {name: [sized(variant, size) for variant in own] for name, own in wanted.items()}
+    chosen = {name: [str(VariantKey.of(variant, size)) for variant in own] for name, own in wanted.items()}
     with working(run, reporter) as ledger, sharing() as share:
         states = States(run.data)
         if size != subset:
@@ -137,9 +137,9 @@ def score_run(run: RunFolder, reporter: Reporter | None = None) -> list[str]:
     states = States(run.data)
     with working(run, reporter) as ledger:
         for path in sorted((run.folder / "answers").glob("*.jsonl")):
-            name, _, variant = path.stem.partition(".")
+            name, variant = of_stem(path.stem)
             benchmark = load_benchmark(name)
-            for counted in _read_by(run, benchmark, variant or "default"):
+            for counted in _read_by(run, benchmark, variant):
                 title = titled(benchmark, counted)
                 with ledger.step(f"scores: {title}", "scores", benchmark=benchmark.name, variant=counted):
                     states.of(benchmark, counted)
@@ -220,7 +220,7 @@ def provide_benchmarks(
 @contextmanager
 def working(run: RunFolder, reporter: Reporter | None) -> Iterator[Ledger]:
     """Have a run's folder for oneself, its config written, its steps noted in its ledger."""
-    if world()[0]:
+    if rank():
         # Rank 0 holds the lock, writes and tells; the others train and answer with it.
         yield Ledger(run.folder, Silent(), kept=False)
         return
@@ -251,10 +251,10 @@ def _train(run: Run, ledger: Ledger) -> None:
 
 def _read_by(run: RunFolder, benchmark: Benchmark, variant: str) -> list[str]:
     """The variants that read these answers: their own, and those that were scored from them before."""
-    size = parted(variant)[1]
+    key = VariantKey.parse(variant)
     others = [
         name
-        for name in (sized(one, size) for one in benchmark.variants)
+        for name in (str(key.named(one)) for one in benchmark.variants)
         if answers_variant(benchmark, name, run.data) == variant != name
         and any(run.summary_path(benchmark.name, rules, name).is_file() for rules in benchmark.rules)
     ]

@@ -17,7 +17,7 @@ from mllm_eval.results import AVERAGE, columns, published
 from mllm_eval.results.published import number, values
 from mllm_eval.stats.estimator import Floats
 from mllm_eval.stats.predict import Worth, interval, predicted, skill, worth
-from mllm_eval.storage import PACKAGE
+from mllm_eval.storage import SHIPPED
 
 VQA, CLASSIC = "vqa_all.csv", "classic_vision.csv"
 TOGETHER = "all of them"
@@ -61,7 +61,7 @@ class Evidence:
 
 def evidence(target: str = AVERAGE) -> Evidence:
     """The published rows. Raises UserError for an unknown target, and for rows that the tables do not have."""
-    config = load(PACKAGE / "configs" / "prediction.yaml", Prediction)
+    config = load(SHIPPED / "configs" / "prediction.yaml", Prediction)
     known = [AVERAGE, *columns().categories]
     if target not in known:
         raise UserError(f"--target {target}: is none of {', '.join(known)}.{near(target, known)}")

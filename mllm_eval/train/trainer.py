@@ -15,13 +15,12 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from mllm_eval.catalog import Recipe, Stage
-from mllm_eval.environment import world
+from mllm_eval.distributed import WAIT, barrier, local_world_size, world_size
 from mllm_eval.model import VLM
 from mllm_eval.train.batches import Collator, PlanSampler, RowNumbers
 from mllm_eval.train.notice import Checkpoints, Notice
 from mllm_eval.train.order import Plan
 from mllm_eval.train.progress import StageLog, mark_whole
-from mllm_eval.train.ranks import WAIT, barrier
 from mllm_eval.train.resharding import forget
 from mllm_eval.train.sharding import deepspeed_config
 from mllm_eval.train.unreadable import Unreadable
@@ -39,8 +38,7 @@ def _readers(stage: Stage) -> int:
     """Processes that decode images ahead of a training step: this rank's share of the cores, less its own."""
     if stage.features == "store":
         return 0
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(0, min(READERS, len(os.sched_getaffinity(0)) // here - 1))
+    return max(0, min(READERS, len(os.sched_getaffinity(0)) // local_world_size() - 1))
 
 
 def arguments(
@@ -51,7 +49,7 @@ def arguments(
     Raises UserError for what this version cannot do.
     """
     half = recipe.dtype == "bfloat16"
-    config = deepspeed_config(recipe, stage, world()[1], where)
+    config = deepspeed_config(recipe, stage, world_size(), where)
     if resharded:
         config = {**(config or {}), "checkpoint": {"load_universal": True}}
     on_gpu = torch.cuda.is_available()
@@ -61,7 +59,7 @@ def arguments(
     made = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=stage.micro_batch,
-        gradient_accumulation_steps=stage.accumulation(world()[1], where),
+        gradient_accumulation_steps=stage.accumulation(world_size(), where),
         max_steps=steps,
         learning_rate=stage.lr,
         weight_decay=stage.weight_decay,
