@@ -9,6 +9,7 @@ from __future__ import annotations
 from mllm_eval.pipeline.flow import (
     compare,
     evaluate,
+    prepare_run,
     provide_benchmarks,
     provide_data,
     score_run,
@@ -24,6 +25,7 @@ __all__ = [
     "Silent",
     "compare",
     "evaluate",
+    "prepare_run",
     "provide_benchmarks",
     "provide_data",
     "score_run",

@@ -10,7 +10,7 @@ from mllm_eval.train.provenance import hold_to_its_data
 if TYPE_CHECKING:
     from mllm_eval.run import Run
 
-__all__ = ["hold_to_its_data", "is_trained", "train"]
+__all__ = ["hold_to_its_data", "is_trained", "prepare", "train"]
 
 
 def is_trained(run: Run) -> bool:
@@ -27,3 +27,10 @@ def train(
     from mllm_eval.train.stages import train as train_stages
 
     train_stages(run, progress, say)
+
+
+def prepare(run: Run, say: Callable[[str], None], processes: int) -> None:
+    """Do what training does before it needs a GPU; see `mllm_eval.train.stages.prepare`."""
+    from mllm_eval.train.stages import prepare as prepare_stages
+
+    prepare_stages(run, say, processes)
