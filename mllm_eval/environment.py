@@ -41,6 +41,19 @@ def threads() -> int:
     return int(given) if given.isdigit() and int(given) > 0 else len(os.sched_getaffinity(0))
 
 
+def cores() -> int:
+    """Cores of this process: of those that it may use its share among the processes of this machine.
+
+    Slurm gives each of its tasks cores of its own, which are not to be shared out once more.
+    """
+    here = len(os.sched_getaffinity(0))
+    own = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    # A launcher that one task has started has its processes share that task's cores.
+    if own.isdigit() and os.environ.get("SLURM_NTASKS") == os.environ.get("WORLD_SIZE"):
+        return max(1, min(here, int(own)))
+    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def world() -> tuple[int, int]:
     """Rank of this process and number of processes, as a launcher's environment says; (0, 1) without one."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -161,8 +174,11 @@ def device() -> str:
     return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
 
 
-def repeatable(seed: int) -> None:
-    """Seed python, numpy and torch, ask torch for deterministic algorithms and fix its threads."""
+def repeatable(seed: int, strictly: bool = False) -> None:
+    """Seed python, numpy and torch, ask torch for deterministic algorithms and fix its threads.
+
+    Where an operation has no deterministic form torch goes on with the other; `strictly` makes that an error.
+    """
     before_torch()
     import random
 
@@ -173,5 +189,5 @@ def repeatable(seed: int) -> None:
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     torch.set_num_threads(threads())
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True, warn_only=not strictly)
     warnings.filterwarnings("ignore", message=".*deterministic.*", category=UserWarning)

@@ -22,6 +22,10 @@ Decision = TypeVar("Decision")
 
 # Others wait for the slowest as long as it prepares data.
 WAIT = timedelta(days=7)
+# Within training all do the same at the same time: who has not come by then has failed.
+COLLECTIVE = timedelta(minutes=30)
+_waiting: Any = None
+"""The group in which processes wait for what one of them does alone."""
 
 
 class SharedError(UserError):
@@ -41,7 +45,15 @@ def join_processes(distributed: bool) -> None:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(device())
-    torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=WAIT)
+    torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=COLLECTIVE)
+
+
+def _patient() -> Any:
+    """The group that waits for `WAIT`, on the CPU; every process that asks for it first makes it with the others."""
+    global _waiting
+    if _waiting is None or _waiting[0] is not torch.distributed.group.WORLD:
+        _waiting = torch.distributed.group.WORLD, torch.distributed.new_group(backend="gloo", timeout=WAIT)
+    return _waiting[1]
 
 
 def without_compiling() -> None:
@@ -53,9 +65,9 @@ def without_compiling() -> None:
 
 
 def barrier() -> None:
-    """Wait for the other processes, if there are any."""
+    """Wait for the other processes, if there are any, however long they are busy."""
     if torch.distributed.is_initialized():
-        torch.distributed.barrier()
+        torch.distributed.barrier(_patient())
 
 
 def together(work: Callable[[], None], first_only: bool = False) -> None:
@@ -74,7 +86,7 @@ def together(work: Callable[[], None], first_only: bool = False) -> None:
     if not torch.distributed.is_initialized():
         return
     problems: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(problems, problem)
+    torch.distributed.all_gather_object(problems, problem, _patient())
     if found := next((one for one in problems if one is not None), None):
         raise SharedError(found)
 
@@ -84,7 +96,7 @@ def gathered(own: Decision) -> list[Decision]:
     if not torch.distributed.is_initialized():
         return [own]
     found: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, own)
+    torch.distributed.all_gather_object(found, own, _patient())
     return found if world()[0] == 0 else []
 
 
@@ -100,7 +112,7 @@ def decided(decide: Callable[[], Decision]) -> Decision:
 
     together(look, first_only=True)
     if torch.distributed.is_initialized():
-        torch.distributed.broadcast_object_list(found, src=0)
+        torch.distributed.broadcast_object_list(found, src=0, group=_patient())
     decision: Decision = found[0]
     return decision
 

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from mllm_eval.catalog import Recipe, Stage
-from mllm_eval.environment import world
+from mllm_eval.environment import cores, world
+from mllm_eval.errors import UserError
 from mllm_eval.model import VLM
 from mllm_eval.train.batches import Collator, PlanSampler, RowNumbers
 from mllm_eval.train.notice import Checkpoints, Notice
 from mllm_eval.train.order import Plan
+from mllm_eval.train.probe import attention, check_rotary, longest_rows, try_pass
 from mllm_eval.train.progress import StageLog, mark_whole
-from mllm_eval.train.ranks import WAIT, barrier
+from mllm_eval.train.ranks import COLLECTIVE, barrier
 from mllm_eval.train.resharding import forget
 from mllm_eval.train.sharding import deepspeed_config
 from mllm_eval.train.unreadable import Unreadable
@@ -39,8 +42,7 @@ def _readers(stage: Stage) -> int:
     """Processes that decode images ahead of a training step: this rank's share of the cores, less its own."""
     if stage.features == "store":
         return 0
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(0, min(READERS, len(os.sched_getaffinity(0)) // here - 1))
+    return max(0, min(READERS, cores() - 1))
 
 
 def arguments(
@@ -75,7 +77,7 @@ def arguments(
         deepspeed=config,
         use_cpu=not on_gpu,
         ddp_backend=backend,
-        ddp_timeout=int(WAIT.total_seconds()),
+        ddp_timeout=int(COLLECTIVE.total_seconds()),
         save_strategy="steps",
         save_steps=max(FEWEST_STEPS, math.ceil(steps / CHECKPOINTS)),
         save_total_limit=2,
@@ -134,6 +136,14 @@ class StageTrainer(Trainer):
         self.progress = progress
         self.unreadable = unreadable
         self.decays: list[float] = []
+        self.tried = False
+        # Checkpoints hold nothing of what is frozen: it is there before one is read.
+        frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+
+        def allow(_: Any, keys: Any) -> None:
+            keys.missing_keys[:] = [name for name in keys.missing_keys if name not in frozen]
+
+        model.register_load_state_dict_post_hook(allow)
         self.remove_callback(PrinterCallback)
         self.checkpoints = Checkpoints(Notice(), args.device)
         self.add_callback(self.checkpoints)
@@ -162,9 +172,32 @@ class StageTrainer(Trainer):
                     groups.append({"params": parameters, "lr": lr, "weight_decay": weight_decay})
         self.decays = [group["weight_decay"] for group in groups]
         betas = (self.args.adam_beta1, self.args.adam_beta2)
-        fused = self.args.deepspeed is None
-        self.optimizer = torch.optim.AdamW(groups, betas=betas, eps=self.args.adam_epsilon, fused=fused)
+        self.optimizer = torch.optim.AdamW(groups, betas=betas, eps=self.args.adam_epsilon, fused=True)
         return self.optimizer
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's; before the first one, a pass over the longest rows of the stage.
+
+        Raises UserError where they do not fit into the GPU's memory.
+        """
+        if not self.tried:
+            self.tried = True
+            check_rotary(self.model)
+            rows = longest_rows(self.plan, self.stage.micro_batch)
+            collate: Any = self.data_collator
+            tokens = int(self.plan.lengths[rows].max())
+            longest = collate([int(self.train_dataset[int(row)]) for row in rows])  # type: ignore[index]
+            longest.pop("unreadable", None)
+            try:
+                try_pass(self, model, longest)
+            except torch.OutOfMemoryError as problem:
+                said = str(problem).strip().splitlines()
+                raise UserError(
+                    f"{len(rows)} of the longest rows, of {tokens} tokens, do not fit into the GPU's memory "
+                    f"({said[0] if said else 'out of memory'}); lower `micro_batch`, set "
+                    "`gradient_checkpointing: true`, or shard more (`deepspeed: zero3`)"
+                ) from None
+        return super().training_step(model, inputs, *args, **kwargs)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's; images of the batch that could not be decoded are noted first.
@@ -201,13 +234,39 @@ class StageTrainer(Trainer):
         for group, now, first, decay in rates:
             group.update(lr=now, initial_lr=first, weight_decay=decay)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The weights of a checkpoint; DeepSpeed's own checkpoint has them already."""
+        if not self.args.deepspeed:
+            super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """What is trained, and buffers: the rest is as it was loaded."""
+        if state_dict is None:
+            model: Any = self.model
+            frozen = {name for name, one in model.named_parameters() if not one.requires_grad}
+            state_dict = {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
+        super()._save(output_dir, state_dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.args.deepspeed:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        engine: Any = self.model_wrapped
+        engine.save_checkpoint = partial(engine.save_checkpoint, exclude_frozen_parameters=True)
+        try:
+            super()._save_optimizer_and_scheduler(output_dir)
+        finally:
+            del engine.save_checkpoint
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        begun = monotonic()
         super()._save_checkpoint(model, trial)
         barrier()
         if self.is_world_process_zero():
             folder = Path(str(self.args.output_dir))
             mark_whole(folder / f"checkpoint-{self.state.global_step}")
             forget(folder)
+            self.checkpoints.written(monotonic() - begun)
         if told := self.checkpoints.agreed:
             # The first that ends takes the others with it: not before the checkpoint is whole.
             barrier()
@@ -218,7 +277,7 @@ class StageTrainer(Trainer):
 
     def train(self, *args: Any, **options: Any) -> Any:
         """As the Trainer does; a signal that ends this process first waits for a checkpoint at the step's end."""
-        with self.checkpoints.notice:
+        with self.checkpoints.notice, attention(torch.are_deterministic_algorithms_enabled()):
             return super().train(*args, **options)
 
     def release(self, kept: Iterable[torch.Tensor]) -> None:
