@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,9 +12,6 @@ from mllm_eval.catalog import Stage
 from mllm_eval.errors import UserError
 from mllm_eval.run import Run
 from mllm_eval.train.progress import is_made
-
-if TYPE_CHECKING:
-    from mllm_eval.train.stages import Prepared
 
 # Two checkpoints are kept, and the next is written beside them.
 AT_A_TIME = 3
@@ -46,23 +41,23 @@ def checkpoint_bytes(run: Run, stage: Stage) -> int:
     return (ADAM + weights) * trained_parameters(run, stage)
 
 
-def check_room(run: Run, prepared: Sequence[Prepared]) -> None:
+def check_room(run: Run) -> None:
     """Raise UserError where the disk of a run has no room for its checkpoints and for what it makes."""
-    for one in prepared:
-        if is_made(run, one.number):
+    for number, stage in ((1, run.recipe.stage1), (2, run.recipe.stage2)):
+        if is_made(run, number):
             continue
-        each = checkpoint_bytes(run, one.stage)
-        needed = min(AT_A_TIME, one.plan.steps) * each
-        if one.number == 2:
+        each = checkpoint_bytes(run, stage)
+        needed = min(AT_A_TIME, stage.steps or AT_A_TIME) * each
+        if number == 2:
             # The model is written before its checkpoints are removed.
             needed += (2 if run.recipe.dtype == "bfloat16" else FULL) * (run.llm.params + run.encoder.params)
-        folder = run.stage_dir(one.number) / "checkpoints"
+        folder = run.stage_dir(number) / "checkpoints"
         free = shutil.disk_usage(_there(folder)).free + sum(
             path.stat().st_size for path in folder.rglob("*") if path.is_file()
         )
         if needed > free:
             raise UserError(
-                f"{run.folder}: stage {one.number} writes checkpoints of {_size(each)}, {AT_A_TIME} at a time, and "
+                f"{run.folder}: stage {number} writes checkpoints of {_size(each)}, {AT_A_TIME} at a time, and "
                 f"needs {_size(needed)} in all; {_size(free)} are free: make room, or let MLLM_EVAL_RESULTS name "
                 "another disk"
             )

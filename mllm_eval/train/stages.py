@@ -87,10 +87,10 @@ def train(run: Run, progress: Told | None = None, say: Callable[[str], None] | N
     repeatable(run.seed)
     features = Features.of(run)
     together(lambda: _check_data(stages.values()))
+    together(lambda: check_room(run), first_only=True)
     # Rank 0 makes indexes and tokens; the others then find them.
     together(lambda: _tokenise_all(run, stages, tokenizer, say or log.warning), first_only=True)
     prepared = [_prepare(run, number, stage, tokenizer) for number, stage in stages.items()]
-    together(lambda: check_room(run, prepared), first_only=True)
     prepared = with_room(run, prepared, features)
     sets = [(one.data, one.images) for one in prepared]
     features.mends(lambda names: refs_of(sets, names))
@@ -119,6 +119,7 @@ def prepare(run: Run, say: Callable[[str], None], processes: int) -> None:
     check_settings(run)
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
     _check_data(stages.values())
+    check_room(run)
     _tokenise_all(run, stages, tokenizer, say, processes)
 
 
