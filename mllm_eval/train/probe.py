@@ -71,3 +71,22 @@ def try_pass(trainer: Any, model: Any, inputs: dict[str, Any]) -> None:
             return
         loss.backward()
         model.zero_grad(set_to_none=True)
+
+
+def try_longest(trainer: Any, model: Any) -> None:
+    """`try_pass` with the longest rows of the trainer's plan.
+
+    Raises UserError where they do not fit into the GPU's memory.
+    """
+    rows = longest_rows(trainer.plan, trainer.stage.micro_batch)
+    longest = trainer.data_collator([int(trainer.train_dataset[int(row)]) for row in rows])
+    longest.pop("unreadable", None)
+    try:
+        try_pass(trainer, model, longest)
+    except torch.OutOfMemoryError as problem:
+        said = str(problem).strip().splitlines()
+        raise UserError(
+            f"{len(rows)} of the longest rows, of {int(trainer.plan.lengths[rows].max())} tokens, do not fit into the "
+            f"GPU's memory ({said[0] if said else 'out of memory'}); lower `micro_batch`, set "
+            "`gradient_checkpointing: true`, or shard more (`deepspeed: zero3`)"
+        ) from None

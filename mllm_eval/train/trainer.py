@@ -17,12 +17,11 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from mllm_eval.catalog import Recipe, Stage
 from mllm_eval.environment import cores, world
-from mllm_eval.errors import UserError
 from mllm_eval.model import VLM
 from mllm_eval.train.batches import Collator, PlanSampler, RowNumbers
 from mllm_eval.train.notice import Checkpoints, Notice
 from mllm_eval.train.order import Plan
-from mllm_eval.train.probe import attention, check_rotary, longest_rows, try_pass
+from mllm_eval.train.probe import attention, check_rotary, try_longest
 from mllm_eval.train.progress import StageLog, mark_whole
 from mllm_eval.train.ranks import COLLECTIVE, barrier
 from mllm_eval.train.resharding import forget
@@ -143,7 +142,8 @@ class StageTrainer(Trainer):
         def allow(_: Any, keys: Any) -> None:
             keys.missing_keys[:] = [name for name in keys.missing_keys if name not in frozen]
 
-        model.register_load_state_dict_post_hook(allow)
+        whole: Any = model
+        whole.register_load_state_dict_post_hook(allow)
         self.remove_callback(PrinterCallback)
         self.checkpoints = Checkpoints(Notice(), args.device)
         self.add_callback(self.checkpoints)
@@ -176,27 +176,11 @@ class StageTrainer(Trainer):
         return self.optimizer
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer's; before the first one, a pass over the longest rows of the stage.
-
-        Raises UserError where they do not fit into the GPU's memory.
-        """
+        """As the Trainer's; before the first one, a pass over the longest rows of the stage (`try_longest`)."""
         if not self.tried:
             self.tried = True
             check_rotary(self.model)
-            rows = longest_rows(self.plan, self.stage.micro_batch)
-            collate: Any = self.data_collator
-            tokens = int(self.plan.lengths[rows].max())
-            longest = collate([int(self.train_dataset[int(row)]) for row in rows])  # type: ignore[index]
-            longest.pop("unreadable", None)
-            try:
-                try_pass(self, model, longest)
-            except torch.OutOfMemoryError as problem:
-                said = str(problem).strip().splitlines()
-                raise UserError(
-                    f"{len(rows)} of the longest rows, of {tokens} tokens, do not fit into the GPU's memory "
-                    f"({said[0] if said else 'out of memory'}); lower `micro_batch`, set "
-                    "`gradient_checkpointing: true`, or shard more (`deepspeed: zero3`)"
-                ) from None
+            try_longest(self, model)
         return super().training_step(model, inputs, *args, **kwargs)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
