@@ -159,6 +159,9 @@ def attend_to_heads(
         joined = (span.count, many, span.each, length)
         outs.append(out.reshape(*joined, width).transpose(1, 2).flatten(0, 1))
         totals.append(total.reshape(joined).transpose(1, 2).flatten(0, 1))
+    if len(outs) == 1:
+        # Joining one part would copy it.
+        return outs[0], totals[0]
     return torch.cat(outs), torch.cat(totals)
 
 
