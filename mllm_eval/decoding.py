@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mllm_eval.distributed.ranks import local_world_size
+from mllm_eval.environment import cores
 from mllm_eval.errors import UserError
 from mllm_eval.storage import sha256_bytes
 
@@ -266,4 +265,4 @@ def _range(image: PIL.Image.Image, tags: Any, lowest: float, highest: float) -> 
 
 def decoders() -> int:
     """Threads that decode images, for which PIL works without Python's lock: this process's share of the cores."""
-    return max(1, min(MOST_DECODERS, len(os.sched_getaffinity(0)) // local_world_size()))
+    return min(MOST_DECODERS, cores())

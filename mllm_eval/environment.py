@@ -43,6 +43,19 @@ def threads() -> int:
     return int(given) if given.isdigit() and int(given) > 0 else len(os.sched_getaffinity(0))
 
 
+def cores() -> int:
+    """Cores of this process: of those that it may use its share among the processes of this machine.
+
+    Slurm gives each of its tasks cores of its own, which are not to be shared out once more.
+    """
+    here = len(os.sched_getaffinity(0))
+    own = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    # A launcher that one task has started has its processes share that task's cores.
+    if own.isdigit() and os.environ.get("SLURM_NTASKS") == os.environ.get("WORLD_SIZE"):
+        return max(1, min(here, int(own)))
+    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def gpus() -> list[str]:
     """Names of the GPUs that this process may use, found without torch; empty without any."""
     found = _listed_gpus() or _driver_gpus()
@@ -172,8 +185,11 @@ def device() -> str:
     return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
 
 
-def repeatable(seed: int) -> None:
-    """Seed python, numpy and torch, ask torch for deterministic algorithms and fix its threads; see `settings`."""
+def repeatable(seed: int, strictly: bool = False) -> None:
+    """Seed python, numpy and torch, ask torch for deterministic algorithms and fix its threads; see `settings`.
+
+    Where an operation has no deterministic form torch goes on with the other; `strictly` makes that an error.
+    """
     before_torch()
     import random
 
@@ -185,7 +201,7 @@ def repeatable(seed: int) -> None:
     numpy.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     torch.set_num_threads(threads())
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True, warn_only=not strictly)
     # With deterministic algorithms torch also writes NaN into whatever it allocates. That shows who reads memory before
     # it is written, and changes nothing else; it took a sixth of a training step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -251,6 +251,7 @@ class Run(RunFolder):
             "recipe_hash": self.recipe.hash,
             "seed": self.seed,
             "assumed": self.recipe.assumed(),
+            "training_again_on_a_gpu": "the same bytes" if self.recipe.deterministic else "may round otherwise",
             **{key: held[key] for key in ("trained_on",) if key in held},
         }
 

@@ -107,11 +107,15 @@ def begin(cluster: Path, results: Path, tasks: int, restarts: int = 0) -> subpro
 def test_a_slurm_job_is_queued_preempted_queued_again_and_ends(cluster: Path, tmp_path: Path) -> None:
     words = write_run(tmp_path, stage1={"micro_batch": 2, "steps": 150})
     run = Run.of(words[0], words[2], words[4])
+    more = ["--cpus", "3", "--memory", "480G", "--notice", "400"]
     asked = ["--launch", "slurm", "--partition", "learn", "--nodes", "1", "--processes", "2", "--gpus", "0"]
-    done = call(*words, *asked, "--hours", "2", "--account", "vision")
+    done = call(*words, *asked, "--hours", "2", "--account", "vision", *more)
     assert done.exit_code == 0, done.output
     assert done.output.startswith(f"job 77: {run.name}, logs in ")
     script = (cluster / "script").read_text()
+    assert "--cpus-per-task=3 --mem=480G --kill-on-bad-exit=1" in script
+    for line in ("cpus-per-task=3", "mem=480G", "signal=USR2@400"):
+        assert f"#SBATCH --{line}" in script
     for line in ("partition=learn", "nodes=1", "ntasks-per-node=2", "time=120", "account=vision", "requeue"):
         assert f"#SBATCH --{line}" in script
     assert "gpus-per-node" not in script

@@ -173,6 +173,7 @@ def train(
     recipe: Recipe = "mini",
     llm: Llm = None,
     seed: Seed = None,
+    prepare: Annotated[bool, typer.Option(help="only what needs no GPU: checks and tokens, by all cores")] = False,
     *,
     start: Start,
 ) -> None:
@@ -180,12 +181,13 @@ def train(
 
     \b
       mllm-eval train mini-dino --seed 1
+      mllm-eval train mini-dino --prepare
       mllm-eval train mini-dino --launch torchrun --processes 2
       mllm-eval train webssl-dino1b-full2b-224 --recipe webssl-paper --launch slurm --nodes 4 --partition gpu
     """
     from mllm_eval.cli.training import train_run
 
-    train_run(encoder, recipe, llm, seed, start)
+    train_run(encoder, recipe, llm, seed, prepare, start)
 
 
 @app.command(short_help="score answers anew, without a model")

@@ -27,6 +27,8 @@ def _options(
     nodes: Annotated[int | None, typer.Option(help="slurm: machines", min=1)] = None,
     gpus: Annotated[int | None, typer.Option(help="slurm: GPUs of a machine", min=0)] = None,
     cpus: Annotated[int | None, typer.Option(help="slurm: cores of a process", min=1)] = None,
+    memory: Annotated[str | None, typer.Option(help="slurm: of a machine, such as 480G")] = None,
+    notice: Annotated[int | None, typer.Option(help="slurm: seconds before its end, default 300", min=1)] = None,
     hours: Annotated[float | None, typer.Option(help="slurm: after these it queues again", min=0.1)] = None,
     partition: Annotated[str | None, typer.Option(help="slurm")] = None,
     account: Annotated[str | None, typer.Option(help="slurm")] = None,

@@ -6,6 +6,7 @@ Nothing here knows a command or a run, and torch is used only where a launcher h
 from __future__ import annotations
 
 from mllm_eval.distributed.collectives import (
+    COLLECTIVE,
     WAIT,
     SharedError,
     barrier,
@@ -22,6 +23,7 @@ from mllm_eval.distributed.ranks import local_world_size, rank, several, world_s
 from mllm_eval.distributed.workqueue import Share
 
 __all__ = [
+    "COLLECTIVE",
     "WAIT",
     "Share",
     "SharedError",

@@ -22,6 +22,10 @@ Decision = TypeVar("Decision")
 
 # Others wait for the slowest as long as it prepares data.
 WAIT = timedelta(days=7)
+# Within training all do the same at the same time: who has not come by then has failed.
+COLLECTIVE = timedelta(minutes=30)
+_waiting: Any = None
+"""The group in which processes wait for what one of them does alone."""
 
 
 class SharedError(UserError):
@@ -49,7 +53,17 @@ def join(distributed: bool) -> None:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(device())
-    torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=WAIT)
+    torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=COLLECTIVE)
+
+
+def _patient() -> Any:
+    """The group that waits for `WAIT`, on the CPU; every process that asks for it first makes it with the others."""
+    import torch
+
+    global _waiting
+    if _waiting is None or _waiting[0] is not torch.distributed.group.WORLD:
+        _waiting = torch.distributed.group.WORLD, torch.distributed.new_group(backend="gloo", timeout=WAIT)
+    return _waiting[1]
 
 
 def meet() -> None:
@@ -77,9 +91,9 @@ def without_compiling() -> None:
 
 
 def barrier() -> None:
-    """Wait for the other processes, if there are any."""
+    """Wait for the other processes, if there are any, however long they are busy."""
     if (group := _group()) is not None:
-        group.barrier()
+        group.barrier(_patient())
 
 
 def together(work: Callable[[], None], first_only: bool = False) -> None:
@@ -98,7 +112,7 @@ def together(work: Callable[[], None], first_only: bool = False) -> None:
     if (group := _group()) is None:
         return
     problems: list[Any] = [None] * group.get_world_size()
-    group.all_gather_object(problems, problem)
+    group.all_gather_object(problems, problem, _patient())
     if found := next((one for one in problems if one is not None), None):
         raise SharedError(found)
 
@@ -108,7 +122,7 @@ def gathered(own: Decision) -> list[Decision]:
     if (group := _group()) is None:
         return [own]
     found: list[Any] = [None] * group.get_world_size()
-    group.all_gather_object(found, own)
+    group.all_gather_object(found, own, _patient())
     return found if rank() == 0 else []
 
 
@@ -124,7 +138,7 @@ def decided(decide: Callable[[], Decision]) -> Decision:
 
     together(look, first_only=True)
     if (group := _group()) is not None:
-        group.broadcast_object_list(found, src=0)
+        group.broadcast_object_list(found, src=0, group=_patient())
     decision: Decision = found[0]
     return decision
 

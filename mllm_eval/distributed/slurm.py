@@ -27,6 +27,8 @@ class Job:
     processes: int | None = None
     hours: float = 24.0
     cpus: int = 16
+    memory: str | None = None
+    notice: int = NOTICE
     account: str | None = None
     qos: str | None = None
 
@@ -86,13 +88,20 @@ def submit(name: str, logs: Path, call: Call, job: Job) -> Any:
         "time": round(job.hours * 60),
         "account": job.account,
         "qos": job.qos,
-        "signal_delay_s": NOTICE,
+        "mem": job.memory,
+        "signal_delay_s": job.notice,
+        # srun takes neither from the job: without them a task may get one core.
         # A rank that ends takes the others with it: they would wait for it until the job's time is over.
-        "srun_args": ["--kill-on-bad-exit=1"],
+        "srun_args": [
+            f"--cpus-per-task={job.cpus}",
+            *([f"--mem={job.memory}"] if job.memory else []),
+            "--kill-on-bad-exit=1",
+        ],
         "additional_parameters": {"requeue": True},
     }
     executor.update_parameters(**{name: value for name, value in asked.items() if value is not None})
     call.environment = {name: os.environ[name] for name in KEPT if name in os.environ}
+    call.environment["MLLM_EVAL_NOTICE"] = str(job.notice)
     try:
         return executor.submit(call)
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as problem:

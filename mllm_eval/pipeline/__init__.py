@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mllm_eval.pipeline.flow import (
     evaluate,
+    prepare_run,
     provide_benchmarks,
     provide_data,
     score_run,
@@ -23,6 +24,7 @@ __all__ = [
     "Reporter",
     "Silent",
     "evaluate",
+    "prepare_run",
     "provide_benchmarks",
     "provide_data",
     "score_run",

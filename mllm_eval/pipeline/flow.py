@@ -12,7 +12,7 @@ from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.catalog.variant import VariantKey, of_stem, size_of_table
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.distributed import decided, meet, rank, sharing
-from mllm_eval.environment import repeatable, settings
+from mllm_eval.environment import cores, repeatable, settings
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.answering import Respondent, titled
 from mllm_eval.pipeline.asked import asked_benchmarks, asked_variants, rules_asked
@@ -26,7 +26,7 @@ from mllm_eval.pipeline.sources import needed, provide
 from mllm_eval.pipeline.subset import asked_samples, shown_variants, subset_words
 from mllm_eval.run import Run, RunFolder
 from mllm_eval.storage import FileLock, data_home
-from mllm_eval.train import hold_to_its_data, is_trained, train
+from mllm_eval.train import hold_to_its_data, is_trained, prepare, train
 
 if TYPE_CHECKING:
     from mllm_eval.data.samples import Sample
@@ -123,6 +123,24 @@ def train_run(
 
         if decided(prepare):
             _train(run, ledger)
+    return run
+
+
+@settings()
+def prepare_run(
+    encoder: str,
+    recipe: str = "mini",
+    llm: str | None = None,
+    seed: int | None = None,
+    reporter: Reporter | None = None,
+) -> Run:
+    """What training does before it needs a GPU: checks, and the tokens of both stages, by all cores of this process."""
+    run = Run.of(encoder, recipe, llm, seed)
+    with working(run, reporter) as ledger:
+        if not is_trained(run):
+            provide(needed(run.recipe, True, []), ledger.reporter)
+            hold_to_its_data(run)
+            prepare(run, ledger.reporter.say, cores())
     return run
 
 

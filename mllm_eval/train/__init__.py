@@ -11,7 +11,7 @@ from mllm_eval.train.provenance import hold_to_its_data
 if TYPE_CHECKING:
     from mllm_eval.run import Run
 
-__all__ = ["check_batches", "hold_to_its_data", "is_trained", "train"]
+__all__ = ["check_batches", "hold_to_its_data", "is_trained", "prepare", "train"]
 
 
 def is_trained(run: Run) -> bool:
@@ -35,3 +35,10 @@ def train(run: Run, progress: Progress | None = None, say: Callable[[str], None]
     from mllm_eval.train.stages import train as train_stages
 
     train_stages(run, progress, say)
+
+
+def prepare(run: Run, say: Callable[[str], None], processes: int) -> None:
+    """Do what training does before it needs a GPU; see `mllm_eval.train.stages.prepare`."""
+    from mllm_eval.train.stages import prepare as prepare_stages
+
+    prepare_stages(run, say, processes)

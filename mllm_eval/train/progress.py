@@ -107,6 +107,12 @@ def remove_others(folder: Path, kept: Path | None) -> None:
             shutil.rmtree(path)
 
 
+def is_made(run: Run, number: int) -> bool:
+    """Whether what a stage makes is there."""
+    made = run.stage_dir(1) / "projector.safetensors" if number == 1 else run.checkpoint / "config.json"
+    return made.is_file()
+
+
 class Work:
     """Images and steps as parts of one amount of work, which a bar and its time left can be told by.
 

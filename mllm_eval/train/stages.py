@@ -39,6 +39,7 @@ from mllm_eval.train.kernels import use_kernels
 from mllm_eval.train.order import Plan, planned
 from mllm_eval.train.progress import StageLog, Work, latest_whole, remove_others
 from mllm_eval.train.resharding import reshard, resharded_copy, shards
+from mllm_eval.train.room import check_room
 from mllm_eval.train.settings import check_settings
 from mllm_eval.train.tokens import TokenisedSet, tokenise
 from mllm_eval.train.trainer import StageTrainer, arguments
@@ -87,6 +88,7 @@ def train(run: Run, progress: Progress | None = None, say: Callable[[str], None]
     repeatable(run.seed)
     features = Features.of(run)
     together(lambda: _check_data(stages.values()))
+    together(lambda: check_room(run), first_only=True)
     # Rank 0 makes indexes and tokens; the others then find them.
     together(lambda: _tokenise_all(run, stages, tokenizer, say or log.warning), first_only=True)
     prepared = [_prepare(run, number, stage, tokenizer) for number, stage in stages.items()]
@@ -108,9 +110,25 @@ def train(run: Run, progress: Progress | None = None, say: Callable[[str], None]
     features.store.close()
 
 
-def _tokenise_all(run: Run, stages: dict[int, Stage], tokenizer: Any, say: Callable[[str], None]) -> None:
+def prepare(run: Run, say: Callable[[str], None], processes: int) -> None:
+    """What training does before it needs a GPU, by so many processes: checks, and the tokens of both stages.
+
+    Killed and called again, it goes on where it was; `train` then finds what it would have made itself, byte for byte.
+    Raises UserError for bad input.
+    """
+    stages = {1: run.recipe.stage1, 2: run.recipe.stage2}
+    check_settings(run)
+    tokenizer = load_tokenizer(run.llm, run.recipe.template)
+    _check_data(stages.values())
+    check_room(run)
+    _tokenise_all(run, stages, tokenizer, say, processes)
+
+
+def _tokenise_all(
+    run: Run, stages: dict[int, Stage], tokenizer: Any, say: Callable[[str], None], processes: int = 1
+) -> None:
     for number, stage in stages.items():
-        counts = _note_rows(run, number, _tokenised(run, stage, tokenizer))
+        counts = _note_rows(run, number, _tokenised(run, stage, tokenizer, processes))
         if number == 1 and counts.text_only and not counts.with_image:
             files = ", ".join(str(locate(data.path)) for data in stage.data)
             raise UserError(
@@ -164,7 +182,7 @@ def _conversations(data: ConversationData) -> ConversationSet:
     return ConversationSet(path, locate(data.images), data.rows, data.exclude, data.system == "row", index, data.ignore)
 
 
-def _tokenised(run: Run, stage: Stage, tokenizer: Any) -> TokenisedSet:
+def _tokenised(run: Run, stage: Stage, tokenizer: Any, processes: int = 1) -> TokenisedSet:
     return tokenise(
         [_conversations(data) for data in stage.data],
         tokenizer,
@@ -174,6 +192,7 @@ def _tokenised(run: Run, stage: Stage, tokenizer: Any) -> TokenisedSet:
         live=stage.features == "live",
         how=Decoding(run.recipe.upright, run.recipe.background),
         sized=TokenGrid.of(run.recipe, run.encoder).hide,
+        processes=processes,
     )
 
 
@@ -194,7 +213,7 @@ def _prepare(run: Run, number: int, stage: Stage, tokenizer: Any) -> Prepared:
 
 def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
     """The model at the beginning of a stage, with gradients where the stage trains."""
-    repeatable(run.seed)
+    repeatable(run.seed, run.recipe.deterministic)
     stage = one.stage
     # DeepSpeed keeps float32 copies of what is trained itself; plain training needs the weights in float32.
     dtype = getattr(torch, run.recipe.dtype) if stage.deepspeed else torch.float32
@@ -249,6 +268,7 @@ def _train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, pr
     )
     trainer = StageTrainer(model, one.stage, args, one.plan, one.rows, collator, stage_log, progress, one.unreadable)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    repeatable(run.seed)
     state = trainer.whole_state()
     trainer.release(state.values())
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
