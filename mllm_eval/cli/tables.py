@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mllm_eval import pipeline
-from mllm_eval.catalog.subset import sized
-from mllm_eval.environment import world
+from mllm_eval.catalog.variant import VariantKey
+from mllm_eval.distributed.ranks import rank
 from mllm_eval.errors import UserError
 from mllm_eval.report import Table, TableOptions, chance_table, comparison, render, write_tables
 from mllm_eval.report.choice import choose_one_recipe
@@ -25,22 +25,21 @@ from mllm_eval.storage import results_home, write_atomic
 
 def print_row(run: Saved, rules: str, blind: bool, subset: int | None = None) -> None:
     """The row of a run, its blind row, and which benchmarks are above chance; of several processes rank 0 prints it."""
-    if world()[0]:
+    if rank():
         return
     record = record_of(run)
     table = table_of([record], TableOptions(rules, subset=subset), blind)
     print_and_write(replace(table, title=run.heading), run.stem, rules, subset)
-    variant = sized("default", subset)
+    variant = str(VariantKey.of("default", subset))
     print(*chance_table(record, rules, variant, intervals=False).sentences, sep="\n")
     if words := one_answer_words(read_scored(record, rules, variant)):
         print(f"{words[0].upper()}{words[1:]}.")
 
 
-def print_compared(runs: Sequence[Saved], options: TableOptions, blind: bool) -> None:
+def print_compared(records: Sequence[RunRecord], options: TableOptions, blind: bool) -> None:
     """Runs in one table; of several processes rank 0 prints it."""
-    if not world()[0]:
-        table = table_of([record_of(run) for run in runs], options, blind)
-        print_and_write(table, "compare", options.rules, options.subset)
+    if not rank():
+        print_and_write(table_of(records, options, blind), "compare", options.rules, options.subset)
 
 
 def table_of(records: Sequence[RunRecord], options: TableOptions, blind: bool, whole: bool = False) -> Table:
@@ -95,7 +94,7 @@ def put(table: Table, form: str, out: Path | None) -> None:
 def print_and_write(table: Table, stem: str, rules: str, subset: int | None = None) -> None:
     """Print a table, and write it in every format to results/tables."""
     put(table, "terminal", None)
-    stem = sized(stem, subset)
+    stem = str(VariantKey.of(stem, subset))
     stem = stem if rules == "cambrian" else f"{stem}.{rules}"
     written = write_tables(table, results_home() / "tables", stem)
     endings = ", ".join(path.suffix for path in written)

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mllm_eval.pipeline.reporter import Progress, Reporter
+from mllm_eval.pipeline.reporter import Reporter
+from mllm_eval.progress import Progress
 from mllm_eval.results.timings import Kind, append_timing
 
 

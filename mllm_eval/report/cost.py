@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mllm_eval.catalog.subset import parted, sized
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.errors import UserError
 from mllm_eval.operations.count import Asking, Questions, asking, encoding
 from mllm_eval.operations.shapes import encoder_shape, known_llama_shape, projector_shape
@@ -77,7 +77,7 @@ def cost_of(record: RunRecord, variant: str = "default") -> Cost:
 
 def _more_than_blind(record: RunRecord, variant: str, asked: Tokens) -> float | None:
     """Mean tokens that a question has more than the same one without its image; None where that was not asked."""
-    blind = record.tokens(sized("blind", parted(variant)[1]))
+    blind = record.tokens(str(VariantKey.parse(variant).named("blind")))
     # Imported answers have no tokens.
     known = sum(asked.read) > 0 and len(blind.read) == len(asked.read)
     return (sum(asked.read) - sum(blind.read)) / len(asked.read) if known else None

@@ -13,7 +13,7 @@ import pandas as pd
 
 from mllm_eval import stats
 from mllm_eval.catalog import paper_benchmarks
-from mllm_eval.catalog.subset import parted, sized
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.errors import UserError
 from mllm_eval.results import AVERAGE, RunRecord, columns, strata
 from mllm_eval.stats import Estimator, Interval, Units
@@ -56,15 +56,20 @@ class Scored:
     summaries: dict[str, dict[str, Any]]
     samples: Scored | None = None
 
+    @cached_property
+    def key(self) -> VariantKey:
+        """The variant and its subset."""
+        return VariantKey.parse(self.variant)
+
     @property
     def plain(self) -> str:
         """The variant without its subset: `default`, `blind`, ..."""
-        return parted(self.variant)[0]
+        return self.key.name
 
     @property
     def subset(self) -> int | None:
         """How many questions of the table's were asked; None for all."""
-        return parted(self.variant)[1]
+        return self.key.subset
 
     @cached_property
     def benchmarks(self) -> list[str]:
@@ -165,13 +170,20 @@ def weighed(estimates: Mapping[str, Estimate], key: str) -> list[tuple[Units, fl
     return [(estimates[name].units, columns().percent(name) / len(members)) for name in members]
 
 
-def read_scored(record: RunRecord, rules: str = "cambrian", variant: str = "default") -> Scored:
-    """The evidence of a run, the same one whenever it is asked for. Raises UserError if nothing was scored so."""
-    key = (Scored, rules, variant)
+def read_scored(
+    record: RunRecord, rules: str = "cambrian", variant: str = "default", benchmarks: Sequence[str] | None = None
+) -> Scored:
+    """The evidence of a run, of all benchmarks or of these, the same one whenever it is asked for.
+
+    Raises UserError if the rules scored none of them.
+    """
+    key = (Scored, rules, variant, None if benchmarks is None else tuple(benchmarks))
     if key not in record.views:
         own = record.summaries(rules, variant)
+        if benchmarks is not None:
+            own = {name: summary for name, summary in own.items() if name in benchmarks}
         if not own:
-            size = parted(variant)[1]
+            size = VariantKey.parse(variant).subset
             mend = f"`mllm-eval eval {record.encoder} --subset {size}` does" if size else "run `mllm-eval score` first"
             raise UserError(f"{record.folder}: nothing scored by {rules!r} rules ({variant}); {mend}")
         record.views[key] = Scored(record, rules, variant, own)
@@ -181,12 +193,14 @@ def read_scored(record: RunRecord, rules: str = "cambrian", variant: str = "defa
 
 def read_blind(run: Scored) -> Scored | None:
     """The same run asked the same questions without images; None where it never was, or is itself such a variant."""
-    blind = sized("blind", run.subset)
+    blind = str(run.key.named("blind"))
     asked = run.plain == "default" and blind in run.record.variants(run.rules)
     return read_scored(run.record, run.rules, blind) if asked else None
 
 
-def read_variants(records: Sequence[RunRecord], rules: str, variants: Sequence[str]) -> list[Scored]:
+def read_variants(
+    records: Sequence[RunRecord], rules: str, variants: Sequence[str], benchmarks: Sequence[str] | None = None
+) -> list[Scored]:
     """The evidence of runs in each of the variants that they were scored in, variant by variant.
 
     Raises:
@@ -200,7 +214,7 @@ def read_variants(records: Sequence[RunRecord], rules: str, variants: Sequence[s
             known = record.variants(rules)
             missing = not any(name in known for name in variants) and variant == variants[0]
             if variant in known or missing:
-                scored.append(read_scored(record, rules, variant))
+                scored.append(read_scored(record, rules, variant, benchmarks))
     return scored
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mllm_eval.catalog.subset import parted, sized
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.report.differences import differences
 from mllm_eval.report.evidence import Scored, draw_alone, read_scored
 from mllm_eval.report.table import Cell, Column, Row, Table, printed, score_cell
@@ -39,10 +39,10 @@ def with_gains(table: Table, records: Mapping[str, RunRecord], rules: str = "cam
     for row in table.rows:
         rows.append(row)
         record = records.get(row.facts.get("run", ""))
-        if record is None or parted(row.facts.get("variant", ""))[0] != "default":
+        if record is None or VariantKey.parse(row.facts.get("variant", "")).name != "default":
             continue
         asked = row.facts["variant"]
-        blind = sized(BLIND, parted(asked)[1])
+        blind = str(VariantKey.parse(asked).named(BLIND))
         if blind not in record.variants(rules):
             lacking.append(row.label)
             continue

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mllm_eval.catalog.folders import roots
-from mllm_eval.catalog.subset import sized
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, near
 from mllm_eval.report.comparison import compare_scored, held_equal, labels, measured_row, shared_notes, subset_notes
@@ -106,7 +106,8 @@ def named_table(
     if name not in files:
         raise UserError(f"unknown table {name!r}.{near(name, files)} Known: {', '.join(sorted(files))}")
     config = load(files[name], TableConfig)
-    variant = sized("default", options.subset)
+    key = VariantKey.of("default", options.subset)
+    variant = str(key)
     records: list[RunRecord] = []
     if not published_only:
         records = _matching(config, options.rules, read_records().trained if runs is None else runs, variant)
@@ -114,7 +115,7 @@ def named_table(
         if not records:
             rules = options.rules
             raise UserError(f"table {name!r} shows runs, and none is scored by {rules!r} rules: run `make eval` first")
-        scored = read_variants(records, options.rules, (variant, sized("blind", options.subset)))
+        scored = read_variants(records, options.rules, (variant, str(key.named("blind"))))
         return compare_scored(scored, options.baseline, options.intervals, options.mixed_recipes, config.title)
     scored = [read_scored(record, options.rules, variant) for record in records]
     return _with_published(config, _columns(config, files[name]), scored, options)

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from mllm_eval.catalog import Encoder
+from mllm_eval.catalog.variant import of_stem, stem
 from mllm_eval.config import short_hash
 from mllm_eval.distribution import of_lines
 from mllm_eval.errors import UserError, near
@@ -173,13 +174,13 @@ class RunRecord:
 
     def answers_path(self, benchmark: str, variant: str = "default") -> Path:
         """The journal of its answers."""
-        return self.folder / "answers" / f"{_stem(benchmark, variant)}.jsonl"
+        return self.folder / "answers" / f"{stem(benchmark, variant)}.jsonl"
 
     def tokens(self, variant: str) -> Tokens:
         """Of the answers to a variant of all benchmarks."""
         tokens = Tokens([], [])
         for path in sorted((self.folder / "answers").glob("*.jsonl")):
-            if (path.stem.partition(".")[2] or "default") != variant:
+            if of_stem(path.stem)[1] != variant:
                 continue
             for line in iter_jsonl(path):
                 tokens.read.append(int(line.get("tokens_in", 0)))
@@ -192,8 +193,8 @@ class RunRecord:
         return max((path.stat().st_mtime for path in self._summary_paths("*.json")), default=0.0)
 
     def _lines_path(self, summary: Summary) -> Path:
-        stem = _stem(str(summary["benchmark"]), str(summary["variant"]))
-        return self.folder / "scores" / f"{stem}.{summary['rules']}.jsonl"
+        named = stem(str(summary["benchmark"]), str(summary["variant"]))
+        return self.folder / "scores" / f"{named}.{summary['rules']}.jsonl"
 
     def _summary_paths(self, pattern: str) -> list[Path]:
         return sorted((self.folder / "scores").glob(pattern))
@@ -246,10 +247,6 @@ def _amount(count: int) -> str:
         if count >= size:
             return f"{count / size:.3g}{unit}"
     return str(count)
-
-
-def _stem(benchmark: str, variant: str) -> str:
-    return benchmark if variant == "default" else f"{benchmark}.{variant}"
 
 
 class Records:
