@@ -18,7 +18,7 @@ from mllm_eval.features.key import DTYPES, FIELDS, folder_name, key_of
 from mllm_eval.features.leases import held
 from mllm_eval.features.room import ShardFile, root_lock, shard_files
 from mllm_eval.features.shards import NotAShard, read_entries, read_row_bytes
-from mllm_eval.run import saved_runs
+from mllm_eval.saved import saved_runs
 
 
 @dataclass(frozen=True)
