@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -175,8 +177,7 @@ def test_other_tools_open_a_shard_at_any_time_and_its_index_says_whose_rows_it_h
             found, images = read()
             assert torch.equal(found, rows[:stop].to(dtype)) and images == names(stop)
         # What a writer has reserved when it is killed is there, and is nobody's.
-        assert store._writer is not None
-        store._writer.reserve(4)
+        store._writers[0].reserve(4)
         found, images = read()
         assert (
             len(found) == 9
@@ -214,6 +215,19 @@ def test_mapped_files_and_held_shards_are_bounded(tmp_path: Path, monkeypatch: p
         assert sum(str(tmp_path) in line for line in maps.splitlines()) <= 3
         files = (os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.exists())
         assert sum(file.startswith(str(tmp_path)) for file in files) <= 3
+
+
+def test_a_process_that_ends_without_closing_its_store_says_nothing_and_leaves_whole_files(tmp_path: Path) -> None:
+    code = f"""
+import torch
+from pathlib import Path
+from mllm_eval.features.store import FeatureStore
+store = FeatureStore(Path({str(tmp_path)!r}), (3, 4), 5)
+store.put_rows({names(2)!r}, torch.zeros(2, 13, 5))
+store._writers[0].reserve(3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "" and [path.stat().st_size for path in tmp_path.glob("*.safetensors")] == [HEADER + 2 * 260]
 
 
 def test_memory_of_a_batch_is_taken_over_only_when_nobody_has_it(tmp_path: Path) -> None:

@@ -61,9 +61,6 @@ class FeatureStore:
         dtype: str = "float32",
         meta: dict[str, Any] | None = None,
     ) -> None:
-        self._held: dict[int, IO[bytes]] = {}
-        self._maps: dict[int, Tensor] = {}
-        self._writer: shards.ShardWriter | None = None
         if dtype not in DTYPES:
             raise UserError(f"feature store: dtype {dtype!r} is unknown; use {', '.join(DTYPES)}")
         self.folder, self.grid, self.width, self.dtype = folder, grid, width, dtype
@@ -76,8 +73,13 @@ class FeatureStore:
         self._read: dict[Path, tuple[int, int]] = {}
         """Shard -> its number, and how many of its lines were read."""
         self._left_out: set[Path] = set()
+        self._held: dict[int, IO[bytes]] = {}
+        self._maps: dict[int, Tensor] = {}
+        self._writers: list[shards.ShardWriter] = []
+        """The one that is written to, if any."""
         self._given = 0
         self._spare: list[NDArray[np.uint8]] = []
+        weakref.finalize(self, _let_go, self._held, self._writers)
         self.refresh()
         if older := sum(path.stat().st_size for path in folder.glob("*.rows")):
             said = "%s: %.1f GB of an earlier version are not read, their features are computed again; "
@@ -305,16 +307,17 @@ class FeatureStore:
         with root_lock(self.root):
             if not make_room(self.root, len(images) * self.image_bytes):
                 return False
-            if self._writer is None or self._writer.full or self._writer.process != os.getpid():
+            if not self._writers or self._writers[0].full or self._writers[0].process != os.getpid():
                 # A forked process makes a shard of its own.
-                if self._writer is not None:
-                    self._writer.close()
-                self._writer = shards.ShardWriter(self.folder, self._form)
-            self._writer.reserve(len(images))
+                self._writers.append(shards.ShardWriter(self.folder, self._form))
+                _let_go({}, self._writers[:-1])
+                del self._writers[:-1]
+            (writer,) = self._writers
+            writer.reserve(len(images))
         if self._meta and not (self.folder / "meta.json").is_file():
             write_json(self.folder / "meta.json", self._meta)
-        self._writer.append(images, rows.view(torch.uint8).view(len(images), -1).numpy())
-        part = self._new(self._writer.shard)
+        writer.append(images, rows.view(torch.uint8).view(len(images), -1).numpy())
+        part = self._new(writer.shard)
         self._places.add([part] if part is not None else [])
         self._hold(images)
         return True
@@ -322,15 +325,15 @@ class FeatureStore:
     def close(self) -> None:
         """Let go of files and shards; what was put stays."""
         self.elsewhere = None
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
         self._maps.clear()
-        while self._held:
-            self._held.popitem()[1].close()
+        _let_go(self._held, self._writers)
 
-    def __del__(self) -> None:
-        self.close()
+
+def _let_go(held: dict[int, IO[bytes]], writers: list[shards.ShardWriter]) -> None:
+    while writers:
+        writers.pop().close()
+    while held:
+        held.popitem()[1].close()
 
 
 def _keep(spare: list[NDArray[np.uint8]], memory: NDArray[np.uint8]) -> None:
