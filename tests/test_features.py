@@ -57,6 +57,7 @@ def test_what_is_put_is_got_in_any_order_and_after_reopening(dtype: str, tmp_pat
         asked = [images[index] for index in order]
         assert torch.equal(opened.get_many(asked), patches[order].to(kind))
         assert torch.equal(opened.summaries(asked), summaries[order].to(kind))
+        assert opened.get_many([]).shape == (0, 3, 4, 5) and opened.summaries([]).shape == (0, 5)
         assert len(opened) == 7 and opened.missing([*images, *names(8)]) == names(8)[7:]
 
 

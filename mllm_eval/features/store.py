@@ -254,12 +254,14 @@ class FeatureStore:
 
     def _memory(self, count: int) -> Tensor:
         """Memory for rows, taken over from a batch that nobody has any more: new pages cost more than a copy."""
-        size = count * self.row_bytes
+        # At least one: numpy's strides of no rows at all are not ones that torch can view as another type.
+        rows = max(1, count)
+        size = rows * self.row_bytes
         at = next((at for at, one in enumerate(self._spare) if one.nbytes >= size), None)
         memory = np.empty(size, np.uint8) if at is None else self._spare.pop(at)
         lent = memory[:size]
         weakref.finalize(lent, _keep, self._spare, memory).atexit = False
-        return torch.from_numpy(lent).view(self._kind).view(count, *self._form[1:])
+        return torch.from_numpy(lent).view(self._kind).view(rows, *self._form[1:])[:count]
 
     def _all_rows(self, images: Sequence[str]) -> Tensor:
         rows, absent = self.rows(images)
