@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mllm_eval.catalog import load_benchmark, load_encoder, load_llm, load_recipe, names
     from mllm_eval.errors import UserError
     from mllm_eval.features.images import encode_images
-    from mllm_eval.pipeline import compare, evaluate, score_run, table, train_run
+    from mllm_eval.pipeline import compare, evaluate, probe, score_run, table, train_run
     from mllm_eval.report.render import render, write_tables
     from mllm_eval.run import Run, saved_run, saved_runs
     from mllm_eval.score.frames import sample_frame, score_frame
@@ -34,6 +34,7 @@ _HOMES = {
     "load_llm": "catalog",
     "load_recipe": "catalog",
     "names": "catalog",
+    "probe": "pipeline",
     "render": "report.render",
     "sample_frame": "score.frames",
     "saved_run": "run",
@@ -56,6 +57,7 @@ __all__ = [
     "load_llm",
     "load_recipe",
     "names",
+    "probe",
     "render",
     "sample_frame",
     "saved_run",

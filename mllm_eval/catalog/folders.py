@@ -13,7 +13,7 @@ from mllm_eval.config import Strict
 from mllm_eval.errors import UserError, near
 from mllm_eval.storage import PACKAGE, read_text
 
-Kind = Literal["encoders", "llms", "recipes", "benchmarks"]
+Kind = Literal["encoders", "llms", "recipes", "benchmarks", "probes"]
 Model = TypeVar("Model", bound=Strict)
 
 
@@ -24,7 +24,7 @@ def roots() -> list[Path]:
 
 
 def files(kind: Kind) -> dict[str, Path]:
-    """Name -> yaml file of every encoder, LLM, recipe or benchmark; the first folder that has a name wins."""
+    """Name -> yaml file of every encoder, LLM, recipe, probe or benchmark; the first folder that has a name wins."""
     found: dict[str, Path] = {}
     for root in roots():
         if kind == "benchmarks":

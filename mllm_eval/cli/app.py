@@ -285,9 +285,9 @@ def check(
 
 def _others() -> None:
     # Registered here so that `mllm-eval --help` lists them last.
-    from mllm_eval.cli import features, fetching, finished, looking, miniature, planning, reporting, statistics
+    from mllm_eval.cli import features, fetching, finished, looking, miniature, planning, probing, reporting, statistics
 
-    for others in (looking, statistics, reporting, planning, fetching, finished, features):
+    for others in (looking, statistics, reporting, planning, fetching, finished, features, probing):
         others.register(app)
     app.add_typer(miniature.app, name="miniature")
 

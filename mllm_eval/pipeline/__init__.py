@@ -15,6 +15,7 @@ from mllm_eval.pipeline.flow import (
     table,
     train_run,
 )
+from mllm_eval.pipeline.probing import probe
 from mllm_eval.pipeline.reporter import Progress, Reporter, Silent
 from mllm_eval.pipeline.subset import shown_variants
 
@@ -24,6 +25,7 @@ __all__ = [
     "Silent",
     "compare",
     "evaluate",
+    "probe",
     "provide_benchmarks",
     "provide_data",
     "score_run",

@@ -1,0 +1,54 @@
+"""`mllm-eval probe`: what simple heads read from frozen encoders."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from mllm_eval.cli.app import split
+from mllm_eval.cli.launching import Start, launchable
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("probe", short_help="classic vision: linear heads, neighbours, masks, depth")(probe)
+
+
+@launchable("probe")
+def probe(
+    encoders: Annotated[str, typer.Argument(help="comma-separated names in configs/encoders, or paths to yaml files")],
+    probes: Annotated[str, typer.Option("--probe", help="comma-separated, of `mllm-eval ls probes`, or all")] = "all",
+    layers: Annotated[
+        str | None, typer.Option(help="last, last4, even4, all (each by itself), or numbers; default: the protocol's")
+    ] = None,
+    data: Annotated[str, typer.Option(help="the probes' data: mini, or what `data --probe` has locked")] = "mini",
+    select: Annotated[str | None, typer.Option(help="how a head is chosen: train_holdout, or val as published")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object a result")] = False,
+    *,
+    start: Start,
+) -> None:
+    """Probe encoders with simple heads on frozen features, and print one table with intervals and tests.
+
+    \b
+      mllm-eval probe mini-dino --probe in1k_linear
+      mllm-eval probe mini-dino,mini-clip,mini-random
+      mllm-eval probe mini-dino --probe in1k_knn --layers all     which layer serves the task best
+    """
+    from mllm_eval import pipeline
+    from mllm_eval.cli.display import display
+    from mllm_eval.environment import world
+
+    del start
+    found = pipeline.probe(split(encoders) or [], split(probes), layers, data, select, display())
+    if world()[0]:
+        return
+    if as_json:
+        for folder, one in found.items():
+            print(json.dumps({"folder": str(folder), **one.model_dump(mode="json", exclude={"environment"})}))
+        return
+    for one in found.values():
+        for reading in one.readings:
+            print(one.encoder, one.probe, reading.layers, reading.value, reading.low, reading.high, reading.chosen,
+                  one.seconds, one.cpu_seconds)  # fmt: skip
