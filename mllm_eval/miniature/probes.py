@@ -83,8 +83,10 @@ def classed(split: str, number: int, color: str, shape: str) -> Image.Image:
     for _ in range(rng.randint(0, 2)):
         other = rng.choice([one for one in SHAPES if one != shape])
         stamp(pen, other, rng.choice(COLOR_NAMES), rng.uniform(8, width - 8), rng.uniform(8, height - 8), 7)
-    r = rng.uniform(14, 26)
-    stamp(pen, shape, color, rng.uniform(r, width - r), rng.uniform(r, height - r), r)
+    r = rng.uniform(14, 24)
+    # As in photographs of a thing, it is seen whole in the middle square.
+    edge = r + 0.14 * max(width, height)
+    stamp(pen, shape, color, rng.uniform(edge, width - edge), rng.uniform(edge, height - edge), r)
     return image
 
 
