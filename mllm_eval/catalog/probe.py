@@ -27,7 +27,8 @@ class ProbeData(Strict):
         data set of the hub (`repo`, `revision`), `url` an archive, `folder` what somebody brings with `--from`: these
         three are locked by `mllm-eval data --probe`, and nothing but what is locked is read.
     train, test: the splits, as the layout names them. train_rows, test_rows: how many images they have.
-    scaled: fields of the protocol that have other values on this data.
+    scaled: fields of the protocol that have other values on this data. beside: the data pin of the runs in whose rows a
+        result on this data stands.
     """
 
     layout: Literal["imagenet", "imagenet_parquet", "ade20k", "nyu"]
@@ -45,6 +46,7 @@ class ProbeData(Strict):
     test_rows: int | None = None
     classes: int | None = None
     scaled: dict[str, Any] = Field(default_factory=dict)
+    beside: str = "hub"
 
     @model_validator(mode="after")
     def _has_a_place(self) -> ProbeData:

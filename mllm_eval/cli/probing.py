@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated
 
 import typer
@@ -35,12 +36,15 @@ def probe(
       mllm-eval probe mini-dino --probe in1k_linear
       mllm-eval probe mini-dino,mini-clip,mini-random
       mllm-eval probe mini-dino --probe in1k_knn --layers all     which layer serves the task best
+      mllm-eval probe mini-dino --launch torchrun --processes 2
     """
     from mllm_eval import pipeline
     from mllm_eval.cli.display import display
     from mllm_eval.environment import world
+    from mllm_eval.pipeline.probing import ProbeSession
 
-    del start
+    if start(lambda: ProbeSession(split(encoders) or [], split(probes) or [])):
+        return
     found = pipeline.probe(split(encoders) or [], split(probes), layers, data, select, display())
     if world()[0]:
         return
@@ -48,7 +52,11 @@ def probe(
         for folder, one in found.items():
             print(json.dumps({"folder": str(folder), **one.model_dump(mode="json", exclude={"environment"})}))
         return
-    for one in found.values():
-        for reading in one.readings:
-            print(one.encoder, one.probe, reading.layers, reading.value, reading.low, reading.high, reading.chosen,
-                  one.seconds, one.cpu_seconds)  # fmt: skip
+    from mllm_eval.cli.tables import print_and_write
+    from mllm_eval.report.probing import probe_table, write_sweep
+    from mllm_eval.storage import results_home
+
+    stem = "probes" if layers is None else f"probes.{layers.replace(',', '-')}"
+    print_and_write(probe_table(found), stem if select is None else f"{stem}.{select}", "cambrian")
+    if (drawn := write_sweep(list(found.values()), results_home() / "tables" / f"{stem}.svg")) is not None:
+        print(f"drawn: {drawn}", file=sys.stderr)

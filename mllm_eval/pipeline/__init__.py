@@ -15,7 +15,7 @@ from mllm_eval.pipeline.flow import (
     table,
     train_run,
 )
-from mllm_eval.pipeline.probing import probe
+from mllm_eval.pipeline.probing import probe, provide_probes
 from mllm_eval.pipeline.reporter import Progress, Reporter, Silent
 from mllm_eval.pipeline.subset import shown_variants
 
@@ -28,6 +28,7 @@ __all__ = [
     "probe",
     "provide_benchmarks",
     "provide_data",
+    "provide_probes",
     "score_run",
     "shown_variants",
     "table",

@@ -8,13 +8,34 @@ from pathlib import Path
 from mllm_eval.catalog import load_encoder
 from mllm_eval.catalog.folders import names
 from mllm_eval.catalog.probe import Protocol, load_protocol
+from mllm_eval.config import short_hash
 from mllm_eval.environment import before_torch
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.processes import decided, meet
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.sources import provide
-from mllm_eval.results.probed import Probed
+from mllm_eval.results.probed import Probed, probes_home
+from mllm_eval.run import RunFolder
 from mllm_eval.storage import FileLock, data_home, locate
+
+
+class ProbeSession(RunFolder):
+    """Probes of some encoders as one call, for a launcher: a name, and a folder for its logs."""
+
+    def __init__(self, encoders: Sequence[str], probes: Sequence[str]) -> None:
+        self._asked = [load_encoder(name).name for name in encoders], [one.name for one in asked_protocols(probes)]
+
+    @property
+    def hash(self) -> str:
+        return short_hash(self._asked)
+
+    @property
+    def stem(self) -> str:
+        return f"probe-{'-'.join(self._asked[0])}"
+
+    @property
+    def folder(self) -> Path:
+        return probes_home() / f"session-{self.hash}"
 
 
 def asked_protocols(probes: str | Sequence[str] | None) -> list[Protocol]:
@@ -38,8 +59,8 @@ def probe(
     Args:
         encoders: names, or paths to yaml files.
         probes: names of configs/probes; by default all.
-        layers: `last`, `last4`, `even4`, `all` (each block by itself), or numbers of blocks with commas; by default what
-            the protocol says.
+        layers: `last`, `last4`, `even4`, `all` (each block by itself), or numbers of blocks with commas; by default
+            what the protocol says.
         data: the probes' data, `mini` or what `mllm-eval data --probe` has locked.
         selection: `train_holdout` or `val`, how heads are chosen; by default the protocol's.
 
@@ -65,9 +86,9 @@ def probe(
         for protocol in asked:
             job = Job(encoder, protocol, data, places[protocol.name], layers)
             if (known := decided(job.done)) is None:
-                with FileLock(job.folder.parent / f".{job.hash}.{_own_number()}.lock"):
-                    with listener.step(f"probe: {encoder.name}, {protocol.name}") as progress:
-                        known = measure(job, progress)
+                title = f"probe: {encoder.name}, {protocol.name}"
+                with FileLock(probes_home() / f".{job.hash}.{_own_number()}.lock"), listener.step(title) as progress:
+                    known = measure(job, progress)
                 meet()
             found[job.folder] = known
             for line in _troubles(known):
@@ -95,12 +116,42 @@ def _troubles(found: Probed) -> list[str]:
     return lines
 
 
+def provide_probes(
+    probes: str | Sequence[str] | None,
+    data: str | None = None,
+    folder: Path | None = None,
+    offline: bool = False,
+    reporter: Reporter | None = None,
+) -> None:
+    """Fetch, check and lock the data of probes, or take them from a folder; `data` is by default the first that is not
+    made here. Raises UserError for the first probe whose data can't be had."""
+    from mllm_eval.probes.locking import lock_data
+
+    listener = reporter or Silent()
+    for protocol in asked_protocols(probes):
+        real = [name for name, one in protocol.data.items() if one.source != "local"]
+        brought = [name for name in real if protocol.data[name].source == "folder"]
+        pin = data or next(iter(brought if folder is not None and brought else real), "")
+        if protocol.pin(pin).source == "local":
+            with listener.step(f"data: {protocol.name}"):
+                place_of(protocol, pin, listener)
+            continue
+        with listener.step(f"data: {protocol.name}") as progress:
+            lock = lock_data(protocol, pin, folder, offline, progress)
+        commit = f", commit {lock.commit[:12]}" if lock.commit else ""
+        listener.say(
+            f"{protocol.name}: {lock.train:,} training and {lock.test:,} test images, {lock.size / 1e9:,.2f} GB in "
+            f"{lock.files:,} files, {lock.source}{commit}"
+        )
+
+
 def place_of(protocol: Protocol, data: str, reporter: Reporter) -> Path:
     """The folder of a protocol's data, made where this machine can make it. Raises UserError where it is not here."""
     pin = protocol.pin(data)
     if pin.source == "local":
         folder = locate(str(pin.folder))
-        provide([folder], reporter) if folder.is_relative_to(data_home()) else None
+        if folder.is_relative_to(data_home()):
+            provide([folder], reporter)
         return folder
     from mllm_eval.probes.locking import locked_place
 

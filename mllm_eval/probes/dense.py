@@ -60,9 +60,8 @@ def measure(
     """Train a head for each group of layers, all from the same crops, and test each on every image."""
     task = task_of(protocol, model)
     place = next(model.parameters()).device
-    draws = torch.Generator().manual_seed(protocol.seed)
     heads = [
-        DenseHead(task.channels(len(layers)), task.outputs, task.batch_norm, draws, place) for layers in groups
+        DenseHead(task.channels(len(layers)), task.outputs, task.batch_norm, protocol.seed, place) for layers in groups
     ]  # fmt: skip
     state = kept.load()
     begun = int(state["step"]) if "step" in state else 0

@@ -22,10 +22,9 @@ EPSILON, MOMENTUM, DEVIATION = 1e-5, 0.1, 0.01
 class DenseHead:
     """weight [O, C], bias [O]; with `batch_norm` also gain and shift [C], and running mean and variance [C]."""
 
-    def __init__(
-        self, channels: int, outputs: int, batch_norm: bool, draws: torch.Generator, place: torch.device | str
-    ) -> None:
+    def __init__(self, channels: int, outputs: int, batch_norm: bool, seed: int, place: torch.device | str) -> None:
         self.batch_norm = batch_norm
+        draws = torch.Generator().manual_seed(seed)
         weight = torch.empty(outputs, channels).normal_(0, DEVIATION, generator=draws)
         self.learnt = {"weight": weight.to(place), "bias": torch.zeros(outputs, device=place)}
         if batch_norm:
@@ -77,7 +76,9 @@ def betas_at(protocol: DenseProbe, step: int) -> tuple[float, float]:
         return protocol.betas
     high, low, rise = protocol.cycle
     turn = max(1.0, rise * protocol.steps)
-    began, ended, done = (high, low, step / turn) if step < turn else (low, high, (step - turn) / max(1.0, protocol.steps - turn))  # fmt: skip
+    began, ended, done = high, low, step / turn
+    if step >= turn:
+        began, ended, done = low, high, (step - turn) / max(1.0, protocol.steps - turn)
     return ended + (began - ended) * (1 + math.cos(math.pi * min(1.0, done))) / 2, protocol.betas[1]
 
 

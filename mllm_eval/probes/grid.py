@@ -8,6 +8,7 @@ with a cosine (tested). The gradient of the summed cross entropies needs no grap
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -53,12 +54,12 @@ class Heads:
         self.momentum = momentum
         self._read = {layer: at for at, layer in enumerate(read)}
         self._rate = torch.tensor(self.rates, dtype=torch.float32, device=device).repeat_interleave(classes)
-        draws = torch.Generator().manual_seed(seed)
         columns = len(self.rates) * classes
         self.weights, self.biases, self._pace, self._bias_pace = [], [], [], []
         for one in self.inputs:
             size = width * (len(one.layers) + one.patch_mean)
-            # Drawn head by head, so that a head's first weights do not depend on which others there are beside it.
+            # A head's first weights do not depend on which others there are beside it.
+            draws = torch.Generator().manual_seed(zlib.crc32(f"{seed} {one.words()}".encode()))
             parts = [torch.empty(size, classes).normal_(0, deviation, generator=draws) for _ in self.rates]
             self.weights.append(torch.cat(parts, 1).to(device))
             self.biases.append(torch.zeros(columns, device=device))

@@ -26,8 +26,8 @@ def read_examples(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
         if not len(found):
             raise UserError(f"{folder / split}: no images here; the data set is not whole")
         if rows is not None and len(found) != rows:
-            raise UserError(f"{folder / split}: {len(found):,} images, the yaml says {rows:,}: files are missing or too "
-                            "many, or it is another release; correct `train_rows` or `test_rows`")  # fmt: skip
+            raise UserError(f"{folder / split}: {len(found):,} images, the yaml says {rows:,}: files are missing or "
+                            "too many, or it is another release; correct `train_rows` or `test_rows`")  # fmt: skip
     if data.classes is not None and train.classes and len(train.classes) != data.classes:
         raise UserError(f"{folder / data.train}: {len(train.classes):,} classes, the yaml says {data.classes:,}")
     return train, test

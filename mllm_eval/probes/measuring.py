@@ -34,8 +34,8 @@ from mllm_eval.probes.examples import Examples
 from mllm_eval.probes.found import Found, Group
 from mllm_eval.probes.keeping import Kept
 from mllm_eval.probes.layouts import read_examples
-from mllm_eval.probes.ranks import rank
-from mllm_eval.results.probed import IMAGES, RESULT, SCALE, Probed, Reading, encoder_key, probes_home, read_probed
+from mllm_eval.probes.ranks import rank, told
+from mllm_eval.results.probed import IMAGES, RESULT, SCALE, TOP, Probed, Reading, encoder_key, probes_home, read_probed
 from mllm_eval.stats import seed_of
 from mllm_eval.stats.images import ImageSums, image_draws, image_interval
 from mllm_eval.storage import write_atomic, write_json
@@ -113,8 +113,9 @@ def measure(job: Job, progress: Progress = lambda *_: None) -> Probed:
     A measurement that was stopped goes on where it was, to the same figures. Raises UserError for data that can't be
     used at all.
     """
-    if (known := job.done()) is not None:
-        return known
+    # Of several processes the first decides: another session may have ended while it waited.
+    if (known := told(job.done())[0]) is not None:
+        return known  # type: ignore[no-any-return]
     repeatable(job.protocol.seed)
     began, spent = time.perf_counter(), time.process_time()
     found = _run(job, Kept(job.folder / "going-on.safetensors"), progress)
@@ -165,7 +166,7 @@ def _run(job: Job, kept: Kept, progress: Progress) -> Found:
 def sums_of(group: Group, metric: str) -> ImageSums:
     """What each image adds to a group's value."""
     if group.scores is not None:
-        return ImageSums.of_scores(group.scores.astype(np.float64), SCALE[metric])
+        return ImageSums.of_scores(group.scores.astype(np.float64), SCALE[metric], TOP[metric])
     assert group.inside is not None and group.union is not None
     return ImageSums(SCALE[metric] * group.inside.astype(np.float64), group.union.astype(np.float64))
 
@@ -192,6 +193,7 @@ def _result(job: Job, found: Found, seconds: float, cpu_seconds: float) -> Probe
         metric=protocol.metric,
         data=job.data,
         data_hash=job.data_hash,
+        beside=protocol.pin(job.data).beside,
         asked=job.asked or "default",
         default=job.asked is None and protocol.selection == _usual(protocol),
         rule=protocol.selection,

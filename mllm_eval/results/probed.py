@@ -18,6 +18,8 @@ from mllm_eval.storage import read_json, results_home
 
 RESULT, IMAGES = "result.json", "images.npz"
 SCALE = {"top1": 100.0, "miou": 100.0, "rmse": 1.0}
+# The most that a value can be, where that is known.
+TOP = {"top1": 100.0, "miou": 100.0, "rmse": None}
 
 
 class Reading(Strict):
@@ -50,6 +52,7 @@ class Probed(Strict):
     metric: Literal["top1", "miou", "rmse"]
     data: str
     data_hash: str
+    beside: str
     asked: str
     default: bool
     rule: str
@@ -119,7 +122,7 @@ def read_sums(folder: Path) -> list[ImageSums]:
     found = []
     for number in range(sum(name.startswith(("scores.", "inside.")) for name in arrays)):
         if f"scores.{number}" in arrays:
-            found.append(ImageSums.of_scores(arrays[f"scores.{number}"], SCALE[metric]))
+            found.append(ImageSums.of_scores(arrays[f"scores.{number}"], SCALE[metric], TOP[metric]))
         else:
             found.append(ImageSums(SCALE[metric] * arrays[f"inside.{number}"], arrays[f"union.{number}"]))
     return found
@@ -137,11 +140,12 @@ def saved_probes() -> dict[Path, Probed]:
 
 
 def columns_of(encoder: Encoder, weights: str, data: str) -> dict[str, Probe]:
-    """Column of classic vision -> this project's own result for an encoder on data of a name, as its protocol asks."""
+    """Column of classic vision -> this project's own result for an encoder, as its protocol asks, on data that
+    stand beside those of runs (`data`)."""
     found = {}
     key = encoder_key(encoder)
     for one in _saved(tuple(_stamps())):
-        mine = (one.encoder_hash, one.weights, one.data, one.default) == (key, weights, data, True)
+        mine = (one.encoder_hash, one.weights, one.beside, one.default) == (key, weights, data, True)
         if mine and one.column and one.readings[0].value is not None:
             reading = one.readings[0]
             limits = None if reading.low is None or reading.high is None else (reading.low, reading.high)

@@ -17,6 +17,7 @@ from mllm_eval.errors import UserError, near
 from mllm_eval.finished import Finished, is_finished
 from mllm_eval.greedy import overruled_words
 from mllm_eval.imported import Imported, is_imported
+from mllm_eval.results.probed import columns_of
 from mllm_eval.results.probes import Probe, read_probes
 from mllm_eval.run import Run, RunConfig, RunFolder
 from mllm_eval.storage import read_json, read_jsonl
@@ -101,7 +102,7 @@ def read_run(folder: Path) -> RunRecord:
         },
         data=config.recipe.data,
         params=encoder.params,
-        probes=read_probes(folder),
+        probes={**columns_of(encoder, config.weights["encoder"], config.recipe.data), **read_probes(folder)},
         trained_on=_trained_on(run),
     )
 

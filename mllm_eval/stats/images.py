@@ -25,12 +25,20 @@ class ImageSums:
 
     numerator: Floats
     denominator: Floats
+    top: float | None = None
 
     @classmethod
-    def of_scores(cls, scores: Floats, scale: float = 1.0) -> ImageSums:
-        """Of one number an image [N], nan where it failed: the value is their mean times `scale`."""
+    def of_scores(cls, scores: Floats, scale: float = 1.0, top: float | None = None) -> ImageSums:
+        """Of one number an image [N], nan where it failed: the value is their mean times `scale`; `top` is the most
+        that it can be, where it is known and 0 is the least."""
         valid = np.isfinite(scores)
-        return cls(np.where(valid, scores, 0.0)[:, None] * scale, valid[:, None].astype(np.float64))
+        return cls(np.where(valid, scores, 0.0)[:, None] * scale, valid[:, None].astype(np.float64), top)
+
+    @property
+    def still(self) -> bool:
+        """Whether every image adds the same, as where all answers are right."""
+        known = self.numerator[(self.denominator > 0).any(1)]
+        return bool(len(known) and (known == known[0]).all()) and self.numerator.shape[1] == 1
 
     @property
     def value(self) -> float:
@@ -44,7 +52,7 @@ class ImageSums:
 
     def only(self, kept: np.ndarray) -> ImageSums:
         """These images [N] (True is kept), the others as if they had failed."""
-        return ImageSums(self.numerator * kept[:, None], self.denominator * kept[:, None])
+        return ImageSums(self.numerator * kept[:, None], self.denominator * kept[:, None], self.top)
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
@@ -78,9 +86,16 @@ def image_draws(several: list[ImageSums], draws: int = DRAWS, seed: int = 0) -> 
 
 
 def image_interval(found: ImageSums, draws: Floats, level: float = 0.95) -> Interval:
-    """Percentile interval of the value, which it holds; nan where fewer than two images say something."""
-    if found.valid < 2:
+    """Percentile interval of the value, which it holds; nan where fewer than two images say something.
+
+    Where all images are alike the bootstrap is a point, which would claim certainty: the limits are those of Clopper &
+    Pearson (1934) then, of a value whose range is known, and nan otherwise.
+    """
+    if found.valid < 2 or (found.still and found.top is None):
         return Interval(found.value, float("nan"), float("nan"))
+    if found.still:
+        slack = found.top * (1.0 - ((1.0 - level) / 2.0) ** (1.0 / found.valid)) if found.top else 0.0
+        return Interval(found.value, max(0.0, found.value - slack), min(found.top or 0.0, found.value + slack))
     limits = interval(found.value, draws, level)
     return Interval(found.value, min(limits.low, found.value), max(limits.high, found.value))
 
