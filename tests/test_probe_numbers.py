@@ -174,6 +174,18 @@ def test_miou_is_counted_over_the_set_and_absent_classes_are_left_out() -> None:
     assert abs(per_image - sums.value) > 1e-6
 
 
+def test_counting_a_mask_takes_no_table_of_pixels_times_squared_classes() -> None:
+    # 180,000 pixels x 150^2 classes would be 32 GB of numbers.
+    mask = torch.zeros(400, 450, dtype=torch.int64)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        found = counted(torch.ones_like(mask), mask, 150)
+        assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert found.union is not None and found.union[0] == found.union[1] == 180_000 and found.union.sum() == 360_000
+
+
 def test_neighbours_are_those_of_scikit_learn_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     from sklearn.neighbors import KNeighborsClassifier
 

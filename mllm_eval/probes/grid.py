@@ -96,10 +96,10 @@ class Heads:
             logits = torch.addmm(self.biases[at], own, self.weights[at])
             wrong = logits.view(len(own), len(self.rates), self.classes).softmax(2)
             wrong.scatter_add_(2, target, wrong.new_full((1, 1, 1), -1.0).expand_as(target))
-            flat = wrong.view(len(own), -1).div_(len(own))
+            flat, share = wrong.view(len(own), -1), 1 / len(own)
             # torch's SGD: pace = momentum * pace + gradient, weight -= rate * pace.
-            self._pace[at].mul_(self.momentum).addmm_(own.T, flat)
-            self._bias_pace[at].mul_(self.momentum).add_(flat.sum(0))
+            self._pace[at].addmm_(own.T, flat, beta=self.momentum, alpha=share)
+            self._bias_pace[at].mul_(self.momentum).add_(flat.sum(0), alpha=share)
             self.weights[at].addcmul_(self._pace[at], self._rate, value=-factor)
             self.biases[at].addcmul_(self._bias_pace[at], self._rate, value=-factor)
 

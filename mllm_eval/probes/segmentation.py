@@ -46,9 +46,17 @@ def counted(answer: Tensor, mask: Tensor, classes: int) -> Tested:
     """Of each class the pixels of intersection and union, of answers and mask [H, W], ignored pixels left out."""
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-    table = multiclass_confusion_matrix(
-        answer.reshape(-1), mask.reshape(-1), classes, ignore_index=IGNORED, validate_args=False
-    )
+    # Asked for deterministic algorithms, torchmetrics counts in a table of pixels x classes^2, 60 GB for a mask of
+    # ADE20K; whole numbers add up to the same in any order.
+    asked = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        table = multiclass_confusion_matrix(
+            answer.reshape(-1), mask.reshape(-1), classes, ignore_index=IGNORED, validate_args=False
+        )
+    finally:
+        torch.use_deterministic_algorithms(asked, warn_only=warned)
     table = table.cpu().numpy().astype(np.int64)
     inside = np.diagonal(table).copy()
     return Tested(inside=inside, union=table.sum(0) + table.sum(1) - inside)
