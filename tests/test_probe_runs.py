@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,10 @@ from mllm_eval.errors import UserError
 from mllm_eval.probes.layouts import read_examples
 from mllm_eval.probes.locking import lock_data, lock_path, locked_place
 from mllm_eval.probes.measuring import Job, measure, selected
-from mllm_eval.report.probing import differences, probe_table, sweep_figure
+from mllm_eval.report.probing import differences, probe_table, read_sums, sweep_figure
 from mllm_eval.report.render import render
 from mllm_eval.results import probed, read_run
-from mllm_eval.results.probed import Probed, columns_of, encoder_key, read_sums, saved_probes
+from mllm_eval.results.probed import Probed, encoder_key, probes_of, saved_probes
 from mllm_eval.storage import sha256_file, write_json
 
 EVERY = sorted(made_probes.SMALL)
@@ -198,7 +199,14 @@ def test_own_results_stand_in_the_rows_of_runs_beside_the_papers(tmp_path: Path)
     assert probe.value == found.readings[0].value and probe.n == 15 and "in1k_linear.v1" in probe.how
     shown = report.comparison([run.folder], intervals=True).rows[0]
     assert shown.cells["in1k"].interval.startswith("[") and any("held out" in note for note in shown.notes)
-    assert columns_of(made_runs.encoder(), run.weights["encoder"], "hub") == {}
+    assert probes_of(made_runs.encoder(), run.weights["encoder"], "hub") == {}
+    other = made_runs.make_run("mini-clip", benchmarks=["gqa"])
+    theirs = mine.model_copy(update={"encoder": "mini-clip", "weights": other.weights["encoder"]})
+    theirs_folder = asked.folder.with_name("0" * 12)
+    shutil.copytree(asked.folder, theirs_folder)
+    write_json(theirs_folder / "result.json", theirs.model_dump(mode="json"))
+    said = report.comparison([run.folder, other.folder]).sentences
+    assert [text for text in said if "are not told apart" in text and "ImageNet-1k, linear" in text]
     # What somebody measured elsewhere and put into the run's folder comes first.
     write_json(run.folder / "probes.json", {"in1k": {"value": 50.0, "n": 10, "how": "elsewhere"}})
     assert read_run(run.folder).probes["in1k"].value == 50.0
@@ -315,8 +323,6 @@ def test_brought_data_are_locked_and_held_to_it(tmp_path: Path) -> None:
 
 
 def test_an_archive_is_fetched_unpacked_and_locked(tmp_path: Path) -> None:
-    import shutil
-
     made_probes.ade20k(tmp_path / "top" / "ADEChallengeData2016")
     archive = shutil.make_archive(str(tmp_path / "ADE"), "zip", tmp_path / "top")
     protocol = load_protocol("ade20k_ms")

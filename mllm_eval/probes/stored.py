@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mllm_eval.adapters.base import EncoderModel, FeatureMap
@@ -56,7 +58,7 @@ class Summaries:
         self.layers = tuple(layers)
         self.broken = {examples[at].id: why for at, why in self.refs.broken.items()}
         lost = set(self.refs.broken)
-        whole = [at for at in range(len(examples)) if at not in lost]
+        whole = np.array([at for at in range(len(examples)) if at not in lost], np.int64)
         reader: Any = Summarised(model, layers)
         told: dict[str, str] = {}
 
@@ -64,8 +66,7 @@ class Summaries:
             told[image.sha256] = str(problem)
 
         own, world = rank()
-        mine = [self.refs[at] for at in whole[own::world]] if world > 1 else _Some(self.refs, whole)
-        extract(reader, mine, self.store, progress, note)
+        extract(reader, _Some(self.refs, whole[own::world]), self.store, progress, note)
         if world > 1:
             torch.distributed.barrier()
             self.store.refresh()
@@ -73,7 +74,7 @@ class Summaries:
         for at in whole:
             if (name := self.refs.key(at)) in missing:
                 self.broken[examples[at].id] = told.get(name, "the image can't be read")
-        self.places = [at for at in whole if self.refs.key(at) not in missing]
+        self.places = np.array([at for at in whole if self.refs.key(at) not in missing], np.int64)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -87,7 +88,7 @@ class Summaries:
 class _Some(Sequence[Any]):
     """References at some places, made when they are asked for."""
 
-    def __init__(self, refs: Refs, places: Sequence[int]) -> None:
+    def __init__(self, refs: Refs, places: NDArray[np.int64]) -> None:
         self._refs, self._places = refs, places
 
     def __len__(self) -> int:
@@ -95,5 +96,5 @@ class _Some(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self._refs[at] for at in self._places[index]]
-        return self._refs[self._places[index]]
+            return [self._refs[int(at)] for at in self._places[index]]
+        return self._refs[int(self._places[index])]

@@ -10,6 +10,7 @@ from pathlib import Path
 from mllm_eval.errors import UserError, near
 from mllm_eval.report.differences import Difference, differences
 from mllm_eval.report.evidence import Scored, draw_together, read_blind, read_variants
+from mllm_eval.report.probing import probe_words
 from mllm_eval.report.table import Cell, Column, Row, Table, score_cell, with_best, with_deltas
 from mllm_eval.report.words import GAINS, sentences, stars, title, variant_words
 from mllm_eval.results import AVERAGE, columns
@@ -229,6 +230,7 @@ def comparison(
     if any(one.gain for one in found):
         notes.append(GAINS)
     said = [*_blind_words(scored, names), *sentences(found)]
+    said += probe_words([scored[i].record for i in plain])
     return Table("compare", heading, shown, tuple(rows), tuple(notes), tuple(said))
 
 

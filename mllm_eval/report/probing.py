@@ -10,15 +10,20 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from mllm_eval.errors import UserError
 from mllm_eval.report.table import Column, Row, Table, printed, score_cell, with_best
 from mllm_eval.report.words import ALPHA, p_words
-from mllm_eval.results.probed import Probed, Reading, read_sums
+from mllm_eval.results.probed import IMAGES, SCALE, TOP, Probed, Reading, read_probed
 from mllm_eval.stats import Interval, holm, seed_of
-from mllm_eval.stats.images import image_pair
+from mllm_eval.stats.images import ImageSums, image_pair
 from mllm_eval.storage import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from mllm_eval.results import RunRecord
 
 DECIMALS = {"top1": 1, "miou": 1, "rmse": 3}
 UNITS = {"top1": "top-1 accuracy in %", "miou": "mean IoU in %", "rmse": "RMSE in m"}
@@ -46,6 +51,24 @@ class ProbeDifference:
             return f"{self.title}: {self.a} and {self.b} are not told apart ({gap})."
         first = (self.difference.value > 0) == (self.better == "high")
         return f"{self.title}: {self.a if first else self.b} is better than {self.b if first else self.a} ({gap})."
+
+
+def read_sums(folder: Path) -> list[ImageSums]:
+    """What each image adds to each reading, in the order of the readings. Raises UserError for a damaged file."""
+    path = folder / IMAGES
+    try:
+        with np.load(path) as held:
+            arrays = {name: held[name].astype(np.float64) for name in held.files}
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: can't be read ({error}); delete {folder} and probe again") from None
+    metric = read_probed(folder).metric
+    found = []
+    for number in range(sum(name.startswith(("scores.", "inside.")) for name in arrays)):
+        if f"scores.{number}" in arrays:
+            found.append(ImageSums.of_scores(arrays[f"scores.{number}"], SCALE[metric], TOP[metric]))
+        else:
+            found.append(ImageSums(SCALE[metric] * arrays[f"inside.{number}"], arrays[f"union.{number}"]))
+    return found
 
 
 def probe_table(found: Mapping[Path, Probed]) -> Table:
@@ -123,8 +146,14 @@ def differences(found: Mapping[Path, Probed]) -> list[ProbeDifference]:
     ]
 
 
+def probe_words(records: Sequence[RunRecord]) -> list[str]:
+    """What the tests between the encoders of some runs say of each probe that fills a column of classic vision."""
+    found = {folder: read_probed(folder) for record in records for folder in record.probed}
+    return [one.words() for one in differences({folder: one for folder, one in found.items() if one.column})]
+
+
 def _stamp(folder: Path) -> int:
-    return (folder / "images.npz").stat().st_mtime_ns
+    return (folder / IMAGES).stat().st_mtime_ns
 
 
 @cache

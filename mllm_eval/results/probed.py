@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import Field
 
 from mllm_eval.catalog import Encoder
 from mllm_eval.config import Strict, short_hash, validate
 from mllm_eval.errors import UserError
 from mllm_eval.results.probes import Probe
-from mllm_eval.stats.images import ImageSums
 from mllm_eval.storage import read_json, results_home
 
 RESULT, IMAGES = "result.json", "images.npz"
@@ -110,24 +109,6 @@ def read_probed(folder: Path) -> Probed:
     return validate(read_json(path), Probed, str(path))
 
 
-def read_sums(folder: Path) -> list[ImageSums]:
-    """What each image adds to each reading, in the order of the readings. Raises UserError for a damaged file."""
-    path = folder / IMAGES
-    try:
-        with np.load(path) as held:
-            arrays = {name: held[name].astype(np.float64) for name in held.files}
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: can't be read ({error}); delete {folder} and probe again") from None
-    metric = read_probed(folder).metric
-    found = []
-    for number in range(sum(name.startswith(("scores.", "inside.")) for name in arrays)):
-        if f"scores.{number}" in arrays:
-            found.append(ImageSums.of_scores(arrays[f"scores.{number}"], SCALE[metric], TOP[metric]))
-        else:
-            found.append(ImageSums(SCALE[metric] * arrays[f"inside.{number}"], arrays[f"union.{number}"]))
-    return found
-
-
 def saved_probes() -> dict[Path, Probed]:
     """Folder -> result of every readable probe, by encoder and probe."""
     found = {}
@@ -139,20 +120,26 @@ def saved_probes() -> dict[Path, Probed]:
     return dict(sorted(found.items(), key=lambda item: (item[1].encoder, item[1].probe, item[0].name)))
 
 
-def columns_of(encoder: Encoder, weights: str, data: str) -> dict[str, Probe]:
-    """Column of classic vision -> this project's own result for an encoder, as its protocol asks, on data that
-    stand beside those of runs (`data`)."""
-    found = {}
+def probes_of(encoder: Encoder, weights: str, data: str) -> dict[Path, Probed]:
+    """Folder -> this project's own results for an encoder, as their protocols ask, on data that stand beside those of
+    runs (`data`)."""
     key = encoder_key(encoder)
-    for one in _saved(tuple(_stamps())):
-        mine = (one.encoder_hash, one.weights, one.beside, one.default) == (key, weights, data, True)
-        if mine and one.column and one.readings[0].value is not None:
-            reading = one.readings[0]
+    return {
+        folder: one
+        for folder, one in _saved(tuple(_stamps())).items()
+        if (one.encoder_hash, one.weights, one.beside, one.default) == (key, weights, data, True)
+    }
+
+
+def columns_of(found: Iterable[Probed]) -> dict[str, Probe]:
+    """Column of classic vision -> the result that fills it, of some results of one encoder."""
+    columns = {}
+    for one in found:
+        reading = one.readings[0]
+        if one.column and reading.value is not None:
             limits = None if reading.low is None or reading.high is None else (reading.low, reading.high)
-            found[one.column] = Probe(
-                value=float(reading.value or 0.0), n=one.n - one.n_failed, how=one.how(), interval=limits
-            )
-    return found
+            columns[one.column] = Probe(value=reading.value, n=one.n - one.n_failed, how=one.how(), interval=limits)
+    return columns
 
 
 def _stamps() -> list[tuple[str, int]]:
@@ -160,6 +147,6 @@ def _stamps() -> list[tuple[str, int]]:
 
 
 @cache
-def _saved(stamps: tuple[tuple[str, int], ...]) -> tuple[Probed, ...]:
+def _saved(stamps: tuple[tuple[str, int], ...]) -> dict[Path, Probed]:
     # `stamps` is only a key.
-    return tuple(saved_probes().values())
+    return saved_probes()

@@ -17,7 +17,7 @@ from mllm_eval.errors import UserError, near
 from mllm_eval.finished import Finished, is_finished
 from mllm_eval.greedy import overruled_words
 from mllm_eval.imported import Imported, is_imported
-from mllm_eval.results.probed import columns_of
+from mllm_eval.results.probed import columns_of, probes_of
 from mllm_eval.results.probes import Probe, read_probes
 from mllm_eval.run import Run, RunConfig, RunFolder
 from mllm_eval.storage import read_json, read_jsonl
@@ -42,7 +42,8 @@ class RunRecord:
     """What a table needs to know of a run. `held_equal` is the hash of what a comparison must share.
 
     `trained_on`: its files of conversations, by the recipe's names for them, and the content that each had.
-    `probes`: its classic vision, where somebody measured it. `notes`: what a reader of its row must know.
+    `probes`: its classic vision, where somebody measured it; `probed`: the folders of this project's own results.
+    `notes`: what a reader of its row must know.
     `external`: what it is if not a run of this project, `a finished model` or `imported answers`. Such a one has no
     encoder that is told apart: its `params` are 0, its `facts` empty.
     """
@@ -60,6 +61,7 @@ class RunRecord:
     data: str
     params: int
     probes: dict[str, Probe] = field(default_factory=dict)
+    probed: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     trained_on: dict[str, str] = field(default_factory=dict)
     external: str = ""
@@ -83,6 +85,7 @@ def read_run(folder: Path) -> RunRecord:
     run = Run(config.encoder, config.recipe, config.llm, config.seed, config.weights)
     run.refuse_earlier_tokens(folder)
     facts, encoder = config.encoder.facts, config.encoder
+    probed = probes_of(encoder, config.weights.get("encoder", ""), config.recipe.data)
     return RunRecord(
         folder=folder,
         hash=folder.name,
@@ -102,7 +105,8 @@ def read_run(folder: Path) -> RunRecord:
         },
         data=config.recipe.data,
         params=encoder.params,
-        probes={**columns_of(encoder, config.weights["encoder"], config.recipe.data), **read_probes(folder)},
+        probes={**columns_of(probed.values()), **read_probes(folder)},
+        probed=tuple(probed),
         trained_on=_trained_on(run),
     )
 
