@@ -13,7 +13,7 @@ from scipy import stats as scipy_stats
 from mllm_eval.catalog.probe import LogisticProbe, chosen_layers, load_protocol
 from mllm_eval.errors import UserError
 from mllm_eval.probes.denseviews import IGNORED, scaled_size
-from mllm_eval.probes.depth import errors, read_out, sig_loss, upsampled
+from mllm_eval.probes.depth import read_out, sig_loss, upsampled
 from mllm_eval.probes.grid import Heads, Input
 from mllm_eval.probes.neighbours import nearest, votes
 from mllm_eval.probes.order import Order
@@ -133,12 +133,6 @@ def test_the_depth_loss_knows_a_scaled_target() -> None:
     noisy = wanted.clamp_min(1e-9) * (1 + torch.rand(1, 6, 6))
     assert sig_loss(noisy, wanted, 0.15, False) > sig_loss(noisy, wanted, 0.15, True)
     assert sig_loss(wanted, torch.zeros_like(wanted), 0.15, False).item() == 0
-
-
-def test_depth_errors_by_hand() -> None:
-    found = errors(np.array([1.0, 2.0, 4.0]), np.array([1.0, 1.0, 4.0]))
-    assert found["rmse"] == pytest.approx(math.sqrt(1 / 3)) and found["abs_rel"] == pytest.approx(1 / 3)
-    assert found["a1"] == pytest.approx(2 / 3) and found["log10"] == pytest.approx(math.log10(2) / 3)
 
 
 def test_miou_is_counted_over_the_set_and_absent_classes_are_left_out() -> None:

@@ -56,21 +56,6 @@ def sig_loss(found: Tensor, wanted: Tensor, mean_share: float, still: bool) -> T
     return torch.sqrt(square if still else gap.var() + square)
 
 
-def errors(found: NDArray[np.float64], wanted: NDArray[np.float64]) -> dict[str, float]:
-    """The usual errors of depths [N] above 0: rmse in metres, abs_rel, log10, rmse_log, silog, sq_rel, a1 to a3."""
-    gap, ratio = found - wanted, np.maximum(found / wanted, wanted / found)
-    logs = np.log(found) - np.log(wanted)
-    return {
-        "rmse": float(np.sqrt(np.mean(gap**2))),
-        "abs_rel": float(np.mean(np.abs(gap) / wanted)),
-        "sq_rel": float(np.mean(gap**2 / wanted)),
-        "log10": float(np.mean(np.abs(np.log10(found) - np.log10(wanted)))),
-        "rmse_log": float(np.sqrt(np.mean(logs**2))),
-        "silog": float(100 * np.sqrt(max(0.0, np.mean(logs**2) - np.mean(logs) ** 2))),
-        **{f"a{power}": float(np.mean(ratio < 1.25**power)) for power in (1, 2, 3)},
-    }
-
-
 class Depth(Task):
     """Depth from bins, one linear layer."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from mllm_eval.stats.bootstrap import DRAWS, Interval, _weights, interval
 from mllm_eval.stats.estimator import Floats
@@ -50,7 +51,7 @@ class ImageSums:
         """Images that say something."""
         return int((self.denominator > 0).any(1).sum())
 
-    def only(self, kept: np.ndarray) -> ImageSums:
+    def only(self, kept: npt.NDArray[np.bool_]) -> ImageSums:
         """These images [N] (True is kept), the others as if they had failed."""
         return ImageSums(self.numerator * kept[:, None], self.denominator * kept[:, None], self.top)
 
