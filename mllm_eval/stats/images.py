@@ -112,7 +112,7 @@ class ImagePair:
 
 def image_pair(a: ImageSums, b: ImageSums, draws: int = DRAWS, flips: int = FLIPS, seed: int = 0) -> ImagePair:
     """Bootstrap interval of a - b, and a permutation test that exchanges the two results image by image."""
-    both = (a.denominator > 0).any(1) & (b.denominator > 0).any(1)
+    both = np.asarray((a.denominator > 0).any(1) & (b.denominator > 0).any(1))
     a, b = a.only(both), b.only(both)
     observed = a.value - b.value
     if both.sum() < 2:
