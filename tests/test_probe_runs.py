@@ -115,7 +115,7 @@ def test_a_killed_probe_goes_on_to_the_same_figures(name: str, tmp_path: Path, m
 
 
 def _measured(folder: str, name: str) -> int:
-    from mllm_eval.pipeline.processes import meet
+    from mllm_eval.distributed.collectives import meet
 
     meet()
     measure(job(Path(folder), name))

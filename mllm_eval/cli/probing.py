@@ -40,13 +40,13 @@ def probe(
     """
     from mllm_eval import pipeline
     from mllm_eval.cli.display import display
-    from mllm_eval.environment import world
+    from mllm_eval.distributed.ranks import rank
     from mllm_eval.pipeline.probing import ProbeSession
 
     if start(lambda: ProbeSession(split(encoders) or [], split(probes) or [])):
         return
     found = pipeline.probe(split(encoders) or [], split(probes), layers, data, select, display())
-    if world()[0]:
+    if rank():
         return
     if as_json:
         for folder, one in found.items():

@@ -9,9 +9,10 @@ from mllm_eval.catalog import load_encoder
 from mllm_eval.catalog.folders import names
 from mllm_eval.catalog.probe import Protocol, load_protocol
 from mllm_eval.config import short_hash
+from mllm_eval.distributed.collectives import decided, meet
+from mllm_eval.distributed.ranks import rank
 from mllm_eval.environment import before_torch
 from mllm_eval.errors import UserError
-from mllm_eval.pipeline.processes import decided, meet
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.sources import provide
 from mllm_eval.results.probed import Probed, probes_home
@@ -97,10 +98,8 @@ def probe(
 
 
 def _own_number() -> str:
-    from mllm_eval.environment import world
-
     # Of several processes that measure together each has a lock of its own: the first one's keeps others out.
-    number = world()[0]
+    number = rank()
     return "" if number == 0 else str(number)
 
 

@@ -7,17 +7,17 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mllm_eval.catalog.probe import ProbeData, Protocol
 from mllm_eval.config import Strict, short_hash, validate
-from mllm_eval.data.fetching import fetch_files
 from mllm_eval.decoding import decoders
 from mllm_eval.errors import UserError
 from mllm_eval.hub import Source
-from mllm_eval.hub.fetch import fetch_url
+from mllm_eval.hub.fetch import fetch_files, fetch_url
 from mllm_eval.probes.layouts import read_examples
 from mllm_eval.storage import FileLock, data_home, read_json, sha256_file, write_json
 
@@ -147,12 +147,20 @@ def _fetched(protocol: Protocol, pin: str, commit: str | None, progress: Progres
         raise UserError(f"probe {protocol.name}: its data {pin!r} can't be fetched; bring them: {_mend(protocol, pin)}")
     if data.source == "hub":
         source = Source("dataset", str(data.repo), commit or data.revision, _mend(protocol, pin))
-        folder, found, _ = fetch_files(source, data.patterns, progress)
+        folder, found, _ = fetch_files(source, lambda names: _matching(data, names), progress)
         return folder, found
     url = str(data.url)
     archive = data_home() / "hub" / url.rpartition("/")[2]
     fetch_url(Source("url", url, None, _mend(protocol, pin)), archive, data.sha256, progress)
     return _unpacked(archive), None
+
+
+def _matching(data: ProbeData, names: Sequence[str]) -> list[str]:
+    """The files that the data set's globs match, each of which has to match some."""
+    for pattern in data.patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UserError(f"{data.repo}: has no files {pattern}; correct `patterns` or `revision`")
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in data.patterns)]
 
 
 def _unpacked(archive: Path) -> Path:
