@@ -23,7 +23,7 @@ from mllm_eval.features import shards as files
 from mllm_eval.features.key import DTYPES, FIELDS, folder_name, key_of
 from mllm_eval.features.room import root_lock
 from mllm_eval.features.shards import HEADER, SUFFIX, Form, NotAShard, ShardWriter, index_of, unheld
-from mllm_eval.run import saved_runs
+from mllm_eval.saved import saved_runs
 
 # A file that is being written has a name of its own for so many seconds at the most.
 HOUR = 3600.0
