@@ -316,11 +316,12 @@ def _others() -> None:
         looking,
         miniature,
         planning,
+        probing,
         reporting,
         statistics,
     )
 
-    for others in (looking, statistics, aligning, reporting, planning, fetching, finished, features):
+    for others in (looking, statistics, aligning, reporting, planning, fetching, finished, features, probing):
         others.register(app)
     app.add_typer(miniature.app, name="miniature")
 

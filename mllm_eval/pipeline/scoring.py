@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from mllm_eval.answers import Answers, Journal, open_answers
+from mllm_eval.answers import Answer, Journal, open_answers
 from mllm_eval.catalog import Benchmark
 from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.data.content import content_of, contents_hash, state_of
@@ -16,7 +16,6 @@ from mllm_eval.distribution import counted
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.subset import stratum_of
 from mllm_eval.run import RunFolder
-from mllm_eval.shelf import Shelf
 from mllm_eval.storage import read_json, sha256_file, write_json, write_jsonl
 
 if TYPE_CHECKING:
@@ -144,7 +143,7 @@ def score_answers(
     summaries = {
         rules: summarize(benchmark, rules, samples, scores, variant, empty=empty) for rules, scores in by_rules.items()
     }
-    contents = Shelf(map(content_of, samples))
+    contents = list(map(content_of, samples))
     for rules, scores in by_rules.items():
         pairs = Counter[tuple[str | None, str]]()
         lines = _lines(benchmark, scores, samples, contents, pairs)
@@ -174,7 +173,7 @@ def _lines(
 class _Predictions(Mapping[str, str | None]):
     """The texts of answers by sample id, as rules read them; None where there was none."""
 
-    def __init__(self, answers: Answers, read: Callable[[str], str]) -> None:
+    def __init__(self, answers: Mapping[str, Answer], read: Callable[[str], str]) -> None:
         self._answers, self._read = answers, read
 
     def __getitem__(self, id_: str) -> str | None:

@@ -9,7 +9,7 @@ from mllm_eval.catalog import Recipe, load_encoder, load_llm, load_recipe
 from mllm_eval.errors import UserError
 from mllm_eval.features.key import stored_dtype
 from mllm_eval.features.room import bound, features_root
-from mllm_eval.features.shards import ENTRY
+from mllm_eval.features.shards import LINE
 from mllm_eval.operations.count import Lessons, Questions, asking, encoding, learning, passing
 from mllm_eval.operations.shapes import (
     EncoderShape,
@@ -138,7 +138,7 @@ def make_plan(
     limit = bound(features_root())
     live = {key: stage.features == "live" for key, stage in stages.items()}
     shown = {key: load.rows for key, load in loads.items()} | {"evaluation": images["evaluation"]}
-    kept = keeping(row + ENTRY.itemsize, images, shown, live, limit)
+    kept = keeping(row + LINE.itemsize, images, shown, live, limit)
     steps = [_encoding_step(seeing, kept, rate)]
     steps += [_stage_step(key, chosen, loads[key], thinking, joint, rate, mfu) for key in stages]
     held: dict[str, dict[str, Any]] = {}
