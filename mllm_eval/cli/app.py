@@ -276,6 +276,7 @@ def check(
     \b
       mllm-eval check mini-dino
       mllm-eval check mini-dino --determinism --samples 20
+      mllm-eval check gpu                                what is claimed of a GPU: --help says more
     """
     from mllm_eval.cli.checking import check_determinism, check_encoders
 
@@ -285,9 +286,9 @@ def check(
 
 def _others() -> None:
     # Registered here so that `mllm-eval --help` lists them last.
-    from mllm_eval.cli import features, fetching, finished, looking, miniature, planning, reporting, statistics
+    from mllm_eval.cli import features, fetching, finished, gpu, looking, miniature, planning, reporting, statistics
 
-    for others in (looking, statistics, reporting, planning, fetching, finished, features):
+    for others in (gpu, looking, statistics, reporting, planning, fetching, finished, features):
         others.register(app)
     app.add_typer(miniature.app, name="miniature")
 
