@@ -10,7 +10,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mllm_eval.gpucheck.result import Check
 from mllm_eval.gpucheck.session import Session
 from mllm_eval.gpucheck.trainings import DRY, DRY_SEVERAL, FULL, FULL_SEVERAL, GOLDEN, PLAIN, run_worker
 from mllm_eval.storage import read_json, write_json
@@ -23,7 +22,7 @@ def main(names: list[str]) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for name in names or WAYS:
         with tempfile.TemporaryDirectory(prefix="mllm-eval-golden-") as folder:
-            session = Session(Path(folder), True, "cpu", "cpu", 7200, Check.line)
+            session = Session(Path(folder), True, "cpu", "CPU", 7200, lambda _: None)
             found = run_worker(session, PLAIN, WAYS[name], "golden", more=["--questions=0"])
         known = read_json(GOLDEN) if GOLDEN.is_file() else {}
         write_json(GOLDEN, {**known, name: found["losses"]})

@@ -144,7 +144,8 @@ def random_model(eye: ClipSizes, mind: LlamaSizes, device: str, dtype: torch.dty
                     # Large enough that different questions get different answers.
                     weight.normal_(0, 2 / weight.shape[1] ** 0.5)
     model.tokenizer = Words(mind.words)
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def llava_of(model: VLM, device: str) -> Any:

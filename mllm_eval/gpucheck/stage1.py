@@ -99,7 +99,8 @@ def _model(session: Session, eye: Encoder, mind: LlamaShape, tokens: int) -> VLM
     """Random weights; the encoder and the LLM frozen, as stage 1 has them."""
     # Shapes of the miniature are told by its weights' own config.
     told = eye.architecture is not None
-    vision = family(eye.family).config_of(eye).to_dict() if told else load_encoder_model(eye).config_values()
+    kind: Any = family(eye.family)
+    vision = kind.config_of(eye).to_dict() if told else load_encoder_model(eye).config_values()
     text = LlamaConfig(
         vocab_size=mind.vocab,
         hidden_size=mind.width,
@@ -123,7 +124,7 @@ def _model(session: Session, eye: Encoder, mind: LlamaShape, tokens: int) -> VLM
         model = VLM(config, llm=LlamaForCausalLM(text))
     model.requires_grad_(False)
     model.projector.requires_grad_(True)
-    model.gradient_checkpointing_enable()
+    model.gradient_checkpointing_enable()  # type: ignore[no-untyped-call]
     return model.train()
 
 

@@ -19,12 +19,11 @@ from mllm_eval.gpucheck.models import (
     PAD,
     TINY_CLIP,
     TINY_LLAMA,
-    VLM,
     llava_of,
     random_model,
 )
 from mllm_eval.gpucheck.session import Session
-from mllm_eval.model.vlm import IGNORED
+from mllm_eval.model.vlm import IGNORED, VLM
 from mllm_eval.train.order import Plan
 
 # Times the plain way's tokens a second.
@@ -47,7 +46,7 @@ def planted() -> Iterator[None]:
     forward = VLM.forward
 
     def larger(model: VLM, **given: Any) -> Any:
-        found = forward(model, **given)
+        found: Any = forward(model, **given)
         found.loss = 1.1 * found.loss
         return found
 

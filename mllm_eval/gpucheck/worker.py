@@ -146,7 +146,7 @@ def trained_parameters(run: Any) -> int:
 
     count = 0
     for path in sorted(run.checkpoint.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]  # it ships no types
+        with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118  # no mapping
                 if not name.startswith("encoder."):
                     tensor = file.get_slice(name)
