@@ -70,7 +70,7 @@ def _joined(device: str, head: int, tail: int, groups: int, spread: float, scale
     root = math.sqrt(spread)
     query = _drawn(device, KEY_HEADS * groups, 1, root)
     keys, values = _drawn(device, KEY_HEADS, head + tail, root), _drawn(device, KEY_HEADS, head + tail)
-    keys[:, :, :head], values[:, :, :head] = keys[:1, :, :head], values[:1, :, :head]
+    keys[:, :, :head], values[:, :, :head] = keys[:1, :, :head].clone(), values[:1, :, :head].clone()
     shared = engine.SharedHeads([keys[:1, :, :head].contiguous()], [values[:1, :, :head].contiguous()])
     own, own_values = keys[:, :, head:].contiguous(), values[:, :, head:].contiguous()
     found = engine.spans([0] * ROWS)

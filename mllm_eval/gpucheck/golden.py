@@ -11,10 +11,10 @@ import tempfile
 from pathlib import Path
 
 from mllm_eval.gpucheck.session import Session
-from mllm_eval.gpucheck.trainings import DRY, DRY_SEVERAL, FULL, FULL_SEVERAL, GOLDEN, PLAIN, run_worker
+from mllm_eval.gpucheck.trainings import DRY, FULL, GOLDEN, PLAIN, run_worker
 from mllm_eval.storage import read_json, write_json
 
-WAYS = {"dry": DRY, "dry, several": DRY_SEVERAL, "full": FULL, "full, several": FULL_SEVERAL}
+WAYS = {"dry": DRY, "full": FULL}
 
 
 def main(names: list[str]) -> None:

@@ -23,7 +23,7 @@ def check(session: Session) -> None:
     wanted = golden(session)
     for training, bounds in ((PLAIN, FLOAT32), (ZERO, BFLOAT16)):
         found = trained(session, training)
-        tell_losses(session, training.name, found, wanted, bounds)
+        tell_losses(session, f"{training.name} against a CPU's float32", found, wanted, bounds)
         engine, fault = found["answers"]["engine"], found["answers"]["fault"]
         ties = f"of {engine['questions']} questions, {engine['ties']} differ by a tie, {engine['failed']} failed"
         name = f"{training.name}: answers that differ from the plain loop's by more than a tie"

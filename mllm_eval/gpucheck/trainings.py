@@ -168,9 +168,9 @@ def losses_apart(found: Sequence[float], wanted: Sequence[float]) -> tuple[float
 def tell_losses(
     session: Session, name: str, found: dict[str, Any], wanted: dict[str, list[float]], bounds: tuple[float, float]
 ) -> None:
-    """Two lines a stage; `bounds` of the first loss, which no step stands before, and of the mean."""
+    """Two lines a stage; `name` ends with whose losses are `wanted`. `bounds` are of the first loss, which no step
+    stands before, and of the mean."""
     for stage in ("stage1", "stage2"):
         first, mean = losses_apart(found["losses"][stage], wanted[stage])
-        about = f"{name}, {stage}: losses against the CPU's"
-        session.judge(f"{about}, the first", first, "<=", bounds[0])
-        session.judge(f"{about}, on the mean of {len(wanted[stage])}", mean, "<=", bounds[1])
+        session.judge(f"{stage}, first loss: {name}", first, "<=", bounds[0])
+        session.judge(f"{stage}, mean of {len(wanted[stage])} losses: {name}", mean, "<=", bounds[1])

@@ -125,6 +125,9 @@ def held_bytes() -> int:
     import torch
 
     if torch.cuda.is_available():
+        # What cuBLAS computes in, 32 MiB and more, is torch's to hold, and no training's.
+        clear: Any = torch._C._cuda_clearCublasWorkspaces
+        clear()
         return int(torch.cuda.memory_allocated())
     storages = {}
     for one in gc.get_objects():
