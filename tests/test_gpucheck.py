@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
-from mllm_eval.gpucheck import machine, processes, run, trainings
+from mllm_eval.gpucheck import machine, miniature, processes, run, trainings
 from mllm_eval.gpucheck.result import Check, holds
 from mllm_eval.gpucheck.run import Kind, chosen, run_checks
 from mllm_eval.gpucheck.session import Session
@@ -186,17 +186,37 @@ def test_a_check_passes_and_each_judged_line_fails_with_its_fault(group: str) ->
     assert judged(spoilt) == dict.fromkeys(judged(found), False), [one.line() for one in spoilt]
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def rendered_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainings, "rendered", lambda *_: data)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_trainings_pass_and_each_judged_line_fails_with_its_fault() -> None:
+@pytest.mark.usefixtures("rendered_once")
+def test_trainings_pass() -> None:
     found = run_checks(lambda _: None, TRAINED, budget=9999, dry=True)
     assert all(judged(found).values()) and len(judged(found)) == 13, [one.line() for one in found]
-    spoilt = run_checks(lambda _: None, TRAINED, budget=9999, dry=True, planted=True)
-    assert judged(spoilt) == dict.fromkeys(judged(found), False), [one.line() for one in spoilt]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.usefixtures("rendered_once")
+def test_each_judged_line_of_a_training_fails_with_its_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(miniature, "TRAININGS", miniature.TRAININGS[1:])
+    spoilt = run_checks(lambda _: None, TRAINED, budget=9999, dry=True, planted=True)
+    assert [one.state for one in spoilt if one.state != "SEEN"] == 7 * ["FAIL"], [one.line() for one in spoilt]
+    assert not any(one.name == "broke" for one in spoilt)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("rendered_once")
 def test_two_processes_train_as_one_and_go_on_after_one_was_killed() -> None:
     found = run_checks(lambda _: None, budget=9999, dry=True, gpus=2)
     assert all(judged(found).values()) and len(judged(found)) == 9, [one.line() for one in found]

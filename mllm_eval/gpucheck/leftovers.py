@@ -19,7 +19,7 @@ def planted() -> Iterator[None]:
 
 
 def check(session: Session) -> None:
-    """After stages 1 and 2, the encoder live, and a collection."""
+    """After stage 1 under ZeRO-2, stage 2 under ZeRO-3 with the encoder live, and a collection."""
     found = trained(session, ZERO)
     session.seen("parameters that were trained", found["trained"])
     held = found["held"] / found["trained"]

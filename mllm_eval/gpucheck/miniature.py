@@ -11,6 +11,8 @@ from mllm_eval.gpucheck.trainings import PLAIN, ZERO, golden, tell_losses, train
 # Of the first loss, and on the mean: float32 sums in another order; bfloat16 rounds to 2^-9 of a value.
 FLOAT32, BFLOAT16 = (1e-4, 5e-3), (2e-2, 2e-2)
 
+TRAININGS = ((PLAIN, FLOAT32), (ZERO, BFLOAT16))
+
 
 @contextmanager
 def planted() -> Iterator[None]:
@@ -19,9 +21,9 @@ def planted() -> Iterator[None]:
 
 
 def check(session: Session) -> None:
-    """float32 plainly, bfloat16 under ZeRO-2 and ZeRO-3 with the encoder live; both checkpoints answer."""
+    """float32 plainly, bfloat16 under ZeRO-2 and, the encoder live, ZeRO-3; both checkpoints answer."""
     wanted = golden(session)
-    for training, bounds in ((PLAIN, FLOAT32), (ZERO, BFLOAT16)):
+    for training, bounds in TRAININGS:
         found = trained(session, training)
         tell_losses(session, f"{training.name} against a CPU's float32", found, wanted, bounds)
         engine, fault = found["answers"]["engine"], found["answers"]["fault"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mllm_eval.gpucheck.session import Session
@@ -59,7 +60,8 @@ class Training:
 
 LIVE = ", gradient_checkpointing: true, features: live"
 PLAIN = Training("float32", "float32", 50, 30)
-ZERO = Training("zero", "bfloat16", 60, 40, ", deepspeed: zero2, features: live", f", deepspeed: zero3{LIVE}")
+# Stage 1 measures features to standardise them, which it does on stored ones.
+ZERO = Training("zero", "bfloat16", 60, 40, ", deepspeed: zero2", f", deepspeed: zero3{LIVE}")
 
 
 def steps_of(session: Session) -> Steps:
@@ -122,7 +124,7 @@ def call_worker(
         "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // processes)),
         **os.environ,
         "MLLM_EVAL_RESULTS": str(home / "results"),
-        "MLLM_EVAL_DATA": str(session.folder / f"data-{steps.alignment}-{steps.instruction}"),
+        "MLLM_EVAL_DATA": str(rendered(session, steps)),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])),
     }
     return _called(
@@ -144,6 +146,11 @@ def _called(command: Sequence[str], environment: dict[str, str], most: float) ->
                 process.kill()
             raise RuntimeError(f"the training was stopped after {most:.0f} s") from None
     return subprocess.CompletedProcess(command, process.returncode, out, said)
+
+
+def rendered(session: Session, steps: Steps) -> Path:
+    """Where the miniature's data are: the first training that needs them renders them, for all of a session."""
+    return session.folder / f"data-{steps.alignment}-{steps.instruction}"
 
 
 def _numbers(steps: Steps) -> list[str]:
