@@ -9,14 +9,14 @@ from mllm_eval.gpucheck.session import Session
 from mllm_eval.gpucheck.trainings import PLAIN, ZERO, golden, tell_losses, trained
 
 # Of the first loss, and on the mean: float32 sums in another order; bfloat16 rounds to 2^-9 of a value.
-FLOAT32, BFLOAT16 = (1e-4, 5e-3), (2e-2, 2e-2)
+FLOAT32, BFLOAT16 = (1e-4, 5e-3), (1e-2, 2e-2)
 
 TRAININGS = ((PLAIN, FLOAT32), (ZERO, BFLOAT16))
 
 
 @contextmanager
 def planted() -> Iterator[None]:
-    """The worker's own: visual tokens halved, and the engine's fault where none should be."""
+    """The worker's own: a larger loss, and the engine's fault where none should be."""
     yield
 
 

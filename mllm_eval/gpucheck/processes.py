@@ -25,7 +25,7 @@ ONCE = "each once"
 
 @contextmanager
 def planted() -> Iterator[None]:
-    """The worker's own: visual tokens halved while training, but neither in the run that others are held against nor in
+    """The worker's own: a larger loss, but neither in the run that others are held against nor in
     the one that goes on."""
     yield
 

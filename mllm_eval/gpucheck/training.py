@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -24,7 +23,8 @@ from mllm_eval.gpucheck.models import (
     random_model,
 )
 from mllm_eval.gpucheck.session import Session
-from mllm_eval.model.vlm import IGNORED, VLM
+from mllm_eval.gpucheck.worker import larger_loss
+from mllm_eval.model.vlm import IGNORED
 from mllm_eval.train.order import Plan
 
 # Times the plain way's tokens a second.
@@ -44,14 +44,7 @@ BEFORE = 5
 @contextmanager
 def planted() -> Iterator[None]:
     """A loss that is divided by fewer targets than there are."""
-    forward = VLM.forward
-
-    def larger(model: VLM, **given: Any) -> Any:
-        found: Any = forward(model, **given)
-        found.loss = 1.1 * found.loss
-        return found
-
-    with patch.object(VLM, "forward", larger):
+    with larger_loss():
         yield
 
 
