@@ -20,7 +20,7 @@ from mllm_eval.environment import before_torch
 from mllm_eval.errors import UserError, near
 from mllm_eval.gpucheck.result import Check
 from mllm_eval.gpucheck.session import Session
-from mllm_eval.gpucheck.trainings import PLAIN, ZERO, Training
+from mllm_eval.gpucheck.trainings import BATCH, PLAIN, ZERO, Training
 from mllm_eval.storage import write_json
 
 # On one H200 all eight are planned to take less than eight minutes.
@@ -59,6 +59,8 @@ SEVERAL_GPUS = {"processes": Kind("processes", 240, 120)}
 
 def chosen(only: Sequence[str], gpus: int) -> dict[str, Kind]:
     """The checks of these names, of one GPU or of several, all without names. Raises UserError for an unknown one."""
+    if BATCH % gpus:
+        raise UserError(f"gpus {gpus}: they share batches of {BATCH} rows evenly; ask for 1, 2, 4, 8 or 16")
     known = ONE_GPU if gpus == 1 else SEVERAL_GPUS
     for name in only:
         if name not in known:

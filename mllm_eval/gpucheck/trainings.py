@@ -15,6 +15,8 @@ from mllm_eval.gpucheck.session import Session
 from mllm_eval.storage import PACKAGE, read_json
 
 GOLDEN = PACKAGE / "gpucheck" / "golden.json"
+# Rows of a step of stage 2, which several processes share.
+BATCH = 16
 # Beyond the budget a training may go on so long, so that one that is late is told from one that hangs.
 GRACE = 120.0
 # Seconds that one which is stopped has to end its processes.
@@ -36,7 +38,7 @@ FULL = Steps(stage1=40, stage2=60, alignment=1500, instruction=1200, questions=2
 DRY = Steps(stage1=4, stage2=4, alignment=160, instruction=160, questions=2)
 # On several GPUs stage 2 is what is tried.
 FULL_SEVERAL = Steps(stage1=4, stage2=100, alignment=1500, instruction=1200, questions=0)
-DRY_SEVERAL = Steps(stage1=2, stage2=8, alignment=160, instruction=160, questions=0)
+DRY_SEVERAL = Steps(stage1=1, stage2=6, alignment=160, instruction=160, questions=0)
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,10 @@ class Training:
     stage1: str = ""
     stage2: str = ""
 
-    def recipe(self, steps: Steps) -> str:
-        """Its yaml. What is not said is recipe `mini`'s."""
-        first = f"steps: {steps.stage1}{self.stage1}"
-        second = f"steps: {steps.stage2}, micro_batch: 8{self.stage2}"
+    def recipe(self, steps: Steps, processes: int = 1) -> str:
+        """Its yaml, for processes that share a batch of 16 evenly. What is not said is recipe `mini`'s."""
+        first = f"steps: {steps.stage1}, micro_batch: {32 // processes}{self.stage1}"
+        second = f"steps: {steps.stage2}, micro_batch: {min(8, BATCH // processes)}{self.stage2}"
         head = f"base: mini\nname: gpu-{self.name}\ndtype: {self.dtype}\n"
         return f"{head}stage1: {{{first}}}\nstage2: {{{second}}}\n"
 
@@ -100,7 +102,8 @@ def run_worker(
     found = call_worker(session, training, steps, name, processes, more)
     if found.returncode:
         lines = [line for line in (found.stderr + found.stdout).splitlines() if line.strip()]
-        said = [line for line in lines if "Error" in line] or lines or ["it said nothing"]
+        # Behind it torchrun says only which of its processes failed.
+        said = [line for line in lines if "Error" in line and "ChildFailed" not in line] or lines or ["it said nothing"]
         raise RuntimeError(f"the training ended with {found.returncode}: {said[-1].strip()[:300]}")
     result: dict[str, Any] = read_json(session.folder / f"{name}.json")
     return result
@@ -113,7 +116,7 @@ def call_worker(
     home = session.folder / name
     home.mkdir(exist_ok=True)
     recipe = home / f"gpu-{training.name}.yaml"
-    recipe.write_text(training.recipe(steps))
+    recipe.write_text(training.recipe(steps, processes))
     words = [str(recipe), str(session.folder / f"{name}.json"), *_numbers(steps)]
     words += ["--planted"] if session.planted else []
     start = [sys.executable, "-W", "ignore"]
