@@ -89,12 +89,11 @@ def eval_(
       mllm-eval eval --model my-vlm --data mini            a finished model, as it is
       mllm-eval eval mini-dino --launch torchrun --processes 2
     """
-    from mllm_eval import pipeline
-    from mllm_eval.catalog.subset import size_of_table
     from mllm_eval.cli.display import display
     from mllm_eval.cli.finished import eval_model
     from mllm_eval.cli.tables import print_row
     from mllm_eval.errors import UserError
+    from mllm_eval.library.evaluation import evaluate
     from mllm_eval.pipeline.asked import rules_asked
     from mllm_eval.run import Run
 
@@ -113,15 +112,24 @@ def eval_(
 
     if start(asked):
         return
-    chosen = split(benchmarks)
-    run = pipeline.evaluate(
-        encoder, recipe, llm, seed, chosen, blind, display(), split(variants), subset, server, rules
+    found = evaluate(
+        encoder,
+        benchmarks=split(benchmarks),
+        subset=subset,
+        progress=display(),
+        recipe=recipe,
+        llm=llm,
+        seed=seed,
+        blind=blind,
+        variants=split(variants) or (),
+        server=server,
+        rules=rules,
     )
-    print_row(run, rules, blind, size_of_table(subset, chosen))
+    print_row(found.run, rules, blind, found.subset)
 
 
-@app.command(short_help="several encoders in one table")
-def compare(
+@app.command("compare", short_help="several encoders in one table")
+def compare_(
     encoders: Annotated[str, typer.Argument(help="comma-separated names, at least two")],
     recipe: Recipe = "mini",
     llm: Llm = None,
@@ -138,16 +146,24 @@ def compare(
     \b
       mllm-eval compare mini-dino,mini-clip,mini-random
     """
-    from mllm_eval import pipeline
-    from mllm_eval.catalog.subset import size_of_table
     from mllm_eval.cli.display import display
     from mllm_eval.cli.tables import print_compared
-    from mllm_eval.pipeline.asked import baseline_asked
+    from mllm_eval.library.comparison import compare
 
-    baseline_asked(baseline, split(encoders) or [])
     chosen = split(benchmarks)
-    runs = pipeline.compare(split(encoders) or [], recipe, llm, seed, chosen, blind, display(), subset, rules)
-    print_compared(runs, rules, blind, baseline, intervals, size_of_table(subset, chosen))
+    found = compare(
+        split(encoders) or [],
+        benchmarks=chosen,
+        subset=subset,
+        progress=display(),
+        recipe=recipe,
+        llm=llm,
+        seed=seed,
+        blind=blind,
+        rules=rules,
+        baseline=baseline,
+    )
+    print_compared([one.run for one in found.results], rules, blind, baseline, intervals, found.results[0].subset)
 
 
 @app.command(short_help="both stages of training and nothing else")
@@ -157,6 +173,7 @@ def train(
     recipe: Recipe = "mini",
     llm: Llm = None,
     seed: Seed = None,
+    prepare: Annotated[bool, typer.Option(help="only what needs no GPU: checks and tokens, by all cores")] = False,
     *,
     start: Start,
 ) -> None:
@@ -164,12 +181,13 @@ def train(
 
     \b
       mllm-eval train mini-dino --seed 1
+      mllm-eval train mini-dino --prepare
       mllm-eval train mini-dino --launch torchrun --processes 2
       mllm-eval train webssl-dino1b-full2b-224 --recipe webssl-paper --launch slurm --nodes 4 --partition gpu
     """
     from mllm_eval.cli.training import train_run
 
-    train_run(encoder, recipe, llm, seed, start)
+    train_run(encoder, recipe, llm, seed, prepare, start)
 
 
 @app.command(short_help="score answers anew, without a model")
@@ -286,9 +304,20 @@ def check(
 
 def _others() -> None:
     # Registered here so that `mllm-eval --help` lists them last.
-    from mllm_eval.cli import features, fetching, finished, gpu, looking, miniature, planning, reporting, statistics
+    from mllm_eval.cli import (
+        aligning,
+        features,
+        fetching,
+        finished,
+        gpu,
+        looking,
+        miniature,
+        planning,
+        reporting,
+        statistics,
+    )
 
-    for others in (gpu, looking, statistics, reporting, planning, fetching, finished, features):
+    for others in (gpu, looking, statistics, aligning, reporting, planning, fetching, finished, features):
         others.register(app)
     app.add_typer(miniature.app, name="miniature")
 

@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from mllm_eval.cli.launching import Start
-    from mllm_eval.finished import Dtype
+    from mllm_eval.finished import Finished
 
 
 def register(app: typer.Typer) -> None:
@@ -29,32 +29,19 @@ def eval_model(
     start: Start,
 ) -> None:
     """Ask a finished model the benchmarks, score, and print its row. Raises UserError for an unknown dtype."""
-    from typing import cast, get_args
-
-    from mllm_eval.catalog.subset import size_of_table
     from mllm_eval.cli.display import display
     from mllm_eval.cli.tables import print_row
-    from mllm_eval.environment import gpus
-    from mllm_eval.errors import UserError, near
-    from mllm_eval.finished import Dtype, Finished
+    from mllm_eval.library.evaluation import evaluate, external_model
     from mllm_eval.pipeline.asked import rules_asked
-    from mllm_eval.pipeline.finished import evaluate_finished
-
-    chosen = dtype or ("bfloat16" if gpus() else "float32")
-    if chosen not in get_args(Dtype):
-        raise UserError(
-            f"dtype {chosen!r} is unknown.{near(chosen, get_args(Dtype))} Known: {', '.join(get_args(Dtype))}"
-        )
-    named = cast("Dtype", chosen)
 
     def asked() -> Finished:
         rules_asked(rules, benchmarks, data)
-        return Finished.of(place, data, named, batch)
+        return external_model(place, data=data, dtype=dtype, batch=batch)
 
     if start(asked):
         return
-    found = evaluate_finished(place, data, benchmarks, blind, display(), named, batch, subset, rules)
-    print_row(found, rules, blind, size_of_table(subset, benchmarks))
+    found = evaluate(asked(), benchmarks=benchmarks, subset=subset, progress=display(), blind=blind, rules=rules)
+    print_row(found.run, rules, blind, found.subset)
 
 
 def export(

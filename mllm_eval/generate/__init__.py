@@ -5,6 +5,5 @@ from __future__ import annotations
 from mllm_eval.generate.answering import answer, answer_many
 from mllm_eval.generate.asking import Asked, is_open, pending, shared_answers, together
 from mllm_eval.generate.batching import Limits
-from mllm_eval.generate.sharing import Share
 
-__all__ = ["Asked", "Limits", "Share", "answer", "answer_many", "is_open", "pending", "shared_answers", "together"]
+__all__ = ["Asked", "Limits", "answer", "answer_many", "is_open", "pending", "shared_answers", "together"]

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING
 
 from mllm_eval.answers import Answer, Journal
 from mllm_eval.data.samples import Sample
+from mllm_eval.distributed.workqueue import Share
 from mllm_eval.generate.asking import Asked, is_open, together, without_answer
 from mllm_eval.generate.batching import Limits
 from mllm_eval.generate.job import Engine, Features, Job, Means
 from mllm_eval.generate.positions import position_limit
-from mllm_eval.generate.sharing import Share
 from mllm_eval.generate.thrift import Thrift
+from mllm_eval.progress import Progress
 
 if TYPE_CHECKING:
     from mllm_eval.generate.model import Answerer
     from mllm_eval.generate.server import Server
-
-Progress = Callable[[int, int], None]
 
 
 def answer(

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 from mllm_eval.answers import Answer, Journal
 from mllm_eval.config import canonical
 from mllm_eval.data.samples import Sample
+from mllm_eval.distributed.workqueue import Share
 from mllm_eval.errors import UserError
 from mllm_eval.generate.asking import AS_TEXT, TOO_LONG, fits
 from mllm_eval.generate.positions import position_limit
-from mllm_eval.generate.sharing import Share
 from mllm_eval.greedy import KEPT, kept, overruled
+from mllm_eval.progress import Progress
 from mllm_eval.prompts import marks_of, may_hold_marks, unmarked
 
 if TYPE_CHECKING:
     import PIL.Image
 
-Progress = Callable[[int, int], None]
 # What a broken image raises when it is decoded. Anything else is a fault of the code and stops the run.
 BROKEN = (UserError, OSError, ValueError)
 

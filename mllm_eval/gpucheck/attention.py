@@ -40,6 +40,9 @@ def check(session: Session) -> None:
     head, tail, groups = (60, 13, 2) if session.dry else (640, 27, 4)
     scale = WIDTH**-0.5
     alone, joined = 0.0, 0.0
+    if not session.dry:
+        agrees = engine.fused_agrees(torch.device(session.device), torch.bfloat16, WIDTH)
+        session.seen("torch's fused kernels are used", "yes" if agrees else "no")
     for spread in SPREADS:
         torch.manual_seed(int(spread))
         ours, fused = _alone(session.device, head + tail, spread, scale)

@@ -12,7 +12,7 @@ from torch import Tensor
 from mllm_eval.config import load
 from mllm_eval.gpucheck.session import Session
 from mllm_eval.plan.gpus import Gpu, Gpus
-from mllm_eval.storage import PACKAGE
+from mllm_eval.storage import SHIPPED
 
 # An H200 gave 769 to 798 of 989 TFLOP/s, and 4.3 of 4.8 TB/s.
 OF_PRODUCTS, OF_BANDWIDTH = 0.7, 0.75
@@ -22,7 +22,7 @@ FLOAT32 = 1e-5
 
 def sheet(name: str) -> Gpu | None:
     """The data sheet of a GPU by the name that its driver gives, None for one that configs/gpus.yaml has not."""
-    known = load(PACKAGE / "configs" / "gpus.yaml", Gpus).root
+    known = load(SHIPPED / "configs" / "gpus.yaml", Gpus).root
     # `A100-40` is told apart by its memory, which the name has: NVIDIA A100-SXM4-40GB.
     fitting = [key for key in known if all(part in name for part in key.split("-"))]
     return known[max(fitting, key=len)] if fitting else None

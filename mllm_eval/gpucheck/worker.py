@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from mllm_eval.environment import before_torch, device, world
+from mllm_eval.distributed.ranks import rank, world_size
+from mllm_eval.environment import before_torch, device
 from mllm_eval.errors import UserError
 from mllm_eval.storage import data_home, read_jsonl, write_json
 
@@ -52,11 +53,10 @@ def _work(asked: Any) -> None:
     from mllm_eval.run import Run
     from mllm_eval.train import hold_to_its_data, train
 
-    rank, size = world()
     # Of several processes the first renders, and the others wait for its lock.
     build(data_home(), None, asked.alignment, asked.instruction)
     run = Run.of("mini-dino", asked.recipe)
-    if rank == 0:
+    if rank() == 0:
         run.prepare()
         hold_to_its_data(run)
     with ExitStack() as around:
@@ -69,7 +69,7 @@ def _work(asked: Any) -> None:
     import torch
 
     joined = torch.distributed.is_initialized()
-    if rank:
+    if rank():
         return
     logs = {stage: read_jsonl(run.stage_dir(stage) / "log.jsonl") for stage in (1, 2)}
     found: dict[str, Any] = {
@@ -78,7 +78,7 @@ def _work(asked: Any) -> None:
         "held": held_bytes(),
         "trained": trained_parameters(run),
         "device": device(),
-        "processes": size,
+        "processes": world_size(),
         "backend": torch.distributed.get_backend() if joined else "",
     }
     if asked.questions:

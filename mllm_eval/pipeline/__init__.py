@@ -7,23 +7,24 @@ nothing to do loads no model.
 from __future__ import annotations
 
 from mllm_eval.pipeline.flow import (
-    compare,
     evaluate,
+    prepare_run,
     provide_benchmarks,
     provide_data,
     score_run,
     table,
     train_run,
 )
-from mllm_eval.pipeline.reporter import Progress, Reporter, Silent
+from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.subset import shown_variants
+from mllm_eval.progress import Progress
 
 __all__ = [
     "Progress",
     "Reporter",
     "Silent",
-    "compare",
     "evaluate",
+    "prepare_run",
     "provide_benchmarks",
     "provide_data",
     "score_run",

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 
 from mllm_eval.answers import Journal
 from mllm_eval.catalog import Benchmark
-from mllm_eval.catalog.subset import parted
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.data.samples import ImageRef, Sample, Shown
+from mllm_eval.distributed import Share, decided
 from mllm_eval.environment import device, repeatable
-from mllm_eval.generate import Asked, Limits, Share, answer_many, is_open, pending, shared_answers, together
+from mllm_eval.features.together import fill_together
+from mllm_eval.generate import Asked, Limits, answer_many, is_open, pending, shared_answers, together
 from mllm_eval.generate.asking import outdated, outdated_words
 from mllm_eval.generate.positions import positions_in
 from mllm_eval.pipeline.ledger import Ledger, Part
-from mllm_eval.pipeline.processes import decided, encode
-from mllm_eval.pipeline.reporter import Progress
 from mllm_eval.pipeline.subset import asked_samples
+from mllm_eval.progress import Progress
 from mllm_eval.run import Run
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ class Respondent:
 
     def _encode(self, name: str, part: Mapping[Asked, tuple[Benchmark, str]]) -> None:
         # An image that several show is the default's: what a variant adds is what it alone shows.
-        order = sorted(part.items(), key=lambda one: parted(one[1][1])[0] != "default")
+        order = sorted(part.items(), key=lambda one: VariantKey.parse(one[1][1]).name != "default")
         images = Shown([asked.samples for asked, _ in order])
 
         def look() -> list[int]:
@@ -227,7 +228,7 @@ class Respondent:
             self.ledger.reporter.say(f"broken image: {problem}")
 
         with self.ledger.step(f"features: {name}", "features", parts=parts, counted="images") as progress:
-            encode(self.features, images, progress, broken)
+            fill_together(self.features, images, progress, broken)
 
 
 def titled(benchmark: Benchmark, variant: str) -> str:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from mllm_eval.adapters import weights_folder
 from mllm_eval.answers import Journal
-from mllm_eval.catalog.subset import size_of_table, sized
-from mllm_eval.environment import device, repeatable
+from mllm_eval.catalog import Benchmark, Given
+from mllm_eval.catalog.variant import VariantKey, size_of_table
+from mllm_eval.distributed import decided, sharing
+from mllm_eval.environment import device, repeatable, settings
 from mllm_eval.errors import UserError
 from mllm_eval.finished import Dtype, Finished
 from mllm_eval.generate.asking import outdated, outdated_words
@@ -20,7 +22,6 @@ from mllm_eval.pipeline.asked import asked_benchmarks, rules_asked
 from mllm_eval.pipeline.flow import working
 from mllm_eval.pipeline.ledger import Ledger, Part
 from mllm_eval.pipeline.pictures import conclude, tell_of_broken
-from mllm_eval.pipeline.processes import decided, sharing
 from mllm_eval.pipeline.rehearsal import unsettled
 from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.pipeline.scoring import States, score_answers, scored
@@ -34,10 +35,11 @@ if TYPE_CHECKING:
     from mllm_eval.generate.finished import FinishedModel
 
 
+@settings()
 def evaluate_finished(
-    place: str,
+    place: str | Finished,
     data: str = "hub",
-    benchmarks: Sequence[str] | None = None,
+    benchmarks: Sequence[Given | Benchmark] | None = None,
     blind: bool = False,
     reporter: Reporter | None = None,
     dtype: Dtype = "float32",
@@ -48,21 +50,24 @@ def evaluate_finished(
     """Ask a finished model the benchmarks and score its answers: whatever of it is missing.
 
     Args:
-        place: a folder in the hub's format, or `owner/name[@revision]` that `mllm-eval weights --model` locked.
+        place: a folder in the hub's format, or `owner/name[@revision]` that `mllm-eval weights --model` locked; or a
+            model that knows data, dtype and batch itself.
         data: the benchmarks' data pin.
-        benchmarks: names; by default those of the paper's table that have the pin.
+        benchmarks: names, files or objects; by default those of the paper's table that have the pin.
         subset: ask so many questions of the chosen benchmarks, a stratified part; answers and scores are kept apart.
         rules: the rule set that will be shown; one that no benchmark has is refused before anything is asked.
 
     Raises:
         UserError: no such model or data, or a model that cannot be asked; what was answered stays.
     """
+    if isinstance(place, Finished):
+        data, batch = place.data_pin, place.batch
     if rules is not None:
         rules_asked(rules, benchmarks, data)
-    model = Finished.of(place, data, dtype, batch)
+    model = place if isinstance(place, Finished) else Finished.of(place, data, dtype, batch)
     asked = asked_benchmarks(benchmarks, data)
-    size = size_of_table(subset, benchmarks)
-    variants = [sized(name, size) for name in (["default", "blind"] if blind else ["default"])]
+    size = size_of_table(subset, [one.name for one in asked] if benchmarks else None)
+    variants = [str(VariantKey.of(name, size)) for name in (["default", "blind"] if blind else ["default"])]
     with working(model, reporter) as ledger, sharing() as share:
         states = States(data)
         if size != subset:

@@ -1,4 +1,4 @@
-"""Evaluate, train, score, compare: each makes what is missing for it and nothing else."""
+"""Evaluate, train, score: each makes what is missing for it and nothing else."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_eval.catalog import Benchmark, load_benchmark, load_encoder, load_recipe
+from mllm_eval.catalog import LLM, Benchmark, Encoder, Given, Recipe, load_benchmark, load_recipe
 from mllm_eval.catalog.benchmark import answers_variant
-from mllm_eval.catalog.subset import parted, size_of_table, sized
+from mllm_eval.catalog.variant import VariantKey, of_stem, size_of_table
 from mllm_eval.data.snapshots import load_samples
-from mllm_eval.environment import before_torch, repeatable, world
+from mllm_eval.distributed import decided, meet, rank, sharing
+from mllm_eval.environment import cores, repeatable, settings
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.answering import Respondent, titled
 from mllm_eval.pipeline.asked import asked_benchmarks, asked_variants, rules_asked
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.pictures import conclude, look_at_images, tell_of_broken
-from mllm_eval.pipeline.processes import decided, meet, sharing
 from mllm_eval.pipeline.rehearsal import unsettled
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.scoring import States, score_answers, scored
@@ -26,7 +26,7 @@ from mllm_eval.pipeline.sources import needed, provide
 from mllm_eval.pipeline.subset import asked_samples, shown_variants, subset_words
 from mllm_eval.run import Run, RunFolder
 from mllm_eval.storage import FileLock, data_home
-from mllm_eval.train import hold_to_its_data, is_trained, train
+from mllm_eval.train import hold_to_its_data, is_trained, prepare, train
 
 if TYPE_CHECKING:
     from mllm_eval.data.samples import Sample
@@ -34,12 +34,13 @@ if TYPE_CHECKING:
     from mllm_eval.report import Table
 
 
+@settings()
 def evaluate(
-    encoder: str,
-    recipe: str = "mini",
-    llm: str | None = None,
+    encoder: Given | Encoder,
+    recipe: Given | Recipe = "mini",
+    llm: Given | LLM | None = None,
     seed: int | None = None,
-    benchmarks: Sequence[str] | None = None,
+    benchmarks: Sequence[Given | Benchmark] | None = None,
     blind: bool = False,
     reporter: Reporter | None = None,
     variants: Sequence[str] | None = None,
@@ -50,8 +51,9 @@ def evaluate(
     """Train an encoder's adapter, ask the benchmarks, score the answers: whatever of it is missing.
 
     Args:
-        encoder, recipe, llm: names, or paths to yaml files; the recipe names LLM and seed unless given.
-        benchmarks: names; by default those of the paper's table.
+        encoder, recipe, llm: names, paths to yaml files, or what stands in them; the recipe names LLM and seed unless
+            given.
+        benchmarks: likewise; by default those of the paper's table.
         blind: ask the trained model once more without images (variant `blind`).
         variants: further variants of the benchmarks that have them; `all` stands for all of a benchmark's own.
         subset: ask so many questions of the chosen benchmarks, a stratified part; answers and scores are kept apart.
@@ -67,8 +69,8 @@ def evaluate(
         rules_asked(rules, benchmarks, run.data)
     asked = asked_benchmarks(benchmarks, run.recipe.data)
     wanted = asked_variants(asked, [*(["blind"] if blind else []), *(variants or [])])
-    size = size_of_table(subset, benchmarks)
-    chosen = {name: [sized(variant, size) for variant in own] for name, own in wanted.items()}
+    size = size_of_table(subset, [one.name for one in asked] if benchmarks else None)
+    chosen = {name: [str(VariantKey.of(variant, size)) for variant in own] for name, own in wanted.items()}
     with working(run, reporter) as ledger, sharing() as share:
         states = States(run.data)
         if size != subset:
@@ -99,10 +101,11 @@ def evaluate(
     return run
 
 
+@settings()
 def train_run(
-    encoder: str,
-    recipe: str = "mini",
-    llm: str | None = None,
+    encoder: Given | Encoder,
+    recipe: Given | Recipe = "mini",
+    llm: Given | LLM | None = None,
     seed: int | None = None,
     reporter: Reporter | None = None,
 ) -> Run:
@@ -123,6 +126,25 @@ def train_run(
     return run
 
 
+@settings()
+def prepare_run(
+    encoder: str,
+    recipe: str = "mini",
+    llm: str | None = None,
+    seed: int | None = None,
+    reporter: Reporter | None = None,
+) -> Run:
+    """What training does before it needs a GPU: checks, and the tokens of both stages, by all cores of this process."""
+    run = Run.of(encoder, recipe, llm, seed)
+    with working(run, reporter) as ledger:
+        if not is_trained(run):
+            provide(needed(run.recipe, True, []), ledger.reporter)
+            hold_to_its_data(run)
+            prepare(run, ledger.reporter.say, cores())
+    return run
+
+
+@settings()
 def score_run(run: RunFolder, reporter: Reporter | None = None) -> list[str]:
     """Score all finished answers of a run anew, without a model; returns what was scored.
 
@@ -133,9 +155,9 @@ def score_run(run: RunFolder, reporter: Reporter | None = None) -> list[str]:
     states = States(run.data)
     with working(run, reporter) as ledger:
         for path in sorted((run.folder / "answers").glob("*.jsonl")):
-            name, _, variant = path.stem.partition(".")
+            name, variant = of_stem(path.stem)
             benchmark = load_benchmark(name)
-            for counted in _read_by(run, benchmark, variant or "default"):
+            for counted in _read_by(run, benchmark, variant):
                 title = titled(benchmark, counted)
                 with ledger.step(f"scores: {title}", "scores", benchmark=benchmark.name, variant=counted):
                     states.of(benchmark, counted)
@@ -144,27 +166,6 @@ def score_run(run: RunFolder, reporter: Reporter | None = None) -> list[str]:
     if not done:
         raise UserError(f"{run.folder}: no finished answers; `mllm-eval eval` makes them")
     return done
-
-
-def compare(
-    encoders: Sequence[str],
-    recipe: str = "mini",
-    llm: str | None = None,
-    seed: int | None = None,
-    benchmarks: Sequence[str] | None = None,
-    blind: bool = False,
-    reporter: Reporter | None = None,
-    subset: int | None = None,
-    rules: str | None = None,
-) -> list[Run]:
-    """`evaluate` for each encoder. All names are checked before anything is computed."""
-    for encoder in encoders:
-        load_encoder(encoder)
-    asked_benchmarks(benchmarks, load_recipe(recipe).data)
-    if rules is not None:
-        rules_asked(rules, benchmarks, load_recipe(recipe).data)
-    sized("default", size_of_table(subset, benchmarks))
-    return [evaluate(encoder, recipe, llm, seed, benchmarks, blind, reporter, subset=subset) for encoder in encoders]
 
 
 def table(
@@ -237,8 +238,7 @@ def provide_benchmarks(
 @contextmanager
 def working(run: RunFolder, reporter: Reporter | None) -> Iterator[Ledger]:
     """Have a run's folder for oneself, its config written, its steps noted in its ledger."""
-    before_torch()
-    if world()[0]:
+    if rank():
         # Rank 0 holds the lock, writes and tells; the others train and answer with it.
         yield Ledger(run.folder, Silent(), kept=False)
         return
@@ -269,10 +269,10 @@ def _train(run: Run, ledger: Ledger) -> None:
 
 def _read_by(run: RunFolder, benchmark: Benchmark, variant: str) -> list[str]:
     """The variants that read these answers: their own, and those that were scored from them before."""
-    size = parted(variant)[1]
+    key = VariantKey.parse(variant)
     others = [
         name
-        for name in (sized(one, size) for one in benchmark.variants)
+        for name in (str(key.named(one)) for one in benchmark.variants)
         if answers_variant(benchmark, name, run.data) == variant != name
         and any(run.summary_path(benchmark.name, rules, name).is_file() for rules in benchmark.rules)
     ]
