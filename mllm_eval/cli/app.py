@@ -299,6 +299,7 @@ def check(
     \b
       mllm-eval check mini-dino
       mllm-eval check mini-dino --determinism --samples 20
+      mllm-eval check gpu                                what is claimed of a GPU: --help says more
     """
     from mllm_eval.cli.checking import check_determinism, check_encoders
 
@@ -313,6 +314,7 @@ def _others() -> None:
         features,
         fetching,
         finished,
+        gpu,
         looking,
         miniature,
         planning,
@@ -321,7 +323,7 @@ def _others() -> None:
         statistics,
     )
 
-    for others in (looking, statistics, aligning, reporting, planning, fetching, finished, features, probing):
+    for others in (gpu, looking, statistics, aligning, reporting, planning, fetching, finished, features, probing):
         others.register(app)
     app.add_typer(miniature.app, name="miniature")
 
