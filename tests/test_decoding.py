@@ -214,7 +214,7 @@ def test_a_map_is_one_whole_number_a_pixel_within_the_bound(tmp_path: Path, monk
     deep = np.array([[0, 40000], [7, 65535]], np.uint16)
     Image.fromarray(deep).save(path)
     assert decoding.load_map(path).tolist() == deep.tolist()
-    Image.fromarray(np.array([[3, 255]], np.uint8), "P").save(path)
+    Image.fromarray(np.array([[3, 255]], np.uint8)).save(path)
     assert decoding.load_map(path).tolist() == [[3, 255]]
     monkeypatch.setattr(decoding, "MAX_PIXELS", 1)
     with pytest.raises(UserError, match="image of 2 x 1 pixels"):
