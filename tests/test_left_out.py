@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
-from mllm_eval.finished import saved, unreadable
+from mllm_eval.external import saved, unreadable
 from mllm_eval.report.choice import one_recipe
 from mllm_eval.report.site.evidence import gather
 from mllm_eval.run import Run, saved_runs

@@ -37,7 +37,7 @@ def ls(what: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "runs") -> 
     """
     from mllm_eval.catalog import names
     from mllm_eval.errors import UserError, near
-    from mllm_eval.finished import saved_models, unreadable
+    from mllm_eval.external import saved_models, unreadable
     from mllm_eval.run import saved_runs
     from mllm_eval.storage import results_home
 
@@ -110,7 +110,7 @@ def show(
     from mllm_eval.cli.behind import most_frequent_answer, print_benchmark, print_parts, print_warning
     from mllm_eval.data.rowcounts import row_counts
     from mllm_eval.errors import UserError, near
-    from mllm_eval.finished import Finished, saved
+    from mllm_eval.external import ExternalModel, saved
     from mllm_eval.greedy import overruled_words
     from mllm_eval.imported import Imported
     from mllm_eval.pipeline.ledger import Ledger
@@ -131,7 +131,7 @@ def show(
                 print_benchmark(console, found.folder, own[benchmark])
         return
     console.print(f"{found.name}\n{found.folder}", markup=False)
-    if isinstance(found, Finished):
+    if isinstance(found, ExternalModel):
         about = f"data {found.data}, {found.dtype}, {found.batch} at a time"
         console.print(
             f"{found.heading} ({found.weights.repo or found.weights.path}); {about}; {state(found)}", markup=False

@@ -29,7 +29,7 @@ def report(
     """
     from mllm_eval.cli.app import split
     from mllm_eval.cli.display import display
-    from mllm_eval.finished import saved, saved_models
+    from mllm_eval.external import saved, saved_models
     from mllm_eval.report.site import write_report
     from mllm_eval.run import saved_runs
     from mllm_eval.storage import results_home

@@ -15,7 +15,7 @@ def score_anew(run: str | None) -> None:
     from mllm_eval import pipeline
     from mllm_eval.cli.display import display
     from mllm_eval.errors import UserError
-    from mllm_eval.finished import saved, saved_models, unreadable_notes
+    from mllm_eval.external import saved, saved_models, unreadable_notes
     from mllm_eval.run import RunFolder, saved_runs
     from mllm_eval.storage import results_home
 

@@ -98,7 +98,7 @@ def power(
       mllm-eval stats power mini-clip mini-dino --difference 2
     """
     from mllm_eval.cli.tables import put
-    from mllm_eval.finished import saved
+    from mllm_eval.external import saved
     from mllm_eval.report import read_scored
     from mllm_eval.report.seeds import seed_groups
     from mllm_eval.report.sizing import power_table
@@ -131,7 +131,7 @@ def subset(
 def _scored(names: str | None, rules: str) -> list[Scored]:
     from mllm_eval.cli.app import split
     from mllm_eval.errors import UserError
-    from mllm_eval.finished import saved, unreadable_notes
+    from mllm_eval.external import saved, unreadable_notes
     from mllm_eval.report import read_scored
     from mllm_eval.report.choice import one_recipe
     from mllm_eval.results import hold_to_known_rules
@@ -164,7 +164,7 @@ def diff(
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    from mllm_eval.finished import saved
+    from mllm_eval.external import saved
     from mllm_eval.report.diff import diff as compare
     from mllm_eval.results import hold_to_known_rules
 

@@ -11,7 +11,7 @@ from mllm_eval import pipeline
 from mllm_eval.catalog.subset import sized
 from mllm_eval.environment import world
 from mllm_eval.errors import UserError
-from mllm_eval.finished import saved_models, unreadable_notes
+from mllm_eval.external import saved_models, unreadable_notes
 from mllm_eval.report import Table, chance_table, named_table, render, write_tables
 from mllm_eval.report.choice import one_recipe
 from mllm_eval.report.cost import with_costs

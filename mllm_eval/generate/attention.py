@@ -1,6 +1,6 @@
-"""Attention of rows whose keys are a head that other rows share and a tail of their own.
+"""Attention of rows whose keys are a prefix that other rows share and a suffix of their own.
 
-Both parts are attended to apart and put together by their log-sum-exp, so that a head is neither copied for
+Both parts are attended to apart and put together by their log-sum-exp, so that a prefix is neither copied for
 each of its rows nor read once for each: its rows' queries stand in one matrix. The sum is that of one
 softmax over both parts (as in Juravsky et al. 2024, "Hydragen", arXiv:2402.05099).
 """
@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-NAME = "mllm_eval_shared_heads"
+NAME = "mllm_eval_shared_prefixes"
 
 
 @dataclass(frozen=True)
-class SharedHeads:
-    """Keys and values [heads, key heads, tokens, width] of every layer."""
+class SharedPrefixes:
+    """Keys and values [prefixes, key heads, tokens, width] of every layer."""
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -34,7 +34,7 @@ class SharedHeads:
 
 @dataclass(frozen=True)
 class Span:
-    """Heads first, ..., first + count - 1, each shared by `each` rows, the rows in the heads' order from `row` on."""
+    """Prefixes first, ..., first + count - 1, each shared by `each` rows, which stand in their order from `row` on."""
 
     first: int
     count: int
@@ -42,24 +42,24 @@ class Span:
     row: int
 
 
-def spans(heads: Sequence[int]) -> list[Span]:
-    """The rows' heads, ascending, as spans."""
+def spans(prefixes: Sequence[int]) -> list[Span]:
+    """The rows' prefixes, ascending, as spans."""
     found: list[Span] = []
     row = 0
-    for head, rows in groupby(heads):
+    for prefix, rows in groupby(prefixes):
         each = len(list(rows))
         last = found[-1] if found else None
-        if last and last.each == each and last.first + last.count == head:
+        if last and last.each == each and last.first + last.count == prefix:
             found[-1] = Span(last.first, last.count + 1, each, last.row)
         else:
-            found.append(Span(head, 1, each, row))
+            found.append(Span(prefix, 1, each, row))
         row += each
     return found
 
 
 @contextmanager
-def shared_heads_attention(llm: Any) -> Iterator[None]:
-    """Within, the model attends to its cache and to the `heads` that it is called with."""
+def shared_prefix_attention(llm: Any) -> Iterator[None]:
+    """Within, the model attends to its cache and to the `prefixes` that it is called with."""
     before = llm.config._attn_implementation
     llm.config._attn_implementation = NAME
     try:
@@ -107,18 +107,18 @@ def _float_product(one: Tensor, other: Tensor) -> Tensor:
     return one.float() @ other.float()
 
 
-def attend_to_heads(
+def attend_to_prefixes(
     query: Tensor, key: Tensor, value: Tensor, found: Sequence[Span], scale: float
 ) -> tuple[Tensor, Tensor]:
-    """As `attend`, with queries [rows, heads, N, width] and the keys and values of the heads the rows share."""
+    """As `attend`, with queries [rows, heads, N, width] and the keys and values of the prefixes the rows share."""
     outs, totals = [], []
     _, many, length, width = query.shape
     for span in found:
         parted = (span.count, span.each, many, length)
         rows = slice(span.row, span.row + span.count * span.each)
-        heads = slice(span.first, span.first + span.count)
+        prefixes = slice(span.first, span.first + span.count)
         together = query[rows].reshape(*parted, width).transpose(1, 2).flatten(2, 3)
-        out, total = attend(together, key[heads], value[heads], None, scale)
+        out, total = attend(together, key[prefixes], value[prefixes], None, scale)
         joined = (span.count, many, span.each, length)
         outs.append(out.reshape(*joined, width).transpose(1, 2).flatten(0, 1))
         totals.append(total.reshape(joined).transpose(1, 2).flatten(0, 1))
@@ -131,11 +131,11 @@ def attend_to_both(
     value: Tensor,
     mask: Tensor | None,
     scale: float,
-    heads: SharedHeads,
+    prefixes: SharedPrefixes,
     layer: int,
-    row_heads: Sequence[Span],
+    row_prefixes: Sequence[Span],
 ) -> Tensor:
-    """Attention [rows, heads, N, width] of queries to keys and values of their own and to those of their heads.
+    """Attention [rows, heads, N, width] of queries to keys and values of their own and to those of their prefixes.
 
     There may be fewer key heads than query heads (grouped-query attention). `mask` is for the own keys.
     """
@@ -146,8 +146,10 @@ def attend_to_both(
     if mask is not None and groups > 1:
         mask = mask.repeat(1, 1, groups, 1)
     out, total = attend(query, key, value, mask, scale)
-    if heads.tokens:
-        shared, shared_total = attend_to_heads(query, heads.keys[layer], heads.values[layer], row_heads, scale)
+    if prefixes.tokens:
+        shared, shared_total = attend_to_prefixes(
+            query, prefixes.keys[layer], prefixes.values[layer], row_prefixes, scale
+        )
         share = torch.sigmoid(shared_total - total)[..., None]
         # Rounded once, behind the sum.
         out = torch.lerp(out.to(share.dtype), shared.to(share.dtype), share).to(out.dtype)
@@ -161,11 +163,11 @@ def _forward(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float,
-    heads: SharedHeads,
-    row_heads: Sequence[Span],
+    prefixes: SharedPrefixes,
+    row_prefixes: Sequence[Span],
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    out = attend_to_both(query, key, value, attention_mask, scaling, heads, module.layer_idx, row_heads)
+    out = attend_to_both(query, key, value, attention_mask, scaling, prefixes, module.layer_idx, row_prefixes)
     return out.transpose(1, 2).contiguous(), None
 
 

@@ -6,24 +6,19 @@ nothing to do loads no model.
 
 from __future__ import annotations
 
-from mllm_eval.pipeline.flow import (
-    compare,
-    evaluate,
-    provide_benchmarks,
-    provide_data,
-    score_run,
-    table,
-    train_run,
-)
+from mllm_eval.pipeline.evaluation import Selection, compare, evaluate, evaluate_external
+from mllm_eval.pipeline.flow import provide_benchmarks, provide_data, score_run, table, train_run
 from mllm_eval.pipeline.reporter import Progress, Reporter, Silent
 from mllm_eval.pipeline.subset import shown_variants
 
 __all__ = [
     "Progress",
     "Reporter",
+    "Selection",
     "Silent",
     "compare",
     "evaluate",
+    "evaluate_external",
     "provide_benchmarks",
     "provide_data",
     "score_run",

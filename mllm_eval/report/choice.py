@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mllm_eval.catalog.subset import parted
-from mllm_eval.finished import unreadable_notes
+from mllm_eval.external import unreadable_notes
 from mllm_eval.results import RunRecord, hold_to_known_rules, read_run, scored_variants
 
 

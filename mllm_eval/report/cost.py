@@ -16,7 +16,7 @@ from typing import Any
 from mllm_eval.catalog.subset import parted, sized
 from mllm_eval.config import load
 from mllm_eval.errors import UserError
-from mllm_eval.finished import is_external
+from mllm_eval.external import is_external
 from mllm_eval.plan.shapes import encoder_shape, llama_by_size, llama_shape, projector_shape
 from mllm_eval.plan.work import Asking, asking, encoding
 from mllm_eval.report.table import MISSING, Cell, Column, Table, printed

@@ -12,7 +12,7 @@ import yaml
 
 from mllm_eval.config import load
 from mllm_eval.errors import UserError
-from mllm_eval.finished import is_external
+from mllm_eval.external import is_external
 from mllm_eval.results import load_scores, summaries
 from mllm_eval.run import RunConfig
 from mllm_eval.storage import iter_jsonl, read_json, read_text

@@ -14,7 +14,7 @@ from mllm_eval.catalog.folders import roots
 from mllm_eval.catalog.subset import sized
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, near
-from mllm_eval.finished import unreadable
+from mllm_eval.external import unreadable
 from mllm_eval.report.comparison import comparison, held_equal, labels, measured_row, shared_notes, subset_notes
 from mllm_eval.report.counted import Ways, as_counted, beside, counted_notes, ways_of
 from mllm_eval.report.evidence import Scored, draw_together, read_scored

@@ -14,7 +14,7 @@ import pandas as pd
 from mllm_eval.config import load, short_hash
 from mllm_eval.distribution import of_lines
 from mllm_eval.errors import UserError, near
-from mllm_eval.finished import Finished, is_finished
+from mllm_eval.external import ExternalModel, is_external_model
 from mllm_eval.greedy import overruled_words
 from mllm_eval.imported import Imported, is_imported
 from mllm_eval.results.probes import Probe, read_probes
@@ -74,7 +74,7 @@ def read_run(folder: Path) -> RunRecord:
 
     Raises UserError if its config is missing or damaged, or its template's prompts have become other tokens since.
     """
-    if is_finished(folder):
+    if is_external_model(folder):
         return _read_finished(folder)
     if is_imported(folder):
         return _read_imported(folder)
@@ -114,7 +114,7 @@ def _trained_on(run: Run) -> dict[str, str]:
 
 
 def _read_finished(folder: Path) -> RunRecord:
-    model = Finished.load(folder)
+    model = ExternalModel.load(folder)
     said = overruled_words(model.overruled)
     return _external(folder, model, model.label, "a finished model", (said,) if said else ())
 

@@ -1,15 +1,16 @@
-"""Finished models on the command line: asked, and this project's checkpoints made into them."""
+"""External models on the command line: asked, and this project's checkpoints made into them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 
 if TYPE_CHECKING:
     from mllm_eval.cli.launching import Start
-    from mllm_eval.finished import Dtype
+    from mllm_eval.pipeline import Selection
 
 
 def register(app: typer.Typer) -> None:
@@ -17,18 +18,18 @@ def register(app: typer.Typer) -> None:
     app.command("export", short_help="a run's checkpoint as a stock LLaVA model, or its LLM")(export)
 
 
-def eval_model(
-    place: str,
-    data: str,
-    benchmarks: list[str] | None,
-    blind: bool,
-    rules: str,
-    dtype: str | None,
-    batch: int,
-    subset: int | None,
-    start: Start,
-) -> None:
-    """Ask a finished model the benchmarks, score, and print its row. Raises UserError for an unknown dtype."""
+@dataclass(frozen=True)
+class External:
+    """An external model as the command line names it: folder or repository, and how it is asked."""
+
+    place: str
+    data: str
+    dtype: str | None
+    batch: int
+
+
+def eval_external(named: External, start: Start, **which: Unpack[Selection]) -> None:
+    """Ask an external model the benchmarks, score, and print its row. Raises UserError for an unknown dtype."""
     from typing import cast, get_args
 
     from mllm_eval.catalog.subset import size_of_table
@@ -36,25 +37,25 @@ def eval_model(
     from mllm_eval.cli.tables import print_row
     from mllm_eval.environment import gpus
     from mllm_eval.errors import UserError, near
-    from mllm_eval.finished import Dtype, Finished
+    from mllm_eval.external import Dtype, ExternalModel
+    from mllm_eval.pipeline import evaluate_external
     from mllm_eval.pipeline.asked import rules_asked
-    from mllm_eval.pipeline.finished import evaluate_finished
 
-    chosen = dtype or ("bfloat16" if gpus() else "float32")
+    chosen = named.dtype or ("bfloat16" if gpus() else "float32")
     if chosen not in get_args(Dtype):
         raise UserError(
             f"dtype {chosen!r} is unknown.{near(chosen, get_args(Dtype))} Known: {', '.join(get_args(Dtype))}"
         )
-    named = cast("Dtype", chosen)
+    dtype, rules, benchmarks = cast("Dtype", chosen), str(which.get("rules")), which.get("benchmarks")
 
-    def asked() -> Finished:
-        rules_asked(rules, benchmarks, data)
-        return Finished.of(place, data, named, batch)
+    def asked() -> ExternalModel:
+        rules_asked(rules, benchmarks, named.data)
+        return ExternalModel.of(named.place, named.data, dtype, named.batch)
 
     if start(asked):
         return
-    found = evaluate_finished(place, data, benchmarks, blind, display(), named, batch, subset, rules)
-    print_row(found, rules, blind, size_of_table(subset, benchmarks))
+    model = evaluate_external(named.place, named.data, dtype, named.batch, display(), **which)
+    print_row(model, rules, which.get("blind", False), size_of_table(which.get("subset"), benchmarks))
 
 
 def export(

@@ -21,7 +21,7 @@ from mllm_eval.storage import results_home, write_atomic
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
-class FinishedConfig(Strict):
+class ExternalModelConfig(Strict):
     """What config.yaml of a finished model's folder holds under `model`."""
 
     name: str
@@ -34,11 +34,11 @@ class FinishedConfig(Strict):
 
 
 class _File(Strict):
-    model: FinishedConfig
+    model: ExternalModelConfig
 
 
 @dataclass(frozen=True)
-class Finished(External):
+class ExternalModel(External):
     """A model in the hub's format, and how it is asked.
 
     `digest` says which bytes it is (worked out from the files unless given). `data` is the benchmarks' data pin.
@@ -60,7 +60,7 @@ class Finished(External):
             object.__setattr__(self, "digest", self.weights.digest())
 
     @classmethod
-    def of(cls, place: str, data: str = "hub", dtype: Dtype = "float32", batch: int = 1) -> Finished:
+    def of(cls, place: str, data: str = "hub", dtype: Dtype = "float32", batch: int = 1) -> ExternalModel:
         """The model in a folder, or of a hub repository `owner/name[@revision]`.
 
         Raises UserError for a folder without a model's config, and for what is neither.
@@ -81,11 +81,11 @@ class Finished(External):
             said = overruled(weights_folder(weights))
         except UserError:
             # Not on this machine: what was asked before is all there is to say.
-            said = cls.load(model.folder).overruled if is_finished(model.folder) else None
+            said = cls.load(model.folder).overruled if is_external_model(model.folder) else None
         return replace(model, overruled=said)
 
     @classmethod
-    def load(cls, folder: Path) -> Finished:
+    def load(cls, folder: Path) -> ExternalModel:
         """The model of a folder under results/runs. Raises UserError where the folder is not one of a model."""
         said = load(folder / "config.yaml", _File).model
         return cls(said.name, said.weights, said.data, said.dtype, said.batch, said.digest, said.overruled)
@@ -101,7 +101,7 @@ class Finished(External):
 
     def write_config(self) -> None:
         """Write config.yaml, unless it is there and whole."""
-        said = FinishedConfig(
+        said = ExternalModelConfig(
             name=self.label, weights=self.weights, digest=self.digest, data=self.data_pin, dtype=self.dtype,
             batch=self.batch, overruled=self.overruled,
         )  # fmt: skip
@@ -111,10 +111,10 @@ class Finished(External):
             write_atomic(path, text)
 
 
-def is_finished(folder: Path) -> bool:
+def is_external_model(folder: Path) -> bool:
     """Whether a folder under results/runs is a finished model's."""
     try:
-        Finished.load(folder)
+        ExternalModel.load(folder)
     except UserError:
         return False
     return True
@@ -122,13 +122,13 @@ def is_finished(folder: Path) -> bool:
 
 def is_external(folder: Path) -> bool:
     """Whether a folder under results/runs is no run of an encoder: a finished model's, or one of imported answers."""
-    return is_finished(folder) or is_imported(folder)
+    return is_external_model(folder) or is_imported(folder)
 
 
-def saved_models() -> list[Finished | Imported]:
+def saved_models() -> list[ExternalModel | Imported]:
     """Every finished model under results/runs, and every name that answers were imported under, by name."""
     folders = sorted(path.parent for path in (results_home() / "runs").glob("*/config.yaml"))
-    models = [Finished.load(folder) for folder in folders if is_finished(folder)]
+    models = [ExternalModel.load(folder) for folder in folders if is_external_model(folder)]
     others = [Imported.load(folder) for folder in folders if is_imported(folder)]
     return sorted([*models, *others], key=lambda one: one.name)
 
@@ -143,7 +143,7 @@ def unreadable() -> dict[str, str]:
         if not (folder / "config.yaml").is_file():
             if any((folder / part).is_dir() for part in ("answers", "scores", "checkpoint")):
                 found[folder.name] = f"{folder}: there is no config.yaml"
-        elif not is_finished(folder) and not is_imported(folder):
+        elif not is_external_model(folder) and not is_imported(folder):
             try:
                 Run.load(folder)
             except UserError as problem:
@@ -156,7 +156,7 @@ def unreadable_notes() -> list[str]:
     return [f"Left out: {name}, because its config no longer loads: {why}" for name, why in unreadable().items()]
 
 
-def saved(name: str) -> Run | Finished | Imported:
+def saved(name: str) -> Run | ExternalModel | Imported:
     """The run, finished model or imported answers of a hash, a hash's beginning, a whole name, or a name of one only.
 
     Raises UserError where none or several match.
