@@ -1,4 +1,4 @@
-"""A finished vision-language model that is asked as it is: no encoder, no recipe, no training."""
+"""An external vision-language model that is asked as it is: no encoder, no recipe, no training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class ExternalModelConfig(Strict):
-    """What config.yaml of a finished model's folder holds under `model`."""
+    """What config.yaml of an external model's folder holds under `model`."""
 
     name: str
     weights: Weights
@@ -68,7 +68,7 @@ class ExternalModel(External):
         folder = Path(place).expanduser()
         if folder.is_dir():
             if not (folder / "config.json").is_file():
-                raise UserError(f"{folder}: no config.json; a finished model in the hub's format has one")
+                raise UserError(f"{folder}: no config.json; an external model in the hub's format has one")
             weights = Weights(path=str(folder.resolve()))
             return cls(folder.resolve().name, weights, data, dtype, batch, overruled=overruled(folder))
         repo, _, revision = place.partition("@")
@@ -112,7 +112,7 @@ class ExternalModel(External):
 
 
 def is_external_model(folder: Path) -> bool:
-    """Whether a folder under results/runs is a finished model's."""
+    """Whether a folder under results/runs is an external model's."""
     try:
         ExternalModel.load(folder)
     except UserError:
@@ -121,12 +121,12 @@ def is_external_model(folder: Path) -> bool:
 
 
 def is_external(folder: Path) -> bool:
-    """Whether a folder under results/runs is no run of an encoder: a finished model's, or one of imported answers."""
+    """Whether a folder under results/runs is no run of an encoder: an external model's, or one of imported answers."""
     return is_external_model(folder) or is_imported(folder)
 
 
 def saved_models() -> list[ExternalModel | Imported]:
-    """Every finished model under results/runs, and every name that answers were imported under, by name."""
+    """Every external model under results/runs, and every name that answers were imported under, by name."""
     folders = sorted(path.parent for path in (results_home() / "runs").glob("*/config.yaml"))
     models = [ExternalModel.load(folder) for folder in folders if is_external_model(folder)]
     others = [Imported.load(folder) for folder in folders if is_imported(folder)]
@@ -157,7 +157,7 @@ def unreadable_notes() -> list[str]:
 
 
 def saved(name: str) -> Run | ExternalModel | Imported:
-    """The run, finished model or imported answers of a hash, a hash's beginning, a whole name, or a name of one only.
+    """The run, external model or imported answers of a hash, a hash's beginning, a whole name, or a name of one only.
 
     Raises UserError where none or several match.
     """

@@ -27,7 +27,7 @@ class RunConfig(Strict):
 
 
 class RunFolder:
-    """What has a hash, a name and a folder under results/runs: a run, a finished model (`mllm_eval.external`), or
+    """What has a hash, a name and a folder under results/runs: a run, an external model (`mllm_eval.external`), or
     answers from elsewhere (`mllm_eval.imported`)."""
 
     @property

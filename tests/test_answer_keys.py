@@ -34,7 +34,7 @@ from mllm_eval.run import Run, saved_runs
 from mllm_eval.storage import read_jsonl
 
 # Prompts of the miniature's benchmarks with the keys that their answers were journalled under before control marks in
-# questions were text: by template, and of a finished model.
+# questions were text: by template, and of an external model.
 STORED = read_jsonl(Path(__file__).parent / "stored_keys.jsonl")
 
 

@@ -1,4 +1,4 @@
-"""Finished models asked as they are, and this project's checkpoints made into stock ones."""
+"""External models asked as they are, and this project's checkpoints made into stock ones."""
 
 from __future__ import annotations
 
@@ -397,7 +397,7 @@ def test_a_checkpoint_of_ones_own_is_asked_sly_questions_as_its_run_is(home: Pat
 
 
 class Short:
-    """A finished model of few positions, which counts what it is asked."""
+    """An external model of few positions, which counts what it is asked."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.model = StockModel(folder, "float32", "cpu")
@@ -483,7 +483,7 @@ def test_empty_answers_are_counted_and_shown(home: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: (folder / "config.json").unlink(), "no config.json; a finished model in the hub's format has"),
+        (lambda folder: (folder / "config.json").unlink(), "no config.json; an external model in the hub's format has"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), "the weights cannot be read"),
         (lambda folder: (folder / "chat_template.jinja").unlink(), "its processor has no chat template"),
         (lambda folder: (folder / "chat_template.jinja").write_text("{{ messages[0]['role'] }}"), "0 of 1 image marks"),

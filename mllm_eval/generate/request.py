@@ -74,6 +74,8 @@ class TemplateFormat:
     """Prompts by one of this project's conversation templates."""
 
     template: str
+    _own: dict[Part, Part] = field(default_factory=dict, compare=False, repr=False)
+    """What the template writes itself is the same in all prompts: held once."""
 
     def write(self, sample: Sample) -> tuple[tuple[Part, ...], str]:
         """The parts of the prompt, and the digest of its text.
@@ -81,7 +83,10 @@ class TemplateFormat:
         Where a question holds control marks, the digest also says that these were read as text: answers of a version
         that took them for control tokens are answers to another prompt.
         """
-        parts = tuple(prompt_parts(self.template, sample.prompt, len(sample.images)))
+        parts = tuple(
+            self._own.setdefault(part, part) if part.own else part
+            for part in prompt_parts(self.template, sample.prompt, len(sample.images))
+        )
         text = "".join(part.text for part in parts)
         return parts, _digest(text + (AS_TEXT if may_hold_marks(sample.prompt) else ""))
 

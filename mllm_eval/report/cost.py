@@ -30,7 +30,7 @@ class Cost:
 
     visual_tokens   positions of the LLM that an image takes; where padding is hidden, one without any. Of a finished
                      model, those that a question has more than without its image, where it was asked so, too
-    encoder_gflop   of one image through the encoder; None for a finished model, whose work is not counted
+    encoder_gflop   of one image through the encoder; None for an external model, whose work is not counted
     llm_gflop       of a question of average length through projector and LLM, image tokens included; likewise
     training_s, features_s, answers_s   wall seconds in all; None where the ledger has no such step
     questions       how many were answered

@@ -73,7 +73,7 @@ def _head(entry: Entry, about: str) -> list[str]:
 
 
 def _external(entry: Entry) -> str:
-    """The page of what is no run of this project: a finished model, or answers from elsewhere."""
+    """The page of what is no run of this project: an external model, or answers from elsewhere."""
     record = entry.scored.record
     files = _files(record.folder)
     about = facts([("What", record.external), ("Data", record.data), *(("Note", note) for note in record.notes)])
