@@ -415,8 +415,8 @@ def test_half_precision_rounds_no_more_than_a_fused_kernel(spread: float) -> Non
     fused = error(torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=scale))
     assert error(attend_by_products(query, key, value, None, scale)[0]) <= 2 * fused
     # Heads that are shared, and what stands behind them, put together.
-    heads = SharedPrefixes([key[:1, :, :300]], [value[:1, :, :300]])
-    alone = attend_to_both(query[:1], key[:1, :, 300:], value[:1, :, 300:], None, scale, heads, 0, [Span(0, 1, 1, 0)])
+    shared = SharedPrefixes([key[:1, :, :300]], [value[:1, :, :300]]).of_layer(0, [Span(0, 1, 1, 0)])
+    alone = attend_to_both(query[:1], key[:1, :, 300:], value[:1, :, 300:], None, scale, shared)
     assert float((alone.double() - exact[:1]).norm() / exact[:1].norm()) <= 2 * fused
 
 

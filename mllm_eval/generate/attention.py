@@ -31,6 +31,10 @@ class SharedPrefixes:
     def tokens(self) -> int:
         return self.keys[0].shape[-2] if self.keys else 0
 
+    def of_layer(self, layer: int, rows: Sequence[Span]) -> LayerPrefixes | None:
+        """What rows with these prefixes see of them in a layer; None without prefixes."""
+        return LayerPrefixes(self.keys[layer], self.values[layer], rows) if self.tokens else None
+
 
 @dataclass(frozen=True)
 class Span:
@@ -40,6 +44,15 @@ class Span:
     count: int
     each: int
     row: int
+
+
+@dataclass(frozen=True)
+class LayerPrefixes:
+    """Keys and values [prefixes, key heads, tokens, width] of one layer, and which rows share which."""
+
+    keys: Tensor
+    values: Tensor
+    rows: Sequence[Span]
 
 
 def spans(prefixes: Sequence[int]) -> list[Span]:
@@ -107,18 +120,16 @@ def _float_product(one: Tensor, other: Tensor) -> Tensor:
     return one.float() @ other.float()
 
 
-def attend_to_prefixes(
-    query: Tensor, key: Tensor, value: Tensor, found: Sequence[Span], scale: float
-) -> tuple[Tensor, Tensor]:
+def attend_to_prefixes(query: Tensor, prefixes: LayerPrefixes, scale: float) -> tuple[Tensor, Tensor]:
     """As `attend`, with queries [rows, heads, N, width] and the keys and values of the prefixes the rows share."""
     outs, totals = [], []
     _, many, length, width = query.shape
-    for span in found:
+    for span in prefixes.rows:
         parted = (span.count, span.each, many, length)
         rows = slice(span.row, span.row + span.count * span.each)
-        prefixes = slice(span.first, span.first + span.count)
+        here = slice(span.first, span.first + span.count)
         together = query[rows].reshape(*parted, width).transpose(1, 2).flatten(2, 3)
-        out, total = attend(together, key[prefixes], value[prefixes], None, scale)
+        out, total = attend(together, prefixes.keys[here], prefixes.values[here], None, scale)
         joined = (span.count, many, span.each, length)
         outs.append(out.reshape(*joined, width).transpose(1, 2).flatten(0, 1))
         totals.append(total.reshape(joined).transpose(1, 2).flatten(0, 1))
@@ -131,9 +142,7 @@ def attend_to_both(
     value: Tensor,
     mask: Tensor | None,
     scale: float,
-    prefixes: SharedPrefixes,
-    layer: int,
-    row_prefixes: Sequence[Span],
+    prefixes: LayerPrefixes | None,
 ) -> Tensor:
     """Attention [rows, heads, N, width] of queries to keys and values of their own and to those of their prefixes.
 
@@ -146,10 +155,8 @@ def attend_to_both(
     if mask is not None and groups > 1:
         mask = mask.repeat(1, 1, groups, 1)
     out, total = attend(query, key, value, mask, scale)
-    if prefixes.tokens:
-        shared, shared_total = attend_to_prefixes(
-            query, prefixes.keys[layer], prefixes.values[layer], row_prefixes, scale
-        )
+    if prefixes is not None:
+        shared, shared_total = attend_to_prefixes(query, prefixes, scale)
         share = torch.sigmoid(shared_total - total)[..., None]
         # Rounded once, behind the sum.
         out = torch.lerp(out.to(share.dtype), shared.to(share.dtype), share).to(out.dtype)
@@ -167,7 +174,8 @@ def _forward(
     row_prefixes: Sequence[Span],
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    out = attend_to_both(query, key, value, attention_mask, scaling, prefixes, module.layer_idx, row_prefixes)
+    here = prefixes.of_layer(module.layer_idx, row_prefixes)
+    out = attend_to_both(query, key, value, attention_mask, scaling, here)
     return out.transpose(1, 2).contiguous(), None
 
 

@@ -56,11 +56,10 @@ def newest_states(
     normed = last.input_layernorm(states)
     key, value = _keys_and_values(last, normed, rotary, cache)
     query = _turned(_by_head(attention, attention.q_proj(normed[:, -1:])), rotary[0][:, -1:], rotary[1][:, -1:])
-    mixed = attend_to_both(
-        query, key, value, mask[:, :, -1:], attention.scaling, prefixes, attention.layer_idx, row_prefixes
-    )
-    here = states[:, -1] + attention.o_proj(mixed.transpose(1, 2).flatten(2)[:, 0])
-    found: Tensor = model.norm(here + last.mlp(last.post_attention_layernorm(here)))
+    here = prefixes.of_layer(attention.layer_idx, row_prefixes)
+    mixed = attend_to_both(query, key, value, mask[:, :, -1:], attention.scaling, here)
+    behind = states[:, -1] + attention.o_proj(mixed.transpose(1, 2).flatten(2)[:, 0])
+    found: Tensor = model.norm(behind + last.mlp(last.post_attention_layernorm(behind)))
     return found
 
 

@@ -83,7 +83,7 @@ def evaluate(
 
 
 def evaluate_external(
-    place: str,
+    place: str | ExternalModel,
     data: str = "hub",
     dtype: Dtype = "float32",
     batch: int = 1,
@@ -93,7 +93,8 @@ def evaluate_external(
     """Ask an external model the benchmarks and score its answers: whatever of it is missing.
 
     Args:
-        place: a folder in the hub's format, or `owner/name[@revision]` that `mllm-eval weights --model` locked.
+        place: a folder in the hub's format, or `owner/name[@revision]` that `mllm-eval weights --model` locked; or a
+            model that knows data, dtype and batch itself.
         data: the benchmarks' data pin.
         batch: questions that go through the model at a time.
         which: see `Selection`.
@@ -101,10 +102,10 @@ def evaluate_external(
     Raises:
         UserError: no such model or data, or a model that cannot be asked; what was answered stays.
     """
-    if (rules := which.get("rules")) is not None:
-        rules_asked(rules, which.get("benchmarks"), data)
-    model = ExternalModel.of(place, data, dtype, batch)
+    if isinstance(place, ExternalModel):
+        data = place.data_pin
     chosen = _choose(data, which)
+    model = place if isinstance(place, ExternalModel) else ExternalModel.of(place, data, dtype, batch)
 
     def provide_data(reporter: Reporter) -> None:
         provide(folders_of(chosen.benchmarks, data), reporter)
