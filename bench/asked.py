@@ -1,8 +1,8 @@
 """What the timings of generation share: models of a true shape with random weights, images, questions, two ways to ask.
 
 The plain way is what evaluation loops of the field do: for every question its image is decoded and goes through the
-whole encoder, and the answer is generated at batch size 1 (`engine: reference`). This project's way is `answer_tasks` with
-its engine.
+whole encoder, and the answer is generated at batch size 1 (`engine: reference`). This project's way is
+`answer_tasks` with its engine.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, ValuesView
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +35,8 @@ class Answer:
 
     def line(self) -> str:
         """The answer as one line of JSON, with its line end."""
-        return json.dumps(asdict(self), ensure_ascii=False) + "\n"
+        # `dataclasses.asdict` copies all it holds, and takes half of the time of writing an answer.
+        return json.dumps({name: getattr(self, name) for name in _TYPES}, ensure_ascii=False) + "\n"
 
 
 class Answers(Mapping[str, Answer]):

@@ -24,7 +24,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.generate import Limits
 from mllm_eval.generate.attention import SharedPrefixes, Span, attend, attend_by_products, attend_to_both, spans
 from mllm_eval.generate.batching import Lengths, plan
-from mllm_eval.generate.keyvalues import KeyValues
+from mllm_eval.model.internals import KeyValues
 
 TEMPLATE = "llama_3_meta"
 SPECIAL = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]

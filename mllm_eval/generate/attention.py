@@ -7,15 +7,16 @@ softmax over both parts (as in Juravsky et al. 2024, "Hydragen", arXiv:2402.0509
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
+
+from mllm_eval.model.internals import attending_by, register_attention
 
 NAME = "mllm_eval_shared_prefixes"
 
@@ -70,15 +71,9 @@ def spans(prefixes: Sequence[int]) -> list[Span]:
     return found
 
 
-@contextmanager
-def shared_prefix_attention(llm: Any) -> Iterator[None]:
+def shared_prefix_attention(llm: Any) -> AbstractContextManager[None]:
     """Within, the model attends to its cache and to the `prefixes` that it is called with."""
-    before = llm.config._attn_implementation
-    llm.config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        llm.config._attn_implementation = before
+    return attending_by(NAME, llm)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
@@ -179,4 +174,4 @@ def _forward(
     return out.transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(NAME, _forward)
+register_attention(NAME, _forward)

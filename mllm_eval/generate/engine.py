@@ -15,9 +15,9 @@ from torch import Tensor
 from mllm_eval.generate.attention import SharedPrefixes, shared_prefix_attention, spans
 from mllm_eval.generate.batching import Piece, Row, TokenBatch
 from mllm_eval.generate.embedding import EmbeddingBackend
-from mllm_eval.generate.keyvalues import KeyValues
 from mllm_eval.generate.layers import fill, newest_states
 from mllm_eval.generate.model import Answerer, embed_images, embed_pieces
+from mllm_eval.model.internals import KeyValues
 
 # Room made ahead for an answer: most end after a few tokens, and longer ones have the room extended.
 ROOM_FOR_ANSWER = 16

@@ -11,8 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from mllm_eval.generate.attention import SharedPrefixes, Span, attend_to_both
-from mllm_eval.generate.keyvalues import KeyValues
-from mllm_eval.model.layers import below_last, turned
+from mllm_eval.model.internals import (
+    KeyValues,
+    Rotary,
+    behind_attention,
+    below_last,
+    project_keys_values,
+    project_queries,
+)
 
 
 def fill(model: Any, inputs: Tensor, cache: KeyValues) -> None:
@@ -54,30 +60,17 @@ def newest_states(
     last = model.layers[-1]
     attention = last.self_attn
     normed = last.input_layernorm(states)
-    key, value = _keys_and_values(last, normed, rotary, cache)
-    query = _turned(_by_head(attention, attention.q_proj(normed[:, -1:])), rotary[0][:, -1:], rotary[1][:, -1:])
+    cos, sin = (one[:, :, None] for one in rotary)
+    key, value = _keys_and_values(last, normed, (cos, sin), cache)
+    query = project_queries(attention, normed[:, -1:], (cos[:, -1:], sin[:, -1:])).transpose(1, 2)
     here = prefixes.of_layer(attention.layer_idx, row_prefixes)
     mixed = attend_to_both(query, key, value, mask[:, :, -1:], attention.scaling, here)
-    behind = states[:, -1] + attention.o_proj(mixed.transpose(1, 2).flatten(2)[:, 0])
-    found: Tensor = model.norm(behind + last.mlp(last.post_attention_layernorm(behind)))
+    found: Tensor = model.norm(behind_attention(last, states[:, -1], mixed.transpose(1, 2)[:, 0]))
     return found
 
 
-def _keys_and_values(
-    layer: Any, normed: Tensor, rotary: tuple[Tensor, Tensor], cache: KeyValues
-) -> tuple[Tensor, Tensor]:
+def _keys_and_values(layer: Any, normed: Tensor, rotary: Rotary, cache: KeyValues) -> tuple[Tensor, Tensor]:
     attention = layer.self_attn
-    key = _turned(_by_head(attention, attention.k_proj(normed)), *rotary)
-    value = _by_head(attention, attention.v_proj(normed))
+    key, value = (states.transpose(1, 2) for states in project_keys_values(attention, normed, rotary))
     both: tuple[Tensor, Tensor] = cache.update(key, value, attention.layer_idx)
     return both
-
-
-def _by_head(attention: Any, states: Tensor) -> Tensor:
-    parted: Tensor = states.reshape(*states.shape[:-1], -1, attention.head_dim).transpose(1, 2)
-    return parted
-
-
-def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of queries or keys [B, heads, N, width]."""
-    return turned(states, cos[:, None], sin[:, None])

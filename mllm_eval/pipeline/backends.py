@@ -101,6 +101,13 @@ class RunSource:
             with self.ledger.step(f"asking {self.server.serves} at {self.server.url}", "server"):
                 pass
             return ServerBackend(model, template, lambda images: self.features(images), self.server)
+        from mllm_eval.model.internals import fault
+
+        if problem := fault():
+            from mllm_eval.generate.reference import Reference
+
+            self.ledger.reporter.say(f"answered one by one, because {problem}")
+            return Reference(model, template, lambda images: self.features(images))
         from mllm_eval.generate.engine import Engine
 
         return Engine(model, template, lambda images: self.features(images), self._limits(model))
