@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from mllm_eval.answers import Answer, Journal
-from mllm_eval.data.samples import ImageRef, Sample
+from mllm_eval.data.samples import Sample
 from mllm_eval.generate.request import AnswerKey, PromptFormat, Request, fits, is_settled, write_request
 
 
@@ -37,13 +37,7 @@ class Task:
     @cached_property
     def requests(self) -> list[Request]:
         """A request for each sample, in their order. Raises ValueError where two have the same id."""
-        images: dict[str, ImageRef] = {}
-        requests = []
-        for sample in self.samples:
-            # An image that many questions show is held once.
-            own = tuple(images.setdefault(image.sha256, image) for image in sample.images)
-            request = write_request(replace(sample, images=own), self.prompts, self.max_new_tokens, self.variant)
-            requests.append(request)
+        requests = [write_request(one, self.prompts, self.max_new_tokens, self.variant) for one in self.samples]
         if len({request.id for request in requests}) != len(requests):
             raise ValueError("two samples have the same id")
         return requests
