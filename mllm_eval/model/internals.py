@@ -7,6 +7,7 @@ path through its public interface, with the same results in more time.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -191,7 +192,9 @@ def fault() -> str | None:
         return f"a part of LLaMA is gone in transformers {transformers.__version__} ({_gone})"
     for name, check in (("block", _check_block), ("attention", _check_attention), ("cache", _check_cache)):
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+                # What is used here may be renamed soon; that is not the user's matter.
+                warnings.simplefilter("ignore")
                 check()
         except Exception as problem:
             first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
