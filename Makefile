@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup plan weights data train eval export score table report subset compare check mini-weights lint test bench clean
+.PHONY: help setup plan weights data train eval export score table report subset compare align check mini-weights lint test bench clean
 
 PYTHON ?= python3
 # Torch comes from pip's own index, in the version of constraints.txt. PyPI's build for Linux is that with CUDA, which runs
@@ -78,14 +78,17 @@ subset: $(READY) ## hold a part of the questions against all: [SUBSET=1000 RUNS=
 compare: $(READY) ## train and evaluate what is missing, one table: ENCODERS=mini-dino,mini-clip,mini-random
 	@$(RUN) compare $(ENCODERS) $(ASKED)
 
+align: $(READY) ## alignment of encoders with LLMs: ENCODER=mini-dino,mini-clip [LLM=mini-llama,runs DATA=hub]
+	@$(RUN) align $(ENCODER) $(if $(LLM),--llm $(LLM)) $(if $(DATA),--data $(DATA) --fetch)
+
 check: $(READY) ## hold the facts of an encoder's yaml against its weights: [ENCODER=mini-dino]
 	@$(RUN) check $(ENCODER)
 
 mini-weights: $(READY) ## pretrain the miniature's encoders and LLM anew: hours
 	@$(RUN) miniature weights
 
-lint: $(READY) ## ruff and mypy
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+lint: $(READY) ## ruff, the floors of docs/ARCHITECTURE.md, and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache && $(BIN)/mypy
 
 test: $(READY) ## all tests
 	@$(BIN)/python -m pytest

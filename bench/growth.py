@@ -50,8 +50,9 @@ def answered(shape: dict[str, int], way: str, folder: Path, ranks: int) -> tuple
 
     from mllm_eval.answers import Journal
     from mllm_eval.catalog import Encoder
+    from mllm_eval.distributed import Share
     from mllm_eval.features import Features, FeatureStore
-    from mllm_eval.generate import Hooks, Limits, Share, Task, TemplateFormat, answer_tasks
+    from mllm_eval.generate import Hooks, Limits, Task, TemplateFormat, answer_tasks
     from mllm_eval.generate.engine import Engine
 
     torch.set_num_threads(1)

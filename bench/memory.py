@@ -128,9 +128,9 @@ def measured(profile: bool) -> dict[str, float]:
 
     from mllm_eval.adapters import load_encoder_model
     from mllm_eval.data.snapshots import load_samples
+    from mllm_eval.distributed import Share
     from mllm_eval.environment import before_torch
     from mllm_eval.features import extraction
-    from mllm_eval.generate import Share
     from mllm_eval.model import assemble, load_llm_model, load_tokenizer, save_checkpoint
     from mllm_eval.pipeline.backends import RunSource
     from mllm_eval.pipeline.inference import Inference

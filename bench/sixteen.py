@@ -21,9 +21,9 @@ from typing import Any
 
 from harness import alone, at_threads, report
 
-from mllm_eval.storage import PACKAGE
+from mllm_eval.storage import SHIPPED
 
-SIZES = PACKAGE / "configs" / "reference" / "benchmark_sizes.csv"
+SIZES = SHIPPED / "configs" / "reference" / "benchmark_sizes.csv"
 
 
 def questions(images: int) -> list[int]:

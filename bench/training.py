@@ -11,7 +11,7 @@ and most of the last layer at targets alone. Both see the same rows. Before anyt
 are compared.
 
 The encoder has the shape of a CLIP ViT-S/14 at 336 pixels (576 patches, as many tokens), the LLM is a LLaMA of 8 layers
-of width 256. A letter is a token. What a row's text takes in tokens is drawn, with a fixed seed, from `LENGTHS`.
+of width 256. A letter is a token. What a row's text takes in tokens is drawn, with a fixed seed, from `drawn.LENGTHS`.
 
 Printed and written to results/bench/training.json: tokens that are not padding per CPU second and wall second, over all
 steps but the first. Encoding the rows' images is spent at the first training on an image, and never again for it;
@@ -27,9 +27,7 @@ random order and by length, and also says what the miniature's batches have.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import random
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,13 +43,9 @@ from mllm_eval.environment import before_torch, repeatable
 before_torch()
 
 import torch  # noqa: E402
-from orders import ORDERS, compare_orders  # noqa: E402
-from PIL import Image  # noqa: E402
+from drawn import Shape, make_run, padding  # noqa: E402
+from orders import compare_orders  # noqa: E402
 from transformers import (  # noqa: E402
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    LlamaConfig,
-    LlamaForCausalLM,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -60,7 +54,6 @@ from transformers import (  # noqa: E402
 
 from mllm_eval.adapters import load_encoder_model  # noqa: E402
 from mllm_eval.adapters.preprocessing import to_pixels  # noqa: E402
-from mllm_eval.catalog import LLM, Encoder, Recipe  # noqa: E402
 from mllm_eval.data.conversations import ConversationSet  # noqa: E402
 from mllm_eval.decoding import load_image  # noqa: E402
 from mllm_eval.features import Features  # noqa: E402
@@ -68,146 +61,9 @@ from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, vlm  
 from mllm_eval.model.export import as_llava  # noqa: E402
 from mllm_eval.run import Run  # noqa: E402
 from mllm_eval.train.batches import Collator, RowNumbers  # noqa: E402
-from mllm_eval.train.batchstats import padding as stats_padding  # noqa: E402
 from mllm_eval.train.order import Plan  # noqa: E402
 from mllm_eval.train.tokens import TokenisedSet, tokenise  # noqa: E402
 from mllm_eval.train.trainer import StageTrainer, arguments  # noqa: E402
-
-# (share, whether there is an image, fewest and most turns, tokens of a question, tokens of an answer); tokens are
-# log-normal, given by median and sigma. Stage 1: Cambrian-Alignment is about one half ShareGPT4V-PT, whose captions
-# have 826 letters on average, and one half Mini-Gemini's, of which 558 of 1253 thousand are one-line captions.
-# Stage 2: nobody publishes the lengths of Cambrian-7M. The mixture is an assumption after what it consists of: short
-# answers, several to an image; explanations and descriptions; and long text without an image.
-Kind = tuple[float, bool, tuple[int, int], tuple[float, float], tuple[float, float]]
-LENGTHS: dict[int, list[Kind]] = {
-    1: [(0.78, True, (1, 1), (12, 0.3), (180, 0.4)), (0.22, True, (1, 1), (12, 0.3), (14, 0.4))],
-    2: [
-        (0.65, True, (1, 6), (25, 0.5), (5, 0.6)),
-        (0.25, True, (1, 2), (30, 0.5), (140, 0.7)),
-        (0.10, False, (1, 3), (60, 1.0), (250, 0.8)),
-    ],
-}
-LONGEST = 2048
-HALF = (0.5, 0.5, 0.5)
-SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<image>")
-LETTERS = "abcdefghijklmnopqrstuvwxyz "
-
-
-class Shape:
-    """Sizes of encoder and LLM; the defaults are those that are told of."""
-
-    def __init__(self, vision: int = 384, blocks: int = 12, size: int = 336, width: int = 256, depth: int = 8) -> None:
-        self.vision, self.blocks, self.size, self.width, self.depth = vision, blocks, size, width, depth
-
-
-def make_run(folder: Path, shape: Shape, vocabulary: int, batch: int, steps: int, rows: Mapping[int, int]) -> Run:
-    """A run with random weights and drawn conversations, all its files in a folder."""
-    torch.manual_seed(0)
-    vision = CLIPVisionModel(
-        CLIPVisionConfig(
-            hidden_size=shape.vision,
-            intermediate_size=4 * shape.vision,
-            num_hidden_layers=shape.blocks,
-            num_attention_heads=shape.vision // 64 or 1,
-            image_size=shape.size,
-            patch_size=14,
-        )
-    )
-    vision.save_pretrained(folder / "encoder")
-    encoder = Encoder(
-        name="vit",
-        family="clip",
-        weights={"path": str(folder / "encoder")},
-        patch=14,
-        width=shape.vision,
-        depth=shape.blocks,
-        params=sum(one.numel() for one in vision.parameters()),
-        norm=False,
-        summary="cls",
-        preprocessing={"mode": "squash", "size": shape.size, "mean": HALF, "std": HALF},
-        facts={"pretraining_data": "none", "samples_seen": "0", "supervision": "none"},
-    )
-    llm = make_llm(folder / "llm", shape, vocabulary)
-    stage = {
-        "lr": 1e-3,
-        "batch": batch,
-        "micro_batch": batch,
-        "steps": steps,
-        "warmup": 0.03,
-        "max_length": LONGEST,
-    }
-    stages = {}
-    for number, count in rows.items():
-        data = {"path": str(write_rows(folder, number, count)), "images": str(folder / "images")}
-        stages[f"stage{number}"] = {**stage, "data": [data], "train_llm": number == 2}
-    recipe = Recipe(
-        name="bench",
-        llm="llama",
-        template="llama_3_meta",
-        tokens=(shape.size // 14) ** 2,
-        data="mini",
-        dtype="float32",
-        seed=0,
-        **stages,
-    )
-    return Run(encoder, recipe, llm, 0)
-
-
-def make_llm(folder: Path, shape: Shape, vocabulary: int) -> LLM:
-    """A random LLaMA whose tokens are letters and special tokens; the rest of its vocabulary costs time alone."""
-    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bare = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
-    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bare.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, eos_token=SPECIAL[4], pad_token=SPECIAL[1])
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=max(vocabulary, len(tokenizer)),
-            hidden_size=shape.width,
-            intermediate_size=shape.width * 8 // 3,
-            num_hidden_layers=shape.depth,
-            num_attention_heads=shape.width // 32,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    params = sum(one.numel() for one in model.parameters())
-    facts = {"width": shape.width, "depth": shape.depth, "vocab": model.config.vocab_size}
-    return LLM(name="llama", weights={"path": str(folder)}, params=params, **facts)
-
-
-def write_rows(folder: Path, stage: int, count: int) -> Path:
-    """Conversations of drawn lengths, an image to each that has one."""
-    draw = np.random.default_rng(stage)
-    letters = random.Random(stage)
-    images = folder / "images"
-    images.mkdir(exist_ok=True)
-
-    def text(median: float, sigma: float) -> str:
-        return "".join(letters.choices(LETTERS, k=max(1, round(median * np.exp(sigma * draw.standard_normal())))))
-
-    lines = []
-    shares = [kind[0] for kind in LENGTHS[stage]]
-    for number in range(count):
-        _, seen, turns, question, answer = LENGTHS[stage][draw.choice(len(shares), p=shares)]
-        said: list[dict[str, str]] = []
-        for _ in range(int(draw.integers(turns[0], turns[1] + 1))):
-            said += [{"from": "human", "value": text(*question)}, {"from": "gpt", "value": text(*answer)}]
-        row: dict[str, Any] = {"conversations": said}
-        if seen:
-            row["image"] = f"{stage}-{number}.jpg"
-            said[0]["value"] = f"<image>\n{said[0]['value']}"
-            noise = draw.integers(0, 256, (12, 16, 3), dtype=np.uint8)
-            Image.fromarray(noise).resize((640, 480), Image.Resampling.BICUBIC).save(images / row["image"])
-        lines.append(json.dumps(row))
-    path = folder / f"stage{stage}.jsonl"
-    path.write_text("\n".join(lines) + "\n")
-    return path
 
 
 def tokenised(run: Run, number: int) -> TokenisedSet:
@@ -366,52 +222,6 @@ def whole_last_layer(model: Any, embeds: torch.Tensor, used: torch.Tensor) -> to
     """States at used positions, from a pass over all of them."""
     found: torch.Tensor = model(inputs_embeds=embeds).last_hidden_state[used]
     return found
-
-
-def padding(batch: int, micro: int, rows: int = 100_000) -> list[dict[str, Any]]:
-    """Share of padding in micro-batches of drawn lengths, and of the miniature's own where its data are here."""
-    found = []
-    for stage in LENGTHS:
-        lengths, shown = drawn_lengths(stage, rows), drawn_images(stage, rows)
-        for order in ORDERS:
-            plan = Plan(lengths, batch, rows // batch, (0, stage), order, "drop", shown)
-            share = stats_padding(plan, micro)
-            found.append({"rows": f"drawn, stage {stage}", "order": order, "padding": share})
-    from mllm_eval.train.stages import _prepare
-
-    run = Run.of("mini-dino", "mini")
-    tokenizer = load_tokenizer(run.llm, run.recipe.template)
-    for number, stage in ((1, run.recipe.stage1), (2, run.recipe.stage2)):
-        for order in ORDERS:
-            one = _prepare(run, number, stage.model_copy(update={"order": order}), tokenizer)
-            share = stats_padding(one.plan, stage.micro_batch)
-            found.append({"rows": f"miniature, stage {number}", "order": order, "padding": share})
-    return found
-
-
-def _share(lengths: np.ndarray, micro: int) -> float:
-    cut = lengths[: len(lengths) // micro * micro].reshape(-1, micro)
-    return 1 - cut.sum() / (cut.max(1) * micro).sum()
-
-
-def drawn_lengths(stage: int, rows: int) -> np.ndarray:
-    """Tokens of rows as `write_rows` makes them, at 576 tokens an image, without the template's own."""
-    draw = np.random.default_rng(stage)
-    shares = [kind[0] for kind in LENGTHS[stage]]
-    found = np.zeros(rows, np.int64)
-    for at, kind in enumerate(draw.choice(len(shares), rows, p=shares)):
-        _, seen, turns, *texts = LENGTHS[stage][kind]
-        count = draw.integers(turns[0], turns[1] + 1)
-        text = sum(median * np.exp(sigma * draw.standard_normal(count)).sum() for median, sigma in texts)
-        found[at] = min(LONGEST, 576 * seen + round(text))
-    return found
-
-
-def drawn_images(stage: int, rows: int) -> np.ndarray:
-    """Whether each of the rows of `drawn_lengths` shows an image."""
-    draw = np.random.default_rng(stage)
-    kinds = draw.choice(len(LENGTHS[stage]), rows, p=[kind[0] for kind in LENGTHS[stage]])
-    return np.array([kind[1] for kind in LENGTHS[stage]])[kinds]
 
 
 def report_orders(out: Path | None) -> None:

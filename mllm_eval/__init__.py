@@ -1,68 +1,75 @@
 """Cambrian-style VQA evaluation of frozen vision encoders.
 
->>> from mllm_eval import compare, render, table
->>> runs = compare(["mini-dino", "mini-random"], blind=True)
->>> print(render(table(runs, blind=True)))
+>>> import mllm_eval
+>>> encoder = mllm_eval.load_encoder("mini-dino")
+>>> encoder.encode(["picture.png"]).shape
+torch.Size([1, 64, 128])
+>>> mllm_eval.compare(["mini-dino", "mini-random"], blind=True).differences
 
-What is named here is loaded when it is first used: `import mllm_eval` itself costs nothing.
+What is named here is loaded when it is first used: `import mllm_eval` itself costs nothing, and no call leaves a
+setting of the process behind. docs/python.md shows all of it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mllm_eval.autoclasses import register_when_asked
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mllm_eval.catalog import load_benchmark, load_encoder, load_llm, load_recipe, names
+    from mllm_eval.catalog import names
     from mllm_eval.errors import UserError
-    from mllm_eval.features.images import encode_images
-    from mllm_eval.pipeline import compare, evaluate, score_run, table, train_run
+    from mllm_eval.library.comparison import Comparison, compare
+    from mllm_eval.library.encoder import LoadedEncoder, load_encoder
+    from mllm_eval.library.evaluation import Results, evaluate, external_model
+    from mllm_eval.pipeline import score_run, train_run
     from mllm_eval.report.render import render, write_tables
     from mllm_eval.run import Run, saved_run, saved_runs
-    from mllm_eval.score.frames import sample_frame, score_frame
+    from mllm_eval.score.frames import ScoredPredictions, sample_frame, score
 
-# Not `train` and `score`: these are rooms of this package.
+# Not `train`: that is a room of this package. `score` is one that can be called.
 _HOMES = {
+    "Comparison": "library.comparison",
+    "LoadedEncoder": "library.encoder",
+    "Results": "library.evaluation",
     "Run": "run",
+    "ScoredPredictions": "score.frames",
     "UserError": "errors",
-    "compare": "pipeline",
-    "encode_images": "features.images",
-    "evaluate": "pipeline",
-    "load_benchmark": "catalog",
-    "load_encoder": "catalog",
-    "load_llm": "catalog",
-    "load_recipe": "catalog",
+    "compare": "library.comparison",
+    "evaluate": "library.evaluation",
+    "external_model": "library.evaluation",
+    "load_encoder": "library.encoder",
     "names": "catalog",
     "render": "report.render",
     "sample_frame": "score.frames",
     "saved_run": "run",
     "saved_runs": "run",
-    "score_frame": "score.frames",
+    "score": "score",
     "score_run": "pipeline",
-    "table": "pipeline",
     "train_run": "pipeline",
     "write_tables": "report.render",
 }
 
 __all__ = [
+    "Comparison",
+    "LoadedEncoder",
+    "Results",
     "Run",
+    "ScoredPredictions",
     "UserError",
     "compare",
-    "encode_images",
     "evaluate",
-    "load_benchmark",
+    "external_model",
     "load_encoder",
-    "load_llm",
-    "load_recipe",
     "names",
     "render",
     "sample_frame",
     "saved_run",
     "saved_runs",
-    "score_frame",
+    "score",
     "score_run",
-    "table",
     "train_run",
     "write_tables",
 ]
@@ -73,8 +80,16 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    from mllm_eval.environment import settings
+
+    # numpy and others add filters of warnings, and draw numbers, when they are imported.
+    with settings():
+        module = import_module(f"{__name__}.{_HOMES[name]}")
+    return module if _HOMES[name] == name else getattr(module, name)
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+register_when_asked()

@@ -75,6 +75,20 @@ def load(path: Path, model: type[M], folders: Sequence[Path] = ()) -> M:
     return validate(data, model, str(path), where)
 
 
+def load_mapping(data: typing.Mapping[str, Any], model: type[M], source: str, folders: Sequence[Path] = ()) -> M:
+    """As `load`, of what stands in a file as plain data; `source` names it in messages.
+
+    Its `base:` names a file as that of a file in the working directory does.
+    """
+    plain = dict(data)
+    if (base := plain.pop("base", None)) is None:
+        return validate(plain, model, source)
+    under, where = _read(_base_path(Path(source), str(base), folders), (), folders)
+    # What the data says itself stands in no file.
+    kept = {at: line for at, line in where.items() if at[0] not in plain}
+    return validate(_lay_over(under, plain), model, source, kept)
+
+
 def key_lines(path: Path) -> Where:
     """Where each key of a yaml file, and of its bases, stands: `file:line`. Raises UserError as `load` does."""
     return _read(Path(path), (), ())[1]

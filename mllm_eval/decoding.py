@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mllm_eval.environment import cores
 from mllm_eval.errors import UserError
 from mllm_eval.storage import sha256_bytes
 
@@ -265,5 +265,4 @@ def _range(image: PIL.Image.Image, tags: Any, lowest: float, highest: float) -> 
 
 def decoders() -> int:
     """Threads that decode images, for which PIL works without Python's lock: this process's share of the cores."""
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(MOST_DECODERS, len(os.sched_getaffinity(0)) // here))
+    return min(MOST_DECODERS, cores())

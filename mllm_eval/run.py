@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from mllm_eval.catalog import LLM, Encoder, Recipe, load_encoder, load_llm, load_recipe, names
+from mllm_eval.catalog import LLM, Encoder, Given, Recipe, load_encoder, load_llm, load_recipe, names
+from mllm_eval.catalog.variant import stem
 from mllm_eval.config import Strict, load, short_hash
 from mllm_eval.environment import describe
 from mllm_eval.errors import UserError, near
@@ -92,13 +93,13 @@ class RunFolder:
         return self.folder / f"stage{stage}"
 
     def answers_path(self, benchmark: str, variant: str = "default") -> Path:
-        return self.folder / "answers" / f"{_stem(benchmark, variant)}.jsonl"
+        return self.folder / "answers" / f"{stem(benchmark, variant)}.jsonl"
 
     def scores_path(self, benchmark: str, rules: str, variant: str = "default") -> Path:
-        return self.folder / "scores" / f"{_stem(benchmark, variant)}.{rules}.jsonl"
+        return self.folder / "scores" / f"{stem(benchmark, variant)}.{rules}.jsonl"
 
     def summary_path(self, benchmark: str, rules: str, variant: str = "default") -> Path:
-        return self.folder / "scores" / f"{_stem(benchmark, variant)}.{rules}.json"
+        return self.folder / "scores" / f"{stem(benchmark, variant)}.{rules}.json"
 
 
 class External(RunFolder):
@@ -135,8 +136,14 @@ class Run(RunFolder):
             object.__setattr__(self, "weights", digests)
 
     @classmethod
-    def of(cls, encoder: str, recipe: str = "mini", llm: str | None = None, seed: int | None = None) -> Run:
-        """The run of these names; the recipe says the LLM and the seed unless they are given.
+    def of(
+        cls,
+        encoder: Given | Encoder,
+        recipe: Given | Recipe = "mini",
+        llm: Given | LLM | None = None,
+        seed: int | None = None,
+    ) -> Run:
+        """The run of these names, files or objects; the recipe says the LLM and the seed unless they are given.
 
         Raises:
             UserError: an unknown name (with the nearest known one), a yaml with a mistake, missing weights.
@@ -145,7 +152,7 @@ class Run(RunFolder):
         return cls(
             encoder=load_encoder(encoder, chosen),
             recipe=chosen,
-            llm=load_llm(llm or chosen.llm),
+            llm=load_llm(chosen.llm if llm is None else llm),
             seed=chosen.seed if seed is None else seed,
         )
 
@@ -244,6 +251,7 @@ class Run(RunFolder):
             "recipe_hash": self.recipe.hash,
             "seed": self.seed,
             "assumed": self.recipe.assumed(),
+            "training_again_on_a_gpu": "the same bytes" if self.recipe.deterministic else "may round otherwise",
             **{key: held[key] for key in ("trained_on",) if key in held},
         }
 
@@ -251,10 +259,6 @@ class Run(RunFolder):
         """Add to manifest.json what the run is trained on: file of the recipe -> size and SHA-256."""
         self.note_session()
         write_json(self.folder / "manifest.json", {**self.manifest(), "trained_on": files})
-
-
-def _stem(benchmark: str, variant: str) -> str:
-    return benchmark if variant == "default" else f"{benchmark}.{variant}"
 
 
 def saved_runs() -> list[Run]:

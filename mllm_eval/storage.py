@@ -16,6 +16,8 @@ from typing import IO, Any
 from mllm_eval.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent
+# Where adapters/, benchmarks/ and configs/ are: at the top of a checkout, and inside the package once it is installed.
+SHIPPED = PACKAGE if (PACKAGE / "configs").is_dir() else PACKAGE.parent
 
 
 def write_atomic(path: Path, data: str | bytes | Iterable[bytes]) -> None:
@@ -225,12 +227,14 @@ def results_home() -> Path:
 def locate(ref: str, base: Path | None = None) -> Path:
     """Resolve a reference of a yaml file to a path.
 
-    `package:x` is x inside the installed package, `data:x` is x under `data_home()`; anything else is a path,
-    relative to the folder `base` (default: the working directory). Whether it exists is not checked.
+    `package:x` is x of what comes with the package (`package:configs/llms`), `data:x` is x under `data_home()`;
+    anything else is a path, relative to the folder `base` (default: the working directory). Whether it exists is not
+    checked.
     """
     scheme, _, rest = ref.partition(":")
     if scheme == "package":
-        return PACKAGE / rest
+        shipped = Path(rest).parts[:1] in (("adapters",), ("benchmarks",), ("configs",))
+        return (SHIPPED if shipped else PACKAGE) / rest
     if scheme == "data":
         return data_home() / rest
     return (base or Path.cwd()) / Path(ref).expanduser()

@@ -10,7 +10,8 @@ from typing import Any
 
 from mllm_eval.answers import Answer, Journal
 from mllm_eval.data.samples import Sample
-from mllm_eval.generate import Hooks, Limits, Share, Task, TemplateFormat, answer_tasks, answers_by_key
+from mllm_eval.distributed import Share
+from mllm_eval.generate import Hooks, Limits, Task, TemplateFormat, answer_tasks, answers_by_key
 from mllm_eval.generate.positions import position_limit
 from mllm_eval.generate.request import AnswerKey, write_request
 

@@ -22,11 +22,11 @@ from mllm_eval.answers import Journal, read_answers
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.data.samples import Sample
 from mllm_eval.data.snapshots import load_samples
+from mllm_eval.distributed import Share
 from mllm_eval.errors import UserError
 from mllm_eval.generate import Hooks, Limits, Request, Task, TemplateFormat, answer_tasks, request
 from mllm_eval.generate.batching import Lengths, plan
 from mllm_eval.generate.request import write_request
-from mllm_eval.generate.sharing import Share
 from mllm_eval.generate.stock import StockModel
 from mllm_eval.pipeline import inference
 from mllm_eval.pipeline.inference import Inference

@@ -12,6 +12,7 @@ from pathlib import Path
 import parquet_rows
 import pytest
 
+from mllm_eval import metrics
 from mllm_eval.catalog import load_benchmark, names, paper_benchmarks
 from mllm_eval.catalog.benchmark import folder_of, read_benchmark
 from mllm_eval.data.snapshots import load_samples
@@ -61,6 +62,23 @@ def test_a_protocol_is_named_and_hashed_with_its_variant_and_source(tmp_path: Pa
     assert len(hashes) == 4 and all(re.fullmatch(r"[0-9a-f]{12}", found) for found in hashes)
 
 
+def test_a_protocols_hash_knows_the_shared_code_that_its_scorer_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = {name: load_benchmark(name) for name in ("chartqa", "gqa")}
+    before = {name: protocol_hash(benchmark, "robust") for name, benchmark in scored.items()}
+    for file in Path(metrics.__file__).parent.glob("*.py"):
+        shutil.copy(file, tmp_path)
+    monkeypatch.setattr(metrics, "__path__", [str(tmp_path)])
+    assert {name: protocol_hash(benchmark, "robust") for name, benchmark in scored.items()} == before
+    for changed, others in (("quantities", {"chartqa"}), ("numerals", {"chartqa", "gqa"}), ("letters", set())):
+        text = (tmp_path / f"{changed}.py").read_text()
+        (tmp_path / f"{changed}.py").write_text(f"{text}# changed\n")
+        now = {name for name, benchmark in scored.items() if protocol_hash(benchmark, "robust") != before[name]}
+        assert now == others, changed
+        (tmp_path / f"{changed}.py").write_text(text)
+
+
 def test_guessing_is_counted_from_the_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path))
     wanted = {"mme": 75.0, "mmbench_en": 25.0, "mmvp": 25.0, "scienceqa": 50.0, "ai2d": 25.0, "chartqa": 0.0}
@@ -75,12 +93,15 @@ def test_guessing_is_counted_from_the_samples(tmp_path: Path, monkeypatch: pytes
 
 METRIC = """
 import json, os, sys
-class Without:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "mllm_eval":
-            raise ImportError(name)
-sys.meta_path.insert(0, Without())
+# As where they are not installed.
+from importlib.machinery import PathFinder
+found = PathFinder.find_spec
+without = ("torch", "transformers")
+PathFinder.find_spec = staticmethod(
+    lambda name, *more: None if name.split(".")[0] in without else found(name, *more)
+)
 import evaluate
+before = set(sys.modules)
 for name in sys.argv[2:]:
     lines = [json.loads(line) for line in open(f"{sys.argv[1]}/tests/golden/{name}.jsonl")]
     lines = [line for line in lines if not line["cambrian_error"]]
@@ -93,17 +114,19 @@ for name in sys.argv[2:]:
         predictions=[lines[0]["prediction"]], references=[lines[0]["record"]], rules="robust"
     )
     assert len(robust["scores"]) == 1
+names = {name.partition(".")[0] for name in set(sys.modules) - before}
+assert not names & {"scipy", "typer", "pydantic", "yaml"}, names
 print("loaded", len(sys.argv) - 2)
 """
 
 
-def test_scorers_load_as_evaluate_metrics_without_this_harness(tmp_path: Path) -> None:
+def test_scorers_load_as_evaluate_metrics_by_python_alone(tmp_path: Path) -> None:
     pytest.importorskip("evaluate")
     offline = {"HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     scored = ["mme", "mathvista", "textvqa", "mmvp", "cvbench_3d"]  # each kind of reference, and shared modules
     done = subprocess.run(
         [sys.executable, "-c", METRIC, str(ROOT), *scored],
-        capture_output=True, text=True, cwd=tmp_path, env={"PATH": "/usr/bin:/bin", **offline},
+        capture_output=True, text=True, cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), **offline},
     )  # fmt: skip
     assert done.stdout.strip().endswith("loaded 5"), done.stderr[-2000:]
 

@@ -24,6 +24,8 @@ from mllm_eval.data import images
 from mllm_eval.data.locks import lock_path, matching, read_lock
 from mllm_eval.data.snapshots import ids_hash, load_samples
 from mllm_eval.errors import UserError
+from mllm_eval.hub import Source
+from mllm_eval.hub.fetch import fetch_files, folder_for
 from mllm_eval.pipeline.snapshots import lock_data, locked_or_told
 from mllm_eval.storage import sha256_bytes
 
@@ -95,13 +97,13 @@ def test_every_pin_is_fetched_locked_and_read_offline(
     assert lock_data([benchmark], pin)
     assert not any(path.endswith((".md", ".gz")) for path in transfers(hub))
     lock = read_lock(benchmark, pin)
-    assert lock is not None and lock.trusted == ["revision", "rows", "ids"]
-    assert {table.commit for table in lock.tables.values()} == {COMMIT}
+    assert lock is not None and lock.data is not None and lock.data.trusted == ["revision", "rows", "ids"]
+    assert {table.commit for table in lock.parts.values()} == {COMMIT}
     assert str(tmp_path) not in lock_path(name, pin).read_text()
     hub.asked.clear()
     samples = load_samples(benchmark, pin)
     assert hub.asked == []
-    assert lock.ids == ids_hash([sample.id for sample in samples]) and lock.samples == len(samples) > 0
+    assert lock.data.ids == ids_hash([sample.id for sample in samples]) and lock.data.samples == len(samples) > 0
     assert all(image.load().size == (6, 4) for sample in samples for image in sample.images)
 
 
@@ -193,7 +195,8 @@ def test_rows_ids_and_columns_that_are_not_the_yamls_lock_nothing(
     assert lock_data([pinned("seed", rows=3, ids=ids_hash(["0", "2"]), revision=COMMIT)], "hub")
     assert transfers(hub) == []
     lock = read_lock(pinned("seed"), "hub")
-    assert lock is not None and lock.trusted == [] and (lock.rows, lock.samples) == (3, 2)
+    assert lock is not None and lock.data is not None
+    assert (lock.data.trusted, lock.data.rows, lock.data.samples) == ([], 3, 2)
 
 
 def test_a_yaml_that_moved_away_from_the_lock_is_refused(hub: Hub, publish: Callable[..., Benchmark]) -> None:
@@ -225,10 +228,7 @@ def test_a_fetch_that_was_stopped_goes_on_inside_the_file(
 ) -> None:
     from huggingface_hub import constants
 
-    from mllm_eval.data import fetching
-
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
-    monkeypatch.setattr(fetching, "MB", 1)
     benchmark = publish("textvqa")
     told: list[tuple[int, int]] = []
 
@@ -239,14 +239,17 @@ def test_a_fetch_that_was_stopped_goes_on_inside_the_file(
             raise KeyboardInterrupt
 
     stopped: list[int] = []
-    fetch = fetching.fetch_files
-    source = fetching.Source("dataset", "lmms-lab/textvqa", None)
+    source = Source("dataset", "lmms-lab/textvqa", None)
+
+    def wanted(names: Any) -> list[str]:
+        return matching(names, "data/validation-*.parquet")
+
     with pytest.raises(KeyboardInterrupt):
-        fetch(source, ["data/validation-*.parquet"], stop)
+        fetch_files(source, wanted, stop)
     (part,) = (tmp_path / "data").rglob("*.part")
     assert part.stat().st_size == 2000
     hub.asked.clear()
-    fetch(source, ["data/validation-*.parquet"], stop)
+    fetch_files(source, wanted, stop)
     assert [headers["Range"] for _, _, headers in hub.asked if "Range" in headers] == ["bytes=2000-"]
     assert told[-1][0] == told[-1][1] and not list((tmp_path / "data").rglob("*.part"))
     assert lock_data([benchmark], "hub") and len(transfers(hub)) == 1
@@ -276,20 +279,18 @@ def test_a_connection_that_breaks_is_picked_up_again(
 def test_bytes_that_the_hub_did_not_list_are_thrown_away(
     hub: Hub, publish: Callable[..., Benchmark], tmp_path: Path
 ) -> None:
-    from mllm_eval.data import fetching
-
     benchmark = publish("chartqa")
     size = len(hub.repos[CHARTS][TABLE])
-    source = fetching.Source("dataset", "lmms-lab/ChartQA", None, "run it again")
+    source = Source("dataset", "lmms-lab/ChartQA", None, "run it again")
     with pytest.raises(KeyboardInterrupt):
-        fetching.fetch_files(source, [TABLE], lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-    folder = fetching.folder_for("lmms-lab/ChartQA", COMMIT)
+        fetch_files(source, lambda _: [TABLE], lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    folder = folder_for("lmms-lab/ChartQA", COMMIT)
     sha = sha256_bytes(hub.repos[CHARTS][TABLE])
     part = folder / "data" / f".{Path(TABLE).name}.{sha[:12]}.part"
     part.parent.mkdir(parents=True, exist_ok=True)
     part.write_bytes(b"x" * (size // 2))
     with pytest.raises(UserError, match=r"did not arrive as the hub lists it; run it again"):
-        fetching.fetch_files(source, [TABLE], lambda *_: None)
+        fetch_files(source, lambda _: [TABLE], lambda *_: None)
     assert not part.exists()
     assert lock_data([benchmark], "hub")
 
@@ -379,13 +380,13 @@ def test_a_folder_stands_for_the_hub(
     assert hub.asked == [] and load_samples(benchmark, "hub")
     lock = read_lock(benchmark, "hub")
     assert lock is not None
-    assert lock.tables["questions"].commit == (COMMIT if "snapshots" in layout else None)
+    assert lock.parts["questions"].commit == (COMMIT if "snapshots" in layout else None)
     # Brought files and fetched ones are the same files: the hub only adds the commit.
     lock_path(name, "hub").with_suffix(".place").unlink()
     assert lock_data([benchmark], "hub")
     again = read_lock(benchmark, "hub")
-    assert again is not None and again.tables["questions"].commit == COMMIT
-    assert again.tables["questions"].files == lock.tables["questions"].files
+    assert again is not None and again.parts["questions"].commit == COMMIT
+    assert again.parts["questions"].files == lock.parts["questions"].files
 
 
 def test_a_folder_without_the_files_says_where_it_looked(hub: Hub, tmp_path: Path) -> None:
@@ -413,14 +414,26 @@ def test_nothing_is_read_of_the_hub_without_a_lock(hub: Hub, publish: Callable[.
     assert lock_data([benchmark], "hub", tmp_path / "data") and load_samples(benchmark, "hub")
 
 
+def test_locks_of_older_versions_are_read(hub: Hub, publish: Callable[..., Benchmark]) -> None:
+    benchmark = publish("cvbench_2d")
+    lock_data([benchmark], "hub")
+    path = lock_path("cvbench_2d", "hub")
+    lock = json.loads(path.read_text())
+    tables = {name: {k: v for k, v in part.items() if k != "kind"} for name, part in lock["parts"].items()}
+    path.write_text(json.dumps({**lock["data"], "tables": tables}))
+    assert not lock_data([benchmark], "hub") and load_samples(benchmark, "hub")
+    found = read_lock(benchmark, "hub")
+    assert found is not None and found.model_dump(mode="json") == lock
+
+
 def test_a_damaged_lock_is_named(hub: Hub, publish: Callable[..., Benchmark]) -> None:
     benchmark = publish("chartqa")
     lock_data([benchmark], "hub")
     lock_path("chartqa", "hub").write_text('{"benchmark": "chartqa"')
     with pytest.raises(UserError, match=r"chartqa\.hub\.json:1: not valid JSON"):
         load_samples(benchmark, "hub")
-    lock_path("chartqa", "hub").write_text(json.dumps({"benchmark": "chartqa"}))
-    with pytest.raises(UserError, match=r"chartqa\.hub\.json: key 'pin' is missing"):
+    lock_path("chartqa", "hub").write_text(json.dumps({"data": None}))
+    with pytest.raises(UserError, match=r"chartqa\.hub\.json: key 'parts' is missing"):
         load_samples(benchmark, "hub")
 
 

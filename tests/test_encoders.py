@@ -20,9 +20,9 @@ from mllm_eval.adapters.preprocessing import to_pixels
 from mllm_eval.catalog import Encoder, Preprocessing, load_encoder, names
 from mllm_eval.catalog.architecture import FORMS
 from mllm_eval.errors import UserError
-from mllm_eval.storage import PACKAGE
+from mllm_eval.storage import SHIPPED
 
-REFERENCE = PACKAGE / "configs" / "reference"
+REFERENCE = SHIPPED / "configs" / "reference"
 ENCODERS = {name: load_encoder(name) for name in names("encoders")}
 DESCRIBED = [name for name, encoder in ENCODERS.items() if encoder.architecture is not None]
 

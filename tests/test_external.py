@@ -29,11 +29,11 @@ from mllm_eval.answers import Answer, Journal, read_answers
 from mllm_eval.catalog import LLM, load_benchmark
 from mllm_eval.cli.app import app
 from mllm_eval.data.snapshots import load_samples
+from mllm_eval.distributed import Share
 from mllm_eval.errors import UserError
 from mllm_eval.external import ExternalModel, saved
 from mllm_eval.generate import ChatFormat, Hooks, Limits, Request, Task, answer_tasks
 from mllm_eval.generate.request import write_request
-from mllm_eval.generate.sharing import Share
 from mllm_eval.generate.stock import StockModel
 from mllm_eval.model import assemble, load_checkpoint, load_llm_model, load_tokenizer, save_checkpoint
 from mllm_eval.model.export import export_llava

@@ -15,7 +15,7 @@ from PIL import Image
 from test_own import SCORER, YAML
 from tiny_models import make_encoder, make_image
 
-from mllm_eval import UserError, encode_images, sample_frame, score_frame
+from mllm_eval import UserError, load_encoder, sample_frame, score
 from mllm_eval.adapters import load_encoder_model
 
 
@@ -50,13 +50,13 @@ def test_a_frame_has_every_sample() -> None:
 
 def test_a_frame_is_scored_as_a_mapping_is() -> None:
     frame = sample_frame("own", "mine").assign(prediction=["red", "red", "", np.nan])
-    scored = score_frame("own", frame, data="mine")
+    scored = score("own", frame, data="mine")
     assert (scored.summary.value, scored.summary.n, scored.summary.n_failed) == (50, 4, 2)
     assert scored.scores.score[:2].tolist() == [1, 0] and scored.scores.score[2:].isna().all()
     answers = {"0": "red", "1": "red", "2": None, "3": None}
-    assert score_frame("own", answers, data="mine").summary == scored.summary
-    assert score_frame("own", frame.iloc[::-1], data="mine").summary == scored.summary
-    some = score_frame("own", {"3": "blue"}, data="mine", partial=True)
+    assert score("own", answers, data="mine").summary == scored.summary
+    assert score("own", frame.iloc[::-1], data="mine").summary == scored.summary
+    some = score("own", {"3": "blue"}, data="mine", partial=True)
     assert some.summary.partial and some.scores.id.tolist() == ["3"]
 
 
@@ -79,16 +79,16 @@ def test_a_frame_is_scored_as_a_mapping_is() -> None:
 def test_what_would_move_a_score_unseen_is_refused(change: Any, message: str) -> None:
     frame = sample_frame("own", "mine").assign(prediction="red")
     with pytest.raises(UserError, match=message):
-        score_frame("own", change(frame), data="mine")
+        score("own", change(frame), data="mine")
 
 
 def test_names_are_held_to_what_there_is() -> None:
     with pytest.raises(UserError, match=r"unknown benchmark 'owm'\. Did you mean 'own'"):
         sample_frame("owm", "mine")
     with pytest.raises(UserError, match="own has no data pin 'mini'"):
-        score_frame("own", {"0": "red"})
+        score("own", {"0": "red"})
     with pytest.raises(UserError, match="robust"):
-        score_frame("own", {"0": "red"}, "robust", "mine")
+        score("own", {"0": "red"}, "robust", data="mine")
 
 
 def test_images_are_encoded_as_a_model_encodes_them(home: Path) -> None:
@@ -99,15 +99,19 @@ def test_images_are_encoded_as_a_model_encodes_them(home: Path) -> None:
     picture, file = make_image(3), home / "data/mine/images/1.png"
     model = load_encoder_model(encoder)
     wanted = [torch.from_numpy(model.preprocess(one))[None] for one in (picture, Image.open(file))]
-    for source in (encoder.name, model):
-        found = encode_images(source, [picture, file, str(file)], layers=[1, -1], batch=2)
+    for source in (encoder.name, path, encoder, encoder.model_dump(mode="json")):
+        loaded = load_encoder(source, device="cpu")
+        found = loaded.features([picture, file, str(file)], layers=[1, -1], batch=2)
         assert len(found) == 2 and found[0].patches.shape[0] == found[1].summary.shape[0] == 3
         for at, pixels in zip((0, 1, 2), (*wanted, wanted[1]), strict=True):
             for layer, one in zip(found, model(pixels, [1, -1]), strict=True):
                 torch.testing.assert_close(layer.patches[at], one.patches[0])
                 torch.testing.assert_close(layer.summary[at], one.summary[0])
-    (single,) = encode_images(model, file)
-    assert single.patches.shape[0] == 1
+    one = loaded.encode(file)
+    assert one.shape == (1, 16, 32) and (loaded.tokens, loaded.width) == (16, 32)
+    torch.testing.assert_close(one, found[1].patches[1:2].flatten(1, 2))
+    assert loaded.encode([picture] * 3).shape == (3, 16, 32) and loaded.preprocess(picture).shape == (3, 28, 28)
+    assert repr(loaded).startswith("<encoder tiny-dinov2: ") and "16 tokens of 32, float32 on cpu" in repr(loaded)
 
 
 @pytest.mark.parametrize(
@@ -121,4 +125,33 @@ def test_images_are_encoded_as_a_model_encodes_them(home: Path) -> None:
 )
 def test_what_is_no_image_is_told(images: Any, message: str, home: Path) -> None:
     with pytest.raises(UserError, match=message):
-        encode_images(load_encoder_model(make_encoder(home / "weights/tiny")), images)
+        load_encoder(make_encoder(home / "weights/tiny"), device="cpu").encode(images)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        (3, {}, "a int is no encoder; give a name, a path to a yaml file, a dict"),
+        ({"name": "x", "fmily": "dinov2"}, {}, r"the encoder given: unknown key 'fmily'\. Did you mean 'family'"),
+        ({"base": "mini-dinno"}, {}, r"the encoder given: base 'mini-dinno' is neither.*Did you mean 'mini-dino'"),
+        ({"base": "mini-dino", "width": "wide"}, {}, "the encoder given: width: "),
+        ("mini-dino", {"device": "gpu"}, "device 'gpu' is not on this machine"),
+        ("mini-dino", {"device": "meta:7:1"}, "device 'meta:7:1' is not on this machine"),
+        ("mini-dino", {"dtype": "float31"}, r"dtype 'float31' is unknown\. Did you mean 'float32'"),
+    ],
+)
+def test_what_is_no_encoder_is_told(given: Any, options: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_encoder(given, **options)
+
+
+def test_predictions_may_bring_their_records(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path / "nothing"))
+    rows = [{"id": n, "prediction": "red", "record": {"answer": said}} for n, said in enumerate(["red", "blue"])]
+    scored = score("own", rows)
+    assert scored.value == 50 and scored.scores.score.tolist() == [1, 0]
+    shown = score("own", [{**rows[0], "prediction": "<b>"}])._repr_html_()
+    assert "&lt;b&gt;" in shown and "<b>" not in shown and "own@cambrian" in shown
+    for given in ("red", ["red"], 3):
+        with pytest.raises(UserError, match=r"answers to own, row 0: is (str|int); an answer belongs to a sample"):
+            score("own", given)

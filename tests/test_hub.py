@@ -12,7 +12,7 @@ import pytest
 from local_hub import COMMIT, Hub, serving
 
 from mllm_eval.errors import UserError
-from mllm_eval.hub import Source, lock_path, locked_folder, read_lock
+from mllm_eval.hub import Lock, Source, lock_path, locked_folder, read_lock
 from mllm_eval.hub.fetch import adopt, cached_folder, fetch, fetch_url
 from mllm_eval.hub.safetensors_header import read_header
 
@@ -47,8 +47,8 @@ def test_fetched_files_are_the_chosen_ones_and_are_locked(hub: Hub, tmp_path: Pa
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     lock = read_lock(MODEL)
     assert lock is not None
-    assert lock.commit == COMMIT
-    assert lock.files["model.safetensors"].size == 7000
+    assert lock.only.commit == COMMIT
+    assert lock.only.files["model.safetensors"].size == 7000
     assert told[-1] == (7000 + len(FILES["config.json"]),) * 2
     assert locked_folder(MODEL, whole=True) == folder
     assert str(tmp_path) not in lock_path(MODEL).read_text()
@@ -113,7 +113,7 @@ def test_a_copy_can_be_brought_and_is_held_to_the_lock(hub: Hub, tmp_path: Path)
     assert adopt(MODEL, weights_only, copy) == copy
     assert locked_folder(MODEL) == copy
     lock = read_lock(MODEL)
-    assert lock is not None and lock.commit == COMMIT
+    assert lock is not None and lock.only.commit == COMMIT
     (copy / "config.json").write_bytes(b"{}")
     with pytest.raises(UserError, match=r"config\.json"):
         adopt(MODEL, weights_only, copy)
@@ -129,7 +129,7 @@ def test_huggingface_hubs_own_cache_can_be_locked_offline(hub: Hub, monkeypatch:
     folder = adopt(source, weights_only, cached_folder(source))
     lock = read_lock(source)
     assert hub.asked == []
-    assert lock is not None and lock.commit == COMMIT
+    assert lock is not None and lock.only.commit == COMMIT
     assert locked_folder(source) == folder
     with pytest.raises(UserError, match="not in huggingface_hub's cache"):
         cached_folder(Source("model", "owner/other", COMMIT))
@@ -177,6 +177,45 @@ def test_offline_by_choice_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
         fetch(MODEL, weights_only)
+
+
+def test_a_model_is_gone_on_with_where_it_stopped_and_stands_in_the_hubs_cache(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants, hf_hub_download
+
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+
+    def stop(done: int, total: int) -> None:
+        if done > 3000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch(MODEL, weights_only, progress=stop)
+    assert read_lock(MODEL) is None
+    (part,) = (path for path in (tmp_path / "cache").rglob("*.part") if path.stat().st_size)
+    had = part.stat().st_size
+    hub.asked.clear()
+    folder = fetch(MODEL, weights_only)
+    assert [headers["Range"] for _, _, headers in hub.asked if "Range" in headers] == [f"bytes={had}-"]
+    assert not list((tmp_path / "cache").rglob("*.part"))
+    assert (folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
+    # Where others look for it, they find it.
+    hub.asked.clear()
+    assert hf_hub_download("owner/model", "model.safetensors", endpoint=hub.url) == str(folder / "model.safetensors")
+    assert not [path for method, path, _ in hub.asked if method == "GET"]
+
+
+def test_locks_of_older_versions_are_read(hub: Hub, tmp_path: Path) -> None:
+    folder = fetch(MODEL, weights_only)
+    path = lock_path(MODEL)
+    lock, place = json.loads(path.read_text()), json.loads(path.with_suffix(".place").read_text())
+    path.write_text(json.dumps(lock["parts"]["files"]))
+    path.with_suffix(".place").write_text(json.dumps({"folder": place["folders"]["files"], "seen": {}}))
+    assert locked_folder(MODEL) == folder
+    assert read_lock(MODEL) == Lock.model_validate(lock)
+    assert json.loads(path.with_suffix(".place").read_text()) == place
+    assert fetch(MODEL, weights_only) == folder and json.loads(path.read_text()) == lock
 
 
 def test_an_address_is_fetched_on_from_where_it_stopped(hub: Hub, tmp_path: Path) -> None:

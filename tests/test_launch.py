@@ -16,10 +16,9 @@ import yaml
 from tiny_models import make_conversations, make_encoder, make_llm, make_recipe
 from typer.testing import CliRunner, Result
 
-from mllm_eval import launch
 from mllm_eval.cli.app import app
+from mllm_eval.distributed import launchers
 from mllm_eval.errors import UserError
-from mllm_eval.launch import processes
 from mllm_eval.run import Run
 from mllm_eval.train import is_trained
 from mllm_eval.train.progress import latest_whole
@@ -108,11 +107,15 @@ def begin(cluster: Path, results: Path, tasks: int, restarts: int = 0) -> subpro
 def test_a_slurm_job_is_queued_preempted_queued_again_and_ends(cluster: Path, tmp_path: Path) -> None:
     words = write_run(tmp_path, stage1={"micro_batch": 2, "steps": 150})
     run = Run.of(words[0], words[2], words[4])
+    more = ["--cpus", "3", "--memory", "480G", "--notice", "400"]
     asked = ["--launch", "slurm", "--partition", "learn", "--nodes", "1", "--processes", "2", "--gpus", "0"]
-    done = call(*words, *asked, "--hours", "2", "--account", "vision")
+    done = call(*words, *asked, "--hours", "2", "--account", "vision", *more)
     assert done.exit_code == 0, done.output
     assert done.output.startswith(f"job 77: {run.name}, logs in ")
     script = (cluster / "script").read_text()
+    assert "--cpus-per-task=3 --mem=480G --kill-on-bad-exit=1" in script
+    for line in ("cpus-per-task=3", "mem=480G", "signal=USR2@400"):
+        assert f"#SBATCH --{line}" in script
     for line in ("partition=learn", "nodes=1", "ntasks-per-node=2", "time=120", "account=vision", "requeue"):
         assert f"#SBATCH --{line}" in script
     assert "gpus-per-node" not in script
@@ -152,8 +155,8 @@ def test_commands_of_the_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[list[str], dict[str, str]]] = []
     monkeypatch.setattr(subprocess, "call", lambda command, env: (started.append((command, env)), 3)[1])
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert launch.run_processes("torchrun", ["train", "x"], 2) == 3
-    launch.run_processes("deepspeed", ["train", "x"], 2)
+    assert launchers.run_processes("torchrun", "mllm_eval", ["train", "x"], 2) == 3
+    launchers.run_processes("deepspeed", "mllm_eval", ["train", "x"], 2)
     torchrun, deepspeed = (command for command, _ in started)
     assert torchrun[1:5] == ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
     assert deepspeed[1:5] == ["-m", "deepspeed.launcher.runner", "--num_gpus", "2"]
@@ -161,7 +164,7 @@ def test_commands_of_the_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert deepspeed[-4:] == ["--module", "mllm_eval", "train", "x"]
     assert int(started[0][1]["OMP_NUM_THREADS"]) == max(1, len(os.sched_getaffinity(0)) // 2)
     with pytest.raises(UserError, match=r"launcher 'torchrum' is unknown\. Did you mean 'torchrun'\?"):
-        processes.run_processes("torchrum", [], 2)
+        launchers.run_processes("torchrum", "mllm_eval", [], 2)
 
 
 @pytest.mark.parametrize(
@@ -187,15 +190,15 @@ def test_what_is_started_is_the_same_command_without_the_launcher(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
-    started: list[tuple[str, list[str], int]] = []
-    monkeypatch.setattr(launch, "run_processes", lambda *given: (started.append(given), 3)[1])
+    started: list[tuple[str, str, list[str], int]] = []
+    monkeypatch.setattr(launchers, "run_processes", lambda *given: (started.append(given), 3)[1])
     words = [*write_run(tmp_path), "--benchmarks", "mme", "--blind"]
     asked = ["--launch", "torchrun", "--processes", "2"]
     assert CliRunner().invoke(app, ["eval", *words, *asked]).exit_code == 3
     assert CliRunner().invoke(app, ["train", *asked, *words[:-3], "--seed", "4"]).exit_code == 3
     assert started == [
-        ("torchrun", ["eval", *words], 2),
-        ("torchrun", ["train", *words[:-3], "--seed", "4"], 2),
+        ("torchrun", "mllm_eval", ["eval", *words], 2),
+        ("torchrun", "mllm_eval", ["train", *words[:-3], "--seed", "4"], 2),
     ]
 
 

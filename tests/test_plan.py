@@ -24,6 +24,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.features.store import FeatureStore
 from mllm_eval.kernels import quick
 from mllm_eval.model import IGNORED, load_llm_model
+from mllm_eval.model.targets import states_before_targets
 from mllm_eval.plan import make_plan
 from mllm_eval.plan.gpus import parse_gpus
 from mllm_eval.plan.memory import Batch, Precision, activations, states
@@ -37,9 +38,10 @@ from mllm_eval.plan.shapes import (
 )
 from mllm_eval.plan.work import asking, encoding, passing, projecting
 from mllm_eval.plan.workload import _made_rows, reference_sizes
-from mllm_eval.storage import PACKAGE
+from mllm_eval.storage import SHIPPED
 
 CLOSE = 0.15
+MEMORY = 0.1
 VOCAB, WIDTH, DEPTH, HEADS, KEYS, HIDDEN = 600, 96, 4, 6, 2, 224
 ROWS, LENGTH, FEATURES, GRID = 3, 80, 48, 5
 TOKENS = GRID * GRID
@@ -83,15 +85,20 @@ class Trained:
     def parameters(self) -> list[torch.nn.Parameter]:
         return [*self.llm.parameters(), *self.projector.parameters()]
 
-    def loss(self) -> torch.Tensor:
+    def loss(self, whole: bool = False) -> torch.Tensor:
+        """`whole`: the last layer everywhere, as operations are counted."""
         words = self.llm.get_input_embeddings()(self.ids)
         image = torch.zeros(ROWS, LENGTH, 1, dtype=torch.bool)
         image[:, :TOKENS] = True
         embedded = words.masked_scatter(image, self.projector(self.features).to(words.dtype))
-        states_ = self.llm.model(inputs_embeds=embedded, use_cache=False).last_hidden_state
-        wanted = self.labels[:, 1:] != IGNORED
-        logits = self.llm.lm_head(states_[:, :-1][wanted])
-        return torch.nn.functional.cross_entropy(logits.float(), self.labels[:, 1:][wanted], reduction="sum")
+        used = torch.nn.functional.pad(self.labels[:, 1:] != IGNORED, (0, 1))
+        if whole:
+            states_ = self.llm.model(inputs_embeds=embedded, use_cache=False).last_hidden_state[used]
+        else:
+            states_ = states_before_targets(self.llm.model, embedded, used)
+        logits = self.llm.lm_head(states_)
+        targets = self.labels[:, 1:][used[:, :-1]]
+        return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
 
     def batch(self) -> Batch:
         return Batch(ROWS * LENGTH, ROWS, TOKENS, ROWS * self.targets)
@@ -119,7 +126,7 @@ def test_activations_are_those_that_autograd_keeps(train_llm: bool, dtype: str) 
     step = Trained(train_llm, getattr(torch, dtype))
     zero = 0 if dtype == "float32" else 2
     foretold = activations(shape(), joint(), step.batch(), Precision.of(dtype, zero), train_llm, False)
-    assert foretold.kept == pytest.approx(kept_bytes(step), rel=CLOSE)
+    assert foretold.kept == pytest.approx(kept_bytes(step), rel=MEMORY)
 
 
 @pytest.mark.parametrize("train_llm", [True, False])
@@ -130,7 +137,7 @@ def test_activations_under_autocast(train_llm: bool) -> None:
         measured = kept_bytes(step)
     foretold = activations(shape(), joint(), step.batch(), Precision.of("bfloat16", 0), train_llm, False)
     # The weights' bfloat16 copies are counted with the weights.
-    assert foretold.kept + 2 * weights == pytest.approx(measured, rel=CLOSE)
+    assert foretold.kept + 2 * weights == pytest.approx(measured, rel=MEMORY)
 
 
 def live_bytes() -> int:
@@ -160,9 +167,11 @@ def test_checkpointing_keeps_a_blocks_input_and_makes_the_rest_again() -> None:
         outside = kept_bytes(step)
     assert len(sizes) == DEPTH
     foretold = activations(shape(), joint(), step.batch(), Precision.of("float32", 0), True, True)
-    assert foretold.kept == pytest.approx(outside, rel=CLOSE)
+    assert foretold.kept == pytest.approx(outside, rel=MEMORY)
     whole = activations(shape(), joint(), step.batch(), Precision.of("float32", 0), True, False)
-    assert foretold.again == pytest.approx((plain - outside) / DEPTH + sizes[0], rel=CLOSE)
+    # Beside a block's activations there are the gradients of its own backward pass.
+    passing = whole.again
+    assert foretold.again - passing == pytest.approx((plain - outside) / DEPTH + sizes[0], rel=CLOSE)
     assert foretold.peak < whole.peak
 
 
@@ -187,8 +196,8 @@ def test_zero_shares_out_as_its_paper_prints() -> None:
     # Rajbhandari et al. 2020, figure 1: 7.5 billion parameters on 64 GPUs, GB of 10^9 bytes.
     def gigabytes(zero: Any) -> float:
         held = states(7_500_000_000, 0, 0, "bfloat16", zero, 64)
-        # The paper does not count the float32 gradients of DeepSpeed's step.
-        return (held.weights + held.gradients + held.optimiser) / 1e9
+        # The paper's gradients are summed in the weights' type, two bytes each; here in float32.
+        return (held.weights + held.gradients / 2 + held.optimiser) / 1e9
 
     assert gigabytes(2) == pytest.approx(16.6, abs=0.05)
     assert gigabytes(3) == pytest.approx(1.88, abs=0.005)
@@ -209,7 +218,7 @@ def test_zero_is_what_deepspeeds_own_estimators_say() -> None:
             found = space[name](1_000_000_000, **more, num_gpus_per_node=8, **where)
             expected = found[1]
             held = states(1_000_000_000, 0, 1_000_000, "bfloat16", zero, 8, offload=offload)  # type: ignore[arg-type]
-            assert held.gpu == pytest.approx(expected, rel=CLOSE), (zero, offload)
+            assert held.lasting + held.gathered == pytest.approx(expected, rel=CLOSE), (zero, offload)
 
 
 def test_frozen_weights_are_held_but_not_trained() -> None:
@@ -224,7 +233,7 @@ def test_work_of_a_step_is_that_of_its_products(train_llm: bool) -> None:
     step = Trained(train_llm)
     step.llm.set_attn_implementation("eager")
     with FlopCounterMode(display=False) as counter:
-        step.loss().backward()
+        step.loss(whole=True).backward()
     foretold = passing(shape(), ROWS, LENGTH, LENGTH - TOKENS).training(train_llm)
     foretold += 3 * projecting(joint(), ROWS * TOKENS)
     assert foretold == pytest.approx(counter.get_total_flops(), rel=0.03)
@@ -289,7 +298,7 @@ def test_the_store_is_as_large_as_the_store_makes_it() -> None:
 def test_sizes_of_the_benchmarks_are_the_published_ones() -> None:
     sizes = reference_sizes()
     assert list(sizes) == paper_benchmarks()
-    with open(PACKAGE / "configs/reference/benchmarks.csv", encoding="utf-8", newline="") as file:
+    with open(SHIPPED / "configs/reference/benchmarks.csv", encoding="utf-8", newline="") as file:
         published = [row["n_scored"] for row in csv.DictReader(file)]
     for (name, (questions, images, _)), text in zip(sizes.items(), published, strict=True):
         pins = load_benchmark(name).data
@@ -303,7 +312,7 @@ def test_sizes_of_the_benchmarks_are_the_published_ones() -> None:
 def test_more_gpus_mean_less_memory_each_and_less_time() -> None:
     one, eight = (make_plan("mini-dino", gpus=gpus, micro_batch=1, rows=(6400, 6400)) for gpus in ("1xH100", "8xH100"))
     for at in (2, 6):
-        assert eight.memory["stage 2"][at].states.gpu < one.memory["stage 2"][at].states.gpu
+        assert eight.memory["stage 2"][at].gpu < one.memory["stage 2"][at].gpu
     assert eight.hours == pytest.approx(one.hours / 8)
     assert eight.cost == pytest.approx(one.cost)
     double = make_plan("mini-dino", gpus="1xH100", micro_batch=1, rows=(6400, 6400), mfu=0.8, price=5)
@@ -411,11 +420,11 @@ def test_lora_trains_what_peft_adds() -> None:
 
 def test_a_plan_counts_the_adapters_that_the_recipe_names() -> None:
     from mllm_eval.catalog import load_recipe
-    from mllm_eval.plan.estimate import _added
+    from mllm_eval.plan.ways import adapted
 
     stage = load_recipe("lora").stage2
     assert stage.lora is not None
-    assert _added(stage, shape()) == lora_parameters(shape(), stage.lora.r, stage.lora.targets)
+    assert adapted(stage, shape()) == lora_parameters(shape(), stage.lora.r, stage.lora.targets)
 
 
 def test_gpus_are_read_in_any_case() -> None:

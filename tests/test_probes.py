@@ -12,7 +12,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.report.site.evidence import Entry
 from mllm_eval.report.site.runpage import _probes
 from mllm_eval.report.table import MISSING
-from mllm_eval.storage import PACKAGE, write_atomic, write_json
+from mllm_eval.storage import SHIPPED, write_atomic, write_json
 
 WHOLE = {"value": 61.25, "n": 50000, "interval": [60.8, 61.7], "how": "linear probe"}
 
@@ -41,7 +41,7 @@ def test_probes_of_a_run_are_in_its_row_and_in_no_blind_one() -> None:
 def test_probes_stand_beside_the_papers(tmp_path: Path) -> None:
     run = made_runs.make_run("mini-dino")
     write_json(run.folder / "probes.json", {"in1k": WHOLE})
-    yaml = (PACKAGE / "configs" / "tables" / "sota.yaml").read_text()
+    yaml = (SHIPPED / "configs" / "tables" / "sota.yaml").read_text()
     mine = yaml.replace("name: sota", "name: mine").replace("measured: [{data: hub}]", "measured: [{}]")
     write_atomic(tmp_path / "configs" / "tables" / "mine.yaml", mine)
     table = report.named_table("mine")

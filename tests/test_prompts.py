@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from mllm_eval.catalog import load_llm
 from mllm_eval.cli.app import app
+from mllm_eval.data.prompts import show_prompts
 from mllm_eval.errors import UserError
 from mllm_eval.model import load_tokenizer
 from mllm_eval.prompts import TEMPLATES, conversation, render
-from mllm_eval.prompts.show import show_prompts
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

@@ -10,12 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mllm_eval.catalog import load_benchmark
-from mllm_eval.catalog.benchmark import module_of
+from mllm_eval.metrics import choices, plain, quantities
 from mllm_eval.score import load_scorer
-
-choices = module_of(load_benchmark("mmbench_en"), "choices")
-plain = module_of(load_benchmark("mmbench_en"), "plain")
-quantities = module_of(load_benchmark("chartqa"), "quantities")
 
 COLOURS = ["red", "blue", "green", "black"]
 ANIMALS = ["bear", "dog", "cat", "apple tree"]

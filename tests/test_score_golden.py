@@ -10,8 +10,8 @@ import pytest
 from summaries import score_file
 
 from mllm_eval.catalog import load_benchmark, names
+from mllm_eval.data.prompts import show_prompts
 from mllm_eval.errors import UserError
-from mllm_eval.prompts.show import show_prompts
 from mllm_eval.score import load_scorer
 
 GOLDEN = Path(__file__).parent / "golden"

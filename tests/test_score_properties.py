@@ -12,15 +12,13 @@ from hypothesis import strategies as st
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import module_of
 from mllm_eval.data.samples import Sample
+from mllm_eval.metrics import choices, plain, quantities
 from mllm_eval.score import load_scorer
 from mllm_eval.score.scoring import score_one
 
 settings.register_profile("scorers", deadline=None, max_examples=80)
 settings.load_profile("scorers")
 
-choices = module_of(load_benchmark("mmbench_en"), "choices")
-plain = module_of(load_benchmark("mmbench_en"), "plain")
-quantities = module_of(load_benchmark("chartqa"), "quantities")
 m4c = module_of(load_benchmark("textvqa"), "m4c")
 docvqa = module_of(load_benchmark("docvqa"), "docvqa")
 

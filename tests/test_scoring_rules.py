@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mllm_eval.catalog import load_benchmark
-from mllm_eval.prompts.show import read_record
+from mllm_eval.data.prompts import read_record
 from mllm_eval.score import load_scorer
 
 

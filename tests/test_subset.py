@@ -16,7 +16,7 @@ from mllm_eval.answers import read_answers
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.catalog.folders import paper_benchmarks
-from mllm_eval.catalog.subset import parted, size_of_table, sized
+from mllm_eval.catalog.variant import VariantKey, size_of_table
 from mllm_eval.cli.app import app
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.errors import UserError
@@ -40,10 +40,17 @@ def both(home: Path) -> Iterator[Run]:
 
 
 def test_a_subset_has_a_name_of_its_own() -> None:
-    assert sized("blind", 1000) == "blind@1000" and parted("blind@1000") == ("blind", 1000)
-    assert sized("default", None) == "default" and parted("no_ocr_tokens") == ("no_ocr_tokens", None)
+    for text, key in (
+        ("blind@1000", VariantKey("blind", 1000)),
+        ("default", VariantKey()),
+        ("no_ocr_tokens", VariantKey("no_ocr_tokens")),
+        ("odd@name@20", VariantKey("odd@name", 20)),
+        ("", VariantKey("")),
+    ):
+        assert VariantKey.parse(text) == key and str(key) == text
+    assert str(VariantKey("default", 40).named("blind")) == "blind@40"
     with pytest.raises(UserError, match="16 or more"):
-        sized("default", 5)
+        VariantKey.of("default", 5)
     assert size_of_table(1000, None) == size_of_table(1000, paper_benchmarks()) == 1000
     assert (size_of_table(None, ["gqa"]), size_of_table(40, ["gqa"]), size_of_table(81, ["gqa", "mme"])) == (
         None, 640, 648,
@@ -69,7 +76,7 @@ def test_images_pairs_and_circular_groups_stay_whole(home: Path, name: str) -> N
 @pytest.mark.parametrize("chosen", [["ocrbench"], ["gqa", "ocrbench", "chartqa"]])
 def test_a_subset_of_chosen_benchmarks_asks_so_many_of_those(home: Path, chosen: list[str]) -> None:
     size = 96
-    variant = sized("default", size_of_table(size, chosen))
+    variant = str(VariantKey.of("default", size_of_table(size, chosen)))
     asked = [len(asked_samples(load_benchmark(name), "mini", variant)) for name in chosen]
     # Images stay whole, so that it is near the size; a sixteenth of it for each would be 6.
     assert 0.75 * size <= sum(asked) <= 1.25 * size and min(asked) >= 0.75 * size // len(chosen)

@@ -23,17 +23,22 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
+def drawn(bench: Any) -> Any:
+    return importlib.import_module("drawn")
+
+
+@pytest.fixture
 def run(bench: Any, tmp_path: Path) -> Any:
     return bench.make_run(tmp_path, bench.Shape(64, 2, 56, 64, 2), 300, 4, 3, {1: 12, 2: 12})
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_losses_and_gradients_are_those_of_llava(stage: int, bench: Any, run: Any) -> None:
+def test_losses_and_gradients_are_those_of_llava(stage: int, bench: Any, drawn: Any, run: Any) -> None:
     data, features = bench.tokenised(run, stage), Features.of(run)
     features.fill(data.refs(np.arange(len(data.images))))
     model = bench.new_model(run, stage)
     plain = bench.as_plain(model, stage)
-    facts = (model.config.image_token_id, run.recipe.tokens, model.tokenizer.pad_token_id, bench.LONGEST)
+    facts = (model.config.image_token_id, run.recipe.tokens, model.tokenizer.pad_token_id, drawn.LONGEST)
     own = Collator(data, features.store, *facts)
     usual = bench.PlainCollator(own, run.encoder.preprocessing)
     rows = [5, 0, 7, 2]
@@ -64,7 +69,8 @@ def test_each_way_is_timed_on_rows_of_the_same_kind(bench: Any, run: Any, tmp_pa
     assert all(row["tokens_per_cpu_second"] > 0 for row in rows)
 
 
-def test_lengths_by_order_leave_hardly_any_padding(bench: Any) -> None:
-    lengths = bench.drawn_lengths(2, 2000)
-    assert lengths.max() <= bench.LONGEST and len(np.unique(lengths)) > 100
-    assert bench._share(np.sort(lengths), 16) < 0.05 < bench._share(lengths, 16)
+def test_lengths_by_order_leave_hardly_any_padding(bench: Any, drawn: Any) -> None:
+    lengths = drawn.drawn_lengths(2, 2000)
+    assert lengths.max() <= drawn.LONGEST and len(np.unique(lengths)) > 100
+    plans = {order: drawn.Plan(lengths, 16, 125, (0, 2), order) for order in ("length", "random")}
+    assert drawn.stats_padding(plans["length"], 16) < 0.05 < drawn.stats_padding(plans["random"], 16)

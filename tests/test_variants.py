@@ -10,10 +10,10 @@ from tasks import key_of, shared_answers
 from mllm_eval.answers import Answer, Journal
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import answers_variant
+from mllm_eval.data.prompts import read_record
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.asked import asked_variants
-from mllm_eval.prompts.show import read_record
 
 
 def a_sample(name: str, prompt: str, image: str = "f" * 64) -> Sample:

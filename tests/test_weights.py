@@ -82,8 +82,8 @@ def test_fetched_weights_are_locked_and_load_without_the_hub(hub: Hub, encoder: 
         with pytest.raises(UserError, match="not on this machine; fetch and lock them with `mllm-eval weights`"):
             weights_place(weights)
     found = provide_weights([encoder, llm])
-    assert [one.lock.commit for one in found if one.lock] == [COMMIT, COMMIT]
-    assert all(one.lock and "README.md" not in one.lock.files for one in found)
+    assert [one.lock.only.commit for one in found if one.lock] == [COMMIT, COMMIT]
+    assert all(one.lock and "README.md" not in one.lock.only.files for one in found)
     hub.asked.clear()
     load_encoder_model(encoder)
     load_llm_model(llm)

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .choices import choose
-from .letters import first_letter
-from .metric import metric
-from .numerals import folded as folded
-from .phrases import NAMED as NAMED
-from .plain import plain as plain
-from .tally import Rows, accuracy
+from mllm_eval.metrics.choices import choose
+from mllm_eval.metrics.letters import first_letter
+from mllm_eval.metrics.metric import metric
+from mllm_eval.metrics.tally import Rows, accuracy
 
 NEEDS = {"options": "list<string>", "answer": "string"}
 INDEX = dict(zip("abcd", "0123", strict=True))

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .choices import option_score
-from .letters import LETTERS, letter_score
-from .metric import metric
-from .numerals import folded as folded
-from .phrases import NAMED as NAMED
-from .plain import plain as plain
-from .tally import Rows, mean, of_source
+from mllm_eval.metrics.choices import option_score
+from mllm_eval.metrics.letters import LETTERS, letter_score
+from mllm_eval.metrics.metric import metric
+from mllm_eval.metrics.tally import Rows, mean, of_source
 
 NEEDS = {"choices": "list<string>", "answer": "string"}
 

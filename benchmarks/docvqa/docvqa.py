@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .metric import metric
-from .numerals import folded as folded
-from .plain import final, plain
-from .tally import Rows, mean
+from mllm_eval.metrics.metric import metric
+from mllm_eval.metrics.plain import final, plain
+from mllm_eval.metrics.tally import Rows, mean
 
 NEEDS = {"questionId": "string", "answers": "list<string>|null"}
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .metric import metric
-from .numerals import folded as folded
-from .plain import final, plain, words, yes_or_no
-from .tally import Rows, accuracy
+from mllm_eval.metrics.metric import metric
+from mllm_eval.metrics.plain import final, plain, words, yes_or_no
+from mllm_eval.metrics.tally import Rows, accuracy
 
 NEEDS = {"answer": "string"}
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .choices import choose
-from .metric import metric
-from .numerals import folded as folded
-from .phrases import NAMED as NAMED
-from .plain import final, plain, words
-from .quantities import agrees, number, python_number
-from .tally import Rows, by_category
+from mllm_eval.metrics.choices import choose
+from mllm_eval.metrics.metric import metric
+from mllm_eval.metrics.plain import final, plain, words
+from mllm_eval.metrics.quantities import agrees, number, python_number
+from mllm_eval.metrics.tally import Rows, by_category
 
 NEEDS = {"question_type": "string", "answer": "string", "choices": "list<string>|null"}
 

@@ -6,13 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .choices import option_score
-from .letters import letter_score
-from .metric import metric
-from .numerals import folded as folded
-from .phrases import NAMED as NAMED
-from .plain import plain as plain
-from .tally import Rows, by_category, in_groups, mean
+from mllm_eval.metrics.choices import option_score
+from mllm_eval.metrics.letters import letter_score
+from mllm_eval.metrics.metric import metric
+from mllm_eval.metrics.tally import Rows, by_category, in_groups, mean
 
 TEXT = "string|null"
 NEEDS = {"index": "int64", "A": TEXT, "B": TEXT, "C": TEXT, "D": TEXT, "answer": TEXT, "category": "string?"}

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .metric import metric
-from .numerals import folded as folded
-from .plain import yes_or_no
-from .tally import Rows, in_groups, mean
+from mllm_eval.metrics.metric import metric
+from mllm_eval.metrics.plain import yes_or_no
+from mllm_eval.metrics.tally import Rows, in_groups, mean
 
 NEEDS = {"question_id": "string", "category": "string", "answer": "string"}
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")

@@ -6,14 +6,12 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
-from .choices import option_score
-from .letters import after_keyword, first_letter
-from .metric import metric
-from .numerals import folded as folded
-from .phrases import NAMED as NAMED
-from .plain import final, plain, words
-from .quantities import agrees, python_number
-from .tally import Rows, by_category
+from mllm_eval.metrics.choices import option_score
+from mllm_eval.metrics.letters import after_keyword, first_letter
+from mllm_eval.metrics.metric import metric
+from mllm_eval.metrics.plain import final, plain, words
+from mllm_eval.metrics.quantities import agrees, python_number
+from mllm_eval.metrics.tally import Rows, by_category
 
 NEEDS = {"id": "string", "question_type": "string", "options": "string", "answer": "string"}
 

@@ -6,13 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .choices import option_score
-from .letters import stripped
-from .metric import metric
-from .numerals import folded as folded
-from .phrases import NAMED as NAMED
-from .plain import plain as plain
-from .tally import Rows, in_groups, mean
+from mllm_eval.metrics.choices import option_score
+from mllm_eval.metrics.letters import stripped
+from mllm_eval.metrics.metric import metric
+from mllm_eval.metrics.tally import Rows, in_groups, mean
 
 NEEDS = {"index": "int64", "options": "string", "answer": "string"}
 

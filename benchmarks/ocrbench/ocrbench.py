@@ -6,10 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .metric import metric
-from .numerals import folded as folded
-from .plain import final, plain
-from .tally import Rows
+from mllm_eval.metrics.metric import metric
+from mllm_eval.metrics.plain import final, plain
+from mllm_eval.metrics.tally import Rows
 
 NEEDS = {"question_type": "string", "answer": "list<string>"}
 FORMULA = "Handwritten Mathematical Expression Recognition"

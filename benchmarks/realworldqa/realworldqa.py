@@ -6,14 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .choices import LETTERS, option_score
-from .letters import after_keyword
-from .metric import metric
-from .numerals import folded as folded
-from .phrases import NAMED as NAMED
-from .plain import final, plain, words, yes_or_no
-from .quantities import number, of_one_unit
-from .tally import Rows, accuracy
+from mllm_eval.metrics.choices import LETTERS, option_score
+from mllm_eval.metrics.letters import after_keyword
+from mllm_eval.metrics.metric import metric
+from mllm_eval.metrics.plain import final, plain, words, yes_or_no
+from mllm_eval.metrics.quantities import number, of_one_unit
+from mllm_eval.metrics.tally import Rows, accuracy
 
 NEEDS = {"answer": "string"}
 OPTION = re.compile(r"^\s*([A-Z])[.)]\s*(.*?)\s*$", re.MULTILINE)

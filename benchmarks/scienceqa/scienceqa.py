@@ -6,13 +6,10 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
-from .choices import choose
-from .letters import after_keyword
-from .metric import metric
-from .numerals import folded as folded
-from .phrases import NAMED as NAMED
-from .plain import plain as plain
-from .tally import Rows, by_category, mean
+from mllm_eval.metrics.choices import choose
+from mllm_eval.metrics.letters import after_keyword
+from mllm_eval.metrics.metric import metric
+from mllm_eval.metrics.tally import Rows, by_category, mean
 
 NEEDS = {"choices": "list<string>", "answer": "int64", "grade": "string?"}
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)

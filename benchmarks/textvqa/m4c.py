@@ -9,15 +9,13 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from mllm_eval.metrics.numerals import WORDS
+
 _MARKS = frozenset(';/[]"{}()=+\\_-><@`,?!')
 _PERIOD = re.compile(r"\.(?!\d)")
 _MENDED = re.compile(r"(?<!\d)\.|\.(?!\d)")
 _ARTICLES = {"a", "an", "the"}
-_NUMBERS = {
-    "none": "0",
-    **{word: str(i) for i, word in enumerate(["zero", "one", "two", "three", "four", "five"])},
-}
-_NUMBERS |= {word: str(i + 6) for i, word in enumerate(["six", "seven", "eight", "nine", "ten"])}
+_NUMBERS = {"none": "0", **{word: str(number) for word, number in WORDS.items() if number <= 10}}
 # Each word stands for the form without its apostrophe; words with two are met with either one missing.
 _ONE = """ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll
 how's isn't it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't shan't should've

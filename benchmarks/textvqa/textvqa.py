@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from mllm_eval.metrics.metric import metric
+from mllm_eval.metrics.plain import final, plain
+from mllm_eval.metrics.tally import Rows, mean
+
 from .m4c import normal
-from .metric import metric
-from .numerals import folded as folded
-from .plain import final, plain
-from .tally import Rows, mean
 
 NEEDS = {"answers": "list<string>"}
 

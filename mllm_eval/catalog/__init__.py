@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mllm_eval.catalog.architecture import Architecture
 from mllm_eval.catalog.encoder import Encoder, Facts, Preprocessing
@@ -13,10 +16,13 @@ from mllm_eval.catalog.grid import Kept, TokenGrid
 from mllm_eval.catalog.llm import LLM
 from mllm_eval.catalog.recipe import ConversationData, Lora, Recipe, Stage
 from mllm_eval.catalog.weights import Weights
-from mllm_eval.config import load
+from mllm_eval.config import Strict, load, load_mapping
+from mllm_eval.errors import UserError
 
 if TYPE_CHECKING:
     from mllm_eval.catalog.benchmark import Benchmark, Generation, Pin, RulesRef
+
+Model = TypeVar("Model", bound=Strict)
 
 __all__ = [
     "LLM",
@@ -26,6 +32,7 @@ __all__ = [
     "Encoder",
     "Facts",
     "Generation",
+    "Given",
     "Kept",
     "Kind",
     "Lora",
@@ -55,36 +62,66 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def load_encoder(name: str, recipe: Recipe | None = None) -> Encoder:
-    """The encoder of a name or of a path to a yaml file; `NAME@VARIANT` preprocesses as its variant says.
+Given = str | PathLike[str] | Mapping[str, Any]
+"""A name, a path to a yaml file (of a benchmark to its folder, too), or what stands in one as a dict."""
+
+
+def load_encoder(source: Given | Encoder, recipe: Recipe | None = None) -> Encoder:
+    """The encoder of a name, a yaml file or a dict; `NAME@VARIANT` preprocesses as its variant says.
 
     With a recipe, as that reads it: `final_norm` of the recipe holds for every encoder, its `images` for one that is
-    named without a variant. Raises UserError with near names.
+    named without a variant. An `Encoder` is taken as it is. Raises UserError with near names.
     """
-    found = re.fullmatch(r"(.+)@([\w-]+)", name)
-    plain, variant = found.groups() if found else (name, None)
-    encoder = load_named("encoders", plain, partial(load, model=Encoder, folders=folders("encoders")))
+    found = re.fullmatch(r"(.+)@([\w-]+)", source) if isinstance(source, str) else None
+    plain, variant = found.groups() if found else (source, None)
+    encoder = _loaded("encoders", plain, Encoder)
     if variant:
         encoder = encoder.variant(variant)
-    elif recipe is not None and recipe.images is not None:
+    elif recipe is not None and recipe.images is not None and "@" not in encoder.name:
         encoder = encoder.squared(recipe.images)
     if recipe is not None and recipe.final_norm is not None:
         encoder = encoder.model_copy(update={"norm": recipe.final_norm})
     return encoder
 
 
-def load_llm(name: str) -> LLM:
-    """The LLM of a name or of a path to a yaml file. Raises UserError with near names."""
-    return load_named("llms", name, partial(load, model=LLM, folders=folders("llms")))
+def load_llm(source: Given | LLM) -> LLM:
+    """The LLM of a name, a yaml file or a dict; an `LLM` is taken as it is. Raises UserError with near names."""
+    return _loaded("llms", source, LLM)
 
 
-def load_recipe(name: str) -> Recipe:
-    """The recipe of a name or of a path to a yaml file. Raises UserError with near names."""
-    return load_named("recipes", name, partial(load, model=Recipe, folders=folders("recipes")))
+def load_recipe(source: Given | Recipe) -> Recipe:
+    """The recipe of a name, a yaml file or a dict; a `Recipe` is taken as it is. Raises UserError with near names."""
+    return _loaded("recipes", source, Recipe)
 
 
-def load_benchmark(name: str) -> Benchmark:
-    """The benchmark of a name or of a path to its folder. Raises UserError with near names."""
-    from mllm_eval.catalog.benchmark import read_benchmark
+def load_benchmark(source: Given | Benchmark) -> Benchmark:
+    """The benchmark of a name, of a path to its folder, or of a dict; a `Benchmark` is taken as it is.
 
-    return load_named("benchmarks", name, read_benchmark)
+    `base:` of a dict names a benchmark; its folder, where reader and scorer lie, is then the dict's, too.
+    Raises UserError with near names.
+    """
+    from mllm_eval.catalog.benchmark import Benchmark, read_benchmark
+
+    if isinstance(source, Mapping) and (base := source.get("base")) is not None:
+        path = find("benchmarks", str(base)).resolve()
+        known = read_benchmark(path)
+        own = {"folder": known.folder, **source, "base": str(path)}
+        # Without a word of its own a scorer has the benchmark's name.
+        renamed = source.get("name", known.name) != known.name
+        source = {"scorer": known.scorer or known.name, **own} if renamed else own
+    return _loaded("benchmarks", source, Benchmark, read_benchmark)
+
+
+def _loaded(kind: Kind, source: Any, model: type[Model], read: Callable[[Path], Model] | None = None) -> Model:
+    if isinstance(source, model):
+        return source
+    word = kind.removesuffix("s")
+    word = word.upper() if word == "llm" else word
+    if isinstance(source, Mapping):
+        return load_mapping(source, model, f"the {word} given", folders(kind))
+    if not isinstance(source, str | PathLike):
+        raise UserError(
+            f"a {type(source).__name__} is no {word}; give a name, a path to a yaml file, a dict of what would stand "
+            f"in it, or a {model.__name__}"
+        )
+    return load_named(kind, fspath(source), read or partial(load, model=model, folders=folders(kind)))

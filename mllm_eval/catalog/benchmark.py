@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mllm_eval.catalog.colour import colour
 from mllm_eval.catalog.folders import find
-from mllm_eval.catalog.subset import parted, sized
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, fault, near
 from mllm_eval.storage import sha256_bytes
@@ -157,7 +157,7 @@ class Benchmark(Strict):
 
     def variant(self, name: str) -> Variant:
         """The variant of that name, or of a subset of it; UserError with the nearest name otherwise."""
-        known, name = {**GENERIC, **self.variants}, parted(name)[0]
+        known, name = {**GENERIC, **self.variants}, VariantKey.parse(name).name
         if name not in known:
             hint = f"{near(name, known)} Known: {', '.join(known)}"
             raise UserError(f"{self.name} has no variant '{name}'.{hint}")
@@ -188,9 +188,9 @@ def answers_variant(benchmark: Benchmark, variant: str, pin: str) -> str:
         chosen = benchmark.variant(name)
         return {**benchmark.settings, **chosen.settings}, chosen.pins.get(pin, pin), chosen.images
 
-    plain, size = parted(variant)
-    mine = asks(plain)
-    return sized(next(name for name in (*GENERIC, *benchmark.variants) if asks(name) == mine), size)
+    key = VariantKey.parse(variant)
+    mine = asks(key.name)
+    return str(key.named(next(name for name in (*GENERIC, *benchmark.variants) if asks(name) == mine)))
 
 
 def read_benchmark(path: Path) -> Benchmark:
@@ -204,16 +204,14 @@ def folder_of(benchmark: Benchmark) -> Path:
 
 
 def module_of(benchmark: Benchmark, module: str) -> ModuleType:
-    """A module of the project (dotted name) or one that lies beside the benchmark's yaml.
+    """A module of the project (dotted name) or a file that lies beside the benchmark's yaml.
 
-    The folder becomes a package of its own, so that its modules import each other relatively, as they do
-    when the `evaluate` library loads them. A folder whose modules were changed meanwhile is imported anew.
-    Raises UserError, naming file and line, when it can't be imported.
+    The file may import its neighbours relatively, as it does when the `evaluate` library loads it. It is imported anew
+    when the folder's code was changed meanwhile. Raises UserError, naming file and line, when it can't be imported.
     """
     folder = folder_of(benchmark)
-    name = module if "." in module else f"{_package(folder)}.{module}"
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(module) if "." in module else _beside(folder, module)
     except Exception as error:
         raise fault(error, f"benchmark {benchmark.name}: can't import '{module}'", folder) from None
 
@@ -221,20 +219,29 @@ def module_of(benchmark: Benchmark, module: str) -> ModuleType:
 _imported: dict[str, list[tuple[str, int, int]]] = {}
 
 
-def _package(folder: Path) -> str:
-    """The package that a folder is imported as."""
-    package = f"mllm_eval_benchmark_{sha256_bytes(str(folder).encode())[:12]}"
+def _beside(folder: Path, module: str) -> ModuleType:
+    path = folder / f"{module}.py"
+    if not path.is_file():
+        raise ModuleNotFoundError(f"no {path.name} in {folder}")
+    name = f"mllm_eval_benchmark_{sha256_bytes(str(folder).encode())[:12]}_{module}"
     states = [(str(path), (found := path.stat()).st_size, found.st_mtime_ns) for path in sorted(folder.glob("*.py"))]
-    if _imported.get(package, states) != states:
-        for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
-            del sys.modules[name]
-        for path, _, _ in states:
+    if _imported.get(name, states) != states:
+        for known in [known for known in sys.modules if known == name or known.startswith(f"{name}.")]:
+            del sys.modules[known]
+        for changed, _, _ in states:
             # Python tells a compiled file's age in whole seconds.
             with suppress(OSError):
-                Path(importlib.util.cache_from_source(path)).unlink(missing_ok=True)
+                Path(importlib.util.cache_from_source(changed)).unlink(missing_ok=True)
         importlib.invalidate_caches()
-    _imported[package] = states
-    if package not in sys.modules:
-        sys.modules[package] = ModuleType(package)
-        sys.modules[package].__path__ = [str(folder)]
-    return package
+    _imported[name] = states
+    if name not in sys.modules:
+        # Its own folder is where it looks for what it imports relatively.
+        spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=[str(folder)])
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(sys.modules[name])
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from mllm_eval.catalog.architecture import FORMS, Architecture, Form, parameters
-from mllm_eval.catalog.families import SHIPPED, code_of, module_of_family
+from mllm_eval.catalog.families import NAMES, code_of, module_of_family
 from mllm_eval.catalog.weights import Weights
 from mllm_eval.config import Strict
 from mllm_eval.errors import UserError, near
@@ -136,9 +136,9 @@ class Encoder(Strict):
         if self.code is None:
             # The instance is frozen for its users, not for its own making.
             object.__setattr__(self, "code", code_of(self.family))
-        elif self.family in SHIPPED:
+        elif self.family in NAMES:
             raise ValueError(f"`code` belongs to a family of one's own; {self.family} is shipped")
-        if self.family in SHIPPED and (self.patch is None or self.cells is not None):
+        if self.family in NAMES and (self.patch is None or self.cells is not None):
             raise ValueError(f"family {self.family} cuts patches: give `patch`, and no `cells`")
         if self.patch is None and self.cells is None:
             raise ValueError("give `patch`, the edge of a patch or the stride in pixels, or `cells`")

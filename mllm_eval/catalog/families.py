@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from mllm_eval.catalog.folders import roots
 from mllm_eval.errors import UserError, fault, near
 from mllm_eval.hub import locked_folder, read_lock
-from mllm_eval.storage import PACKAGE, sha256_bytes, sha256_file
+from mllm_eval.storage import PACKAGE, SHIPPED, sha256_bytes, sha256_file
 
 if TYPE_CHECKING:
     from mllm_eval.catalog.weights import Weights
 
-SHIPPED = ("clip", "dinov2", "ijepa", "siglip", "timm", "vit")
+NAMES = ("clip", "dinov2", "ijepa", "siglip", "timm", "vit")
 # Under a root; the first that has a name wins, as for yaml files.
 PLACES = ("adapters", "configs/encoders")
 PAGE = "docs/add-an-encoder.md, 'A new family', says how to add one"
@@ -33,15 +33,15 @@ def own_files() -> dict[str, Path]:
     for root in roots():
         for place in PLACES:
             folder = (root / place).resolve()
-            if not folder.is_relative_to(PACKAGE) and folder != (PACKAGE / place).resolve():
+            if not folder.is_relative_to(PACKAGE) and folder != SHIPPED / place:
                 paths = {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem.isidentifier()}
                 found = {**paths, **found}
-    return {name: path for name, path in found.items() if name not in SHIPPED and not name.startswith("_")}
+    return {name: path for name, path in found.items() if name not in NAMES and not name.startswith("_")}
 
 
 def unknown(name: str) -> str:
     """What to say of a family that is none: the known ones, the nearest name, and the page to read."""
-    known = [*SHIPPED, *(own for own, path in own_files().items() if _CLASS.search(_text(path)))]
+    known = [*NAMES, *(own for own, path in own_files().items() if _CLASS.search(_text(path)))]
     return f"family {name!r}: no family reads it (known: {', '.join(sorted(known))}).{near(name, known)} {PAGE}"
 
 
@@ -50,7 +50,7 @@ def code_of(name: str) -> str | None:
 
     Raises ValueError, with what `unknown` says, for a family that is none.
     """
-    if name in SHIPPED:
+    if name in NAMES:
         return None
     path = own_files().get(name)
     if path is None:

@@ -11,16 +11,16 @@ import yaml
 
 from mllm_eval.config import Strict
 from mllm_eval.errors import UserError, near
-from mllm_eval.storage import PACKAGE, read_text
+from mllm_eval.storage import SHIPPED, read_text
 
-Kind = Literal["encoders", "llms", "recipes", "benchmarks"]
+Kind = Literal["encoders", "llms", "recipes", "benchmarks", "alignments"]
 Model = TypeVar("Model", bound=Strict)
 
 
 def roots() -> list[Path]:
-    """Where `configs/` and `benchmarks/` may be: the working directory, the package, $MLLM_EVAL_PATH."""
+    """Where `configs/` and `benchmarks/` may be: the working directory, what is shipped, $MLLM_EVAL_PATH."""
     given = os.environ.get("MLLM_EVAL_PATH", "")
-    return [Path.cwd(), PACKAGE, *(Path(part).expanduser() for part in given.split(os.pathsep) if part)]
+    return [Path.cwd(), SHIPPED, *(Path(part).expanduser() for part in given.split(os.pathsep) if part)]
 
 
 def files(kind: Kind) -> dict[str, Path]:
@@ -49,7 +49,7 @@ def names(kind: Kind) -> list[str]:
 
 def paper_benchmarks() -> list[str]:
     """The benchmarks of the paper's table in its order, whether or not they are installed."""
-    listed = yaml.safe_load(read_text(PACKAGE / "configs" / "benchmarks.yaml"))
+    listed = yaml.safe_load(read_text(SHIPPED / "configs" / "benchmarks.yaml"))
     return [str(name) for name in listed["order"]]
 
 

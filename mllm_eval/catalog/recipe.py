@@ -151,6 +151,8 @@ class Recipe(Strict):
         padding: `hide` shows the LLM no visual token of the rim that pads a picture to a square; `max_length` counts
             them all the same.
         dummy_image: rows without an image are cut to `max_length` as if they showed one.
+        deterministic: whether every sum of a training on a GPU is done in the same order each time, so that training
+            again gives the same bytes; what has no such kernel is an error instead of a rounding.
         background: the colour that transparent training images are laid on; null drops their alpha, as LLaVA's and
             Cambrian's training code does.
     """
@@ -176,6 +178,7 @@ class Recipe(Strict):
     padding: Literal["show", "hide"] = Field(default="show", exclude_if=lambda value: value == "show")
     dummy_image: bool = Field(default=False, exclude_if=lambda value: not value)
     upright: bool = Field(default=True, exclude_if=lambda value: value)
+    deterministic: bool = Field(default=False, exclude_if=lambda value: not value)
     background: str | None = Field(default=None, exclude_if=lambda value: value is None)
     assumptions: dict[str, str] = Field(default_factory=dict)
 
@@ -214,6 +217,9 @@ class Recipe(Strict):
     def identity(self) -> dict[str, Any]:
         """The fields that can change a result, apart from `llm` and `seed`, which a run resolves itself."""
         found = self.model_dump(mode="json", exclude={"assumptions", "llm", "seed"})
+        if self.dtype == "bfloat16" and (self.stage1.deepspeed or self.stage2.deepspeed):
+            # Micro-batches were summed in bfloat16 before.
+            found["gradients"] = "float32"
         known = TEMPLATES.get(self.template)
         return found if known is None or known.tokens == 1 else {**found, "template_tokens": known.tokens}
 

@@ -64,7 +64,7 @@ class Weights(Strict):
         if folder is None:
             return f"{self.repo}@{self.revision or (lock.revision_found if lock else 'main')}"
         if lock is not None:
-            return lock.files[folder.name].sha256 + self._which
+            return lock.only.files[folder.name].sha256 + self._which
         if folder.is_file():
             status = os.stat(folder)
             return _file_digest(folder.resolve(), (status.st_size, status.st_mtime_ns)) + self._which

@@ -89,12 +89,11 @@ def eval_(
       mllm-eval eval --model my-vlm --data mini            an external model, as it is
       mllm-eval eval mini-dino --launch torchrun --processes 2
     """
-    from mllm_eval import pipeline
-    from mllm_eval.catalog.subset import size_of_table
     from mllm_eval.cli.display import display
     from mllm_eval.cli.models import External, eval_external
     from mllm_eval.cli.tables import print_row
     from mllm_eval.errors import UserError
+    from mllm_eval.library.evaluation import evaluate
     from mllm_eval.pipeline.asked import rules_asked
     from mllm_eval.run import Run
 
@@ -115,24 +114,24 @@ def eval_(
 
     if start(asked):
         return
-    run = pipeline.evaluate(
+    found = evaluate(
         encoder,
-        recipe,
-        llm,
-        seed,
-        display(),
-        server,
         benchmarks=chosen,
-        blind=blind,
-        variants=others,
         subset=subset,
+        progress=display(),
+        recipe=recipe,
+        llm=llm,
+        seed=seed,
+        blind=blind,
+        variants=others or (),
+        server=server,
         rules=rules,
     )
-    print_row(run, rules, blind, size_of_table(subset, chosen))
+    print_row(found.run, rules, blind, found.subset)
 
 
-@app.command(short_help="several encoders in one table")
-def compare(
+@app.command("compare", short_help="several encoders in one table")
+def compare_(
     encoders: Annotated[str, typer.Argument(help="comma-separated names, at least two")],
     recipe: Recipe = "mini",
     llm: Llm = None,
@@ -149,26 +148,24 @@ def compare(
     \b
       mllm-eval compare mini-dino,mini-clip,mini-random
     """
-    from mllm_eval import pipeline
-    from mllm_eval.catalog.subset import size_of_table
     from mllm_eval.cli.display import display
     from mllm_eval.cli.tables import print_compared
-    from mllm_eval.pipeline.asked import baseline_asked
+    from mllm_eval.library.comparison import compare
 
-    baseline_asked(baseline, split(encoders) or [])
     chosen = split(benchmarks)
-    runs = pipeline.compare(
+    found = compare(
         split(encoders) or [],
-        recipe,
-        llm,
-        seed,
-        display(),
         benchmarks=chosen,
-        blind=blind,
         subset=subset,
+        progress=display(),
+        recipe=recipe,
+        llm=llm,
+        seed=seed,
+        blind=blind,
         rules=rules,
+        baseline=baseline,
     )
-    print_compared(runs, rules, blind, baseline, intervals, size_of_table(subset, chosen))
+    print_compared([one.run for one in found.results], rules, blind, baseline, intervals, found.results[0].subset)
 
 
 @app.command(short_help="both stages of training and nothing else")
@@ -178,6 +175,7 @@ def train(
     recipe: Recipe = "mini",
     llm: Llm = None,
     seed: Seed = None,
+    prepare: Annotated[bool, typer.Option(help="only what needs no GPU: checks and tokens, by all cores")] = False,
     *,
     start: Start,
 ) -> None:
@@ -185,12 +183,13 @@ def train(
 
     \b
       mllm-eval train mini-dino --seed 1
+      mllm-eval train mini-dino --prepare
       mllm-eval train mini-dino --launch torchrun --processes 2
       mllm-eval train webssl-dino1b-full2b-224 --recipe webssl-paper --launch slurm --nodes 4 --partition gpu
     """
     from mllm_eval.cli.training import train_run
 
-    train_run(encoder, recipe, llm, seed, start)
+    train_run(encoder, recipe, llm, seed, prepare, start)
 
 
 @app.command(short_help="score answers anew, without a model")
@@ -306,9 +305,19 @@ def check(
 
 def _others() -> None:
     # Registered here so that `mllm-eval --help` lists them last.
-    from mllm_eval.cli import features, fetching, looking, miniature, models, planning, reporting, statistics
+    from mllm_eval.cli import (
+        aligning,
+        features,
+        fetching,
+        looking,
+        miniature,
+        models,
+        planning,
+        reporting,
+        statistics,
+    )
 
-    for others in (looking, statistics, reporting, planning, fetching, models, features):
+    for others in (looking, statistics, aligning, reporting, planning, fetching, models, features):
         others.register(app)
     app.add_typer(miniature.app, name="miniature")
 

@@ -1,18 +1,14 @@
-"""Progress on stderr: a bar with the time left in a terminal, plain lines elsewhere."""
+"""The command line's display: progress on stderr, and no word of a library that no user can act on."""
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
-import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from mllm_eval.pipeline.reporter import Progress, Reporter
+from mllm_eval.pipeline.display import listener
+from mllm_eval.pipeline.reporter import Reporter
 
-EVERY_SECONDS = 20.0
 NOISY = ("transformers", "accelerate", "DeepSpeed", "deepspeed", "torch", "datasets", "huggingface_hub", "PIL")
 
 
@@ -22,84 +18,6 @@ def display() -> Reporter:
         warnings.filterwarnings("ignore")
         for name in NOISY:
             logging.getLogger(name).setLevel(logging.ERROR)
-    return Bars() if sys.stderr.isatty() else Lines()
-
-
-class Lines:
-    """One line a step when it ends, and now and then one while it goes on."""
-
-    def say(self, text: str) -> None:
-        """One line on stderr."""
-        print(text, file=sys.stderr, flush=True)
-
-    @contextmanager
-    def step(self, title: str) -> Iterator[Progress]:
-        """Tell when the step ended and how long it took; of a long one, how far it is."""
-        start = told = time.monotonic()
-        first: tuple[float, int] | None = None
-
-        def progress(done: int, total: int) -> None:
-            nonlocal told, first
-            now = time.monotonic()
-            # What was done by an earlier run says nothing about speed.
-            began, before = first = first or (now, done)
-            if now - told >= EVERY_SECONDS and before < done < total:
-                told = now
-                left = (now - began) * (total - done) / (done - before)
-                self.say(f"  {title}: {100 * done / total:.0f} %, about {spoken(left)} left")
-
-        yield progress
-        self.say(f"{title:<34} {spoken(time.monotonic() - start):>8}")
-
-
-class Bars:
-    """A bar for the step at hand; a line for each that ended."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-
-        self.console = Console(stderr=True, highlight=False)
-
-    def say(self, text: str) -> None:
-        """One line on stderr, as it is."""
-        self.console.print(text, markup=False)
-
-    @contextmanager
-    def step(self, title: str) -> Iterator[Progress]:
-        """A bar that knows how long is left, replaced by one line in the end."""
-        from rich.progress import (
-            BarColumn,
-            SpinnerColumn,
-            TaskProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as Bar
-
-        start = time.monotonic()
-        parts = (
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-        )
-        with Bar(*parts, console=self.console, transient=True) as bar:
-            task = bar.add_task(title, total=None)
-
-            def progress(done: int, total: int) -> None:
-                if bar.tasks[0].total is None:
-                    # What was done before says nothing about speed.
-                    bar.reset(task, completed=done, total=total)
-                bar.update(task, completed=done, total=total)
-
-            yield progress
-        self.console.print(f"{title:<34} {spoken(time.monotonic() - start):>8}", markup=False)
-
-
-def spoken(seconds: float) -> str:
-    """A time for people: `3.2 s`, `4 min 10 s`, `2 h 5 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    found = listener()
+    assert found is not None
+    return found

@@ -45,7 +45,7 @@ def weights(
         if found.lock is None:
             print(f"{found.name}: ok; {found.place}")
             continue
-        files, size = len(found.lock.files), sum(file.size for file in found.lock.files.values())
+        files, size = len(found.lock.only.files), sum(file.size for file in found.lock.only.files.values())
         print(f"{found.name}: ok; {files} files, {size / 2**30:.2f} GiB, revision {found.lock.revision_found}")
         print(f"  {found.place}\n  locked in {found.lock_file}")
 

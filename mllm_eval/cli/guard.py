@@ -10,23 +10,24 @@ import typer
 from typer.core import TyperGroup
 
 from mllm_eval.errors import UserError
+from mllm_eval.process import unchanged
 
 
 def _tells(error: UserError) -> bool:
     """Whether this process is the one of several that prints what all of them met."""
-    if os.environ.get("RANK", "0") == "0":
-        return True
-    ranks: Any = sys.modules.get("mllm_eval.train.ranks")
-    return ranks is not None and bool(ranks.tells(error))
+    from mllm_eval.distributed import tells
+
+    return tells(error)
 
 
 class Guarded(TyperGroup):
     """A group of commands that turns bad input into one line and exit code 2."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command. Ctrl-C exits with 130, a reader who has gone with 0."""
+        """Run the command; the process is as it was behind it. Ctrl-C exits with 130, a reader who has gone with 0."""
         try:
-            return super().invoke(ctx)
+            with unchanged():
+                return super().invoke(ctx)
         except UserError as error:
             if _tells(error):
                 print(f"mllm-eval: {error}", file=sys.stderr)

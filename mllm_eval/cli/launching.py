@@ -27,6 +27,8 @@ def _options(
     nodes: Annotated[int | None, typer.Option(help="slurm: machines", min=1)] = None,
     gpus: Annotated[int | None, typer.Option(help="slurm: GPUs of a machine", min=0)] = None,
     cpus: Annotated[int | None, typer.Option(help="slurm: cores of a process", min=1)] = None,
+    memory: Annotated[str | None, typer.Option(help="slurm: of a machine, such as 480G")] = None,
+    notice: Annotated[int | None, typer.Option(help="slurm: seconds before its end, default 300", min=1)] = None,
     hours: Annotated[float | None, typer.Option(help="slurm: after these it queues again", min=0.1)] = None,
     partition: Annotated[str | None, typer.Option(help="slurm")] = None,
     account: Annotated[str | None, typer.Option(help="slurm")] = None,
@@ -82,28 +84,36 @@ def _words(parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]
     return arguments + options
 
 
+def command_line(words: list[str]) -> int:
+    """Do a command of `mllm-eval`, and return its exit code."""
+    from mllm_eval.cli.app import app
+
+    return int(app(words, standalone_mode=False) or 0)
+
+
 def _start(run_of: Callable[[], Run | ExternalModel], words: list[str], launch: str, asked: dict[str, Any]) -> bool:
     """Raises UserError for an unknown launcher, options it does not have, or batches the processes cannot divide."""
     if launch == "here":
         if asked:
             raise UserError(f"--{next(iter(asked))} goes with --launch torchrun, deepspeed or slurm")
         return False
-    from mllm_eval import launch as launching
     from mllm_eval.cli.display import display
+    from mllm_eval.distributed import launchers, slurm
     from mllm_eval.pipeline.sources import needed, provide
     from mllm_eval.run import Run
-    from mllm_eval.train import is_trained
+    from mllm_eval.train import check_batches, is_trained
 
     run = run_of()
     if launch != "slurm" and (other := sorted(set(asked) - {"processes"})):
         raise UserError(f"--{other[0]} goes with --launch slurm")
-    job = launching.Job(**asked)
-    processes = asked.get("processes") or launching.default_processes()
+    job = slurm.Job(**asked)
+    processes = asked.get("processes") or launchers.default_processes()
     if isinstance(run, Run) and not is_trained(run):
-        launching.check(run, job.nodes * job.tasks if launch == "slurm" else processes)
+        check_batches(run, job.nodes * job.tasks if launch == "slurm" else processes)
         provide(needed(run.recipe, True, []), display())
     if launch == "slurm":
-        submitted = launching.submit(run, launching.Call(words), job)
-        print(f"job {submitted.job_id}: {run.name}, logs in {run.folder / 'slurm'}")
+        logs = run.folder / "slurm"
+        submitted = slurm.submit(f"mllm-eval-{run.hash}", logs, slurm.Call(command_line, words), job)
+        print(f"job {submitted.job_id}: {run.name}, logs in {logs}")
         return True
-    raise typer.Exit(launching.run_processes(launch, words, processes))
+    raise typer.Exit(launchers.run_processes(launch, "mllm_eval", words, processes))

@@ -63,12 +63,12 @@ def ls(what: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "runs") -> 
 
 def state(run: RunFolder) -> str:
     """How far a run is, from its files."""
-    from mllm_eval.catalog.subset import parted
+    from mllm_eval.catalog.variant import VariantKey, of_stem
 
-    answered = [path.stem.partition(".")[2] or "default" for path in (run.folder / "answers").glob("*.jsonl")]
+    answered = [of_stem(path.stem)[1] for path in (run.folder / "answers").glob("*.jsonl")]
     if answered:
         whole = answered.count("default")
-        parts = sum(parted(variant)[1] is not None for variant in answered)
+        parts = sum(VariantKey.parse(variant).subset is not None for variant in answered)
         variants = len(answered) - whole - parts
         more = [f"+{count} {what}" for count, what in ((variants, "variants"), (parts, "of a subset")) if count]
         said = f"answered {whole} benchmarks" + (f" ({', '.join(more)})" if more else "")
@@ -213,8 +213,8 @@ def prompt(
       mllm-eval prompt mme --llm mini-llama | head -1
     """
     from mllm_eval.catalog import load_recipe
+    from mllm_eval.data.prompts import begin_words, show_prompts
     from mllm_eval.prompts import template_named
-    from mllm_eval.prompts.show import begin_words, show_prompts
 
     chosen = load_recipe(recipe)
     template, data = template or chosen.template, data or chosen.data

@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from mllm_eval.cli.launching import Start
+    from mllm_eval.external import ExternalModel
     from mllm_eval.pipeline import Selection
 
 
@@ -30,32 +31,29 @@ class External:
 
 def eval_external(named: External, start: Start, **which: Unpack[Selection]) -> None:
     """Ask an external model the benchmarks, score, and print its row. Raises UserError for an unknown dtype."""
-    from typing import cast, get_args
-
-    from mllm_eval.catalog.subset import size_of_table
     from mllm_eval.cli.display import display
     from mllm_eval.cli.tables import print_row
-    from mllm_eval.environment import gpus
-    from mllm_eval.errors import UserError, near
-    from mllm_eval.external import Dtype, ExternalModel
-    from mllm_eval.pipeline import evaluate_external
+    from mllm_eval.library.evaluation import evaluate, external_model
     from mllm_eval.pipeline.asked import rules_asked
 
-    chosen = named.dtype or ("bfloat16" if gpus() else "float32")
-    if chosen not in get_args(Dtype):
-        raise UserError(
-            f"dtype {chosen!r} is unknown.{near(chosen, get_args(Dtype))} Known: {', '.join(get_args(Dtype))}"
-        )
-    dtype, rules, benchmarks = cast("Dtype", chosen), str(which.get("rules")), which.get("benchmarks")
+    rules, benchmarks = which.get("rules") or "cambrian", which.get("benchmarks")
 
     def asked() -> ExternalModel:
         rules_asked(rules, benchmarks, named.data)
-        return ExternalModel.of(named.place, named.data, dtype, named.batch)
+        return external_model(named.place, data=named.data, dtype=named.dtype, batch=named.batch)
 
     if start(asked):
         return
-    model = evaluate_external(named.place, named.data, dtype, named.batch, display(), **which)
-    print_row(model, rules, which.get("blind", False), size_of_table(which.get("subset"), benchmarks))
+    found = evaluate(
+        asked(),
+        benchmarks=benchmarks,
+        subset=which.get("subset"),
+        progress=display(),
+        blind=which.get("blind", False),
+        variants=which.get("variants") or (),
+        rules=rules,
+    )
+    print_row(found.run, rules, found.blind, found.subset)
 
 
 def export(

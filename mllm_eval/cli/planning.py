@@ -80,14 +80,14 @@ def show(made: Plan) -> None:
             pad_edge=False,
             padding=(0, 1),
         )
-        headings = ("", "weights", "grads", "AdamW", "passing", "acts", "sum", "ckpt", "sum", "host")
+        headings = ("", "weights", "grads", "AdamW", "step", "gather", "acts", "peak", "ckpt", "peak", "host")
         for heading in headings:
             sheet.add_column(heading, justify="right" if heading else "left", no_wrap=True)
         for plain, again in zip(ways[::2], ways[1::2], strict=True):
             held = plain.states
             sheet.add_row(
                 plain.way,
-                *(size(part) for part in (held.weights, held.gradients, held.optimiser, held.passing)),
+                *(size(part) for part in (held.weights, held.gradients, held.optimiser, held.stepping, held.gathered)),
                 size(plain.activations.peak),
                 size(plain.gpu) + (" " if plain.fits else "!"),
                 size(again.activations.peak),
@@ -95,7 +95,14 @@ def show(made: Plan) -> None:
                 size(held.host),
             )
         console.print(sheet)
-    say("acts: activations at the longest rows; ckpt: with gradient checkpointing; !: does not fit\n")
+    say("acts: activations at the longest rows; ckpt: with gradient checkpointing; !: does not fit")
+    say("step: while the optimiser steps, when no activations are there; gather: during the passes alone")
+    for stage, count in made.loading.items():
+        say(
+            f"{stage}: each process loads its weights in {size(count)} GiB of its machine's memory; a checkpoint takes "
+            f"{size(made.checkpoints[stage])} GiB of disk, three of them at a time"
+        )
+    say("")
     sheet = Table(box=None)
     for heading in ("step", "units", "tokens", "FLOPs", "hours"):
         sheet.add_column(heading, justify="left" if heading == "step" else "right")
@@ -126,6 +133,8 @@ def kept(one: Keeping) -> str:
 def size(count: float) -> str:
     """Bytes as GiB."""
     found = count / 2**30
+    if found >= 100:
+        return f"{found:,.0f}"
     return f"{found:,.1f}" if found >= 0.05 or not count else f"{found:.1g}"
 
 

@@ -128,6 +128,37 @@ def subset(
     put(subset_table(scored, labels(scored), size), form, out)
 
 
+@stats.command(short_help="the VQA row from cheap measurements")
+def predict(
+    target: Annotated[str, typer.Option(help="avg, or a category: general, knowledge, ocr_chart, ...")] = "avg",
+    given: Annotated[str | None, typer.Option(help="an encoder's own measurements: in1k=84.1,nyud_lin4=0.35")] = None,
+    figure: Annotated[Path | None, typer.Option(help="draw published against predicted: .png, .pdf or .svg")] = None,
+    form: Form = "terminal",
+    out: Out = None,
+) -> None:
+    """Show how far classic vision predicts VQA on published encoders, and what it predicts for another one.
+
+    \b
+      mllm-eval stats predict
+      mllm-eval stats predict --target ocr_chart --given in1k=84.1,ade20k_lin=46.2
+    """
+    from mllm_eval.cli.app import split
+    from mllm_eval.cli.tables import put
+    from mllm_eval.errors import UserError
+    from mllm_eval.report.prediction import draw_prediction, prediction_table
+
+    values = {}
+    for part in split(given) or []:
+        name, _, text = part.partition("=")
+        try:
+            values[name.strip()] = float(text)
+        except ValueError:
+            raise UserError(f"--given {part}: say NAME=NUMBER, as in in1k=84.1") from None
+    put(prediction_table(target, values), form, out)
+    if figure is not None:
+        draw_prediction(target, figure)
+
+
 def _scored(names: str | None, rules: str) -> list[Scored]:
     from mllm_eval.cli.app import split
     from mllm_eval.errors import UserError

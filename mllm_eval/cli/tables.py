@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mllm_eval import pipeline
-from mllm_eval.catalog.subset import sized
-from mllm_eval.environment import world
+from mllm_eval.catalog.variant import VariantKey
+from mllm_eval.distributed.ranks import rank
 from mllm_eval.errors import UserError
 from mllm_eval.external import saved_models, unreadable_notes
 from mllm_eval.report import Table, chance_table, named_table, render, write_tables
@@ -26,11 +26,11 @@ from mllm_eval.storage import results_home, write_atomic
 
 def print_row(run: RunFolder, rules: str, blind: bool, subset: int | None = None) -> None:
     """The row of a run, its blind row, and which benchmarks are above chance; of several processes rank 0 prints it."""
-    if world()[0]:
+    if rank():
         return
     table = replace(pipeline.table([run], rules, blind, subset=subset), title=run.heading)
     print_and_write(table, run.stem, rules, subset)
-    variant = sized("default", subset)
+    variant = str(VariantKey.of("default", subset))
     print(*chance_table(run.folder, rules, variant, intervals=False).sentences, sep="\n")
     if words := one_answer_words(read_scored(run.folder, rules, variant)):
         print(f"{words[0].upper()}{words[1:]}.")
@@ -40,7 +40,7 @@ def print_compared(
     runs: Sequence[RunFolder], rules: str, blind: bool, baseline: str | None, intervals: bool, subset: int | None
 ) -> None:
     """Runs in one table; of several processes rank 0 prints it."""
-    if not world()[0]:
+    if not rank():
         print_and_write(of_runs(runs, rules, blind, baseline, intervals, False, subset), "compare", rules, subset)
 
 
@@ -143,7 +143,7 @@ def put(table: Table, form: str, out: Path | None) -> None:
 def print_and_write(table: Table, stem: str, rules: str, subset: int | None = None) -> None:
     """Print a table, and write it in every format to results/tables."""
     put(table, "terminal", None)
-    stem = sized(stem, subset)
+    stem = str(VariantKey.of(stem, subset))
     stem = stem if rules == "cambrian" else f"{stem}.{rules}"
     written = write_tables(table, results_home() / "tables", stem)
     endings = ", ".join(path.suffix for path in written)

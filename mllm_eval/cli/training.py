@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mllm_eval.environment import world
+from mllm_eval.distributed.ranks import rank
 
 if TYPE_CHECKING:
     from mllm_eval.cli.launching import Start
 
 
-def train_run(encoder: str, recipe: str, llm: str | None, seed: int | None, start: Start) -> None:
-    """Train a run and print where its checkpoint is. Raises UserError for bad input."""
+def train_run(encoder: str, recipe: str, llm: str | None, seed: int | None, prepare: bool, start: Start) -> None:
+    """Train a run and print where its checkpoint is, or only prepare it. Raises UserError for bad input."""
     from mllm_eval import pipeline
     from mllm_eval.cli.display import display
     from mllm_eval.run import Run
@@ -21,6 +21,9 @@ def train_run(encoder: str, recipe: str, llm: str | None, seed: int | None, star
     if not is_trained(run):
         if start(lambda: run):
             return
+        if prepare:
+            pipeline.prepare_run(encoder, recipe, llm, seed, display())
+            return
         pipeline.train_run(encoder, recipe, llm, seed, display())
-    if not world()[0]:
+    if not rank():
         print(run.checkpoint)

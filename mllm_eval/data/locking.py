@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mllm_eval.catalog.benchmark import Benchmark, Pin
-from mllm_eval.data.fetching import Progress, fetch_files, whole_set
-from mllm_eval.data.locks import (
-    DataLock,
-    LockedTable,
-    lock_path,
-    locked_snapshot,
-    matching,
-    mend,
-    read_lock,
-    read_places,
-    revision_of,
-    write_lock,
-)
+from mllm_eval.data.locks import lock_path, locked_snapshot, matching, mend, read_lock, revision_of, rows_of
 from mllm_eval.data.snapshots import ids_hash, read_samples
 from mllm_eval.errors import UserError
-from mllm_eval.hub.lock import Source, locked_files
+from mllm_eval.hub.fetch import fetch_files
+from mllm_eval.hub.lock import Lock, Part, Rows, Source, locked_files, places, write
+from mllm_eval.progress import Progress
 from mllm_eval.storage import FileLock
+
+MB = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """A table's files: what they are, and where."""
 
-    table: LockedTable
+    table: Part
     folder: Path
 
 
 def is_whole(benchmark: Benchmark, pin: str) -> bool:
     """Whether a pin is locked and every file is here and is the lock's. Raises UserError for a lock that is wrong."""
-    if read_lock(benchmark, pin) is None or read_places(benchmark.name, pin) is None:
+    if read_lock(benchmark, pin) is None or places(lock_path(benchmark.name, pin)) is None:
         return False
     try:
         locked_snapshot(benchmark, pin)
@@ -47,21 +41,52 @@ def is_whole(benchmark: Benchmark, pin: str) -> bool:
 def fetched(benchmark: Benchmark, pin: str, progress: Progress) -> dict[str, Found]:
     """The files of each table of a pin, fetched from the hub as far as they are not here.
 
-    A pin that is locked is fetched at the commit of its lock. Raises UserError as `fetch_files` does.
+    A pin that is locked is fetched at the commit of its lock; `progress` gets megabytes. Raises UserError as
+    `fetch_files` does, and for files that no glob matches or that are not one whole set.
     """
     asked, lock = benchmark.data[pin], read_lock(benchmark, pin)
     found: dict[str, Found] = {}
     commits: dict[str, str] = {}
     for name, part in asked.tables().items():
-        held = lock.tables[name] if lock else None
+        held = lock.parts[name] if lock else None
         revision = revision_of(asked, part)
         # Tables of one repository are of one commit, whatever happens there between two requests.
         exact = (held and held.commit) or commits.get(part.repo) or revision
         source = Source("dataset", part.repo, exact, mend(benchmark.name, pin))
-        folder, commit, files = fetch_files(source, part.patterns, progress)
+        choose = partial(_chosen, source, part.patterns)
+        folder, commit, files = fetch_files(source, choose, lambda done, total: progress(*_megabytes(done, total)))
         commits[part.repo] = commit
-        found[name] = Found(LockedTable(repo=part.repo, revision=revision, commit=commit, files=files), folder)
+        found[name] = Found(Part(kind="dataset", repo=part.repo, revision=revision, commit=commit, files=files), folder)
     return found
+
+
+def _chosen(source: Source, patterns: Iterable[str], listed: Sequence[str]) -> list[str]:
+    names: list[str] = []
+    for pattern in patterns:
+        found = matching(listed, pattern)
+        if not found:
+            some = ", ".join(listed[:4]) or "nothing"
+            raise UserError(f"{source}: has no files {pattern} (but {some}, ...); correct `path`, `config` or `split`")
+        whole_set(found, str(source))
+        names += found
+    return names
+
+
+def whole_set(names: Iterable[str], where: str) -> None:
+    """UserError where names that end in `-00001-of-00004` are not all the parts of one table, each once."""
+    parts = [name for name in names if "-of-" in name]
+    for name in parts:
+        total = name.rpartition("-of-")[2][:5]
+        same = [other for other in parts if other.rpartition("-of-")[2][:5] == total]
+        if total.isdigit() and (len(same) != int(total) or len(parts) != len(same)):
+            raise UserError(
+                f"{where}: {len(parts)} files like {name} are not the {int(total)} parts of one table; "
+                "pin another `revision`, or a narrower `path`"
+            )
+
+
+def _megabytes(done: int, total: int) -> tuple[int, int]:
+    return done // MB, max(1, -(-total // MB))
 
 
 def adopted(benchmark: Benchmark, pin: str, root: Path) -> dict[str, Found]:
@@ -82,7 +107,8 @@ def adopted(benchmark: Benchmark, pin: str, root: Path) -> dict[str, Found]:
             some = _names(folder, pattern)
             whole_set(some, str(folder))
             chosen += some
-        table = LockedTable(repo=part.repo, revision=revision, commit=commit, files=locked_files(folder, chosen))
+        files = locked_files(folder, chosen)
+        table = Part(kind="dataset", repo=part.repo, revision=revision, commit=commit, files=files)
         found[name] = Found(table, folder)
     return found
 
@@ -108,7 +134,7 @@ def _names(folder: Path, pattern: str) -> list[str]:
     return matching((path.relative_to(folder).as_posix() for path in folder.glob(pattern) if path.is_file()), pattern)
 
 
-def lock(benchmark: Benchmark, pin: str, found: dict[str, Found], rows_told: Progress) -> DataLock:
+def lock(benchmark: Benchmark, pin: str, found: dict[str, Found], rows_told: Progress) -> Lock:
     """Read all rows of these files, hold them against the yaml and the lock there is, and write the lock.
 
     Raises:
@@ -118,7 +144,7 @@ def lock(benchmark: Benchmark, pin: str, found: dict[str, Found], rows_told: Pro
     asked = benchmark.data[pin]
     before = read_lock(benchmark, pin)
     for name, one in found.items():
-        _same(benchmark, pin, one, before.tables[name] if before else None)
+        _same(benchmark, pin, one, before.parts[name] if before else None)
     files = {
         name: [found[name].folder / file for file in matching(found[name].table.files, part.pattern)]
         for name, part in asked.tables().items()
@@ -127,22 +153,24 @@ def lock(benchmark: Benchmark, pin: str, found: dict[str, Found], rows_told: Pro
     samples, rows = read_samples(
         benchmark, pin, asked, files, told=lambda done: rows_told(done, max(total, done)) if done % 64 == 0 else None
     )
+    path = lock_path(benchmark.name, pin)
+    known = rows_of(before, path) if before else None
     trusted = [what for what, pinned in _pins(asked).items() if pinned is None]
-    made = DataLock(
+    facts = Rows(
         benchmark=benchmark.name,
         pin=pin,
         rows=rows,
         samples=len(samples),
         ids=ids_hash(sample.id for sample in samples),
-        trusted=before.trusted if before else trusted,
-        tables={name: _known_commit(one.table, before.tables[name] if before else None) for name, one in found.items()},
+        trusted=known.trusted if known else trusted,
     )
-    if before and (before.rows, before.ids) != (made.rows, made.ids):
-        raise UserError(f"{lock_path(benchmark.name, pin)}: its files give {made.rows} rows, it says {before.rows}")
-    path = lock_path(benchmark.name, pin)
+    parts = {name: _known_commit(one.table, before.parts[name] if before else None) for name, one in found.items()}
+    made = Lock(parts=parts, data=facts)
+    if known and (known.rows, known.ids) != (facts.rows, facts.ids):
+        raise UserError(f"{path}: its files give {facts.rows} rows, it says {known.rows}")
     try:
         with FileLock(path.with_suffix(".lock")):
-            write_lock(made, {name: one.folder for name, one in found.items()})
+            write(path, made, {name: one.folder for name, one in found.items()})
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; set MLLM_EVAL_DATA to a folder that may be written") from None
     return made
@@ -152,11 +180,11 @@ def _pins(pin: Pin) -> dict[str, object]:
     return {"revision": pin.revision, "rows": pin.rows, "ids": pin.ids}
 
 
-def _known_commit(table: LockedTable, before: LockedTable | None) -> LockedTable:
+def _known_commit(table: Part, before: Part | None) -> Part:
     return table.model_copy(update={"commit": table.commit or (before.commit if before else None)})
 
 
-def _same(benchmark: Benchmark, pin: str, found: Found, before: LockedTable | None) -> None:
+def _same(benchmark: Benchmark, pin: str, found: Found, before: Part | None) -> None:
     if before is None:
         return
     for name in sorted({*before.files, *found.table.files}):

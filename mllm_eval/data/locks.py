@@ -6,53 +6,15 @@ same files. Where the files lie on this machine stands beside it (`.place`). Not
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mllm_eval.catalog.benchmark import Benchmark, Pin, folder_of
-from mllm_eval.config import Strict, validate
 from mllm_eval.errors import UserError
-from mllm_eval.hub.lock import LockedFile, Source, compare
-from mllm_eval.storage import data_home, read_json, write_json
-
-State = tuple[int, int]
-"""Size in bytes and time of change in nanoseconds."""
-
-
-class LockedTable(Strict):
-    """A table's files: of which repository, the `revision` asked for and the commit it was (None: unknown)."""
-
-    repo: str
-    revision: str | None
-    commit: str | None
-    files: dict[str, LockedFile]
-
-
-class DataLock(Strict):
-    """What a pin turned out to be. `trusted`: what the yaml did not pin and the first fetch decided."""
-
-    benchmark: str
-    pin: str
-    rows: int
-    samples: int
-    ids: str
-    trusted: list[str]
-    tables: dict[str, LockedTable]
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(file.size for table in self.tables.values() for file in table.files.values())
-
-
-class Places(Strict):
-    """Table -> its folder on this machine, and the state of each file when it was last read whole."""
-
-    folders: dict[str, str]
-    seen: dict[str, dict[str, State]]
+from mllm_eval.hub.lock import Lock, Rows, hold, read
+from mllm_eval.storage import data_home
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +55,21 @@ def _hidden(parts: list[str]) -> bool:
     return any(part.startswith(".") for part in parts)
 
 
-def read_lock(benchmark: Benchmark, pin: str) -> DataLock | None:
+def read_lock(benchmark: Benchmark, pin: str) -> Lock | None:
     """The lock of a pin, held against what the yaml pins now; None where there is none.
 
     Raises:
         UserError: a damaged lock, or one that the yaml has moved away from.
     """
     path = lock_path(benchmark.name, pin)
-    if not path.is_file():
+    lock = read(path)
+    if lock is None:
         return None
-    lock = validate(read_json(path), DataLock, str(path))
     asked = benchmark.data[pin]
     parts = asked.tables()
-    said: list[tuple[str, object, object]] = [("tables", sorted(lock.tables), sorted(parts))]
-    said += [(what, ours, pinned) for what, ours, pinned in _pinned(lock, asked) if pinned is not None]
-    for name, table in lock.tables.items():
+    said: list[tuple[str, object, object]] = [("tables", sorted(lock.parts), sorted(parts))]
+    said += [(what, ours, pinned) for what, ours, pinned in _pinned(rows_of(lock, path), asked) if pinned is not None]
+    for name, table in lock.parts.items():
         if name not in parts:
             continue
         said.append(("repo", table.repo, parts[name].repo))
@@ -125,64 +87,32 @@ def read_lock(benchmark: Benchmark, pin: str) -> DataLock | None:
     return lock
 
 
-def _pinned(lock: DataLock, pin: Pin) -> list[tuple[str, object, object]]:
-    return [("rows", lock.rows, pin.rows), ("ids", lock.ids, pin.ids)]
+def rows_of(lock: Lock, path: Path) -> Rows:
+    """What a benchmark's lock says of its rows. Raises UserError for a lock of something else."""
+    if lock.data is None:
+        raise UserError(f"{path}: key 'data' is missing: it is not a benchmark's lock; delete it")
+    return lock.data
+
+
+def _pinned(rows: Rows, pin: Pin) -> list[tuple[str, object, object]]:
+    return [("rows", rows.rows, pin.rows), ("ids", rows.ids, pin.ids)]
 
 
 def locked_snapshot(benchmark: Benchmark, pin: str, whole: bool = False) -> Snapshot:
-    """The files of a locked pin. Sizes are compared with the lock, contents where a file was touched since, or all
-    of them with `whole`.
+    """The files of a locked pin, held to their lock as `mllm_eval.hub.lock.hold` does.
 
     Raises:
         UserError: no lock, files that were never fetched here, are missing or are not those of the lock.
     """
-    lock = read_lock(benchmark, pin)
+    lock, path = read_lock(benchmark, pin), lock_path(benchmark.name, pin)
     command = mend(benchmark.name, pin)
     if lock is None:
         raise UserError(f"{benchmark.name}: its data pin '{pin}' is not on this machine, or not locked; {command}")
-    places = read_places(benchmark.name, pin)
-    if places is None or set(places.folders) != set(lock.tables):
-        raise UserError(f"{benchmark.name}: '{pin}' is locked, but its files were never fetched here; {command}")
-    seen: dict[str, dict[str, State]] = {}
-    files: dict[str, list[Path]] = {}
-    for name, table in lock.tables.items():
-        folder = Path(places.folders[name])
-        source = Source("dataset", table.repo, table.commit or table.revision, command)
-        known = {} if whole else places.seen.get(name, {})
-        seen[name] = {
-            file: compare(folder / file, expected, source, known.get(file)) for file, expected in table.files.items()
-        }
-        files[name] = [folder / file for file in matching(table.files, benchmark.data[pin].tables()[name].pattern)]
-    if seen != places.seen:
-        _write_places(benchmark.name, pin, Places(folders=places.folders, seen=seen))
-    return Snapshot(lock.rows, lock.ids, files)
-
-
-def read_places(benchmark: str, pin: str) -> Places | None:
-    """Where a pin's files are on this machine, if they were fetched."""
-    path = lock_path(benchmark, pin).with_suffix(".place")
-    return validate(read_json(path), Places, str(path)) if path.is_file() else None
-
-
-def write_lock(lock: DataLock, folders: dict[str, Path]) -> Path:
-    """Write a lock whose files were just read whole in these folders."""
-    seen = {name: {file: _state(folders[name] / file) for file in table.files} for name, table in lock.tables.items()}
-    homes = {name: str(folder.absolute()) for name, folder in folders.items()}
-    _write_places(lock.benchmark, lock.pin, Places(folders=homes, seen=seen))
-    path = lock_path(lock.benchmark, lock.pin)
-    write_json(path, lock.model_dump(mode="json"))
-    return path
-
-
-def _write_places(benchmark: str, pin: str, places: Places) -> None:
-    path = lock_path(benchmark, pin).with_suffix(".place")
-    try:
-        write_json(path, places.model_dump(mode="json"))
-    except OSError:
-        # A data home that may only be read: the files are compared anew next time.
-        return
-
-
-def _state(path: Path) -> State:
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns
+    missing = UserError(f"{benchmark.name}: '{pin}' is locked, but its files were never fetched here; {command}")
+    folders = hold(path, lock, missing, command, whole)
+    tables, rows = benchmark.data[pin].tables(), rows_of(lock, path)
+    files = {
+        name: [folders[name] / file for file in matching(part.files, tables[name].pattern)]
+        for name, part in lock.parts.items()
+    }
+    return Snapshot(rows.rows, rows.ids, files)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
@@ -11,6 +11,7 @@ from mllm_eval.config import Strict, short_hash, validate
 from mllm_eval.data.samples import Kept, Picture
 from mllm_eval.decoding import decoders, orientation_tag
 from mllm_eval.errors import UserError
+from mllm_eval.progress import Progress, unheard
 from mllm_eval.storage import data_home, read_json, write_json
 
 # Images decoded before their findings are counted, and samples that are named of each kind.
@@ -70,9 +71,7 @@ def known_survey(benchmark: str, pin: str) -> Survey | None:
     return None
 
 
-def survey(
-    benchmark: str, pin: str, samples: Iterable[Kept], told: Callable[[int, int], None] = lambda _, __: None
-) -> Survey:
+def survey(benchmark: str, pin: str, samples: Iterable[Kept], told: Progress = unheard) -> Survey:
     """Look at every image of a pin, or read what was found when the same images were looked at before.
 
     It is kept beside the locks, where that folder can be written. `told` hears of images as they are decoded.
@@ -98,7 +97,7 @@ def _firsts(samples: Iterable[Kept]) -> Iterator[tuple[str, Picture]]:
                 yield sample.id, picture
 
 
-def _look(shown: list[tuple[str, Picture]], of: str, told: Callable[[int, int], None]) -> Survey:
+def _look(shown: list[tuple[str, Picture]], of: str, told: Progress) -> Survey:
     tagged, done = 0, 0
     flat: list[str] = []
     broken: list[str] = []

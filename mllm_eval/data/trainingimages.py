@@ -19,6 +19,7 @@ from mllm_eval.catalog.recipe import ConversationData
 from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.decoding import Decoding, Peculiar, decoders, peculiar
 from mllm_eval.errors import UserError
+from mllm_eval.progress import Progress, unheard
 from mllm_eval.storage import locate
 
 ROWS, SECONDS = 2_000, 60.0
@@ -80,7 +81,7 @@ class TrainingSurvey:
 def training_survey(
     data: ConversationData,
     how: Decoding,
-    told: Callable[[int, int], None] = lambda _, __: None,
+    told: Progress = unheard,
     clock: Callable[[], float] = monotonic,
 ) -> TrainingSurvey:
     """Decode the images of at most `ROWS` rows of a training set, for `SECONDS` at most.

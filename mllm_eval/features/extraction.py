@@ -17,8 +17,8 @@ from mllm_eval.data.samples import ImageRef
 from mllm_eval.decoding import decoders
 from mllm_eval.errors import UserError
 from mllm_eval.features.store import FeatureStore
+from mllm_eval.progress import Progress
 
-Progress = Callable[[int, int], None]
 OnBroken = Callable[[ImageRef, Exception], None]
 
 # On a CPU a larger batch only leaves the caches: 32 images take half as long again as four times eight.

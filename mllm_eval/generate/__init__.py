@@ -6,7 +6,6 @@ from mllm_eval.generate.backend import Backend, Batch
 from mllm_eval.generate.batching import Limits
 from mllm_eval.generate.request import ChatFormat, PromptFormat, Request, TemplateFormat
 from mllm_eval.generate.runner import Hooks, answer_tasks
-from mllm_eval.generate.sharing import Share
 from mllm_eval.generate.task import Task, answers_by_key, group_by_images
 
 __all__ = [
@@ -17,7 +16,6 @@ __all__ = [
     "Limits",
     "PromptFormat",
     "Request",
-    "Share",
     "Task",
     "TemplateFormat",
     "answer_tasks",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -21,6 +21,7 @@ from mllm_eval.generate.engine import Engine
 from mllm_eval.generate.model import Answerer, embed_images, embed_pieces
 from mllm_eval.generate.reference import answer_one
 from mllm_eval.generate.task import Task, same_requests
+from mllm_eval.progress import Progress
 
 # Logits that differ by less than this many units in the last place of the largest are the same but for rounding,
 # in float32 or wider, where a batch of two may well be computed as a batch of one is.
@@ -82,7 +83,7 @@ def compare(
     template: str,
     features: Features,
     limits: Limits | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Agreement:
     """Answer every request by the engine, what is asked in one plan, and by the reference, and tell the differences.
 

@@ -153,4 +153,7 @@ def _answer_mask(padding: Tensor, length: int, dtype: torch.dtype) -> Tensor:
 
 
 def _least_where(hidden: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, torch.finfo(dtype).min)
+    length = hidden.shape[-1]
+    # Rows begin at multiples of eight numbers, as fused kernels on GPUs want them.
+    room = torch.zeros(*hidden.shape[:-1], -(-length // 8) * 8, dtype=dtype, device=hidden.device)
+    return room[..., :length].masked_fill_(hidden, torch.finfo(dtype).min)

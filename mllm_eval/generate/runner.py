@@ -8,14 +8,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from mllm_eval.answers import Answer
+from mllm_eval.distributed.workqueue import Share
 from mllm_eval.generate.backend import Backend, Batch
 from mllm_eval.generate.backoff import Backoff
 from mllm_eval.generate.request import Request
-from mllm_eval.generate.sharing import Share
 from mllm_eval.generate.task import Task, group_by_images, same_requests
-
-Progress = Callable[[int, int], None]
-"""Called with the number of requests done and of all."""
+from mllm_eval.progress import Progress
 
 
 @dataclass(frozen=True)

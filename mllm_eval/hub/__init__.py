@@ -7,6 +7,6 @@ never fetches, and refuses files that are not those of the lock.
 
 from __future__ import annotations
 
-from mllm_eval.hub.lock import Lock, LockedFile, Source, lock_path, locked_folder, read_lock, write_lock
+from mllm_eval.hub.lock import Lock, LockedFile, Part, Source, lock_path, locked_folder, read_lock
 
-__all__ = ["Lock", "LockedFile", "Source", "lock_path", "locked_folder", "read_lock", "write_lock"]
+__all__ = ["Lock", "LockedFile", "Part", "Source", "lock_path", "locked_folder", "read_lock"]

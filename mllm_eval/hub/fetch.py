@@ -1,73 +1,112 @@
-"""Fetching through huggingface_hub, or from a web address; the only modules that touch the network are here.
+"""Fetching what a source has, checking it, and locking it; huggingface_hub resolves names and lists files.
 
-huggingface_hub finds the user's own login (`hf auth login`, $HF_TOKEN) and sends it to the hub; this project
-neither reads nor writes it.
+It finds the user's own login (`hf auth login`, $HF_TOKEN) and sends it to the hub; this project neither reads nor
+writes it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mllm_eval.errors import UserError
-from mllm_eval.hub.lock import Lock, LockedFile, Source, locked_files, read_lock, write_lock
-from mllm_eval.storage import sha256_file
+from mllm_eval.hub.lock import ONLY, Lock, LockedFile, Part, Source, lock_path, locked_files, read_lock, write
+from mllm_eval.hub.transfer import Transfer, of_address, of_hub
+from mllm_eval.progress import Progress, unheard
+from mllm_eval.storage import FileLock, data_home
 
-Progress = Callable[[int, int], None]
 Choose = Callable[[Sequence[str]], Sequence[str]]
-CHUNK = 1 << 20
-WAIT_SECONDS = 60
+"""Picks the wanted ones of a repository's files; may raise UserError."""
 
 
-def _say(_done: int, _total: int) -> None:
-    """Nobody listens."""
+def folder_for(repo: str, commit: str) -> Path:
+    """Where a data set's commit is kept: `hub/<owner>/<name>@<commit>` under the data home."""
+    return data_home() / "hub" / f"{repo}@{commit[:12]}"
 
 
-def fetch(
-    source: Source,
-    choose: Choose,
-    folder: Path | None = None,
-    progress: Progress = _say,
-    home: Path | None = None,
-) -> Path:
-    """Fetch the files that `choose` picks of a repository's, check them against the hub, and lock them.
+def fetch_files(
+    source: Source, choose: Choose, progress: Progress = unheard, folder: Path | None = None
+) -> tuple[Path, str, dict[str, LockedFile]]:
+    """Fetch the files that `choose` picks of a repository's, as far as they are not here: folder, commit and files.
 
-    Files go to `folder`, or to huggingface_hub's own cache, where what is there already is not fetched again.
-    A lock that exists is kept: the revision must still mean its commit, the files must be its files.
-    `progress` gets bytes done and in all. Returns the folder.
+    A model's files go to huggingface_hub's own cache, where other programs find them, a data set's to `folder_for`;
+    both to `folder` where one is given. Every file is held against the size and the hash that the hub lists for it.
+    `progress` gets bytes done and in all.
 
     Raises:
-        UserError: one line for no network, no access, no such repository or revision, a file cut short.
+        UserError: one line for no network, no access, no such repository or revision, a full disk, a file that came
+            out wrong. What was fetched stays.
     """
-    before = read_lock(source, home)
     with explained(source):
         api = _api()
-        revision = before.commit if before else source.revision
-        info: Any = api.repo_info(source.repo, revision=revision, repo_type=source.kind, files_metadata=True)
+        info: Any = api.repo_info(source.repo, revision=source.revision, repo_type=source.kind, files_metadata=True)
+        commit = str(info.sha)
         listed = {entry.rfilename: entry for entry in info.siblings or []}
         names = sorted(choose(sorted(listed)))
         if not names:
             raise UserError(
                 f"{source}: none of its {len(listed)} files is one that is needed; is it the right repository?"
             )
-        total, done, place = sum(listed[name].size or 0 for name in names), 0, folder
-        progress(0, total)
-        for name in names:
-            options: dict[str, Any] = {} if folder is None else {"local_dir": folder}
-            path = Path(api.hf_hub_download(source.repo, name, repo_type=source.kind, revision=info.sha, **options))
-            _same_as_hub(path, listed[name], source)
-            # A file of a sub-folder stands so many levels below the snapshot.
-            place = path.parents[name.count("/")]
-            done += listed[name].size or 0
-            progress(done, total)
-    assert place is not None
-    return _lock(source, place, names, info.sha, before, home)
+        if folder is None and source.kind == "model":
+            return _to_cache(api, source, commit, [listed[name] for name in names], progress)
+        folder = folder or folder_for(source.repo, commit)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: {error.strerror}; set MLLM_EVAL_DATA to a folder that may be written") from None
+        wanted = [of_hub(source, commit, listed[name], folder / name, api.endpoint) for name in names]
+        with FileLock(folder.parent / f".{folder.name}.lock"):
+            return folder, commit, Transfer(source, progress).all(wanted)
+
+
+def _to_cache(
+    api: Any, source: Source, commit: str, entries: Sequence[Any], progress: Progress
+) -> tuple[Path, str, dict[str, LockedFile]]:
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=source.repo, repo_type=source.kind)
+    # The cache keeps contents by their hash, and a snapshot's names as links to them, which huggingface_hub makes.
+    blobs = [entry.lfs.sha256 if entry.lfs else entry.blob_id for entry in entries]
+    places = [cache / "blobs" / blob for blob in blobs]
+    wanted = [of_hub(source, commit, entry, place, api.endpoint) for entry, place in zip(entries, places, strict=True)]
+    files = Transfer(source, progress).all(wanted)
+    folder = cache
+    for name in files:
+        path = Path(api.hf_hub_download(source.repo, name, repo_type=source.kind, revision=commit))
+        # A file of a sub-folder stands so many levels below the snapshot.
+        folder = path.parents[name.count("/")]
+    return folder, commit, files
+
+
+def fetch(
+    source: Source, choose: Choose, folder: Path | None = None, progress: Progress = unheard, home: Path | None = None
+) -> Path:
+    """Fetch files of a repository as `fetch_files` does, and lock them; returns the folder.
+
+    A lock that exists is kept: the revision must still mean its commit, the files must be its files.
+    """
+    before = read_lock(source, home)
+    asked = Source(source.kind, source.repo, before.only.commit or source.revision, source.mend) if before else source
+    with explained(source):
+        place, commit, files = fetch_files(asked, choose, progress, folder)
+    return _lock(source, place, files, commit, before, home)
+
+
+def fetch_url(
+    source: Source, path: Path, sha256: str | None = None, progress: Progress = unheard, home: Path | None = None
+) -> Path:
+    """Fetch one file from a web address to `path`, go on where a broken transfer stopped, check and lock it.
+
+    Without `sha256` the first fetch decides what the file is, and the lock holds later ones to it.
+    Returns the folder.
+    """
+    before = read_lock(source, home)
+    expected = before.only.files[path.name].sha256 if before and path.name in before.only.files else sha256
+    files = Transfer(source, progress).all([of_address(source, path, expected)])
+    return _lock(source, path.parent, files, None, before, home)
 
 
 def adopt(source: Source, choose: Choose, folder: Path, home: Path | None = None) -> Path:
@@ -79,11 +118,11 @@ def adopt(source: Source, choose: Choose, folder: Path, home: Path | None = None
         raise UserError(f"{folder}: no such folder")
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     before = read_lock(source, home)
-    chosen = sorted(before.files) if before else sorted(choose(names))
+    chosen = sorted(before.only.files) if before else sorted(choose(names))
     if not chosen:
         raise UserError(f"{folder}: none of the files of {source} is here")
     commit = folder.name if len(folder.name) == 40 and folder.parent.name == "snapshots" else None
-    return _lock(source, folder, chosen, before.commit if before else commit, before, home)
+    return _lock(source, folder, locked_files(folder, chosen), before.only.commit if before else commit, before, home)
 
 
 def cached_folder(source: Source) -> Path:
@@ -97,53 +136,6 @@ def cached_folder(source: Source) -> Path:
     return Path(str(found))
 
 
-def fetch_url(
-    source: Source, path: Path, sha256: str | None = None, progress: Progress = _say, home: Path | None = None
-) -> Path:
-    """Fetch one file from a web address to `path`, go on where a broken transfer stopped, check and lock it.
-
-    Without `sha256` the first fetch decides what the file is, and the lock holds later ones to it.
-    Returns the folder.
-    """
-    before = read_lock(source, home)
-    expected = before.files[path.name].sha256 if before and path.name in before.files else sha256
-    if not (path.is_file() and (expected is None or sha256_file(path) == expected)):
-        _transfer(source, path, progress)
-    found = sha256_file(path)
-    if expected is not None and found != expected:
-        path.unlink()
-        raise UserError(f"{source}: the file's SHA-256 is {found[:12]}..., {expected[:12]}... was expected; removed it")
-    return _lock(source, path.parent, [path.name], None, before, home)
-
-
-def _transfer(source: Source, path: Path, progress: Progress) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    have = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(source.repo, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        with urllib.request.urlopen(request, timeout=WAIT_SECONDS) as answer:
-            # A server that knows no ranges sends the file from its beginning.
-            have = have if answer.status == 206 else 0
-            total = have + int(answer.headers.get("Content-Length") or 0)
-            with open(part, "ab" if have else "wb") as file:
-                while block := answer.read(CHUNK):
-                    file.write(block)
-                    progress(file.tell(), total)
-    except urllib.error.HTTPError as error:
-        if error.code == 416:
-            part.unlink()
-        raise UserError(f"{source}: the server says {error.code} {error.reason}; {source.mend}") from None
-    except OSError as error:
-        raise UserError(f"{source}: no connection ({getattr(error, 'reason', error)}); {source.mend}") from None
-    size = part.stat().st_size
-    if total and size != total:
-        raise UserError(
-            f"{source}: the transfer stopped at {size:,} of {total:,} bytes; {source.mend} to go on from there"
-        )
-    shutil.move(part, path)
-
-
 def _api() -> Any:
     from huggingface_hub import HfApi
 
@@ -151,42 +143,25 @@ def _api() -> Any:
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
 
 
-def _same_as_hub(path: Path, entry: Any, source: Source) -> None:
-    size = path.stat().st_size
-    if entry.size is not None and size != entry.size:
-        short = "cut short, " if size < entry.size else ""
-        raise UserError(
-            f"{path}: {short}{size:,} bytes where the hub has {entry.size:,}; delete it, then {source.mend}"
-        )
-    expected = entry.lfs.sha256 if entry.lfs else entry.blob_id
-    if expected and (sha256_file(path) if entry.lfs else git_blob(path)) != expected:
-        raise UserError(f"{path}: its content is not what the hub has; delete it, then {source.mend}")
-
-
-def git_blob(path: Path) -> str:
-    """git's own name of a file's content, 40 hex digits: the hub gives no SHA-256 of small files."""
-    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-    with open(path, "rb") as file:
-        while block := file.read(CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _lock(
-    source: Source, folder: Path, names: Sequence[str], commit: str | None, before: Lock | None, home: Path | None
+    source: Source,
+    folder: Path,
+    files: Mapping[str, LockedFile],
+    commit: str | None,
+    before: Lock | None,
+    home: Path | None,
 ) -> Path:
-    files: Mapping[str, LockedFile] = locked_files(folder, names)
     if before is not None:
-        for name, expected in before.files.items():
+        for name, expected in before.only.files.items():
             if name not in files or files[name] != expected:
                 found = files[name].sha256[:12] if name in files else "missing"
                 raise UserError(
                     f"{folder / name}: {found}, the lock of {source} says {expected.sha256[:12]}; "
                     f"delete the file, then {source.mend}, or delete the lock if the change is meant"
                 )
-        commit = before.commit or commit
-    lock = Lock(kind=source.kind, repo=source.repo, revision=source.revision, commit=commit, files=dict(files))
-    write_lock(source, lock, folder, home)
+        commit = before.only.commit or commit
+    part = Part(kind=source.kind, repo=source.repo, revision=source.revision, commit=commit, files=dict(files))
+    write(lock_path(source, home), Lock(parts={ONLY: part}), {ONLY: folder})
     return folder
 
 

@@ -1,19 +1,25 @@
-"""The lock of a snapshot: which files it has, and whether those on this machine still are these files."""
+"""The lock of what was fetched: which files it is, and whether those on this machine still are these files."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import model_validator
 
 from mllm_eval.config import Strict, short_hash, validate
 from mllm_eval.errors import UserError
 from mllm_eval.storage import data_home, read_json, sha256_file, write_json
 
 Kind = Literal["model", "dataset", "url"]
+State = tuple[int, int]
+"""Size in bytes and time of change in nanoseconds."""
+ONLY = "files"
+"""The one part of a model's lock, and of an address's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +45,8 @@ class LockedFile(Strict):
     sha256: str
 
 
-class Lock(Strict):
-    """What was fetched: `revision` as it was asked for, `commit` as the hub resolved it, and the files.
-
-    It says nothing of this machine: a lock made by someone else can be put in its place and holds here.
-    """
+class Part(Strict):
+    """Files of one source: `revision` as it was asked for, `commit` as the hub resolved it (None: unknown)."""
 
     kind: Kind
     repo: str
@@ -51,17 +54,111 @@ class Lock(Strict):
     commit: str | None
     files: dict[str, LockedFile]
 
+
+class Rows(Strict):
+    """What a benchmark's data turned out to be. `trusted`: what the yaml did not pin and the first fetch decided."""
+
+    benchmark: str
+    pin: str
+    rows: int
+    samples: int
+    ids: str
+    trusted: list[str]
+
+
+class Lock(Strict):
+    """What was fetched: a model or an address is one part, a benchmark's data a part a table, with its rows.
+
+    It says nothing of this machine: a lock made by someone else can be put in its place and holds here.
+    """
+
+    parts: dict[str, Part]
+    data: Rows | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, raw: Any) -> Any:
+        # Up to 0.1 a lock of one source was its part itself, and a benchmark's had its facts beside its tables.
+        if isinstance(raw, dict) and "files" in raw:
+            return {"parts": {ONLY: raw}}
+        if isinstance(raw, dict) and isinstance(tables := raw.get("tables"), dict):
+            parts = {name: {"kind": "dataset", **table} for name, table in tables.items()}
+            return {"parts": parts, "data": {name: value for name, value in raw.items() if name != "tables"}}
+        return raw
+
+    @property
+    def only(self) -> Part:
+        """The part of a lock of one source."""
+        (part,) = self.parts.values()
+        return part
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for part in self.parts.values() for file in part.files.values())
+
     @property
     def revision_found(self) -> str:
         """The commit, or for files that were brought without one, a hash of what they are."""
-        return self.commit or f"files-{short_hash(self.files)}"
+        return self.only.commit or f"files-{short_hash(self.only.files)}"
 
 
-class Place(Strict):
-    """Where the files of a lock are on this machine, and the state in which they were last read whole."""
+class Places(Strict):
+    """Where the files of a lock are on this machine: the folder of each part, and the state of each file when it was
+    last read whole."""
 
-    folder: str
-    seen: dict[str, tuple[int, int]]
+    folders: dict[str, str]
+    seen: dict[str, dict[str, State]]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and "folder" in raw:
+            return {"folders": {ONLY: raw["folder"]}, "seen": {ONLY: raw.get("seen")}}
+        return raw
+
+
+def read(path: Path) -> Lock | None:
+    """The lock of a file, or None where there is none. Raises UserError for one that is damaged."""
+    return validate(read_json(path), Lock, str(path)) if path.is_file() else None
+
+
+def write(path: Path, lock: Lock, folders: Mapping[str, Path]) -> None:
+    """Write a lock whose files were just read whole in these folders, and note that they lie there."""
+    seen = {name: {file: _state(folders[name] / file) for file in part.files} for name, part in lock.parts.items()}
+    _note(path, Places(folders={name: str(folder.absolute()) for name, folder in folders.items()}, seen=seen))
+    write_json(path, lock.model_dump(mode="json"))
+
+
+def places(path: Path) -> Places | None:
+    """Where the files of a lock are on this machine; None where they were never fetched or brought here."""
+    beside = _beside(path)
+    return validate(read_json(beside), Places, str(beside)) if beside.is_file() else None
+
+
+def hold(path: Path, lock: Lock, missing: UserError, mend: str, whole: bool = False) -> dict[str, Path]:
+    """The folder of each part of a lock, whose files must still be the lock's. Reads no network.
+
+    Every file's size is compared with the lock, and its content where the file was touched since it was last compared,
+    or with `whole`. Raises `missing` where the files were never here, UserError for one that is missing or another.
+    """
+    known = places(path)
+    if known is None or set(known.folders) != set(lock.parts):
+        raise missing
+    seen: dict[str, dict[str, State]] = {}
+    for name, part in lock.parts.items():
+        source = Source(part.kind, part.repo, _named(part), mend)
+        before = {} if whole else known.seen.get(name, {})
+        folder = Path(known.folders[name])
+        seen[name] = {file: compare(folder / file, part.files[file], source, before.get(file)) for file in part.files}
+    if seen != known.seen:
+        _note(path, Places(folders=known.folders, seen=seen))
+    return {name: Path(folder) for name, folder in known.folders.items()}
+
+
+def _named(part: Part) -> str | None:
+    # A model is known by the revision that its yaml says, a table by the commit that it was.
+    return part.revision if part.kind != "dataset" else part.commit or part.revision
 
 
 def lock_path(source: Source, home: Path | None = None) -> Path:
@@ -73,13 +170,13 @@ def lock_path(source: Source, home: Path | None = None) -> Path:
 def read_lock(source: Source, home: Path | None = None) -> Lock | None:
     """The lock of a source, or None where there is none. Raises UserError for one that is damaged."""
     path = lock_path(source, home)
-    if not path.is_file():
+    lock = read(path)
+    if lock is None:
         return None
-    lock = validate(read_json(path), Lock, str(path))
-    if (lock.kind, lock.repo, lock.revision) != (source.kind, source.repo, source.revision):
-        raise UserError(
-            f"{path}: the lock of {lock.repo}@{lock.revision}, not of {source}; delete it, then {source.mend}"
-        )
+    only = next(iter(lock.parts.values())) if len(lock.parts) == 1 else None
+    if only is None or (only.kind, only.repo, only.revision) != (source.kind, source.repo, source.revision):
+        told = " + ".join(f"{part.repo}@{part.revision}" for part in lock.parts.values())
+        raise UserError(f"{path}: the lock of {told}, not of {source}; delete it, then {source.mend}")
     return lock
 
 
@@ -94,18 +191,8 @@ def locked_files(folder: Path, names: Iterable[str]) -> dict[str, LockedFile]:
     return found
 
 
-def write_lock(source: Source, lock: Lock, folder: Path, home: Path | None = None) -> Path:
-    """Write a lock whose files were just checked in `folder`, and note that they lie there."""
-    path = lock_path(source, home)
-    seen = {name: _state(folder / name) for name in lock.files}
-    write_json(_place_path(path), Place(folder=str(folder.absolute()), seen=seen).model_dump(mode="json"))
-    write_json(path, lock.model_dump(mode="json"))
-    return path
-
-
 def locked_folder(source: Source, home: Path | None = None, whole: bool = False) -> Path:
-    """The folder of a locked snapshot. Reads no network; every file's size is compared with the lock, and its
-    content where the file was touched since it was last compared, or with `whole`.
+    """The folder of a locked snapshot, held to its lock as `hold` does.
 
     Raises:
         UserError: no lock, a file that is missing, or one that is not the lock's.
@@ -113,22 +200,12 @@ def locked_folder(source: Source, home: Path | None = None, whole: bool = False)
     lock = read_lock(source, home)
     if lock is None:
         raise UserError(f"{source}: not on this machine, or not locked; {source.mend}")
-    path = _place_path(lock_path(source, home))
-    if not path.is_file():
-        raise UserError(f"{source}: locked, but its files were never fetched to this machine; {source.mend}")
-    place = validate(read_json(path), Place, str(path))
-    folder = Path(place.folder)
-    seen: dict[str, tuple[int, int]] = {}
-    for name in lock.files:
-        seen[name] = compare(folder / name, lock.files[name], source, None if whole else place.seen.get(name))
-    if seen != place.seen:
-        # Only a note that spares the next reading; in a folder that can't be written it is done without.
-        with suppress(OSError):
-            write_json(path, Place(folder=place.folder, seen=seen).model_dump(mode="json"))
+    missing = UserError(f"{source}: locked, but its files were never fetched to this machine; {source.mend}")
+    (folder,) = hold(lock_path(source, home), lock, missing, source.mend, whole).values()
     return folder
 
 
-def compare(path: Path, expected: LockedFile, source: Source, seen: tuple[int, int] | None = None) -> tuple[int, int]:
+def compare(path: Path, expected: LockedFile, source: Source, seen: State | None = None) -> State:
     """Hold a file against its lock and return its state (size, time of change); reads it unless it is as `seen`.
 
     Raises UserError: missing, of another size, of other content.
@@ -150,11 +227,17 @@ def compare(path: Path, expected: LockedFile, source: Source, seen: tuple[int, i
     return state
 
 
-def _state(path: Path) -> tuple[int, int]:
+def _state(path: Path) -> State:
     status: Any = os.stat(path)
     return status.st_size, status.st_mtime_ns
 
 
-def _place_path(lock: Path) -> Path:
+def _beside(path: Path) -> Path:
     # Beside the lock, not in it: the place belongs to this machine, the lock to anyone.
-    return lock.with_suffix(".place")
+    return path.with_suffix(".place")
+
+
+def _note(path: Path, places: Places) -> None:
+    # Only a note that spares the next reading; in a folder that can't be written it is done without.
+    with suppress(OSError):
+        write_json(_beside(path), places.model_dump(mode="json"))

@@ -72,7 +72,7 @@ def export_llava(checkpoint: Path, to: Path) -> str:
         raise UserError(f"{to}: is there already; name another folder")
     model = load_checkpoint(checkpoint)
     if reason := why_not(model):
-        raise UserError(f"{checkpoint}: no LLaVA says this: {reason}; load it after `import mllm_eval.model` instead")
+        raise UserError(f"{checkpoint}: no LLaVA says this: {reason}; load it after `import mllm_eval` instead")
     fresh = to.with_name(f".{to.name}.{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     try:

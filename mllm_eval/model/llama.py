@@ -41,7 +41,7 @@ def llama_outline(llm: LLM, folder: Path | None = None) -> Outline:
     """
     folder = folder or weights_folder(llm.weights)
     try:
-        config: Any = LlamaConfig(**_plain(llama_config(llm, folder)))
+        config: Any = LlamaConfig(**plain_config(llm, folder))
         with torch.device("meta"):
             shell = LlamaForCausalLM(config)
     except UserError:
@@ -63,7 +63,9 @@ def llama_outline(llm: LLM, folder: Path | None = None) -> Outline:
     return Outline(config.max_position_embeddings, config.hidden_act, frozenset(linear), tied)
 
 
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
+def plain_config(llm: LLM, folder: Path | None = None) -> dict[str, Any]:
+    """What `LlamaConfig` takes of an LLM's config.json. Raises UserError as `llama_config` does."""
+    config = llama_config(llm, folder or weights_folder(llm.weights))
     return {name: value for name, value in config.items() if name not in ("model_type", "transformers_version")}
 
 

@@ -6,19 +6,20 @@ nothing to do loads no model.
 
 from __future__ import annotations
 
-from mllm_eval.pipeline.evaluation import Selection, compare, evaluate, evaluate_external
-from mllm_eval.pipeline.flow import provide_benchmarks, provide_data, score_run, table, train_run
-from mllm_eval.pipeline.reporter import Progress, Reporter, Silent
+from mllm_eval.pipeline.evaluation import Selection, evaluate, evaluate_external
+from mllm_eval.pipeline.flow import prepare_run, provide_benchmarks, provide_data, score_run, table, train_run
+from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.subset import shown_variants
+from mllm_eval.progress import Progress
 
 __all__ = [
     "Progress",
     "Reporter",
     "Selection",
     "Silent",
-    "compare",
     "evaluate",
     "evaluate_external",
+    "prepare_run",
     "provide_benchmarks",
     "provide_data",
     "score_run",

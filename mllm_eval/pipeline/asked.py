@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mllm_eval.catalog import Benchmark, load_benchmark, load_encoder, names, paper_benchmarks
+from mllm_eval.catalog import Benchmark, Given, load_benchmark, names, paper_benchmarks
 from mllm_eval.catalog.benchmark import GENERIC
 from mllm_eval.errors import UserError, near
 
 
-def asked_benchmarks(asked: Sequence[str] | None, pin: str) -> list[Benchmark]:
-    """The benchmarks of these names; without names, those of the paper's table that have this pin.
+def asked_benchmarks(asked: Sequence[Given | Benchmark] | None, pin: str) -> list[Benchmark]:
+    """The benchmarks of these names, files or objects; without any, those of the paper's table that have this pin.
 
     Raises:
         UserError: an unknown name, or a benchmark without data for this pin.
     """
     if asked:
-        found = [load_benchmark(name) for name in dict.fromkeys(asked)]
+        found = list({one.name: one for one in map(load_benchmark, asked)}.values())
         for benchmark in found:
             benchmark.pin(pin)
         return found
@@ -44,16 +44,15 @@ def asked_variants(asked: Sequence[Benchmark], wanted: Sequence[str]) -> dict[st
     return found
 
 
-def rules_asked(rules: str, benchmarks: Sequence[str] | None, pin: str) -> None:
+def rules_asked(rules: str, benchmarks: Sequence[Given | Benchmark] | None, pin: str) -> None:
     """UserError, with the nearest name, for a rule set of which no benchmark asked would have a score to print."""
     known = dict.fromkeys(name for benchmark in asked_benchmarks(benchmarks, pin) for name in benchmark.rules)
     if known and rules not in known:
         raise UserError(f"no benchmark asked has rules {rules!r}.{near(rules, known)} Known: {', '.join(known)}")
 
 
-def baseline_asked(baseline: str | None, encoders: Sequence[str]) -> None:
-    """UserError for a baseline that can be no row of these encoders: neither a hash nor a label of one of them."""
-    own = [load_encoder(name).name for name in encoders]
+def baseline_asked(baseline: str | None, own: Sequence[str]) -> None:
+    """UserError for a baseline that can be no row of encoders of these names: neither a hash nor a label of one."""
     if baseline is None or re.fullmatch(r"[0-9a-f]{12}", baseline) or any(map(baseline.startswith, own)):
         return
     raise UserError(f"no row {baseline!r} to compare with.{near(baseline, own)}")

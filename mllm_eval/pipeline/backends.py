@@ -7,13 +7,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from mllm_eval.adapters import weights_folder
+from mllm_eval.distributed import decided
 from mllm_eval.environment import device, repeatable
 from mllm_eval.errors import UserError
 from mllm_eval.external import ExternalModel
+from mllm_eval.features.together import fill_together
 from mllm_eval.generate import Backend, ChatFormat, Limits, PromptFormat, TemplateFormat
 from mllm_eval.generate.positions import positions_in
 from mllm_eval.pipeline.ledger import Ledger
-from mllm_eval.pipeline.processes import decided, encode
 from mllm_eval.run import Run
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from mllm_eval.features import Features
     from mllm_eval.generate.server import Server
     from mllm_eval.model import VLM
-    from mllm_eval.pipeline.reporter import Progress
+    from mllm_eval.progress import Progress
 
 
 class BackendSource(Protocol):
@@ -125,7 +126,7 @@ class RunSource:
         self, images: Sequence[ImageRef], progress: Progress, broken: Callable[[ImageRef, Exception], None]
     ) -> None:
         """Fill the feature store, each process with its share."""
-        encode(self.features, images, progress, broken)
+        fill_together(self.features, images, progress, broken)
 
 
 class ExternalSource:

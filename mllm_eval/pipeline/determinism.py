@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllm_eval.answers import Journal
-from mllm_eval.environment import before_torch, device, repeatable
+from mllm_eval.environment import device, repeatable, settings
 from mllm_eval.errors import UserError
 from mllm_eval.generate import Task, TemplateFormat
 from mllm_eval.pipeline.asked import asked_benchmarks
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mllm_eval.generate.determinism import Agreement
 
 
+@settings()
 def compare_engines(run: Run, samples: int | None = None, reporter: Reporter | None = None) -> dict[str, Agreement]:
     """Benchmark -> how the engine's answers agree with those of the plain loop.
 
@@ -30,7 +31,6 @@ def compare_engines(run: Run, samples: int | None = None, reporter: Reporter | N
     Raises:
         UserError: the run is not trained, or has no benchmarks.
     """
-    before_torch()
     listener = reporter or Silent()
     if not is_trained(run):
         raise UserError(f"{run.name} is not trained; `mllm-eval train {run.encoder.name}` does that")

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from mllm_eval.catalog import Benchmark, load_encoder, load_recipe
+from mllm_eval.catalog import LLM, Benchmark, Encoder, Given, Recipe
 from mllm_eval.catalog.benchmark import answers_variant
-from mllm_eval.catalog.subset import size_of_table, sized
+from mllm_eval.catalog.variant import VariantKey, size_of_table
+from mllm_eval.distributed import decided, sharing
+from mllm_eval.environment import settings
 from mllm_eval.external import Dtype, ExternalModel
 from mllm_eval.pipeline.asked import asked_benchmarks, asked_variants, rules_asked
 from mllm_eval.pipeline.backends import BackendSource, ExternalSource, RunSource
@@ -16,7 +18,6 @@ from mllm_eval.pipeline.flow import train_missing, working
 from mllm_eval.pipeline.inference import Inference, titled
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.pictures import conclude, tell_of_broken
-from mllm_eval.pipeline.processes import decided, sharing
 from mllm_eval.pipeline.rehearsal import unsettled
 from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.pipeline.scoring import States, score_answers, scored
@@ -34,24 +35,25 @@ if TYPE_CHECKING:
 class Selection(TypedDict, total=False):
     """Which questions are asked.
 
-    benchmarks: names; by default those of the paper's table that have the data pin.
+    benchmarks: names, files or objects; by default those of the paper's table that have the data pin.
     blind: ask once more without images (variant `blind`).
     variants: further variants of the benchmarks that have them; `all` stands for all of a benchmark's own.
     subset: ask so many questions of the chosen benchmarks, a stratified part; answers and scores are kept apart.
     rules: the rule set that will be shown; one that no benchmark has is refused before anything is computed.
     """
 
-    benchmarks: Sequence[str] | None
+    benchmarks: Sequence[Given | Benchmark] | None
     blind: bool
     variants: Sequence[str] | None
     subset: int | None
     rules: str | None
 
 
+@settings()
 def evaluate(
-    encoder: str,
-    recipe: str = "mini",
-    llm: str | None = None,
+    encoder: Given | Encoder,
+    recipe: Given | Recipe = "mini",
+    llm: Given | LLM | None = None,
     seed: int | None = None,
     reporter: Reporter | None = None,
     server: str | None = None,
@@ -60,7 +62,8 @@ def evaluate(
     """Train an encoder's adapter, ask the benchmarks, score the answers: whatever of it is missing.
 
     Args:
-        encoder, recipe, llm: names, or paths to yaml files; the recipe names LLM and seed unless given.
+        encoder, recipe, llm: names, paths to yaml files, or what stands in them; the recipe names LLM and seed unless
+            given.
         server: address of a vLLM server that holds the run's LLM and answers in the engine's place.
         which: see `Selection`.
 
@@ -82,6 +85,7 @@ def evaluate(
     return run
 
 
+@settings()
 def evaluate_external(
     place: str | ExternalModel,
     data: str = "hub",
@@ -114,21 +118,6 @@ def evaluate_external(
     return model
 
 
-def compare(
-    encoders: Sequence[str],
-    recipe: str = "mini",
-    llm: str | None = None,
-    seed: int | None = None,
-    reporter: Reporter | None = None,
-    **which: Unpack[Selection],
-) -> list[Run]:
-    """`evaluate` for each encoder. All names are checked before anything is computed."""
-    for encoder in encoders:
-        load_encoder(encoder)
-    _choose(load_recipe(recipe).data, which)
-    return [evaluate(encoder, recipe, llm, seed, reporter, **which) for encoder in encoders]
-
-
 @dataclass(frozen=True)
 class _Chosen:
     """Benchmarks of a data pin, the variants of each, and what is said of a subset of them."""
@@ -145,8 +134,8 @@ def _choose(data: str, which: Selection) -> _Chosen:
         rules_asked(rules, names, data)
     benchmarks = asked_benchmarks(names, data)
     wanted = asked_variants(benchmarks, [*(["blind"] if which.get("blind") else []), *(which.get("variants") or [])])
-    size = size_of_table(subset, names)
-    variants = {name: [sized(variant, size) for variant in own] for name, own in wanted.items()}
+    size = size_of_table(subset, [one.name for one in benchmarks] if names else None)
+    variants = {name: [str(VariantKey.of(variant, size)) for variant in own] for name, own in wanted.items()}
     return _Chosen(data, benchmarks, variants, "" if size == subset else subset_words(subset, size, len(benchmarks)))
 
 

@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_eval.catalog import Benchmark, load_benchmark, load_recipe
+from mllm_eval.catalog import LLM, Benchmark, Encoder, Given, Recipe, load_benchmark, load_recipe
 from mllm_eval.catalog.benchmark import answers_variant
-from mllm_eval.catalog.subset import parted, sized
+from mllm_eval.catalog.variant import VariantKey, of_stem
 from mllm_eval.data.snapshots import load_samples
-from mllm_eval.environment import before_torch, repeatable, world
+from mllm_eval.distributed import decided, meet, rank
+from mllm_eval.environment import cores, repeatable, settings
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.asked import asked_benchmarks
 from mllm_eval.pipeline.inference import titled
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.pictures import look_at_images
-from mllm_eval.pipeline.processes import decided, meet
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.scoring import States, score_answers
 from mllm_eval.pipeline.snapshots import lock_data, of_the_hub
@@ -25,16 +25,17 @@ from mllm_eval.pipeline.sources import folders_of, needed, provide
 from mllm_eval.pipeline.subset import asked_samples, shown_variants
 from mllm_eval.run import Run, RunFolder
 from mllm_eval.storage import FileLock
-from mllm_eval.train import hold_to_its_data, is_trained, train
+from mllm_eval.train import hold_to_its_data, is_trained, prepare, train
 
 if TYPE_CHECKING:
     from mllm_eval.report import Table
 
 
+@settings()
 def train_run(
-    encoder: str,
-    recipe: str = "mini",
-    llm: str | None = None,
+    encoder: Given | Encoder,
+    recipe: Given | Recipe = "mini",
+    llm: Given | LLM | None = None,
     seed: int | None = None,
     reporter: Reporter | None = None,
 ) -> Run:
@@ -55,6 +56,25 @@ def train_run(
     return run
 
 
+@settings()
+def prepare_run(
+    encoder: str,
+    recipe: str = "mini",
+    llm: str | None = None,
+    seed: int | None = None,
+    reporter: Reporter | None = None,
+) -> Run:
+    """What training does before it needs a GPU: checks, and the tokens of both stages, by all cores of this process."""
+    run = Run.of(encoder, recipe, llm, seed)
+    with working(run, reporter) as ledger:
+        if not is_trained(run):
+            provide(needed(run.recipe, True, []), ledger.reporter)
+            hold_to_its_data(run)
+            prepare(run, ledger.reporter.say, cores())
+    return run
+
+
+@settings()
 def score_run(run: RunFolder, reporter: Reporter | None = None) -> list[str]:
     """Score all finished answers of a run anew, without a model; returns what was scored.
 
@@ -65,9 +85,9 @@ def score_run(run: RunFolder, reporter: Reporter | None = None) -> list[str]:
     states = States(run.data)
     with working(run, reporter) as ledger:
         for path in sorted((run.folder / "answers").glob("*.jsonl")):
-            name, _, variant = path.stem.partition(".")
+            name, variant = of_stem(path.stem)
             benchmark = load_benchmark(name)
-            for counted in _read_by(run, benchmark, variant or "default"):
+            for counted in _read_by(run, benchmark, variant):
                 title = titled(benchmark, counted)
                 with ledger.step(f"scores: {title}", "scores", benchmark=benchmark.name, variant=counted):
                     states.of(benchmark, counted)
@@ -147,8 +167,7 @@ def provide_benchmarks(
 @contextmanager
 def working(run: RunFolder, reporter: Reporter | None) -> Iterator[Ledger]:
     """Have a run's folder for oneself, its config written, its steps noted in its ledger."""
-    before_torch()
-    if world()[0]:
+    if rank():
         # Rank 0 holds the lock, writes and tells; the others train and answer with it.
         yield Ledger(run.folder, Silent(), kept=False)
         return
@@ -172,10 +191,10 @@ def train_missing(run: Run, ledger: Ledger) -> None:
 
 def _read_by(run: RunFolder, benchmark: Benchmark, variant: str) -> list[str]:
     """The variants that read these answers: their own, and those that were scored from them before."""
-    size = parted(variant)[1]
+    key = VariantKey.parse(variant)
     others = [
         name
-        for name in (sized(one, size) for one in benchmark.variants)
+        for name in (str(key.named(one)) for one in benchmark.variants)
         if answers_variant(benchmark, name, run.data) == variant != name
         and any(run.summary_path(benchmark.name, rules, name).is_file() for rules in benchmark.rules)
     ]

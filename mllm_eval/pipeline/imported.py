@@ -7,6 +7,7 @@ from pathlib import Path
 from mllm_eval.answers import Answer
 from mllm_eval.catalog import load_benchmark, names
 from mllm_eval.catalog.benchmark import answers_variant
+from mllm_eval.environment import settings
 from mllm_eval.errors import UserError
 from mllm_eval.imported import Imported
 from mllm_eval.pipeline.flow import working
@@ -19,6 +20,7 @@ from mllm_eval.score.files import Scored
 from mllm_eval.storage import sha256_file, write_atomic
 
 
+@settings()
 def keep_answers(
     name: str,
     benchmark: str,

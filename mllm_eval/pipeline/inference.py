@@ -9,14 +9,14 @@ from itertools import count
 
 from mllm_eval.answers import Journal
 from mllm_eval.catalog import Benchmark
-from mllm_eval.catalog.subset import parted
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.data.samples import ImageRef, Sample
-from mllm_eval.generate import Hooks, Share, Task, answer_tasks, answers_by_key, group_by_images
+from mllm_eval.distributed import Share, decided
+from mllm_eval.generate import Hooks, Task, answer_tasks, answers_by_key, group_by_images
 from mllm_eval.pipeline.backends import BackendSource
 from mllm_eval.pipeline.ledger import Ledger, Part
-from mllm_eval.pipeline.processes import decided
-from mllm_eval.pipeline.reporter import Progress
 from mllm_eval.pipeline.subset import asked_samples
+from mllm_eval.progress import Progress
 from mllm_eval.run import RunFolder
 
 
@@ -148,7 +148,7 @@ class Inference:
 
     def _encode(self, name: str, group: Mapping[Task, tuple[Benchmark, str]]) -> None:
         # An image that several show is the default's: what a variant adds is what it alone shows.
-        order = sorted(group.items(), key=lambda one: parted(one[1][1])[0] != "default")
+        order = sorted(group.items(), key=lambda one: VariantKey.parse(one[1][1]).name != "default")
         images: dict[str, ImageRef] = {}
         own: list[set[str]] = []
         for task, _ in order:

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from mllm_eval.pipeline.reporter import Progress, Reporter
+from mllm_eval.pipeline.reporter import Reporter
+from mllm_eval.progress import Progress
 
 Kind = Literal["training", "load", "server", "features", "answers", "scores", "other"]
 """What a step was; readers of a ledger go by this, never by a step's title."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-Progress = Callable[[int, int], None]
-"""Called with the units done and the units in all."""
+from mllm_eval.progress import Progress, unheard
 
 
 class Reporter(Protocol):
@@ -31,4 +30,4 @@ class Silent:
     @contextmanager
     def step(self, title: str) -> Iterator[Progress]:
         """Nothing."""
-        yield lambda done, total: None
+        yield unheard

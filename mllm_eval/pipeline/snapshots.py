@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mllm_eval.catalog import Benchmark
 from mllm_eval.data import locking
-from mllm_eval.data.locks import DataLock, locked_snapshot, read_lock
+from mllm_eval.data.locks import lock_path, locked_snapshot, read_lock, rows_of
+from mllm_eval.hub.lock import Lock, Rows
 from mllm_eval.pipeline.reporter import Reporter, Silent
 
 
@@ -45,7 +46,7 @@ def lock_data(
                 locking.lock(benchmark, name, found, progress)
             changed = True
         if (lock := read_lock(benchmark, name)) is not None:
-            listener.say(_sentence(lock))
+            listener.say(_sentence(lock, rows_of(lock, lock_path(benchmark.name, name))))
     return changed
 
 
@@ -54,13 +55,13 @@ def of_the_hub(benchmarks: Iterable[Benchmark], pin: str) -> list[Benchmark]:
     return [benchmark for benchmark in benchmarks if benchmark.pin(pin).source == "hub"]
 
 
-def _sentence(lock: DataLock) -> str:
-    made_of = {f"{table.repo}@{(table.commit or 'unknown commit')[:14]}" for table in lock.tables.values()}
-    files = sum(len(table.files) for table in lock.tables.values())
-    asked = "" if lock.samples == lock.rows else f", {lock.samples:,} asked"
-    trusted = f"; trusted on first use: {', '.join(lock.trusted)}" if lock.trusted else ""
+def _sentence(lock: Lock, rows: Rows) -> str:
+    made_of = {f"{table.repo}@{(table.commit or 'unknown commit')[:14]}" for table in lock.parts.values()}
+    files = sum(len(table.files) for table in lock.parts.values())
+    asked = "" if rows.samples == rows.rows else f", {rows.samples:,} asked"
+    trusted = f"; trusted on first use: {', '.join(rows.trusted)}" if rows.trusted else ""
     size = f"{lock.size / 1e6:,.1f} MB in {files} file{'s' if files > 1 else ''}"
-    return f"{lock.benchmark}: {lock.rows:,} rows{asked}, {size}, {' + '.join(sorted(made_of))}{trusted}"
+    return f"{rows.benchmark}: {rows.rows:,} rows{asked}, {size}, {' + '.join(sorted(made_of))}{trusted}"
 
 
 def locked_or_told(benchmarks: Iterable[Benchmark], pin: str, variants: Sequence[str] = ("default",)) -> None:

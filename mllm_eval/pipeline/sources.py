@@ -13,7 +13,7 @@ from mllm_eval.catalog import Benchmark, Recipe
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.reporter import Reporter
-from mllm_eval.storage import PACKAGE, data_home, locate, read_text
+from mllm_eval.storage import SHIPPED, data_home, locate, read_text
 
 
 class Source(Strict):
@@ -31,7 +31,7 @@ class Sources(pydantic.RootModel[dict[str, Source]]):
 
 def sources() -> dict[str, Source]:
     """What this installation can make."""
-    return load(PACKAGE / "configs" / "sources.yaml", Sources).root
+    return load(SHIPPED / "configs" / "sources.yaml", Sources).root
 
 
 def needed(recipe: Recipe, training: bool, benchmarks: Iterable[Benchmark]) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mllm_eval.catalog.benchmark import Benchmark
-from mllm_eval.catalog.subset import parted, sized
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.data.samples import Sample
 from mllm_eval.data.snapshots import load_samples
 
@@ -16,9 +16,9 @@ def asked_samples(benchmark: Benchmark, data: str, variant: str) -> Sequence[Sam
     Of `default@1000` those that `mllm-eval stats subset --size 1000` counts: a sixteenth of them of each benchmark,
     strata in their shares, samples that share an image or a group together. Raises UserError as `load_samples` does.
     """
-    plain, size = parted(variant)
-    samples = load_samples(benchmark, data, plain)
-    if size is None:
+    wanted = VariantKey.parse(variant)
+    samples = load_samples(benchmark, data, wanted.name)
+    if wanted.subset is None:
         return samples
     from mllm_eval.results import strata
     from mllm_eval.stats import part_of_table
@@ -29,7 +29,7 @@ def asked_samples(benchmark: Benchmark, data: str, variant: str) -> Sequence[Sam
         for key, values in fields.items():
             values.append(getattr(sample, key))
         named.append(stratum_of(benchmark, sample))
-    chosen = part_of_table(fields["cluster"], strata(benchmark.name, named, fields), size, benchmark.name)
+    chosen = part_of_table(fields["cluster"], strata(benchmark.name, named, fields), wanted.subset, benchmark.name)
     return [sample for sample, asked in zip(samples, chosen, strict=True) if asked]
 
 
@@ -48,5 +48,5 @@ def subset_words(size: int | None, of_table: int | None, benchmarks: int) -> str
 def shown_variants(blind: bool = False, subset: int | None = None, whole: bool = False) -> list[str]:
     """The variants that a table shows: of all questions or of a subset, of both only where `whole` asks for it."""
     plain = ["default", "blind"] if blind else ["default"]
-    parts = [sized(name, subset) for name in plain]
+    parts = [str(VariantKey.of(name, subset)) for name in plain]
     return list(dict.fromkeys([*(plain if whole else []), *parts]))

@@ -12,50 +12,26 @@ from mllm_eval.features.room import bound, features_root
 from mllm_eval.features.shards import ENTRY
 from mllm_eval.plan.disk import Keeping, keeping
 from mllm_eval.plan.gpus import Gpu, parse_gpus
-from mllm_eval.plan.memory import Activations, Batch, Precision, States, Zero, activations, states
+from mllm_eval.plan.memory import checkpoint, loading
 from mllm_eval.plan.shapes import (
     EncoderShape,
     LlamaShape,
     ProjectorShape,
     encoder_shape,
     llama_shape,
-    lora_parameters,
     projector_shape,
 )
+from mllm_eval.plan.ways import GIB, RESERVE, Memory, adapted, parts, ways
 from mllm_eval.plan.work import asking, encoding, passing, projecting
 from mllm_eval.plan.workload import ANSWER, QUESTION, BenchmarkLoad, StageLoad, benchmark_loads, stage_load
-
-GIB = 2**30
-PER_NODE = 8
-# CUDA's context, NCCL's buffers and the allocator's waste.
-RESERVE = 3 * GIB
-WAYS: tuple[tuple[str, Zero, bool], ...] = (
-    ("no ZeRO", 0, False),
-    ("ZeRO-2", 2, False),
-    ("ZeRO-2 +host", 2, True),
-    ("ZeRO-3", 3, False),
-    ("ZeRO-3 +host", 3, True),
-)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """One way to share a stage out: model states and activations on a GPU, and what the host must hold."""
-
-    way: str
-    checkpointing: bool
-    states: States
-    activations: Activations
-    fits: bool
-
-    @property
-    def gpu(self) -> int:
-        return self.states.gpu + self.activations.peak
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the flow. `flops` are the model's own, recomputation not counted; `units` are steps or images."""
+    """A step of the flow. `flops` are the model's own; `again` those that gradient checkpointing repeats.
+
+    `units` are steps or images.
+    """
 
     name: str
     units: int
@@ -63,11 +39,16 @@ class Step:
     flops: int
     hours: float
     note: str = ""
+    again: int = 0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a plan says; `to_dict` for a file."""
+    """Everything that a plan says; `to_dict` for a file.
+
+    loading: bytes of its machine's memory that each process of a stage takes before its weights are on the GPU.
+    checkpoints: bytes of one checkpoint of a stage; two are kept, and the next is written beside them.
+    """
 
     encoder: str
     recipe: str
@@ -78,6 +59,8 @@ class Plan:
     parameters: dict[str, int]
     chosen: dict[str, str]
     memory: dict[str, list[Memory]]
+    loading: dict[str, int]
+    checkpoints: dict[str, int]
     steps: list[Step]
     benchmarks: list[dict[str, Any]]
     plain_evaluation: float
@@ -100,8 +83,8 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Plain data; sizes in bytes, times in hours, cost in the price's currency."""
         found = asdict(self)
-        for stage, ways in self.memory.items():
-            for at, way in enumerate(ways):
+        for stage, listed in self.memory.items():
+            for at, way in enumerate(listed):
                 found["memory"][stage][at] |= {"gpu": way.gpu, "activations_peak": way.activations.peak}
         return {**found, "hours": self.hours, "gpu_hours": self.gpu_hours, "cost": self.cost}
 
@@ -156,7 +139,12 @@ def make_plan(
     shown = {key: load.rows for key, load in loads.items()} | {"evaluation": images["evaluation"]}
     kept = keeping(row + ENTRY.itemsize, images, shown, live, limit)
     steps = [_encoding_step(seeing, kept, rate)]
-    steps += [_stage_step(key, chosen, loads[key], thinking, joint, rate) for key in stages]
+    steps += [_stage_step(key, chosen, loads[key], thinking, joint, rate, mfu) for key in stages]
+    held: dict[str, dict[str, Any]] = {}
+    for key, stage in stages.items():
+        trained, frozen, eyes = parts(stage, thinking, joint, seeing)
+        held[key] = {"trained": trained, "frozen": frozen, "encoder": eyes, "dtype": chosen.dtype}
+        held[key]["deepspeed"] = bool(stage.deepspeed)
     evaluation, each, plain = _evaluation(chosen, asked, thinking, joint, seeing, gpu, number, mfu)
     return Plan(
         encoder=eye.name,
@@ -170,7 +158,9 @@ def make_plan(
             key: f"{stage.deepspeed or 'no ZeRO'}, checkpointing {'on' if stage.gradient_checkpointing else 'off'}"
             for key, stage in stages.items()
         },
-        memory={key: _memory(chosen, stage, thinking, joint, gpu, number) for key, stage in stages.items()},
+        memory={key: ways(chosen, stage, thinking, joint, seeing, gpu, number) for key, stage in stages.items()},
+        loading={key: loading(**held[key]) for key in stages},
+        checkpoints={key: checkpoint(held[key]["trained"], chosen.dtype, held[key]["deepspeed"]) for key in stages},
         steps=[*steps, evaluation],
         benchmarks=each,
         plain_evaluation=plain,
@@ -192,31 +182,6 @@ def _fitting(batch: int, micro_batch: int, number: int) -> int | None:
     return None if rest else max(size for size in range(1, micro_batch + 1) if each % size == 0)
 
 
-def _memory(recipe: Recipe, stage: Any, llm: LlamaShape, joint: ProjectorShape, gpu: Gpu, number: int) -> list[Memory]:
-    """Every way to share a stage out, with and without gradient checkpointing, at rows of the longest length."""
-    added = _added(stage, llm)
-    whole = stage.train_llm and added is None
-    trained = joint.params + (llm.params if whole else added or 0)
-    frozen = 0 if whole else llm.params
-    targets = stage.micro_batch * max(1, stage.max_length - recipe.positions)
-    batch = Batch(stage.micro_batch * stage.max_length, stage.micro_batch, recipe.positions, targets)
-    found = []
-    for way, zero, offload in WAYS:
-        held = states(trained, frozen, llm.largest, recipe.dtype, zero, number, -(-number // PER_NODE), offload=offload)
-        for checkpointing in (False, True):
-            kept = activations(llm, joint, batch, Precision.of(recipe.dtype, zero), stage.train_llm, checkpointing)
-            fits = held.gpu + kept.peak + RESERVE <= gpu.gib * GIB
-            found.append(Memory(way, checkpointing, held, kept, fits))
-    return found
-
-
-def _added(stage: Any, llm: LlamaShape) -> int | None:
-    """What LoRA adds to the LLM and trains in its stead; None without LoRA."""
-    if stage.lora is None:
-        return None
-    return lora_parameters(llm, stage.lora.r, stage.lora.targets)
-
-
 def _encoding_step(encoder: EncoderShape, kept: dict[str, Keeping], rate: float) -> Step:
     images = sum(one.first for one in kept.values())
     again = sum(one.again for one in kept.values())
@@ -227,17 +192,27 @@ def _encoding_step(encoder: EncoderShape, kept: dict[str, Keeping], rate: float)
 
 
 def _stage_step(
-    name: str, recipe: Recipe, load: StageLoad, llm: LlamaShape, joint: ProjectorShape, rate: float
+    name: str, recipe: Recipe, load: StageLoad, llm: LlamaShape, joint: ProjectorShape, rate: float, mfu: float
 ) -> Step:
     stage = {"stage 1": recipe.stage1, "stage 2": recipe.stage2}[name]
-    added = _added(stage, llm)
+    added = adapted(stage, llm)
     trained = stage.train_llm and added is None
     tokens = recipe.positions + load.text
-    flops = passing(llm, load.rows, tokens, load.targets).training(trained)
+    work = passing(llm, load.rows, tokens, load.targets)
+    flops = work.training(trained)
     # The projector's features want no gradient of their own, its weights do.
     flops += 3 * projecting(joint, load.rows * recipe.positions)
     flops += 6 * (added or 0) * load.rows * tokens
-    return Step(name, load.steps, load.rows * tokens, flops, flops / rate / 3600)
+    hours = flops / rate / 3600
+    if not stage.gradient_checkpointing:
+        return Step(name, load.steps, load.rows * tokens, flops, hours)
+    # Blocks go forward once more in the backward pass; the words do not.
+    again = work.matrices + work.attention + 2 * (added or 0) * load.rows * tokens
+    note = (
+        f"checkpointing computes {again:.3g} more, which MFU leaves out: {mfu:.0%} of it are "
+        f"{mfu * (flops + again) / flops:.0%} of the peak"
+    )
+    return Step(name, load.steps, load.rows * tokens, flops, hours, note, again)
 
 
 def _evaluation(

@@ -8,7 +8,7 @@ import pydantic
 
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, near
-from mllm_eval.storage import PACKAGE
+from mllm_eval.storage import SHIPPED
 
 
 class Gpu(Strict):
@@ -29,7 +29,7 @@ def parse_gpus(text: str) -> tuple[int, str, Gpu]:
     match = re.fullmatch(r"([1-9]\d*)\s*x\s*(.+)", text.strip(), re.IGNORECASE)
     if match is None:
         raise UserError(f"gpus {text!r}: write their number and name, such as 8xH100")
-    listed = load(PACKAGE / "configs" / "gpus.yaml", Gpus).root
+    listed = load(SHIPPED / "configs" / "gpus.yaml", Gpus).root
     known = {name.upper(): (name, gpu) for name, gpu in listed.items()}
     name = match.group(2).upper()
     if name not in known:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mllm_eval.plan.shapes import LlamaShape, ProjectorShape
+from mllm_eval.plan.shapes import EncoderShape, LlamaShape, ProjectorShape
 
 Zero = Literal[0, 2, 3]
 FULL = 4
 ADAM = 8
 """Two float32 moments a parameter."""
+SUB_GROUP = 10**9
+"""Parameters of a process that ZeRO-3 steps at a time (DeepSpeed's `sub_group_size`)."""
+ENCODING = 12
+"""Widths of a token that an encoder's pass without gradients holds at most: a block's own, before and behind."""
 
 
 @dataclass(frozen=True)
@@ -33,35 +37,53 @@ class Precision:
 
 @dataclass(frozen=True)
 class States:
-    """What holds weights and what trains them, on one GPU; `host` is what lies in one node's own memory."""
+    """What holds weights and what trains them, on one GPU; `host` is what lies in one node's own memory.
+
+    stepping: there while the optimiser steps, when no activations are. gathered: there during the passes alone.
+    """
 
     weights: int
     gradients: int
     optimiser: int
-    passing: int
+    stepping: int
+    gathered: int
     host: int = 0
 
     @property
-    def gpu(self) -> int:
-        return self.weights + self.gradients + self.optimiser + self.passing
+    def lasting(self) -> int:
+        """What stays from step to step."""
+        return self.weights + self.gradients + self.optimiser
+
+    def peak(self, activations: int) -> int:
+        """The most at one time: in the passes, with what is gathered for them, or while the optimiser steps."""
+        return self.lasting + max(self.stepping, self.gathered + activations)
 
 
 def states(
-    trained: int, frozen: int, largest: int, dtype: str, zero: Zero, gpus: int, nodes: int = 1, offload: bool = False
+    trained: int,
+    frozen: int,
+    largest: int,
+    dtype: str,
+    zero: Zero,
+    gpus: int,
+    nodes: int = 1,
+    offload: bool = False,
+    encoder: int = 0,
 ) -> States:
     """Weights, gradients and AdamW states of `trained` and `frozen` parameters over `gpus` processes.
 
+    `encoder`: parameters of a live encoder, which is held in `dtype` whatever the rest is.
     ZeRO as in Rajbhandari et al. 2020 (arXiv 1910.02054): stage 2 shares out gradients and optimiser, stage 3
-    weights too. `passing` is what is there for a while only: the step's float32 gradients under ZeRO, and the
-    largest module gathered with its gradient under ZeRO-3, as DeepSpeed's own estimators count them. With
-    `offload`, gradients and optimiser are on the host.
+    weights too; gradients are summed in float32. While the optimiser steps there is a float32 copy of the gradients;
+    during the passes of ZeRO-3 the largest module is gathered with its gradient, as DeepSpeed's own estimators
+    count it. With `offload`, gradients and optimiser are on the host.
     """
+    precision = Precision.of(dtype, zero)
+    size = precision.weights
+    weights = size * (trained + frozen) + precision.compute * encoder
     if zero == 0:
-        size = Precision.of(dtype, zero).weights
         cast = 0 if dtype == "float32" else 2 * (trained + frozen)
-        return States(size * (trained + frozen), size * trained, ADAM * trained, cast)
-    size = Precision.of(dtype, zero).weights
-    weights = size * (trained + frozen)
+        return States(weights, size * trained, ADAM * trained, 0, cast)
     # Under ZeRO the optimiser steps a flat float32 copy, whatever the weights are.
     optimiser, step = (FULL + ADAM) * trained, FULL * trained
     gathered = 0
@@ -69,8 +91,26 @@ def states(
         weights = _share(weights, gpus)
         gathered = 2 * size * largest
     if offload:
-        return States(weights, 0, 0, gathered, _share(optimiser + step, nodes))
-    return States(weights, _share(size * trained, gpus), _share(optimiser, gpus), _share(step, gpus) + gathered)
+        return States(weights, 0, 0, 0, gathered, _share(optimiser + step, nodes))
+    stepping = _share(step, gpus)
+    if zero == 3:
+        stepping = min(stepping, FULL * SUB_GROUP)
+    return States(weights, _share(FULL * trained, gpus), _share(optimiser, gpus), stepping, gathered)
+
+
+def loading(trained: int, frozen: int, dtype: str, deepspeed: bool, encoder: int = 0) -> int:
+    """Bytes of its machine's memory in which each process loads its weights, before they go to its GPU."""
+    size = Precision.of(dtype, 2 if deepspeed else 0)
+    return size.weights * (trained + frozen) + size.compute * encoder
+
+
+def checkpoint(trained: int, dtype: str, deepspeed: bool) -> int:
+    """Bytes of a checkpoint of a stage, over all processes: of what is trained the optimiser's state and the weights.
+
+    Under DeepSpeed the state holds the float32 weights; those in the computing type are written once more.
+    """
+    size = Precision.of(dtype, 2 if deepspeed else 0)
+    return (ADAM + size.weights + (FULL if deepspeed else 0)) * trained
 
 
 def _share(whole: int, parts: int) -> int:
@@ -82,17 +122,19 @@ class Activations:
     """What the forward pass keeps for the backward pass, of one micro-batch.
 
     `kept`: at the end of the forward pass. `logits`: the rest of the loss's peak, over the words at all targets.
-    `again`: a block's activations, made again during the backward pass under gradient checkpointing.
+    `again`: what the backward pass of a block takes at a time, with gradient checkpointing its activations made again.
+    `encoder`: what a live encoder's pass takes, before anything is kept.
     """
 
     kept: int
     logits: int
     again: int
+    encoder: int = 0
 
     @property
     def peak(self) -> int:
-        """The most at one time: at the loss, or in the block that is made again."""
-        return self.kept + max(self.logits, self.again)
+        """The most at one time: at the loss, in a block's backward pass, or in the encoder."""
+        return max(self.kept + max(self.logits, self.again), self.encoder)
 
 
 @dataclass(frozen=True)
@@ -105,6 +147,16 @@ class Batch:
     targets: int
 
 
+@dataclass(frozen=True)
+class Adapters:
+    """LoRA of a block: the widths of all inputs, how many there are, their rank, and whether they drop inputs out."""
+
+    inputs: int
+    count: int
+    rank: int
+    dropout: bool
+
+
 def activations(
     llm: LlamaShape,
     projector: ProjectorShape,
@@ -112,13 +164,16 @@ def activations(
     precision: Precision,
     train_llm: bool,
     checkpointing: bool,
+    adapters: Adapters | None = None,
+    encoder: EncoderShape | None = None,
 ) -> Activations:
-    """The activations of a micro-batch, as transformers' LLaMA with torch's fused attention keeps them.
+    """The activations of a micro-batch, as this project's step with torch's fused attention keeps them.
 
+    `train_llm`: whether the LLM's own weights are trained. `encoder`: a live one.
     Counted tensor by tensor in the manner of Korthikanti et al. 2022 (arXiv 2205.05198), whose layer has
     neither RMSNorm nor SwiGLU nor fused attention. A frozen matrix keeps no input: its gradient is not wanted.
     """
-    block = _block(llm, precision, train_llm)
+    block = _block(llm, precision, train_llm, adapters)
     # The residual stream is float32 under autocast.
     stream = precision.weights * llm.width
     tail = _norm(llm, precision, train_llm) - (precision.compute * llm.width if train_llm else 0)
@@ -127,13 +182,20 @@ def activations(
     inner = (projector.layers - 1) * 2 * e * projector.out
     projected = batch.images * batch.image_tokens * (e * projector.width + inner)
     # Softmax over the words in float32; the hidden states at the targets where the words are trained.
-    loss = batch.targets * (FULL * llm.vocab + (e * llm.width if train_llm else 0))
-    around = projected + loss + batch.tokens * tail
-    # The words in the computing type, and as float32 where that is another.
-    logits = batch.targets * llm.vocab * (e if e == FULL else e + FULL)
+    loss = batch.targets * (FULL * llm.vocab + (e * llm.width if train_llm else 0) + tail)
+    around = projected + loss
+    # Backward holds two more tensors over the words: the gradient of the softmax, and that of its input.
+    logits = batch.targets * llm.vocab * 2 * FULL
+    # A block's backward pass: gradients of the stream, and of what its MLP multiplies.
+    passing = batch.tokens * e * (2 * llm.width + (1 if train_llm else 2) * llm.hidden)
+    seen = 0 if encoder is None else batch.images * (encoder.tokens + 1) * encoder.width * e * ENCODING
     if checkpointing:
-        return Activations(around + batch.tokens * llm.depth * stream, logits, batch.tokens * block)
-    return Activations(around + batch.tokens * llm.depth * block, logits, 0)
+        kept = around + batch.tokens * llm.depth * stream
+        return Activations(kept, logits, batch.tokens * block + passing, seen)
+    # The last block's queries, attention and MLP are computed at targets alone.
+    last = batch.targets * block + (batch.tokens - batch.targets) * _norm(llm, precision, train_llm)
+    kept = around + batch.tokens * (llm.depth - 1) * block + last
+    return Activations(kept, logits, passing, seen)
 
 
 def _norm(llm: LlamaShape, precision: Precision, train: bool) -> int:
@@ -144,14 +206,24 @@ def _norm(llm: LlamaShape, precision: Precision, train: bool) -> int:
     return kept
 
 
-def _block(llm: LlamaShape, precision: Precision, train: bool) -> int:
-    """A block, a token: two norms; queries, keys, values, the attended and its log-sum; gate and MLP."""
+def _block(llm: LlamaShape, precision: Precision, train: bool, adapters: Adapters | None = None) -> int:
+    """A block, a token: two norms; queries, keys, values, the attended and its log-sum; gate and MLP; adapters.
+
+    Keys and values are kept as attention reads them, repeated for all the queries that share them.
+    """
     e = precision.compute
-    attention = e * 2 * (llm.attention + llm.keys) + FULL * llm.heads
+    attention = e * 4 * llm.attention + FULL * llm.heads
     # silu's input and output and what it gates; where trained, their product, which the last matrix reads.
     mlp = e * llm.hidden * (4 if train else 3)
+    # Rows are put one after another again before the output's matrix, which reads that.
+    joined = e * llm.attention if train else 0
     recast = 0
     if train and precision.weights != precision.compute:
         # Autocast makes a copy for each matrix that reads: three more for attention, one more for the MLP.
         recast = 3 * e * llm.width
-    return 2 * _norm(llm, precision, train) + attention + mlp + recast
+    added = 0
+    if adapters is not None:
+        # Each drops out a copy of its input of its own, and keeps what it dropped and the product of its first half.
+        own = (e + 1) * adapters.inputs if adapters.dropout else e * (2 * llm.width + llm.attention + llm.hidden)
+        added = own + e * adapters.count * adapters.rank
+    return 2 * _norm(llm, precision, train) + attention + mlp + joined + recast + added

@@ -121,20 +121,25 @@ def llama_by_size(llm: LLM) -> LlamaShape:
     return LlamaShape(llm.params, llm.vocab, llm.width, llm.depth, 1, llm.width, llm.width, hidden, tied=False)
 
 
+def matrices(llm: LlamaShape) -> dict[str, tuple[int, int]]:
+    """Width of the input and of the output of each matrix of a block, by transformers' names."""
+    return {
+        "q_proj": (llm.width, llm.attention),
+        "k_proj": (llm.width, llm.keys),
+        "v_proj": (llm.width, llm.keys),
+        "o_proj": (llm.attention, llm.width),
+        "gate_proj": (llm.width, llm.hidden),
+        "up_proj": (llm.width, llm.hidden),
+        "down_proj": (llm.hidden, llm.width),
+    }
+
+
 def lora_parameters(llm: LlamaShape, rank: int, targets: str | Sequence[str]) -> int:
     """Parameters that LoRA (arXiv 2106.09685) adds: rank x (in + out) for each matrix it is put on, all blocks.
 
     `targets` are peft's names of the matrices, or `all-linear`. Raises UserError for an unknown one.
     """
-    sizes = {
-        "q_proj": llm.width + llm.attention,
-        "k_proj": llm.width + llm.keys,
-        "v_proj": llm.width + llm.keys,
-        "o_proj": llm.attention + llm.width,
-        "gate_proj": llm.width + llm.hidden,
-        "up_proj": llm.width + llm.hidden,
-        "down_proj": llm.hidden + llm.width,
-    }
+    sizes = {name: sum(matrix) for name, matrix in matrices(llm).items()}
     chosen = list(sizes) if targets == "all-linear" else [targets] if isinstance(targets, str) else list(targets)
     # Of the whole model there is one; tied to the embedding it takes no adapter.
     once = {} if llm.tied else {"lm_head": llm.width + llm.vocab}

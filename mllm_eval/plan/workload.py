@@ -9,7 +9,7 @@ from itertools import islice
 
 from mllm_eval.catalog import Benchmark, ConversationData, Recipe, Stage, load_benchmark, names, paper_benchmarks
 from mllm_eval.errors import UserError
-from mllm_eval.storage import PACKAGE, locate
+from mllm_eval.storage import SHIPPED, locate
 
 # Of a local training set, so many rows are looked at for the length of their texts.
 LOOKED_AT = 2000
@@ -90,7 +90,7 @@ def _rows(data: ConversationData) -> int | None:
 
 def _made_rows() -> dict[str, int]:
     """File of conversations that this project makes -> its rows, which the tests hold against those that are made."""
-    with open(PACKAGE / "configs" / "reference" / "training_sizes.csv", encoding="utf-8", newline="") as file:
+    with open(SHIPPED / "configs" / "reference" / "training_sizes.csv", encoding="utf-8", newline="") as file:
         return {row["path"]: int(row["rows"]) for row in csv.DictReader(file)}
 
 
@@ -124,7 +124,7 @@ def benchmark_loads(pin: str) -> list[BenchmarkLoad]:
 
 def reference_sizes() -> dict[str, tuple[int, int, bool]]:
     """Benchmark -> questions, images, and whether the images are only a bound."""
-    with open(PACKAGE / "configs" / "reference" / "benchmark_sizes.csv", encoding="utf-8", newline="") as file:
+    with open(SHIPPED / "configs" / "reference" / "benchmark_sizes.csv", encoding="utf-8", newline="") as file:
         return {
             row["benchmark"]: (int(row["questions"]), int(row["images"]), row["images_are"] == "bound")
             for row in csv.DictReader(file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mllm_eval.catalog.subset import parted
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.external import unreadable_notes
 from mllm_eval.results import RunRecord, hold_to_known_rules, read_run, scored_variants
 
@@ -52,7 +52,7 @@ def _weight(members: Sequence[RunRecord]) -> tuple[bool, int, float]:
 
 
 def _part(variants: Sequence[str]) -> str:
-    size = parted(variants[0])[1]
+    size = VariantKey.parse(variants[0]).subset
     return f" on the subset of {size:,}" if size else ""
 
 

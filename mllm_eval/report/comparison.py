@@ -176,8 +176,9 @@ def comparison(
     intervals: bool = False,
     mixed_recipes: bool = False,
     heading: str = "Comparison of encoders",
+    benchmarks: Sequence[str] | None = None,
 ) -> Table:
-    """The table of runs, a row for each and for each variant (blind) it was asked in.
+    """The table of runs, a row for each and for each variant (blind) it was asked in; of all benchmarks or of these.
 
     With a `baseline` (a row's label, an encoder or a run's hash), every row shows its difference to it and
     marks what is significant; without one, the sentences speak of every pair of runs.
@@ -185,10 +186,10 @@ def comparison(
     Raises:
         UserError: no scores, recipes or protocols that differ, an unknown baseline.
     """
-    scored = read_variants(runs, rules, variants)
+    scored = read_variants(runs, rules, variants, benchmarks)
     held_equal(scored, mixed_recipes)
     names = labels(scored)
-    base = None if baseline is None else _base(baseline, scored, names)
+    base = None if baseline is None else row_of(baseline, scored, names)
     if intervals or len({run.record.hash for run in scored}) > 1:
         draw_together(scored)
     shown = score_columns(list(dict.fromkeys(name for run in scored for name in run.benchmarks)))
@@ -203,21 +204,17 @@ def comparison(
             for row, run in zip(rows, scored, strict=True)
         ]
     rows = with_best(rows, shown, "group" if len(sizes) > 1 else "table")
-    plain = [i for i, run in enumerate(scored) if run.plain == "default"]
     notes = [*shared_notes(scored), *subset_notes(scored)]
-    if base is None:
-        pairs = [(i, j) for i, j in combinations(plain, 2) if scored[i].subset == scored[j].subset]
-    else:
+    if base is not None:
         rows = with_deltas(rows, shown, names[base])
-        pairs = [(i, base) for i in plain if i != base and scored[i].subset == scored[base].subset]
-    found = differences([(names[i], scored[i], names[j], scored[j]) for i, j in pairs], blind_rows(scored, names))
+    found = tested(scored, names, base)
     if base is not None and found:
         rows = [_marked(row, found) for row in rows]
         notes.append(
             f"Differences to {names[base]}; *, **, ***: p < 0.05, 0.01, 0.001 by a permutation test, "
             f"clustered by image, corrected for {len(found)} tests (Holm)."
         )
-    trained = [scored[i].record for i in plain if not scored[i].record.external]
+    trained = [run.record for run in scored if run.plain == "default" and not run.record.external]
     if found and len({record.seed for record in trained}) == 1:
         notes.append("One seed each: what training again would change is in no interval or p-value here.")
     if intervals and None in sizes:
@@ -232,6 +229,14 @@ def comparison(
     return Table("compare", heading, shown, tuple(rows), tuple(notes), tuple(said))
 
 
+def tested(runs: Sequence[Scored], names: Sequence[str], base: int | None = None) -> list[Difference]:
+    """The differences of every pair of rows that show the images, or of each to the row `base`; names are labels."""
+    plain = [i for i, run in enumerate(runs) if run.plain == "default"]
+    pairs = combinations(plain, 2) if base is None else ((i, base) for i in plain if i != base)
+    alike = [(i, j) for i, j in pairs if runs[i].subset == runs[j].subset]
+    return differences([(names[i], runs[i], names[j], runs[j]) for i, j in alike], blind_rows(runs, names))
+
+
 def blind_rows(runs: Sequence[Scored], names: Sequence[str]) -> dict[str, Scored]:
     """Label -> the run of that label without images, where it was asked so."""
     shown = {(run.record.hash, run.subset): run for run in runs if run.plain == "blind"}
@@ -243,7 +248,8 @@ def blind_rows(runs: Sequence[Scored], names: Sequence[str]) -> dict[str, Scored
     return {name: blind for name, blind in found.items() if blind}
 
 
-def _base(baseline: str, runs: Sequence[Scored], names: Sequence[str]) -> int:
+def row_of(baseline: str, runs: Sequence[Scored], names: Sequence[str]) -> int:
+    """The row of a label, an encoder or a hash. Raises UserError where there is none."""
     for index, (run, name) in enumerate(zip(runs, names, strict=True)):
         if baseline == name or (run.plain == "default" and baseline in (run.record.encoder, run.record.hash)):
             return index

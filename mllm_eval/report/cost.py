@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mllm_eval.catalog.subset import parted, sized
+from mllm_eval.catalog.variant import VariantKey, of_stem
 from mllm_eval.config import load
 from mllm_eval.errors import UserError
 from mllm_eval.external import is_external
@@ -83,7 +83,7 @@ def cost_of(folder: Path, variant: str = "default") -> Cost:
 
 def _more_than_blind(folder: Path, variant: str, asked: list[int]) -> float | None:
     """Mean tokens that a question has more than the same one without its image; None where that was not asked."""
-    blind = _tokens(folder, sized("blind", parted(variant)[1]))[0]
+    blind = _tokens(folder, str(VariantKey.parse(variant).named("blind")))[0]
     # Imported answers have no tokens.
     known = sum(asked) > 0 and len(blind) == len(asked)
     return (sum(asked) - sum(blind)) / len(asked) if known else None
@@ -93,7 +93,7 @@ def _tokens(folder: Path, variant: str) -> tuple[list[int], list[int]]:
     """Tokens in and out of each answer that is one."""
     asked, told = [], []
     for path in sorted((folder / "answers").glob("*.jsonl")):
-        if (path.stem.partition(".")[2] or "default") != variant:
+        if of_stem(path.stem)[1] != variant:
             continue  # blind answers would make the question look cheap
         for line in iter_jsonl(path):
             asked.append(int(line.get("tokens_in", 0)))

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from mllm_eval.catalog import load_benchmark
-from mllm_eval.catalog.subset import sized
 from mllm_eval.report.comparison import measured_row
 from mllm_eval.report.evidence import Scored
 from mllm_eval.report.table import Column, Row
@@ -82,7 +81,7 @@ def beside(run: Scored, row: Row, shown: Sequence[Column], intervals: bool, ways
         for name, way in own.items()
     )
     variants = "+".join(f"{name}.{way.variant}" for name, way in own.items())
-    facts = {**again.facts, "variant": sized(variants, run.subset)}
+    facts = {**again.facts, "variant": str(run.key.named(variants))}
     return [row, as_counted(replace(again, group=row.group, aside=True, notes=about, facts=facts), own)]
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from mllm_eval import stats
 from mllm_eval.catalog import paper_benchmarks
-from mllm_eval.catalog.subset import parted, sized
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.errors import UserError
 from mllm_eval.results import AVERAGE, RunRecord, columns, load_scores, read_run, scored_variants, strata, summaries
 from mllm_eval.stats import Estimator, Interval, Units
@@ -53,15 +53,20 @@ class Scored:
     variant: str
     summaries: dict[str, dict[str, Any]]
 
+    @cached_property
+    def key(self) -> VariantKey:
+        """The variant and its subset."""
+        return VariantKey.parse(self.variant)
+
     @property
     def plain(self) -> str:
         """The variant without its subset: `default`, `blind`, ..."""
-        return parted(self.variant)[0]
+        return self.key.name
 
     @property
     def subset(self) -> int | None:
         """How many questions of the table's were asked; None for all."""
-        return parted(self.variant)[1]
+        return self.key.subset
 
     @cached_property
     def benchmarks(self) -> list[str]:
@@ -153,12 +158,16 @@ def weighed(estimates: Mapping[str, Estimate], key: str) -> list[tuple[Units, fl
     return [(estimates[name].units, columns().percent(name) / len(members)) for name in members]
 
 
-def read_scored(folder: Path, rules: str = "cambrian", variant: str = "default") -> Scored:
-    """The evidence of a run's folder. Raises UserError if nothing was scored by these rules."""
+def read_scored(
+    folder: Path, rules: str = "cambrian", variant: str = "default", benchmarks: Sequence[str] | None = None
+) -> Scored:
+    """The evidence of a run's folder, of all benchmarks or of these. Raises UserError if the rules scored none."""
     record = read_run(folder)
     found = summaries(folder, rules, variant)
+    if benchmarks is not None:
+        found = {name: summary for name, summary in found.items() if name in benchmarks}
     if not found:
-        size = parted(variant)[1]
+        size = VariantKey.parse(variant).subset
         mend = f"`mllm-eval eval {record.encoder} --subset {size}` does" if size else "run `mllm-eval score` first"
         raise UserError(f"{folder}: nothing scored by {rules!r} rules ({variant}); {mend}")
     return Scored(record, rules, variant, found)
@@ -166,12 +175,14 @@ def read_scored(folder: Path, rules: str = "cambrian", variant: str = "default")
 
 def read_blind(run: Scored) -> Scored | None:
     """The same run asked the same questions without images; None where it never was, or is itself such a variant."""
-    folder, blind = run.record.folder, sized("blind", run.subset)
+    folder, blind = run.record.folder, str(run.key.named("blind"))
     asked = run.plain == "default" and blind in scored_variants(folder, run.rules)
     return read_scored(folder, run.rules, blind) if asked else None
 
 
-def read_variants(folders: Sequence[Path], rules: str, variants: Sequence[str]) -> list[Scored]:
+def read_variants(
+    folders: Sequence[Path], rules: str, variants: Sequence[str], benchmarks: Sequence[str] | None = None
+) -> list[Scored]:
     """The evidence of runs in each of the variants that they were scored in, variant by variant.
 
     Raises:
@@ -185,7 +196,7 @@ def read_variants(folders: Sequence[Path], rules: str, variants: Sequence[str]) 
         for folder in folders:
             missing = not any(name in known[folder] for name in variants) and variant == variants[0]
             if variant in known[folder] or missing:
-                scored.append(read_scored(folder, rules, variant))
+                scored.append(read_scored(folder, rules, variant, benchmarks))
     return scored
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mllm_eval.catalog.subset import parted, sized
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.report.differences import differences
 from mllm_eval.report.evidence import Scored, read_scored
 from mllm_eval.report.table import Cell, Column, Row, Table, printed, score_cell
@@ -40,10 +40,10 @@ def with_gains(table: Table, folders: Mapping[str, Path], rules: str = "cambrian
     for row in table.rows:
         rows.append(row)
         folder = folders.get(row.facts.get("run", ""))
-        if folder is None or parted(row.facts.get("variant", ""))[0] != "default":
+        if folder is None or VariantKey.parse(row.facts.get("variant", "")).name != "default":
             continue
         asked = row.facts["variant"]
-        blind = sized(BLIND, parted(asked)[1])
+        blind = str(VariantKey.parse(asked).named(BLIND))
         if blind not in scored_variants(folder, rules):
             lacking.append(row.label)
             continue

@@ -48,8 +48,37 @@ sup { line-height: 0; font-size: .72em; color: var(--soft); }
 """
 
 
+# A notebook has colours and fonts of its own.
+_FRAGMENT = """
+.mllm-eval .scroll { overflow-x: auto; }
+.mllm-eval td, .mllm-eval th { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.mllm-eval .text, .mllm-eval th:first-child { text-align: left; }
+.mllm-eval .best { font-weight: 700; } .mllm-eval .aside { opacity: .7; }
+.mllm-eval .gain, .mllm-eval .loss, .mllm-eval .limits, .mllm-eval .notes { font-size: .85em; }
+.mllm-eval .limits { display: block; }
+"""
+
+
+def fragment(table: Table) -> str:
+    """The table for a notebook: no page around it, and a style that touches nothing else. Escaped as `html` is."""
+    head = f"<p><b>{escape(table.title)}</b></p>"
+    return f'<div class="mllm-eval"><style>{_FRAGMENT}</style>\n{head}\n<div class="scroll">{_inner(table)}</div>'
+
+
 def html(table: Table) -> str:
     """A whole page. Everything that comes from files is escaped; nothing is fetched."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(table.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f'<h1 id="title">{escape(table.title)}</h1>\n'
+        '<div class="scroll" tabindex="0" role="region" aria-labelledby="title">\n'
+        f"{_inner(table)}</main>\n</body>\n</html>\n"
+    )
+
+
+def _inner(table: Table) -> str:
+    """Rows and cells, the end of the box that they scroll in, and the words below."""
     notes, marks = table.footnotes()
     starts = _starts(table.columns)
     body = []
@@ -66,17 +95,12 @@ def html(table: Table) -> str:
     below = "".join(f"<p><sup>{escape(mark)}</sup> {escape(text)}</p>" for mark, text in notes)
     below += "".join(f"<p>{escape(note)}</p>" for note in table.notes)
     return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(table.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f'<h1 id="title">{escape(table.title)}</h1>\n'
-        '<div class="scroll" tabindex="0" role="region" aria-labelledby="title">\n<table>\n'
+        "<table>\n"
         f"<thead>\n{_head(table.columns, starts)}</thead>\n<tbody>\n"
         + "\n".join(body)
         + "\n</tbody>\n</table>\n</div>\n"
         + (f'<ul class="words">{words}</ul>\n' if words else "")
         + (f'<div class="notes">{below}</div>\n' if below else "")
-        + "</main>\n</body>\n</html>\n"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mllm_eval.catalog.folders import roots
-from mllm_eval.catalog.subset import sized
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, near
 from mllm_eval.external import unreadable
@@ -112,12 +112,13 @@ def named_table(
     if name not in files:
         raise UserError(f"unknown table {name!r}.{near(name, files)} Known: {', '.join(sorted(files))}")
     config = load(files[name], TableConfig)
-    variant = sized("default", subset)
+    key = VariantKey.of("default", subset)
+    variant = str(key)
     folders = [] if published_only else _matching(config, rules, recipe, runs, variant)
     if not config.published:
         if not folders:
             raise UserError(f"table {name!r} shows runs, and none is scored by {rules!r} rules: run `make eval` first")
-        shown = (variant, sized("blind", subset))
+        shown = (variant, str(key.named("blind")))
         return comparison(folders, baseline, rules, shown, intervals, mixed_recipes, config.title)
     scored = [read_scored(folder, rules, variant) for folder in folders]
     return _with_published(config, scored, intervals, baseline, mixed_recipes)

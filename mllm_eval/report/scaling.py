@@ -21,7 +21,7 @@ from mllm_eval.report.table import Cell, Column, Row, Table, printed
 from mllm_eval.results import AVERAGE, columns, published, values
 from mllm_eval.results.published import number
 from mllm_eval.stats import Fit
-from mllm_eval.storage import PACKAGE
+from mllm_eval.storage import SHIPPED
 
 Source = Literal["measured", "published"]
 _AMOUNT = re.compile(r"\s*([0-9.]+)\s*([kMBT]?)\s*")
@@ -75,7 +75,7 @@ class Line:
 
 def scaling() -> Scaling:
     """The families and axes that this installation knows."""
-    return load(PACKAGE / "configs" / "scaling.yaml", Scaling)
+    return load(SHIPPED / "configs" / "scaling.yaml", Scaling)
 
 
 def metric_title(key: str) -> str:

@@ -73,6 +73,17 @@ class Table:
         """Whether measured and published rows stand side by side; each published row is marked then."""
         return len({row.source for row in self.rows}) > 1
 
+    def __str__(self) -> str:
+        from mllm_eval.report.terminal import terminal
+
+        return terminal(self).rstrip("\n")
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows; everything is escaped."""
+        from mllm_eval.report.page import fragment
+
+        return fragment(self)
+
     def footnotes(self) -> tuple[list[tuple[str, str]], dict[int, str]]:
         """(mark, text) of the rows' notes, each text once, and row index -> its marks joined by commas."""
         marks: dict[str, str] = {}

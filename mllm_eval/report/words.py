@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from mllm_eval.catalog import load_benchmark
-from mllm_eval.catalog.subset import parted
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.errors import UserError
 from mllm_eval.report.differences import Difference
 from mllm_eval.report.table import printed
@@ -35,9 +35,9 @@ def stars(p: float) -> str:
 
 def variant_words(variant: str) -> str:
     """A variant for a row's label: nothing for `default`, `blind`, `blind, subset of 1,000`."""
-    plain, size = parted(variant)
-    said = [] if plain == "default" else [plain]
-    return ", ".join([*said, f"subset of {size:,}"] if size else said)
+    key = VariantKey.parse(variant)
+    said = [] if key.name == "default" else [key.name]
+    return ", ".join([*said, f"subset of {key.subset:,}"] if key.subset else said)
 
 
 def title(key: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mllm_eval.config import Strict, load
-from mllm_eval.storage import PACKAGE
+from mllm_eval.storage import SHIPPED
 
 AVERAGE = "avg"
 
@@ -138,4 +138,4 @@ def strata(
 @cache
 def columns() -> Columns:
     """The columns that this installation knows."""
-    return load(PACKAGE / "configs" / "reference" / "columns.yaml", Columns)
+    return load(SHIPPED / "configs" / "reference" / "columns.yaml", Columns)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from mllm_eval.errors import UserError, near
 from mllm_eval.results.columns import AVERAGE, columns
-from mllm_eval.storage import PACKAGE
+from mllm_eval.storage import SHIPPED
 
 # Half a unit of the last printed digit, and the cells' own rounding: 40 of the paper's 41 rows are within it.
 TOLERANCE = 0.0055
@@ -16,7 +16,7 @@ TOLERANCE = 0.0055
 
 def reference_folder() -> Path:
     """The folder of the published tables."""
-    return PACKAGE / "configs" / "reference"
+    return SHIPPED / "configs" / "reference"
 
 
 def published(file: str | Path) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from mllm_eval.catalog.variant import stem
 from mllm_eval.config import load, short_hash
 from mllm_eval.distribution import of_lines
 from mllm_eval.errors import UserError, near
@@ -184,9 +185,8 @@ def given_answers(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
     """
     if isinstance(found := summary.get("given"), dict):
         return found
-    variant = str(summary["variant"])
-    stem = str(summary["benchmark"]) + ("" if variant == "default" else f".{variant}")
-    path = folder / "scores" / f"{stem}.{summary['rules']}.jsonl"
+    named = stem(str(summary["benchmark"]), str(summary["variant"]))
+    path = folder / "scores" / f"{named}.{summary['rules']}.jsonl"
     rows = _objects(path) if path.is_file() else []
     return of_lines([row for row in rows if {"parsed", "score"} <= row.keys()])
 
@@ -226,8 +226,8 @@ def load_scores(
     for name in wanted:
         if name not in known:
             raise UserError(f"{folder / 'scores'}: no {rules} scores of {name!r} ({variant}).{near(name, known)}")
-        stem = name if variant == "default" else f"{name}.{variant}"
-        frames.append(_lines(folder / "scores" / f"{stem}.{rules}.jsonl", name, int(known[name]["n"])))
+        named = stem(name, variant)
+        frames.append(_lines(folder / "scores" / f"{named}.{rules}.jsonl", name, int(known[name]["n"])))
     if not frames:
         return pd.DataFrame(columns=["benchmark", "id", "group", "cluster", "stratum", "score", "parsed", "note"])
     return pd.concat(frames, ignore_index=True)

@@ -69,7 +69,7 @@ def score_file(
     if as_json:
         print(json.dumps({key: value for key, value in asdict(summary).items()}, ensure_ascii=False))
     else:
-        print(_sentence(summary))
+        print(sentence(summary))
         given = distribution(((one.parsed, one.score) for one in scored.scores), (one.target for one in scored.samples))
         if found := one_answer(given):
             print(f"one answer makes up most: {found[0]!r} in {found[1]:.0%}")
@@ -188,7 +188,8 @@ def submission(benchmark: Benchmark, scored: Scored) -> list[dict[str, Any]] | N
         return [entry(sample.record, scored.predictions[sample.id] or "") for sample in scored.samples]
 
 
-def _sentence(summary: Summary) -> str:
+def sentence(summary: Summary) -> str:
+    """A summary in a line: protocol, value, counts."""
     value = "no value" if summary.value is None else f"{summary.value:.2f}"
     marked = " (partial)" if summary.partial else ""
     counts = f"n {summary.n}, failed {summary.n_failed}, unparsed {summary.n_unparsed}"

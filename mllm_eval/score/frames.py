@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
 
-from mllm_eval.catalog import load_benchmark
+from mllm_eval.catalog import Benchmark, Given, load_benchmark
 from mllm_eval.data.snapshots import load_samples
+from mllm_eval.environment import settings
 from mllm_eval.errors import UserError, near
 from mllm_eval.score.answerfiles import line_of
-from mllm_eval.score.files import score_lines
+from mllm_eval.score.files import score_lines, sentence
 from mllm_eval.score.scorer import rules_of
 from mllm_eval.score.scoring import Summary
 
@@ -17,14 +20,27 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class ScoredFrame(NamedTuple):
+@dataclass(frozen=True)
+class ScoredPredictions:
     """A benchmark's numbers, and a row a sample: id, prediction, score (NaN: failed), parsed, note."""
 
     summary: Summary
     scores: pd.DataFrame
 
+    @property
+    def value(self) -> float | None:
+        """The number that a table prints; None where no sample has a score."""
+        return self.summary.value
 
-def sample_frame(benchmark: str, data: str = "mini", variant: str = "default") -> pd.DataFrame:
+    def __repr__(self) -> str:
+        return f"<{sentence(self.summary)}>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(sentence(self.summary))}</p>{self.scores._repr_html_()}"  # type: ignore[operator]
+
+
+@settings()
+def sample_frame(benchmark: Given | Benchmark, data: str = "mini", variant: str = "default") -> pd.DataFrame:
     """The samples of a benchmark, a row each, in the data set's order.
 
     Columns: `id`, `question` (the text that is asked, its suffix included, without a template), `gold` (to show; the
@@ -45,21 +61,25 @@ def sample_frame(benchmark: str, data: str = "mini", variant: str = "default") -
     return pd.DataFrame(rows, columns=["id", "question", "gold", "images", "group", "cluster", "record"])
 
 
-def score_frame(
-    benchmark: str,
-    answers: pd.DataFrame | Mapping[str, str | None],
+@settings()
+def score(
+    benchmark: Given | Benchmark,
+    predictions: pd.DataFrame | Mapping[str, str | None] | Iterable[Mapping[str, Any]],
     rules: str = "cambrian",
+    *,
     data: str = "mini",
     variant: str = "default",
     partial: bool = False,
-) -> ScoredFrame:
+) -> ScoredPredictions:
     """Score answers to a benchmark in memory, as `mllm-eval score BENCHMARK --answers FILE` scores a file.
 
     Args:
-        answers: id -> answer, or a frame with columns `id` and `prediction`; None, NaN and an empty text are failed
-            samples. `question`, `prompt`, `gold` and `target` of a frame are held against the samples; further columns
-            are not read.
+        predictions: id -> answer; or a frame with columns `id` and `prediction`; or rows, each what a line of a file
+            would be, perhaps with a `record` of its own, which needs no data here. None, NaN and an empty text are
+            failed samples. `question`, `prompt`, `gold` and `target` of a frame are held against the samples; further
+            columns are not read.
         rules: `cambrian`, `robust`, or another that the benchmark's yaml has.
+        data, variant: whose samples they answer.
         partial: answers to some of the samples are enough.
 
     Raises:
@@ -70,22 +90,29 @@ def score_frame(
 
     chosen = load_benchmark(benchmark)
     rules_of(chosen, rules)
-    chosen.pin(data)
     source = f"answers to {chosen.name}"
-    lines = [line_of(row, f"{source}, row {number}") for number, row in enumerate(_rows(answers, source))]
+    lines = [line_of(row, f"{source}, row {number}") for number, row in enumerate(_rows(predictions, source))]
     scored = score_lines(chosen, source, lines, rules, partial, data, variant)
     found = [(one.id, scored.predictions.get(one.id), one.score, one.parsed, one.note) for one in scored.scores]
     frame = pd.DataFrame(found, columns=["id", "prediction", "score", "parsed", "note"])
-    return ScoredFrame(scored.summary, frame.astype({"score": "float64"}))
+    return ScoredPredictions(scored.summary, frame.astype({"score": "float64"}))
 
 
 READ = ("id", "prediction", "question", "prompt", "gold", "target")
 
 
-def _rows(answers: pd.DataFrame | Mapping[str, str | None], source: str) -> list[dict[str, Any]]:
-
+def _rows(answers: Any, source: str) -> list[dict[str, Any]]:
     if isinstance(answers, Mapping):
         return [{"id": name, "prediction": text} for name, text in answers.items()]
+    if not hasattr(answers, "columns"):
+        rows: list[Any] = [answers] if isinstance(answers, str) or not isinstance(answers, Iterable) else list(answers)
+        for number, row in enumerate(rows):
+            if not isinstance(row, Mapping):
+                raise UserError(
+                    f"{source}, row {number}: is {type(row).__name__}; an answer belongs to a sample by its id: give "
+                    "{id: answer}, a frame with columns id and prediction, or rows with both"
+                )
+        return [dict(row) for row in rows]
     for name in ("id", "prediction"):
         if name not in answers.columns:
             raise UserError(f"{source}: column '{name}' is missing.{near(name, map(str, answers.columns))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mllm_eval import metrics
 from mllm_eval.catalog.benchmark import Benchmark, RulesRef, folder_of, module_of
 from mllm_eval.config import canonical
 from mllm_eval.errors import UserError, fault, near
@@ -23,6 +25,8 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "bool": bool,
 }
 """Types of fields of records, by their names in NEEDS; `list<string>` and the like are made of them."""
+
+_SHARED = re.compile(r"^(?:from|import) mllm_eval\.metrics(?:\.(\w+)|\s+import ([^\n]+))", re.MULTILINE)
 
 Record = Mapping[str, Any]
 Rule = Callable[[Record, str], tuple[float | None, str | None, str]]
@@ -127,5 +131,18 @@ def protocol_hash(benchmark: Benchmark, rules: str, variant: str = "default") ->
     sources = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))}
     if "." in benchmark.scorer:
         sources[benchmark.scorer] = Path(str(load_module(benchmark).__file__)).read_text(encoding="utf-8")
-    said = [benchmark.model_dump(mode="json"), rules, benchmark.variant(variant), sources]
+    said = [benchmark.model_dump(mode="json"), rules, benchmark.variant(variant), _with_shared(sources)]
     return sha256_bytes(canonical(said).encode())[:12]
+
+
+def _with_shared(sources: Mapping[str, str]) -> dict[str, str]:
+    """These sources, and those of `mllm_eval.metrics` that they import, and that these import in turn."""
+    found, waiting = dict(sources), list(sources.values())
+    while waiting:
+        for module, names in _SHARED.findall(waiting.pop()):
+            for name in [module] if module else re.findall(r"\w+", names):
+                path = Path(metrics.__path__[0]) / f"{name}.py"
+                if f"metrics.{name}" not in found and path.is_file():
+                    found[f"metrics.{name}"] = path.read_text(encoding="utf-8")
+                    waiting.append(found[f"metrics.{name}"])
+    return found

@@ -16,7 +16,7 @@ from mllm_eval.data.conversations import Conversation, ConversationSet
 from mllm_eval.errors import UserError
 from mllm_eval.prompts import IMAGE
 from mllm_eval.train.order import Plan, planned
-from mllm_eval.train.tokenising import CHUNK, encode_rows
+from mllm_eval.train.rowchunks import CHUNK, encode_rows
 
 # A row is of the first kind that fits; a short answer has at most so many target tokens.
 KINDS = ("text only", "several turns", "one short answer", "one long answer")

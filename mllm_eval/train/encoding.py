@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mllm_eval.data.samples import ImageRef
+from mllm_eval.distributed import together
 from mllm_eval.features import Features, FeatureStore
-from mllm_eval.train.ranks import encode_together, together
+from mllm_eval.features.together import encode_together
 from mllm_eval.train.tokens import TokenisedSet
 from mllm_eval.train.unreadable import Unreadable
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mllm_eval.distributed import decided
 from mllm_eval.features.room import VARIABLE, available
 from mllm_eval.features.shards import ENTRY
 from mllm_eval.storage import write_json
 from mllm_eval.train.encoding import missing
-from mllm_eval.train.ranks import decided
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,9 +10,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from mllm_eval.catalog import LLM, Lora
 from mllm_eval.model import load_llm_model
+from mllm_eval.model.llama import plain_config
 from mllm_eval.train.settings import check_targets
 
 # peft writes an adapter's tensors under the names they have in a model that it wraps.
@@ -42,6 +44,17 @@ def add_lora(model: Any, lora: Lora, llm: LLM) -> None:
     check_targets(lora, frozenset(linear), bool(model.config.tie_word_embeddings), "stage 2")
     model.requires_grad_(False)
     inject_adapter_in_model(lora_config(lora, llm), model)
+
+
+def added_parameters(llm: LLM, lora: Lora) -> int:
+    """Parameters of the adapters: rank x (in + out) of each linear layer that has one; reads no weights."""
+    with torch.device("meta"):
+        shell: Any = LlamaForCausalLM(LlamaConfig(**plain_config(llm)))
+    return sum(
+        lora.r * (part.in_features + part.out_features)
+        for name, part in shell.named_modules()
+        if isinstance(part, torch.nn.Linear) and name.rpartition(".")[2] in lora.targets
+    )
 
 
 def save_adapter(model: Any, state: dict[str, Tensor], lora: Lora, llm: LLM, folder: Path) -> None:

@@ -6,6 +6,8 @@ step later waits for the others for ever, and it knows neither Slurm's signals n
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import threading
 from time import monotonic
@@ -17,8 +19,13 @@ from transformers import TrainerCallback
 
 # What launchers and Slurm send before they end a process.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# Seconds between a launcher's notice and the end, where the launcher says them.
+VARIABLE = "MLLM_EVAL_NOTICE"
 # Seconds of training that a crash may cost at most.
 LONGEST = 30 * 60.0
+
+
+log = logging.getLogger(__name__)
 
 
 class Notice:
@@ -66,9 +73,32 @@ class Checkpoints(TrainerCallback):
         self.agreed = 0
         """The signal that all processes obey once the checkpoint is written; 0 for none."""
         self._last = monotonic()
+        self._step = self._last
+        self._longest_step = 0.0
+        self._told = False
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A step begins."""
+        self._step = monotonic()
+
+    def written(self, seconds: float) -> None:
+        """A checkpoint took so long: say once where the notice is too short for a step and one more such."""
+        notice = float(os.environ.get(VARIABLE, "0"))
+        needed = self._longest_step + seconds
+        if notice and needed > notice and not self._told:
+            self._told = True
+            log.warning(
+                "a checkpoint took %.0f s and a step up to %.0f s, but the job is told only %.0f s before its end: a "
+                "preempted job goes on from an earlier checkpoint; queue it with `--notice %d`",
+                seconds,
+                self._longest_step,
+                notice,
+                round(1.5 * needed),
+            )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Agree with the other processes: what one of them has been told, all do."""
+        self._longest_step = max(self._longest_step, monotonic() - self._step)
         due = state.is_world_process_zero and monotonic() - self._last >= self.longest
         told = torch.tensor([self.notice.number, int(due)], device=self.device)
         if torch.distributed.is_initialized():

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_eval.errors import UserError
+from mllm_eval.progress import Progress
 from mllm_eval.storage import write_atomic, write_json
 
 if TYPE_CHECKING:
     from mllm_eval.run import Run
     from mllm_eval.train.stages import Prepared
 
-Told = Callable[[int, int], None]
 """Gets the work done and all of it."""
 log = logging.getLogger(__name__)
 
@@ -107,6 +107,12 @@ def remove_others(folder: Path, kept: Path | None) -> None:
             shutil.rmtree(path)
 
 
+def is_made(run: Run, number: int) -> bool:
+    """Whether what a stage makes is there."""
+    made = run.stage_dir(1) / "projector.safetensors" if number == 1 else run.checkpoint / "config.json"
+    return made.is_file()
+
+
 class Work:
     """Images and steps as parts of one amount of work, which a bar and its time left can be told by.
 
@@ -114,7 +120,7 @@ class Work:
     which stage 1 needs the half that passes gradients on to the projector. `missing`: images to encode.
     """
 
-    def __init__(self, run: Run, prepared: Sequence[Prepared], missing: int, progress: Told | None) -> None:
+    def __init__(self, run: Run, prepared: Sequence[Prepared], missing: int, progress: Progress | None) -> None:
         self.progress = progress
         self.image = run.encoder.params * run.encoder.grid**2 / 1e6
         self.done = 0.0

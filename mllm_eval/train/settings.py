@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mllm_eval.adapters import hold_encoder, weights_place
 from mllm_eval.catalog import Lora, Stage
-from mllm_eval.environment import world
+from mllm_eval.distributed.ranks import world_size
 from mllm_eval.errors import UserError
 from mllm_eval.model.llama import Outline, llama_outline
 from mllm_eval.run import Run
@@ -28,7 +28,7 @@ def check_settings(run: Run) -> None:
 
 def _check_stage(run: Run, stage: Stage, number: int) -> None:
     where = f"stage {number}"
-    _, size = world()
+    size = world_size()
     stage.accumulation(size, where)
     deepspeed_config(run.recipe, stage, size, where)
     check_kernels(stage.kernels, where)

@@ -86,7 +86,15 @@ def deepspeed_config(recipe: Recipe, stage: Stage, processes: int, where: str) -
     )
     half = {**_section(config, "bfloat16"), **_section(config, "bf16"), "enabled": AUTO}
     # The optimiser is made by the stage, with its groups; DeepSpeed takes no other than its own unless told.
-    return {**clean, **dict.fromkeys(numbers, AUTO), "bf16": half, "zero_allow_untested_optimizer": True}
+    # Micro-batches are summed in float32; DeepSpeed's default is the weights' type.
+    summed = {**_section(config, "data_types"), "grad_accum_dtype": "fp32"}
+    return {
+        **clean,
+        "data_types": summed,
+        **dict.fromkeys(numbers, AUTO),
+        "bf16": half,
+        "zero_allow_untested_optimizer": True,
+    }
 
 
 def _section(config: dict[str, Any], name: str) -> dict[str, Any]:

@@ -24,11 +24,13 @@ from mllm_eval.catalog import ConversationData, Stage, TokenGrid
 from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.data.rowcounts import CHANGED, RowCounts
 from mllm_eval.decoding import Decoding
-from mllm_eval.environment import repeatable, world
+from mllm_eval.distributed import barrier, join, rank, together, without_compiling, world_size
+from mllm_eval.environment import repeatable
 from mllm_eval.errors import UserError
 from mllm_eval.features import Features
 from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, save_checkpoint
 from mllm_eval.model.internals import fault
+from mllm_eval.progress import Progress
 from mllm_eval.run import Run
 from mllm_eval.storage import locate, results_home, write_atomic, write_json
 from mllm_eval.train.batches import Collator, RowNumbers
@@ -36,9 +38,9 @@ from mllm_eval.train.encoding import encode, missing, refs_of, spread, statistic
 from mllm_eval.train.keeping import with_room
 from mllm_eval.train.kernels import use_kernels
 from mllm_eval.train.order import Plan, planned
-from mllm_eval.train.progress import StageLog, Told, Work, latest_whole, remove_others
-from mllm_eval.train.ranks import barrier, join_processes, together, without_compiling
+from mllm_eval.train.progress import StageLog, Work, latest_whole, remove_others
 from mllm_eval.train.resharding import reshard, resharded_copy, shards
+from mllm_eval.train.room import check_room
 from mllm_eval.train.settings import check_settings
 from mllm_eval.train.tokens import TokenisedSet, tokenise
 from mllm_eval.train.trainer import StageTrainer, arguments
@@ -66,7 +68,7 @@ class Prepared:
     unreadable: Unreadable
 
 
-def train(run: Run, progress: Told | None = None, say: Callable[[str], None] | None = None) -> None:
+def train(run: Run, progress: Progress | None = None, say: Callable[[str], None] | None = None) -> None:
     """Stage 1 (projector), stage 2 (projector and LLM), then the checkpoint; what is complete is skipped.
 
     Killed at any moment and called again, on any number of processes, it goes on from the last whole checkpoint;
@@ -79,14 +81,15 @@ def train(run: Run, progress: Told | None = None, say: Callable[[str], None] | N
     stages = {1: run.recipe.stage1, 2: run.recipe.stage2}
     check_settings(run)
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
-    _, size = world()
+    size = world_size()
     sharded = any(stage.deepspeed for stage in stages.values())
     if sharded:
         without_compiling()
-    join_processes(sharded or size > 1)
+    join(sharded or size > 1)
     repeatable(run.seed)
     features = Features.of(run)
     together(lambda: _check_data(stages.values()))
+    together(lambda: check_room(run), first_only=True)
     # Rank 0 makes indexes and tokens; the others then find them.
     together(lambda: _tokenise_all(run, stages, tokenizer, say or log.warning), first_only=True)
     prepared = [_prepare(run, number, stage, tokenizer) for number, stage in stages.items()]
@@ -108,9 +111,25 @@ def train(run: Run, progress: Told | None = None, say: Callable[[str], None] | N
     features.store.close()
 
 
-def _tokenise_all(run: Run, stages: dict[int, Stage], tokenizer: Any, say: Callable[[str], None]) -> None:
+def prepare(run: Run, say: Callable[[str], None], processes: int) -> None:
+    """What training does before it needs a GPU, by so many processes: checks, and the tokens of both stages.
+
+    Killed and called again, it goes on where it was; `train` then finds what it would have made itself, byte for byte.
+    Raises UserError for bad input.
+    """
+    stages = {1: run.recipe.stage1, 2: run.recipe.stage2}
+    check_settings(run)
+    tokenizer = load_tokenizer(run.llm, run.recipe.template)
+    _check_data(stages.values())
+    check_room(run)
+    _tokenise_all(run, stages, tokenizer, say, processes)
+
+
+def _tokenise_all(
+    run: Run, stages: dict[int, Stage], tokenizer: Any, say: Callable[[str], None], processes: int = 1
+) -> None:
     for number, stage in stages.items():
-        counts = _note_rows(run, number, _tokenised(run, stage, tokenizer))
+        counts = _note_rows(run, number, _tokenised(run, stage, tokenizer, processes))
         if number == 1 and counts.text_only and not counts.with_image:
             files = ", ".join(str(locate(data.path)) for data in stage.data)
             raise UserError(
@@ -164,7 +183,7 @@ def _conversations(data: ConversationData) -> ConversationSet:
     return ConversationSet(path, locate(data.images), data.rows, data.exclude, data.system == "row", index, data.ignore)
 
 
-def _tokenised(run: Run, stage: Stage, tokenizer: Any) -> TokenisedSet:
+def _tokenised(run: Run, stage: Stage, tokenizer: Any, processes: int = 1) -> TokenisedSet:
     return tokenise(
         [_conversations(data) for data in stage.data],
         tokenizer,
@@ -174,6 +193,7 @@ def _tokenised(run: Run, stage: Stage, tokenizer: Any) -> TokenisedSet:
         live=stage.features == "live",
         how=Decoding(run.recipe.upright, run.recipe.background),
         sized=TokenGrid.of(run.recipe, run.encoder).hide,
+        processes=processes,
     )
 
 
@@ -194,7 +214,7 @@ def _prepare(run: Run, number: int, stage: Stage, tokenizer: Any) -> Prepared:
 
 def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
     """The model at the beginning of a stage, with gradients where the stage trains."""
-    repeatable(run.seed)
+    repeatable(run.seed, run.recipe.deterministic)
     stage = one.stage
     # DeepSpeed keeps float32 copies of what is trained itself; plain training needs the weights in float32.
     dtype = getattr(torch, run.recipe.dtype) if stage.deepspeed else torch.float32
@@ -221,14 +241,14 @@ def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
 def _train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, progress: Callable[[int], None]) -> None:
     # Before the arguments: with ZeRO-3 in force, a model that is loaded would be cut up by its own means.
     model = _model(run, one, features, tokenizer)
-    rank, size = world()
+    own, size = rank(), world_size()
     folder = run.stage_dir(one.number)
     checkpoints = folder / "checkpoints"
     resume = latest_whole(checkpoints)
     resharded = resume is not None and shards(resume) not in (0, size)
     barrier()
     stage_log = None
-    if rank == 0:
+    if own == 0:
         remove_others(checkpoints, resume)
         stage_log = StageLog(folder / "log.jsonl", int(resume.name.partition("-")[2]) if resume else 0)
         if resume is not None and resharded:
@@ -250,10 +270,11 @@ def _train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, pr
     )
     trainer = StageTrainer(model, one.stage, args, one.plan, one.rows, collator, stage_log, progress, one.unreadable)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    repeatable(run.seed)
     state = trainer.whole_state()
     trainer.release(state.values())
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
-    if rank == 0:
+    if own == 0:
         _note_rows(run, one.number, one.data)
         _keep(run, one.number, model, state)
         shutil.rmtree(checkpoints, ignore_errors=True)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mllm_eval.data.conversations import Conversation, ConversationSet
-from mllm_eval.decoding import Decoding, look_at_image, pixels_key, size_of
+from mllm_eval.data.conversations import ConversationSet
+from mllm_eval.decoding import Decoding
 from mllm_eval.errors import UserError
-from mllm_eval.prompts import IMAGE, PromptTokens, conversation_parts
 from mllm_eval.storage import FileLock, write_json
+from mllm_eval.train.rowchunks import Chunk, Image, RowReader, read_chunks
 
-CHUNK = 1000
 # Chunks between two notes of how far the writing is.
 NOTED = 50
 DONE = "tokens.json"
@@ -52,24 +50,6 @@ class Source:
     budget: int
 
 
-def encode_rows(rows: Sequence[Conversation], tokenizer: Any, template: str) -> Iterator[tuple[list[int], list[bool]]]:
-    """Ids and targets of rows, an image as its one token; what precedes an answer has the tokens of the prompt."""
-    words = PromptTokens(tokenizer, template)
-    image = tokenizer.convert_tokens_to_ids(IMAGE)
-    cut = [
-        words.chunks(conversation_parts(template, list(row.turns), len(row.images), row.system, row.masked))
-        for row in rows
-    ]
-    encoded = iter(words.encode([chunk for row in cut for chunk in row]))
-    for row in cut:
-        ids, targets = next(encoded)
-        for _ in row[1:]:
-            more, learnt = next(encoded)
-            ids += [image, *more]
-            targets += [False, *learnt]
-        yield ids, targets
-
-
 def write_tokens(
     folder: Path,
     sources: Sequence[Source],
@@ -78,78 +58,39 @@ def write_tokens(
     hashed: Decoding | None,
     usable: Callable[[Path], bool],
     sized: Decoding | None = None,
+    processes: int = 1,
 ) -> None:
     """Make the arrays of a folder, which appears complete or not at all; one process does, others wait for it.
 
     hashed: number each image once and hash what it shows when it is decoded so, as a feature store needs it.
     sized: note width and height that each image has when it is decoded so; 0 where its header cannot be read.
-    usable: whether what is there by now will do.
+    usable: whether what is there by now will do. processes: how many read and tokenise; each number gives the same
+    bytes.
     """
     partial = folder.with_name(f".{folder.name}")
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if usable(folder):
             return
         shutil.rmtree(folder, ignore_errors=True)
-        writer = _Writer(partial, hashed, sized)
+        writer = _Writer(partial)
         try:
             for number, source in enumerate(sources):
-                _write_set(writer, number, source, tokenizer, template)
+                begin = writer.rows_read(number)
+                own = writer.numbered if processes < 2 else None
+                reader = RowReader(source.rows, tokenizer, template, hashed, sized, own)
+                for chunk in read_chunks(reader, begin, processes):
+                    writer.write(number, chunk, source.budget)
             writer.finish()
         finally:
             writer.close()
         os.rename(partial, folder)
 
 
-def _write_set(writer: _Writer, number: int, source: Source, tokenizer: Any, template: str) -> None:
-    begin = writer.rows_read(number)
-    found = source.rows.read_from(begin)
-    at = begin
-    for chunk in iter(lambda: list(itertools.islice(found, CHUNK)), []):
-        kept: list[tuple[Conversation, list[tuple[str, os.stat_result]], int]] = []
-        for row in chunk:
-            where = source.rows.where(at)
-            at += 1
-            if row is None:
-                writer.leave_out("excluded", where, "an image fits a pattern of `exclude`")
-                continue
-            try:
-                if isinstance(row, UserError):
-                    raise row
-                if len(row.masked) == len(row.turns):
-                    writer.leave_out("masked", where, "each of its answers has weight 0")
-                    continue
-                images = [_image(source.rows.image_path(name), where, writer.hashed is not None) for name in row.images]
-                kept.append((row, images, int(where.rpartition(":")[2])))
-                if row.changes or row.masked:
-                    writer.changed(row, where)
-            except UserError as problem:
-                writer.broken(number, where, problem, source.budget)
-        encoded = encode_rows([row for row, _, _ in kept], tokenizer, template)
-        for (_, images, line), (ids, targets) in zip(kept, encoded, strict=True):
-            writer.add(ids, targets, images, (number, line))
-        writer.chunk_done(number, at)
-
-
-def _image(path: Path, where: str, encoded: bool) -> tuple[str, os.stat_result]:
-    """Path and state of an image file. One that is not encoded before training is looked at: its header at least."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        raise UserError(f"{where}: its image {path} does not exist; fetch it or remove the row") from None
-    if not encoded:
-        try:
-            look_at_image(path)
-        except UserError as problem:
-            raise UserError(f"{where}: {problem}; mend the file or remove the row") from None
-    return str(path.absolute()), found
-
-
 class _Writer:
     """The growing files of a folder. What lies behind the last note is cut away when it is opened again."""
 
-    def __init__(self, folder: Path, hashed: Decoding | None, sized: Decoding | None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.hashed, self.sized = hashed, sized
         paths = {name: folder / f"{name}.raw" for name in FILES} | {
             "left_out": folder / LEFT_OUT,
             "changes": folder / CHANGES,
@@ -197,64 +138,75 @@ class _Writer:
         line = {"row": where, "why": why, "reason": reason}
         self.files["left_out"].write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
-    def changed(self, row: Conversation, where: str) -> None:
+    def changed(self, where: str, masked: int, changes: Sequence[tuple[str, str]]) -> None:
         """Count what of a row is not taken as it stands, and list it but for answers that the row itself masks."""
         counts = self.note["changed"]
-        if row.masked:
-            counts["masked answers"] = counts.get("masked answers", 0) + len(row.masked)
-        for why, reason in row.changes:
+        if masked:
+            counts["masked answers"] = counts.get("masked answers", 0) + masked
+        for why, reason in changes:
             counts[why] = counts.get(why, 0) + 1
             line = {"row": where, "why": why, "reason": reason}
             self.files["changes"].write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
-    def broken(self, number: int, where: str, problem: UserError, budget: int) -> None:
+    def broken(self, number: int, where: str, problem: str, budget: int) -> None:
         """Leave out a broken row. Raises UserError where the budget of its set is used up."""
         count = self.note["broken"].get(str(number), 0) + 1
         self.note["broken"][str(number)] = count
         if count > budget:
             used = f" (broken row number {count}, `skip_broken` allows {budget})" if budget else ""
             raise UserError(f"{problem}{used}")
-        self.leave_out("broken", where, str(problem))
+        self.leave_out("broken", where, problem)
 
-    def add(
-        self,
-        ids: list[int],
-        targets: list[bool],
-        images: Sequence[tuple[str, os.stat_result]],
-        origin: tuple[int, int],
-    ) -> None:
-        """Append a row; `origin`: number of its set, and its line there."""
-        self._put("ids", ids)
-        self._put("targets", targets)
-        self.note["tokens"] += len(ids)
-        self._put("offsets", self.note["tokens"])
-        self._put("first_target", targets.index(True))
-        self._put("origin", origin)
-        self._put("image_of", [self._number(path, found) for path, found in images])
-        self._put("image_offsets", self.files["image_of"].tell() // 8)
+    def write(self, number: int, chunk: Chunk, budget: int) -> None:
+        """Append a chunk of the set of this number, of whose broken rows `budget` may be left out."""
+        for found in chunk.found:
+            if found.why == "broken":
+                self.broken(number, found.where, found.reason, budget)
+            elif found.why == "changed":
+                self.changed(found.where, found.masked, found.changes)
+            else:
+                self.leave_out(found.why, found.where, found.reason)
+        for name, values in (("ids", chunk.ids), ("targets", chunk.targets), ("first_target", chunk.first_target)):
+            self._put(name, values)
+        self._put("offsets", self.note["tokens"] + np.cumsum(chunk.lengths, dtype=np.int64))
+        self.note["tokens"] += len(chunk.ids)
+        lines = np.stack([np.full(len(chunk.lines), number, np.int64), chunk.lines], 1)
+        self._put("origin", lines)
+        before = self.files["image_of"].tell() // 8
+        self._put("image_of", self._numbers(chunk.images))
+        self._put("image_offsets", before + np.cumsum(chunk.shown, dtype=np.int64))
+        self.chunk_done(number, chunk.end)
 
-    def _number(self, path: str, found: os.stat_result) -> int:
-        number = self._images()
-        if self.hashed is not None:
-            known = self.numbers.execute("SELECT number FROM image WHERE name = ?", (path,)).fetchone()
-            if known:
-                return int(known[0])
-            self.numbers.execute("INSERT INTO image VALUES (?, ?)", (path, number))
-            self._put(
-                "image_digests",
-                np.frombuffer(bytes.fromhex(pixels_key(Path(path).read_bytes(), self.hashed)), np.uint8),
-            )
-            self._put("image_stamps", (found.st_size, found.st_mtime_ns))
-        if self.sized is not None:
-            try:
-                self._put("image_sizes", size_of(Path(path), self.sized))
-            except UserError:
-                self._put("image_sizes", (0, 0))
-        name = path.encode()
-        self.files["image_names"].write(name)
-        self.note["names"] += len(name)
-        self._put("image_ends", self.note["names"])
-        return number
+    def numbered(self, path: str) -> bool:
+        """Whether an image of this path has a number."""
+        return self.numbers.execute("SELECT 1 FROM image WHERE name = ?", (path,)).fetchone() is not None
+
+    def _numbers(self, images: Sequence[Image]) -> list[int]:
+        """The number of each image, a new one where its bytes are not hashed or it was not shown before."""
+        first = self._images()
+        numbers: list[int] = []
+        new: list[Image] = []
+        for image in images:
+            if image.digest is not None:
+                known = self.numbers.execute("SELECT number FROM image WHERE name = ?", (image.path,)).fetchone()
+                if known:
+                    numbers.append(int(known[0]))
+                    continue
+                self.numbers.execute("INSERT INTO image VALUES (?, ?)", (image.path, first + len(new)))
+            numbers.append(first + len(new))
+            new.append(image)
+        if not new:
+            return numbers
+        names = [image.path.encode() for image in new]
+        self.files["image_names"].write(b"".join(names))
+        self._put("image_ends", self.note["names"] + np.cumsum([len(name) for name in names], dtype=np.int64))
+        self.note["names"] += sum(map(len, names))
+        if new[0].digest is not None:
+            self.files["image_digests"].write(b"".join(image.digest or b"" for image in new))
+            self._put("image_stamps", [image.stamp for image in new])
+        if new[0].size is not None:
+            self._put("image_sizes", [image.size for image in new])
+        return numbers
 
     def chunk_done(self, number: int, read: int) -> None:
         """Remember how far the writing is, now and then."""

@@ -146,12 +146,13 @@ def tokenise(
     live: bool = False,
     how: Decoding = PLAIN,
     sized: bool = False,
+    processes: int = 1,
 ) -> TokenisedSet:
     """The rows of all sets in order, from the cache where it has them (results/tokens/<key>).
 
     budgets: how many broken rows of each set may be left out (none). live: do not hash the images' bytes, whose
     features no store will hold. how: how the images are decoded. sized: read the images' sizes. Killed and called
-    again, it goes on where it was.
+    again, it goes on where it was. processes: how many read and tokenise what is not in the cache.
     Raises UserError naming file and line of a broken row, and the image file a row names and that is missing.
     """
     allowed = list(budgets) or [0] * len(sets)
@@ -163,7 +164,7 @@ def tokenise(
         return (made / DONE).is_file() and (live or _fresh(made))
 
     if not usable(folder):
-        write_tokens(folder, sources, tokenizer, template, hashed, usable, measured)
+        write_tokens(folder, sources, tokenizer, template, hashed, usable, measured, processes)
     arrays = {
         name: np.load(folder / f"{name}.npy", mmap_mode="r")
         for name in ("ids", "targets", "offsets", "image_offsets", "image_of", "first_target", "origin")

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from mllm_eval.catalog import Recipe, Stage
-from mllm_eval.environment import world
+from mllm_eval.distributed import COLLECTIVE, barrier, world_size
+from mllm_eval.environment import cores
 from mllm_eval.model import VLM
 from mllm_eval.train.batches import Collator, PlanSampler, RowNumbers
 from mllm_eval.train.notice import Checkpoints, Notice
 from mllm_eval.train.order import Plan
+from mllm_eval.train.probe import attention, check_rotary, try_longest
 from mllm_eval.train.progress import StageLog, mark_whole
-from mllm_eval.train.ranks import WAIT, barrier
 from mllm_eval.train.resharding import forget
 from mllm_eval.train.sharding import deepspeed_config
 from mllm_eval.train.unreadable import Unreadable
@@ -39,8 +41,7 @@ def _readers(stage: Stage) -> int:
     """Processes that decode images ahead of a training step: this rank's share of the cores, less its own."""
     if stage.features == "store":
         return 0
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(0, min(READERS, len(os.sched_getaffinity(0)) // here - 1))
+    return max(0, min(READERS, cores() - 1))
 
 
 def arguments(
@@ -51,7 +52,7 @@ def arguments(
     Raises UserError for what this version cannot do.
     """
     half = recipe.dtype == "bfloat16"
-    config = deepspeed_config(recipe, stage, world()[1], where)
+    config = deepspeed_config(recipe, stage, world_size(), where)
     if resharded:
         config = {**(config or {}), "checkpoint": {"load_universal": True}}
     on_gpu = torch.cuda.is_available()
@@ -61,7 +62,7 @@ def arguments(
     made = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=stage.micro_batch,
-        gradient_accumulation_steps=stage.accumulation(world()[1], where),
+        gradient_accumulation_steps=stage.accumulation(world_size(), where),
         max_steps=steps,
         learning_rate=stage.lr,
         weight_decay=stage.weight_decay,
@@ -75,7 +76,7 @@ def arguments(
         deepspeed=config,
         use_cpu=not on_gpu,
         ddp_backend=backend,
-        ddp_timeout=int(WAIT.total_seconds()),
+        ddp_timeout=int(COLLECTIVE.total_seconds()),
         save_strategy="steps",
         save_steps=max(FEWEST_STEPS, math.ceil(steps / CHECKPOINTS)),
         save_total_limit=2,
@@ -134,6 +135,15 @@ class StageTrainer(Trainer):
         self.progress = progress
         self.unreadable = unreadable
         self.decays: list[float] = []
+        self.tried = False
+        # Checkpoints hold nothing of what is frozen: it is there before one is read.
+        frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+
+        def allow(_: Any, keys: Any) -> None:
+            keys.missing_keys[:] = [name for name in keys.missing_keys if name not in frozen]
+
+        whole: Any = model
+        whole.register_load_state_dict_post_hook(allow)
         self.remove_callback(PrinterCallback)
         self.checkpoints = Checkpoints(Notice(), args.device)
         self.add_callback(self.checkpoints)
@@ -162,9 +172,16 @@ class StageTrainer(Trainer):
                     groups.append({"params": parameters, "lr": lr, "weight_decay": weight_decay})
         self.decays = [group["weight_decay"] for group in groups]
         betas = (self.args.adam_beta1, self.args.adam_beta2)
-        fused = self.args.deepspeed is None
-        self.optimizer = torch.optim.AdamW(groups, betas=betas, eps=self.args.adam_epsilon, fused=fused)
+        self.optimizer = torch.optim.AdamW(groups, betas=betas, eps=self.args.adam_epsilon, fused=True)
         return self.optimizer
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's; before the first one, a pass over the longest rows of the stage (`try_longest`)."""
+        if not self.tried:
+            self.tried = True
+            check_rotary(self.model)
+            try_longest(self, model)
+        return super().training_step(model, inputs, *args, **kwargs)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's; images of the batch that could not be decoded are noted first.
@@ -201,13 +218,39 @@ class StageTrainer(Trainer):
         for group, now, first, decay in rates:
             group.update(lr=now, initial_lr=first, weight_decay=decay)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The weights of a checkpoint; DeepSpeed's own checkpoint has them already."""
+        if not self.args.deepspeed:
+            super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """What is trained, and buffers: the rest is as it was loaded."""
+        if state_dict is None:
+            model: Any = self.model
+            frozen = {name for name, one in model.named_parameters() if not one.requires_grad}
+            state_dict = {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
+        super()._save(output_dir, state_dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.args.deepspeed:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        engine: Any = self.model_wrapped
+        engine.save_checkpoint = partial(engine.save_checkpoint, exclude_frozen_parameters=True)
+        try:
+            super()._save_optimizer_and_scheduler(output_dir)
+        finally:
+            del engine.save_checkpoint
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        begun = monotonic()
         super()._save_checkpoint(model, trial)
         barrier()
         if self.is_world_process_zero():
             folder = Path(str(self.args.output_dir))
             mark_whole(folder / f"checkpoint-{self.state.global_step}")
             forget(folder)
+            self.checkpoints.written(monotonic() - begun)
         if told := self.checkpoints.agreed:
             # The first that ends takes the others with it: not before the checkpoint is whole.
             barrier()
@@ -218,7 +261,7 @@ class StageTrainer(Trainer):
 
     def train(self, *args: Any, **options: Any) -> Any:
         """As the Trainer does; a signal that ends this process first waits for a checkpoint at the step's end."""
-        with self.checkpoints.notice:
+        with self.checkpoints.notice, attention(torch.are_deterministic_algorithms_enabled()):
             return super().train(*args, **options)
 
     def release(self, kept: Iterable[torch.Tensor]) -> None:

@@ -6,7 +6,8 @@ import argparse
 import sys
 import warnings
 
-from mllm_eval.environment import before_torch, world
+from mllm_eval.distributed import rank, tells
+from mllm_eval.environment import before_torch
 from mllm_eval.errors import UserError
 from mllm_eval.run import Run
 
@@ -22,12 +23,10 @@ def main(words: list[str] | None = None) -> int:
     before_torch()
     warnings.filterwarnings("ignore", category=FutureWarning)
     from mllm_eval.train import hold_to_its_data, train
-    from mllm_eval.train.ranks import tells
 
-    rank, _ = world()
     try:
         run = Run.of(asked.encoder, asked.recipe, asked.llm, asked.seed)
-        if rank == 0:
+        if rank() == 0:
             run.prepare()
             hold_to_its_data(run)
         train(run)

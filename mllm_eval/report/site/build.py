@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from mllm_eval.errors import UserError
+from mllm_eval.progress import Progress, unheard
 from mllm_eval.report.site.comparing import compare_data, compare_page
 from mllm_eval.report.site.evidence import Evidence, gather
 from mllm_eval.report.site.files import write_data
@@ -31,7 +32,7 @@ def write_report(
     rules: str = "cambrian",
     images: bool = True,
     asked: bool = True,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = unheard,
 ) -> Path:
     """Write the site of these runs to the folder `out`, and return it. Thumbnails that are there are kept.
 

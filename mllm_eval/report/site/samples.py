@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from mllm_eval.catalog import load_benchmark
 from mllm_eval.data.content import content_of
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
+from mllm_eval.progress import Progress
 from mllm_eval.report.site.evidence import Entry, Evidence
 from mllm_eval.report.site.files import write_data
 from mllm_eval.report.words import title
@@ -24,7 +25,6 @@ PAGE = 250
 EDGE = 320  # pixels of a thumbnail's longer side
 FAILED = "failed"  # what the note of a sample without an answer begins with
 LONGEST = 1200  # signs of a question; OCR tokens of a full page are cut
-Progress = Callable[[int, int], None]
 
 
 def write_samples(

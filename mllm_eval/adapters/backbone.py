@@ -1,0 +1,255 @@
+"""Families that a transformers class holds: hub-format folders, and checkpoints of the original code.
+
+A family names the class, the model types whose weights it reads, and where in the class things are.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mllm_eval.adapters import family
+from mllm_eval.adapters.base import EncoderModel
+from mllm_eval.adapters.loading import load_whole
+from mllm_eval.adapters.original import Layout, read_original
+from mllm_eval.catalog.families import NAMES, PAGE
+from mllm_eval.catalog.llama import read_config
+from mllm_eval.errors import UserError, near
+
+if TYPE_CHECKING:
+    from mllm_eval.catalog import Encoder
+    from mllm_eval.catalog.architecture import Form
+
+# Of a config, what says where it came from and not what the model is.
+ORIGIN = {"model_type", "architectures", "transformers_version", "torch_dtype", "dtype"}
+# What some vision transformers have and none of these classes computes.
+STRANGE = ("use_qk_norm", "qk_norm", "use_rope", "rope_theta", "window_size")
+
+
+class Backbone(EncoderModel):
+    """A family of one transformers class.
+
+    model_types: `model_type` of the configs it reads. class_name: of transformers. options: keyword arguments
+    of the class beside its config. blocks_at, norm_at: paths of submodules. form: what the class has beside
+    the blocks. layout: how the original code named the tensors; None where nothing is known of that.
+    left_out: names of tensors in a folder that the encoder does not use: heads, decoders, the half for texts.
+    """
+
+    model_types: ClassVar[tuple[str, ...]]
+    class_name: ClassVar[str]
+    options: ClassVar[dict[str, Any]] = {}
+    blocks_at: ClassVar[str]
+    norm_at: ClassVar[str]
+    form: ClassVar[Form]
+    layout: ClassVar[Layout | None] = None
+    left_out: ClassVar[str]
+
+    @classmethod
+    def transformers_class(cls) -> Any:
+        """The transformers model class that holds the weights."""
+        import transformers
+
+        return getattr(transformers, cls.class_name)
+
+    # ---- configs ----
+    @classmethod
+    def shape_values(cls, facts: Encoder) -> dict[str, Any]:
+        """The config's values that say what the yaml's `architecture` says."""
+        shape = facts.architecture
+        assert shape is not None
+        return {"intermediate_size": shape.hidden}
+
+    @classmethod
+    def hidden(cls, config: Any) -> int:
+        """Width inside the feed-forward network."""
+        width: int = config.intermediate_size
+        return width
+
+    @classmethod
+    def ffn(cls, config: Any) -> str:
+        """`mlp` or `swiglu`."""
+        return "mlp"
+
+    @classmethod
+    def config_of(cls, facts: Encoder) -> Any:
+        """The transformers config that the yaml alone describes.
+
+        Raises UserError where the yaml has no `architecture`.
+        """
+        shape = facts.architecture
+        if shape is None:
+            raise UserError(
+                f"encoder {facts.name}: its weights are one file, which has no config; "
+                "say `architecture:` (heads, ffn, hidden, native) in the yaml"
+            )
+        values = {
+            "hidden_size": facts.width,
+            "num_hidden_layers": facts.depth,
+            "num_attention_heads": shape.heads,
+            "image_size": shape.native,
+            "patch_size": facts.patch,
+            "hidden_act": shape.activation,
+            "layer_norm_eps": shape.norm_eps,
+            **cls.shape_values(facts),
+        }
+        return cls.config_from({name: value for name, value in values.items() if value is not None})
+
+    @classmethod
+    def config_from(cls, values: dict[str, Any]) -> Any:
+        """The transformers config of this family from plain values."""
+        config_class = cls.transformers_class().config_class
+        return config_class(**{key: value for key, value in values.items() if key not in ORIGIN})
+
+    @classmethod
+    def read_config(cls, folder: Path) -> Any:
+        """The vision config in a hub-format folder. Raises UserError where it is of another architecture."""
+        path = folder / "config.json"
+        raw = read_config(folder)
+        found = raw.get("model_type")
+        if found not in cls.model_types:
+            if found is None and "architecture" in raw:
+                name = raw["architecture"]
+                raise UserError(f"{path}: is of timm's {name!r}; set `family: timm` in the encoder's yaml")
+            raise UserError(f"{path}: the weights are of type {found!r}, {cls._readers(found)}")
+        values = raw.get("vision_config") or raw
+        registers = values.get("num_register_tokens") or 0
+        if registers != cls.form.registers + cls.form.behind:
+            raise UserError(
+                f"{path}: the weights have {registers} registers, family {cls.family_name()} reads them with "
+                f"{cls.form.registers + cls.form.behind}; {PAGE}"
+            )
+        for name in STRANGE:
+            if values.get(name):
+                raise UserError(f"{path}: `{name}: {values[name]}` is unknown to a {found!r} and would be left out")
+        return cls.config_from(values)
+
+    @classmethod
+    def _readers(cls, found: Any) -> str:
+        """What to do about weights of another type than this family's."""
+        kinds = {name: family(name) for name in NAMES}
+        types = {one: name for name, kind in kinds.items() if issubclass(kind, Backbone) for one in kind.model_types}
+        if found in types:
+            mine = f"family {cls.family_name()} reads {', '.join(cls.model_types)}"
+            return f"{mine}; set `family: {types[found]}` in the encoder's yaml"
+        return f"no family reads it (known: {', '.join(sorted(types))}).{near(str(found), types)} {PAGE}"
+
+    @classmethod
+    def family_name(cls) -> str:
+        """The name that a yaml calls the family by."""
+        module = sys.modules[cls.__module__]
+        return Path(str(module.__file__)).stem
+
+    # ---- models ----
+    @classmethod
+    def build(cls, facts: Encoder, config: dict[str, Any]) -> EncoderModel:
+        """The architecture with weights yet to be loaded."""
+        return cls(facts, cls.transformers_class()(cls.config_from(config), **cls.options))
+
+    @classmethod
+    def load(cls, facts: Encoder, place: Path, dtype: torch.dtype) -> EncoderModel:
+        """The weights of a hub-format folder, or of one file in the layout of the original code.
+
+        Raises UserError for weights that are cut short, of another architecture, or not what the yaml says.
+        """
+        if place.is_file():
+            config, source, state = cls.config_of(facts), None, cls._read_original(facts, place)
+        else:
+            config, source, state = cls.read_config(place), place, None
+            # Before gigabytes are read for nothing.
+            cls.compare(facts, {**cls.found_in(config), "depth": config.num_hidden_layers})
+        model = load_whole(
+            cls.transformers_class().from_pretrained,
+            place,
+            source,
+            left_out=cls.left_out,
+            config=config,
+            state_dict=state,
+            dtype=dtype,
+            **cls.options,
+        )
+        return cls(facts, model)
+
+    @classmethod
+    def hold(cls, facts: Encoder, place: Path) -> None:
+        """Hold names and shapes of a file, or the config of a folder, to the yaml; the weights are not read."""
+        if place.is_file():
+            # Mapped into memory.
+            cls._read_original(facts, place)
+            return
+        config = cls.read_config(place)
+        with torch.device("meta"):
+            cls.build(facts, config.to_dict())
+
+    @classmethod
+    def _read_original(cls, facts: Encoder, path: Path) -> dict[str, Tensor]:
+        if cls.layout is None:
+            raise UserError(f"{path}: family {facts.family} reads folders in hub format only; convert the file to one")
+        with torch.device("meta"):
+            shell = cls.transformers_class()(cls.config_of(facts), **cls.options)
+        wanted = {name: tensor.shape for name, tensor in shell.state_dict().items()}
+        return read_original(path, cls.layout, wanted, facts.weights.key)
+
+    # ---- what the contract asks ----
+    @property
+    def prefix(self) -> int:
+        """CLS and registers."""
+        return self.form.prefix + self.form.registers
+
+    @property
+    def behind(self) -> int:
+        """Registers behind the patches."""
+        return self.form.behind
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether there is a CLS token before the registers."""
+        return self.form.prefix > 0
+
+    def config_values(self) -> dict[str, Any]:
+        """The transformers config as plain data."""
+        values: dict[str, Any] = self.model.config.to_dict()
+        return values
+
+    @classmethod
+    def found_in(cls, config: Any) -> dict[str, Any]:
+        """Patch, width and architecture that a config says."""
+        return {
+            "patch": config.patch_size,
+            "width": config.hidden_size,
+            "heads": config.num_attention_heads,
+            "ffn": cls.ffn(config),
+            "hidden": cls.hidden(config),
+            "native": config.image_size,
+            "activation": config.hidden_act,
+            "norm_eps": config.layer_norm_eps,
+        }
+
+    def found(self) -> dict[str, Any]:
+        """Patch, width and architecture by the weights' config."""
+        return self.found_in(self.model.config)
+
+    def stock_patches(self, pixels: Tensor) -> Tensor:
+        """What the class itself gives: the patches [B, N, D] of its `last_hidden_state`."""
+        with torch.no_grad():
+            states: Tensor = self.model(pixels, **self.forward_options(pixels)).last_hidden_state
+        return states[:, self.prefix : states.shape[1] - self.behind]
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer blocks in order."""
+        blocks: Sequence[nn.Module] = self.model.get_submodule(self.blocks_at)
+        return blocks
+
+    def final_norm(self) -> nn.Module:
+        """The norm behind the last block."""
+        norm: nn.Module = self.model.get_submodule(self.norm_at)
+        return norm
+
+    def forward_options(self, pixels: Tensor) -> dict[str, Any]:
+        """Position embeddings are interpolated at other sizes than the native one, and only there."""
+        native = self.model.config.image_size
+        return {} if pixels.shape[-2:] == (native, native) else {"interpolate_pos_encoding": True}

@@ -1,0 +1,182 @@
+"""One encoder and one language model: features of all layers, the score of each pair, and what chance gives."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mllm_eval.alignment.chance import Null, interval_over_pictures, null_of_maximum
+from mllm_eval.alignment.metrics import METRICS, clipped, mutual_knn_by_sample
+from mllm_eval.alignment.pairs import PairSet, load_pairs
+from mllm_eval.alignment.protocol import Alignment, load_alignment
+from mllm_eval.alignment.representations import Language, load_language, of_captions, of_pictures
+from mllm_eval.catalog import Encoder, load_encoder
+from mllm_eval.config import short_hash
+from mllm_eval.environment import repeatable
+from mllm_eval.errors import UserError
+from mllm_eval.pipeline.reporter import Reporter, Silent
+from mllm_eval.storage import read_json, results_home, write_json
+
+# More failures than this share, and the score would be one of other pictures.
+FAILURES = 0.01
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured.
+
+    Attributes:
+        scores: of every pair of layers, [blocks, LLM layers]; `layer`, `llm_layer` count from 1 and from 0 (embedding).
+        score: the largest of them.
+        interval: 95 % limits of the best pair's value, by a bootstrap over pictures; None for metrics that are no mean.
+        null: of the maximum; None where no permutation was asked for, and for other metrics than mutual k-NN.
+        calibrated: score with chance at 0.
+        pairs, failed: pictures compared, and rows left out with the reason.
+    """
+
+    encoder: str
+    llm: str
+    protocol: str
+    metric: str
+    score: float
+    layer: int
+    llm_layer: int
+    scores: list[list[float]]
+    interval: tuple[float, float] | None
+    null: Null | None
+    calibrated: float | None
+    pairs: int
+    failed: list[str]
+    encoder_params: int
+    llm_params: int
+    summary: str
+
+    def row(self) -> dict[str, Any]:
+        """All of it but the grid of scores, as plain data."""
+        return {name: value for name, value in asdict(self).items() if name != "scores"}
+
+
+def align(
+    encoder: str | Encoder,
+    llm: str,
+    protocol: str | Alignment = "platonic",
+    data: str = "mini",
+    permutations: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Measure how far an encoder and a language model are aligned, and write it to results/alignment.
+
+    encoder: a name or a yaml's object. llm: a name of configs/llms, a run's hash (its LLM as stage 2 left it), or a
+    folder in hub format. permutations: of the null distribution, the protocol's unless given; 0 leaves it out. Features
+    of all layers are kept under results/alignment/features, so that another metric or partner computes what is new.
+
+    Raises UserError for unknown names, data that are not here, and where more than 1 % of the rows cannot be read.
+    """
+    reporter = reporter or Silent()
+    encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
+    protocol = load_alignment(protocol) if isinstance(protocol, str) else protocol
+    repeatable(0)
+    pairs = load_pairs(protocol, data)
+    language = load_language(llm)
+    seen, failed = _pictures(encoder, pairs, reporter)
+    said = _captions(language, pairs, reporter)
+    kept = [number for number in range(len(pairs.pairs)) if number not in failed]
+    reasons = [*pairs.failed, *failed.values()]
+    if len(reasons) > FAILURES * (len(kept) + len(reasons)):
+        raise UserError(f"{len(reasons)} of {len(kept) + len(reasons)} pairs cannot be read; the first: {reasons[0]}")
+    x, y = clipped(seen, protocol.clip), clipped(said[:, kept], protocol.clip)
+    count = protocol.neighbours
+    grid = METRICS[protocol.metric](x, y, count)
+    layer, llm_layer = divmod(int(grid.argmax()), grid.shape[1])
+    score = float(grid.max())
+    interval, null = None, None
+    if protocol.metric == "mutual_knn":
+        x_best, y_best = x[layer : layer + 1], y[llm_layer : llm_layer + 1]
+        by_sample = mutual_knn_by_sample(x_best, y_best, count)[0, 0].double().numpy()
+        interval = interval_over_pictures(by_sample, protocol.draws)
+        if times := protocol.permutations if permutations is None else permutations:
+            with reporter.step(f"{encoder.name} and {language.name}: chance") as progress:
+                null = null_of_maximum(x, y, count, score, times, progress=progress)
+    result = Result(
+        encoder=encoder.name,
+        llm=language.name,
+        protocol=f"{protocol.name}.v{protocol.version}",
+        metric=protocol.metric,
+        score=score,
+        layer=layer + 1,
+        llm_layer=llm_layer,
+        scores=[[round(value, 6) for value in row] for row in grid.tolist()],
+        interval=interval,
+        null=null,
+        calibrated=None if null is None else null.calibrated(score),
+        pairs=len(kept),
+        failed=reasons,
+        encoder_params=encoder.params,
+        llm_params=language.params,
+        summary=encoder.summary,
+    )
+    write_json(folder_of(result, protocol, pairs, language) / "alignment.json", asdict(result))
+    return result
+
+
+def folder_of(result: Result, protocol: Alignment, pairs: PairSet, language: Language) -> Path:
+    """Where a result is kept: one folder for each encoder, language model, protocol and data."""
+    key = short_hash(
+        [result.encoder, language.what, protocol.model_dump(mode="json", exclude={"data"}), pairs.identity]
+    )
+    return results_home() / "alignment" / f"{result.encoder}-{key}"
+
+
+def saved_results() -> list[Result]:
+    """The results under results/alignment, by encoder and language model."""
+    found = []
+    for path in sorted((results_home() / "alignment").glob("*/alignment.json")):
+        values = read_json(path)
+        null = values.pop("null")
+        interval = values.pop("interval")
+        found.append(
+            Result(**values, null=Null(**null) if null else None, interval=tuple(interval) if interval else None)
+        )
+    return sorted(found, key=lambda one: (one.encoder, one.llm))
+
+
+def _pictures(encoder: Encoder, pairs: PairSet, reporter: Reporter) -> tuple[Tensor, dict[int, str]]:
+    facts = encoder.model_dump(mode="json", exclude={"name", "facts", "norm", "feature_layer", "weights"})
+    path = _kept_at(["pictures", encoder.weights.digest(), facts, pairs.identity])
+    if (kept := _read(path)) is not None:
+        return kept, {}
+    with reporter.step(f"{encoder.name}: {len(pairs.pairs):,} pictures") as progress:
+        made = of_pictures(encoder, pairs.pairs, progress)
+    if not made.failed:
+        _keep(path, made.features)
+    return made.features, made.failed
+
+
+def _captions(language: Language, pairs: PairSet, reporter: Reporter) -> Tensor:
+    path = _kept_at(["captions", language.what, str(language.model.dtype), pairs.identity])
+    if (kept := _read(path)) is not None:
+        return kept
+    with reporter.step(f"{language.name}: {len(pairs.pairs):,} captions") as progress:
+        made = of_captions(language, [pair.text for pair in pairs.pairs], progress)
+    _keep(path, made)
+    return made
+
+
+def _kept_at(key: Any) -> Path:
+    return results_home() / "alignment" / "features" / f"{short_hash(key, 16)}.safetensors"
+
+
+def _read(path: Path) -> Tensor | None:
+    return load_file(path)["features"] if path.is_file() else None
+
+
+def _keep(path: Path, features: Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(f".{os.getpid()}.tmp")
+    save_file({"features": features.contiguous()}, fresh)
+    fresh.replace(path)

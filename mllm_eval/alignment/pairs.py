@@ -1,0 +1,132 @@
+"""Pictures with their captions, from parquet files; a row that cannot be read is named, and the others go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+
+from mllm_eval.alignment.protocol import Alignment, Columns, Pairs
+from mllm_eval.data.locks import matching
+from mllm_eval.decoding import decode
+from mllm_eval.errors import UserError, near
+from mllm_eval.hub import Source, locked_folder
+from mllm_eval.hub.fetch import adopt
+from mllm_eval.hub.fetch import fetch as fetch_files
+from mllm_eval.pipeline.reporter import Reporter
+from mllm_eval.pipeline.sources import provide
+from mllm_eval.storage import locate, sha256_bytes, sha256_file
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A picture, decoded when asked for, and its caption. where: file and row, for messages."""
+
+    where: str
+    load: Callable[[], PIL.Image.Image]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PairSet:
+    """Pairs in order, the rows that are none with the reason, and what the files are (a hash of their contents)."""
+
+    pairs: list[Pair]
+    failed: list[str]
+    identity: str
+
+
+def load_pairs(protocol: Alignment, pin: str) -> PairSet:
+    """The pairs of a data pin.
+
+    Raises:
+        UserError: an unknown pin, no files, a file that is no parquet or lacks a column; a single row that has no
+            picture or no caption is among `failed` instead.
+    """
+    files = _files(protocol, pin)
+    pairs: list[Pair] = []
+    failed: list[str] = []
+    for path in files:
+        for where, row in _rows(path, protocol.columns):
+            try:
+                pairs.append(_pair(where, row, protocol.columns))
+            except UserError as problem:
+                failed.append(str(problem))
+    return PairSet(pairs, failed, sha256_bytes("".join(sha256_file(path) for path in files).encode())[:16])
+
+
+def provide_pairs(protocol: Alignment, pin: str, fetch: bool, folder: Path | None, reporter: Reporter) -> None:
+    """Make a pin's pairs where this machine can; with `fetch`, fetch those of the hub (or take `folder`) and lock them.
+
+    Raises UserError where they cannot be had.
+    """
+    place = _place(protocol, pin)
+    source = source_of(protocol, pin)
+    if source is None:
+        provide([locate(str(place.path))], reporter)
+    elif folder is not None:
+        adopt(source, lambda names: matching(names, place.files), folder)
+    elif fetch:
+        with reporter.step(str(source)) as progress:
+            fetch_files(source, lambda names: matching(names, place.files), None, progress)
+
+
+def _place(protocol: Alignment, pin: str) -> Pairs:
+    if pin not in protocol.data:
+        known = ", ".join(sorted(protocol.data))
+        raise UserError(f"alignment {protocol.name}: has no data {pin!r} (known: {known}).{near(pin, protocol.data)}")
+    return protocol.data[pin]
+
+
+def source_of(protocol: Alignment, pin: str) -> Source | None:
+    """The hub repository of a pin, or None for files of this machine."""
+    place = _place(protocol, pin)
+    if place.repo is None:
+        return None
+    return Source("dataset", place.repo, place.revision, f"fetch it: mllm-eval align --fetch --data {pin}")
+
+
+def _files(protocol: Alignment, pin: str) -> list[Path]:
+    place, source = _place(protocol, pin), source_of(protocol, pin)
+    folder = locked_folder(source) if source is not None else locate(str(place.path))
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    found = [folder / name for name in sorted(matching(names, place.files))]
+    if not found:
+        raise UserError(
+            f"{folder}: no files {place.files} of pictures and captions; `mllm-eval data` makes the mini ones"
+        )
+    return found
+
+
+def _rows(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        names = file.schema_arrow.names
+    except Exception as problem:
+        raise UserError(f"{path}: is no parquet file ({type(problem).__name__}); fetch it again") from None
+    for column in (columns.image, columns.text):
+        if column not in names:
+            raise UserError(f"{path}: has no column {column!r}.{near(column, names)} Set `columns` in the protocol")
+    number = 0
+    for batch in file.iter_batches(64, columns=[columns.image, columns.text]):
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{path}:{number}", row
+
+
+def _pair(where: str, row: dict[str, Any], columns: Columns) -> Pair:
+    text = row[columns.text]
+    if isinstance(text, list):
+        text = text[0] if text else None
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(f"{where}: {columns.text} is empty; write a caption, or leave the row out")
+    image = row[columns.image]
+    data = image.get("bytes") if isinstance(image, dict) else image
+    if not isinstance(data, bytes):
+        raise UserError(f"{where}: {columns.image} holds no picture; put its bytes there, or leave the row out")
+    return Pair(where, lambda: decode(data, where), text)

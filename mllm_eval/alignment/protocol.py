@@ -1,0 +1,67 @@
+"""What an alignment is measured by: one yaml in configs/alignments. No torch."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from mllm_eval.catalog.folders import folders, load_named
+from mllm_eval.config import Strict, load
+
+MetricName = Literal["mutual_knn", "cycle_knn", "lcs_knn", "cka", "unbiased_cka", "cknna"]
+
+
+class Pairs(Strict):
+    """Where pictures and captions lie: a folder of parquet files (`path`), or a data set of the hub at a revision."""
+
+    path: str | None = None
+    repo: str | None = None
+    revision: str | None = None
+    files: str = "*.parquet"
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Pairs:
+        if (self.path is None) == (self.repo is None) or (self.repo is not None and self.revision is None):
+            raise ValueError("say either `path`, or `repo` with its `revision`")
+        return self
+
+
+class Columns(Strict):
+    """Columns of the picture and of its caption, or list of captions of which the first is used."""
+
+    image: str = "image"
+    text: str = "text"
+
+
+class Alignment(Strict):
+    """A protocol of alignment.
+
+    Attributes:
+        metric: what two layers have in common; see `mllm_eval.alignment.metrics`.
+        neighbours: k of the metrics that look at nearest neighbours.
+        clip: quantile of absolute values beyond which features are clipped; 1 clips nothing.
+        permutations: shuffles of the captions that the null distribution of the maximum is made of.
+        draws: of the bootstrap over pictures.
+        data: pin -> where its pairs lie.
+    """
+
+    name: str
+    version: int = Field(ge=1)
+    metric: MetricName = "mutual_knn"
+    neighbours: int = Field(default=10, ge=2)
+    clip: float = Field(default=0.95, gt=0, le=1)
+    permutations: int = Field(default=999, ge=19)
+    draws: int = Field(default=2000, ge=100)
+    data: dict[str, Pairs]
+    columns: Columns = Columns()
+
+    def features_identity(self) -> dict[str, Any]:
+        """The fields that what the models say of the pairs depends on."""
+        return {"columns": self.columns.model_dump()}
+
+
+def load_alignment(name: str) -> Alignment:
+    """The protocol of a name or of a path to a yaml file. Raises UserError with near names."""
+    return load_named("alignments", name, partial(load, model=Alignment, folders=folders("alignments")))

@@ -1,0 +1,153 @@
+"""What every layer of an encoder says of pictures, and every layer of a language model of their captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mllm_eval.adapters import load_encoder_model
+from mllm_eval.adapters.loading import load_whole
+from mllm_eval.alignment.pairs import Pair
+from mllm_eval.catalog import Encoder, load_llm, names
+from mllm_eval.decoding import decoders
+from mllm_eval.environment import device
+from mllm_eval.errors import UserError, near
+from mllm_eval.run import saved_run
+
+Progress = Callable[[int, int], None]
+BATCH = 16
+
+
+class Seen(NamedTuple):
+    """Features [layers, samples, width], float32, of the samples that could be read, and the others with the reason."""
+
+    features: Tensor
+    failed: dict[int, str]
+
+
+@torch.no_grad()
+def of_pictures(encoder: Encoder, pairs: Sequence[Pair], progress: Progress | None = None) -> Seen:
+    """The declared summary of every block, as it leaves the block.
+
+    The final norm is left out whatever the yaml says: it belongs to the last block alone. An encoder without a CLS
+    token gives the summary that its yaml names, never a patch.
+    """
+    model = load_encoder_model(encoder.model_copy(update={"norm": False})).to(device())
+    weight = next(model.parameters())
+    layers = range(1, len(model.blocks()) + 1)
+    rows: list[Tensor] = []
+    failed: dict[int, str] = {}
+
+    def pixels(number: int) -> np.ndarray[Any, Any] | str:
+        try:
+            return model.preprocess(pairs[number].load())
+        except UserError as problem:
+            return str(problem)
+
+    with ThreadPoolExecutor(decoders(), "decode") as pool:
+        for start in range(0, len(pairs), BATCH):
+            numbers = range(start, min(start + BATCH, len(pairs)))
+            read = dict(zip(numbers, pool.map(pixels, numbers), strict=True))
+            failed |= {number: one for number, one in read.items() if isinstance(one, str)}
+            whole = [one for one in read.values() if not isinstance(one, str)]
+            if whole:
+                made = model(torch.from_numpy(np.stack(whole)).to(weight.device, weight.dtype), layers)
+                rows.append(torch.stack([one.summary for one in made]).float().cpu())
+            if progress is not None:
+                progress(numbers[-1] + 1, len(pairs))
+    if not rows:
+        raise UserError(f"none of {len(pairs)} pictures could be read; the first: {next(iter(failed.values()))}")
+    return Seen(torch.cat(rows, 1), failed)
+
+
+class Language(NamedTuple):
+    """A causal language model with its tokenizer. what: says which weights these are (a digest). params: how many."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    what: str
+    params: int
+
+
+def load_language(name: str) -> Language:
+    """A language model: one of configs/llms, a run's LLM (its hash: as stage 2 left it), or a folder in hub format.
+
+    Raises UserError with near names for anything else, and for weights that cannot be read.
+    """
+    from mllm_eval.model.checkpoint import load_checkpoint, load_llm_model
+
+    if name in names("llms"):
+        llm = load_llm(name)
+        model = load_llm_model(llm)
+        return _language(name, model, _tokenizer(Path(model.name_or_path)), llm.weights.digest())
+    if (Path(name) / "config.json").is_file():
+        from transformers import AutoModelForCausalLM
+
+        from mllm_eval.storage import sha256_tree
+
+        folder = Path(name)
+        model = load_whole(AutoModelForCausalLM.from_pretrained, folder, left_out=None, dtype="auto")
+        return _language(folder.name, model, _tokenizer(folder), sha256_tree(folder))
+    try:
+        run = saved_run(name)
+    except UserError:
+        hint = near(name, names("llms"))
+        raise UserError(
+            f"{name!r} is no LLM of configs/llms ({', '.join(names('llms'))}), no run, and no folder with a "
+            f"config.json.{hint}"
+        ) from None
+    found = load_checkpoint(run.checkpoint, encoder=False)
+    return _language(f"{run.llm.name} after {run.stem}", found.llm, found.tokenizer, f"run {run.hash}")
+
+
+def _language(name: str, model: Any, tokenizer: Any, what: str) -> Language:
+    model.eval().requires_grad_(False)
+    return Language(name, model, tokenizer, what, sum(one.numel() for one in model.parameters()))
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as problem:
+        raise UserError(f"{folder}: its tokenizer cannot be read ({type(problem).__name__}); bring it whole") from None
+
+
+@torch.no_grad()
+def of_captions(language: Language, texts: Sequence[str], progress: Progress | None = None) -> Tensor:
+    """The mean over a caption's tokens of every layer's states: [layers + 1, samples, width], float32.
+
+    The first layer is the embedding, the last has the final norm behind it, as transformers' `hidden_states` have;
+    tokens that the tokenizer puts in front (begin of text) count. Texts of like length are computed together, padded on
+    the right, which a causal model does not see.
+    """
+    model = language.model.to(device())
+    ids = [language.tokenizer(text)["input_ids"] for text in texts]
+    if empty := [text for text, one in zip(texts, ids, strict=True) if not one]:
+        raise UserError(f"caption {empty[0]!r} has no token in {language.name}; leave its row out")
+    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+    found: list[Tensor | None] = [None] * len(ids)
+    done = 0
+    for start in range(0, len(order), BATCH):
+        numbers = order[start : start + BATCH]
+        width = len(ids[numbers[-1]])
+        padded = torch.tensor([[*ids[number], *[0] * (width - len(ids[number]))] for number in numbers])
+        mask = torch.tensor([[1] * len(ids[number]) + [0] * (width - len(ids[number])) for number in numbers])
+        padded, mask = padded.to(model.device), mask.to(model.device)
+        states = model(padded, attention_mask=mask, output_hidden_states=True, use_cache=False).hidden_states
+        weights = mask[..., None].float()
+        means = torch.stack([(one.float() * weights).sum(1) / weights.sum(1) for one in states]).cpu()
+        for at, number in enumerate(numbers):
+            found[number] = means[:, at]
+        done += len(numbers)
+        if progress is not None:
+            progress(done, len(order))
+    return torch.stack([one for one in found if one is not None], 1)

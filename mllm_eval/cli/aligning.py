@@ -1,0 +1,103 @@
+"""`mllm-eval align`: do pictures and their captions have the same neighbours?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from mllm_eval.alignment.measure import Result
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("align", short_help="alignment of encoders with language models")(align)
+
+
+def align(
+    encoders: Annotated[str, typer.Argument(help="names in configs/encoders, comma-separated, or paths to yaml files")],
+    llm: Annotated[
+        str, typer.Option(help="names in configs/llms, hashes of runs, or folders in hub format; comma-separated")
+    ] = "mini-llama",
+    protocol: Annotated[str, typer.Option(help="name in configs/alignments, or path to a yaml file")] = "platonic",
+    data: Annotated[str, typer.Option(help="pictures and captions: mini, or hub (WiT-1024)")] = "mini",
+    metric: Annotated[
+        str | None, typer.Option(help="mutual_knn (default), cycle_knn, lcs_knn, cka, unbiased_cka, cknna")
+    ] = None,
+    permutations: Annotated[int | None, typer.Option(help="of the null distribution; 0: none", min=0)] = None,
+    fetch: Annotated[bool, typer.Option("--fetch", help="fetch and lock the pairs first")] = False,
+    folder: Annotated[Path | None, typer.Option("--from", help="with --fetch: take the pairs from this folder")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+) -> None:
+    """Measure how far encoders and language models find the same things alike: the platonic measure of Huh et al. 2024.
+
+    Every block of an encoder is compared with every layer of an LLM, on pictures and their captions. The score is the
+    largest share of common nearest neighbours; chance, which grows with the number of layers, is measured by shuffling
+    captions. Nothing is trained. A run's hash as --llm takes the LLM as stage 2 left it.
+
+    \b
+      mllm-eval align mini-dino,mini-clip,mini-random
+      mllm-eval align mini-clip --llm mini-llama,afb84f2ff91b   does adapting bring the LLM nearer?
+      mllm-eval align webssl-dino1b-full2b-224 --llm llama-3.1-8b --data hub --fetch
+    """
+    import json
+
+    from mllm_eval.alignment.figures import write_figures
+    from mllm_eval.alignment.measure import align as measure
+    from mllm_eval.alignment.pairs import provide_pairs
+    from mllm_eval.alignment.protocol import load_alignment
+    from mllm_eval.cli.app import split
+    from mllm_eval.cli.display import display
+    from mllm_eval.config import validate
+    from mllm_eval.errors import UserError
+    from mllm_eval.storage import results_home
+
+    if folder is not None and not fetch:
+        raise UserError("--from says where --fetch takes the pairs from; add --fetch")
+    chosen = load_alignment(protocol)
+    if metric is not None:
+        chosen = validate({**chosen.model_dump(), "metric": metric}, type(chosen), "--metric")
+    shown = display()
+    provide_pairs(chosen, data, fetch, folder, shown)
+    results = []
+    for encoder in split(encoders) or []:
+        for model in split(llm) or []:
+            results.append(measure(encoder, model, chosen, data, permutations, shown))
+            if as_json:
+                print(json.dumps(results[-1].row()))
+    if as_json:
+        return
+    for line in table(results):
+        print(line)
+    written = write_figures(results, results_home() / "alignment" / "figures")
+    print("figures: " + ", ".join(str(path) for path in written if path.suffix == ".png"))
+
+
+def table(results: list[Result]) -> list[str]:
+    """The results as lines: a row a pair, and what was left out below."""
+    head = f"{'encoder':<24} {'LLM':<38} {'score':>7} {'95 % interval':>17} {'block':>6} {'layer':>6}"
+    lines = [f"{head} {'chance':>7} {'p':>7} {'calibrated':>11}"]
+    for one in results:
+        limits = "" if one.interval is None else f"[{one.interval[0]:.4f}, {one.interval[1]:.4f}]"
+        chance = p = calibrated = ""
+        if one.null is not None and one.calibrated is not None:
+            chance, p, calibrated = f"{one.null.mean:.4f}", f"{one.null.p:.3g}", f"{one.calibrated:.4f}"
+        lines.append(
+            f"{one.encoder:<24} {one.llm:<38} {one.score:>7.4f} {limits:>17} {one.layer:>6} {one.llm_layer:>6}"
+            f" {chance:>7} {p:>7} {calibrated:>11}"
+        )
+    first = results[0]
+    lines.append(
+        f"{first.protocol}, {first.metric}, {first.pairs:,} pictures with captions; the best pair of layers "
+        "(blocks from 1, layer 0 is the LLM's embedding); chance: mean maximum over shuffled captions"
+    )
+    for one in results:
+        if one.failed:
+            lines.append(f"{one.encoder}, {one.llm}: {len(one.failed)} rows left out, the first: {one.failed[0]}")
+        if one.summary != "cls":
+            lines.append(
+                f"{one.encoder}: its summary is `{one.summary}`, since it has no CLS token or declares another"
+            )
+    return list(dict.fromkeys(lines))

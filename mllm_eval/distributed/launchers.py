@@ -1,0 +1,53 @@
+"""Several processes on one machine, through torchrun or the deepspeed launcher."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from mllm_eval.environment import gpus
+from mllm_eval.errors import UserError, near
+
+LAUNCHERS = ("here", "torchrun", "deepspeed", "slurm")
+
+
+def default_processes() -> int:
+    """One a GPU; one on a machine without."""
+    return max(1, len(gpus()))
+
+
+def run_processes(launcher: str, module: str, words: Sequence[str], processes: int) -> int:
+    """Call a module, as `python -m` does, with these words on so many processes, and return the exit code.
+
+    Raises UserError for an unknown launcher.
+    """
+    return subprocess.call([*_command(launcher, processes), module, *words], env=_environment(processes))
+
+
+def _command(launcher: str, processes: int) -> list[str]:
+    port = str(_free_port())
+    if launcher == "torchrun":
+        # An address of its own: what `--standalone` does takes the machine's name, which may not resolve.
+        meeting = ["--master-addr", "127.0.0.1", "--master-port", port]
+        start = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), *meeting]
+        return [sys.executable, *start, "-m"]
+    if launcher == "deepspeed":
+        start = ["-m", "deepspeed.launcher.runner", "--num_gpus", str(processes), "--no_local_rank"]
+        return [sys.executable, *start, "--master_port", port, "--module"]
+    raise UserError(f"launcher {launcher!r} is unknown.{near(launcher, LAUNCHERS)} Known: {', '.join(LAUNCHERS)}")
+
+
+def _environment(processes: int) -> dict[str, str]:
+    threads = str(max(1, len(os.sched_getaffinity(0)) // processes))
+    # Without a number of its own each process would take all cores.
+    return {"OMP_NUM_THREADS": threads, **os.environ}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

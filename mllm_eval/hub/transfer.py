@@ -1,0 +1,230 @@
+"""The one downloader: files of a hub's repository or of an address, with many hands, gone on with where it stopped.
+
+Bytes go to a part beside the file first, because huggingface_hub throws away what it has of a file when it is
+interrupted, and a file may have gigabytes. A file takes its own name once it is what its source lists.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import os
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mllm_eval.errors import UserError
+from mllm_eval.hub.lock import LockedFile, Source
+from mllm_eval.progress import Progress
+from mllm_eval.storage import sha256_file
+
+HANDS = 6
+CHUNK = 1 << 20
+WAIT_SECONDS = 60
+Tell = Callable[[int], None]
+"""Told of bytes as they arrive, or negatively of those that were thrown away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A file to have at `target`. `size` in bytes, `sha256`, and `blob` (git's own name of its content) as listed.
+
+    `get` adds to the part what is missing of it, from the byte on that it ends with.
+    """
+
+    name: str
+    target: Path
+    part: Path
+    get: Callable[[Path, Tell], None]
+    size: int | None = None
+    sha256: str | None = None
+    blob: str | None = None
+
+    def is_listed(self, found: LockedFile, path: Path) -> bool:
+        """Whether a file is what the source lists: by its SHA-256, by git's own name of it if only that is known."""
+        if self.size is not None and found.size != self.size:
+            return False
+        if self.sha256 is not None:
+            return found.sha256 == self.sha256
+        return self.blob is None or git_blob(path) == self.blob
+
+
+class Transfer:
+    """The files of one source: who has how many bytes, and whether all should stop."""
+
+    def __init__(self, source: Source, progress: Progress) -> None:
+        self.source = source
+        self.progress = progress
+        self.done = self.total = 0
+        self.guard = threading.Lock()
+        self.stopped = threading.Event()
+
+    def all(self, wanted: Sequence[Wanted]) -> dict[str, LockedFile]:
+        """Fetch what is not here; every file's size and hash, in order of the names. `progress` gets bytes.
+
+        Raises UserError for a full disk and for a file that came out wrong. What was fetched stays.
+        """
+        self.total = sum(one.size or 0 for one in wanted)
+        self._check_room(wanted)
+        self.tell(0)
+        with ThreadPoolExecutor(HANDS) as hands:
+            running = {one.name: hands.submit(self.one, one) for one in wanted}
+            try:
+                for future in wait(running.values(), return_when=FIRST_EXCEPTION).done:
+                    future.result()
+            except BaseException:
+                self.stopped.set()
+                for future in running.values():
+                    future.cancel()
+                raise
+        return {name: running[name].result() for name in sorted(running)}
+
+    def tell(self, more: int) -> None:
+        """Note bytes that arrived, or were there."""
+        if self.stopped.is_set():
+            raise InterruptedError("another file failed")
+        with self.guard:
+            self.done += more
+            self.progress(self.done, max(self.total, self.done))
+
+    def one(self, wanted: Wanted) -> LockedFile:
+        """Fetch a file unless it is here."""
+        target, part = wanted.target, wanted.part
+        if target.is_file():
+            if wanted.is_listed(found := _file(target), target):
+                self.tell(found.size)
+                return found
+            target.unlink()
+        part.parent.mkdir(parents=True, exist_ok=True)
+        if part.is_file() and wanted.size is not None and part.stat().st_size > wanted.size:
+            part.unlink()
+        self.tell(part.stat().st_size if part.is_file() else 0)
+        try:
+            wanted.get(part, self.tell)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError(f"{part}: {error.strerror}; make room, then {self.source.mend} to go on") from None
+            raise
+        if not wanted.is_listed(found := _file(part), part):
+            part.unlink()
+            said = f"{wanted.name} did not arrive as the hub lists it; {self.source.mend}"
+            if self.source.kind == "url":
+                expected = str(wanted.sha256)[:12]
+                said = f"the file's SHA-256 is {found.sha256[:12]}..., {expected}... was expected; removed it"
+            raise UserError(f"{self.source}: {said}")
+        os.replace(part, target)
+        return found
+
+    def _check_room(self, wanted: Sequence[Wanted]) -> None:
+        missing = sum(one.size or 0 for one in wanted if not one.target.is_file())
+        missing -= sum(one.part.stat().st_size for one in wanted if one.part.is_file())
+        folder = next((place for one in wanted for place in one.target.parents if place.is_dir()), Path())
+        free = shutil.disk_usage(folder).free
+        if missing > free:
+            raise UserError(
+                f"{folder}: {missing / 1e9:.1f} GB are still to fetch, {free / 1e9:.1f} GB are free; make room, "
+                "or set MLLM_EVAL_DATA (of models HF_HOME) to a larger disk"
+            )
+
+
+def of_hub(source: Source, commit: str, entry: Any, target: Path, endpoint: str | None) -> Wanted:
+    """A file of a repository, as the hub lists it in `entry`."""
+    sha256 = entry.lfs.sha256 if entry.lfs else None
+    # Named by content: what another revision left half fetched is never gone on with.
+    part = target.with_name(f".{target.name}.{(sha256 or entry.blob_id)[:12]}.part")
+    get = functools.partial(_from_hub, source, commit, entry, endpoint)
+    return Wanted(entry.rfilename, target, part, get, entry.size, sha256, None if sha256 else entry.blob_id)
+
+
+def of_address(source: Source, target: Path, sha256: str | None) -> Wanted:
+    """The file of a web address."""
+    part = target.with_name(f"{target.name}.part")
+    return Wanted(target.name, target, part, functools.partial(_from_address, source), sha256=sha256)
+
+
+def _from_hub(source: Source, commit: str, entry: Any, endpoint: str | None, part: Path, tell: Tell) -> None:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not named
+
+    url = hf_hub_url(source.repo, entry.rfilename, repo_type=source.kind, revision=commit, endpoint=endpoint)
+    place = get_hf_file_metadata(url, endpoint=endpoint, retry_on_errors=True).location
+    headers = build_hf_headers(library_name="mllm-eval")
+    if urlsplit(place).netloc != urlsplit(url).netloc:
+        # A login is for the hub alone, not for the store that it sends us to.
+        headers.pop("authorization", None)
+    with open(part, "ab") as file:
+        http_get(
+            place,
+            file,
+            resume_size=file.tell(),
+            headers=headers,
+            expected_size=entry.size,
+            displayed_filename=entry.rfilename,
+            tqdm_class=functools.partial(_Bar, tell),  # type: ignore[arg-type]  # called as a class is
+        )
+
+
+def _from_address(source: Source, part: Path, tell: Tell) -> None:
+    have = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(source.repo, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        with urllib.request.urlopen(request, timeout=WAIT_SECONDS) as answer:
+            if have and answer.status != 206:
+                # A server that knows no ranges sends the file from its beginning.
+                tell(-have)
+                have = 0
+            total = have + int(answer.headers.get("Content-Length") or 0)
+            with open(part, "ab" if have else "wb") as file:
+                while block := answer.read(CHUNK):
+                    file.write(block)
+                    tell(len(block))
+    except urllib.error.HTTPError as error:
+        if error.code == 416:
+            part.unlink()
+        raise UserError(f"{source}: the server says {error.code} {error.reason}; {source.mend}") from None
+    except OSError as error:
+        raise UserError(f"{source}: no connection ({getattr(error, 'reason', error)}); {source.mend}") from None
+    size = part.stat().st_size
+    if total and size != total:
+        raise UserError(
+            f"{source}: the transfer stopped at {size:,} of {total:,} bytes; {source.mend} to go on from there"
+        )
+
+
+class _Bar:
+    """What huggingface_hub takes for a progress bar."""
+
+    def __init__(self, tell: Tell, *_: object, **__: object) -> None:
+        self.tell = tell
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to close."""
+
+    def update(self, more: int) -> None:
+        """Bytes that arrived."""
+        self.tell(more)
+
+
+def _file(path: Path) -> LockedFile:
+    return LockedFile(size=path.stat().st_size, sha256=sha256_file(path))
+
+
+def git_blob(path: Path) -> str:
+    """git's own name of a file's content, 40 hex digits: the hub gives no SHA-256 of small files."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(CHUNK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,175 @@
+"""Several models under the same questions: one table, and every difference with its test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mllm_eval.catalog import LLM, Benchmark, Encoder, Given, Recipe, load_encoder, load_llm, load_recipe
+from mllm_eval.catalog.variant import VariantKey
+from mllm_eval.environment import settings
+from mllm_eval.errors import UserError
+from mllm_eval.external import ExternalModel
+from mllm_eval.library.evaluation import Results, evaluate, facts_of, several, table_size
+from mllm_eval.pipeline.asked import asked_benchmarks, baseline_asked, rules_asked
+from mllm_eval.pipeline.reporter import Reporter
+from mllm_eval.pipeline.subset import shown_variants
+from mllm_eval.report import Table, comparison, sentences
+from mllm_eval.report.comparison import held_equal, labels, row_of, tested
+from mllm_eval.report.differences import Difference
+from mllm_eval.report.evidence import draw_together, read_variants
+from mllm_eval.run import Run, RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mllm_eval.library.encoder import LoadedEncoder
+
+COLUMNS = (
+    "a", "b", "column", "difference", "low", "high", "p", "holm", "only_a", "only_b", "mcnemar",
+    "gain", "gain_low", "gain_high", "gain_p", "gain_holm",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Results side by side. Made by `compare`; shown as its table.
+
+    Attributes:
+        results: of each model, in the order they were given.
+        rules: the rule set of the numbers.
+        baseline: the row (label, encoder or hash) that all others are held against; None for every pair.
+        mixed_recipes: whether rows of unequal recipes may stand side by side.
+    """
+
+    results: tuple[Results, ...]
+    rules: str = "cambrian"
+    baseline: str | None = None
+    mixed_recipes: bool = False
+
+    def table(self, intervals: bool = False) -> Table:
+        """A row for each result, and for its blind one, with what the differences say in words.
+
+        Raises UserError for recipes or protocols that differ, or an unknown baseline.
+        """
+        return comparison(self._folders, self.baseline, self.rules, self._variants, intervals=intervals,
+                          mixed_recipes=self.mixed_recipes, benchmarks=self._names)  # fmt: skip
+
+    @cached_property
+    def differences(self) -> pd.DataFrame:
+        """A row for each pair of results and each column of the table, tested on the samples that both answered.
+
+        Columns: a, b (labels of rows), column (benchmark, category or AVG), difference (a - b in the table's points),
+        low, high (95 % interval), p (permutation test), holm (p corrected for all rows), only_a, only_b, mcnemar
+        (samples that one alone has right, and McNemar's p; missing where scores are not 0 or 1), and of the visual
+        gains, where both were asked blind, gain, gain_low, gain_high, gain_p, gain_holm.
+        """
+        import pandas as pd
+
+        rows = [
+            (one.a, one.b, one.key, one.difference.value, one.difference.low, one.difference.high, one.p, one.holm,
+             one.only_a, one.only_b, one.mcnemar, *_gain(one))
+            for one in self._tested
+        ]  # fmt: skip
+        return pd.DataFrame(rows, columns=list(COLUMNS))
+
+    @property
+    def sentences(self) -> list[str]:
+        """What the differences say, in words."""
+        return sentences(self._tested)
+
+    @cached_property
+    def _tested(self) -> list[Difference]:
+        scored = read_variants(self._folders, self.rules, self._variants, self._names)
+        held_equal(scored, self.mixed_recipes)
+        names = labels(scored)
+        draw_together(scored)
+        return tested(scored, names, None if self.baseline is None else row_of(self.baseline, scored, names))
+
+    @property
+    def _folders(self) -> list[Any]:
+        return [one.run.folder for one in self.results]
+
+    @property
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys(benchmark.name for one in self.results for benchmark in one.benchmarks))
+
+    @property
+    def _variants(self) -> list[str]:
+        shown = (shown_variants(one.blind, one.subset) for one in self.results)
+        return sorted({name for own in shown for name in own}, key=lambda name: (name.startswith("blind"), name))
+
+    def __repr__(self) -> str:
+        return f"<comparison of {', '.join(one.run.name for one in self.results)}>"
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+def _gain(one: Difference) -> tuple[float | None, ...]:
+    if one.gain is None:
+        return (None,) * 5
+    return one.gain.difference.value, one.gain.difference.low, one.gain.difference.high, one.gain.p, one.gain.holm
+
+
+@settings()
+def compare(
+    models: Sequence[Given | Encoder | LoadedEncoder | ExternalModel | Results | RunFolder],
+    *,
+    benchmarks: Given | Benchmark | Sequence[Given | Benchmark] | None = None,
+    subset: int | None = None,
+    progress: bool | Reporter = False,
+    recipe: Given | Recipe | None = None,
+    llm: Given | LLM | None = None,
+    seed: int | None = None,
+    blind: bool = False,
+    rules: str = "cambrian",
+    baseline: str | None = None,
+    mixed_recipes: bool = False,
+) -> Comparison:
+    """Evaluate several models under one recipe, as far as that is missing, and hold them against each other.
+
+    Args:
+        models: what `evaluate` takes, and what it gave before; runs that are saved, too.
+        benchmarks, subset, progress, recipe, llm, seed, blind, rules: as for `evaluate`.
+        baseline: a row (encoder, label or hash) that all others are held against; by default every pair is.
+        mixed_recipes: let rows of unequal recipes stand side by side, as those of external models beside encoders.
+
+    Raises:
+        UserError: bad input; all names are looked up before anything is computed.
+    """
+    if isinstance(models, str) or not models:
+        raise UserError("say what to compare: a list of encoders, models or results")
+    asked = several(benchmarks)
+    there: list[Any] = []
+    for model in models:
+        if isinstance(model, RunFolder) and not isinstance(model, ExternalModel):
+            there.append(Results.of(model, rules, asked))
+        else:
+            there.append(facts_of(model))
+    VariantKey.of("default", table_size(subset, asked))
+    chosen = load_recipe("mini" if recipe is None else recipe)
+    if llm is not None:
+        load_llm(llm)
+    own: list[str] = []
+    for model in there:
+        if isinstance(model, Results):
+            own += [model.run.encoder.name if isinstance(model.run, Run) else str(getattr(model.run, "label", ""))]
+            continue
+        pin = model.data_pin if isinstance(model, ExternalModel) else chosen.data
+        own += [model.label if isinstance(model, ExternalModel) else load_encoder(model).name]
+        asked_benchmarks(asked, pin)
+        rules_asked(rules, asked, pin)
+    baseline_asked(baseline, own)
+    found = []
+    for model in there:
+        if isinstance(model, Results):
+            found.append(model)
+        elif isinstance(model, ExternalModel):
+            found.append(evaluate(model, benchmarks=asked, subset=subset, progress=progress, blind=blind, rules=rules))
+        else:
+            found.append(evaluate(model, benchmarks=asked, subset=subset, progress=progress, recipe=chosen, llm=llm,
+                                  seed=seed, blind=blind, rules=rules))  # fmt: skip
+    return Comparison(tuple(found), rules, baseline, mixed_recipes)

@@ -1,0 +1,159 @@
+"""A frozen encoder in hand: images in, features out; without a run, and without a file written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+from torch import Tensor
+
+from mllm_eval import catalog
+from mllm_eval.adapters import load_encoder_model
+from mllm_eval.adapters.base import EncoderModel, FeatureMap
+from mllm_eval.catalog import Encoder, Given
+from mllm_eval.decoding import load_image, to_rgb
+from mllm_eval.environment import device as own_device
+from mllm_eval.environment import settings
+from mllm_eval.errors import UserError, near
+from mllm_eval.features.extraction import BATCH
+
+Picture = str | PathLike[str] | PIL.Image.Image
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class LoadedEncoder:
+    """An encoder with its weights. Made by `load_encoder`.
+
+    Attributes:
+        facts: what its yaml says, a `mllm_eval.catalog.Encoder`.
+        model: the module, in evaluation mode and frozen; pixels [B, 3, H, W] in, a `FeatureMap` a layer out.
+    """
+
+    def __init__(self, model: EncoderModel) -> None:
+        self.model = model
+        self.facts: Encoder = model.facts
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of an image: rows times columns of its grid."""
+        return self.facts.grid**2
+
+    @property
+    def width(self) -> int:
+        """Dimensions of a token."""
+        return self.facts.width
+
+    def preprocess(self, image: Picture) -> Tensor:
+        """float32 [3, H, W] as the yaml's preprocessing makes it, on the CPU. Raises UserError for what is no image."""
+        return torch.from_numpy(self.model.preprocess(_rgb(image)))
+
+    def encode(self, images: Picture | Iterable[Picture], batch: int = BATCH) -> Tensor:
+        """What an LLM is shown of images, before the projector: a tensor [N, tokens, width] on the CPU.
+
+        Args:
+            images: paths of image files or images of Pillow, one or many; each is preprocessed as the yaml says.
+            batch: images that are encoded at once; it moves sums by rounding alone.
+
+        Returns:
+            In the encoder's dtype, the patches of the layer that the yaml names, row by row of the grid, without CLS
+            and registers; the final norm is applied where the yaml says so.
+
+        Raises:
+            UserError: no images, one that can't be read, or something that is no image.
+        """
+        return self.features(images, batch=batch)[0].patches.flatten(1, 2)
+
+    @settings()
+    def features(
+        self, images: Picture | Iterable[Picture], layers: Sequence[int] = (), batch: int = BATCH
+    ) -> list[FeatureMap]:
+        """For each layer asked for, patches [N, rows, columns, width] and summaries [N, width], on the CPU.
+
+        Args:
+            images, batch: as for `encode`.
+            layers: blocks counted from 1, or from the end as -1; by default that of the yaml alone.
+
+        Raises:
+            UserError: as `encode` does, and for a layer that the encoder does not have.
+        """
+        if isinstance(images, str | PathLike | PIL.Image.Image):
+            images = [images]
+        if batch < 1:
+            raise UserError(f"batch {batch}: give 1 or more images at a time")
+        made: list[list[FeatureMap]] = []
+        for pixels in self._batches(images, batch):
+            found = self.model(pixels.to(self.device, self.dtype), layers)
+            made.append([FeatureMap(one.patches.cpu(), one.summary.cpu()) for one in found])
+        if not made:
+            raise UserError("no images were given")
+        return [
+            FeatureMap(torch.cat([one.patches for one in layer]), torch.cat([one.summary for one in layer]))
+            for layer in zip(*made, strict=True)
+        ]
+
+    def _batches(self, images: Iterable[Picture], batch: int) -> Iterator[Tensor]:
+        coming = iter(images)
+        while chosen := list(islice(coming, batch)):
+            yield torch.stack([self.preprocess(image) for image in chosen])
+
+    def __repr__(self) -> str:
+        facts, dtype = self.facts, str(self.dtype).removeprefix("torch.")
+        shape = f"{self.tokens} tokens of {self.width}, {dtype} on {self.device}"
+        return f"<encoder {facts.name}: {facts.params:,} parameters, {shape}>"
+
+
+@settings()
+def load_encoder(
+    encoder: Given | Encoder, device: str | torch.device | None = None, dtype: str = "float32"
+) -> LoadedEncoder:
+    """An encoder with its weights, frozen, its yaml checked against them.
+
+    Args:
+        encoder: a name as `mllm-eval encoders` lists them, also `NAME@VARIANT`; a path to a yaml file; what would stand
+            in one, as a dict; or a `mllm_eval.catalog.Encoder`.
+        device: where it computes, `cpu`, `cuda` or `cuda:1`; by default the GPU where there is one.
+        dtype: float32, bfloat16 or float16.
+
+    Raises:
+        UserError: an unknown name, weights that are not here or not what the yaml says, a device or dtype that this
+            machine does not have.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r} is unknown.{near(str(dtype), DTYPES)} Known: {', '.join(DTYPES)}")
+    facts = catalog.load_encoder(encoder)
+    place = _device(own_device() if device is None else device)
+    model: Any = load_encoder_model(facts, DTYPES[dtype])
+    return LoadedEncoder(model.to(place))
+
+
+def _device(asked: str | torch.device) -> torch.device:
+    try:
+        place = torch.device(asked)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, TypeError) as problem:
+        first = str(problem).strip().splitlines()[0]
+        raise UserError(f"device {str(asked)!r} is not on this machine ({first}); `cpu` is on every one") from None
+    return place
+
+
+def _rgb(image: Any) -> PIL.Image.Image:
+    if isinstance(image, PIL.Image.Image):
+        return to_rgb(image)
+    if not isinstance(image, str | PathLike):
+        raise UserError(f"{type(image).__name__} is no image; give a path or an image of Pillow")
+    return load_image(Path(fspath(image)).expanduser())

@@ -1,0 +1,207 @@
+"""An encoder or an external model is asked the benchmarks: what is missing is computed, results can be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+from mllm_eval import pipeline
+from mllm_eval.answers import read_answers
+from mllm_eval.catalog import LLM, Benchmark, Encoder, Given, Recipe, load_benchmark
+from mllm_eval.catalog.benchmark import answers_variant
+from mllm_eval.catalog.variant import VariantKey, size_of_table
+from mllm_eval.environment import gpus, settings
+from mllm_eval.errors import UserError, near
+from mllm_eval.external import Dtype, ExternalModel
+from mllm_eval.pipeline.asked import asked_benchmarks
+from mllm_eval.pipeline.display import listener
+from mllm_eval.pipeline.reporter import Reporter
+from mllm_eval.pipeline.subset import shown_variants
+from mllm_eval.report import Table, comparison
+from mllm_eval.results import load_scores, summaries
+from mllm_eval.run import RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mllm_eval.library.encoder import LoadedEncoder
+
+COLUMNS = ("benchmark", "id", "prediction", "score", "parsed", "note", "group", "cluster", "stratum")
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a model answered and how that was scored. Made by `evaluate`; shown as its table.
+
+    Attributes:
+        run: the run or external model; `run.folder` holds its files, `run.hash` names it.
+        benchmarks: what was asked.
+        rules: the rule set of the numbers; `under` gives those of another.
+        blind: whether it was asked without images, too.
+        subset: the size of the table's subset that was asked, None for all questions.
+    """
+
+    run: RunFolder
+    benchmarks: tuple[Benchmark, ...]
+    rules: str = "cambrian"
+    blind: bool = False
+    subset: int | None = None
+
+    @classmethod
+    def of(
+        cls, run: RunFolder, rules: str = "cambrian", benchmarks: Sequence[Given | Benchmark] | None = None
+    ) -> Results:
+        """What is there of a saved run, of all questions, of these benchmarks or of all that were scored.
+
+        Raises UserError for a benchmark that is not known, any more.
+        """
+        found, unseen = summaries(run.folder, rules), summaries(run.folder, rules, "blind")
+        return cls(run, tuple(map(load_benchmark, benchmarks or found)), rules, bool(unseen))
+
+    def under(self, rules: str) -> Results:
+        """The same answers by another rule set."""
+        return replace(self, rules=rules)
+
+    def table(self, intervals: bool = False) -> Table:
+        """Its row, and its blind row; with 95 % intervals if asked for. Raises UserError if the rules scored none."""
+        names = [one.name for one in self.benchmarks]
+        variants = shown_variants(self.blind, self.subset)
+        return comparison([self.run.folder], None, self.rules, variants, intervals=intervals, heading=self.run.heading,
+                          benchmarks=names)  # fmt: skip
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """A row a sample, by benchmark and id, as the questions stand; see `scores_of`."""
+        return self.scores_of()
+
+    def scores_of(self, variant: str = "default") -> pd.DataFrame:
+        """A row a sample, as asked in a variant (`blind`, ...).
+
+        Columns: benchmark, id, prediction (None: failed), score (0 to 1, NaN: failed), parsed (what was read from the
+        prediction), note, group (samples that are scored together), cluster (the image: samples of one are not
+        independent), stratum (str or None).
+
+        Raises:
+            UserError: the variant was not asked, or the rule set has not scored it.
+        """
+        wanted = str(VariantKey.of(variant, self.subset))
+        # A variant of one benchmark is none of another.
+        names = [one.name for one in self.benchmarks if variant == "default" or self._has(one.name, wanted)]
+        if not names:
+            raise UserError(f"{self.run.name}: nothing scored by {self.rules!r} rules ({wanted})")
+        frame = load_scores(self.run.folder, self.rules, wanted, names)
+        said: dict[tuple[str, str], str | None] = {}
+        for one in self.benchmarks:
+            if one.name in names:
+                path = self.run.answers_path(one.name, answers_variant(one, wanted, self.run.data))
+                for answer in read_answers(path):
+                    said[one.name, answer.id] = answer.text if answer.state == "ok" else None
+        keys = zip(frame["benchmark"], frame["id"], strict=True)
+        frame["prediction"] = [said.get((str(name), str(id_))) for name, id_ in keys]
+        return frame[list(COLUMNS)]
+
+    def _has(self, benchmark: str, variant: str) -> bool:
+        return self.run.summary_path(benchmark, self.rules, variant).is_file()
+
+    def __repr__(self) -> str:
+        part = f", a subset of {self.subset:,}" if self.subset else ""
+        return f"<results of {self.run.name}: {', '.join(one.name for one in self.benchmarks)}{part}>"
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+def external_model(
+    place: str | PathLike[str], *, data: str = "hub", dtype: str | None = None, batch: int = 1
+) -> ExternalModel:
+    """A vision-language model that was not trained here, as `evaluate` takes it; nothing is loaded yet.
+
+    Args:
+        place: a folder in the hub's format, or `owner/name[@revision]` that `mllm-eval weights --model` locked.
+        data: the benchmarks' data that it is asked, `hub` or `mini`.
+        dtype: float32, bfloat16 or float16; by default bfloat16 where there is a GPU and float32 elsewhere.
+        batch: questions that are asked at once.
+
+    Raises:
+        UserError: neither a folder nor a repository, a folder without a model's config, or an unknown dtype.
+    """
+    chosen = dtype or ("bfloat16" if gpus() else "float32")
+    known = get_args(Dtype)
+    if chosen not in known:
+        raise UserError(f"dtype {chosen!r} is unknown.{near(chosen, known)} Known: {', '.join(known)}")
+    return ExternalModel.of(fspath(place), data, cast("Dtype", chosen), batch)
+
+
+@settings()
+def evaluate(
+    model: Given | Encoder | LoadedEncoder | ExternalModel,
+    *,
+    benchmarks: Given | Benchmark | Sequence[Given | Benchmark] | None = None,
+    subset: int | None = None,
+    progress: bool | Reporter = False,
+    recipe: Given | Recipe | None = None,
+    llm: Given | LLM | None = None,
+    seed: int | None = None,
+    blind: bool = False,
+    variants: Sequence[str] = (),
+    server: str | None = None,
+    rules: str = "cambrian",
+) -> Results:
+    """Train an encoder's adapter, ask the benchmarks, score the answers: whatever of it is missing.
+
+    What was computed before is kept under `results/runs`, so the same call again computes nothing.
+
+    Args:
+        model: an encoder, by name, path of a yaml file, dict, `mllm_eval.catalog.Encoder` or as `load_encoder` gave it
+            (its yaml and weights count, not its device and dtype, which are the recipe's); or an `external_model`.
+        benchmarks: names, paths to folders, dicts or `mllm_eval.catalog.Benchmark`, one or several; by default those of
+            the paper's table.
+        subset: ask so many questions of the chosen benchmarks, a stratified part.
+        progress: show on stderr what is done; or a `mllm_eval.pipeline.Reporter` that is told.
+        recipe, llm, seed: of an encoder: by default recipe `mini`, and the recipe's LLM and seed.
+        blind: ask once more without images.
+        variants: further variants to ask; `all` stands for all that a benchmark has.
+        server: of an encoder: address of a vLLM server that answers in the engine's place.
+        rules: the rule set to show; answers are scored by all that a benchmark has.
+
+    Raises:
+        UserError: an unknown name or bad input; whatever was computed before it stays.
+    """
+    asked = several(benchmarks)
+    reporter, blind = listener(progress), blind or "blind" in variants
+    which: pipeline.Selection = {
+        "benchmarks": asked, "blind": blind, "variants": variants, "subset": subset, "rules": rules,
+    }  # fmt: skip
+    if isinstance(model, ExternalModel):
+        if given := [name for name, value in (("recipe", recipe), ("llm", llm), ("seed", seed), ("server", server))
+                     if value is not None]:  # fmt: skip
+            raise UserError(f"{model.label} is an external model: `{given[0]}` is for encoders")
+        run: RunFolder = pipeline.evaluate_external(model, reporter=reporter, **which)
+    else:
+        encoder, held = facts_of(model), "mini" if recipe is None else recipe
+        run = pipeline.evaluate(encoder, held, llm, seed, reporter, server, **which)
+    chosen = asked_benchmarks(asked, run.data)
+    return Results(run, tuple(chosen), rules, blind, table_size(subset, asked))
+
+
+def facts_of(model: Any) -> Any:
+    """The yaml's content of an encoder that is loaded; whatever else is given, as it is."""
+    facts = getattr(model, "facts", None)
+    return facts if isinstance(facts, Encoder) else model
+
+
+def several(given: Any) -> list[Any] | None:
+    """A list of what was given, one or several; None for none."""
+    if given is None:
+        return None
+    single = isinstance(given, str | PathLike | dict | Benchmark)
+    return [given] if single else list(given) or None
+
+
+def table_size(subset: int | None, benchmarks: Sequence[Any] | None) -> int | None:
+    """The size of the table's subset that asks so many questions of these benchmarks."""
+    names = [load_benchmark(one).name for one in benchmarks] if subset is not None and benchmarks else None
+    return size_of_table(subset, names)

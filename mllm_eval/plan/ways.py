@@ -1,0 +1,87 @@
+"""The ways to share a stage out over GPUs, and what each takes of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mllm_eval.catalog import Recipe, Stage
+from mllm_eval.plan.gpus import Gpu
+from mllm_eval.plan.memory import Activations, Adapters, Batch, Precision, States, Zero, activations, states
+from mllm_eval.plan.shapes import EncoderShape, LlamaShape, ProjectorShape, lora_parameters, matrices
+
+GIB = 2**30
+PER_NODE = 8
+# CUDA's context, NCCL's buffers and the allocator's waste.
+RESERVE = 3 * GIB
+WAYS: tuple[tuple[str, Zero, bool], ...] = (
+    ("no ZeRO", 0, False),
+    ("ZeRO-2", 2, False),
+    ("ZeRO-2 +host", 2, True),
+    ("ZeRO-3", 3, False),
+    ("ZeRO-3 +host", 3, True),
+)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One way to share a stage out: model states and activations on a GPU, and what the host must hold."""
+
+    way: str
+    checkpointing: bool
+    states: States
+    activations: Activations
+    fits: bool
+
+    @property
+    def gpu(self) -> int:
+        return self.states.peak(self.activations.peak)
+
+
+def parts(stage: Stage, llm: LlamaShape, joint: ProjectorShape, encoder: EncoderShape) -> tuple[int, int, int]:
+    """Parameters of a stage's model: trained, frozen, and those of an encoder that runs in its steps."""
+    added = adapted(stage, llm)
+    whole = stage.train_llm and added is None
+    trained = joint.params + (llm.params if whole else added or 0)
+    return trained, 0 if whole else llm.params, encoder.params if stage.features == "live" else 0
+
+
+def adapted(stage: Stage, llm: LlamaShape) -> int | None:
+    """What LoRA adds to the LLM and trains in its stead; None without LoRA."""
+    if stage.lora is None:
+        return None
+    return lora_parameters(llm, stage.lora.r, stage.lora.targets)
+
+
+def adapters(stage: Stage, llm: LlamaShape) -> Adapters | None:
+    """LoRA of a block, as far as activations hang on it; None without LoRA."""
+    if stage.lora is None:
+        return None
+    inputs = [width for name, (width, _) in matrices(llm).items() if name in stage.lora.targets]
+    return Adapters(sum(inputs), len(inputs), stage.lora.r, stage.lora.dropout > 0)
+
+
+def ways(
+    recipe: Recipe,
+    stage: Stage,
+    llm: LlamaShape,
+    joint: ProjectorShape,
+    encoder: EncoderShape,
+    gpu: Gpu,
+    number: int,
+) -> list[Memory]:
+    """Every way to share a stage out, with and without gradient checkpointing, at rows of the longest length."""
+    trained, frozen, eyes = parts(stage, llm, joint, encoder)
+    targets = stage.micro_batch * max(1, stage.max_length - recipe.positions)
+    batch = Batch(stage.micro_batch * stage.max_length, stage.micro_batch, recipe.positions, targets)
+    whole = stage.train_llm and stage.lora is None
+    live = encoder if eyes else None
+    nodes = -(-number // PER_NODE)
+    found = []
+    for way, zero, offload in WAYS:
+        held = states(trained, frozen, llm.largest, recipe.dtype, zero, number, nodes, offload, eyes)
+        precision = Precision.of(recipe.dtype, zero)
+        for checkpointing in (False, True):
+            kept = activations(llm, joint, batch, precision, whole, checkpointing, adapters(stage, llm), live)
+            fits = held.peak(kept.peak) + RESERVE <= gpu.gib * GIB
+            found.append(Memory(way, checkpointing, held, kept, fits))
+    return found

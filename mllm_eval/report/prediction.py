@@ -1,0 +1,165 @@
+"""Which encoder is worth a GPU week: the VQA row from cheap measurements, fitted on published rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mllm_eval.config import Strict, load
+from mllm_eval.errors import UserError, near
+from mllm_eval.report.table import Cell, Column, Row, Table, printed
+from mllm_eval.report.words import title
+from mllm_eval.results import AVERAGE, columns, published
+from mllm_eval.results.published import number, values
+from mllm_eval.stats.estimator import Floats
+from mllm_eval.stats.predict import Worth, interval, predicted, skill, worth
+from mllm_eval.storage import SHIPPED
+
+VQA, CLASSIC = "vqa_all.csv", "classic_vision.csv"
+TOGETHER = "all of them"
+
+
+class PublishedPair(Strict):
+    """Where an encoder's VQA row and its classic row stand; `samples` tells rows of one name apart."""
+
+    family: str
+    table: str
+    vqa: str
+    classic_table: str
+    classic: str
+    samples: str | None = None
+
+
+class Prediction(Strict):
+    """What configs/prediction.yaml says: the probes that predict, and the rows to learn from."""
+
+    predictors: list[str]
+    rows: list[PublishedPair]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The rows a prediction is fitted on: predictors [N, P] and target [N], names and families."""
+
+    x: Floats
+    y: Floats
+    names: tuple[str, ...]
+    families: tuple[str, ...]
+    predictors: tuple[str, ...]
+
+    def of(self, predictor: str) -> Floats:
+        """[N, 1] of one predictor, or [N, P] of all."""
+        if predictor == TOGETHER:
+            return self.x
+        at = self.predictors.index(predictor)
+        return self.x[:, at : at + 1]
+
+
+def evidence(target: str = AVERAGE) -> Evidence:
+    """The published rows. Raises UserError for an unknown target, and for rows that the tables do not have."""
+    config = load(SHIPPED / "configs" / "prediction.yaml", Prediction)
+    known = [AVERAGE, *columns().categories]
+    if target not in known:
+        raise UserError(f"--target {target}: is none of {', '.join(known)}.{near(target, known)}")
+    vqa, classic = published(VQA), published(CLASSIC)
+    x, y, names = [], [], []
+    for pair in config.rows:
+        seen = vqa[(vqa["table"] == pair.table) & (vqa["model"] == pair.vqa)]
+        probed = classic[(classic["table"] == pair.classic_table) & (classic["model"] == pair.classic)]
+        if pair.samples is not None:
+            probed = probed[probed["samples"] == pair.samples]
+        if len(seen) != 1 or len(probed) != 1:
+            raise UserError(f"configs/prediction.yaml: {pair.vqa}: {len(seen)} and {len(probed)} rows, not one each")
+        row = columns().means(values(seen.iloc[0], pair.vqa))
+        x.append([number(str(probed.iloc[0][name]), pair.classic) or math.nan for name in config.predictors])
+        y.append(row[target])
+        names.append(pair.vqa)
+    families = tuple(pair.family for pair in config.rows)
+    return Evidence(np.array(x), np.array(y), tuple(names), families, tuple(config.predictors))
+
+
+def prediction_table(target: str = AVERAGE, given: Mapping[str, float] | None = None) -> Table:
+    """What each cheap measurement tells of the target, and what it predicts for `given` ones (predictor -> value).
+
+    Raises UserError for predictors that are not known.
+    """
+    found = evidence(target)
+    given = dict(given or {})
+    for name in given:
+        if name not in found.predictors:
+            known = ", ".join(found.predictors)
+            raise UserError(f"--given {name}: is none of {known}.{near(name, found.predictors)}")
+    rows = []
+    sentences = []
+    for name in (*found.predictors, TOGETHER):
+        shown_as = name if name == TOGETHER else title(name)
+        told = worth(found.of(name), found.y, found.families)
+        rows.append(Row(shown_as, "published", {**_cells(told), **_predicted(found, name, given)}))
+        if not told.better_than_the_mean:
+            sentences.append(f"{shown_as}: predicts no better than the mean of the other encoders does.")
+    shown = [
+        Column("skill", "Skill", decimals=2),
+        Column("by_family", "Skill, other families", decimals=2),
+        Column("p", "p", decimals=3),
+        Column("error", "Error", decimals=1),
+    ]
+    if given:
+        shown.append(Column("predicted", "Predicted"))
+    notes = (
+        f"{len(found.y)} published encoders (arXiv:2504.01017v1) of {len(set(found.families))} families. Each is "
+        "predicted by a line fitted on the others; all predictors together by ridge regression.",
+        "Skill: 1 - squared error / that of the others' mean; 0 is no better than that mean. Other families: an "
+        "encoder is predicted from other families alone, as a new kind of encoder would be. p: share of shuffled "
+        "targets that are predicted as well. Error: root mean square, in points.",
+        *(["Predicted: with the 90 % limits of the jackknife+."] if given else []),
+    )
+    return Table(
+        f"prediction-{target}", f"What predicts {title(target)}", tuple(shown), tuple(rows), notes, tuple(sentences)
+    )
+
+
+def _cells(told: Worth) -> dict[str, Cell]:
+    shown = {"skill": (told.skill, 2), "by_family": (told.by_family, 2), "p": (told.p, 3), "error": (told.error, 1)}
+    return {key: Cell(printed(value, digits), value) for key, (value, digits) in shown.items() if not math.isnan(value)}
+
+
+def _predicted(found: Evidence, name: str, given: Mapping[str, float]) -> dict[str, Cell]:
+    asked = list(found.predictors) if name == TOGETHER else [name]
+    if not all(one in given for one in asked):
+        return {}
+    value, low, high = interval(found.of(name), found.y, np.array([given[one] for one in asked]))
+    limits = f"[{printed(low, 1)}, {printed(high, 1)}]"
+    return {"predicted": Cell(printed(value, 1), value, low=low, high=high, interval=limits)}
+
+
+def draw_prediction(target: str, path: Path) -> None:
+    """A panel a predictor: published values against what the others predict, families told apart; written to `path`."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("figures need matplotlib: pip install 'mllm-eval[report]'") from None
+    found = evidence(target)
+    names: Sequence[str] = [*found.predictors, TOGETHER]
+    figure = Figure(figsize=(2.5 * len(names), 2.9), layout="constrained")
+    panels = figure.subplots(1, len(names), sharex=True, sharey=True)
+    low, high = float(found.y.min()) - 1, float(found.y.max()) + 1
+    for axes, name in zip(panels, names, strict=True):
+        left_out = predicted(found.of(name), found.y, range(len(found.y)))
+        axes.plot([low, high], [low, high], color="#d9dee4", linewidth=1)
+        for index, family in enumerate(dict.fromkeys(found.families)):
+            own = np.array([one == family for one in found.families])
+            axes.plot(left_out[own], found.y[own], "osD^v<>"[index % 7], label=family, markersize=4)
+        axes.set_title(
+            f"{name if name == TOGETHER else title(name)}: skill {skill(left_out, found.y, range(len(found.y))):.2f}",
+            fontsize=9,
+            loc="left",
+        )
+        axes.set_xlabel("predicted from the others", fontsize=8)
+    panels[0].set_ylabel(f"published {title(target)}", fontsize=8)
+    panels[0].legend(fontsize=7, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,135 @@
+"""Predicting one number from a few others, with what such a prediction is worth on rows that it has not seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mllm_eval.stats.estimator import Floats
+
+# Shares of the largest eigenvalue that the ridge is chosen among, by leave-one-out within the rows it is fitted on.
+RIDGES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+# Shuffled targets. Those of one predictor are predicted all at once; a ridge is chosen anew for each.
+PERMUTATIONS, RIDGE_PERMUTATIONS = 999, 99
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """How well rows that were left out are predicted.
+
+    left_out     predictions of each row from the others
+    families     the same, from rows of other families alone
+    skill        1 - squared error / that of the others' mean: 0 is no better than the mean, 1 is perfect
+    by_family    the same where whole families are left out; nan with one family
+    p            how often shuffled targets are predicted as well (one-sided, over `permutations`)
+    error        root mean squared error of `left_out`, in the target's units
+    """
+
+    left_out: Floats
+    families: Floats
+    skill: float
+    by_family: float
+    p: float
+    error: float
+
+    @property
+    def better_than_the_mean(self) -> bool:
+        """Whether both ways of leaving out say so, and chance does not do as well in one of twenty."""
+        return self.skill > 0 and not self.by_family <= 0 and self.p <= 0.05
+
+
+def fit(x: Floats, y: Floats) -> tuple[Floats, float]:
+    """Slopes [P] and intercept of least squares of y [N] on x [N, P]; several predictors by ridge regression.
+
+    The ridge's strength is the one that predicts left-out rows best, in closed form.
+    """
+    centre, spread = x.mean(0), x.std(0)
+    spread = np.where(spread > 0, spread, 1.0)
+    scaled, mean = (x - centre) / spread, float(y.mean())
+    u, s, vt = np.linalg.svd(scaled, full_matrices=False)
+    best, slopes = math.inf, np.zeros(x.shape[1])
+    for ridge in RIDGES if x.shape[1] > 1 else (0.0,):
+        shrunk = s**2 / (s**2 + ridge * s[0] ** 2) if s[0] > 0 else np.zeros_like(s)
+        hat = (u * shrunk) @ u.T + 1 / len(y)
+        left = (y - mean - (hat - 1 / len(y)) @ (y - mean)) / np.maximum(1 - np.diag(hat), 1e-9)
+        if (error := float((left**2).sum())) < best:
+            inverse = np.divide(shrunk, s, out=np.zeros_like(s), where=s > 0)
+            best, slopes = error, vt.T @ (inverse * (u.T @ (y - mean)))
+    slopes = slopes / spread
+    return slopes, mean - float(slopes @ centre)
+
+
+def predicted(x: Floats, y: Floats, groups: Sequence[object]) -> Floats:
+    """Each row's value [N] by a fit on the rows of other groups; nan where too few are left."""
+    marks = np.array([list(dict.fromkeys(groups)).index(one) for one in groups])
+    found = np.full(len(y), math.nan)
+    for group in np.unique(marks):
+        others = marks != group
+        if others.sum() >= x.shape[1] + 2 or (x.shape[1] > 1 and others.sum() >= 4):
+            slopes, intercept = fit(x[others], y[others])
+            found[~others] = x[~others] @ slopes + intercept
+    return found
+
+
+def worth(x: Floats, y: Floats, families: Sequence[str], seed: int = 0) -> Worth:
+    """What x [N, P] tells of y [N]. Raises ValueError for fewer than five rows."""
+    if len(y) < 5:
+        raise ValueError("a prediction needs five rows at least")
+    alone = list(range(len(y)))
+    left_out = predicted(x, y, alone)
+    by_family = predicted(x, y, families) if len(set(families)) > 1 else np.full(len(y), math.nan)
+    whole = skill(left_out, y, alone)
+    error = float(np.sqrt(np.mean((left_out - y) ** 2)))
+    p = _p(x, y, whole, np.random.default_rng(seed))
+    return Worth(left_out, by_family, whole, skill(by_family, y, families), p, error)
+
+
+def _p(x: Floats, y: Floats, reached: float, random: np.random.Generator) -> float:
+    """How often shuffled targets have at least this skill."""
+    alone = list(range(len(y)))
+    if x.shape[1] > 1:
+        shuffles = (random.permutation(y) for _ in range(RIDGE_PERMUTATIONS))
+        above = sum(skill(predicted(x, other, alone), other, alone) >= reached - 1e-9 for other in shuffles)
+        return (1 + above) / (1 + RIDGE_PERMUTATIONS)
+    # A left-out row's residual is its residual over one minus its leverage.
+    with_one = np.column_stack([np.ones(len(y)), x])
+    hat = with_one @ np.linalg.pinv(with_one)
+    targets = np.stack([random.permutation(y) for _ in range(PERMUTATIONS)], axis=1)
+    left = (targets - hat @ targets) / (1 - np.diag(hat))[:, None]
+    means = (targets - targets.mean(0)) * len(y) / (len(y) - 1)
+    skills = 1 - (left**2).sum(0) / (means**2).sum(0)
+    return float(1 + (skills >= reached - 1e-9).sum()) / (1 + PERMUTATIONS)
+
+
+def skill(found: Floats, y: Floats, groups: Sequence[object]) -> float:
+    """1 - squared error of predictions over that of the mean of the same rows that they were made from."""
+    whole = ~np.isnan(found)
+    if not whole.any():
+        return math.nan
+    others = [[other != one for other in groups] for one in groups]
+    means = np.array([y[np.array(row)].mean() if any(row) else math.nan for row in others])
+    return 1 - float(((found - y)[whole] ** 2).sum() / ((means - y)[whole] ** 2).sum())
+
+
+def interval(x: Floats, y: Floats, new: Floats, coverage: float = 0.9) -> tuple[float, float, float]:
+    """Prediction at `new` [P] and the limits of the jackknife+ (Barber et al. 2021).
+
+    They cover 2 x coverage - 1 at worst, and about `coverage` mostly.
+
+    The limits are infinite where there are too few rows for the coverage.
+    """
+    slopes, intercept = fit(x, y)
+    low, high = [], []
+    for row in range(len(y)):
+        others = np.arange(len(y)) != row
+        own, base = fit(x[others], y[others])
+        at, off = float(new @ own + base), abs(float(y[row] - x[row] @ own - base))
+        low.append(at - off)
+        high.append(at + off)
+    rank = math.ceil(coverage * (len(y) + 1))
+    if rank > len(y):
+        return float(new @ slopes + intercept), -math.inf, math.inf
+    return float(new @ slopes + intercept), sorted(low)[len(y) - rank], sorted(high)[rank - 1]

@@ -1,0 +1,92 @@
+"""What is looked at before a stage's first step: whether its longest rows fit into memory, and torch's own choices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mllm_eval.distributed import rank
+from mllm_eval.errors import UserError
+from mllm_eval.train.order import Plan
+
+
+def longest_rows(plan: Plan, micro_batch: int) -> NDArray[np.int64]:
+    """This process's micro-batch [micro_batch] of the longest rows that any step reads."""
+    own = rank()
+    read = plan.read()
+    order = read[np.argsort(-plan.lengths[read], kind="stable")]
+    wanted = np.arange(own * micro_batch, (own + 1) * micro_batch)
+    found: NDArray[np.int64] = order[wanted % len(order)]
+    return found
+
+
+def check_rotary(model: Any) -> None:
+    """Raise UserError where the frequencies of rotary positions are no float32: DeepSpeed before 0.19.4 casts them."""
+    for name, buffer in model.named_buffers():
+        if name.endswith("inv_freq") and buffer.dtype != torch.float32:
+            raise UserError(
+                f"{name} is {str(buffer.dtype).removeprefix('torch.')}, which moves far positions; install "
+                "deepspeed>=0.19.4"
+            )
+
+
+def attention(deterministic: bool) -> AbstractContextManager[Any]:
+    """Within, attention has no kernel whose backward pass is not repeatable, where that is an error (`deterministic`).
+
+    Of those that take a mask, as the last layer's needs, plain products alone are.
+    """
+    if not deterministic or torch.is_deterministic_algorithms_warn_only_enabled():
+        return nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    found: AbstractContextManager[Any] = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
+    return found
+
+
+@contextmanager
+def same_chance(device: torch.device) -> Iterator[None]:
+    """What is drawn at random within is drawn again afterwards."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
+def try_pass(trainer: Any, model: Any, inputs: dict[str, Any]) -> None:
+    """Forward and backward of a micro-batch, whose gradients are zero: whatever is added to them stays as it is.
+
+    The optimiser is not stepped.
+    """
+    with same_chance(trainer.args.device):
+        model.train()
+        inputs = trainer._prepare_inputs(inputs)
+        with trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(model, inputs) * 0.0
+        if trainer.is_deepspeed_enabled:
+            model.set_gradient_accumulation_boundary(is_boundary=False)
+            model.backward(loss)
+            return
+        loss.backward()
+        model.zero_grad(set_to_none=True)
+
+
+def try_longest(trainer: Any, model: Any) -> None:
+    """`try_pass` with the longest rows of the trainer's plan.
+
+    Raises UserError where they do not fit into the GPU's memory.
+    """
+    rows = longest_rows(trainer.plan, trainer.stage.micro_batch)
+    longest = trainer.data_collator([int(trainer.train_dataset[int(row)]) for row in rows])
+    longest.pop("unreadable", None)
+    try:
+        try_pass(trainer, model, longest)
+    except torch.OutOfMemoryError as problem:
+        said = str(problem).strip().splitlines()
+        raise UserError(
+            f"{len(rows)} of the longest rows, of {int(trainer.plan.lengths[rows].max())} tokens, do not fit into the "
+            f"GPU's memory ({said[0] if said else 'out of memory'}); lower `micro_batch`, set "
+            "`gradient_checkpointing: true`, or shard more (`deepspeed: zero3`)"
+        ) from None

@@ -1,0 +1,74 @@
+"""The floors: every room has one, the page tells of it, and what needs no torch loads none."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+LAYERS = [layer.split(" | ") for layer in CONTRACTS[0]["layers"]]
+WITHOUT_TORCH = """
+import importlib, pkgutil, sys
+for name in sys.argv[1:]:
+    room = importlib.import_module(name)
+    for found in pkgutil.walk_packages(getattr(room, "__path__", []), f"{name}."):
+        importlib.import_module(found.name)
+print(sorted(name for name in ("torch", "transformers") if name in sys.modules))
+"""
+
+
+def rooms() -> set[str]:
+    return {path.stem for path in (ROOT / "mllm_eval").iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
+
+
+def test_every_room_has_its_floor_in_the_contract_and_on_the_page() -> None:
+    named = [room for layer in LAYERS for room in layer]
+    assert sorted(named) == sorted(rooms() - {"__init__"})
+    page = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| (?:\d+|apart)? *\| (`.*?) \|", page, re.MULTILINE)
+    told = re.findall(r"`(\w+)`", " ".join(shown))
+    packages = {name for name in named if (ROOT / "mllm_eval" / name).is_dir()}
+    assert packages <= set(told) <= set(named)
+    # Highest first, on the page as in the contract.
+    height = {room: number for number, layer in enumerate(LAYERS) for room in layer}
+    order = [height[room] for room in told if room in packages - {"metrics", "stats", "miniature"}]
+    assert order == sorted(order)
+
+
+def test_make_lint_refuses_an_import_from_a_higher_floor(tmp_path: Path) -> None:
+    package = tmp_path / "mllm_eval"
+    for room in ("low", "high"):
+        (package / room).mkdir(parents=True)
+        (package / room / "__init__.py").write_text("")
+    (package / "__init__.py").write_text("")
+    contract = {**CONTRACTS[0], "layers": ["high", "low"]}
+    lines = [f"{key} = {value!r}".replace("True", "true") for key, value in contract.items()]
+    config = tmp_path / "contract.toml"
+    config.write_text(
+        '[tool.importlinter]\nroot_package = "mllm_eval"\n[[tool.importlinter.contracts]]\n' + "\n".join(lines)
+    )
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache", "--config", str(config)]
+
+    def lint() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "PYTHONPATH": "."}
+        )
+
+    assert lint().returncode == 0, lint().stdout
+    # Inside a function, too: it is the same edge.
+    (package / "low" / "__init__.py").write_text("def late():\n    import mllm_eval.high\n")
+    assert lint().returncode == 1 and "mllm_eval.low is not allowed to import mllm_eval.high" in lint().stdout
+    (package / "low" / "__init__.py").write_text("")
+    (package / "new.py").write_text("")
+    assert lint().returncode == 1 and "new" in lint().stdout
+    assert "lint-imports" in (ROOT / "Makefile").read_text()
+
+
+def test_rooms_without_torch_load_none() -> None:
+    light = CONTRACTS[1]["source_modules"]
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *light], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]", done.stderr[-2000:]
