@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from mllm_eval.library.evaluation import Results, evaluate, external_model
     from mllm_eval.pipeline import score_run, train_run
     from mllm_eval.report.render import render, write_tables
-    from mllm_eval.run import Run, saved_run, saved_runs
+    from mllm_eval.run import Run
+    from mllm_eval.saved import saved_run, saved_runs
     from mllm_eval.score.frames import ScoredPredictions, sample_frame, score
 
 # Not `train`: that is a room of this package. `score` is one that can be called.
@@ -44,8 +45,8 @@ _HOMES = {
     "names": "catalog",
     "render": "report.render",
     "sample_frame": "score.frames",
-    "saved_run": "run",
-    "saved_runs": "run",
+    "saved_run": "saved",
+    "saved_runs": "saved",
     "score": "score",
     "score_run": "pipeline",
     "train_run": "pipeline",

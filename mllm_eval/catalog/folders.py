@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -49,8 +50,13 @@ def names(kind: Kind) -> list[str]:
 
 def paper_benchmarks() -> list[str]:
     """The benchmarks of the paper's table in its order, whether or not they are installed."""
+    return list(_paper_order())
+
+
+@cache
+def _paper_order() -> tuple[str, ...]:
     listed = yaml.safe_load(read_text(SHIPPED / "configs" / "benchmarks.yaml"))
-    return [str(name) for name in listed["order"]]
+    return tuple(str(name) for name in listed["order"])
 
 
 def find(kind: Kind, name: str) -> Path:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mllm_eval.answers import Answer
+from mllm_eval.environment import parse_bytes
 from mllm_eval.errors import UserError
-from mllm_eval.features.room import parse_bytes
 from mllm_eval.generate.backend import Backend
 from mllm_eval.generate.batching import Limits
 from mllm_eval.generate.request import Request

@@ -20,6 +20,7 @@ from mllm_eval.report import Table, comparison, sentences
 from mllm_eval.report.comparison import held_equal, labels, row_of, tested
 from mllm_eval.report.differences import Difference
 from mllm_eval.report.evidence import draw_together, read_variants
+from mllm_eval.results import RunRecord
 from mllm_eval.run import Run, RunFolder
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Comparison:
 
         Raises UserError for recipes or protocols that differ, or an unknown baseline.
         """
-        return comparison(self._folders, self.baseline, self.rules, self._variants, intervals=intervals,
+        return comparison(self._records, self.baseline, self.rules, self._variants, intervals=intervals,
                           mixed_recipes=self.mixed_recipes, benchmarks=self._names)  # fmt: skip
 
     @cached_property
@@ -82,15 +83,15 @@ class Comparison:
 
     @cached_property
     def _tested(self) -> list[Difference]:
-        scored = read_variants(self._folders, self.rules, self._variants, self._names)
+        scored = read_variants(self._records, self.rules, self._variants, self._names)
         held_equal(scored, self.mixed_recipes)
         names = labels(scored)
         draw_together(scored)
         return tested(scored, names, None if self.baseline is None else row_of(self.baseline, scored, names))
 
     @property
-    def _folders(self) -> list[Any]:
-        return [one.run.folder for one in self.results]
+    def _records(self) -> list[RunRecord]:
+        return [one.record for one in self.results]
 
     @property
     def _names(self) -> list[str]:
