@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mllm_eval.library.comparison import Comparison, compare
     from mllm_eval.library.encoder import LoadedEncoder, load_encoder
     from mllm_eval.library.evaluation import Results, evaluate, external_model
-    from mllm_eval.pipeline import score_run, train_run
+    from mllm_eval.pipeline import probe, score_run, train_run
     from mllm_eval.report.render import render, write_tables
     from mllm_eval.run import Run
     from mllm_eval.saved import saved_run, saved_runs
@@ -43,6 +43,7 @@ _HOMES = {
     "external_model": "library.evaluation",
     "load_encoder": "library.encoder",
     "names": "catalog",
+    "probe": "pipeline",
     "render": "report.render",
     "sample_frame": "score.frames",
     "saved_run": "saved",
@@ -65,6 +66,7 @@ __all__ = [
     "external_model",
     "load_encoder",
     "names",
+    "probe",
     "render",
     "sample_frame",
     "saved_run",

@@ -14,7 +14,7 @@ from mllm_eval.config import Strict
 from mllm_eval.errors import UserError, near
 from mllm_eval.storage import SHIPPED, read_text
 
-Kind = Literal["encoders", "llms", "recipes", "benchmarks", "alignments"]
+Kind = Literal["encoders", "llms", "recipes", "benchmarks", "alignments", "probes"]
 Model = TypeVar("Model", bound=Strict)
 
 
@@ -25,7 +25,7 @@ def roots() -> list[Path]:
 
 
 def files(kind: Kind) -> dict[str, Path]:
-    """Name -> yaml file of every encoder, LLM, recipe or benchmark; the first folder that has a name wins."""
+    """Name -> yaml file of every encoder, LLM, recipe, probe or benchmark; the first folder that has a name wins."""
     found: dict[str, Path] = {}
     for root in roots():
         if kind == "benchmarks":

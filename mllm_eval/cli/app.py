@@ -318,11 +318,12 @@ def _others() -> None:
         miniature,
         models,
         planning,
+        probing,
         reporting,
         statistics,
     )
 
-    for others in (looking, statistics, aligning, reporting, planning, fetching, models, features):
+    for others in (looking, statistics, aligning, reporting, planning, fetching, models, features, probing):
         others.register(app)
     app.add_typer(miniature.app, name="miniature")
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from mllm_eval.results import Timing
     from mllm_eval.run import RunFolder
 
-KINDS = ("runs", "encoders", "llms", "recipes", "benchmarks", "tables")
+KINDS = ("runs", "encoders", "llms", "recipes", "benchmarks", "probes", "tables")
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    app.command("ls", short_help="list runs, encoders, llms, recipes, benchmarks, tables")(ls)
+    app.command("ls", short_help="list runs, encoders, llms, recipes, benchmarks, probes, tables")(ls)
     app.command("show", short_help="what a run is, has and cost")(show)
     app.command("encoders", short_help="all encoders with their facts")(listing.encoders)
     app.command("recipes", short_help="recipes, and what their steps would learn from")(recipes)
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def ls(what: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "runs") -> None:
-    """List runs, encoders, llms, recipes, benchmarks or tables.
+    """List runs, encoders, llms, recipes, benchmarks, probes or tables.
 
     \b
       mllm-eval ls

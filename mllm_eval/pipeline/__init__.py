@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mllm_eval.pipeline.evaluation import Selection, evaluate, evaluate_external
 from mllm_eval.pipeline.flow import prepare_run, provide_benchmarks, provide_data, score_run, table, train_run
+from mllm_eval.pipeline.probing import probe, provide_probes
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.subset import shown_variants
 from mllm_eval.progress import Progress
@@ -20,8 +21,10 @@ __all__ = [
     "evaluate",
     "evaluate_external",
     "prepare_run",
+    "probe",
     "provide_benchmarks",
     "provide_data",
+    "provide_probes",
     "score_run",
     "shown_variants",
     "table",

@@ -9,6 +9,7 @@ from itertools import combinations
 from mllm_eval.errors import UserError, near
 from mllm_eval.report.differences import Difference, differences
 from mllm_eval.report.evidence import Scored, draw_together, read_blind, read_variants
+from mllm_eval.report.probing import probe_words
 from mllm_eval.report.table import Cell, Column, Row, Table, score_cell, with_best, with_deltas
 from mllm_eval.report.words import GAINS, sentences, stars, title, variant_words
 from mllm_eval.results import AVERAGE, RunRecord, columns
@@ -234,6 +235,7 @@ def compare_scored(
     if any(one.gain for one in differing):
         notes.append(GAINS)
     said = [*_blind_words(scored, names), *sentences(differing)]
+    said += probe_words([run.record for run in scored if run.plain == "default"])
     return Table("compare", heading, shown, tuple(rows), tuple(notes), tuple(said))
 
 

@@ -19,10 +19,11 @@ from mllm_eval.errors import UserError, near
 from mllm_eval.external import ExternalModel
 from mllm_eval.greedy import overruled_words
 from mllm_eval.imported import Imported
+from mllm_eval.results.probed import Probed, columns_of, probes_of
 from mllm_eval.results.probes import Probe, read_probes
 from mllm_eval.results.scores import COLUMNS, read_lines, read_scores
 from mllm_eval.results.timings import Timing, read_timings
-from mllm_eval.run import External, read_manifest
+from mllm_eval.run import External, Run, read_manifest
 from mllm_eval.saved import Saved, SavedRuns, read_all_saved, read_saved
 from mllm_eval.storage import iter_jsonl
 
@@ -84,7 +85,18 @@ class RunRecord:
     @cached_property
     def probes(self) -> dict[str, Probe]:
         """Its classic vision, where somebody measured it. Raises UserError for a file that can't be read."""
-        return read_probes(self.folder)
+        return {**columns_of(self._probed.values()), **read_probes(self.folder)}
+
+    @property
+    def probed(self) -> tuple[Path, ...]:
+        """The folders of this project's own results of probes of its encoder."""
+        return tuple(self._probed)
+
+    @cached_property
+    def _probed(self) -> dict[Path, Probed]:
+        if not isinstance(self.run, Run):
+            return {}
+        return probes_of(self.run.encoder, self.run.weights.get("encoder", ""), self.run.recipe.data)
 
     @cached_property
     def timings(self) -> list[Timing]:

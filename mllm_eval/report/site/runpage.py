@@ -124,7 +124,7 @@ def _probes(entry: Entry) -> str:
     if not rows:
         return ""
     head = [("", False), ("Value", True), ("95 %", True), ("n", True), ("How", False)]
-    note = "Measured elsewhere on this encoder; read from probes.json in the run's folder."
+    note = "Of the encoder, by this project's probes or by what probes.json in the run's folder says; see How."
     return section("classic", "Classic vision", sheet("probes", "Probes of the encoder", head, rows, note))
 
 
