@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup plan weights data train eval probe export score table report subset compare align check mini-weights lint test bench clean
+.PHONY: help setup plan weights data train eval probe export score table report subset compare align check gpu-check gpu-wheels mini-weights lint test bench clean
 
 PYTHON ?= python3
 # Torch comes from pip's own index, in the version of constraints.txt. PyPI's build for Linux is that with CUDA, which runs
@@ -86,6 +86,22 @@ align: $(READY) ## alignment of encoders with LLMs: ENCODER=mini-dino,mini-clip 
 
 check: $(READY) ## hold the facts of an encoder's yaml against its weights: [ENCODER=mini-dino]
 	@$(RUN) check $(ENCODER)
+
+gpu-check: $(READY) ## hold what is claimed of a GPU against one: [DRY=1 ONLY=attention,generation GPUS=2 BUDGET=460 JSON=file]
+	@$(RUN) check gpu $(if $(DRY),--dry) $(if $(ONLY),--only $(ONLY)) $(if $(GPUS),--gpus $(GPUS)) $(if $(BUDGET),--budget $(BUDGET)) $(if $(JSON),--json $(JSON))
+
+# A machine that cannot fetch anything takes these with it: what torch's usual image lacks. Pure ones and those of its
+# Python and platform, each in the version of constraints.txt; deepspeed is published as source alone and built here.
+GPU_PYTHON ?= 3.12
+GPU_WHEELS ?= transformers datasets evaluate hjson pydantic pydantic_core annotated-types typing-inspection dill multiprocess
+GPU_SOURCES ?= deepspeed
+GPU_PLATFORMS ?= manylinux_2_28_x86_64 manylinux_2_17_x86_64 manylinux2014_x86_64
+PINNED = $(foreach name,$(1),$(or $(shell grep -im1 '^$(name)==' constraints.txt),$(error $(name): no version in constraints.txt)))
+gpu-wheels: $(READY) ## fetch into gpu-wheels/ what a GPU machine without network lacks: [GPU_PYTHON=3.12 GPU_WHEELS="a b" GPU_SOURCES=deepspeed]
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --implementation cp \
+		--python-version $(GPU_PYTHON) $(addprefix --platform ,$(GPU_PLATFORMS)) --dest gpu-wheels $(call PINNED,$(GPU_WHEELS))
+	@$(if $(GPU_SOURCES),$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir gpu-wheels $(call PINNED,$(GPU_SOURCES)))
+	@du -sh gpu-wheels; echo "there: python3 -m pip install --no-index --no-deps --find-links gpu-wheels gpu-wheels/*.whl"
 
 mini-weights: $(READY) ## pretrain the miniature's encoders and LLM anew: hours
 	@$(RUN) miniature weights

@@ -197,7 +197,7 @@ def test_own_results_stand_in_the_rows_of_runs_beside_the_papers(tmp_path: Path)
     write_json(asked.folder / "result.json", mine.model_dump(mode="json"))
     probe = read_run(run.folder).probes["in1k"]
     assert probe.value == found.readings[0].value and probe.n == 15 and "in1k_linear.v1" in probe.how
-    shown = report.comparison([run.folder], intervals=True).rows[0]
+    shown = report.comparison([read_run(run.folder)], intervals=True).rows[0]
     assert shown.cells["in1k"].interval.startswith("[") and any("held out" in note for note in shown.notes)
     assert probes_of(made_runs.encoder(), run.weights["encoder"], "hub") == {}
     other = made_runs.make_run("mini-clip", benchmarks=["gqa"])
@@ -205,7 +205,7 @@ def test_own_results_stand_in_the_rows_of_runs_beside_the_papers(tmp_path: Path)
     theirs_folder = asked.folder.with_name("0" * 12)
     shutil.copytree(asked.folder, theirs_folder)
     write_json(theirs_folder / "result.json", theirs.model_dump(mode="json"))
-    said = report.comparison([run.folder, other.folder]).sentences
+    said = report.comparison([read_run(run.folder), read_run(other.folder)]).sentences
     assert [text for text in said if "are not told apart" in text and "ImageNet-1k, linear" in text]
     # What somebody measured elsewhere and put into the run's folder comes first.
     write_json(run.folder / "probes.json", {"in1k": {"value": 50.0, "n": 10, "how": "elsewhere"}})

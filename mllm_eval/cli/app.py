@@ -301,6 +301,7 @@ def check(
     \b
       mllm-eval check mini-dino
       mllm-eval check mini-dino --determinism --samples 20
+      mllm-eval check gpu                                what is claimed of a GPU: --help says more
     """
     from mllm_eval.cli.checking import check_determinism, check_encoders
 
@@ -314,6 +315,7 @@ def _others() -> None:
         aligning,
         features,
         fetching,
+        gpu,
         looking,
         miniature,
         models,
@@ -323,7 +325,7 @@ def _others() -> None:
         statistics,
     )
 
-    for others in (looking, statistics, aligning, reporting, planning, fetching, models, features, probing):
+    for others in (gpu, looking, statistics, aligning, reporting, planning, fetching, models, features, probing):
         others.register(app)
     app.add_typer(miniature.app, name="miniature")
 

@@ -23,6 +23,12 @@ def _tells(error: UserError) -> bool:
 class Guarded(TyperGroup):
     """A group of commands that turns bad input into one line and exit code 2."""
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """A command may have a name of two words, where the first is a command of its own: `check gpu`."""
+        if (name := " ".join(args[:2])) in self.commands and len(args) > 1:
+            args = [name, *args[2:]]
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command; the process is as it was behind it. Ctrl-C exits with 130, a reader who has gone with 0."""
         try:

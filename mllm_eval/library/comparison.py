@@ -12,6 +12,7 @@ from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.environment import settings
 from mllm_eval.errors import UserError
 from mllm_eval.external import ExternalModel
+from mllm_eval.imported import Imported
 from mllm_eval.library.evaluation import Results, evaluate, facts_of, several, table_size
 from mllm_eval.pipeline.asked import asked_benchmarks, baseline_asked, rules_asked
 from mllm_eval.pipeline.reporter import Reporter
@@ -21,7 +22,8 @@ from mllm_eval.report.comparison import held_equal, labels, row_of, tested
 from mllm_eval.report.differences import Difference
 from mllm_eval.report.evidence import draw_together, read_variants
 from mllm_eval.results import RunRecord
-from mllm_eval.run import Run, RunFolder
+from mllm_eval.run import Run
+from mllm_eval.saved import Saved
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +119,7 @@ def _gain(one: Difference) -> tuple[float | None, ...]:
 
 @settings()
 def compare(
-    models: Sequence[Given | Encoder | LoadedEncoder | ExternalModel | Results | RunFolder],
+    models: Sequence[Given | Encoder | LoadedEncoder | Results | Saved],
     *,
     benchmarks: Given | Benchmark | Sequence[Given | Benchmark] | None = None,
     subset: int | None = None,
@@ -146,7 +148,7 @@ def compare(
     asked = several(benchmarks)
     there: list[Any] = []
     for model in models:
-        if isinstance(model, RunFolder) and not isinstance(model, ExternalModel):
+        if isinstance(model, Run | Imported):
             there.append(Results.of(model, rules, asked))
         else:
             there.append(facts_of(model))

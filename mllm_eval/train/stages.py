@@ -271,7 +271,8 @@ def _train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, pr
     trainer = StageTrainer(model, one.stage, args, one.plan, one.rows, collator, stage_log, progress, one.unreadable)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     repeatable(run.seed)
-    state = trainer.whole_state()
+    # The encoder is frozen and loaded again where it is kept; its tensors may be the model's own, which are let go of.
+    state = {name: one for name, one in trainer.whole_state().items() if not name.startswith("encoder.")}
     trainer.release(state.values())
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
     if own == 0:

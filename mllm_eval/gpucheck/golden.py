@@ -1,0 +1,32 @@
+"""Write golden.json anew, on a CPU: `python -m mllm_eval.gpucheck.golden [NAME ...]`, after a change that moves losses.
+
+The losses are those of the miniature trained plainly in float32, for each number of steps that a check trains.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from mllm_eval.gpucheck.session import Session
+from mllm_eval.gpucheck.trainings import DRY, FULL, GOLDEN, PLAIN, run_worker
+from mllm_eval.storage import read_json, write_json
+
+WAYS = {"dry": DRY, "full": FULL}
+
+
+def main(names: list[str]) -> None:
+    """Train for each of these numbers of steps, all without names, and keep the losses beside those of the others."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    for name in names or WAYS:
+        with tempfile.TemporaryDirectory(prefix="mllm-eval-golden-") as folder:
+            session = Session(Path(folder), True, "cpu", "CPU", 7200, lambda _: None)
+            found = run_worker(session, PLAIN, WAYS[name], "golden", more=["--questions=0"])
+        known = read_json(GOLDEN) if GOLDEN.is_file() else {}
+        write_json(GOLDEN, {**known, name: found["losses"]})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,33 @@
+"""The miniature trained on this device against the losses of a CPU, and the engine against the plain loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mllm_eval.gpucheck.session import Session
+from mllm_eval.gpucheck.trainings import PLAIN, ZERO, golden, tell_losses, trained
+
+# Of the first loss, and on the mean: float32 sums in another order; bfloat16 rounds to 2^-9 of a value.
+FLOAT32, BFLOAT16 = (1e-4, 5e-3), (1e-2, 2e-2)
+
+TRAININGS = ((PLAIN, FLOAT32), (ZERO, BFLOAT16))
+
+
+@contextmanager
+def planted() -> Iterator[None]:
+    """The worker's own: a larger loss, and the engine's fault where none should be."""
+    yield
+
+
+def check(session: Session) -> None:
+    """float32 plainly, bfloat16 under ZeRO-2 and, the encoder live, ZeRO-3; both checkpoints answer."""
+    wanted = golden(session)
+    for training, bounds in TRAININGS:
+        found = trained(session, training)
+        tell_losses(session, f"{training.name} against a CPU's float32", found, wanted, bounds)
+        engine, fault = found["answers"]["engine"], found["answers"]["fault"]
+        ties = f"of {engine['questions']} questions, {engine['ties']} differ by a tie, {engine['failed']} failed"
+        name = f"{training.name}: answers that differ from the plain loop's by more than a tie"
+        session.judge(name, engine["wrong"], "==", 0, note=ties)
+        session.judge(f"{training.name}: the same with attention scaled by 0.7", fault["wrong"], ">=", 1)

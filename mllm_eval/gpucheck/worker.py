@@ -1,0 +1,199 @@
+"""One training of the miniature and what is asked of it afterwards; started by `trainings`, under torchrun or alone.
+
+Its result is a JSON file: losses a stage and step, bytes that are still held, trained parameters, where it computed,
+and how the engine agrees with the plain loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from mllm_eval.distributed.ranks import rank, world_size
+from mllm_eval.environment import before_torch, device
+from mllm_eval.errors import UserError
+from mllm_eval.storage import data_home, read_jsonl, write_json
+
+# Attention scaled so is wrong, and must be told from a tie.
+FAULT = 0.7
+
+
+def main(words: list[str] | None = None) -> int:
+    """Render, train, look. Exit code 2 and one line on bad input."""
+    parser = argparse.ArgumentParser(prog="mllm_eval.gpucheck.worker", description=__doc__)
+    parser.add_argument("recipe")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--alignment", type=int, required=True, help="rows of stage 1's set")
+    parser.add_argument("--instruction", type=int, required=True, help="rows of stage 2's set")
+    parser.add_argument("--questions", type=int, default=0, help="of each benchmark, for the engine; 0 for none")
+    parser.add_argument("--die", type=int, default=0, help="end at once after this step of stage 2, as a crash does")
+    parser.add_argument("--planted", action="store_true", help="with the faults that the checks are to find")
+    asked = parser.parse_args(words)
+    before_torch()
+    warnings.filterwarnings("ignore")
+    try:
+        _work(asked)
+    except UserError as problem:
+        print(f"UserError: {problem}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _work(asked: Any) -> None:
+    from mllm_eval.miniature.build import build
+    from mllm_eval.run import Run
+    from mllm_eval.train import hold_to_its_data, train
+
+    # Of several processes the first renders, and the others wait for its lock.
+    build(data_home(), None, asked.alignment, asked.instruction)
+    run = Run.of("mini-dino", asked.recipe)
+    if rank() == 0:
+        run.prepare()
+        hold_to_its_data(run)
+    with ExitStack() as around:
+        if asked.planted:
+            around.enter_context(planted())
+        if asked.die:
+            around.enter_context(dying(asked.die))
+        train(run)
+    gc.collect()
+    import torch
+
+    joined = torch.distributed.is_initialized()
+    if rank():
+        return
+    logs = {stage: read_jsonl(run.stage_dir(stage) / "log.jsonl") for stage in (1, 2)}
+    found: dict[str, Any] = {
+        "losses": {f"stage{stage}": [line["loss"] for line in log] for stage, log in logs.items()},
+        "steps": {f"stage{stage}": [line["step"] for line in log] for stage, log in logs.items()},
+        "held": held_bytes(),
+        "trained": trained_parameters(run),
+        "device": device(),
+        "processes": world_size(),
+        "backend": torch.distributed.get_backend() if joined else "",
+    }
+    if asked.questions:
+        # A plant turns the two round: the fault is there where it should not be, and not where it should.
+        scales = {"engine": 1.0, "fault": FAULT}
+        if asked.planted:
+            scales = {"engine": FAULT, "fault": 1.0}
+        found["answers"] = {name: answers(run, asked.questions, scale) for name, scale in scales.items()}
+    write_json(asked.out, found)
+
+
+@contextmanager
+def planted() -> Iterator[None]:
+    """A loss that is larger than it is, and nothing let go of at the end of a training."""
+    from mllm_eval.train.trainer import StageTrainer
+
+    with larger_loss(), patch.object(StageTrainer, "release", lambda *_: None):
+        yield
+
+
+@contextmanager
+def larger_loss() -> Iterator[None]:
+    """The loss divided by fewer targets than there are, by 10 %."""
+    from mllm_eval.model import VLM
+
+    forward = VLM.forward
+
+    # The Trainer looks at what it takes.
+    @wraps(forward)
+    def larger(*args: Any, **given: Any) -> Any:
+        found: Any = forward(*args, **given)
+        if found.loss is not None:
+            found.loss = 1.1 * found.loss
+        return found
+
+    with patch.object(VLM, "forward", larger):
+        yield
+
+
+@contextmanager
+def dying(step: int) -> Iterator[None]:
+    """The process is gone after this step of stage 2 is in the log, without a word to anyone."""
+    from mllm_eval.train.progress import StageLog
+
+    add = StageLog.add
+
+    def add_or_die(log: StageLog, at: int, *rest: Any) -> None:
+        add(log, at, *rest)
+        if at == step and log.path.parent.name == "stage2":
+            os._exit(9)
+
+    with patch.object(StageLog, "add", add_or_die):
+        yield
+
+
+def held_bytes() -> int:
+    """Bytes of tensors on the GPU; on a CPU of all that Python's collector knows, each storage once."""
+    import torch
+
+    if torch.cuda.is_available():
+        # What cuBLAS computes in, 32 MiB and more, is torch's to hold, and no training's.
+        clear: Any = torch._C._cuda_clearCublasWorkspaces
+        clear()
+        return int(torch.cuda.memory_allocated())
+    storages = {}
+    for one in gc.get_objects():
+        try:
+            tensors = [one, getattr(one, "ds_tensor", None)] if isinstance(one, torch.Tensor) else []
+        except ReferenceError:
+            # A weak proxy whose object has gone.
+            continue
+        for tensor in tensors:
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu":
+                storage = tensor.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def trained_parameters(run: Any) -> int:
+    """Parameters that stage 2 trains: all of the checkpoint but the encoder's."""
+    from safetensors import safe_open
+
+    count = 0
+    for path in sorted(run.checkpoint.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118  # no mapping
+                if not name.startswith("encoder."):
+                    tensor = file.get_slice(name)
+                    size = 1
+                    for edge in tensor.get_shape():
+                        size *= edge
+                    count += size
+    return count
+
+
+def answers(run: Any, questions: int, scale: float) -> dict[str, int]:
+    """The engine against the plain loop, the engine's attention scaled: questions, and answers that no tie explains."""
+    from mllm_eval.generate import attention
+    from mllm_eval.pipeline.determinism import compare_engines
+
+    right = attention.attend_to_both
+
+    def scaled(query: Any, key: Any, value: Any, mask: Any, own: float, *rest: Any) -> Any:
+        return right(query, key, value, mask, own * scale, *rest)
+
+    with patch.object(attention, "attend_to_both", scaled):
+        found = compare_engines(run, questions)
+    differences = [one for agreement in found.values() for one in agreement.differences]
+    return {
+        "questions": sum(agreement.questions for agreement in found.values()),
+        "failed": sum(agreement.failed for agreement in found.values()),
+        "ties": sum(one.tie for one in differences),
+        "wrong": sum(not one.tie for one in differences),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
