@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup plan weights data train eval export score table report subset compare align check gpu-check gpu-wheels mini-weights lint test bench clean
+.PHONY: help setup plan weights data train eval probe export score table report subset compare align check gpu-check gpu-wheels mini-weights lint test bench clean
 
 PYTHON ?= python3
 # Torch comes from pip's own index, in the version of constraints.txt. PyPI's build for Linux is that with CUDA, which runs
@@ -51,14 +51,17 @@ plan: $(READY) ## memory, work, hours and cost of a run: ENCODER=mini-dino [RECI
 weights: $(READY) ## fetch, check, lock: ENCODER= LLM= | MODEL=owner/name [FROM=folder OFFLINE=1]
 	@$(RUN) weights $(ENCODER) $(if $(LLM),--llm $(LLM)) $(if $(MODEL),--model $(MODEL)) $(if $(FROM),--from $(FROM)) $(if $(OFFLINE),--offline)
 
-data: $(READY) ## make, fetch, check, lock: RECIPE=mini | [BENCHMARKS=a,b DATA=hub FROM=folder OFFLINE=1]
-	@$(RUN) data $(BENCHMARKS) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(DATA),--data $(DATA)) $(if $(FROM),--from $(FROM)) $(if $(OFFLINE),--offline)
+data: $(READY) ## make, fetch, check, lock: RECIPE=mini | PROBE=in1k_linear | [BENCHMARKS=a,b DATA=hub FROM=folder OFFLINE=1]
+	@$(RUN) data $(BENCHMARKS) $(if $(PROBE),--probe $(PROBE)) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(DATA),--data $(DATA)) $(if $(FROM),--from $(FROM)) $(if $(OFFLINE),--offline)
 
 train: $(READY) ## train the adapter of an encoder: ENCODER=mini-dino [RECIPE= LLM= SEED= LAUNCH=torchrun PROCESSES=2]
 	@$(RUN) train $(ENCODER) $(OPTIONS) $(LAUNCHED)
 
 eval: $(READY) ## everything, to a row of the table: ENCODER=mini-dino | MODEL=folder [RECIPE= LLM= SEED= BENCHMARKS=a,b BLIND=1 SUBSET=1000 LAUNCH=torchrun]
 	@$(RUN) eval $(if $(MODEL),--model $(MODEL) $(if $(DATA),--data $(DATA)) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(if $(BLIND),--blind) $(if $(SUBSET),--subset $(SUBSET)),$(ENCODER) $(ASKED)) $(LAUNCHED)
+
+probe: $(READY) ## classic vision of frozen encoders: ENCODER=mini-dino [PROBE=in1k_linear LAYERS=all DATA=mini SELECT=val LAUNCH=torchrun]
+	@$(RUN) probe $(ENCODER) $(if $(PROBE),--probe $(PROBE)) $(if $(LAYERS),--layers $(LAYERS)) $(if $(DATA),--data $(DATA)) $(if $(SELECT),--select $(SELECT)) $(LAUNCHED)
 
 export: $(READY) ## a run's checkpoint as a stock LLaVA model: RUNS=hash TO=folder
 	@$(RUN) export $(RUNS) --to $(TO)

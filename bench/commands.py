@@ -24,7 +24,8 @@ from scoring import write
 
 from mllm_eval.cli.looking import state
 from mllm_eval.errors import UserError
-from mllm_eval.run import Run, saved_runs
+from mllm_eval.run import Run
+from mllm_eval.saved import saved_runs
 
 COMMANDS = ["--help", "ls encoders", "table sota --published-only --format csv"]
 

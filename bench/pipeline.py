@@ -16,7 +16,7 @@ from harness import report
 
 from mllm_eval import pipeline
 from mllm_eval.cli.display import display
-from mllm_eval.pipeline.ledger import Ledger
+from mllm_eval.results import read_timings
 from mllm_eval.storage import results_home
 
 
@@ -32,11 +32,14 @@ def main() -> None:
         listener = display()
         names = asked.benchmarks.split(",") if asked.benchmarks else None
         run = pipeline.evaluate(asked.encoder, benchmarks=names, reporter=listener)
-        lines = Ledger(run.folder, listener).lines()
-    kept = ("step", "seconds", "cpu_seconds", "peak_mib")
-    rows = [{key: line[key] for key in kept} for line in lines]
-    total = {"step": "in all", **{key: sum(row[key] for row in rows) for key in kept[1:3]}}
-    rows.append({**total, "peak_mib": max(row["peak_mib"] for row in rows)})
+        timings = read_timings(run.folder)
+    rows = [
+        {"step": one.title, "seconds": one.seconds, "cpu_seconds": one.cpu_seconds, "peak_mib": one.peak_mib}
+        for one in timings
+    ]
+    seconds, cpu = sum(one.seconds for one in timings), sum(one.cpu_seconds for one in timings)
+    peak = max(one.peak_mib for one in timings)
+    rows.append({"step": "in all", "seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak})
     report("pipeline", {"encoder": asked.encoder, "benchmarks": asked.benchmarks or "all"}, rows, out)
 
 

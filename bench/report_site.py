@@ -23,6 +23,7 @@ from mllm_eval.catalog import load_encoder, load_llm, load_recipe, names, paper_
 from mllm_eval.data import snapshots
 from mllm_eval.data.samples import Sample
 from mllm_eval.report.site import write_report
+from mllm_eval.results import record_of
 from mllm_eval.run import Run
 from mllm_eval.storage import write_json, write_jsonl
 
@@ -86,7 +87,7 @@ def main() -> None:
             run = Run(load_encoder(name), load_recipe("mini"), load_llm("mini-llama"), 0, {"encoder": name, "llm": "l"})
             for variant in ("default", *(["blind"] if given.blind else [])):
                 answered(run, sizes, variant)
-            runs.append(run.folder)
+            runs.append(record_of(run))
         start = time.perf_counter()
         site = write_report(runs, Path(folder) / "report")
         also = ", also blind" if given.blind else ""

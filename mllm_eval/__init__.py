@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from mllm_eval.library.comparison import Comparison, compare
     from mllm_eval.library.encoder import LoadedEncoder, load_encoder
     from mllm_eval.library.evaluation import Results, evaluate, external_model
-    from mllm_eval.pipeline import score_run, train_run
+    from mllm_eval.pipeline import probe, score_run, train_run
     from mllm_eval.report.render import render, write_tables
-    from mllm_eval.run import Run, saved_run, saved_runs
+    from mllm_eval.run import Run
+    from mllm_eval.saved import saved_run, saved_runs
     from mllm_eval.score.frames import ScoredPredictions, sample_frame, score
 
 # Not `train`: that is a room of this package. `score` is one that can be called.
@@ -42,10 +43,11 @@ _HOMES = {
     "external_model": "library.evaluation",
     "load_encoder": "library.encoder",
     "names": "catalog",
+    "probe": "pipeline",
     "render": "report.render",
     "sample_frame": "score.frames",
-    "saved_run": "run",
-    "saved_runs": "run",
+    "saved_run": "saved",
+    "saved_runs": "saved",
     "score": "score",
     "score_run": "pipeline",
     "train_run": "pipeline",
@@ -64,6 +66,7 @@ __all__ = [
     "external_model",
     "load_encoder",
     "names",
+    "probe",
     "render",
     "sample_frame",
     "saved_run",

@@ -1,16 +1,14 @@
-"""Answers, and the files they stand in: a line of JSON each, read when it is asked for. Needs no torch."""
+"""Answers, and the files they stand in: a line of JSON each. Needs no torch."""
 
 from __future__ import annotations
 
 import json
-from array import array
-from collections.abc import Collection, Iterable, Iterator, Mapping, ValuesView
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from mllm_eval.errors import UserError
-from mllm_eval.shelf import read_at
 from mllm_eval.storage import unique_fields
 
 
@@ -38,126 +36,37 @@ class Answer:
         return json.dumps(asdict(self), ensure_ascii=False) + "\n"
 
 
-class Answers(Mapping[str, Answer]):
-    """Answers by sample id, in the order of the files they stand in; of two to one sample the later counts.
+def iter_answers(path: Path, unfinished: bool = False) -> Iterator[Answer]:
+    """The answers of a file, line by line.
 
-    Their texts stay in the files: memory holds 24 bytes of an answer, and each is read anew when it is asked for.
-    What stood in the files when this was made is what one gets, also when they are replaced or removed.
+    The last line of an `unfinished` file counts only with its line end: it was being written when the run died. Raises
+    UserError, naming file and line, for a line that is not an answer.
     """
-
-    def __init__(self, paths: Iterable[Path] = (), unfinished: Collection[Path] = ()) -> None:
-        """Raises UserError, naming file and line, for a line that is not an answer.
-
-        The last line of an `unfinished` file counts only with its line end: it was being written when the run died.
-        """
-        import numpy as np
-
-        self._files: list[_Lines] = []
-        keys = array("q")
-        for path in paths:
-            if path.exists():
-                lines = _Lines(path)
-                self._files.append(lines)
-                keys.extend(hash(one.id) for one in lines.scan(whole=path in unfinished))
-        self._starts = np.cumsum([0, *(len(lines) for lines in self._files)])
-        found = np.frombuffer(keys, np.int64) if keys else np.zeros(0, np.int64)
-        # Equal keys stay in the files' order: the last of them counts.
-        self._order = np.argsort(found, kind="stable")
-        self._keys = found[self._order]
-        self._first = np.flatnonzero(np.diff(self._keys, prepend=self._keys[:1] - 1)) if keys else self._order
-
-    def __getitem__(self, id_: str) -> Answer:
-        key = hash(id_)
-        at = int(self._keys.searchsorted(key, "right")) - 1
-        while at >= 0 and self._keys[at] == key:
-            if (found := self._line(int(self._order[at]))).id == id_:
-                return found
-            at -= 1
-        raise KeyError(id_)
-
-    def __len__(self) -> int:
-        return len(self._first)
-
-    def __iter__(self) -> Iterator[str]:
-        for answer in self.values():
-            yield answer.id
-
-    def values(self) -> ValuesView[Answer]:
-        return _Latest(self)
-
-    def twice(self) -> Iterator[tuple[str, int, int]]:
-        """(id, its line before, its line) of each answer to a sample that had one; lines of the first file."""
-        same = self._order[1:][self._keys[1:] == self._keys[:-1]] if len(self._keys) else []
-        for at in sorted(map(int, same)):
-            id_ = self._line(at).id
-            before = [int(n) for n in self._order[self._keys == hash(id_)] if n < at and self._line(int(n)).id == id_]
-            if before:
-                yield id_, before[0] + 1, at + 1
-
-    def latest(self) -> Iterator[Answer]:
-        """The answers that count, a sample's at the place where it was answered first."""
-        import numpy as np
-
-        if not len(self):
-            return
-        ends = np.append(self._first[1:], len(self._keys)) - 1
-        first, last = self._order[self._first], self._order[ends]
-        for at in last[np.argsort(first, kind="stable")]:
-            yield self._line(int(at))
-
-    def _line(self, number: int) -> Answer:
-        file = int(self._starts.searchsorted(number, "right")) - 1
-        return self._files[file][number - int(self._starts[file])]
-
-
-class _Latest(ValuesView[Answer]):
-    _mapping: Answers
-
-    def __iter__(self) -> Iterator[Answer]:
-        return self._mapping.latest()
-
-
-class _Lines:
-    """A file's lines, each read when it is asked for; the file may be replaced meanwhile."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = path.open("rb")
-        self._places = array("Q", [0])
-
-    def __len__(self) -> int:
-        return len(self._places) - 1
-
-    def __getitem__(self, number: int) -> Answer:
-        start = self._places[number]
-        line = read_at(self._file.fileno(), start, self._places[number + 1] - start)
-        return _parse(self.path, number + 1, line.removesuffix(b"\n"))
-
-    def scan(self, whole: bool) -> Iterator[Answer]:
-        """All answers, whose places are noted; `whole` leaves out a last line without its end."""
+    with path.open("rb") as file:
         # A file's lines end with "\n" alone: an answer may hold other characters that str.splitlines splits at.
-        for number, line in enumerate(self._file, start=1):
-            if whole and not line.endswith(b"\n"):
-                break
-            yield _parse(self.path, number, line.removesuffix(b"\n"))
-            self._places.append(self._places[-1] + len(line))
+        for number, line in enumerate(file, start=1):
+            if not unfinished or line.endswith(b"\n"):
+                yield _parse(path, number, line.removesuffix(b"\n"))
 
 
-def open_answers(path: Path) -> Answers:
-    """The answers of a finished file by sample id.
+def open_answers(path: Path) -> dict[str, Answer]:
+    """The answers of a finished file by sample id, in the file's order.
 
     Raises UserError, naming file and line, for a line that is not an answer or repeats a sample's id.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file of answers; `mllm-eval eval` writes one per run and benchmark")
-    answers = Answers([path])
-    for id_, before, line in answers.twice():
-        raise UserError(f"{path}:{line}: sample {id_!r} was answered in line {before} already")
-    return answers
+    found: dict[str, Answer] = {}
+    for line, answer in enumerate(iter_answers(path), start=1):
+        if answer.id in found:
+            before = list(found).index(answer.id) + 1
+            raise UserError(f"{path}:{line}: sample {answer.id!r} was answered in line {before} already")
+        found[answer.id] = answer
+    return found
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """All answers of a finished file at once, in the file's order; raises UserError as `open_answers` does."""
+    """All answers of a finished file, in the file's order; raises UserError as `open_answers` does."""
     return list(open_answers(path).values())
 
 

@@ -14,11 +14,11 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from mllm_eval.answerlines import Answer, Answers, open_answers, read_answers
+from mllm_eval.answerlines import Answer, iter_answers, open_answers, read_answers
 from mllm_eval.errors import UserError
 from mllm_eval.storage import write_atomic
 
-__all__ = ["Answer", "Answers", "Journal", "open_answers", "read_answers"]
+__all__ = ["Answer", "Journal", "open_answers", "read_answers"]
 
 
 class Journal:
@@ -37,7 +37,7 @@ class Journal:
         self._max_new_tokens: int | None = None
         self._mended = False
         self._gathered = False
-        self._done: tuple[object, Answers] | None = None
+        self._done: tuple[object, dict[str, Answer]] | None = None
 
     @property
     def complete(self) -> bool:
@@ -52,7 +52,7 @@ class Journal:
         found = [first] if first.exists() else []
         return found + sorted(numbered, key=lambda path: int(path.suffix[1:]))
 
-    def done(self) -> Answers:
+    def done(self) -> dict[str, Answer]:
         """All answers by sample id; of two answers to one sample the later counts.
 
         A last line of a part that has no line end was being written when the run died: it is left out.
@@ -62,7 +62,8 @@ class Journal:
         state = [(path, found.st_ino, found.st_size, found.st_mtime_ns) for path in (self.path, *parts)
                  if (found := _stat(path))]  # fmt: skip
         if self._done is None or self._done[0] != state:
-            self._done = state, Answers([self.path, *parts], unfinished=parts)
+            files = [path for path in (self.path, *parts) if path.exists()]
+            self._done = state, {one.id: one for path in files for one in iter_answers(path, path != self.path)}
         return self._done[1]
 
     def _gather(self) -> None:

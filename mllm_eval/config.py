@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+import time
 import types
 import typing
-from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +20,8 @@ from mllm_eval.errors import UserError, near
 from mllm_eval.storage import locate, read_text, sha256_bytes
 
 Where = dict[tuple[str | int, ...], str]
+SETTLED = 2 * 10**9
+"""Nanoseconds after which a file that was not changed counts as one that shows its next change."""
 
 
 class Strict(pydantic.BaseModel):
@@ -75,6 +79,12 @@ def load(path: Path, model: type[M], folders: Sequence[Path] = ()) -> M:
     return validate(data, model, str(path), where)
 
 
+def load_chosen(path: Path, choose: Callable[[Mapping[str, Any]], type[M]]) -> M:
+    """As `load`, into the model that `choose` names for what the file says. Raises UserError as `load` does."""
+    data, where = _read(Path(path), (), ())
+    return validate(data, choose(data), str(path), where)
+
+
 def load_mapping(data: typing.Mapping[str, Any], model: type[M], source: str, folders: Sequence[Path] = ()) -> M:
     """As `load`, of what stands in a file as plain data; `source` names it in messages.
 
@@ -105,6 +115,51 @@ def validate(data: Any, model: type[M], source: str, where: Where | None = None)
 def _read(path: Path, above: tuple[Path, ...], folders: Sequence[Path]) -> tuple[dict[str, Any], Where]:
     if path.resolve() in above:
         raise UserError(f"{path}: its `base:` leads back to itself")
+    document = _document(path)
+    # The models that take it in may change it.
+    data, where = copy.deepcopy(document.data), document.where
+    if (base := data.pop("base", None)) is None:
+        return data, where
+    under, under_where = _read(_base_path(path, str(base), folders), (*above, path.resolve()), folders)
+    return _lay_over(under, data), {**under_where, **where}
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """What one yaml file says by itself, and where each of its keys stands."""
+
+    data: dict[str, Any]
+    where: Where
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A document, and the file's inode, size and time of change when it was read."""
+
+    state: tuple[int, int, int]
+    document: _Document
+
+
+_kept: dict[tuple[Path, Path], _Kept] = {}
+
+
+def _document(path: Path) -> _Document:
+    """A yaml file, read once as long as it stays as it is; one changed a moment ago is read again, since clocks of file
+    systems tick slowly and it may change once more without showing it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return _parsed(path)
+    state, key = (status.st_ino, status.st_size, status.st_mtime_ns), (path, path.absolute())
+    if (known := _kept.get(key)) is not None and known.state == state:
+        return known.document
+    document = _parsed(path)
+    if time.time_ns() - status.st_mtime_ns > SETTLED:
+        _kept[key] = _Kept(state, document)
+    return document
+
+
+def _parsed(path: Path) -> _Document:
     text = read_text(path)
     if (found := _COMMENTED_COLOUR.search(text)) is not None:
         number = text.count("\n", 0, found.start("colour")) + 1
@@ -125,10 +180,7 @@ def _read(path: Path, above: tuple[Path, ...], folders: Sequence[Path]) -> tuple
     where: Where = {}
     if node:
         _note_lines(node, (), str(path), where)
-    if (base := data.pop("base", None)) is None:
-        return data, where
-    under, under_where = _read(_base_path(path, str(base), folders), (*above, path.resolve()), folders)
-    return _lay_over(under, data), {**under_where, **where}
+    return _Document(data, where)
 
 
 def _base_path(path: Path, base: str, folders: Sequence[Path]) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import warnings
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_eval import process
+from mllm_eval.errors import UserError
 from mllm_eval.storage import PACKAGE
 
 # Where the driver tells of its GPUs, and where a process finds those that it may use.
@@ -206,3 +208,14 @@ def repeatable(seed: int, strictly: bool = False) -> None:
     # it is written, and changes nothing else; it took a sixth of a training step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     warnings.filterwarnings("ignore", message=".*deterministic.*", category=UserWarning)
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def parse_bytes(text: str, variable: str) -> int:
+    """Bytes of `200GB`, `1.5T`, `500e9` or `0`; units are powers of 1000. Raises UserError for another form."""
+    match = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise UserError(f"{variable}={text!r}: write a size such as 200GB or 1.5TB")
+    return int(float(match.group(1)) * _UNITS[match.group(2).upper()])

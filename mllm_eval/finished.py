@@ -1,4 +1,4 @@
-"""A finished vision-language model that is asked as it is: no encoder, no recipe, no training."""
+"""An external model that is asked as it is: no encoder, no recipe, no training."""
 
 from __future__ import annotations
 
@@ -7,22 +7,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from mllm_eval.adapters import weights_folder
 from mllm_eval.catalog import Weights
 from mllm_eval.config import Strict, load, short_hash
-from mllm_eval.errors import UserError, near
+from mllm_eval.errors import UserError
 from mllm_eval.greedy import overruled
-from mllm_eval.imported import Imported, is_imported
-from mllm_eval.run import External, Run, saved_run, saved_runs
-from mllm_eval.storage import results_home, write_atomic
+from mllm_eval.run import ExternalModel
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class FinishedConfig(Strict):
-    """What config.yaml of a finished model's folder holds under `model`."""
+    """What config.yaml of an external model's folder holds under `model`."""
 
     name: str
     weights: Weights
@@ -33,12 +29,14 @@ class FinishedConfig(Strict):
     overruled: dict[str, Any] | None = None
 
 
-class _File(Strict):
+class FinishedFile(Strict):
+    """What config.yaml of an external model's folder holds."""
+
     model: FinishedConfig
 
 
 @dataclass(frozen=True)
-class Finished(External):
+class Finished(ExternalModel):
     """A model in the hub's format, and how it is asked.
 
     `digest` says which bytes it is (worked out from the files unless given). `data` is the benchmarks' data pin.
@@ -81,14 +79,25 @@ class Finished(External):
             said = overruled(weights_folder(weights))
         except UserError:
             # Not on this machine: what was asked before is all there is to say.
-            said = cls.load(model.folder).overruled if is_finished(model.folder) else None
+            said = cls._overruled_before(model.folder)
         return replace(model, overruled=said)
 
     @classmethod
     def load(cls, folder: Path) -> Finished:
         """The model of a folder under results/runs. Raises UserError where the folder is not one of a model."""
-        said = load(folder / "config.yaml", _File).model
+        return cls.of_config(load(folder / "config.yaml", FinishedFile).model)
+
+    @classmethod
+    def of_config(cls, said: FinishedConfig) -> Finished:
+        """The model that a folder's config.yaml describes."""
         return cls(said.name, said.weights, said.data, said.dtype, said.batch, said.digest, said.overruled)
+
+    @classmethod
+    def _overruled_before(cls, folder: Path) -> dict[str, Any] | None:
+        try:
+            return cls.load(folder).overruled
+        except UserError:
+            return None
 
     @cached_property
     def hash(self) -> str:
@@ -99,79 +108,10 @@ class Finished(External):
     def heading(self) -> str:
         return f"{self.label}, a finished model"
 
-    def write_config(self) -> None:
-        """Write config.yaml, unless it is there and whole."""
+    def config(self) -> dict[str, Any]:
+        """Name, weights and their digest, data pin, and how it is asked."""
         said = FinishedConfig(
             name=self.label, weights=self.weights, digest=self.digest, data=self.data_pin, dtype=self.dtype,
             batch=self.batch, overruled=self.overruled,
         )  # fmt: skip
-        text = yaml.safe_dump({"model": said.model_dump(mode="json")}, sort_keys=False, allow_unicode=True)
-        path = self.folder / "config.yaml"
-        if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
-            write_atomic(path, text)
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a folder under results/runs is a finished model's."""
-    try:
-        Finished.load(folder)
-    except UserError:
-        return False
-    return True
-
-
-def is_external(folder: Path) -> bool:
-    """Whether a folder under results/runs is no run of an encoder: a finished model's, or one of imported answers."""
-    return is_finished(folder) or is_imported(folder)
-
-
-def saved_models() -> list[Finished | Imported]:
-    """Every finished model under results/runs, and every name that answers were imported under, by name."""
-    folders = sorted(path.parent for path in (results_home() / "runs").glob("*/config.yaml"))
-    models = [Finished.load(folder) for folder in folders if is_finished(folder)]
-    others = [Imported.load(folder) for folder in folders if is_imported(folder)]
-    return sorted([*models, *others], key=lambda one: one.name)
-
-
-def unreadable() -> dict[str, str]:
-    """Each folder under results/runs whose run can't be told any more, and why, in words.
-
-    Its config does not load (an older version wrote it, or somebody changed it), or is gone from beside its answers.
-    """
-    found: dict[str, str] = {}
-    for folder in sorted(path for path in (results_home() / "runs").glob("*") if path.is_dir()):
-        if not (folder / "config.yaml").is_file():
-            if any((folder / part).is_dir() for part in ("answers", "scores", "checkpoint")):
-                found[folder.name] = f"{folder}: there is no config.yaml"
-        elif not is_finished(folder) and not is_imported(folder):
-            try:
-                Run.load(folder)
-            except UserError as problem:
-                found[folder.name] = str(problem)
-    return found
-
-
-def unreadable_notes() -> list[str]:
-    """A sentence for each `unreadable` run, for those who show all runs."""
-    return [f"Left out: {name}, because its config no longer loads: {why}" for name, why in unreadable().items()]
-
-
-def saved(name: str) -> Run | Finished | Imported:
-    """The run, finished model or imported answers of a hash, a hash's beginning, a whole name, or a name of one only.
-
-    Raises UserError where none or several match.
-    """
-    models = saved_models()
-    exact = [one for one in models if name in (one.name, one.hash)]
-    found = exact or [one for one in models if one.hash.startswith(name) or name in (one.label, one.stem)]
-    if len(found) == 1 and not any(run.hash.startswith(name) for run in saved_runs()):
-        return found[0]
-    if len(found) > 1:
-        raise UserError(f"{name!r} is {len(found)} models: {', '.join(one.hash for one in found)}. Give one of these.")
-    try:
-        return saved_run(name)
-    except UserError as problem:
-        if broken := [(one, why) for one, why in unreadable().items() if one.startswith(name)]:
-            raise UserError(f"run {broken[0][0]}: its config no longer loads: {broken[0][1]}") from None
-        hint = near(name, [one.label for one in models])
-        raise UserError(f"{problem}{hint}") from None
+        return {"model": said.model_dump(mode="json")}

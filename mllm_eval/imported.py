@@ -8,13 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mllm_eval.config import Strict, load, short_hash
 from mllm_eval.environment import describe
 from mllm_eval.errors import UserError
-from mllm_eval.run import External
-from mllm_eval.storage import write_atomic, write_json
+from mllm_eval.run import ExternalModel
+from mllm_eval.storage import write_json
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,79}")
 
@@ -26,12 +24,14 @@ class ImportedConfig(Strict):
     data: str
 
 
-class _File(Strict):
+class ImportedFile(Strict):
+    """What config.yaml of the folder holds."""
+
     imported: ImportedConfig
 
 
 @dataclass(frozen=True)
-class Imported(External):
+class Imported(ExternalModel):
     """Whose answers these are, in the words of who brought them, and the data pin whose questions they answer."""
 
     label: str
@@ -47,7 +47,7 @@ class Imported(External):
     @classmethod
     def load(cls, folder: Path) -> Imported:
         """The answers of a folder under results/runs. Raises UserError where the folder is not one of imported ones."""
-        said = load(folder / "config.yaml", _File).imported
+        said = load(folder / "config.yaml", ImportedFile).imported
         return cls(said.name, said.data)
 
     @cached_property
@@ -59,11 +59,9 @@ class Imported(External):
     def heading(self) -> str:
         return f"{self.label}, imported answers"
 
-    def write_config(self) -> None:
-        """Write config.yaml."""
-        said = ImportedConfig(name=self.label, data=self.data_pin)
-        text = yaml.safe_dump({"imported": said.model_dump(mode="json")}, sort_keys=False, allow_unicode=True)
-        write_atomic(self.folder / "config.yaml", text)
+    def config(self) -> dict[str, Any]:
+        """Name and data pin."""
+        return {"imported": ImportedConfig(name=self.label, data=self.data_pin).model_dump(mode="json")}
 
     def note_session(self) -> None:
         """Write manifest.json where there is none: the environment of the first import."""
@@ -74,12 +72,3 @@ class Imported(External):
         """Add to manifest.json which file the answers to a benchmark, and variant, are from."""
         held = self.manifest()
         write_json(self.folder / "manifest.json", {**held, "files": {**held.get("files", {}), title: about}})
-
-
-def is_imported(folder: Path) -> bool:
-    """Whether a folder under results/runs is one of imported answers."""
-    try:
-        Imported.load(folder)
-    except UserError:
-        return False
-    return True

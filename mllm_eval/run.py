@@ -9,11 +9,11 @@ from typing import Any
 
 import yaml
 
-from mllm_eval.catalog import LLM, Encoder, Given, Recipe, load_encoder, load_llm, load_recipe, names
+from mllm_eval.catalog import LLM, Encoder, Given, Recipe, load_encoder, load_llm, load_recipe
 from mllm_eval.catalog.variant import stem
 from mllm_eval.config import Strict, load, short_hash
 from mllm_eval.environment import describe
-from mllm_eval.errors import UserError, near
+from mllm_eval.errors import UserError
 from mllm_eval.storage import read_json, results_home, write_atomic, write_json
 
 
@@ -27,9 +27,20 @@ class RunConfig(Strict):
     weights: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _KeptSummary:
+    """A summary's content, and the file's inode, size and time of change when it was read."""
+
+    state: tuple[int, int, int]
+    content: Any
+
+
 class RunFolder:
-    """What has a hash, a name and a folder under results/runs: a run, a finished model (`mllm_eval.finished`), or
-    answers from elsewhere (`mllm_eval.imported`)."""
+    """What has a hash, a name and a folder under results/runs: a run, or an external model, which is asked as it is
+    (`mllm_eval.finished`) or whose answers were brought (`mllm_eval.imported`)."""
+
+    config_width = 80
+    """Letters of a line of config.yaml."""
 
     @property
     def hash(self) -> str:
@@ -55,9 +66,16 @@ class RunFolder:
     def stem(self) -> str:
         raise NotImplementedError
 
-    def write_config(self) -> None:
-        """Write config.yaml, from which the folder can be told."""
+    def config(self) -> dict[str, Any]:
+        """What config.yaml says, as plain data."""
         raise NotImplementedError
+
+    def write_config(self) -> None:
+        """Write config.yaml, from which the folder can be told, unless it is there and whole."""
+        text = yaml.safe_dump(self.config(), sort_keys=False, allow_unicode=True, width=self.config_width)
+        path = self.folder / "config.yaml"
+        if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+            write_atomic(path, text)
 
     def noted(self) -> dict[str, Any]:
         """What manifest.json says beside name, hash and environments."""
@@ -73,13 +91,7 @@ class RunFolder:
 
     def manifest(self) -> dict[str, Any]:
         """What manifest.json says; empty where there is none, or a crash left half of one."""
-        try:
-            found = read_json(self.folder / "manifest.json")
-        except UserError:
-            return {}
-        kinds = {"sessions": list, "files": dict}
-        whole = isinstance(found, dict) and all(isinstance(found.get(key, kind()), kind) for key, kind in kinds.items())
-        return found if whole else {}
+        return read_manifest(self.folder)
 
     @property
     def folder(self) -> Path:
@@ -101,8 +113,27 @@ class RunFolder:
     def summary_path(self, benchmark: str, rules: str, variant: str = "default") -> Path:
         return self.folder / "scores" / f"{stem(benchmark, variant)}.{rules}.json"
 
+    def read_summary(self, path: Path) -> Any:
+        """What a summary of this run's scores says; read once, and again where the file was replaced since.
 
-class External(RunFolder):
+        Raises UserError as `read_json` does.
+        """
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        state = (status.st_ino, status.st_size, status.st_mtime_ns)
+        kept = self._summaries.get(path)
+        if kept is None or kept.state != state:
+            kept = self._summaries[path] = _KeptSummary(state, read_json(path))
+        return kept.content
+
+    @cached_property
+    def _summaries(self) -> dict[Path, _KeptSummary]:
+        return {}
+
+
+class ExternalModel(RunFolder):
     """What was not trained here: a row of its own name (`label`), asked about the data of a pin (`data_pin`)."""
 
     label: str
@@ -163,7 +194,11 @@ class Run(RunFolder):
         Raises:
             UserError: no config.yaml, a mistake in it, or one that is not what the folder's name says.
         """
-        config = load(folder / "config.yaml", RunConfig)
+        return cls.of_config(load(folder / "config.yaml", RunConfig), folder)
+
+    @classmethod
+    def of_config(cls, config: RunConfig, folder: Path) -> Run:
+        """The run that a folder's config.yaml describes. Raises UserError where the folder has another's name."""
         run = cls(config.encoder, config.recipe, config.llm, config.seed, config.weights)
         run.refuse_earlier_tokens(folder)
         if run.hash != folder.name:
@@ -230,19 +265,17 @@ class Run(RunFolder):
         self.write_config()
         self.note_session()
 
-    def write_config(self) -> None:
-        """Write config.yaml, unless it is there and whole."""
-        config = {
+    config_width = 110
+
+    def config(self) -> dict[str, Any]:
+        """Encoder, recipe, LLM, seed and the digests of the weights."""
+        return {
             "encoder": self.encoder.model_dump(mode="json"),
             "recipe": self.recipe.model_dump(mode="json"),
             "llm": self.llm.model_dump(mode="json"),
             "seed": self.seed,
             "weights": self.weights,
         }
-        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=110)
-        path = self.folder / "config.yaml"
-        if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
-            write_atomic(path, text)
 
     def noted(self) -> dict[str, Any]:
         """The recipe's hash and what it assumes, the seed, and what was trained on where that was noted."""
@@ -261,34 +294,13 @@ class Run(RunFolder):
         write_json(self.folder / "manifest.json", {**self.manifest(), "trained_on": files})
 
 
-def saved_runs() -> list[Run]:
-    """Every readable run under results/runs, by name. Folders without a config.yaml are left out."""
-    found = []
-    for path in sorted((results_home() / "runs").glob("*/config.yaml")):
-        try:
-            found.append(Run.load(path.parent))
-        except UserError:
-            continue
-    return sorted(found, key=lambda run: run.name)
-
-
-def saved_run(name: str) -> Run:
-    """The saved run of a hash, a hash's beginning, a whole name, or a name without hash or an encoder of one run only.
-
-    Raises:
-        UserError: none or several match.
-    """
-    runs = saved_runs()
-    exact = [run for run in runs if name in (run.name, run.hash)]
-    found = exact or [run for run in runs if run.hash.startswith(name) or name in (run.encoder.name, run.stem)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        listed = ", ".join(run.hash for run in found)
-        raise UserError(f"{name!r} is {len(found)} runs: {listed}. Give one of these.")
-    known = [name for run in runs for name in (run.name, run.stem, run.encoder.name)]
-    if name in names("encoders"):
-        raise UserError(
-            f"no run of encoder {name!r} under {results_home() / 'runs'} yet; `mllm-eval eval {name}` makes one"
-        )
-    raise UserError(f"no run {name!r} under {results_home() / 'runs'}.{near(name, known)} `mllm-eval ls` lists all.")
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What manifest.json of a run's folder says; empty where there is none, or a crash left half of one."""
+    try:
+        manifest = read_json(folder / "manifest.json")
+    except UserError:
+        return {}
+    kinds = {"sessions": list, "files": dict}
+    if not isinstance(manifest, dict):
+        return {}
+    return manifest if all(isinstance(manifest.get(key, kind()), kind) for key, kind in kinds.items()) else {}

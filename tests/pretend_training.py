@@ -13,7 +13,7 @@ from mllm_eval.adapters import family_of
 from mllm_eval.catalog import LLM, Encoder, Recipe, Stage
 from mllm_eval.model import IGNORED
 from mllm_eval.model.vlm import VLM, VLMConfig
-from mllm_eval.plan.shapes import llama_shape
+from mllm_eval.operations.shapes import llama_shape
 from mllm_eval.train.lora import add_lora
 
 

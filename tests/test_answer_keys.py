@@ -19,7 +19,6 @@ from mllm_eval.catalog import load_recipe
 from mllm_eval.config import short_hash
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
-from mllm_eval.finished import unreadable
 from mllm_eval.generate.asking import Asked, is_open, key_of, outdated, outdated_words, pending, shared_answers
 from mllm_eval.generate.finished import _key, pending_finished
 from mllm_eval.generate.positions import positions_in
@@ -28,7 +27,8 @@ from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.reporter import Silent
 from mllm_eval.prompts import marks_of, may_hold_marks, render, unmarked
 from mllm_eval.results import read_run
-from mllm_eval.run import Run, saved_runs
+from mllm_eval.run import Run
+from mllm_eval.saved import read_all_saved, saved_runs
 from mllm_eval.storage import read_jsonl
 
 # Prompts of the miniature's benchmarks with the keys that their answers were journalled under before control marks in
@@ -123,7 +123,7 @@ def test_a_run_trained_on_other_tokens_is_told_and_never_shown(tmp_path: Path, m
     shutil.copytree(run.folder, run.folder.with_name(old))
     assert [one.hash for one in saved_runs()] == [run.hash]
     said = f"trained it on other tokens of the template vicuna_v1; .* as run {run.hash}"
-    assert set(unreadable()) == {old} and re.search(said, unreadable()[old])
+    assert set(read_all_saved().unreadable) == {old} and re.search(said, read_all_saved().unreadable[old])
     with pytest.raises(UserError, match=said):
         read_run(run.folder.with_name(old))
     assert read_run(run.folder).hash == run.hash

@@ -16,8 +16,8 @@ from mllm_eval.adapters import load_encoder_model
 from mllm_eval.catalog import LLM, Encoder
 from mllm_eval.errors import UserError
 from mllm_eval.model import assemble, load_checkpoint, load_llm_model, load_tokenizer, save_checkpoint
+from mllm_eval.operations.shapes import llama_shape
 from mllm_eval.pipeline.weights import provide_weights
-from mllm_eval.plan.shapes import llama_shape
 from mllm_eval.run import Run
 from mllm_eval.train import train
 

@@ -21,6 +21,7 @@ from mllm_eval.report.evidence import read_scored
 from mllm_eval.report.given import confusion, most_frequent, one_answer_words, top_answer
 from mllm_eval.report.parts import parts
 from mllm_eval.report.site import write_report
+from mllm_eval.results import read_run
 from mllm_eval.run import Run
 
 # As the scorers of these benchmarks report.
@@ -83,9 +84,9 @@ def call(*words: str) -> str:
 
 def test_one_answer_for_most_is_said_wherever_the_run_is_shown() -> None:
     run = one_letter()
-    assert "'C' to AI2D in 83%" in one_answer_words(read_scored(run.folder))
+    assert "'C' to AI2D in 83%" in one_answer_words(read_scored(read_run(run.folder)))
     assert "'C' to AI2D in 83%" in call("show", "mini-dino")
-    assert any("'C' to AI2D in 83%" in note for note in details_table([run.folder]).notes)
+    assert any("'C' to AI2D in 83%" in note for note in details_table([read_run(run.folder)]).notes)
 
 
 def test_a_long_answer_is_cut_in_the_table_of_all_benchmarks() -> None:
@@ -111,7 +112,7 @@ def test_show_prints_parts_and_golds_against_answers() -> None:
 
 def test_the_parts_stand_in_the_table_of_details_in_every_format() -> None:
     run = one_letter()
-    table = details_table([run.folder])
+    table = details_table([read_run(run.folder)])
     for form in FORMATS:
         assert "food" in render(table, form)
     lines = {line["label"]: line for line in csv.DictReader(io.StringIO(render(table, "csv")))}
@@ -121,7 +122,7 @@ def test_the_parts_stand_in_the_table_of_details_in_every_format() -> None:
 def test_a_runs_page_has_parts_and_the_table_of_golds_and_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "load_samples", lambda benchmark, *_: site_runs.samples(benchmark.name, 100))
     run = one_letter(reported={"<script>": {"accuracy": 20.0, "total": 9}})
-    site = write_report([run.folder], run.folder.parent / "site", images=False)
+    site = write_report([read_run(run.folder)], run.folder.parent / "site", images=False)
     page = (site / f"run-{run.hash}.html").read_text(encoding="utf-8")
     assert "&#x27;C&#x27; to AI2D in 83%" in page
     assert '<td class="num">20.0</td><td class="num">9</td>' in page and "<script>:" not in page

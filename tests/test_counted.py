@@ -22,7 +22,7 @@ from mllm_eval.report import scaling
 from mllm_eval.report.counted import recounted
 from mllm_eval.report.evidence import read_scored
 from mllm_eval.report.site.build import write_report
-from mllm_eval.results import columns
+from mllm_eval.results import columns, read_run
 from mllm_eval.results.published import reference_folder
 from mllm_eval.score import score_samples, summarize
 
@@ -124,7 +124,7 @@ def test_a_measured_row_is_shown_as_the_published_rows_count_in_every_format(hom
     table_of(home, "mine", "avg, general, mme, gqa", "vqa_webdino7b_resolution.csv")
     table = report.named_table("mine")
     own, again = table.rows[3:]
-    values = read_scored(run.folder).values
+    values = read_scored(read_run(run.folder)).values
     assert own.cells["mme"].value == values["mme"] and own.cells["avg"].value == values["avg"]
     assert (again.label, again.cells["mme"].text, again.source) == ("mini-dino: MME total", "1950.0", "measured")
     more = (TOTAL - values["mme"]) / 20
@@ -147,7 +147,7 @@ def test_no_difference_is_taken_between_two_ways_to_count(home: Path) -> None:
     own, again = report.named_table("mine").rows[-2:]
     assert [bool(own.cells[key].delta) for key in ("avg", "general", "knowledge")] == [False, False, True]
     assert all(again.cells[key].delta for key in ("avg", "general", "knowledge"))
-    against = report.named_table("mine", baseline="mini-dino: MME total").rows
+    against = report.named_table("mine", options=report.TableOptions(baseline="mini-dino: MME total")).rows
     assert against[0].cells["avg"].delta and not against[-2].cells["avg"].delta
     assert against[-2].cells["knowledge"].delta == "(+0.0)"
 
@@ -175,7 +175,7 @@ def test_no_row_where_nothing_is_counted_otherwise_or_the_number_is_not_there(
 
 def test_runs_alone_are_counted_as_the_headings_say() -> None:
     run = made_runs.make_run("mini-dino", reported={"mme": {"total_score": TOTAL}})
-    table = report.comparison([run.folder])
+    table = report.comparison([read_run(run.folder)])
     assert [row.label for row in table.rows] == ["mini-dino"] and "MME total" not in report.render(table, "md")
 
 
@@ -199,7 +199,7 @@ def test_the_total_has_the_interval_of_all_its_categories() -> None:
 
     total = sum(map(score, [*made_runs.TASKS, "code_reasoning"]))
     made_runs.write_scores(run, "mme", lines, reported={"total_score": total})
-    own = read_scored(run.folder)
+    own = read_scored(read_run(run.folder))
     again = recounted(own, columns().counted_as("vqa_all.csv"))
     found, less = again.interval("mme"), own.interval("mme")
     assert found and less and found.value == pytest.approx(total) and found.low < total < found.high
@@ -212,7 +212,7 @@ def test_a_measured_line_is_counted_as_the_published_one_beside_it() -> None:
     for name, (params, total) in sizes.items():
         path = made_runs.make_run(name, reported={"mme": {"total_score": total}}).folder / "config.yaml"
         path.write_text(path.read_text().replace("params: 1300000", f"params: {params}", 1))
-    runs = [read_scored(path.parent) for path in sorted(Path("results/runs").glob("*/config.yaml"))]
+    runs = [read_scored(read_run(path.parent)) for path in sorted(Path("results/runs").glob("*/config.yaml"))]
     (line,) = (one for one in scaling.lines("params", ["mme"], runs) if one.source == "measured")
     assert sorted(line.fit.y) == [1500.0, 1700.0]
     notes = " ".join(scaling.scaling_table("params", ["avg_no_mathvista"], runs).notes)
@@ -225,7 +225,7 @@ def test_the_report_shows_it_with_the_published_rows(home: Path, monkeypatch: py
     monkeypatch.setattr(snapshots, "load_samples", lambda *_: [])
     monkeypatch.setattr("mllm_eval.report.site.build.scaling_page", lambda *_: "")
     run = made_runs.make_run("mini-dino", benchmarks=general, reported={"mme": {"total_score": TOTAL}})
-    page = (write_report([run.folder], home / "report") / "index.html").read_text()
+    page = (write_report([read_run(run.folder)], home / "report") / "index.html").read_text()
     (row,) = re.findall(r'<tr class="measured aside published">.*?</tr>', page)
     assert "mini-dino: MME total" in row and 'data-v="1950.000000"' in row
     assert "Inferred, and not said by the source" in page

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import opened
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,9 +20,11 @@ import torch
 import yaml
 from forked import run_ranks
 from tiny_models import make_encoder, make_llm
+from typer.testing import CliRunner
 
 from mllm_eval import pipeline
 from mllm_eval.answers import Answer, read_answers
+from mllm_eval.cli.app import app
 from mllm_eval.data import images
 from mllm_eval.errors import UserError
 from mllm_eval.miniature.build import build
@@ -114,6 +117,16 @@ def test_the_same_command_again_computes_nothing(first: dict[str, bytes], monkey
     assert results(evaluate()) == first
     for path, time in results_before.items():
         assert path.stat().st_mtime_ns == time or path.name in ("manifest.json", ".lock")
+
+
+def test_a_finished_run_is_shown_from_each_config_and_summary_once(first: dict[str, bytes]) -> None:
+    words = ["eval", "tiny-dinov2", "--recipe", RECIPE, "--benchmarks", ",".join(BENCHMARKS), "--blind"]
+    with opened.opened() as counts:
+        done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0 and "complete, nothing to do" in done.output
+    # Two benchmarks, with and without images, by two rule sets.
+    assert len(opened.summaries(counts)) == 8 and set(opened.summaries(counts).values()) == {1}
+    assert set(opened.configs(counts).values()) <= {1}
 
 
 def test_the_ledger_says_what_each_step_was(first: dict[str, bytes]) -> None:

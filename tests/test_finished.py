@@ -30,7 +30,7 @@ from mllm_eval.cli.app import app
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.distributed import Share
 from mllm_eval.errors import UserError
-from mllm_eval.finished import Finished, saved
+from mllm_eval.finished import Finished
 from mllm_eval.generate import answer
 from mllm_eval.generate.finished import FinishedModel, answer_finished
 from mllm_eval.model import assemble, load_checkpoint, load_llm_model, load_tokenizer, save_checkpoint
@@ -39,6 +39,8 @@ from mllm_eval.pipeline.finished import evaluate_finished
 from mllm_eval.pipeline.reporter import Silent
 from mllm_eval.prompts import PromptTokens, prompt_parts, render
 from mllm_eval.report import comparison
+from mllm_eval.results import read_run
+from mllm_eval.saved import saved
 from mllm_eval.storage import read_json, read_jsonl
 
 TOP = Path(__file__).parent.parent
@@ -155,7 +157,7 @@ def test_what_was_overruled_stands_in_record_table_and_show(home: Path, tmp_path
     assert Finished.load(model.folder).overruled == {
         name: value for name, value in OWN_WAY.items() if name != "return_dict_in_generate"
     }
-    (row,) = comparison([model.folder]).rows
+    (row,) = comparison([read_run(model.folder)]).rows
     assert "overruled of its generation_config: " in row.notes[1] and "repetition_penalty 1.8" in row.notes[1]
     shown = CliRunner().invoke(app, ["show", model.hash], env={"COLUMNS": "2000"}).output
     assert "decoded greedily; overruled of its generation_config:" in shown and "num_beams 3" in shown
@@ -172,7 +174,7 @@ def test_older_models_say_it_in_their_config(home: Path, tmp_path: Path) -> None
 def test_a_config_that_changes_nothing_leaves_no_note(home: Path, tmp_path: Path) -> None:
     plain = {"repetition_penalty": 1.0, "top_k": 50, "top_p": 1.0, "num_beams": 1, "do_sample": False, "min_length": 0}
     model = ask(with_decoding(home / "llava", tmp_path / "plain", "generation_config.json", plain))
-    assert model.overruled == {} and len(comparison([model.folder]).rows[0].notes) == 1
+    assert model.overruled == {} and len(comparison([read_run(model.folder)]).rows[0].notes) == 1
 
 
 def test_what_was_overruled_is_kept_where_the_model_is_gone(
@@ -200,7 +202,7 @@ def test_answers_that_were_decoded_its_own_way_are_asked_again(home: Path, tmp_p
     config = yaml.safe_load((model.folder / "config.yaml").read_text())
     del config["model"]["overruled"]
     (model.folder / "config.yaml").write_text(yaml.safe_dump(config))
-    (row,) = comparison([model.folder]).rows
+    (row,) = comparison([read_run(model.folder)]).rows
     assert "decoded as its generation_config says" in row.notes[1]
     ask(tmp_path / "again")
     assert read_answers(path) == read_answers(tmp_path / "again.txt")

@@ -12,10 +12,11 @@ from made_runs import write_scores
 from test_own import command, home, the_run, trained
 
 from mllm_eval.catalog import Weights
-from mllm_eval.finished import Finished, saved, saved_models, unreadable
+from mllm_eval.finished import Finished
 from mllm_eval.imported import Imported
 from mllm_eval.report.cost import cost_of
 from mllm_eval.results import read_run
+from mllm_eval.saved import read_all_saved, saved
 from mllm_eval.storage import read_json, write_jsonl
 
 __all__ = ["home", "trained"]
@@ -97,7 +98,7 @@ def test_answers_brought_again_take_the_place_of_the_old_and_can_be_scored_anew(
     before = summary()
     assert f"{ROW.name}: own" in command("score", "their-vlm").stdout
     assert summary() == before
-    assert saved_models() == [ROW] and saved(ROW.name) == ROW and not unreadable()
+    assert read_all_saved().external == (ROW,) and saved(ROW.name) == ROW and not read_all_saved().unreadable
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_answers_brought_again_take_the_place_of_the_old_and_can_be_scored_anew(
 def test_names_that_are_no_names_of_a_row_are_refused(home: Path, name: str, message: str) -> None:
     done = bring(home, ["red"] * 12, name=name)
     assert done.exit_code == 2 and message in done.stderr
-    assert saved_models() == []
+    assert read_all_saved().external == ()
 
 
 def test_a_row_needs_answers_to_the_data_itself(home: Path) -> None:
@@ -127,7 +128,7 @@ def test_a_row_needs_answers_to_the_data_itself(home: Path) -> None:
 
 def test_the_cost_of_what_is_no_run_is_what_is_known_of_it(home: Path) -> None:
     bring(home, ["red"] * 12)
-    cost = cost_of(ROW.folder)
+    cost = cost_of(read_run(ROW.folder))
     assert (cost.visual_tokens, cost.encoder_gflop, cost.llm_gflop, cost.seconds_a_question) == (None,) * 4
     model = Finished("vlm", Weights(path="nowhere"), "mine", digest="d" * 64)
     model.write_config()
@@ -137,7 +138,7 @@ def test_the_cost_of_what_is_no_run_is_what_is_known_of_it(home: Path) -> None:
         write_jsonl(model.answers_path("own", variant), lines)
     step = {"step": "answers: own", "kind": "answers", "benchmark": "own", "variant": "default", "seconds": 6.0}
     write_jsonl(model.folder / "ledger.jsonl", [step])
-    cost = cost_of(model.folder)
+    cost = cost_of(read_run(model.folder))
     assert (cost.visual_tokens, cost.seconds_a_question, cost.encoder_gflop) == (576, 0.5, None)
     scored = [{"id": str(n), "score": 1, "group": str(n), "cluster": str(n)} for n in range(12)]
     write_scores(model, "own", scored, protocol_hash=summary()["protocol_hash"])  # type: ignore[arg-type]

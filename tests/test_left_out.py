@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import made_runs
@@ -12,10 +13,10 @@ from typer.testing import CliRunner
 
 from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
-from mllm_eval.finished import saved, unreadable
-from mllm_eval.report.choice import one_recipe
-from mllm_eval.report.site.evidence import gather
-from mllm_eval.run import Run, saved_runs
+from mllm_eval.results import read_records
+from mllm_eval.run import Run
+from mllm_eval.saved import read_all_saved, saved, saved_runs
+from mllm_eval.storage import results_home
 
 SOME = ["chartqa", "ai2d"]
 
@@ -52,14 +53,14 @@ def test_a_run_whose_config_no_longer_loads_is_named_everywhere(
 ) -> None:
     good, bad = two
     damage(bad.folder)
-    assert set(unreadable()) == {bad.hash} and [run.hash for run in saved_runs()] == [good.hash]
+    assert set(read_all_saved().unreadable) == {bad.hash} and [run.hash for run in saved_runs()] == [good.hash]
     left_out = f"{bad.hash}, because its config no longer loads: "
     assert f"{bad.hash} left out, because its config no longer loads: " in said("ls") and good.hash in said("ls")
     for arguments in (["table"], ["table", "--details"], ["table", "--variants", "chartqa"], ["table", "compare"]):
         text = said(*arguments, "--format", "md")
         assert f"Left out: {left_out}" in text.replace("\\", "") and "config.yaml" in text, arguments
-    evidence = gather([run.folder for run in saved_runs()], "cambrian", asked=False)
-    assert any(note.startswith(f"Left out: {left_out}") for note in evidence.left_out)
+    said("report", "--no-images")
+    assert f"Left out: {left_out}" in unescape((results_home() / "report" / "index.html").read_text())
     with pytest.raises(UserError, match=f"run {bad.hash}: its config no longer loads: .*config.yaml"):
         saved(bad.hash[:8])
 
@@ -67,8 +68,7 @@ def test_a_run_whose_config_no_longer_loads_is_named_everywhere(
 def test_where_no_run_loads_the_error_says_why(two: tuple[Run, Run]) -> None:
     for run in two:
         _cut(run.folder)
-    kept, notes = one_recipe([], "cambrian")
-    assert not kept and len(notes) == 2
+    assert not read_records().every and len(read_records().notes) == 2
     done = CliRunner().invoke(app, ["table"])
     assert done.exit_code == 2 and all(run.hash in done.output for run in two)
 
@@ -76,4 +76,4 @@ def test_where_no_run_loads_the_error_says_why(two: tuple[Run, Run]) -> None:
 def test_what_is_no_run_is_not_named(two: tuple[Run, Run]) -> None:
     shutil.rmtree(two[1].folder)
     (two[0].folder.parent / "notes").mkdir()
-    assert unreadable() == {} and "Left out" not in said("table", "--format", "md")
+    assert read_all_saved().unreadable == {} and "Left out" not in said("table", "--format", "md")

@@ -24,9 +24,10 @@ from mllm_eval.errors import UserError
 from mllm_eval.features.key import folder_name, key_of
 from mllm_eval.model import assemble, load_checkpoint, load_llm_model, load_tokenizer, save_checkpoint
 from mllm_eval.model.export import export_llava
-from mllm_eval.plan.shapes import encoder_shape
+from mllm_eval.operations.shapes import encoder_shape
 from mllm_eval.report.cost import encoding
-from mllm_eval.run import Run, saved_runs
+from mllm_eval.run import Run
+from mllm_eval.saved import saved_runs
 from mllm_eval.train import train
 
 OWN = list(CODE)

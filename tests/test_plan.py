@@ -25,10 +25,8 @@ from mllm_eval.features.store import FeatureStore
 from mllm_eval.kernels import quick
 from mllm_eval.model import IGNORED, load_llm_model
 from mllm_eval.model.targets import states_before_targets
-from mllm_eval.plan import make_plan
-from mllm_eval.plan.gpus import parse_gpus
-from mllm_eval.plan.memory import Batch, Precision, activations, states
-from mllm_eval.plan.shapes import (
+from mllm_eval.operations.count import Questions, asking, encoding, passing, projecting
+from mllm_eval.operations.shapes import (
     LlamaShape,
     ProjectorShape,
     encoder_shape,
@@ -36,7 +34,9 @@ from mllm_eval.plan.shapes import (
     lora_parameters,
     projector_shape,
 )
-from mllm_eval.plan.work import asking, encoding, passing, projecting
+from mllm_eval.plan import make_plan
+from mllm_eval.plan.gpus import parse_gpus
+from mllm_eval.plan.memory import Batch, Precision, activations, states
 from mllm_eval.plan.workload import _made_rows, reference_sizes
 from mllm_eval.storage import SHIPPED
 
@@ -255,15 +255,15 @@ def test_work_of_asking_is_that_of_its_products(tmp_path: Path, layer: int) -> N
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         for _ in range(3):
             llm.generate(ids, max_new_tokens=answer, min_new_tokens=answer, do_sample=False, pad_token_id=0)
-    work = asking(shape(), joint(), encoder_shape(encoder), 3, 3, TOKENS, text, answer, shared=False)
+    work = asking(shape(), joint(), encoder_shape(encoder), Questions(3, 3, TOKENS, text, answer), shared=False)
     plain = work.flops - work.encoder - projecting(joint(), 3 * TOKENS)
     assert plain == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
 def test_questions_of_one_image_share_its_work() -> None:
     encoder = encoder_shape(load_encoder("mini-dino"))
-    shared = asking(shape(), joint(), encoder, 30, 1, TOKENS, 10, 4)
-    alone = asking(shape(), joint(), encoder, 30, 1, TOKENS, 10, 4, shared=False)
+    shared = asking(shape(), joint(), encoder, Questions(30, 1, TOKENS, 10, 4))
+    alone = asking(shape(), joint(), encoder, Questions(30, 1, TOKENS, 10, 4), shared=False)
     assert alone.encoder == 30 * shared.encoder
     assert shared.answer == alone.answer
     assert alone.flops > shared.flops
@@ -420,11 +420,11 @@ def test_lora_trains_what_peft_adds() -> None:
 
 def test_a_plan_counts_the_adapters_that_the_recipe_names() -> None:
     from mllm_eval.catalog import load_recipe
-    from mllm_eval.plan.ways import adapted
+    from mllm_eval.operations.shapes import added_parameters
 
     stage = load_recipe("lora").stage2
     assert stage.lora is not None
-    assert adapted(stage, shape()) == lora_parameters(shape(), stage.lora.r, stage.lora.targets)
+    assert added_parameters(stage, shape()) == lora_parameters(shape(), stage.lora.r, stage.lora.targets)
 
 
 def test_gpus_are_read_in_any_case() -> None:

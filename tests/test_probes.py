@@ -12,6 +12,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.report.site.evidence import Entry
 from mllm_eval.report.site.runpage import _probes
 from mllm_eval.report.table import MISSING
+from mllm_eval.results import read_run
 from mllm_eval.storage import SHIPPED, write_atomic, write_json
 
 WHOLE = {"value": 61.25, "n": 50000, "interval": [60.8, 61.7], "how": "linear probe"}
@@ -26,10 +27,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_probes_of_a_run_are_in_its_row_and_in_no_blind_one() -> None:
     run, other = (made_runs.make_run(name, benchmarks=["gqa"]) for name in ("mini-dino", "mini-clip"))
     made_runs.make_run("mini-dino", benchmarks=["gqa"], variant="blind")
-    assert "in1k" not in {column.key for column in report.comparison([run.folder, other.folder]).columns}
+    assert "in1k" not in {
+        column.key for column in report.comparison([read_run(run.folder), read_run(other.folder)]).columns
+    }
     nyud = {"value": 0.5512, "n": 654, "how": "linear head"}
     write_json(run.folder / "probes.json", {"nyud_lin1": nyud, "in1k": WHOLE})
-    table = report.comparison([run.folder, other.folder], intervals=True)
+    table = report.comparison([read_run(run.folder), read_run(other.folder)], intervals=True)
     assert [one.key for one in table.columns if one.group == "Classic vision"] == ["in1k", "nyud_lin1"]
     seeing, second, blind = table.rows
     assert (seeing.cells["in1k"].text, seeing.cells["in1k"].interval) == ("61.3", "[60.8, 61.7]")
@@ -64,13 +67,13 @@ def test_a_wrong_file_of_probes_is_named(entry: object, said: str) -> None:
     run = made_runs.make_run("mini-dino", benchmarks=["gqa"])
     write_json(run.folder / "probes.json", entry)
     with pytest.raises(UserError, match=said) as error:
-        results.read_run(run.folder)
+        _ = results.read_run(run.folder).probes
     assert "probes.json" in str(error.value)
 
 
 def test_the_page_of_a_run_says_how_it_was_probed() -> None:
     run = made_runs.make_run("mini-dino", benchmarks=["gqa"])
-    assert _probes(Entry("k", "mini-dino", report.read_scored(run.folder), {})) == ""
+    assert _probes(Entry("k", "mini-dino", report.read_scored(read_run(run.folder)), {})) == ""
     write_json(run.folder / "probes.json", {"in1k": {**WHOLE, "how": "<b>linear</b> probe"}})
-    page = _probes(Entry("k", "mini-dino", report.read_scored(run.folder), {}))
+    page = _probes(Entry("k", "mini-dino", report.read_scored(read_run(run.folder)), {}))
     assert "61.3" in page and "[60.8, 61.7]" in page and "50,000" in page and "&lt;b&gt;linear" in page

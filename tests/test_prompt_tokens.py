@@ -11,7 +11,7 @@ import pytest
 from mllm_eval.data.conversations import Conversation
 from mllm_eval.model.checkpoint import template_marks
 from mllm_eval.prompts import IMAGE, PromptTokens, prompt_parts, render, user_turn
-from mllm_eval.train.tokenising import encode_rows
+from mllm_eval.train.rowchunks import encode_rows
 
 GOLDEN = Path(__file__).parent / "golden" / "prompts.jsonl"
 WEIGHTS = Path(__file__).parent.parent / "mllm_eval" / "miniature" / "weights" / "mini-llama"

@@ -16,6 +16,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.pipeline import sources
 from mllm_eval.pipeline.reporter import Progress
 from mllm_eval.report import comparison, render
+from mllm_eval.results import read_run
 from mllm_eval.run import Run
 from mllm_eval.storage import known_sha256, sha256_bytes
 from mllm_eval.train import hold_to_its_data
@@ -90,11 +91,11 @@ def test_a_table_says_when_rows_were_trained_on_different_data(tmp_path: Path, m
     one, two = (made_runs.make_run(name, benchmarks=["gqa"]) for name in ("mini-dino", "mini-clip"))
     for run, rows in ((one, 8298), (two, 8298)):
         run.note_training_data({"data:x.jsonl": {"size": rows, "sha256": f"{rows:064d}"}})
-    table = comparison([one.folder, two.folder])
+    table = comparison([read_run(one.folder), read_run(two.folder)])
     assert not any("different data" in note for note in table.notes)
     assert len({row.facts["data_hash"] for row in table.rows}) == 1
     two.note_training_data({"data:x.jsonl": {"size": 400, "sha256": f"{400:064d}"}})
-    table = comparison([one.folder, two.folder])
+    table = comparison([read_run(one.folder), read_run(two.folder)])
     (note,) = [note for note in table.notes if "different data" in note]
     assert f"data:x.jsonl was 8,298 bytes of SHA-256 000000000000 for mini-dino [{one.hash}]; 400 bytes" in note
     assert len({row.facts["data_hash"] for row in table.rows}) == 2

@@ -20,6 +20,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.report.site import build, write_report
 from mllm_eval.report.site.files import packed, unpacked, write_data
 from mllm_eval.report.site.samples import _code, _lines
+from mllm_eval.results import read_run
 
 BENCHMARKS = ["gqa", "seed", "textvqa"]
 
@@ -38,7 +39,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         one = site_runs.answered("mini-dino", 0.4, BENCHMARKS, 300)
         two = site_runs.answered("mini-clip", 0.7, BENCHMARKS, 300)
         site_runs.answered("mini-dino", 0.2, BENCHMARKS, 300, variant="blind")
-        return write_report([one.folder, two.folder], home / "report")
+        return write_report([read_run(one.folder), read_run(two.folder)], home / "report")
 
 
 class _Page(HTMLParser):
@@ -110,8 +111,8 @@ def test_the_compare_page_speaks_of_sight(home: Path, monkeypatch: pytest.Monkey
     for name, share in (("mini-dino", 0.2), ("mini-clip", 0.7)):
         for variant in ("default", "blind"):
             site_runs.answered(name, share, ["gqa"], 300, variant=variant)
-    folders = sorted((home / "results" / "runs").iterdir())
-    compare = unpacked(write_report(folders, home / "report") / "data" / "compare.js")
+    records = [read_run(folder) for folder in sorted((home / "results" / "runs").iterdir())]
+    compare = unpacked(write_report(records, home / "report") / "data" / "compare.js")
     (key,) = [key for key in compare["pairs"] if "blind" not in key]
     (row,) = compare["pairs"][key]
     assert "not by sight: without the image the two differ as well" in compare["said"][key]
@@ -175,7 +176,7 @@ def test_without_runs_the_published_rows_are_there(home: Path) -> None:
 def test_a_name_of_an_encoder_is_escaped(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = site_runs.answered("evil<b>&amp;", 0.5, ["gqa"], 40)
     monkeypatch.setattr(snapshots, "load_samples", lambda *_: [])
-    out = write_report([run.folder], home / "report")
+    out = write_report([read_run(run.folder)], home / "report")
     for path in out.glob("*.html"):
         assert "<b>&amp;" not in path.read_text(), path
     assert "evil&lt;b&gt;&amp;amp;" in (out / "index.html").read_text()
@@ -184,7 +185,7 @@ def test_a_name_of_an_encoder_is_escaped(home: Path, monkeypatch: pytest.MonkeyP
 def test_missing_data_shows_answers_and_says_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLLM_EVAL_DATA", str(home / "nowhere"))
     run = site_runs.answered("mini-dino", 0.5, ["gqa"], 40)
-    out = write_report([run.folder], home / "report")
+    out = write_report([read_run(run.folder)], home / "report")
     assert "GQA is shown without its questions" in (out / "index.html").read_text()
     assert unpacked(out / "data" / "b00-000.js")["questions"][0] == ""
 
@@ -194,16 +195,16 @@ def test_another_report_replaces_the_old_one_and_nothing_else_is_touched(
 ) -> None:
     monkeypatch.setattr(snapshots, "load_samples", lambda *_: [])
     one, two = (site_runs.answered(name, 0.5, ["gqa"], 40) for name in ("mini-dino", "mini-clip"))
-    out = write_report([one.folder], home / "report")
+    out = write_report([read_run(one.folder)], home / "report")
     first = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    write_report([one.folder], out)
+    write_report([read_run(one.folder)], out)
     assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()} == first
-    write_report([two.folder], out)
+    write_report([read_run(two.folder)], out)
     assert [path.name for path in out.glob("run-*")] == [f"run-{two.hash}.html"]
     (home / "mine").mkdir()
     (home / "mine" / "thesis.txt").write_text("x")
     with pytest.raises(UserError, match="holds other files"):
-        write_report([one.folder], home / "mine")
+        write_report([read_run(one.folder)], home / "mine")
 
 
 def test_runs_on_different_data_are_refused(home: Path) -> None:
@@ -213,7 +214,7 @@ def test_runs_on_different_data_are_refused(home: Path) -> None:
         made_runs.make_run("mini-clip", benchmarks=["gqa"], chosen=other),
     ]
     with pytest.raises(UserError, match="different data"):
-        write_report([run.folder for run in runs], home / "report")
+        write_report([read_run(run.folder) for run in runs], home / "report")
 
 
 def test_a_report_of_part_of_the_benchmarks_shows_what_there_is(
@@ -222,7 +223,7 @@ def test_a_report_of_part_of_the_benchmarks_shows_what_there_is(
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
     monkeypatch.setattr(snapshots, "load_samples", lambda benchmark, *_: site_runs.samples(benchmark.name, 40))
     runs = [site_runs.answered(f"mini-{name}", 0.5, ["gqa"], 40) for name in "abcdef"]
-    index = write_report([run.folder for run in runs], tmp_path / "alike", images=False) / "index.html"
+    index = write_report([read_run(run.folder) for run in runs], tmp_path / "alike", images=False) / "index.html"
     text = index.read_text(encoding="utf-8")
     assert "1 benchmark with 40 questions in all" in text
     assert text.count("separates") == 1
@@ -232,7 +233,7 @@ def test_a_report_of_part_of_the_benchmarks_shows_what_there_is(
     assert tabs == ["general", "all"]
     other = site_runs.answered("mini-a", 0.5, ["seed"], 40)
     assert other.folder == runs[0].folder
-    index = write_report([run.folder for run in runs], tmp_path / "unlike", images=False) / "index.html"
+    index = write_report([read_run(run.folder) for run in runs], tmp_path / "unlike", images=False) / "index.html"
     assert "not asked alike: 1 to 2 of 2 benchmarks, 40 to 80 questions" in index.read_text(encoding="utf-8")
 
 

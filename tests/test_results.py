@@ -128,18 +128,20 @@ def test_runs_of_two_encoders_hold_the_rest_equal_and_of_two_recipes_do_not(run:
 
 
 def test_scores_are_a_row_a_sample(run: Run) -> None:
-    frame = results.load_scores(run.folder, "cambrian")
+    frame = results.read_run(run.folder).scores("cambrian")
     assert set(frame["benchmark"]) == {"gqa", "mme"}
     gqa = frame[frame["benchmark"] == "gqa"]
     assert len(gqa) == 80 and gqa["id"].is_monotonic_increasing
     assert frame["stratum"].isna().all()
-    assert 100 * gqa["score"].mean() == pytest.approx(results.summaries(run.folder, "cambrian")["gqa"]["value"])
+    assert 100 * gqa["score"].mean() == pytest.approx(
+        results.read_run(run.folder).summaries("cambrian")["gqa"]["value"]
+    )
 
 
 def test_failed_samples_are_nan_not_zero(run: Run) -> None:
     lines = [{"id": str(i), "group": "g", "cluster": "c", "score": None if i == 3 else 1} for i in range(5)]
     made_runs.write_scores(run, "gqa", lines)
-    scores = results.load_scores(run.folder, "cambrian", benchmarks=["gqa"])["score"]
+    scores = results.read_run(run.folder).scores("cambrian", benchmarks=["gqa"])["score"]
     assert scores.isna().tolist() == [False, False, False, True, False]
     assert scores.sum() == 4
 
@@ -148,14 +150,15 @@ def test_variants_and_rules_are_told_apart(run: Run) -> None:
     blind = [{"id": "1", "group": "g", "cluster": "c", "score": 0}]
     made_runs.write_scores(run, "gqa", blind, variant="blind")
     made_runs.write_scores(run, "gqa", blind, rules="robust")
-    assert results.scored_variants(run.folder, "cambrian") == ["default", "blind"]
-    assert results.scored_rules(run.folder) == ["cambrian", "robust"]
-    assert set(results.summaries(run.folder, "cambrian", "blind")) == {"gqa"}
-    assert len(results.load_scores(run.folder, "cambrian", "blind")) == 1
+    record = results.read_run(run.folder)
+    assert record.variants("cambrian") == ["default", "blind"]
+    assert record.rules == ["cambrian", "robust"]
+    assert set(record.summaries("cambrian", "blind")) == {"gqa"}
+    assert len(record.scores("cambrian", "blind")) == 1
 
 
 def test_nothing_scored_is_an_empty_frame_with_columns(run: Run) -> None:
-    frame = results.load_scores(run.folder, "robust")
+    frame = results.read_run(run.folder).scores("robust")
     assert isinstance(frame, pd.DataFrame) and frame.empty and "score" in frame
 
 
@@ -174,7 +177,7 @@ def test_a_wrong_line_is_named(run: Run, change: dict[str, object], wrong: str) 
     path = run.scores_path("gqa", "cambrian")
     path.write_text("\n".join(json.dumps({"parsed": "A", "note": "", **line}) for line in lines))
     with pytest.raises(UserError, match=wrong):
-        results.load_scores(run.folder, "cambrian")
+        results.read_run(run.folder).scores("cambrian")
 
 
 def test_a_lost_line_and_a_lost_key_are_named(run: Run) -> None:
@@ -182,15 +185,15 @@ def test_a_lost_line_and_a_lost_key_are_named(run: Run) -> None:
     whole = path.read_text().splitlines()
     path.write_text("\n".join(whole[:-1]))
     with pytest.raises(UserError, match=r"gqa\.cambrian\.jsonl: 79 samples, its summary says 80"):
-        results.load_scores(run.folder, "cambrian")
+        results.read_run(run.folder).scores("cambrian")
     path.write_text("\n".join([*whole[:4], whole[4].replace('"cluster"', '"claster"'), *whole[5:]]))
     with pytest.raises(UserError, match=r"gqa\.cambrian\.jsonl:5: no 'cluster'"):
-        results.load_scores(run.folder, "cambrian")
+        results.read_run(run.folder).scores("cambrian")
 
 
 def test_an_unscored_benchmark_names_a_near_one(run: Run) -> None:
     with pytest.raises(UserError, match=r"'gqq'.*gqa"):
-        results.load_scores(run.folder, "cambrian", benchmarks=["gqq"])
+        results.read_run(run.folder).scores("cambrian", benchmarks=["gqq"])
 
 
 def test_a_folder_without_a_config_is_one_line(tmp_path: Path) -> None:

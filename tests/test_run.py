@@ -12,7 +12,8 @@ import yaml
 from mllm_eval.catalog import load_encoder, load_llm, load_recipe
 from mllm_eval.catalog.weights import Weights
 from mllm_eval.errors import UserError
-from mllm_eval.run import Run, saved_run, saved_runs
+from mllm_eval.run import Run
+from mllm_eval.saved import saved_run, saved_runs
 
 DIGESTS = {"encoder": "e" * 64, "llm": "f" * 64}
 

@@ -97,6 +97,21 @@ def test_seeds_without_questions_are_the_t_interval() -> None:
     assert found.within == 0 and found.freedom == pytest.approx(2)
 
 
+def test_limits_over_seeds_stay_on_the_scale_and_gaps_on_that_of_a_difference() -> None:
+    scale = stats.Scale(0.0, 100.0)
+    free, held = (stats.over_seeds([55.0, 77.5], [np.zeros(3)] * 2, *more) for more in ((), (math.inf, scale)))
+    assert free.mean.low < 0 and free.mean.high > 100
+    assert (held.mean.value, held.mean.low, held.mean.high) == (66.25, 0.0, 100.0)
+    other = stats.over_seeds([10.0, 90.0], [np.zeros(3)] * 2, math.inf, scale)
+    gap = stats.gap_over_seeds(held, other, np.zeros(3))
+    assert (gap.difference.low, gap.difference.high, gap.noise) == (-100.0, 100.0, 100.0)
+    assert gap.p == stats.gap_over_seeds(free, stats.over_seeds([10.0, 90.0], [np.zeros(3)] * 2), np.zeros(3)).p
+    unknown = stats.over_seeds([55.0, 77.5], [np.zeros(3)] * 2, 0, scale)
+    assert math.isnan(unknown.mean.low) and math.isnan(
+        stats.gap_over_seeds(unknown, held, np.zeros(3), 0).difference.high
+    )
+
+
 def test_the_interval_over_seeds_covers_what_a_single_seed_does_not() -> None:
     rng, hits, alone = np.random.default_rng(1), 0, 0
     for _ in range(500):

@@ -23,11 +23,13 @@ from mllm_eval.adapters import load_encoder_model
 from mllm_eval.catalog import Recipe
 from mllm_eval.cli.app import app
 from mllm_eval.data.samples import ImageRef
+from mllm_eval.environment import parse_bytes
 from mllm_eval.errors import UserError
 from mllm_eval.features import Features, FeatureStore
 from mllm_eval.features import room as features_room
 from mllm_eval.features.extraction import BATCH
-from mllm_eval.features.room import available, bound, make_room, parse_bytes, shard_files, taken
+from mllm_eval.features.room import available, bound, make_room, shard_files, taken
+from mllm_eval.features.shards import HEADER, index_of
 from mllm_eval.features.upkeep import collect
 from mllm_eval.features.upkeep import verify as verify_store
 from mllm_eval.plan import make_plan
@@ -47,7 +49,7 @@ def made(root: Path, name: str, start: int = 0, stop: int = 10, used: float | No
     assert store.put_many(names(start, stop), *random_features(stop - start))
     if used is not None:
         store.close()
-        for shard in (root / name).glob("*.index"):
+        for shard in (root / name).glob("*.safetensors"):
             os.utime(shard, (used, used))
     return store
 
@@ -67,9 +69,9 @@ def _own_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: Any) -> 
 # ---- the bound ----
 def test_a_bound_is_written_for_people() -> None:
     sizes = {"0": 0, "200GB": 200 * 10**9, "1.5 TB": 1500 * 10**9, "500e9": 500 * 10**9, "7k": 7000, "12": 12}
-    assert {text: parse_bytes(text) for text in sizes} == sizes
+    assert {text: parse_bytes(text, "SIZE") for text in sizes} == sizes
     with pytest.raises(UserError, match="'much'"):
-        parse_bytes("much")
+        parse_bytes("much", "SIZE")
 
 
 def test_without_a_bound_features_take_half_of_what_is_free_without_them(
@@ -90,12 +92,12 @@ def test_what_was_used_longest_ago_goes_first_whatever_store_it_is_in(tmp_path: 
     size = taken(tmp_path) // 3
     room(3 * size)
     made(tmp_path, "d")
-    assert sorted(shard.index.parent.name for shard in shard_files(tmp_path)) == ["a", "c", "d"]
+    assert sorted(shard.path.parent.name for shard in shard_files(tmp_path)) == ["a", "c", "d"]
     room(2 * size)
     # Reading is use: `c` is older on the disk.
     assert not FeatureStore(tmp_path / "c", (3, 4), 5).missing(names(0, 10))
     assert make_room(tmp_path, 0)
-    assert sorted(shard.index.parent.name for shard in shard_files(tmp_path)) == ["c", "d"]
+    assert sorted(shard.path.parent.name for shard in shard_files(tmp_path)) == ["c", "d"]
     assert taken(tmp_path) <= bound(tmp_path)
 
 
@@ -161,7 +163,7 @@ def test_processes_write_to_one_store_at_once_and_to_one_image(tmp_path: Path) -
     rows, absent = reader.rows(names(0, 60))
     assert not absent and torch.equal(rows, torch.arange(60.0)[:, None, None].expand(60, 13, 5))
     # Two shards, neither of which the other process touched.
-    assert sorted(path.stat().st_size for path in (tmp_path / "a").glob("*.rows")) == [40 * ROW, 40 * ROW]
+    assert sorted(path.stat().st_size for path in (tmp_path / "a").glob("*.safetensors")) == [HEADER + 40 * ROW] * 2
 
 
 def test_a_killed_process_holds_nothing_and_what_it_wrote_stays(tmp_path: Path, room: Any) -> None:
@@ -197,9 +199,9 @@ def test_images_without_room_are_encoded_when_asked_for_to_the_same_bits(
     whole = Features(FeatureStore.of(encoder, "d", root=tmp_path / "whole"), lambda: model)
     expected = torch.stack(whole(refs(70)))
     small = Features(FeatureStore.of(encoder, "d", root=tmp_path / "small"), lambda: model)
-    room(40 * (small.store.row_bytes + 40))
+    room(40 * small.store.image_bytes)
     assert small.fill(refs(70)) == 40
-    assert len(small.store) == 40 and taken(tmp_path / "small") <= bound(tmp_path / "small") + 40
+    assert len(small.store) == 40 and taken(tmp_path / "small") <= bound(tmp_path / "small") + HEADER
     batches: list[int] = []
     forward = model.forward
     model.forward = lambda *words: (batches.append(len(words[0])), forward(*words))[1]  # type: ignore[method-assign]
@@ -221,17 +223,23 @@ def test_no_room_at_all_stores_nothing(tmp_path: Path, room: Any) -> None:
     assert taken(tmp_path / "b") == 0
 
 
+def wipe(shard: Path) -> None:
+    """Rows of zeros, as a disk may give them; the file stays the same one, for those who have it open."""
+    with shard.open("r+b") as file:
+        file.seek(HEADER)
+        file.write(bytes(shard.stat().st_size - HEADER))
+
+
 def test_a_damaged_row_is_encoded_again_where_it_is_read(tmp_path: Path) -> None:
     encoder = make_encoder(tmp_path / "weights")
     source = Features(FeatureStore.of(encoder, "d", root=tmp_path), lambda: load_encoder_model(encoder))
     expected = torch.stack(source(refs(4)))
-    (path,) = source.store.folder.glob("*.rows")
-    path.write_bytes(bytes(path.stat().st_size))
+    (path,) = source.store.folder.glob("*.safetensors")
+    wipe(path)
     again = Features(FeatureStore.of(encoder, "d", root=tmp_path), lambda: load_encoder_model(encoder))
     assert torch.equal(torch.stack(again(refs(4))), expected)
     assert torch.equal(FeatureStore.of(encoder, "d", root=tmp_path).get_many([r.sha256 for r in refs(4)]), expected)
-    path = sorted(source.store.folder.glob("*.rows"))[-1]
-    path.write_bytes(bytes(path.stat().st_size))
+    wipe(sorted(source.store.folder.glob("*.safetensors"))[-1])
     # A reader that has no images itself, as training's batches have none, is given them.
     mended = Features(FeatureStore.of(encoder, "d", root=tmp_path), lambda: load_encoder_model(encoder))
     by_name = {ref.sha256: ref for ref in refs(4)}
@@ -292,9 +300,9 @@ def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     encoder = make_encoder(tmp_path / "weights", name="known")
     (tmp_path / "configs" / "encoders" / "known.yaml").write_text(json.dumps(encoder.model_dump(mode="json")))
     monkeypatch.setenv("MLLM_EVAL_PATH", str(tmp_path))
-    from mllm_eval.features import inventory
+    from mllm_eval.features import upkeep
 
-    inventory._known.cache_clear()
+    upkeep._known.cache_clear()
     for name, digest in (("known", encoder.weights.digest()), ("gone", "0" * 64)):
         store = FeatureStore.of(encoder.model_copy(update={"name": name}), digest)
         patches, summaries = torch.randn(6, 4, 4, 32), torch.randn(6, 32)
@@ -323,29 +331,41 @@ def test_an_unknown_store_is_answered_with_the_nearest_name(stores: Path) -> Non
 def test_verify_names_what_is_damaged_and_drops_it(stores: Path) -> None:
     assert call("verify").exit_code == 0
     store = next(path.parent for path in stores.glob("*/meta.json") if '"known"' in path.read_text())
-    first = sorted(store.glob("*.rows"))[0]
+    first, second = sorted(store.glob("*.safetensors"))
     content = bytearray(first.read_bytes())
     content[-1] ^= 1
     first.write_bytes(content)
-    index = sorted(store.glob("*.index"))[1]
-    content = bytearray(index.read_bytes())
-    content[45] ^= 1
-    index.write_bytes(content)
-    before = index.stat().st_mtime_ns
+    lines = bytearray(index_of(second).read_bytes())
+    lines[81] ^= 1
+    index_of(second).write_bytes(lines)
+    before = [shard.stat().st_mtime_ns for shard in (first, second)]
     done = call("verify", "known")
-    lines = [line for line in done.output.splitlines() if "damaged, dropped" in line]
+    told = [
+        line for line in done.output.splitlines() if "is damaged, dropped" in line or "are damaged, left out" in line
+    ]
     lost = [json.loads(line) for line in call("verify", "known", "--json").stdout.splitlines()]
-    assert done.exit_code == 1 and len(lines) == 2 and [one["row"] for one in lost] == [-1]
-    row = 3 if first.stat().st_size == 4 * 17 * 32 * 4 else 1
-    assert any(f"row {row}: image {names(0, 6)[3 if row == 3 else 5]}" in line for line in lines)
-    assert index.stat().st_mtime_ns == before
+    assert done.exit_code == 1 and len(told) == 2 and [one["row"] for one in lost] == [-1]
+    images, last = (names(0, 4), 3) if len(index_of(first).read_bytes()) == 4 * 82 else (names(4, 6), 1)
+    assert any(f"row {last}: image {images[last]} is" in line for line in told)
+    assert [shard.stat().st_mtime_ns for shard in (first, second)] == before
+
+
+def test_verify_finds_a_line_that_names_another_image(stores: Path) -> None:
+    path = sorted(stores.glob("*/*.index"))[0]
+    lines = bytearray(path.read_bytes())
+    lines[3:4] = b"0" if lines[3:4] != b"0" else b"1"
+    path.write_bytes(lines)
+    done = call("verify")
+    assert done.exit_code == 1 and f"row 0: image {lines[:64].decode()} is damaged, dropped" in done.output
 
 
 def test_gc_removes_what_crashes_and_old_encoders_left_and_nothing_else(stores: Path) -> None:
     known = next(path.parent for path in stores.glob("*/meta.json") if '"known"' in path.read_text())
     encoder_row = 17 * 32 * 4
-    os.truncate(sorted(known.glob("*.rows"))[0], 100 * encoder_row)
+    os.truncate(sorted(known.glob("*.safetensors"))[0], HEADER + 100 * encoder_row)
     (known / "000000-old.npy").write_bytes(bytes(500))
+    (known / "00-older.rows").write_bytes(bytes(700))
+    (known / "00-older.index").write_bytes(b"mllmfea1" + bytes(72))
     (known / "cut.rows").write_bytes(bytes(300))
     before = {path: path.read_bytes() for path in stores.rglob("*") if path.is_file()}
     said = call("gc", "--dry-run").output
@@ -355,9 +375,8 @@ def test_gc_removes_what_crashes_and_old_encoders_left_and_nothing_else(stores: 
     done = call("gc")
     assert done.exit_code == 0 and "orphaned stores stay" in done.output
     assert len(list(stores.glob("*/meta.json"))) == 2
-    assert {path.suffix for path in known.iterdir()} == {".json", ".index", ".rows"}
-    assert sum(path.stat().st_size for path in known.glob("*.rows")) == 6 * encoder_row
-    assert len(list(known.glob("*.rows"))) == 1
+    assert {path.suffix for path in known.iterdir()} == {".json", ".index", ".safetensors"}
+    assert [path.stat().st_size for path in known.glob("*.safetensors")] == [HEADER + 6 * encoder_row]
     assert call("gc", "--yes").exit_code == 0
     assert [path.parent for path in stores.glob("*/meta.json")] == [known]
     assert "nothing to remove" in call("gc").output
@@ -378,16 +397,16 @@ def test_gc_leaves_alone_what_is_read_and_readers_find_what_it_moved(tmp_path: P
     held.close()
     late.close()
     list(collect(root, remove_them=True))
-    assert len(list((root / "a").glob("*.rows"))) == 1 and len(FeatureStore(root / "a", (3, 4), 5)) == 8
+    assert len(list((root / "a").glob("*.safetensors"))) == 1 and len(FeatureStore(root / "a", (3, 4), 5)) == 8
 
 
 def test_verify_reads_a_store_that_knows_no_encoder(tmp_path: Path) -> None:
-    from mllm_eval.features.inventory import read_stores
+    from mllm_eval.features.upkeep import read_stores
 
     made(tmp_path, "a")
     (store,) = read_stores(tmp_path)
     assert store.owners is None and not store.orphaned and store.images == 10
-    assert list(verify_store(store)) == []
+    assert list(verify_store(tmp_path, store)) == []
 
 
 # ---- the plan ----

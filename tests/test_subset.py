@@ -24,6 +24,7 @@ from mllm_eval.model.vlm import VLM
 from mllm_eval.pipeline.subset import asked_samples
 from mllm_eval.report import choice, comparison, read_scored
 from mllm_eval.report.sizing import thinned
+from mllm_eval.results import read_run
 from mllm_eval.run import Run
 
 __all__ = ["home"]
@@ -84,12 +85,12 @@ def test_a_subset_of_chosen_benchmarks_asks_so_many_of_those(home: Path, chosen:
 
 def test_what_is_asked_is_what_the_statistics_count(both: Run, home: Path) -> None:
     whole = pipeline.evaluate("tiny-dinov2", RECIPE, benchmarks=BENCHMARKS)
-    counted = thinned(read_scored(whole.folder), SIZE)
+    counted = thinned(read_scored(read_run(whole.folder)), SIZE)
     for name in BENCHMARKS:
         asked = [one.id for one in read_answers(both.answers_path(name, PART))]
         assert sorted(asked) == sorted(counted[name].frame["id"])
         assert len(asked) < len(load_samples(load_benchmark(name), "mini"))
-    part = read_scored(both.folder, variant=PART)
+    part = read_scored(read_run(both.folder), variant=PART)
     for name, one in counted.items():
         assert part.values[name] == pytest.approx(one.units.value)
 
@@ -124,12 +125,12 @@ def test_rows_of_a_part_and_of_the_whole_stay_apart() -> None:
     runs = [made_runs.make_run(name, benchmarks=["gqa"]) for name in ("mini-dino", "mini-clip")]
     for name in ("mini-dino", "mini-clip"):
         made_runs.make_run(name, benchmarks=["gqa"], variant=PART)
-    folders = [run.folder for run in runs]
-    assert {row.facts["subset"] for row in comparison(folders).rows} == {""}
-    table = comparison(folders, variants=[PART])
+    records = [read_run(run.folder) for run in runs]
+    assert {row.facts["subset"] for row in comparison(records).rows} == {""}
+    table = comparison(records, variants=[PART])
     assert [row.label for row in table.rows] == ["mini-dino (subset of 640)", "mini-clip (subset of 640)"]
     assert all(row.cells["gqa"].interval for row in table.rows) and any("Subset of 640" in one for one in table.notes)
-    mixed = comparison(folders, variants=["default", PART])
+    mixed = comparison(records, variants=["default", PART])
     assert [row.group for row in mixed.rows] == ["All questions"] * 2 + ["Subset of 640"] * 2
     assert mixed.sentences and all(one.count("(subset of 640)") in (0, 2) for one in mixed.sentences)
 
@@ -138,8 +139,9 @@ def test_rows_of_a_part_and_of_the_whole_stay_apart() -> None:
 def test_a_run_without_the_part_is_named() -> None:
     run, other = (made_runs.make_run(name, benchmarks=["gqa"]) for name in ("mini-dino", "mini-clip"))
     made_runs.make_run("mini-dino", benchmarks=["gqa"], variant=PART)
-    kept, notes = choice.one_recipe([run.folder, other.folder], "cambrian", variants=[PART])
-    assert kept == [run.folder] and other.hash in notes[0] and "subset of 640" in notes[0]
+    chosen = choice.choose_one_recipe([read_run(run.folder), read_run(other.folder)], "cambrian", variants=[PART])
+    assert [one.hash for one in chosen.runs] == [run.hash]
+    assert other.hash in chosen.left_out[0] and "subset of 640" in chosen.left_out[0]
     found = CliRunner().invoke(app, ["table", "--runs", "mini-clip", "--subset", "640"])
     assert found.exit_code == 2 and "--subset 640" in found.output + (found.stderr or "")
     shown = CliRunner().invoke(app, ["table", "--subset", "640"])

@@ -19,6 +19,7 @@ from mllm_eval.report.evidence import read_scored
 from mllm_eval.report.gain import gains, with_gains
 from mllm_eval.report.table import MISSING
 from mllm_eval.report.variants import variants_table
+from mllm_eval.results import read_run
 from mllm_eval.run import Run
 
 SOME = ["mme", "mmvp", "chartqa"]
@@ -37,7 +38,7 @@ def seeing_and_blind(name: str = "mini-dino") -> Run:
 
 def test_the_gain_is_score_minus_blind_with_a_paired_interval() -> None:
     run = seeing_and_blind()
-    seeing, blind = read_scored(run.folder), read_scored(run.folder, variant="blind")
+    seeing, blind = read_scored(read_run(run.folder)), read_scored(read_run(run.folder), variant="blind")
     found = gains(seeing, blind)
     assert set(found) == set(SOME)
     for name in SOME:
@@ -53,8 +54,8 @@ def test_the_gain_is_score_minus_blind_with_a_paired_interval() -> None:
 
 def test_gains_stand_below_their_rows_in_every_format() -> None:
     run, other = seeing_and_blind(), make_run("mini-clip", 0.6, benchmarks=SOME)
-    folders = {one.folder.name: one.folder for one in (run, other)}
-    table = with_gains(comparison([run.folder, other.folder], variants=("default",)), folders)
+    records = [read_run(one.folder) for one in (run, other)]
+    table = with_gains(comparison(records, variants=("default",)), {record.hash: record for record in records})
     assert [row.label for row in table.rows] == ["mini-dino", "mini-dino: visual gain", "mini-clip"]
     gain = table.rows[1]
     assert gain.aside and gain.cells["chartqa"].text.startswith("+") and "avg" not in gain.cells
@@ -71,7 +72,7 @@ def test_behind_each_cell_stand_its_counts_its_chance_and_its_protocol() -> None
     run = seeing_and_blind()
     lines = [{"id": str(i), "group": str(i), "cluster": str(i), "score": s} for i, s in enumerate([1, 0, None])]
     write_scores(run, "chartqa", lines, n_unparsed=1, chance=12.5, protocol_hash="feedbeef0123")
-    table = details_table([run.folder], variants=("default", "blind"))
+    table = details_table([read_run(run.folder)], variants=("default", "blind"))
     rows = {(row.group, row.label): {key: cell.text for key, cell in row.cells.items()} for row in table.rows}
     assert rows["mini-dino", "ChartQA"] == {
         "value": "50.00", "n": "3", "n_failed": "1", "n_unparsed": "1", "chance": "12.50",
@@ -82,25 +83,25 @@ def test_behind_each_cell_stand_its_counts_its_chance_and_its_protocol() -> None
     for form in FORMATS:
         assert "feedbeef0123" in render(table, form)
     write_scores(run, "chartqa", lines, n_empty=2)
-    table = details_table([run.folder])
+    table = details_table([read_run(run.folder)])
     cells = {row.label: row.cells["n_empty"].text for row in table.rows}
     assert cells == {**dict.fromkeys(cells, MISSING), "ChartQA": "2"} and len(cells) == 3
-    assert any("2 of them empty" in note for row in comparison([run.folder]).rows for note in row.notes)
-    assert next(csv.DictReader(io.StringIO(render(comparison([run.folder]), "csv"))))["n_empty"] == "2"
+    assert any("2 of them empty" in note for row in comparison([read_run(run.folder)]).rows for note in row.notes)
+    assert next(csv.DictReader(io.StringIO(render(comparison([read_run(run.folder)]), "csv"))))["n_empty"] == "2"
     with pytest.raises(UserError, match="nothing scored by 'robust' rules"):
-        details_table([run.folder], "robust")
+        details_table([read_run(run.folder)], "robust")
 
 
 def test_variants_stand_side_by_side() -> None:
     run, other = make_run("mini-dino", 0.8, benchmarks=SOME), make_run("mini-clip", 0.6, benchmarks=["chartqa"])
     make_run("mini-dino", 0.9, benchmarks=["mmvp"], variant="single")
     make_run("mini-dino", 0.3, benchmarks=["mmvp"], variant="blind")
-    table = variants_table([run.folder, other.folder], "mmvp")
+    table = variants_table([read_run(run.folder), read_run(other.folder)], "mmvp")
     assert [column.key for column in table.columns] == ["default", "single", "blind"]
     (row,) = table.rows
-    assert row.cells["blind"].value == read_scored(run.folder, variant="blind").values["mmvp"]
+    assert row.cells["blind"].value == read_scored(read_run(run.folder), variant="blind").values["mmvp"]
     assert any("Not asked: corrected_labels" in note for note in table.notes)
     with pytest.raises(UserError, match="no run was scored on mmvp"):
-        variants_table([other.folder], "mmvp")
+        variants_table([read_run(other.folder)], "mmvp")
     with pytest.raises(UserError, match="mmvp"):
-        variants_table([run.folder], "mmpv")
+        variants_table([read_run(run.folder)], "mmpv")

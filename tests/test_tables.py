@@ -22,6 +22,7 @@ from mllm_eval.report import Cell, Column, Row, Table
 from mllm_eval.report.differences import Difference, differences
 from mllm_eval.report.evidence import read_scored
 from mllm_eval.report.table import blocks, printed, with_best, with_deltas
+from mllm_eval.results import RunRecord, read_run
 from mllm_eval.stats import Interval
 
 OCR = ("chartqa", "ocrbench", "textvqa", "docvqa")
@@ -35,17 +36,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def three(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLLM_EVAL_RESULTS", str(tmp_path_factory.mktemp("results")))
         dino = made_runs.make_run("mini-dino", 0.5)
         made_runs.make_run("mini-dino", 0.3, variant="blind")
         clip = made_runs.make_run("mini-clip", 0.5, better_at=dict.fromkeys(OCR, 0.75))
-        return [run.folder for run in (dino, clip, made_runs.make_run("mini-random", 0.3))]
+        return [read_run(run.folder) for run in (dino, clip, made_runs.make_run("mini-random", 0.3))]
 
 
 @pytest.fixture(scope="module")
-def compared(three: list[Path]) -> Table:
+def compared(three: list[RunRecord]) -> Table:
     return report.comparison(three, baseline="mini-random", intervals=True)
 
 
@@ -188,7 +189,7 @@ def test_deltas_are_those_of_the_printed_numbers() -> None:
 # === runs ===
 
 
-def test_values_intervals_and_means_of_a_run(three: list[Path]) -> None:
+def test_values_intervals_and_means_of_a_run(three: list[RunRecord]) -> None:
     """The intervals exist for all 21 numbers and hold them; the means are the paper's arithmetic."""
     run = read_scored(three[0])
     assert list(run.benchmarks) == list(results.columns().benchmarks)
@@ -201,7 +202,7 @@ def test_values_intervals_and_means_of_a_run(three: list[Path]) -> None:
     assert narrow and wide and (narrow.high - narrow.low) < (wide.high - wide.low) / 2
 
 
-def test_the_interval_of_avg_is_that_of_independent_benchmarks(three: list[Path]) -> None:
+def test_the_interval_of_avg_is_that_of_independent_benchmarks(three: list[RunRecord]) -> None:
     run = read_scored(three[0])
     errors = [run.estimates[n].units.error * results.columns().percent(n) for n in run.benchmarks]
     assert run.draws["avg"].std() == pytest.approx(np.sqrt(np.square(errors).sum()) / 16, rel=0.05)
@@ -210,31 +211,31 @@ def test_the_interval_of_avg_is_that_of_independent_benchmarks(three: list[Path]
 def test_a_value_that_no_estimator_gives_has_no_interval() -> None:
     run = made_runs.make_run("mini-dino", benchmarks=["gqa", "seed"])
     made_runs.write_scores(run, "gqa", [{**line, "score": 1} for line in made_runs.layout("gqa")], value=12.3)
-    scored = read_scored(run.folder)
+    scored = read_scored(read_run(run.folder))
     assert scored.interval("gqa") is None and scored.interval("seed") is not None
-    assert report.comparison([run.folder], intervals=True).rows[0].cells["gqa"].text == "12.3"
+    assert report.comparison([read_run(run.folder)], intervals=True).rows[0].cells["gqa"].text == "12.3"
 
 
 def test_a_benchmark_of_ones_own_stands_behind_and_outside_avg() -> None:
     run = made_runs.make_run("mini-dino")
-    for_all = report.comparison([run.folder]).rows[0].cells["avg"].text
+    for_all = report.comparison([read_run(run.folder)]).rows[0].cells["avg"].text
     made_runs.write_scores(run, "easy_vqa", [{**line, "score": 1} for line in made_runs.layout("easy_vqa")])
-    table = report.comparison([run.folder])
+    table = report.comparison([read_run(run.folder)])
     assert table.columns[-1].key == "easy_vqa"
     assert (table.rows[0].cells["easy_vqa"].text, table.rows[0].cells["avg"].text) == ("100.0", for_all)
 
 
 def test_avg_of_some_benchmarks_is_not_avg() -> None:
     run = made_runs.make_run("mini-dino", benchmarks=["gqa", "seed"])
-    table = report.comparison([run.folder])
+    table = report.comparison([read_run(run.folder)])
     assert [column.key for column in table.columns] == ["gqa", "seed"]  # no column of dashes
     assert "no AVG without MME" in table.rows[0].notes[0]
     whole = made_runs.make_run("mini-clip")
-    both = report.comparison([run.folder, whole.folder])
+    both = report.comparison([read_run(run.folder), read_run(whole.folder)])
     assert both.columns[0].key == "avg" and both.rows[0].cells["avg"].text == "–"  # noqa: RUF001
 
 
-def test_comparison_shows_runs_blind_rows_and_what_they_share(compared: Table, three: list[Path]) -> None:
+def test_comparison_shows_runs_blind_rows_and_what_they_share(compared: Table, three: list[RunRecord]) -> None:
     assert [row.label for row in compared.rows] == ["mini-dino", "mini-clip", "mini-random", "mini-dino (blind)"]
     assert [row.aside for row in compared.rows] == [False, False, False, True]
     assert [column.key for column in compared.columns][:5] == [
@@ -242,7 +243,7 @@ def test_comparison_shows_runs_blind_rows_and_what_they_share(compared: Table, t
     assert len(compared.columns) == 21
     assert compared.rows[1].cells["ocr_chart"].best and compared.rows[1].cells["ocr_chart"].marks == "***"
     assert not compared.rows[2].cells["avg"].delta
-    assert f"run {three[0].name}, seed 0, 1288/1288 answers scored" in compared.rows[0].notes[0]
+    assert f"run {three[0].hash}, seed 0, 1288/1288 answers scored" in compared.rows[0].notes[0]
     assert "rules cambrian; recipe mini" in compared.notes[0]
 
 
@@ -257,7 +258,7 @@ def test_sentences_say_who_beats_whom_with_interval_and_p(compared: Table) -> No
 def test_the_blind_row_speaks_of_benchmarks_where_there_is_no_avg() -> None:
     run = made_runs.make_run("mini-dino", benchmarks=["gqa", "seed"])
     made_runs.make_run("mini-dino", 0.1, benchmarks=["gqa"], variant="blind")
-    said = report.comparison([run.folder]).sentences
+    said = report.comparison([read_run(run.folder)]).sentences
     assert len(said) == 1
     assert re.fullmatch(r"Seeing the images gives mini-dino \+\d+\.\d GQA over mini-dino \(blind\)\.", said[0])
 
@@ -269,9 +270,9 @@ def _difference(key: str, value: float, holm: float) -> Difference:
 UNSEEN = " (no blind rows: what the wording alone gives is not taken off)"
 
 
-def _by_wording(seen: float, wording: float) -> list[Path]:
+def _by_wording(seen: float, wording: float) -> list[RunRecord]:
     """Two runs: the first is right on `seen` with and `wording` without the image, the second on 0.2 of both."""
-    folders = []
+    records = []
     for name, shares in (("a", (seen, wording)), ("b", (0.2, 0.2))):
         run = made_runs.make_run(name, benchmarks=["gqa"])
         for variant, share in zip(("default", "blind"), shares, strict=True):
@@ -281,8 +282,8 @@ def _by_wording(seen: float, wording: float) -> list[Path]:
             )
             rows = [{**line, "score": int(index in right)} for index, line in enumerate(lines)]
             made_runs.write_scores(run, "gqa", rows, variant=variant)
-        folders.append(run.folder)
-    return folders
+        records.append(read_run(run.folder))
+    return records
 
 
 def test_a_difference_that_is_there_without_the_image_is_no_win() -> None:
@@ -340,7 +341,7 @@ def test_pairs_that_nothing_separates_are_one_sentence(pairs: list[str], said: s
 
 def test_two_seeds_of_one_encoder_are_told_apart_and_do_not_differ() -> None:
     runs = [made_runs.make_run("mini-dino", seed=seed, benchmarks=["gqa"]) for seed in (0, 1)]
-    table = report.comparison([run.folder for run in runs])
+    table = report.comparison([read_run(run.folder) for run in runs])
     assert [row.label for row in table.rows] == ["mini-dino (seed 0)", "mini-dino (seed 1)"]
     assert "No benchmark separates" in table.sentences[0]
 
@@ -349,8 +350,8 @@ def test_unequal_recipes_are_refused_unless_asked_for() -> None:
     one = made_runs.make_run("mini-dino", benchmarks=["gqa"])
     two = made_runs.make_run("mini-clip", benchmarks=["gqa"], chosen=made_runs.recipe("other", tokens=16))
     with pytest.raises(UserError, match=r"do not share one recipe and LLM: mini \(.*other \("):
-        report.comparison([one.folder, two.folder])
-    table = report.comparison([one.folder, two.folder], mixed_recipes=True)
+        report.comparison([read_run(one.folder), read_run(two.folder)])
+    table = report.comparison([read_run(one.folder), read_run(two.folder)], mixed_recipes=True)
     assert any("not the encoder's" in note for note in table.notes)
 
 
@@ -359,10 +360,10 @@ def test_runs_scored_by_different_protocols_are_refused() -> None:
     lines = [{**line, "score": 1} for line in made_runs.layout("gqa")]
     made_runs.write_scores(runs[1], "gqa", lines, protocol_hash="another")
     with pytest.raises(UserError, match="gqa was scored by different protocols"):
-        report.comparison([run.folder for run in runs])
+        report.comparison([read_run(run.folder) for run in runs])
 
 
-def test_unknown_baseline_and_unscored_runs_are_one_line(three: list[Path]) -> None:
+def test_unknown_baseline_and_unscored_runs_are_one_line(three: list[RunRecord]) -> None:
     with pytest.raises(UserError, match=r"no row 'mini-rando'.*mini-random"):
         report.comparison(three, baseline="mini-rando")
     with pytest.raises(UserError, match=r"nothing scored by 'robust' rules"):
@@ -375,7 +376,7 @@ def _pair(score_a: list[float | None], score_b: list[float | None]) -> list[Diff
         run = made_runs.make_run(name, benchmarks=["gqa"])
         lines = [{"id": f"{i:03}", "group": str(i), "cluster": f"c{i // 2}", "score": s} for i, s in enumerate(scores)]
         made_runs.write_scores(run, "gqa", lines)
-        runs.append(read_scored(run.folder))
+        runs.append(read_scored(read_run(run.folder)))
     return differences([("a", runs[0], "b", runs[1])])
 
 
@@ -395,8 +396,8 @@ def test_soft_scores_have_no_mcnemar() -> None:
     assert found.mcnemar is None and found.difference.value == pytest.approx(12.5)
 
 
-def test_holm_is_over_the_whole_table(three: list[Path]) -> None:
-    runs = [read_scored(folder) for folder in three]
+def test_holm_is_over_the_whole_table(three: list[RunRecord]) -> None:
+    runs = [read_scored(record) for record in three]
     one = differences([("b", runs[1], "c", runs[2])])
     both = differences([("b", runs[1], "c", runs[2]), ("a", runs[0], "c", runs[2])])
     assert (len(one), len(both)) == (21, 42)
@@ -411,10 +412,10 @@ def test_above_chance_counts_and_names() -> None:
     made_runs.write_scores(run, "seed", [{**line, "score": int(i % 4 == 0)}
                                          for i, line in enumerate(made_runs.layout("seed"))])  # fmt: skip
     made_runs.make_run("mini-dino", 0.1, benchmarks=["gqa"], variant="blind")
-    gqa, seed = report.above_chance(run.folder)
+    gqa, seed = report.above_chance(read_run(run.folder))
     assert gqa.above and gqa.p is not None and gqa.p < 0.001 and gqa.blind is not None
     assert not seed.above and seed.value == 25 and seed.p == pytest.approx(0.5) and seed.blind is None
-    assert report.chance_table(run.folder).sentences == (
+    assert report.chance_table(read_run(run.folder)).sentences == (
         "1 of 2 benchmarks are above chance at p < 0.01; not above: SEED (25.0, chance 25.0).",)  # fmt: skip
 
 
@@ -530,7 +531,7 @@ def test_tables_are_written_in_all_formats(compared: Table, tmp_path: Path) -> N
     assert again[0].read_bytes() == written[4].read_bytes()
 
 
-def test_the_same_runs_give_the_same_table(three: list[Path], compared: Table) -> None:
+def test_the_same_runs_give_the_same_table(three: list[RunRecord], compared: Table) -> None:
     assert report.comparison(three, baseline="mini-random", intervals=True) == compared
 
 
@@ -541,7 +542,7 @@ def test_no_model_is_loaded_to_make_a_table() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_speed_does_not_hang_on_the_number_of_runs(three: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speed_does_not_hang_on_the_number_of_runs(three: list[RunRecord], monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights of a draw, the expensive part, are made once a benchmark for all runs."""
     made = []
     from mllm_eval.stats import bootstrap
@@ -552,9 +553,9 @@ def test_speed_does_not_hang_on_the_number_of_runs(three: list[Path], monkeypatc
     assert len(made) == 16
 
 
-def test_a_runs_seed_and_seed_bench_have_columns_of_their_own(three: list[Path], compared: Table) -> None:
+def test_a_runs_seed_and_seed_bench_have_columns_of_their_own(three: list[RunRecord], compared: Table) -> None:
     text = report.render(compared, "csv")
     head = text.splitlines()[0].split(",")
     assert len(set(head)) == len(head) and {"run_seed", "seed"} <= set(head)
-    line = next(row for row in _rows(text) if row["run"] == three[0].name)
+    line = next(row for row in _rows(text) if row["run"] == three[0].hash)
     assert line["run_seed"] == "0" and line["seed"] == compared.rows[0].cells["seed"].text != "0"

@@ -19,6 +19,7 @@ from mllm_eval.adapters import load_encoder_model
 from mllm_eval.errors import UserError
 from mllm_eval.features import Features
 from mllm_eval.model import load_checkpoint, load_llm_model, load_tokenizer
+from mllm_eval.operations import encoder_shape, encoding
 from mllm_eval.prompts import conversation, render
 from mllm_eval.run import Run
 from mllm_eval.storage import sha256_tree
@@ -133,8 +134,8 @@ def test_progress_weighs_images_and_steps_by_their_work(home: Path) -> None:
     done = [done for done, _ in told]
     assert done == sorted(done) and done[-1] == total
     run = make_run(home)
-    side = run.encoder.preprocessing.size // run.encoder.patch
-    assert done[0] <= run.encoder.params * side**2 * 32 / 1e6 + 1 < total
+    # As a plan counts them: thirty-two images, then the steps.
+    assert done[0] <= encoding(encoder_shape(run.encoder), 32) / 1e6 + 1 < total
 
 
 # ---- batches ----

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import made_runs
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from mllm_eval import report
 from mllm_eval.catalog import load_encoder
 from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
+from mllm_eval.operations.count import encoding
+from mllm_eval.operations.shapes import encoder_shape
 from mllm_eval.pipeline.ledger import Ledger, Part
 from mllm_eval.pipeline.reporter import Silent
-from mllm_eval.plan.shapes import encoder_shape
-from mllm_eval.plan.work import encoding
 from mllm_eval.report import choice, cost, diff, scaling, seeds, sizing
-from mllm_eval.results import AVERAGE, columns
+from mllm_eval.results import AVERAGE, columns, read_run, read_timings
 from mllm_eval.results.published import reference_folder
+from mllm_eval.run import Run
 from mllm_eval.storage import results_home
 
 
@@ -85,7 +85,7 @@ def test_measured_runs_have_a_line_of_their_own() -> None:
         run = made_runs.make_run(name, skill, benchmarks=["gqa"])
         path = run.folder / "config.yaml"
         path.write_text(path.read_text().replace("params: 1300000", f"params: {params}", 1))
-    runs = [report.read_scored(folder) for folder in sorted((results_home() / "runs").iterdir())]
+    runs = [report.read_scored(read_run(folder)) for folder in sorted((results_home() / "runs").iterdir())]
     mine = [line for line in scaling.lines("params", ["gqa"], runs) if line.source == "measured"]
     assert [line.family for line in mine] == ["Web-DINO"]
     assert sorted(mine[0].fit.x) == pytest.approx([1.1348, 2.0842]) and mine[0].fit.slope.value > 5
@@ -110,7 +110,7 @@ def test_unknown_curves_and_metrics_name_a_near_one() -> None:
 
 def _seeded(name: str, skills: list[float]) -> list[report.Scored]:
     runs = [made_runs.make_run(name, skill, seed=seed, benchmarks=["gqa"]) for seed, skill in enumerate(skills)]
-    return [report.read_scored(run.folder) for run in runs]
+    return [report.read_scored(read_run(run.folder)) for run in runs]
 
 
 def test_seeds_show_both_variances() -> None:
@@ -134,6 +134,24 @@ def test_a_claim_beyond_seed_noise_has_its_p() -> None:
     both = [*_seeded("mini-dino", [0.2, 0.22, 0.21]), *_seeded("mini-clip", [0.8, 0.81, 0.79])]
     said = seeds.seed_sentences(seeds.seed_groups(both))
     assert re.search(r"mini-clip is \d+\.\d \[.*\] above mini-dino over 3 and 3 seeds, p", said[0])
+
+
+def test_no_interval_over_two_seeds_leaves_the_scale() -> None:
+    """Student's t has one degree of freedom with two seeds: 12.7 standard errors to each side."""
+    both = []
+    for name, skills in (("mini-dino", (0.1, 0.9)), ("mini-clip", (0.3, 0.9))):
+        for seed, skill in enumerate(skills):
+            run = made_runs.make_run(name, skill, seed=seed)
+            both.append(report.read_scored(read_run(run.folder)))
+    table = seeds.seed_table(both)
+    assert table is not None
+    ends = {"MME": 2000.0}
+    limits = [(row.label, row.cells["mean"].low, row.cells["mean"].high) for row in table.rows]
+    assert len(limits) == 2 * (len(columns().benchmarks) + 5)
+    assert all(0 <= low < high <= ends.get(label, 100.0) for label, low, high in limits)
+    assert {("MME", 0.0, 2000.0), ("GQA", 0.0, 100.0), ("AVG", 0.0, 100.0)} <= set(limits)
+    for one in seeds.compare_groups(seeds.seed_groups(both)):
+        assert -100 <= one.gap.difference.low < one.gap.difference.high <= 100 and one.gap.noise <= 100
 
 
 def _blind(runs: list[report.Scored], share: float) -> None:
@@ -168,7 +186,7 @@ def test_seeds_on_one_image_say_no_more_than_they_can() -> None:
             lines = [{**line, "cluster": "one", "score": int(index < 80 * skill)}
                      for index, line in enumerate(made_runs.layout("gqa"))]  # fmt: skip
             made_runs.write_scores(run, "gqa", lines)
-            both.append(report.read_scored(run.folder))
+            both.append(report.read_scored(read_run(run.folder)))
     table = seeds.seed_table(both)
     assert table is not None
     assert [row.cells["mean"].interval for row in table.rows] == ["", ""]
@@ -178,8 +196,8 @@ def test_seeds_on_one_image_say_no_more_than_they_can() -> None:
 
 def test_one_seed_each_has_no_table_and_the_comparison_says_so() -> None:
     runs = [made_runs.make_run(name, benchmarks=["gqa"]) for name in ("mini-dino", "mini-clip")]
-    assert seeds.seed_table([report.read_scored(run.folder) for run in runs]) is None
-    assert any("One seed each" in note for note in report.comparison([run.folder for run in runs]).notes)
+    assert seeds.seed_table([report.read_scored(read_run(run.folder)) for run in runs]) is None
+    assert any("One seed each" in note for note in report.comparison([read_run(run.folder) for run in runs]).notes)
 
 
 # --- power and subsets -------------------------------------------------------
@@ -188,7 +206,7 @@ def test_one_seed_each_has_no_table_and_the_comparison_says_so() -> None:
 @pytest.fixture
 def two() -> list[report.Scored]:
     runs = [made_runs.make_run("mini-dino", 0.3), made_runs.make_run("mini-clip", 0.6)]
-    return [report.read_scored(run.folder) for run in runs]
+    return [report.read_scored(read_run(run.folder)) for run in runs]
 
 
 def test_power_of_avg_is_that_of_its_parts(two: list[report.Scored]) -> None:
@@ -202,7 +220,7 @@ def test_power_of_avg_is_that_of_its_parts(two: list[report.Scored]) -> None:
 
 
 def test_a_subset_is_stratified_and_ranks_are_compared(two: list[report.Scored]) -> None:
-    third = report.read_scored(made_runs.make_run("mini-random", 0.1).folder)
+    third = report.read_scored(read_run(made_runs.make_run("mini-random", 0.1).folder))
     parts = sizing.thinned(two[0], 320)
     sizes = {name: len(one.frame) for name, one in parts.items()}
     # two pictures of each of MME's tasks, where its share would be one
@@ -223,7 +241,7 @@ def _on_one_image() -> list[report.Scored]:
         lines = [{**line, "cluster": "one", "score": int(index < 80 * share)}
                  for index, line in enumerate(made_runs.layout("gqa"))]  # fmt: skip
         made_runs.write_scores(run, "gqa", lines)
-        found.append(report.read_scored(run.folder))
+        found.append(report.read_scored(read_run(run.folder)))
     return found
 
 
@@ -237,7 +255,7 @@ def test_one_image_has_no_interval_as_a_subset_and_promises_no_power() -> None:
 
 
 def test_a_subset_that_is_all_wrong_does_not_claim_certainty() -> None:
-    run = report.read_scored(made_runs.make_run("mini-dino", -9, benchmarks=["gqa"]).folder)
+    run = report.read_scored(read_run(made_runs.make_run("mini-dino", -9, benchmarks=["gqa"]).folder))
     cell = sizing.subset_table([run], ["a"], 160).rows[0].cells["gqa_part"]
     assert cell.value == 0 and cell.low == 0 and cell.high is not None and cell.high > 30
 
@@ -288,7 +306,7 @@ def write_ledger(folder: Path, typed: bool) -> None:
 
 
 def test_cost_is_counted_from_config_answers_and_ledger() -> None:
-    found = cost.cost_of(_costing())
+    found = cost.cost_of(read_run(_costing()))
     # 2 per weight and token (positions are added, not multiplied), 4 * depth * width * tokens**2
     assert found.encoder_gflop == pytest.approx((2 * (1.3e6 - 64 * 128) * 64 + 4 * 6 * 128 * 64**2) / 1e9)
     # 36 tokens of the image, 63 of the question; words are chosen at one position.
@@ -302,25 +320,23 @@ def test_the_cost_of_a_subset_is_its_own() -> None:
     folder = _costing()
     lines = (folder / "answers" / "gqa.jsonl").read_text().splitlines()
     (folder / "answers" / "gqa.default@100.jsonl").write_text("".join(line + "\n" for line in lines[:5]))
-    found = cost.cost_of(folder, "default@100")
+    found = cost.cost_of(read_run(folder), "default@100")
     assert (found.questions, found.seconds_a_question) == (5, 6.0)
 
 
 def test_layers_that_are_not_run_cost_nothing() -> None:
     """What `plan` says of an image and what a run's cost says are one number."""
     encoder = load_encoder("mini-dino")
-    run = made_runs.make_run("mini-dino", benchmarks=["gqa"])
-    config = yaml.safe_load((run.folder / "config.yaml").read_text())
-    config["encoder"] = encoder.model_dump(mode="json")
-    (run.folder / "config.yaml").write_text(yaml.safe_dump(config))
-    found = cost.cost_of(run.folder).encoder_gflop
+    run = Run(encoder, made_runs.recipe(), made_runs.llm(), 0, {"encoder": "e", "llm": "l"})
+    run.prepare()
+    found = cost.cost_of(read_run(run.folder)).encoder_gflop
     assert round(found, 3) == 0.120
     assert found * 1e9 == encoding(encoder_shape(encoder), 1)
 
 
 def test_a_ledger_without_kinds_gives_no_seconds_and_the_table_says_so() -> None:
     folder = _costing(typed=False)
-    found = cost.cost_of(folder)
+    found = cost.cost_of(read_run(folder))
     assert (found.training_s, found.seconds_a_question, found.typed) == (None, None, False)
     out = command("table", "--cost", "--format", "md")
     assert f"No seconds of {folder.name}" in out.replace("\\", "")
@@ -331,9 +347,14 @@ def test_what_was_done_together_is_told_apart_by_fields(tmp_path: Path) -> None:
     parts = [Part("a", "gqa", "default", 3), Part("b", "mme", "blind", 1)]
     with ledger.step("all of it", "features", parts=parts, counted="images"):
         pass
-    first, second = cost.ledger(tmp_path)
-    assert (first["kind"], first["benchmark"], first["variant"], first["images"]) == ("features", "gqa", "default", 3)
-    assert (second["benchmark"], second["variant"], second["images"]) == ("mme", "blind", 1)
+    first, second = read_timings(tmp_path)
+    assert (first.kind, first.benchmark, first.variant, first.amounts) == (
+        "features",
+        "gqa",
+        "default",
+        (("images", 3),),
+    )
+    assert (second.benchmark, second.variant, second.amounts) == ("mme", "blind", (("images", 1),))
 
 
 def test_cost_stands_beside_the_score() -> None:
@@ -368,8 +389,9 @@ def test_of_two_recipes_with_as_many_runs_the_later_is_shown() -> None:
     two = made_runs.make_run("mini-clip", benchmarks=["gqa"], chosen=made_runs.recipe("other", tokens=16))
     for path in (one.folder / "scores").iterdir():
         os.utime(path, (1, 1))
-    assert choice.one_recipe([one.folder, two.folder], "cambrian")[0] == [two.folder]
-    assert choice.one_recipe([], "cambrian") == ([], [])
+    chosen = choice.choose_one_recipe([read_run(one.folder), read_run(two.folder)], "cambrian")
+    assert [record.hash for record in chosen.runs] == [two.hash]
+    assert choice.choose_one_recipe([], "cambrian") == choice.Choice([], [])
 
 
 def test_diff_names_what_differs_and_nothing_else() -> None:
@@ -378,12 +400,12 @@ def test_diff_names_what_differs_and_nothing_else() -> None:
         (run.folder / "answers").mkdir()
         rows = [{"id": line["id"], "text": text if int(line["id"]) < 10 else "C"} for line in made_runs.layout("gqa")]
         (run.folder / "answers" / "gqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = diff.diff(one.folder, two.folder)
+    found = diff.diff(read_run(one.folder), read_run(two.folder))
     assert found.config["encoder.name"] == ("mini-dino", "mini-clip")
     assert not any(key.startswith("recipe") for key in found.config) and found.environment == {} == found.data
     answers = found.answers[0]
     assert (answers.shared, answers.same) == (80, 70)
-    scores = [report.read_scored(run.folder).scores["score"].to_numpy() for run in (one, two)]
+    scores = [report.read_scored(read_run(run.folder)).scores["score"].to_numpy() for run in (one, two)]
     assert (answers.only_a, answers.only_b) == (int((scores[0] > scores[1]).sum()), int((scores[1] > scores[0]).sum()))
     out = command("diff", "mini-dino", "mini-clip")
     assert "environment: equal" in out and "encoder.name" in out and "gqa" in out
@@ -395,7 +417,7 @@ def test_what_was_trained_on_and_how_it_was_scored_may_differ() -> None:
     two.note_training_data({"a.jsonl": {"size": 11, "sha256": "0" * 64}})
     lines = made_runs.layout("gqa")
     made_runs.write_scores(two, "gqa", [{**line, "score": 1} for line in lines], protocol_hash="ba9876543210")
-    found = diff.diff(one.folder, two.folder).data
+    found = diff.diff(read_run(one.folder), read_run(two.folder)).data
     assert found["protocol of gqa"] == ("gqa@cambrian.v1 0123456789ab", "gqa@cambrian.v1 ba9876543210")
     assert [value for key, value in found.items() if key.startswith("trained on")] == [("10", "11")]
     assert "protocol of gqa" in command("diff", "mini-dino", "mini-clip")

@@ -18,7 +18,7 @@ from mllm_eval.catalog import Encoder, load_llm, names
 from mllm_eval.decoding import decoders
 from mllm_eval.environment import device
 from mllm_eval.errors import UserError, near
-from mllm_eval.run import saved_run
+from mllm_eval.saved import saved_run
 
 Progress = Callable[[int, int], None]
 BATCH = 16

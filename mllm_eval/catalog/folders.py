@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -13,7 +14,7 @@ from mllm_eval.config import Strict
 from mllm_eval.errors import UserError, near
 from mllm_eval.storage import SHIPPED, read_text
 
-Kind = Literal["encoders", "llms", "recipes", "benchmarks", "alignments"]
+Kind = Literal["encoders", "llms", "recipes", "benchmarks", "alignments", "probes"]
 Model = TypeVar("Model", bound=Strict)
 
 
@@ -24,7 +25,7 @@ def roots() -> list[Path]:
 
 
 def files(kind: Kind) -> dict[str, Path]:
-    """Name -> yaml file of every encoder, LLM, recipe or benchmark; the first folder that has a name wins."""
+    """Name -> yaml file of every encoder, LLM, recipe, probe or benchmark; the first folder that has a name wins."""
     found: dict[str, Path] = {}
     for root in roots():
         if kind == "benchmarks":
@@ -49,8 +50,13 @@ def names(kind: Kind) -> list[str]:
 
 def paper_benchmarks() -> list[str]:
     """The benchmarks of the paper's table in its order, whether or not they are installed."""
+    return list(_paper_order())
+
+
+@cache
+def _paper_order() -> tuple[str, ...]:
     listed = yaml.safe_load(read_text(SHIPPED / "configs" / "benchmarks.yaml"))
-    return [str(name) for name in listed["order"]]
+    return tuple(str(name) for name in listed["order"])
 
 
 def find(kind: Kind, name: str) -> Path:

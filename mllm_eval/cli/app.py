@@ -149,9 +149,10 @@ def compare_(
     from mllm_eval.cli.display import display
     from mllm_eval.cli.tables import print_compared
     from mllm_eval.library.comparison import compare
+    from mllm_eval.report.options import TableOptions
 
     chosen = split(benchmarks)
-    found = compare(
+    compared = compare(
         split(encoders) or [],
         benchmarks=chosen,
         subset=subset,
@@ -163,7 +164,8 @@ def compare_(
         rules=rules,
         baseline=baseline,
     )
-    print_compared([one.run for one in found.results], rules, blind, baseline, intervals, found.results[0].subset)
+    options = TableOptions(rules, baseline, intervals, subset=compared.results[0].subset)
+    print_compared([one.record for one in compared.results], options, blind)
 
 
 @app.command(short_help="both stages of training and nothing else")
@@ -252,33 +254,36 @@ def table(
       mllm-eval table offshelf --published-only --format tex
       mllm-eval table --variants textvqa                  one benchmark, however it was asked
     """
-    from mllm_eval.cli.tables import costed, detailed, gained, named, of_all, of_runs, of_variants, put, with_left_out
+    from mllm_eval.cli.tables import detail, put, table_of, table_of_all, with_left_out, with_own_costs, with_own_gains
     from mllm_eval.errors import UserError
-    from mllm_eval.finished import saved, saved_models
-    from mllm_eval.results import hold_to_known_rules
-    from mllm_eval.run import RunFolder, saved_runs
+    from mllm_eval.report import TableOptions, named_table
+    from mllm_eval.report.variants import variants_table
+    from mllm_eval.results import hold_to_known_rules, read_records
 
-    asked = split(runs)
-    chosen: list[RunFolder] | None = [saved(one) for one in asked] if asked else None
-    every: list[RunFolder] = [*saved_runs(), *saved_models()]
+    asked, records = split(runs), read_records()
+    chosen = [records.find(one) for one in asked] if asked else None
+    shown_runs = records.every if chosen is None else chosen
     if not published_only:
-        hold_to_known_rules([run.folder for run in (every if chosen is None else chosen)], rules)
+        hold_to_known_rules(shown_runs, rules)
     if details or variants is not None:
         if name is not None:
             raise UserError("--details and --variants show runs; leave out the name of the table")
-        own = chosen if chosen is not None else every
-        shown = of_variants(own, variants, rules) if variants is not None else detailed(own, rules, blind, subset)
-        put(shown if chosen is not None else with_left_out(shown), form, out)
+        if variants is not None:
+            shown = variants_table(shown_runs, variants, rules)
+        else:
+            shown = detail(shown_runs, rules, blind, subset)
+        put(shown if chosen is not None else with_left_out(shown, records), form, out)
         return
-    if name is None and chosen is None:
-        shown = of_all(every, rules, blind, baseline, intervals, mixed_recipes, subset, whole)
-    elif name is None:
-        shown = of_runs(chosen or [], rules, blind, baseline, intervals, mixed_recipes, subset, whole)
+    options = TableOptions(rules, baseline, intervals, mixed_recipes, subset)
+    if name is not None:
+        shown = named_table(name, published_only, records.trained if chosen is None else chosen, options)
+        shown = shown if published_only or chosen is not None else with_left_out(shown, records)
+    elif chosen is None:
+        shown = table_of_all(records, options, blind, whole)
     else:
-        shown = named(name, chosen, rules, baseline, intervals, mixed_recipes, published_only, subset)
-        shown = shown if published_only or chosen is not None else with_left_out(shown)
-    shown = gained(shown, rules) if gain else shown
-    put(costed(shown) if cost else shown, form, out)
+        shown = table_of(chosen, options, blind, whole)
+    shown = with_own_gains(shown, records, rules) if gain else shown
+    put(with_own_costs(shown, records) if cost else shown, form, out)
 
 
 @app.command(short_help="hold facts of encoders against their weights")
@@ -313,11 +318,12 @@ def _others() -> None:
         looking,
         miniature,
         planning,
+        probing,
         reporting,
         statistics,
     )
 
-    for others in (gpu, looking, statistics, aligning, reporting, planning, fetching, finished, features):
+    for others in (gpu, looking, statistics, aligning, reporting, planning, fetching, finished, features, probing):
         others.register(app)
     app.add_typer(miniature.app, name="miniature")
 

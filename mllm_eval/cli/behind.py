@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mllm_eval.results import RunRecord
 
 WIDEST = 12
 """Letters of an answer in the table of all benchmarks."""
@@ -21,29 +23,28 @@ def print_parts(console: Any, own: Mapping[str, Mapping[str, Any]]) -> None:
             console.print(f"{title(name)}: {', '.join(said)}", markup=False)
 
 
-def most_frequent_answer(folder: Path, summary: dict[str, Any]) -> str:
+def most_frequent_answer(record: RunRecord, summary: dict[str, Any]) -> str:
     """The most frequent answer with its share; marked where it makes up most without being right so often."""
     from mllm_eval.distribution import one_answer
     from mllm_eval.report.given import top_answer
-    from mllm_eval.results import given_answers
 
-    found = given_answers(folder, summary)
+    found = record.given(summary)
     text, _, share = top_answer(found).rpartition(" ")
     # A sentence would push the other columns off the screen.
     said = f"{text if len(text) <= WIDEST else text[: WIDEST - 1] + '…'} {share}" if share else "-"
     return f"{said} !" if one_answer(found) else said
 
 
-def print_warning(console: Any, folder: Path, rules: str, variant: str) -> None:
+def print_warning(console: Any, record: RunRecord, rules: str, variant: str) -> None:
     """Say where one answer makes up most of all."""
     from mllm_eval.report.evidence import read_scored
     from mllm_eval.report.given import one_answer_words
 
-    if words := one_answer_words(read_scored(folder, rules, variant)):
+    if words := one_answer_words(read_scored(record, rules, variant)):
         console.print(f"!: {words}", markup=False)
 
 
-def print_benchmark(console: Any, folder: Path, summary: dict[str, Any]) -> None:
+def print_benchmark(console: Any, record: RunRecord, summary: dict[str, Any]) -> None:
     """Everything behind a benchmark's value: its parts, the answers given, and which were right."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -51,7 +52,6 @@ def print_benchmark(console: Any, folder: Path, summary: dict[str, Any]) -> None
     from mllm_eval.report.given import confusion, most_frequent
     from mllm_eval.report.parts import number, parts
     from mllm_eval.report.words import title
-    from mllm_eval.results import given_answers
 
     heading = f"{title(summary['benchmark'])}, {summary['rules']} rules, {summary['variant']}"
     value = "no value" if summary["value"] is None else f"{summary['value']:.1f}"
@@ -65,7 +65,7 @@ def print_benchmark(console: Any, folder: Path, summary: dict[str, Any]) -> None
             value = "" if part.value is None else number(part.value)
             sheet.add_row(part.name, value, "" if part.n is None else f"{part.n:,}", part.words)
         console.print(sheet)
-    given = given_answers(folder, summary)
+    given = record.given(summary)
     console.print(f"answers: {most_frequent(given)}", markup=False)
     if golds := given.get("golds"):
         console.print(f"golds: {most_frequent({'answers': golds})}", markup=False)

@@ -44,7 +44,7 @@ def check_determinism(name: str | None, samples: int | None) -> bool:
     """
     from mllm_eval.cli.display import display
     from mllm_eval.pipeline.determinism import compare_engines
-    from mllm_eval.run import saved_run
+    from mllm_eval.saved import saved_run
 
     if name is None:
         raise UserError("say which run: mllm-eval check RUN --determinism, a hash or an encoder of `mllm-eval ls`")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from mllm_eval.features.inventory import Store
-    from mllm_eval.features.upkeep import Waste
+    from mllm_eval.features.upkeep import Store, Waste
 
 EXAMPLES = """
 What is kept of encoded images: each image is encoded once per encoder, and every run reads it from results/features.
@@ -54,7 +54,7 @@ def ls(stores: Stores = None, as_json: AsJson = False) -> None:
     """
     found = _chosen(stores)
     if as_json:
-        _print_json(store.to_dict() for store in found)
+        _print_json(asdict(store) for store in found)
         return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -83,22 +83,22 @@ def ls(stores: Stores = None, as_json: AsJson = False) -> None:
         sheet.add_row(*_cells(store))
     console.print(sheet)
     root = features_root()
-    used = sum(store.size for store in found)
+    used = sum(store.bytes for store in found)
     if not stores:
         console.print(f"{used / 1e6:,.0f} MB of at most {bound(root) / 1e6:,.0f} MB ({root})", soft_wrap=True)
 
 
 def _cells(store: Store) -> list[str]:
-    meta = store.meta
-    pixels = meta.get("preprocessing") or {}
-    owners = ", ".join(store.owners or ()) or str(meta.get("encoder", "?"))
+    pixels = store.preprocessing or {}
+    owners = ", ".join(store.owners or ()) or store.encoder or "?"
     state = "orphan" if store.orphaned else "in use" if store.held else ""
-    used = datetime.fromtimestamp(store.used).strftime("%Y-%m-%d") if store.used else "never"
+    used = datetime.fromtimestamp(store.last_used).strftime("%Y-%m-%d") if store.last_used else "never"
     size = f"{pixels.get('mode', '?')} {pixels.get('size', '?')}"
-    dtype = str(meta.get("dtype", "?")).replace("bfloat", "bf").replace("float", "fp")
+    dtype = (store.dtype or "?").replace("bfloat", "bf").replace("float", "fp")
+    layer = "?" if store.layer is None else str(store.layer)
     # So many digits are enough to name a store by.
-    facts = [store.name[:8], owners, size, str(meta.get("feature_layer", "?")), dtype]
-    return [*facts, f"{store.images:,}", f"{store.size / 1e6:,.0f}", used, state]
+    facts = [store.store[:8], owners, size, layer, dtype]
+    return [*facts, f"{store.images:,}", f"{store.bytes / 1e6:,.0f}", used, state]
 
 
 @features.command(short_help="read everything, drop what is damaged")
@@ -111,20 +111,20 @@ def verify(stores: Stores = None, as_json: AsJson = False) -> None:
       mllm-eval features verify mini-dino
     """
     from mllm_eval.cli.display import display
+    from mllm_eval.features.room import features_root
     from mllm_eval.features.upkeep import verify as check
 
     damaged = 0
     reporter = display()
     for store in _chosen(stores):
-        with reporter.step(
-            f"verify {store.name}, {store.meta.get('encoder', '?')}, {store.images:,} images"
-        ) as progress:
-            for found in check(store, lambda done, whole=store.rows: progress(done, whole)):  # type: ignore[misc]
+        title = f"verify {store.store}, {store.encoder or '?'}, {store.images:,} images"
+        with reporter.step(title) as progress:
+            for found in check(features_root(), store, lambda done, whole=store.rows: progress(done, whole)):  # type: ignore[misc]
                 damaged += max(1, found.entries)
                 if as_json:
-                    _print_json([found.to_dict()])
+                    _print_json([asdict(found)])
                 elif found.row < 0:
-                    print(f"{found.store}/{found.shard}: {found.entries} entries of the index are damaged, dropped")
+                    print(f"{found.store}/{found.shard}: {found.entries} lines of the index are damaged, left out")
                 else:
                     print(f"{found.store}/{found.shard}, row {found.row}: image {found.image} is damaged, dropped")
     if not as_json:
@@ -165,7 +165,7 @@ def gc(
             print("orphaned stores stay; --yes removes them", file=sys.stderr)
         found = list(collect(root, remove_them=True, orphans=agreed))
     if as_json:
-        _print_json(waste.to_dict() for waste in found)
+        _print_json(asdict(waste) for waste in found)
         return
     _tell(found)
     freed = sum(waste.size for waste in found)
@@ -187,10 +187,10 @@ def _tell(found: list[Waste]) -> None:
 
 
 def _chosen(asked: list[str] | None) -> list[Store]:
-    from mllm_eval.features.inventory import chosen, read_stores
     from mllm_eval.features.room import features_root
+    from mllm_eval.features.upkeep import chosen, read_stores
 
-    return list(chosen(read_stores(features_root()), asked or []))
+    return chosen(read_stores(features_root()), asked or [])
 
 
 def _print_json(found: Any) -> None:

@@ -56,6 +56,7 @@ def data(
     pin: Annotated[str | None, typer.Option("--data", help="of benchmarks: hub (default), mini, ...")] = None,
     folder: Annotated[Path | None, typer.Option("--from", help="take the files from this folder")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="only compare what is here with its locks")] = False,
+    probe: Annotated[str | None, typer.Option(help="instead: of these probes, comma-separated, or all")] = None,
 ) -> None:
     """Make or check the data of a recipe, or fetch, check and lock the data of benchmarks.
 
@@ -63,12 +64,19 @@ def data(
       mllm-eval data                                     the miniature
       mllm-eval data --data hub                          the sixteen benchmarks, from the hub
       mllm-eval data chartqa docvqa --from /copies       two of them, from a folder
+      mllm-eval data --probe in1k_linear                 ImageNet-1k, from the hub
+      mllm-eval data --probe nyu_linear1 --from /nyu     what nobody may pass on, from a folder
     """
     from mllm_eval import pipeline
     from mllm_eval.cli.display import display
     from mllm_eval.errors import UserError
     from mllm_eval.storage import data_home
 
+    if probe is not None:
+        if benchmarks or recipe is not None:
+            raise UserError("--probe goes without benchmarks and --recipe")
+        pipeline.provide_probes(probe, pin, folder, offline, display())
+        return
     asked = [part.strip() for name in benchmarks or [] for part in name.split(",") if part.strip()]
     if asked or pin or folder or offline:
         if recipe is not None:

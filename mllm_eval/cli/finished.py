@@ -60,7 +60,7 @@ def export(
     """
     from mllm_eval.cli.display import display
     from mllm_eval.environment import before_torch
-    from mllm_eval.run import saved_run
+    from mllm_eval.saved import saved_run
 
     found = saved_run(run)
     before_torch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -13,14 +14,15 @@ from mllm_eval.cli.recipes import recipes
 
 if TYPE_CHECKING:
     from mllm_eval.catalog import Kind
+    from mllm_eval.results import Timing
     from mllm_eval.run import RunFolder
 
-KINDS = ("runs", "encoders", "llms", "recipes", "benchmarks", "tables")
+KINDS = ("runs", "encoders", "llms", "recipes", "benchmarks", "probes", "tables")
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    app.command("ls", short_help="list runs, encoders, llms, recipes, benchmarks, tables")(ls)
+    app.command("ls", short_help="list runs, encoders, llms, recipes, benchmarks, probes, tables")(ls)
     app.command("show", short_help="what a run is, has and cost")(show)
     app.command("encoders", short_help="all encoders with their facts")(listing.encoders)
     app.command("recipes", short_help="recipes, and what their steps would learn from")(recipes)
@@ -29,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def ls(what: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "runs") -> None:
-    """List runs, encoders, llms, recipes, benchmarks or tables.
+    """List runs, encoders, llms, recipes, benchmarks, probes or tables.
 
     \b
       mllm-eval ls
@@ -37,20 +39,19 @@ def ls(what: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "runs") -> 
     """
     from mllm_eval.catalog import names
     from mllm_eval.errors import UserError, near
-    from mllm_eval.finished import saved_models, unreadable
-    from mllm_eval.run import saved_runs
+    from mllm_eval.saved import read_all_saved
     from mllm_eval.storage import results_home
 
     if what not in KINDS:
         raise UserError(f"can't list {what!r}.{near(what, KINDS)} Known: {', '.join(KINDS)}")
     if what == "runs":
-        runs = [*saved_runs(), *saved_models()]
+        saved = read_all_saved()
+        runs = [*saved.runs, *saved.external]
         for run in runs:
             print(f"{run.hash}  {run.name.removesuffix('-' + run.hash):<32} {state(run)}")
-        broken = unreadable()
-        for name, why in broken.items():
+        for name, why in saved.unreadable.items():
             print(f"{name}  left out, because its config no longer loads: {why}")
-        if not runs and not broken:
+        if not runs and not saved.unreadable:
             print(f"no runs under {results_home()} yet; `mllm-eval eval mini-dino` makes one", file=sys.stderr)
         return
     if what == "tables":
@@ -80,12 +81,11 @@ def state(run: RunFolder) -> str:
 def _failed(run: RunFolder) -> int:
     """Samples without an answer in all that was scored; a summary that can't be read counts none."""
     from mllm_eval.errors import UserError
-    from mllm_eval.storage import read_json
 
     found = {}
     for path in (run.folder / "scores").glob("*.json"):
         try:
-            summary = read_json(path)
+            summary = run.read_summary(path)
             found[summary["benchmark"], summary["variant"]] = int(summary["n_failed"])
         except (UserError, KeyError, TypeError, ValueError):
             continue
@@ -110,25 +110,24 @@ def show(
     from mllm_eval.cli.behind import most_frequent_answer, print_benchmark, print_parts, print_warning
     from mllm_eval.data.rowcounts import row_counts
     from mllm_eval.errors import UserError, near
-    from mllm_eval.finished import Finished, saved
-    from mllm_eval.greedy import overruled_words
+    from mllm_eval.finished import Finished
     from mllm_eval.imported import Imported
-    from mllm_eval.pipeline.ledger import Ledger
-    from mllm_eval.pipeline.reporter import Silent
-    from mllm_eval.results import columns, hold_to_known_rules, scored_variants, summaries
+    from mllm_eval.results import columns, hold_to_known_rules, record_of
+    from mllm_eval.saved import saved
 
     found = saved(run)
-    hold_to_known_rules([found.folder], rules)
+    record = record_of(found)
+    hold_to_known_rules([record], rules)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else listing.PIPED_WIDTH)
     if benchmark is not None:
-        every = [summaries(found.folder, rules, variant) for variant in scored_variants(found.folder, rules)]
+        every = [record.summaries(rules, variant) for variant in record.variants(rules)]
         if not any(benchmark in own for own in every):
             known = sorted({name for own in every for name in own})
             raise UserError(f"{found.name} has no {rules} scores of {benchmark!r}.{near(benchmark, known)} "
                             f"It has: {', '.join(known) or 'none'}")  # fmt: skip
         for own in every:
             if benchmark in own:
-                print_benchmark(console, found.folder, own[benchmark])
+                print_benchmark(console, record, own[benchmark])
         return
     console.print(f"{found.name}\n{found.folder}", markup=False)
     if isinstance(found, Finished):
@@ -136,11 +135,11 @@ def show(
         console.print(
             f"{found.heading} ({found.weights.repo or found.weights.path}); {about}; {state(found)}", markup=False
         )
-        if said := overruled_words(found.overruled):
-            console.print(said, markup=False)
+        for note in record.notes:
+            console.print(note, markup=False)
     elif isinstance(found, Imported):
         console.print(f"{found.heading}; data {found.data}; {state(found)}", markup=False)
-        for title, about in found.manifest().get("files", {}).items():
+        for title, about in record.manifest.get("files", {}).items():
             console.print(f"{title}: {about.get('file')} ({about.get('format')}), SHA-256 {about.get('sha256')}",
                           markup=False)  # fmt: skip
     else:
@@ -150,45 +149,45 @@ def show(
             console.print(f"assumed {field}: {source}", markup=False)
         for number, counts in row_counts(found.folder).items():
             console.print(f"stage {number}: {counts.spoken()}", markup=False)
-    for variant in scored_variants(found.folder, rules):
+    for variant in record.variants(rules):
         sheet = Table(title=f"{rules} rules, {variant}", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         words = ("benchmark", "top answer", "protocol")
         for name in ("benchmark", "value", "chance", "n", "failed", "unparsed", "empty", "top answer", "protocol"):
             sheet.add_column(name, justify="left" if name in words else "right", no_wrap=True)
-        own = summaries(found.folder, rules, variant)
+        own = record.summaries(rules, variant)
         for name, summary in own.items():
             numbers = (
                 _cell(summary.get(key, "?")) for key in ("value", "chance", "n", "n_failed", "n_unparsed", "n_empty")
             )
             version = summary["protocol"].rpartition(".")[2]
-            top = most_frequent_answer(found.folder, summary)
+            top = most_frequent_answer(record, summary)
             sheet.add_row(name, *numbers, top, f"{version} {summary['protocol_hash']}")
         console.print(sheet)
-        print_warning(console, found.folder, rules, variant)
+        print_warning(console, record, rules, variant)
         if variant == "default":
             print_parts(console, own)
         if means := columns().means({name: one["value"] for name, one in own.items() if one["value"] is not None}):
             console.print(", ".join(f"{columns().named()[key].title} {_cell(value)}" for key, value in means.items()))
-    _print_costs(console, Ledger(found.folder, Silent()).lines())
+    _print_costs(console, record.timings)
 
 
 def _cell(value: Any) -> str:
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
-def _print_costs(console: Any, lines: list[dict[str, Any]]) -> None:
+def _print_costs(console: Any, timings: Sequence[Timing]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    if not lines:
+    if not timings:
         return
     sheet = Table(title="cost", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("step", "seconds", "cpu seconds", "peak MiB"):
         sheet.add_column(name, justify="left" if name == "step" else "right")
-    for line in lines:
-        sheet.add_row(line["step"], *(f"{line[key]:.1f}" for key in ("seconds", "cpu_seconds", "peak_mib")))
-    totals = [sum(line[key] for line in lines) for key in ("seconds", "cpu_seconds")]
-    peak = max(line["peak_mib"] for line in lines)
+    for one in timings:
+        sheet.add_row(one.title, *(f"{number:.1f}" for number in (one.seconds, one.cpu_seconds, one.peak_mib)))
+    totals = [sum(one.seconds for one in timings), sum(one.cpu_seconds for one in timings)]
+    peak = max(one.peak_mib for one in timings)
     sheet.add_row("in all", *(f"{total:.1f}" for total in totals), f"{peak:.1f}")
     console.print(sheet)
 

@@ -29,14 +29,14 @@ def report(
     """
     from mllm_eval.cli.app import split
     from mllm_eval.cli.display import display
-    from mllm_eval.finished import saved, saved_models
     from mllm_eval.report.site import write_report
-    from mllm_eval.run import saved_runs
+    from mllm_eval.results import read_records
     from mllm_eval.storage import results_home
 
-    asked = split(runs)
-    every = [*saved_runs(), *saved_models()]
-    folders = [saved(one).folder for one in asked] if asked else [run.folder for run in every]
+    asked, records = split(runs), read_records()
+    chosen = [records.find(one) for one in asked] if asked else records.every
+    unreadable = [] if asked is not None else records.notes
+    place = out or results_home() / "report"
     with display().step("report") as progress:
-        folder = write_report(folders, out or results_home() / "report", rules, images, asked is not None, progress)
+        folder = write_report(chosen, place, rules, images, asked is not None, progress, unreadable)
     print(folder / "index.html")

@@ -15,14 +15,14 @@ def score_anew(run: str | None) -> None:
     from mllm_eval import pipeline
     from mllm_eval.cli.display import display
     from mllm_eval.errors import UserError
-    from mllm_eval.finished import saved, saved_models, unreadable_notes
-    from mllm_eval.run import RunFolder, saved_runs
+    from mllm_eval.saved import read_all_saved
     from mllm_eval.storage import results_home
 
-    runs: list[RunFolder] = [saved(run)] if run is not None else [*saved_runs(), *saved_models()]
+    saved = read_all_saved()
+    runs = [saved.find(run)] if run is not None else [*saved.runs, *saved.external]
     if not runs:
         raise UserError(f"no runs under {results_home()}; `mllm-eval eval mini-dino` makes one")
-    for note in unreadable_notes() if run is None else []:
+    for note in saved.notes if run is None else []:
         print(note, file=sys.stderr)
     for one in runs:
         print(f"{one.name}: {', '.join(pipeline.score_run(one, display()))}")

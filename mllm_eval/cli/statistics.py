@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
     from mllm_eval.report import Scored
     from mllm_eval.report.diff import AnswersDiff
-    from mllm_eval.run import RunFolder
+    from mllm_eval.results import Records
 
 EXAMPLES = """
 What the evidence bears: scaling fits, seeds, power, subsets.
@@ -61,8 +60,9 @@ def scaling(
     from mllm_eval.cli.app import split
     from mllm_eval.cli.tables import put
     from mllm_eval.report.scaling import scaling_table
+    from mllm_eval.results import read_records
 
-    runs = [] if published_only else _scored(None, rules)
+    runs = [] if published_only else _scored(read_records(), None, rules)
     put(scaling_table(curve, split(metrics), runs), form, out)
 
 
@@ -76,8 +76,9 @@ def seeds(runs: Runs = None, rules: Rules = "cambrian", form: Form = "terminal",
     from mllm_eval.cli.tables import put
     from mllm_eval.errors import UserError
     from mllm_eval.report.seeds import seed_table
+    from mllm_eval.results import read_records
 
-    shown = seed_table(_scored(runs, rules))
+    shown = seed_table(_scored(read_records(), runs, rules))
     if shown is None:
         raise UserError("no encoder was run with two seeds; `mllm-eval eval ENCODER --seed 1` makes another")
     put(shown, form, out)
@@ -98,13 +99,14 @@ def power(
       mllm-eval stats power mini-clip mini-dino --difference 2
     """
     from mllm_eval.cli.tables import put
-    from mllm_eval.finished import saved
     from mllm_eval.report import read_scored
     from mllm_eval.report.seeds import seed_groups
     from mllm_eval.report.sizing import power_table
+    from mllm_eval.results import read_records
 
-    pair = [read_scored(saved(name).folder, rules) for name in (a, b)]
-    put(power_table(pair[0], pair[1], difference, seed_groups(_scored(None, rules))), form, out)
+    records = read_records()
+    first, second = (read_scored(records.find(name), rules) for name in (a, b))
+    put(power_table(first, second, difference, seed_groups(_scored(records, None, rules))), form, out)
 
 
 @stats.command(short_help="a part of the questions held against all")
@@ -123,8 +125,9 @@ def subset(
     from mllm_eval.cli.tables import put
     from mllm_eval.report.comparison import labels
     from mllm_eval.report.sizing import subset_table
+    from mllm_eval.results import read_records
 
-    scored = _scored(runs, rules)
+    scored = _scored(read_records(), runs, rules)
     put(subset_table(scored, labels(scored), size), form, out)
 
 
@@ -159,27 +162,26 @@ def predict(
         draw_prediction(target, figure)
 
 
-def _scored(names: str | None, rules: str) -> list[Scored]:
+def _scored(records: Records, names: str | None, rules: str) -> list[Scored]:
     from mllm_eval.cli.app import split
     from mllm_eval.errors import UserError
-    from mllm_eval.finished import saved, unreadable_notes
     from mllm_eval.report import read_scored
-    from mllm_eval.report.choice import one_recipe
+    from mllm_eval.report.choice import choose_one_recipe
     from mllm_eval.results import hold_to_known_rules
-    from mllm_eval.run import saved_runs
     from mllm_eval.storage import results_home
 
     if asked := split(names):
-        hold_to_known_rules([saved(one).folder for one in asked], rules)
-        return [read_scored(saved(one).folder, rules) for one in asked]
-    folders, _ = one_recipe([run.folder for run in saved_runs()], rules)
-    for note in unreadable_notes():
+        chosen = [records.find(one) for one in asked]
+        hold_to_known_rules(chosen, rules)
+        return [read_scored(record, rules) for record in chosen]
+    chosen = choose_one_recipe(records.trained, rules).runs
+    for note in records.notes:
         print(note, file=sys.stderr)
-    if not folders and names is None and not (results_home() / "runs").is_dir():
+    if not chosen and names is None and not (results_home() / "runs").is_dir():
         return []
-    if not folders:
+    if not chosen:
         raise UserError(f"no scored runs under {results_home()}; `mllm-eval eval mini-dino` makes one")
-    return [read_scored(folder, rules) for folder in folders]
+    return [read_scored(record, rules) for record in chosen]
 
 
 def diff(
@@ -195,16 +197,20 @@ def diff(
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    from mllm_eval.finished import saved
     from mllm_eval.report.diff import diff as compare
-    from mllm_eval.results import hold_to_known_rules
+    from mllm_eval.results import hold_to_known_rules, read_records
 
-    runs = [saved(one) for one in (a, b)]
-    hold_to_known_rules([run.folder for run in runs], rules)
-    found = compare(runs[0].folder, runs[1].folder, rules)
+    records = read_records()
+    first, second = (records.find(one) for one in (a, b))
+    hold_to_known_rules([first, second], rules)
+    differences = compare(first, second, rules)
     console = Console(highlight=False)
-    names = _told_apart(runs)
-    for what, unequal in (("config", found.config), ("data", found.data), ("environment", found.environment)):
+    names = (first.encoder, second.encoder) if first.encoder != second.encoder else (first.hash, second.hash)
+    for what, unequal in (
+        ("config", differences.config),
+        ("data", differences.data),
+        ("environment", differences.environment),
+    ):
         if not unequal:
             console.print(f"{what}: equal")
             continue
@@ -214,14 +220,7 @@ def diff(
         for key, (left, right) in unequal.items():
             sheet.add_row(_plain(key), _plain(left), _plain(right))
         console.print(sheet)
-    _print_answers(console, found.answers, *names)
-
-
-def _told_apart(runs: Sequence[RunFolder]) -> tuple[str, str]:
-    from mllm_eval.results import read_run
-
-    first, second = (read_run(run.folder).encoder for run in runs)
-    return (first, second) if first != second else (runs[0].hash, runs[1].hash)
+    _print_answers(console, differences.answers, *names)
 
 
 def _print_answers(console: Console, answers: list[AnswersDiff], first: str, second: str) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
-
-from mllm_eval.shelf import Shelf
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -54,7 +51,7 @@ class Sample:
 
 
 class Picture(Protocol):
-    """Where an image's bytes stand, in a form that can be kept on disk."""
+    """Where an image's bytes stand."""
 
     @property
     def sha256(self) -> str: ...
@@ -69,7 +66,7 @@ Pictures = tuple[Picture, ...]
 
 
 class Kept(NamedTuple):
-    """A sample as it lies on the shelf; `row` is its row in the data set, from 0, those that are not asked counted."""
+    """What a row was read to; `row` is its number in the data set, from 0, those that are not asked counted."""
 
     row: int
     id: str
@@ -80,17 +77,13 @@ class Kept(NamedTuple):
     record: Mapping[str, Any]
 
 
-class Samples(Sequence[Sample]):
-    """A benchmark's samples in the data set's order, kept on disk.
-
-    Memory holds 24 bytes of each at most. A sample is made when it is asked for; go through all of them rather than
-    ask for each by its number, where all are needed.
-    """
+class Samples(list[Sample]):
+    """A benchmark's samples in the data set's order, and the rows they were read from."""
 
     def __init__(
         self,
         benchmark: str,
-        kept: Shelf[Kept],
+        kept: Sequence[Kept],
         clusters: Sequence[str],
         rows: int,
         pictures: Sequence[Pictures] | None = None,
@@ -99,11 +92,12 @@ class Samples(Sequence[Sample]):
 
         `rows` is the number of the data set's rows, those that are not asked counted.
         """
-        self.benchmark = benchmark
-        self.rows = rows
-        self.kept = kept
-        self.clusters = clusters
-        self.pictures = pictures
+        self.benchmark, self.kept, self.clusters, self.rows = benchmark, kept, clusters, rows
+        shown = [one.pictures for one in kept] if pictures is None else pictures
+        super().__init__(
+            Sample(benchmark, one.id, tuple(map(_ref, own)), one.prompt, one.target, one.group, cluster, one.record)
+            for one, own, cluster in zip(kept, shown, clusters, strict=True)
+        )
 
     def showing(self, pictures: Sequence[Pictures]) -> Samples:
         """The same samples with other images."""
@@ -113,61 +107,16 @@ class Samples(Sequence[Sample]):
         """The row of each sample in the data set, from 0, those that are not asked counted."""
         return (kept.row for kept in self.kept)
 
-    def __len__(self) -> int:
-        return len(self.kept)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(len(self))[index]]
-        kept = self.kept[index]
-        pictures = kept.pictures if self.pictures is None else self.pictures[index]
-        return self._sample(kept, self.clusters[index], pictures)
-
-    def __iter__(self) -> Iterator[Sample]:
-        if self.pictures is None:
-            for kept, cluster in zip(self.kept, self.clusters, strict=True):
-                yield self._sample(kept, cluster, kept.pictures)
-        else:
-            for kept, cluster, pictures in zip(self.kept, self.clusters, self.pictures, strict=True):
-                yield self._sample(kept, cluster, pictures)
-
-    def _sample(self, kept: Kept, cluster: str, pictures: Pictures) -> Sample:
-        images = tuple(ImageRef(picture.sha256, picture.load, picture.size) for picture in pictures)
-        return Sample(self.benchmark, kept.id, images, kept.prompt, kept.target, kept.group, cluster, kept.record)
+def _ref(picture: Picture) -> ImageRef:
+    return ImageRef(picture.sha256, picture.load, picture.size)
 
 
-class Shown(Sequence[ImageRef]):
-    """The images that samples show, each once, where it is shown first; memory holds 16 bytes of each.
-
-    An image is made anew when it is asked for, with its sample.
-    """
-
-    def __init__(self, several: Sequence[Sequence[Sample]]) -> None:
-        self._several = several
-        self._places = array("Q")
-        seen: set[int] = set()
-        for part, samples in enumerate(several):
-            for number, sample in enumerate(samples):
-                for at, image in enumerate(sample.images):
-                    # 64 bits of a SHA-256: two images of a million are taken for one with a chance of 3 in 10^8.
-                    if (key := hash(image.sha256)) not in seen:
-                        seen.add(key)
-                        self._places.extend((part << 32 | number, at))
-
-    def __len__(self) -> int:
-        return len(self._places) // 2
-
-    @overload
-    def __getitem__(self, index: int) -> ImageRef: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[ImageRef]: ...
-    def __getitem__(self, index: int | slice) -> ImageRef | list[ImageRef]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(len(self))[index]]
-        number = range(len(self))[index]
-        where, at = self._places[2 * number], self._places[2 * number + 1]
-        return self._several[where >> 32][where & 0xFFFFFFFF].images[at]
+def shown(several: Iterable[Sequence[Sample]]) -> list[ImageRef]:
+    """The images that samples show, each once, where it is shown first."""
+    found: dict[str, ImageRef] = {}
+    for samples in several:
+        for sample in samples:
+            for image in sample.images:
+                found.setdefault(image.sha256, image)
+    return list(found.values())

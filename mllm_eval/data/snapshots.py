@@ -13,12 +13,11 @@ from typing import Any, cast
 from mllm_eval.catalog.benchmark import Benchmark, Pin, folder_of, module_of
 from mllm_eval.data.locks import locked_snapshot
 from mllm_eval.data.readers import Reading
-from mllm_eval.data.samples import Kept, Picture, Pictures, Sample, Samples
+from mllm_eval.data.samples import Kept, Pictures, Sample, Samples
 from mllm_eval.data.settings import check_named, settings_of
 from mllm_eval.data.tables import Row, files_of, rows_of
 from mllm_eval.decoding import Decoding
 from mllm_eval.errors import UserError, exception_words, near, origin
-from mllm_eval.shelf import Shelf
 from mllm_eval.storage import sha256_bytes
 
 Reader = Callable[[Mapping[str, Any], Mapping[str, Any]], Reading]
@@ -40,12 +39,12 @@ def load_samples(benchmark: Benchmark, pin: str, variant: str = "default") -> Sa
     own = next((samples for known, samples in _recent if known == key), None)
     if own is None:
         kept, rows = read_samples(benchmark, name, asked, files, chosen.settings)
-        own = Samples(benchmark.name, kept, Shelf(_clusters(kept)), rows)
+        own = Samples(benchmark.name, kept, _clusters(kept), rows)
         if asked.image_files is None:
             _recent.appendleft((key, own))
     if chosen.images == "own":
         return own
-    return own.showing(_shuffled(own.kept) if chosen.images == "other" else Shelf(() for _ in own.kept))
+    return own.showing(_shuffled(own.kept) if chosen.images == "other" else [()] * len(own))
 
 
 def _here(benchmark: Benchmark, name: str) -> tuple[Pin, Files]:
@@ -97,14 +96,14 @@ def read_samples(
     files: Files,
     changed: Mapping[str, Any] | None = None,
     told: Callable[[int], None] = lambda _: None,
-) -> tuple[Shelf[Kept], int]:
+) -> tuple[list[Kept], int]:
     """The samples in these files of a pin's tables, checked against the pin, and the number of rows read.
 
     `changed` settings are laid over the benchmark's; `told` hears of rows as they are read.
     """
     read = reader_of(benchmark)
     settings = settings_of(benchmark, read, changed)
-    samples: Shelf[Kept] = Shelf()
+    samples: list[Kept] = []
     seen: dict[str, int] = {}
     rows = 0
     for number, row in enumerate(_joined(pin, benchmark, files)):
@@ -114,7 +113,7 @@ def read_samples(
         reading = read_row(read, row, settings)
         if reading.asked:
             samples.append(_kept(number, row, reading, seen))
-    if not len(samples):
+    if not samples:
         raise _empty(pin, files)
     if pin.rows is not None and rows != pin.rows:
         raise UserError(
@@ -196,7 +195,7 @@ def _kept(number: int, row: Row, reading: Reading, seen: dict[str, int]) -> Kept
     return Kept(number, unique, pictures, reading.prompt, reading.target, group, row.record)
 
 
-def _check_ids(benchmark: Benchmark, pin: str, asked: Pin, samples: Shelf[Kept]) -> None:
+def _check_ids(benchmark: Benchmark, pin: str, asked: Pin, samples: Sequence[Kept]) -> None:
     found = ids_hash(sample.id for sample in samples)
     if asked.ids is not None and found != asked.ids:
         raise UserError(
@@ -205,7 +204,7 @@ def _check_ids(benchmark: Benchmark, pin: str, asked: Pin, samples: Shelf[Kept])
         )
 
 
-def _clusters(samples: Shelf[Kept]) -> Iterator[str]:
+def _clusters(samples: Sequence[Kept]) -> list[str]:
     """The cluster of each: samples that share an image or a group are not independent, nor those linked by a third."""
     parent = array("l")
     groups: dict[str, int] = {}
@@ -227,21 +226,13 @@ def _clusters(samples: Shelf[Kept]) -> Iterator[str]:
             image = images[key] if key in images else images.setdefault(key, new())
             parent[root(image)] = root(group)
     names: dict[int, str] = {}
-    for sample in samples:
-        own = sample.pictures[0].sha256[:16] if sample.pictures else sample.group
-        yield names.setdefault(root(groups[sample.group]), own)
+    own = (sample.pictures[0].sha256[:16] if sample.pictures else sample.group for sample in samples)
+    return [names.setdefault(root(groups[sample.group]), name) for sample, name in zip(samples, own, strict=True)]
 
 
-def _shuffled(samples: Shelf[Kept]) -> Shelf[Pictures]:
+def _shuffled(samples: Sequence[Kept]) -> list[Pictures]:
     """For each sample another one's images: those that follow its own in a drawn order of all."""
-    places: dict[str, tuple[int, int]] = {}
-    for number, sample in enumerate(samples):
-        places |= {picture.sha256: (number, at) for at, picture in enumerate(sample.pictures)}
-    order = sorted(places, key=lambda sha: sha256_bytes(f"shuffled {sha}".encode()))
+    pictures = {picture.sha256: picture for sample in samples for picture in sample.pictures}
+    order = sorted(pictures, key=lambda sha: sha256_bytes(f"shuffled {sha}".encode()))
     following = dict(zip(order, [*order[1:], *order[:1]], strict=True))
-
-    def other(sha: str) -> Picture:
-        number, at = places[following[sha]]
-        return samples[number].pictures[at]
-
-    return Shelf(tuple(other(picture.sha256) for picture in sample.pictures) for sample in samples)
+    return [tuple(pictures[following[picture.sha256]] for picture in sample.pictures) for sample in samples]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from mllm_eval.adapters.base import EncoderModel, FeatureMap
+from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.data.samples import ImageRef
 from mllm_eval.decoding import decoders
 from mllm_eval.errors import UserError
@@ -32,19 +32,20 @@ BROKEN = (UserError, OSError, ValueError)
 
 
 class Encoded(NamedTuple):
-    """A batch: the features of those images that could be read, in their order, and the others with the reason."""
+    """A batch: the rows (`FeatureStore.as_rows`) of those images that could be read, the others with the reason."""
 
     names: list[str]
-    features: FeatureMap | None
+    rows: Tensor | None
     broken: list[tuple[ImageRef, Exception]]
-    asked: int
 
 
-def encode(model: EncoderModel, images: Sequence[ImageRef], batch: int = BATCH) -> Iterator[Encoded]:
-    """The features of images, batch by batch in their order.
+def encode(
+    model: EncoderModel, images: Sequence[ImageRef], store: FeatureStore, batch: int = BATCH
+) -> Iterator[Encoded]:
+    """The features of images as `store` would keep them, batch by batch in their order.
 
     Every batch has the same shape (the last one is filled up), so an image's features do not depend on which
-    others stand beside it or how many threads decode.
+    others stand beside it or how many threads decode. Raises UserError for features that are not finite.
     """
     weight = next(model.parameters())
     todo = (images[start : start + batch] for start in range(0, len(images), batch))
@@ -60,19 +61,18 @@ def encode(model: EncoderModel, images: Sequence[ImageRef], batch: int = BATCH) 
             prepare_next()
         while coming:
             refs, futures = coming.popleft()
-            decoded = [future.result() for future in futures]
+            decoded = [(ref, future.result()) for ref, future in zip(refs, futures, strict=True)]
             prepare_next()
-            pixels = [found for found in decoded if not isinstance(found, Exception)]
-            names = [ref.sha256 for ref, one in zip(refs, decoded, strict=True) if not isinstance(one, Exception)]
-            broken = [(ref, one) for ref, one in zip(refs, decoded, strict=True) if isinstance(one, Exception)]
-            features = None
-            if names:
-                filled = np.zeros((batch, *pixels[0].shape), np.float32)
-                filled[: len(pixels)] = pixels
+            broken = [(ref, one) for ref, one in decoded if isinstance(one, Exception)]
+            pixels = {ref.sha256: one for ref, one in decoded if not isinstance(one, Exception)}
+            rows = None
+            if pixels:
+                filled = np.zeros((batch, *next(iter(pixels.values())).shape), np.float32)
+                filled[: len(pixels)] = list(pixels.values())
                 (made,) = model(torch.from_numpy(filled).to(weight.device, weight.dtype))
-                # Off the GPU at once: what is kept may be more than it has room for.
-                features = FeatureMap(made.patches[: len(names)].cpu(), made.summary[: len(names)].cpu())
-            yield Encoded(names, features, broken, len(refs))
+                # Looked at on the GPU and off it at once: what is kept may be more than it has room for.
+                rows = store.as_rows(made.patches[: len(pixels)], made.summary[: len(pixels)])
+            yield Encoded(list(pixels), rows, broken)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -102,98 +102,46 @@ def extract(
     raised, after what was computed before it is stored. `progress` gets the images done and to do.
     """
     todo = lacking(images, store)
-    kept = _Kept(store)
+    names: list[str] = []
+    parts: list[Tensor] = []
+    writing: Future[bool] | None = None
     done = 0
-    try:
-        for made in encode(model, todo, batch):
-            for ref, problem in made.broken:
-                if on_broken is None:
-                    raise problem
-                on_broken(ref, problem)
-            if made.features is not None:
-                kept.add(made.names, made.features)
-            done += made.asked
-            if progress:
-                progress(done, len(todo))
-            if kept.full:
-                break
-    finally:
-        kept.close()
+    with ThreadPoolExecutor(1, "write") as writer:
+
+        def room() -> bool:
+            """Whether all that was to be written has been; what that has raised is raised here."""
+            return writing is None or writing.result()
+
+        try:
+            for made in encode(model, todo, store, batch):
+                for ref, problem in made.broken:
+                    if on_broken is None:
+                        raise problem
+                    on_broken(ref, problem)
+                if made.rows is not None:
+                    names += made.names
+                    parts.append(made.rows)
+                done += len(made.names) + len(made.broken)
+                if progress:
+                    progress(done, len(todo))
+                if len(names) * store.row_bytes >= WRITE_BYTES:
+                    if not room():
+                        return done
+                    writing = writer.submit(store.put_rows, names, _joined(parts))
+                    names, parts = [], []
+        finally:
+            if room() and names:
+                store.put_rows(names, _joined(parts))
     return done
 
 
-def lacking(images: Sequence[ImageRef], store: FeatureStore) -> Chosen:
-    """The images that the store lacks, each once, in their order; memory holds 8 bytes of each."""
-    places, missing = array("Q"), iter(store.missing(image.sha256 for image in images))
-    name = next(missing, None)
-    for place, image in enumerate(images):
-        # They come in the order of the images.
-        if image.sha256 == name:
-            places.append(place)
-            name = next(missing, None)
-    return Chosen(images, places)
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
-class Chosen(Sequence[ImageRef]):
-    """Those at some places of a sequence."""
-
-    def __init__(self, images: Sequence[ImageRef], places: Sequence[int]) -> None:
-        self._images, self._places = images, places
-
-    def first(self, count: int) -> Chosen:
-        """The first so many of them."""
-        return Chosen(self._images, self._places[:count])
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @overload
-    def __getitem__(self, index: int) -> ImageRef: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[ImageRef]: ...
-    def __getitem__(self, index: int | slice) -> ImageRef | list[ImageRef]:
-        if isinstance(index, slice):
-            return [self._images[place] for place in self._places[index]]
-        return self._images[self._places[index]]
-
-
-class _Kept:
-    """Features on their way to the store, written by a thread while the encoder goes on."""
-
-    def __init__(self, store: FeatureStore) -> None:
-        self.store = store
-        self.full = False
-        self._names: list[str] = []
-        self._parts: list[FeatureMap] = []
-        self._writer = ThreadPoolExecutor(1, "write")
-        self._writing: Future[bool] | None = None
-
-    def add(self, names: list[str], features: FeatureMap) -> None:
-        self._names += names
-        self._parts.append(features)
-        if len(self._names) * self.store.row_bytes >= WRITE_BYTES:
-            self._write()
-
-    def _write(self) -> None:
-        self._wait()
-        if self._names and not self.full:
-            self._writing = self._writer.submit(self._put, self._names, self._parts)
-        self._names, self._parts = [], []
-
-    def _put(self, names: list[str], parts: list[FeatureMap]) -> bool:
-        patches = torch.cat([part.patches for part in parts])
-        summaries = torch.cat([part.summary for part in parts])
-        return self.store.put_many(names, patches, summaries)
-
-    def _wait(self) -> None:
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            self.full = not writing.result()
-
-    def close(self) -> None:
-        """Write the rest; what a write has raised is raised here at the latest."""
-        try:
-            self._write()
-            self._wait()
-        finally:
-            self._writer.shutdown()
+def lacking(images: Iterable[ImageRef], store: FeatureStore) -> list[ImageRef]:
+    """The images that the store lacks, each once, in their order."""
+    found: dict[str, ImageRef] = {}
+    for image in images:
+        found.setdefault(image.sha256, image)
+    return [found[name] for name in store.missing(found)]

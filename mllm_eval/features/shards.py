@@ -1,189 +1,193 @@
-"""A shard of a feature store: rows of one size in a file, and an index that says whose they are.
+"""A shard of a store: a safetensors file of one tensor that grows, and a text file that says whose rows it has.
 
-`<name>.rows` holds rows one after another. `<name>.index` has a header of 40 bytes and 40 bytes a row in the same
-order: SHA-256 of the image, CRC-32 of the row, CRC-32 of these 36 bytes. Both only grow, and a row is on the disk
-before its entry is: what a crash cuts off has no entry, or one whose checksum is wrong, and does not count. Each
-writing process makes shards of its own, so no two ever write to one file.
+`<name>.safetensors` holds `features` [n, h * w + 1, D]. Line i of `<name>.index` has the SHA-256 of row i's image and
+the XXH3 of that and the row, in hex. Length and header are set before rows are written, and a line is written when its
+row is on the disk (fsync): other tools can open the file at any time, and what a crash cuts off has no line. Each
+writing process makes shards of its own. Who reads or writes a shard has it open and locked (flock), which the system
+ends with the process: nobody removes it meanwhile.
 """
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import secrets
-import struct
 import time
-import zlib
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-ENTRY = np.dtype([("image", np.uint8, (32,)), ("checksum", "<u4"), ("check", "<u4")])
-MAGIC = b"mllmfea1"
-# Magic, bytes of a row, and nothing.
-HEADER = struct.Struct("<8sQ24x")
-Bytes = NDArray[np.uint8]
+# A shard takes no more rows beyond this: what is evicted at once, and what bounds the number of files.
+SHARD_BYTES = 2**30
+SUFFIX = ".safetensors"
+HEADER = 512
+LINE = np.dtype([("image", "S64"), ("space", "S1"), ("checksum", "S16"), ("end", "S1")])
+DROPPED = b"-" * 81 + b"\n"
+KINDS = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
 
 
 class NotAShard(ValueError):
-    """A file that is no index of rows of the expected size."""
+    """A file that is no shard of features, or of other rows."""
 
 
-def rows_file(index: Path) -> Path:
-    """The rows of an index."""
-    return index.with_suffix(".rows")
+class Form(NamedTuple):
+    """What rows are: [tokens, width] of a dtype."""
+
+    dtype: str
+    tokens: int
+    width: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return self.tokens * self.width * KINDS[self.dtype][1]
+
+    def header(self, rows: int) -> bytes:
+        """The beginning of a safetensors file of so many rows."""
+        tensor = {"dtype": KINDS[self.dtype][0], "shape": [rows, self.tokens, self.width]}
+        tensor["data_offsets"] = [0, rows * self.row_bytes]
+        text = json.dumps({"__metadata__": {"images": "line i of .index: row i"}, "features": tensor})
+        return (HEADER - 8).to_bytes(8, "little") + text.encode().ljust(HEADER - 8)
 
 
-def entries_of(images: Sequence[str], checksums: Sequence[int]) -> bytes:
-    """The entries of rows: images are SHA-256 in hex."""
-    found = bytearray()
-    for image, checksum in zip(images, checksums, strict=True):
-        entry = bytes.fromhex(image) + checksum.to_bytes(4, "little")
-        found += entry + zlib.crc32(entry).to_bytes(4, "little")
-    return bytes(found)
+def index_of(shard: Path) -> Path:
+    """The text file beside a shard."""
+    return shard.with_suffix(".index")
 
 
-def read_row_bytes(index: Path) -> int:
-    """Bytes of a row, from an index's header. Raises NotAShard for another file, OSError if it can't be read."""
-    with open(index, "rb") as file:
-        head = file.read(HEADER.size)
-    if len(head) < HEADER.size or not head.startswith(MAGIC):
-        raise NotAShard("no header of an index")
-    return int(HEADER.unpack(head)[1])
+def checksum(image: bytes, row: Any) -> bytes:
+    """XXH3 (64 bits, in hex) of an image's SHA-256 and the bytes of its row."""
+    from xxhash import xxh3_64  # listing stores does without
+
+    found = xxh3_64(image)
+    found.update(row)
+    return found.hexdigest().encode()
 
 
-def read_entries(index: Path, row_bytes: int, after: int = 0) -> tuple[NDArray[np.void], NDArray[np.bool_]]:
-    """The entries after the first `after`, and which of them count: whole, not dropped, with a row behind them.
+def read_form(shard: Path) -> Form:
+    """What a shard's rows are. Raises NotAShard for another file, OSError if it can't be read."""
+    with open(shard, "rb") as file:
+        head = file.read(HEADER)
+    try:
+        tensor = json.loads(head[8:])["features"]
+        kind = next(name for name, (code, _) in KINDS.items() if code == tensor["dtype"])
+        return Form(kind, *map(int, tensor["shape"][1:]))
+    except (ValueError, LookupError, TypeError, StopIteration):
+        raise NotAShard("no shard of features") from None
 
-    Raises NotAShard for a file of another form or size of row, OSError for one that can't be read.
+
+def read_lines(shard: Path, form: Form, after: int = 0) -> tuple[NDArray[np.void], NDArray[np.bool_]]:
+    """The lines after the first `after`, and which of them count: whole, not dropped, with a row behind them.
+
+    Raises NotAShard for a shard of other rows, OSError if it can't be read.
     """
-    if read_row_bytes(index) != row_bytes:
-        raise NotAShard(f"rows of {read_row_bytes(index)} bytes, not {row_bytes}")
-    rows = os.stat(rows_file(index)).st_size // row_bytes
-    with open(index, "rb") as file:
-        file.seek(HEADER.size + after * ENTRY.itemsize)
+    if (found := read_form(shard).row_bytes) != form.row_bytes:
+        raise NotAShard(f"rows of {found} bytes, not {form.row_bytes}")
+    with open(index_of(shard), "rb") as file:
+        file.seek(after * LINE.itemsize)
         data = file.read()
-    whole = len(data) // ENTRY.itemsize
-    view = memoryview(data)[: whole * ENTRY.itemsize]
-    entries = np.frombuffer(view, ENTRY)
-    checks = (zlib.crc32(view[at : at + 36]) for at in range(0, len(view), ENTRY.itemsize))
-    good = np.fromiter(checks, np.uint32, whole) == entries["check"]
-    good &= np.arange(after, after + whole) < rows
-    return entries, good
+    lines = np.frombuffer(data, LINE, len(data) // LINE.itemsize)
+    # Looked at after the lines: another process may be writing both.
+    rows = (shard.stat().st_size - HEADER) // form.row_bytes
+    good = (lines["end"] == b"\n") & (lines["image"] != DROPPED[:64]) & (np.arange(after, after + len(lines)) < rows)
+    return lines, good
 
 
-def drop_entry(index: Path, row: int) -> None:
-    """Make a row's entry one that does not count. A reader that has read it still finds the row's checksum wrong."""
-    with open(index, "r+b") as file:
-        file.seek(HEADER.size + row * ENTRY.itemsize)
-        file.write(bytes(ENTRY.itemsize))
+def drop_line(shard: Path, row: int) -> None:
+    """Make a row's line one that does not count."""
+    with open(index_of(shard), "r+b") as file:
+        file.seek(row * LINE.itemsize)
+        file.write(DROPPED)
+
+
+def hold(shard: Path) -> IO[bytes]:
+    """A shard's open file: until it is closed, nobody removes the shard. Raises OSError where it has gone."""
+    file = open(shard, "rb", buffering=0)  # noqa: SIM115
+    with suppress(OSError):  # a file system without locks, where nobody removes anything
+        fcntl.flock(file, fcntl.LOCK_SH)
+    if not os.fstat(file.fileno()).st_nlink:
+        file.close()
+        raise FileNotFoundError(shard)
+    return file
+
+
+@contextmanager
+def unheld(shard: Path) -> Iterator[bool]:
+    """Whether nobody holds a shard; if so, nobody can until the end of the `with` block."""
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(open(shard, "r+b"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            nobodys = True
+        except OSError:
+            nobodys = False
+        yield nobodys
+
+
+def remove(shard: Path) -> None:
+    """Remove a shard: the index first, so that no line is ever without its row."""
+    index_of(shard).unlink(missing_ok=True)
+    shard.unlink(missing_ok=True)
 
 
 class ShardWriter:
-    """A new shard of a folder, open for more rows; made empty at once, so that its name is taken."""
+    """A new shard of a folder, open for more rows. Who makes it has the root's lock."""
 
-    def __init__(self, folder: Path, row_bytes: int) -> None:
+    def __init__(self, folder: Path, form: Form) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.row_bytes = row_bytes
-        self.count = 0
-        self.process = os.getpid()
-        # Names ascend with time; the token makes those of processes differ, and the flags see to it.
-        self.name = f"{int(time.time()):010x}-{secrets.token_hex(6)}"
-        self.index = folder / f"{self.name}.index"
-        self._rows = self._index = -1
-        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
-        self._rows = os.open(rows_file(self.index), flags, 0o666)
-        try:
-            self._index = os.open(self.index, flags, 0o666)
-            os.write(self._index, HEADER.pack(MAGIC, row_bytes))
-        except OSError:
-            self.close()
-            raise
+        self.form, self.count, self.process = form, 0, os.getpid()
+        # Names ascend with time; the token makes those of processes differ, and "x" sees to it.
+        self.shard = folder / f"{int(time.time()):010x}-{secrets.token_hex(6)}{SUFFIX}"
+        self._rows = open(self.shard, "xb", buffering=0)  # noqa: SIM115
+        with suppress(OSError):
+            fcntl.flock(self._rows, fcntl.LOCK_SH)
+        self._index = open(index_of(self.shard), "xb", buffering=0)  # noqa: SIM115
+        self.reserve(0)
 
     @property
-    def size(self) -> int:
-        """Bytes of its rows."""
-        return self.count * self.row_bytes
+    def full(self) -> bool:
+        """Whether no more rows go into it."""
+        return self.count * self.form.row_bytes >= SHARD_BYTES
 
     def reserve(self, rows: int) -> None:
-        """Make the file as large as so many more rows will make it, for others to reckon with."""
-        os.ftruncate(self._rows, (self.count + rows) * self.row_bytes)
+        """Make length and header those of so many rows more, for others to reckon with."""
+        whole = self.count + rows
+        self._rows.truncate(HEADER + whole * self.form.row_bytes)
+        _write(self._rows, self.form.header(whole), 0)
 
-    def append(self, images: Sequence[str], rows: Bytes) -> None:
-        """Add rows [n, row_bytes] and then their entries; both are on the disk when this returns."""
-        if rows.shape != (len(images), self.row_bytes):
-            raise ValueError(f"rows of shape {rows.shape} for {len(images)} images of {self.row_bytes} bytes")
-        _write_all(self._rows, np.ascontiguousarray(rows).data.cast("B"), self.size)
-        os.fsync(self._rows)
-        entries = entries_of(images, [zlib.crc32(row.data) for row in rows])
-        _write_all(self._index, memoryview(entries), HEADER.size + self.count * ENTRY.itemsize)
-        os.fsync(self._index)
+    def append(self, images: Sequence[str], rows: NDArray[np.uint8]) -> None:
+        """Add rows [n, row_bytes] of images (SHA-256 in hex); they are on the disk when this returns."""
+        if rows.shape != (len(images), self.form.row_bytes):
+            raise ValueError(f"rows of shape {rows.shape} for {len(images)} images of {self.form.row_bytes} bytes")
+        lines = (
+            b"%s %s\n" % (name := image.encode(), checksum(name, row)) for image, row in zip(images, rows, strict=True)
+        )
+        for file, data, at in (
+            (self._rows, np.ascontiguousarray(rows).data.cast("B"), HEADER + self.count * self.form.row_bytes),
+            (self._index, b"".join(lines), self.count * LINE.itemsize),
+        ):
+            _write(file, data, at)
+            os.fsync(file)
         self.count += len(images)
 
     def close(self) -> None:
         """Cut off what was reserved and not used; a shard without rows leaves no file."""
-        if self._rows < 0 or self.process != os.getpid():
-            return
-        with suppress(OSError):
-            os.ftruncate(self._rows, self.size)
-        os.close(self._rows)
-        if self._index >= 0:
-            os.close(self._index)
-        self._rows = self._index = -1
-        if not self.count:
-            remove(self.index)
-
-    def __del__(self) -> None:
-        self.close()
+        if not self._rows.closed and self.process == os.getpid():
+            with suppress(OSError):
+                self.reserve(0)
+            if not self.count:
+                remove(self.shard)
+        self._rows.close()
+        self._index.close()
 
 
-def _write_all(file: int, data: memoryview, at: int) -> None:
-    while data:
-        written = os.pwrite(file, data, at)
-        data, at = data[written:], at + written
-
-
-def remove(index: Path) -> None:
-    """Remove a shard: the index first, so that no entry is ever without its row."""
-    index.unlink(missing_ok=True)
-    rows_file(index).unlink(missing_ok=True)
-
-
-class RowReader:
-    """Rows of many shards, by `pread`: a mapped file would count its pages as this process's memory."""
-
-    OPEN = 64
-
-    def __init__(self, row_bytes: int) -> None:
-        self.row_bytes = row_bytes
-        self._files: dict[Path, int] = {}
-
-    def read(self, index: Path, row: int, into: memoryview) -> bool:
-        """Read a row into a buffer of its size; False where it can't be read."""
-        try:
-            file = self._files.pop(index, -1)
-            if file < 0:
-                file = os.open(rows_file(index), os.O_RDONLY | os.O_CLOEXEC)
-            # The one used last stands last.
-            self._files[index] = file
-            while len(self._files) > self.OPEN:
-                os.close(self._files.pop(next(iter(self._files))))
-            at = row * self.row_bytes
-            while into:
-                count = os.preadv(file, [into], at)
-                if not count:
-                    return False
-                into, at = into[count:], at + count
-        except OSError:
-            return False
-        return True
-
-    def close(self) -> None:
-        """Close the files."""
-        while self._files:
-            os.close(self._files.popitem()[1])
-
-    def __del__(self) -> None:
-        self.close()
+def _write(file: IO[bytes], data: bytes | memoryview, at: int) -> None:
+    rest = memoryview(data)
+    while rest:
+        done = os.pwrite(file.fileno(), rest, at)
+        rest, at = rest[done:], at + done

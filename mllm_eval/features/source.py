@@ -17,7 +17,6 @@ from mllm_eval.environment import device
 from mllm_eval.features.extraction import BATCH, OnBroken, encode, extract, lacking
 from mllm_eval.features.key import stored_dtype
 from mllm_eval.features.room import VARIABLE, available
-from mllm_eval.features.shards import ENTRY
 from mllm_eval.features.store import FeatureStore
 from mllm_eval.progress import Progress
 
@@ -81,10 +80,10 @@ class Features:
         self._full, self._coming = False, {}
         if not todo:
             return 0
-        room = available(self.store.root) // (self.store.row_bytes + ENTRY.itemsize)
+        room = available(self.store.root) // self.store.image_bytes
         done = 0
         if room:
-            done = extract(self.model, todo.first(room), self.store, progress, on_broken)
+            done = extract(self.model, todo[:room], self.store, progress, on_broken)
         if room < len(todo) or done < len(todo):
             self._full = True
             self._coming = {image.sha256: image for image in lacking(todo, self.store)}
@@ -114,14 +113,19 @@ class Features:
         self.store.elsewhere = lambda names: self._live(find(names))
 
     def __call__(self, images: Sequence[ImageRef]) -> list[Tensor]:
-        """Patch features [h, w, D] of each image. Raises UserError for an image that cannot be read."""
-        rows, absent = self.store.rows([image.sha256 for image in images])
-        if absent and not self._full:
-            self.fill([images[at] for at in absent])
-            rows, absent = self.store.rows([image.sha256 for image in images])
-        if absent:
-            rows[absent] = self._live([images[at] for at in absent])
-        return list(rows[:, :-1].reshape(len(images), *self.store.grid, self.store.width))
+        """Patch features [h, w, D] of each image, not copied where they are stored.
+
+        Raises UserError for an image that cannot be read.
+        """
+        names = [image.sha256 for image in images]
+        rows = self.store.views(names)
+        if not self._full and any(row is None for row in rows):
+            self.fill([image for image, row in zip(images, rows, strict=True) if row is None])
+            rows = self.store.views(names)
+        if absent := [at for at, row in enumerate(rows) if row is None]:
+            for at, row in zip(absent, self._live([images[at] for at in absent]), strict=True):
+                rows[at] = row
+        return [row[:-1].view(*self.store.grid, self.store.width) for row in rows if row is not None]
 
     def _live(self, images: Sequence[ImageRef]) -> Tensor:
         """Rows [n, h * w + 1, D] of images, encoded now unless they were a moment ago; the bits are the store's."""
@@ -132,14 +136,11 @@ class Features:
         # A batch costs what it costs: it is filled up with what will be asked for next.
         ahead = list(self._coming)[: -len(wanted) % BATCH]
         todo = [*wanted.values(), *(self._coming.pop(name) for name in ahead)]
-        for made in encode(self.model, todo):
+        for made in encode(self.model, todo, self.store):
             for ref, problem in made.broken:
                 if ref.sha256 in wanted:
                     raise problem
-            if made.features is None:
-                continue
-            rows = self.store.as_rows(made.features.patches, made.features.summary)
-            for name, row in zip(made.names, rows, strict=True):
+            for name, row in zip(made.names, () if made.rows is None else made.rows, strict=True):
                 self._held[name] = row.clone()
                 if name in wanted:
                     found[name] = self._held[name]

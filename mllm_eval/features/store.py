@@ -1,19 +1,22 @@
 """The feature store: features of images on disk, by the image's bytes, for one encoder as it is used.
 
 A store is a folder under results/features, named by a digest of everything that decides a feature's bits. It holds
-shards (`mllm_eval.features.shards`) of rows [h * w + 1, D]: the patches, then the summary. A row whose checksum is
-wrong counts as missing and is computed again. What all stores take is bounded (`mllm_eval.features.room`).
+shards (`mllm_eval.features.shards`) of rows [h * w + 1, D]: the patches, then the summary. What all stores take is
+bounded (`mllm_eval.features.room`). Rows are read where they lie, in mapped files; the first time that a store gives a
+row it compares it with its checksum, and one that differs counts as missing and is computed again.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import zlib
+import resource
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,17 +24,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mllm_eval.errors import UserError
-from mllm_eval.features.index import Index
+from mllm_eval.features import shards
 from mllm_eval.features.key import DTYPES, folder_name, key_of
-from mllm_eval.features.leases import Lease
-from mllm_eval.features.room import SHARD_BYTES, features_root, make_room, root_lock
-from mllm_eval.features.shards import ENTRY, NotAShard, RowReader, ShardWriter, drop_entry, read_entries
+from mllm_eval.features.places import Part, Places
+from mllm_eval.features.room import features_root, make_room, root_lock
 from mllm_eval.storage import write_json
 
 if TYPE_CHECKING:
     from mllm_eval.catalog import Encoder
 
 log = logging.getLogger(__name__)
+
+# Bytes of rows that are given before their files are mapped anew: pages that were read count as a process's memory.
+MAPPED_BYTES = 2**28
+# Shards that a store holds at a time: half of the files that a process may have open.
+OPEN = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] % 2**31, 2**16) // 2
+# Batches whose memory is kept for the next.
+SPARE = 2
+ROW = 2**32 - 1
 
 
 class FeatureStore:
@@ -50,26 +60,30 @@ class FeatureStore:
         width: int,
         dtype: str = "float32",
         meta: dict[str, Any] | None = None,
-    ):
+    ) -> None:
         if dtype not in DTYPES:
             raise UserError(f"feature store: dtype {dtype!r} is unknown; use {', '.join(DTYPES)}")
-        self.folder = folder
-        self.grid = grid
-        self.width = width
-        self.dtype = dtype
+        self.folder, self.grid, self.width, self.dtype = folder, grid, width, dtype
         self.elsewhere: Callable[[Sequence[str]], Tensor] | None = None
         self._meta = meta
         self._kind: torch.dtype = getattr(torch, dtype)
-        self._index = Index()
+        self._form = shards.Form(dtype, grid[0] * grid[1] + 1, width)
+        self._places = Places()
         self._shards: list[Path] = []
         self._read: dict[Path, tuple[int, int]] = {}
-        """Index file -> its number, and how many of its entries were read."""
+        """Shard -> its number, and how many of its lines were read."""
         self._left_out: set[Path] = set()
-        self._held: set[int] = set()
-        self._rows = RowReader(self.row_bytes)
-        self._lease = Lease(folder.parent)
-        self._writer: ShardWriter | None = None
+        self._held: dict[int, IO[bytes]] = {}
+        self._maps: dict[int, Tensor] = {}
+        self._writers: list[shards.ShardWriter] = []
+        """The one that is written to, if any."""
+        self._given = 0
+        self._spare: list[NDArray[np.uint8]] = []
+        weakref.finalize(self, _let_go, self._held, self._writers)
         self.refresh()
+        if older := sum(path.stat().st_size for path in folder.glob("*.rows")):
+            said = "%s: %.1f GB of an earlier version are not read, their features are computed again; "
+            log.warning(said + "`mllm-eval features gc` removes them", folder, older / 1e9)
 
     @classmethod
     def of(
@@ -90,14 +104,14 @@ class FeatureStore:
         return cls(folder, (encoder.grid, encoder.grid), encoder.width, dtype, {"encoder": encoder.name, **key})
 
     @property
-    def row_shape(self) -> tuple[int, int]:
-        """Patches and the summary: (h * w + 1, D)."""
-        return self.grid[0] * self.grid[1] + 1, self.width
+    def row_bytes(self) -> int:
+        """Bytes of the features of one image."""
+        return self._form.row_bytes
 
     @property
-    def row_bytes(self) -> int:
-        """Bytes of one image on disk, beside 40 of the index."""
-        return self.row_shape[0] * self.width * self._kind.itemsize
+    def image_bytes(self) -> int:
+        """Bytes that one image takes on the disk, with its line of the index."""
+        return self._form.row_bytes + shards.LINE.itemsize
 
     @property
     def root(self) -> Path:
@@ -106,37 +120,36 @@ class FeatureStore:
 
     def refresh(self) -> None:
         """Read what was written since, by this process or another."""
-        self._forget([index for index in self._read if not index.is_file()])
-        found = sorted(self.folder.glob("*.index"))
-        self._index.add(part for index in found if (part := self._new_entries(index)) is not None)
+        paths = sorted(self.folder.glob(f"*{shards.SUFFIX}"))
+        self._forget(self._read.keys() - set(paths))
+        self._places.add([part for path in paths if (part := self._new(path)) is not None])
 
-    def _new_entries(self, index: Path) -> tuple[int, NDArray[np.int64], NDArray[np.void]] | None:
-        number, after = self._read.get(index, (len(self._shards), 0))
+    def _new(self, shard: Path) -> Part | None:
+        number, after = self._read.get(shard, (len(self._shards), 0))
         try:
-            entries, good = read_entries(index, self.row_bytes, after)
-        except (OSError, NotAShard) as problem:
-            if index not in self._left_out:
-                self._left_out.add(index)
-                log.warning("%s: left out, its features are computed again (%s)", index, problem)
+            lines, good = shards.read_lines(shard, self._form, after)
+        except (OSError, shards.NotAShard) as problem:
+            if shard not in self._left_out:
+                self._left_out.add(shard)
+                log.warning("%s: left out, its features are computed again (%s)", shard, problem)
             return None
         if number == len(self._shards):
-            self._shards.append(index)
-        self._read[index] = (number, after + len(entries))
+            self._shards.append(shard)
+        self._read[shard] = (number, after + len(lines))
         rows = np.flatnonzero(good)
-        return (number, after + rows, entries[rows]) if len(rows) else None
+        return lines["image"][rows], number << 32 | after + rows, lines["checksum"][rows]
 
-    def _forget(self, gone: Sequence[Path]) -> None:
-        """Shards that another process has evicted or rewritten."""
-        numbers = [self._read.pop(index)[0] for index in gone]
-        if numbers:
-            self._index.drop_shards(numbers)
-            self._held.difference_update(numbers)
+    def _forget(self, gone: Iterable[Path]) -> None:
+        """Shards that another process has removed."""
+        if numbers := [self._read.pop(shard)[0] for shard in gone]:
+            self._places.drop(shards=numbers)
+            for number in numbers:
+                self._maps.pop(number, None)
+                if number in self._held:
+                    self._held.pop(number).close()
 
     def __len__(self) -> int:
-        return len(self._index)
-
-    def __contains__(self, image: str) -> bool:
-        return bool(self._index.find([image])[0] >= 0)
+        return len(self._places)
 
     def missing(self, images: Iterable[str]) -> list[str]:
         """Those of the images (sha256) that the store lacks, each once, in their order.
@@ -147,72 +160,115 @@ class FeatureStore:
         return [asked[at] for at in np.flatnonzero(self._hold(asked) < 0)]
 
     def _hold(self, images: Sequence[str]) -> NDArray[np.int64]:
-        """The places [n] of images, -1 where there is none, in shards that nobody evicts any more."""
+        """The places [n] of images, -1 where there is none, in shards that nobody removes any more."""
         while True:
-            numbers = self._index.find(images)
-            new = set(np.unique(self._index.shards(numbers[numbers >= 0])).tolist()) - self._held
-            if not new:
-                return numbers
-            gone: list[Path] = []
-            try:
-                with root_lock(self.root):
-                    shards = {number: self._shards[number] for number in new}
-                    gone = [index for index in shards.values() if not index.is_file()]
-                    self._lease.add(self._named(index) for index in shards.values() if index not in gone)
-            except OSError:
-                # A store that cannot be written cannot be leased, and nobody evicts from it.
-                pass
-            for index in shards.values():
-                # The time of the last use, which eviction goes by.
-                with suppress(OSError):
-                    os.utime(index)
-            self._held |= new
-            if gone:
-                self._forget(gone)
-                self.refresh()
+            where, _ = self._places.find(images)
+            numbers = set(np.unique(where[where >= 0] >> 32).tolist()) - self._held.keys()
+            gone = [self._shards[number] for number in sorted(numbers) if not self._hold_shard(number)]
+            if not gone:
+                return where
+            self._forget(gone)
+            self.refresh()
 
-    def _named(self, index: Path) -> str:
-        return f"{self.folder.name}/{index.stem}"
+    def _hold_shard(self, number: int) -> bool:
+        while len(self._held) >= OPEN:
+            self._held.pop(next(iter(self._held))).close()
+        try:
+            self._held[number] = shards.hold(self._shards[number])
+        except OSError:
+            return False
+        with suppress(OSError):
+            # The time of the last use, which eviction goes by.
+            os.utime(self._shards[number])
+        return True
 
-    def _load(self, number: int, into: NDArray[np.uint8]) -> bool:
-        """Read the row of a place; False, and the place is gone, where it is not what was written."""
-        shard, row, checksum, good = self._index.place(number)
-        index = self._shards[shard]
-        if self._rows.read(index, row, into.data):
-            if good or zlib.crc32(into.data) == checksum:
-                if not good:
-                    self._index.mark_good(number)
-                return True
-            log.warning("%s: row %d is damaged, it is computed again", index.with_suffix(".rows"), row)
+    def views(self, images: Sequence[str]) -> list[Tensor | None]:
+        """Rows [h * w + 1, D] of images where they lie, in mapped files; None for those that are missing or damaged.
+
+        Nothing is copied: a row's pages are read when the row is used. What is changed in one is not stored.
+        """
+        found: list[Tensor | None] = [None] * len(images)
+        left = list(range(len(images)))
+        while left:
+            names = [images[at] for at in left]
+            self._hold(names)
+            where, checksums = self._places.find(names)
+            new = checksums != b""
+            for place in where[new].tolist():
+                self._fetch(place)
+            bad = set()
+            for at, place in sorted(enumerate(where.tolist()), key=itemgetter(1)):
+                if place >= 0:
+                    found[left[at]] = row = self._row(names[at], place, checksums[at])
+                    bad.update([place] if row is None else [])
+            if new.any():
+                self._places.compared(names, where)
+            # Damaged ones come around: the image may have another place.
+            left = [at for at, place in zip(left, where.tolist(), strict=True) if place in bad]
+            if bad:
+                self._places.drop(bad)
+        return found
+
+    def _fetch(self, place: int) -> None:
+        """Let the system read a row from the disk, all of a batch at once."""
+        if (file := self._held.get(place >> 32)) is not None:
+            start = shards.HEADER + (place & ROW) * self.row_bytes
+            os.posix_fadvise(file.fileno(), start, self.row_bytes, os.POSIX_FADV_WILLNEED)
+
+    def _row(self, image: str, place: int, expected: bytes) -> Tensor | None:
+        """The row at a place, None where it is not what was written; nothing is expected of one that was compared."""
+        shard, row = self._shards[place >> 32], place & ROW
+        try:
+            found = self._map(place >> 32, row)[row]
+        except (OSError, RuntimeError, IndexError):
+            return None
+        if expected and shards.checksum(image.encode(), found.view(torch.uint8).numpy()) != expected:
+            log.warning("%s: row %d is damaged, it is computed again", shard, row)
             with suppress(OSError):
-                drop_entry(index, row)
-        self._index.drop(np.array([number]))
-        return False
+                shards.drop_line(shard, row)
+            return None
+        return found
+
+    def _map(self, number: int, row: int) -> Tensor:
+        """The rows [n, h * w + 1, D] of a shard, mapped, `row` among them."""
+        if self._given > MAPPED_BYTES:
+            self._given = 0
+            self._maps.clear()
+        self._given += self.row_bytes
+        if number not in self._maps or row >= len(self._maps[number]):
+            rows = (os.stat(self._shards[number]).st_size - shards.HEADER) // self.row_bytes
+            size = shards.HEADER + rows * self.row_bytes
+            whole = torch.from_file(str(self._shards[number]), shared=False, size=size, dtype=torch.uint8)
+            self._maps[number] = whole[shards.HEADER :].view(self._kind).view(rows, *self._form[1:])
+        return self._maps[number]
 
     def rows(self, images: Sequence[str]) -> tuple[Tensor, list[int]]:
         """Rows [n, h * w + 1, D], and the numbers of those images that the store lacks or holds damaged."""
-        # numpy's strides of no rows at all are not ones that torch can view as another type.
-        made = torch.empty(len(images), self.row_bytes, dtype=torch.uint8)
-        found: NDArray[np.uint8] = made.numpy()
-        absent: list[int] = []
-        left = np.arange(len(images))
-        while len(left):
-            places = self._hold([images[at] for at in left.tolist()])
-            absent += left[places < 0].tolist()
-            left, places = left[places >= 0], places[places >= 0]
-            # Damaged ones come around: the image may have another place.
-            by_place = self._index.order(places)
-            left = np.array([left[at] for at in by_place if not self._load(int(places[at]), found[left[at]])], int)
-        return made.view(self._kind).view(len(images), *self.row_shape), sorted(absent)
+        rows, found = self._memory(len(images)), self.views(images)
+        if whole := [row for row in found if row is not None]:
+            if len(whole) == len(images):
+                torch.stack(whole, out=rows)
+            else:
+                rows[[row is not None for row in found]] = torch.stack(whole)
+        return rows, [at for at, row in enumerate(found) if row is None]
+
+    def _memory(self, count: int) -> Tensor:
+        """Memory for rows, taken over from a batch that nobody has any more: new pages cost more than a copy."""
+        # At least one: numpy's strides of no rows at all are not ones that torch can view as another type.
+        rows = max(1, count)
+        size = rows * self.row_bytes
+        at = next((at for at, one in enumerate(self._spare) if one.nbytes >= size), None)
+        memory = np.empty(size, np.uint8) if at is None else self._spare.pop(at)
+        lent = memory[:size]
+        weakref.finalize(lent, _keep, self._spare, memory).atexit = False
+        return torch.from_numpy(lent).view(self._kind).view(rows, *self._form[1:])[:count]
 
     def _all_rows(self, images: Sequence[str]) -> Tensor:
         rows, absent = self.rows(images)
         if absent:
             if self.elsewhere is None:
-                lost = images[absent[0]]
-                raise UserError(
-                    f"{self.folder}: no features of image {lost}; run the same command again to compute them"
-                )
+                said = f"no features of image {images[absent[0]]}; run the same command again to compute them"
+                raise UserError(f"{self.folder}: {said}")
             rows[absent] = self.elsewhere([images[at] for at in absent]).to("cpu", self._kind)
         return rows
 
@@ -227,61 +283,61 @@ class FeatureStore:
     def as_rows(self, patches: Tensor, summaries: Tensor) -> Tensor:
         """Rows [n, h * w + 1, D] in the store's dtype, in memory, of patches [n, h, w, D] and summaries [n, D].
 
-        Raises UserError for features that are not finite, which the store's dtype may have made so.
+        They are made and looked at where the features are, on a GPU there. Raises UserError for features that are not
+        finite, which the store's dtype may have made so.
         """
-        rows = torch.cat([patches.flatten(1, 2), summaries[:, None]], 1).to("cpu", self._kind)
-        if tuple(rows.shape[1:]) != self.row_shape:
-            raise ValueError(f"features of shape {tuple(rows.shape)} do not fit rows of {self.row_shape}")
-        if not torch.isfinite(rows).all():
-            raise UserError(
-                f"{self.folder}: features are not finite as {self.dtype}; check the encoder's weights, "
-                "or use a wider dtype"
-            )
-        return rows.contiguous()
+        rows = torch.cat([patches.flatten(1, 2), summaries[:, None]], 1).to(self._kind)
+        if tuple(rows.shape[1:]) != self._form[1:]:
+            raise ValueError(f"features of shape {tuple(rows.shape)} do not fit rows of {self._form[1:]}")
+        # Not a number is both the least and the largest of numbers that it is among.
+        if len(rows) and not torch.stack(torch.aminmax(rows)).isfinite().all():
+            mend = "check the encoder's weights, or use a wider dtype"
+            raise UserError(f"{self.folder}: features are not finite as {self.dtype}; {mend}")
+        return rows.cpu()
 
     def put_many(self, images: Sequence[str], patches: Tensor, summaries: Tensor) -> bool:
         """Append patches [n, h, w, D] and summaries [n, D] of n images (sha256); False where there is no room.
 
         Raises UserError for features that are not finite, which the store's dtype may have made so.
         """
-        if not images:
-            return True
-        rows = self.as_rows(patches, summaries)
-        if len(rows) != len(images):
-            raise ValueError(f"{len(rows)} rows for {len(images)} images")
-        return self.put_rows(images, rows)
+        return not images or self.put_rows(images, self.as_rows(patches, summaries))
 
     def put_rows(self, images: Sequence[str], rows: Tensor) -> bool:
         """Append rows as `as_rows` gives them; False where the bound leaves no room for them."""
+        if len(rows) != len(images):
+            raise ValueError(f"{len(rows)} rows for {len(images)} images")
         with root_lock(self.root):
-            if not make_room(self.root, len(images) * (self.row_bytes + ENTRY.itemsize)):
+            if not make_room(self.root, len(images) * self.image_bytes):
                 return False
-            writer = self._open_writer()
-            self._lease.add([self._named(writer.index)])
+            if not self._writers or self._writers[0].full or self._writers[0].process != os.getpid():
+                # A forked process makes a shard of its own.
+                self._writers.append(shards.ShardWriter(self.folder, self._form))
+                _let_go({}, self._writers[:-1])
+                del self._writers[:-1]
+            (writer,) = self._writers
             writer.reserve(len(images))
-        if self._meta is not None and not (self.folder / "meta.json").is_file():
+        if self._meta and not (self.folder / "meta.json").is_file():
             write_json(self.folder / "meta.json", self._meta)
         writer.append(images, rows.view(torch.uint8).view(len(images), -1).numpy())
-        part = self._new_entries(writer.index)
-        self._index.add([part] if part is not None else [])
-        self._held.add(self._read[writer.index][0])
+        part = self._new(writer.shard)
+        self._places.add([part] if part is not None else [])
+        self._hold(images)
         return True
 
-    def _open_writer(self) -> ShardWriter:
-        # A forked process makes a shard of its own.
-        if self._writer is not None and self._writer.process == os.getpid():
-            if self._writer.size < SHARD_BYTES:
-                return self._writer
-            self._writer.close()
-        self._writer = ShardWriter(self.folder, self.row_bytes)
-        return self._writer
-
     def close(self) -> None:
-        """Let go of files and leases; what was put stays."""
+        """Let go of files and shards; what was put stays."""
         self.elsewhere = None
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        self._rows.close()
-        self._lease.close()
-        self._held.clear()
+        self._maps.clear()
+        _let_go(self._held, self._writers)
+
+
+def _let_go(held: dict[int, IO[bytes]], writers: list[shards.ShardWriter]) -> None:
+    while writers:
+        writers.pop().close()
+    while held:
+        held.popitem()[1].close()
+
+
+def _keep(spare: list[NDArray[np.uint8]], memory: NDArray[np.uint8]) -> None:
+    if len(spare) < SPARE:
+        spare.append(memory)

@@ -1,42 +1,184 @@
-"""Checking stores row by row, and removing what nobody will read."""
+"""What lies in the stores and whose it is, checking it, and removing what nobody will read. Needs no torch."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mllm_eval.features.inventory import Store, read_stores
-from mllm_eval.features.leases import held
-from mllm_eval.features.room import SHARD_BYTES, root_lock
-from mllm_eval.features.shards import (
-    ENTRY,
-    HEADER,
-    NotAShard,
-    RowReader,
-    ShardWriter,
-    drop_entry,
-    read_entries,
-    read_row_bytes,
-    remove,
-    rows_file,
-)
+from mllm_eval.catalog import Encoder, load_encoder, names
+from mllm_eval.errors import UserError, near
+from mllm_eval.features import shards as files
+from mllm_eval.features.key import DTYPES, FIELDS, folder_name, key_of
+from mllm_eval.features.room import root_lock
+from mllm_eval.features.shards import HEADER, SUFFIX, Form, NotAShard, ShardWriter, index_of, unheld
+from mllm_eval.saved import saved_runs
 
-Kind = Literal["cut off", "superseded", "orphaned", "scattered"]
-# A file that is being written has a name of its own for so long at the most.
+# A file that is being written has a name of its own for so many seconds at the most.
 HOUR = 3600.0
+# Bytes of rows that are copied at a time.
+COPIED = 2**23
+
+
+class Shard(NamedTuple):
+    """A shard on disk: its lines [n], which of them count, bytes of rows without a line, whether a process holds it."""
+
+    path: Path
+    form: Form
+    lines: NDArray[np.void]
+    good: NDArray[np.bool_]
+    beyond: int
+    held: bool
+
+    def rows(self) -> Iterator[tuple[int, str, Any]]:
+        """Row, image, and the row's bytes of each line that counts; None for bytes that are not what was written."""
+        with open(self.path, "rb") as file:
+            for row in np.flatnonzero(self.good).tolist():
+                image, expected = self.lines[["image", "checksum"]][row].tolist()
+                file.seek(HEADER + row * self.form.row_bytes)
+                data = file.read(self.form.row_bytes)
+                yield row, image.decode(errors="replace"), data if files.checksum(image, data) == expected else None
+
+
+def read_shards(folder: Path) -> dict[Path, Shard | None]:
+    """The shards of a store; None for what is none. The caller has the root's lock."""
+    found: dict[Path, Shard | None] = {}
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        try:
+            form = files.read_form(path)
+            lines, good = files.read_lines(path, form)
+            with unheld(path) as nobodys:
+                beyond = path.stat().st_size - HEADER - len(lines) * form.row_bytes
+                found[path] = Shard(path, form, lines, good, beyond, not nobodys)
+        except (OSError, NotAShard):
+            found[path] = None
+    return found
+
+
+@dataclass(frozen=True)
+class Store:
+    """One store on disk, as `--json` tells of it.
+
+    rows: what the shards hold, dropped and doubled ones too. last_used: reading or writing, seconds since 1970, 0 for
+    an empty store. owners: encoders of the catalog and of saved runs whose features these are, None where its
+    meta.json does not say what it holds. orphaned: no encoder that is known would read it. held: a living process does.
+    """
+
+    store: str
+    encoder: str | None
+    owners: list[str] | None
+    preprocessing: Any
+    layer: int | None
+    norm: bool | None
+    dtype: str | None
+    images: int
+    rows: int
+    row_bytes: int
+    shards: int
+    bytes: int
+    last_used: float
+    orphaned: bool
+    held: bool
+
+
+def read_stores(root: Path) -> list[Store]:
+    """All stores under a root, by encoder and name; folders without shards and without meta.json are none."""
+    if not root.is_dir():
+        return []
+    folders = {path.parent for pattern in (f"*{SUFFIX}", "meta.json") for path in root.glob(f"*/{pattern}")}
+    with root_lock(root):
+        return sorted(map(_read, folders), key=lambda store: (str(store.encoder), store.store))
+
+
+def _read(folder: Path) -> Store:
+    shards = [shard for shard in read_shards(folder).values() if shard]
+    try:
+        meta = json.loads((folder / "meta.json").read_bytes())
+    except (OSError, ValueError):
+        meta = {}
+    owners = _owners(folder.name, meta) if meta else None
+    images = np.concatenate([shard.lines["image"][shard.good] for shard in shards] or [np.zeros(0, "S64")])
+    return Store(
+        folder.name,
+        meta.get("encoder"),
+        owners,
+        meta.get("preprocessing"),
+        meta.get("feature_layer"),
+        meta.get("norm"),
+        meta.get("dtype"),
+        len(np.unique(images)),
+        sum(len(shard.lines) for shard in shards),
+        max((shard.form.row_bytes for shard in shards), default=0),
+        len(shards),
+        sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
+        max((shard.path.stat().st_mtime for shard in shards), default=0.0),
+        owners == [],
+        any(shard.held for shard in shards),
+    )
+
+
+def _owners(name: str, meta: dict[str, Any]) -> list[str]:
+    found = []
+    for encoder, digest in _known():
+        facts = encoder.model_dump(mode="json", include=set(FIELDS))
+        # The weights are hashed only for an encoder that is used in the same way.
+        if any(meta.get(field) != facts.get(field) for field in FIELDS):
+            continue
+        try:
+            weights = digest or encoder.weights.digest()
+        except UserError:
+            # Its weights are not here: nobody can say that the features are not theirs.
+            found.append(encoder.name)
+            continue
+        keys = (key_of(encoder, weights, kept, made) for kept in DTYPES for made in (None, *DTYPES))
+        if any(folder_name(key) == name for key in keys):
+            found.append(encoder.name)
+    return list(dict.fromkeys(found))
+
+
+@cache
+def _known() -> list[tuple[Encoder, str | None]]:
+    """Encoders of the catalog with their variants, and those of saved runs with the digest of their weights."""
+    found: list[tuple[Encoder, str | None]] = []
+    for name in names("encoders"):
+        try:
+            encoder = load_encoder(name)
+        except UserError:
+            continue
+        found += [(encoder, None), *((encoder.variant(variant), None) for variant in encoder.variants)]
+    return found + [(run.encoder, run.weights["encoder"]) for run in saved_runs()]
+
+
+def chosen(stores: Sequence[Store], asked: Sequence[str]) -> list[Store]:
+    """The stores of these names: a store's, the beginning of one, or an encoder's; all where none is asked for.
+
+    Raises UserError with the nearest name for one that none has.
+    """
+    called = [{str(store.encoder), *(store.owners or ())} - {"None"} for store in stores]
+    found = []
+    for name in asked:
+        own = [one for one, all_ in zip(stores, called, strict=True) if one.store.startswith(name) or name in all_]
+        if not own:
+            known = {store.store for store in stores}.union(*called)
+            raise UserError(f"no store of features {name!r}.{near(name, known)} `mllm-eval features ls` lists all.")
+        found += own
+    return [store for store in stores if not asked or store in found]
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A row whose checksum was wrong, or (row -1) entries of an index that were; they are dropped."""
+    """A row whose checksum was wrong, which is dropped, or (row -1) lines of an index that are none."""
 
     store: str
     shard: str
@@ -44,38 +186,23 @@ class Damage:
     image: str
     entries: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for `--json`."""
-        return asdict(self)
 
-
-def verify(store: Store, progress: Callable[[int], None] | None = None) -> Iterator[Damage]:
+def verify(root: Path, store: Store, progress: Callable[[int], None] = lambda done: None) -> Iterator[Damage]:
     """Read every row of a store; what is damaged is dropped, so that it is computed again when it is needed.
 
     `progress` gets the rows read. When a store was last used does not change.
     """
-    reader = RowReader(store.row_bytes)
-    row_bytes = np.empty(store.row_bytes, np.uint8)
     done = 0
-    for index in sorted(store.folder.glob("*.index")):
-        try:
-            entries, good = read_entries(index, store.row_bytes)
-            status = os.stat(index)
-        except (OSError, NotAShard):
-            yield Damage(store.name, index.stem, -1, "", entries=1)
-            continue
-        dropped = ~entries.view(np.uint8).reshape(-1, ENTRY.itemsize).any(1)
-        if broken := int((~good & ~dropped).sum()):
-            yield Damage(store.name, index.stem, -1, "", entries=broken)
-        for row in np.flatnonzero(good).tolist():
-            whole = reader.read(index, row, row_bytes.data)
-            if not whole or zlib.crc32(row_bytes.data) != int(entries["checksum"][row]):
-                drop_entry(index, row)
-                os.utime(index, ns=(status.st_atime_ns, status.st_mtime_ns))
-                yield Damage(store.name, index.stem, row, entries["image"][row].tobytes().hex())
+    for path, shard in read_shards(root / store.store).items():
+        broken = 1 if shard is None else int((~shard.good & (shard.lines["image"] != files.DROPPED[:64])).sum())
+        if broken:
+            yield Damage(store.store, path.stem, -1, "", entries=broken)
+        for row, image, data in shard.rows() if shard else ():
+            if data is None:
+                files.drop_line(path, row)
+                yield Damage(store.store, path.stem, row, image)
             done += 1
-            if progress:
-                progress(done)
+            progress(done)
 
 
 @dataclass(frozen=True)
@@ -86,14 +213,10 @@ class Waste:
     orphaned: a store whose encoder nobody has any more. scattered: small shards that become one; frees nothing.
     """
 
-    kind: Kind
+    kind: str
     store: str
     count: int
     size: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for `--json`."""
-        return asdict(self)
 
 
 def collect(root: Path, remove_them: bool, orphans: bool = True) -> Iterator[Waste]:
@@ -102,135 +225,74 @@ def collect(root: Path, remove_them: bool, orphans: bool = True) -> Iterator[Was
     `orphans`: whether stores whose encoder nobody has any more go, too.
     """
     for store in read_stores(root):
-        if store.orphaned and orphans and not store.held:
-            yield Waste("orphaned", store.name, store.images, store.size)
-            if remove_them:
-                _remove_store(root, store)
-            continue
-        for found in (_cut_off(root, store, remove_them), *_rewritten(root, store, remove_them)):
-            if found.count:
-                yield found
+        with root_lock(root):
+            shards = read_shards(root / store.store)
+            if store.orphaned and orphans and not any(shard and shard.held for shard in shards.values()):
+                found = [("orphaned", store.images, store.bytes)]
+                if remove_them:
+                    shutil.rmtree(root / store.store, ignore_errors=True)
+            else:
+                found = [*_strange(root / store.store, shards, remove_them), *_untidy(shards, remove_them)]
+        for kind in dict.fromkeys(kind for kind, count, _ in found if count):
+            counts, sizes = zip(*(numbers for one, *numbers in found if one == kind), strict=True)
+            yield Waste(kind, store.store, sum(counts), sum(sizes))
 
 
-def _remove_store(root: Path, store: Store) -> None:
-    with root_lock(root):
-        if not any(name.startswith(f"{store.name}/") for name in held(root)):
-            for index in store.folder.glob("*.index"):
-                remove(index)
-            shutil.rmtree(store.folder, ignore_errors=True)
-
-
-def _cut_off(root: Path, store: Store, remove_them: bool) -> Waste:
-    count = size = 0
-    with root_lock(root):
-        holding = held(root)
-        for path in sorted(store.folder.iterdir()):
-            if path.name == "meta.json" or f"{store.name}/{path.stem}" in holding:
-                continue
-            index = path.with_suffix(".index")
-            young = path.name.startswith(".") and time.time() - path.stat().st_mtime < HOUR
-            if young or (path.suffix == ".index" and rows_file(path).is_file() and _entries(path) >= 0):
-                continue
-            if path.suffix == ".rows" and index.is_file() and (entries := _entries(index)) >= 0:
-                beyond = path.stat().st_size - entries * read_row_bytes(index)
-                if beyond > 0:
-                    count, size = count + 1, size + beyond
-                    if remove_them:
-                        os.truncate(path, path.stat().st_size - beyond)
-                continue
-            count, size = count + 1, size + path.stat().st_size
+def _strange(folder: Path, shards: dict[Path, Shard | None], remove_them: bool) -> Iterator[tuple[str, int, int]]:
+    """Files that are not of a store."""
+    own = {file for path, shard in shards.items() if shard for file in (path, index_of(path))}
+    for path in sorted(set(folder.iterdir()) - own - {folder / "meta.json"}):
+        status = path.stat()
+        if not (path.name.startswith(".") and time.time() - status.st_mtime < HOUR):
+            yield "cut off", 1, status.st_size
             if remove_them:
                 path.unlink()
-    return Waste("cut off", store.name, count, size)
 
 
-def _entries(index: Path) -> int:
-    """Entries of an index, -1 where it is none."""
-    try:
-        read_row_bytes(index)
-    except (OSError, NotAShard):
-        return -1
-    return (index.stat().st_size - HEADER.size) // ENTRY.itemsize
-
-
-@dataclass(frozen=True)
-class _Shard:
-    index: Path
-    living: list[int]
-    rows: int
-
-
-def _rewritten(root: Path, store: Store, remove_them: bool) -> Iterator[Waste]:
+def _untidy(shards: dict[Path, Shard | None], remove_them: bool) -> Iterator[tuple[str, int, int]]:
     """Shards with rows that nobody finds, and shards much smaller than they may be, become new ones."""
     seen: set[bytes] = set()
-    with root_lock(root):
-        holding = held(root)
-    indexes = sorted(store.folder.glob("*.index"))
+    again, small = [], []
     # Of two rows for an image, the one in a shard that stays is kept.
-    indexes.sort(key=lambda index: f"{store.name}/{index.stem}" not in holding)
-    shards = []
-    for index in indexes:
-        try:
-            entries, good = read_entries(index, store.row_bytes)
-        except (OSError, NotAShard):
+    for shard in sorted((one for one in shards.values() if one), key=lambda one: not one.held):
+        for row in np.flatnonzero(shard.good):
+            shard.good[row] = (image := shard.lines["image"][row]) not in seen
+            seen.add(image)
+        if shard.held:
             continue
-        living = []
-        for row in np.flatnonzero(good).tolist():
-            image = entries["image"][row].tobytes()
-            if image not in seen:
-                seen.add(image)
-                living.append(row)
-        if f"{store.name}/{index.stem}" not in holding:
-            shards.append(_Shard(index, living, len(entries)))
-    dead = [shard for shard in shards if len(shard.living) < shard.rows]
-    small = [shard for shard in shards if 2 * shard.rows * store.row_bytes < SHARD_BYTES and shard not in dead]
-    lost = sum(shard.rows - len(shard.living) for shard in dead)
-    yield Waste("superseded", store.name, lost, lost * (store.row_bytes + ENTRY.itemsize))
-    again = dead + (small if len(small) + len(dead) > 1 else [])
-    yield Waste("scattered", store.name, len(again) - len(dead), 0)
-    if remove_them:
-        for group in _groups(again, SHARD_BYTES // store.row_bytes + 1):
-            _rewrite(root, store, group)
-
-
-def _groups(shards: Sequence[_Shard], most: int) -> Iterator[list[_Shard]]:
-    """Shards together, as long as they have no more living rows than a shard may have."""
-    group: list[_Shard] = []
-    for shard in shards:
-        if group and sum(len(one.living) for one in group) + len(shard.living) > most:
-            yield group
+        dead = int((~shard.good).sum())
+        yield "cut off", int(shard.beyond > 0), shard.beyond
+        yield "superseded", dead, dead * (shard.form.row_bytes + files.LINE.itemsize)
+        if dead or shard.beyond:
+            again.append(shard)
+        elif 2 * len(shard.lines) * shard.form.row_bytes < files.SHARD_BYTES:
+            small.append(shard)
+    if len(again) + len(small) > 1:
+        yield "scattered", len(small), 0
+        again += small
+    group: list[Shard] = []
+    for one in again if remove_them else ():
+        size = sum(int(each.good.sum()) * each.form.row_bytes for each in (*group, one))
+        if group and (size > files.SHARD_BYTES or one.form != group[0].form):
+            _rewrite(group)
             group = []
-        group.append(shard)
+        group.append(one)
     if group:
-        yield group
+        _rewrite(group)
 
 
-def _rewrite(root: Path, store: Store, group: Sequence[_Shard]) -> None:
-    """One new shard of the living rows; the old ones go when it is on the disk."""
-    reader = RowReader(store.row_bytes)
-    with root_lock(root):
-        holding = held(root)
-        free = [shard for shard in group if f"{store.name}/{shard.index.stem}" not in holding]
-        used = max((shard.index.stat().st_mtime_ns for shard in free if shard.index.is_file()), default=0)
-        writer = ShardWriter(store.folder, store.row_bytes)
-        for shard in free:
-            if not shard.index.is_file():
-                continue
-            entries, good = read_entries(shard.index, store.row_bytes)
-            rows = np.empty((32, store.row_bytes), np.uint8)
-            for start in range(0, len(shard.living), len(rows)):
-                part: list[str] = []
-                for row in shard.living[start : start + len(rows)]:
-                    into = rows[len(part)]
-                    # A damaged row stays behind: its image is computed again.
-                    if good[row] and reader.read(shard.index, row, into.data) and (
-                        zlib.crc32(into.data) == int(entries["checksum"][row])
-                    ):  # fmt: skip
-                        part.append(entries["image"][row].tobytes().hex())
-                if part:
-                    writer.append(part, rows[: len(part)])
+def _rewrite(group: Sequence[Shard]) -> None:
+    """One new shard of the rows that count; the old ones go when it is on the disk. Damaged rows stay behind."""
+    with ExitStack() as locks:
+        free = [shard for shard in group if locks.enter_context(unheld(shard.path))]
+        writer = ShardWriter(group[0].path.parent, group[0].form)
+        used = max((shard.path.stat().st_mtime_ns for shard in free), default=0)
+        rows = ((image, data) for shard in free for _, image, data in shard.rows() if data is not None)
+        while part := list(islice(rows, 1 + COPIED // writer.form.row_bytes)):
+            images, copied = zip(*part, strict=True)
+            writer.append(images, np.frombuffer(b"".join(copied), np.uint8).reshape(len(part), -1))
         writer.close()
         if writer.count:
-            os.utime(writer.index, ns=(used, used))
+            os.utime(writer.shard, ns=(used, used))
         for shard in free:
-            remove(shard.index)
+            files.remove(shard.path)

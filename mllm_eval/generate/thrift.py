@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from mllm_eval.environment import parse_bytes
 from mllm_eval.errors import UserError
-from mllm_eval.features.room import parse_bytes
 from mllm_eval.generate.batching import Limits, Planned, Request, plan
 from mllm_eval.storage import read_json, write_json
 

@@ -12,6 +12,7 @@ from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.environment import settings
 from mllm_eval.errors import UserError
 from mllm_eval.finished import Finished
+from mllm_eval.imported import Imported
 from mllm_eval.library.evaluation import Results, evaluate, facts_of, several, table_size
 from mllm_eval.pipeline.asked import asked_benchmarks, baseline_asked, rules_asked
 from mllm_eval.pipeline.reporter import Reporter
@@ -20,7 +21,9 @@ from mllm_eval.report import Table, comparison, sentences
 from mllm_eval.report.comparison import held_equal, labels, row_of, tested
 from mllm_eval.report.differences import Difference
 from mllm_eval.report.evidence import draw_together, read_variants
-from mllm_eval.run import Run, RunFolder
+from mllm_eval.results import RunRecord
+from mllm_eval.run import Run
+from mllm_eval.saved import Saved
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +57,7 @@ class Comparison:
 
         Raises UserError for recipes or protocols that differ, or an unknown baseline.
         """
-        return comparison(self._folders, self.baseline, self.rules, self._variants, intervals=intervals,
+        return comparison(self._records, self.baseline, self.rules, self._variants, intervals=intervals,
                           mixed_recipes=self.mixed_recipes, benchmarks=self._names)  # fmt: skip
 
     @cached_property
@@ -82,15 +85,15 @@ class Comparison:
 
     @cached_property
     def _tested(self) -> list[Difference]:
-        scored = read_variants(self._folders, self.rules, self._variants, self._names)
+        scored = read_variants(self._records, self.rules, self._variants, self._names)
         held_equal(scored, self.mixed_recipes)
         names = labels(scored)
         draw_together(scored)
         return tested(scored, names, None if self.baseline is None else row_of(self.baseline, scored, names))
 
     @property
-    def _folders(self) -> list[Any]:
-        return [one.run.folder for one in self.results]
+    def _records(self) -> list[RunRecord]:
+        return [one.record for one in self.results]
 
     @property
     def _names(self) -> list[str]:
@@ -116,7 +119,7 @@ def _gain(one: Difference) -> tuple[float | None, ...]:
 
 @settings()
 def compare(
-    models: Sequence[Given | Encoder | LoadedEncoder | Finished | Results | RunFolder],
+    models: Sequence[Given | Encoder | LoadedEncoder | Results | Saved],
     *,
     benchmarks: Given | Benchmark | Sequence[Given | Benchmark] | None = None,
     subset: int | None = None,
@@ -145,7 +148,7 @@ def compare(
     asked = several(benchmarks)
     there: list[Any] = []
     for model in models:
-        if isinstance(model, RunFolder) and not isinstance(model, Finished):
+        if isinstance(model, Run | Imported):
             there.append(Results.of(model, rules, asked))
         else:
             there.append(facts_of(model))

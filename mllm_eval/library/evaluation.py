@@ -22,8 +22,8 @@ from mllm_eval.pipeline.finished import evaluate_finished
 from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.pipeline.subset import shown_variants
 from mllm_eval.report import Table, comparison
-from mllm_eval.results import load_scores, summaries
-from mllm_eval.run import RunFolder
+from mllm_eval.results import RunRecord, record_of
+from mllm_eval.saved import Saved
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,22 +45,26 @@ class Results:
         subset: the size of the table's subset that was asked, None for all questions.
     """
 
-    run: RunFolder
+    run: Saved
     benchmarks: tuple[Benchmark, ...]
     rules: str = "cambrian"
     blind: bool = False
     subset: int | None = None
 
     @classmethod
-    def of(
-        cls, run: RunFolder, rules: str = "cambrian", benchmarks: Sequence[Given | Benchmark] | None = None
-    ) -> Results:
+    def of(cls, run: Saved, rules: str = "cambrian", benchmarks: Sequence[Given | Benchmark] | None = None) -> Results:
         """What is there of a saved run, of all questions, of these benchmarks or of all that were scored.
 
         Raises UserError for a benchmark that is not known, any more.
         """
-        found, unseen = summaries(run.folder, rules), summaries(run.folder, rules, "blind")
-        return cls(run, tuple(map(load_benchmark, benchmarks or found)), rules, bool(unseen))
+        record = record_of(run)
+        scored, unseen = record.summaries(rules), record.summaries(rules, "blind")
+        return cls(run, tuple(map(load_benchmark, benchmarks or scored)), rules, bool(unseen))
+
+    @property
+    def record(self) -> RunRecord:
+        """What tables are made of, as the files are now."""
+        return record_of(self.run)
 
     def under(self, rules: str) -> Results:
         """The same answers by another rule set."""
@@ -70,8 +74,8 @@ class Results:
         """Its row, and its blind row; with 95 % intervals if asked for. Raises UserError if the rules scored none."""
         names = [one.name for one in self.benchmarks]
         variants = shown_variants(self.blind, self.subset)
-        return comparison([self.run.folder], None, self.rules, variants, intervals=intervals, heading=self.run.heading,
-                          benchmarks=names)  # fmt: skip
+        table = comparison([self.record], None, self.rules, variants, intervals=intervals, benchmarks=names)
+        return replace(table, title=self.run.heading)
 
     @cached_property
     def scores(self) -> pd.DataFrame:
@@ -93,7 +97,7 @@ class Results:
         names = [one.name for one in self.benchmarks if variant == "default" or self._has(one.name, wanted)]
         if not names:
             raise UserError(f"{self.run.name}: nothing scored by {self.rules!r} rules ({wanted})")
-        frame = load_scores(self.run.folder, self.rules, wanted, names)
+        frame = self.record.scores(self.rules, wanted, names)
         said: dict[tuple[str, str], str | None] = {}
         for one in self.benchmarks:
             if one.name in names:
@@ -179,7 +183,7 @@ def evaluate(
                      if value is not None]:  # fmt: skip
             raise UserError(f"{model.label} is an external model: `{given[0]}` is for encoders")
         blind = blind or "blind" in variants
-        run: RunFolder = evaluate_finished(
+        run: Saved = evaluate_finished(
             model, benchmarks=asked, blind=blind, reporter=reporter, subset=subset, rules=rules
         )
     else:

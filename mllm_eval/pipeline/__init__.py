@@ -15,6 +15,7 @@ from mllm_eval.pipeline.flow import (
     table,
     train_run,
 )
+from mllm_eval.pipeline.probing import probe, provide_probes
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.subset import shown_variants
 from mllm_eval.progress import Progress
@@ -25,8 +26,10 @@ __all__ = [
     "Silent",
     "evaluate",
     "prepare_run",
+    "probe",
     "provide_benchmarks",
     "provide_data",
+    "provide_probes",
     "score_run",
     "shown_variants",
     "table",

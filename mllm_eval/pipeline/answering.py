@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mllm_eval.answers import Journal
 from mllm_eval.catalog import Benchmark
 from mllm_eval.catalog.variant import VariantKey
-from mllm_eval.data.samples import ImageRef, Sample, Shown
+from mllm_eval.data.samples import ImageRef, Sample, shown
 from mllm_eval.distributed import Share, decided
 from mllm_eval.environment import device, repeatable
 from mllm_eval.features.together import fill_together
@@ -203,13 +203,13 @@ class Respondent:
     def _encode(self, name: str, part: Mapping[Asked, tuple[Benchmark, str]]) -> None:
         # An image that several show is the default's: what a variant adds is what it alone shows.
         order = sorted(part.items(), key=lambda one: VariantKey.parse(one[1][1]).name != "default")
-        images = Shown([asked.samples for asked, _ in order])
+        images = shown(asked.samples for asked, _ in order)
 
         def look() -> list[int]:
             left = set(self.features.store.missing(image.sha256 for image in images))
             counts = []
             for asked, _ in order if left else ():
-                own = left & {image.sha256 for image in Shown([asked.samples])}
+                own = left & {image.sha256 for image in shown([asked.samples])}
                 counts.append(len(own))
                 left -= own
             return counts

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mllm_eval.pipeline.reporter import Progress, Reporter
+from mllm_eval.pipeline.reporter import Reporter
+from mllm_eval.progress import Progress
 
 EVERY_SECONDS = 20.0
 

@@ -25,6 +25,7 @@ from mllm_eval.pipeline.snapshots import lock_data, locked_or_told, of_the_hub
 from mllm_eval.pipeline.sources import needed, provide
 from mllm_eval.pipeline.subset import asked_samples, shown_variants, subset_words
 from mllm_eval.run import Run, RunFolder
+from mllm_eval.saved import Saved
 from mllm_eval.storage import FileLock, data_home
 from mllm_eval.train import hold_to_its_data, is_trained, prepare, train
 
@@ -169,7 +170,7 @@ def score_run(run: RunFolder, reporter: Reporter | None = None) -> list[str]:
 
 
 def table(
-    runs: Sequence[RunFolder],
+    runs: Sequence[Saved],
     rules: str = "cambrian",
     blind: bool = False,
     baseline: str | None = None,
@@ -184,10 +185,11 @@ def table(
         UserError: no runs, nothing scored by these rules, or recipes that differ.
     """
     from mllm_eval.report import comparison
+    from mllm_eval.results import record_of
 
     variants = shown_variants(blind, subset, whole)
-    folders = [run.folder for run in runs]
-    return comparison(folders, baseline, rules, variants, intervals=intervals, mixed_recipes=mixed_recipes)
+    records = [record_of(run) for run in runs]
+    return comparison(records, baseline, rules, variants, intervals=intervals, mixed_recipes=mixed_recipes)
 
 
 def provide_data(recipe: str = "mini", reporter: Reporter | None = None) -> bool:

@@ -1,8 +1,7 @@
-"""What a run has cost: a line for each step that was done, in the run's ledger.jsonl."""
+"""Times the steps of a run, and adds each to the run's timings when it ends."""
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import time
@@ -11,13 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.progress import Progress
-
-Kind = Literal["training", "load", "server", "features", "answers", "scores", "other"]
-"""What a step was; readers of a ledger go by this, never by a step's title."""
+from mllm_eval.results.timings import Kind, append_timing
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class Ledger:
         self, folder: Path, reporter: Reporter, begin: Callable[[], None] | None = None, kept: bool = True
     ) -> None:
         self.kept = kept
-        self.path = folder / "ledger.jsonl"
+        self.folder = folder
         self.reporter = reporter
         self.begin = begin
         self.steps = 0
@@ -85,28 +82,8 @@ class Ledger:
                 "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             }
             if self.kept:
-                self._append(line)
+                append_timing(self.folder, line)
         self.steps += 1
-
-    def _append(self, line: dict[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a+b") as file:
-            # A line cut off by a crash gets its end here, so that it can't swallow this one.
-            if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
-                file.write(b"\n")
-            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-
-    def lines(self) -> list[dict[str, Any]]:
-        """The steps so far; a line that a crash cut off is left out."""
-        if not self.path.is_file():
-            return []
-        found = []
-        for text in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                found.append(json.loads(text))
-            except json.JSONDecodeError:
-                continue
-        return found
 
 
 def _spent() -> float:

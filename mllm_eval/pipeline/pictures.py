@@ -18,7 +18,6 @@ from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.scoring import answered
 from mllm_eval.run import RunFolder
-from mllm_eval.storage import read_json
 
 
 def look_at_images(
@@ -101,7 +100,7 @@ def failures(run: RunFolder, benchmarks: Iterable[Benchmark], chosen: Mapping[st
         rules = next(iter(benchmark.rules))
         for variant in chosen[benchmark.name]:
             try:
-                summary = read_json(run.summary_path(benchmark.name, rules, variant))
+                summary = run.read_summary(run.summary_path(benchmark.name, rules, variant))
                 if not summary["n_failed"]:
                     continue
                 answers = open_answers(run.answers_path(benchmark.name, answers_variant(benchmark, variant, run.data)))

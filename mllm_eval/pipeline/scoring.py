@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from mllm_eval.answers import Answers, Journal, open_answers
+from mllm_eval.answers import Answer, Journal, open_answers
 from mllm_eval.catalog import Benchmark
 from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.data.content import content_of, contents_hash, state_of
@@ -16,7 +16,6 @@ from mllm_eval.distribution import counted
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.subset import stratum_of
 from mllm_eval.run import RunFolder
-from mllm_eval.shelf import Shelf
 from mllm_eval.storage import read_json, sha256_file, write_json, write_jsonl
 
 if TYPE_CHECKING:
@@ -33,14 +32,14 @@ class States:
 
     def __init__(self, pin: str) -> None:
         self.pin = pin
-        self._found: dict[tuple[str, str], str | None] = {}
+        self._states: dict[tuple[str, str], str | None] = {}
 
     def of(self, benchmark: Benchmark, variant: str) -> str | None:
         """The state of the pin that a variant reads. Raises UserError as `state_of` does."""
         name = benchmark.pin_name(self.pin, variant)
-        if (benchmark.name, name) not in self._found:
-            self._found[benchmark.name, name] = state_of(benchmark, name)
-        return self._found[benchmark.name, name]
+        if (benchmark.name, name) not in self._states:
+            self._states[benchmark.name, name] = state_of(benchmark, name)
+        return self._states[benchmark.name, name]
 
 
 def answered(run: RunFolder, benchmark: Benchmark, variant: str) -> bool:
@@ -55,8 +54,8 @@ def settled(run: RunFolder, benchmark: Benchmark, variant: str, states: States) 
     """
     if not answered(run, benchmark, variant):
         return False
-    found = _summaries(run, benchmark, variant)
-    if not all(one is not None and one.get("n_failed") == 0 for one in found):
+    summaries = _summaries(run, benchmark, variant)
+    if not all(one is not None and one.get("n_failed") == 0 for one in summaries):
         return False
     noted = _noted(run).get(_name(benchmark, variant))
     state = states.of(benchmark, variant)
@@ -68,11 +67,11 @@ def scored(run: RunFolder, benchmark: Benchmark, variant: str, samples: Sequence
 
     If so, it is noted in which state of their files the samples were these.
     """
-    found = _summaries(run, benchmark, variant)
-    if None in found or len({one.get("samples") for one in found if one}) > 1:
+    summaries = _summaries(run, benchmark, variant)
+    if None in summaries or len({one.get("samples") for one in summaries if one}) > 1:
         return False
     now = contents_hash(map(content_of, samples))
-    if any(one.get("samples") != now for one in found if one):
+    if any(one.get("samples") != now for one in summaries if one):
         return False
     _note(run, benchmark, variant, states)
     return True
@@ -81,10 +80,10 @@ def scored(run: RunFolder, benchmark: Benchmark, variant: str, samples: Sequence
 def _noted(run: RunFolder) -> dict[str, str]:
     """Benchmark and variant -> the state of the data that their scores were made of."""
     try:
-        found = read_json(run.folder / SETTLED)
+        noted = read_json(run.folder / SETTLED)
     except UserError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return noted if isinstance(noted, dict) else {}
 
 
 def _note(run: RunFolder, benchmark: Benchmark, variant: str, states: States) -> None:
@@ -100,22 +99,22 @@ def _summaries(run: RunFolder, benchmark: Benchmark, variant: str) -> list[dict[
 
     answers = run.answers_path(benchmark.name, answers_variant(benchmark, variant, run.data))
     digest = sha256_file(answers) if answers.is_file() else ""
-    found: list[dict[str, Any] | None] = []
+    summaries: list[dict[str, Any] | None] = []
     for rules in benchmark.rules:
-        found.append(None)
+        summaries.append(None)
         path = run.summary_path(benchmark.name, rules, variant)
         if not digest or not path.is_file() or not run.scores_path(benchmark.name, rules, variant).is_file():
             continue
         try:
-            summary = read_json(path)
+            summary = run.read_summary(path)
         except UserError:
             continue
         same = isinstance(summary, dict) and summary.get("answers") == digest
         # Older versions counted neither which answers were given nor the empty ones.
         same = same and {"given", "n_empty"} <= summary.keys()
         if same and summary.get("protocol_hash") == protocol_hash(benchmark, rules, variant):
-            found[-1] = summary
-    return found
+            summaries[-1] = summary
+    return summaries
 
 
 def score_answers(
@@ -141,15 +140,15 @@ def score_answers(
         )
         for rules, entry in benchmark.rules.items()
     }
-    found = {
+    summaries = {
         rules: summarize(benchmark, rules, samples, scores, variant, empty=empty) for rules, scores in by_rules.items()
     }
-    contents = Shelf(map(content_of, samples))
+    contents = list(map(content_of, samples))
     for rules, scores in by_rules.items():
         pairs = Counter[tuple[str | None, str]]()
         lines = _lines(benchmark, scores, samples, contents, pairs)
         write_jsonl(run.scores_path(benchmark.name, rules, variant), lines)
-        summary = {**asdict(found[rules]), "samples": contents_hash(contents), "answers": digest}
+        summary = {**asdict(summaries[rules]), "samples": contents_hash(contents), "answers": digest}
         summary["chance"] = _chance(run, benchmark, variant, summary["chance"])
         summary["given"] = counted(pairs)
         # Written last: a summary that names the answers stands for whole scores.
@@ -174,7 +173,7 @@ def _lines(
 class _Predictions(Mapping[str, str | None]):
     """The texts of answers by sample id, as rules read them; None where there was none."""
 
-    def __init__(self, answers: Answers, read: Callable[[str], str]) -> None:
+    def __init__(self, answers: Mapping[str, Answer], read: Callable[[str], str]) -> None:
         self._answers, self._read = answers, read
 
     def __getitem__(self, id_: str) -> str | None:

@@ -1,6 +1,7 @@
 """What a run will need before anything is fetched or computed: memory, work, hours, cost.
 
-Arithmetic on the shapes that the yaml files state; no torch, no weights. The formulas and where they are from
+Arithmetic on the shapes that the yaml files state; no torch, no weights. Operations are counted by
+`mllm_eval.operations`. The formulas and where they are from
 are in docs/plan.md; the tests hold them against tensors that were counted and products that were counted.
 """
 

@@ -9,20 +9,21 @@ from mllm_eval.catalog import Recipe, load_encoder, load_llm, load_recipe
 from mllm_eval.errors import UserError
 from mllm_eval.features.key import stored_dtype
 from mllm_eval.features.room import bound, features_root
-from mllm_eval.features.shards import ENTRY
-from mllm_eval.plan.disk import Keeping, keeping
-from mllm_eval.plan.gpus import Gpu, parse_gpus
-from mllm_eval.plan.memory import checkpoint, loading
-from mllm_eval.plan.shapes import (
+from mllm_eval.features.shards import LINE
+from mllm_eval.operations.count import Lessons, Questions, asking, encoding, learning, passing
+from mllm_eval.operations.shapes import (
     EncoderShape,
     LlamaShape,
     ProjectorShape,
+    added_parameters,
     encoder_shape,
     llama_shape,
     projector_shape,
 )
-from mllm_eval.plan.ways import GIB, RESERVE, Memory, adapted, parts, ways
-from mllm_eval.plan.work import asking, encoding, passing, projecting
+from mllm_eval.plan.disk import Keeping, keeping
+from mllm_eval.plan.gpus import Gpu, parse_gpus
+from mllm_eval.plan.memory import checkpoint, loading
+from mllm_eval.plan.ways import GIB, RESERVE, Memory, parts, ways
 from mllm_eval.plan.workload import ANSWER, QUESTION, BenchmarkLoad, StageLoad, benchmark_loads, stage_load
 
 
@@ -137,7 +138,7 @@ def make_plan(
     limit = bound(features_root())
     live = {key: stage.features == "live" for key, stage in stages.items()}
     shown = {key: load.rows for key, load in loads.items()} | {"evaluation": images["evaluation"]}
-    kept = keeping(row + ENTRY.itemsize, images, shown, live, limit)
+    kept = keeping(row + LINE.itemsize, images, shown, live, limit)
     steps = [_encoding_step(seeing, kept, rate)]
     steps += [_stage_step(key, chosen, loads[key], thinking, joint, rate, mfu) for key in stages]
     held: dict[str, dict[str, Any]] = {}
@@ -195,18 +196,14 @@ def _stage_step(
     name: str, recipe: Recipe, load: StageLoad, llm: LlamaShape, joint: ProjectorShape, rate: float, mfu: float
 ) -> Step:
     stage = {"stage 1": recipe.stage1, "stage 2": recipe.stage2}[name]
-    added = adapted(stage, llm)
+    added, tokens = added_parameters(stage, llm), recipe.positions + load.text
     trained = stage.train_llm and added is None
-    tokens = recipe.positions + load.text
-    work = passing(llm, load.rows, tokens, load.targets)
-    flops = work.training(trained)
-    # The projector's features want no gradient of their own, its weights do.
-    flops += 3 * projecting(joint, load.rows * recipe.positions)
-    flops += 6 * (added or 0) * load.rows * tokens
+    flops = learning(llm, joint, Lessons(load.rows, tokens, load.targets, recipe.positions, trained, added or 0))
     hours = flops / rate / 3600
     if not stage.gradient_checkpointing:
         return Step(name, load.steps, load.rows * tokens, flops, hours)
     # Blocks go forward once more in the backward pass; the words do not.
+    work = passing(llm, load.rows, tokens, load.targets)
     again = work.matrices + work.attention + 2 * (added or 0) * load.rows * tokens
     note = (
         f"checkpointing computes {again:.3g} more, which MFU leaves out: {mfu:.0%} of it are "
@@ -231,9 +228,9 @@ def _evaluation(
     plain = 0
     for one in loads:
         told = min(ANSWER, one.longest)
-        shape = (llm, joint, encoder, one.questions, one.images, recipe.positions, QUESTION, told)
-        work = asking(*shape)
-        plain += asking(*shape, shared=False).flops
+        asked = Questions(one.questions, one.images, recipe.positions, QUESTION, told)
+        work = asking(llm, joint, encoder, asked)
+        plain += asking(llm, joint, encoder, asked, shared=False).flops
         each.append(
             {
                 "benchmark": one.name,

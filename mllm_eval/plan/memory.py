@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mllm_eval.plan.shapes import EncoderShape, LlamaShape, ProjectorShape
+from mllm_eval.operations.shapes import EncoderShape, LlamaShape, ProjectorShape
 
 Zero = Literal[0, 2, 3]
 FULL = 4

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mllm_eval.catalog import Recipe, Stage
+from mllm_eval.operations.shapes import EncoderShape, LlamaShape, ProjectorShape, added_parameters, matrices
 from mllm_eval.plan.gpus import Gpu
 from mllm_eval.plan.memory import Activations, Adapters, Batch, Precision, States, Zero, activations, states
-from mllm_eval.plan.shapes import EncoderShape, LlamaShape, ProjectorShape, lora_parameters, matrices
 
 GIB = 2**30
 PER_NODE = 8
@@ -39,17 +39,10 @@ class Memory:
 
 def parts(stage: Stage, llm: LlamaShape, joint: ProjectorShape, encoder: EncoderShape) -> tuple[int, int, int]:
     """Parameters of a stage's model: trained, frozen, and those of an encoder that runs in its steps."""
-    added = adapted(stage, llm)
+    added = added_parameters(stage, llm)
     whole = stage.train_llm and added is None
     trained = joint.params + (llm.params if whole else added or 0)
     return trained, 0 if whole else llm.params, encoder.params if stage.features == "live" else 0
-
-
-def adapted(stage: Stage, llm: LlamaShape) -> int | None:
-    """What LoRA adds to the LLM and trains in its stead; None without LoRA."""
-    if stage.lora is None:
-        return None
-    return lora_parameters(llm, stage.lora.r, stage.lora.targets)
 
 
 def adapters(stage: Stage, llm: LlamaShape) -> Adapters | None:

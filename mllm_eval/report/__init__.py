@@ -1,6 +1,6 @@
 """Tables, tests in words, and the files they are written to. Works from files; loads no model.
 
->>> table = comparison([run_folder, other_folder], baseline="mini-random")
+>>> table = comparison([read_run(folder), read_run(other)], baseline="mini-random")
 >>> write_tables(table, results_home() / "tables", "compare")
 """
 
@@ -10,6 +10,7 @@ from mllm_eval.report.chance import AboveChance, above_chance, chance_table
 from mllm_eval.report.comparison import comparison
 from mllm_eval.report.differences import Difference, differences
 from mllm_eval.report.evidence import Scored, read_scored
+from mllm_eval.report.options import TableOptions
 from mllm_eval.report.paper import named_table, table_names
 from mllm_eval.report.render import FORMATS, render, write_tables
 from mllm_eval.report.table import Cell, Column, Row, Table
@@ -24,6 +25,7 @@ __all__ = [
     "Row",
     "Scored",
     "Table",
+    "TableOptions",
     "above_chance",
     "chance_table",
     "comparison",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 from mllm_eval import stats
 from mllm_eval.report.differences import same_samples, shared_units
 from mllm_eval.report.evidence import Scored, read_blind, read_scored
 from mllm_eval.report.table import Cell, Column, Row, Table, printed, score_cell
 from mllm_eval.report.words import ALPHA, p_words, title
+from mllm_eval.results import RunRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,42 +30,43 @@ class AboveChance:
 
 
 def above_chance(
-    folder: Path, rules: str = "cambrian", variant: str = "default", alpha: float = ALPHA
+    record: RunRecord, rules: str = "cambrian", variant: str = "default", alpha: float = ALPHA
 ) -> list[AboveChance]:
     """Every benchmark of a run against its chance level. Raises UserError if nothing was scored."""
-    run = read_scored(folder, rules, variant)
+    run = read_scored(record, rules, variant)
     blind = read_blind(run)
-    found = []
+    tested = []
     for name in run.benchmarks:
         chance = float(run.summaries[name]["chance"])
         p = chance_p(run, blind, name)
         above = p is not None and p < alpha
-        found.append(AboveChance(name, run.values[name], chance, p, above, blind.values.get(name) if blind else None))
-    return found
+        seen = blind.values.get(name) if blind else None
+        tested.append(AboveChance(name, run.values[name], chance, p, above, seen))
+    return tested
 
 
 def chance_p(run: Scored, blind: Scored | None, name: str) -> float | None:
     """One-sided p of a benchmark's value being above chance and, where asked, above the same run's blind value."""
     if name not in run.estimates:
         return None
-    found = [stats.above_chance(run.estimates[name].units, float(run.summaries[name]["chance"]))]
+    against = [stats.above_chance(run.estimates[name].units, float(run.summaries[name]["chance"]))]
     if blind and name in blind.estimates and same_samples(run, blind, name):
-        found.append(stats.above_other(*shared_units(name, (run, blind))))
-    return None if any(math.isnan(p) for p in found) else max(found)
+        against.append(stats.above_other(*shared_units(name, (run, blind))))
+    return None if any(math.isnan(p) for p in against) else max(against)
 
 
 def chance_table(
-    folder: Path, rules: str = "cambrian", variant: str = "default", alpha: float = ALPHA, intervals: bool = True
+    record: RunRecord, rules: str = "cambrian", variant: str = "default", alpha: float = ALPHA, intervals: bool = True
 ) -> Table:
     """`above_chance` as a table, with a sentence that counts and names the benchmarks that are not."""
-    run, found = read_scored(folder, rules, variant), above_chance(folder, rules, variant, alpha)
+    run, tested = read_scored(record, rules, variant), above_chance(record, rules, variant, alpha)
     number = {
         key: Column(key, name)
         for key, name in (("value", "Value"), ("chance", "Chance"), ("gain", "Above"), ("blind", "Blind"))
     }
     shown = (*number.values(), Column("p", "p", text=True), Column("verdict", "Verdict", text=True))
     rows = []
-    for one in found:
+    for one in tested:
         limits = run.interval(one.benchmark) if intervals else None
         between = (limits.low, limits.high) if limits else None
         cells = {
@@ -80,10 +81,10 @@ def chance_table(
     below = [
         f"{title(one.benchmark)} ({printed(one.value, 1)}, chance {printed(one.chance, 1)}"
         + (f", blind {printed(one.blind, 1)})" if one.blind is not None else ")")
-        for one in found
+        for one in tested
         if not one.above
     ]
-    sentence = f"{sum(one.above for one in found)} of {len(found)} benchmarks are above chance at p < {alpha:g}"
+    sentence = f"{sum(one.above for one in tested)} of {len(tested)} benchmarks are above chance at p < {alpha:g}"
     sentence += f"; not above: {', '.join(below)}." if below else "."
     return Table(
         name="chance",

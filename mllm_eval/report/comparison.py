@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
 
 from mllm_eval.errors import UserError, near
 from mllm_eval.report.differences import Difference, differences
 from mllm_eval.report.evidence import Scored, draw_together, read_blind, read_variants
+from mllm_eval.report.probing import probe_words
 from mllm_eval.report.table import Cell, Column, Row, Table, score_cell, with_best, with_deltas
 from mllm_eval.report.words import GAINS, sentences, stars, title, variant_words
-from mllm_eval.results import AVERAGE, columns
+from mllm_eval.results import AVERAGE, RunRecord, columns
 
 
 def score_columns(own: Sequence[str], decimals: int = 1) -> tuple[Column, ...]:
@@ -21,17 +21,17 @@ def score_columns(own: Sequence[str], decimals: int = 1) -> tuple[Column, ...]:
     AVG and the categories stand there where any of the paper's benchmarks does.
     """
     known = columns()
-    found = []
+    shown = []
     if any(name in known.benchmarks for name in own):
-        found.append(Column(AVERAGE, known.average.title, decimals=decimals))
-        found += [Column(key, named.title, decimals=decimals) for key, named in known.categories.items()]
+        shown.append(Column(AVERAGE, known.average.title, decimals=decimals))
+        shown += [Column(key, named.title, decimals=decimals) for key, named in known.categories.items()]
     for key, named in known.benchmarks.items():
         if key in own:
             group = known.categories[named.category].title
-            found.append(Column(key, named.title, decimals=decimals, better=named.better, group=group))
+            shown.append(Column(key, named.title, decimals=decimals, better=named.better, group=group))
     others = [name for name in own if name not in known.benchmarks]
-    found += [Column(name, title(name), decimals=decimals, group="Other") for name in others]
-    return tuple(found)
+    shown += [Column(name, title(name), decimals=decimals, group="Other") for name in others]
+    return tuple(shown)
 
 
 def classic_columns(runs: Sequence[Scored], decimals: int = 1) -> tuple[Column, ...]:
@@ -68,14 +68,14 @@ def held_equal(runs: Sequence[Scored], mixed_recipes: bool) -> None:
             "Choose one, or ask for mixed recipes."
         )
     for name in dict.fromkeys(name for run in runs for name in run.benchmarks):
-        found = {
+        protocols = {
             str(run.summaries[name]["protocol_hash"])
             for run in runs
             if name in run.summaries and run.plain == "default"
         }
-        if len(found) > 1:
+        if len(protocols) > 1:
             raise UserError(
-                f"{name} was scored by different protocols ({', '.join(sorted(found))}); score all runs again"
+                f"{name} was scored by different protocols ({', '.join(sorted(protocols))}); score all runs again"
             )
 
 
@@ -169,13 +169,12 @@ def subset_notes(runs: Sequence[Scored]) -> list[str]:
 
 
 def comparison(
-    runs: Sequence[Path],
+    runs: Sequence[RunRecord],
     baseline: str | None = None,
     rules: str = "cambrian",
     variants: Sequence[str] = ("default", "blind"),
     intervals: bool = False,
     mixed_recipes: bool = False,
-    heading: str = "Comparison of encoders",
     benchmarks: Sequence[str] | None = None,
 ) -> Table:
     """The table of runs, a row for each and for each variant (blind) it was asked in; of all benchmarks or of these.
@@ -186,7 +185,17 @@ def comparison(
     Raises:
         UserError: no scores, recipes or protocols that differ, an unknown baseline.
     """
-    scored = read_variants(runs, rules, variants, benchmarks)
+    return compare_scored(read_variants(runs, rules, variants, benchmarks), baseline, intervals, mixed_recipes)
+
+
+def compare_scored(
+    scored: Sequence[Scored],
+    baseline: str | None = None,
+    intervals: bool = False,
+    mixed_recipes: bool = False,
+    heading: str = "Comparison of encoders",
+) -> Table:
+    """As `comparison`, of evidence that was read before."""
     held_equal(scored, mixed_recipes)
     names = labels(scored)
     base = None if baseline is None else row_of(baseline, scored, names)
@@ -207,15 +216,15 @@ def comparison(
     notes = [*shared_notes(scored), *subset_notes(scored)]
     if base is not None:
         rows = with_deltas(rows, shown, names[base])
-    found = tested(scored, names, base)
-    if base is not None and found:
-        rows = [_marked(row, found) for row in rows]
+    differing = tested(scored, names, base)
+    if base is not None and differing:
+        rows = [_marked(row, differing) for row in rows]
         notes.append(
             f"Differences to {names[base]}; *, **, ***: p < 0.05, 0.01, 0.001 by a permutation test, "
-            f"clustered by image, corrected for {len(found)} tests (Holm)."
+            f"clustered by image, corrected for {len(differing)} tests (Holm)."
         )
     trained = [run.record for run in scored if run.plain == "default" and not run.record.external]
-    if found and len({record.seed for record in trained}) == 1:
+    if differing and len({record.seed for record in trained}) == 1:
         notes.append("One seed each: what training again would change is in no interval or p-value here.")
     if intervals and None in sizes:
         notes.append("[low, high]: 95 % interval, bootstrap clustered by image, pair or circular group.")
@@ -223,9 +232,10 @@ def comparison(
         notes.append(
             f"No interval and no test where all questions, or all of a stratum, are on one image: {', '.join(single)}."
         )
-    if any(one.gain for one in found):
+    if any(one.gain for one in differing):
         notes.append(GAINS)
-    said = [*_blind_words(scored, names), *sentences(found)]
+    said = [*_blind_words(scored, names), *sentences(differing)]
+    said += probe_words([run.record for run in scored if run.plain == "default"])
     return Table("compare", heading, shown, tuple(rows), tuple(notes), tuple(said))
 
 
@@ -240,12 +250,12 @@ def tested(runs: Sequence[Scored], names: Sequence[str], base: int | None = None
 def blind_rows(runs: Sequence[Scored], names: Sequence[str]) -> dict[str, Scored]:
     """Label -> the run of that label without images, where it was asked so."""
     shown = {(run.record.hash, run.subset): run for run in runs if run.plain == "blind"}
-    found = {
+    blind_of = {
         name: shown.get((run.record.hash, run.subset)) or read_blind(run)
         for run, name in zip(runs, names, strict=True)
         if run.plain == "default"
     }
-    return {name: blind for name, blind in found.items() if blind}
+    return {name: blind for name, blind in blind_of.items() if blind}
 
 
 def row_of(baseline: str, runs: Sequence[Scored], names: Sequence[str]) -> int:
@@ -256,9 +266,9 @@ def row_of(baseline: str, runs: Sequence[Scored], names: Sequence[str]) -> int:
     raise UserError(f"no row {baseline!r} to compare with.{near(baseline, names)}")
 
 
-def _marked(row: Row, found: Sequence[Difference]) -> Row:
+def _marked(row: Row, tested: Sequence[Difference]) -> Row:
     cells = dict(row.cells)
-    for one in found:
+    for one in tested:
         if one.a == row.label and one.key in cells:
             cells[one.key] = replace(cells[one.key], marks=stars(one.holm))
     return replace(row, cells=cells)

@@ -44,8 +44,8 @@ def as_counted(row: Row, ways: Ways) -> Row:
 
 def _number(run: Scored, name: str, way: CountedAs) -> float | None:
     variant = load_benchmark(name).variant(way.variant)
-    found = reported(run.summaries[name], variant.metric or "") if name in run.values else None
-    return None if found is None else found * variant.scale
+    value = reported(run.summaries[name], variant.metric or "") if name in run.values else None
+    return None if value is None else value * variant.scale
 
 
 def reports(run: Scored, name: str, way: CountedAs) -> bool:
@@ -60,7 +60,7 @@ def recounted(run: Scored, ways: Ways) -> Scored:
     """
     changed = {name: {**run.summaries[name], "value": _number(run, name, way)}
                for name, way in ways.items() if name in run.summaries}  # fmt: skip
-    return replace(run, summaries={**run.summaries, **changed})
+    return replace(run, summaries={**run.summaries, **changed}, samples=run.samples or run)
 
 
 def beside(run: Scored, row: Row, shown: Sequence[Column], intervals: bool, ways: Ways) -> list[Row]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from mllm_eval.report.comparison import labels
 from mllm_eval.report.evidence import Scored, read_variants
@@ -11,13 +10,13 @@ from mllm_eval.report.given import one_answer_words, top_answer
 from mllm_eval.report.parts import parts
 from mllm_eval.report.table import Cell, Column, Row, Table, score_cell
 from mllm_eval.report.words import title
-from mllm_eval.results import given_answers
+from mllm_eval.results import RunRecord
 
 COUNTS = {"n": "n", "n_failed": "failed", "n_unparsed": "unparsed", "n_empty": "empty"}
 
 
 def details_table(
-    runs: Sequence[Path], rules: str = "cambrian", variants: Sequence[str] = ("default",), decimals: int = 2
+    runs: Sequence[RunRecord], rules: str = "cambrian", variants: Sequence[str] = ("default",), decimals: int = 2
 ) -> Table:
     """A row for each cell of the runs' table, grouped by run.
 
@@ -63,18 +62,18 @@ def _row(run: Scored, label: str, name: str, shown: Sequence[Column]) -> Row:
 def _parts(run: Scored, label: str, name: str, shown: Sequence[Column]) -> list[Row]:
     """A row for each part of a benchmark's value."""
     facts = {"run": run.record.hash, "rules": run.rules, "variant": run.variant}
-    own, found = {column.key: column for column in shown}, []
+    own, rows = {column.key: column for column in shown}, []
     for part in parts(run.summaries[name]):
         values = {"value": part.value, "n": part.n}
         cells = {key: score_cell(value, own[key]) for key, value in values.items() if value is not None}
         cells = {column.key: cells.get(column.key, Cell("")) for column in shown}
-        found.append(Row(f"{title(name)}: {part.name}", "measured", cells, label, facts=facts))
-    return found
+        rows.append(Row(f"{title(name)}: {part.name}", "measured", cells, label, facts=facts))
+    return rows
 
 
 def _most_frequent_answer(run: Scored, name: str) -> str:
     """The answer that was given most often, and its share."""
-    return top_answer(given_answers(run.record.folder, run.summaries[name]))
+    return top_answer(run.record.given(run.summaries[name]))
 
 
 def _number(value: object) -> float | None:

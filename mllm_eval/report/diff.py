@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mllm_eval.config import load
-from mllm_eval.errors import UserError
-from mllm_eval.finished import is_external
-from mllm_eval.results import load_scores, summaries
-from mllm_eval.run import RunConfig
-from mllm_eval.storage import iter_jsonl, read_json, read_text
+from mllm_eval.results import RunRecord
+from mllm_eval.results.record import Summary
+from mllm_eval.storage import iter_jsonl
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,45 +38,35 @@ class RunsDiff:
     answers: list[AnswersDiff]
 
 
-def diff(a: Path, b: Path, rules: str = "cambrian") -> RunsDiff:
-    """Two runs' folders held side by side. Raises UserError for a damaged config or damaged scores."""
-    configs = [flat(_config(folder)) for folder in (a, b)]
-    worlds = [flat(_session(folder)) for folder in (a, b)]
-    own = [summaries(folder, rules) for folder in (a, b)]
+def diff(a: RunRecord, b: RunRecord, rules: str = "cambrian") -> RunsDiff:
+    """Two runs held side by side. Raises UserError for damaged scores."""
+    runs = (a, b)
+    configs = [flat(record.run.config()) for record in runs]
+    worlds = [flat(_session(record)) for record in runs]
+    own = [record.summaries(rules) for record in runs]
     both = [name for name in own[0] if name in own[1]]
     names = both + [name for name in {**own[0], **own[1]} if name not in both]
-    data = [{**_trained_on(folder), **_protocols(found)} for folder, found in zip((a, b), own, strict=True)]
-    answers = [_answers(name, a, b, own, rules) for name in names]
+    data = [{**_trained_on(record), **_protocols(scored)} for record, scored in zip(runs, own, strict=True)]
+    answers = [_answers(name, runs, own, rules) for name in names]
     return RunsDiff(_unequal(*configs), _unequal(*data), _unequal(*worlds), answers)
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    if is_external(folder):
-        found: dict[str, Any] = yaml.safe_load(read_text(folder / "config.yaml"))
-        return found
-    return load(folder / "config.yaml", RunConfig).model_dump(mode="json")
+def _trained_on(record: RunRecord) -> dict[str, str]:
+    return flat({"trained on": record.manifest.get("trained_on", {})})
 
 
-def _trained_on(folder: Path) -> dict[str, str]:
-    try:
-        manifest = read_json(folder / "manifest.json")
-    except UserError:
-        return {}
-    return flat({"trained on": manifest.get("trained_on", {})}) if isinstance(manifest, Mapping) else {}
+def _protocols(scored: Mapping[str, Summary]) -> dict[str, str]:
+    return {f"protocol of {name}": f"{one['protocol']} {one['protocol_hash']}" for name, one in scored.items()}
 
 
-def _protocols(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    return {f"protocol of {name}": f"{one['protocol']} {one['protocol_hash']}" for name, one in found.items()}
-
-
-def _answers(name: str, a: Path, b: Path, own: list[dict[str, dict[str, Any]]], rules: str) -> AnswersDiff:
+def _answers(name: str, runs: Sequence[RunRecord], own: Sequence[Mapping[str, Summary]], rules: str) -> AnswersDiff:
     values = [side[name]["value"] if name in side else None for side in own]
-    texts = [_texts(folder / "answers" / f"{name}.jsonl") for folder in (a, b)]
+    texts = [_texts(record.answers_path(name)) for record in runs]
     shared = texts[0].keys() & texts[1].keys()
     same = sum(texts[0][key] == texts[1][key] for key in shared)
     better = [0, 0]
     if all(name in side for side in own):
-        scores = [load_scores(folder, rules, benchmarks=[name]).set_index("id")["score"] for folder in (a, b)]
+        scores = [record.scores(rules, benchmarks=[name]).set_index("id")["score"] for record in runs]
         left, right = scores[0].align(scores[1], join="inner")
         better = [int((left > right).sum()), int((right > left).sum())]
         shared = shared or set(left.index)
@@ -94,12 +79,11 @@ def _texts(path: Path) -> dict[str, str]:
     return {str(line.get("id")): str(line.get("text")) for line in iter_jsonl(path)}
 
 
-def _session(folder: Path) -> dict[str, Any]:
+def _session(record: RunRecord) -> dict[str, Any]:
     """The environment of the last session; the time, which always differs, and the list of files left out."""
     try:
-        sessions = read_json(folder / "manifest.json")["sessions"]
-        last = dict(sessions[-1])
-    except (UserError, KeyError, TypeError, IndexError):
+        last = dict(record.manifest["sessions"][-1])
+    except (KeyError, TypeError, ValueError, IndexError):
         return {}
     last.pop("time", None)
     if isinstance(last.get("git"), dict):
@@ -117,10 +101,10 @@ def flat(node: Any, at: str = "") -> dict[str, str]:
     else:
         text = "none" if node is None else str(node)
         return {at: text[:12] if re.fullmatch(r"[0-9a-f]{32,}", text) else text}
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for key, value in pairs:
-        found |= flat(value, f"{at}.{key}" if at else key)
-    return found
+        texts |= flat(value, f"{at}.{key}" if at else key)
+    return texts
 
 
 def _unequal(a: Mapping[str, str], b: Mapping[str, str]) -> dict[str, tuple[str, str]]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from mllm_eval import stats
 from mllm_eval.catalog import paper_benchmarks
 from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.errors import UserError
-from mllm_eval.results import AVERAGE, RunRecord, columns, load_scores, read_run, scored_variants, strata, summaries
+from mllm_eval.results import AVERAGE, RunRecord, columns, strata
 from mllm_eval.stats import Estimator, Interval, Units
 from mllm_eval.stats.estimator import Floats
 
@@ -46,12 +45,16 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Scored:
-    """A run under one rule set and variant. Draws are made when first asked for and kept."""
+    """A run under one rule set and variant. Draws are made when first asked for and kept.
+
+    `samples`: the same run, whose scores of samples this one shares, where it only counts them otherwise.
+    """
 
     record: RunRecord
     rules: str
     variant: str
     summaries: dict[str, dict[str, Any]]
+    samples: Scored | None = None
 
     @cached_property
     def key(self) -> VariantKey:
@@ -84,7 +87,15 @@ class Scored:
     @cached_property
     def scores(self) -> pd.DataFrame:
         """One row a sample, all benchmarks."""
-        return load_scores(self.record.folder, self.rules, self.variant, self.benchmarks)
+        if self.samples is not None:
+            return self.samples.scores
+        return self.record.scores(self.rules, self.variant, self.benchmarks)
+
+    def scores_of(self, name: str) -> pd.DataFrame:
+        """One row a sample of a benchmark; not kept, unless the scores of all are."""
+        if "scores" in self.__dict__:
+            return self.scores[self.scores["benchmark"] == name]
+        return self.record.scores(self.rules, self.variant, [name])
 
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
@@ -93,11 +104,12 @@ class Scored:
         A benchmark whose value the known estimators do not reproduce has no entry: no interval is better than
         one of another quantity.
         """
-        found = {}
+        estimates = {}
         for name, frame in self.scores.groupby("benchmark", sort=False):
-            if (estimate := _estimate(str(name), frame, self.summaries[str(name)])) is not None:
-                found[str(name)] = estimate
-        return found
+            known = str(name) in self.benchmarks
+            if known and (estimate := _estimate(str(name), frame, self.summaries[str(name)])) is not None:
+                estimates[str(name)] = estimate
+        return estimates
 
     @cached_property
     def own_draws(self) -> dict[str, Floats]:
@@ -136,18 +148,18 @@ class Scored:
 
 def with_means(draws: Mapping[str, Floats]) -> dict[str, Floats]:
     """Bootstrap values by benchmark, with those of the categories and AVG that all members are there of."""
-    found = dict(draws)
+    drawn = dict(draws)
     for mean in (AVERAGE, *columns().categories):
         members = columns().members(mean)
         if all(name in draws for name in members):
-            found[mean] = np.mean([draws[name] * columns().percent(name) for name in members], axis=0)
-    return found
+            drawn[mean] = np.mean([draws[name] * columns().percent(name) for name in members], axis=0)
+    return drawn
 
 
 def limits(estimates: Mapping[str, Estimate], draws: Mapping[str, Floats], key: str, value: float) -> Interval | None:
     """95 % interval of a benchmark, a category or AVG from its draws; None where it can't be had, as from one image."""
-    found = stats.widened(stats.interval(value, draws[key]), weighed(estimates, key))
-    return None if math.isnan(found.low) else found
+    between = stats.widened(stats.interval(value, draws[key]), weighed(estimates, key))
+    return None if math.isnan(between.low) else between
 
 
 def weighed(estimates: Mapping[str, Estimate], key: str) -> list[tuple[Units, float]]:
@@ -159,61 +171,79 @@ def weighed(estimates: Mapping[str, Estimate], key: str) -> list[tuple[Units, fl
 
 
 def read_scored(
-    folder: Path, rules: str = "cambrian", variant: str = "default", benchmarks: Sequence[str] | None = None
+    record: RunRecord, rules: str = "cambrian", variant: str = "default", benchmarks: Sequence[str] | None = None
 ) -> Scored:
-    """The evidence of a run's folder, of all benchmarks or of these. Raises UserError if the rules scored none."""
-    record = read_run(folder)
-    found = summaries(folder, rules, variant)
-    if benchmarks is not None:
-        found = {name: summary for name, summary in found.items() if name in benchmarks}
-    if not found:
-        size = VariantKey.parse(variant).subset
-        mend = f"`mllm-eval eval {record.encoder} --subset {size}` does" if size else "run `mllm-eval score` first"
-        raise UserError(f"{folder}: nothing scored by {rules!r} rules ({variant}); {mend}")
-    return Scored(record, rules, variant, found)
+    """The evidence of a run, of all benchmarks or of these, the same one whenever it is asked for.
+
+    Raises UserError if the rules scored none of them.
+    """
+    key = (Scored, rules, variant, None if benchmarks is None else tuple(benchmarks))
+    if key not in record.views:
+        own = record.summaries(rules, variant)
+        if benchmarks is not None:
+            own = {name: summary for name, summary in own.items() if name in benchmarks}
+        if not own:
+            size = VariantKey.parse(variant).subset
+            mend = f"`mllm-eval eval {record.encoder} --subset {size}` does" if size else "run `mllm-eval score` first"
+            raise UserError(f"{record.folder}: nothing scored by {rules!r} rules ({variant}); {mend}")
+        record.views[key] = Scored(record, rules, variant, own)
+    scored: Scored = record.views[key]
+    return scored
 
 
 def read_blind(run: Scored) -> Scored | None:
     """The same run asked the same questions without images; None where it never was, or is itself such a variant."""
-    folder, blind = run.record.folder, str(run.key.named("blind"))
-    asked = run.plain == "default" and blind in scored_variants(folder, run.rules)
-    return read_scored(folder, run.rules, blind) if asked else None
+    blind = str(run.key.named("blind"))
+    asked = run.plain == "default" and blind in run.record.variants(run.rules)
+    return read_scored(run.record, run.rules, blind) if asked else None
 
 
 def read_variants(
-    folders: Sequence[Path], rules: str, variants: Sequence[str], benchmarks: Sequence[str] | None = None
+    records: Sequence[RunRecord], rules: str, variants: Sequence[str], benchmarks: Sequence[str] | None = None
 ) -> list[Scored]:
     """The evidence of runs in each of the variants that they were scored in, variant by variant.
 
     Raises:
-        UserError: no folders, or one that was scored in none of the variants.
+        UserError: no runs, or one that was scored in none of the variants.
     """
-    if not folders:
+    if not records:
         raise UserError("no runs to show")
-    known = {folder: scored_variants(folder, rules) for folder in folders}
     scored = []
     for variant in variants:
-        for folder in folders:
-            missing = not any(name in known[folder] for name in variants) and variant == variants[0]
-            if variant in known[folder] or missing:
-                scored.append(read_scored(folder, rules, variant, benchmarks))
+        for record in records:
+            known = record.variants(rules)
+            missing = not any(name in known for name in variants) and variant == variants[0]
+            if variant in known or missing:
+                scored.append(read_scored(record, rules, variant, benchmarks))
     return scored
 
 
 def draw_together(runs: Sequence[Scored]) -> None:
-    """Draw for runs that share their samples at once, making the weights of a draw once for all of them."""
-    found: list[dict[str, Floats]] = [{} for _ in runs]
-    for name in dict.fromkeys(name for run in runs for name in run.estimates):
+    """Draw for runs that share their samples at once, making the weights of a draw once for all of them.
+
+    What was drawn before stays.
+    """
+    waiting = [run for run in runs if "own_draws" not in run.__dict__]
+    drawn: list[dict[str, Floats]] = [{} for _ in waiting]
+    for name in dict.fromkeys(name for run in waiting for name in run.estimates):
         alike: dict[tuple[str, ...], list[int]] = {}
-        for index, run in enumerate(runs):
+        for index, run in enumerate(waiting):
             if name in run.estimates:
                 alike.setdefault(run.estimates[name].units.clusters, []).append(index)
         for members in alike.values():
-            units = [runs[index].estimates[name].units for index in members]
+            units = [waiting[index].estimates[name].units for index in members]
             for index, values in zip(members, stats.distribution(units, seed=stats.seed_of(name)), strict=True):
-                found[index][name] = values
-    for run, values_of in zip(runs, found, strict=True):
-        run.__dict__["own_draws"] = values_of  # where cached_property keeps it
+                drawn[index][name] = values
+    for run, draws in zip(waiting, drawn, strict=True):
+        run.__dict__["own_draws"] = draws  # where cached_property keeps it
+
+
+def draw_alone(run: Scored) -> Scored:
+    """The same run, to be drawn by itself whatever it was drawn with: sums of float32 round by how many runs are summed
+    at once, which shows in the fourth decimal of a limit."""
+    alone = replace(run, samples=run.samples or run)
+    alone.__dict__["estimates"] = run.estimates  # where cached_property keeps it
+    return alone
 
 
 def _estimate(name: str, frame: pd.DataFrame, summary: dict[str, Any]) -> Estimate | None:
@@ -227,9 +257,9 @@ def _estimate(name: str, frame: pd.DataFrame, summary: dict[str, Any]) -> Estima
         # a variant may count strata that the column's own value leaves out
         tried = [(estimator, own), *([(estimator, every)] if every != own else []), *tried]
     for estimator, stratum in tried:
-        found = Estimate(estimator, frame, stratum)
-        value = found.units.value if found.units.clusters else math.nan
+        estimate = Estimate(estimator, frame, stratum)
+        value = estimate.units.value if estimate.units.clusters else math.nan
         # the value may be printed with two decimals
         if math.isclose(value, float(summary["value"]), rel_tol=1e-6, abs_tol=0.006):
-            return found
+            return estimate
     return None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.report.differences import differences
-from mllm_eval.report.evidence import Scored, read_scored
+from mllm_eval.report.evidence import Scored, draw_alone, read_scored
 from mllm_eval.report.table import Cell, Column, Row, Table, printed, score_cell
-from mllm_eval.results import scored_variants
+from mllm_eval.results import RunRecord
 from mllm_eval.stats import Interval
 
 BLIND = "blind"
@@ -21,17 +20,17 @@ def gains(run: Scored, blind: Scored) -> dict[str, Interval]:
     The bootstrap draws the same images for both (paired, clustered). Where the value's make-up is unknown, the
     limits are nan; where either run lacks the benchmark there is no entry.
     """
-    found = {
+    added = {
         key: Interval(value - blind.values[key], float("nan"), float("nan"))
         for key, value in run.values.items()
         if key in blind.values
     }
     tested = differences([("seeing", run, BLIND, blind)])
-    return found | {one.key: one.difference for one in tested if one.key in found}
+    return added | {one.key: one.difference for one in tested if one.key in added}
 
 
-def with_gains(table: Table, folders: Mapping[str, Path], rules: str = "cambrian") -> Table:
-    """The table with a row of visual gains below each run's; `folders` is where the runs of the rows are.
+def with_gains(table: Table, records: Mapping[str, RunRecord], rules: str = "cambrian") -> Table:
+    """The table with a row of visual gains below each run's; `records`: hash -> run of the rows.
 
     Published rows have none, and a run that was never asked blind is named in the notes.
     """
@@ -39,16 +38,17 @@ def with_gains(table: Table, folders: Mapping[str, Path], rules: str = "cambrian
     lacking: list[str] = []
     for row in table.rows:
         rows.append(row)
-        folder = folders.get(row.facts.get("run", ""))
-        if folder is None or VariantKey.parse(row.facts.get("variant", "")).name != "default":
+        record = records.get(row.facts.get("run", ""))
+        if record is None or VariantKey.parse(row.facts.get("variant", "")).name != "default":
             continue
         asked = row.facts["variant"]
         blind = str(VariantKey.parse(asked).named(BLIND))
-        if blind not in scored_variants(folder, rules):
+        if blind not in record.variants(rules):
             lacking.append(row.label)
             continue
-        pair = (read_scored(folder, rules, asked), read_scored(folder, rules, blind))
-        rows.append(_row(row, gains(*pair), table.columns))
+        pair = (draw_alone(read_scored(record, rules, variant)) for variant in (asked, blind))
+        added = gains(*pair)
+        rows.append(_row(row, added, table.columns))
     notes = list(table.notes)
     if len(rows) > len(table.rows):
         notes.append("Visual gain: score minus blind score; 95 % interval, paired bootstrap clustered by image.")
@@ -57,13 +57,13 @@ def with_gains(table: Table, folders: Mapping[str, Path], rules: str = "cambrian
     return Table(table.name, table.title, table.columns, tuple(rows), tuple(notes), table.sentences)
 
 
-def _row(row: Row, found: Mapping[str, Interval], shown: Sequence[Column]) -> Row:
+def _row(row: Row, added: Mapping[str, Interval], shown: Sequence[Column]) -> Row:
     cells = {}
     for column in shown:
-        if column.text or column.key not in found:
+        if column.text or column.key not in added:
             cells[column.key] = Cell("") if column.text else Cell()
             continue
-        one = found[column.key]
+        one = added[column.key]
         cell = score_cell(one.value, column, limits=(one.low, one.high))
         cells[column.key] = Cell(_signed(one.value, column.decimals), one.value, low=cell.low, high=cell.high,
                                  interval=cell.interval)  # fmt: skip

@@ -9,7 +9,6 @@ from typing import Any
 from mllm_eval.distribution import NONE, one_answer
 from mllm_eval.report.evidence import Scored
 from mllm_eval.report.words import title
-from mllm_eval.results import given_answers
 
 UNREAD = "none read"
 
@@ -18,17 +17,17 @@ def one_answer_words(run: Scored) -> str:
     """The benchmarks where one answer makes up most, in a sentence without its end; empty where there are none."""
     said = []
     for name in run.benchmarks:
-        if found := one_answer(given_answers(run.record.folder, run.summaries[name])):
-            said.append(f"{found[0]!r} to {title(name)} in {found[1]:.0%}")
+        if most := one_answer(run.record.given(run.summaries[name])):
+            said.append(f"{most[0]!r} to {title(name)} in {most[1]:.0%}")
     return f"one answer makes up most: {', '.join(said)}; compare with the answers without the image" if said else ""
 
 
-def confusion(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def confusion(given: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table of golds (rows) and answers (columns); no rows where the golds are no labels.
 
     Each cell is a count, the last column says how many of the row are right.
     """
-    table: Mapping[str, Mapping[str, int]] = found.get("confusion") or {}
+    table: Mapping[str, Mapping[str, int]] = given.get("confusion") or {}
     said = sorted({*table, *itertools.chain(*table.values())}, key=lambda text: (text == NONE, len(text), text))
     rows = []
     for gold, row in table.items():
@@ -37,19 +36,19 @@ def confusion(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["gold", *(UNREAD if answer == NONE else answer for answer in said), "right"], rows
 
 
-def top_answer(found: Mapping[str, Any]) -> str:
+def top_answer(given: Mapping[str, Any]) -> str:
     """The most frequent answer with its share: `A 46%`; empty where nothing was read."""
-    answers: Mapping[str, int] = found.get("answers") or {}
+    answers: Mapping[str, int] = given.get("answers") or {}
     if not answers:
         return ""
-    text, total = max(answers, key=lambda one: answers[one]), sum(answers.values()) + int(found.get("others") or 0)
+    text, total = max(answers, key=lambda one: answers[one]), sum(answers.values()) + int(given.get("others") or 0)
     return f"{text} {answers[text] / total:.0%}"
 
 
-def most_frequent(found: Mapping[str, Any], most: int = 6) -> str:
+def most_frequent(given: Mapping[str, Any], most: int = 6) -> str:
     """The most frequent answers with their shares: `A 46%, B 30%, others 24%`."""
-    answers: Mapping[str, int] = found.get("answers") or {}
-    total = sum(answers.values()) + int(found.get("others") or 0)
+    answers: Mapping[str, int] = given.get("answers") or {}
+    total = sum(answers.values()) + int(given.get("others") or 0)
     if not total:
         return "nothing was read"
     ranked: Sequence[tuple[str, int]] = sorted(answers.items(), key=lambda one: -one[1])

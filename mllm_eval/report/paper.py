@@ -14,10 +14,10 @@ from mllm_eval.catalog.folders import roots
 from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, near
-from mllm_eval.finished import unreadable
-from mllm_eval.report.comparison import comparison, held_equal, labels, measured_row, shared_notes, subset_notes
+from mllm_eval.report.comparison import compare_scored, held_equal, labels, measured_row, shared_notes, subset_notes
 from mllm_eval.report.counted import Ways, as_counted, beside, counted_notes, ways_of
-from mllm_eval.report.evidence import Scored, draw_together, read_scored
+from mllm_eval.report.evidence import Scored, draw_together, read_scored, read_variants
+from mllm_eval.report.options import AS_PRINTED, TableOptions
 from mllm_eval.report.table import (
     Cell,
     Column,
@@ -28,9 +28,8 @@ from mllm_eval.report.table import (
     with_best,
     with_deltas,
 )
-from mllm_eval.results import AVERAGE, columns, contradiction, published, read_run, scored_variants, values
+from mllm_eval.results import AVERAGE, RunRecord, columns, contradiction, published, read_records, values
 from mllm_eval.results.published import number
-from mllm_eval.storage import results_home
 
 
 class PublishedRows(Strict):
@@ -83,26 +82,21 @@ def table_names() -> list[str]:
 
 
 def _files() -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for root in roots():
-        found = {**{path.stem: path for path in sorted(root.glob("configs/tables/*.yaml"))}, **found}
-    return found
+        files = {**{path.stem: path for path in sorted(root.glob("configs/tables/*.yaml"))}, **files}
+    return files
 
 
 def named_table(
     name: str,
     published_only: bool = False,
-    rules: str = "cambrian",
-    intervals: bool = False,
-    baseline: str | None = None,
-    mixed_recipes: bool = False,
-    recipe: str = "*",
-    runs: Sequence[Path] | None = None,
-    subset: int | None = None,
+    runs: Sequence[RunRecord] | None = None,
+    options: TableOptions = AS_PRINTED,
 ) -> Table:
-    """A table of configs/tables with the runs that belong into it (default: of those under results/runs).
+    """A table of configs/tables with the runs that belong into it (default: an encoder's under results/runs).
 
-    A table without published rows is the comparison of its runs, with tests and sentences. With `subset`, measured
+    A table without published rows is the comparison of its runs, with tests and sentences. With a subset, measured
     rows are those of `mllm-eval eval --subset`.
 
     Raises:
@@ -112,49 +106,42 @@ def named_table(
     if name not in files:
         raise UserError(f"unknown table {name!r}.{near(name, files)} Known: {', '.join(sorted(files))}")
     config = load(files[name], TableConfig)
-    key = VariantKey.of("default", subset)
+    key = VariantKey.of("default", options.subset)
     variant = str(key)
-    folders = [] if published_only else _matching(config, rules, recipe, runs, variant)
+    records: list[RunRecord] = []
+    if not published_only:
+        records = _matching(config, options.rules, read_records().trained if runs is None else runs, variant)
     if not config.published:
-        if not folders:
+        if not records:
+            rules = options.rules
             raise UserError(f"table {name!r} shows runs, and none is scored by {rules!r} rules: run `make eval` first")
-        shown = (variant, str(key.named("blind")))
-        return comparison(folders, baseline, rules, shown, intervals, mixed_recipes, config.title)
-    scored = [read_scored(folder, rules, variant) for folder in folders]
-    return _with_published(config, scored, intervals, baseline, mixed_recipes)
+        scored = read_variants(records, options.rules, (variant, str(key.named("blind"))))
+        return compare_scored(scored, options.baseline, options.intervals, options.mixed_recipes, config.title)
+    scored = [read_scored(record, options.rules, variant) for record in records]
+    return _with_published(config, _columns(config, files[name]), scored, options)
 
 
-def _matching(config: TableConfig, rules: str, recipe: str, runs: Sequence[Path] | None, variant: str) -> list[Path]:
-    named = runs is not None
-    if runs is None:
-        broken = unreadable()
-        runs = sorted(path.parent for path in (results_home() / "runs").glob("*/config.yaml"))
-        runs = [folder for folder in runs if folder.name not in broken]
-    found = []
-    for folder in runs:
-        if variant not in scored_variants(folder, rules):
+def _matching(config: TableConfig, rules: str, runs: Sequence[RunRecord], variant: str) -> list[RunRecord]:
+    matching = []
+    for record in runs:
+        if variant not in record.variants(rules):
             continue
-        record = read_run(folder)
-        if record.external and not named:
-            continue
-        for query in config.measured:
-            mine = (record.encoder, record.recipe, record.llm, record.data)
-            asked = (query.encoder, query.recipe, query.llm, query.data)
-            if all(map(fnmatch, mine, asked)) and fnmatch(record.recipe, recipe):
-                found.append((record.name, folder))
-                break
-    return [folder for _, folder in sorted(found)]
+        mine = (record.encoder, record.recipe, record.llm, record.data)
+        asked = ((query.encoder, query.recipe, query.llm, query.data) for query in config.measured)
+        if any(all(map(fnmatch, mine, patterns)) for patterns in asked):
+            matching.append(record)
+    return sorted(matching, key=lambda record: (record.name, record.folder))
 
 
 def _columns(config: TableConfig, file: Path | str) -> tuple[Column, ...]:
     known = columns()
     named = known.named()
-    found = []
+    shown = []
     for key in config.columns:
         if key not in named:
             raise UserError(f"table {config.name!r} ({file}): unknown column {key!r}.{near(key, named)}")
         benchmark = known.benchmarks.get(key)
-        found.append(
+        shown.append(
             Column(
                 key,
                 named[key].title,
@@ -164,7 +151,7 @@ def _columns(config: TableConfig, file: Path | str) -> tuple[Column, ...]:
                 group=known.categories[benchmark.category].title if benchmark else "",
             )
         )
-    return tuple(found)
+    return tuple(shown)
 
 
 def _decimals(config: TableConfig, key: str, own: int | None) -> int:
@@ -173,22 +160,17 @@ def _decimals(config: TableConfig, key: str, own: int | None) -> int:
 
 
 def _with_published(
-    config: TableConfig,
-    runs: Sequence[Scored],
-    intervals: bool,
-    baseline: str | None,
-    mixed: bool,
+    config: TableConfig, shown: tuple[Column, ...], runs: Sequence[Scored], options: TableOptions
 ) -> Table:
-    shown = _columns(config, _files()[config.name])
     rows = [row for part in config.published for row in published_rows(part, shown, config.rounding)]
     ways = ways_of([part.file for part in config.published], {column.key for column in shown})
     if runs:
-        held_equal(runs, mixed)
-        if intervals:
+        held_equal(runs, options.mixed_recipes)
+        if options.intervals:
             draw_together(runs)
-        rows += _measured_rows(runs, shown, config, intervals, ways)
+        rows += _measured_rows(runs, shown, config, options.intervals, ways)
     rows = with_best(rows, shown, config.best)
-    delta = Delta(row=baseline) if baseline else config.delta
+    delta = Delta(row=options.baseline) if options.baseline else config.delta
     if delta:
         if delta.row not in [row.label for row in rows]:
             raise UserError(

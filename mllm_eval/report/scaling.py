@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -73,6 +74,7 @@ class Line:
     fit: Fit
 
 
+@cache
 def scaling() -> Scaling:
     """The families and axes that this installation knows."""
     return load(SHIPPED / "configs" / "scaling.yaml", Scaling)

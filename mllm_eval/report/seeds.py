@@ -11,11 +11,11 @@ import numpy as np
 
 from mllm_eval import stats
 from mllm_eval.report.differences import same_samples
-from mllm_eval.report.evidence import Scored, read_blind
+from mllm_eval.report.evidence import Scored, draw_alone, read_blind, weighed
 from mllm_eval.report.table import Cell, Column, Row, Table, printed, score_cell
 from mllm_eval.report.words import ALPHA, NO_BLIND, apart_words, p_words, title
 from mllm_eval.results import AVERAGE, columns
-from mllm_eval.stats import SeedGap, Seeds
+from mllm_eval.stats import Scale, SeedGap, Seeds
 from mllm_eval.stats.estimator import Floats
 
 
@@ -34,12 +34,12 @@ def seed_groups(runs: Sequence[Scored]) -> list[SeedGroup]:
     for run in runs:
         if run.variant == "default":
             alike.setdefault((run.record.encoder, run.record.held_equal), []).append(run)
-    found = []
+    groups = []
     for (encoder, _), members in alike.items():
         own = list({run.record.seed: run for run in members}.values())
         if len(own) > 1:
-            found.append(SeedGroup(encoder, tuple(own), {key: _spread(own, key) for key in _keys(own)}))
-    return found
+            groups.append(SeedGroup(encoder, tuple(own), {key: _spread(own, key) for key in _keys(own)}))
+    return groups
 
 
 def _keys(runs: Sequence[Scored]) -> list[str]:
@@ -49,7 +49,14 @@ def _keys(runs: Sequence[Scored]) -> list[str]:
 
 def _spread(runs: Sequence[Scored], key: str) -> Seeds:
     _, freedom = _questions([[(run, None) for run in runs]], key)
-    return stats.over_seeds([run.values[key] for run in runs], [run.draws[key] for run in runs], freedom)
+    values, draws = [run.values[key] for run in runs], [run.draws[key] for run in runs]
+    return stats.over_seeds(values, draws, freedom, _scale(runs[0], key))
+
+
+def _scale(run: Scored, key: str) -> Scale:
+    """From nothing right to all right: 0 to 100 of most, 0 to 2,000 of MME."""
+    top = sum(share * float(units.weight.sum()) for units, share in weighed(run.estimates, key))
+    return Scale(0.0, top)
 
 
 def _questions(sides: Sequence[Sequence[tuple[Scored, Scored | None]]], key: str) -> tuple[Floats, float]:
@@ -74,22 +81,35 @@ def _questions(sides: Sequence[Sequence[tuple[Scored, Scored | None]]], key: str
     return draws, stats.satterthwaite([float(np.nanvar(own, ddof=1)) for own, _ in parts], [one for _, one in parts])
 
 
-def seed_gaps(groups: Sequence[SeedGroup]) -> list[tuple[SeedGroup, SeedGroup, str, SeedGap, SeedGap | None]]:
-    """Every pair of groups on AVG and the categories (benchmarks where there are none).
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Two groups of seeds on AVG, a category or a benchmark. `gains`: the gap of the visual gains, score minus blind
+    score; None unless every seed of both was asked the same questions without images."""
 
-    The second gap is that of the visual gains, score minus blind score; None unless every seed of both was asked the
-    same questions without images.
-    """
-    found = []
+    a: SeedGroup
+    b: SeedGroup
+    key: str
+    gap: SeedGap
+    gains: SeedGap | None
+
+
+def compare_groups(groups: Sequence[SeedGroup]) -> list[Compared]:
+    """Every pair of groups on AVG and the categories (benchmarks where there are none)."""
+    compared = []
     for a, b in combinations(groups, 2):
         shared = [key for key in a.of if key in b.of]
         means = [key for key in shared if key == AVERAGE or key in columns().categories]
-        blind = [[(run, read_blind(run)) for run in side.runs] for side in (a, b)]
+        blind = [[(run, _without_images(run)) for run in side.runs] for side in (a, b)]
         for key in means or shared:
             draws, freedom = _questions([[(run, None) for run in side.runs] for side in (a, b)], key)
             gap = stats.gap_over_seeds(a.of[key], b.of[key], draws, freedom)
-            found.append((a, b, key, gap, _gap_of_gains(blind, key)))
-    return found
+            compared.append(Compared(a, b, key, gap, _gap_of_gains(blind, key)))
+    return compared
+
+
+def _without_images(run: Scored) -> Scored | None:
+    blind = read_blind(run)
+    return blind and draw_alone(blind)
 
 
 def _gap_of_gains(sides: Sequence[Sequence[tuple[Scored, Scored | None]]], key: str) -> SeedGap | None:
@@ -102,7 +122,8 @@ def _gap_of_gains(sides: Sequence[Sequence[tuple[Scored, Scored | None]]], key: 
         _, freedom = _questions([side], key)
         values = [run.values[key] - blind.values[key] for run, blind in side if blind]
         draws = [run.draws[key] - blind.draws[key] for run, blind in side if blind]
-        spreads.append(stats.over_seeds(values, draws, freedom))
+        scale = _scale(side[0][0], key)
+        spreads.append(stats.over_seeds(values, draws, freedom, scale.minus(scale)))
     return stats.gap_over_seeds(spreads[0], spreads[1], *_questions(sides, key))
 
 
@@ -112,7 +133,8 @@ def seed_sentences(groups: Sequence[SeedGroup]) -> list[str]:
     Of what is larger the sentence says whether it is one of sight: whether the visual gains differ as well.
     """
     said = []
-    for a, b, key, gap, gains in seed_gaps(groups):
+    for one in compare_groups(groups):
+        a, b, key, gap, gains = one.a, one.b, one.key, one.gap, one.gains
         size, value = printed(abs(gap.difference.value), 1), gap.difference.value
         winner, loser = (a, b) if value >= 0 else (b, a)
         low, high = sorted(math.copysign(1, value) * limit for limit in (gap.difference.low, gap.difference.high))
@@ -154,12 +176,12 @@ def seed_table(runs: Sequence[Scored]) -> Table | None:
     rows = []
     for group in groups:
         seeds = ", ".join(str(run.record.seed) for run in group.runs)
-        for key, found in group.of.items():
+        for key, spread in group.of.items():
             cells = {
-                "mean": score_cell(found.mean.value, shown[0], limits=(found.mean.low, found.mean.high)),
-                "between": Cell(printed(found.between, 2), found.between),
-                "within": Cell(printed(found.within, 2), found.within),
-                "values": Cell(" · ".join(printed(value, 1) for value in found.values)),
+                "mean": score_cell(spread.mean.value, shown[0], limits=(spread.mean.low, spread.mean.high)),
+                "between": Cell(printed(spread.between, 2), spread.between),
+                "within": Cell(printed(spread.within, 2), spread.within),
+                "values": Cell(" · ".join(printed(value, 1) for value in spread.values)),
             }
             rows.append(Row(title(key), "measured", cells, group=f"{group.encoder}, seeds {seeds}"))
     notes = (

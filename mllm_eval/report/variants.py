@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import GENERIC
@@ -11,31 +10,31 @@ from mllm_eval.errors import UserError
 from mllm_eval.report.comparison import labels, measured_row
 from mllm_eval.report.evidence import read_scored
 from mllm_eval.report.table import Column, Row, Table, score_cell
-from mllm_eval.results import scored_variants, summaries
+from mllm_eval.results import RunRecord
 
 
-def variants_table(runs: Sequence[Path], benchmark: str, rules: str = "cambrian", decimals: int = 1) -> Table:
+def variants_table(runs: Sequence[RunRecord], benchmark: str, rules: str = "cambrian", decimals: int = 1) -> Table:
     """A row for each run, a column for each variant of the benchmark that any of the runs was scored in.
 
     Raises:
         UserError: an unknown benchmark, no runs, or none that was scored on it by these rules.
     """
     chosen = load_benchmark(benchmark)
-    values: dict[Path, dict[str, float | None]] = {}
-    for folder in runs:
-        found = {name: summaries(folder, rules, name).get(benchmark) for name in scored_variants(folder, rules)}
-        values[folder] = {name: summary["value"] for name, summary in found.items() if summary is not None}
-    kept = [folder for folder in runs if values[folder]]
+    values: dict[RunRecord, dict[str, float | None]] = {}
+    for record in runs:
+        own = {name: record.summaries(rules, name).get(benchmark) for name in record.variants(rules)}
+        values[record] = {name: summary["value"] for name, summary in own.items() if summary is not None}
+    kept = [record for record in runs if values[record]]
     if not kept:
         raise UserError(f"no run was scored on {benchmark} by {rules!r} rules; `mllm-eval eval ... --benchmarks` does")
     order = ["default", *chosen.variants, *(name for name in GENERIC if name != "default")]
-    names = [name for name in dict.fromkeys(order) if any(name in values[folder] for folder in kept)]
+    names = [name for name in dict.fromkeys(order) if any(name in values[record] for record in kept)]
     shown = tuple(Column(name, name.replace("_", " "), decimals=decimals, group=chosen.title) for name in names)
-    scored = [read_scored(folder, rules, next(iter(values[folder]))) for folder in kept]
+    scored = [read_scored(record, rules, next(iter(values[record]))) for record in kept]
     rows = []
-    for folder, run, label in zip(kept, scored, labels(scored), strict=True):
-        cells = {column.key: score_cell(values[folder].get(column.key), column) for column in shown}
-        facts = {**measured_row(run, label, (), False).facts, "variant": ", ".join(values[folder])}
+    for record, run, label in zip(kept, scored, labels(scored), strict=True):
+        cells = {column.key: score_cell(values[record].get(column.key), column) for column in shown}
+        facts = {**measured_row(run, label, (), False).facts, "variant": ", ".join(values[record])}
         rows.append(Row(label, "measured", cells, facts=facts))
     about = [f"{name.replace('_', ' ')}: {chosen.variant(name).about}." for name in names if chosen.variant(name).about]
     missing = [name for name in chosen.variants if name not in names]

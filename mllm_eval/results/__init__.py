@@ -1,40 +1,40 @@
-"""Runs and published rows as data frames. Reads files only; computes nothing but categories and AVG."""
+"""Runs, external models and published rows: what tables are made of. Reads files only; computes nothing but
+categories and AVG."""
 
 from __future__ import annotations
 
 from mllm_eval.results.columns import AVERAGE, Columns, CountedAs, columns, strata
 from mllm_eval.results.probes import Probe, read_probes
 from mllm_eval.results.published import contradiction, published, values
-from mllm_eval.results.runs import (
+from mllm_eval.results.record import (
+    Records,
     RunRecord,
-    given_answers,
     hold_to_known_rules,
-    load_scores,
+    read_records,
     read_run,
+    record_of,
     reported,
-    scored_rules,
-    scored_variants,
-    summaries,
 )
+from mllm_eval.results.timings import Timing, read_timings
 
 __all__ = [
     "AVERAGE",
     "Columns",
     "CountedAs",
     "Probe",
+    "Records",
     "RunRecord",
+    "Timing",
     "columns",
     "contradiction",
-    "given_answers",
     "hold_to_known_rules",
-    "load_scores",
     "published",
     "read_probes",
+    "read_records",
     "read_run",
+    "read_timings",
+    "record_of",
     "reported",
-    "scored_rules",
-    "scored_variants",
     "strata",
-    "summaries",
     "values",
 ]

@@ -23,7 +23,6 @@ from mllm_eval.score.scorer import (
     protocol_hash,
     rules_of,
 )
-from mllm_eval.shelf import Shelf
 
 FAILED = "failed"
 
@@ -73,13 +72,13 @@ class Summary:
 def score_samples(
     benchmark: Benchmark, rules: str, samples: Sequence[Sample], predictions: Mapping[str, str | None]
 ) -> Sequence[Score]:
-    """The score of every sample, in order, kept on disk; a sample without a prediction (or with None) is failed.
+    """The score of every sample, in order; a sample without a prediction (or with None) is failed.
 
     Raises UserError as `score_one` does.
     """
     rules_of(benchmark, rules)
     scorer = load_scorer(benchmark)
-    return Shelf(score_one(benchmark, scorer, rules, sample, predictions.get(sample.id)) for sample in samples)
+    return [score_one(benchmark, scorer, rules, sample, predictions.get(sample.id)) for sample in samples]
 
 
 def _place(benchmark: Benchmark, function: Any) -> str:

@@ -16,7 +16,7 @@ from mllm_eval.stats.bootstrap import (
 from mllm_eval.stats.estimator import Estimator, Units, summed
 from mllm_eval.stats.power import detectable, paired_error, questions_needed, seed_power, seeds_needed
 from mllm_eval.stats.scaling import Crossing, Fit, crossing, log_linear
-from mllm_eval.stats.seeds import SeedGap, Seeds, gap_over_seeds, over_seeds
+from mllm_eval.stats.seeds import Scale, SeedGap, Seeds, gap_over_seeds, over_seeds
 from mllm_eval.stats.significance import (
     FLIPS,
     Paired,
@@ -41,6 +41,7 @@ __all__ = [
     "Fit",
     "Interval",
     "Paired",
+    "Scale",
     "SeedGap",
     "Seeds",
     "Units",

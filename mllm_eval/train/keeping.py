@@ -11,7 +11,6 @@ import numpy as np
 
 from mllm_eval.distributed import decided
 from mllm_eval.features.room import VARIABLE, available
-from mllm_eval.features.shards import ENTRY
 from mllm_eval.storage import write_json
 from mllm_eval.train.encoding import missing
 
@@ -42,7 +41,7 @@ def _live(one: Prepared) -> Prepared:
 
 
 def _without_room(run: Run, prepared: Sequence[Prepared], features: Features) -> list[int]:
-    row = features.store.row_bytes + ENTRY.itemsize
+    row = features.store.image_bytes
     kept: list[tuple[TokenisedSet, NDArray[np.int64]]] = []
     found = []
     for one in prepared:

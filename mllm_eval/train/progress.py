@@ -15,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_eval.errors import UserError
+from mllm_eval.operations.count import Lessons, encoding, learning
+from mllm_eval.operations.shapes import added_parameters, encoder_shape, known_llama_shape, projector_shape
 from mllm_eval.progress import Progress
 from mllm_eval.storage import write_atomic, write_json
 
 if TYPE_CHECKING:
+    from mllm_eval.catalog import Stage
     from mllm_eval.run import Run
     from mllm_eval.train.stages import Prepared
 
@@ -116,13 +119,13 @@ def is_made(run: Run, number: int) -> bool:
 class Work:
     """Images and steps as parts of one amount of work, which a bar and its time left can be told by.
 
-    The unit is 10^6 multiplications: parameters x tokens, once for a forward pass and twice for a backward one, of
-    which stage 1 needs the half that passes gradients on to the projector. `missing`: images to encode.
+    The unit is 10^6 floating-point operations, as `mllm_eval.operations` counts them for a plan: a stage's go to its
+    steps by their tokens. `missing`: images to encode.
     """
 
     def __init__(self, run: Run, prepared: Sequence[Prepared], missing: int, progress: Progress | None) -> None:
         self.progress = progress
-        self.image = run.encoder.params * run.encoder.grid**2 / 1e6
+        self.image = encoding(encoder_shape(run.encoder), 1) / 1e6
         self.done = 0.0
         self.of_set = 0.0
         self.before: dict[int, float] = {}
@@ -130,7 +133,7 @@ class Work:
         self.total = missing * self.image
         for one in prepared:
             tokens = np.array([one.plan.tokens(step) for step in range(one.plan.steps)], np.float64)
-            cost = tokens * run.llm.params * (3 if one.stage.train_llm else 2) / 1e6
+            cost = tokens * (_learning(run, one.stage, tokens) / max(1.0, tokens.sum()))
             self.before[one.number] = self.total
             self.steps_of[one.number] = np.concatenate([[0.0], np.cumsum(cost)])
             self.total += self.steps_of[one.number][-1]
@@ -152,3 +155,13 @@ class Work:
     def _tell(self, done: float) -> None:
         if self.progress is not None:
             self.progress(round(done), round(self.total))
+
+
+def _learning(run: Run, stage: Stage, tokens: NDArray[np.float64]) -> float:
+    """Millions of operations of a stage whose steps have so many tokens; words are learnt at all behind the image."""
+    llm, rows = known_llama_shape(run.llm), len(tokens) * stage.batch
+    added = added_parameters(stage, llm)
+    length, image = round(tokens.sum() / max(1, rows)), run.recipe.positions
+    own = stage.train_llm and added is None
+    lessons = Lessons(rows, length, max(1, length - image), min(image, length), own, added or 0)
+    return learning(llm, projector_shape(run.encoder, run.recipe, run.llm), lessons) / 1e6

@@ -1,6 +1,6 @@
 """The report site: static pages, data files beside them, nothing fetched from elsewhere.
 
->>> write_report([run_folder, other_folder], results_home() / "report")
+>>> write_report([read_run(folder), read_run(other)], results_home() / "report")
 """
 
 from __future__ import annotations

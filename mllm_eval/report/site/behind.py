@@ -10,7 +10,6 @@ from mllm_eval.report.given import confusion, most_frequent, one_answer_words
 from mllm_eval.report.parts import number, parts
 from mllm_eval.report.site.markup import section, sheet
 from mllm_eval.report.words import title
-from mllm_eval.results import given_answers
 
 
 def behind(scored: Scored) -> str:
@@ -22,13 +21,13 @@ def behind(scored: Scored) -> str:
 
 def _of(scored: Scored, name: str) -> str:
     summary = scored.summaries[name]
-    found, given = parts(summary), given_answers(scored.record.folder, summary)
+    own, given = parts(summary), scored.record.given(summary)
     head, rows = confusion(given)
     shown = f'<p class="note">Answers: {escape(most_frequent(given))}.'
     shown += f" Golds: {escape(most_frequent({'answers': given['golds']}))}.</p>" if given.get("golds") else "</p>"
-    if found:
+    if own:
         lines = [[part.name, "" if part.value is None else number(part.value), "" if part.n is None else f"{part.n:,}",
-                  part.words] for part in found]  # fmt: skip
+                  part.words] for part in own]  # fmt: skip
         columns = [("", False), ("Value", True), ("n", True), ("Beside it", False)]
         kept = [at for at in range(4) if at < 2 or any(line[at] for line in lines)]
         shown += sheet(f"parts-{name}", f"Parts of {title(name)}", [columns[at] for at in kept],
@@ -37,7 +36,7 @@ def _of(scored: Scored, name: str) -> str:
         note = "Rows: the gold. Columns: what was read from the answer."
         shown += sheet(f"confusion-{name}", f"{title(name)}: golds against answers",
                        [(text, at > 0) for at, text in enumerate(head)], rows, note)  # fmt: skip
-    said = [f"{len(found)} parts"] if found else []
+    said = [f"{len(own)} parts"] if own else []
     said += ["golds against answers"] if rows else []
     said += [f"{most} in {share:.0%} of answers" for most, share in [one_answer(given) or ("", 0.0)] if most]
     about = f": {', '.join(said)}" if said else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mllm_eval.report.site.markup import page
 from mllm_eval.report.site.overview import overview, scaling_page
 from mllm_eval.report.site.runpage import run_page
 from mllm_eval.report.site.samples import write_samples
+from mllm_eval.results import RunRecord
 from mllm_eval.storage import write_atomic
 
 ASSETS = Path(__file__).parent / "assets"
@@ -27,19 +29,21 @@ COMPARED = "compare.html"
 
 
 def write_report(
-    folders: Sequence[Path],
+    records: Sequence[RunRecord],
     out: Path,
     rules: str = "cambrian",
     images: bool = True,
     asked: bool = True,
     progress: Progress = unheard,
+    unreadable: Sequence[str] = (),
 ) -> Path:
     """Write the site of these runs to the folder `out`, and return it. Thumbnails that are there are kept.
 
     Args:
-        folders: run folders; without `asked`, those of one recipe are taken and the others named on the page.
+        records: the runs; without `asked`, those of one recipe are taken and the others named on the page.
         rules: the rule set of tables and tests; the others show with each sample.
         images: also write a thumbnail of every image.
+        unreadable: sentences on runs that can't be read; they stand on the page, too.
 
     Raises:
         UserError: nothing scored by these rules, runs on different data, or `out` holds something else; what is in
@@ -48,7 +52,8 @@ def write_report(
     out = Path(out)
     if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
         raise UserError(f"{out}: holds other files; give an empty folder, or that of an earlier report")
-    evidence = gather(folders, rules, asked)
+    evidence = gather(records, rules, asked)
+    evidence = replace(evidence, left_out=(*evidence.left_out, *unreadable))
     if not evidence.entries and (out / COMPARED).is_file():
         left_out = " ".join(evidence.left_out)
         raise UserError(f"{out}: no scored run to show in place of the report that is there; it stays. {left_out}")

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from pathlib import Path
 
 from mllm_eval.errors import UserError
-from mllm_eval.report.choice import one_recipe
-from mllm_eval.report.comparison import comparison, labels
+from mllm_eval.report.choice import Choice, choose_one_recipe
+from mllm_eval.report.comparison import compare_scored, labels
 from mllm_eval.report.differences import Difference, differences
 from mllm_eval.report.evidence import Scored, draw_together, read_scored, read_variants
 from mllm_eval.report.table import Table
-from mllm_eval.results import AVERAGE, columns, hold_to_known_rules, scored_rules, scored_variants
+from mllm_eval.results import AVERAGE, RunRecord, columns, hold_to_known_rules
 
 SHOWN_VARIANTS = ("default", "blind")
 
@@ -55,11 +54,9 @@ class Evidence:
     @cached_property
     def table(self) -> Table:
         """All rows with intervals, and the sentences."""
-        folders = [entry.scored.record.folder for entry in self.seeing]
-        return replace(
-            comparison(folders, None, self.rules, SHOWN_VARIANTS, intervals=True, mixed_recipes=True),
-            title="All scores",
-        )
+        shown = {entry.scored.record.hash for entry in self.seeing}
+        scored = [entry.scored for entry in self.entries if entry.scored.record.hash in shown]
+        return compare_scored(scored, intervals=True, mixed_recipes=True, heading="All scores")
 
     @cached_property
     def differences(self) -> list[Difference]:
@@ -101,30 +98,26 @@ class Evidence:
         return self.entries[0].scored.record.data if self.entries else ""
 
 
-def gather(folders: Sequence[Path], rules: str, asked: bool) -> Evidence:
+def gather(records: Sequence[RunRecord], rules: str, asked: bool) -> Evidence:
     """The evidence of runs: those of one recipe, unless they were asked for by name.
 
     Raises:
         UserError: rules that no run was scored by, runs on different data, or a run that was asked for and has no
             scores.
     """
-    left_out: list[str] = []
-    kept = list(folders)
-    hold_to_known_rules(kept, rules)
-    if not asked:
-        kept, left_out = one_recipe(folders, rules)
-    scored = read_variants(kept, rules, SHOWN_VARIANTS) if kept else []
+    hold_to_known_rules(records, rules)
+    choice = Choice(list(records), []) if asked else choose_one_recipe(records, rules)
+    scored = read_variants(choice.runs, rules, SHOWN_VARIANTS) if choice.runs else []
     pins = sorted({run.record.data for run in scored})
     if len(pins) > 1:
         raise UserError(f"the runs were asked on different data ({', '.join(pins)}); make a report of each")
     draw_together(scored)
     entries = []
     for run, label in zip(scored, labels(scored), strict=True):
-        folder = run.record.folder
         others = {
-            other: read_scored(folder, other, run.variant)
-            for other in scored_rules(folder)
-            if other != rules and run.variant in scored_variants(folder, other)
+            other: read_scored(run.record, other, run.variant)
+            for other in run.record.rules
+            if other != rules and run.variant in run.record.variants(other)
         }
         entries.append(Entry(f"{run.record.hash}{'-blind' if run.variant == 'blind' else ''}", label, run, others))
-    return Evidence(tuple(entries), rules, tuple(left_out))
+    return Evidence(tuple(entries), rules, tuple(choice.left_out))

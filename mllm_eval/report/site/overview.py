@@ -201,7 +201,7 @@ def _signed(one: Difference) -> str:
 def _chance(evidence: Evidence) -> str:
     said = []
     for run in evidence.seeing:
-        found = above_chance(run.scored.record.folder, evidence.rules)
+        found = above_chance(run.scored.record, evidence.rules)
         below = [title(one.benchmark) for one in found if not one.above]
         sentence = f"{run.label}: {len(found) - len(below)} of {len(found)} benchmarks above chance at p < {ALPHA:g}"
         said.append(sentence + (f"; not above: {', '.join(below)}." if below else "."))
@@ -228,7 +228,7 @@ def _costs(evidence: Evidence) -> str:
     rows: list[list[str]] = []
     untimed = []
     for run in evidence.seeing:
-        cost = cost_of(run.scored.record.folder)
+        cost = cost_of(run.scored.record)
         if not cost.typed:
             untimed.append(run.label)
         numbers = [(cost.encoder_gflop, 3), (cost.llm_gflop, 3), (cost.seconds_a_question, 4), (cost.training_s, 0)]

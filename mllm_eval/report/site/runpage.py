@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mllm_eval.catalog import TokenGrid
-from mllm_eval.config import load
 from mllm_eval.data.rowcounts import row_counts
 from mllm_eval.errors import UserError
 from mllm_eval.report.chance import chance_p
-from mllm_eval.report.cost import ledger
 from mllm_eval.report.diff import flat
 from mllm_eval.report.evidence import read_blind
 from mllm_eval.report.site import plots
@@ -21,17 +19,16 @@ from mllm_eval.report.site.figures import write_figure
 from mllm_eval.report.site.markup import facts, section, sheet
 from mllm_eval.report.table import printed
 from mllm_eval.report.words import p_words, title
-from mllm_eval.results import columns
-from mllm_eval.run import RunConfig
-from mllm_eval.storage import iter_jsonl, read_json
+from mllm_eval.results import RunRecord, Timing, columns
+from mllm_eval.run import Run
+from mllm_eval.storage import iter_jsonl
 
 
 def run_page(entry: Entry, out: Path) -> str:
     """The body of run-<hash>.html."""
     record = entry.scored.record
-    if record.external:
+    if not isinstance(config := record.run, Run):
         return _external(entry)
-    config = load(record.folder / "config.yaml", RunConfig)
     encoder = config.encoder
     about = facts([
         ("Encoder", f"{encoder.name}, {encoder.family}, {encoder.params:,} parameters, "
@@ -49,13 +46,13 @@ def run_page(entry: Entry, out: Path) -> str:
         *_head(entry, about),
         _training(record.folder, record.hash, out),
         _recipe(config),
-        _cost(record.folder),
-        _world(record.folder),
+        _cost(record),
+        _world(record),
     ]
     return "\n".join(part for part in parts if part)
 
 
-def _shown(config: RunConfig) -> str:
+def _shown(config: Run) -> str:
     grid = TokenGrid.of(config.recipe, config.encoder)
     return (" with a row token behind each row" if grid.row_token else "") + (
         " without those of the padding" if grid.hide else ""
@@ -73,25 +70,26 @@ def _head(entry: Entry, about: str) -> list[str]:
 
 
 def _external(entry: Entry) -> str:
-    """The page of what is no run of this project: a finished model, or answers from elsewhere."""
+    """The page of an external model, or of answers from elsewhere."""
     record = entry.scored.record
-    files = _files(record.folder)
+    files = _files(record)
     about = facts([("What", record.external), ("Data", record.data), *(("Note", note) for note in record.notes)])
     parts = [
         *_head(entry, about),
         section("files", "Files of answers", sheet("answer-files", "Files of answers", [("", False), ("File", False),
                 ("Format", False), ("SHA-256", False)], files)) if files else "",
-        _cost(record.folder),
-        _world(record.folder),
+        _cost(record),
+        _world(record),
     ]  # fmt: skip
     return "\n".join(part for part in parts if part)
 
 
-def _files(folder: Path) -> list[list[str]]:
+def _files(record: RunRecord) -> list[list[str]]:
+    keys = ("file", "format", "sha256")
     try:
-        found = dict(read_json(folder / "manifest.json").get("files", {}))
-        return [[name, *(str(one.get(key, "")) for key in ("file", "format", "sha256"))] for name, one in found.items()]
-    except (UserError, AttributeError, TypeError, ValueError):
+        files = dict(record.manifest.get("files", {}))
+        return [[name, *(str(one.get(key, "")) for key in keys)] for name, one in files.items()]
+    except (AttributeError, TypeError, ValueError):
         return []
 
 
@@ -126,7 +124,7 @@ def _probes(entry: Entry) -> str:
     if not rows:
         return ""
     head = [("", False), ("Value", True), ("95 %", True), ("n", True), ("How", False)]
-    note = "Measured elsewhere on this encoder; read from probes.json in the run's folder."
+    note = "Of the encoder, by this project's probes or by what probes.json in the run's folder says; see How."
     return section("classic", "Classic vision", sheet("probes", "Probes of the encoder", head, rows, note))
 
 
@@ -159,7 +157,7 @@ def _ending(loss: list[float]) -> float:
     return sum(last) / len(last)
 
 
-def _recipe(config: RunConfig) -> str:
+def _recipe(config: Run) -> str:
     sources = config.recipe.assumed()
     fields = flat(config.recipe.model_dump(mode="json", exclude={"assumptions"}))
     rows = [[key, value, sources.get(key, "")] for key, value in fields.items()]
@@ -172,33 +170,31 @@ def _recipe(config: RunConfig) -> str:
     return section("recipe", "Recipe", body, lead)
 
 
-def _cost(folder: Path) -> str:
-    steps = ledger(folder)
-    if not steps:
+def _cost(record: RunRecord) -> str:
+    timings = record.timings
+    if not timings:
         return ""
-    kinds: dict[str, list[dict[str, Any]]] = {}
-    for step in steps:
-        variant = str(step.get("variant", "default"))
-        kind = str(step.get("kind", "not said, by an older version"))
-        kinds.setdefault(kind if variant == "default" else f"{kind} ({variant})", []).append(step)
+    kinds: dict[str, list[Timing]] = {}
+    for one in timings:
+        kind = one.kind or "not said, by an older version"
+        kinds.setdefault(kind if one.variant in ("", "default") else f"{kind} ({one.variant})", []).append(one)
     head = [("", False), ("Steps", True), ("Seconds", True), ("CPU seconds", True), ("Peak MiB", True)]
 
-    def row(name: str, members: list[dict[str, Any]]) -> list[str]:
-        sums = [sum(float(one.get(key, 0)) for one in members) for key in ("seconds", "cpu_seconds")]
-        peak = max(float(one.get("peak_mib", 0)) for one in members)
+    def row(name: str, members: list[Timing]) -> list[str]:
+        sums = [sum(one.seconds for one in members), sum(one.cpu_seconds for one in members)]
+        peak = max(one.peak_mib for one in members)
         return [name, str(len(members)), *(f"{total:,.1f}" for total in sums), f"{peak:,.0f}"]
 
     short = sheet("cost-kinds", "Cost by kind of step", head,
-                  [*(row(kind, members) for kind, members in kinds.items()), row("in all", steps)])  # fmt: skip
-    every = sheet("cost-steps", "Every step", head, [row(str(step["step"]), [step]) for step in steps])
-    return section("cost", "Cost", f"{short}<details><summary>All {len(steps)} steps</summary>{every}</details>")
+                  [*(row(kind, members) for kind, members in kinds.items()), row("in all", timings)])  # fmt: skip
+    every = sheet("cost-steps", "Every step", head, [row(one.title, [one]) for one in timings])
+    return section("cost", "Cost", f"{short}<details><summary>All {len(timings)} steps</summary>{every}</details>")
 
 
-def _world(folder: Path) -> str:
-    try:
-        sessions = list(read_json(folder / "manifest.json")["sessions"])
-    except (UserError, KeyError, TypeError):
+def _world(record: RunRecord) -> str:
+    if "sessions" not in record.manifest:
         return ""
+    sessions = record.manifest["sessions"]
     shown, before = [], dict[str, str]()
     for number, session in enumerate(sessions, start=1):
         fields = _session(dict(session))

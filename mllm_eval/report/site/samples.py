@@ -18,8 +18,7 @@ from mllm_eval.progress import Progress
 from mllm_eval.report.site.evidence import Entry, Evidence
 from mllm_eval.report.site.files import write_data
 from mllm_eval.report.words import title
-from mllm_eval.results import columns, load_scores
-from mllm_eval.storage import iter_jsonl
+from mllm_eval.results import columns
 
 PAGE = 250
 EDGE = 320  # pixels of a thumbnail's longer side
@@ -84,10 +83,10 @@ def _changed(entries: Sequence[Entry], name: str, samples: dict[str, Sample]) ->
         return ""
     for entry in entries:
         run = entry.scored.record
-        stem = name if entry.scored.variant == "default" else f"{name}.{entry.scored.variant}"
-        lines = list(iter_jsonl(run.folder / "scores" / f"{stem}.{entry.scored.rules}.jsonl"))
-        others = [str(line.get("id")) for line in lines if (noted := line.get("content")) is not None
-                  and (line.get("id") not in samples or content_of(samples[line["id"]]) != noted)]  # fmt: skip
+        scores = entry.scored.scores_of(name)
+        lines = list(zip(scores["id"], scores["content"], strict=True))
+        others = [id_ for id_, noted in lines
+                  if noted is not None and (id_ not in samples or content_of(samples[id_]) != noted)]  # fmt: skip
         if others:
             return (f"{len(others)} of its {len(lines)} rows have changed since {entry.label} was scored (first: "
                     f"{others[0]!r}); `mllm-eval eval {run.encoder} --benchmarks {name}` scores them anew")  # fmt: skip
@@ -98,17 +97,16 @@ Line = dict[str, Any]
 
 
 def _scores(entry: Entry, name: str) -> dict[str, dict[str, Line]]:
-    found = {}
+    by_rules = {}
     for rules, scored in entry.by_rules.items():
         if name in scored.benchmarks:
-            frame = load_scores(scored.record.folder, rules, scored.variant, [name])
-            found[rules] = {str(row["id"]): {str(k): v for k, v in row.items()} for row in frame.to_dict("records")}
-    return found
+            rows = scored.scores_of(name).to_dict("records")
+            by_rules[rules] = {str(row["id"]): {str(key): value for key, value in row.items()} for row in rows}
+    return by_rules
 
 
 def _answers(entry: Entry, name: str, problems: list[str]) -> dict[str, Answer]:
-    stem = name if entry.scored.variant == "default" else f"{name}.{entry.scored.variant}"
-    path = entry.scored.record.folder / "answers" / f"{stem}.jsonl"
+    path = entry.scored.record.answers_path(name, entry.scored.variant)
     if not path.is_file():
         return {}
     try:

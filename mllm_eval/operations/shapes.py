@@ -1,4 +1,4 @@
-"""The shapes that a plan reckons with: LLaMA, projector, encoder."""
+"""The shapes that operations are counted by: LLaMA, projector, encoder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mllm_eval.catalog import LLM, Encoder, Recipe
+from mllm_eval.catalog import LLM, Encoder, Recipe, Stage
 from mllm_eval.catalog.llama import llama_config
 from mllm_eval.errors import UserError, near
 
@@ -119,6 +119,19 @@ def llama_by_size(llm: LLM) -> LlamaShape:
     blocks = max(0, llm.params - 2 * words - llm.width) // llm.depth
     hidden = max(0, blocks - 4 * llm.width**2 - 2 * llm.width) // (3 * llm.width)
     return LlamaShape(llm.params, llm.vocab, llm.width, llm.depth, 1, llm.width, llm.width, hidden, tied=False)
+
+
+def known_llama_shape(llm: LLM) -> LlamaShape:
+    """`llama_shape`, or where its yaml has no `architecture` and its weights are elsewhere, `llama_by_size`."""
+    try:
+        return llama_shape(llm)
+    except UserError:
+        return llama_by_size(llm)
+
+
+def added_parameters(stage: Stage, llm: LlamaShape) -> int | None:
+    """What LoRA adds to the LLM and trains in its stead; None without LoRA."""
+    return None if stage.lora is None else lora_parameters(llm, stage.lora.r, stage.lora.targets)
 
 
 def matrices(llm: LlamaShape) -> dict[str, tuple[int, int]]:

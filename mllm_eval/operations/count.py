@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mllm_eval.plan.shapes import EncoderShape, LlamaShape, ProjectorShape
+from mllm_eval.operations.shapes import EncoderShape, LlamaShape, ProjectorShape
 
 
 def encoding(encoder: EncoderShape, images: int) -> int:
@@ -58,6 +58,27 @@ def passing(llm: LlamaShape, rows: int, tokens: int, targets: int, seen: int | N
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What a stage trains on: `rows` of `tokens` positions each, `image_tokens` of them an image's, and words learnt at
+    `targets` of them. `llm`: whether the LLM's own weights learn; `added`: parameters of LoRA, which learn instead."""
+
+    rows: int
+    tokens: int
+    targets: int
+    image_tokens: int
+    llm: bool
+    added: int = 0
+
+
+def learning(llm: LlamaShape, projector: ProjectorShape, lessons: Lessons) -> int:
+    """Forward and backward passes of a stage; recomputation is not counted."""
+    flops = passing(llm, lessons.rows, lessons.tokens, lessons.targets).training(lessons.llm)
+    # The projector's features want no gradient of their own, its weights do.
+    flops += 3 * projecting(projector, lessons.rows * lessons.image_tokens)
+    return flops + 6 * lessons.added * lessons.rows * lessons.tokens
+
+
 @dataclass(frozen=True)
 class Asking:
     """Work of answering one benchmark: images encoded once each, prefixes computed once an image, the rest."""
@@ -72,24 +93,29 @@ class Asking:
         return self.encoder + self.prompt + self.answer
 
 
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """`count` questions on `images`, which take `image_tokens` positions each; `text` tokens stand behind the image,
+    and `answer` tokens are answered."""
+
+    count: int
+    images: int
+    image_tokens: int
+    text: int
+    answer: int
+
+
 def asking(
-    llm: LlamaShape,
-    projector: ProjectorShape,
-    encoder: EncoderShape,
-    questions: int,
-    images: int,
-    image_tokens: int,
-    text: int,
-    answer: int,
-    shared: bool = True,
+    llm: LlamaShape, projector: ProjectorShape, encoder: EncoderShape, asked: Questions, shared: bool = True
 ) -> Asking:
-    """Answering `questions` on `images`, each of `text` tokens behind the image and `answer` tokens of answer.
+    """Answering questions.
 
     With `shared` (this project's engine), an image is encoded, and its tokens prefilled, once; without, once
     for each question, as a plain loop does it.
     """
-    times = images if shared else questions
-    prefix = passing(llm, times, image_tokens, 0).forward + projecting(projector, times * image_tokens)
-    rest = passing(llm, questions, text, 1, image_tokens + text).forward
-    told = passing(llm, questions, max(0, answer - 1), max(0, answer - 1), image_tokens + text + answer // 2).forward
-    return Asking(encoding(encoder, times), prefix + rest, told, questions * max(0, answer - 1))
+    times = asked.images if shared else asked.count
+    steps, before = max(0, asked.answer - 1), asked.image_tokens + asked.text
+    prefix = passing(llm, times, asked.image_tokens, 0).forward + projecting(projector, times * asked.image_tokens)
+    rest = passing(llm, asked.count, asked.text, 1, before).forward
+    told = passing(llm, asked.count, steps, steps, before + asked.answer // 2).forward
+    return Asking(encoding(encoder, times), prefix + rest, told, asked.count * steps)

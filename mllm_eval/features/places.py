@@ -1,0 +1,60 @@
+"""Which row of which shard holds an image: 88 bytes an image, found by bisection."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Part = tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[np.bytes_]]
+"""Of places: the image's SHA-256 in hex, shard << 32 | row, the row's checksum, empty when it was compared."""
+
+
+class Places:
+    """Places of images in a few sorted parts, each at least twice as large as the next, so that adding stays cheap."""
+
+    def __init__(self) -> None:
+        self._parts: list[Part] = []
+
+    def __len__(self) -> int:
+        """Images that have a place."""
+        return len(np.unique(np.concatenate([part[0] for part in self._parts]))) if self._parts else 0
+
+    def add(self, parts: Sequence[Part]) -> None:
+        """Add places in any order."""
+        parts = [part for part in parts if len(part[0])]
+        while parts:
+            images, where, checksums = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+            order = np.argsort(images, kind="stable")
+            new = images[order], where[order], checksums[order]
+            if not self._parts or len(self._parts[-1][0]) >= 2 * len(order):
+                self._parts.append(new)
+                return
+            parts = [self._parts.pop(), new]
+
+    def find(self, images: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bytes_]]:
+        """Where images (SHA-256 in hex) are [n], -1 for those that are nowhere, and the checksums of their rows [n]."""
+        found, checksums = np.full(len(images), -1), np.zeros(len(images), "S16")
+        for (_, where, sums), at, there in self._look(images):
+            there &= found < 0
+            found[there], checksums[there] = where[at[there]], sums[at[there]]
+        return found, checksums
+
+    def compared(self, images: Sequence[str], found: NDArray[np.int64]) -> None:
+        """The rows at these places, where these images were found, were compared with their checksums."""
+        for (_, where, sums), at, there in self._look(images):
+            sums[at[there & (where[at] == found)]] = b""
+
+    def _look(self, images: Sequence[str]) -> Iterator[tuple[Part, NDArray[np.int64], NDArray[np.bool_]]]:
+        asked = np.array(images, "S64")
+        for part in self._parts:
+            at = np.minimum(np.searchsorted(part[0], asked), len(part[0]) - 1)
+            yield part, at, part[0][at] == asked
+
+    def drop(self, places: Collection[int] = (), shards: Collection[int] = ()) -> None:
+        """These places, and all in these shards, are gone; other places of the same images are found from now on."""
+        for number, part in enumerate(self._parts):
+            kept = ~(np.isin(part[1], [*places]) | np.isin(part[1] >> 32, [*shards]))
+            self._parts[number] = part[0][kept], part[1][kept], part[2][kept]
+        self._parts = [part for part in self._parts if len(part[0])]

@@ -1,0 +1,37 @@
+"""Floating-point operations, counted from the shapes that yaml files state; no torch, no weights.
+
+The one count of them: a plan foretells with it, a run's cost is told by it, and progress is weighed by it.
+"""
+
+from __future__ import annotations
+
+from mllm_eval.operations.count import Asking, Lessons, Questions, asking, encoding, learning, passing, projecting
+from mllm_eval.operations.shapes import (
+    EncoderShape,
+    LlamaShape,
+    ProjectorShape,
+    encoder_shape,
+    known_llama_shape,
+    llama_shape,
+    lora_parameters,
+    projector_shape,
+)
+
+__all__ = [
+    "Asking",
+    "EncoderShape",
+    "Lessons",
+    "LlamaShape",
+    "ProjectorShape",
+    "Questions",
+    "asking",
+    "encoder_shape",
+    "encoding",
+    "known_llama_shape",
+    "learning",
+    "llama_shape",
+    "lora_parameters",
+    "passing",
+    "projecting",
+    "projector_shape",
+]

@@ -1,0 +1,157 @@
+"""Probes of encoders: data made where it is missing, what is measured already kept, the rest measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mllm_eval.catalog import load_encoder
+from mllm_eval.catalog.folders import names
+from mllm_eval.catalog.probe import Protocol, load_protocol
+from mllm_eval.config import short_hash
+from mllm_eval.distributed.collectives import decided, meet
+from mllm_eval.distributed.ranks import rank
+from mllm_eval.environment import before_torch
+from mllm_eval.errors import UserError
+from mllm_eval.pipeline.reporter import Reporter, Silent
+from mllm_eval.pipeline.sources import provide
+from mllm_eval.results.probed import Probed, probes_home
+from mllm_eval.run import RunFolder
+from mllm_eval.storage import FileLock, data_home, locate
+
+
+class ProbeSession(RunFolder):
+    """Probes of some encoders as one call, for a launcher: a name, and a folder for its logs."""
+
+    def __init__(self, encoders: Sequence[str], probes: Sequence[str]) -> None:
+        self._asked = [load_encoder(name).name for name in encoders], [one.name for one in asked_protocols(probes)]
+
+    @property
+    def hash(self) -> str:
+        return short_hash(self._asked)
+
+    @property
+    def stem(self) -> str:
+        return f"probe-{'-'.join(self._asked[0])}"
+
+    @property
+    def folder(self) -> Path:
+        return probes_home() / f"session-{self.hash}"
+
+
+def asked_protocols(probes: str | Sequence[str] | None) -> list[Protocol]:
+    """The protocols of these names; `all`, or none, are all there are. Raises UserError with near names."""
+    given = [probes] if isinstance(probes, str) else list(probes or ["all"])
+    found = [part.strip() for name in given for part in name.split(",") if part.strip()]
+    every = [one for name in found for one in (names("probes") if name == "all" else [name])]
+    return [load_protocol(name) for name in dict.fromkeys(every)]
+
+
+def probe(
+    encoders: str | Sequence[str],
+    probes: str | Sequence[str] | None = None,
+    layers: str | None = None,
+    data: str = "mini",
+    selection: str | None = None,
+    reporter: Reporter | None = None,
+) -> dict[Path, Probed]:
+    """Probe encoders: folder -> result, of every encoder and probe, measured as far as it is not there.
+
+    Args:
+        encoders: names, or paths to yaml files.
+        probes: names of configs/probes; by default all.
+        layers: `last`, `last4`, `even4`, `all` (each block by itself), or numbers of blocks with commas; by default
+            what the protocol says.
+        data: the probes' data, `mini` or what `mllm-eval data --probe` has locked.
+        selection: `train_holdout` or `val`, how heads are chosen; by default the protocol's.
+
+    Raises:
+        UserError: an unknown name, data that are missing, or of which nothing can be used; what was measured stays.
+    """
+    before_torch()
+    from mllm_eval.probes.measuring import Job, measure, selected
+
+    listener = reporter or Silent()
+    chosen = [load_encoder(name) for name in ([encoders] if isinstance(encoders, str) else encoders)]
+    protocols = asked_protocols(probes)
+    if not chosen:
+        raise UserError("say which encoder to probe: mllm-eval probe ENCODER --probe NAME")
+    asked = [
+        selected(one.on(data), selection if one.selection != "none" or len(protocols) == 1 else None)
+        for one in protocols
+    ]
+    meet()
+    places = {one.name: decided(lambda one=one: place_of(one, data, listener)) for one in asked}  # type: ignore[misc]
+    found: dict[Path, Probed] = {}
+    for encoder in chosen:
+        for protocol in asked:
+            job = Job(encoder, protocol, data, places[protocol.name], layers)
+            if (known := decided(job.done)) is None:
+                title = f"probe: {encoder.name}, {protocol.name}"
+                with FileLock(probes_home() / f".{job.hash}.{_own_number()}.lock"), listener.step(title) as progress:
+                    known = measure(job, progress)
+                meet()
+            found[job.folder] = known
+            for line in _troubles(known):
+                listener.say(line)
+    return found
+
+
+def _own_number() -> str:
+    # Of several processes that measure together each has a lock of its own: the first one's keeps others out.
+    number = rank()
+    return "" if number == 0 else str(number)
+
+
+def _troubles(found: Probed) -> list[str]:
+    lines = []
+    if found.n_failed:
+        name, why = next(iter(found.failed.items()))
+        lines.append(f"{found.probe}: {found.n_failed:,} of {found.n:,} test images failed, which no number counts: "
+                     f"{name}, {why}")  # fmt: skip
+    if found.n_left_out:
+        name, why = next(iter(found.left_out.items()))
+        lines.append(f"{found.probe}: {found.n_left_out:,} training images left out: {name}, {why}")
+    return lines
+
+
+def provide_probes(
+    probes: str | Sequence[str] | None,
+    data: str | None = None,
+    folder: Path | None = None,
+    offline: bool = False,
+    reporter: Reporter | None = None,
+) -> None:
+    """Fetch, check and lock the data of probes, or take them from a folder; `data` is by default the first that is not
+    made here. Raises UserError for the first probe whose data can't be had."""
+    from mllm_eval.probes.locking import lock_data
+
+    listener = reporter or Silent()
+    for protocol in asked_protocols(probes):
+        real = [name for name, one in protocol.data.items() if one.source != "local"]
+        brought = [name for name in real if protocol.data[name].source == "folder"]
+        pin = data or next(iter(brought if folder is not None and brought else real), "")
+        if protocol.pin(pin).source == "local":
+            with listener.step(f"data: {protocol.name}"):
+                place_of(protocol, pin, listener)
+            continue
+        with listener.step(f"data: {protocol.name}") as progress:
+            lock = lock_data(protocol, pin, folder, offline, progress)
+        commit = f", commit {lock.commit[:12]}" if lock.commit else ""
+        listener.say(
+            f"{protocol.name}: {lock.train:,} training and {lock.test:,} test images, {lock.size / 1e9:,.2f} GB in "
+            f"{lock.files:,} files, {lock.source}{commit}"
+        )
+
+
+def place_of(protocol: Protocol, data: str, reporter: Reporter) -> Path:
+    """The folder of a protocol's data, made where this machine can make it. Raises UserError where it is not here."""
+    pin = protocol.pin(data)
+    if pin.source == "local":
+        folder = locate(str(pin.folder))
+        if folder.is_relative_to(data_home()):
+            provide([folder], reporter)
+        return folder
+    from mllm_eval.probes.locking import locked_place
+
+    return locked_place(protocol, data)

@@ -1,0 +1,191 @@
+"""Heads on every patch: features from the frozen encoder, one step of AdamW a batch, then image after image tested.
+
+The encoder gets no gradient, so neither do the statistics of a batch norm: a head is a linear layer on normalised
+features, and its gradient is a sum over groups of crops. Each process computes its groups; all add up the same numbers
+in the same order, so that any number of processes has the weights of one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mllm_eval.adapters.base import EncoderModel
+from mllm_eval.catalog.probe import DenseProbe, DepthProbe, SegmentationProbe
+from mllm_eval.decoding import decoders
+from mllm_eval.errors import UserError
+from mllm_eval.probes.densehead import DenseHead, Training
+from mllm_eval.probes.depth import Depth
+from mllm_eval.probes.examples import BROKEN, Examples
+from mllm_eval.probes.found import Found, Group, chosen_words, hold_to_any
+from mllm_eval.probes.keeping import Kept, number
+from mllm_eval.probes.order import Order
+from mllm_eval.probes.ranks import rank, share, told
+from mllm_eval.probes.segmentation import Segmentation
+from mllm_eval.probes.tasks import Task, Tested
+from mllm_eval.probes.views import drawing
+
+Progress = Callable[[int, int], None]
+# Test images after which processes exchange what they found, and it may be kept.
+CHUNK = 16
+AHEAD = 2
+
+
+class Crops(NamedTuple):
+    """A group of training crops: pixels [B, 3, H, W] and targets [B, H, W], None where none of them can be used."""
+
+    pixels: Tensor | None
+    targets: Tensor | None
+    broken: dict[str, str]
+
+
+def task_of(protocol: DenseProbe, model: EncoderModel) -> Task:
+    """What a protocol asks of its heads."""
+    if isinstance(protocol, SegmentationProbe):
+        return Segmentation(protocol, model.facts)
+    assert isinstance(protocol, DepthProbe)
+    return Depth(protocol, model.facts)
+
+
+def measure(
+    protocol: DenseProbe, model: EncoderModel, train: Examples, test: Examples, groups: Sequence[tuple[int, ...]],
+    kept: Kept, progress: Progress,
+) -> Found:  # fmt: skip
+    """Train a head for each group of layers, all from the same crops, and test each on every image."""
+    task = task_of(protocol, model)
+    place = next(model.parameters()).device
+    heads = [
+        DenseHead(task.channels(len(layers)), task.outputs, task.batch_norm, protocol.seed, place) for layers in groups
+    ]  # fmt: skip
+    state = kept.load()
+    begun = int(state["step"]) if "step" in state else 0
+    training = Training(protocol, heads, groups, task, model)
+    if begun:
+        training.restore(state)
+    total = protocol.steps * protocol.batch + len(test)
+    left_out: dict[str, str] = {}
+    for step, crops in enumerate(_crops(protocol, task, train, begun), start=begun):
+        broken = {
+            name: why for one in told({k: v for c in crops for k, v in c.broken.items()}) for name, why in one.items()
+        }
+        left_out.update(broken)
+        if len(broken) == protocol.batch:
+            raise UserError(f"step {step}: none of {protocol.batch} training images can be used; the first: "
+                            f"{next(iter(broken.values()))}")  # fmt: skip
+        training.step(step, crops)
+        progress((step + 1) * protocol.batch, total)
+        if kept.due():
+            kept.save({**training.state(), "step": number(step + 1)})
+    if begun < protocol.steps:
+        kept.save({**training.state(), "step": number(protocol.steps)})
+    found, failed = _tested(
+        task, training, test, kept, lambda done: progress(protocol.steps * protocol.batch + done, total)
+    )
+    hold_to_any(len(test) - len(failed), len(test), next(iter(failed.values()), ""), "test images")
+    for layers, one in zip(groups, found, strict=True):
+        one.layers = layers
+    return Found(found, chosen_words(protocol.selection, protocol.holdout), len(test), failed, left_out, len(train))
+
+
+def _crops(protocol: DenseProbe, task: Task, train: Examples, begun: int) -> Iterator[list[Crops]]:
+    """The groups of each step that this process computes, made ahead by threads."""
+    order = Order(len(train), protocol.batch, protocol.seed)
+    numbers = share(protocol.batch // protocol.group)
+    coming: deque[list[list[tuple[str, Future[Any]]]]] = deque()
+    with ThreadPoolExecutor(decoders(), "crop") as pool:
+
+        def made(step: int, place: int, at: int) -> Any:
+            try:
+                return task.view(train[at], drawing(protocol.seed, step, place))
+            except BROKEN as problem:
+                return problem
+
+        def prepare(step: int) -> None:
+            if step >= protocol.steps:
+                return
+            places = order.places(step)
+            spans = [range(one * protocol.group, (one + 1) * protocol.group) for one in numbers]
+            coming.append(
+                [[(train[places[at]].id, pool.submit(made, step, at, places[at])) for at in span] for span in spans]
+            )
+
+        try:
+            for step in range(begun, begun + AHEAD):
+                prepare(step)
+            for step in range(begun, protocol.steps):
+                waiting = coming.popleft()
+                yield [_group(one) for one in waiting]
+                prepare(step + AHEAD)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _group(waiting: Sequence[tuple[str, Future[Any]]]) -> Crops:
+    pixels, targets, broken = [], [], {}
+    for name, future in waiting:
+        found = future.result()
+        if isinstance(found, Exception):
+            broken[name] = str(found)
+        else:
+            pixels.append(found[0])
+            targets.append(found[1])
+    if not pixels:
+        return Crops(None, None, broken)
+    return Crops(torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.stack(targets)), broken)
+
+
+def _tested(
+    task: Task, training: Training, test: Examples, kept: Kept, progress: Callable[[int], None]
+) -> tuple[list[Group], dict[str, str]]:
+    """What each test image adds under each head, and the images that can't be tested, with the reason."""
+    count = len(training.heads)
+    arrays = _empty(task, len(test), count)
+    failed: dict[str, str] = {}
+    state = kept.load()
+    begun = int(state["test.done"]) if "test.done" in state else 0
+    for name, array in arrays.items():
+        if begun:
+            array[:, :begun] = state[f"test.{name}"].numpy()
+    if begun:
+        lost = np.frombuffer(state["test.failed"].numpy().tobytes(), np.uint8).tobytes().decode()
+        failed = dict(line.split("\t", 1) for line in lost.splitlines())
+    own, world = rank()
+
+    def one(at: int) -> list[Tested] | str:
+        try:
+            return task.test(test[at], training.logits)
+        except BROKEN as problem:
+            return str(problem)
+
+    for start in range(begun, len(test), CHUNK):
+        stop = min(len(test), start + CHUNK)
+        mine = {at: one(at) for at in range(start, stop) if at % world == own}
+        for at, found in sorted(pair for each in told(mine) for pair in each.items()):
+            if isinstance(found, str):
+                failed[test[at].id] = found
+                continue
+            for head, tested in enumerate(found):
+                if tested.score is not None:
+                    arrays["scores"][head, at] = tested.score
+                else:
+                    arrays["inside"][head, at], arrays["union"][head, at] = tested.inside, tested.union
+        progress(stop)
+        if kept.due():
+            lines = "".join(f"{name}\t{why}\n" for name, why in failed.items()).encode()
+            held = {f"test.{name}": torch.from_numpy(array[:, :stop].copy()) for name, array in arrays.items()}
+            noted = torch.from_numpy(np.frombuffer(lines, np.uint8).copy())
+            kept.save({**training.state(), "step": number(training.protocol.steps), **held, "test.failed": noted,
+                       "test.done": number(stop)})  # fmt: skip
+    return [Group((), **{name: array[head] for name, array in arrays.items()}) for head in range(count)], failed
+
+
+def _empty(task: Task, images: int, heads: int) -> dict[str, Any]:
+    if isinstance(task, Segmentation):
+        return {name: np.zeros((heads, images, task.outputs), np.int32) for name in ("inside", "union")}
+    return {"scores": np.full((heads, images), np.nan, np.float32)}

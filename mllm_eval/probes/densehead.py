@@ -1,0 +1,185 @@
+"""A linear layer on every patch, with or without a batch norm before it, and how a batch changes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mllm_eval.adapters.base import EncoderModel
+from mllm_eval.catalog.probe import DenseProbe, DepthProbe
+from mllm_eval.probes.ranks import exchanged
+from mllm_eval.probes.tasks import Task
+from mllm_eval.probes.windows import padded
+
+# torch's batch norm, and mmsegmentation's first weights of a last layer.
+EPSILON, MOMENTUM, DEVIATION = 1e-5, 0.1, 0.01
+
+
+class DenseHead:
+    """weight [O, C], bias [O]; with `batch_norm` also gain and shift [C], and running mean and variance [C]."""
+
+    def __init__(self, channels: int, outputs: int, batch_norm: bool, seed: int, place: torch.device | str) -> None:
+        self.batch_norm = batch_norm
+        draws = torch.Generator().manual_seed(seed)
+        weight = torch.empty(outputs, channels).normal_(0, DEVIATION, generator=draws)
+        self.learnt = {"weight": weight.to(place), "bias": torch.zeros(outputs, device=place)}
+        if batch_norm:
+            self.learnt |= {"gain": torch.ones(channels, device=place), "shift": torch.zeros(channels, device=place)}
+        for one in self.learnt.values():
+            one.requires_grad_()
+        self.mean, self.variance = torch.zeros(channels, device=place), torch.ones(channels, device=place)
+
+    def logits(self, features: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        """[B, O, h, w] of features [B, C, h, w], normalised by these statistics [C] where there is a batch norm."""
+        weight, bias = self.learnt["weight"], self.learnt["bias"]
+        if self.batch_norm:
+            # Norm and linear layer are one: the norm's factors go into the weights, not into every patch.
+            factor = self.learnt["gain"] * torch.rsqrt(variance + EPSILON)
+            bias = bias + weight @ (self.learnt["shift"] - mean * factor)
+            weight = weight * factor
+        return torch.nn.functional.conv2d(features, weight[:, :, None, None], bias)
+
+    def tested(self, features: Tensor) -> Tensor:
+        """[B, O, h, w] by the running statistics."""
+        with torch.no_grad():
+            return self.logits(features, self.mean, self.variance)
+
+    def follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running statistics towards a batch's of so many patches, as torch's batch norm does."""
+        self.mean.lerp_(mean, MOMENTUM)
+        self.variance.lerp_(variance * (count / max(1, count - 1)), MOMENTUM)
+
+
+def rate_at(protocol: DenseProbe, step: int) -> float:
+    """The rate of a step: a linear warm-up, and a fall to `rate_to` by a cosine, or to 0 in a line, as mmcv has them.
+
+    Both run from the first step on: the warm-up is a factor on what the fall gives.
+    """
+    done = step / protocol.steps
+    if isinstance(protocol, DepthProbe):
+        least = protocol.rate * protocol.rate_to
+        rate = least + (protocol.rate - least) * (1 + math.cos(math.pi * done)) / 2
+    else:
+        rate = protocol.rate * (1 - done)
+    if step >= protocol.warmup:
+        return rate
+    return rate * (1 - (1 - step / protocol.warmup) * (1 - protocol.warmup_from))
+
+
+def betas_at(protocol: DenseProbe, step: int) -> tuple[float, float]:
+    """AdamW's betas of a step; of a cycle the first one goes down and up again by cosines (mmcv's OneCycle)."""
+    if not isinstance(protocol, DepthProbe) or protocol.cycle is None:
+        return protocol.betas
+    high, low, rise = protocol.cycle
+    turn = max(1.0, rise * protocol.steps)
+    began, ended, done = high, low, step / turn
+    if step >= turn:
+        began, ended, done = low, high, (step - turn) / max(1.0, protocol.steps - turn)
+    return ended + (began - ended) * (1 + math.cos(math.pi * min(1.0, done))) / 2, protocol.betas[1]
+
+
+class Training:
+    """Heads that are trained from the same crops, each as if it were alone."""
+
+    def __init__(
+        self, protocol: DenseProbe, heads: Sequence[DenseHead], groups: Sequence[tuple[int, ...]], task: Task,
+        model: EncoderModel,
+    ) -> None:  # fmt: skip
+        self.protocol, self.heads, self.groups, self.task, self.model = protocol, list(heads), list(groups), task, model
+        self._read = sorted({layer for group in groups for layer in group})
+        own = [list(head.learnt.values()) for head in heads]
+        self._steps = [
+            torch.optim.AdamW(one, lr=protocol.rate, betas=protocol.betas, weight_decay=protocol.decay, foreach=False)
+            for one in own
+        ]
+        self._weight = next(model.parameters())
+
+    def features(self, pixels: Tensor) -> list[Tensor]:
+        """Of each head [B, C, h, w] what it reads of pixels [B, 3, H, W], padded with zeros to whole patches."""
+        patch = self.model.facts.patch or 1
+        maps = self.model(padded(pixels, patch).to(self._weight.device, self._weight.dtype), self._read)
+        of = dict(zip(self._read, maps, strict=True))
+        return [self.task.features([of[layer] for layer in group]) for group in self.groups]
+
+    def logits(self, pixels: Tensor) -> list[Tensor]:
+        """Of each head [B, O, h, w] for pixels [B, 3, H, W]."""
+        return [head.tested(one) for head, one in zip(self.heads, self.features(pixels), strict=True)]
+
+    def step(self, step: int, crops: Sequence[Any]) -> None:
+        """One step on a batch: `crops` are the groups of this process."""
+        count = self.protocol.batch // self.protocol.group
+        seen = [self.features(one.pixels) if one.pixels is not None else None for one in crops]
+        rate, betas = rate_at(self.protocol, step), betas_at(self.protocol, step)
+        for number, (head, stepping) in enumerate(zip(self.heads, self._steps, strict=True)):
+            own = [None if one is None else one[number] for one in seen]
+            mean, variance = self._statistics(head, own, count)
+            learnt = list(head.learnt.values())
+            like = torch.zeros(sum(one.numel() for one in learnt), device=self._weight.device)
+            gradients = []
+            for features, one in zip(own, crops, strict=True):
+                if features is None:
+                    gradients.append(like)
+                    continue
+                loss = self.task.loss(
+                    head.logits(features, mean, variance), one.targets.to(self._weight.device), step
+                ) / count  # fmt: skip
+                found = torch.autograd.grad(loss, learnt)
+                gradients.append(torch.cat([part.reshape(-1) for part in found]))
+            whole = torch.stack(exchanged(gradients, count, like)).sum(0)
+            if self.protocol.clip is not None:
+                norm = float(whole.norm())
+                whole = whole * min(1.0, self.protocol.clip / (norm + 1e-6))
+            at = 0
+            for part in learnt:
+                part.grad = whole[at : at + part.numel()].view_as(part)
+                at += part.numel()
+            for settings in stepping.param_groups:
+                settings["lr"], settings["betas"] = rate, betas
+            stepping.step()
+
+    def _statistics(self, head: DenseHead, own: Sequence[Tensor | None], count: int) -> tuple[Tensor, Tensor]:
+        """Mean and variance [C] of the whole batch's patches; those that it has where there is no batch norm."""
+        if not head.batch_norm:
+            return head.mean, head.variance
+        like = torch.zeros(1 + 2 * len(head.mean), dtype=torch.float64, device=head.mean.device)
+        sums = []
+        for features in own:
+            if features is None:
+                sums.append(like)
+                continue
+            flat = features.double().transpose(0, 1).flatten(1)
+            sums.append(torch.cat([like.new_tensor([flat.shape[1]]), flat.sum(1), (flat**2).sum(1)]))
+        total = torch.stack(exchanged(sums, count, like)).sum(0)
+        patches, channels = total[0], len(head.mean)
+        mean = total[1 : 1 + channels] / patches
+        variance = (total[1 + channels :] / patches - mean**2).clamp_min(0)
+        mean, variance = mean.float(), variance.float()
+        head.follow(mean, variance, int(patches))
+        return mean, variance
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that training goes on from, by name."""
+        found = {}
+        for number, (head, stepping) in enumerate(zip(self.heads, self._steps, strict=True)):
+            for name, one in head.learnt.items():
+                found[f"{number}.{name}"] = one
+                for key, value in stepping.state.get(one, {}).items():
+                    found[f"{number}.{name}.{key}"] = value
+            found |= {f"{number}.mean": head.mean, f"{number}.variance": head.variance}
+        return found
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        with torch.no_grad():
+            for number, (head, stepping) in enumerate(zip(self.heads, self._steps, strict=True)):
+                for name, one in head.learnt.items():
+                    one.copy_(state[f"{number}.{name}"])
+                    for key in ("step", "exp_avg", "exp_avg_sq"):
+                        value = state[f"{number}.{name}.{key}"]
+                        stepping.state[one][key] = value if key == "step" else value.to(one.device)
+                head.mean.copy_(state[f"{number}.mean"])
+                head.variance.copy_(state[f"{number}.variance"])

@@ -1,0 +1,106 @@
+"""Pictures through the frozen encoder, batch after batch, decoded ahead of it by threads and shared among processes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mllm_eval.adapters.base import EncoderModel
+from mllm_eval.decoding import decoders
+from mllm_eval.probes.examples import BROKEN
+from mllm_eval.probes.ranks import exchanged, share, told
+
+# Pictures that are encoded at once. It is part of the result: an encoder's last bits depend on the batch's shape.
+TOGETHER = 64 if torch.cuda.is_available() else 8
+AHEAD = 2
+View = Callable[[], NDArray[np.float32]]
+
+
+class Encoded(NamedTuple):
+    """Features [n, 2, L, D] float32 of a batch: of each layer the summary and the mean of the patches; `broken` are the
+    places of pictures that can't be read, whose features are 0, with the reason."""
+
+    features: Tensor
+    broken: dict[int, str]
+
+
+def summaries(model: EncoderModel, pixels: Tensor, layers: Sequence[int]) -> Tensor:
+    """[B, 2, L, D] float32: of each layer the summary and the mean of the patches."""
+    maps = model(pixels, layers)
+    pairs = [torch.stack([one.summary, one.patches.flatten(1, 2).mean(1)], 1) for one in maps]
+    return torch.stack(pairs, 2).float()
+
+
+def encoded(model: EncoderModel, batches: Iterable[Sequence[View]], layers: Sequence[int]) -> Iterator[Encoded]:
+    """The features of batches of views, each made by calling it in a thread.
+
+    A batch is cut into parts of `TOGETHER`, the last one filled up with zeros: a picture's features do not depend on
+    how many processes share the work, nor on which pictures stand beside it.
+    """
+    weight = next(model.parameters())
+    coming: deque[tuple[int, list[tuple[int, list[Future[Any]]]]]] = deque()
+    todo = iter(batches)
+    with ThreadPoolExecutor(decoders(), "view") as pool:
+
+        def prepare() -> None:
+            if (views := next(todo, None)) is None:
+                return
+            parts = -(-len(views) // TOGETHER)
+            own = [
+                (part, [pool.submit(_made, view) for view in views[part * TOGETHER : (part + 1) * TOGETHER]])
+                for part in share(parts)
+            ]
+            coming.append((len(views), own))
+
+        try:
+            for _ in range(AHEAD):
+                prepare()
+            while coming:
+                count, own = coming.popleft()
+                yield _batch(model, weight, count, own, layers)
+                prepare()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _batch(
+    model: EncoderModel, weight: Tensor, count: int, own: list[tuple[int, list[Future[Any]]]], layers: Sequence[int]
+) -> Encoded:
+    broken: dict[int, str] = {}
+    made = []
+    like = torch.zeros((TOGETHER, 2, len(layers), model.width), device=weight.device)
+    for part, futures in own:
+        pixels, places = [], []
+        for at, future in enumerate(futures):
+            found = future.result()
+            if isinstance(found, Exception):
+                broken[part * TOGETHER + at] = str(found)
+            else:
+                pixels.append(found)
+                places.append(at)
+        if not pixels:
+            made.append(like)
+            continue
+        filled = np.zeros((TOGETHER, *pixels[0].shape), np.float32)
+        filled[places] = pixels
+        features = summaries(model, torch.from_numpy(filled).to(weight.device, weight.dtype), layers)
+        lost = [at for at in range(TOGETHER) if at not in places]
+        features[lost] = 0
+        made.append(features)
+    parts = exchanged(made, -(-count // TOGETHER), like)
+    everyones = {place: why for one in told(broken) for place, why in one.items()}
+    return Encoded(torch.cat(parts)[:count], dict(sorted(everyones.items())))
+
+
+def _made(view: View) -> NDArray[np.float32] | Exception:
+    try:
+        return view()
+    except BROKEN as problem:
+        return problem

@@ -1,0 +1,112 @@
+"""What a probe learns from and is tested on: pictures with a class, a mask or a depth map, kept on disk as a list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_eval.data.images import CellPicture, FilePicture
+from mllm_eval.data.samples import ImageRef
+from mllm_eval.decoding import load_map, pixels_key
+from mllm_eval.errors import UserError
+from mllm_eval.shelf import Shelf
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+# What a broken picture or map raises on its way to numbers; anything else is a fault of the code.
+BROKEN = (UserError, OSError, ValueError)
+
+
+class Example(NamedTuple):
+    """A picture and what is to be learnt of it: `label` for a class, `map_path` for a mask or depth file."""
+
+    id: str
+    picture: FilePicture | CellPicture
+    label: int = -1
+    map_path: str = ""
+
+    def image(self) -> PIL.Image.Image:
+        """The picture in RGB. Raises UserError, naming it, where it can't be decoded."""
+        return self.picture.load()
+
+    def values(self) -> NDArray[np.int64]:
+        """[H, W] the numbers in the mask or depth file. Raises UserError, naming it, for what is no map of one number
+        a pixel."""
+        return load_map(Path(self.map_path))
+
+
+class Examples(Sequence[Example]):
+    """The examples of a split; memory holds 8 bytes of each and what `kept` picks."""
+
+    def __init__(
+        self, shelf: Shelf[Example], classes: Sequence[str] = (), kept: NDArray[np.int64] | None = None
+    ) -> None:
+        self._shelf = shelf
+        self.classes = tuple(classes)
+        self._kept = kept
+
+    def __len__(self) -> int:
+        return len(self._shelf) if self._kept is None else len(self._kept)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        number = range(len(self))[index]
+        return self._shelf[number if self._kept is None else int(self._kept[number])]
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[number] for number in range(len(self)))
+
+    def split(self, share: float, seed: int) -> tuple[Examples, Examples]:
+        """Those that are kept for learning, and a random `share` of them that is held out; the same every time."""
+        order = np.random.default_rng([seed, 1]).permutation(len(self)).astype(np.int64)
+        count = max(1, round(share * len(self)))
+        return self._part(np.sort(order[count:])), self._part(np.sort(order[:count]))
+
+    def _part(self, places: NDArray[np.int64]) -> Examples:
+        chosen = places if self._kept is None else self._kept[places]
+        return Examples(self._shelf, self.classes, chosen)
+
+    def labels(self) -> NDArray[np.int64]:
+        """[N] the classes' numbers."""
+        return np.fromiter((one.label for one in self), np.int64, len(self))
+
+
+class Refs(Sequence[ImageRef]):
+    """The pictures of examples as the feature store knows them, hashed once, 32 bytes of each in memory."""
+
+    def __init__(self, examples: Examples) -> None:
+        self._examples = examples
+        self.broken: dict[int, str] = {}
+        self._keys = np.zeros((len(examples), 32), np.uint8)
+        for number, one in enumerate(examples):
+            try:
+                self._keys[number] = np.frombuffer(bytes.fromhex(pixels_key(one.picture.encoded())), np.uint8)
+            except BROKEN as problem:
+                self.broken[number] = str(problem)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def key(self, index: int) -> str:
+        """The picture's key, 64 hex digits."""
+        return self._keys[index].tobytes().hex()
+
+    @overload
+    def __getitem__(self, index: int) -> ImageRef: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ImageRef]: ...
+    def __getitem__(self, index: int | slice) -> ImageRef | list[ImageRef]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        picture = self._examples[index].picture
+        return ImageRef(self.key(index), picture.load, picture.size)

@@ -1,0 +1,170 @@
+"""Readers of the real layouts: ImageNet in folders or in the hub's parquet, ADE20K, and NYUv2 as BTS lays it out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from mllm_eval.catalog.probe import ProbeData
+from mllm_eval.data.images import CellPicture, FilePicture
+from mllm_eval.errors import UserError, near
+from mllm_eval.probes.examples import Example, Examples
+from mllm_eval.shelf import Shelf
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+def read_examples(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
+    """The training and the test examples of a data set that lies in `folder`, in the order of their names.
+
+    Raises UserError, naming file or folder, where something is missing or has another form, or where there are other
+    numbers of images or classes than the yaml says.
+    """
+    train, test = LAYOUTS[data.layout](data, folder)
+    for split, rows, found in ((data.train, data.train_rows, train), (data.test, data.test_rows, test)):
+        if not len(found):
+            raise UserError(f"{folder / split}: no images here; the data set is not whole")
+        if rows is not None and len(found) != rows:
+            raise UserError(f"{folder / split}: {len(found):,} images, the yaml says {rows:,}: files are missing or "
+                            "too many, or it is another release; correct `train_rows` or `test_rows`")  # fmt: skip
+    if data.classes is not None and train.classes and len(train.classes) != data.classes:
+        raise UserError(f"{folder / data.train}: {len(train.classes):,} classes, the yaml says {data.classes:,}")
+    return train, test
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    for name in sorted(os.listdir(folder)):
+        if name.lower().endswith(ENDINGS):
+            yield folder / name
+
+
+def _file(path: Path) -> FilePicture:
+    # The key is worked out by those who need it: it means reading every picture.
+    return FilePicture("", str(path), str(path))
+
+
+def imagenet(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
+    """`train/<class>/*` and `val/<class>/*`; classes are numbered in the order of their names."""
+    top = folder / data.train
+    if not top.is_dir():
+        raise UserError(f"{top}: no such folder")
+    classes = sorted(one.name for one in os.scandir(top) if one.is_dir())
+    if not classes:
+        raise UserError(f"{top}: no folders of classes in it; ImageNet's layout is {data.train}/<class>/<image>")
+    found = []
+    for split in (data.train, data.test):
+        shelf: Shelf[Example] = Shelf()
+        here = folder / split
+        own = sorted(one.name for one in os.scandir(here) if one.is_dir()) if here.is_dir() else []
+        if strange := [name for name in own if name not in set(classes)]:
+            raise UserError(f"{here / strange[0]}: a class that {data.train} does not have."
+                            f"{near(strange[0], classes)}")  # fmt: skip
+        if not own and any(True for _ in _pictures(here)):
+            raise UserError(f"{here}: images without folders of classes; sort them into {split}/<class>/<image>")
+        for label, name in enumerate(classes):
+            for path in _pictures(here / name) if name in set(own) else ():
+                shelf.append(Example(f"{split}/{name}/{path.name}", _file(path), label))
+        found.append(Examples(shelf, classes))
+    return found[0], found[1]
+
+
+def imagenet_parquet(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
+    """`<split>-*.parquet` with `image` and `label`, as the hub has ImageNet; labels are numbers from 0."""
+    found = []
+    for split in (data.train, data.test):
+        files = sorted(folder.glob(f"{split}-*.parquet"))
+        if not files:
+            raise UserError(f"{folder / split}-*.parquet: no such files")
+        shelf: Shelf[Example] = Shelf()
+        most = -1
+        for path in files:
+            for example in _parquet(path, split):
+                most = max(most, example.label)
+                shelf.append(example)
+        count = data.classes if data.classes is not None else most + 1
+        if most >= count:
+            raise UserError(f"{folder / split}: label {most}, the yaml says {count:,} classes")
+        found.append(Examples(shelf, [str(number) for number in range(count)]))
+    return found[0], found[1]
+
+
+def _parquet(path: Path, split: str) -> Iterator[Example]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
+    missing = [name for name in ("image", "label") if name not in file.schema_arrow.names]
+    if missing:
+        raise UserError(f"{path}: no column {missing[0]!r} (but {', '.join(file.schema_arrow.names)})")
+    number = 0
+    for group in range(file.num_row_groups):
+        for row, label in enumerate(file.read_row_group(group, columns=["label"]).column(0).to_pylist()):
+            if not isinstance(label, int) or label < 0:
+                raise UserError(f"{path} row {number}: label {label!r} is no class; a test split without labels can't "
+                                "be used")  # fmt: skip
+            picture = CellPicture("", str(path), group, "image", row, 0, number)
+            yield Example(f"{split}/{path.name}/{number}", picture, label)
+            number += 1
+
+
+def ade20k(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
+    """`images/<split>/x.jpg` with `annotations/<split>/x.png`, in the folder itself or in ADEChallengeData2016/."""
+    inside = folder / "ADEChallengeData2016"
+    top = inside if inside.is_dir() else folder
+    found = []
+    for split in (data.train, data.test):
+        shelf: Shelf[Example] = Shelf()
+        for path in _pictures(top / "images" / split):
+            mask = top / "annotations" / split / f"{path.stem}.png"
+            if not mask.is_file():
+                raise UserError(f"{mask}: no such file, the mask of {path}")
+            shelf.append(Example(f"{split}/{path.stem}", _file(path), map_path=str(mask)))
+        found.append(Examples(shelf))
+    return found[0], found[1]
+
+
+def nyu(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
+    """Lists of lines `<image> <depth> <focal length>`, whose paths begin at the first of `roots` that has them."""
+    found = []
+    for listing in (data.train, data.test):
+        found.append(Examples(_listed(folder, listing, data.roots)))
+    return found[0], found[1]
+
+
+def _listed(folder: Path, listing: str, roots: Sequence[str]) -> Shelf[Example]:
+    path, shelf = folder / listing, Shelf[Example]()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); it lists the images of the split") from None
+    root: Path | None = None
+    for number, line in enumerate(lines, start=1):
+        words = line.split()
+        if not words:
+            continue
+        if len(words) < 2:
+            raise UserError(f"{path}:{number}: expected `<image> <depth> <focal length>`, found {line!r}")
+        image, depth = (word.lstrip("/") for word in words[:2])
+        if root is None or not (root / image).is_file():
+            root = next((folder / one for one in roots if (folder / one / image).is_file()), None)
+        if root is None:
+            places = ", ".join(str(folder / one) for one in roots)
+            raise UserError(f"{path}:{number}: no file {image} under {places}")
+        if not (root / depth).is_file():
+            raise UserError(f"{path}:{number}: no file {root / depth}, the depth of {image}")
+        shelf.append(Example(f"{listing}/{image}", _file(root / image), map_path=str(root / depth)))
+    return shelf
+
+
+LAYOUTS: dict[str, Callable[[ProbeData, Path], tuple[Examples, Examples]]] = {
+    "imagenet": imagenet,
+    "imagenet_parquet": imagenet_parquet,
+    "ade20k": ade20k,
+    "nyu": nyu,
+}

@@ -1,0 +1,170 @@
+"""Linear heads on whole images: all trained in one pass over random views, one chosen, its answers kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mllm_eval.adapters.base import EncoderModel
+from mllm_eval.catalog.probe import LinearProbe
+from mllm_eval.errors import UserError
+from mllm_eval.probes.encoding import encoded
+from mllm_eval.probes.examples import Example, Examples
+from mllm_eval.probes.found import Found, Group, chosen_words, hold_to_any
+from mllm_eval.probes.grid import Heads, Input
+from mllm_eval.probes.keeping import Kept, number
+from mllm_eval.probes.order import Order
+from mllm_eval.probes.views import drawing, random_view
+
+Progress = Callable[[int, int], None]
+Layers = Sequence[tuple[int, ...]]
+# Test images of which the answers are kept at a time.
+CHUNK = 64
+
+
+def inputs_of(protocol: LinearProbe, groups: Layers) -> list[list[Input]]:
+    """The inputs of each group of layers: the last so many of them, with and without the mean patch."""
+    found = []
+    for layers in groups:
+        depths = sorted({min(depth, len(layers)) for depth in protocol.depths})
+        found.append([Input(layers[-depth:], mean) for depth in depths for mean in protocol.patch_mean])
+    return found
+
+
+def measure(
+    protocol: LinearProbe, model: EncoderModel, train: Examples, test: Examples, groups: Layers, kept: Kept,
+    progress: Progress,
+) -> Found:  # fmt: skip
+    """Train the heads, choose one for each group of layers, and test it.
+
+    `model` preprocesses as `views.probed` says. What was kept of an earlier call is gone on with.
+    """
+    learnt, held = (
+        train.split(protocol.holdout, protocol.seed) if protocol.selection == "train_holdout" else (train, test)
+    )
+    of_group = inputs_of(protocol, groups)
+    every = list(dict.fromkeys(one for some in of_group for one in some))
+    read = sorted({layer for one in every for layer in one.layers})
+    scaled = [rate * protocol.batch / protocol.rate_batch for rate in protocol.rates]
+    weight = next(model.parameters())
+    heads = Heads(
+        every, scaled, len(train.classes), read, model.width, protocol.deviation, protocol.momentum, protocol.seed,
+        weight.device,
+    )  # fmt: skip
+    state = kept.load()
+    begun = int(state["step"]) if "step" in state else 0
+    if begun:
+        heads.restore(state)
+    asked = len(held) * (protocol.selection == "train_holdout") + len(test)
+    total = protocol.steps * protocol.batch + asked
+    left_out: dict[str, str] = {}
+    order = Order(len(learnt), protocol.batch, protocol.seed)
+    for step, made in enumerate(encoded(model, _views(protocol, model, learnt, order, begun), read), start=begun):
+        places = order.places(step)
+        left_out.update({learnt[places[at]].id: why for at, why in made.broken.items()})
+        good = [at for at in range(len(places)) if at not in made.broken]
+        if not good:
+            raise UserError(f"step {step}: none of {len(places)} training images can be read; "
+                            f"the first: {next(iter(made.broken.values()))}")  # fmt: skip
+        labels = torch.tensor([learnt[places[at]].label for at in good], device=weight.device)
+        heads.step(made.features[good] if made.broken else made.features, labels, step / protocol.steps)
+        progress((step + 1) * protocol.batch, total)
+        if kept.due():
+            kept.save({**heads.state(), "step": number(step + 1)})
+    if begun < protocol.steps:
+        kept.save({**heads.state(), "step": number(protocol.steps)})
+    done = protocol.steps * protocol.batch
+    right: dict[str, NDArray[np.float32]] = {}
+    broken: dict[str, str] = {}
+    for name, examples in {"held": held, "test": test}.items():
+        if name == "held" and protocol.selection != "train_holdout":
+            continue
+        right[name], failed = _tested(name, heads, model, examples, read, kept, partial(_told, progress, done, total))
+        hold_to_any(len(examples) - len(failed), len(examples), next(iter(failed.values()), ""), "images")
+        (left_out if name == "held" else broken).update(failed)
+        done += len(examples)
+    shares = np.nanmean(right.get("held", right["test"]), 0)
+    found = [
+        _chosen(heads, every, own, layers, shares, right["test"], protocol)
+        for layers, own in zip(groups, of_group, strict=True)
+    ]
+    words = (
+        f"best of {len(of_group[0]) * len(protocol.rates)} heads; {chosen_words(protocol.selection, protocol.holdout)}"
+    )
+    return Found(found, words, len(test), broken, left_out, len(learnt))
+
+
+def _told(progress: Progress, before: int, total: int, done: int) -> None:
+    progress(before + done, total)
+
+
+def _views(
+    protocol: LinearProbe, model: EncoderModel, examples: Examples, order: Order, begun: int
+) -> Iterator[list[Callable[[], NDArray[np.float32]]]]:
+    def view(example: Example, step: int, place: int) -> NDArray[np.float32]:
+        return random_view(example.image(), model.facts, protocol, drawing(protocol.seed, step, place))
+
+    for step, places in enumerate(order.steps(begun, protocol.steps), start=begun):
+        yield [partial(view, examples[at], step, place) for place, at in enumerate(places)]
+
+
+def _tested(
+    name: str, heads: Heads, model: EncoderModel, examples: Examples, read: Sequence[int], kept: Kept,
+    told: Callable[[int], None],
+) -> tuple[NDArray[np.float32], dict[str, str]]:  # fmt: skip
+    """[N, heads] whether each head's answer is right, nan where the image can't be read, and those images."""
+    right = np.full((len(examples), len(heads)), np.nan, np.float32)
+    state = kept.load()
+    begun = int(state[f"{name}.done"]) if f"{name}.done" in state else 0
+    if begun:
+        right[:begun] = state[f"{name}.right"].numpy()
+    failed: dict[str, str] = {}
+
+    def views() -> Iterator[list[Callable[[], NDArray[np.float32]]]]:
+        for start in range(begun, len(examples), CHUNK):
+            yield [partial(_centre, model, one) for one in examples[start : start + CHUNK]]
+
+    # What could not be read before the stop is asked again, so that it can be named again.
+    for place in np.flatnonzero(np.isnan(right[:begun, 0])):
+        try:
+            _centre(model, examples[int(place)])
+        except UserError as problem:
+            failed[examples[int(place)].id] = str(problem)
+    at = begun
+    for made in encoded(model, views(), read):
+        some = examples[at : at + CHUNK]
+        labels = torch.tensor([one.label for one in some], device=made.features.device)
+        answers: Tensor = heads.logits(made.features).argmax(2) == labels[:, None]
+        right[at : at + len(some)] = answers.float().cpu().numpy()
+        for place, why in made.broken.items():
+            right[at + place] = np.nan
+            failed[some[place].id] = why
+        at += len(some)
+        told(at)
+        if kept.due():
+            kept.save({**kept.load(), f"{name}.done": number(at), f"{name}.right": torch.from_numpy(right[:at].copy())})
+    if at > begun:
+        kept.save({**kept.load(), f"{name}.done": number(at), f"{name}.right": torch.from_numpy(right)})
+    return right, failed
+
+
+def _centre(model: EncoderModel, example: Example) -> NDArray[np.float32]:
+    return model.preprocess(example.image())
+
+
+def _chosen(
+    heads: Heads, every: Sequence[Input], own: Sequence[Input], layers: tuple[int, ...], shares: NDArray[np.float64],
+    right: NDArray[np.float32], protocol: LinearProbe,
+) -> Group:  # fmt: skip
+    """The best head of a group by `shares` [heads]; of several that are as good, the first."""
+    count = len(protocol.rates)
+    places = [every.index(one) * count + rate for one in own for rate in range(count)]
+    best = places[int(np.argmax(shares[places]))]
+    read, rate = every[best // count], protocol.rates[best % count]
+    chosen = {"rate": rate, "reads": read.words(), "on_selection": round(100 * float(shares[best]), 4)}
+    return Group(layers, chosen, scores=right[:, best])

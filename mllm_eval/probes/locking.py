@@ -1,0 +1,210 @@
+"""The lock of a probe's data: fetched, unpacked or found in a folder, read whole, and held to that ever after."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from mllm_eval.catalog.probe import ProbeData, Protocol
+from mllm_eval.config import Strict, short_hash, validate
+from mllm_eval.decoding import decoders
+from mllm_eval.errors import UserError
+from mllm_eval.hub import Source
+from mllm_eval.hub.fetch import fetch_files, fetch_url
+from mllm_eval.probes.layouts import read_examples
+from mllm_eval.storage import FileLock, data_home, read_json, sha256_file, write_json
+
+Progress = Callable[[int, int], None]
+
+
+class ProbeLock(Strict):
+    """What a data set turned out to be; it says nothing of this machine.
+
+    files, size: how many files and bytes its examples are made of. listing: SHA-256 of their names and sizes, content:
+    of their names and contents. train, test: examples. commit: of the hub.
+    """
+
+    source: str
+    commit: str | None
+    files: int
+    size: int
+    listing: str
+    content: str
+    train: int
+    test: int
+
+
+class ProbePlace(Strict):
+    """Where the files are on this machine."""
+
+    folder: str
+
+
+def lock_path(data: ProbeData) -> Path:
+    """The lock's file: probes that read the same data share it."""
+    what = data.repo or data.url or "folder"
+    name = re.sub(r"[^\w.-]+", "--", what.partition("://")[2] or what)
+    splits = short_hash([data.layout, data.revision, data.train, data.test, data.roots], 6)
+    return data_home() / "locks" / "probes" / f"{data.layout}.{name}.{splits}.json"
+
+
+def lock_data(
+    protocol: Protocol, pin: str, folder: Path | None = None, offline: bool = False,
+    progress: Progress = lambda *_: None,
+) -> ProbeLock:  # fmt: skip
+    """See to it that a probe's data are here and are those of their lock, which is written the first time.
+
+    Args:
+        folder: take them from here, where they stay. offline: fetch nothing; compare every file with the lock.
+
+    Raises:
+        UserError: data that can't be had, that are not whole, or not those of the lock. What was fetched stays.
+    """
+    data = protocol.pin(pin)
+    if data.source == "local":
+        raise UserError(
+            f"probe {protocol.name}: its data {pin!r} are made here, not locked; `mllm-eval probe` makes them"
+        )
+    path = lock_path(data)
+    with FileLock(path.with_suffix(".lock")):
+        before = _read(path)
+        commit = before.commit if before else None
+        if folder is not None:
+            place = folder.expanduser().absolute()
+            if not place.is_dir():
+                raise UserError(f"{place}: no such folder")
+        elif offline:
+            place = _place(path, protocol, pin)
+        else:
+            place, commit = _fetched(protocol, pin, commit, progress)
+        train, test = read_examples(data, place)
+        names = list(_files(data, place))
+        made = ProbeLock(
+            source=data.repo or data.url or "folder",
+            commit=commit,
+            files=len(names),
+            size=sum((place / name).stat().st_size for name in names),
+            listing=_listing(place, names),
+            content=_content(place, names, progress),
+            train=len(train),
+            test=len(test),
+        )
+        if before is not None and before.content != made.content:
+            raise UserError(
+                f"{place}: {made.files:,} files of {made.size:,} bytes are not those of the lock {path} "
+                f"({before.files:,} of {before.size:,}); bring the same, or delete the lock if the change is meant"
+            )
+        if offline and before is None:
+            raise UserError(f"{path}: no lock yet; `mllm-eval data --probe {protocol.name}` makes it")
+        write_json(path.with_suffix(".place"), ProbePlace(folder=str(place)).model_dump())
+        write_json(path, made.model_dump(mode="json"))
+    return made
+
+
+def locked_place(protocol: Protocol, pin: str) -> Path:
+    """The folder of locked data. Raises UserError where they are not here, or no longer those of the lock by their
+    names and sizes."""
+    data = protocol.pin(pin)
+    path = lock_path(data)
+    lock = _read(path)
+    if lock is None:
+        raise UserError(f"probe {protocol.name}: its data {pin!r} are not here; {_mend(protocol, pin)}")
+    place = _place(path, protocol, pin)
+    if _listing(place, list(_files(data, place))) != lock.listing:
+        raise UserError(f"{place}: files are missing, added or of another size than in the lock {path}; "
+                        f"{_mend(protocol, pin)}")  # fmt: skip
+    return place
+
+
+def _mend(protocol: Protocol, pin: str) -> str:
+    brought = " --from FOLDER" if protocol.pin(pin).source == "folder" else ""
+    return f"`mllm-eval data --probe {protocol.name} --data {pin}{brought}`"
+
+
+def _read(path: Path) -> ProbeLock | None:
+    return validate(read_json(path), ProbeLock, str(path)) if path.is_file() else None
+
+
+def _place(path: Path, protocol: Protocol, pin: str) -> Path:
+    noted = path.with_suffix(".place")
+    found = Path(validate(read_json(noted), ProbePlace, str(noted)).folder) if noted.is_file() else None
+    if found is None or not found.is_dir():
+        raise UserError(f"probe {protocol.name}: its data {pin!r} are locked, but not on this machine; "
+                        f"{_mend(protocol, pin)}")  # fmt: skip
+    return found
+
+
+def _fetched(protocol: Protocol, pin: str, commit: str | None, progress: Progress) -> tuple[Path, str | None]:
+    data = protocol.pin(pin)
+    if data.source == "folder":
+        raise UserError(f"probe {protocol.name}: its data {pin!r} can't be fetched; bring them: {_mend(protocol, pin)}")
+    if data.source == "hub":
+        source = Source("dataset", str(data.repo), commit or data.revision, _mend(protocol, pin))
+        folder, found, _ = fetch_files(source, lambda names: _matching(data, names), progress)
+        return folder, found
+    url = str(data.url)
+    archive = data_home() / "hub" / url.rpartition("/")[2]
+    fetch_url(Source("url", url, None, _mend(protocol, pin)), archive, data.sha256, progress)
+    return _unpacked(archive), None
+
+
+def _matching(data: ProbeData, names: Sequence[str]) -> list[str]:
+    """The files that the data set's globs match, each of which has to match some."""
+    for pattern in data.patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UserError(f"{data.repo}: has no files {pattern}; correct `patterns` or `revision`")
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in data.patterns)]
+
+
+def _unpacked(archive: Path) -> Path:
+    """The folder that a zip file was unpacked to, whole or not at all. Raises UserError for what is no zip file."""
+    target = archive.with_suffix("")
+    if target.is_dir():
+        return target
+    making = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            # `extractall` keeps every member within the folder.
+            packed.extractall(making)
+        making.rename(target)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{archive}: can't be unpacked ({error}); delete it and fetch it again") from None
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return target
+
+
+def _files(data: ProbeData, folder: Path) -> Iterator[str]:
+    """The files that the examples are made of, relative to the folder, each once."""
+    seen: set[str] = set()
+    for examples in read_examples(data, folder):
+        for one in examples:
+            for path in (one.picture.path, one.map_path):
+                if path and path not in seen:
+                    seen.add(path)
+                    yield Path(path).relative_to(folder).as_posix()
+
+
+def _listing(folder: Path, names: list[str]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        digest.update(f"{name} {(folder / name).stat().st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def _content(folder: Path, names: list[str], progress: Progress) -> str:
+    digest, ordered = hashlib.sha256(), sorted(names)
+    with ThreadPoolExecutor(decoders()) as pool:
+        for done, (name, found) in enumerate(zip(ordered, pool.map(lambda one: sha256_file(folder / one), ordered),
+                                                 strict=True), start=1):  # fmt: skip
+            digest.update(f"{name} {found}\n".encode())
+            if done % 64 == 0 or done == len(ordered):
+                progress(done, len(ordered))
+    return digest.hexdigest()

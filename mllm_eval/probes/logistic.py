@@ -1,0 +1,93 @@
+"""Logistic regression on stored summaries, by scikit-learn. It needs all training summaries in memory at once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_eval.catalog.probe import LogisticProbe
+from mllm_eval.errors import UserError
+from mllm_eval.probes.examples import Examples
+from mllm_eval.probes.found import Found, Group, chosen_words, hold_to_any
+from mllm_eval.probes.neighbours import Stored
+from mllm_eval.probes.stored import ROWS, Summaries
+
+Doubles = NDArray[np.float64]
+
+
+def strengths(protocol: LogisticProbe) -> list[float]:
+    """The values of C that are tried, from the strongest penalty to the weakest."""
+    return [float(10**power) for power in np.linspace(protocol.low, protocol.high, protocol.count)]
+
+
+def fitted(
+    protocol: LogisticProbe, strength: float, rows: Doubles, labels: NDArray[np.int64], start: Any = None
+) -> Any:
+    """The regression on rows [N, D]; from the weights of `start`, a fitted one, where it is given."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    made = LogisticRegression(C=strength, max_iter=protocol.iterations, tol=protocol.tolerance, warm_start=True)
+    if start is not None:
+        made.coef_, made.intercept_, made.classes_ = start.coef_.copy(), start.intercept_.copy(), start.classes_
+    with warnings.catch_warnings():
+        # The limit of iterations is the protocol's: whether it was reached is in the result.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return made.fit(rows, labels)
+
+
+def measure(
+    protocol: LogisticProbe, stored: Stored, train: Examples, test: Examples, groups: Sequence[tuple[int, ...]]
+) -> Found:
+    """Choose C for each group of layers, fit all training images with it, and answer the test images.
+
+    Raises UserError where the training images that can be read are of fewer than two classes.
+    """
+    every = stored(train)
+    hold_to_any(len(every), len(train), next(iter(every.broken.values()), ""), "training images")
+    asked = stored(test)
+    hold_to_any(len(asked), len(test), next(iter(asked.broken.values()), ""), "test images")
+    labels, wanted = train.labels()[every.places], test.labels()[asked.places]
+    if len(np.unique(labels)) < 2:
+        raise UserError(f"probe {protocol.name}: the training images are all of one class")
+    order = np.random.default_rng([protocol.seed, 1]).permutation(len(every))
+    cut = max(1, round(protocol.holdout * len(every)))
+    held, learnt = np.sort(order[:cut]), np.sort(order[cut:])
+    found = []
+    for layers in groups:
+        at = [every.layers.index(layer) for layer in layers]
+        rows, shown = _rows(every, at), _rows(asked, at)
+        if protocol.selection == "train_holdout":
+            fit, fit_labels, judged, right = rows[learnt], labels[learnt], rows[held], labels[held]
+        else:
+            fit, fit_labels, judged, right = rows, labels, shown, wanted
+        shares, one = [], None
+        for strength in strengths(protocol):
+            one = fitted(protocol, strength, fit, fit_labels, one)
+            shares.append(float(np.mean(one.predict(judged) == right)))
+        best = int(np.argmax(shares))
+        final = fitted(protocol, strengths(protocol)[best], rows, labels)
+        scores = np.full(len(test), np.nan, np.float32)
+        scores[asked.places] = final.predict(shown) == wanted
+        chosen = {
+            "C": strengths(protocol)[best],
+            "on_selection": round(100 * shares[best], 4),
+            "iterations": int(np.max(final.n_iter_)),
+            "converged": bool(np.max(final.n_iter_) < protocol.iterations),
+        }
+        found.append(Group(layers, chosen, scores=scores))
+    words = f"best C of {protocol.count}; {chosen_words(protocol.selection, protocol.holdout).replace('head', 'C')}"
+    return Found(found, words, len(test), asked.broken, every.broken, len(every))
+
+
+def _rows(held: Summaries, layers: Sequence[int]) -> Doubles:
+    """[N, D] in double precision, of all readable examples."""
+    parts = [
+        held.rows(start, min(len(held), start + ROWS))[:, list(layers)].flatten(1).double().numpy()
+        for start in range(0, len(held), ROWS)
+    ]
+    return np.concatenate(parts)

@@ -1,0 +1,247 @@
+"""One probe of one encoder: what names it, where it lies, and from data to a result that is whole or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mllm_eval.adapters import load_encoder_model
+from mllm_eval.adapters.base import EncoderModel
+from mllm_eval.catalog import Encoder
+from mllm_eval.catalog.probe import (
+    DepthProbe,
+    ImageProbe,
+    LinearProbe,
+    LogisticProbe,
+    NeighbourProbe,
+    Protocol,
+    SegmentationProbe,
+    chosen_layers,
+)
+from mllm_eval.config import short_hash
+from mllm_eval.environment import describe, device, repeatable
+from mllm_eval.errors import UserError
+from mllm_eval.probes.examples import Examples
+from mllm_eval.probes.found import Found, Group
+from mllm_eval.probes.keeping import Kept
+from mllm_eval.probes.layouts import read_examples
+from mllm_eval.probes.ranks import rank, told
+from mllm_eval.results.probed import IMAGES, RESULT, SCALE, TOP, Probed, Reading, encoder_key, probes_home, read_probed
+from mllm_eval.stats import seed_of
+from mllm_eval.stats.images import ImageSums, image_draws, image_interval
+from mllm_eval.storage import write_atomic, write_json
+
+Progress = Callable[[int, int], None]
+# Of images that failed so many are named in the result.
+NAMED = 20
+
+
+@dataclass(frozen=True)
+class Job:
+    """A probe of an encoder on data that lie in `place`. `asked` are the layers that were asked for, or None."""
+
+    encoder: Encoder
+    protocol: Protocol
+    data: str
+    place: Path
+    asked: str | None
+
+    @cached_property
+    def examples(self) -> tuple[Examples, Examples]:
+        """The training and the test examples. Raises UserError as `read_examples`."""
+        return read_examples(self.protocol.pin(self.data), self.place)
+
+    @cached_property
+    def groups(self) -> list[tuple[int, ...]]:
+        """The layers that are read, group by group."""
+        return chosen_layers(self.asked or self.protocol.layers, self.encoder.depth, f"encoder {self.encoder.name}")
+
+    @cached_property
+    def weights(self) -> str:
+        """The digest of the encoder's weights."""
+        return self.encoder.weights.digest()
+
+    @cached_property
+    def data_hash(self) -> str:
+        """12 hex digits of the names and sizes of all examples, in order."""
+        digest = hashlib.sha256()
+        for examples in self.examples:
+            for one in examples:
+                for path in (one.picture.path, one.map_path):
+                    size = Path(path).stat().st_size if path else 0
+                    digest.update(f"{one.id} {one.label} {size}\n".encode())
+        return digest.hexdigest()[:12]
+
+    @cached_property
+    def hash(self) -> str:
+        """12 hex digits of everything that can change the result."""
+        return short_hash(
+            {
+                "encoder": encoder_key(self.encoder),
+                "weights": self.weights,
+                "protocol": self.protocol.identity(),
+                "groups": self.groups,
+                "data": self.data_hash,
+                "device": device().partition(":")[0],
+            }
+        )
+
+    @property
+    def folder(self) -> Path:
+        """Where the result lies."""
+        return probes_home() / self.hash
+
+    def done(self) -> Probed | None:
+        """The result, if it is there and whole."""
+        if not (self.folder / RESULT).is_file() or not (self.folder / IMAGES).is_file():
+            return None
+        return read_probed(self.folder)
+
+
+def measure(job: Job, progress: Progress = lambda *_: None) -> Probed:
+    """The result of a job, measured if it is not there; of several processes each calls it.
+
+    A measurement that was stopped goes on where it was, to the same figures. Raises UserError for data that can't be
+    used at all.
+    """
+    # Of several processes the first decides: another session may have ended while it waited.
+    if (known := told(job.done())[0]) is not None:
+        return known  # type: ignore[no-any-return]
+    repeatable(job.protocol.seed)
+    began, spent = time.perf_counter(), time.process_time()
+    found = _run(job, Kept(job.folder / "going-on.safetensors"), progress)
+    result = _result(job, found, time.perf_counter() - began, time.process_time() - spent)
+    return result
+
+
+def _model(job: Job, encoder: Encoder) -> tuple[EncoderModel, str]:
+    import torch
+
+    place = device()
+    dtype = job.protocol.dtype if place.startswith("cuda") else "float32"
+    return load_encoder_model(encoder, getattr(torch, dtype)).to(place), dtype
+
+
+def _run(job: Job, kept: Kept, progress: Progress) -> Found:
+    protocol, (train, test) = job.protocol, job.examples
+    if isinstance(protocol, ImageProbe):
+        from mllm_eval.probes.views import probed
+
+        model, dtype = _model(job, probed(job.encoder, protocol))
+        if isinstance(protocol, LinearProbe):
+            from mllm_eval.probes.linear import measure as linear
+
+            return linear(protocol, model, train, test, job.groups, kept, progress)
+        from mllm_eval.probes.stored import Summaries
+
+        layers = sorted({layer for group in job.groups for layer in group})
+
+        def stored(examples: Examples) -> Summaries:
+            return Summaries(model, job.weights, dtype, layers, examples, progress)
+
+        if isinstance(protocol, NeighbourProbe):
+            from mllm_eval.probes.neighbours import measure as neighbours
+
+            return neighbours(protocol, stored, train, test, job.groups)
+        assert isinstance(protocol, LogisticProbe)
+        from mllm_eval.probes.logistic import measure as logistic
+
+        return logistic(protocol, stored, train, test, job.groups)
+    model, _ = _model(job, job.encoder.model_copy(update={"norm": protocol.norm}))
+    assert isinstance(protocol, SegmentationProbe | DepthProbe)
+    from mllm_eval.probes.dense import measure as dense
+
+    return dense(protocol, model, train, test, job.groups, kept, progress)
+
+
+def sums_of(group: Group, metric: str) -> ImageSums:
+    """What each image adds to a group's value."""
+    if group.scores is not None:
+        return ImageSums.of_scores(group.scores.astype(np.float64), SCALE[metric], TOP[metric])
+    assert group.inside is not None and group.union is not None
+    return ImageSums(SCALE[metric] * group.inside.astype(np.float64), group.union.astype(np.float64))
+
+
+def _result(job: Job, found: Found, seconds: float, cpu_seconds: float) -> Probed:
+    protocol = job.protocol
+    sums = [sums_of(group, protocol.metric) for group in found.groups]
+    readings = []
+    for group, own in zip(found.groups, sums, strict=True):
+        limits = image_interval(own, image_draws([own], seed=seed_of(protocol.name))[0])
+        value, low, high = (None if math.isnan(one) else one for one in (limits.value, limits.low, limits.high))
+        readings.append(Reading(layers=list(group.layers), value=value, low=low, high=high, chosen=group.chosen,
+                                further=group.further))  # fmt: skip
+    result = Probed(
+        encoder=job.encoder.name,
+        encoder_hash=encoder_key(job.encoder),
+        weights=job.weights,
+        summary=job.encoder.summary,
+        probe=protocol.name,
+        version=protocol.version,
+        protocol=protocol.hash,
+        title=protocol.title,
+        column=protocol.column,
+        metric=protocol.metric,
+        data=job.data,
+        data_hash=job.data_hash,
+        beside=protocol.pin(job.data).beside,
+        asked=job.asked or "default",
+        default=job.asked is None and protocol.selection == _usual(protocol),
+        rule=protocol.selection,
+        selection=found.selection,
+        n=found.n,
+        n_failed=len(found.broken),
+        n_train=found.n_train,
+        n_left_out=len(found.left_out),
+        failed=_first(found.broken),
+        left_out=_first(found.left_out),
+        readings=readings,
+        seconds=round(seconds, 3),
+        cpu_seconds=round(cpu_seconds, 3),
+        environment=describe(),
+    )
+    if rank()[0] == 0:
+        write_atomic(job.folder / IMAGES, _packed(found.groups))
+        write_json(job.folder / RESULT, result.model_dump(mode="json"))
+        Kept(job.folder / "going-on.safetensors").remove()
+    return result
+
+
+def _usual(protocol: Protocol) -> Any:
+    return type(protocol).model_fields["selection"].default
+
+
+def _first(named: dict[str, str]) -> dict[str, str]:
+    return dict(list(named.items())[:NAMED])
+
+
+def _packed(groups: Sequence[Group]) -> bytes:
+    arrays = {}
+    for number, group in enumerate(groups):
+        for name in ("scores", "inside", "union"):
+            if (held := getattr(group, name)) is not None:
+                arrays[f"{name}.{number}"] = held
+    into = io.BytesIO()
+    np.savez_compressed(into, **arrays)
+    return into.getvalue()
+
+
+def selected(protocol: Protocol, rule: str | None) -> Protocol:
+    """The protocol with another way to choose a head. Raises UserError for one that it can't be chosen by."""
+    if rule is None or rule == protocol.selection:
+        return protocol
+    if protocol.selection == "none":
+        raise UserError(f"probe {protocol.name} has one head: there is nothing to choose by {rule!r}")
+    known = ("train_holdout", "val")
+    if rule not in known:
+        raise UserError(f"no way to choose a head {rule!r}; known: {', '.join(known)}")
+    return protocol.model_copy(update={"selection": rule})

@@ -1,0 +1,106 @@
+"""k nearest neighbours on stored summaries: exact, in chunks, so that memory does not grow with the training set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mllm_eval.catalog.probe import NeighbourProbe
+from mllm_eval.probes.examples import Examples
+from mllm_eval.probes.found import Found, Group, chosen_words, hold_to_any
+from mllm_eval.probes.stored import ROWS, Summaries
+
+Stored = Callable[[Examples], Summaries]
+
+
+def nearest(queries: Tensor, references: Callable[[int, int], Tensor], count: int, most: int) -> tuple[Tensor, Tensor]:
+    """Cosines and places [Q, most] of the nearest of `count` references for queries [Q, D], the nearest first.
+
+    `references(start, stop)` gives [n, D]. Of two that are as near, the one that comes first counts as nearer.
+    """
+    asked = F.normalize(queries.float(), dim=1)
+    near = torch.full((len(asked), 0), -2.0)
+    at = torch.zeros((len(asked), 0), dtype=torch.int64)
+    for start in range(0, count, ROWS):
+        some = F.normalize(references(start, min(count, start + ROWS)).float(), dim=1)
+        found = asked @ some.T
+        places = torch.arange(start, start + len(some)).expand(len(asked), -1)
+        near, at = torch.cat([near, found], 1), torch.cat([at, places], 1)
+        order = near.argsort(dim=1, descending=True, stable=True)[:, :most]
+        near, at = near.gather(1, order), at.gather(1, order)
+    return near, at
+
+
+def votes(cosines: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
+    """The class [Q] with the largest sum of exp(cosine / temperature) of neighbours [Q, k] of these labels [Q, k]."""
+    weights = ((cosines - cosines[:, :1]) / temperature).exp()
+    return torch.zeros(len(cosines), classes).scatter_add_(1, labels, weights).argmax(1)
+
+
+def measure(
+    protocol: NeighbourProbe, stored: Stored, train: Examples, test: Examples, groups: Sequence[tuple[int, ...]]
+) -> Found:
+    """Choose the number of neighbours for each layer, and answer the test images from all training images."""
+    every = stored(train)
+    hold_to_any(len(every), len(train), next(iter(every.broken.values()), ""), "training images")
+    asked = stored(test)
+    hold_to_any(len(asked), len(test), next(iter(asked.broken.values()), ""), "test images")
+    labels = torch.from_numpy(train.labels()[every.places])
+    wanted = torch.from_numpy(test.labels()[asked.places])
+    held = _held(protocol, len(every))
+    found = []
+    for layers in groups:
+        at = [every.layers.index(layer) for layer in layers]
+        answers = _answered(protocol, every, asked, at, labels, len(train.classes), np.arange(len(every)))
+        right = (answers == wanted[:, None]).numpy()
+        choice = right
+        if held is not None:
+            own = _answered(protocol, every, every, at, labels, len(train.classes), held[0], held[1])
+            choice = (own == labels[held[1]][:, None]).numpy()
+        shares = choice.mean(0)
+        best = int(np.argmax(shares))
+        scores = np.full(len(test), np.nan, np.float32)
+        scores[asked.places] = right[:, best]
+        chosen = {"neighbours": protocol.neighbours[best], "on_selection": round(100 * float(shares[best]), 4)}
+        further = {f"k={k}": 100 * float(right[:, i].mean()) for i, k in enumerate(protocol.neighbours)}
+        found.append(Group(layers, chosen, scores=scores, further=further))
+    words = f"best k of {', '.join(map(str, protocol.neighbours))}; "
+    words += chosen_words(protocol.selection, protocol.holdout).replace("head", "k")
+    return Found(found, words, len(test), asked.broken, every.broken, len(every))
+
+
+def _held(protocol: NeighbourProbe, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """The training images that answer and those that ask, where k is chosen on a hold-out."""
+    if protocol.selection != "train_holdout":
+        return None
+    order = np.random.default_rng([protocol.seed, 1]).permutation(count)
+    cut = max(1, round(protocol.holdout * count))
+    return np.sort(order[cut:]), np.sort(order[:cut])
+
+
+def _answered(
+    protocol: NeighbourProbe, references: Summaries, queries: Summaries, layers: Sequence[int], labels: Tensor,
+    classes: int, among: NDArray[np.int64], asking: NDArray[np.int64] | None = None,
+) -> Tensor:  # fmt: skip
+    """[Q, K] the classes that each number of neighbours votes for; `among` the references, `asking` of the queries."""
+    count = len(queries) if asking is None else len(asking)
+    most = min(max(protocol.neighbours), len(among))
+
+    def row(held: Summaries, places: NDArray[np.int64]) -> Tensor:
+        low, high = int(places.min()), int(places.max()) + 1
+        return held.rows(low, high)[torch.from_numpy(places - low)][:, list(layers)].flatten(1)
+
+    found = []
+    for start in range(0, count, ROWS):
+        places = np.arange(start, min(count, start + ROWS))
+        some = row(queries, places if asking is None else asking[places])
+        cosines, at = nearest(some, lambda a, b: row(references, among[a:b]), len(among), most)
+        named = labels[torch.from_numpy(among)[at]]
+        found.append(torch.stack([votes(cosines[:, :k], named[:, :k], classes, protocol.temperature)
+                                  for k in protocol.neighbours], 1))  # fmt: skip
+    return torch.cat(found)

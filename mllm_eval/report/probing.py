@@ -1,0 +1,226 @@
+"""Probes in a table: values with intervals, tests between encoders, and which layer serves a task best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mllm_eval.errors import UserError
+from mllm_eval.report.table import Column, Row, Table, printed, score_cell, with_best
+from mllm_eval.report.words import ALPHA, p_words
+from mllm_eval.results.probed import IMAGES, SCALE, TOP, Probed, Reading, read_probed
+from mllm_eval.stats import Interval, holm, seed_of
+from mllm_eval.stats.images import ImageSums, image_pair
+from mllm_eval.storage import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from mllm_eval.results import RunRecord
+
+DECIMALS = {"top1": 1, "miou": 1, "rmse": 3}
+UNITS = {"top1": "top-1 accuracy in %", "miou": "mean IoU in %", "rmse": "RMSE in m"}
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeDifference:
+    """Two encoders on the same test images: a - b in the metric's unit, its interval, p, and p after Holm."""
+
+    probe: str
+    title: str
+    a: str
+    b: str
+    difference: Interval
+    p: float
+    holm: float
+    better: str
+    decimals: int
+
+    def words(self) -> str:
+        """A sentence: who is better by how much, or that they can't be told apart."""
+        low, high = (printed(one, self.decimals) for one in (self.difference.low, self.difference.high))
+        gap = f"{printed(self.difference.value, self.decimals)} [{low}, {high}], {p_words(self.holm)}"
+        if not self.holm < ALPHA:
+            return f"{self.title}: {self.a} and {self.b} are not told apart ({gap})."
+        first = (self.difference.value > 0) == (self.better == "high")
+        return f"{self.title}: {self.a if first else self.b} is better than {self.b if first else self.a} ({gap})."
+
+
+def read_sums(folder: Path) -> list[ImageSums]:
+    """What each image adds to each reading, in the order of the readings. Raises UserError for a damaged file."""
+    path = folder / IMAGES
+    try:
+        with np.load(path) as held:
+            arrays = {name: held[name].astype(np.float64) for name in held.files}
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: can't be read ({error}); delete {folder} and probe again") from None
+    metric = read_probed(folder).metric
+    found = []
+    for number in range(sum(name.startswith(("scores.", "inside.")) for name in arrays)):
+        if f"scores.{number}" in arrays:
+            found.append(ImageSums.of_scores(arrays[f"scores.{number}"], SCALE[metric], TOP[metric]))
+        else:
+            found.append(ImageSums(SCALE[metric] * arrays[f"inside.{number}"], arrays[f"union.{number}"]))
+    return found
+
+
+def probe_table(found: Mapping[Path, Probed]) -> Table:
+    """The table of probes (folder -> result): a row an encoder, of a sweep over layers a row a layer.
+
+    Each cell has its interval. Encoders are compared pair by pair on the same images, by a permutation test, corrected
+    for all tests of the table (Holm).
+    """
+    every = list(found.values())
+    columns = tuple(
+        Column(one.probe, one.title, decimals=DECIMALS[one.metric], better=one.better)
+        for one in {one.probe: one for one in every}.values()
+    )
+    rows: dict[tuple[str, str], Row] = {}
+    for one in every:
+        for reading in one.readings:
+            label = _label(one, reading)
+            row = rows.get(label, Row(" ".join(label).strip(), "measured", {}, group=label[0] if label[1] else ""))
+            column = next(column for column in columns if column.key == one.probe)
+            cell = score_cell(reading.value, column, limits=_limits(reading))
+            note = f"{column.title}: {one.how()}; {_chosen(reading)}".rstrip("; ")
+            rows[label] = replace(row, cells={**row.cells, one.probe: cell}, notes=(*row.notes, note))
+    grouped = any(row.group for row in rows.values())
+    shown = with_best(list(rows.values()), columns, "group" if grouped else "table")
+    tested = differences(found)
+    notes = [
+        f"{column.title}: {UNITS[next(one.metric for one in every if one.probe == column.key)]}." for column in columns
+    ]
+    notes.append("[low, high]: 95 % interval, bootstrap over test images; of mean IoU over the images' counts.")
+    if tested:
+        notes.append(
+            f"Tests: results exchanged image by image (permutation), corrected for {len(tested)} tests (Holm)."
+        )
+    said = [one.words() for one in tested] + [
+        text for one in every if len(one.readings) > 1 for text in _sweep_words(one)
+    ]
+    return Table("probes", "Probes of frozen encoders", columns, tuple(shown), tuple(notes), tuple(said))
+
+
+def _label(one: Probed, reading: Reading) -> tuple[str, str]:
+    extra = []
+    if len(one.readings) > 1:
+        extra.append(f"block {', '.join(map(str, reading.layers))}")
+    elif one.asked != "default":
+        extra.append(f"layers {one.asked}")
+    if one.rule == "val":
+        extra.append("chosen on val")
+    return one.encoder, f"({'; '.join(extra)})" if extra else ""
+
+
+def _limits(reading: Reading) -> tuple[float, float] | None:
+    return None if reading.low is None or reading.high is None else (reading.low, reading.high)
+
+
+def _chosen(reading: Reading) -> str:
+    return ", ".join(f"{name} {value}" for name, value in reading.chosen.items() if name != "on_selection")
+
+
+def differences(found: Mapping[Path, Probed]) -> list[ProbeDifference]:
+    """Every pair of encoders on every probe that both have on the same images and layers, the first reading of each."""
+    pairs = []
+    for (a, one), (b, other) in combinations(found.items(), 2):
+        same = all(
+            getattr(one, key) == getattr(other, key)
+            for key in ("probe", "protocol", "data", "data_hash", "asked", "rule")
+        )
+        if same and one.encoder != other.encoder and len(one.readings) == len(other.readings) == 1:
+            pairs.append((one, other, _pair(a, b, one.probe, _stamp(a), _stamp(b))))
+    corrected = holm([p for *_, (_, p) in pairs])
+    return [
+        ProbeDifference(
+            one.probe, one.title, one.encoder, other.encoder, gap, p, held, one.better, DECIMALS[one.metric]
+        )
+        for (one, other, (gap, p)), held in zip(pairs, corrected, strict=True)
+    ]
+
+
+def probe_words(records: Sequence[RunRecord]) -> list[str]:
+    """What the tests between the encoders of some runs say of each probe that fills a column of classic vision."""
+    found = {folder: read_probed(folder) for record in records for folder in record.probed}
+    return [one.words() for one in differences({folder: one for folder, one in found.items() if one.column})]
+
+
+def _stamp(folder: Path) -> int:
+    return (folder / IMAGES).stat().st_mtime_ns
+
+
+@cache
+def _pair(a: Path, b: Path, probe: str, stamp_a: int, stamp_b: int) -> tuple[Interval, float]:
+    # The stamps are only a key: a result that was made anew is tested anew.
+    tested = image_pair(read_sums(a)[0], read_sums(b)[0], seed=seed_of(probe))
+    return tested.difference, tested.p
+
+
+def _sweep_words(one: Probed) -> list[str]:
+    """Which layer serves a task best, and which others its interval does not exclude."""
+    known = [reading for reading in one.readings if reading.value is not None]
+    if not known:
+        return []
+    best, decimals = one.best, DECIMALS[one.metric]
+    sign = -1 if one.better == "low" else 1
+    edge = best.low if sign > 0 else best.high
+    near = [
+        str(reading.layers[-1])
+        for reading in known
+        if reading is not best and edge is not None and sign * (reading.value or 0.0) >= sign * edge
+    ]
+    limits = _limits(best)
+    between = f" [{printed(limits[0], decimals)}, {printed(limits[1], decimals)}]" if limits else ""
+    others = f"; within its interval: block{'s' * (len(near) > 1)} {', '.join(near)}" if near else ""
+    value = f"{printed(best.value, decimals)}{between}"
+    return [f"{one.title}, {one.encoder}: block {best.layers[-1]} serves it best, {value}{others}."]
+
+
+def sweep_figure(found: Sequence[Probed]) -> Figure:
+    """A panel each probe: the value of every block over the depth of the encoder, with intervals, a line an encoder."""
+    from matplotlib.figure import Figure
+
+    probes = list(dict.fromkeys(one.probe for one in found))
+    figure = Figure(figsize=(4.2 * len(probes), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(probes), squeeze=False)[0]
+    for axes, probe in zip(panels, probes, strict=True):
+        own = [one for one in found if one.probe == probe]
+        for number, one in enumerate(own):
+            known = [reading for reading in one.readings if reading.value is not None]
+            depth = [reading.layers[-1] for reading in known]
+            values = [reading.value or 0.0 for reading in known]
+            line = axes.plot(depth, values, "o-", markersize=3.5, linewidth=1.2, label=one.encoder, color=f"C{number}")
+            limits = [_limits(reading) or (math.nan, math.nan) for reading in known]
+            axes.fill_between(depth, [low for low, _ in limits], [high for _, high in limits], alpha=0.18, linewidth=0,
+                              color=line[0].get_color())  # fmt: skip
+        axes.set_title(own[0].title, fontsize=9)
+        axes.set_xlabel("block", fontsize=8)
+        axes.set_ylabel(UNITS[own[0].metric], fontsize=8)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.tick_params(labelsize=8)
+    panels[0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def write_sweep(found: Sequence[Probed], path: Path) -> Path | None:
+    """Draw the sweeps among some results into an svg file; None where there are none, or matplotlib is not here."""
+    import io
+
+    swept = [one for one in found if len(one.readings) > 1]
+    if not swept:
+        return None
+    try:
+        figure = sweep_figure(swept)
+    except ModuleNotFoundError:
+        return None
+    into = io.BytesIO()
+    figure.savefig(into, format="svg", metadata={"Date": None})
+    write_atomic(path, into.getvalue())
+    return path

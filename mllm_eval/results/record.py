@@ -1,0 +1,304 @@
+"""A run or an external model as it lies on disk: the one record that tables, reports and statistics are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mllm_eval.catalog import Encoder
+from mllm_eval.catalog.variant import of_stem, stem
+from mllm_eval.config import short_hash
+from mllm_eval.distribution import of_lines
+from mllm_eval.errors import UserError, near
+from mllm_eval.finished import Finished
+from mllm_eval.greedy import overruled_words
+from mllm_eval.imported import Imported
+from mllm_eval.results.probed import Probed, columns_of, probes_of
+from mllm_eval.results.probes import Probe, read_probes
+from mllm_eval.results.scores import COLUMNS, read_lines, read_scores
+from mllm_eval.results.timings import Timing, read_timings
+from mllm_eval.run import ExternalModel, Run, read_manifest
+from mllm_eval.saved import Saved, SavedRuns, read_all_saved, read_saved
+from mllm_eval.storage import iter_jsonl
+
+SUMMARY = (
+    "benchmark",
+    "rules",
+    "variant",
+    "n",
+    "n_failed",
+    "n_unparsed",
+    "value",
+    "protocol",
+    "protocol_hash",
+    "chance",
+)
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """How many tokens went in and came out for each answer."""
+
+    read: list[int]
+    written: list[int]
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecord:
+    """What a table needs to know of a run or an external model. `held_equal` is the hash of what a comparison must
+    share.
+
+    `run` is what its config says. Manifest, probes, summaries and timings are read from `folder` when they are first
+    asked for, once. `external`: what it is if not a run of this project, `a finished model` or `imported answers`.
+    Such a one has no encoder that is told apart: its `params` are 0, its `facts` empty.
+    `views` is kept for those who make something of the record that others ask for again.
+    """
+
+    run: Saved
+    folder: Path
+    hash: str
+    name: str
+    encoder: str
+    recipe: str
+    recipe_hash: str
+    llm: str
+    held_equal: str
+    seed: int
+    facts: dict[str, str]
+    data: str
+    params: int
+    external: str = ""
+    views: dict[object, Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What manifest.json says; empty where there is none, or a crash left half of one."""
+        return read_manifest(self.folder)
+
+    @cached_property
+    def probes(self) -> dict[str, Probe]:
+        """Its classic vision, where somebody measured it. Raises UserError for a file that can't be read."""
+        return {**columns_of(self._probed.values()), **read_probes(self.folder)}
+
+    @property
+    def probed(self) -> tuple[Path, ...]:
+        """The folders of this project's own results of probes of its encoder."""
+        return tuple(self._probed)
+
+    @cached_property
+    def _probed(self) -> dict[Path, Probed]:
+        if not isinstance(self.run, Run):
+            return {}
+        return probes_of(self.run.encoder, self.run.weights.get("encoder", ""), self.run.recipe.data)
+
+    @cached_property
+    def timings(self) -> list[Timing]:
+        """The steps that were done, and how long each took."""
+        return read_timings(self.folder)
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of its row must know."""
+        if isinstance(self.run, Finished):
+            words = overruled_words(self.run.overruled)
+            return (words,) if words else ()
+        if isinstance(self.run, Imported):
+            files = self.manifest.get("files", {}).values()
+            layouts = sorted({str(one.get("format")) for one in files if isinstance(one, dict)})
+            words = f"answers imported from {len(files)} files ({', '.join(layouts)})" if files else "answers imported"
+            return (words.replace("1 files", "1 file"),)
+        return ()
+
+    @cached_property
+    def trained_on(self) -> dict[str, str]:
+        """Its files of conversations, by the recipe's names for them -> the content that each had."""
+        noted = {} if self.external else self.manifest.get("trained_on")
+        files = noted.items() if isinstance(noted, dict) else ()
+        return {str(ref): f"{one['size']:,} bytes of SHA-256 {str(one['sha256'])[:12]}" for ref, one in files
+                if isinstance(one, dict) and {"size", "sha256"} <= one.keys()}  # fmt: skip
+
+    @property
+    def data_hash(self) -> str:
+        """12 hex digits of what it was trained on; empty where that was not noted."""
+        return short_hash(self.trained_on) if self.trained_on else ""
+
+    @cached_property
+    def rules(self) -> list[str]:
+        """The rule sets that it has summaries of."""
+        return sorted({str(summary.get("rules", "")) for summary in self._summaries("*.json")})
+
+    def scored_by(self, rules: str) -> bool:
+        """Whether it has summaries of a rule set."""
+        return any(summary.get("rules") == rules for summary in self._summaries(f"*.{rules}.json"))
+
+    def variants(self, rules: str) -> list[str]:
+        """The variants that it has summaries of, `default` first."""
+        variants = {str(summary.get("variant", "default")) for summary in self._summaries(f"*.{rules}.json")}
+        return sorted(variants, key=lambda name: (name != "default", name))
+
+    def summaries(self, rules: str, variant: str = "default") -> dict[str, Summary]:
+        """Benchmark -> summary under a rule set and variant; empty if there are none.
+
+        Raises UserError for a summary that lacks something.
+        """
+        own = {}
+        for path in self._summary_paths(f"*.{rules}.json"):
+            summary = self._read_summary(path)
+            missing = [key for key in SUMMARY if key not in summary]
+            if missing:
+                raise UserError(f"{path}: no {missing[0]!r}; make it again with `mllm-eval score`")
+            if (summary["rules"], summary["variant"]) == (rules, variant):
+                own[str(summary["benchmark"])] = summary
+        return own
+
+    def scores(self, rules: str, variant: str = "default", benchmarks: Iterable[str] | None = None) -> pd.DataFrame:
+        """Scores, a row a sample, in the order of benchmark and id, with the columns of `read_scores`.
+
+        Raises:
+            UserError: no such scores, or as `read_scores` does.
+        """
+        known = self.summaries(rules, variant)
+        frames = []
+        for name in known if benchmarks is None else benchmarks:
+            if name not in known:
+                where = self.folder / "scores"
+                raise UserError(f"{where}: no {rules} scores of {name!r} ({variant}).{near(name, known)}")
+            frames.append(read_scores(self._lines_path(known[name]), name, int(known[name]["n"])))
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
+
+    def given(self, summary: Summary) -> dict[str, Any]:
+        """Which answers were given, as `distribution` counts them; without the golds where an older version scored.
+
+        Raises UserError where the file of scores has a line that is none.
+        """
+        if isinstance(noted := summary.get("given"), dict):
+            return noted
+        path = self._lines_path(summary)
+        rows = read_lines(path) if path.is_file() else []
+        return of_lines([row for row in rows if {"parsed", "score"} <= row.keys()])
+
+    def answers_path(self, benchmark: str, variant: str = "default") -> Path:
+        """The journal of its answers."""
+        return self.folder / "answers" / f"{stem(benchmark, variant)}.jsonl"
+
+    def tokens(self, variant: str) -> Tokens:
+        """Of the answers to a variant of all benchmarks."""
+        tokens = Tokens([], [])
+        for path in sorted((self.folder / "answers").glob("*.jsonl")):
+            if of_stem(path.stem)[1] != variant:
+                continue
+            for line in iter_jsonl(path):
+                tokens.read.append(int(line.get("tokens_in", 0)))
+                tokens.written.append(int(line.get("tokens_out", 0)))
+        return tokens
+
+    @property
+    def scored_at(self) -> float:
+        """When a summary was last written, in seconds since 1970; 0 where there is none."""
+        return max((path.stat().st_mtime for path in self._summary_paths("*.json")), default=0.0)
+
+    def _lines_path(self, summary: Summary) -> Path:
+        named = stem(str(summary["benchmark"]), str(summary["variant"]))
+        return self.folder / "scores" / f"{named}.{summary['rules']}.jsonl"
+
+    def _summary_paths(self, pattern: str) -> list[Path]:
+        return sorted((self.folder / "scores").glob(pattern))
+
+    def _read_summary(self, path: Path) -> Summary:
+        summary = self.run.read_summary(path)
+        if not isinstance(summary, dict):
+            raise UserError(f"{path}: no {SUMMARY[0]!r}; make it again with `mllm-eval score`")
+        return summary
+
+    def _summaries(self, pattern: str) -> list[Summary]:
+        return [self._read_summary(path) for path in self._summary_paths(pattern)]
+
+
+def read_run(folder: Path) -> RunRecord:
+    """The record of a folder under results/runs.
+
+    Raises UserError if its config is missing or damaged, or not that of the folder's name.
+    """
+    return record_of(read_saved(folder), folder)
+
+
+def record_of(run: Saved, folder: Path | None = None) -> RunRecord:
+    """The record of a run or an external model that was read before; `folder` if it does not lie where such ones do."""
+    where = run.folder if folder is None else folder
+    if isinstance(run, ExternalModel):
+        what = "a finished model" if isinstance(run, Finished) else "imported answers"
+        # They share what they are asked, and nothing that an encoder's run holds equal.
+        held_equal = short_hash(["finished", run.data])
+        return RunRecord(run, where, where.name, run.name, run.label, "its own", what.removeprefix("a "), "its own",
+                         held_equal, 0, {}, run.data, 0, what)  # fmt: skip
+    encoder, recipe, llm = run.encoder, run.recipe, run.llm
+    held_equal = short_hash([recipe.hash, llm.identity(), run.weights.get("llm")])
+    return RunRecord(run, where, where.name, run.name, encoder.name, recipe.name, recipe.hash, llm.name, held_equal,
+                     run.seed, _facts(encoder), recipe.data, encoder.params)  # fmt: skip
+
+
+def _facts(encoder: Encoder) -> dict[str, str]:
+    return {
+        "data": encoder.facts.pretraining_data,
+        "samples": encoder.facts.samples_seen,
+        "res": str(encoder.preprocessing.size),
+        "params": _amount(encoder.params),
+        "supervision": encoder.facts.supervision,
+    }
+
+
+def _amount(count: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
+
+
+class Records:
+    """All of results/runs as records: `trained` are an encoder's runs, `every` these and the external models."""
+
+    def __init__(self, saved: SavedRuns) -> None:
+        self.saved = saved
+        self.trained = [record_of(run) for run in saved.runs]
+        self.every = self.trained + [record_of(one) for one in saved.external]
+
+    @property
+    def notes(self) -> list[str]:
+        """A sentence for each folder whose run can't be told any more."""
+        return self.saved.notes
+
+    def find(self, name: str) -> RunRecord:
+        """The record of a name, as `SavedRuns.find` finds it. Raises UserError as that does."""
+        run = self.saved.find(name)
+        return next(record for record in self.every if record.run is run)
+
+
+def read_records() -> Records:
+    """Everything under results/runs; of each folder the config is read, the rest when it is asked for."""
+    return Records(read_all_saved())
+
+
+def hold_to_known_rules(records: Iterable[RunRecord], rules: str) -> None:
+    """UserError, with the nearest name, for a rule set that none of these has scores of, where any has some."""
+    chosen = list(records)
+    if any(record.scored_by(rules) for record in chosen):
+        return
+    known = sorted({name for record in chosen for name in record.rules if name})
+    if known:
+        raise UserError(f"no run was scored by rules {rules!r}.{near(rules, known)} Known: {', '.join(known)}")
+
+
+def reported(summary: Mapping[str, Any], metric: str) -> float | None:
+    """A number that a summary reports beside its value, by its name or a path `a.b`; None where it has none."""
+    value: Any = summary.get("reported")
+    for part in metric.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if known else None

@@ -1,0 +1,134 @@
+"""What lies under results/runs: runs and external models, each config read once, and how a name finds one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mllm_eval.catalog import names
+from mllm_eval.config import Strict, load_chosen
+from mllm_eval.errors import UserError, near
+from mllm_eval.finished import Finished, FinishedFile
+from mllm_eval.imported import Imported, ImportedFile
+from mllm_eval.run import Run, RunConfig
+from mllm_eval.storage import results_home
+
+Saved = Run | Finished | Imported
+
+
+def read_saved(folder: Path) -> Saved:
+    """What a folder under results/runs is of: a run, an external model, or imported answers.
+
+    Raises:
+        UserError: no config.yaml, a mistake in it, or a run that is not what the folder's name says.
+    """
+    config = load_chosen(folder / "config.yaml", _model_of)
+    if isinstance(config, FinishedFile):
+        return Finished.of_config(config.model)
+    if isinstance(config, ImportedFile):
+        return Imported(config.imported.name, config.imported.data)
+    assert isinstance(config, RunConfig)
+    return Run.of_config(config, folder)
+
+
+def _model_of(config: Mapping[str, Any]) -> type[Strict]:
+    return FinishedFile if "model" in config else ImportedFile if "imported" in config else RunConfig
+
+
+@dataclass(frozen=True)
+class SavedRuns:
+    """All that was under results/runs when it was read: `runs` and `external` by name.
+
+    `unreadable`: each folder whose run can't be told any more, and why, in words. Its config does not load (an older
+    version wrote it, or somebody changed it), or is gone from beside its answers.
+    """
+
+    runs: tuple[Run, ...]
+    external: tuple[Finished | Imported, ...]
+    unreadable: dict[str, str]
+
+    @property
+    def notes(self) -> list[str]:
+        """A sentence for each unreadable run, for those who show all runs."""
+        return [f"Left out: {name}, because its config no longer loads: {why}" for name, why in self.unreadable.items()]
+
+    def find(self, name: str) -> Saved:
+        """The run or external model of a hash, a hash's beginning, a whole name, or a name of one only.
+
+        Raises UserError where none or several match.
+        """
+        exact = [one for one in self.external if name in (one.name, one.hash)]
+        named = [one for one in self.external if one.hash.startswith(name) or name in (one.label, one.stem)]
+        matching = exact or named
+        if len(matching) == 1 and not any(run.hash.startswith(name) for run in self.runs):
+            return matching[0]
+        if len(matching) > 1:
+            hashes = ", ".join(one.hash for one in matching)
+            raise UserError(f"{name!r} is {len(matching)} models: {hashes}. Give one of these.")
+        try:
+            return self.find_run(name)
+        except UserError as problem:
+            if broken := [(one, why) for one, why in self.unreadable.items() if one.startswith(name)]:
+                raise UserError(f"run {broken[0][0]}: its config no longer loads: {broken[0][1]}") from None
+            hint = near(name, [one.label for one in self.external])
+            raise UserError(f"{problem}{hint}") from None
+
+    def find_run(self, name: str) -> Run:
+        """The run of a hash, a hash's beginning, a whole name, or a name without hash or an encoder of one run only.
+
+        Raises UserError where none or several match.
+        """
+        exact = [run for run in self.runs if name in (run.name, run.hash)]
+        named = [run for run in self.runs if run.hash.startswith(name) or name in (run.encoder.name, run.stem)]
+        matching = exact or named
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            hashes = ", ".join(run.hash for run in matching)
+            raise UserError(f"{name!r} is {len(matching)} runs: {hashes}. Give one of these.")
+        home = results_home() / "runs"
+        if name in names("encoders"):
+            raise UserError(f"no run of encoder {name!r} under {home} yet; `mllm-eval eval {name}` makes one")
+        known = [known for run in self.runs for known in (run.name, run.stem, run.encoder.name)]
+        raise UserError(f"no run {name!r} under {home}.{near(name, known)} `mllm-eval ls` lists all.")
+
+
+def read_all_saved() -> SavedRuns:
+    """Everything under results/runs."""
+    runs: list[Run] = []
+    external: list[Finished | Imported] = []
+    unreadable: dict[str, str] = {}
+    for folder in sorted(path for path in (results_home() / "runs").glob("*") if path.is_dir()):
+        if not (folder / "config.yaml").is_file():
+            if any((folder / part).is_dir() for part in ("answers", "scores", "checkpoint")):
+                unreadable[folder.name] = f"{folder}: there is no config.yaml"
+            continue
+        try:
+            one = read_saved(folder)
+        except UserError as problem:
+            unreadable[folder.name] = str(problem)
+            continue
+        if isinstance(one, Run):
+            runs.append(one)
+        else:
+            external.append(one)
+    runs.sort(key=lambda run: run.name)
+    external.sort(key=lambda one: one.name)
+    return SavedRuns(tuple(runs), tuple(external), unreadable)
+
+
+def saved_runs() -> list[Run]:
+    """Every readable run of an encoder under results/runs, by name."""
+    return list(read_all_saved().runs)
+
+
+def saved_run(name: str) -> Run:
+    """The saved run of a name, as `SavedRuns.find_run` finds it. Raises UserError where none or several match."""
+    return read_all_saved().find_run(name)
+
+
+def saved(name: str) -> Saved:
+    """The run or external model of a name, as `SavedRuns.find` finds it. Raises UserError as that does."""
+    return read_all_saved().find(name)
