@@ -74,8 +74,8 @@ def _joined(device: str, head: int, tail: int, groups: int, spread: float, scale
     query = _drawn(device, KEY_HEADS * groups, 1, root)
     keys, values = _drawn(device, KEY_HEADS, head + tail, root), _drawn(device, KEY_HEADS, head + tail)
     keys[:, :, :head], values[:, :, :head] = keys[:1, :, :head].clone(), values[:1, :, :head].clone()
-    shared = [one[:1, :, :head].contiguous() for one in (keys, values)]
-    prefixes = engine.LayerPrefixes(*shared, engine.spans([0] * ROWS))
+    shared, shared_values = (one[:1, :, :head].contiguous() for one in (keys, values))
+    prefixes = engine.LayerPrefixes(shared, shared_values, engine.spans([0] * ROWS))
     own, own_values = keys[:, :, head:].contiguous(), values[:, :, head:].contiguous()
     ours = engine.attend_to_both(query, own, own_values, None, scale, prefixes)
     wide, wide_values = (one.repeat_interleave(groups, 1) for one in (keys, values))
