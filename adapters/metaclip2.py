@@ -1,0 +1,14 @@
+"""MetaCLIP 2: the image half is a CLIP under names of its own; `post_layernorm` is for the CLS token only."""
+
+from __future__ import annotations
+
+from mllm_eval.adapters.clip import Family as Clip
+from mllm_eval.catalog.architecture import FORMS
+
+
+class Family(Clip):
+    """`MetaClip2VisionModel`; pooled = post_layernorm(CLS), the vector that the text projection sees."""
+
+    model_types = ("metaclip_2_vision_model", "metaclip_2")
+    class_name = "MetaClip2VisionModel"
+    form = FORMS["metaclip2"]
