@@ -94,8 +94,9 @@ FORMS = {
 def parameters(form: Form, shape: Architecture, patch: int, width: int, depth: int, cells: int | None = None) -> int:
     """Parameters of the backbone, to the last one.
 
-    A linear layer from a to b has a * b, and b more with a bias; a layer norm 2 * width, an RMS norm half of that; the number of positions is that of the
-    patches of a native image and of the prefix. The tests hold this against transformers' own classes.
+    A linear layer from a to b has a * b, and b more with a bias; a layer norm 2 * width, an RMS norm half of that;
+    the number of positions is that of the patches of a native image and of the prefix. The tests hold this against
+    transformers' own classes.
     """
 
     def linear(inner: int, outer: int, bias: bool = True) -> int:
