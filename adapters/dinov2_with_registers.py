@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mllm_eval.adapters.dinov2 import Family as Dinov2
 from mllm_eval.catalog.architecture import FORMS
 
 if TYPE_CHECKING:
+    # Its name by its path; at run time the families are part of mllm_eval.adapters.
+    from adapters.dinov2 import Family as Dinov2
     from mllm_eval.catalog import Encoder
+else:
+    from mllm_eval.adapters.dinov2 import Family as Dinov2
 
 
 class Family(Dinov2):

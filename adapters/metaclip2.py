@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from mllm_eval.adapters.clip import Family as Clip
+from typing import TYPE_CHECKING
+
 from mllm_eval.catalog.architecture import FORMS
+
+if TYPE_CHECKING:
+    # Its name by its path; at run time the families are part of mllm_eval.adapters.
+    from adapters.clip import Family as Clip
+else:
+    from mllm_eval.adapters.clip import Family as Clip
 
 
 class Family(Clip):
