@@ -39,7 +39,7 @@ class Family(Backbone):
         native = int(positions.shape[1] ** 0.5)
         if self._rows_columns == (native, native):
             return positions
-        grid = positions.unflatten(1, (native, native)).permute(0, 3, 1, 2)
+        grid = positions.transpose(1, 2).reshape(1, -1, native, native)
         fitted = nn.functional.interpolate(grid.float(), self._rows_columns, mode="bicubic", align_corners=False)
         return fitted.to(positions.dtype).flatten(2).transpose(1, 2)
 
