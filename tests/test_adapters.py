@@ -19,6 +19,8 @@ from mllm_eval.errors import UserError
 
 # timm is optional and has tests of its own.
 BUILT = [name for name in FAMILIES if name != "timm"]
+# Their class norms the CLS token alone.
+UNNORMED = ("clip", "metaclip2")
 
 
 def pixels(count: int = 2, size: int = 28) -> torch.Tensor:
@@ -42,18 +44,92 @@ def test_last_layer_is_normed_where_the_yaml_says_so_whatever_the_class_does(fam
     model = load_encoder_model(encoder)
     with torch.no_grad():
         said = model.model(pixels()).last_hidden_state
-    last = said if family != "clip" else model.model.post_layernorm(said)
+    last = model.model.post_layernorm(said) if family in UNNORMED else said
     got = model(pixels())[0].patches.flatten(1, 2)
     torch.testing.assert_close(got, last[:, model.prefix :])
 
     raw = load_encoder_model(make_encoder(tmp_path, family, norm=False, summary="mean"))
     plain = raw(pixels())[0].patches.flatten(1, 2)
     assert not torch.allclose(plain, got, atol=1e-3)
-    if family == "clip":
+    if family in UNNORMED:
         torch.testing.assert_close(plain, said[:, 1:])
 
 
-@pytest.mark.parametrize("family", ["siglip", "ijepa"])
+@pytest.mark.parametrize("family", ["dinov2_with_registers", "dinov3"])
+def test_registers_are_counted_off_behind_the_class_token(family: str, tmp_path: Path) -> None:
+    model = load_encoder_model(make_encoder(tmp_path, family))
+    assert model.prefix == 5 and model.has_cls
+    got = model(pixels())[0]
+    with torch.no_grad():
+        said = model.model(pixels()).last_hidden_state
+    # CLS, four registers, 16 patches: sliced by hand.
+    assert said.shape == (2, 21, 32)
+    torch.testing.assert_close(got.patches.flatten(1, 2), said[:, -16:])
+    torch.testing.assert_close(got.summary, said[:, 0])
+    # What changes in the first patch moves the first patch most, whatever the size of the grid.
+    for size in (28, 35):
+        before = model(pixels(1, size))[0].patches
+        changed = pixels(1, size)
+        changed[:, :, :7, :7] += 1
+        assert (model(changed)[0].patches - before).abs().amax((0, 3)).argmax().item() == 0
+
+
+@pytest.mark.parametrize("family", ["dinov2_with_registers", "dinov3"])
+@pytest.mark.parametrize("registers", [0, 3])
+def test_registers_that_the_family_does_not_declare_are_refused(family: str, registers: int, tmp_path: Path) -> None:
+    encoder = make_encoder(tmp_path, family)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_register_tokens": registers}))
+    with pytest.raises(UserError, match=f"the weights have {registers} registers, family {family} reads .* with 4"):
+        load_encoder_model(encoder)
+
+
+def test_dinov3s_features_before_and_after_the_norm_are_told_apart(tmp_path: Path) -> None:
+    after = load_encoder_model(make_encoder(tmp_path, "dinov3"))
+    before = load_encoder_model(make_encoder(tmp_path, "dinov3", norm=False))
+    with torch.no_grad():
+        states = after.model(pixels(), output_hidden_states=True).hidden_states
+    raw = before(pixels())[0].patches.flatten(1, 2)
+    torch.testing.assert_close(raw, states[-1][:, 5:])
+    torch.testing.assert_close(after.final_norm()(raw), after(pixels())[0].patches.flatten(1, 2))
+
+
+def test_dinov3s_tensors_may_bear_the_names_they_were_published_with(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    encoder = make_encoder(tmp_path, "dinov3")
+    expected = load_encoder_model(encoder)(pixels())[0].patches
+    path = tmp_path / "model.safetensors"
+    published = {name.removeprefix("model."): tensor for name, tensor in load_file(path).items()}
+    assert "layer.0.norm1.weight" in published
+    save_file(published, path, metadata={"format": "pt"})
+    assert torch.equal(load_encoder_model(encoder)(pixels())[0].patches, expected)
+
+
+def test_aimv2s_positions_are_interpolated_and_left_alone_at_the_native_size(tmp_path: Path) -> None:
+    model = load_encoder_model(make_encoder(tmp_path, "aimv2", norm=False))
+    embeddings = model.model.embeddings
+    table = embeddings.position_embedding.weight
+    with torch.no_grad():
+        plain = embeddings.rms_norm(embeddings.patch_embed(pixels()).flatten(2).transpose(1, 2))
+        torch.testing.assert_close(embeddings(pixels()), plain + table)
+        wide = embeddings(pixels(1, 56))
+        plain = embeddings.rms_norm(embeddings.patch_embed(pixels(1, 56)).flatten(2).transpose(1, 2))
+    expected = torch.nn.functional.interpolate(table.T.view(1, 32, 4, 4), (8, 8), mode="bicubic").flatten(2)
+    torch.testing.assert_close(wide - plain, expected.transpose(1, 2), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("said", ["is_native", "use_head"])
+def test_another_kind_of_aimv2_is_refused_in_one_line(said: str, tmp_path: Path) -> None:
+    encoder = make_encoder(tmp_path, "aimv2")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, said: True}))
+    with pytest.raises(UserError, match=f"config.json: `{said}: true` is an AIMv2 with") as caught:
+        load_encoder_model(encoder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["aimv2", "siglip", "ijepa"])
 def test_families_without_cls_drop_no_patch(family: str, tmp_path: Path) -> None:
     model = load_encoder_model(make_encoder(tmp_path, family))
     before = model(pixels())[0].patches
@@ -64,7 +140,7 @@ def test_families_without_cls_drop_no_patch(family: str, tmp_path: Path) -> None
     assert moved.argmax().item() == 0
 
 
-@pytest.mark.parametrize("family", ["clip", "dinov2", "ijepa", "siglip", "vit"])
+@pytest.mark.parametrize("family", BUILT)
 def test_nothing_is_computed_behind_the_layer_asked_for(family: str, tmp_path: Path) -> None:
     model = load_encoder_model(make_encoder(tmp_path, family))
     ran: list[int] = []

@@ -219,7 +219,10 @@ def test_an_encoder_of_another_family_is_refused(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = hf.Dinov2WithRegistersModel(hf.Dinov2WithRegistersConfig(**shape, mlp_ratio=2))
     model.save_pretrained(folder)
-    with pytest.raises(UserError, match=r"of type 'dinov2_with_registers', no family reads it \(known: clip, "):
+    with pytest.raises(UserError, match=r"of type 'dinov2_with_registers', .*; set `family: dinov2_with_registers`"):
+        load_encoder_model(encoder)
+    say(folder, model_type="dinov2_with_register")
+    with pytest.raises(UserError, match=r"no family reads it \(known: .*\). Did you mean 'dinov2_with_registers'"):
         load_encoder_model(encoder)
     say(folder, model_type="dinov2")
     with pytest.raises(UserError, match=r"the weights have 4 registers, family dinov2 reads them with 0; docs/add"):
@@ -271,6 +274,7 @@ DINO = {name: value for name, value in VISION.items() if name != "intermediate_s
     ("family", "whole"),
     [
         ("clip", lambda: hf.CLIPModel(hf.CLIPConfig(text_config=TEXT, vision_config=VISION))),
+        ("metaclip2", lambda: hf.MetaClip2Model(hf.MetaClip2Config(text_config=TEXT, vision_config=VISION))),
         ("clip", lambda: hf.CLIPVisionModelWithProjection(hf.CLIPVisionConfig(**VISION))),
         ("siglip", lambda: hf.SiglipModel(hf.SiglipConfig(text_config=TEXT, vision_config=VISION))),
         ("vit", lambda: hf.ViTMAEForPreTraining(hf.ViTMAEConfig(**VISION, **DECODER))),

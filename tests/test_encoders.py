@@ -81,6 +81,10 @@ def looking_at_noise(model: Any) -> Any:
     model.load_state_dict(state, assign=True)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
+            if name == "inv_freq":
+                # The frequencies of rotary positions, as the class computes them.
+                setattr(module, name, 1 / module.base ** torch.arange(0, 1, 4 / module.head_dim))
+                continue
             assert name == "position_ids"
             setattr(module, name, torch.arange(buffer.numel()).view(buffer.shape))
     return model
@@ -348,3 +352,41 @@ def test_variants_and_published_rows_leave_no_trace_in_what_a_run_is() -> None:
     assert Encoder.model_validate(json.loads(json.dumps(encoder.model_dump(mode="json")))) == bare.model_copy(
         update={"facts": encoder.facts}
     )
+
+
+# Parameters that the hub, the model cards or the papers state of the whole backbone; the papers round.
+STATED = {
+    "aimv2-large-224": 309_197_824,
+    "aimv2-huge-224": 680_851_968,
+    "aimv2-1b-224": 1_234_958_336,
+    "dinov2-small": 22_056_576,
+    "dinov3-b-224": 85_660_416,
+    "siglip2-large-384": 316_283_904,
+}
+ROUNDED = {
+    "dinov3-s-224": (21e6, 1e6),
+    "dinov3-s-plus-224": (29e6, 1e6),
+    "dinov3-l-224": (300e6, 4e6),
+    "dinov3-h-plus-224": (840e6, 1e6),
+    "dinov3-7b-224": (6716e6, 1e6),
+    "siglip2-g-384": (1e9, 2e8),
+}
+
+
+@pytest.mark.parametrize("name", [*STATED, *ROUNDED])
+def test_parameters_are_those_that_were_published(name: str) -> None:
+    stated, within = (STATED[name], 0) if name in STATED else ROUNDED[name]
+    assert abs(ENCODERS[name].params - stated) <= within
+
+
+def test_registers_add_their_own_weights_and_nothing_else() -> None:
+    plain, registers = ENCODERS["dinov2-small"], ENCODERS["dinov2-reg-s-224"]
+    assert registers.params - plain.params == 4 * 384
+    assert (registers.grid, plain.grid) == (16, 16)
+
+
+def test_a_bias_that_the_class_does_not_have_is_refused() -> None:
+    values = load_encoder("webssl-dino300m-full2b-224").model_dump() | {"params": 0}
+    values["architecture"]["qkv_bias"] = False
+    with pytest.raises(ValueError, match="family dinov2 has no `qkv_bias: false`"):
+        Encoder.model_validate(values)

@@ -41,15 +41,21 @@ def make_encoder(folder: Path, family: str = "dinov2", size: int = 28, **changes
     }
     kinds: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         "dinov2": (hf.Dinov2Config, hf.Dinov2Model, {}),
+        "dinov2_with_registers": (hf.Dinov2WithRegistersConfig, hf.Dinov2WithRegistersModel, {}),
+        "dinov3": (hf.DINOv3ViTConfig, hf.DINOv3ViTModel, {}),
+        "aimv2": (hf.Aimv2VisionConfig, hf.Aimv2VisionModel, {}),
+        "metaclip2": (hf.MetaClip2VisionConfig, hf.MetaClip2VisionModel, {}),
         "vit": (hf.ViTConfig, hf.ViTModel, {"add_pooling_layer": False}),
         "ijepa": (hf.IJepaConfig, hf.IJepaModel, {"add_pooling_layer": False}),
         "clip": (hf.CLIPVisionConfig, hf.CLIPVisionModel, {}),
         "siglip": (hf.SiglipVisionConfig, hf.SiglipVisionModel, {}),
     }
     config_class, model_class, options = kinds[family]
-    if family == "dinov2":
+    if family.startswith("dinov2"):
         common["mlp_ratio"] = 2
         del common["intermediate_size"]
+    own: dict[str, dict[str, Any]] = {"dinov3": {"num_register_tokens": 4}, "aimv2": {"use_head": False}}
+    common |= own.get(family, {})
     torch.manual_seed(7)
     model = model_class(config_class(**common), **options)
     with torch.no_grad():
@@ -64,8 +70,8 @@ def make_encoder(folder: Path, family: str = "dinov2", size: int = 28, **changes
         "width": 32,
         "depth": 2,
         "params": sum(parameter.numel() for parameter in model.parameters()),
-        "norm": family != "clip",
-        "summary": "mean" if family in ("siglip", "ijepa") else "cls",
+        "norm": family not in ("clip", "metaclip2"),
+        "summary": "mean" if family in ("aimv2", "siglip", "ijepa") else "cls",
         "preprocessing": {"mode": "pad", "size": size, "mean": HALF, "std": HALF},
         "facts": {"pretraining_data": "none", "samples_seen": "0", "supervision": "none"},
     }

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Of a config, what says where it came from and not what the model is.
 ORIGIN = {"model_type", "architectures", "transformers_version", "torch_dtype", "dtype"}
-# What some vision transformers have and none of these classes computes.
+# What some vision transformers have, and what is computed by none of these classes whose config does not know it.
 STRANGE = ("use_qk_norm", "qk_norm", "use_rope", "rope_theta", "window_size")
 
 
@@ -117,14 +117,15 @@ class Backbone(EncoderModel):
                 raise UserError(f"{path}: is of timm's {name!r}; set `family: timm` in the encoder's yaml")
             raise UserError(f"{path}: the weights are of type {found!r}, {cls._readers(found)}")
         values = raw.get("vision_config") or raw
-        registers = values.get("num_register_tokens") or 0
+        known = cls.transformers_class().config_class
+        registers = values.get("num_register_tokens", getattr(known, "num_register_tokens", 0)) or 0
         if registers != cls.form.registers + cls.form.behind:
             raise UserError(
                 f"{path}: the weights have {registers} registers, family {cls.family_name()} reads them with "
                 f"{cls.form.registers + cls.form.behind}; {PAGE}"
             )
         for name in STRANGE:
-            if values.get(name):
+            if values.get(name) and not hasattr(known, name):
                 raise UserError(f"{path}: `{name}: {values[name]}` is unknown to a {found!r} and would be left out")
         return cls.config_from(values)
 

@@ -47,7 +47,7 @@ BLOCK = r"blocks\.(?:\d+\.)?(\d+)\."
 
 DINOV2 = Layout(
     rows={
-        r"(cls_token|mask_token)": (r"embeddings.\1",),
+        r"(cls_token|mask_token|register_tokens)": (r"embeddings.\1",),
         r"pos_embed": ("embeddings.position_embeddings",),
         r"patch_embed\.proj\.(\w+)": (r"embeddings.patch_embeddings.projection.\1",),
         BLOCK + r"norm([12])\.(\w+)": (r"encoder.layer.\1.norm\2.\3",),

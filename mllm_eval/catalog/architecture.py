@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import Field
@@ -20,6 +20,7 @@ class Architecture(Strict):
         native: edge in pixels of the images that the position embeddings were made for.
         activation, norm_eps: of the blocks; None is the default of the family's transformers class. Weights of
             the hub bring both in their config, a checkpoint of the original code does not.
+        qkv_bias: whether queries and values, and the family's keys, have a bias; None is the first that its class has.
         stem: weights of what makes tokens of pixels, where that is not one projection of each patch (convolutions).
     """
 
@@ -29,6 +30,7 @@ class Architecture(Strict):
     native: int = Field(gt=0)
     activation: str | None = None
     norm_eps: float | None = None
+    qkv_bias: bool | None = Field(default=None, exclude_if=lambda value: value is None)
     stem: int | None = Field(default=None, ge=0, exclude_if=lambda value: value is None)
 
 
@@ -47,6 +49,10 @@ class Form:
         pre_norm: a norm before the first block.
         head: an attention head that pools, with an MLP.
         ffns: the feed-forward networks that the class can have.
+        qkv_biases: whether queries, keys and values can have a bias; the first is meant unless the yaml says another.
+        key_bias: keys have one where queries and values do.
+        biases: the linear layers behind those, of attention and feed-forward networks, have a bias.
+        norm_shifts: norms shift as well as scale (layer norms, and not RMS norms).
         key: which weights of an original file are meant unless the yaml names others, where it keeps several.
     """
 
@@ -60,15 +66,26 @@ class Form:
     pre_norm: bool = False
     head: bool = False
     ffns: tuple[str, ...] = ("mlp",)
+    qkv_biases: tuple[bool, ...] = (True,)
+    key_bias: bool = True
+    biases: bool = True
+    norm_shifts: bool = True
     key: str | None = None
 
 
+DINO = Form(prefix=1, mask_token=True, layer_scale=True, ffns=("mlp", "swiglu"))
+CLIP = Form(prefix=1, patch_bias=False, pre_norm=True)
+
 FORMS = {
-    "clip": Form(prefix=1, patch_bias=False, pre_norm=True),
-    "dinov2": Form(prefix=1, mask_token=True, layer_scale=True, ffns=("mlp", "swiglu")),
+    "aimv2": Form(pre_norm=True, ffns=("swiglu",), qkv_biases=(False,), biases=False, norm_shifts=False),
+    "clip": CLIP,
+    "dinov2": DINO,
+    "dinov2_with_registers": replace(DINO, registers=4),
+    "dinov3": replace(DINO, registers=4, positions=False, qkv_biases=(True, False), key_bias=False),
     # Its file has `encoder` and `target_encoder`, the running mean of the former. Cambrian-1's code and the hub's
     # conversion both read `encoder`.
     "ijepa": Form(key="encoder"),
+    "metaclip2": CLIP,
     "siglip": Form(head=True),
     "vit": Form(prefix=1),
 }
@@ -77,21 +94,25 @@ FORMS = {
 def parameters(form: Form, shape: Architecture, patch: int, width: int, depth: int, cells: int | None = None) -> int:
     """Parameters of the backbone, to the last one.
 
-    A linear layer from a to b has a * b + b, a layer norm 2 * width; the number of positions is that of the
-    patches of a native image and of the prefix. The tests hold this against transformers' own classes.
+    A linear layer from a to b has a * b, and b more with a bias; a layer norm 2 * width, an RMS norm half of that;
+    the number of positions is that of the patches of a native image and of the prefix. The tests hold this against
+    transformers' own classes.
     """
 
-    def linear(inner: int, outer: int) -> int:
-        return inner * outer + outer
+    def linear(inner: int, outer: int, bias: bool = True) -> int:
+        return inner * outer + outer * bias
 
-    norm = 2 * width
-    mlp = linear(width, shape.hidden) + linear(shape.hidden, width)
-    swiglu = 2 * linear(width, shape.hidden) + linear(shape.hidden, width)
+    norm = (1 + form.norm_shifts) * width
+    mlp = linear(width, shape.hidden, form.biases) + linear(shape.hidden, width, form.biases)
+    swiglu = mlp + linear(width, shape.hidden, form.biases)
+    qkv = form.qkv_biases[0] if shape.qkv_bias is None else shape.qkv_bias
+    attention = 2 * linear(width, width, qkv) + linear(width, width, qkv and form.key_bias)
+    attention += linear(width, width, form.biases)
     positions = ((cells or shape.native // patch) ** 2 + form.prefix) * form.positions
     learned = form.prefix + form.registers + form.behind + form.mask_token + positions
     stem = 3 * patch * patch * width + form.patch_bias * width if shape.stem is None else shape.stem
     stem += learned * width
-    block = 2 * norm + 4 * linear(width, width) + (swiglu if shape.ffn == "swiglu" else mlp)
+    block = 2 * norm + attention + (swiglu if shape.ffn == "swiglu" else mlp)
     block += 2 * width * form.layer_scale
     # A probe, its attention to the tokens, and a normed MLP.
     head = (width + 4 * linear(width, width) + norm + mlp) * form.head

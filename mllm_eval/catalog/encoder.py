@@ -169,6 +169,9 @@ class Encoder(Strict):
             return self
         if self.architecture.ffn not in form.ffns:
             raise ValueError(f"family {self.family} has no `ffn: {self.architecture.ffn}`")
+        bias = self.architecture.qkv_bias
+        if bias is not None and bias not in form.qkv_biases:
+            raise ValueError(f"family {self.family} has no `qkv_bias: {str(bias).lower()}`")
         cells = self.native_grid if self.cells is not None else None
         computed = parameters(form, self.architecture, self.patch or 0, self.width, self.depth, cells)
         if self.params not in (0, computed):

@@ -20,7 +20,7 @@ from mllm_eval.storage import PACKAGE, SHIPPED, sha256_bytes, sha256_file
 if TYPE_CHECKING:
     from mllm_eval.catalog.weights import Weights
 
-NAMES = ("clip", "dinov2", "ijepa", "siglip", "timm", "vit")
+NAMES = ("aimv2", "clip", "dinov2", "dinov2_with_registers", "dinov3", "ijepa", "metaclip2", "siglip", "timm", "vit")
 # Under a root; the first that has a name wins, as for yaml files.
 PLACES = ("adapters", "configs/encoders")
 PAGE = "docs/add-an-encoder.md, 'A new family', says how to add one"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mllm_eval.catalog import Encoder
 
 # Wide enough for every column when the output goes to a file or a pipe.
-PIPED_WIDTH = 240
+PIPED_WIDTH = 1000
 
 
 def encoders(

@@ -1,0 +1,91 @@
+"""AIMv2 of a fixed resolution: no CLS token, RMS norms, SwiGLU, no biases in the blocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from mllm_eval.adapters.backbone import Backbone
+from mllm_eval.catalog.architecture import FORMS
+from mllm_eval.errors import UserError
+
+if TYPE_CHECKING:
+    from mllm_eval.catalog import Encoder
+
+
+class Family(Backbone):
+    """`Aimv2VisionModel`. The class takes images of its native size only; here its positions are interpolated."""
+
+    model_types = ("aimv2_vision_model",)
+    class_name = "Aimv2VisionModel"
+    blocks_at = "encoder.layers"
+    norm_at = "rms_norm"
+    form = FORMS["aimv2"]
+    left_out = r"(.*\.)?position_ids"
+
+    def __init__(self, facts: Encoder, model: Any) -> None:
+        super().__init__(facts, model)
+        self._rows_columns = (0, 0)
+        model.embeddings.patch_embed.register_forward_hook(self._see_grid)
+        model.embeddings.position_embedding.register_forward_hook(self._fit_positions)
+
+    def _see_grid(self, _module: nn.Module, _inputs: Any, cells: Tensor) -> None:
+        self._rows_columns = (cells.shape[-2], cells.shape[-1])
+
+    def _fit_positions(self, _module: nn.Module, _inputs: Any, positions: Tensor) -> Tensor:
+        """Positions [1, N, D] of the native grid for the grid at hand, bicubic as for the other families."""
+        native = int(positions.shape[1] ** 0.5)
+        if self._rows_columns == (native, native):
+            return positions
+        grid = positions.transpose(1, 2).reshape(1, -1, native, native)
+        fitted = nn.functional.interpolate(grid.float(), self._rows_columns, mode="bicubic", align_corners=False)
+        return fitted.to(positions.dtype).flatten(2).transpose(1, 2)
+
+    @classmethod
+    def shape_values(cls, facts: Encoder) -> dict[str, Any]:
+        """The config has a name of its own for the norms' epsilon."""
+        shape = facts.architecture
+        assert shape is not None
+        return {
+            "intermediate_size": shape.hidden,
+            "layer_norm_eps": None,
+            "rms_norm_eps": shape.norm_eps,
+            "use_head": False,
+        }
+
+    @classmethod
+    def read_config(cls, folder: Path) -> Any:
+        """As of every family. Raises UserError for the two kinds of weights that are another architecture."""
+        config = super().read_config(folder)
+        for name, other in (("is_native", "positions that are computed"), ("use_head", "a pooling head")):
+            if getattr(config, name):
+                raise UserError(
+                    f"{folder / 'config.json'}: `{name}: true` is an AIMv2 with {other}, which family aimv2 does not "
+                    "read; take weights of a fixed resolution without text, as apple/aimv2-large-patch14-224"
+                )
+        return config
+
+    @classmethod
+    def ffn(cls, config: Any) -> str:
+        """Always gated."""
+        return "swiglu"
+
+    @classmethod
+    def found_in(cls, config: Any) -> dict[str, Any]:
+        """Patch, width and architecture that a config says."""
+        return {
+            "patch": config.patch_size,
+            "width": config.hidden_size,
+            "heads": config.num_attention_heads,
+            "ffn": cls.ffn(config),
+            "hidden": cls.hidden(config),
+            "native": config.image_size,
+            "activation": config.hidden_act,
+            "norm_eps": config.rms_norm_eps,
+        }
+
+    def forward_options(self, pixels: Tensor) -> dict[str, Any]:
+        """Positions are interpolated by this class, not by the one it wraps."""
+        return {}
