@@ -1,7 +1,8 @@
 """What the timings of generation share: models of a true shape with random weights, images, questions, two ways to ask.
 
 The plain way is what evaluation loops of the field do: for every question its image is decoded and goes through the
-whole encoder, and the answer is generated at batch size 1 (`engine: reference`). This project's way is `answer_many`.
+whole encoder, and the answer is generated at batch size 1 (`engine: reference`). This project's way is
+`answer_tasks` with its engine.
 """
 
 from __future__ import annotations
@@ -32,13 +33,15 @@ from mllm_eval.answers import Answer, Journal  # noqa: E402
 from mllm_eval.catalog import Encoder  # noqa: E402
 from mllm_eval.data.samples import ImageRef, Sample  # noqa: E402
 from mllm_eval.features import Features, FeatureStore  # noqa: E402
-from mllm_eval.generate import Asked, answer_many  # noqa: E402
+from mllm_eval.generate import Request, Task, TemplateFormat, answer_tasks  # noqa: E402
+from mllm_eval.generate.engine import Engine  # noqa: E402
 from mllm_eval.generate.model import end_tokens, grid_of  # noqa: E402
-from mllm_eval.generate.questions import Questions  # noqa: E402
 from mllm_eval.generate.reference import answer_one  # noqa: E402
+from mllm_eval.generate.request import write_request  # noqa: E402
+from mllm_eval.generate.tokenized import TokenizedPrompts  # noqa: E402
 from mllm_eval.kernels import quick  # noqa: E402
 from mllm_eval.model.vlm import VLM, VLMConfig  # noqa: E402
-from mllm_eval.prompts import template_named  # noqa: E402
+from mllm_eval.prompts import PromptTokens, template_named  # noqa: E402
 from mllm_eval.storage import sha256_bytes  # noqa: E402
 
 # Most benchmarks want a word or a letter.
@@ -165,7 +168,7 @@ def shared_way(model: VLM, asked: list[Sample], folder: Path, name: str, templat
     features = Features(store, lambda: model.encoder)  # type: ignore[arg-type, return-value]
     journal = Journal(folder / f"{name}.jsonl")
     features.fill([image for sample in asked for image in sample.images])
-    answer_many(model, [Asked(asked, LONGEST, journal)], template, features)
+    answer_tasks(Engine(model, template, features), [Task(asked, LONGEST, journal, TemplateFormat(template))])
     done = journal.done()
     return [done[sample.id] for sample in asked]
 
@@ -180,28 +183,32 @@ def shared_way_once(model: VLM, asked: list[Sample], template: str = TEMPLATE) -
 def plain_way(model: VLM, asked: list[Sample], made: Made | None = None) -> list[tuple[str, int]]:
     """Text and tokens of each answer: everything is done for every question, encoding too unless `made`."""
     ends = end_tokens(model.tokenizer, template_named(TEMPLATE).assistant_close)
-    questions = questions_of(model, asked)
+    prompts = tokenized(model)
     found = []
-    for sample, pieces in zip(asked, questions.pieces(asked), strict=True):
+    for sample, request in zip(asked, requests_of(asked), strict=True):
         (image,) = sample.images
         seen = made([image])[0] if made else plain_features(model, model.encoder.preprocess(image.load()))
         features = {image.sha256: seen}
-        tokens = answer_one(model, pieces, features, LONGEST, ends, questions.kept)
+        tokens = answer_one(model, prompts.pieces(request), features, LONGEST, ends, prompts.kept)
         found.append((model.tokenizer.decode(tokens, skip_special_tokens=True).strip(), len(tokens)))
     return found
 
 
-def questions_of(model: VLM, asked: list[Sample]) -> Questions:
-    """The questions as the engine counts their tokens."""
-    one = Asked(asked, LONGEST, Journal(Path("none")))
-    return Questions([one], TEMPLATE, model.tokenizer, model.image_tokens, grid_of(model))
+def requests_of(asked: list[Sample]) -> list[Request]:
+    """The questions as backends are asked them."""
+    return [write_request(sample, TemplateFormat(TEMPLATE), LONGEST) for sample in asked]
+
+
+def tokenized(model: VLM) -> TokenizedPrompts:
+    """What counts tokens as the engine does."""
+    return TokenizedPrompts(PromptTokens(model.tokenizer, TEMPLATE), model.image_tokens, grid_of(model))
 
 
 def positions(model: VLM, asked: list[Sample]) -> int:
-    """How many positions of the LLM this project computes for the prompts: each image's head once."""
-    requests = questions_of(model, asked).requests
-    heads = {one.head: one.head_tokens for one in requests}
-    return sum(heads.values()) + sum(one.tail_tokens for one in requests)
+    """How many positions of the LLM this project computes for the prompts: each image's prefix once."""
+    lengths = tokenized(model).lengths(requests_of(asked))
+    prefixes = {one.prefix: one.prefix_tokens for one in lengths}
+    return sum(prefixes.values()) + sum(one.suffix_tokens for one in lengths)
 
 
 def plain_features(model: VLM, pixels: Any) -> Tensor:
@@ -268,7 +275,8 @@ def compare_shapes(
             for way, model in models.items():
                 journal = Journal(Path(folder) / f"{way}{round_}.jsonl")
                 start = now()
-                answer_many(quick(model), [Asked(asked, LONGEST, journal)], TEMPLATE, features)
+                task = Task(asked, LONGEST, journal, TemplateFormat(TEMPLATE))
+                answer_tasks(Engine(quick(model), TEMPLATE, features), [task])
                 taken[way].append(now() - start)
                 done = journal.done()
                 given[way] = [(done[sample.id].text, done[sample.id].tokens_out) for sample in asked]

@@ -52,7 +52,8 @@ def answered(shape: dict[str, int], way: str, folder: Path, ranks: int) -> tuple
     from mllm_eval.catalog import Encoder
     from mllm_eval.distributed import Share
     from mllm_eval.features import Features, FeatureStore
-    from mllm_eval.generate import Asked, Limits, answer_many
+    from mllm_eval.generate import Hooks, Limits, Task, TemplateFormat, answer_tasks
+    from mllm_eval.generate.engine import Engine
 
     torch.set_num_threads(1)
     share = Share.of_group() if ranks > 1 else Share()
@@ -73,8 +74,10 @@ def answered(shape: dict[str, int], way: str, folder: Path, ranks: int) -> tuple
             features = Features(store, lambda: model.encoder)
             images = list({image.sha256: image for sample in questions for image in sample.images}.values())
             features.fill(images[share.rank :: ranks])
-            own = Asked(questions, asked.LONGEST, Journal(folder / f"{name}.jsonl", share.rank))
-            answer_many(model, [own], asked.TEMPLATE, features, limits=Limits(rows=ROWS), share=share)
+            journal = Journal(folder / f"{name}.jsonl", share.rank)
+            own = Task(questions, asked.LONGEST, journal, TemplateFormat(asked.TEMPLATE))
+            engine = Engine(model, asked.TEMPLATE, features, Limits(rows=ROWS))
+            answer_tasks(engine, [own], Hooks(share=share))
         return time.perf_counter() - wall, time.process_time() - cpu
 
     answer(asked.samples([2] * ranks), "warm")

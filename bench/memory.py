@@ -129,10 +129,12 @@ def measured(profile: bool) -> dict[str, float]:
 
     from mllm_eval.adapters import load_encoder_model
     from mllm_eval.data.snapshots import load_samples
+    from mllm_eval.distributed import Share
     from mllm_eval.environment import before_torch
     from mllm_eval.features import extraction
     from mllm_eval.model import assemble, load_llm_model, load_tokenizer, save_checkpoint
-    from mllm_eval.pipeline.answering import Respondent
+    from mllm_eval.pipeline.backends import RunSource
+    from mllm_eval.pipeline.inference import Inference
     from mllm_eval.pipeline.ledger import Ledger
     from mllm_eval.pipeline.reporter import Silent
     from mllm_eval.pipeline.scoring import States, score_answers
@@ -153,12 +155,13 @@ def measured(profile: bool) -> dict[str, float]:
         model = assemble(encoder, recipe, load_llm_model(llm, torch.float32), tokenizer)
         save_checkpoint(model, run.checkpoint, load_encoder_model(encoder, torch.float32))
         listener = Holding() if profile else Silent()
-        respondent = Respondent(run, lambda: None, Ledger(run.folder, listener))
-        assert respondent.model is not None
+        ledger = Ledger(run.folder, listener)
+        source = RunSource(run, lambda: None, ledger)
+        assert source.model is not None
     with phase("reading"):
         samples = load_samples(asked, "mini")
     with phase("answering"):
-        respondent.respond([(asked, "default")], lambda *_: None)
+        Inference(run, source, ledger, Share()).answer([(asked, "default")], lambda *_: None)
     with phase("scoring"):
         score_answers(run, asked, "default", samples, States(run.data))
     return {**phase.row, "peak_mib": max(value for key, value in phase.row.items() if key.endswith("_mib"))}

@@ -83,14 +83,10 @@ def operations(model: Any, asked: list[Any], answers: list[Any]) -> dict[str, fl
 
 
 def _head_tokens(model: Any, asked: list[Any]) -> int:
-    from asked import LONGEST, TEMPLATE
+    from asked import requests_of, tokenized
 
-    from mllm_eval.answers import Journal
-    from mllm_eval.generate import Asked
-    from mllm_eval.generate.questions import Questions
-
-    one = Questions([Asked(asked[:1], LONGEST, Journal(Path("none")))], TEMPLATE, model.tokenizer, model.image_tokens)
-    return one.requests[0].head_tokens
+    (length,) = tokenized(model).lengths(requests_of(asked[:1]))
+    return length.prefix_tokens
 
 
 def peak(threads: int, size: int) -> tuple[float, float]:

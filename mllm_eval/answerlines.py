@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,8 @@ class Answer:
 
     def line(self) -> str:
         """The answer as one line of JSON, with its line end."""
-        return json.dumps(asdict(self), ensure_ascii=False) + "\n"
+        # `dataclasses.asdict` copies all it holds, and takes half of the time of writing an answer.
+        return json.dumps({name: getattr(self, name) for name in _TYPES}, ensure_ascii=False) + "\n"
 
 
 def iter_answers(path: Path, unfinished: bool = False) -> Iterator[Answer]:

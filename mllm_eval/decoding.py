@@ -11,7 +11,9 @@ from mllm_eval.errors import UserError
 from mllm_eval.storage import sha256_bytes
 
 if TYPE_CHECKING:
+    import numpy as np
     import PIL.Image
+    from numpy.typing import NDArray
 
 MAX_PIXELS = 100_000_000
 MOST_DECODERS = 8
@@ -51,6 +53,22 @@ def load_image(path: Path, how: Decoding = PLAIN, where: str = "") -> PIL.Image.
     """An image file, decoded as `decode` does; UserError, naming `where` or the file, where it is missing, too."""
     where = where or str(path)
     return decode(_encoded(path, where), where, how)
+
+
+def load_map(path: Path) -> NDArray[np.int64]:
+    """[H, W] the numbers of a file that has one whole number a pixel: a mask of classes, a map of depths.
+
+    Raises UserError, naming the file, where it is missing, is no such map, or is one that `decode` would refuse.
+    """
+    import numpy as np
+
+    with _Opened(io.BytesIO(_encoded(path, str(path))), str(path)) as image:
+        values = np.asarray(image)
+        if values.ndim != 2 or values.dtype.kind not in "iub":
+            raise UserError(
+                f"{path}: {values.dtype} values of shape {values.shape}; a map has one whole number a pixel"
+            )
+        return values.astype(np.int64)
 
 
 def _encoded(path: Path, where: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What a finished model's own files say of decoding, and how much of it greedy decoding overrules; no torch.
+"""What an external model's own files say of decoding, and how much of it greedy decoding overrules; no torch.
 
 Words are those of transformers' `GenerationConfig`. A model's generation_config.json is in force in every call of
 `generate` that does not name the same field, greedy or not.

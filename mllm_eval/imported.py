@@ -11,7 +11,7 @@ from typing import Any
 from mllm_eval.config import Strict, load, short_hash
 from mllm_eval.environment import describe
 from mllm_eval.errors import UserError
-from mllm_eval.run import ExternalModel
+from mllm_eval.run import External
 from mllm_eval.storage import write_json
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,79}")
@@ -31,7 +31,7 @@ class ImportedFile(Strict):
 
 
 @dataclass(frozen=True)
-class Imported(ExternalModel):
+class Imported(External):
     """Whose answers these are, in the words of who brought them, and the data pin whose questions they answer."""
 
     label: str

@@ -37,7 +37,7 @@ class _KeptSummary:
 
 class RunFolder:
     """What has a hash, a name and a folder under results/runs: a run, or an external model, which is asked as it is
-    (`mllm_eval.finished`) or whose answers were brought (`mllm_eval.imported`)."""
+    (`mllm_eval.external`) or whose answers were brought (`mllm_eval.imported`)."""
 
     config_width = 80
     """Letters of a line of config.yaml."""
@@ -133,7 +133,7 @@ class RunFolder:
         return {}
 
 
-class ExternalModel(RunFolder):
+class External(RunFolder):
     """What was not trained here: a row of its own name (`label`), asked about the data of a pin (`data_pin`)."""
 
     label: str

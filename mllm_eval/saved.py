@@ -10,12 +10,12 @@ from typing import Any
 from mllm_eval.catalog import names
 from mllm_eval.config import Strict, load_chosen
 from mllm_eval.errors import UserError, near
-from mllm_eval.finished import Finished, FinishedFile
+from mllm_eval.external import ExternalModel, ExternalModelFile
 from mllm_eval.imported import Imported, ImportedFile
 from mllm_eval.run import Run, RunConfig
 from mllm_eval.storage import results_home
 
-Saved = Run | Finished | Imported
+Saved = Run | ExternalModel | Imported
 
 
 def read_saved(folder: Path) -> Saved:
@@ -25,8 +25,8 @@ def read_saved(folder: Path) -> Saved:
         UserError: no config.yaml, a mistake in it, or a run that is not what the folder's name says.
     """
     config = load_chosen(folder / "config.yaml", _model_of)
-    if isinstance(config, FinishedFile):
-        return Finished.of_config(config.model)
+    if isinstance(config, ExternalModelFile):
+        return ExternalModel.of_config(config.model)
     if isinstance(config, ImportedFile):
         return Imported(config.imported.name, config.imported.data)
     assert isinstance(config, RunConfig)
@@ -34,7 +34,7 @@ def read_saved(folder: Path) -> Saved:
 
 
 def _model_of(config: Mapping[str, Any]) -> type[Strict]:
-    return FinishedFile if "model" in config else ImportedFile if "imported" in config else RunConfig
+    return ExternalModelFile if "model" in config else ImportedFile if "imported" in config else RunConfig
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class SavedRuns:
     """
 
     runs: tuple[Run, ...]
-    external: tuple[Finished | Imported, ...]
+    external: tuple[ExternalModel | Imported, ...]
     unreadable: dict[str, str]
 
     @property
@@ -98,7 +98,7 @@ class SavedRuns:
 def read_all_saved() -> SavedRuns:
     """Everything under results/runs."""
     runs: list[Run] = []
-    external: list[Finished | Imported] = []
+    external: list[ExternalModel | Imported] = []
     unreadable: dict[str, str] = {}
     for folder in sorted(path for path in (results_home() / "runs").glob("*") if path.is_dir()):
         if not (folder / "config.yaml").is_file():

@@ -13,16 +13,18 @@ from typing import Any
 
 import made_runs
 import pytest
+from tasks import a_task, key_of, pending, shared_answers
 
 from mllm_eval.answers import Answer, Journal
 from mllm_eval.catalog import load_recipe
 from mllm_eval.config import short_hash
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
-from mllm_eval.generate.asking import Asked, is_open, key_of, outdated, outdated_words, pending, shared_answers
-from mllm_eval.generate.finished import _key, pending_finished
+from mllm_eval.generate import ChatFormat, Task
 from mllm_eval.generate.positions import positions_in
+from mllm_eval.generate.request import write_request
 from mllm_eval.pipeline import flow
+from mllm_eval.pipeline.inference import outdated_words
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.reporter import Silent
 from mllm_eval.prompts import marks_of, may_hold_marks, render, unmarked
@@ -32,7 +34,7 @@ from mllm_eval.saved import read_all_saved, saved_runs
 from mllm_eval.storage import read_jsonl
 
 # Prompts of the miniature's benchmarks with the keys that their answers were journalled under before control marks in
-# questions were text: by template, and of a finished model.
+# questions were text: by template, and of an external model.
 STORED = read_jsonl(Path(__file__).parent / "stored_keys.jsonl")
 
 
@@ -45,7 +47,9 @@ def sample(prompt: str, images: int = 1) -> Sample:
 def test_answers_of_earlier_versions_keep_their_keys(stored: dict[str, Any]) -> None:
     one = sample(stored["prompt"], stored["images"])
     found = {template: key_of(one, template)[0] for template in ("llama_3", "vicuna_v1", "chatml_direct")}
-    assert {**found, "finished": _key(one, {})[0]} == {key: stored[key] for key in (*found, "finished")}
+    assert {**found, "finished": write_request(one, ChatFormat(), 1).digest} == {
+        key: stored[key] for key in (*found, "finished")
+    }
 
 
 @pytest.mark.parametrize(
@@ -60,7 +64,7 @@ def test_answers_to_questions_with_marks_are_asked_again(mark: str, tmp_path: Pa
         journal = Journal(tmp_path / f"{at}.jsonl")
         journal.append([Answer("1", old, ("ab" * 8,), "red", 30, 2)])
         journal.finish(["1"])
-        assert is_open(Asked([one], 8, journal), "llama_3") is bool(at)
+        assert a_task([one], 8, journal, template="llama_3").is_open is bool(at)
         assert pending([one], "llama_3", journal) == ["1"] * at
 
 
@@ -75,13 +79,14 @@ def test_an_answer_beyond_the_positions_counts_for_none(tmp_path: Path) -> None:
     journal.append([Answer("1", *key_of(one, "llama_3"), "noise", 505, 8)])
     journal.finish(["1"])
     for positions, left in ((None, []), (513, []), (512, ["1"])):
-        asked = Asked([one], 8, journal, positions=positions)
-        assert pending([one], "llama_3", journal, asked.room) == left
-        assert is_open(asked, "llama_3") is bool(left)
-        assert bool(shared_answers([one], "llama_3", [journal], asked.room)) is not bool(left)
+        task = a_task([one], 8, journal, positions=positions, template="llama_3")
+        assert pending([one], "llama_3", journal, task.room) == left
+        assert task.is_open is bool(left)
+        assert bool(shared_answers([one], "llama_3", [journal], task.room)) is not bool(left)
     journal = Journal(tmp_path / "finished.jsonl")
-    journal.append([Answer("1", *_key(one, {}), "noise", 505, 8)])
-    assert [pending_finished([one], journal, room=room) for room in (None, 505, 504)] == [[], [], ["1"]]
+    journal.append([Answer("1", *write_request(one, ChatFormat(), 1).key, "noise", 505, 8)])
+    tasks = [Task([one], 0, journal, ChatFormat(), positions=room) for room in (None, 505, 504)]
+    assert [[request.id for request in task.pending] for task in tasks] == [[], [], ["1"]]
 
 
 def test_positions_stand_in_a_config_and_its_parts(tmp_path: Path) -> None:
@@ -131,7 +136,7 @@ def test_a_run_trained_on_other_tokens_is_told_and_never_shown(tmp_path: Path, m
     trained: list[str] = []
     monkeypatch.setattr(flow, "train", lambda run, *_: trained.append(run.hash))
     ledger = Ledger(run.folder, SimpleNamespace(say=told.append, step=Silent().step))
-    flow._train(run, ledger)
+    flow.train_missing(run, ledger)
     assert told == [f"run {old} learnt other tokens of the template vicuna_v1: trained again"]
     assert trained == [run.hash]
 
@@ -143,10 +148,12 @@ def test_answers_that_count_no_more_are_counted(tmp_path: Path) -> None:
         replace(sample("3?"), id="3"),
     ]
     journal = Journal(tmp_path / "a.jsonl")
-    assert outdated(["1"], journal) == 0
+    task = a_task(asked, 8, journal, template="llama_3")
+    assert task.count_outdated() == 0
+    task.look_again()
     journal.append([Answer("1", *key_of(asked[0], "llama_3"), "red", 9, 2), Answer("2", "0" * 16, (), "red", 9, 2)])
-    left = pending(asked, "llama_3", journal)
-    assert (left, outdated(left, journal)) == (["2", "3"], 1)
+    left = [request.id for request in task.pending]
+    assert (left, task.count_outdated()) == (["2", "3"], 1)
     assert outdated_words("mme", 1200).startswith("mme: 1,200 of its answers are to another prompt")
 
 

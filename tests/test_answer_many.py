@@ -12,14 +12,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tasks import a_task, answer_many
 from test_generate import TEMPLATE, Images, Tiny, a_sample
 
-from mllm_eval.answers import Journal, read_answers
+from mllm_eval.answers import Answer, Journal, read_answers
 from mllm_eval.data.samples import Sample
 from mllm_eval.errors import UserError
-from mllm_eval.generate import Asked, Limits, answer_many, together
-from mllm_eval.generate.batching import Request, plan
-from mllm_eval.generate.thrift import Thrift, kept_limits, limits_within, ran_out, token_bytes
+from mllm_eval.generate import Limits, Request, Task, TemplateFormat, group_by_images
+from mllm_eval.generate.backend import Batch
+from mllm_eval.generate.backoff import Backoff, kept_limits, limits_within, ran_out, token_bytes
+from mllm_eval.generate.batching import Lengths, plan
+from mllm_eval.generate.request import write_request
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +31,11 @@ def model() -> Tiny:
     return Tiny().double()
 
 
-def an_asked(folder: Path, name: str, samples: Sequence[Sample], longest: int = 6) -> Asked:
-    return Asked(samples, longest, Journal(folder / f"{name}.jsonl"), name)
+def an_asked(folder: Path, name: str, samples: Sequence[Sample], longest: int = 6) -> Task:
+    return a_task(samples, longest, Journal(folder / f"{name}.jsonl"), name)
 
 
-def some(folder: Path) -> list[Asked]:
+def some(folder: Path) -> list[Task]:
     """A benchmark with and without a hint on the same images, one on others without images, and one on its own."""
     hinted = [a_sample(f"s{n}", [f"image{n % 3}"], f"Which of {n}? " + "Hint. " * (n % 4)) for n in range(9)]
     plain = [replace(sample, prompt=f"Which of {n}? ") for n, sample in enumerate(hinted)]
@@ -48,17 +51,21 @@ def some(folder: Path) -> list[Asked]:
 
 def test_what_shares_images_is_one_part_in_the_order_asked(tmp_path: Path) -> None:
     asked = some(tmp_path)
-    assert [[one.name for one in part] for part in together(asked)] == [["hinted", "plain"], ["blind"], ["other"]]
+    assert [[one.name for one in part] for part in group_by_images(asked)] == [
+        ["hinted", "plain"],
+        ["blind"],
+        ["other"],
+    ]
     bridge = an_asked(tmp_path, "bridge", [a_sample("b", ["image1", "other0"], "?")])
-    parts = [[one.name for one in part] for part in together([*asked, bridge])]
+    parts = [[one.name for one in part] for part in group_by_images([*asked, bridge])]
     assert parts == [["hinted", "plain", "other", "bridge"], ["blind"]]
-    assert together([]) == []
+    assert group_by_images([]) == []
 
 
-def test_each_is_finished_as_soon_as_its_part_is_answered(model: Tiny, tmp_path: Path) -> None:
+def test_each_is_external_model_as_soon_as_its_part_is_answered(model: Tiny, tmp_path: Path) -> None:
     asked, told, steps = some(tmp_path), [], []
 
-    def finished(one: Asked) -> None:
+    def finished(one: Task) -> None:
         told.append((one.name, [other.name for other in asked if other.journal.complete]))
 
     answer_many(model, asked, TEMPLATE, Images(), lambda *step: steps.append(step), finished=finished)
@@ -89,7 +96,7 @@ def test_an_image_is_prefilled_once_for_all_variants_and_same_questions_are_aske
     plain = engine.answer_batch
 
     def noted(model: Any, batch: Any, *rest: Any) -> dict[int, list[int]]:
-        rows.append((len(batch.heads), sum(map(len, batch.blocks))))
+        rows.append((len(batch.prefixes), sum(map(len, batch.blocks))))
         return plain(model, batch, *rest)
 
     monkeypatch.setattr(engine, "answer_batch", noted)
@@ -158,19 +165,19 @@ def test_any_benchmarks_and_variants_give_the_references_answers(
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
 
-    def asked(engine: str) -> list[Asked]:
+    def asked(engine: str) -> list[Task]:
         found = []
         for at, (shape, limit) in enumerate(zip(shapes, longest, strict=False)):
             samples = [
                 a_sample(f"s{n}", images, "".join(chr(97 + (n * 5 + i * i) % 26) for i in range(length)))
                 for n, (length, images) in enumerate(shape)
             ]
-            found.append(Asked(samples, limit, Journal(folder / f"{engine}{at}.jsonl")))
+            found.append(a_task(samples, limit, Journal(folder / f"{engine}{at}.jsonl")))
             if variants:
                 blind = [replace(sample, images=()) for sample in samples]
                 bare = [replace(sample, prompt=sample.prompt[:5]) for sample in samples]
-                found.append(Asked(blind, limit, Journal(folder / f"{engine}{at}.blind.jsonl")))
-                found.append(Asked(bare, limit, Journal(folder / f"{engine}{at}.bare.jsonl")))
+                found.append(a_task(blind, limit, Journal(folder / f"{engine}{at}.blind.jsonl")))
+                found.append(a_task(bare, limit, Journal(folder / f"{engine}{at}.bare.jsonl")))
         return found
 
     batched, reference = asked("batched"), asked("reference")
@@ -240,21 +247,35 @@ def test_memory_for_no_question_at_all_is_said_and_other_errors_go_through(model
     assert not ran_out(ValueError("no"))
 
 
-def test_a_batch_far_below_the_limits_is_halved_too() -> None:
-    requests = [Request(n, 2, 10, 5, 4) for n in range(6)]
-    (batch,) = plan(requests, Limits())
-    asked: list[int] = []
+class Counting:
+    """A backend of questions on one image, with memory for two at a time."""
 
-    def compute(part: Any, limits: Limits) -> dict[int, list[int]]:
-        asked.append(len(part.requests))
-        if len(part.requests) > 2:
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.asked: list[int] = []
+
+    def plan(self, requests: Sequence[Request], limits: Limits) -> list[Batch]:
+        batches = plan([Lengths(n, 2, 10, 5, 4) for n in range(len(requests))], limits)
+        return [Batch(tuple(requests[n] for n in batch.requests), batch.work) for batch in batches]
+
+    def count_tokens(self, request: Request) -> int:
+        return 15
+
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
+        self.asked.append(len(requests))
+        if len(requests) > 2:
             raise MemoryError
-        return {number: [number] for number in part.requests}
+        return [request.answer("yes", 15, 1) for request in requests]
 
-    thrift = Thrift(Limits())
-    assert thrift.answer(batch, requests, compute) == {n: [n] for n in range(6)}
-    assert asked == [6, 3, 1, 1, 1, 3, 1, 1, 1]
-    assert thrift.limits == Limits(tokens=4096, rows=8, pass_tokens=512)
+
+def test_a_batch_far_below_the_limits_is_halved_too() -> None:
+    requests = [write_request(a_sample(str(n), [], "?"), TemplateFormat(TEMPLATE), 4) for n in range(6)]
+    backend: Any = Counting(Limits())
+    (batch,) = backend.plan(requests, Limits())
+    answers = Backoff(backend).generate(batch.requests)
+    assert [one.id for one in answers] == [str(n) for n in range(6)]
+    assert backend.asked == [6, 3, 1, 1, 1, 3, 1, 1, 1]
+    assert backend.limits == Limits(tokens=4096, rows=8, pass_tokens=512)
 
 
 def test_limits_follow_from_bytes() -> None:
@@ -272,9 +293,9 @@ def test_a_run_keeps_the_limits_it_was_planned_with(
     model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "limits.json"
-    monkeypatch.setattr("mllm_eval.generate.thrift.free_bytes", lambda device: 2 * 2 * 768 * 1000)
+    monkeypatch.setattr("mllm_eval.generate.backoff.free_bytes", lambda device: 2 * 2 * 768 * 1000)
     assert kept_limits(path, model) == Limits(tokens=512)
-    monkeypatch.setattr("mllm_eval.generate.thrift.free_bytes", lambda device: 10**12)
+    monkeypatch.setattr("mllm_eval.generate.backoff.free_bytes", lambda device: 10**12)
     assert kept_limits(path, model) == Limits(tokens=512)
     path.write_text('{"tokens": "many"}')
     assert kept_limits(path, model) == Limits() == kept_limits(path, model)

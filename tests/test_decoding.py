@@ -209,6 +209,27 @@ def test_a_recipe_says_how_training_images_are_decoded(tmp_path: Path) -> None:
     assert load(path, Recipe).hash == mini.hash
 
 
+def test_a_map_is_one_whole_number_a_pixel_within_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "map.png"
+    deep = np.array([[0, 40000], [7, 65535]], np.uint16)
+    Image.fromarray(deep).save(path)
+    assert decoding.load_map(path).tolist() == deep.tolist()
+    Image.fromarray(np.array([[3, 255]], np.uint8)).save(path)
+    assert decoding.load_map(path).tolist() == [[3, 255]]
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 1)
+    with pytest.raises(UserError, match="image of 2 x 1 pixels"):
+        decoding.load_map(path)
+    monkeypatch.undo()
+    Image.new("RGB", (2, 2)).save(path)
+    with pytest.raises(UserError, match="one whole number a pixel"):
+        decoding.load_map(path)
+    path.write_bytes(b"no map")
+    with pytest.raises(UserError, match=r"map\.png: the image can't be decoded"):
+        decoding.load_map(path)
+    with pytest.raises(UserError, match="can't be read"):
+        decoding.load_map(tmp_path / "none.png")
+
+
 def test_no_image_is_opened_elsewhere() -> None:
     package = Path(decoding.__file__).parent
     found = [

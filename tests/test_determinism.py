@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from tasks import a_task
 from test_generate import TEMPLATE, Images, Tiny, a_sample
 
 from mllm_eval.answers import Journal
 from mllm_eval.cli.checking import _shown, _summed
 from mllm_eval.data.samples import ImageRef, Sample
-from mllm_eval.generate import Asked, attention, determinism
+from mllm_eval.generate import Task, attention, determinism
 from mllm_eval.generate.determinism import Agreement, chosen, compare
 
 
@@ -33,9 +34,9 @@ def model() -> Tiny:
     return Tiny().double()
 
 
-def asked(folder: Path, world: Images | None = None) -> Asked:
+def asked(folder: Path, world: Images | None = None) -> Task:
     samples = [a_sample(f"s{n}", [f"image{n % 3}"] * (n % 4 != 3), "Which? " * (n + 1), world) for n in range(8)]
-    return Asked(samples, 5, Journal(folder / "a.jsonl"), "test")
+    return a_task(samples, 5, Journal(folder / "a.jsonl"), "test")
 
 
 def test_equal_answers_are_counted_and_journals_left_alone(model: Tiny, tmp_path: Path) -> None:
@@ -101,6 +102,6 @@ def test_attention_that_is_scaled_otherwise_is_no_tie(
         attention, "attend_to_both", lambda q, k, v, mask, scale, *rest: right(q, k, v, mask, scale * fault, *rest)
     )
     samples = [a_sample(f"s{n}", [f"image{n % 5}"], "Which? " * (n % 7 + 1)) for n in range(40)]
-    found = compare(model, [Asked(samples, 8, Journal(tmp_path / "a.jsonl"), "test")], TEMPLATE, Cast(dtype))
+    found = compare(model, [a_task(samples, 8, Journal(tmp_path / "a.jsonl"), "test")], TEMPLATE, Cast(dtype))
     assert found.sound == (fault == 1.0)
     assert found.differences or fault == 1.0

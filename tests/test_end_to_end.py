@@ -112,7 +112,7 @@ def test_the_same_command_again_computes_nothing(first: dict[str, bytes], monkey
 
     for place in ("mllm_eval.model.load_checkpoint", "mllm_eval.adapters.load_encoder_model"):
         monkeypatch.setattr(place, loaded)
-    monkeypatch.setattr("mllm_eval.pipeline.flow.score_answers", loaded)
+    monkeypatch.setattr("mllm_eval.pipeline.evaluation.score_answers", loaded)
     results_before = {path: path.stat().st_mtime_ns for path in the_run().folder.rglob("*") if path.is_file()}
     assert results(evaluate()) == first
     for path, time in results_before.items():

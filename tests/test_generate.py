@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tasks import answer, pending
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -20,10 +21,10 @@ from mllm_eval.answerlines import read_answers
 from mllm_eval.answers import Answer, Journal
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
-from mllm_eval.generate import Limits, answer, pending
-from mllm_eval.generate.attention import SharedHeads, Span, attend, attend_by_products, attend_to_both, spans
-from mllm_eval.generate.batching import Request, plan
-from mllm_eval.generate.keyvalues import KeyValues
+from mllm_eval.generate import Limits
+from mllm_eval.generate.attention import SharedPrefixes, Span, attend, attend_by_products, attend_to_both, spans
+from mllm_eval.generate.batching import Lengths, plan
+from mllm_eval.model.internals import KeyValues
 
 TEMPLATE = "llama_3_meta"
 SPECIAL = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
@@ -222,21 +223,21 @@ def test_a_plan_holds_each_request_once_and_stays_within_its_limits(
     shapes: list[tuple[int, int, int]], limits: Limits
 ) -> None:
     head_tokens = [0, 9, 9, 9, 9, 10, 14]
-    requests = [Request(n, head, head_tokens[head], tail, longest) for n, (head, tail, longest) in enumerate(shapes)]
+    requests = [Lengths(n, head, head_tokens[head], tail, longest) for n, (head, tail, longest) in enumerate(shapes)]
     batches = plan(requests, limits)
     assert sorted(number for batch in batches for number in batch.requests) == list(range(len(requests)))
     for batch in batches:
         blocks = [[requests[number] for number in block] for block in batch.blocks]
         rows = [row for block in blocks for row in block]
-        assert {row.head for row in rows} == set(batch.heads) and len(set(batch.heads)) == len(batch.heads)
-        (heads_length,) = {row.head_tokens for row in rows}
+        assert {row.prefix for row in rows} == set(batch.prefixes) and len(set(batch.prefixes)) == len(batch.prefixes)
+        (heads_length,) = {row.prefix_tokens for row in rows}
         for block in blocks:
-            lengths = [row.tail_tokens for row in block]
+            lengths = [row.suffix_tokens for row in block]
             assert lengths == sorted(lengths)
             assert len(block) == 1 or len(block) * lengths[-1] <= limits.pass_tokens
-            held = len(batch.heads) * heads_length + len(block) * (lengths[-1] + max(row.longest for row in block))
+            held = len(batch.prefixes) * heads_length + len(block) * (lengths[-1] + max(row.longest for row in block))
             assert len(rows) == 1 or (len(rows) <= limits.rows and held <= limits.tokens)
-        assert batch.work >= len(batch.heads) * heads_length + sum(row.tail_tokens + 1 for row in rows)
+        assert batch.work >= len(batch.prefixes) * heads_length + sum(row.suffix_tokens + 1 for row in rows)
 
 
 def test_an_image_is_prefilled_once_for_all_its_questions(model: Tiny, tmp_path: Path) -> None:
@@ -414,8 +415,8 @@ def test_half_precision_rounds_no_more_than_a_fused_kernel(spread: float) -> Non
     fused = error(torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=scale))
     assert error(attend_by_products(query, key, value, None, scale)[0]) <= 2 * fused
     # Heads that are shared, and what stands behind them, put together.
-    heads = SharedHeads([key[:1, :, :300]], [value[:1, :, :300]])
-    alone = attend_to_both(query[:1], key[:1, :, 300:], value[:1, :, 300:], None, scale, heads, 0, [Span(0, 1, 1, 0)])
+    shared = SharedPrefixes([key[:1, :, :300]], [value[:1, :, :300]]).of_layer(0, [Span(0, 1, 1, 0)])
+    alone = attend_to_both(query[:1], key[:1, :, 300:], value[:1, :, 300:], None, scale, shared)
     assert float((alone.double() - exact[:1]).norm() / exact[:1].norm()) <= 2 * fused
 
 

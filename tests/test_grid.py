@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
+from tasks import answer
 from tiny_models import make_conversations, make_encoder, make_image, make_llm, make_recipe
 
 from mllm_eval.adapters import load_encoder_model
@@ -22,7 +23,7 @@ from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.decoding import Decoding, decode, size_of
 from mllm_eval.errors import UserError
 from mllm_eval.features import Features
-from mllm_eval.generate import Limits, answer
+from mllm_eval.generate import Limits
 from mllm_eval.model import VLM, assemble, load_checkpoint, load_llm_model, load_tokenizer, save_checkpoint
 from mllm_eval.plan import make_plan
 from mllm_eval.prompts import render

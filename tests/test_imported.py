@@ -12,7 +12,7 @@ from made_runs import write_scores
 from test_own import command, home, the_run, trained
 
 from mllm_eval.catalog import Weights
-from mllm_eval.finished import Finished
+from mllm_eval.external import ExternalModel
 from mllm_eval.imported import Imported
 from mllm_eval.report.cost import cost_of
 from mllm_eval.results import read_run
@@ -130,7 +130,7 @@ def test_the_cost_of_what_is_no_run_is_what_is_known_of_it(home: Path) -> None:
     bring(home, ["red"] * 12)
     cost = cost_of(read_run(ROW.folder))
     assert (cost.visual_tokens, cost.encoder_gflop, cost.llm_gflop, cost.seconds_a_question) == (None,) * 4
-    model = Finished("vlm", Weights(path="nowhere"), "mine", digest="d" * 64)
+    model = ExternalModel("vlm", Weights(path="nowhere"), "mine", digest="d" * 64)
     model.write_config()
     for variant, tokens in (("default", 590), ("blind", 14)):
         lines = [{"id": str(n), "prompt": "p", "images": [], "text": "red", "tokens_in": tokens + n, "tokens_out": 2,

@@ -12,10 +12,10 @@ from transformers import DynamicCache
 
 from mllm_eval.catalog import load_llm
 from mllm_eval.generate import attention
-from mllm_eval.generate.attention import SharedHeads, shared_heads_attention, spans
+from mllm_eval.generate.attention import SharedPrefixes, shared_prefix_attention, spans
 from mllm_eval.generate.engine import _answer_mask
-from mllm_eval.generate.keyvalues import KeyValues
 from mllm_eval.generate.layers import newest_states
+from mllm_eval.model.internals import KeyValues
 
 IMAGES, HEAD, TAIL, STEPS = 16, 667, 96, 2
 
@@ -33,9 +33,9 @@ def of_engine(llama: Any, each: list[int]) -> int:
     config = llama.config
     rows = sum(each)
     size = (config.num_key_value_heads, HEAD, config.head_dim)
-    with pretended(), torch.inference_mode(), shared_heads_attention(llama):
+    with pretended(), torch.inference_mode(), shared_prefix_attention(llama):
         shared = [put(torch.empty(len(each), *size, dtype=torch.bfloat16, device="meta")) for _ in range(2)]
-        heads = SharedHeads([shared[0]] * config.num_hidden_layers, [shared[1]] * config.num_hidden_layers)
+        heads = SharedPrefixes([shared[0]] * config.num_hidden_layers, [shared[1]] * config.num_hidden_layers)
         found = spans([image for image, count in enumerate(each) for _ in range(count)])
         padding = put(torch.arange(rows) % 5)
         cache = KeyValues(config.num_hidden_layers, TAIL + 16)

@@ -177,7 +177,7 @@ def test_bad_input_is_told_before_anything_is_computed(home: Path, monkeypatch: 
 def test_an_external_model_takes_no_recipe(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     model = mllm_eval.external_model(tmp_path, data="mini")
-    for given in ({"recipe": "mini"}, {"llm": "mini-llama"}, {"seed": 1}, {"variants": ["shuffled"]}):
+    for given in ({"recipe": "mini"}, {"llm": "mini-llama"}, {"seed": 1}):
         with pytest.raises(UserError, match=f"an external model: `{next(iter(given))}` is for encoders"):
             mllm_eval.evaluate(model, **given)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="dtype 'float8' is unknown"):
@@ -307,13 +307,13 @@ FAULTS = {
     "load_encoder": "mllm_eval.library.encoder.load_encoder_model",
     "encode": "mllm_eval.adapters.base.EncoderModel.forward",
     "train and evaluate": "mllm_eval.train.stages.encode",
-    "evaluate": "mllm_eval.pipeline.answering.answer_many",
+    "evaluate": "mllm_eval.pipeline.inference.answer_tasks",
     "train_run": "mllm_eval.train.stages._train_stage",
     "score_run": "mllm_eval.pipeline.flow.score_answers",
     "compare": "mllm_eval.pipeline.evaluate",
     "score": "mllm_eval.score.frames.score_lines",
     "sample_frame": "mllm_eval.score.frames.load_samples",
-    "command": "mllm_eval.pipeline.answering.answer_many",
+    "command": "mllm_eval.pipeline.inference.answer_tasks",
 }
 
 

@@ -26,7 +26,7 @@ from mllm_eval.cli.app import app
 from mllm_eval.data import content
 from mllm_eval.data.snapshots import load_samples, reader_of
 from mllm_eval.errors import UserError
-from mllm_eval.generate import answering
+from mllm_eval.generate import runner
 from mllm_eval.run import Run
 from mllm_eval.storage import read_json, read_jsonl
 
@@ -156,7 +156,7 @@ def no_asking(patch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("something is asked")
 
-    patch.setattr(answering, "Job", refuse)
+    patch.setattr(runner, "Backoff", refuse)
 
 
 def test_changed_golds_are_scored_and_not_asked_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,13 +184,13 @@ def test_rows_that_go_and_move_keep_their_answers(home: Path, monkeypatch: pytes
 
 def test_a_changed_question_or_image_is_asked_again_and_no_other(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    append = answering.Job.answered
+    same_requests = runner.same_requests
 
-    def watch(job: Any, batches: Any) -> Any:
-        asked.extend(sample.id for one in job.asked for at, sample in enumerate(one.samples) if job.todo[at])
-        return append(job, batches)
+    def watch(tasks: Any) -> Any:
+        asked.extend(request.id for task in tasks for request in task.pending)
+        return same_requests(tasks)
 
-    monkeypatch.setattr(answering.Job, "answered", watch)
+    monkeypatch.setattr(runner, "same_requests", watch)
     write(home, [{**row, "question": "Else?"} if n == 3 else row for n, row in enumerate(ROWS)])
     evaluate()
     assert asked == ["3"]

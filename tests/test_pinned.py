@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from mllm_eval.catalog import Weights, load_encoder, load_llm, load_recipe, names
 from mllm_eval.cli.app import app
-from mllm_eval.finished import Finished
+from mllm_eval.external import ExternalModel
 from mllm_eval.imported import Imported
 from mllm_eval.run import Run
 from mllm_eval.storage import read_json, read_jsonl
@@ -114,7 +114,7 @@ def test_recipes_and_their_runs_keep_their_names(recipe: str) -> None:
 def test_external_models_and_imported_answers_keep_their_names() -> None:
     weights = Weights(repo="owner/some-vlm", revision="1" * 40)
     found = {
-        f"{data}, {dtype}, {batch}": Finished("some-vlm", weights, data, dtype, batch, digest="0" * 64).hash
+        f"{data}, {dtype}, {batch}": ExternalModel("some-vlm", weights, data, dtype, batch, digest="0" * 64).hash
         for data, dtype, batch in (("mini", "float32", 1), ("hub", "bfloat16", 8))
     }
     found["imported"] = Imported.of("their-vlm", "mini").hash

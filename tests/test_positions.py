@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tasks import answer, pending
 from tiny_models import make_encoder, make_llm, make_recipe
 
 from mllm_eval.answers import Journal
 from mllm_eval.data.samples import ImageRef, Sample
-from mllm_eval.generate import answer
-from mllm_eval.generate.asking import pending
 from mllm_eval.generate.positions import position_limit
 from mllm_eval.model import assemble, load_llm_model, load_tokenizer
 

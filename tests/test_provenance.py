@@ -14,7 +14,7 @@ from mllm_eval import storage
 from mllm_eval.catalog import ConversationData, load_encoder, load_llm, load_recipe
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline import sources
-from mllm_eval.pipeline.reporter import Progress
+from mllm_eval.progress import Progress
 from mllm_eval.report import comparison, render
 from mllm_eval.results import read_run
 from mllm_eval.run import Run

@@ -16,7 +16,7 @@ from mllm_eval.adapters import family
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.environment import device, gpus
 from mllm_eval.features import Features
-from mllm_eval.generate import thrift
+from mllm_eval.generate import backoff
 from mllm_eval.model import load_checkpoint
 from mllm_eval.run import Run
 from mllm_eval.train import stages, train
@@ -141,7 +141,7 @@ def test_memory_that_torch_keeps_for_itself_is_free(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (5, 80))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 60)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 16)
-    assert thrift.free_bytes("cuda:0") == 5 + 44
+    assert backoff.free_bytes("cuda:0") == 5 + 44
 
 
 SMI = """#!/bin/sh

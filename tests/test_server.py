@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from tasks import answer
 from test_end_to_end import RECIPE, home
 from test_generate import Images, Tiny, answers_of, mixed_samples
 from tiny_models import make_encoder, make_image, make_llm, make_recipe
@@ -21,7 +22,6 @@ from mllm_eval import pipeline
 from mllm_eval.answers import Journal, read_answers
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
-from mllm_eval.generate import answer
 from mllm_eval.generate.server import Server, packed
 from mllm_eval.model import assemble, load_llm_model, load_tokenizer
 from mllm_eval.model.llm import export_llm

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tasks import key_of, shared_answers
 
 from mllm_eval.answers import Answer, Journal
 from mllm_eval.catalog import load_benchmark
@@ -12,8 +13,6 @@ from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.data.prompts import read_record
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
-from mllm_eval.generate import shared_answers
-from mllm_eval.generate.asking import key_of
 from mllm_eval.pipeline.asked import asked_variants
 
 

@@ -69,10 +69,10 @@ def eval_(
     benchmarks: Benchmarks = None,
     blind: Blind = False,
     rules: Rules = "cambrian",
-    model: Annotated[str | None, typer.Option(help="instead: a finished model, folder or owner/name")] = None,
-    data: Annotated[str, typer.Option(help="of a finished model: the benchmarks' data, hub or mini")] = "hub",
-    dtype: Annotated[str | None, typer.Option(help="of a finished model: bfloat16 on a GPU, else float32")] = None,
-    batch: Annotated[int, typer.Option(help="of a finished model: questions at a time", min=1)] = 1,
+    model: Annotated[str | None, typer.Option(help="instead: an external model, folder or owner/name")] = None,
+    data: Annotated[str, typer.Option(help="of an external model: the benchmarks' data, hub or mini")] = "hub",
+    dtype: Annotated[str | None, typer.Option(help="of an external model: bfloat16 on a GPU, else float32")] = None,
+    batch: Annotated[int, typer.Option(help="of an external model: questions at a time", min=1)] = 1,
     variants: Annotated[str | None, typer.Option(help="also ask these variants, or all of a benchmark's own")] = None,
     subset: Subset = None,
     server: Annotated[str | None, typer.Option(help="a vLLM server that answers: docs/vllm.md")] = None,
@@ -86,11 +86,11 @@ def eval_(
       mllm-eval eval mini-dino --benchmarks mme,chartqa --seed 1 --blind
       mllm-eval eval mini-dino --benchmarks textvqa --variants all
       mllm-eval eval mini-dino --subset 1000               a part of the questions, with its interval
-      mllm-eval eval --model my-vlm --data mini            a finished model, as it is
+      mllm-eval eval --model my-vlm --data mini            an external model, as it is
       mllm-eval eval mini-dino --launch torchrun --processes 2
     """
     from mllm_eval.cli.display import display
-    from mllm_eval.cli.finished import eval_model
+    from mllm_eval.cli.models import External, eval_external
     from mllm_eval.cli.tables import print_row
     from mllm_eval.errors import UserError
     from mllm_eval.library.evaluation import evaluate
@@ -99,29 +99,31 @@ def eval_(
 
     if (encoder is None) == (model is None):
         raise UserError("say what to evaluate: mllm-eval eval ENCODER, or mllm-eval eval --model FOLDER")
+    chosen, others = split(benchmarks), split(variants)
     if encoder is None:
         if server is not None:
-            raise UserError("--server answers for runs of encoders; a finished model answers itself")
-        eval_model(str(model), data, split(benchmarks), blind, rules, dtype, batch, subset, start)
+            raise UserError("--server answers for runs of encoders; an external model answers itself")
+        external = External(str(model), data, dtype, batch)
+        eval_external(external, start, benchmarks=chosen, blind=blind, variants=others, subset=subset, rules=rules)
         return
 
     def asked() -> Run:
         found = Run.of(encoder, recipe, llm, seed)
-        rules_asked(rules, split(benchmarks), found.data)
+        rules_asked(rules, chosen, found.data)
         return found
 
     if start(asked):
         return
     found = evaluate(
         encoder,
-        benchmarks=split(benchmarks),
+        benchmarks=chosen,
         subset=subset,
         progress=display(),
         recipe=recipe,
         llm=llm,
         seed=seed,
         blind=blind,
-        variants=split(variants) or (),
+        variants=others or (),
         server=server,
         rules=rules,
     )
@@ -313,17 +315,17 @@ def _others() -> None:
         aligning,
         features,
         fetching,
-        finished,
         gpu,
         looking,
         miniature,
+        models,
         planning,
         probing,
         reporting,
         statistics,
     )
 
-    for others in (gpu, looking, statistics, aligning, reporting, planning, fetching, finished, features, probing):
+    for others in (gpu, looking, statistics, aligning, reporting, planning, fetching, models, features, probing):
         others.register(app)
     app.add_typer(miniature.app, name="miniature")
 

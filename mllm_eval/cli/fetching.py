@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 def weights(
     encoder: Annotated[str | None, typer.Argument(help="name in configs/encoders, or path to a yaml file")] = None,
     llm: Annotated[str | None, typer.Option(help="name in configs/llms, or path to a yaml file")] = None,
-    model: Annotated[str | None, typer.Option(help="a finished model of the hub, owner/name[@revision]")] = None,
+    model: Annotated[str | None, typer.Option(help="an external model of the hub, owner/name[@revision]")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="fetch nothing: lock and compare what is here")] = False,
     folder: Annotated[Path | None, typer.Option("--from", help="take the files from this folder")] = None,
 ) -> None:

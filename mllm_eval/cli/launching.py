@@ -13,11 +13,11 @@ from typer.models import ArgumentInfo
 from mllm_eval.errors import UserError
 
 if TYPE_CHECKING:
-    from mllm_eval.finished import Finished
+    from mllm_eval.external import ExternalModel
     from mllm_eval.run import Run
 
 Start = Callable[[Callable[[], Any]], bool]
-"""Starts the processes that were asked for, which do a command of the `Run` or `Finished` given;
+"""Starts the processes that were asked for, which do a command of the `Run` or `ExternalModel` given;
 False for none: it is done here."""
 
 
@@ -91,7 +91,7 @@ def command_line(words: list[str]) -> int:
     return int(app(words, standalone_mode=False) or 0)
 
 
-def _start(run_of: Callable[[], Run | Finished], words: list[str], launch: str, asked: dict[str, Any]) -> bool:
+def _start(run_of: Callable[[], Run | ExternalModel], words: list[str], launch: str, asked: dict[str, Any]) -> bool:
     """Raises UserError for an unknown launcher, options it does not have, or batches the processes cannot divide."""
     if launch == "here":
         if asked:

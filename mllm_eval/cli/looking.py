@@ -110,7 +110,7 @@ def show(
     from mllm_eval.cli.behind import most_frequent_answer, print_benchmark, print_parts, print_warning
     from mllm_eval.data.rowcounts import row_counts
     from mllm_eval.errors import UserError, near
-    from mllm_eval.finished import Finished
+    from mllm_eval.external import ExternalModel
     from mllm_eval.imported import Imported
     from mllm_eval.results import columns, hold_to_known_rules, record_of
     from mllm_eval.saved import saved
@@ -130,7 +130,7 @@ def show(
                 print_benchmark(console, record, own[benchmark])
         return
     console.print(f"{found.name}\n{found.folder}", markup=False)
-    if isinstance(found, Finished):
+    if isinstance(found, ExternalModel):
         about = f"data {found.data}, {found.dtype}, {found.batch} at a time"
         console.print(
             f"{found.heading} ({found.weights.repo or found.weights.path}); {about}; {state(found)}", markup=False

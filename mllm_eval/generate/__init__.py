@@ -1,9 +1,24 @@
-"""Greedy answers of one model to many samples. torch is loaded when something is answered, not before."""
+"""Greedy answers to many requests by whichever backend. torch is loaded when something is answered, not before."""
 
 from __future__ import annotations
 
-from mllm_eval.generate.answering import answer, answer_many
-from mllm_eval.generate.asking import Asked, is_open, pending, shared_answers, together
+from mllm_eval.generate.backend import Backend, Batch
 from mllm_eval.generate.batching import Limits
+from mllm_eval.generate.request import ChatFormat, PromptFormat, Request, TemplateFormat
+from mllm_eval.generate.runner import Hooks, answer_tasks
+from mllm_eval.generate.task import Task, answers_by_key, group_by_images
 
-__all__ = ["Asked", "Limits", "answer", "answer_many", "is_open", "pending", "shared_answers", "together"]
+__all__ = [
+    "Backend",
+    "Batch",
+    "ChatFormat",
+    "Hooks",
+    "Limits",
+    "PromptFormat",
+    "Request",
+    "Task",
+    "TemplateFormat",
+    "answer_tasks",
+    "answers_by_key",
+    "group_by_images",
+]

@@ -1,14 +1,14 @@
-"""Attention of rows whose keys are a head that other rows share and a tail of their own.
+"""Attention of rows whose keys are a prefix that other rows share and a suffix of their own.
 
-Both parts are attended to apart and put together by their log-sum-exp, so that a head is neither copied for
+Both parts are attended to apart and put together by their log-sum-exp, so that a prefix is neither copied for
 each of its rows nor read once for each: its rows' queries stand in one matrix. The sum is that of one
 softmax over both parts (as in Juravsky et al. 2024, "Hydragen", arXiv:2402.05099).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -16,14 +16,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
 
-NAME = "mllm_eval_shared_heads"
+from mllm_eval.model.internals import attending_by, register_attention
+
+NAME = "mllm_eval_shared_prefixes"
 
 
 @dataclass(frozen=True)
-class SharedHeads:
-    """Keys and values [heads, key heads, tokens, width] of every layer."""
+class SharedPrefixes:
+    """Keys and values [prefixes, key heads, tokens, width] of every layer."""
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -32,10 +33,14 @@ class SharedHeads:
     def tokens(self) -> int:
         return self.keys[0].shape[-2] if self.keys else 0
 
+    def of_layer(self, layer: int, rows: Sequence[Span]) -> LayerPrefixes | None:
+        """What rows with these prefixes see of them in a layer; None without prefixes."""
+        return LayerPrefixes(self.keys[layer], self.values[layer], rows) if self.tokens else None
+
 
 @dataclass(frozen=True)
 class Span:
-    """Heads first, ..., first + count - 1, each shared by `each` rows, the rows in the heads' order from `row` on."""
+    """Prefixes first, ..., first + count - 1, each shared by `each` rows, which stand in their order from `row` on."""
 
     first: int
     count: int
@@ -43,30 +48,33 @@ class Span:
     row: int
 
 
-def spans(heads: Sequence[int]) -> list[Span]:
-    """The rows' heads, ascending, as spans."""
+@dataclass(frozen=True)
+class LayerPrefixes:
+    """Keys and values [prefixes, key heads, tokens, width] of one layer, and which rows share which."""
+
+    keys: Tensor
+    values: Tensor
+    rows: Sequence[Span]
+
+
+def spans(prefixes: Sequence[int]) -> list[Span]:
+    """The rows' prefixes, ascending, as spans."""
     found: list[Span] = []
     row = 0
-    for head, rows in groupby(heads):
+    for prefix, rows in groupby(prefixes):
         each = len(list(rows))
         last = found[-1] if found else None
-        if last and last.each == each and last.first + last.count == head:
+        if last and last.each == each and last.first + last.count == prefix:
             found[-1] = Span(last.first, last.count + 1, each, last.row)
         else:
-            found.append(Span(head, 1, each, row))
+            found.append(Span(prefix, 1, each, row))
         row += each
     return found
 
 
-@contextmanager
-def shared_heads_attention(llm: Any) -> Iterator[None]:
-    """Within, the model attends to its cache and to the `heads` that it is called with."""
-    before = llm.config._attn_implementation
-    llm.config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        llm.config._attn_implementation = before
+def shared_prefix_attention(llm: Any) -> AbstractContextManager[None]:
+    """Within, the model attends to its cache and to the `prefixes` that it is called with."""
+    return attending_by(NAME, llm)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
@@ -144,18 +152,16 @@ def _float_product(one: Tensor, other: Tensor) -> Tensor:
     return one.float() @ other.float()
 
 
-def attend_to_heads(
-    query: Tensor, key: Tensor, value: Tensor, found: Sequence[Span], scale: float
-) -> tuple[Tensor, Tensor]:
-    """As `attend`, with queries [rows, heads, N, width] and the keys and values of the heads the rows share."""
+def attend_to_prefixes(query: Tensor, prefixes: LayerPrefixes, scale: float) -> tuple[Tensor, Tensor]:
+    """As `attend`, with queries [rows, heads, N, width] and the keys and values of the prefixes the rows share."""
     outs, totals = [], []
     _, many, length, width = query.shape
-    for span in found:
+    for span in prefixes.rows:
         parted = (span.count, span.each, many, length)
         rows = slice(span.row, span.row + span.count * span.each)
-        heads = slice(span.first, span.first + span.count)
+        here = slice(span.first, span.first + span.count)
         together = query[rows].reshape(*parted, width).transpose(1, 2).flatten(2, 3)
-        out, total = attend(together, key[heads], value[heads], None, scale)
+        out, total = attend(together, prefixes.keys[here], prefixes.values[here], None, scale)
         joined = (span.count, many, span.each, length)
         outs.append(out.reshape(*joined, width).transpose(1, 2).flatten(0, 1))
         totals.append(total.reshape(joined).transpose(1, 2).flatten(0, 1))
@@ -171,11 +177,9 @@ def attend_to_both(
     value: Tensor,
     mask: Tensor | None,
     scale: float,
-    heads: SharedHeads,
-    layer: int,
-    row_heads: Sequence[Span],
+    prefixes: LayerPrefixes | None,
 ) -> Tensor:
-    """Attention [rows, heads, N, width] of queries to keys and values of their own and to those of their heads.
+    """Attention [rows, heads, N, width] of queries to keys and values of their own and to those of their prefixes.
 
     There may be fewer key heads than query heads (grouped-query attention). `mask` is for the own keys.
     """
@@ -187,8 +191,8 @@ def attend_to_both(
         # Of one position there is one row to see by, without a copy.
         mask = mask.expand(-1, -1, groups, -1) if length == 1 else mask.repeat(1, 1, groups, 1)
     out, total = attend(query, key, value, mask, scale)
-    if heads.tokens:
-        shared, shared_total = attend_to_heads(query, heads.keys[layer], heads.values[layer], row_heads, scale)
+    if prefixes is not None:
+        shared, shared_total = attend_to_prefixes(query, prefixes, scale)
         share = torch.sigmoid(shared_total - total)[..., None]
         # Rounded once, behind the sum.
         out = torch.lerp(out.to(share.dtype), shared.to(share.dtype), share).to(out.dtype)
@@ -202,12 +206,13 @@ def _forward(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float,
-    heads: SharedHeads,
-    row_heads: Sequence[Span],
+    prefixes: SharedPrefixes,
+    row_prefixes: Sequence[Span],
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    out = attend_to_both(query, key, value, attention_mask, scaling, heads, module.layer_idx, row_heads)
+    here = prefixes.of_layer(module.layer_idx, row_prefixes)
+    out = attend_to_both(query, key, value, attention_mask, scaling, here)
     return out.transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(NAME, _forward)
+register_attention(NAME, _forward)

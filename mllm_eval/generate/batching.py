@@ -1,7 +1,7 @@
 """Which questions are answered together. No torch and no tokens: a plan is arithmetic on their numbers.
 
-A prompt is split into a head that others share word for word (the text before the image and the image; for
-prompts without an image, the words that all of them begin with) and its own tail. The head is computed once.
+A prompt is split into a prefix that others share word for word (the text before the image and the image; for
+prompts without an image, the words that all of them begin with) and its own suffix. The prefix is computed once.
 The plan depends on the whole list of requests and on the limits, never on what has been answered already: a
 run that was interrupted meets the same batches again, hence the same roundings and the same bytes.
 """
@@ -25,7 +25,7 @@ ANSWER = 8
 class Limits:
     """How much is computed at one time.
 
-    `tokens` bounds the keys and values held, in tokens (prompts and the longest answers allowed, shared heads
+    `tokens` bounds the keys and values held, in tokens (prompts and the longest answers allowed, shared prefixes
     once): memory is this times the model's bytes per token, 2 x layers x key heads x head width x itemsize. A
     request that exceeds it alone is answered alone. `rows` bounds the questions decoded together,
     `pass_tokens` the tokens that go through the model at a time, padding included. `pass_cost` is what a pass
@@ -39,24 +39,24 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A prompt as a plan sees it: `head` is the number of the head it shares, 0 for none.
+class Lengths:
+    """A prompt as a plan sees it: `prefix` is the number of the prefix it shares, 0 for none.
 
-    `tail_tokens` follow the head's `head_tokens`; the answer may have `longest` tokens.
+    `suffix_tokens` follow the prefix's `prefix_tokens`; the answer may have `longest` tokens.
     """
 
     number: int
-    head: int
-    head_tokens: int
-    tail_tokens: int
+    prefix: int
+    prefix_tokens: int
+    suffix_tokens: int
     longest: int
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A batch as numbers: heads of equal length, and the requests of each block, ascending in length."""
+    """A batch as numbers: prefixes of equal length, and the requests of each block, ascending in length."""
 
-    heads: tuple[int, ...]
+    prefixes: tuple[int, ...]
     blocks: tuple[tuple[int, ...], ...]
     work: int
     """Tokens that go through the model, about."""
@@ -69,84 +69,88 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The request number `request`, whose pieces after the batch's head number `head` are `tail`.
+    """The request number `request`, whose pieces after the batch's prefix number `prefix` are `suffix`.
 
     `longest` is how many tokens its answer may have.
     """
 
     request: int
-    head: int
-    tail: tuple[Piece, ...]
-    tail_tokens: int
+    prefix: int
+    suffix: tuple[Piece, ...]
+    suffix_tokens: int
     longest: int
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TokenBatch:
     """Heads of equal length, and blocks of rows that are decoded one block after the other.
 
     `kept`: what is shown of the images of which not all is, by sha256.
     """
 
-    heads: tuple[tuple[Piece, ...], ...]
-    head_tokens: int
+    prefixes: tuple[tuple[Piece, ...], ...]
+    prefix_tokens: int
     blocks: tuple[tuple[Row, ...], ...]
     kept: Mapping[str, Kept] = field(default_factory=dict)
 
     def images(self, row: Row) -> list[str]:
         """The sha256 of the images that a row shows."""
-        return [piece for piece in (*self.heads[row.head], *row.tail) if isinstance(piece, str)]
+        return [piece for piece in (*self.prefixes[row.prefix], *row.suffix) if isinstance(piece, str)]
 
 
-def plan(requests: Iterable[Request], limits: Limits) -> list[Planned]:
+def plan(requests: Iterable[Lengths], limits: Limits) -> list[Planned]:
     """Batches that hold every request exactly once."""
-    ordered = sorted(requests, key=lambda request: (request.head, request.tail_tokens, request.number))
-    groups = [part for _, group in groupby(ordered, lambda request: request.head) for part in _parts([*group], limits)]
-    groups.sort(key=lambda group: (group[0].head_tokens, group[-1].tail_tokens, group[0].number))
+    ordered = sorted(requests, key=lambda request: (request.prefix, request.suffix_tokens, request.number))
+    groups = [
+        part for _, group in groupby(ordered, lambda request: request.prefix) for part in _parts([*group], limits)
+    ]
+    groups.sort(key=lambda group: (group[0].prefix_tokens, group[-1].suffix_tokens, group[0].number))
     return [_planned(packed, limits) for packed in _packed(groups, limits)]
 
 
-def _held(heads: int, head_tokens: int, rows: int, longest: int) -> int:
-    """Tokens whose keys and values are held; `longest` counts a row's tail and answer."""
-    return heads * head_tokens + rows * longest
+def _held(prefixes: int, prefix_tokens: int, rows: int, longest: int) -> int:
+    """Tokens whose keys and values are held; `longest` counts a row's suffix and answer."""
+    return prefixes * prefix_tokens + rows * longest
 
 
-def _parts(group: Sequence[Request], limits: Limits) -> Iterator[Sequence[Request]]:
-    """Requests of one head, ascending in length, in parts that stay within the limits."""
+def _parts(group: Sequence[Lengths], limits: Limits) -> Iterator[Sequence[Lengths]]:
+    """Requests of one prefix, ascending in length, in parts that stay within the limits."""
     start, answer = 0, 0
     for end, request in enumerate(group):
         answer = max(answer, request.longest)
-        held = _held(1, request.head_tokens, end - start + 1, request.tail_tokens + answer)
+        held = _held(1, request.prefix_tokens, end - start + 1, request.suffix_tokens + answer)
         if end > start and (end - start >= limits.rows or held > limits.tokens):
             yield group[start:end]
             start, answer = end, request.longest
     yield group[start:]
 
 
-def _packed(groups: Sequence[Sequence[Request]], limits: Limits) -> Iterator[list[Sequence[Request]]]:
-    packed: list[Sequence[Request]] = []
-    rows, tail, answer = 0, 0, 0
+def _packed(groups: Sequence[Sequence[Lengths]], limits: Limits) -> Iterator[list[Sequence[Lengths]]]:
+    packed: list[Sequence[Lengths]] = []
+    rows, suffix, answer = 0, 0, 0
     for group in groups:
-        own = len(group), group[-1].tail_tokens, max(request.longest for request in group)
-        rows, tail, answer = rows + own[0], max(tail, own[1]), max(answer, own[2])
-        alike = not packed or packed[0][0].head_tokens == group[0].head_tokens
-        held = _held(len(packed) + 1, group[0].head_tokens, rows, tail + answer)
+        own = len(group), group[-1].suffix_tokens, max(request.longest for request in group)
+        rows, suffix, answer = rows + own[0], max(suffix, own[1]), max(answer, own[2])
+        alike = not packed or packed[0][0].prefix_tokens == group[0].prefix_tokens
+        held = _held(len(packed) + 1, group[0].prefix_tokens, rows, suffix + answer)
         if packed and (not alike or rows > limits.rows or held > limits.tokens):
             yield packed
-            packed, (rows, tail, answer) = [], own
+            packed, (rows, suffix, answer) = [], own
         packed.append(group)
     if packed:
         yield packed
 
 
-def _planned(groups: Sequence[Sequence[Request]], limits: Limits) -> Planned:
-    # Heads that equally many rows share are attended to in one go if they stand together.
+def _planned(groups: Sequence[Sequence[Lengths]], limits: Limits) -> Planned:
+    # Prefixes that equally many rows share are attended to in one go if they stand together.
     groups = sorted(groups, key=len)
-    rows = sorted((one for group in groups for one in group), key=lambda one: (one.tail_tokens, one.number))
-    cuts = _cuts([one.tail_tokens for one in rows], limits)
+    rows = sorted((one for group in groups for one in group), key=lambda one: (one.suffix_tokens, one.number))
+    cuts = _cuts([one.suffix_tokens for one in rows], limits)
     blocks = tuple(tuple(one.number for one in rows[start:end]) for start, end in pairwise(cuts))
-    tails = sum(one.tail_tokens + min(one.longest, ANSWER) for one in rows)
-    return Planned(tuple(group[0].head for group in groups), blocks, len(groups) * groups[0][0].head_tokens + tails)
+    suffixes = sum(one.suffix_tokens + min(one.longest, ANSWER) for one in rows)
+    return Planned(
+        tuple(group[0].prefix for group in groups), blocks, len(groups) * groups[0][0].prefix_tokens + suffixes
+    )
 
 
 def _cuts(lengths: Sequence[int], limits: Limits) -> list[int]:

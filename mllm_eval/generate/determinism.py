@@ -14,12 +14,13 @@ from transformers import DynamicCache
 
 from mllm_eval.catalog import Kept
 from mllm_eval.data.samples import Sample
-from mllm_eval.generate.asking import Asked
+from mllm_eval.generate.backoff import Backoff
 from mllm_eval.generate.batching import Limits, Piece
-from mllm_eval.generate.job import Features, Job, Means, read
+from mllm_eval.generate.embedding import Features
+from mllm_eval.generate.engine import Engine
 from mllm_eval.generate.model import Answerer, embed_images, embed_pieces
 from mllm_eval.generate.reference import answer_one
-from mllm_eval.generate.thrift import Thrift
+from mllm_eval.generate.task import Task, same_requests
 from mllm_eval.progress import Progress
 
 # Logits that differ by less than this many units in the last place of the largest are the same but for rounding,
@@ -78,44 +79,46 @@ def chosen(samples: Sequence[Sample], most: int | None) -> list[Sample]:
 @torch.inference_mode()
 def compare(
     model: Answerer,
-    asked: Sequence[Asked],
+    tasks: Sequence[Task],
     template: str,
     features: Features,
     limits: Limits | None = None,
     progress: Progress | None = None,
 ) -> Agreement:
-    """Answer every sample by the engine, what is asked in one plan, and by the reference, and tell the differences.
+    """Answer every request by the engine, what is asked in one plan, and by the reference, and tell the differences.
 
     The journals are left alone.
     """
-    limits = limits or Limits()
-    means = Means(model, template, features, "batched", limits, Thrift(limits))
-    job = Job(means, asked, bytearray(sum(len(one.samples) for one in asked)))
-    done, failed, total, found = 0, 0, len(job.questions.requests) - len(job.questions.same_as), []
-    for planned in job.batches:
-        grids, _ = read(features, job.images(planned))
-        tokens = means.thrift.answer(planned, job.questions.requests, lambda part, own: job.tokens(part, own, grids))  # noqa: B023  # called at once
-        for number in planned.requests:
+    engine = Engine(model, template, features, limits)
+    backoff = Backoff(engine)
+    repeated = {(task, place) for others in same_requests(tasks).values() for task, place in others}
+    names = {
+        request: (task.name, request.id)
+        for task in tasks
+        for place, request in enumerate(task.requests)
+        if (task, place) not in repeated
+    }
+    done, failed, differences = 0, 0, []
+    for batch in engine.plan(list(names), backoff.planned_for):
+        tokens = backoff.compute(batch.requests, engine.complete)
+        grids, _ = engine.images.read([image for request in batch.requests for image in request.images])
+        for request, answered in zip(batch.requests, tokens, strict=True):
             done += 1
-            if number not in tokens:
+            if answered is None:
                 failed += 1
                 continue
-            (pieces,) = job.questions.pieces([job.questions.sample(number)])
-            longest, kept = job.questions.requests[number].longest, job.questions.kept
-            plain = answer_one(model, pieces, grids, longest, job.ends, kept)
-            if plain != tokens[number]:
-                one, _ = job.questions.place(number)
-                name, sample = asked[one].name, job.questions.sample(number)
-                found.append(_difference(model, name, sample, pieces, grids, tokens[number], plain, kept))
+            pieces, kept = engine.prompts.pieces(request), engine.prompts.kept
+            plain = answer_one(model, pieces, grids, request.max_new_tokens, engine.ends, kept)
+            if plain != answered:
+                differences.append(_difference(model, names[request], pieces, grids, answered, plain, kept))
         if progress:
-            progress(done, total)
-    return Agreement(done, failed, tuple(found))
+            progress(done, len(names))
+    return Agreement(done, failed, tuple(differences))
 
 
 def _difference(
     model: Answerer,
-    name: str,
-    sample: Sample,
+    named: tuple[str, str],
     pieces: Sequence[Piece],
     grids: Mapping[str, Tensor],
     tokens: Sequence[int],
@@ -133,7 +136,7 @@ def _difference(
         model, inputs, once
     )
     texts = [model.tokenizer.decode(list(one), skip_special_tokens=True).strip() for one in (tokens, plain)]
-    return Difference(name, sample.id, texts[0], texts[1], same + 1, margin, abs(margin) <= rounding)
+    return Difference(*named, texts[0], texts[1], same + 1, margin, abs(margin) <= rounding)
 
 
 def _moved(model: Answerer, inputs: Tensor, once: Tensor) -> float:

@@ -1,7 +1,7 @@
-"""Answers a batch: shared heads once, then its blocks of questions, each row until it ends.
+"""This project's engine: shared prefixes once, then the blocks of questions behind them, each row until it ends.
 
-The answers are those of `reference.answer_one`, to the rounding of sums. A row stands behind its head as
-padding | tail | answer: the padding is masked and takes no position.
+The answers are those of `reference.answer_one`, to the rounding of sums. A row stands behind its prefix as
+padding | suffix | answer: the padding is masked and takes no position.
 """
 
 from __future__ import annotations
@@ -12,20 +12,29 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mllm_eval.generate.attention import SharedHeads, shared_heads_attention, spans
-from mllm_eval.generate.batching import Batch, Piece, Row
-from mllm_eval.generate.keyvalues import KeyValues
+from mllm_eval.generate.attention import SharedPrefixes, shared_prefix_attention, spans
+from mllm_eval.generate.batching import Piece, Row, TokenBatch
+from mllm_eval.generate.embedding import EmbeddingBackend
 from mllm_eval.generate.layers import fill, newest_states
 from mllm_eval.generate.model import Answerer, embed_images, embed_pieces
+from mllm_eval.model.internals import KeyValues
 
 # Room made ahead for an answer: most end after a few tokens, and longer ones have the room extended.
 ROOM_FOR_ANSWER = 16
 
 
+class Engine(EmbeddingBackend):
+    """Each prefix computed once for all that share it, their suffixes and answers as rows of a batch."""
+
+    def complete_batch(self, batch: TokenBatch, features: Mapping[str, Tensor]) -> dict[int, list[int]]:
+        """See `answer_batch`."""
+        return answer_batch(self.model, batch, features, self.ends, self.limits.pass_tokens)
+
+
 @torch.inference_mode()
 def answer_batch(
     model: Answerer,
-    batch: Batch,
+    batch: TokenBatch,
     features: Mapping[str, Tensor],
     ends: frozenset[int],
     pass_tokens: int,
@@ -34,40 +43,42 @@ def answer_batch(
 
     An answer ends with one of the tokens `ends`, or with as many tokens as its row may have. `features` holds
     the grids [h, w, D] of the images that could be read, by sha256; requests with another image are left out
-    of what is returned. Heads go through the model by `pass_tokens` tokens at a time.
+    of what is returned. Prefixes go through the model by `pass_tokens` tokens at a time.
     """
     blocks = [[row for row in block if all(image in features for image in batch.images(row))] for block in batch.blocks]
     images = embed_images(model, features, batch.kept)
-    used = sorted({row.head for block in blocks for row in block})
-    heads = _prefill_heads(model, [batch.heads[head] for head in used], batch.head_tokens, images, pass_tokens)
-    places = {head: place for place, head in enumerate(used)}
+    used = sorted({row.prefix for block in blocks for row in block})
+    prefixes = _prefill_prefixes(
+        model, [batch.prefixes[prefix] for prefix in used], batch.prefix_tokens, images, pass_tokens
+    )
+    places = {prefix: place for place, prefix in enumerate(used)}
     answers: dict[int, list[int]] = {}
     for block in filter(None, blocks):
-        rows = sorted((replace(row, head=places[row.head]) for row in block), key=lambda row: row.head)
-        with shared_heads_attention(model.llm):
-            tokens = _answer_block(model, heads, rows, images, ends)
+        rows = sorted((replace(row, prefix=places[row.prefix]) for row in block), key=lambda row: row.prefix)
+        with shared_prefix_attention(model.llm):
+            tokens = _answer_block(model, prefixes, rows, images, ends)
         answers.update(zip((row.request for row in rows), tokens, strict=True))
     return answers
 
 
-def _prefill_heads(
+def _prefill_prefixes(
     model: Answerer,
-    heads: Sequence[tuple[Piece, ...]],
+    prefixes: Sequence[tuple[Piece, ...]],
     tokens: int,
     images: Mapping[str, Tensor],
     pass_tokens: int,
-) -> SharedHeads:
-    if not heads or not tokens:
-        return SharedHeads([], [])
+) -> SharedPrefixes:
+    if not prefixes or not tokens:
+        return SharedPrefixes([], [])
     passes = []
     each = max(1, pass_tokens // tokens)
-    for start in range(0, len(heads), each):
-        inputs = torch.stack([embed_pieces(model, head, images) for head in heads[start : start + each]])
+    for start in range(0, len(prefixes), each):
+        inputs = torch.stack([embed_pieces(model, prefix, images) for prefix in prefixes[start : start + each]])
         cache = KeyValues(model.llm.config.num_hidden_layers, tokens)
         fill(model.llm.model, inputs, cache)
         passes.append(cache.held)
     layers = list(zip(*passes, strict=True))
-    return SharedHeads(
+    return SharedPrefixes(
         [torch.cat([one.keys for one in layer]) for layer in layers],
         [torch.cat([one.values for one in layer]) for layer in layers],
     )
@@ -75,25 +86,25 @@ def _prefill_heads(
 
 def _answer_block(
     model: Answerer,
-    heads: SharedHeads,
+    prefixes: SharedPrefixes,
     rows: Sequence[Row],
     images: Mapping[str, Tensor],
     ends: frozenset[int],
 ) -> list[list[int]]:
-    """The greedy tokens of each row; the rows stand in the order of their heads."""
-    tails = [embed_pieces(model, row.tail, images) for row in rows]
-    width = max(len(tail) for tail in tails)
-    padding = torch.tensor([width - len(tail) for tail in tails], device=tails[0].device)
+    """The greedy tokens of each row; the rows stand in the order of their prefixes."""
+    suffixes = [embed_pieces(model, row.suffix, images) for row in rows]
+    width = max(len(suffix) for suffix in suffixes)
+    padding = torch.tensor([width - len(suffix) for suffix in suffixes], device=suffixes[0].device)
     longest = max(row.longest for row in rows)
     cache = KeyValues(model.llm.config.num_hidden_layers, width + min(longest, ROOM_FOR_ANSWER))
     hidden = newest_states(
         model.llm.model,
-        torch.stack([_padded(tail, width) for tail in tails]),
-        heads.tokens + (torch.arange(width, device=padding.device) - padding[:, None]).clamp(min=0),
-        _tail_mask(padding, width, tails[0].dtype),
+        torch.stack([_padded(suffix, width) for suffix in suffixes]),
+        prefixes.tokens + (torch.arange(width, device=padding.device) - padding[:, None]).clamp(min=0),
+        _suffix_mask(padding, width, suffixes[0].dtype),
         cache,
-        heads,
-        spans([row.head for row in rows]),
+        prefixes,
+        spans([row.prefix for row in rows]),
     )
     answers: list[list[int]] = [[] for _ in rows]
     going = list(range(len(rows)))
@@ -117,20 +128,20 @@ def _answer_block(
         hidden = newest_states(
             model.llm.model,
             model.llm.get_input_embeddings()(chosen)[:, None],
-            (heads.tokens + length - padding)[:, None],
+            (prefixes.tokens + length - padding)[:, None],
             _answer_mask(padding, length + 1, hidden.dtype),
             cache,
-            heads,
-            spans([rows[row].head for row in going]),
+            prefixes,
+            spans([rows[row].prefix for row in going]),
         )
 
 
-def _padded(tail: Tensor, width: int) -> Tensor:
-    return torch.nn.functional.pad(tail, (0, 0, width - len(tail), 0))
+def _padded(suffix: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(suffix, (0, 0, width - len(suffix), 0))
 
 
-def _tail_mask(padding: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-    """What to add to the scores [rows, 1, width, width] of the tails among themselves: 0 or the least number."""
+def _suffix_mask(padding: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """What to add to the scores [rows, 1, width, width] of the suffixes among themselves: 0 or the least number."""
     at = torch.arange(width, device=padding.device)
     seen = (at[None, :] <= at[:, None]) & (at[None, None, :] >= padding[:, None, None])
     return _least_where(~seen, dtype)[:, None]

@@ -1,7 +1,7 @@
 """A LLaMA's layers as far as generation uses what they give.
 
 The last layer's queries, attention, output and MLP are used where a token is chosen next, at one position of a row,
-and nowhere in a head that is only attended to. Its keys and values are used everywhere.
+and nowhere in a prefix that is only attended to. Its keys and values are used everywhere.
 """
 
 from __future__ import annotations
@@ -10,9 +10,15 @@ from typing import Any
 
 from torch import Tensor
 
-from mllm_eval.generate.attention import SharedHeads, Span, attend_to_both
-from mllm_eval.generate.keyvalues import KeyValues
-from mllm_eval.model.layers import below_last, turned
+from mllm_eval.generate.attention import SharedPrefixes, Span, attend_to_both
+from mllm_eval.model.internals import (
+    KeyValues,
+    Rotary,
+    behind_attention,
+    below_last,
+    project_keys_values,
+    project_queries,
+)
 
 
 def fill(model: Any, inputs: Tensor, cache: KeyValues) -> None:
@@ -31,13 +37,13 @@ def newest_states(
     positions: Tensor,
     mask: Tensor,
     cache: KeyValues,
-    heads: SharedHeads,
-    row_heads: list[Span],
+    prefixes: SharedPrefixes,
+    row_prefixes: list[Span],
 ) -> Tensor:
     """The final states [rows, H] at the last position of embeddings [rows, N, H].
 
     `positions` [rows, N]. `mask` [rows, 1, N, M] is added to the scores of the M tokens that the cache has then; the
-    heads are seen everywhere. To be called within `shared_heads_attention`.
+    prefixes are seen everywhere. To be called within `shared_prefix_attention`.
     """
     rotary = model.rotary_emb(inputs, position_ids=positions)
     states = inputs
@@ -48,35 +54,23 @@ def newest_states(
             position_embeddings=rotary,
             position_ids=positions,
             past_key_values=cache,
-            heads=heads,
-            row_heads=row_heads,
+            prefixes=prefixes,
+            row_prefixes=row_prefixes,
         )
     last = model.layers[-1]
     attention = last.self_attn
     normed = last.input_layernorm(states)
-    key, value = _keys_and_values(last, normed, rotary, cache)
-    query = _turned(_by_head(attention, attention.q_proj(normed[:, -1:])), rotary[0][:, -1:], rotary[1][:, -1:])
-    mixed = attend_to_both(query, key, value, mask[:, :, -1:], attention.scaling, heads, attention.layer_idx, row_heads)
-    here = states[:, -1] + attention.o_proj(mixed.transpose(1, 2).flatten(2)[:, 0])
-    found: Tensor = model.norm(here + last.mlp(last.post_attention_layernorm(here)))
+    cos, sin = (one[:, :, None] for one in rotary)
+    key, value = _keys_and_values(last, normed, (cos, sin), cache)
+    query = project_queries(attention, normed[:, -1:], (cos[:, -1:], sin[:, -1:])).transpose(1, 2)
+    here = prefixes.of_layer(attention.layer_idx, row_prefixes)
+    mixed = attend_to_both(query, key, value, mask[:, :, -1:], attention.scaling, here)
+    found: Tensor = model.norm(behind_attention(last, states[:, -1], mixed.transpose(1, 2)[:, 0]))
     return found
 
 
-def _keys_and_values(
-    layer: Any, normed: Tensor, rotary: tuple[Tensor, Tensor], cache: KeyValues
-) -> tuple[Tensor, Tensor]:
+def _keys_and_values(layer: Any, normed: Tensor, rotary: Rotary, cache: KeyValues) -> tuple[Tensor, Tensor]:
     attention = layer.self_attn
-    key = _turned(_by_head(attention, attention.k_proj(normed)), *rotary)
-    value = _by_head(attention, attention.v_proj(normed))
+    key, value = (states.transpose(1, 2) for states in project_keys_values(attention, normed, rotary))
     both: tuple[Tensor, Tensor] = cache.update(key, value, attention.layer_idx)
     return both
-
-
-def _by_head(attention: Any, states: Tensor) -> Tensor:
-    parted: Tensor = states.reshape(*states.shape[:-1], -1, attention.head_dim).transpose(1, 2)
-    return parted
-
-
-def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of queries or keys [B, heads, N, width]."""
-    return turned(states, cos[:, None], sin[:, None])

@@ -9,8 +9,26 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from mllm_eval.catalog import Kept
-from mllm_eval.generate.batching import Piece
+from mllm_eval.generate.batching import Lengths, Limits, Piece, Planned, TokenBatch
+from mllm_eval.generate.embedding import EmbeddingBackend, alone
 from mllm_eval.generate.model import Answerer, embed_images, embed_pieces
+
+
+class Reference(EmbeddingBackend):
+    """The plain loop as a backend."""
+
+    def plan_lengths(self, lengths: Sequence[Lengths], limits: Limits) -> list[Planned]:
+        """Each prompt is a batch of its own."""
+        return [*map(alone, lengths)]
+
+    def complete_batch(self, batch: TokenBatch, features: Mapping[str, Tensor]) -> dict[int, list[int]]:
+        """See `answer_one`."""
+        prompts = ((row, (*batch.prefixes[row.prefix], *row.suffix)) for block in batch.blocks for row in block)
+        return {
+            row.request: answer_one(self.model, pieces, features, row.longest, self.ends, batch.kept)
+            for row, pieces in prompts
+            if features.keys() >= {piece for piece in pieces if isinstance(piece, str)}
+        }
 
 
 @torch.inference_mode()

@@ -23,11 +23,13 @@ from urllib.parse import urlsplit
 
 from mllm_eval.errors import UserError
 from mllm_eval.generate.batching import Limits
+from mllm_eval.generate.embedding import EmbeddingBackend
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mllm_eval.generate.batching import Batch, Piece
+    from mllm_eval.generate.batching import Piece, TokenBatch
+    from mllm_eval.generate.embedding import Features
     from mllm_eval.generate.model import Answerer
 
 # Too busy, or not up yet: worth another try.
@@ -35,7 +37,7 @@ BUSY = (429, 502, 503, 504)
 
 
 class Server:
-    """A server that answers batches in the place of the engine.
+    """The server: what it serves, and how it is asked.
 
     url: where it listens, with or without `/v1`. at_once: requests under way at a time; the server batches them.
     timeout: seconds that one may take. waits: seconds before each further try. $VLLM_API_KEY is sent where it is set.
@@ -73,7 +75,7 @@ class Server:
         return found if isinstance(found, int) else None
 
     def __call__(
-        self, model: Answerer, batch: Batch, features: Mapping[str, Tensor], ends: frozenset[int]
+        self, model: Answerer, batch: TokenBatch, features: Mapping[str, Tensor], ends: frozenset[int]
     ) -> dict[int, list[int]]:
         """The tokens of each request of the batch that has all its images, by number; each image is projected once.
 
@@ -94,7 +96,7 @@ class Server:
             return number, self.complete(prompt, longest, ends)
 
         rows = [
-            (row.request, (*batch.heads[row.head], *row.tail), row.longest)
+            (row.request, (*batch.prefixes[row.prefix], *row.suffix), row.longest)
             for block in batch.blocks
             for row in block
             if all(image in features for image in batch.images(row))
@@ -155,6 +157,25 @@ class Server:
                 raise UserError(f"{self.url}{path}: {problem}; docs/vllm.md says how to start the server")
             time.sleep(wait)
         raise AssertionError("the last try returns or raises")
+
+
+class ServerBackend(EmbeddingBackend):
+    """A server that holds a run's LLM."""
+
+    def __init__(self, model: Answerer, template: str, features: Features, server: Server) -> None:
+        """`model` embeds and projects; its LLM's layers are not computed here."""
+        super().__init__(model, template, features, server.limits)
+        self.server = server
+
+    @cached_property
+    def positions(self) -> int | None:  # asked once
+        """The fewer of those of the LLM and those that the server allows."""
+        known = [super().positions, self.server.positions]
+        return min((one for one in known if one is not None), default=None)
+
+    def complete_batch(self, batch: TokenBatch, features: Mapping[str, Tensor]) -> dict[int, list[int]]:
+        """See `Server.__call__`."""
+        return self.server(self.model, batch, features, self.ends)
 
 
 def packed(prompt: Tensor) -> str:

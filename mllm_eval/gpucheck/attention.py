@@ -36,7 +36,7 @@ def planted() -> Iterator[None]:
 
 
 def check(session: Session) -> None:
-    """Attention to keys of one's own, and to a head that rows share beside them, as decoding has it."""
+    """Attention to keys of one's own, and to a prefix that rows share beside them, as decoding has it."""
     head, tail, groups = (60, 13, 2) if session.dry else (640, 27, 4)
     scale = WIDTH**-0.5
     alone, joined = 0.0, 0.0
@@ -52,7 +52,7 @@ def check(session: Session) -> None:
         ours, fused = _joined(session.device, head, tail, groups, spread, scale)
         joined = max(joined, ours / fused)
     session.judge("error against float64, times the fused kernel's", alone, "<=", BOUND)
-    session.judge("with a head that rows share, times the fused kernel's", joined, "<=", BOUND)
+    session.judge("with a prefix that rows share, times the fused kernel's", joined, "<=", BOUND)
 
 
 def _drawn(device: str, heads: int, length: int, spread: float = 1.0) -> Tensor:
@@ -69,15 +69,15 @@ def _alone(device: str, keys: int, spread: float, scale: float) -> tuple[float, 
 
 
 def _joined(device: str, head: int, tail: int, groups: int, spread: float, scale: float) -> tuple[float, float]:
-    """All rows share one head of `head` keys, and have `tail` of their own."""
+    """All rows share a prefix of `head` keys, and have `tail` of their own."""
     root = math.sqrt(spread)
     query = _drawn(device, KEY_HEADS * groups, 1, root)
     keys, values = _drawn(device, KEY_HEADS, head + tail, root), _drawn(device, KEY_HEADS, head + tail)
     keys[:, :, :head], values[:, :, :head] = keys[:1, :, :head].clone(), values[:1, :, :head].clone()
-    shared = engine.SharedHeads([keys[:1, :, :head].contiguous()], [values[:1, :, :head].contiguous()])
+    shared = [one[:1, :, :head].contiguous() for one in (keys, values)]
+    prefixes = engine.LayerPrefixes(*shared, engine.spans([0] * ROWS))
     own, own_values = keys[:, :, head:].contiguous(), values[:, :, head:].contiguous()
-    found = engine.spans([0] * ROWS)
-    ours = engine.attend_to_both(query, own, own_values, None, scale, shared, 0, found)
+    ours = engine.attend_to_both(query, own, own_values, None, scale, prefixes)
     wide, wide_values = (one.repeat_interleave(groups, 1) for one in (keys, values))
     exact = (query.double() @ wide.double().mT * scale).softmax(-1) @ wide_values.double()
     return _off(ours, exact), _off(F.scaled_dot_product_attention(query, wide, wide_values, scale=scale), exact)

@@ -17,10 +17,12 @@ from mllm_eval.answers import Journal
 from mllm_eval.catalog import Encoder
 from mllm_eval.data.samples import Sample
 from mllm_eval.features import Features, FeatureStore
-from mllm_eval.generate import Asked, Limits, answer_many
+from mllm_eval.generate import Limits, Task, TemplateFormat, answer_tasks
 from mllm_eval.generate import attention as engine
-from mllm_eval.generate.questions import Questions
-from mllm_eval.generate.thrift import limits_for
+from mllm_eval.generate.backoff import limits_for
+from mllm_eval.generate.engine import Engine
+from mllm_eval.generate.request import write_request
+from mllm_eval.generate.tokenized import TokenizedPrompts
 from mllm_eval.gpucheck.models import (
     CLIP_L_336,
     IMAGE,
@@ -35,6 +37,7 @@ from mllm_eval.gpucheck.models import (
 )
 from mllm_eval.gpucheck.session import Session
 from mllm_eval.model.vlm import VLM
+from mllm_eval.prompts import PromptTokens
 
 # Tokens of an answer, as benchmarks want them; all answers have as many.
 TOKENS = 8
@@ -76,10 +79,15 @@ class Rivals:
     def inputs(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         """A batch for LLaVA, padded on the left. Its pixels are made beforehand, at no cost to it."""
         tokens = self.model.config.tokens
-        about = Questions([Asked(samples, TOKENS, Journal(Path("none")))], TEMPLATE, self.model.tokenizer, tokens)
+        prompts = TokenizedPrompts(PromptTokens(self.model.tokenizer, TEMPLATE), tokens)
+        requests = [write_request(one, TemplateFormat(TEMPLATE), TOKENS) for one in samples]
         rows = [
-            [one for piece in pieces for one in ([IMAGE] * tokens if isinstance(piece, str) else piece)]
-            for pieces in about.pieces(samples)
+            [
+                one
+                for piece in prompts.pieces(request)
+                for one in ([IMAGE] * tokens if isinstance(piece, str) else piece)
+            ]
+            for request in requests
         ]
         encoder: Any = self.model.encoder
         shown = [torch.from_numpy(encoder.preprocess(sample.images[0].load())) for sample in samples]
@@ -108,7 +116,8 @@ class Rivals:
         features = Features(store, lambda: encoder)
         features.fill([image for sample in samples for image in sample.images])
         journal = Journal(folder / f"{name}.jsonl")
-        answer_many(self.model, [Asked(samples, TOKENS, journal)], TEMPLATE, features, limits=self.limits)
+        task = Task(samples, TOKENS, journal, TemplateFormat(TEMPLATE))
+        answer_tasks(Engine(self.model, TEMPLATE, features, self.limits), [task])
         store.close()
         done = journal.done()
         return [done[sample.id].text for sample in samples]

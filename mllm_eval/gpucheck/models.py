@@ -18,6 +18,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig
 
 from mllm_eval.catalog import Encoder
 from mllm_eval.data.samples import ImageRef, Sample
+from mllm_eval.decoding import decode
 from mllm_eval.model.export import as_llava
 from mllm_eval.model.vlm import VLM, VLMConfig
 from mllm_eval.storage import sha256_bytes
@@ -211,4 +212,4 @@ def _picture(number: int) -> ImageRef:
     kept, size = io.BytesIO(), (640, 480)
     Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(kept, "JPEG", quality=90)
     data = kept.getvalue()
-    return ImageRef(sha256_bytes(data), lambda: Image.open(io.BytesIO(data)).convert("RGB"), lambda: size)
+    return ImageRef(sha256_bytes(data), lambda: decode(data, "made picture"), lambda: size)

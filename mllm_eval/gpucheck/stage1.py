@@ -17,9 +17,9 @@ from mllm_eval.gpucheck.machine import sheet
 from mllm_eval.gpucheck.models import IMAGE, TEMPLATE, placed
 from mllm_eval.gpucheck.session import GIB, Session
 from mllm_eval.model.vlm import IGNORED, VLM, VLMConfig
+from mllm_eval.operations.count import encoding, passing, projecting
+from mllm_eval.operations.shapes import LlamaShape, encoder_shape, llama_shape, projector_shape
 from mllm_eval.plan import make_plan
-from mllm_eval.plan.shapes import LlamaShape, encoder_shape, llama_shape, projector_shape
-from mllm_eval.plan.work import encoding, passing, projecting
 
 # Model FLOPs utilisation: what the model needs, recomputation not counted, of what the data sheet promises.
 MFU = 0.35

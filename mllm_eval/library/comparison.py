@@ -11,7 +11,7 @@ from mllm_eval.catalog import LLM, Benchmark, Encoder, Given, Recipe, load_encod
 from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.environment import settings
 from mllm_eval.errors import UserError
-from mllm_eval.finished import Finished
+from mllm_eval.external import ExternalModel
 from mllm_eval.imported import Imported
 from mllm_eval.library.evaluation import Results, evaluate, facts_of, several, table_size
 from mllm_eval.pipeline.asked import asked_benchmarks, baseline_asked, rules_asked
@@ -161,8 +161,8 @@ def compare(
         if isinstance(model, Results):
             own += [model.run.encoder.name if isinstance(model.run, Run) else str(getattr(model.run, "label", ""))]
             continue
-        pin = model.data_pin if isinstance(model, Finished) else chosen.data
-        own += [model.label if isinstance(model, Finished) else load_encoder(model).name]
+        pin = model.data_pin if isinstance(model, ExternalModel) else chosen.data
+        own += [model.label if isinstance(model, ExternalModel) else load_encoder(model).name]
         asked_benchmarks(asked, pin)
         rules_asked(rules, asked, pin)
     baseline_asked(baseline, own)
@@ -170,7 +170,7 @@ def compare(
     for model in there:
         if isinstance(model, Results):
             found.append(model)
-        elif isinstance(model, Finished):
+        elif isinstance(model, ExternalModel):
             found.append(evaluate(model, benchmarks=asked, subset=subset, progress=progress, blind=blind, rules=rules))
         else:
             found.append(evaluate(model, benchmarks=asked, subset=subset, progress=progress, recipe=chosen, llm=llm,

@@ -15,10 +15,9 @@ from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.catalog.variant import VariantKey, size_of_table
 from mllm_eval.environment import gpus, settings
 from mllm_eval.errors import UserError, near
-from mllm_eval.finished import Dtype, Finished
+from mllm_eval.external import Dtype, ExternalModel
 from mllm_eval.pipeline.asked import asked_benchmarks
 from mllm_eval.pipeline.display import listener
-from mllm_eval.pipeline.finished import evaluate_finished
 from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.pipeline.subset import shown_variants
 from mllm_eval.report import Table, comparison
@@ -121,7 +120,7 @@ class Results:
 
 def external_model(
     place: str | PathLike[str], *, data: str = "hub", dtype: str | None = None, batch: int = 1
-) -> Finished:
+) -> ExternalModel:
     """A vision-language model that was not trained here, as `evaluate` takes it; nothing is loaded yet.
 
     Args:
@@ -137,12 +136,12 @@ def external_model(
     known = get_args(Dtype)
     if chosen not in known:
         raise UserError(f"dtype {chosen!r} is unknown.{near(chosen, known)} Known: {', '.join(known)}")
-    return Finished.of(fspath(place), data, cast("Dtype", chosen), batch)
+    return ExternalModel.of(fspath(place), data, cast("Dtype", chosen), batch)
 
 
 @settings()
 def evaluate(
-    model: Given | Encoder | LoadedEncoder | Finished,
+    model: Given | Encoder | LoadedEncoder | ExternalModel,
     *,
     benchmarks: Given | Benchmark | Sequence[Given | Benchmark] | None = None,
     subset: int | None = None,
@@ -176,20 +175,18 @@ def evaluate(
         UserError: an unknown name or bad input; whatever was computed before it stays.
     """
     asked = several(benchmarks)
-    reporter = listener(progress)
-    if isinstance(model, Finished):
-        if given := [name for name, value in (("recipe", recipe), ("llm", llm), ("seed", seed), ("server", server),
-                                              ("variants", [one for one in variants if one != "blind"] or None))
+    reporter, blind = listener(progress), blind or "blind" in variants
+    which: pipeline.Selection = {
+        "benchmarks": asked, "blind": blind, "variants": variants, "subset": subset, "rules": rules,
+    }  # fmt: skip
+    if isinstance(model, ExternalModel):
+        if given := [name for name, value in (("recipe", recipe), ("llm", llm), ("seed", seed), ("server", server))
                      if value is not None]:  # fmt: skip
             raise UserError(f"{model.label} is an external model: `{given[0]}` is for encoders")
-        blind = blind or "blind" in variants
-        run: Saved = evaluate_finished(
-            model, benchmarks=asked, blind=blind, reporter=reporter, subset=subset, rules=rules
-        )
+        run: Saved = pipeline.evaluate_external(model, reporter=reporter, **which)
     else:
         encoder, held = facts_of(model), "mini" if recipe is None else recipe
-        run = pipeline.evaluate(encoder, held, llm, seed, asked, blind, reporter, variants, subset, server, rules)
-        blind = blind or "blind" in variants
+        run = pipeline.evaluate(encoder, held, llm, seed, reporter, server, **which)
     chosen = asked_benchmarks(asked, run.data)
     return Results(run, tuple(chosen), rules, blind, table_size(subset, asked))
 

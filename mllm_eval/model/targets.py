@@ -12,9 +12,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.models.llama.modeling_llama import repeat_kv
 
-from mllm_eval.model.layers import Rotary, turned
+from mllm_eval.model.internals import (
+    Rotary,
+    behind_attention,
+    checkpointed,
+    project_keys_values,
+    project_queries,
+    repeat_key_heads,
+)
 
 
 def states_before_targets(model: Any, embeds: Tensor, used: Tensor) -> Tensor:
@@ -36,18 +42,9 @@ def states_before_targets(model: Any, embeds: Tensor, used: Tensor) -> Tensor:
     cos, sin = model.rotary_emb(states[None], position_ids=positions[None])
     rotary = cos[0, :, None], sin[0, :, None]
     for layer in model.layers[:-1]:
-        states = _passed(layer, _layer, states, rotary, lengths)
-    states = _passed(model.layers[-1], _last_layer, states, rotary, lengths, at, positions[at], counts)
+        states = checkpointed(layer, _layer, states, rotary, lengths)
+    states = checkpointed(model.layers[-1], _last_layer, states, rotary, lengths, at, positions[at], counts)
     found: Tensor = model.norm(states)
-    return found
-
-
-def _passed(layer: Any, through: Any, *given: Any) -> Tensor:
-    """A layer's states by one of the functions below, kept for the backward pass or made again in it."""
-    if layer.gradient_checkpointing and layer.training:
-        found: Tensor = layer._gradient_checkpointing_func(through, layer, *given)
-    else:
-        found = through(layer, *given)
     return found
 
 
@@ -55,11 +52,11 @@ def _layer(layer: Any, states: Tensor, rotary: Rotary, lengths: list[int]) -> Te
     """What the layer gives [P, H] of the states [P, H] of rows of these lengths, one after another."""
     attention = layer.self_attn
     normed = layer.input_layernorm(states)
-    query = turned(attention.q_proj(normed).unflatten(-1, (-1, attention.head_dim)), *rotary)
-    key, value = _keys_values(attention, normed, rotary)
+    query = project_queries(attention, normed, rotary)
+    key, value = project_keys_values(attention, normed, rotary)
     rows = zip(*(_rows(one, lengths) for one in (query, key, value)), strict=True)
     mixed = [_attend(attention, *row, is_causal=True) for row in rows]
-    return _behind_attention(layer, states, torch.cat(mixed, 2))
+    return behind_attention(layer, states, torch.cat(mixed, 2)[0].transpose(0, 1))
 
 
 def _last_layer(
@@ -78,9 +75,8 @@ def _last_layer(
     attention = layer.self_attn
     cos, sin = rotary
     normed = layer.input_layernorm(states)
-    query = attention.q_proj(normed[at]).unflatten(-1, (-1, attention.head_dim))
-    query = turned(query, cos[at], sin[at])
-    key, value = _keys_values(attention, normed, rotary)
+    query = project_queries(attention, normed[at], (cos[at], sin[at]))
+    key, value = project_keys_values(attention, normed, rotary)
     rows = zip(
         _rows(query, counts), _rows(key, lengths), _rows(value, lengths), torch.split(positions, counts), strict=True
     )
@@ -88,14 +84,7 @@ def _last_layer(
     for one, keys, values, last in rows:
         seen = torch.arange(keys.shape[2], device=at.device) <= last[:, None]
         mixed.append(_attend(attention, one, keys, values, attn_mask=seen) if len(last) else one)
-    return _behind_attention(layer, states[at], torch.cat(mixed, 2))
-
-
-def _keys_values(attention: Any, normed: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
-    """Keys and values [P, key heads, width] of normed states [P, H]."""
-    key = attention.k_proj(normed).unflatten(-1, (-1, attention.head_dim))
-    value = attention.v_proj(normed).unflatten(-1, (-1, attention.head_dim))
-    return turned(key, *rotary), value
+    return behind_attention(layer, states[at], torch.cat(mixed, 2)[0].transpose(0, 1))
 
 
 def _rows(states: Tensor, lengths: list[int]) -> list[Tensor]:
@@ -107,16 +96,9 @@ def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, **seen: A
     # Heads of keys and values are repeated here: GPUs have no fast attention for a mask and grouped heads at once.
     return F.scaled_dot_product_attention(
         query,
-        repeat_kv(key, attention.num_key_value_groups),
-        repeat_kv(value, attention.num_key_value_groups),
+        repeat_key_heads(attention, key),
+        repeat_key_heads(attention, value),
         dropout_p=attention.attention_dropout if attention.training else 0.0,
         scale=attention.scaling,
         **seen,
     )
-
-
-def _behind_attention(layer: Any, states: Tensor, mixed: Tensor) -> Tensor:
-    """States [P, H] behind a layer whose attention gave `mixed` [1, heads, P, width]."""
-    here = states + layer.self_attn.o_proj(mixed[0].transpose(0, 1).flatten(1))
-    found: Tensor = here + layer.mlp(layer.post_attention_layernorm(here))
-    return found

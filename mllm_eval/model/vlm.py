@@ -61,6 +61,9 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
     main_input_name = "input_ids"
     input_modalities = ["image", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
+    skips = True
+    """Whether training computes the used positions alone, which takes parts of LLaMA that may change
+    (`mllm_eval.model.internals`)."""
     accepts_loss_kwargs = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -183,7 +186,7 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
         if labels is not None:
             # Each target is predicted from the position before it.
             used = F.pad(labels[:, 1:] != IGNORED, (0, 1))
-            if all(value is None for value in rest.values()):
+            if self.skips and all(value is None for value in rest.values()):
                 states = states_before_targets(self.llm.model, inputs_embeds, used)
             else:
                 states = self.llm.model(inputs_embeds=inputs_embeds, **rest, **kwargs).last_hidden_state[used]

@@ -6,15 +6,8 @@ nothing to do loads no model.
 
 from __future__ import annotations
 
-from mllm_eval.pipeline.flow import (
-    evaluate,
-    prepare_run,
-    provide_benchmarks,
-    provide_data,
-    score_run,
-    table,
-    train_run,
-)
+from mllm_eval.pipeline.evaluation import Selection, evaluate, evaluate_external
+from mllm_eval.pipeline.flow import prepare_run, provide_benchmarks, provide_data, score_run, table, train_run
 from mllm_eval.pipeline.probing import probe, provide_probes
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.subset import shown_variants
@@ -23,8 +16,10 @@ from mllm_eval.progress import Progress
 __all__ = [
     "Progress",
     "Reporter",
+    "Selection",
     "Silent",
     "evaluate",
+    "evaluate_external",
     "prepare_run",
     "probe",
     "provide_benchmarks",

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from mllm_eval.answers import Journal
 from mllm_eval.environment import device, repeatable, settings
 from mllm_eval.errors import UserError
-from mllm_eval.generate import Asked
-from mllm_eval.pipeline.answering import titled
+from mllm_eval.generate import Task, TemplateFormat
 from mllm_eval.pipeline.asked import asked_benchmarks
+from mllm_eval.pipeline.inference import titled
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.subset import asked_samples
 from mllm_eval.run import Run
@@ -38,8 +38,8 @@ def compare_engines(run: Run, samples: int | None = None, reporter: Reporter | N
     import torch
 
     from mllm_eval.features import Features
+    from mllm_eval.generate.backoff import kept_limits
     from mllm_eval.generate.determinism import chosen, compare
-    from mllm_eval.generate.thrift import kept_limits
     from mllm_eval.model import load_checkpoint
 
     model = load_checkpoint(run.checkpoint, getattr(torch, run.recipe.dtype), encoder=False)
@@ -53,9 +53,10 @@ def compare_engines(run: Run, samples: int | None = None, reporter: Reporter | N
                 if variant != "default" and not run.answers_path(benchmark.name, variant).is_file():
                     continue
                 name, own = titled(benchmark, variant), chosen(asked_samples(benchmark, run.data, variant), samples)
-                asked = Asked(own, benchmark.generation.max_new_tokens, Journal(Path(folder) / "none"), name)
+                none, prompts = Journal(Path(folder) / "none"), TemplateFormat(run.recipe.template)
+                task = Task(own, benchmark.generation.max_new_tokens, none, prompts, name, variant)
                 with listener.step(f"both ways: {name}") as progress:
-                    found[name] = compare(model, [asked], run.recipe.template, features, limits, progress)
+                    found[name] = compare(model, [task], run.recipe.template, features, limits, progress)
     if not found:
         raise UserError(f"no benchmark has data '{run.data}'")
     return found

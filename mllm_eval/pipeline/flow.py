@@ -1,105 +1,35 @@
-"""Evaluate, train, score: each makes what is missing for it and nothing else."""
+"""Train, score, provide data: each makes what is missing for it and nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllm_eval.catalog import LLM, Benchmark, Encoder, Given, Recipe, load_benchmark, load_recipe
 from mllm_eval.catalog.benchmark import answers_variant
-from mllm_eval.catalog.variant import VariantKey, of_stem, size_of_table
+from mllm_eval.catalog.variant import VariantKey, of_stem
 from mllm_eval.data.snapshots import load_samples
-from mllm_eval.distributed import decided, meet, rank, sharing
+from mllm_eval.distributed import decided, meet, rank
 from mllm_eval.environment import cores, repeatable, settings
 from mllm_eval.errors import UserError
-from mllm_eval.pipeline.answering import Respondent, titled
-from mllm_eval.pipeline.asked import asked_benchmarks, asked_variants, rules_asked
+from mllm_eval.pipeline.asked import asked_benchmarks
+from mllm_eval.pipeline.inference import titled
 from mllm_eval.pipeline.ledger import Ledger
-from mllm_eval.pipeline.pictures import conclude, look_at_images, tell_of_broken
-from mllm_eval.pipeline.rehearsal import unsettled
+from mllm_eval.pipeline.pictures import look_at_images
 from mllm_eval.pipeline.reporter import Reporter, Silent
-from mllm_eval.pipeline.scoring import States, score_answers, scored
-from mllm_eval.pipeline.snapshots import lock_data, locked_or_told, of_the_hub
-from mllm_eval.pipeline.sources import needed, provide
-from mllm_eval.pipeline.subset import asked_samples, shown_variants, subset_words
+from mllm_eval.pipeline.scoring import States, score_answers
+from mllm_eval.pipeline.snapshots import lock_data, of_the_hub
+from mllm_eval.pipeline.sources import folders_of, needed, provide
+from mllm_eval.pipeline.subset import asked_samples, shown_variants
 from mllm_eval.run import Run, RunFolder
 from mllm_eval.saved import Saved
-from mllm_eval.storage import FileLock, data_home
+from mllm_eval.storage import FileLock
 from mllm_eval.train import hold_to_its_data, is_trained, prepare, train
 
 if TYPE_CHECKING:
-    from mllm_eval.data.samples import Sample
-    from mllm_eval.generate.server import Server
     from mllm_eval.report import Table
-
-
-@settings()
-def evaluate(
-    encoder: Given | Encoder,
-    recipe: Given | Recipe = "mini",
-    llm: Given | LLM | None = None,
-    seed: int | None = None,
-    benchmarks: Sequence[Given | Benchmark] | None = None,
-    blind: bool = False,
-    reporter: Reporter | None = None,
-    variants: Sequence[str] | None = None,
-    subset: int | None = None,
-    server: str | None = None,
-    rules: str | None = None,
-) -> Run:
-    """Train an encoder's adapter, ask the benchmarks, score the answers: whatever of it is missing.
-
-    Args:
-        encoder, recipe, llm: names, paths to yaml files, or what stands in them; the recipe names LLM and seed unless
-            given.
-        benchmarks: likewise; by default those of the paper's table.
-        blind: ask the trained model once more without images (variant `blind`).
-        variants: further variants of the benchmarks that have them; `all` stands for all of a benchmark's own.
-        subset: ask so many questions of the chosen benchmarks, a stratified part; answers and scores are kept apart.
-        server: address of a vLLM server that holds the run's LLM and answers in the engine's place.
-        rules: the rule set that will be shown; one that no benchmark has is refused before anything is computed.
-
-    Raises:
-        UserError: an unknown name or bad input; whatever was computed before it stays.
-    """
-    answering = _at(server)
-    run = Run.of(encoder, recipe, llm, seed)
-    if rules is not None:
-        rules_asked(rules, benchmarks, run.data)
-    asked = asked_benchmarks(benchmarks, run.recipe.data)
-    wanted = asked_variants(asked, [*(["blind"] if blind else []), *(variants or [])])
-    size = size_of_table(subset, [one.name for one in asked] if benchmarks else None)
-    chosen = {name: [str(VariantKey.of(variant, size)) for variant in own] for name, own in wanted.items()}
-    with working(run, reporter) as ledger, sharing() as share:
-        states = States(run.data)
-        if size != subset:
-            ledger.reporter.say(subset_words(subset, size, len(asked)))
-
-        def prepare() -> dict[str, list[str]]:
-            provide(needed(run.recipe, not is_trained(run), asked), ledger.reporter)
-            for benchmark in asked:
-                locked_or_told([benchmark], run.recipe.data, chosen[benchmark.name])
-            hold_to_its_data(run)
-            found = {one.name: unsettled(run, one, chosen[one.name], states) for one in asked}
-            tell_of_broken(run, asked, found, ledger.reporter)
-            return found
-
-        left = decided(prepare)
-        respondent = Respondent(run, lambda: _train(run, ledger), ledger, answering)
-        readers: dict[tuple[str, str], list[str]] = {}
-        for benchmark in asked:
-            for variant in left[benchmark.name]:
-                source = answers_variant(benchmark, variant, run.data)
-                readers.setdefault((benchmark.name, source), []).append(variant)
-        respondent.respond(
-            [(benchmark, source) for benchmark in asked for name, source in readers if name == benchmark.name],
-            lambda benchmark, source, samples: _score(run, ledger, benchmark, source, samples, readers, states),
-            share,
-        )
-        conclude(run, ledger, asked, chosen)
-    return run
 
 
 @settings()
@@ -123,7 +53,7 @@ def train_run(
             return True
 
         if decided(prepare):
-            _train(run, ledger)
+            train_missing(run, ledger)
     return run
 
 
@@ -227,8 +157,7 @@ def provide_benchmarks(
     local = [benchmark for benchmark in asked if benchmark not in hub]
     if local and (folder is not None or offline):
         raise UserError(f"--from and --offline are for data of the hub; '{pin}' of {local[0].name} is not")
-    paths = [data_home() / part.repo for one in local for part in one.pin(pin).tables().values()]
-    made = provide(paths, reporter or Silent(), check=True) if paths else False
+    made = provide(folders_of(local, pin), reporter or Silent(), check=True) if local else False
     for benchmark in local:
         with (reporter or Silent()).step(f"check: {benchmark.name}"):
             load_samples(benchmark, pin)
@@ -251,15 +180,8 @@ def working(run: RunFolder, reporter: Reporter | None) -> Iterator[Ledger]:
         yield Ledger(run.folder, listener, begin=run.note_session)
 
 
-def _at(server: str | None) -> Server | None:
-    if server is None:
-        return None
-    from mllm_eval.generate.server import Server
-
-    return Server(server)
-
-
-def _train(run: Run, ledger: Ledger) -> None:
+def train_missing(run: Run, ledger: Ledger) -> None:
+    """Train a run as far as it is not trained."""
     if is_trained(run):
         return
     for one in run.earlier_here():
@@ -279,21 +201,3 @@ def _read_by(run: RunFolder, benchmark: Benchmark, variant: str) -> list[str]:
         and any(run.summary_path(benchmark.name, rules, name).is_file() for rules in benchmark.rules)
     ]
     return [variant, *others]
-
-
-def _score(
-    run: Run,
-    ledger: Ledger,
-    benchmark: Benchmark,
-    source: str,
-    samples: Sequence[Sample],
-    readers: Mapping[tuple[str, str], Sequence[str]],
-    states: States,
-) -> None:
-    """Score the answers of a variant for each that reads them, where that is missing."""
-    for variant in readers[benchmark.name, source]:
-        own = samples if variant == source else asked_samples(benchmark, run.data, variant)
-        if not scored(run, benchmark, variant, own, states):
-            title = titled(benchmark, variant)
-            with ledger.step(f"scores: {title}", "scores", benchmark=benchmark.name, variant=variant):
-                score_answers(run, benchmark, variant, own, states)

@@ -10,8 +10,8 @@ from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.environment import settings
 from mllm_eval.errors import UserError
 from mllm_eval.imported import Imported
-from mllm_eval.pipeline.answering import titled
 from mllm_eval.pipeline.flow import working
+from mllm_eval.pipeline.inference import titled
 from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.pipeline.scoring import States, score_answers
 from mllm_eval.pipeline.subset import asked_samples

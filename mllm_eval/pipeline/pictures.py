@@ -13,7 +13,7 @@ from mllm_eval.data.survey import known_survey, survey
 from mllm_eval.data.trainingimages import training_survey
 from mllm_eval.decoding import Decoding
 from mllm_eval.errors import UserError
-from mllm_eval.pipeline.answering import titled
+from mllm_eval.pipeline.inference import titled
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.scoring import answered

@@ -43,11 +43,13 @@ def needed(recipe: Recipe, training: bool, benchmarks: Iterable[Benchmark]) -> l
     if training:
         sets = [*recipe.stage1.data, *recipe.stage2.data]
         paths = [locate(ref) for data in sets for ref in (data.path, data.images)]
-    for benchmark in benchmarks:
-        pin = benchmark.pin(recipe.data)
-        if pin.source == "local":
-            paths += [data_home() / part.repo for part in pin.tables().values()]
-    return list(dict.fromkeys(paths))
+    return list(dict.fromkeys([*paths, *folders_of(benchmarks, recipe.data)]))
+
+
+def folders_of(benchmarks: Iterable[Benchmark], data: str) -> list[Path]:
+    """The folders that benchmarks read of a data pin, those of the hub left out."""
+    pins = (benchmark.pin(data) for benchmark in benchmarks)
+    return [data_home() / part.repo for pin in pins if pin.source == "local" for part in pin.tables().values()]
 
 
 def provide(paths: Iterable[Path], reporter: Reporter, check: bool = False) -> bool:

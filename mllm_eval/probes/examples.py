@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mllm_eval.data.images import CellPicture, FilePicture
 from mllm_eval.data.samples import ImageRef
-from mllm_eval.decoding import pixels_key
+from mllm_eval.decoding import load_map, pixels_key
 from mllm_eval.errors import UserError
 from mllm_eval.shelf import Shelf
 
@@ -37,18 +37,7 @@ class Example(NamedTuple):
     def values(self) -> NDArray[np.int64]:
         """[H, W] the numbers in the mask or depth file. Raises UserError, naming it, for what is no map of one number
         a pixel."""
-        import PIL.Image
-
-        path = Path(self.map_path)
-        try:
-            with PIL.Image.open(path) as opened:
-                found = np.asarray(opened)
-        except Exception as problem:
-            reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-            raise UserError(f"{path}: the map can't be read ({reason})") from None
-        if found.ndim != 2 or found.dtype.kind not in "iub":
-            raise UserError(f"{path}: {found.dtype} values of shape {found.shape}; a map has one whole number a pixel")
-        return found.astype(np.int64)
+        return load_map(Path(self.map_path))
 
 
 class Examples(Sequence[Example]):

@@ -16,14 +16,14 @@ from mllm_eval.catalog.variant import of_stem, stem
 from mllm_eval.config import short_hash
 from mllm_eval.distribution import of_lines
 from mllm_eval.errors import UserError, near
-from mllm_eval.finished import Finished
+from mllm_eval.external import ExternalModel
 from mllm_eval.greedy import overruled_words
 from mllm_eval.imported import Imported
 from mllm_eval.results.probed import Probed, columns_of, probes_of
 from mllm_eval.results.probes import Probe, read_probes
 from mllm_eval.results.scores import COLUMNS, read_lines, read_scores
 from mllm_eval.results.timings import Timing, read_timings
-from mllm_eval.run import ExternalModel, Run, read_manifest
+from mllm_eval.run import External, Run, read_manifest
 from mllm_eval.saved import Saved, SavedRuns, read_all_saved, read_saved
 from mllm_eval.storage import iter_jsonl
 
@@ -106,7 +106,7 @@ class RunRecord:
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """What a reader of its row must know."""
-        if isinstance(self.run, Finished):
+        if isinstance(self.run, ExternalModel):
             words = overruled_words(self.run.overruled)
             return (words,) if words else ()
         if isinstance(self.run, Imported):
@@ -232,8 +232,8 @@ def read_run(folder: Path) -> RunRecord:
 def record_of(run: Saved, folder: Path | None = None) -> RunRecord:
     """The record of a run or an external model that was read before; `folder` if it does not lie where such ones do."""
     where = run.folder if folder is None else folder
-    if isinstance(run, ExternalModel):
-        what = "a finished model" if isinstance(run, Finished) else "imported answers"
+    if isinstance(run, External):
+        what = "a finished model" if isinstance(run, ExternalModel) else "imported answers"
         # They share what they are asked, and nothing that an encoder's run holds equal.
         held_equal = short_hash(["finished", run.data])
         return RunRecord(run, where, where.name, run.name, run.label, "its own", what.removeprefix("a "), "its own",

@@ -29,6 +29,7 @@ from mllm_eval.environment import repeatable
 from mllm_eval.errors import UserError
 from mllm_eval.features import Features
 from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, save_checkpoint
+from mllm_eval.model.internals import fault
 from mllm_eval.progress import Progress
 from mllm_eval.run import Run
 from mllm_eval.storage import locate, results_home, write_atomic, write_json
@@ -225,6 +226,7 @@ def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
         model.projector.set_statistics(*statistics(features.store, one.data.names(images)))
     if one.number == 2:
         model.projector.load_state_dict(load_file(_projector(run)))
+    model.skips = fault() is None
     use_kernels(model.llm, stage.kernels)
     model.llm.requires_grad_(stage.train_llm)
     if stage.lora is not None:

@@ -1,4 +1,4 @@
-"""Finished models asked as they are, and this project's checkpoints made into stock ones."""
+"""External models asked as they are, and this project's checkpoints made into stock ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from tasks import answer
 from tiny_models import make_encoder, make_image, make_llm, make_recipe
 from tokenizers import processors
 from typer.testing import CliRunner
@@ -30,12 +31,13 @@ from mllm_eval.cli.app import app
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.distributed import Share
 from mllm_eval.errors import UserError
-from mllm_eval.finished import Finished
-from mllm_eval.generate import answer
-from mllm_eval.generate.finished import FinishedModel, answer_finished
+from mllm_eval.external import ExternalModel
+from mllm_eval.generate import ChatFormat, Hooks, Limits, Request, Task, answer_tasks
+from mllm_eval.generate.request import write_request
+from mllm_eval.generate.stock import StockModel
 from mllm_eval.model import assemble, load_checkpoint, load_llm_model, load_tokenizer, save_checkpoint
 from mllm_eval.model.export import export_llava
-from mllm_eval.pipeline.finished import evaluate_finished
+from mllm_eval.pipeline import evaluate_external
 from mllm_eval.pipeline.reporter import Silent
 from mllm_eval.prompts import PromptTokens, prompt_parts, render
 from mllm_eval.report import comparison
@@ -103,8 +105,29 @@ def write_questions(path: Path) -> None:
     pq.write_table(pa.table(rows).append_column("image", images), path)
 
 
-def ask(place: Path, **options: Any) -> Finished:
-    return evaluate_finished(str(place), "easy-vqa", ["easy_vqa"], **options)
+def ask(place: Path, **options: Any) -> ExternalModel:
+    return evaluate_external(str(place), "easy-vqa", benchmarks=["easy_vqa"], **options)
+
+
+def answer_external(
+    model: StockModel,
+    samples: Sequence[Any],
+    max_new_tokens: int,
+    journal: Journal,
+    progress: Any = None,
+    batch: int = 1,
+    share: Share | None = None,
+) -> list[Answer]:
+    """The answers as one task; none on a rank that does not finish the journal."""
+    model.limits = Limits(rows=batch)
+    task = Task(samples, max_new_tokens, journal, ChatFormat(model.overruled), positions=model.positions)
+    answer_tasks(model, [task], Hooks(share=share, progress=progress))
+    done = journal.done()
+    return [done[sample.id] for sample in samples] if not journal.rank else []
+
+
+def a_request(sample: Any, max_new_tokens: int = 4) -> Request:
+    return write_request(sample, ChatFormat(), max_new_tokens)
 
 
 # ---- decoding ----
@@ -154,7 +177,7 @@ def test_what_was_overruled_stands_in_record_table_and_show(home: Path, tmp_path
     greedy = read_answers(ask(home / "llava").answers_path("easy_vqa"))
     model = ask(own)
     assert [one.text for one in read_answers(model.answers_path("easy_vqa"))] == [one.text for one in greedy]
-    assert Finished.load(model.folder).overruled == {
+    assert ExternalModel.load(model.folder).overruled == {
         name: value for name, value in OWN_WAY.items() if name != "return_dict_in_generate"
     }
     (row,) = comparison([read_run(model.folder)]).rows
@@ -181,10 +204,10 @@ def test_what_was_overruled_is_kept_where_the_model_is_gone(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
-    model = replace(Finished.of("owner/name@abc"), overruled={"num_beams": 3})
-    assert Finished.of("owner/name@abc").overruled is None
+    model = replace(ExternalModel.of("owner/name@abc"), overruled={"num_beams": 3})
+    assert ExternalModel.of("owner/name@abc").overruled is None
     model.write_config()
-    assert Finished.of("owner/name@abc").overruled == {"num_beams": 3}
+    assert ExternalModel.of("owner/name@abc").overruled == {"num_beams": 3}
 
 
 def test_answers_that_were_decoded_its_own_way_are_asked_again(home: Path, tmp_path: Path) -> None:
@@ -249,16 +272,16 @@ def test_the_same_command_again_loads_nothing(home: Path, monkeypatch: pytest.Mo
     def loaded(*_: object) -> None:
         raise AssertionError("something is computed again")
 
-    monkeypatch.setattr("mllm_eval.generate.finished.FinishedModel.__init__", loaded)
-    monkeypatch.setattr("mllm_eval.pipeline.finished.score_answers", loaded)
+    monkeypatch.setattr("mllm_eval.generate.stock.StockModel.__init__", loaded)
+    monkeypatch.setattr("mllm_eval.pipeline.evaluation.score_answers", loaded)
     assert ask(home / "llava") == first
 
 
 def test_stopped_on_its_way_it_goes_on_to_the_same_bytes(home: Path, tmp_path: Path) -> None:
     samples = load_samples(load_benchmark("easy_vqa"), "easy-vqa")
-    model = FinishedModel(home / "llava", "float32", "cpu")
+    model = StockModel(home / "llava", "float32", "cpu")
     whole = Journal(tmp_path / "whole.jsonl")
-    answer_finished(model, samples, 8, whole, batch=2)
+    answer_external(model, samples, 8, whole, batch=2)
     asked: list[int] = []
     half = Journal(tmp_path / "half.jsonl")
 
@@ -267,30 +290,30 @@ def test_stopped_on_its_way_it_goes_on_to_the_same_bytes(home: Path, tmp_path: P
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        answer_finished(model, samples, 8, half, stop, batch=2)
-    original = model.answer
+        answer_external(model, samples, 8, half, stop, batch=2)
+    original = model.generate
 
-    def counted(batch: Any, *rest: Any) -> Any:
-        asked.append(len(batch))
-        return original(batch, *rest)
+    def counted(requests: Any) -> Any:
+        asked.append(len(requests))
+        return original(requests)
 
-    model.answer = counted  # type: ignore[method-assign]
-    answer_finished(model, samples, 8, half, batch=2)
+    model.generate = counted  # type: ignore[method-assign]
+    answer_external(model, samples, 8, half, batch=2)
     assert half.path.read_bytes() == whole.path.read_bytes()
     assert sum(asked) == QUESTIONS - 4
 
 
 def test_two_that_share_the_questions_give_the_same_bytes(home: Path, tmp_path: Path) -> None:
     samples = load_samples(load_benchmark("easy_vqa"), "easy-vqa")
-    model = FinishedModel(home / "llava", "float32", "cpu")
+    model = StockModel(home / "llava", "float32", "cpu")
     alone = Journal(tmp_path / "alone.jsonl")
-    answers = answer_finished(model, samples, 8, alone, batch=2)
+    answers = answer_external(model, samples, 8, alone, batch=2)
     board = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     path = tmp_path / "shared.jsonl"
 
     def as_rank(rank: int) -> list[Answer]:
         own = torch.distributed.TCPStore("127.0.0.1", board.port) if rank else board
-        return answer_finished(model, samples, 8, Journal(path, rank), batch=2, share=Share(rank, 2, own))
+        return answer_external(model, samples, 8, Journal(path, rank), batch=2, share=Share(rank, 2, own))
 
     with ThreadPoolExecutor(2) as ranks:
         assert list(ranks.map(as_rank, range(2))) == [answers, []]
@@ -314,8 +337,8 @@ def test_a_broken_image_fails_its_own_questions_only(home: Path, tmp_path: Path)
     from dataclasses import replace
 
     spoilt = [replace(samples[0], images=(image,)), *samples[1:4]]
-    model = FinishedModel(home / "llava", "float32", "cpu")
-    answers = answer_finished(model, spoilt, 4, Journal(tmp_path / "a.jsonl"), batch=2)
+    model = StockModel(home / "llava", "float32", "cpu")
+    answers = answer_external(model, spoilt, 4, Journal(tmp_path / "a.jsonl"), batch=2)
     assert [one.state for one in answers] == ["error", "ok", "ok", "ok"]
     assert answers[0].reason == "row 1: the image can't be decoded"
 
@@ -324,10 +347,10 @@ def test_a_mark_in_a_questions_own_words_is_no_image(home: Path) -> None:
     from dataclasses import replace
 
     sample = load_samples(load_benchmark("easy_vqa"), "easy-vqa")[0]
-    model = FinishedModel(home / "llava", "float32", "cpu")
+    model = StockModel(home / "llava", "float32", "cpu")
     sly = replace(sample, prompt="what does <image> mean?")
-    assert model.render(sly).count("<image>") == 1
-    (one,) = model.answer([sly], [[sly.images[0].load()]], 4)
+    assert model.render(a_request(sly)).count("<image>") == 1
+    (one,) = model.generate([a_request(sly)])
     assert one.state == "ok"
 
 
@@ -344,7 +367,7 @@ MARKS = [
 def test_control_marks_in_a_question_are_text(mark: str, home: Path) -> None:
     first = load_samples(load_benchmark("easy_vqa"), "easy-vqa")[0]
     plain, sly = (replace(first, prompt=f"what does {text} mean?\nA. {text}") for text in ("it", mark))
-    model = FinishedModel(home / "llava", "float32", "cpu")
+    model = StockModel(home / "llava", "float32", "cpu")
     controls = set(model.tokenizer.added_tokens_decoder)
     found: list[list[int]] = []
 
@@ -354,7 +377,7 @@ def test_control_marks_in_a_question_are_text(mark: str, home: Path) -> None:
 
     model.model.generate = generate
     for one in (plain, sly):
-        model.answer([one], [[one.images[0].load()]], 4)
+        model.generate([a_request(one)])
     counts = [[token in controls for token in ids].count(True) for ids in found]
     assert counts[0] == counts[1] and len(found[1]) > len(found[0])
     assert "".join(mark.split()) in "".join(model.tokenizer.decode(found[1]).split())
@@ -363,21 +386,23 @@ def test_control_marks_in_a_question_are_text(mark: str, home: Path) -> None:
 def test_a_checkpoint_of_ones_own_is_asked_sly_questions_as_its_run_is(home: Path) -> None:
     first = load_samples(load_benchmark("easy_vqa"), "easy-vqa")[0]
     model = load_checkpoint(home / "made" / "checkpoint")
-    own = FinishedModel(home / "made" / "checkpoint", "float32", "cpu")
+    own = StockModel(home / "made" / "checkpoint", "float32", "cpu")
     words = PromptTokens(model.tokenizer, "llama_3_meta")
     for mark in MARKS:
         one = replace(first, prompt=f"what does {mark} mean?")
         chunks = words.chunks(prompt_parts(model.config.template, one.prompt, 1))
-        found = own.processor(text=[own.written(one)], images=[[one.images[0].load()]])["input_ids"][0].tolist()
+        found = own.processor(text=[own.write(a_request(one))], images=[[one.images[0].load()]])["input_ids"][
+            0
+        ].tolist()
         before, behind = (ids for ids, _ in words.encode(chunks))
         assert found == [*before, *[model.config.image_token_id] * 16, *behind]
 
 
 class Short:
-    """A finished model of few positions, which counts what it is asked."""
+    """An external model of few positions, which counts what it is asked."""
 
     def __init__(self, folder: Path, limit: int) -> None:
-        self.model = FinishedModel(folder, "float32", "cpu")
+        self.model = StockModel(folder, "float32", "cpu")
         self.model.model.config.get_text_config().max_position_embeddings = limit
         self.asked = 0
         generate = self.model.model.generate
@@ -394,27 +419,27 @@ def test_a_question_beyond_the_positions_fails_and_no_other(batch: int, home: Pa
     samples = load_samples(load_benchmark("easy_vqa"), "easy-vqa")[:4]
     long = replace(samples[1], prompt="long " * 20)
     samples = [samples[0], long, *samples[2:]]
-    whole = answer_finished(FinishedModel(home / "llava", "float32", "cpu"), samples, 8, Journal(tmp_path / "a.jsonl"))
+    whole = answer_external(StockModel(home / "llava", "float32", "cpu"), samples, 8, Journal(tmp_path / "a.jsonl"))
     assert {one.state for one in whole} == {"ok"}
     length = whole[1].tokens_in
     short, journal = Short(home / "llava", length + 7), Journal(tmp_path / "short.jsonl")
-    found = answer_finished(short.model, samples, 8, journal, batch=batch)
+    found = answer_external(short.model, samples, 8, journal, batch=batch)
     assert [one.state for one in found] == ["ok", "error", "ok", "ok"]
     reason = f"does not fit the LLM: {length} tokens and up to 8 of an answer, {length + 7} positions"
     assert (found[1].reason, found[1].tokens_in, found[1].tokens_out) == (reason, length, 0)
     assert [found[at].text for at in (0, 2, 3)] == [whole[at].text for at in (0, 2, 3)]
     # It is not asked again, and what has room to the last position is answered.
-    answer_finished(short.model, samples, 8, journal, batch=batch)
+    answer_external(short.model, samples, 8, journal, batch=batch)
     assert short.asked == 3
     exact = Short(home / "llava", length + 8)
-    assert answer_finished(exact.model, [long], 8, Journal(tmp_path / "exact.jsonl"))[0].state == "ok"
+    assert answer_external(exact.model, [long], 8, Journal(tmp_path / "exact.jsonl"))[0].state == "ok"
 
 
 def test_answers_beyond_the_positions_are_asked_again(home: Path, tmp_path: Path) -> None:
     samples = load_samples(load_benchmark("easy_vqa"), "easy-vqa")[:2]
     journal = Journal(tmp_path / "a.jsonl")
-    before = answer_finished(FinishedModel(home / "llava", "float32", "cpu"), samples, 8, journal)
-    after = answer_finished(Short(home / "llava", 20).model, samples, 8, journal)
+    before = answer_external(StockModel(home / "llava", "float32", "cpu"), samples, 8, journal)
+    after = answer_external(Short(home / "llava", 20).model, samples, 8, journal)
     assert [one.state for one in (*before, *after)] == ["ok", "ok", "error", "error"]
 
 
@@ -425,7 +450,7 @@ def test_a_finished_run_with_answers_beyond_the_positions_is_open(home: Path, tm
     config["text_config"]["max_position_embeddings"] = 20
     (folder / "config.json").write_text(json.dumps(config))
     # As a version left them that asked beyond the positions.
-    model, before = Finished.of(str(folder), "easy-vqa"), ask(home / "llava")
+    model, before = ExternalModel.of(str(folder), "easy-vqa"), ask(home / "llava")
     assert model.hash != before.hash
     shutil.copytree(before.folder / "answers", model.folder / "answers")
     assert {one.state for one in read_answers(model.answers_path("easy_vqa"))} == {"ok"}
@@ -452,7 +477,7 @@ def test_empty_answers_are_counted_and_shown(home: Path, monkeypatch: pytest.Mon
     assert "empty" in shown and re.search(rf"easy_vqa.* {QUESTIONS} +1 +\d+ +2 ", shown)
     # A summary of a version that did not count them is made again, without asking.
     summary.write_text(json.dumps({key: value for key, value in found.items() if key != "n_empty"}))
-    monkeypatch.setattr("mllm_eval.generate.finished.FinishedModel.__init__", None)
+    monkeypatch.setattr("mllm_eval.generate.stock.StockModel.__init__", None)
     ask(home / "llava", batch=2)
     assert read_json(summary) == found
 
@@ -460,7 +485,7 @@ def test_empty_answers_are_counted_and_shown(home: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: (folder / "config.json").unlink(), "no config.json; a finished model in the hub's format has"),
+        (lambda folder: (folder / "config.json").unlink(), "no config.json; an external model in the hub's format has"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), "the weights cannot be read"),
         (lambda folder: (folder / "chat_template.jinja").unlink(), "its processor has no chat template"),
         (lambda folder: (folder / "chat_template.jinja").write_text("{{ messages[0]['role'] }}"), "0 of 1 image marks"),

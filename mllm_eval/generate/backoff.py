@@ -6,15 +6,17 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from mllm_eval.answers import Answer
 from mllm_eval.environment import parse_bytes
 from mllm_eval.errors import UserError
-from mllm_eval.generate.batching import Limits, Planned, Request, plan
+from mllm_eval.generate.backend import Backend
+from mllm_eval.generate.batching import Limits
+from mllm_eval.generate.request import Request
 from mllm_eval.storage import read_json, write_json
 
-Compute = Callable[[Planned, Limits], dict[int, list[int]]]
-"""The tokens of a batch's answers by request, a pass at a time as the limits say."""
+T = TypeVar("T")
 
 # What torch and its libraries say where memory runs out and the error has no class of its own.
 SAYINGS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
@@ -22,36 +24,42 @@ VARIABLE = "MLLM_EVAL_ANSWERS_BYTES"
 CGROUP = Path("/sys/fs/cgroup")
 
 
-class Thrift:
-    """Answers batches; where memory runs out, what follows is smaller, and what was answered stays answered."""
+class Backoff:
+    """Has a backend answer batches; where memory runs out, what follows is smaller, and what was answered stays."""
 
-    def __init__(self, limits: Limits, say: Callable[[str], None] | None = None) -> None:
-        """`limits` are those that batches were planned for; `say` is told in a line what was halved."""
-        self.planned_for, self.limits = limits, limits
-        self.say = say
+    def __init__(self, backend: Backend, say: Callable[[str], None] | None = None) -> None:
+        """`say` is told in a line what was halved."""
+        self.backend, self.say = backend, say
+        self.planned_for = backend.limits
+        """The limits that batches are to be planned for."""
 
-    def answer(self, planned: Planned, requests: Sequence[Request], compute: Compute) -> dict[int, list[int]]:
-        """The tokens of a planned batch's answers, in one go or, once memory has run out, in smaller ones.
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
+        """The answers to a planned batch, in one go or, once memory has run out, in smaller ones.
 
-        `requests` are all there are, by their numbers. Raises UserError where it runs out on a single question; any
-        other error goes through.
+        Raises UserError where it runs out on a single question; any other error goes through.
         """
-        waiting = [planned]
-        if self.limits != self.planned_for:
-            waiting = plan([requests[number] for number in planned.requests], self.limits)
-        found: dict[int, list[int]] = {}
-        while waiting:
-            batch = waiting.pop(0)
-            tokens = self._tried(batch, compute)
-            if tokens is None:
-                waiting[:0] = self._halved([requests[number] for number in batch.requests])
-            else:
-                found |= tokens
-        return found
+        return self.compute(requests, self.backend.generate)
 
-    def _tried(self, batch: Planned, compute: Compute) -> dict[int, list[int]] | None:
+    def compute(self, requests: Sequence[Request], generate: Callable[[Sequence[Request]], Sequence[T]]) -> list[T]:
+        """As `generate`, with something else that is made of requests."""
+        waiting: list[Sequence[Request]] = [requests]
+        if self.backend.limits != self.planned_for:
+            waiting = [batch.requests for batch in self.backend.plan(requests, self.backend.limits)]
+        made: dict[Request, T] = {}
+        while waiting:
+            part = waiting.pop(0)
+            answers = self._tried(part, generate)
+            if answers is None:
+                waiting[:0] = self._halved(part)
+            else:
+                made |= zip(part, answers, strict=True)
+        return [made[request] for request in requests]
+
+    def _tried(
+        self, part: Sequence[Request], generate: Callable[[Sequence[Request]], Sequence[T]]
+    ) -> Sequence[T] | None:
         try:
-            return compute(batch, self.limits)
+            return generate(part)
         except (RuntimeError, MemoryError) as problem:
             if not ran_out(problem):
                 raise
@@ -62,18 +70,22 @@ class Thrift:
             torch.cuda.empty_cache()
         return None
 
-    def _halved(self, rows: Sequence[Request]) -> list[Planned]:
-        if len(rows) == 1:
-            tokens = rows[0].head_tokens + rows[0].tail_tokens
+    def _halved(self, part: Sequence[Request]) -> list[Sequence[Request]]:
+        tokens = self.backend.count_tokens(part[0])
+        if len(part) == 1:
+            length = "" if tokens is None else f" of {tokens:,} tokens"
             raise UserError(
-                f"memory ran out on a single question of {tokens:,} tokens; give the model a device with more memory, "
-                "or load it in a smaller dtype (the recipe's `dtype`). What was answered is kept"
+                f"memory ran out on a single question{length}; give the model a device with more memory, "
+                "or load it in a smaller dtype (a recipe's `dtype`, an external model's --dtype). "
+                "What was answered is kept"
             )
-        self.limits = halved(self.limits)
+        limits = self.backend.limits = halved(self.backend.limits)
         if self.say:
-            self.say(f"memory ran out: from here on {self.limits.rows} questions at a time, and half the tokens")
+            less = "" if tokens is None else ", and half the tokens"
+            self.say(f"memory ran out: from here on {limits.rows} questions at a time{less}")
         # This batch may have been far from the limits, and must become smaller all the same.
-        return plan(rows, replace(self.limits, rows=min(self.limits.rows, len(rows) // 2)))
+        smaller = replace(limits, rows=min(limits.rows, len(part) // 2))
+        return [batch.requests for batch in self.backend.plan(part, smaller)]
 
 
 def halved(limits: Limits) -> Limits:

@@ -1,15 +1,17 @@
-"""Finished models on the command line: asked, and this project's checkpoints made into them."""
+"""External models on the command line: asked, and this project's checkpoints made into them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 
 if TYPE_CHECKING:
     from mllm_eval.cli.launching import Start
-    from mllm_eval.finished import Finished
+    from mllm_eval.external import ExternalModel
+    from mllm_eval.pipeline import Selection
 
 
 def register(app: typer.Typer) -> None:
@@ -17,31 +19,41 @@ def register(app: typer.Typer) -> None:
     app.command("export", short_help="a run's checkpoint as a stock LLaVA model, or its LLM")(export)
 
 
-def eval_model(
-    place: str,
-    data: str,
-    benchmarks: list[str] | None,
-    blind: bool,
-    rules: str,
-    dtype: str | None,
-    batch: int,
-    subset: int | None,
-    start: Start,
-) -> None:
-    """Ask a finished model the benchmarks, score, and print its row. Raises UserError for an unknown dtype."""
+@dataclass(frozen=True)
+class External:
+    """An external model as the command line names it: folder or repository, and how it is asked."""
+
+    place: str
+    data: str
+    dtype: str | None
+    batch: int
+
+
+def eval_external(named: External, start: Start, **which: Unpack[Selection]) -> None:
+    """Ask an external model the benchmarks, score, and print its row. Raises UserError for an unknown dtype."""
     from mllm_eval.cli.display import display
     from mllm_eval.cli.tables import print_row
     from mllm_eval.library.evaluation import evaluate, external_model
     from mllm_eval.pipeline.asked import rules_asked
 
-    def asked() -> Finished:
-        rules_asked(rules, benchmarks, data)
-        return external_model(place, data=data, dtype=dtype, batch=batch)
+    rules, benchmarks = which.get("rules") or "cambrian", which.get("benchmarks")
+
+    def asked() -> ExternalModel:
+        rules_asked(rules, benchmarks, named.data)
+        return external_model(named.place, data=named.data, dtype=named.dtype, batch=named.batch)
 
     if start(asked):
         return
-    found = evaluate(asked(), benchmarks=benchmarks, subset=subset, progress=display(), blind=blind, rules=rules)
-    print_row(found.run, rules, blind, found.subset)
+    found = evaluate(
+        asked(),
+        benchmarks=benchmarks,
+        subset=which.get("subset"),
+        progress=display(),
+        blind=which.get("blind", False),
+        variants=which.get("variants") or (),
+        rules=rules,
+    )
+    print_row(found.run, rules, found.blind, found.subset)
 
 
 def export(

@@ -1,4 +1,4 @@
-"""An external model that is asked as it is: no encoder, no recipe, no training."""
+"""An external vision-language model that is asked as it is: no encoder, no recipe, no training."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mllm_eval.catalog import Weights
 from mllm_eval.config import Strict, load, short_hash
 from mllm_eval.errors import UserError
 from mllm_eval.greedy import overruled
-from mllm_eval.run import ExternalModel
+from mllm_eval.run import External
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
-class FinishedConfig(Strict):
+class ExternalModelConfig(Strict):
     """What config.yaml of an external model's folder holds under `model`."""
 
     name: str
@@ -29,14 +29,14 @@ class FinishedConfig(Strict):
     overruled: dict[str, Any] | None = None
 
 
-class FinishedFile(Strict):
+class ExternalModelFile(Strict):
     """What config.yaml of an external model's folder holds."""
 
-    model: FinishedConfig
+    model: ExternalModelConfig
 
 
 @dataclass(frozen=True)
-class Finished(ExternalModel):
+class ExternalModel(External):
     """A model in the hub's format, and how it is asked.
 
     `digest` says which bytes it is (worked out from the files unless given). `data` is the benchmarks' data pin.
@@ -58,7 +58,7 @@ class Finished(ExternalModel):
             object.__setattr__(self, "digest", self.weights.digest())
 
     @classmethod
-    def of(cls, place: str, data: str = "hub", dtype: Dtype = "float32", batch: int = 1) -> Finished:
+    def of(cls, place: str, data: str = "hub", dtype: Dtype = "float32", batch: int = 1) -> ExternalModel:
         """The model in a folder, or of a hub repository `owner/name[@revision]`.
 
         Raises UserError for a folder without a model's config, and for what is neither.
@@ -66,7 +66,7 @@ class Finished(ExternalModel):
         folder = Path(place).expanduser()
         if folder.is_dir():
             if not (folder / "config.json").is_file():
-                raise UserError(f"{folder}: no config.json; a finished model in the hub's format has one")
+                raise UserError(f"{folder}: no config.json; an external model in the hub's format has one")
             weights = Weights(path=str(folder.resolve()))
             return cls(folder.resolve().name, weights, data, dtype, batch, overruled=overruled(folder))
         repo, _, revision = place.partition("@")
@@ -83,12 +83,12 @@ class Finished(ExternalModel):
         return replace(model, overruled=said)
 
     @classmethod
-    def load(cls, folder: Path) -> Finished:
+    def load(cls, folder: Path) -> ExternalModel:
         """The model of a folder under results/runs. Raises UserError where the folder is not one of a model."""
-        return cls.of_config(load(folder / "config.yaml", FinishedFile).model)
+        return cls.of_config(load(folder / "config.yaml", ExternalModelFile).model)
 
     @classmethod
-    def of_config(cls, said: FinishedConfig) -> Finished:
+    def of_config(cls, said: ExternalModelConfig) -> ExternalModel:
         """The model that a folder's config.yaml describes."""
         return cls(said.name, said.weights, said.data, said.dtype, said.batch, said.digest, said.overruled)
 
@@ -110,7 +110,7 @@ class Finished(ExternalModel):
 
     def config(self) -> dict[str, Any]:
         """Name, weights and their digest, data pin, and how it is asked."""
-        said = FinishedConfig(
+        said = ExternalModelConfig(
             name=self.label, weights=self.weights, digest=self.digest, data=self.data_pin, dtype=self.dtype,
             batch=self.batch, overruled=self.overruled,
         )  # fmt: skip

@@ -1,0 +1,130 @@
+"""The one flow from tasks to journalled answers, whichever backend answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+
+from mllm_eval.answers import Answer
+from mllm_eval.distributed.workqueue import Share
+from mllm_eval.generate.backend import Backend, Batch
+from mllm_eval.generate.backoff import Backoff
+from mllm_eval.generate.request import Request
+from mllm_eval.generate.task import Task, group_by_images, same_requests
+from mllm_eval.progress import Progress
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Who takes part and who is told.
+
+    share: this process's part of the batches; by default it does all. The journals are of its rank, and that of rank 0
+        is finished when all have answered theirs: only there `finished` is called.
+    finished: told of each task whose journal is finished.
+    around: gives the context in which a group of tasks is answered, and where its progress goes instead of `progress`.
+    say: told in a line when memory has run out.
+    """
+
+    share: Share | None = None
+    progress: Progress | None = None
+    finished: Callable[[Task], None] | None = None
+    around: Callable[[Sequence[Task]], AbstractContextManager[Progress | None]] | None = None
+    say: Callable[[str], None] | None = None
+
+
+def answer_tasks(backend: Backend | None, tasks: Sequence[Task], hooks: Hooks | None = None) -> None:
+    """Answer every request of the tasks that needs it; the answers go to the journals batch by batch.
+
+    Tasks that share images are answered together; the others in the order given, as if each were asked alone. What a
+    later task of a group asks as an earlier one does is asked once. A batch of which all requests have their answers is
+    skipped, any other is computed whole, so that its roundings are always the same. Where memory runs out, batches are
+    halved from there on. A failed request is journalled as failed.
+
+    Args:
+        backend: None where all has been answered and journals are only to be finished.
+    """
+    hooks = hooks or Hooks()
+    share = hooks.share or Share()
+
+    def hold() -> None:
+        for task in tasks:
+            task.journal.hold_to(task.max_new_tokens)
+
+    # Rank 0 gathers what an earlier run has left before the others append; they only note the limits.
+    share.first(hold)
+    if share.rank:
+        hold()
+    opened = [task for task in tasks if task.is_open]
+    backoff = None if backend is None else Backoff(backend, hooks.say)
+    total, counted = sum(len(task.requests) for task in opened), share.counter()
+    for group in group_by_images(opened):
+        with hooks.around(group) if hooks.around else nullcontext(hooks.progress) as told:
+            if told:
+                told(counted(0), total)
+            for count in _answer_group(backoff, group, share):
+                done = counted(count)
+                if told:
+                    told(done, total)
+        share.last(partial(_finish, group, hooks.finished))
+        if share.rank:
+            for task in group:
+                task.release()
+    share.end()
+
+
+def _answer_group(backoff: Backoff | None, group: Sequence[Task], share: Share) -> Iterator[int]:
+    """How many requests each batch answers, when their answers are in the journals."""
+    if not any(any(task.todo) for task in group):
+        # Whoever has seen all answers takes nothing, but takes part in the taking.
+        yield from (0 for _ in share.take([]))
+        return
+    if backoff is None:
+        raise ValueError("something is to be answered, and there is no model")
+    same = same_requests(group)
+    repeated = {(task, place) for others in same.values() for task, place in others}
+    asked: dict[Request, list[tuple[Task, int]]] = {
+        request: [(task, place), *same.get(request, ())]
+        for task in group
+        for place, request in enumerate(task.requests)
+        if (task, place) not in repeated
+    }
+    backend = backoff.backend
+    # The same plan on all processes, whatever has been halved on this one.
+    batches = backend.plan(list(asked), backoff.planned_for)
+    coming: tuple[Batch, bool] | None = None
+
+    def answered(batch: Batch, needed: bool) -> int:
+        if needed:
+            _journal(zip(batch.requests, backoff.generate(batch.requests), strict=True), asked)
+        return sum(len(asked[request]) for request in batch.requests)
+
+    for number in share.take([batch.work for batch in batches]):
+        batch = batches[number]
+        needed = any(task.todo[place] for request in batch.requests for task, place in asked[request])
+        if needed:
+            backend.prefetch(batch.requests)
+        if coming is not None:
+            yield answered(*coming)
+        coming = batch, needed
+    if coming is not None:
+        yield answered(*coming)
+
+
+def _journal(answers: Iterable[tuple[Request, Answer]], asked: Mapping[Request, Sequence[tuple[Task, int]]]) -> None:
+    """Append the answers that are needed, each also to the other requests that ask the same."""
+    new: dict[Task, list[Answer]] = {}
+    for request, answer in answers:
+        for task, place in asked[request]:
+            if task.todo[place]:
+                new.setdefault(task, []).append(replace(answer, id=task.requests[place].id))
+    for task, own in new.items():
+        task.journal.append(own)
+
+
+def _finish(group: Sequence[Task], finished: Callable[[Task], None] | None) -> None:
+    for task in group:
+        task.finish()
+        if finished:
+            finished(task)

@@ -1,0 +1,213 @@
+"""A stock transformers model as a backend: asked through its own processor and chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_eval.answers import Answer
+from mllm_eval.data.samples import ImageRef
+from mllm_eval.errors import UserError
+from mllm_eval.generate.backend import Batch, ImageReader
+from mllm_eval.generate.batching import Limits
+from mllm_eval.generate.positions import position_limit
+from mllm_eval.generate.request import Request, messages
+from mllm_eval.greedy import KEPT, kept, overruled
+from mllm_eval.prompts import marks_of, unmarked
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+
+class StockModel:
+    """A model and its processor, loaded without any code of the model's own; it decodes greedily.
+
+    `generate` fills in from the model's generation_config whatever a call does not name, so that penalties, forced and
+    forbidden tokens would stay in force: only the tokens that begin, end and fill an answer are kept of it.
+    `overruled`: the fields that are not followed.
+    """
+
+    def __init__(self, folder: Path, dtype: str, device: str, batch: int = 1) -> None:
+        """`batch` requests go through the model at a time.
+
+        Raises UserError for a folder without a model for images and text, a processor or a chat template.
+        """
+        import torch
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+
+        # Registers this project's own checkpoints, which can be asked like any other.
+        import mllm_eval.model  # noqa: F401
+
+        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        config = _loaded(folder, "config", AutoConfig.from_pretrained, **options)
+        if type(config) not in AutoModelForImageTextToText._model_mapping:
+            raise UserError(f"{folder}: holds a {config.model_type!r}, which is no model for images and text")
+        self.processor = _loaded(folder, "processor", AutoProcessor.from_pretrained, **options)
+        tokenizer = getattr(self.processor, "tokenizer", None)
+        if tokenizer is None or getattr(self.processor, "chat_template", None) is None:
+            raise UserError(
+                f"{folder}: its processor has no chat template, so nobody knows how it wants to be asked; "
+                "put its chat_template.jinja into the folder"
+            )
+        tokenizer.padding_side = "left"
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self.tokenizer = tokenizer
+        self.marks = marks_of(self.processor)
+        from mllm_eval.adapters.loading import load_whole
+
+        plain: Any = GenerationConfig
+        own = kept(folder)
+        model = load_whole(
+            AutoModelForImageTextToText.from_pretrained,
+            folder,
+            left_out=None,
+            dtype=getattr(torch, dtype),
+            # Given at once: transformers refuses to read some that contradict themselves.
+            generation_config=None if own is None else plain(**own),
+        )
+        self.model = model.to(device).eval()
+        self.overruled = overruled(folder)
+        for part in self.model.modules():
+            # Also of a part that the model has generate for it.
+            if isinstance(said := getattr(part, "generation_config", None), GenerationConfig):
+                part.generation_config = plain(**{name: getattr(said, name) for name in KEPT})
+        self.folder = folder
+        self.limits = Limits(rows=batch)
+        self.images: ImageReader[PIL.Image.Image] = ImageReader(_decode)
+
+    @property
+    def positions(self) -> int | None:
+        """How many tokens a prompt and its answer can have, where the model's config says so."""
+        return position_limit(self.model.config.get_text_config())
+
+    def render(self, request: Request) -> str:
+        """The prompt of a request by the model's template. Raises UserError where that leaves out an image."""
+        mark = getattr(self.processor, "image_token", None)
+        # A mark in a question's own words is no image and no control token. transformers' `sanitize_control_tokens`
+        # would keep the words as they are, but is young and not for every processor.
+        asked = messages(unmarked(request.text, self.marks), len(request.images))
+        text: str = self.processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+        if mark and text.count(mark) < len(request.images):
+            raise UserError(
+                f"{self.folder}: its chat template makes {text.count(mark)} of {len(request.images)} image marks "
+                f"({mark}); it must read content given as a list of parts"
+            )
+        return text
+
+    def write(self, request: Request) -> Any:
+        """What the processor is given: a prompt, or its parts where the processor knows text from marks."""
+        parts = getattr(self.processor, "parts", None)
+        asked = messages(request.text, len(request.images))
+        return parts(asked, add_generation_prompt=True) if parts else self.render(request)
+
+    def plan(self, requests: Sequence[Request], limits: Limits) -> list[Batch]:
+        """See `Backend.plan`: `limits.rows` requests of a benchmark and variant, all with as many images.
+
+        Processors want no ragged batches.
+        """
+        batches = []
+        for _, task in groupby(requests, lambda one: (one.benchmark, one.variant, one.max_new_tokens)):
+            ordered = sorted(task, key=lambda one: len(one.images))
+            for images, group in groupby(ordered, lambda one: len(one.images)):
+                alike = list(group)
+                parts = (alike[start : start + limits.rows] for start in range(0, len(alike), limits.rows))
+                batches += [Batch(tuple(part), len(part) * (1 + images)) for part in parts]
+        return batches
+
+    def prefetch(self, requests: Sequence[Request]) -> None:
+        """See `Backend.prefetch`."""
+        self.images.begin([image for request in requests for image in request.images])
+
+    def count_tokens(self, request: Request) -> None:
+        """Only the processor knows, together with the image."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
+        """See `Backend.generate`."""
+        answers: dict[Request, Answer] = {}
+        for batch in self.plan(requests, self.limits):
+            shown, failed = self.images.read([image for one in batch.requests for image in one.images])
+            readable = []
+            for one in batch.requests:
+                if reason := next((failed[image.sha256] for image in one.images if image.sha256 in failed), None):
+                    answers[one] = one.failure(reason)
+                else:
+                    readable.append(_Written(one, self.write(one), [shown[image.sha256] for image in one.images]))
+            if readable:
+                answers |= zip((one.request for one in readable), self._answers(readable), strict=True)
+        return [answers[request] for request in requests]
+
+    def _answers(self, written: Sequence[_Written]) -> list[Answer]:
+        import torch
+
+        requests = [one.request for one in written]
+        inputs = self._inputs(written)
+        counts, longest = inputs["attention_mask"].sum(1).tolist(), requests[0].max_new_tokens
+        if self.positions is not None and max(counts) + longest > self.positions:
+            if len(written) > 1:
+                return [answer for one in written for answer in self._answers([one])]
+            return [requests[0].too_long(counts[0], self.positions)]
+        with torch.inference_mode():
+            out = self.model.generate(
+                **inputs,
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=longest,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+        tokens = out[:, inputs["input_ids"].shape[1] :].tolist()
+        return [self._answer(*each) for each in zip(requests, tokens, counts, strict=True)]
+
+    def _inputs(self, written: Sequence[_Written]) -> Any:
+        import torch
+
+        texts = [one.prompt for one in written]
+        begin = self.tokenizer.bos_token
+        options: dict[str, Any] = {"return_tensors": "pt", "padding": True}
+        if begin and isinstance(texts[0], str) and texts[0].startswith(begin):
+            # The template has written it already.
+            options["add_special_tokens"] = False
+        if any(one.images for one in written):
+            options["images"] = [list(one.images) for one in written]
+        inputs = self.processor(text=texts, **options).to(self.model.device)
+        for name, value in inputs.items():
+            if torch.is_tensor(value) and value.is_floating_point():
+                inputs[name] = value.to(self.model.dtype)
+        return inputs
+
+    def _answer(self, request: Request, tokens: list[int], tokens_in: int) -> Answer:
+        ends = self.model.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends])
+        last = next((at for at, token in enumerate(tokens) if token in ends), len(tokens) - 1)
+        tokens = tokens[: last + 1]
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        return request.answer(text, tokens_in, len(tokens))
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A request with its prompt and its decoded images."""
+
+    request: Request
+    prompt: Any
+    images: Sequence[PIL.Image.Image]
+
+
+def _decode(images: Sequence[ImageRef]) -> list[PIL.Image.Image]:
+    return [image.load() for image in images]
+
+
+def _loaded(folder: Path, what: str, load: Callable[..., Any], **options: Any) -> Any:
+    try:
+        return load(folder, **options)
+    except UserError:
+        raise
+    except Exception as problem:
+        first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        more = ""
+        if "trust_remote_code" in str(problem) or "custom code" in str(problem):
+            first, more = "it needs code of its own", "; this project runs none but transformers' own classes"
+        raise UserError(f"{folder}: the {what} cannot be read ({first}){more}") from None
