@@ -124,7 +124,7 @@ def test_an_unknown_name_is_told_before_anything_is_made(homes: Path) -> None:
 
 
 def test_ctrl_c_says_that_it_can_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "evaluate", stop)
@@ -134,7 +134,7 @@ def test_ctrl_c_says_that_it_can_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_faults_of_the_code_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(pipeline, "evaluate", fail)
@@ -144,13 +144,17 @@ def test_faults_of_the_code_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> N
 def test_eval_hands_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
 
-    def evaluate(*args: object) -> None:
-        seen.extend(args[:6])
+    def evaluate(encoder: object, recipe: object, llm: object, seed: object, *_: object, **options: object) -> None:
+        seen.extend([encoder, getattr(recipe, "name", recipe), llm, seed, options])
         raise UserError("enough")
 
     monkeypatch.setattr(pipeline, "evaluate", evaluate)
-    call("eval", "e", "--recipe", "r", "--llm", "l", "--seed", "3", "--benchmarks", "mme, gqa,", "--blind")
-    assert seen == ["e", "r", "l", 3, ["mme", "gqa"], True]
+    asked = ("--recipe", "lora", "--llm", "mini-llama", "--seed", "3", "--benchmarks", "mme, gqa,", "--blind")
+    call("eval", "mini-dino", *asked)
+    *named, options = seen
+    assert named == ["mini-dino", "lora", "mini-llama", 3] and isinstance(options, dict)
+    assert [one if isinstance(one, str) else one.name for one in options["benchmarks"]] == ["mme", "gqa"]
+    assert options["blind"] is True
 
 
 def test_lists() -> None:
