@@ -99,9 +99,10 @@ def load_mapping(data: typing.Mapping[str, Any], model: type[M], source: str, fo
     return validate(_lay_over(under, plain), model, source, kept)
 
 
-def key_lines(path: Path) -> Where:
-    """Where each key of a yaml file, and of its bases, stands: `file:line`. Raises UserError as `load` does."""
-    return _read(Path(path), (), ())[1]
+def key_lines(path: Path, folders: Sequence[Path] = ()) -> Where:
+    """Where each key of a yaml file, and of its bases, stands: `file:line`. Takes `folders` and raises UserError as
+    `load` does."""
+    return _read(Path(path), (), folders)[1]
 
 
 def validate(data: Any, model: type[M], source: str, where: Where | None = None) -> M:

@@ -104,7 +104,12 @@ LAYOUT: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "nyu": (
         "nyu",
         nyu,
-        {"train": "nyu_train.txt", "test": "nyu_test.txt", "roots": ["", "sync", "official_splits/test"]},
+        {
+            "train": "nyu_train.txt",
+            "test": "nyu_test.txt",
+            "roots": ["", "sync"],
+            "test_roots": ["official_splits/test"],
+        },
     ),
 }
 

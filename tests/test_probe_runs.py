@@ -22,6 +22,7 @@ from mllm_eval.catalog import Encoder
 from mllm_eval.catalog.folders import names
 from mllm_eval.catalog.probe import load_protocol
 from mllm_eval.errors import UserError
+from mllm_eval.miniature.probes import build
 from mllm_eval.probes.layouts import read_examples
 from mllm_eval.probes.locking import lock_data, lock_path, locked_place
 from mllm_eval.probes.measuring import Job, measure, selected
@@ -73,7 +74,7 @@ def test_a_probe_measures_once_and_leaves_what_each_image_adds(name: str, tmp_pa
     assert not list(asked.folder.glob("going-on*"))
     before = sha256_file(asked.folder / "result.json")
     assert measure(asked) == found and sha256_file(asked.folder / "result.json") == before
-    assert found.version == 1 and found.protocol == asked.protocol.hash and found.selection
+    assert found.version == asked.protocol.version and found.protocol == asked.protocol.hash and found.selection
     # What is told apart by colour alone is learnt even from random features.
     if name.startswith("in1k"):
         assert reading.value > 60
@@ -200,6 +201,9 @@ def test_own_results_stand_in_the_rows_of_runs_beside_the_papers(tmp_path: Path)
     shown = report.comparison([read_run(run.folder)], intervals=True).rows[0]
     assert shown.cells["in1k"].interval.startswith("[") and any("held out" in note for note in shown.notes)
     assert probes_of(made_runs.encoder(), run.weights["encoder"], "hub") == {}
+    write_json(asked.folder / "result.json", mine.model_copy(update={"version": 0}).model_dump(mode="json"))
+    assert probes_of(made_runs.encoder(), run.weights["encoder"], "mini") == {}
+    write_json(asked.folder / "result.json", mine.model_dump(mode="json"))
     other = made_runs.make_run("mini-clip", benchmarks=["gqa"])
     theirs = mine.model_copy(update={"encoder": "mini-clip", "weights": other.weights["encoder"]})
     theirs_folder = asked.folder.with_name("0" * 12)
@@ -285,6 +289,30 @@ def test_what_is_missing_of_a_layout_is_named(break_it: Any, layout: str, said: 
     break_it(asked.place)
     with pytest.raises(UserError, match=said):
         read_examples(asked.protocol.pin("small"), asked.place)
+
+
+def test_frames_of_both_splits_may_have_the_same_path(tmp_path: Path) -> None:
+    asked = job(tmp_path, "nyu_linear1")
+    train, test = asked.examples
+    assert (
+        "/sync/den/rgb_0.png" in train[0].picture.path and "/official_splits/test/den/rgb_0.png" in test[0].picture.path
+    )
+    data = asked.protocol.pin("small")
+    both = data.model_copy(update={"roots": ["sync", "official_splits/test"], "test_roots": None})
+    with pytest.raises(UserError, match=r"nyu_train.txt:1: den/rgb_0.png is under .*sync and under .*official_splits"):
+        read_examples(both, asked.place)
+    with pytest.raises(UserError, match=r"nyu_test.txt/den/rgb_0.png: it is the training image nyu_train.txt/den/rgb"):
+        read_examples(data.model_copy(update={"test_roots": ["sync"]}), asked.place)
+
+
+def test_the_miniature_is_tested_on_other_images_than_it_is_trained_on(tmp_path: Path) -> None:
+    place = build(tmp_path / "data")
+    for name in ("in1k_linear", "ade20k_linear", "nyu_linear1"):
+        data = load_protocol(name).pin("mini")
+        train, test = read_examples(data, place / Path(str(data.folder)).name)
+        learnt = {sha256_file(Path(one.picture.path)) for one in train}
+        assert len(learnt) == len(train), name
+        assert not learnt & {sha256_file(Path(one.picture.path)) for one in test}, name
 
 
 def test_parquet_is_read_as_folders_are(tmp_path: Path) -> None:

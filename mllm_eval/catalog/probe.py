@@ -27,6 +27,8 @@ class ProbeData(Strict):
         data set of the hub (`repo`, `revision`), `url` an archive, `folder` what somebody brings with `--from`: these
         three are locked by `mllm-eval data --probe`, and nothing but what is locked is read.
     train, test: the splits, as the layout names them. train_rows, test_rows: how many images they have.
+    roots: the folders at which the paths of a list may begin; test_roots: those of the test split, where they differ.
+        Frames of both splits may have the same path, so that one list of folders for both can lead to the wrong ones.
     scaled: fields of the protocol that have other values on this data. beside: the data pin of the runs in whose rows a
         result on this data stands.
     """
@@ -42,6 +44,7 @@ class ProbeData(Strict):
     train: str
     test: str
     roots: list[str] = Field(default_factory=lambda: [""])
+    test_roots: list[str] | None = None
     train_rows: int | None = None
     test_rows: int | None = None
     classes: int | None = None
@@ -264,7 +267,7 @@ def read_protocol(path: Path) -> Protocol:
     places = folders("probes")
     kind = load(path, _Kind, places).kind
     if kind not in KINDS:
-        where = key_lines(path).get(("kind",), str(path))
+        where = key_lines(path, places).get(("kind",), str(path))
         raise UserError(f"{where}: kind: {kind!r} is no kind of probe.{near(kind, KINDS)} Known: {', '.join(KINDS)}")
     return load(path, KINDS[kind], places)
 

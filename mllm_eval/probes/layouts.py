@@ -130,11 +130,19 @@ def ade20k(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
 
 
 def nyu(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
-    """Lists of lines `<image> <depth> <focal length>`, whose paths begin at the first of `roots` that has them."""
-    found = []
-    for listing in (data.train, data.test):
-        found.append(Examples(_listed(folder, listing, data.roots)))
-    return found[0], found[1]
+    """Lists of lines `<image> <depth> <focal length>`, whose paths begin at the one of `roots` that has them.
+
+    Those of the test split begin at one of `test_roots`, if there are any. Raises UserError for an image that several
+    of them have, and for one that both splits have.
+    """
+    train = _listed(folder, data.train, data.roots)
+    test = _listed(folder, data.test, data.roots if data.test_roots is None else data.test_roots)
+    learnt = {one.picture.path: one.id for one in train}
+    for one in test:
+        if (same := learnt.get(one.picture.path)) is not None:
+            raise UserError(f"{folder / one.id}: it is the training image {same}, too ({one.picture.path}); what "
+                            "is trained on tests nothing: correct the lists, or `test_roots`")  # fmt: skip
+    return Examples(train), Examples(test)
 
 
 def _listed(folder: Path, listing: str, roots: Sequence[str]) -> Shelf[Example]:
@@ -143,7 +151,6 @@ def _listed(folder: Path, listing: str, roots: Sequence[str]) -> Shelf[Example]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); it lists the images of the split") from None
-    root: Path | None = None
     for number, line in enumerate(lines, start=1):
         words = line.split()
         if not words:
@@ -151,11 +158,14 @@ def _listed(folder: Path, listing: str, roots: Sequence[str]) -> Shelf[Example]:
         if len(words) < 2:
             raise UserError(f"{path}:{number}: expected `<image> <depth> <focal length>`, found {line!r}")
         image, depth = (word.lstrip("/") for word in words[:2])
-        if root is None or not (root / image).is_file():
-            root = next((folder / one for one in roots if (folder / one / image).is_file()), None)
-        if root is None:
+        having = [folder / one for one in roots if (folder / one / image).is_file()]
+        if not having:
             places = ", ".join(str(folder / one) for one in roots)
             raise UserError(f"{path}:{number}: no file {image} under {places}")
+        root = having[0]
+        if strange := [one for one in having[1:] if not (one / image).samefile(root / image)]:
+            raise UserError(f"{path}:{number}: {image} is under {root} and under {strange[0]}; leave one of them among "
+                            "the `roots` of this split")  # fmt: skip
         if not (root / depth).is_file():
             raise UserError(f"{path}:{number}: no file {root / depth}, the depth of {image}")
         shelf.append(Example(f"{listing}/{image}", _file(root / image), map_path=str(root / depth)))

@@ -51,7 +51,7 @@ def lock_path(data: ProbeData) -> Path:
     """The lock's file: probes that read the same data share it."""
     what = data.repo or data.url or "folder"
     name = re.sub(r"[^\w.-]+", "--", what.partition("://")[2] or what)
-    splits = short_hash([data.layout, data.revision, data.train, data.test, data.roots], 6)
+    splits = short_hash([data.layout, data.revision, data.train, data.test, data.roots, data.test_roots], 6)
     return data_home() / "locks" / "probes" / f"{data.layout}.{name}.{splits}.json"
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mllm_eval.catalog import Encoder
+from mllm_eval.catalog.probe import load_protocol
 from mllm_eval.config import Strict, short_hash, validate
 from mllm_eval.errors import UserError
 from mllm_eval.results.probes import Probe
@@ -121,13 +122,13 @@ def saved_probes() -> dict[Path, Probed]:
 
 
 def probes_of(encoder: Encoder, weights: str, data: str) -> dict[Path, Probed]:
-    """Folder -> this project's own results for an encoder, as their protocols ask, on data that stand beside those of
-    runs (`data`)."""
+    """Folder -> this project's own results for an encoder, as their protocols ask now, on data that stand beside those
+    of runs (`data`); those of another version of a protocol are not among them."""
     key = encoder_key(encoder)
     return {
         folder: one
         for folder, one in _saved(tuple(_stamps())).items()
-        if (one.encoder_hash, one.weights, one.beside, one.default) == (key, weights, data, True)
+        if (one.encoder_hash, one.weights, one.beside, one.default) == (key, weights, data, True) and _current(one)
     }
 
 
@@ -140,6 +141,14 @@ def columns_of(found: Iterable[Probed]) -> dict[str, Probe]:
             limits = None if reading.low is None or reading.high is None else (reading.low, reading.high)
             columns[one.column] = Probe(value=reading.value, n=one.n - one.n_failed, how=one.how(), interval=limits)
     return columns
+
+
+def _current(one: Probed) -> bool:
+    """Whether a result is of the version that its protocol has now; one whose yaml is not here is taken as it is."""
+    try:
+        return load_protocol(one.probe).version == one.version
+    except UserError:
+        return True
 
 
 def _stamps() -> list[tuple[str, int]]:
