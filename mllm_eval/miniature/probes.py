@@ -104,9 +104,9 @@ def scene(split: str, number: int) -> tuple[Image.Image, Image.Image]:
         pencil.rectangle((x, y, x + w - 1, y + h - 1), fill=2 + len(SHAPES) + PATTERNS.index(kind))
     for _ in range(rng.randint(2, 5)):
         shape, r = rng.choice(SHAPES), rng.uniform(13, 26)
-        x, y = rng.uniform(r, width - r), rng.uniform(r, height - r)
-        stamp(pen, shape, rng.choice(COLOR_NAMES), x, y, r)
-        mark(pencil, shape, 2 + SHAPES.index(shape), x, y, r)
+        middle = rng.uniform(r, width - r), rng.uniform(r, height - r)
+        stamp(pen, shape, rng.choice(COLOR_NAMES), *middle, r)
+        mark(pencil, shape, 2 + SHAPES.index(shape), *middle, r)
     if rng.random() < 0.3:
         # A word is none of the classes.
         x, y = rng.randint(20, width - 20), rng.randint(10, height - 10)

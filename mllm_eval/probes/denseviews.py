@@ -56,7 +56,7 @@ def segmentation_view(
 def distorted(image: NDArray[np.uint8], protocol: SegmentationProbe, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Brightness, contrast, saturation and hue, each changed in half of the pictures; contrast first or last, as in
     mmsegmentation's PhotoMetricDistortion. RGB [H, W, 3] from 0 to 255."""
-    values = image.astype(np.float32)
+    values: NDArray[Any] = image.astype(np.float32)
     if rng.random() < 0.5:
         values += rng.uniform(-protocol.brightness, protocol.brightness)
     contrast, first = rng.uniform(*protocol.contrast) if rng.random() < 0.5 else 1.0, rng.random() < 0.5
@@ -73,7 +73,8 @@ def distorted(image: NDArray[np.uint8], protocol: SegmentationProbe, rng: np.ran
         values = np.asarray(Image.fromarray(colours.astype(np.uint8), "HSV").convert("RGB")).astype(np.float32)
     if not first:
         values = values.clip(0, 255) * contrast
-    return np.rint(values.clip(0, 255)).astype(np.uint8)
+    made: NDArray[np.uint8] = np.rint(values.clip(0, 255)).astype(np.uint8)
+    return made
 
 
 def depth_view(

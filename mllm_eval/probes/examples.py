@@ -99,7 +99,8 @@ class Refs(Sequence[ImageRef]):
 
     def key(self, index: int) -> str:
         """The picture's key, 64 hex digits."""
-        return self._keys[index].tobytes().hex()
+        key: str = self._keys[index].tobytes().hex()
+        return key
 
     @overload
     def __getitem__(self, index: int) -> ImageRef: ...

@@ -79,7 +79,7 @@ class Heads:
     def logits(self, features: Tensor) -> Tensor:
         """[B, heads, C]; heads in the order of inputs, then rates."""
         made = [
-            torch.addmm(bias, self.seen(features, one), weight).unflatten(1, (len(self.rates), self.classes))
+            torch.addmm(bias, self.seen(features, one), weight).view(-1, len(self.rates), self.classes)
             for one, weight, bias in zip(self.inputs, self.weights, self.biases, strict=True)
         ]
         return torch.cat(made, 1)

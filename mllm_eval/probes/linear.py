@@ -141,9 +141,9 @@ def _tested(
         labels = torch.tensor([one.label for one in some], device=made.features.device)
         answers: Tensor = heads.logits(made.features).argmax(2) == labels[:, None]
         right[at : at + len(some)] = answers.float().cpu().numpy()
-        for place, why in made.broken.items():
-            right[at + place] = np.nan
-            failed[some[place].id] = why
+        for unread, why in made.broken.items():
+            right[at + unread] = np.nan
+            failed[some[unread].id] = why
         at += len(some)
         told(at)
         if kept.due():

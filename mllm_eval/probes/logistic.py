@@ -73,7 +73,7 @@ def measure(
         final = fitted(protocol, strengths(protocol)[best], rows, labels)
         scores = np.full(len(test), np.nan, np.float32)
         scores[asked.places] = final.predict(shown) == wanted
-        chosen = {
+        chosen: dict[str, object] = {
             "C": strengths(protocol)[best],
             "on_selection": round(100 * shares[best], 4),
             "iterations": int(np.max(final.n_iter_)),

@@ -66,7 +66,10 @@ def measure(
         best = int(np.argmax(shares))
         scores = np.full(len(test), np.nan, np.float32)
         scores[asked.places] = right[:, best]
-        chosen = {"neighbours": protocol.neighbours[best], "on_selection": round(100 * float(shares[best]), 4)}
+        chosen: dict[str, object] = {
+            "neighbours": protocol.neighbours[best],
+            "on_selection": round(100 * float(shares[best]), 4),
+        }
         further = {f"k={k}": 100 * float(right[:, i].mean()) for i, k in enumerate(protocol.neighbours)}
         found.append(Group(layers, chosen, scores=scores, further=further))
     words = f"best k of {', '.join(map(str, protocol.neighbours))}; "

@@ -57,9 +57,9 @@ def counted(answer: Tensor, mask: Tensor, classes: int) -> Tested:
         )
     finally:
         torch.use_deterministic_algorithms(asked, warn_only=warned)
-    table = table.cpu().numpy().astype(np.int64)
-    inside = np.diagonal(table).copy()
-    return Tested(inside=inside, union=table.sum(0) + table.sum(1) - inside)
+    counts = table.cpu().numpy().astype(np.int64)
+    inside = np.diagonal(counts).copy()
+    return Tested(inside=inside, union=counts.sum(0) + counts.sum(1) - inside)
 
 
 class Segmentation(Task):
