@@ -16,7 +16,7 @@ from mllm_eval.data import rowindex
 from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.data.rowindex import row_index
 from mllm_eval.errors import UserError
-from mllm_eval.train import tokenising
+from mllm_eval.train import rowchunks, tokenising
 from mllm_eval.train.tokens import TokenisedSet, tokenise
 
 
@@ -166,7 +166,7 @@ def test_system_prompts_of_rows_can_be_left_aside(tmp_path: Path) -> None:
 def test_a_killed_tokenisation_goes_on_and_ends_with_the_same_arrays(
     live: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenising, "CHUNK", 4)
+    monkeypatch.setattr(rowchunks, "CHUNK", 4)
     monkeypatch.setattr(tokenising, "NOTED", 2)
     path, images = make_conversations(tmp_path)
     path.write_text(path.read_text().replace("4.png", "gone.png"))
@@ -174,24 +174,25 @@ def test_a_killed_tokenisation_goes_on_and_ends_with_the_same_arrays(
     whole = tokens(tmp_path, found, 5, live)
 
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "killed"))
-    read: list[str] = []
-    add = tokenising._Writer.add
+    written_before: list[int] = []
+    put = tokenising._Writer._put
 
-    def die(self: Any, *row: Any) -> None:
-        if len(read) == 13:
+    def die(self: Any, name: str, values: Any) -> None:
+        # In the middle of the fourth chunk, with some of its files written and others not.
+        written_before.extend([0] * (name == "origin"))
+        if len(written_before) == 4:
             raise KeyboardInterrupt
-        read.append("row")
-        add(self, *row)
+        put(self, name, values)
 
-    monkeypatch.setattr(tokenising._Writer, "add", die)
+    monkeypatch.setattr(tokenising._Writer, "_put", die)
     with pytest.raises(KeyboardInterrupt):
         tokens(tmp_path, found, 5, live)
-    monkeypatch.setattr(tokenising._Writer, "add", add)
+    monkeypatch.setattr(tokenising._Writer, "_put", put)
     seen: list[int] = []
     read_from = ConversationSet.read_from
     monkeypatch.setattr(ConversationSet, "read_from", lambda self, at: (seen.append(at), read_from(self, at))[1])
     again = tokens(tmp_path, found, 5, live)
-    assert seen == [8]
+    assert seen[0] == 8
     for name in ("ids", "targets", "offsets", "image_offsets", "image_of", "first_target"):
         assert np.array_equal(getattr(again, name), getattr(whole, name)), name
     assert list(again.images) == list(whole.images) and again.left_out == whole.left_out == {"broken": 2}

@@ -297,9 +297,10 @@ def test_sharded_and_killed_twice_it_goes_on_with_another_number_of_processes(
         print(f"stage {stage}: {measured}, {foretold}")
         # Under ZeRO-2 gradients become steps group by group.
         for kind in kinds:
-            assert getattr(foretold, kind) == pytest.approx(measured[kind], rel=0.15), (stage, kind)
+            told = foretold.stepping if kind == "passing" else getattr(foretold, kind)
+            assert told == pytest.approx(measured[kind], rel=0.15), (stage, kind)
         whole = sum(measured[kind] for kind in ("weights", "gradients", "optimiser", "passing"))
-        assert foretold.gpu == pytest.approx(whole, rel=0.15), stage
+        assert foretold.peak(0) == pytest.approx(whole, rel=0.15), stage
 
 
 @pytest.mark.slow
