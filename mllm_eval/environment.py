@@ -173,6 +173,8 @@ def before_torch() -> None:
     }
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
+    # A transformers that was imported before has read it already.
+    process.go_quiet()
 
 
 def device() -> str:

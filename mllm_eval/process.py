@@ -212,6 +212,12 @@ def go_offline() -> None:
             setattr(module, key[1], _said(key[1]))
 
 
+def go_quiet() -> None:
+    """Let a transformers that is imported already show no bars, where the environment says so."""
+    if _bars() and _said(SILENT[0]):
+        _show_bars(False)
+
+
 @contextmanager
 def unchanged() -> Iterator[None]:
     """Behind it the process is as it was, also where an error ends it.

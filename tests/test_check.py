@@ -167,3 +167,16 @@ def test_all_checks_what_is_here_and_names_the_rest() -> None:
     assert done.exit_code == 0, done.output
     assert "\nmini-dino: ok;" in done.output
     assert "siglip-so400m-384: not on this machine, nothing to check" in done.output
+
+
+def test_no_bars_are_shown_where_transformers_was_imported_before() -> None:
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.enable_progress_bar()
+    try:
+        done = CliRunner().invoke(app, ["check", "mini-dino"])
+        assert done.output.startswith("mini-dino: ok;")
+        assert transformers_logging.is_progress_bar_enabled()
+    finally:
+        (transformers_logging.enable_progress_bar if shown else transformers_logging.disable_progress_bar)()
