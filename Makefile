@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup plan weights data train eval probe export score table report subset compare align check gpu-check gpu-wheels mini-weights lint test bench clean
+.PHONY: help setup plan weights data train eval probe export score table report subset compare align check gpu-check gpu-wheels mini-weights lint test test-long bench clean
 
 PYTHON ?= python3
 # Torch comes from pip's own index, in the version of constraints.txt. PyPI's build for Linux is that with CUDA, which runs
@@ -111,6 +111,9 @@ lint: $(READY) ## ruff, the floors of docs/ARCHITECTURE.md, and mypy
 
 test: $(READY) ## all tests
 	@$(BIN)/python -m pytest
+
+test-long: $(READY) ## the tests that take minutes each
+	@$(BIN)/python -m pytest -m long
 
 bench: $(READY) ## time parts of this project on this machine: [BENCH=scoring]
 	@$(RUN) bench $(BENCH)

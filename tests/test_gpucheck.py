@@ -220,7 +220,7 @@ def test_each_judged_line_of_a_training_fails_with_its_fault(monkeypatch: pytest
     assert not any(one.name == "broke" for one in spoilt)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("rendered_once")
 def test_two_processes_train_as_one_and_go_on_after_one_was_killed() -> None:
