@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mllm_eval.adapters import FAMILIES
+
 ROOT = Path(__file__).parents[1]
 MADE = ("adapters", "benchmarks", "configs", "mllm_eval")
 WITHOUT_TORCH = """
