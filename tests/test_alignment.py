@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from local_hub import serving
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -331,3 +333,68 @@ def test_broken_pictures_above_a_percent_end_it(tmp_path: Path, results: Path) -
     asked = ["align", "mini-dino", "--protocol", written(tmp_path / "p", rows), "--data", "own", "--permutations", "0"]
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 2 and "1 of 12 pairs cannot be read" in done.output and ".parquet:4" in done.output
+
+
+def test_captions_of_another_column_are_other_pairs(tmp_path: Path, results: Path) -> None:
+    from mllm_eval.alignment import align
+
+    folder = tmp_path / "p"
+    path = Path(written(folder, good(8)))
+    # A second column of captions, of which all but one are the same.
+    others = [["one thing", *["a very different sentence"] * 7]]
+    pq.write_table(pq.read_table(folder / "pairs.parquet").append_column("other", others), folder / "pairs.parquet")
+    first = align("mini-dino", "mini-llama", own_protocol(str(path)), "own", 19)
+    changed = folder / "other.yaml"
+    changed.write_text(path.read_text() + "columns: {text: other}\n")
+    second = align("mini-dino", "mini-llama", own_protocol(str(changed)), "own", 19)
+    third = align("mini-dino", "mini-llama", own_protocol(str(path)), "own", 19)
+    assert second.scores != first.scores and third.scores == first.scores
+    assert len([*results.glob("alignment/mini-dino-*")]) == 2
+
+
+def test_an_encoder_of_the_same_name_with_other_weights_has_a_result_of_its_own(tmp_path: Path, results: Path) -> None:
+    from mllm_eval.alignment import align
+    from mllm_eval.catalog import load_encoder
+
+    protocol = own_protocol(written(tmp_path / "p", good(8)))
+    mine = load_encoder("mini-dino")
+    align(mine, "mini-llama", protocol, "own", 0)
+    align(mine.model_copy(update={"weights": load_encoder("mini-random").weights}), "mini-llama", protocol, "own", 0)
+    assert len([*results.glob("alignment/mini-dino-*/alignment.json")]) == 2
+
+
+def test_measuring_leaves_the_process_as_it_was(tmp_path: Path, results: Path) -> None:
+    from mllm_eval.alignment import align
+
+    before = torch.are_deterministic_algorithms_enabled(), torch.get_rng_state(), dict(os.environ)
+    align("mini-dino", "mini-llama", own_protocol(written(tmp_path / "p", good(8))), "own", 0)
+    assert torch.are_deterministic_algorithms_enabled() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1]) and dict(os.environ) == before[2]
+
+
+def test_pairs_of_the_hub_are_fetched_and_locked(
+    tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    written(tmp_path / "p", good(8))
+    with serving() as hub:
+        hub.repos["datasets/own/pairs"] = {"data/pairs.parquet": (tmp_path / "p/pairs.parquet").read_bytes()}
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path / "data"))
+        protocol = tmp_path / "own.yaml"
+        place = '{repo: own/pairs, revision: main, files: "data/*.parquet"}'
+        protocol.write_text(f"base: platonic\nname: own\nneighbours: 2\ndata:\n  own: {place}\n")
+        asked = ["align", "mini-dino", "--protocol", str(protocol), "--data", "own", "--permutations", "0"]
+        absent = CliRunner().invoke(app, asked)
+        assert absent.exit_code == 2 and "own/pairs@main" in absent.output and "--fetch" in absent.output
+        done = CliRunner().invoke(app, [*asked, "--fetch"])
+        assert done.exit_code == 0, done.output
+        assert "8 pictures" in done.output
+    again = CliRunner().invoke(app, asked)
+    assert again.exit_code == 0 and len([*tmp_path.glob("data/locks/dataset/*.json")]) == 1

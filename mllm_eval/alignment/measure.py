@@ -17,10 +17,10 @@ from mllm_eval.alignment.protocol import Alignment, load_alignment
 from mllm_eval.alignment.representations import Language, load_language, of_captions, of_pictures
 from mllm_eval.catalog import Encoder, load_encoder
 from mllm_eval.config import short_hash
-from mllm_eval.environment import repeatable
+from mllm_eval.environment import repeatable, settings
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.reporter import Reporter, Silent
-from mllm_eval.storage import read_json, results_home, write_json
+from mllm_eval.storage import results_home, write_json
 
 # More failures than this share, and the score would be one of other pictures.
 FAILURES = 0.01
@@ -61,6 +61,7 @@ class Result:
         return {name: value for name, value in asdict(self).items() if name != "scores"}
 
 
+@settings()
 def align(
     encoder: str | Encoder,
     llm: str,
@@ -81,7 +82,7 @@ def align(
     encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
     protocol = load_alignment(protocol) if isinstance(protocol, str) else protocol
     repeatable(0)
-    pairs = load_pairs(protocol, data)
+    pairs = load_pairs(protocol, data, reporter)
     language = load_language(llm)
     seen, failed = _pictures(encoder, pairs, reporter)
     said = _captions(language, pairs, reporter)
@@ -91,14 +92,13 @@ def align(
         raise UserError(f"{len(reasons)} of {len(kept) + len(reasons)} pairs cannot be read; the first: {reasons[0]}")
     x, y = clipped(seen, protocol.clip), clipped(said[:, kept], protocol.clip)
     count = protocol.neighbours
-    grid = METRICS[protocol.metric](x, y, count)
+    by_sample = mutual_knn_by_sample(x, y, count) if protocol.metric == "mutual_knn" else None
+    grid = METRICS[protocol.metric](x, y, count) if by_sample is None else by_sample.mean(-1)
     layer, llm_layer = divmod(int(grid.argmax()), grid.shape[1])
     score = float(grid.max())
     interval, null = None, None
-    if protocol.metric == "mutual_knn":
-        x_best, y_best = x[layer : layer + 1], y[llm_layer : llm_layer + 1]
-        by_sample = mutual_knn_by_sample(x_best, y_best, count)[0, 0].double().numpy()
-        interval = interval_over_pictures(by_sample, protocol.draws)
+    if by_sample is not None:
+        interval = interval_over_pictures(by_sample[layer, llm_layer].double().numpy(), protocol.draws)
         if times := protocol.permutations if permutations is None else permutations:
             with reporter.step(f"{encoder.name} and {language.name}: chance") as progress:
                 null = null_of_maximum(x, y, count, score, times, progress=progress)
@@ -120,34 +120,21 @@ def align(
         llm_params=language.params,
         summary=encoder.summary,
     )
-    write_json(folder_of(result, protocol, pairs, language) / "alignment.json", asdict(result))
+    # One folder for each encoder, its weights, language model, protocol and data.
+    asked = protocol.model_dump(mode="json", exclude={"data"})
+    key = short_hash([_asked_of(encoder), language.what, asked, pairs.identity])
+    write_json(results_home() / "alignment" / f"{encoder.name}-{key}" / "alignment.json", asdict(result))
     return result
 
 
-def folder_of(result: Result, protocol: Alignment, pairs: PairSet, language: Language) -> Path:
-    """Where a result is kept: one folder for each encoder, language model, protocol and data."""
-    key = short_hash(
-        [result.encoder, language.what, protocol.model_dump(mode="json", exclude={"data"}), pairs.identity]
-    )
-    return results_home() / "alignment" / f"{result.encoder}-{key}"
-
-
-def saved_results() -> list[Result]:
-    """The results under results/alignment, by encoder and language model."""
-    found = []
-    for path in sorted((results_home() / "alignment").glob("*/alignment.json")):
-        values = read_json(path)
-        null = values.pop("null")
-        interval = values.pop("interval")
-        found.append(
-            Result(**values, null=Null(**null) if null else None, interval=tuple(interval) if interval else None)
-        )
-    return sorted(found, key=lambda one: (one.encoder, one.llm))
+def _asked_of(encoder: Encoder) -> list[Any]:
+    """What an encoder's features here depend on: its weights, and its yaml but for what is left aside."""
+    facts = encoder.model_dump(mode="json", exclude={"name", "facts", "norm", "feature_layer", "weights"})
+    return [encoder.weights.digest(), facts]
 
 
 def _pictures(encoder: Encoder, pairs: PairSet, reporter: Reporter) -> tuple[Tensor, dict[int, str]]:
-    facts = encoder.model_dump(mode="json", exclude={"name", "facts", "norm", "feature_layer", "weights"})
-    path = _kept_at(["pictures", encoder.weights.digest(), facts, pairs.identity])
+    path = _kept_at(["pictures", *_asked_of(encoder), pairs.identity])
     if (kept := _read(path)) is not None:
         return kept, {}
     with reporter.step(f"{encoder.name}: {len(pairs.pairs):,} pictures") as progress:

@@ -10,15 +10,16 @@ from typing import Any
 import PIL.Image
 
 from mllm_eval.alignment.protocol import Alignment, Columns, Pairs
+from mllm_eval.config import short_hash
 from mllm_eval.data.locks import matching
 from mllm_eval.decoding import decode
 from mllm_eval.errors import UserError, near
 from mllm_eval.hub import Source, locked_folder
 from mllm_eval.hub.fetch import adopt
 from mllm_eval.hub.fetch import fetch as fetch_files
-from mllm_eval.pipeline.reporter import Reporter
+from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.sources import provide
-from mllm_eval.storage import locate, sha256_bytes, sha256_file
+from mllm_eval.storage import locate, sha256_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +33,22 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class PairSet:
-    """Pairs in order, the rows that are none with the reason, and what the files are (a hash of their contents)."""
+    """Pairs in order, the rows that are none with the reason, and what was read (a hash of files and columns)."""
 
     pairs: list[Pair]
     failed: list[str]
     identity: str
 
 
-def load_pairs(protocol: Alignment, pin: str) -> PairSet:
-    """The pairs of a data pin.
+def load_pairs(protocol: Alignment, pin: str, reporter: Reporter | None = None) -> PairSet:
+    """The pairs of a data pin; those that this machine can make are made where they are missing.
 
     Raises:
         UserError: an unknown pin, no files, a file that is no parquet or lacks a column; a single row that has no
             picture or no caption is among `failed` instead.
     """
+    if source_of(protocol, pin) is None:
+        provide([locate(str(_place(protocol, pin).path))], reporter or Silent())
     files = _files(protocol, pin)
     pairs: list[Pair] = []
     failed: list[str] = []
@@ -55,23 +58,23 @@ def load_pairs(protocol: Alignment, pin: str) -> PairSet:
                 pairs.append(_pair(where, row, protocol.columns))
             except UserError as problem:
                 failed.append(str(problem))
-    return PairSet(pairs, failed, sha256_bytes("".join(sha256_file(path) for path in files).encode())[:16])
+    identity = short_hash([[sha256_file(path) for path in files], protocol.columns], 16)
+    return PairSet(pairs, failed, identity)
 
 
-def provide_pairs(protocol: Alignment, pin: str, fetch: bool, folder: Path | None, reporter: Reporter) -> None:
-    """Make a pin's pairs where this machine can; with `fetch`, fetch those of the hub (or take `folder`) and lock them.
+def fetch_pairs(protocol: Alignment, pin: str, folder: Path | None, reporter: Reporter) -> None:
+    """Fetch a pin's pairs from the hub (or take them from `folder`) and lock them; nothing for files of this machine.
 
     Raises UserError where they cannot be had.
     """
-    place = _place(protocol, pin)
-    source = source_of(protocol, pin)
+    place, source = _place(protocol, pin), source_of(protocol, pin)
     if source is None:
-        provide([locate(str(place.path))], reporter)
-    elif folder is not None:
+        return
+    if folder is not None:
         adopt(source, lambda names: matching(names, place.files), folder)
-    elif fetch:
-        with reporter.step(str(source)) as progress:
-            fetch_files(source, lambda names: matching(names, place.files), None, progress)
+        return
+    with reporter.step(str(source)) as progress:
+        fetch_files(source, lambda names: matching(names, place.files), None, progress)
 
 
 def _place(protocol: Alignment, pin: str) -> Pairs:
@@ -95,9 +98,7 @@ def _files(protocol: Alignment, pin: str) -> list[Path]:
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     found = [folder / name for name in sorted(matching(names, place.files))]
     if not found:
-        raise UserError(
-            f"{folder}: no files {place.files} of pictures and captions; `mllm-eval data` makes the mini ones"
-        )
+        raise UserError(f"{folder}: no files {place.files} of pictures and captions; correct `files` in the protocol")
     return found
 
 

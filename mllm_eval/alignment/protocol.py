@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -56,10 +56,6 @@ class Alignment(Strict):
     draws: int = Field(default=2000, ge=100)
     data: dict[str, Pairs]
     columns: Columns = Columns()
-
-    def features_identity(self) -> dict[str, Any]:
-        """The fields that what the models say of the pairs depends on."""
-        return {"columns": self.columns.model_dump()}
 
 
 def load_alignment(name: str) -> Alignment:

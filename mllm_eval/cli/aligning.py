@@ -46,7 +46,7 @@ def align(
 
     from mllm_eval.alignment.figures import write_figures
     from mllm_eval.alignment.measure import align as measure
-    from mllm_eval.alignment.pairs import provide_pairs
+    from mllm_eval.alignment.pairs import fetch_pairs
     from mllm_eval.alignment.protocol import load_alignment
     from mllm_eval.cli.app import split
     from mllm_eval.cli.display import display
@@ -60,7 +60,8 @@ def align(
     if metric is not None:
         chosen = validate({**chosen.model_dump(), "metric": metric}, type(chosen), "--metric")
     shown = display()
-    provide_pairs(chosen, data, fetch, folder, shown)
+    if fetch:
+        fetch_pairs(chosen, data, folder, shown)
     results = []
     for encoder in split(encoders) or []:
         for model in split(llm) or []:
