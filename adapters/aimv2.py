@@ -21,6 +21,7 @@ class Family(Backbone):
     model_types = ("aimv2_vision_model",)
     class_name = "Aimv2VisionModel"
     blocks_at = "encoder.layers"
+    norm_eps = "rms_norm_eps"
     norm_at = "rms_norm"
     form = FORMS["aimv2"]
     left_out = r"(.*\.)?position_ids"
@@ -45,15 +46,8 @@ class Family(Backbone):
 
     @classmethod
     def shape_values(cls, facts: Encoder) -> dict[str, Any]:
-        """The config has a name of its own for the norms' epsilon."""
-        shape = facts.architecture
-        assert shape is not None
-        return {
-            "intermediate_size": shape.hidden,
-            "layer_norm_eps": None,
-            "rms_norm_eps": shape.norm_eps,
-            "use_head": False,
-        }
+        """As of every family; the class is made without its pooling head."""
+        return {**super().shape_values(facts), "use_head": False}
 
     @classmethod
     def read_config(cls, folder: Path) -> Any:
@@ -71,20 +65,6 @@ class Family(Backbone):
     def ffn(cls, config: Any) -> str:
         """Always gated."""
         return "swiglu"
-
-    @classmethod
-    def found_in(cls, config: Any) -> dict[str, Any]:
-        """Patch, width and architecture that a config says."""
-        return {
-            "patch": config.patch_size,
-            "width": config.hidden_size,
-            "heads": config.num_attention_heads,
-            "ffn": cls.ffn(config),
-            "hidden": cls.hidden(config),
-            "native": config.image_size,
-            "activation": config.hidden_act,
-            "norm_eps": config.rms_norm_eps,
-        }
 
     def forward_options(self, pixels: Tensor) -> dict[str, Any]:
         """Positions are interpolated by this class, not by the one it wraps."""

@@ -35,7 +35,8 @@ class Backbone(EncoderModel):
     """A family of one transformers class.
 
     model_types: `model_type` of the configs it reads. class_name: of transformers. options: keyword arguments
-    of the class beside its config. blocks_at, norm_at: paths of submodules. form: what the class has beside
+    of the class beside its config. blocks_at, norm_at: paths of submodules. norm_eps: what its config calls the norms'
+    epsilon. form: what the class has beside
     the blocks. layout: how the original code named the tensors; None where nothing is known of that.
     left_out: names of tensors in a folder that the encoder does not use: heads, decoders, the half for texts.
     """
@@ -45,6 +46,7 @@ class Backbone(EncoderModel):
     options: ClassVar[dict[str, Any]] = {}
     blocks_at: ClassVar[str]
     norm_at: ClassVar[str]
+    norm_eps: ClassVar[str] = "layer_norm_eps"
     form: ClassVar[Form]
     layout: ClassVar[Layout | None] = None
     left_out: ClassVar[str]
@@ -94,7 +96,7 @@ class Backbone(EncoderModel):
             "image_size": shape.native,
             "patch_size": facts.patch,
             "hidden_act": shape.activation,
-            "layer_norm_eps": shape.norm_eps,
+            cls.norm_eps: shape.norm_eps,
             **cls.shape_values(facts),
         }
         return cls.config_from({name: value for name, value in values.items() if value is not None})
@@ -227,7 +229,7 @@ class Backbone(EncoderModel):
             "hidden": cls.hidden(config),
             "native": config.image_size,
             "activation": config.hidden_act,
-            "norm_eps": config.layer_norm_eps,
+            "norm_eps": getattr(config, cls.norm_eps),
         }
 
     def found(self) -> dict[str, Any]:
