@@ -8,22 +8,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mllm_eval.errors import UserError
+from mllm_eval.report.site.figures import INK, SOFT, hue, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from mllm_eval.alignment.measure import Result
 
-INK, SOFT = "#1b1f24", "#5b6570"
-HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56a0d3", "#7a4fa3", "#6b6b6b")
-
 
 def heat_maps(results: Sequence[Result]) -> Figure:
     """A row an encoder, a column an LLM: every pair of layers, the best one marked; one scale for all."""
     encoders = list(dict.fromkeys(one.encoder for one in results))
     llms = list(dict.fromkeys(one.llm for one in results))
-    figure = _figure(3.0 * len(llms) + 0.9, 2.3 * len(encoders) + 0.6)
+    figure = new_figure(3.0 * len(llms) + 0.9, 2.3 * len(encoders) + 0.6)
     panels = figure.subplots(len(encoders), len(llms), squeeze=False)
     low = min(min(min(row) for row in one.scores) for one in results)
     high = max(one.score for one in results)
@@ -48,12 +45,12 @@ def heat_maps(results: Sequence[Result]) -> Figure:
 
 def against_size(results: Sequence[Result]) -> Figure:
     """Score with its interval against the LLM's parameters, a line an encoder; the null's 95th percentile dashed."""
-    figure = _figure(5.4, 3.2)
+    figure = new_figure(5.4, 3.2)
     axes = figure.subplots()
     for index, encoder in enumerate(dict.fromkeys(one.encoder for one in results)):
         own = sorted((one for one in results if one.encoder == encoder), key=lambda one: one.llm_params)
         sizes, scores = [one.llm_params for one in own], [one.score for one in own]
-        colour = HUES[index % len(HUES)]
+        colour = hue(index)
         axes.plot(sizes, scores, marker="o", color=colour, linewidth=1.2)
         for one in own:
             if one.interval is not None:
@@ -69,14 +66,6 @@ def against_size(results: Sequence[Result]) -> Figure:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure
-
-
-def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("figures need matplotlib: pip install 'mllm-eval[report]'") from None
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def write_figures(results: Sequence[Result], folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, near
+from mllm_eval.report.site.figures import LINE, new_figure
 from mllm_eval.report.table import Cell, Column, Row, Table, printed
 from mllm_eval.report.words import title
 from mllm_eval.results import AVERAGE, columns, published
@@ -138,18 +139,14 @@ def _predicted(found: Evidence, name: str, given: Mapping[str, float]) -> dict[s
 
 def draw_prediction(target: str, path: Path) -> None:
     """A panel a predictor: published values against what the others predict, families told apart; written to `path`."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("figures need matplotlib: pip install 'mllm-eval[report]'") from None
     found = evidence(target)
     names: Sequence[str] = [*found.predictors, TOGETHER]
-    figure = Figure(figsize=(2.5 * len(names), 2.9), layout="constrained")
+    figure = new_figure(2.5 * len(names), 2.9)
     panels = figure.subplots(1, len(names), sharex=True, sharey=True)
     low, high = float(found.y.min()) - 1, float(found.y.max()) + 1
     for axes, name in zip(panels, names, strict=True):
         left_out = predicted(found.of(name), found.y, range(len(found.y)))
-        axes.plot([low, high], [low, high], color="#d9dee4", linewidth=1)
+        axes.plot([low, high], [low, high], color=LINE, linewidth=1)
         for index, family in enumerate(dict.fromkeys(found.families)):
             own = np.array([one == family for one in found.families])
             axes.plot(left_out[own], found.y[own], "osD^v<>"[index % 7], label=family, markersize=4)

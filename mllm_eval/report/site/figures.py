@@ -21,6 +21,7 @@ from mllm_eval.storage import write_atomic
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LACKING = "figures need matplotlib; pip install 'mllm-eval[report]'"
 INK, SOFT, LINE, PAGE = "#1b1f24", "#5b6570", "#d9dee4", "#ffffff"
 HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56a0d3", "#7a4fa3", "#6b6b6b")
 _VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", PAGE: "page", **{hue: f"hue{i}" for i, hue in enumerate(HUES)}}
@@ -57,6 +58,15 @@ def hue(index: int) -> str:
     return HUES[index % len(HUES)]
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches. Raises UserError where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError(LACKING) from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 @contextmanager
 def style(name: str) -> Iterator[None]:
     """The style, for drawing; `name` keeps the ids of one page's figures apart."""
@@ -67,7 +77,7 @@ def style(name: str) -> Iterator[None]:
 
         logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     except ImportError:
-        raise UserError("figures need matplotlib; pip install 'mllm-eval[report]'") from None
+        raise UserError(LACKING) from None
     settings: Any = {**_STYLE, "svg.hashsalt": name}  # its stub wants every key as a literal
     with matplotlib.rc_context(settings):
         yield
