@@ -6,9 +6,10 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -205,6 +206,28 @@ class FileLock:
         if self._file:
             self._file.close()
             self._file = None
+
+
+@contextmanager
+def made_whole(target: Path, whole: str, version: str) -> Iterator[Path | None]:
+    """Where to make a folder that appears as `target` behind the `with` block, or None where it is there already.
+
+    It is there where its file `whole` says `version`, which is written last. One process makes it at a time; what an
+    interrupted one has left is removed, and never taken for a whole one.
+    """
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        if (target / whole).is_file() and read_text(target / whole).strip() == version:
+            yield None
+            return
+        making = target.with_name(f".{target.name}.tmp")
+        shutil.rmtree(making, ignore_errors=True)
+        try:
+            yield making
+            (making / whole).write_text(version + "\n")
+            shutil.rmtree(target, ignore_errors=True)
+            making.rename(target)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
 
 
 def in_checkout() -> bool:

@@ -138,3 +138,21 @@ def test_homes_and_references(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert storage.locate("package:errors.py").is_file()
     assert storage.locate("x", base=tmp_path / "b") == tmp_path / "b" / "x"
     assert storage.locate("/x", base=tmp_path) == Path("/x")
+
+
+def test_a_folder_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "made"
+    with pytest.raises(KeyError), storage.made_whole(target, "VERSION", "1") as making:
+        assert making is not None
+        making.mkdir()
+        (making / "half").write_text("half")
+        raise KeyError
+    assert not target.exists() and {path.name for path in tmp_path.iterdir()} <= {".made.lock"}
+    for version in ("1", "2"):
+        with storage.made_whole(target, "VERSION", version) as making:
+            assert making is not None
+            making.mkdir()
+            (making / f"of-{version}").write_text("whole")
+        with storage.made_whole(target, "VERSION", version) as again:
+            assert again is None
+        assert {path.name for path in target.iterdir()} == {"VERSION", f"of-{version}"}

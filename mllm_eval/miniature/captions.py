@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from mllm_eval.miniature.benchmarks.tables import cell, write_table
 from mllm_eval.miniature.world import KINDS, draw
-from mllm_eval.storage import FileLock, data_home, read_text, sha256_bytes, sha256_tree
+from mllm_eval.storage import data_home, made_whole, sha256_bytes, sha256_tree
 
 PAIRS = 1024
 SERIES = "captions"
@@ -30,18 +28,10 @@ def build(home: Path | None = None, progress: Progress | None = None) -> Path:
     a caption has one picture. Kinds of pictures come in turn.
     """
     home = home or data_home()
-    target, wanted = home / "captions", version()
-    with FileLock(home / ".captions.lock"):
-        if (target / VERSION).is_file() and read_text(target / VERSION).strip() == wanted:
-            return target
-        making = home / f".captions.{os.getpid()}.tmp"
-        try:
+    target = home / "captions"
+    with made_whole(target, VERSION, version()) as making:
+        if making is not None:
             write_table(making / "pairs.parquet", {"image": "image", "text": "list<string>"}, _rows(progress))
-            (making / VERSION).write_text(wanted + "\n")
-            shutil.rmtree(target, ignore_errors=True)
-            making.rename(target)
-        finally:
-            shutil.rmtree(making, ignore_errors=True)
     return target
 
 

@@ -6,7 +6,6 @@ pure function of the split and its number.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mllm_eval.miniature.world.picture import COLORS, INK, SHAPES, polygon, stamp, write
-from mllm_eval.storage import FileLock, data_home, read_text, sha256_bytes, sha256_tree
+from mllm_eval.storage import data_home, made_whole, read_text, sha256_bytes, sha256_tree
 
 Progress = Callable[[str, int, int], None]
 VERSION = "VERSION"
@@ -42,18 +41,12 @@ def version() -> str:
 def build(home: Path | None = None, progress: Progress | None = None) -> Path:
     """Write `probes/{imagenet,ade20k,nyu}` under `home` (default: `data_home()`) unless it is there; its path."""
     home, told = home or data_home(), progress or (lambda *_: None)
-    target, wanted = home / "probes", version()
-    with FileLock(home / ".probes.lock"):
-        if (target / VERSION).is_file() and read_text(target / VERSION).strip() == wanted:
-            return target
-        making = home / ".probes.tmp"
-        shutil.rmtree(making, ignore_errors=True)
-        for done, (name, make) in enumerate((("imagenet", _imagenet), ("ade20k", _ade20k), ("nyu", _nyu)), start=1):
-            make(making / name)
-            told(name, done, 3)
-        (making / VERSION).write_text(wanted + "\n")
-        shutil.rmtree(target, ignore_errors=True)
-        making.rename(target)
+    target = home / "probes"
+    with made_whole(target, VERSION, version()) as making:
+        if making is not None:
+            for done, (name, make) in enumerate((("imagenet", _imagenet), ("ade20k", _ade20k), ("nyu", _nyu)), start=1):
+                make(making / name)
+                told(name, done, 3)
     return target
 
 
