@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 from forked import run_ranks
-from tiny_models import make_encoder, make_llm
+from tiny_models import write_models
 from typer.testing import CliRunner
 
 from mllm_eval import pipeline
@@ -45,13 +45,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("MLLM_EVAL_RESULTS", str(home / "results"))
         patch.setenv("MLLM_EVAL_PATH", str(home))
         build(home / "data", alignment=24, instruction=40)
-        for kind, made in (
-            ("encoders", make_encoder(home / "weights/tiny-dinov2")),
-            ("llms", make_llm(home / "weights/tiny-llama")),
-        ):
-            path = home / "configs" / kind / f"{made.name}.yaml"
-            path.parent.mkdir(parents=True)
-            path.write_text(yaml.safe_dump(made.model_dump(mode="json", exclude_none=True)))
+        write_models(home)
         yield home
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import random
@@ -20,9 +19,8 @@ import pytest
 import torch
 import transformers
 import yaml
-from PIL import Image
 from test_own import set_home, settle, write
-from tiny_models import make_encoder, make_image, make_llm
+from tiny_models import make_encoder, make_image, write_colours, write_models
 from typer.testing import CliRunner
 
 import mllm_eval
@@ -45,23 +43,8 @@ SET_BY_US = (
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Weights, a training set and a benchmark; the yaml of one encoder is a file, that of the other is not."""
     home = tmp_path_factory.mktemp("library")
-    pictures = home / "data/mine/images"
-    pictures.mkdir(parents=True)
-    for number in range(6):
-        Image.new("RGB", (28, 28), (40 * number, 90, 200)).save(pictures / f"{number}.png")
-    lines = [
-        {"id": str(n), "image": f"{n % 6}.png", "conversations": [
-            {"from": "human", "value": "<image>\nWhich colour?"}, {"from": "gpt", "value": "red"}]}
-        for n in range(16)
-    ]  # fmt: skip
-    (home / "data/mine/train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for kind, made in (
-        ("encoders", make_encoder(home / "weights/tiny-dinov2")),
-        ("llms", make_llm(home / "weights/tiny-llama")),
-    ):
-        path = home / "configs" / kind / f"{made.name}.yaml"
-        path.parent.mkdir(parents=True)
-        path.write_text(yaml.safe_dump(made.model_dump(mode="json", exclude_none=True)))
+    write_colours(home)
+    write_models(home)
     (home / "benchmarks/own").mkdir(parents=True)
     write(home)
     with pytest.MonkeyPatch.context() as patch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 import shutil
@@ -16,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 from test_end_to_end import RECIPE
-from tiny_models import make_encoder, make_llm
+from tiny_models import write_colours, write_models
 from typer.testing import CliRunner, Result
 
 from mllm_eval import pipeline
@@ -65,23 +64,8 @@ ROWS = [{"image": f"{n % 6}.png", "question": f"What is {n}?", "answer": "red"} 
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Weights, a training set, a benchmark and a run that was trained on it and has answered."""
     home = tmp_path_factory.mktemp("own")
-    pictures = home / "data/mine/images"
-    pictures.mkdir(parents=True)
-    for number in range(6):
-        Image.new("RGB", (28, 28), (40 * number, 90, 200)).save(pictures / f"{number}.png")
-    lines = [
-        {"id": str(n), "image": f"{n % 6}.png", "conversations": [
-            {"from": "human", "value": "<image>\nWhich colour?"}, {"from": "gpt", "value": "red"}]}
-        for n in range(16)
-    ]  # fmt: skip
-    (home / "data/mine/train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for kind, made in (
-        ("encoders", make_encoder(home / "weights/tiny-dinov2")),
-        ("llms", make_llm(home / "weights/tiny-llama")),
-    ):
-        path = home / "configs" / kind / f"{made.name}.yaml"
-        path.parent.mkdir(parents=True)
-        path.write_text(yaml.safe_dump(made.model_dump(mode="json", exclude_none=True)))
+    write_colours(home)
+    write_models(home)
     data = [{"path": "data:mine/train.jsonl", "images": "data:mine/images"}]
     recipe = {"base": RECIPE, "name": "own", "data": "mine", "stage1": {"data": data}, "stage2": {"data": data}}
     (home / "configs/recipes").mkdir()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 
 from mllm_eval.catalog import LLM, Encoder, Recipe
@@ -187,3 +188,28 @@ def make_recipe(data: Path, images: Path, **changes: Any) -> Recipe:
     values["stage1"] = {**stage, **changes.pop("stage1", {})}
     values["stage2"] = {**stage, "train_llm": True, "lr": 3e-3, **changes.pop("stage2", {})}
     return Recipe(**{**values, **changes})
+
+
+def write_models(home: Path) -> None:
+    """A tiny encoder and a tiny LLM under `weights/`, and their yaml files where names are looked up."""
+    for kind, made in (
+        ("encoders", make_encoder(home / "weights/tiny-dinov2")),
+        ("llms", make_llm(home / "weights/tiny-llama")),
+    ):
+        path = home / "configs" / kind / f"{made.name}.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(yaml.safe_dump(made.model_dump(mode="json", exclude_none=True)))
+
+
+def write_colours(home: Path) -> None:
+    """A training set under `data/mine`: sixteen conversations about six pictures of one colour each."""
+    pictures = home / "data/mine/images"
+    pictures.mkdir(parents=True)
+    for number in range(6):
+        Image.new("RGB", (28, 28), (40 * number, 90, 200)).save(pictures / f"{number}.png")
+    lines = [
+        {"id": str(n), "image": f"{n % 6}.png", "conversations": [
+            {"from": "human", "value": "<image>\nWhich colour?"}, {"from": "gpt", "value": "red"}]}
+        for n in range(16)
+    ]  # fmt: skip
+    (home / "data/mine/train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
