@@ -182,6 +182,9 @@ def _bars() -> bool | None:
 def _show_bars(shown: bool) -> None:
     found: Any = sys.modules["transformers.utils.logging"]
     silent = {key: vars(one)[key[1]] for key, one in _kept() if key[1] == SILENT[0]}
+    for name, variable in silent:
+        # Where the environment has said something, huggingface_hub warns of the other instead of doing it.
+        setattr(sys.modules[name], variable, None)
     (found.enable_progress_bar if shown else found.disable_progress_bar)()
     for key, value in silent.items():
         setattr(sys.modules[key[0]], key[1], value)
