@@ -202,9 +202,10 @@ def test_memory_of_encoding_does_not_grow_with_the_images(tmp_path: Path, monkey
         assert features.asked == images
         return found
 
-    # Once for what is imported and cached at first use.
+    # Once for what is imported and cached at first use. The lower of two: Python's table of interned strings, which the
+    # whole process shares, may double while one of them is measured.
     peak(1_000)
-    assert peak(20_000) < 1.1 * peak(5_000)
+    assert min(peak(20_000), peak(20_000)) < 1.1 * min(peak(5_000), peak(5_000))
 
 
 def test_images_are_counted_once_and_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
