@@ -33,7 +33,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path))
     images.columns.clear()
     yield tmp_path
-    snapshots._recent.clear()
+    snapshots.recent.clear()
 
 
 def held(work: Callable[[], Any]) -> tuple[Any, int]:
@@ -62,7 +62,7 @@ def test_questions_fit_in_memory_without_their_images(home: Path) -> None:
     benchmark = unpinned("docvqa")
     write_mini(home, benchmark, [row(number) for number in range(ROWS)])
     load_samples(benchmark, "mini")
-    snapshots._recent.clear()
+    snapshots.recent.clear()
     samples, taken = held(lambda: load_samples(benchmark, "mini"))
     assert isinstance(samples, Samples) and len(samples) == ROWS
     assert taken < MOST * ROWS

@@ -72,7 +72,7 @@ def test_the_index_is_written_once_and_again_when_the_file_changes(
     keep = tmp_path / "index"
     first = row_index(path, keep)
     assert isinstance(first, np.memmap) and first.tolist() == row_index(path).tolist()
-    monkeypatch.setattr(rowindex, "_rows", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr(rowindex, "row_starts", lambda _: pytest.fail("read again"))
     assert row_index(path, keep).tolist() == first.tolist()
     monkeypatch.undo()
     with open(path, "a") as file:
@@ -175,7 +175,7 @@ def test_a_killed_tokenisation_goes_on_and_ends_with_the_same_arrays(
 
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "killed"))
     written_before: list[int] = []
-    put = tokenising._Writer._put
+    put = tokenising.Writer.put
 
     def die(self: Any, name: str, values: Any) -> None:
         # In the middle of the fourth chunk, with some of its files written and others not.
@@ -184,10 +184,10 @@ def test_a_killed_tokenisation_goes_on_and_ends_with_the_same_arrays(
             raise KeyboardInterrupt
         put(self, name, values)
 
-    monkeypatch.setattr(tokenising._Writer, "_put", die)
+    monkeypatch.setattr(tokenising.Writer, "put", die)
     with pytest.raises(KeyboardInterrupt):
         tokens(tmp_path, found, 5, live)
-    monkeypatch.setattr(tokenising._Writer, "_put", put)
+    monkeypatch.setattr(tokenising.Writer, "put", put)
     seen: list[int] = []
     read_from = ConversationSet.read_from
     monkeypatch.setattr(ConversationSet, "read_from", lambda self, at: (seen.append(at), read_from(self, at))[1])
