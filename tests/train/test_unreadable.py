@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from memory import peak
 from tiny_models import make_conversations, make_encoder, make_llm, make_recipe
 from tiny_training import log_of, make_run
 
@@ -191,21 +191,18 @@ def set_of(folder: Path, images: int) -> TokenisedSet:
 def test_memory_of_encoding_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "CHUNK", 1000)
 
-    def peak(images: int) -> int:
-        data, features = set_of(tmp_path, images), Lacking()
-        numbers = np.arange(images)
+    def encoded(images: int) -> int:
+        data, numbers = set_of(tmp_path, images), np.arange(images)
         unreadable = Unreadable(tmp_path, data)
-        tracemalloc.start()
-        encode(data, numbers, features, unreadable, lambda _: None)  # type: ignore[arg-type]
-        found = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert features.asked == images
-        return found
 
-    # Once for what is imported and cached at first use. The lower of two: Python's table of interned strings, which the
-    # whole process shares, may double while one of them is measured.
-    peak(1_000)
-    assert min(peak(20_000), peak(20_000)) < 1.1 * min(peak(5_000), peak(5_000))
+        def work() -> None:
+            features = Lacking()
+            encode(data, numbers, features, unreadable, lambda _: None)  # type: ignore[arg-type]
+            assert features.asked == images
+
+        return peak(work)
+
+    assert encoded(20_000) < 1.1 * encoded(5_000)
 
 
 def test_images_are_counted_once_and_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
