@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup plan weights data train eval probe export score table report subset compare align check gpu-check gpu-wheels mini-weights lint test test-long bench clean
+.PHONY: help setup plan weights data train eval probe export score table report subset compare align check gpu-check gpu-wheels mini-weights lint test test-fast test-long mutants bench clean
 
 PYTHON ?= python3
 # Torch comes from pip's own index, in the version of constraints.txt. PyPI's build for Linux is that with CUDA, which runs
@@ -109,8 +109,15 @@ mini-weights: $(READY) ## pretrain the miniature's encoders and LLM anew: hours
 lint: $(READY) ## ruff, the floors of docs/ARCHITECTURE.md, and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache && $(BIN)/mypy
 
-test: $(READY) ## all tests
-	@$(BIN)/python -m pytest
+# A process for each core, each with tests of its own that follow one another in a file: what a file prepares is prepared
+# once. WORKERS=0 runs them one after another in one process, as `python -m pytest` does.
+WORKERS ?= logical
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
+test: $(READY) ## all tests: [WORKERS=4]
+	@$(PYTEST)
+
+test-fast: $(READY) ## the tests that take seconds: two minutes
+	@$(PYTEST) -m "not slow and not long"
 
 test-long: $(READY) ## the tests that take minutes each
 	@$(BIN)/python -m pytest -m long

@@ -2,13 +2,56 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from places import TINY_RECIPE
+
+# Seconds of processor time that a test may take without the mark `slow`, which keeps it out of `make test-fast`.
+SLOW = 5.0
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores, so each has one; torch, and every process that a test starts, reads this as it begins.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Slowness())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Counts what a test takes of the processors, its processes included, which a busy machine does not change."""
+    before = sum(os.times()[:4])
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append(("processor seconds", sum(os.times()[:4]) - before))
+
+
+class Slowness:
+    """Lists tests at the end that are slow and do not say so."""
+
+    def __init__(self) -> None:
+        self.unmarked: list[tuple[float, str]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        seconds: Any = dict(report.user_properties).get("processor seconds", 0.0)
+        if report.when == "call" and seconds > SLOW and not {"slow", "long"} & set(report.keywords):
+            self.unmarked.append((seconds, report.nodeid))
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self.unmarked:
+            terminalreporter.section(f"over {SLOW:g} s of processor time without the mark `slow`")
+        for seconds, name in sorted(self.unmarked, reverse=True):
+            terminalreporter.line(f"{seconds:6.1f} s  {name}")
 
 
 @pytest.fixture

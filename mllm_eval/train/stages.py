@@ -92,7 +92,7 @@ def train(run: Run, progress: Progress | None = None, say: Callable[[str], None]
     together(lambda: check_room(run), first_only=True)
     # Rank 0 makes indexes and tokens; the others then find them.
     together(lambda: _tokenise_all(run, stages, tokenizer, say or log.warning), first_only=True)
-    prepared = [_prepare(run, number, stage, tokenizer) for number, stage in stages.items()]
+    prepared = [prepare_stage(run, number, stage, tokenizer) for number, stage in stages.items()]
     prepared = with_room(run, prepared, features)
     sets = [(one.data, one.images) for one in prepared]
     features.mends(lambda names: refs_of(sets, names))
@@ -104,7 +104,7 @@ def train(run: Run, progress: Progress | None = None, say: Callable[[str], None]
     features.release()
     for one in prepared:
         if one.number == 2 or not _projector(run).is_file():
-            _train_stage(run, one, features, tokenizer, todo.steps(one.number))
+            train_stage(run, one, features, tokenizer, todo.steps(one.number))
         # Trainer, model and optimiser know each other: nothing but a collection frees them before the next stage.
         gc.collect()
         barrier()
@@ -129,7 +129,7 @@ def _tokenise_all(
     run: Run, stages: dict[int, Stage], tokenizer: Any, say: Callable[[str], None], processes: int = 1
 ) -> None:
     for number, stage in stages.items():
-        counts = _note_rows(run, number, _tokenised(run, stage, tokenizer, processes))
+        counts = _note_rows(run, number, tokenised_stage(run, stage, tokenizer, processes))
         if number == 1 and counts.text_only and not counts.with_image:
             files = ", ".join(str(locate(data.path)) for data in stage.data)
             raise UserError(
@@ -177,15 +177,17 @@ def _check_data(stages: Iterable[Stage]) -> None:
             raise UserError(f"{images}: the image root of {path.name} does not exist; correct `images:`")
 
 
-def _conversations(data: ConversationData) -> ConversationSet:
+def conversations_of(data: ConversationData) -> ConversationSet:
+    """The rows of a file of conversations; a large file's index is kept beside the results."""
     path = locate(data.path)
     index = results_home() / "index" if path.stat().st_size > INDEXED else None
     return ConversationSet(path, locate(data.images), data.rows, data.exclude, data.system == "row", index, data.ignore)
 
 
-def _tokenised(run: Run, stage: Stage, tokenizer: Any, processes: int = 1) -> TokenisedSet:
+def tokenised_stage(run: Run, stage: Stage, tokenizer: Any, processes: int = 1) -> TokenisedSet:
+    """The tokens of all rows of a stage, from disk where they were made before."""
     return tokenise(
-        [_conversations(data) for data in stage.data],
+        [conversations_of(data) for data in stage.data],
         tokenizer,
         run.weights["llm"],
         run.recipe.template,
@@ -197,9 +199,10 @@ def _tokenised(run: Run, stage: Stage, tokenizer: Any, processes: int = 1) -> To
     )
 
 
-def _prepare(run: Run, number: int, stage: Stage, tokenizer: Any) -> Prepared:
+def prepare_stage(run: Run, number: int, stage: Stage, tokenizer: Any) -> Prepared:
+    """Which rows a stage reads in which order, and which images they show. Tokenises what is not tokenised yet."""
     recipe = run.recipe
-    data = _tokenised(run, stage, tokenizer)
+    data = tokenised_stage(run, stage, tokenizer)
     grid = TokenGrid.of(recipe, run.encoder)
     limits = data.limits(stage.max_length, recipe.dummy_positions)
     usable = data.usable(grid.positions, limits)
@@ -238,7 +241,8 @@ def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
     return model
 
 
-def _train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, progress: Callable[[int], None]) -> None:
+def train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, progress: Callable[[int], None]) -> None:
+    """Train a stage, or go on with it from its newest whole checkpoint, and keep what it has made."""
     # Before the arguments: with ZeRO-3 in force, a model that is loaded would be cut up by its own means.
     model = _model(run, one, features, tokenizer)
     own, size = rank(), world_size()
@@ -277,11 +281,11 @@ def _train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, pr
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
     if own == 0:
         _note_rows(run, one.number, one.data)
-        _keep(run, one.number, model, state)
+        keep_stage(run, one.number, model, state)
         shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def _keep(run: Run, number: int, model: VLM, state: dict[str, Tensor]) -> None:
+def keep_stage(run: Run, number: int, model: VLM, state: dict[str, Tensor]) -> None:
     """Write what a stage has made from the whole state of its model."""
     dtype = getattr(torch, run.recipe.dtype)
     projector, llm = (_part(state, prefix) for prefix in ("projector.", "llm."))

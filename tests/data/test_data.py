@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import parquet_rows
@@ -328,7 +329,7 @@ def test_a_disk_without_room_is_told_before_anything_is_fetched(
     hub: Hub, publish: Callable[..., Benchmark], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     benchmark = publish("chartqa")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=100, used=90, free=10))
     with pytest.raises(UserError, match=r"are still to fetch, 0\.0 GB are free; make room, or set MLLM_EVAL_DATA"):
         lock_data([benchmark], "hub")
     assert transfers(hub) == []

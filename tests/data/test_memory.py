@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from memory import held
 from parquet_rows import png, unpinned, write_mini
 
 from mllm_eval.answers import Answer, Journal, open_answers
 from mllm_eval.cli.benching import run_timings
 from mllm_eval.data import images, snapshots
-from mllm_eval.data.samples import Samples, shown
+from mllm_eval.data.samples import Sample, Samples, shown
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.errors import UserError
 from mllm_eval.score import score_samples, summarize
@@ -33,20 +32,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path))
     images.columns.clear()
     yield tmp_path
-    snapshots._recent.clear()
-
-
-def held(work: Callable[[], Any]) -> tuple[Any, int]:
-    """What a piece of work gives, and the bytes that Python and numpy hold for it afterwards."""
-    gc.collect()
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        made = work()
-        gc.collect()
-        return made, tracemalloc.get_traced_memory()[0] - before
-    finally:
-        tracemalloc.stop()
+    snapshots.recent.clear()
 
 
 def row(number: int) -> dict[str, Any]:
@@ -61,9 +47,12 @@ def an_answer(number: int, text: str = LONG) -> Answer:
 def test_questions_fit_in_memory_without_their_images(home: Path) -> None:
     benchmark = unpinned("docvqa")
     write_mini(home, benchmark, [row(number) for number in range(ROWS)])
-    load_samples(benchmark, "mini")
-    snapshots._recent.clear()
-    samples, taken = held(lambda: load_samples(benchmark, "mini"))
+
+    def read() -> Sequence[Sample]:
+        snapshots.recent.clear()
+        return load_samples(benchmark, "mini")
+
+    samples, taken = held(read)
     assert isinstance(samples, Samples) and len(samples) == ROWS
     assert taken < MOST * ROWS
     last = samples[-1]
@@ -90,7 +79,6 @@ def test_answers_fit_in_memory_and_stay_what_was_read(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "docvqa.jsonl")
     journal.append([an_answer(number) for number in range(ROWS)])
     journal.append([an_answer(7, "mended")])
-    journal.done()
     done, taken = held(lambda: Journal(journal.path).done())
     assert taken < MOST / 2 * ROWS
     assert len(done) == ROWS and done["7"].text == "mended" and done[str(ROWS - 1)].text == LONG
@@ -113,7 +101,6 @@ def test_scores_fit_in_memory(home: Path) -> None:
     write_mini(home, benchmark, [row(number) for number in range(ROWS)])
     samples = load_samples(benchmark, "mini")
     texts = {str(number): str(number if number % 2 else number + 1) for number in range(ROWS) if number != 4}
-    summarize(benchmark, "cambrian", samples, score_samples(benchmark, "cambrian", samples, texts))
     scores, taken = held(lambda: score_samples(benchmark, "cambrian", samples, texts))
     assert taken < MOST / 4 * ROWS
     whole = summarize(benchmark, "cambrian", list(samples), list(scores))

@@ -23,7 +23,7 @@ from mllm_eval.data.samples import ImageRef
 from mllm_eval.errors import UserError
 from mllm_eval.features import Features, FeatureStore, extract
 from mllm_eval.features.extraction import OnBroken
-from mllm_eval.features.shards import HEADER, index_of
+from mllm_eval.features.shards import HEADER, ShardWriter, index_of
 
 
 def names(count: int) -> list[str]:
@@ -157,7 +157,12 @@ def test_thousands_of_images_are_found_among_each_other(tmp_path: Path) -> None:
         assert opened.missing(["0" * 64, *images, "f" * 64]) == ["0" * 64, "f" * 64]
 
 
-def test_other_tools_open_a_shard_at_any_time_and_its_index_says_whose_rows_it_has(tmp_path: Path) -> None:
+def test_other_tools_open_a_shard_at_any_time_and_its_index_says_whose_rows_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
     patches, summaries = random_features(5)
     rows = torch.cat([patches.flatten(1, 2), summaries[:, None]], 1)
 
@@ -173,7 +178,9 @@ def test_other_tools_open_a_shard_at_any_time_and_its_index_says_whose_rows_it_h
             found, images = read()
             assert torch.equal(found, rows[:stop].to(dtype)) and images == names(stop)
         # What a writer has reserved when it is killed is there, and is nobody's.
-        store._writers[0].reserve(4)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(ShardWriter, "append", killed)
+            store.put_many(names(9)[5:], *random_features(4))
         found, images = read()
         assert (
             len(found) == 9
@@ -215,12 +222,17 @@ def test_mapped_files_and_held_shards_are_bounded(tmp_path: Path, monkeypatch: p
 
 def test_a_process_that_ends_without_closing_its_store_says_nothing_and_leaves_whole_files(tmp_path: Path) -> None:
     code = f"""
-import torch
+import contextlib, torch
 from pathlib import Path
+from mllm_eval.features.shards import HEADER, ShardWriter
 from mllm_eval.features.store import FeatureStore
 store = FeatureStore(Path({str(tmp_path)!r}), (3, 4), 5)
 store.put_rows({names(2)!r}, torch.zeros(2, 13, 5))
-store._writers[0].reserve(3)
+def interrupted(*_): raise KeyboardInterrupt
+ShardWriter.append = interrupted
+with contextlib.suppress(KeyboardInterrupt):
+    store.put_rows({names(5)[2:]!r}, torch.zeros(3, 13, 5))
+assert [path.stat().st_size for path in store.folder.glob("*.safetensors")] == [HEADER + 5 * 260]
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "" and [path.stat().st_size for path in tmp_path.glob("*.safetensors")] == [HEADER + 2 * 260]

@@ -302,7 +302,7 @@ def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MLLM_EVAL_PATH", str(tmp_path))
     from mllm_eval.features import upkeep
 
-    upkeep._known.cache_clear()
+    upkeep.known_encoders.cache_clear()
     for name, digest in (("known", encoder.weights.digest()), ("gone", "0" * 64)):
         store = FeatureStore.of(encoder.model_copy(update={"name": name}), digest)
         patches, summaries = torch.randn(6, 4, 4, 32), torch.randn(6, 32)

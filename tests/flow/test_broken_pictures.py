@@ -63,9 +63,9 @@ def test_a_picture_that_breaks_later_makes_its_samples_failed(own_home: Path) ->
 def test_pictures_are_decoded_once_and_not_where_nothing_is_left(
     own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked: list[str] = []
-    one = survey._one
-    monkeypatch.setattr(survey, "_one", lambda picture: (looked.append(picture.where), one(picture))[1])
+    looked: list[bytes] = []
+    tag = survey.orientation_tag
+    monkeypatch.setattr(survey, "orientation_tag", lambda data: (looked.append(data), tag(data))[1])
     evaluate()
     shutil.rmtree(the_run().folder / "answers")
     evaluate()

@@ -49,7 +49,7 @@ def executed(folder: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLLM_EVAL_DATA", str(folder / "data"))
         patch.setenv("MLLM_EVAL_RESULTS", str(folder / "results"))
-        NotebookClient(run, timeout=280, resources={"metadata": {"path": str(folder)}}).execute()
+        NotebookClient(run, timeout=None, startup_timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
     return run
 
 

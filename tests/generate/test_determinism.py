@@ -11,7 +11,7 @@ from tasks import a_task
 from tiny_generation import TEMPLATE, Images, Tiny, a_sample
 
 from mllm_eval.answers import Journal
-from mllm_eval.cli.checking import _shown, _summed
+from mllm_eval.cli.checking import agreement_line, difference_lines
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.generate import Task, attention, determinism
 from mllm_eval.generate.determinism import Agreement, chosen, compare
@@ -45,14 +45,14 @@ def test_equal_answers_are_counted_and_journals_left_alone(model: Tiny, tmp_path
     assert found == Agreement(8, 0, ()) and found.sound
     assert steps[-1] == (8, 8)
     assert not list(tmp_path.iterdir())
-    assert _summed([found, found], 2) == "16 of 16 questions in 2 lists have the plain loop's tokens"
+    assert agreement_line([found, found], 2) == "16 of 16 questions in 2 lists have the plain loop's tokens"
 
 
 def test_what_cannot_be_read_is_counted_apart(model: Tiny, tmp_path: Path) -> None:
     world = Images(broken="image0")
     found = compare(model, [asked(tmp_path, world)], TEMPLATE, world)
     assert (found.questions, found.failed, found.differences) == (8, 2, ())
-    assert "6 of 8 questions" in _summed([found], 1) and "2 failed in both" in _summed([found], 1)
+    assert "6 of 8 questions" in agreement_line([found], 1) and "2 failed in both" in agreement_line([found], 1)
 
 
 @pytest.mark.parametrize("tie", [True, False])
@@ -77,7 +77,7 @@ def test_a_difference_is_told_with_its_margin(
     assert all(one.tie == tie for one in found.differences)
     one = found.differences[0]
     assert (abs(one.margin) < 1e-10) == tie and one.text != one.reference
-    head, engine, loop = _shown(one)
+    head, engine, loop = difference_lines(one)
     assert head.startswith(f"  test {one.id}: token {one.token}, margin ") and ("(a tie)" in head) == tie
     assert engine.endswith(repr(one.text)) and loop.endswith(repr(one.reference))
 

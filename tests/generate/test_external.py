@@ -545,7 +545,7 @@ def test_an_export_whose_tokens_differ_is_not_written(tmp_path: Path, monkeypatc
     from mllm_eval.model import export
 
     checkpoint = make_checkpoint(tmp_path)
-    monkeypatch.setattr(export, "_tokenizer", lambda model: with_begin(model.tokenizer))
+    monkeypatch.setattr(export, "stock_tokenizer", lambda model: with_begin(model.tokenizer))
     with pytest.raises(UserError, match="other ones from token 1 on"):
         export_llava(checkpoint, tmp_path / "llava")
     assert not (tmp_path / "llava").exists()

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from mllm_eval.catalog import load_llm
 from mllm_eval.generate import attention
 from mllm_eval.generate.attention import SharedPrefixes, shared_prefix_attention, spans
-from mllm_eval.generate.engine import _answer_mask
+from mllm_eval.generate.engine import answer_mask
 from mllm_eval.generate.layers import newest_states
 from mllm_eval.model.internals import KeyValues
 
@@ -50,7 +50,7 @@ def of_engine(llama: Any, each: list[int]) -> int:
                 llama.model,
                 llama.get_input_embeddings()(tokens)[:, None],
                 (HEAD + length - padding)[:, None],
-                _answer_mask(padding, length + 1, torch.bfloat16),
+                answer_mask(padding, length + 1, torch.bfloat16),
                 cache,
                 heads,
                 found,

@@ -302,7 +302,7 @@ def test_a_training_that_fails_is_told_by_its_last_line_and_not_tried_again(
 
 def test_a_training_that_hangs_is_stopped() -> None:
     with pytest.raises(RuntimeError, match="the training was stopped after 0 s"):
-        trainings._called([sys.executable, "-c", "import signal; signal.pause()"], dict(os.environ), 0.0)
+        trainings.run_bounded([sys.executable, "-c", "import signal; signal.pause()"], dict(os.environ), 0.0)
 
 
 def test_a_worker_refuses_bad_input_in_one_line(tmp_path: Path) -> None:

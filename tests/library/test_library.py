@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import os
 import random
@@ -291,7 +292,7 @@ FAULTS = {
     "encode": "mllm_eval.adapters.base.EncoderModel.forward",
     "train and evaluate": "mllm_eval.train.stages.encode",
     "evaluate": "mllm_eval.pipeline.inference.answer_tasks",
-    "train_run": "mllm_eval.train.stages._train_stage",
+    "train_run": "mllm_eval.train.stages.train_stage",
     "score_run": "mllm_eval.pipeline.flow.score_answers",
     "compare": "mllm_eval.pipeline.evaluate",
     "score": "mllm_eval.score.frames.score_lines",
@@ -359,7 +360,7 @@ def test_libraries_that_a_call_imported_are_as_their_user_would_have_them(home: 
     environment["OMP_NUM_THREADS"] = threads
     done = subprocess.run([sys.executable, "-c", code, threads], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert eval(done.stdout) == {
+    assert ast.literal_eval(done.stdout) == {
         "offline": [False] * 3, "deterministic": False, "threads": True, "seeded": False, "verbosity": logging.WARNING,
         "bars": [True, True],
     }  # fmt: skip

@@ -234,9 +234,8 @@ def test_further_questions_agree_with_the_pictures_own() -> None:
 
 
 def test_a_relation_is_only_asked_where_it_has_one_answer(samples: Any) -> None:
-    for sample in samples("seed"):
-        if sample.record["question_type_id"] == 6:
-            assert {sample.record[f"choice_{x}"] for x in "abcd"} == set(SIDES)
+    relations = [sample.record for sample in samples("seed") if sample.record["question_type_id"] == 6]
+    assert relations and all({record[f"choice_{x}"] for x in "abcd"} == set(SIDES) for record in relations)
 
 
 def test_training_rows_are_cambrians(home: Path) -> None:

@@ -19,7 +19,7 @@ from mllm_eval.data import snapshots
 from mllm_eval.errors import UserError
 from mllm_eval.report.site import build, write_report
 from mllm_eval.report.site.files import packed, unpacked, write_data
-from mllm_eval.report.site.samples import _code, _lines
+from mllm_eval.report.site.samples import sample_lines, score_code
 from mllm_eval.results import read_run
 
 BENCHMARKS = ["gqa", "seed", "textvqa"]
@@ -129,7 +129,7 @@ def test_nothing_is_said_twice_in_a_data_file() -> None:
     answers = {"1": Answer("1", "p", (), "red", 9, 2), "2": Answer("2", "p", (), "It is red.", 9, 2)}
     strict = {"1": {"score": 1.0, "parsed": "red", "note": ""}, "2": {"score": 0.0, "parsed": "it is red", "note": ""}}
     kind = {**strict, "2": {"score": 1.0, "parsed": "red", "note": "word found"}}
-    found = _lines(["1", "2", "3"], answers, {"cambrian": strict, "robust": kind})
+    found = sample_lines(["1", "2", "3"], answers, {"cambrian": strict, "robust": kind})
     assert found["cambrian"] == [[1.0, True], [0.0, "it is red"], None]
     assert found["robust"] == [0, [1.0, "red", "word found"], 0]
 
@@ -144,7 +144,7 @@ def test_nothing_is_said_twice_in_a_data_file() -> None:
     ],
 )  # fmt: skip
 def test_signs_of_the_index(line: dict[str, Any] | None, sign: str) -> None:
-    assert _code(line) == sign
+    assert score_code(line) == sign
 
 
 def test_data_files_take_any_text_and_no_other_names(tmp_path: Path) -> None:
@@ -441,7 +441,7 @@ def test_the_page_of_a_run_and_show_say_what_its_rows_were(
 ) -> None:
     from mllm_eval.cli.looking import show
     from mllm_eval.data.rowcounts import RowCounts
-    from mllm_eval.report.site.runpage import _training
+    from mllm_eval.report.site.runpage import training_section
 
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path))
     run = site_runs.answered("enc-rows", 0.5, ["gqa"])
@@ -449,6 +449,6 @@ def test_the_page_of_a_run_and_show_say_what_its_rows_were(
     said = (
         "1,234 rows, 1,200 with image, 34 text only; 2 rows with repeated <image> marks, counted once; 1 rows left out"
     )
-    assert said.replace("<image>", "&lt;image&gt;") in _training(run.folder, run.hash, tmp_path / "site")
+    assert said.replace("<image>", "&lt;image&gt;") in training_section(run.folder, run.hash, tmp_path / "site")
     show(run.hash)
     assert f"stage 2: {said}" in " ".join(capsys.readouterr().out.split())

@@ -547,8 +547,8 @@ def test_speed_does_not_hang_on_the_number_of_runs(three: list[RunRecord], monke
     made = []
     from mllm_eval.stats import bootstrap
 
-    whole = bootstrap._weights
-    monkeypatch.setattr(bootstrap, "_weights", lambda *rest: made.append(1) or whole(*rest))
+    whole = bootstrap.draw_weights
+    monkeypatch.setattr(bootstrap, "draw_weights", lambda *rest: made.append(1) or whole(*rest))
     anew = [read_run(one.folder) for one in three]  # a record keeps what was drawn of it
     report.comparison(anew, variants=("default",))
     assert len(made) == 16

@@ -220,7 +220,7 @@ def test_draws_do_not_depend_on_who_else_is_drawn_or_on_chunks(monkeypatch: pyte
     a, b = (_plain((rng.random(30) < 0.5).astype(float)) for _ in range(2))
     both = stats.distribution([a, b], 200, 9)
     np.testing.assert_allclose(stats.distribution([b], 200, 9)[0], both[1], rtol=1e-6)
-    monkeypatch.setattr(bootstrap, "_CELLS", 30 * 7)  # 7 draws at a time, the last chunk is not a whole one
+    monkeypatch.setattr(bootstrap, "CELLS", 30 * 7)  # 7 draws at a time, the last chunk is not a whole one
     np.testing.assert_allclose(stats.distribution([a, b], 200, 9), both, rtol=1e-6)
 
 

@@ -89,7 +89,7 @@ def test_what_is_told_is_what_training_plans(tmp_path: Path, monkeypatch: pytest
     from mllm_eval.model import load_tokenizer
     from mllm_eval.run import Run
     from mllm_eval.train.batches import Collator
-    from mllm_eval.train.stages import _prepare
+    from mllm_eval.train.stages import prepare_stage
 
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
     data, images = make_conversations(tmp_path / "data")
@@ -101,7 +101,7 @@ def test_what_is_told_is_what_training_plans(tmp_path: Path, monkeypatch: pytest
     told = batches_of(recipe, None, str(path))
     for number, found in enumerate(told, 1):
         chosen = (recipe.stage1, recipe.stage2)[number - 1]
-        one = _prepare(run, number, chosen, load_tokenizer(llm, recipe.template))
+        one = prepare_stage(run, number, chosen, load_tokenizer(llm, recipe.template))
         lengths = [one.plan.lengths[one.plan.rows(step)] for step in range(one.plan.steps)]
         assert found["length_cv"] == pytest.approx(np.mean([each.std() / each.mean() for each in lengths]))
         assert found["rows"] == len(one.rows) and found["with_image"] == one.plan.with_image.sum()

@@ -20,7 +20,7 @@ from mllm_eval.train.batches import Collator
 from mllm_eval.train.batchstats import row_facts
 from mllm_eval.train.order import Plan
 from mllm_eval.train.progress import Work
-from mllm_eval.train.stages import _prepare, load_tokenizer
+from mllm_eval.train.stages import load_tokenizer, prepare_stage
 
 ORDERS = ("random", "modality", "length")
 
@@ -121,7 +121,7 @@ def test_fill_is_what_accelerate_does(processes: int) -> None:
 
 def test_rows_with_an_image_are_told_from_those_without(home: Path) -> None:
     run = make_run(home, stage2={"order": "modality", "last_step": "fill", "epochs": 2.0, "steps": None})
-    one = _prepare(run, 2, run.recipe.stage2, load_tokenizer(run.llm, run.recipe.template))
+    one = prepare_stage(run, 2, run.recipe.stage2, load_tokenizer(run.llm, run.recipe.template))
     # 20 rows with an image, 4 without: all four, and the last four with one, are an epoch's last two steps.
     assert one.plan.with_image.sum() == 20 and one.plan.steps == 12
     kinds = [set(one.plan.with_image[one.plan.rows(step)].tolist()) for step in range(4)]
@@ -144,7 +144,7 @@ def test_the_split_of_a_step_changes_nothing(order: str, home: Path) -> None:
 
 def test_text_alone_has_the_room_that_an_image_leaves(home: Path) -> None:
     run = make_run(home, dummy_image=True, stage2={"max_length": 70})
-    one = _prepare(run, 2, run.recipe.stage2, load_tokenizer(run.llm, run.recipe.template))
+    one = prepare_stage(run, 2, run.recipe.stage2, load_tokenizer(run.llm, run.recipe.template))
     image = int(one.data.ids.max())
     collator = Collator(one.data, run.encoder.preprocessing, image, 9, 0, 70, dummy_positions=9)
     of_rows = [len(collator.row(row)[0]) for row in one.rows.rows]

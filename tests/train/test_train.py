@@ -39,10 +39,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 # ---- rows ----
 def tokenised(run: Run) -> TokenisedSet:
-    from mllm_eval.train.stages import _conversations
+    from mllm_eval.train.stages import conversations_of
 
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
-    sets = [_conversations(data) for data in run.recipe.stage1.data]
+    sets = [conversations_of(data) for data in run.recipe.stage1.data]
     return tokenise(sets, tokenizer, "digest", run.recipe.template)
 
 
@@ -232,10 +232,10 @@ def test_stage_1_leaves_the_llm_alone(home: Path, monkeypatch: pytest.MonkeyPatc
 
     run = make_run(home)
     states: dict[int, dict[str, torch.Tensor]] = {}
-    keep = stages._keep
+    keep = stages.keep_stage
     monkeypatch.setattr(
         stages,
-        "_keep",
+        "keep_stage",
         lambda run, number, model, state: (states.update({number: state}), keep(run, number, model, state)),
     )
     train(run)
@@ -390,7 +390,7 @@ def test_what_the_rows_are_is_said_before_training_and_kept(home: Path, monkeypa
     from mllm_eval.train import stages
 
     run = make_run(home)
-    monkeypatch.setattr(stages, "_prepare", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr(stages, "prepare_stage", lambda *_: pytest.fail("too late"))
     said: list[str] = []
     with pytest.raises(pytest.fail.Exception):
         train(run, None, said.append)

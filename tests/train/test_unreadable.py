@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from memory import peak
 from tiny_models import make_conversations, make_encoder, make_llm, make_recipe
 from tiny_training import log_of, make_run
 
@@ -20,7 +20,7 @@ from mllm_eval.run import Run
 from mllm_eval.train import encoding, train
 from mllm_eval.train.batches import Collator
 from mllm_eval.train.encoding import encode, missing, refs_of
-from mllm_eval.train.stages import _conversations
+from mllm_eval.train.stages import conversations_of
 from mllm_eval.train.tokens import Images, TokenisedSet, tokenise
 from mllm_eval.train.unreadable import Unreadable
 
@@ -47,7 +47,7 @@ def tokenised(run: Run, live: bool) -> TokenisedSet:
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
     stage = run.recipe.stage1
     budgets = [data.skip_broken for data in stage.data]
-    sets = [_conversations(data) for data in stage.data]
+    sets = [conversations_of(data) for data in stage.data]
     return tokenise(sets, tokenizer, "digest", run.recipe.template, budgets, live)
 
 
@@ -191,21 +191,18 @@ def set_of(folder: Path, images: int) -> TokenisedSet:
 def test_memory_of_encoding_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "CHUNK", 1000)
 
-    def peak(images: int) -> int:
-        data, features = set_of(tmp_path, images), Lacking()
-        numbers = np.arange(images)
+    def encoded(images: int) -> int:
+        data, numbers = set_of(tmp_path, images), np.arange(images)
         unreadable = Unreadable(tmp_path, data)
-        tracemalloc.start()
-        encode(data, numbers, features, unreadable, lambda _: None)  # type: ignore[arg-type]
-        found = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert features.asked == images
-        return found
 
-    # Once for what is imported and cached at first use. The lower of two: Python's table of interned strings, which the
-    # whole process shares, may double while one of them is measured.
-    peak(1_000)
-    assert min(peak(20_000), peak(20_000)) < 1.1 * min(peak(5_000), peak(5_000))
+        def work() -> None:
+            features = Lacking()
+            encode(data, numbers, features, unreadable, lambda _: None)  # type: ignore[arg-type]
+            assert features.asked == images
+
+        return peak(work)
+
+    assert encoded(20_000) < 1.1 * encoded(5_000)
 
 
 def test_images_are_counted_once_and_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

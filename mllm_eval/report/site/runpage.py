@@ -44,7 +44,7 @@ def run_page(entry: Entry, out: Path) -> str:
     ])  # fmt: skip
     parts = [
         *_head(entry, about),
-        _training(record.folder, record.hash, out),
+        training_section(record.folder, record.hash, out),
         _recipe(config),
         _cost(record),
         _world(record),
@@ -66,7 +66,7 @@ def _head(entry: Entry, about: str) -> list[str]:
         f'<section class="headline"><h1>{escape(record.encoder)}</h1>'
         f'<p class="lead">Run <code>{escape(record.hash)}</code></p>{about}</section>'
     )
-    return [title, _scores(entry), behind(entry.scored), _probes(entry)]
+    return [title, _scores(entry), behind(entry.scored), probes_section(entry)]
 
 
 def _external(entry: Entry) -> str:
@@ -113,7 +113,8 @@ def _scores(entry: Entry) -> str:
     return section("scores", "Scores", sheet("run-scores", "Scores by benchmark and rule set", head, rows, note))
 
 
-def _probes(entry: Entry) -> str:
+def probes_section(entry: Entry) -> str:
+    """Classic vision of a run as html; empty for a run that has none."""
     known, rows = columns().classic, []
     for key, one in entry.scored.record.probes.items():
         digits = known[key].decimals or 1
@@ -128,7 +129,8 @@ def _probes(entry: Entry) -> str:
     return section("classic", "Classic vision", sheet("probes", "Probes of the encoder", head, rows, note))
 
 
-def _training(folder: Path, run: str, out: Path) -> str:
+def training_section(folder: Path, run: str, out: Path) -> str:
+    """The losses of both stages and what the rows were, as html; empty for a run without logs."""
     stages = []
     for number, what in ((1, "projector"), (2, "projector and LLM")):
         path = folder / f"stage{number}" / "log.jsonl"
