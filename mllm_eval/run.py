@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from mllm_eval.catalog import LLM, Encoder, Given, Recipe, load_encoder, load_llm, load_recipe
-from mllm_eval.catalog.variant import stem
+from mllm_eval.catalog.variant import DEFAULT, VariantKey, stem
 from mllm_eval.config import Strict, load, short_hash
 from mllm_eval.environment import describe
 from mllm_eval.errors import UserError
@@ -104,13 +104,13 @@ class RunFolder:
     def stage_dir(self, stage: int) -> Path:
         return self.folder / f"stage{stage}"
 
-    def answers_path(self, benchmark: str, variant: str = "default") -> Path:
+    def answers_path(self, benchmark: str, variant: VariantKey = DEFAULT) -> Path:
         return self.folder / "answers" / f"{stem(benchmark, variant)}.jsonl"
 
-    def scores_path(self, benchmark: str, rules: str, variant: str = "default") -> Path:
+    def scores_path(self, benchmark: str, rules: str, variant: VariantKey = DEFAULT) -> Path:
         return self.folder / "scores" / f"{stem(benchmark, variant)}.{rules}.jsonl"
 
-    def summary_path(self, benchmark: str, rules: str, variant: str = "default") -> Path:
+    def summary_path(self, benchmark: str, rules: str, variant: VariantKey = DEFAULT) -> Path:
         return self.folder / "scores" / f"{stem(benchmark, variant)}.{rules}.json"
 
     def read_summary(self, path: Path) -> Any:

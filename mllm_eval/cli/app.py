@@ -217,13 +217,14 @@ def score(
       mllm-eval score chartqa --answers answers.jsonl --rules robust
       mllm-eval score chartqa --answers answers.jsonl --as their-vlm      a row of table and report
     """
+    from mllm_eval.catalog.variant import VariantKey
     from mllm_eval.cli.scoring import score_anew, score_file
     from mllm_eval.errors import UserError
 
     if answers is not None:
         if what is None:
             raise UserError("say which benchmark the answers are for: mllm-eval score BENCHMARK --answers FILE")
-        score_file(what, answers, rules, out, partial, layout, as_json, data, variant, name)
+        score_file(what, answers, rules, out, partial, layout, as_json, data, VariantKey.parse(variant), name)
         return
     if name is not None:
         raise UserError("--as names a file of answers: mllm-eval score BENCHMARK --answers FILE --as NAME")

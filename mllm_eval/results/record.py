@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from mllm_eval.catalog import Encoder
-from mllm_eval.catalog.variant import of_stem, stem
+from mllm_eval.catalog.variant import DEFAULT, VariantKey, parse_stem, stem
 from mllm_eval.config import short_hash
 from mllm_eval.distribution import of_lines
 from mllm_eval.errors import UserError, near
@@ -138,12 +138,12 @@ class RunRecord:
         """Whether it has summaries of a rule set."""
         return any(summary.get("rules") == rules for summary in self._summaries(f"*.{rules}.json"))
 
-    def variants(self, rules: str) -> list[str]:
+    def variants(self, rules: str) -> list[VariantKey]:
         """The variants that it has summaries of, `default` first."""
-        variants = {str(summary.get("variant", "default")) for summary in self._summaries(f"*.{rules}.json")}
-        return sorted(variants, key=lambda name: (name != "default", name))
+        named = {str(summary.get("variant", "default")) for summary in self._summaries(f"*.{rules}.json")}
+        return sorted(map(VariantKey.parse, named), key=lambda one: (one != DEFAULT, str(one)))
 
-    def summaries(self, rules: str, variant: str = "default") -> dict[str, Summary]:
+    def summaries(self, rules: str, variant: VariantKey = DEFAULT) -> dict[str, Summary]:
         """Benchmark -> summary under a rule set and variant; empty if there are none.
 
         Raises UserError for a summary that lacks something.
@@ -154,11 +154,13 @@ class RunRecord:
             missing = [key for key in SUMMARY if key not in summary]
             if missing:
                 raise UserError(f"{path}: no {missing[0]!r}; make it again with `mllm-eval score`")
-            if (summary["rules"], summary["variant"]) == (rules, variant):
+            if (summary["rules"], summary["variant"]) == (rules, str(variant)):
                 own[str(summary["benchmark"])] = summary
         return own
 
-    def scores(self, rules: str, variant: str = "default", benchmarks: Iterable[str] | None = None) -> pd.DataFrame:
+    def scores(
+        self, rules: str, variant: VariantKey = DEFAULT, benchmarks: Iterable[str] | None = None
+    ) -> pd.DataFrame:
         """Scores, a row a sample, in the order of benchmark and id, with the columns of `read_scores`.
 
         Raises:
@@ -184,15 +186,15 @@ class RunRecord:
         rows = read_lines(path) if path.is_file() else []
         return of_lines([row for row in rows if {"parsed", "score"} <= row.keys()])
 
-    def answers_path(self, benchmark: str, variant: str = "default") -> Path:
+    def answers_path(self, benchmark: str, variant: VariantKey = DEFAULT) -> Path:
         """The journal of its answers."""
         return self.folder / "answers" / f"{stem(benchmark, variant)}.jsonl"
 
-    def tokens(self, variant: str) -> Tokens:
+    def tokens(self, variant: VariantKey) -> Tokens:
         """Of the answers to a variant of all benchmarks."""
         tokens = Tokens([], [])
         for path in sorted((self.folder / "answers").glob("*.jsonl")):
-            if of_stem(path.stem)[1] != variant:
+            if parse_stem(path.stem)[1] != variant:
                 continue
             for line in iter_jsonl(path):
                 tokens.read.append(int(line.get("tokens_in", 0)))
@@ -205,7 +207,7 @@ class RunRecord:
         return max((path.stat().st_mtime for path in self._summary_paths("*.json")), default=0.0)
 
     def _lines_path(self, summary: Summary) -> Path:
-        named = stem(str(summary["benchmark"]), str(summary["variant"]))
+        named = stem(str(summary["benchmark"]), VariantKey.parse(str(summary["variant"])))
         return self.folder / "scores" / f"{named}.{summary['rules']}.jsonl"
 
     def _summary_paths(self, pattern: str) -> list[Path]:
