@@ -72,7 +72,7 @@ def test_images_pairs_and_circular_groups_stay_whole(home: Path, name: str) -> N
     for key in ("cluster", "group"):
         inside = {getattr(one, key) for one in part}
         assert not inside & {getattr(one, key) for one in everything if one.id not in chosen}
-    assert {one.id for one in asked_samples(benchmark, "mini", f"blind@{SIZE}")} == chosen
+    assert {one.id for one in asked_samples(benchmark, "mini", VariantKey("blind", SIZE))} == chosen
     assert chosen <= {one.id for one in asked_samples(benchmark, "mini", "default@1280")}
 
 

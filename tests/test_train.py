@@ -49,10 +49,10 @@ def log_of(run: Run, stage: int) -> list[dict[str, Any]]:
 
 # ---- rows ----
 def tokenised(run: Run) -> TokenisedSet:
-    from mllm_eval.train.stages import _conversations
+    from mllm_eval.train.stagerows import conversations_of
 
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
-    sets = [_conversations(data) for data in run.recipe.stage1.data]
+    sets = [conversations_of(data) for data in run.recipe.stage1.data]
     return tokenise(sets, tokenizer, "digest", run.recipe.template)
 
 

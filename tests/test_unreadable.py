@@ -20,7 +20,7 @@ from mllm_eval.run import Run
 from mllm_eval.train import encoding, train
 from mllm_eval.train.batches import Collator
 from mllm_eval.train.encoding import encode, missing, refs_of
-from mllm_eval.train.stages import _conversations
+from mllm_eval.train.stagerows import conversations_of
 from mllm_eval.train.tokens import Images, TokenisedSet, tokenise
 from mllm_eval.train.unreadable import Unreadable
 
@@ -47,7 +47,7 @@ def tokenised(run: Run, live: bool) -> TokenisedSet:
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
     stage = run.recipe.stage1
     budgets = [data.skip_broken for data in stage.data]
-    sets = [_conversations(data) for data in stage.data]
+    sets = [conversations_of(data) for data in stage.data]
     return tokenise(sets, tokenizer, "digest", run.recipe.template, budgets, live)
 
 

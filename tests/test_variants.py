@@ -73,7 +73,7 @@ def test_answers_are_shared_where_prompt_and_image_are_the_same(tmp_path: Path) 
     ],
 )
 def test_prompts_of_the_papers_table(name: str, record: dict[str, object], ends: str) -> None:
-    assert read_record(load_benchmark(name), record, "here", "paper_prompt").prompt.endswith(f"\n{ends}")
+    assert read_record(load_benchmark(name), record, "here", VariantKey("paper_prompt")).prompt.endswith(f"\n{ends}")
     assert not read_record(load_benchmark(name), record, "here").prompt.endswith(f"\n{ends}")
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from mllm_eval import report
 from mllm_eval.catalog import load_encoder
-from mllm_eval.catalog.variant import BLIND, DEFAULT
+from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey
 from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
 from mllm_eval.operations.count import encoding
@@ -321,7 +321,7 @@ def test_the_cost_of_a_subset_is_its_own() -> None:
     folder = _costing()
     lines = (folder / "answers" / "gqa.jsonl").read_text().splitlines()
     (folder / "answers" / "gqa.default@100.jsonl").write_text("".join(line + "\n" for line in lines[:5]))
-    found = cost.cost_of(read_run(folder), "default@100")
+    found = cost.cost_of(read_run(folder), VariantKey("default", 100))
     assert (found.questions, found.seconds_a_question) == (5, 6.0)
 
 
