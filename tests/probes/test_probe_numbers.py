@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from scipy import stats as scipy_stats
 
-from mllm_eval.catalog.probe import LogisticProbe, chosen_layers, load_protocol
+from mllm_eval.catalog.layers import chosen_layers
+from mllm_eval.catalog.probe import LogisticProbe, load_protocol
 from mllm_eval.errors import UserError
 from mllm_eval.probes.denseviews import IGNORED, scaled_size
 from mllm_eval.probes.depth import read_out, sig_loss, upsampled

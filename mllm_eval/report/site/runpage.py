@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_eval.catalog import TokenGrid
+from mllm_eval.catalog.variant import DEFAULT
 from mllm_eval.data.rowcounts import row_counts
 from mllm_eval.errors import UserError
 from mllm_eval.report.chance import chance_p
@@ -179,7 +180,7 @@ def _cost(record: RunRecord) -> str:
     kinds: dict[str, list[Timing]] = {}
     for one in timings:
         kind = one.kind or "not said, by an older version"
-        kinds.setdefault(kind if one.variant in ("", "default") else f"{kind} ({one.variant})", []).append(one)
+        kinds.setdefault(kind if one.variant in (None, DEFAULT) else f"{kind} ({one.variant})", []).append(one)
     head = [("", False), ("Steps", True), ("Seconds", True), ("CPU seconds", True), ("Peak MiB", True)]
 
     def row(name: str, members: list[Timing]) -> list[str]:
