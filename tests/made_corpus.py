@@ -101,4 +101,4 @@ def files(out: Path) -> dict[str, bytes]:
             if path.is_file() and path.name not in (*OWN, ".lock")}  # fmt: skip
 
 
-__all__ = ["Brightness", "Corpus", "decisions", "filtered", "files", "png", "sample", "tar", "tars", "work"]
+__all__ = ["Brightness", "Corpus", "decisions", "files", "filtered", "png", "sample", "tar", "tars", "work"]

@@ -38,13 +38,14 @@ def filter_(
     mfu: Annotated[float, typer.Option(help="share of their peak", min=0.01, max=1)] = 0.4,
     price: Annotated[float, typer.Option(help="of an hour of one GPU")] = 2.5,
     pictures: Annotated[str, typer.Option(help="to project to: how many images")] = "2B",
+    report: Annotated[bool, typer.Option("--report/--no-report", help="a page with pictures: report.html")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
     """Ask a multimodal model one question about every image of a corpus, and keep those it answers with yes.
 
     p(yes) is read from the first token of the answer, over all spellings of yes and no in the model's vocabulary: one
-    forward pass an image, nothing generated. Written for each shard: decisions (key, p_yes, mass, decision, reason), the
-    keys of kept images and, with --write shards, the kept images. Broken images, keys there twice, missing captions and
+    forward pass an image, nothing generated. Written for each shard: decisions (key, p_yes, mass, decision, reason),
+    the keys of kept images and, with --write shards, the kept images. Broken images, keys there twice, missing captions and
     tars cut short are counted and named; the rest goes on. A filter that was stopped goes on where it was.
 
     \b
@@ -73,15 +74,26 @@ def filter_(
         corpus, chosen = open_corpus(images), load_level(level)
         question = Question.of(filtering_model(model, dtype), chosen, threshold, batch, server)
         stem = f"{corpus.place.resolve().name.partition('.')[0]}.{chosen.name}.{question.model.hash}"
-        places = Places(out or results_home() / "filter" / stem)
+        places = Places((out or results_home() / "filter" / stem).absolute())
         asked = Asked(question.key, question.threshold, label, image_column, write == "shards")
-        config = {**question.config(), "label": label}
+        published = None if chosen.published is None else chosen.published.share
+        config = {**question.config(), "label": label, "published": published}
         work = Work(corpus, asked, places, config, question.load)
         do = None
+        if ray is not None:
+            from mllm_eval.environment import gpus as visible
+            from mllm_eval.filtering.onray import on_ray
+
+            do = on_ray(ray, workers or 2, 1 if visible() else 0)
         shown = display()
         with shown.step(f"filter: {corpus.place.name}, {chosen.name}") as progress:
             made = filter_corpus(work, do, progress)
-    projected = project(made, question.model, many, gpus, mfu, price)
+        projected = project(made, question.model, many, gpus, mfu, price)
+        if report:
+            from mllm_eval.filtering.page import write_page
+
+            with shown.step("report"):
+                write_page(made, corpus, chosen, projected, image_column)
     if as_json:
         print(json.dumps(result(made, projected), ensure_ascii=False))
         return
@@ -115,5 +127,29 @@ def said(made: Filtered, projected: Projection | None) -> list[str]:
         lines.append(f"of {tally.little:,} answers less than half of the first token is yes or no: this model does "
                      "not answer the question")  # fmt: skip
     lines += [] if projected is None else projected.lines()
-    lines.append(f"written: {made.out}")
+    lines += agreed(made)
+    page = made.out / "report.html"
+    lines.append(f"written: {page if page.is_file() else made.out}")
     return lines
+
+
+def agreed(made: Filtered) -> list[str]:
+    """Kept share beside the published one, and agreement with labels, in lines."""
+    from mllm_eval.filtering.agreement import agreement, share
+    from mllm_eval.filtering.page import interval, percent
+
+    kept, found = share(made.tally.kept, made.tally.judged), agreement(made.tally)
+    published = made.config.get("published")
+    beside = "" if published is None else f"; published: {percent(published)}"
+    lines = [] if kept.value is None else [f"kept: {percent(kept.value)} {interval(kept)}{beside}"]
+    if found is not None:
+        area = "" if found.area is None else f", area under ROC {found.area:.3f}"
+        lines.append(f"against the labels: precision {percent(found.precision.value)} {interval(found.precision)}, "
+                     f"recall {percent(found.recall.value)} {interval(found.recall)}, "
+                     f"calibration error {found.error:.3f}{area}")  # fmt: skip
+    return lines
+
+
+def said_index(out: Path) -> list[str]:
+    """The kept keys of a filtered corpus, in the order of its shards."""
+    return [key for path in sorted((out / "kept").rglob("*.txt")) for key in path.read_text("utf-8").splitlines()]

@@ -88,7 +88,7 @@ def open_corpus(place: Path) -> Corpus:
     A parquet file beside a tar or folder of its own name is img2dataset's metadata: it tells of the pictures and does
     not hold them. Raises UserError for a place that is missing or holds nothing of the three.
     """
-    place = Path(place).expanduser()
+    place = Path(place).expanduser().absolute()
     if place.is_file():
         kind = _kind(place.name)
         if kind is None:

@@ -86,8 +86,8 @@ def filter_corpus(work: Work, do: Do | None = None, progress: Progress = unheard
         if todo:
             wanted = {shard.name for shard in todo}
             del todo
-            left = (shard for shard in work.corpus.shards() if shard.name in wanted)
-            for _, tally in (do or one_by_one)(work, left):
+            undone = (shard for shard in work.corpus.shards() if shard.name in wanted)
+            for _, tally in (do or one_by_one)(work, undone):
                 whole.add(tally)
                 done += 1
                 progress(done, count)

@@ -108,7 +108,7 @@ def _of_tar(shard: Shard) -> Iterator[Member]:
                     yield Member(_text(begun), None, "the shard ends within it")
                 raise Broken("cut", f"{shard.path}: ends behind {count} members ({_reason(problem)})") from None
             # tarfile keeps all it has met.
-            archive.members = []
+            archive.members.clear()
             count += 1
             yield Member(_text(info.name), data, "" if data is not None else "it is no plain file")
     if archive.ended != "EOFHeaderError":
@@ -120,6 +120,7 @@ class _Archive(tarfile.TarFile):
     """An archive that notes why the last header was none."""
 
     ended = ""
+    members: list[tarfile.TarInfo]
 
 
 class _Info(tarfile.TarInfo):

@@ -36,8 +36,9 @@ class Tally:
 
     kept, dropped, failed: pictures by decision. bytes: of all encoded pictures, kept_bytes: of the kept ones.
     little: judged ones of whose first token less than half is yes or no. bins: judged pictures by p(yes); labelled:
-    those of them that have a label, true: whose label is yes, total: their sum of p(yes). right_kept, wrong_kept, right_dropped,
-    wrong_dropped: decisions against labels. near_kept, near_dropped: nearest to the threshold, the nearest first.
+    those of them that have a label, true: whose label is yes, total: their sum of p(yes). right_kept, wrong_kept,
+    right_dropped, wrong_dropped: decisions against labels. near_kept, near_dropped: nearest to the threshold, the
+    nearest first.
     """
 
     kept: int = 0

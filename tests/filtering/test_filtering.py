@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made_corpus import Brightness, decisions, filtered, files, png, sample, tar, tars, work
+from made_corpus import Brightness, decisions, files, filtered, png, sample, tar, tars, work
 
 from mllm_eval.errors import UserError
 from mllm_eval.filtering import filter_corpus, open_corpus
