@@ -307,6 +307,7 @@ def _others() -> None:
         aligning,
         features,
         fetching,
+        filtering,
         gpu,
         looking,
         miniature,
@@ -317,7 +318,8 @@ def _others() -> None:
         statistics,
     )
 
-    for others in (gpu, looking, statistics, aligning, reporting, planning, fetching, models, features, probing):
+    first = (gpu, looking, statistics, aligning, reporting, planning)
+    for others in (*first, fetching, models, features, probing, filtering):
         others.register(app)
     app.add_typer(miniature.app, name="miniature")
 
