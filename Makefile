@@ -31,7 +31,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	@$(PYTHON) -m venv .venv
 	@$(if $(TORCH_INDEX),$(PIP) --quiet --no-deps --index-url $(TORCH_FROM) torch || { echo "TORCH_INDEX: $(TORCH_FROM) gave no $$(grep ^torch= constraints.txt) for $$($(BIN)/python -V); without TORCH_INDEX it comes from pip's own index" >&2; exit 2; },:)
-	@$(PIP) -e ".[model,train,report,dev]" 2> >(grep -v "^WARNING:" >&2) | awk '/^ *(Collecting|Building|Installing)/ { printf "."; fflush() } END { print "" }'
+	@$(PIP) -e ".[model,train,report,leaks,dev]" 2> >(grep -v "^WARNING:" >&2) | awk '/^ *(Collecting|Building|Installing)/ { printf "."; fflush() } END { print "" }'
 	@$(BIN)/python -c "$$TORCH_SAID"
 	@touch $@
 
