@@ -66,8 +66,8 @@ def leaks(
         source, named, pin, load_encoder(encoder), radius=radius, alarm=alarm, step=shown.step, say=shown.say
     )
     if as_json:
-        for one in found.benchmarks.values():
-            print(one.model_dump_json())
+        for counts in found.benchmarks.values():
+            print(counts.model_dump_json())
         return
     print(*lines(found), sep="\n")
 
@@ -76,7 +76,8 @@ def lines(findings: Findings) -> list[str]:
     """The findings as lines: a row a benchmark, what was looked at above, and what can't be read below."""
     every = list(findings.benchmarks.values())
     first = every[0]
-    head = f"{'benchmark':<16} {'pictures':>8} {'near':>8} {'copies':>7} {'samples':>8} {'leaked':>7} {'standing':>9} {'both':>6}"
+    head = f"{'benchmark':<16} {'pictures':>8} {'near':>8} {'copies':>7} "
+    head += f"{'samples':>8} {'leaked':>7} {'standing':>9} {'both':>6}"
     said = [f"{first.corpus}: {first.images:,} images; near: pairs of hashes within {first.settings.radius} bits of 64; "
             f"copies: pictures that {first.settings.encoder} confirms", "", head]  # fmt: skip
     for one in every:
@@ -85,21 +86,24 @@ def lines(findings: Findings) -> list[str]:
             f"{one.benchmark:<16} {one.pictures:>8,} {one.candidates:>8,} {one.leaked_pictures:>7,} {one.samples:>8,} "
             f"{one.leaked['pictures']:>7,} {standing:>9} {one.leaked['both']:>6,}"
         )
-    said += ["", "leaked: samples on such a picture; standing: samples whose question stands in the training text word for "
-             "word; both: in a row with that picture"]  # fmt: skip
+    said += ["", "leaked: samples on such a picture; standing: samples whose question stands in the training text word "
+             "for word; both: in a row with that picture"]  # fmt: skip
     rates = [one.alarm for one in every if one.alarm is not None]
     if rates:
-        said.append(f"False alarms: of pairs known to be different, those of one benchmark that look most alike, a share of "
-                    f"{min(rates):.2g} to {max(rates):.2g} passes")  # fmt: skip
+        said.append(f"False alarms: of pairs known to be different, those of one benchmark that look most alike, a share "
+                    f"of {min(rates):.2g} to {max(rates):.2g} passes")  # fmt: skip
     if unsure := [one.benchmark for one in every if one.candidates and one.threshold is None]:
         said.append(f"Not confirmed, since no two pictures are known to be different: {', '.join(unsure)}")
-    if left := [f"{one.benchmark} ({one.candidates - one.looked_at:,})" for one in every if one.candidates > one.looked_at]:
-        said.append(f"Pairs that were not looked at, beyond a picture's {first.settings.most} nearest: {', '.join(left)}")
+    beyond = {one.benchmark: one.candidates - one.looked_at for one in every if one.candidates > one.looked_at}
+    if beyond:
+        left = ", ".join(f"{name} ({count:,})" for name, count in beyond.items())
+        said.append(f"Pairs that were not looked at, beyond a picture's {first.settings.most} nearest: {left}")
     if first.broken_images or first.broken_rows:
         reasons = "; ".join((*first.broken_rows_first[:1], *first.broken_images_first[:2]))
-        said.append(f"Left out: {first.broken_images:,} images or shards and {first.broken_rows:,} rows that can't be read: "
-                    f"{reasons}")  # fmt: skip
+        said.append(f"Left out: {first.broken_images:,} images or shards and {first.broken_rows:,} rows that can't be "
+                    f"read: {reasons}")  # fmt: skip
     for one in every:
         if one.broken_pictures:
-            said.append(f"{one.benchmark}: {one.broken_pictures:,} pictures can't be decoded: {one.broken_pictures_first[0]}")
+            broken = f"{one.broken_pictures:,} pictures can't be decoded: {one.broken_pictures_first[0]}"
+            said.append(f"{one.benchmark}: {broken}")
     return [*said, f"Pairs, questions and samples: {findings.folder}"]

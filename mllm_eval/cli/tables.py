@@ -83,9 +83,7 @@ def detail(records: Sequence[RunRecord], rules: str, blind: bool, subset: int | 
     return details_table(records, rules, pipeline.shown_variants(blind, subset))
 
 
-def without_leaks(
-    records: Sequence[RunRecord], corpus: str, kind: str, rules: str, subset: int | None = None
-) -> Table:
+def without_leaks(records: Sequence[RunRecord], corpus: str, kind: str, rules: str, subset: int | None = None) -> Table:
     """The runs' scores beside those without leaked samples."""
     return leaks_table(records, corpus, kind, rules, pipeline.shown_variants(False, subset))
 

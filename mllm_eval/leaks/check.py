@@ -125,7 +125,9 @@ def _look_through(source: Recipe | Path, texts: list[str], step: Step, say: Call
     if hashed.broken:
         say(f"{corpus.name}: {hashed.broken:,} images or shards can't be read and are left out: {hashed.reasons[0]}")
     if not len(hashed.hashes):
-        raise UserError(f"{corpus.name}: none of its images can be read" + "".join(f"; {one}" for one in hashed.reasons[:1]))
+        raise UserError(
+            f"{corpus.name}: none of its images can be read" + "".join(f"; {one}" for one in hashed.reasons[:1])
+        )
     return _Source(corpus, folder, hashed, read, asked, stands)
 
 
@@ -231,9 +233,7 @@ def _flags(
     return rows
 
 
-def _write_questions(
-    path: Path, samples: Sequence[Sample], texts: Sequence[str], source: _Source
-) -> int | None:
+def _write_questions(path: Path, samples: Sequence[Sample], texts: Sequence[str], source: _Source) -> int | None:
     if source.stands is None or source.own is None:
         write_jsonl(path, [])
         return None

@@ -20,7 +20,8 @@ from mllm_eval.leaks.hashes import EDGE, NAME, VIEWS, Hashes, hash_of, hashes_of
 from mllm_eval.leaks.pieces import save, saved
 from mllm_eval.progress import Progress
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 # Images of a piece that wait, read, for a thread.
 AHEAD = 4
 
@@ -104,7 +105,7 @@ def _at(shown: Shown) -> str:
 
 
 def in_order(hands: ThreadPoolExecutor, do: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
-    """What threads make of items, in the items' order, some items ahead. An error of `items` comes behind all results."""
+    """What threads make of items, in their order, some items ahead. An error of `items` comes behind all results."""
     waiting: deque[tuple[T, Future[R]]] = deque()
     coming, problem = iter(items), None
     while True:

@@ -41,7 +41,8 @@ class Pairs(NamedTuple):
         """Those of a mask, the most similar first."""
         order = np.flatnonzero(kept)
         order = order[np.argsort(-self.similarity[order], kind="stable")]
-        return Pairs(*(column[order] for column in self[:5]), self.total)
+        return Pairs(self.picture[order], self.image[order], self.view[order], self.distance[order],
+                     self.similarity[order], self.total)  # fmt: skip
 
 
 def candidates(hashed: Hashed, viewed: Viewed, radius: int, most: int) -> Pairs:
@@ -52,7 +53,14 @@ def candidates(hashed: Hashed, viewed: Viewed, radius: int, most: int) -> Pairs:
 
 
 def confirm(
-    pairs: Pairs, viewed: Viewed, hashed: Hashed, corpus: Corpus, judge: Judge, radius: int, alarm: float, told: Progress
+    pairs: Pairs,
+    viewed: Viewed,
+    hashed: Hashed,
+    corpus: Corpus,
+    judge: Judge,
+    radius: int,
+    alarm: float,
+    told: Progress,
 ) -> tuple[Pairs, Calibration | None]:
     """The pairs with their similarities, and the threshold, where there are any.
 

@@ -19,9 +19,7 @@ from mllm_eval.storage import write_atomic
 EDGE = 240
 
 
-def write_thumbnails(
-    pairs: Pairs, pictures: Sequence[ImageRef], corpus: Corpus, hashed: Hashed, folder: Path
-) -> None:
+def write_thumbnails(pairs: Pairs, pictures: Sequence[ImageRef], corpus: Corpus, hashed: Hashed, folder: Path) -> None:
     """Write `BENCHMARK-PICTURE.webp` and `c-IMAGE.webp` of these pairs; one that can't be read has none."""
     for number in np.unique(pairs.picture).tolist():
         name = folder / picture_name(pictures[number])

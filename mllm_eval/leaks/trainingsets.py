@@ -49,7 +49,9 @@ class TrainingSets:
         self.name = recipe.name
         self.how = Decoding(recipe.upright, recipe.background)
         given = [*recipe.stage1.data, *recipe.stage2.data]
-        self._given: list[ConversationData] = list({(one.path, one.images, *one.exclude): one for one in given}.values())
+        self._given: list[ConversationData] = list(
+            {(one.path, one.images, *one.exclude): one for one in given}.values()
+        )
         index = folder / "index" if folder else None
         self._sets = [
             ConversationSet(locate(one.path), locate(one.images), None, one.exclude, index=index, ignore=one.ignore)
@@ -78,7 +80,8 @@ class TrainingSets:
 
     def read(self, folder: Path, told: Progress) -> Read:
         """List the images, each once; what was read before a kill is not read again."""
-        parts, broken, reasons = self._parts(), 0, []
+        parts, broken = self._parts(), 0
+        reasons: list[str] = []
         for done, (number, start) in enumerate(parts):
             path = folder / "names" / f"{number}-{start:09d}.npz"
             if not path.is_file():
