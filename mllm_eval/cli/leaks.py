@@ -35,9 +35,10 @@ def leaks(
     """Look for near-duplicates of each benchmark's pictures, and for its questions, in what a recipe trains on.
 
     A perceptual hash finds candidates (each picture of a benchmark whole, cut by a tenth and mirrored), the encoder's
-    features confirm them over a threshold that pairs known to be different pass as seldom as --alarm says. Questions are
-    compared word for word, in small letters and without marks. What was found lies in results/leaks; `table --leaks`
-    prints scores without leaked samples beside the scores, which stay as they are, and `report` shows both pictures.
+    features confirm them over a threshold that pairs known to be different pass as seldom as --alarm says. Questions
+    are compared word for word, in small letters and without marks. What was found lies in results/leaks; `table
+    --leaks` prints scores without leaked samples beside the scores, which stay as they are, and `report` shows both
+    pictures.
 
     \b
       mllm-eval leaks mini
@@ -78,7 +79,7 @@ def lines(findings: Findings) -> list[str]:
     first = every[0]
     head = f"{'benchmark':<16} {'pictures':>8} {'near':>8} {'copies':>7} "
     head += f"{'samples':>8} {'leaked':>7} {'standing':>9} {'both':>6}"
-    said = [f"{first.corpus}: {first.images:,} images; near: pairs of hashes within {first.settings.radius} bits of 64; "
+    said = [f"{first.corpus}: {first.images:,} images; near: pairs of hashes within {first.settings.radius} bits; "
             f"copies: pictures that {first.settings.encoder} confirms", "", head]  # fmt: skip
     for one in every:
         standing = "-" if one.standing is None else f"{one.leaked['questions']:,}"
@@ -90,7 +91,7 @@ def lines(findings: Findings) -> list[str]:
              "for word; both: in a row with that picture"]  # fmt: skip
     rates = [one.alarm for one in every if one.alarm is not None]
     if rates:
-        said.append(f"False alarms: of pairs known to be different, those of one benchmark that look most alike, a share "
+        said.append(f"False alarms: of pairs known to be different, those of one benchmark most alike, a share "
                     f"of {min(rates):.2g} to {max(rates):.2g} passes")  # fmt: skip
     if unsure := [one.benchmark for one in every if one.candidates and one.threshold is None]:
         said.append(f"Not confirmed, since no two pictures are known to be different: {', '.join(unsure)}")

@@ -1,4 +1,4 @@
-"""Whether two pictures are the same to an encoder: its summaries, about a benchmark's mean, over a calibrated threshold."""
+"""Whether two pictures are the same to an encoder: its summaries, about a benchmark's mean, over a threshold."""
 
 from __future__ import annotations
 

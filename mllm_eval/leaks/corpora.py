@@ -15,7 +15,7 @@ from mllm_eval.decoding import PLAIN, Decoding
 from mllm_eval.errors import UserError
 from mllm_eval.shelf import Shelf
 
-ENDINGS = frozenset(".jpg .jpeg .png .webp .gif .bmp .tif .tiff".split())
+ENDINGS = frozenset([".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"])
 # Images of a piece, where a corpus has no pieces of its own.
 PIECE = 4096
 

@@ -90,7 +90,7 @@ class Findings:
         return {str(row["id"]) for row in self._rows(benchmark, "samples") if _is(row, kind)}
 
     def pairs(self, benchmark: str) -> Iterator[dict[str, Any]]:
-        """Confirmed pairs, the most similar first: picture, samples, view, distance, similarity, image, where, thumbs."""
+        """Confirmed pairs, the most similar first: picture, samples, view, distance, similarity, image, where."""
         return self._rows(benchmark, "pairs")
 
     def questions(self, benchmark: str) -> Iterator[dict[str, Any]]:
@@ -124,7 +124,7 @@ def read_findings(folder: Path, pin: str) -> Findings | None:
 
 
 def findings_of(recipe: Recipe | None, pin: str, corpus: str = OWN) -> Findings | None:
-    """What was found of a recipe's own training data, or of another corpus by its folder's name; None where nothing was.
+    """What was found of a recipe's own training data, or of another corpus by its folder's name; None for nothing.
 
     Raises UserError, with the nearest name, for a corpus that was never looked through, and where a recipe's training
     data are not here, so that nothing says whether they are those that were looked through.

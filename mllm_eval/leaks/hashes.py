@@ -1,7 +1,7 @@
 """Perceptual hashes: 64 bits of a picture that a copy of it nearly shares.
 
-The hash is ImageHash's `phash`: the signs of the lowest 8 x 8 frequencies of a grey 32 x 32 picture, about their median. It
-withstands compression and scaling, neither mirroring nor cutting: so a benchmark's picture is hashed in many views of it,
+The hash is ImageHash's `phash`: the signs of the lowest 8 x 8 frequencies of a grey 32 x 32 picture about their median.
+It withstands compression and scaling, neither mirroring nor cutting: so a benchmark's picture is hashed in many views,
 and a training picture once.
 """
 

@@ -128,7 +128,7 @@ def in_order(hands: ThreadPoolExecutor, do: Callable[[T], R], items: Iterable[T]
 
 
 class Viewed(NamedTuple):
-    """A benchmark's pictures: hashes [P, views] of those that could be read, which they are, and why others could not."""
+    """A benchmark's pictures: hashes [P, views] of those that could be read, which they are, why others could not."""
 
     views: NDArray[np.uint64]
     pictures: list[ImageRef]

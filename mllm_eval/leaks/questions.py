@@ -15,7 +15,7 @@ _MARKS = re.compile(r"[\W_]+")
 
 
 def normalised(text: str) -> str:
-    """Small letters, compatible forms (NFKC) as one, marks and spaces as one space, without `<image 1>` and its like."""
+    """Small letters, compatible forms (NFKC) as one, marks and spaces as one space, without `<image 1>` and such."""
     plain = unicodedata.normalize("NFKC", _TAGS.sub(" ", text)).casefold()
     return _MARKS.sub(" ", plain).strip()
 

@@ -2,8 +2,8 @@
 
 A hash is cut into four words of 16 bits. Where two hashes differ in at most r bits, some word of theirs differs in few:
 with radii r_i of the words such that the sum of r_i + 1 is r + 1, at least one word is within its own. So each word's
-table is looked up at all values that near, and only what stands there is compared. The work is a small part of all pairs;
-memory is the hashes, once more in the order of a word, and blocks of `BLOCK` pairs.
+table is looked up at all values that near, and only what stands there is compared. The work is a small part of all
+pairs; memory is the hashes, once more in the order of a word, and blocks of `BLOCK` pairs.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _blocks(size: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArra
 def nearest(
     hashes: Hashes, views: NDArray[np.uint64], radius: int, most: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
-    """Pictures near others by any of their views: [n] picture, hash, view, distance, each pair once, nearest view first.
+    """Pictures near others by any of their views; [n] picture, hash, view, distance, each pair once.
 
     Args:
         hashes: [N] of what is looked through. views: [P, V] of each picture that is looked for.

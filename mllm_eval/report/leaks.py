@@ -45,7 +45,7 @@ class Without:
 def without_leaked(run: Scored, leaked: Mapping[str, set[str]]) -> Without:
     """What a run scores on the samples that are not leaked.
 
-    A leaked sample counts as one without a score: it leaves the sums, and where groups are counted its whole group does.
+    A leaked sample counts as one without a score: it leaves the sums, and where groups count its whole group does.
     A benchmark that nobody looked through, or of which nothing is left, has no value; nor has a mean that needs it.
     """
     reduced: dict[str, Estimate] = {}
@@ -72,7 +72,7 @@ def without_leaked(run: Scored, leaked: Mapping[str, set[str]]) -> Without:
 
 
 def findings_for(record: RunRecord, corpus: str = OWN) -> Findings | None:
-    """What was found of a run's own training data, or of another corpus; None where nothing was, or it has no recipe."""
+    """What was found of a run's own training data, or of another corpus; None for nothing, and without a recipe."""
     if corpus == OWN and not isinstance(record.run, Run):
         return None
     return findings_of(record.run.recipe if isinstance(record.run, Run) else None, record.data, corpus)
@@ -123,10 +123,11 @@ def _rows(run: Scored, label: str, found: Findings, kind: Kind) -> list[Row]:
     rows = []
     for key in [*run.benchmarks, *(mean for mean in (*columns().categories, AVERAGE) if mean in run.values)]:
         before, after = run.interval(key), left.values.get(key)
+        bounds = None if before is None else (before.low, before.high)
         members = [key] if key in sizes else list(columns().members(key))
         known = all(name in left.leaked for name in members)
         cells = {
-            "value": score_cell(run.values[key], COLUMNS[0], limits=None if before is None else (before.low, before.high)),
+            "value": score_cell(run.values[key], COLUMNS[0], limits=bounds),
             "without": Cell() if after is None else score_cell(after.value, COLUMNS[1], limits=(after.low, after.high)),
             "change": Cell() if after is None else Cell(_signed(after.value - run.values[key])),
             "leaked": Cell(f"{sum(left.leaked[name] for name in members):,}") if known else Cell(),

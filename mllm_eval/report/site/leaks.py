@@ -1,4 +1,4 @@
-"""The page of leaks: counts, scores without leaked samples, both pictures of each pair, questions in the training text."""
+"""The page of leaks: counts, scores without leaked samples, both pictures of each pair, questions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 from mllm_eval.errors import UserError
 from mllm_eval.leaks.findings import Findings
 from mllm_eval.report.leaks import findings_for, leaks_table
-from mllm_eval.report.page import fragment
 from mllm_eval.report.site.evidence import Evidence
 from mllm_eval.report.site.markup import listed, section, sheet
+from mllm_eval.report.table import Table
 from mllm_eval.report.words import title
 from mllm_eval.storage import write_atomic
 
@@ -40,19 +40,31 @@ def found_leaks(evidence: Evidence, problems: list[str]) -> dict[str, Findings]:
 def leaks_page(evidence: Evidence, found: dict[str, Findings], out: Path) -> str:
     """The body of leaks.html."""
     parts = [
-        '<section class="headline"><h1>Leaks</h1><p class="lead">Pictures and questions of the benchmarks that stand in '
-        "what the runs were trained on.</p></section>"
+        '<section class="headline"><h1>Leaks</h1><p class="lead">Pictures and questions of the benchmarks that stand '
+        "in what the runs were trained on.</p></section>"
     ]
     runs = [entry.scored.record for entry in evidence.seeing]
     try:
         # Of a run that was asked a part of the questions there is nothing to say that the whole does not say better.
         table = leaks_table(runs, rules=evidence.rules)
-        parts.append(section("without", "Scores without leaked samples", fragment(table)))
+        parts.append(section("without", table.title, _scores(table)))
     except UserError as problem:
         parts.append(section("without", "Scores without leaked samples", listed([str(problem)])))
     for number, one in enumerate(found.values()):
         parts += _corpus(one, number, out)
     return "\n".join(parts)
+
+
+def _scores(table: Table) -> str:
+    head = [("", False), *((column.title, not column.text) for column in table.columns)]
+    rows: list[list[str]] = []
+    group = None
+    for row in table.rows:
+        if row.group != group:
+            group = row.group
+            rows.append([group])
+        rows.append([row.label, *(" ".join(filter(None, (one.text, one.interval))) for one in row.cells.values())])
+    return sheet("without-sheet", table.title, head, rows, " ".join(table.notes))
 
 
 def _corpus(found: Findings, number: int, out: Path) -> list[str]:
@@ -70,9 +82,9 @@ def _corpus(found: Findings, number: int, out: Path) -> list[str]:
         for one in every
     ]  # fmt: skip
     note = (
-        f"{first.images:,} images of {first.corpus}. Near by hash: at most {first.settings.radius} of 64 bits apart in any "
-        f"of {first.settings.views} views. Copied: {first.settings.encoder} confirms one. False alarms: the share of pairs "
-        "of different pictures of the benchmark, those that look most alike, over the threshold."
+        f"{first.images:,} images of {first.corpus}. Near by hash: at most {first.settings.radius} of 64 bits apart in "
+        f"any of {first.settings.views} views. Copied: {first.settings.encoder} confirms one. False alarms: the "
+        "share of pairs of different pictures of the benchmark, those that look most alike, over the threshold."
     )
     if first.broken_images or first.broken_rows:
         reasons = "; ".join((*first.broken_rows_first[:1], *first.broken_images_first[:1]))
@@ -88,7 +100,8 @@ def _corpus(found: Findings, number: int, out: Path) -> list[str]:
             body += f'<ul class="pairs">{cards}</ul>'
             if one.pairs > PAIRS:
                 path = found.folder / f"{one.benchmark}.pairs.jsonl"
-                body += f'<p class="note">{PAIRS} of {one.pairs:,} pairs, the most similar; all are in {escape(str(path))}.</p>'
+                said = f"{PAIRS} of {one.pairs:,} pairs, the most similar; all are in {path}."
+                body += f'<p class="note">{escape(said)}</p>'
         if one.standing:
             body += _questions(found.questions(one.benchmark), one.standing)
         if body:
