@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup plan weights data train eval probe export score table report subset compare align check gpu-check gpu-wheels mini-weights lint test test-long bench clean
+.PHONY: help setup plan weights data train eval probe export score table report subset compare align leaks check gpu-check gpu-wheels mini-weights lint test test-long bench clean
 
 PYTHON ?= python3
 # Torch comes from pip's own index, in the version of constraints.txt. PyPI's build for Linux is that with CUDA, which runs
@@ -83,6 +83,9 @@ compare: $(READY) ## train and evaluate what is missing, one table: ENCODERS=min
 
 align: $(READY) ## alignment of encoders with LLMs: ENCODER=mini-dino,mini-clip [LLM=mini-llama,runs DATA=hub]
 	@$(RUN) align $(ENCODER) $(if $(LLM),--llm $(LLM)) $(if $(DATA),--data $(DATA) --fetch)
+
+leaks: $(READY) ## benchmark pictures and questions in training data: RECIPE=mini | AGAINST=folder [ENCODER=mini-dino BENCHMARKS=a,b]
+	@$(RUN) leaks $(RECIPE) $(if $(AGAINST),--against $(AGAINST)) $(if $(ENCODER),--encoder $(ENCODER)) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(if $(DATA),--data $(DATA))
 
 check: $(READY) ## hold the facts of an encoder's yaml against its weights: [ENCODER=mini-dino]
 	@$(RUN) check $(ENCODER)

@@ -144,8 +144,9 @@ def pair(folder: Path, number: int) -> dict[str, Any]:
     for name in names.values():
         (folder / "thumbs").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 24), (number, 90, 120)).save(folder / "thumbs" / name)
-    return {"picture": f"{number:064x}", "samples": [f"{number:04d}"], "n_samples": 2, "view": "mirrored", "distance": 3,
-            "similarity": 0.987, "image": f"{site_runs.EVIL}{number}.png", "where": "t:1", **names}  # fmt: skip
+    about = {"view": "mirrored", "distance": 3, "similarity": 0.987, "where": "t:1"}
+    return {"picture": f"{number:064x}", "samples": [f"{number:04d}"], "n_samples": 2, **about,
+            "image": f"{site_runs.EVIL}{number}.png", **names}  # fmt: skip
 
 
 def test_the_report_shows_both_pictures_and_nothing_from_files_is_html(
