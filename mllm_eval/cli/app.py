@@ -238,6 +238,11 @@ def table(
     gain: Annotated[bool, typer.Option("--gain", help="with visual gain (score - blind) and its interval")] = False,
     details: Annotated[bool, typer.Option("--details", help="instead: n, failed, unparsed, chance, hash")] = False,
     variants: Annotated[str | None, typer.Option(help="instead: the variants of this benchmark")] = None,
+    leaks: Annotated[
+        str | None,
+        typer.Option(help="instead: scores without samples that `leaks` found in training, or in a folder's name"),
+    ] = None,
+    leaked: Annotated[str, typer.Option(help="with --leaks: by pictures, questions, both or either")] = "pictures",
     form: Annotated[str, typer.Option("--format", help="terminal, csv, md, tex, html")] = "terminal",
     out: Annotated[Path | None, typer.Option(help="write it here instead of printing it")] = None,
 ) -> None:
@@ -247,8 +252,18 @@ def table(
       mllm-eval table --runs mini-dino,mini-clip --baseline mini-clip
       mllm-eval table offshelf --published-only --format tex
       mllm-eval table --variants textvqa                  one benchmark, however it was asked
+      mllm-eval table --leaks training --runs mini-dino   without what leaked into its own training data
     """
-    from mllm_eval.cli.tables import detail, put, table_of, table_of_all, with_left_out, with_own_costs, with_own_gains
+    from mllm_eval.cli.tables import (
+        detail,
+        put,
+        table_of,
+        table_of_all,
+        with_left_out,
+        with_own_costs,
+        with_own_gains,
+        without_leaks,
+    )
     from mllm_eval.errors import UserError
     from mllm_eval.report import TableOptions, named_table
     from mllm_eval.report.variants import variants_table
@@ -259,10 +274,12 @@ def table(
     shown_runs = records.every if chosen is None else chosen
     if not published_only:
         hold_to_known_rules(shown_runs, rules)
-    if details or variants is not None:
+    if details or variants is not None or leaks is not None:
         if name is not None:
-            raise UserError("--details and --variants show runs; leave out the name of the table")
-        if variants is not None:
+            raise UserError("--details, --variants and --leaks show runs; leave out the name of the table")
+        if leaks is not None:
+            shown = without_leaks(shown_runs, leaks, leaked, rules, subset)
+        elif variants is not None:
             shown = variants_table(shown_runs, variants, rules)
         else:
             shown = detail(shown_runs, rules, blind, subset)
@@ -309,6 +326,7 @@ def _others() -> None:
         fetching,
         filtering,
         gpu,
+        leaks,
         looking,
         miniature,
         models,
@@ -318,8 +336,8 @@ def _others() -> None:
         statistics,
     )
 
-    first = (gpu, looking, statistics, aligning, reporting, planning)
-    for others in (*first, fetching, models, features, probing, filtering):
+    first = (gpu, looking, statistics, aligning, filtering, leaks, reporting, planning)
+    for others in (*first, fetching, models, features, probing):
         others.register(app)
     app.add_typer(miniature.app, name="miniature")
 

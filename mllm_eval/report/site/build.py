@@ -15,6 +15,7 @@ from mllm_eval.progress import Progress, unheard
 from mllm_eval.report.site.comparing import compare_data, compare_page
 from mllm_eval.report.site.evidence import Evidence, gather
 from mllm_eval.report.site.files import write_data
+from mllm_eval.report.site.leaks import FILE, found_leaks, leaks_page
 from mllm_eval.report.site.markup import page
 from mllm_eval.report.site.overview import overview, scaling_page
 from mllm_eval.report.site.runpage import run_page
@@ -97,6 +98,9 @@ def _write_pages(evidence: Evidence, out: Path, problems: list[str], about: list
     if evidence.entries:
         nav.append((COMPARED, "Compare"))
     nav.append(("scaling.html", "Scaling"))
+    leaks = found_leaks(evidence, problems)
+    if leaks:
+        nav.append((FILE, "Leaks"))
     # More are reached from the table.
     runs = [(f"run-{run.scored.record.hash}.html", run.label) for run in evidence.seeing[:6]]
     foot = (
@@ -110,6 +114,8 @@ def _write_pages(evidence: Evidence, out: Path, problems: list[str], about: list
 
     write("index.html", "Vision encoders compared", overview(evidence, out, problems), ["table"])
     write("scaling.html", "Score against size", scaling_page(evidence, out))
+    if leaks:
+        write(FILE, "Leaks", leaks_page(evidence, leaks, out))
     for run in evidence.seeing:
         write(f"run-{run.scored.record.hash}.html", f"{run.label}, run", run_page(run, out))
     if evidence.entries:
