@@ -29,6 +29,7 @@ from mllm_eval.environment import repeatable
 from mllm_eval.errors import UserError
 from mllm_eval.features import Features
 from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, save_checkpoint
+from mllm_eval.model.chat import other_words
 from mllm_eval.model.internals import fault
 from mllm_eval.progress import Progress
 from mllm_eval.run import Run
@@ -128,6 +129,8 @@ def prepare(run: Run, say: Callable[[str], None], processes: int) -> None:
 def _tokenise_all(
     run: Run, stages: dict[int, Stage], tokenizer: Any, say: Callable[[str], None], processes: int = 1
 ) -> None:
+    if words := other_words(tokenizer, run.recipe.template):
+        say(f"{run.llm.name}: {words}")
     for number, stage in stages.items():
         counts = _note_rows(run, number, _tokenised(run, stage, tokenizer, processes))
         if number == 1 and counts.text_only and not counts.with_image:
