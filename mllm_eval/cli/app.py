@@ -313,6 +313,7 @@ def _others() -> None:
     # Registered here so that `mllm-eval --help` lists them last.
     from mllm_eval.cli import (
         aligning,
+        creating,
         features,
         fetching,
         gpu,
@@ -327,6 +328,7 @@ def _others() -> None:
 
     for others in (gpu, looking, statistics, aligning, reporting, planning, fetching, models, features, probing):
         others.register(app)
+    app.add_typer(creating.app, name="new")
     app.add_typer(miniature.app, name="miniature")
 
 
