@@ -70,7 +70,11 @@ NAMES = {
 FACTORS = "rope_freqs.weight"
 DERIVED = rf"{re.escape(FACTORS)}|blk\.\d+\.attn_rot_embd"
 # Of LLaMA 3.1 to 3.3 (their config.json): a file holds what follows from these, not these. The factor is its largest.
-LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+LLAMA3: dict[str, float] = {
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 
 
 def is_gguf(place: Path) -> bool:
@@ -110,7 +114,7 @@ def gguf_config(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: `llama.attention.causal: false`: each position sees all others, a LLaMA's those before"
         )
-    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu"}
+    config: dict[str, Any] = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu"}
     config |= {FIELDS[key]: value for key, value in said.items() if key in FIELDS}
     # Stored with 24 bits: 1e-5 is 9.999999747378752e-06 there.
     config["rms_norm_eps"] = float(f"{config['rms_norm_eps']:.6g}")
@@ -160,9 +164,9 @@ def _rope(said: dict[str, Any], header: GgufHeader, head: int, path: Path) -> di
 def _llama3(found: NDArray[np.float32], base: float, head: int, path: Path) -> dict[str, Any]:
     """The parameters that the divisors of the frequencies [head / 2] follow from."""
     if len(found) == head // 2 and np.isfinite(found).all():
-        parameters = {"rope_type": "llama3", "factor": float(found.max()), **LLAMA3}
-        if np.allclose(found, llama3_factors(base, head, parameters["factor"]), rtol=1e-4):
-            return parameters
+        factor = float(found.max())
+        if np.allclose(found, llama3_factors(base, head, factor), rtol=1e-4):
+            return {"rope_type": "llama3", "factor": factor, **LLAMA3}
     raise UserError(
         f"{path}: {FACTORS} is not what scaling of LLaMA 3.1's type gives; use the weights it was made from"
     )

@@ -86,6 +86,8 @@ def llama_config(llm: LLM, folder: Path) -> dict[str, Any]:
     """
     if is_gguf(folder):
         path, config = folder, gguf_config(folder)
+    elif folder.is_file():
+        raise UserError(f"{folder}: is one file; an LLM is a folder in the hub's format, or a file in GGUF (.gguf)")
     else:
         path, config = folder / "config.json", read_config(folder)
     kind, classes = config.get("model_type"), config.get("architectures") or []

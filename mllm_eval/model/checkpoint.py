@@ -104,8 +104,6 @@ def load_llm_model(llm: LLM, dtype: torch.dtype = torch.float32) -> Any:
         state = dequantised(folder, config.num_attention_heads, config.num_key_value_heads, dtype)
         given: dict[str, Any] = {"config": config, "state_dict": state}
         model = load_whole(LlamaForCausalLM.from_pretrained, folder, None, left_out=DERIVED, dtype=dtype, **given)
-    elif not folder.is_dir():
-        raise UserError(f"{folder}: is one file; an LLM is a folder in hub format, or a file in GGUF (.gguf)")
     else:
         llama_config(llm, folder)
         model = load_whole(LlamaForCausalLM.from_pretrained, folder, left_out=DERIVED, dtype=dtype)
