@@ -322,6 +322,7 @@ def _others() -> None:
     # Registered here so that `mllm-eval --help` lists them last.
     from mllm_eval.cli import (
         aligning,
+        creating,
         features,
         fetching,
         filtering,
@@ -339,6 +340,7 @@ def _others() -> None:
     first = (gpu, looking, statistics, aligning, filtering, leaks, reporting, planning)
     for others in (*first, fetching, models, features, probing):
         others.register(app)
+    app.add_typer(creating.app, name="new")
     app.add_typer(miniature.app, name="miniature")
 
 

@@ -37,7 +37,8 @@ def run_page(entry: Entry, out: Path) -> str:
                     + (f", family's code {encoder.code[:16]}" if encoder.code else "")),
         ("Pretraining", f"{encoder.facts.pretraining_data}; samples seen: {encoder.facts.samples_seen}; "
                         f"supervision: {encoder.facts.supervision}"),
-        ("LLM", f"{config.llm.name}, {config.llm.params:,} parameters"),
+        ("LLM", f"{config.llm.name}, {config.llm.params:,} parameters"
+                + (f", from a GGUF file ({config.llm.quantisation})" if config.llm.quantisation else "")),
         ("Recipe", f"{config.recipe.name}, {config.recipe.hash}; template {config.recipe.template}, "
                    f"{config.recipe.tokens} visual tokens{_shown(config)}, {config.recipe.dtype}"),
         ("Seed", str(config.seed)),
