@@ -83,12 +83,12 @@ def load_language(name: str) -> Language:
 
     Raises UserError with near names for anything else, and for weights that cannot be read.
     """
-    from mllm_eval.model.checkpoint import load_checkpoint, load_llm_model
+    from mllm_eval.model.checkpoint import load_checkpoint, load_llm_model, own_tokenizer
 
     if name in names("llms"):
         llm = load_llm(name)
         model = load_llm_model(llm)
-        return _language(name, model, _tokenizer(Path(model.name_or_path)), llm.weights.digest())
+        return _language(name, model, own_tokenizer(llm), llm.weights.digest())
     if (Path(name) / "config.json").is_file():
         from transformers import AutoModelForCausalLM
 

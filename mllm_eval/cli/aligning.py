@@ -45,8 +45,8 @@ def align(
     from mllm_eval.alignment.measure import align as measure
     from mllm_eval.alignment.pairs import fetch_pairs
     from mllm_eval.alignment.protocol import load_alignment
-    from mllm_eval.cli.app import split
     from mllm_eval.cli.display import display
+    from mllm_eval.cli.options import split
     from mllm_eval.cli.tables import print_and_write
     from mllm_eval.config import validate
     from mllm_eval.errors import UserError

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from mllm_eval.cli.app import split
 from mllm_eval.cli.launching import Start, launchable
+from mllm_eval.cli.options import split
 
 
 def register(app: typer.Typer) -> None:
