@@ -101,8 +101,8 @@ def heat_maps(results: Sequence[Aligned]) -> Figure:
 
 
 def against_size(results: Sequence[Aligned]) -> Figure:
-    """Scores with their intervals against the parameters of the LLM, a line an encoder, and against those of the encoder,
-    a dot an encoder and LLM, where sizes differ; the null's 95th percentile dashed."""
+    """Scores with their intervals against the parameters of the LLM, a line an encoder, and against those of the
+    encoder, a dot an encoder and LLM, where sizes differ; the null's 95th percentile dashed."""
     sides = [size for size in SIZES if _differ(results, size)]
     figure = new_figure(4.8 * len(sides), 3.2)
     panels = figure.subplots(1, len(sides), squeeze=False, sharey=True)[0]
