@@ -46,6 +46,7 @@ def shown(tmp_path: Path, *records: RunRecord) -> str:
     return vision_page(gather(records, "cambrian", True), tmp_path / "site")
 
 
+@pytest.mark.slow
 def test_the_page_is_there_where_something_was_measured(tmp_path: Path) -> None:
     assert shown(tmp_path) == ""
     aligned(tmp_path, "one", "llm", "w", 0.2)
@@ -54,6 +55,7 @@ def test_the_page_is_there_where_something_was_measured(tmp_path: Path) -> None:
     assert "vision.html" in (site / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_probes_can_be_looked_at_before_there_is_a_run(tmp_path: Path) -> None:
     probed(tmp_path)
     probed(tmp_path, "all")
