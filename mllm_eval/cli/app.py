@@ -9,6 +9,20 @@ import typer
 
 from mllm_eval.cli.guard import Guarded
 from mllm_eval.cli.launching import Start, launchable
+from mllm_eval.cli.options import (
+    Baseline,
+    Benchmarks,
+    Blind,
+    Encoder,
+    Intervals,
+    Llm,
+    Mixed,
+    Recipe,
+    Rules,
+    Seed,
+    Subset,
+    split,
+)
 
 EXAMPLES = """
 Cambrian-style VQA evaluation of frozen vision encoders.
@@ -34,29 +48,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Encoder = Annotated[str, typer.Argument(help="name in configs/encoders, or path to a yaml file")]
-Recipe = Annotated[str, typer.Option(help="name in configs/recipes, or path to a yaml file")]
-Llm = Annotated[str | None, typer.Option(help="name in configs/llms; default: the recipe's")]
-Seed = Annotated[int | None, typer.Option(help="default: the recipe's", min=0)]
-Benchmarks = Annotated[str | None, typer.Option(help="comma-separated; default: the sixteen of the paper")]
-Blind = Annotated[bool, typer.Option("--blind", help="also ask without images")]
-Subset = Annotated[
-    int | None, typer.Option(help="only so many questions of those asked in all, a stratified part", min=16)
-]
-Rules = Annotated[str, typer.Option(help="rule set of the printed table: cambrian or robust")]
-Baseline = Annotated[
-    str | None,
-    typer.Option(help="a row: print differences to it and mark the significant ones"),
-]
-Intervals = Annotated[bool, typer.Option("--intervals", help="print 95 % intervals")]
-Mixed = Annotated[bool, typer.Option("--mixed-recipes", help="let rows of unequal recipes share the table")]
-
-
-def split(names: str | None) -> list[str] | None:
-    """Comma-separated names, or None for none."""
-    found = [name.strip() for name in (names or "").split(",") if name.strip()]
-    return found or None
 
 
 @app.command("eval", short_help="everything, to a row of the table")
@@ -217,13 +208,14 @@ def score(
       mllm-eval score chartqa --answers answers.jsonl --rules robust
       mllm-eval score chartqa --answers answers.jsonl --as their-vlm      a row of table and report
     """
+    from mllm_eval.catalog.variant import VariantKey
     from mllm_eval.cli.scoring import score_anew, score_file
     from mllm_eval.errors import UserError
 
     if answers is not None:
         if what is None:
             raise UserError("say which benchmark the answers are for: mllm-eval score BENCHMARK --answers FILE")
-        score_file(what, answers, rules, out, partial, layout, as_json, data, variant, name)
+        score_file(what, answers, rules, out, partial, layout, as_json, data, VariantKey.parse(variant), name)
         return
     if name is not None:
         raise UserError("--as names a file of answers: mllm-eval score BENCHMARK --answers FILE --as NAME")
@@ -330,8 +322,10 @@ def _others() -> None:
     # Registered here so that `mllm-eval --help` lists them last.
     from mllm_eval.cli import (
         aligning,
+        creating,
         features,
         fetching,
+        filtering,
         gpu,
         leaks,
         looking,
@@ -343,8 +337,10 @@ def _others() -> None:
         statistics,
     )
 
-    for others in (gpu, looking, statistics, aligning, leaks, reporting, planning, fetching, models, features, probing):
+    first = (gpu, looking, statistics, aligning, filtering, leaks, reporting, planning)
+    for others in (*first, fetching, models, features, probing):
         others.register(app)
+    app.add_typer(creating.app, name="new")
     app.add_typer(miniature.app, name="miniature")
 
 
