@@ -149,6 +149,7 @@ def pair(folder: Path, number: int) -> dict[str, Any]:
             "image": f"{site_runs.EVIL}{number}.png", **names}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_report_shows_both_pictures_and_nothing_from_files_is_html(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
