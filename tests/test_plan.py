@@ -22,7 +22,7 @@ from mllm_eval.catalog.llm import LLM, LlamaArchitecture, llama_parameters
 from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
 from mllm_eval.features.store import FeatureStore
-from mllm_eval.kernels import quick
+from mllm_eval.kernels import use_kernels
 from mllm_eval.model import IGNORED, load_llm_model
 from mllm_eval.model.targets import states_before_targets
 from mllm_eval.operations.count import Questions, asking, encoding, passing, projecting
@@ -243,7 +243,7 @@ def test_work_of_a_step_is_that_of_its_products(train_llm: bool) -> None:
 def test_work_of_asking_is_that_of_its_products(tmp_path: Path, layer: int) -> None:
     encoder = make_encoder(tmp_path / "encoder").model_copy(update={"feature_layer": layer})
     # torch counts the operations of its own products only.
-    model = quick(load_encoder_model(encoder), on=False)
+    model = use_kernels(load_encoder_model(encoder), "torch")
     model.model.set_attn_implementation("eager")
     with FlopCounterMode(display=False) as counter:
         model(torch.randn(2, 3, 28, 28))

@@ -94,12 +94,12 @@ def load_encoder_model(encoder: Encoder, dtype: torch.dtype | None = None) -> En
     import torch
 
     from mllm_eval.adapters.faults import own_code
-    from mllm_eval.kernels import quick
+    from mllm_eval.kernels import use_kernels
 
     place, kind = weights_place(encoder.weights), family_of(encoder)
     with own_code(kind, encoder, "load"):
         model = kind.load(encoder, place, dtype or torch.float32)
-    return quick(model)
+    return use_kernels(model)
 
 
 def build_encoder(encoder: Encoder, config: dict[str, Any]) -> EncoderModel:

@@ -18,6 +18,7 @@ from mllm_eval.catalog import Encoder, load_llm, names
 from mllm_eval.decoding import decoders
 from mllm_eval.environment import device
 from mllm_eval.errors import UserError, near
+from mllm_eval.kernels import use_kernels
 from mllm_eval.saved import saved_run
 
 Progress = Callable[[int, int], None]
@@ -103,7 +104,7 @@ def load_language(name: str) -> Language:
             f"{name!r} is no LLM of configs/llms ({', '.join(names('llms'))}), no run, and no folder with a "
             f"config.json.{hint}"
         ) from None
-    found = load_checkpoint(run.checkpoint, encoder=False)
+    found = use_kernels(load_checkpoint(run.checkpoint, encoder=False), run.recipe.kernels)
     return _language(f"{run.llm.name} after {run.stem}", found.llm, found.tokenizer, f"run {run.hash}")
 
 

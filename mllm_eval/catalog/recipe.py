@@ -15,6 +15,8 @@ from mllm_eval.errors import UserError
 
 # `exclude_if`: a field that came later is not dumped while unset, so that older runs keep their hash.
 
+Kernels = Literal["auto", "onednn", "torch"]
+
 
 class ConversationData(Strict):
     """A training set in Cambrian's format: conversations (.jsonl or a .json array) and their images' folder.
@@ -153,6 +155,8 @@ class Recipe(Strict):
         dummy_image: rows without an image are cut to `max_length` as if they showed one.
         deterministic: whether every sum of a training on a GPU is done in the same order each time, so that training
             again gives the same bytes; what has no such kernel is an error instead of a rounding.
+        kernels: what multiplies the float32 matrices of linear layers on a CPU: `onednn`, or `torch` for torch's own
+            choice (MKL or OpenBLAS). They round otherwise. `auto`: `onednn` on processors with AVX-512, else `torch`.
         background: the colour that transparent training images are laid on; null drops their alpha, as LLaVA's and
             Cambrian's training code does.
     """
@@ -179,6 +183,7 @@ class Recipe(Strict):
     dummy_image: bool = Field(default=False, exclude_if=lambda value: not value)
     upright: bool = Field(default=True, exclude_if=lambda value: value)
     deterministic: bool = Field(default=False, exclude_if=lambda value: not value)
+    kernels: Kernels = Field(default="auto", exclude_if=lambda value: value == "auto")
     background: str | None = Field(default=None, exclude_if=lambda value: value is None)
     assumptions: dict[str, str] = Field(default_factory=dict)
 

@@ -41,10 +41,11 @@ def compare_engines(run: Run, samples: int | None = None, reporter: Reporter | N
     from mllm_eval.features import Features
     from mllm_eval.generate.backoff import kept_limits
     from mllm_eval.generate.determinism import chosen, compare
+    from mllm_eval.kernels import use_kernels
     from mllm_eval.model import load_checkpoint
 
     model = load_checkpoint(run.checkpoint, getattr(torch, run.recipe.dtype), encoder=False)
-    model.to(device())  # type: ignore[arg-type]  # transformers wraps it without its types
+    use_kernels(model, run.recipe.kernels).to(device())  # type: ignore[arg-type]  # transformers wraps it without its types
     features, found = Features.of(run), {}
     with tempfile.TemporaryDirectory() as folder:
         kept = run.answers_path("limits").with_suffix(".json")

@@ -187,7 +187,9 @@ def train_missing(run: Run, ledger: Ledger) -> None:
     for one in run.earlier_here():
         ledger.reporter.say(f"run {one} learnt other tokens of the template {run.recipe.template}: trained again")
     repeatable(run.seed)
-    with ledger.step("training", "training") as progress:
+    from mllm_eval.kernels import kernels_here
+
+    with ledger.step("training", "training", kernels=kernels_here(run.recipe.kernels)) as progress:
         train(run, progress, ledger.reporter.say)
 
 

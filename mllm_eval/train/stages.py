@@ -24,6 +24,7 @@ from mllm_eval.distributed import barrier, join, rank, together, without_compili
 from mllm_eval.environment import repeatable
 from mllm_eval.errors import UserError
 from mllm_eval.features import Features
+from mllm_eval.kernels import use_kernels
 from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, save_checkpoint
 from mllm_eval.model.internals import fault
 from mllm_eval.progress import Progress
@@ -32,7 +33,7 @@ from mllm_eval.storage import write_atomic
 from mllm_eval.train.batches import Collator, RowNumbers
 from mllm_eval.train.encoding import encode, missing, refs_of, spread, statistics
 from mllm_eval.train.keeping import with_room
-from mllm_eval.train.kernels import use_kernels
+from mllm_eval.train.liger import use_liger
 from mllm_eval.train.order import Plan, planned
 from mllm_eval.train.progress import StageLog, Work, latest_whole, remove_others
 from mllm_eval.train.resharding import reshard, resharded_copy, shards
@@ -153,7 +154,7 @@ def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
     if one.number == 2:
         model.projector.load_state_dict(load_file(_projector(run)))
     model.skips = fault() is None
-    use_kernels(model.llm, stage.kernels)
+    use_liger(model.llm, stage.kernels)
     model.llm.requires_grad_(stage.train_llm)
     if stage.lora is not None:
         from mllm_eval.train.lora import add_lora
@@ -161,6 +162,8 @@ def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
         add_lora(model.llm, stage.lora, run.llm)
     if stage.features == "live":
         model.encoder = load_encoder_model(run.encoder, getattr(torch, run.recipe.dtype))
+    if run.recipe.kernels != "auto":
+        use_kernels(model, run.recipe.kernels)
     return model
 
 
