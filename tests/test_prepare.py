@@ -16,7 +16,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.model import load_tokenizer
 from mllm_eval.run import Run
 from mllm_eval.train import prepare, rowchunks, stages, tokens, train
-from mllm_eval.train.tokenising import Source, _Writer, write_tokens
+from mllm_eval.train.tokenising import Noted, Source, _Writer, write_tokens
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_any_number_of_processes_writes_the_same_bytes(
     made = []
     for processes in (1, 2, 3):
         folder = tmp_path / str(processes)
-        write_tokens(folder, sources, tokenizer, "llama_3_meta", hashed, lambda _: False, sized, processes)
+        write_tokens(folder, sources, tokenizer, Noted("llama_3_meta", hashed, sized), lambda _: False, processes)
         made.append(written(folder))
     assert made[0] == made[1] == made[2]
     assert len(made[0]["left_out.jsonl"].splitlines()) > 4 and made[0]["changed.jsonl"]
@@ -70,8 +70,8 @@ def test_any_number_of_processes_writes_the_same_bytes(
 
     monkeypatch.setattr(_Writer, "write", killed)
     with pytest.raises(KeyboardInterrupt):
-        write_tokens(tmp_path / "again", sources, tokenizer, "llama_3_meta", hashed, lambda _: False, sized, 2)
-    write_tokens(tmp_path / "again", sources, tokenizer, "llama_3_meta", hashed, lambda _: False, sized, 2)
+        write_tokens(tmp_path / "again", sources, tokenizer, Noted("llama_3_meta", hashed, sized), lambda _: False, 2)
+    write_tokens(tmp_path / "again", sources, tokenizer, Noted("llama_3_meta", hashed, sized), lambda _: False, 2)
     assert written(tmp_path / "again") == made[0] and len(done) == 18
 
 
@@ -83,7 +83,7 @@ def test_a_broken_row_too_many_stops_all_processes_in_one_line(rows: tuple[list[
         with pytest.raises(
             UserError, match=r"train\.jsonl:21: .*broken row number 2, `skip_broken` allows 1"
         ) as raised:
-            write_tokens(tmp_path / "x", few, tokenizer, "llama_3_meta", None, lambda _: False, None, processes)
+            write_tokens(tmp_path / "x", few, tokenizer, Noted("llama_3_meta"), lambda _: False, processes)
         found.append(str(raised.value))
         shutil.rmtree(tmp_path / ".x")
     assert found[0] == found[1]

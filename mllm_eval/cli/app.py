@@ -1,4 +1,4 @@
-"""The commands that make something: eval, compare, train, score, table, check."""
+"""The commands that make something: eval, compare, train, score, table."""
 
 from __future__ import annotations
 
@@ -106,18 +106,9 @@ def eval_(
     if start(asked):
         return
     found = evaluate(
-        encoder,
-        benchmarks=chosen,
-        subset=subset,
-        progress=display(),
-        recipe=recipe,
-        llm=llm,
-        seed=seed,
-        blind=blind,
-        variants=others or (),
-        server=server,
-        rules=rules,
-    )
+        encoder, progress=display(), recipe=recipe, llm=llm, seed=seed, server=server, benchmarks=chosen,
+        subset=subset, blind=blind, variants=others or (), rules=rules,
+    )  # fmt: skip
     print_row(found.run, rules, blind, found.subset)
 
 
@@ -211,11 +202,13 @@ def score(
     from mllm_eval.catalog.variant import VariantKey
     from mllm_eval.cli.scoring import score_anew, score_file
     from mllm_eval.errors import UserError
+    from mllm_eval.score.files import ScoringOptions
 
     if answers is not None:
         if what is None:
             raise UserError("say which benchmark the answers are for: mllm-eval score BENCHMARK --answers FILE")
-        score_file(what, answers, rules, out, partial, layout, as_json, data, VariantKey.parse(variant), name)
+        options = ScoringOptions(rules, partial, layout, data, VariantKey.parse(variant))
+        score_file(what, answers, options, out, as_json, name)
         return
     if name is not None:
         raise UserError("--as names a file of answers: mllm-eval score BENCHMARK --answers FILE --as NAME")
@@ -278,27 +271,6 @@ def table(
         shown = table_of(chosen, options, blind, whole)
     shown = with_own_gains(shown, records, rules) if gain else shown
     put(with_own_costs(shown, records) if cost else shown, form, out)
-
-
-@app.command(short_help="hold facts of encoders against their weights")
-def check(
-    encoder: Annotated[str | None, typer.Argument(help="name; default: all")] = None,
-    determinism: Annotated[
-        bool, typer.Option("--determinism", help="instead: does a run's engine answer as the plain loop does")
-    ] = False,
-    samples: Annotated[int | None, typer.Option(help="of each benchmark; default: all", min=1)] = None,
-) -> None:
-    """Hold the facts of an encoder's yaml against its weights, or a run's fast engine against the plain loop.
-
-    \b
-      mllm-eval check mini-dino
-      mllm-eval check mini-dino --determinism --samples 20
-      mllm-eval check gpu                                what is claimed of a GPU: --help says more
-    """
-    from mllm_eval.cli.checking import check_determinism, check_encoders
-
-    right = check_determinism(encoder, samples) if determinism else check_encoders(encoder)
-    raise typer.Exit(0 if right else 2)
 
 
 def _others() -> None:

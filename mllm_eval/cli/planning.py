@@ -37,9 +37,10 @@ def plan(
     """
     import json
 
-    from mllm_eval.plan import make_plan
+    from mllm_eval.plan import PlanOptions, make_plan
 
-    made = make_plan(encoder, recipe, llm, gpus, mfu, price, (count(rows1), count(rows2)), text_tokens, micro_batch)
+    options = PlanOptions(gpus, mfu, price, (count(rows1), count(rows2)), text_tokens, micro_batch)
+    made = make_plan(encoder, recipe, llm, options)
     if as_json:
         print(json.dumps(made.to_dict(), indent=2))
     else:

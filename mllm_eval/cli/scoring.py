@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mllm_eval.catalog.variant import VariantKey
+    from mllm_eval.score.files import ScoringOptions
 
 
 def score_anew(run: str | None) -> None:
@@ -33,26 +33,17 @@ def score_anew(run: str | None) -> None:
 
 
 def score_file(
-    benchmark: str,
-    answers: Path,
-    rules: str,
-    out: Path | None,
-    partial: bool,
-    layout: str,
-    as_json: bool,
-    data: str,
-    variant: VariantKey,
-    name: str | None,
+    benchmark: str, answers: Path, options: ScoringOptions, out: Path | None, as_json: bool, name: str | None
 ) -> None:
     """Score a file of answers and print its numbers; with a `name`, keep them as a row of that name."""
     from mllm_eval.score import files
 
-    found = files.score_file(benchmark, answers, rules, out, partial, layout, as_json, data, variant)
+    scored = files.score_file(benchmark, answers, options, out, as_json)
     if name is None:
         return
     from mllm_eval.cli.display import display
     from mllm_eval.pipeline.imported import keep_answers
 
-    kept = keep_answers(name, benchmark, answers, found, data, variant, layout, display())
+    kept = keep_answers(name, benchmark, answers, scored, options, display())
     shown = " and ".join(f"`mllm-eval {one} --runs {kept.label}`" for one in ("table", "report"))
     print(f"{kept.name}: kept; {shown} show it", file=sys.stderr)

@@ -199,7 +199,7 @@ def attend_to_both(
     return out.reshape(rows, many, length, width)
 
 
-def _forward(
+def _forward(  # noqa: PLR0913  what transformers gives an attention
     module: Any,
     query: Tensor,
     key: Tensor,

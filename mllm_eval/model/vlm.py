@@ -154,7 +154,7 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
             tokens = tokens[torch.tensor(places, device=tokens.device)]
         return words.masked_scatter(image[..., None], tokens)
 
-    def forward(
+    def forward(  # noqa: PLR0913  what transformers gives a model
         self,
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,

@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from mllm_eval.catalog import Recipe, Stage
 from mllm_eval.operations.shapes import EncoderShape, LlamaShape, ProjectorShape, added_parameters, matrices
 from mllm_eval.plan.gpus import Gpu
-from mllm_eval.plan.memory import Activations, Adapters, Batch, Precision, States, Zero, activations, states
+from mllm_eval.plan.memory import (
+    Activations,
+    Adapters,
+    Batch,
+    Parameters,
+    Passes,
+    Precision,
+    States,
+    Zero,
+    activations,
+    states,
+)
 
 GIB = 2**30
 PER_NODE = 8
@@ -71,10 +82,12 @@ def ways(
     nodes = -(-number // PER_NODE)
     found = []
     for way, zero, offload in WAYS:
-        held = states(trained, frozen, llm.largest, recipe.dtype, zero, number, nodes, offload, eyes)
+        parameters = Parameters(trained, frozen, llm.largest, eyes)
+        held = states(parameters, recipe.dtype, zero, number, nodes, offload)
         precision = Precision.of(recipe.dtype, zero)
         for checkpointing in (False, True):
-            kept = activations(llm, joint, batch, precision, whole, checkpointing, adapters(stage, llm), live)
+            passes = Passes(whole, checkpointing, adapters(stage, llm), live)
+            kept = activations(llm, joint, batch, precision, passes)
             fits = held.peak(kept.peak) + RESERVE <= gpu.gib * GIB
             found.append(Memory(way, checkpointing, held, kept, fits))
     return found

@@ -16,7 +16,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.probes.encoding import encoded
 from mllm_eval.probes.examples import Example, Examples
 from mllm_eval.probes.found import Found, Group, chosen_words, hold_to_any
-from mllm_eval.probes.grid import Heads, Input
+from mllm_eval.probes.grid import Descent, Heads, Input
 from mllm_eval.probes.keeping import Kept, number
 from mllm_eval.probes.order import Order
 from mllm_eval.probes.views import drawing, random_view
@@ -52,10 +52,8 @@ def measure(
     read = sorted({layer for one in every for layer in one.layers})
     scaled = [rate * protocol.batch / protocol.rate_batch for rate in protocol.rates]
     weight = next(model.parameters())
-    heads = Heads(
-        every, scaled, len(train.classes), read, model.width, protocol.deviation, protocol.momentum, protocol.seed,
-        weight.device,
-    )  # fmt: skip
+    descent = Descent(protocol.deviation, protocol.momentum, protocol.seed)
+    heads = Heads(every, scaled, len(train.classes), read, model.width, descent, weight.device)
     state = kept.load()
     begun = int(state["step"]) if "step" in state else 0
     if begun:

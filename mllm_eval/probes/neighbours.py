@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -56,11 +57,11 @@ def measure(
     found = []
     for layers in groups:
         at = [every.layers.index(layer) for layer in layers]
-        answers = _answered(protocol, every, asked, at, labels, len(train.classes), np.arange(len(every)))
+        answers = _answered(protocol, every, asked, at, _Labels(labels, len(train.classes)), np.arange(len(every)))
         right = (answers == wanted[:, None]).numpy()
         choice = right
         if held is not None:
-            own = _answered(protocol, every, every, at, labels, len(train.classes), held[0], held[1])
+            own = _answered(protocol, every, every, at, _Labels(labels, len(train.classes)), held[0], held[1])
             choice = (own == labels[held[1]][:, None]).numpy()
         shares = choice.mean(0)
         best = int(np.argmax(shares))
@@ -86,9 +87,16 @@ def _held(protocol: NeighbourProbe, count: int) -> tuple[NDArray[np.int64], NDAr
     return np.sort(order[cut:]), np.sort(order[:cut])
 
 
+class _Labels(NamedTuple):
+    """The classes of images [N] by number, and how many there are."""
+
+    numbers: Tensor
+    classes: int
+
+
 def _answered(
-    protocol: NeighbourProbe, references: Summaries, queries: Summaries, layers: Sequence[int], labels: Tensor,
-    classes: int, among: NDArray[np.int64], asking: NDArray[np.int64] | None = None,
+    protocol: NeighbourProbe, references: Summaries, queries: Summaries, layers: Sequence[int], labels: _Labels,
+    among: NDArray[np.int64], asking: NDArray[np.int64] | None = None,
 ) -> Tensor:  # fmt: skip
     """[Q, K] the classes that each number of neighbours votes for; `among` the references, `asking` of the queries."""
     count = len(queries) if asking is None else len(asking)
@@ -103,7 +111,7 @@ def _answered(
         places = np.arange(start, min(count, start + ROWS))
         some = row(queries, places if asking is None else asking[places])
         cosines, at = nearest(some, lambda a, b: row(references, among[a:b]), len(among), most)
-        named = labels[torch.from_numpy(among)[at]]
-        found.append(torch.stack([votes(cosines[:, :k], named[:, :k], classes, protocol.temperature)
+        named = labels.numbers[torch.from_numpy(among)[at]]
+        found.append(torch.stack([votes(cosines[:, :k], named[:, :k], labels.classes, protocol.temperature)
                                   for k in protocol.neighbours], 1))  # fmt: skip
     return torch.cat(found)

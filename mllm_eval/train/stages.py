@@ -30,7 +30,7 @@ from mllm_eval.model.internals import fault
 from mllm_eval.progress import Progress
 from mllm_eval.run import Run
 from mllm_eval.storage import write_atomic
-from mllm_eval.train.batches import Collator, RowNumbers
+from mllm_eval.train.batches import Batches, Collator, RowNumbers, RowShape
 from mllm_eval.train.encoding import encode, missing, refs_of, spread, statistics
 from mllm_eval.train.keeping import with_room
 from mllm_eval.train.liger import use_liger
@@ -189,15 +189,18 @@ def _train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, pr
     collator = Collator(
         one.data,
         run.encoder.preprocessing if one.stage.features == "live" else features.store,
-        model.config.image_token_id,
-        model.image_tokens,
-        tokenizer.pad_token_id,
-        one.stage.max_length,
+        RowShape(
+            model.config.image_token_id,
+            model.image_tokens,
+            tokenizer.pad_token_id,
+            one.stage.max_length,
+            model.grid,
+            run.recipe.dummy_positions,
+        ),
         one.unreadable.images,
-        model.grid,
-        run.recipe.dummy_positions,
     )
-    trainer = StageTrainer(model, one.stage, args, one.plan, one.rows, collator, stage_log, progress, one.unreadable)
+    batches = Batches(one.plan, one.rows, collator)
+    trainer = StageTrainer(model, one.stage, args, batches, stage_log, progress, one.unreadable)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     repeatable(run.seed)
     # The encoder is frozen and loaded again where it is kept; its tensors may be the model's own, which are let go of.

@@ -24,7 +24,7 @@ from torch.nn import functional
 from transformers import Dinov2Config, Dinov2Model
 
 from mllm_eval.miniature.pretrain.images import pictures, pixels
-from mllm_eval.miniature.pretrain.loop import fit
+from mllm_eval.miniature.pretrain.loop import Schedule, fit
 from mllm_eval.miniature.world import SIZE
 
 BATCH, WIDTH, JOINT, GRID, PATCH = 64, 128, 96, 8, 14
@@ -193,5 +193,5 @@ def pretrain(work: Path, steps: int, lr: float = 1e-3) -> tuple[Dinov2Model, Pat
     def after(step: int) -> None:
         pair.follow(1 - 0.01 * (1 - step / steps) - 0.0005)
 
-    log = fit("mini-dino", work, pair, step_fn, steps=steps, lr=lr, warmup=200, after=after, trainable=pair.learnt)
+    log = fit("mini-dino", work, pair, step_fn, Schedule(steps, lr, warmup=200), after=after, trainable=pair.learnt)
     return pair.teacher.backbone.eval(), log
