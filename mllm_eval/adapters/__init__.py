@@ -34,8 +34,8 @@ def family(name: str, code: str | None = None, weights: Weights | None = None) -
     name, with the nearest, and for a file that is not the one meant, can't be imported or does not keep the contract.
     """
     if name in FAMILIES:
-        found: type[EncoderModel] = importlib.import_module(f"mllm_eval.adapters.{name}").Family
-        return found
+        family_class: type[EncoderModel] = importlib.import_module(f"mllm_eval.adapters.{name}").Family
+        return family_class
     module = module_of_family(name, code, weights)
     return _held(getattr(module, "Family", None), Path(str(module.__file__)))
 

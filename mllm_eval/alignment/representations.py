@@ -135,7 +135,7 @@ def of_captions(language: Language, texts: Sequence[str], progress: Progress | N
     if empty := [text for text, one in zip(texts, ids, strict=True) if not one]:
         raise UserError(f"caption {empty[0]!r} has no token in {language.name}; leave its row out")
     order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
-    found: list[Tensor | None] = [None] * len(ids)
+    rows: list[Tensor | None] = [None] * len(ids)
     done = 0
     for start in range(0, len(order), BATCH):
         numbers = order[start : start + BATCH]
@@ -147,8 +147,8 @@ def of_captions(language: Language, texts: Sequence[str], progress: Progress | N
         weights = mask[..., None].float()
         means = torch.stack([(one.float() * weights).sum(1) / weights.sum(1) for one in states]).cpu()
         for at, number in enumerate(numbers):
-            found[number] = means[:, at]
+            rows[number] = means[:, at]
         done += len(numbers)
         if progress is not None:
             progress(done, len(order))
-    return torch.stack([one for one in found if one is not None], 1)
+    return torch.stack([one for one in rows if one is not None], 1)

@@ -194,9 +194,9 @@ class Recipe(Strict):
     def _take_assumptions(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        found: dict[str, str] = {}
-        plain = {key: _strip(value, key, found) for key, value in data.items() if key != "assumptions"}
-        return {**plain, "assumptions": {**(data.get("assumptions") or {}), **found}}
+        sources: dict[str, str] = {}
+        plain = {key: _strip(value, key, sources) for key, value in data.items() if key != "assumptions"}
+        return {**plain, "assumptions": {**(data.get("assumptions") or {}), **sources}}
 
     @field_validator("tokens")
     @classmethod
@@ -221,12 +221,12 @@ class Recipe(Strict):
 
     def identity(self) -> dict[str, Any]:
         """The fields that can change a result, apart from `llm` and `seed`, which a run resolves itself."""
-        found = self.model_dump(mode="json", exclude={"assumptions", "llm", "seed"})
+        fields = self.model_dump(mode="json", exclude={"assumptions", "llm", "seed"})
         if self.dtype == "bfloat16" and (self.stage1.deepspeed or self.stage2.deepspeed):
             # Micro-batches were summed in bfloat16 before.
-            found["gradients"] = "float32"
+            fields["gradients"] = "float32"
         known = TEMPLATES.get(self.template)
-        return found if known is None or known.tokens == 1 else {**found, "template_tokens": known.tokens}
+        return fields if known is None or known.tokens == 1 else {**fields, "template_tokens": known.tokens}
 
     @property
     def hash(self) -> str:

@@ -41,13 +41,13 @@ def weights(
     chosen += [Whole.of(model)] if model else []
     if not chosen:
         raise UserError("say what to fetch: mllm-eval weights ENCODER, or --llm NAME, or both")
-    for found in provide_weights(chosen, offline, folder, display()):
-        if found.lock is None:
-            print(f"{found.name}: ok; {found.place}")
+    for line in provide_weights(chosen, offline, folder, display()):
+        if line.lock is None:
+            print(f"{line.name}: ok; {line.place}")
             continue
-        files, size = len(found.lock.only.files), sum(file.size for file in found.lock.only.files.values())
-        print(f"{found.name}: ok; {files} files, {size / 2**30:.2f} GiB, revision {found.lock.revision_found}")
-        print(f"  {found.place}\n  locked in {found.lock_file}")
+        files, size = len(line.lock.only.files), sum(file.size for file in line.lock.only.files.values())
+        print(f"{line.name}: ok; {files} files, {size / 2**30:.2f} GiB, revision {line.lock.revision_found}")
+        print(f"  {line.place}\n  locked in {line.lock_file}")
 
 
 def data(

@@ -59,9 +59,9 @@ def check_gpu(
         print(one.line(), flush=True)
 
     to = to or results_home() / ("gpu-check.json" if gpus == 1 else f"gpu-check-{gpus}.json")
-    found = run_checks(tell, split(only) or [], budget, dry, planted, gpus, to)
-    states = [one.state for one in found]
-    failed, skipped = states.count("FAIL"), [one.group for one in found if one.skipped]
+    checks = run_checks(tell, split(only) or [], budget, dry, planted, gpus, to)
+    states = [one.state for one in checks]
+    failed, skipped = states.count("FAIL"), [one.group for one in checks if one.skipped]
     left = f"; not proved, for want of time: {', '.join(dict.fromkeys(skipped))}" if skipped else ""
     print(f"{states.count('PASS')} passed, {failed} failed{left}; {to}")
     raise typer.Exit(1 if failed else 0)

@@ -133,10 +133,10 @@ def kept(one: Keeping) -> str:
 
 def size(count: float) -> str:
     """Bytes as GiB."""
-    found = count / 2**30
-    if found >= 100:
-        return f"{found:,.0f}"
-    return f"{found:,.1f}" if found >= 0.05 or not count else f"{found:.1g}"
+    gib = count / 2**30
+    if gib >= 100:
+        return f"{gib:,.0f}"
+    return f"{gib:,.1f}" if gib >= 0.05 or not count else f"{gib:.1g}"
 
 
 def hours(value: float) -> str:

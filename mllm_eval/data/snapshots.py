@@ -137,10 +137,10 @@ def ids_hash(ids: Iterable[str]) -> str:
 def reader_of(benchmark: Benchmark) -> Reader:
     """The function that reads this benchmark's rows."""
     module, _, function = benchmark.reader.partition(":")
-    found = getattr(module_of(benchmark, module), function, None)
-    if found is None:
+    reader = getattr(module_of(benchmark, module), function, None)
+    if reader is None:
         raise UserError(f"benchmark {benchmark.name}: no function '{function}' in '{module}' (its `reader`)")
-    return cast(Reader, found)
+    return cast(Reader, reader)
 
 
 def read_row(read: Reader, row: Row, settings: Mapping[str, Any]) -> Reading:
@@ -150,7 +150,7 @@ def read_row(read: Reader, row: Row, settings: Mapping[str, Any]) -> Reading:
     folder = Path(code.co_filename).parent if code else Path()
     try:
         # The column that a csv's image is named in keeps its text.
-        found = read({**marks, **row.record}, settings)
+        reading = read({**marks, **row.record}, settings)
     except UserError as error:
         raise UserError(f"{row.where}: {error}") from None
     except KeyError as error:
@@ -158,9 +158,9 @@ def read_row(read: Reader, row: Row, settings: Mapping[str, Any]) -> Reading:
     except Exception as error:
         place = origin(error, folder).removesuffix(": ")
         raise UserError(f"{row.where}: can't be read ({exception_words(error)}{place and f' at {place}'})") from None
-    if not isinstance(found, Reading):
-        raise UserError(f"{row.where}: its reader gives {type(found).__name__}, expected a Reading")
-    return found
+    if not isinstance(reading, Reading):
+        raise UserError(f"{row.where}: its reader gives {type(reading).__name__}, expected a Reading")
+    return reading
 
 
 def _joined(pin: Pin, benchmark: Benchmark, files: Files) -> Iterator[Row]:
@@ -197,10 +197,10 @@ def _kept(number: int, row: Row, reading: Reading, seen: dict[str, int]) -> Kept
 
 
 def _check_ids(benchmark: Benchmark, pin: str, asked: Pin, samples: Sequence[Kept]) -> None:
-    found = ids_hash(sample.id for sample in samples)
-    if asked.ids is not None and found != asked.ids:
+    digest = ids_hash(sample.id for sample in samples)
+    if asked.ids is not None and digest != asked.ids:
         raise UserError(
-            f"{benchmark.name}: the ids of {asked.repo} differ from those of its pin '{pin}' (hash {found[:12]}, not "
+            f"{benchmark.name}: the ids of {asked.repo} differ from those of its pin '{pin}' (hash {digest[:12]}, not "
             f"{asked.ids[:12]}): another release? Correct `revision` or `ids` in {folder_of(benchmark)}/benchmark.yaml."
         )
 

@@ -46,10 +46,10 @@ def pictures_beside(pin: Pin, aliases: Mapping[str, str], files: Sequence[Path])
 def files_of(pin: Pin) -> list[Path]:
     """The files of a local pin in the order of their names; UserError when there are none."""
     folder = data_home() / pin.repo
-    found = sorted(folder.glob(pin.pattern))
-    if not found:
+    paths = sorted(folder.glob(pin.pattern))
+    if not paths:
         raise UserError(f"{folder / pin.pattern}: no such files. `mllm-eval data` fetches or makes them.")
-    return found
+    return paths
 
 
 def rows_of(pin: Pin, aliases: Mapping[str, str], files: Sequence[Path], how: Decoding = PLAIN) -> Iterator[Row]:

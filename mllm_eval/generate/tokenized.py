@@ -87,11 +87,11 @@ class TokenizedPrompts:
     def lengths(self, requests: Sequence[Request]) -> list[Lengths]:
         """The requests as a plan sees them, numbered by their places."""
         numbers: dict[Pieces, int] = {}
-        found = []
+        rows = []
         for place, (request, one) in enumerate(zip(requests, self.prompts(requests), strict=True)):
             prefix = numbers.setdefault(one.prefix, len(numbers) + 1) if one.prefix else NO_PREFIX
-            found.append(Lengths(place, prefix, one.prefix_tokens, one.suffix_tokens, request.max_new_tokens))
-        return found
+            rows.append(Lengths(place, prefix, one.prefix_tokens, one.suffix_tokens, request.max_new_tokens))
+        return rows
 
     def batch(self, requests: Sequence[Request], planned: Planned, lengths: Sequence[Lengths]) -> TokenBatch:
         """A planned batch of some of the requests in tokens."""
@@ -115,7 +115,7 @@ class TokenizedPrompts:
         texts = [self.words.chunks(request.prompt) for request in requests]
         new = list(dict.fromkeys(text for own in texts for text in own if text not in self._before))
         words = {text: tuple(ids) for text, (ids, _) in zip(new, self.words.encode(new), strict=True)}
-        found = []
+        rows = []
         for request, own in zip(requests, texts, strict=True):
             pieces: list[Piece] = []
             for text, image in zip(own, (*request.images, None), strict=True):
@@ -128,8 +128,8 @@ class TokenizedPrompts:
                 if image is not None:
                     pieces.append(image.sha256)
                     self._measure(image)
-            found.append(tuple(pieces))
-        return found
+            rows.append(tuple(pieces))
+        return rows
 
     def _split(self, pieces: Pieces) -> Prompt:
         if sum(isinstance(piece, str) for piece in pieces) == 1 and not isinstance(pieces[-1], str):

@@ -182,13 +182,13 @@ def read_lock(source: Source, home: Path | None = None) -> Lock | None:
 
 def locked_files(folder: Path, names: Iterable[str]) -> dict[str, LockedFile]:
     """Size and SHA-256 of files of a folder. Raises UserError for one that is missing."""
-    found = {}
+    files = {}
     for name in sorted(names):
         path = folder / name
         if not path.is_file():
             raise UserError(f"{path}: no such file")
-        found[name] = LockedFile(size=path.stat().st_size, sha256=sha256_file(path))
-    return found
+        files[name] = LockedFile(size=path.stat().st_size, sha256=sha256_file(path))
+    return files
 
 
 def locked_folder(source: Source, home: Path | None = None, whole: bool = False) -> Path:

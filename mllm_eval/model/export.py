@@ -240,8 +240,8 @@ def _prove(model: VLM, folder: Path) -> str:
         for mine, _ in pixels:
             shown = mine.to(model.dtype)
             expected: Tensor = model(input_ids=inputs["input_ids"], pixel_values=shown).logits
-            found: Tensor = llava(input_ids=inputs["input_ids"], pixel_values=shown).logits
-            apart_by = float((expected - found[..., : expected.shape[-1]]).abs().max())
+            logits: Tensor = llava(input_ids=inputs["input_ids"], pixel_values=shown).logits
+            apart_by = float((expected - logits[..., : expected.shape[-1]]).abs().max())
             worst = max(worst, apart_by / max(1.0, float(expected.abs().max())))
     if not worst <= CLOSE:
         raise UserError(f"{folder}: its logits differ by {worst:.3g} of the largest; nothing was written")

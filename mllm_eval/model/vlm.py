@@ -105,12 +105,12 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
             module.reset_parameters()
 
     def get_input_embeddings(self) -> nn.Module:
-        found: nn.Module = self.llm.get_input_embeddings()
-        return found
+        embeddings: nn.Module = self.llm.get_input_embeddings()
+        return embeddings
 
     def get_output_embeddings(self) -> nn.Module:
-        found: nn.Module = self.llm.get_output_embeddings()
-        return found
+        head: nn.Module = self.llm.get_output_embeddings()
+        return head
 
     def embed(self, features: Tensor) -> Tensor:
         """Visual tokens [B, image_tokens, H] of an encoder's patch features [B, h, w, D] of any float dtype."""

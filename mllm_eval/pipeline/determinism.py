@@ -46,7 +46,7 @@ def compare_engines(run: Run, samples: int | None = None, reporter: Reporter | N
 
     model = load_checkpoint(run.checkpoint, getattr(torch, run.recipe.dtype), encoder=False)
     use_kernels(model, run.recipe.kernels).to(device())  # type: ignore[arg-type]  # transformers wraps it without its types
-    features, found = Features.of(run), {}
+    features, agreements = Features.of(run), {}
     with tempfile.TemporaryDirectory() as folder:
         kept = run.answers_path("limits").with_suffix(".json")
         limits = kept_limits(kept if kept.is_file() else Path(folder) / "limits.json", model)
@@ -58,7 +58,7 @@ def compare_engines(run: Run, samples: int | None = None, reporter: Reporter | N
                 none, prompts = Journal(Path(folder) / "none"), TemplateFormat(run.recipe.template)
                 task = Task(own, benchmark.generation.max_new_tokens, none, prompts, name, variant)
                 with listener.step(f"both ways: {name}") as progress:
-                    found[name] = compare(model, [task], run.recipe.template, features, limits, progress)
-    if not found:
+                    agreements[name] = compare(model, [task], run.recipe.template, features, limits, progress)
+    if not agreements:
         raise UserError(f"no benchmark has data '{run.data}'")
-    return found
+    return agreements

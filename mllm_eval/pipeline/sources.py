@@ -94,8 +94,8 @@ def _current(source: Source, folder: Path) -> bool:
 
 def _function(name: str) -> Callable[..., Any]:
     module, _, function = name.partition(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
-    return found
+    maker: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return maker
 
 
 def _make(name: str, source: Source, reporter: Reporter) -> None:

@@ -83,11 +83,11 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; sizes in bytes, times in hours, cost in the price's currency."""
-        found = asdict(self)
+        plain = asdict(self)
         for stage, listed in self.memory.items():
             for at, way in enumerate(listed):
-                found["memory"][stage][at] |= {"gpu": way.gpu, "activations_peak": way.activations.peak}
-        return {**found, "hours": self.hours, "gpu_hours": self.gpu_hours, "cost": self.cost}
+                plain["memory"][stage][at] |= {"gpu": way.gpu, "activations_peak": way.activations.peak}
+        return {**plain, "hours": self.hours, "gpu_hours": self.gpu_hours, "cost": self.cost}
 
 
 @dataclass(frozen=True, slots=True)

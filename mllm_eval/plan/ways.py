@@ -80,7 +80,7 @@ def ways(
     whole = stage.train_llm and stage.lora is None
     live = encoder if eyes else None
     nodes = -(-number // PER_NODE)
-    found = []
+    memories = []
     for way, zero, offload in WAYS:
         parameters = Parameters(trained, frozen, llm.largest, eyes)
         held = states(parameters, recipe.dtype, zero, number, nodes, offload)
@@ -89,5 +89,5 @@ def ways(
             passes = Passes(whole, checkpointing, adapters(stage, llm), live)
             kept = activations(llm, joint, batch, precision, passes)
             fits = held.peak(kept.peak) + RESERVE <= gpu.gib * GIB
-            found.append(Memory(way, checkpointing, held, kept, fits))
-    return found
+            memories.append(Memory(way, checkpointing, held, kept, fits))
+    return memories

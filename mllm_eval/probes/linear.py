@@ -29,11 +29,11 @@ CHUNK = 64
 
 def inputs_of(protocol: LinearProbe, groups: Layers) -> list[list[Input]]:
     """The inputs of each group of layers: the last so many of them, with and without the mean patch."""
-    found = []
+    inputs = []
     for layers in groups:
         depths = sorted({min(depth, len(layers)) for depth in protocol.depths})
-        found.append([Input(layers[-depth:], mean) for depth in depths for mean in protocol.patch_mean])
-    return found
+        inputs.append([Input(layers[-depth:], mean) for depth in depths for mean in protocol.patch_mean])
+    return inputs
 
 
 def measure(

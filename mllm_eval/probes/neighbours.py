@@ -29,9 +29,9 @@ def nearest(queries: Tensor, references: Callable[[int, int], Tensor], count: in
     at = torch.zeros((len(asked), 0), dtype=torch.int64)
     for start in range(0, count, ROWS):
         some = F.normalize(references(start, min(count, start + ROWS)).float(), dim=1)
-        found = asked @ some.T
+        cosines = asked @ some.T
         places = torch.arange(start, start + len(some)).expand(len(asked), -1)
-        near, at = torch.cat([near, found], 1), torch.cat([at, places], 1)
+        near, at = torch.cat([near, cosines], 1), torch.cat([at, places], 1)
         order = near.argsort(dim=1, descending=True, stable=True)[:, :most]
         near, at = near.gather(1, order), at.gather(1, order)
     return near, at
@@ -54,7 +54,7 @@ def measure(
     labels = torch.from_numpy(train.labels()[every.places])
     wanted = torch.from_numpy(test.labels()[asked.places])
     held = _held(protocol, len(every))
-    found = []
+    scored_groups = []
     for layers in groups:
         at = [every.layers.index(layer) for layer in layers]
         answers = _answered(protocol, every, asked, at, _Labels(labels, len(train.classes)), np.arange(len(every)))
@@ -72,10 +72,10 @@ def measure(
             "on_selection": round(100 * float(shares[best]), 4),
         }
         further = {f"k={k}": 100 * float(right[:, i].mean()) for i, k in enumerate(protocol.neighbours)}
-        found.append(Group(layers, chosen, scores=scores, further=further))
+        scored_groups.append(Group(layers, chosen, scores=scores, further=further))
     words = f"best k of {', '.join(map(str, protocol.neighbours))}; "
     words += chosen_words(protocol.selection, protocol.holdout).replace("head", "k")
-    return Found(found, words, len(test), asked.broken, every.broken, len(every))
+    return Found(scored_groups, words, len(test), asked.broken, every.broken, len(every))
 
 
 def _held(protocol: NeighbourProbe, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
@@ -106,12 +106,12 @@ def _answered(
         low, high = int(places.min()), int(places.max()) + 1
         return held.rows(low, high)[torch.from_numpy(places - low)][:, list(layers)].flatten(1)
 
-    found = []
+    voted = []
     for start in range(0, count, ROWS):
         places = np.arange(start, min(count, start + ROWS))
         some = row(queries, places if asking is None else asking[places])
         cosines, at = nearest(some, lambda a, b: row(references, among[a:b]), len(among), most)
         named = labels.numbers[torch.from_numpy(among)[at]]
-        found.append(torch.stack([votes(cosines[:, :k], named[:, :k], labels.classes, protocol.temperature)
+        voted.append(torch.stack([votes(cosines[:, :k], named[:, :k], labels.classes, protocol.temperature)
                                   for k in protocol.neighbours], 1))  # fmt: skip
-    return torch.cat(found)
+    return torch.cat(voted)

@@ -96,8 +96,8 @@ def score(
     scored = score_lines(
         chosen, source, lines, ScoringOptions(rules, partial, pin=data, variant=VariantKey.parse(variant))
     )
-    found = [(one.id, scored.predictions.get(one.id), one.score, one.parsed, one.note) for one in scored.scores]
-    frame = pd.DataFrame(found, columns=["id", "prediction", "score", "parsed", "note"])
+    rows = [(one.id, scored.predictions.get(one.id), one.score, one.parsed, one.note) for one in scored.scores]
+    frame = pd.DataFrame(rows, columns=["id", "prediction", "score", "parsed", "note"])
     return ScoredPredictions(scored.summary, frame.astype({"score": "float64"}))
 
 

@@ -111,19 +111,19 @@ class Collator:
 
     def images(self, number: int) -> list[int]:
         """A row's images in order, as numbers into the data's."""
-        found: list[int] = self.data.image_of[
+        numbers: list[int] = self.data.image_of[
             self.data.image_offsets[number] : self.data.image_offsets[number + 1]
         ].tolist()
-        return found
+        return numbers
 
     def _features(self, store: FeatureStore, images: Sequence[int]) -> torch.Tensor:
         whole = [image not in self.broken for image in images]
         names = [self.data.images[image][1] for image, one in zip(images, whole, strict=True) if one]
-        found = store.get_many(names)
+        rows = store.get_many(names)
         if all(whole):
-            return found
-        features = found.new_zeros(len(images), *found.shape[1:])
-        features[torch.tensor(whole)] = found
+            return rows
+        features = rows.new_zeros(len(images), *rows.shape[1:])
+        features[torch.tensor(whole)] = rows
         return features
 
     def _pixels(self, facts: Preprocessing, images: Sequence[int]) -> tuple[torch.Tensor, list[tuple[int, str]]]:
