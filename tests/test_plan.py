@@ -36,7 +36,7 @@ from mllm_eval.operations.shapes import (
 )
 from mllm_eval.plan import PlanOptions, make_plan
 from mllm_eval.plan.gpus import parse_gpus
-from mllm_eval.plan.memory import Batch, Parameters, Passes, Precision, activations, states
+from mllm_eval.plan.memory import MicroBatch, Parameters, Passes, Precision, activations, states
 from mllm_eval.plan.workload import _made_rows, reference_sizes
 from mllm_eval.storage import SHIPPED
 
@@ -100,8 +100,8 @@ class Trained:
         targets = self.labels[:, 1:][used[:, :-1]]
         return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
 
-    def batch(self) -> Batch:
-        return Batch(ROWS * LENGTH, ROWS, TOKENS, ROWS * self.targets)
+    def batch(self) -> MicroBatch:
+        return MicroBatch(ROWS * LENGTH, ROWS, TOKENS, ROWS * self.targets)
 
 
 def kept_bytes(step: Trained) -> int:

@@ -166,7 +166,7 @@ class Backbone(EncoderModel):
         else:
             config, source, state = cls.read_config(place), place, None
             # Before gigabytes are read for nothing.
-            cls.compare(facts, {**cls.found_in(config), "depth": config.num_hidden_layers})
+            cls.compare_facts(facts, {**cls.found_in(config), "depth": config.num_hidden_layers})
         model = load_whole(
             cls.transformers_class().from_pretrained,
             place,

@@ -134,7 +134,7 @@ class EncoderModel(nn.Module):
 
     # ---- what every family shares ----
     @staticmethod
-    def compare(facts: Encoder, found: dict[str, Any]) -> None:
+    def compare_facts(facts: Encoder, found: dict[str, Any]) -> None:
         """Raise UserError where the yaml says otherwise than the weights, of what both say."""
         said = {"patch": facts.patch, "width": facts.width, "depth": facts.depth}
         if facts.architecture is not None:
@@ -148,7 +148,7 @@ class EncoderModel(nn.Module):
 
     def _check_facts(self) -> None:
         facts = self.facts
-        self.compare(facts, {**self.found(), "depth": len(self.blocks())})
+        self.compare_facts(facts, {**self.found(), "depth": len(self.blocks())})
         params = sum(parameter.numel() for parameter in self.parameters())
         if params != facts.params:
             raise UserError(

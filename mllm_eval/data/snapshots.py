@@ -16,7 +16,7 @@ from mllm_eval.data.locks import locked_snapshot
 from mllm_eval.data.readers import Reading
 from mllm_eval.data.samples import Kept, Pictures, Sample, Samples
 from mllm_eval.data.settings import check_named, settings_of
-from mllm_eval.data.tables import Row, files_of, rows_of
+from mllm_eval.data.tables import DataRow, files_of, rows_of
 from mllm_eval.decoding import Decoding
 from mllm_eval.errors import UserError, exception_words, near, origin
 from mllm_eval.storage import sha256_bytes
@@ -143,7 +143,7 @@ def reader_of(benchmark: Benchmark) -> Reader:
     return cast(Reader, reader)
 
 
-def read_row(read: Reader, row: Row, settings: Mapping[str, Any]) -> Reading:
+def read_row(read: Reader, row: DataRow, settings: Mapping[str, Any]) -> Reading:
     """What a reader makes of a row, with the reader's errors as UserError naming the row."""
     marks = {column: ["image"] * len(refs) or None for column, refs in row.images.items()}
     code = getattr(read, "__code__", None)
@@ -163,7 +163,7 @@ def read_row(read: Reader, row: Row, settings: Mapping[str, Any]) -> Reading:
     return reading
 
 
-def _joined(pin: Pin, benchmark: Benchmark, files: Files) -> Iterator[Row]:
+def _joined(pin: Pin, benchmark: Benchmark, files: Files) -> Iterator[DataRow]:
     aliases, how = benchmark.aliases, Decoding(background=benchmark.background)
     rows = rows_of(pin, aliases, files["questions"], how)
     if pin.join is None:
@@ -180,7 +180,7 @@ def _joined(pin: Pin, benchmark: Benchmark, files: Files) -> Iterator[Row]:
         yield row
 
 
-def _kept(number: int, row: Row, reading: Reading, seen: dict[str, int]) -> Kept:
+def _kept(number: int, row: DataRow, reading: Reading, seen: dict[str, int]) -> Kept:
     plain = str(number) if reading.id is None else reading.id
     seen[plain] = seen.get(plain, 0) + 1
     unique = plain if seen[plain] == 1 else f"{plain}#{seen[plain]}"

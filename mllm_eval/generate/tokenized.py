@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from mllm_eval.catalog import Kept, TokenGrid
 from mllm_eval.data.samples import ImageRef
-from mllm_eval.generate.batching import Lengths, Piece, Planned, Row, TokenBatch
+from mllm_eval.generate.batching import Lengths, Piece, Planned, PromptRow, TokenBatch
 from mllm_eval.generate.request import BROKEN, Request
 from mllm_eval.prompts import Chunk, PromptTokens
 
@@ -100,9 +100,9 @@ class TokenizedPrompts:
         prefixes = {lengths[number].prefix: prompt.prefix for number, prompt in prompts.items()}
         places = {prefix: place for place, prefix in enumerate(planned.prefixes)}
 
-        def row(number: int) -> Row:
+        def row(number: int) -> PromptRow:
             own = lengths[number]
-            return Row(number, places[own.prefix], prompts[number].suffix, own.suffix_tokens, own.longest)
+            return PromptRow(number, places[own.prefix], prompts[number].suffix, own.suffix_tokens, own.longest)
 
         blocks = tuple(tuple(row(number) for number in block) for block in planned.blocks)
         shown = {image.sha256 for number in numbers for image in requests[number].images}

@@ -40,7 +40,7 @@ def compare_engines(run: Run, samples: int | None = None, reporter: Reporter | N
 
     from mllm_eval.features import Features
     from mllm_eval.generate.backoff import kept_limits
-    from mllm_eval.generate.determinism import chosen, compare
+    from mllm_eval.generate.determinism import chosen, compare_answers
     from mllm_eval.kernels import use_kernels
     from mllm_eval.model import load_checkpoint
 
@@ -58,7 +58,7 @@ def compare_engines(run: Run, samples: int | None = None, reporter: Reporter | N
                 none, prompts = Journal(Path(folder) / "none"), TemplateFormat(run.recipe.template)
                 task = Task(own, benchmark.generation.max_new_tokens, none, prompts, name, variant)
                 with listener.step(f"both ways: {name}") as progress:
-                    agreements[name] = compare(model, [task], run.recipe.template, features, limits, progress)
+                    agreements[name] = compare_answers(model, [task], run.recipe.template, features, limits, progress)
     if not agreements:
         raise UserError(f"no benchmark has data '{run.data}'")
     return agreements

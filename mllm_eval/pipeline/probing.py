@@ -69,7 +69,7 @@ def probe(
         UserError: an unknown name, data that are missing, or of which nothing can be used; what was measured stays.
     """
     before_torch()
-    from mllm_eval.probes.measuring import Job, measure, selected
+    from mllm_eval.probes.measuring import Measurement, measure, selected
 
     listener = reporter or Silent()
     chosen = [load_encoder(name) for name in ([encoders] if isinstance(encoders, str) else encoders)]
@@ -85,7 +85,7 @@ def probe(
     results: dict[Path, Probed] = {}
     for encoder in chosen:
         for protocol in asked:
-            job = Job(encoder, protocol, data, places[protocol.name], layers)
+            job = Measurement(encoder, protocol, data, places[protocol.name], layers)
             if (known := decided(job.done)) is None:
                 title = f"probe: {encoder.name}, {protocol.name}"
                 with FileLock(probes_home() / f".{job.hash}.{_own_number()}.lock"), listener.step(title) as progress:

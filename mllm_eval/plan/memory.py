@@ -139,7 +139,7 @@ class Activations:
 
 
 @dataclass(frozen=True)
-class Batch:
+class MicroBatch:
     """A micro-batch: `tokens` positions in all, `images` images of `image_tokens` of them, `targets` targets."""
 
     tokens: int
@@ -175,7 +175,7 @@ class Passes:
 def activations(
     llm: LlamaShape,
     projector: ProjectorShape,
-    batch: Batch,
+    batch: MicroBatch,
     precision: Precision,
     passes: Passes,
 ) -> Activations:

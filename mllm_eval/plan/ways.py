@@ -10,7 +10,7 @@ from mllm_eval.plan.gpus import Gpu
 from mllm_eval.plan.memory import (
     Activations,
     Adapters,
-    Batch,
+    MicroBatch,
     Parameters,
     Passes,
     Precision,
@@ -76,7 +76,7 @@ def ways(
     """Every way to share a stage out, with and without gradient checkpointing, at rows of the longest length."""
     trained, frozen, eyes = parts(stage, llm, joint, encoder)
     targets = stage.micro_batch * max(1, stage.max_length - recipe.positions)
-    batch = Batch(stage.micro_batch * stage.max_length, stage.micro_batch, recipe.positions, targets)
+    batch = MicroBatch(stage.micro_batch * stage.max_length, stage.micro_batch, recipe.positions, targets)
     whole = stage.train_llm and stage.lora is None
     live = encoder if eyes else None
     nodes = -(-number // PER_NODE)

@@ -43,7 +43,7 @@ FILES: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
 
 
 @dataclass(frozen=True)
-class Source:
+class BudgetedSet:
     """Conversations, and how many broken ones of them may be left out."""
 
     rows: ConversationSet
@@ -65,7 +65,7 @@ class Noted:
 
 def write_tokens(
     folder: Path,
-    sources: Sequence[Source],
+    sources: Sequence[BudgetedSet],
     tokenizer: Any,
     noted: Noted,
     usable: Callable[[Path], bool],

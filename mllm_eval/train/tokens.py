@@ -19,7 +19,7 @@ from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.data.samples import ImageRef
 from mllm_eval.decoding import PLAIN, Decoding, load_image, size_of
 from mllm_eval.storage import known_sha256, results_home
-from mllm_eval.train.tokenising import CHANGES, DONE, LEFT_OUT, Noted, Source, write_tokens
+from mllm_eval.train.tokenising import CHANGES, DONE, LEFT_OUT, BudgetedSet, Noted, write_tokens
 
 VERSION = 5
 
@@ -170,7 +170,7 @@ def tokenise(
     Raises UserError naming file and line of a broken row, and the image file a row names and that is missing.
     """
     allowed = list(budgets) or [0] * len(sets)
-    sources = [Source(one, budget) for one, budget in zip(sets, allowed, strict=True)]
+    sources = [BudgetedSet(one, budget) for one, budget in zip(sets, allowed, strict=True)]
     live, how = images.live, images.how
     noted = Noted(template, None if live else how, how if images.sized else None)
     folder = results_home() / "tokens" / _key(sources, tokenizer_digest, template, noted.hashed, noted.sized)
@@ -202,7 +202,11 @@ def tokenise(
 
 
 def _key(
-    sources: Sequence[Source], tokenizer_digest: str, template: str, hashed: Decoding | None, measured: Decoding | None
+    sources: Sequence[BudgetedSet],
+    tokenizer_digest: str,
+    template: str,
+    hashed: Decoding | None,
+    measured: Decoding | None,
 ) -> str:
     parts: dict[str, Any] = {
         "version": VERSION,

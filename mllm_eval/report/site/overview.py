@@ -81,7 +81,7 @@ def _headline(evidence: Evidence, problems: Sequence[str]) -> str:
 
 def _kinds(records: Sequence[RunRecord]) -> str:
     """`3 runs of recipe mini with mini-llama; 1 row of imported answers`."""
-    named = [f"of {one.external.removeprefix('a ') or f'recipe {one.recipe} with {one.llm}'}" for one in records]
+    named = [f"of {one.external.removeprefix('an ') or f'recipe {one.recipe} with {one.llm}'}" for one in records]
     external = {name for name, one in zip(named, records, strict=True) if one.external}
     counts = Counter(named).items()
     return "; ".join(f"{_counted(n, 'row' if name in external else 'run')} {name}" for name, n in counts)
