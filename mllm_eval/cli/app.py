@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mllm_eval.cli import scoring
 from mllm_eval.cli.guard import Guarded
 from mllm_eval.cli.launching import Start, launchable
 from mllm_eval.cli.options import (
@@ -176,43 +177,7 @@ def train(
     train_run(encoder, recipe, llm, seed, prepare, start)
 
 
-@app.command(short_help="score answers anew, without a model")
-def score(
-    what: Annotated[str | None, typer.Argument(help="a run, or a benchmark; default: all runs")] = None,
-    answers: Annotated[Path | None, typer.Option(help="a file of answers to the benchmark")] = None,
-    rules: Annotated[str, typer.Option(help="of a file: cambrian or robust")] = "cambrian",
-    out: Annotated[Path | None, typer.Option(help="of a file: write a line per sample here")] = None,
-    partial: Annotated[bool, typer.Option("--partial", help="of a file: samples may be missing")] = False,
-    layout: Annotated[str, typer.Option("--format", help="jsonl, cambrian, lmms_eval, vlmevalkit")] = "jsonl",
-    as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON")] = False,
-    data: Annotated[str, typer.Option(help="of a file: the benchmark's data, mini or hub")] = "mini",
-    variant: Annotated[str, typer.Option(help="of a file: the variant that was asked")] = "default",
-    name: Annotated[str | None, typer.Option("--as", help="of a file: keep it as a row of this name")] = None,
-) -> None:
-    """Score answers without a model: those of runs again, or a file of anyone's.
-
-    A line of the file is {"id", "prediction"}, and may bring its own {"record"}.
-
-    \b
-      mllm-eval score                                    all runs
-      mllm-eval score mini-dino                          one run
-      mllm-eval score chartqa --answers answers.jsonl --rules robust
-      mllm-eval score chartqa --answers answers.jsonl --as their-vlm      a row of table and report
-    """
-    from mllm_eval.catalog.variant import VariantKey
-    from mllm_eval.cli.scoring import score_anew, score_file
-    from mllm_eval.errors import UserError
-    from mllm_eval.score.files import ScoringOptions
-
-    if answers is not None:
-        if what is None:
-            raise UserError("say which benchmark the answers are for: mllm-eval score BENCHMARK --answers FILE")
-        options = ScoringOptions(rules, partial, layout, data, VariantKey.parse(variant))
-        score_file(what, answers, options, out, as_json, name)
-        return
-    if name is not None:
-        raise UserError("--as names a file of answers: mllm-eval score BENCHMARK --answers FILE --as NAME")
-    score_anew(what)
+scoring.register(app)
 
 
 @app.command(short_help="print the table of runs, or one of the paper's")
@@ -231,6 +196,11 @@ def table(
     gain: Annotated[bool, typer.Option("--gain", help="with visual gain (score - blind) and its interval")] = False,
     details: Annotated[bool, typer.Option("--details", help="instead: n, failed, unparsed, chance, hash")] = False,
     variants: Annotated[str | None, typer.Option(help="instead: the variants of this benchmark")] = None,
+    leaks: Annotated[
+        str | None,
+        typer.Option(help="instead: scores without samples that `leaks` found in training, or in a folder's name"),
+    ] = None,
+    leaked: Annotated[str, typer.Option(help="with --leaks: by pictures, questions, both or either")] = "pictures",
     form: Annotated[str, typer.Option("--format", help="terminal, csv, md, tex, html")] = "terminal",
     out: Annotated[Path | None, typer.Option(help="write it here instead of printing it")] = None,
 ) -> None:
@@ -240,8 +210,18 @@ def table(
       mllm-eval table --runs mini-dino,mini-clip --baseline mini-clip
       mllm-eval table offshelf --published-only --format tex
       mllm-eval table --variants textvqa                  one benchmark, however it was asked
+      mllm-eval table --leaks training --runs mini-dino   without what leaked into its own training data
     """
-    from mllm_eval.cli.tables import detail, put, table_of, table_of_all, with_left_out, with_own_costs, with_own_gains
+    from mllm_eval.cli.tables import (
+        detail,
+        put,
+        table_of,
+        table_of_all,
+        with_left_out,
+        with_own_costs,
+        with_own_gains,
+        without_leaks,
+    )
     from mllm_eval.errors import UserError
     from mllm_eval.report import TableOptions, named_table
     from mllm_eval.report.variants import variants_table
@@ -252,10 +232,12 @@ def table(
     shown_runs = records.every if chosen is None else chosen
     if not published_only:
         hold_to_known_rules(shown_runs, rules)
-    if details or variants is not None:
+    if details or variants is not None or leaks is not None:
         if name is not None:
-            raise UserError("--details and --variants show runs; leave out the name of the table")
-        if variants is not None:
+            raise UserError("--details, --variants and --leaks show runs; leave out the name of the table")
+        if leaks is not None:
+            shown = without_leaks(shown_runs, leaks, leaked, rules, subset)
+        elif variants is not None:
             shown = variants_table(shown_runs, variants, rules)
         else:
             shown = detail(shown_runs, rules, blind, subset)
@@ -277,9 +259,12 @@ def _others() -> None:
     # Registered here so that `mllm-eval --help` lists them last.
     from mllm_eval.cli import (
         aligning,
+        creating,
         features,
         fetching,
+        filtering,
         gpu,
+        leaks,
         looking,
         miniature,
         models,
@@ -289,8 +274,10 @@ def _others() -> None:
         statistics,
     )
 
-    for others in (gpu, looking, statistics, aligning, reporting, planning, fetching, models, features, probing):
+    first = (gpu, looking, statistics, aligning, filtering, leaks, reporting, planning)
+    for others in (*first, fetching, models, features, probing):
         others.register(app)
+    app.add_typer(creating.app, name="new")
     app.add_typer(miniature.app, name="miniature")
 
 

@@ -41,13 +41,13 @@ def weights(
     chosen += [Whole.of(model)] if model else []
     if not chosen:
         raise UserError("say what to fetch: mllm-eval weights ENCODER, or --llm NAME, or both")
-    for line in provide_weights(chosen, offline, folder, display()):
-        if line.lock is None:
-            print(f"{line.name}: ok; {line.place}")
+    for one in provide_weights(chosen, offline, folder, display()):
+        if one.lock is None:
+            print(f"{one.name}: ok; {one.place}", *one.notes, sep="\n  ")
             continue
-        files, size = len(line.lock.only.files), sum(file.size for file in line.lock.only.files.values())
-        print(f"{line.name}: ok; {files} files, {size / 2**30:.2f} GiB, revision {line.lock.revision_found}")
-        print(f"  {line.place}\n  locked in {line.lock_file}")
+        files, size = len(one.lock.only.files), sum(file.size for file in one.lock.only.files.values())
+        print(f"{one.name}: ok; {files} files, {size / 2**30:.2f} GiB, revision {one.lock.revision_found}")
+        print(f"  {one.place}", f"locked in {one.lock_file}", *one.notes, sep="\n  ")
 
 
 def data(

@@ -18,6 +18,7 @@ from mllm_eval.report.details import details_table
 from mllm_eval.report.evidence import read_scored
 from mllm_eval.report.gain import with_gains
 from mllm_eval.report.given import one_answer_words
+from mllm_eval.report.leaks import leaks_table
 from mllm_eval.results import Records, RunRecord, record_of
 from mllm_eval.saved import Saved
 from mllm_eval.storage import results_home, write_atomic
@@ -80,6 +81,11 @@ def with_own_gains(table: Table, records: Records, rules: str) -> Table:
 def detail(records: Sequence[RunRecord], rules: str, blind: bool, subset: int | None = None) -> Table:
     """What stands behind each cell of the runs' table."""
     return details_table(records, rules, pipeline.shown_variants(blind, subset))
+
+
+def without_leaks(records: Sequence[RunRecord], corpus: str, kind: str, rules: str, subset: int | None = None) -> Table:
+    """The runs' scores beside those without leaked samples."""
+    return leaks_table(records, corpus, kind, rules, pipeline.shown_variants(False, subset))
 
 
 def put(table: Table, form: str, out: Path | None) -> None:

@@ -37,12 +37,12 @@ def load_samples(benchmark: Benchmark, pin: str, variant: VariantKey = DEFAULT) 
     chosen, name = benchmark.variant(variant), benchmark.pin_name(pin, variant)
     asked, files = _here(benchmark, name)
     key = _key(benchmark, asked, files, chosen.settings)
-    own = next((samples for known, samples in _recent if known == key), None)
+    own = next((samples for known, samples in recent if known == key), None)
     if own is None:
         kept, rows = read_samples(benchmark, name, asked, files, chosen.settings)
         own = Samples(benchmark.name, kept, _clusters(kept), rows)
         if asked.image_files is None:
-            _recent.appendleft((key, own))
+            recent.appendleft((key, own))
     if chosen.images == "own":
         return own
     return own.showing(_shuffled(own.kept) if chosen.images == "other" else [()] * len(own))
@@ -79,7 +79,7 @@ def _empty(pin: Pin, files: Files) -> UserError:
 
 
 # Variants of a benchmark are asked for one after the other, and mostly read the same rows.
-_recent: deque[tuple[object, Samples]] = deque(maxlen=2)
+recent: deque[tuple[object, Samples]] = deque(maxlen=2)
 
 
 def _key(benchmark: Benchmark, pin: Pin, files: Files, changed: Mapping[str, Any]) -> object:

@@ -112,11 +112,12 @@ class _Machines:
     gpu: Gpu
     number: int
     mfu: float
+    dtype: str
 
     @property
     def rate(self) -> float:
         """Operations of the model a second, by all GPUs."""
-        return self.number * self.gpu.tflops * 1e12 * self.mfu
+        return self.number * self.gpu.peak(self.dtype) * 1e12 * self.mfu
 
     @property
     def bandwidth(self) -> float:
@@ -162,7 +163,7 @@ def make_plan(
             smaller[key] = (f"{key}: micro_batch {fitting}, as {number} GPUs share a batch of {stage.batch}; the "
                             f"recipe's {stage.micro_batch} is to be changed before it trains so")  # fmt: skip
             stages[key] = stage.model_copy(update={"micro_batch": fitting})
-    machines = _Machines(gpu, number, mfu)
+    machines = _Machines(gpu, number, mfu, chosen.dtype)
     rate = machines.rate
     asked = benchmark_loads(chosen.data)
     images = {key: load.images for key, load in loads.items()} | {"evaluation": sum(one.images for one in asked)}

@@ -114,6 +114,8 @@ class RunRecord:
             layouts = sorted({str(one.get("format")) for one in files if isinstance(one, dict)})
             words = f"answers imported from {len(files)} files ({', '.join(layouts)})" if files else "answers imported"
             return (words.replace("1 files", "1 file"),)
+        if (kept := self.run.llm.quantisation) is not None:
+            return (f"trained from {self.llm} as a GGUF file keeps it ({kept}), not from its released weights",)
         return ()
 
     @cached_property
@@ -241,7 +243,8 @@ def record_of(run: Saved, folder: Path | None = None) -> RunRecord:
         return RunRecord(run, where, where.name, run.name, run.label, "its own", what.removeprefix("an "), "its own",
                          held_equal, 0, {}, run.data, 0, what)  # fmt: skip
     encoder, recipe, llm = run.encoder, run.recipe, run.llm
-    held_equal = short_hash([recipe.hash, llm.identity(), run.weights.get("llm")])
+    words = [run.weights[key] for key in ("tokenizer",) if key in run.weights]
+    held_equal = short_hash([recipe.hash, llm.identity(), run.weights.get("llm"), *words])
     return RunRecord(run, where, where.name, run.name, encoder.name, recipe.name, recipe.hash, llm.name, held_equal,
                      run.seed, _facts(encoder), recipe.data, encoder.params)  # fmt: skip
 

@@ -40,6 +40,8 @@ class Run(RunFolder):
     def __post_init__(self) -> None:
         if not self.weights:
             digests = {"encoder": self.encoder.weights.digest(), "llm": self.llm.weights.digest()}
+            if self.llm.tokenizer is not None:
+                digests["tokenizer"] = self.llm.tokenizer.digest()
             object.__setattr__(self, "weights", digests)
 
     @classmethod

@@ -13,6 +13,7 @@ from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.data.rowcounts import CHANGED, RowCounts
 from mllm_eval.decoding import Decoding
 from mllm_eval.errors import UserError
+from mllm_eval.model.chat import other_words
 from mllm_eval.run import Run
 from mllm_eval.storage import locate, results_home, write_atomic, write_json
 from mllm_eval.train.tokens import ImageReading, TokenisedSet, tokenise
@@ -29,6 +30,8 @@ def tokenise_all(
 
     Raises UserError for a stage 1 without an image.
     """
+    if words := other_words(tokenizer, run.recipe.template):
+        say(f"{run.llm.name}: {words}")
     for number, stage in stages.items():
         counts = note_rows(run, number, tokenised(run, stage, tokenizer, processes))
         if number == 1 and counts.text_only and not counts.with_image:

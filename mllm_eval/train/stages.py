@@ -87,7 +87,7 @@ def train(run: Run, progress: Progress | None = None, say: Callable[[str], None]
     together(lambda: check_room(run), first_only=True)
     # Rank 0 makes indexes and tokens; the others then find them.
     together(lambda: tokenise_all(run, stages, tokenizer, say or log.warning), first_only=True)
-    prepared = [_prepare(run, number, stage, tokenizer) for number, stage in stages.items()]
+    prepared = [prepare_stage(run, number, stage, tokenizer) for number, stage in stages.items()]
     prepared = with_room(run, prepared, features)
     sets = [(one.data, one.images) for one in prepared]
     features.mends(lambda names: refs_of(sets, names))
@@ -99,7 +99,7 @@ def train(run: Run, progress: Progress | None = None, say: Callable[[str], None]
     features.release()
     for one in prepared:
         if one.number == 2 or not _projector(run).is_file():
-            _train_stage(run, one, features, tokenizer, todo.steps(one.number))
+            train_stage(run, one, features, tokenizer, todo.steps(one.number))
         # Trainer, model and optimiser know each other: nothing but a collection frees them before the next stage.
         gc.collect()
         barrier()
@@ -124,7 +124,7 @@ def _projector(run: Run) -> Path:
     return run.stage_dir(1) / "projector.safetensors"
 
 
-def _prepare(run: Run, number: int, stage: Stage, tokenizer: Any) -> Prepared:
+def prepare_stage(run: Run, number: int, stage: Stage, tokenizer: Any) -> Prepared:
     recipe = run.recipe
     data = tokenised(run, stage, tokenizer)
     grid = TokenGrid.of(recipe, run.encoder)
@@ -167,7 +167,8 @@ def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
     return model
 
 
-def _train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, progress: Callable[[int], None]) -> None:
+def train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, progress: Callable[[int], None]) -> None:
+    """Train a stage, or go on with it from its newest whole checkpoint, and keep what it has made."""
     # Before the arguments: with ZeRO-3 in force, a model that is loaded would be cut up by its own means.
     model = _model(run, one, features, tokenizer)
     own, size = rank(), world_size()
@@ -209,11 +210,11 @@ def _train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, pr
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
     if own == 0:
         note_rows(run, one.number, one.data)
-        _keep(run, one.number, model, state)
+        keep_stage(run, one.number, model, state)
         shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def _keep(run: Run, number: int, model: VLM, state: dict[str, Tensor]) -> None:
+def keep_stage(run: Run, number: int, model: VLM, state: dict[str, Tensor]) -> None:
     """Write what a stage has made from the whole state of its model."""
     dtype = getattr(torch, run.recipe.dtype)
     projector, llm = (_part(state, prefix) for prefix in ("projector.", "llm."))

@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+# No two seeds share the random numbers of a step.
+SEED_STEP = 1_000_003
 Step = Callable[[int], dict[str, torch.Tensor]]
 
 
@@ -37,6 +39,7 @@ class Schedule:
     weight_decay: float = 0.05
     save_every: int = 500
     report_every: int = 50
+    seed: int = 0
 
 
 def fit(
@@ -73,7 +76,7 @@ def fit(
     for step in range(start, steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * cosine(step, steps, schedule.warmup)
-        torch.manual_seed(step)
+        torch.manual_seed(step + SEED_STEP * schedule.seed)
         losses = step_fn(step)
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
