@@ -235,10 +235,10 @@ def _changes(data: bytes, how: Decoding) -> list[str]:
 def _orientation(image: PIL.Image.Image) -> int | None:
     """The tag; None without one, and where the block that holds it can't be read, as viewers have it."""
     try:
-        found = image.getexif().get(ORIENTATION)
+        orientation = image.getexif().get(ORIENTATION)
     except Exception:
         return None
-    return found if isinstance(found, int) else None
+    return orientation if isinstance(orientation, int) else None
 
 
 def _in_eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:

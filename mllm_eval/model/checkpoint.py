@@ -18,7 +18,7 @@ from mllm_eval.catalog import LLM, Encoder, Recipe, TokenGrid
 from mllm_eval.catalog.gguf import is_gguf
 from mllm_eval.catalog.llama import llama_config
 from mllm_eval.errors import UserError
-from mllm_eval.kernels import quick
+from mllm_eval.kernels import use_kernels
 from mllm_eval.model.gguf import dequantised, gguf_tokenizer
 from mllm_eval.model.llama import DERIVED, plain_config
 from mllm_eval.model.processor import VLMImageProcessor, VLMProcessor, chat_template
@@ -117,7 +117,7 @@ def load_llm_model(llm: LLM, dtype: torch.dtype = torch.float32) -> Any:
         raise UserError(
             f"llm {llm.name}: the yaml says params: {llm.params}, the weights have {params}; correct the yaml"
         )
-    return quick(model)
+    return use_kernels(model)
 
 
 def assemble(encoder: Encoder, recipe: Recipe, llm: Any, tokenizer: Any) -> VLM:
@@ -213,5 +213,5 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None, encoder: boo
     model = load_whole(VLM.from_pretrained, folder, left_out=left_out, mend=mend, **options)
     model.tokenizer = processor.tokenizer
     model.eval()
-    loaded: VLM = quick(model)
+    loaded: VLM = use_kernels(model)
     return loaded

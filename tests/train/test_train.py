@@ -25,7 +25,7 @@ from mllm_eval.prompts import conversation, render
 from mllm_eval.run import Run
 from mllm_eval.storage import sha256_tree
 from mllm_eval.train import is_trained, train
-from mllm_eval.train.batches import Collator
+from mllm_eval.train.batches import Collator, RowShape
 from mllm_eval.train.order import Plan, planned
 from mllm_eval.train.progress import StageLog, latest_whole, mark_whole
 from mllm_eval.train.tokens import TokenisedSet, tokenise
@@ -94,7 +94,7 @@ def test_a_batch_holds_rows_images_and_targets_in_order(home: Path) -> None:
     features.fill(data.refs(np.arange(len(data.images))))
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
     image = tokenizer.convert_tokens_to_ids("<image>")
-    batch = Collator(data, features.store, image, 9, tokenizer.pad_token_id, 600)([5, 0, 10])
+    batch = Collator(data, features.store, RowShape(image, 9, tokenizer.pad_token_id, 600))([5, 0, 10])
     assert batch["features"].shape == (2, 4, 4, 32)
     names = [data.images[data.image_of[data.image_offsets[row]]][1] for row in (0, 10)]
     assert torch.equal(batch["features"], features.store.get_many(names))
