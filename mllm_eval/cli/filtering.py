@@ -45,8 +45,8 @@ def filter_(
 
     p(yes) is read from the first token of the answer, over all spellings of yes and no in the model's vocabulary: one
     forward pass an image, nothing generated. Written for each shard: decisions (key, p_yes, mass, decision, reason),
-    the keys of kept images and, with --write shards, the kept images. Broken images, keys there twice, missing captions and
-    tars cut short are counted and named; the rest goes on. A filter that was stopped goes on where it was.
+    the keys of kept images and, with --write shards, the kept images. Broken images, keys there twice, missing captions
+    and tars cut short are counted and named; the rest goes on. A filter that was stopped goes on where it was.
 
     \b
       mllm-eval filter --images corpus/ --level heavy --model mini-dino-reader

@@ -39,8 +39,8 @@ def weights(
     """Pretrain the miniature's encoders and LLM from nothing: hours on two cores; goes on if stopped.
 
     The package's own weights stay as they are; copy the new ones over mllm_eval/miniature/weights to ship them. With
-    --corpus, mini-dino sees the pictures that a filter keeps (`mllm-eval miniature corpus`) instead of new ones, as many
-    at every step, and its weights go to results/mini-weights/CORPUS-sSEED.
+    --corpus, mini-dino sees the pictures that a filter keeps (`mllm-eval miniature corpus`) instead of new ones, as
+    many at every step, and its weights go to results/mini-weights/CORPUS-sSEED.
 
     \b
       mllm-eval miniature weights
