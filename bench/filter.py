@@ -4,10 +4,11 @@
 
 The plain way is what a script around a model does: an image is decoded and asked about at batch size 1 by transformers'
 `generate` with up to five tokens, and yes or no is read from the text. This project's way is `mllm-eval filter`: shards
-read, images decoded by threads, p(yes) from the first token's logits, decisions and index written. The encoder is the shipped
-mini-dino, the LLM mini-llama (`mini`) or a random one (`8x256`: layers and width); the output layer's rows of yes and no
-are set so that the first token is one of them, yes for half of the images. CPU seconds of the process, its threads together; medians over the rounds, the ways by turns.
-`same_decisions`: images of which both ways say the same. Writes results/bench/filter.json.
+read, images decoded by threads, p(yes) from the first token's logits, decisions and index written; `stock` is the same
+through a model's own processor, as for a VLM of the hub. The encoder is the shipped mini-dino, the LLM mini-llama
+(`mini`) or a random one (`8x256`: layers and width); the output layer's rows of yes and no are set so that the first
+token is one of them, yes for half of the images. CPU seconds of the process, its threads together; medians over the
+rounds, the ways by turns. `own_same`: images of which both ways say the same. Writes results/bench/filter.json.
 """
 
 from __future__ import annotations
