@@ -77,7 +77,7 @@ def _states(folder: Path) -> Any:
 
     judge = RunJudge.of_checkpoint(folder, TEMPLATE, load_level(LEVEL).question, 16)
     held: list[Any] = []
-    judge.model.llm.lm_head.register_forward_pre_hook(lambda _, given: held.append(given[0]))
+    judge.model.llm.lm_head.register_forward_pre_hook(lambda _, given: held.append(given[0].reshape(-1, given[0].shape[-1])))
     prepared = [judge.prepare(draw("states", index, kind).image) for index in range(8) for kind in KINDS]
     for start in range(0, len(prepared), 16):
         judge.judge(prepared[start : start + 16])
