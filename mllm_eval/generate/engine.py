@@ -130,7 +130,7 @@ def _answer_block(
             model.llm.model,
             model.llm.get_input_embeddings()(chosen)[:, None],
             (prefixes.tokens + length - padding)[:, None],
-            _answer_mask(padding, length + 1, hidden.dtype),
+            answer_mask(padding, length + 1, hidden.dtype),
             cache,
             prefixes,
             spans([rows[row].prefix for row in going]),
@@ -148,7 +148,7 @@ def suffix_mask(padding: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     return _least_where(~seen, dtype)[:, None]
 
 
-def _answer_mask(padding: Tensor, length: int, dtype: torch.dtype) -> Tensor:
+def answer_mask(padding: Tensor, length: int, dtype: torch.dtype) -> Tensor:
     """What to add to the scores [rows, 1, 1, length] of the newest tokens: 0, or the least number for padding."""
     return _least_where(torch.arange(length, device=padding.device) < padding[:, None], dtype)[:, None, None, :]
 
