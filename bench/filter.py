@@ -113,6 +113,7 @@ def corpus(folder: Path, images: int) -> Path:
 
 def plain(stock: Any, place: Path, question: str) -> dict[str, bool]:
     """Key -> whether the text of the answer is yes, an image at a time."""
+    from mllm_eval.catalog.variant import DEFAULT
     from mllm_eval.data.samples import ImageRef
     from mllm_eval.decoding import decode
     from mllm_eval.generate.request import Request
@@ -124,7 +125,7 @@ def plain(stock: Any, place: Path, question: str) -> dict[str, bool]:
                 if member.name.endswith(".png"):
                     data = archive.extractfile(member).read()  # type: ignore[union-attr]
                     image = ImageRef(member.name, lambda data=data, name=member.name: decode(data, name))  # type: ignore[misc]
-                    request = Request("filter", "default", member.name, question, (), (image,), LONGEST, "")
+                    request = Request("filter", DEFAULT, member.name, question, (), (image,), LONGEST, "")
                     (answer,) = stock.generate([request])
                     # It may say the word again and again: its end was not taught.
                     found[member.name.removesuffix(".png")] = answer.text.lower().startswith("yes")

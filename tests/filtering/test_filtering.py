@@ -271,6 +271,7 @@ def test_decisions_of_another_filter_stay(tmp_path: Path) -> None:
     assert files(tmp_path / "out") == before
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_shards(tmp_path: Path) -> None:
     # The same bytes under many names: what is held of a shard is let go of behind it.
     few, many = tars(tmp_path / "few", shards=2), tmp_path / "many"
