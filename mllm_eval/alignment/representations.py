@@ -67,13 +67,15 @@ def of_pictures(encoder: Encoder, pairs: Sequence[Pair], progress: Progress | No
 
 
 class Language(NamedTuple):
-    """A causal language model with its tokenizer. what: says which weights these are (a digest). params: how many."""
+    """A causal language model with its tokenizer. what: says which weights these are (a digest). params: how many.
+    base: the LLM that stage 2 of a run changed into this one, or nothing."""
 
     name: str
     model: Any
     tokenizer: Any
     what: str
     params: int
+    base: str = ""
 
 
 def load_language(name: str) -> Language:
@@ -104,7 +106,8 @@ def load_language(name: str) -> Language:
             f"config.json.{hint}"
         ) from None
     found = load_checkpoint(run.checkpoint, encoder=False)
-    return _language(f"{run.llm.name} after {run.stem}", found.llm, found.tokenizer, f"run {run.hash}")
+    name = f"{run.llm.name} after {run.stem}"
+    return _language(name, found.llm, found.tokenizer, f"run {run.hash}")._replace(base=run.llm.name)
 
 
 def _language(name: str, model: Any, tokenizer: Any, what: str) -> Language:
