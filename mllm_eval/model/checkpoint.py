@@ -20,7 +20,7 @@ from mllm_eval.catalog.llama import llama_config
 from mllm_eval.errors import UserError
 from mllm_eval.kernels import use_kernels
 from mllm_eval.model.gguf import dequantised, gguf_tokenizer
-from mllm_eval.model.llama import DERIVED, plain_config
+from mllm_eval.model.llama import DERIVED, llama_outline, plain_config
 from mllm_eval.model.processor import VLMImageProcessor, VLMProcessor, chat_template
 from mllm_eval.model.vlm import VLM, VLMConfig
 from mllm_eval.prompts import IMAGE, template_named
@@ -100,6 +100,8 @@ def load_llm_model(llm: LLM, dtype: torch.dtype = torch.float32) -> Any:
     """
     folder = weights_place(llm.weights)
     if is_gguf(folder):
+        # Before anything is dequantised.
+        llama_outline(llm, folder)
         config = LlamaConfig(**plain_config(llm, folder))
         state = dequantised(folder, config.num_attention_heads, config.num_key_value_heads, dtype)
         given: dict[str, Any] = {"config": config, "state_dict": state}
