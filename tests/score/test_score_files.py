@@ -118,6 +118,22 @@ def test_empty_texts_that_are_scored_are_counted(write: Writer, capsys: pytest.C
     assert f"unparsed {summary.n_unparsed}, empty 2, chance" in capsys.readouterr().out
 
 
+def test_rules_that_do_not_exist_are_told_before_a_file_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"chartqa has no rules 'cambrain'\. Did you mean 'cambrian'"):
+        score_file("chartqa", tmp_path / "gone.jsonl", "cambrain")
+
+
+@pytest.mark.parametrize("others", [0, 30])
+def test_one_answer_to_nearly_everything_is_told(
+    others: int, write: Writer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = [line(f"same{number}", "14", answer=str(number + 100)) for number in range(30)]
+    right = [line(f"right{number}", str(number + 200), answer=str(number + 200)) for number in range(others)]
+    score_file("chartqa", write(*same, *right))
+    said = capsys.readouterr().out
+    assert ("one answer makes up most: '14' in 100%\n" in said) == (not others)
+
+
 def test_an_image_without_its_second_question_is_refused_unless_partial(write: Writer) -> None:
     path = write(mme("1", "a.jpg", "Yes", "Yes"), mme("2", "a.jpg", "No", "No"), mme("3", "b.jpg", "Yes", "Yes"))
     with pytest.raises(UserError, match=r"group 'existence/b\.jpg' has 1 answers where 2 make it whole"):
