@@ -116,7 +116,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
 test: $(READY) ## all tests: [WORKERS=4]
 	@$(PYTEST)
 
-test-fast: $(READY) ## the tests that take seconds: two minutes
+test-fast: $(READY) ## the tests that take seconds each
 	@$(PYTEST) -m "not slow and not long"
 
 test-long: $(READY) ## the tests that take minutes each

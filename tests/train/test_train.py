@@ -308,6 +308,7 @@ def train_and_die(home: Path, at: tuple[str | int, int]) -> None:
     train(make_run(home, stage1={"steps": 20}, stage2={"steps": 20}))
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_and_started_again_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
