@@ -274,10 +274,10 @@ def test_the_miniature_from_the_command_line(tmp_path: Path, results: Path) -> N
 
 
 def test_the_curve_against_size_is_drawn_where_sizes_differ(tmp_path: Path) -> None:
-    from mllm_eval.alignment.figures import write_figures
-    from mllm_eval.alignment.measure import Result
+    from mllm_eval.report.site.visionplots import write_figures
+    from mllm_eval.results.aligned import Aligned
 
-    one = Result("a", "x", "p.v1", "mutual_knn", 0.2, 1, 0, [[0.2, 0.1]], (0.1, 0.3), None, None, 9, [], 5, 10, "cls")
+    one = Aligned("a", "x", "p.v1", "mutual_knn", 0.2, 1, 0, [[0.2, 0.1]], (0.1, 0.3), None, None, 9, [], 5, 10, "cls")
     written = write_figures([one, dataclasses.replace(one, llm="y", llm_params=1000)], tmp_path)
     assert sorted(path.name for path in written) == ["layers.pdf", "layers.png", "size.pdf", "size.png"]
 

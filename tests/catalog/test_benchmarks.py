@@ -16,6 +16,7 @@ from places import GOLDEN, ROOT
 from mllm_eval import metrics
 from mllm_eval.catalog import load_benchmark, names, paper_benchmarks
 from mllm_eval.catalog.benchmark import folder_of, read_benchmark
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.errors import UserError
 from mllm_eval.score import load_scorer, protocol, protocol_hash, score_samples, summarize
@@ -51,7 +52,7 @@ def test_scorers_are_short(name: str) -> None:
 def test_a_protocol_is_named_and_hashed_with_its_variant_and_source(tmp_path: Path) -> None:
     benchmark = load_benchmark("textvqa")
     assert protocol(benchmark, "cambrian") == "textvqa@cambrian.v2"
-    hashes = {protocol_hash(benchmark, "cambrian", v) for v in ("default", "no_ocr_tokens")}
+    hashes = {protocol_hash(benchmark, "cambrian", v) for v in (DEFAULT, VariantKey("no_ocr_tokens"))}
     hashes.add(protocol_hash(benchmark, "robust"))
     folder = tmp_path / "textvqa"
     shutil.copytree(folder_of(benchmark), folder)
@@ -88,7 +89,7 @@ def test_guessing_is_counted_from_the_samples(tmp_path: Path, monkeypatch: pytes
         samples = load_samples(benchmark, "mini")
         scores = score_samples(benchmark, "cambrian", samples, {sample.id: "A" for sample in samples})
         assert summarize(benchmark, "cambrian", samples, scores).chance == pytest.approx(chance), name
-    assert summarize(load_benchmark("mmvp"), "cambrian", [], [], "single").value is None
+    assert summarize(load_benchmark("mmvp"), "cambrian", [], [], VariantKey("single")).value is None
 
 
 METRIC = """

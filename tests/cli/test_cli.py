@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from mllm_eval import pipeline
 from mllm_eval.catalog import load_encoder, load_llm, load_recipe
+from mllm_eval.catalog.variant import BLIND
 from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.display import Lines, spoken
@@ -173,7 +174,7 @@ def test_ls_and_show_tell_how_far_a_run_is_and_what_it_cost() -> None:
         pass
     run.answers_path("mme").parent.mkdir()
     run.answers_path("mme").touch()
-    run.answers_path("mme", "blind").touch()
+    run.answers_path("mme", BLIND).touch()
     summary = {"benchmark": "mme", "rules": "cambrian", "variant": "default", "value": 812.5, "chance": 750.0}
     counts = {"n": 60, "n_failed": 1, "n_unparsed": 2, "protocol": "mme@cambrian.v1", "protocol_hash": "x"}
     write_json(run.summary_path("mme", "cambrian"), {**summary, **counts})

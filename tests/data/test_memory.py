@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memory import held
+from peak_memory import held
 from parquet_rows import png, unpinned, write_mini
 
 from mllm_eval.answers import Answer, Journal, open_answers
+from mllm_eval.catalog.variant import BLIND, VariantKey
 from mllm_eval.cli.benching import run_timings
 from mllm_eval.data import images, snapshots
 from mllm_eval.data.samples import Sample, Samples, shown
@@ -68,11 +69,11 @@ def test_variants_read_the_rows_once(home: Path, monkeypatch: pytest.MonkeyPatch
     own = load_samples(benchmark, "mini")
     with monkeypatch.context() as patch:
         patch.setattr(snapshots, "read_samples", lambda *_: pytest.fail("read again"))
-        blind, shuffled = (load_samples(benchmark, "mini", variant) for variant in ("blind", "shuffled"))
+        blind, shuffled = (load_samples(benchmark, "mini", variant) for variant in (BLIND, VariantKey("shuffled")))
     assert not any(sample.images for sample in blind) and [s.cluster for s in blind] == [s.cluster for s in own]
     assert all(one.images[0].sha256 != other.images[0].sha256 for one, other in zip(own, shuffled, strict=True))
     write_mini(home, benchmark, [row(number) for number in range(6)])
-    assert len(load_samples(benchmark, "mini", "blind")) == 6
+    assert len(load_samples(benchmark, "mini", BLIND)) == 6
 
 
 def test_answers_fit_in_memory_and_stay_what_was_read(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from parquet_rows import unpinned
 from mllm_eval import decoding
 from mllm_eval.catalog import names
 from mllm_eval.catalog.benchmark import Benchmark, answers_variant
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.data import images
 from mllm_eval.data.samples import Sample
 from mllm_eval.data.snapshots import ids_hash, load_samples
@@ -35,7 +36,7 @@ def load(home: Path) -> Callable[..., list[Sample]]:
     def loaded(name: str, variant: str = "default") -> list[Sample]:
         benchmark = unpinned(name)
         parquet_rows.write_mini(home, benchmark, parquet_rows.rows_of(name))
-        return load_samples(benchmark, "mini", variant)
+        return load_samples(benchmark, "mini", VariantKey.parse(variant))
 
     return loaded
 
@@ -96,16 +97,16 @@ def test_shuffled_gives_every_sample_another_image_and_always_the_same(
 
 
 def test_variants_that_ask_the_same_share_their_answers() -> None:
-    assert answers_variant(unpinned("mmvp"), "single", "hub") == "default"
-    assert answers_variant(unpinned("mmbench_en"), "vanilla", "hub") == "default"
-    assert answers_variant(unpinned("docvqa"), "val_anls", "hub") == "default"
-    assert answers_variant(unpinned("textvqa"), "no_ocr_tokens", "hub") == "no_ocr_tokens"
-    assert answers_variant(unpinned("textvqa"), "blind", "hub") == "blind"
+    assert answers_variant(unpinned("mmvp"), VariantKey("single"), "hub") == VariantKey("default")
+    assert answers_variant(unpinned("mmbench_en"), VariantKey("vanilla"), "hub") == VariantKey("default")
+    assert answers_variant(unpinned("docvqa"), VariantKey("val_anls"), "hub") == VariantKey("default")
+    assert answers_variant(unpinned("textvqa"), VariantKey("no_ocr_tokens"), "hub") == VariantKey("no_ocr_tokens")
+    assert answers_variant(unpinned("textvqa"), VariantKey("blind"), "hub") == VariantKey("blind")
     # Another release is other data, but only where it is the data that is asked.
-    assert answers_variant(unpinned("mmvp"), "corrected_labels", "hub") == "corrected_labels"
-    assert answers_variant(unpinned("mmvp"), "corrected_labels", "mini") == "default"
+    assert answers_variant(unpinned("mmvp"), VariantKey("corrected_labels"), "hub") == VariantKey("corrected_labels")
+    assert answers_variant(unpinned("mmvp"), VariantKey("corrected_labels"), "mini") == VariantKey("default")
     with pytest.raises(UserError, match="no_ocr_tokens"):
-        answers_variant(unpinned("textvqa"), "no_ocr_token", "hub")
+        answers_variant(unpinned("textvqa"), VariantKey("no_ocr_token"), "hub")
 
 
 def test_columns_missing_or_of_another_type_are_named(home: Path) -> None:

@@ -209,8 +209,8 @@ def test_mapped_files_and_held_shards_are_bounded(tmp_path: Path, monkeypatch: p
     patches, summaries = random_features(12)
     for at in range(12):
         make_store(tmp_path).put_many(names(12)[at : at + 1], patches[at : at + 1], summaries[at : at + 1])
-    monkeypatch.setattr("mllm_eval.features.store.OPEN", 3)
-    monkeypatch.setattr("mllm_eval.features.store.MAPPED_BYTES", 2 * make_store(tmp_path).row_bytes)
+    monkeypatch.setattr("mllm_eval.features.opened.OPEN", 3)
+    monkeypatch.setattr("mllm_eval.features.opened.MAPPED_BYTES", 2 * make_store(tmp_path).row_bytes)
     store = make_store(tmp_path)
     for _ in range(2):
         assert torch.equal(store.get_many(names(12)), patches)

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from mllm_eval import pipeline
 from mllm_eval.answers import Answer, read_answers
+from mllm_eval.catalog.variant import BLIND, DEFAULT
 from mllm_eval.cli.app import app
 from mllm_eval.data import images
 from mllm_eval.errors import UserError
@@ -73,10 +74,10 @@ def test_every_sample_has_an_answer_and_a_score(first: dict[str, bytes]) -> None
     run = the_run()
     assert {name.removeprefix("answers/") for name in first if name.startswith("answers/")} == {*FILES, "limits.json"}
     for name in BENCHMARKS:
-        for variant in ("default", "blind"):
+        for variant in (DEFAULT, BLIND):
             answers = read_answers(run.answers_path(name, variant))
             assert {answer.state for answer in answers} == {"ok"}
-            assert {len(answer.images) for answer in answers} == {0 if variant == "blind" else 1}
+            assert {len(answer.images) for answer in answers} == {0 if variant == BLIND else 1}
             for rules in ("cambrian", "robust"):
                 summary = read_json(run.summary_path(name, rules, variant))
                 scores = read_jsonl(run.scores_path(name, rules, variant))

@@ -12,6 +12,7 @@ from made_runs import write_scores
 from own_benchmark import command, the_run
 
 from mllm_eval.catalog import Weights
+from mllm_eval.catalog.variant import BLIND, DEFAULT
 from mllm_eval.external import ExternalModel
 from mllm_eval.imported import Imported
 from mllm_eval.report.cost import cost_of
@@ -130,7 +131,7 @@ def test_the_cost_of_what_is_no_run_is_what_is_known_of_it(own_home: Path) -> No
     assert (cost.visual_tokens, cost.encoder_gflop, cost.llm_gflop, cost.seconds_a_question) == (None,) * 4
     model = ExternalModel("vlm", Weights(path="nowhere"), "mine", digest="d" * 64)
     model.write_config()
-    for variant, tokens in (("default", 590), ("blind", 14)):
+    for variant, tokens in ((DEFAULT, 590), (BLIND, 14)):
         lines = [{"id": str(n), "prompt": "p", "images": [], "text": "red", "tokens_in": tokens + n, "tokens_out": 2,
                   "state": "ok", "reason": ""} for n in range(12)]  # fmt: skip
         write_jsonl(model.answers_path("own", variant), lines)

@@ -16,6 +16,7 @@ from PIL import Image
 from mllm_eval import pipeline
 from mllm_eval.answers import read_answers
 from mllm_eval.catalog import load_benchmark, names
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.data import content
 from mllm_eval.data.snapshots import load_samples, reader_of
 from mllm_eval.errors import UserError
@@ -251,7 +252,7 @@ def test_a_variants_settings_are_held_to_the_reader_too(bare: Path) -> None:
     facts = YAML + "variants: {other: {settings: {sufix: x}}}\n"
     load(bare, HEAD + "0.png,Q?,red\n", facts)
     with pytest.raises(UserError, match="unknown key 'sufix'"):
-        load_samples(load_benchmark("own"), "mine", "other")
+        load_samples(load_benchmark("own"), "mine", VariantKey("other"))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from tiny_generation import TEMPLATE, Images, Tiny, a_sample, mixed_samples
 
 from mllm_eval.answers import Journal, read_answers
 from mllm_eval.catalog import load_benchmark
+from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey
 from mllm_eval.data.samples import Sample
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.distributed import Share
@@ -146,19 +147,19 @@ def test_a_question_is_read_rendered_and_tokenised_once_on_its_way(
     torch.set_num_threads(1)
     seen = [a_sample(f"s{n}", [f"image{n % 3}"], f"Which of {n}?") for n in range(9)]
     asked = {
-        "default": Counted(seen),
-        "circular": Counted([replace(one, prompt=f"{one.prompt} Or not?") for one in seen]),
-        "blind": Counted([replace(one, images=(), prompt=f"Unseen: {one.prompt}") for one in seen]),
+        DEFAULT: Counted(seen),
+        VariantKey("circular"): Counted([replace(one, prompt=f"{one.prompt} Or not?") for one in seen]),
+        BLIND: Counted([replace(one, images=(), prompt=f"Unseen: {one.prompt}") for one in seen]),
     }
     monkeypatch.setattr(inference, "asked_samples", lambda benchmark, data, variant: asked[variant])
     benchmark: Any = SimpleNamespace(name="mme", generation=SimpleNamespace(max_new_tokens=6))
     row: Any = SimpleNamespace(
-        data="mini", answers_path=lambda name, variant="default": tmp_path / f"{name}.{variant}.jsonl"
+        data="mini", answers_path=lambda name, variant=DEFAULT: tmp_path / f"{name}.{variant}.jsonl"
     )
     source, told = Source(Tiny().double()), []
     work = Inference(row, source, Ledger(tmp_path, Silent()), Share())
     work.answer([(benchmark, variant) for variant in asked], lambda _, variant, samples: told.append(variant))
-    assert told == ["default", "circular", "blind"] and source.loaded == 1
+    assert told == [*asked] and source.loaded == 1
     for samples in asked.values():
         assert samples.made == dict.fromkeys((one.id for one in seen), 1)
     assert set(counts["rendered"].values()) == {1} and len(counts["rendered"]) == 27
@@ -198,11 +199,11 @@ def test_broken_off_no_question_is_rendered_twice_in_the_second_run(
 # ---- external models, by the same flow ----
 def test_an_external_model_is_asked_any_variant(external_home: Path) -> None:
     model = ask(external_home / "llava", variants=["shuffled"])
-    plain, shuffled = (read_answers(model.answers_path("easy_vqa", name)) for name in ("default", "shuffled"))
+    plain, shuffled = (read_answers(model.answers_path("easy_vqa", name)) for name in (DEFAULT, VariantKey("shuffled")))
     assert [one.id for one in plain] == [one.id for one in shuffled]
     assert [one.prompt for one in plain] == [one.prompt for one in shuffled]
     assert all(one.images != other.images for one, other in zip(plain, shuffled, strict=True))
-    assert model.summary_path("easy_vqa", "cambrian", "shuffled").is_file()
+    assert model.summary_path("easy_vqa", "cambrian", VariantKey("shuffled")).is_file()
     with pytest.raises(UserError, match="no benchmark asked has a variant 'circle'"):
         ask(external_home / "llava", variants=["circle"])
 

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from mllm_eval.answers import Answer, Journal, read_answers
 from mllm_eval.catalog import load_benchmark
+from mllm_eval.catalog.variant import BLIND, DEFAULT
 from mllm_eval.cli.app import app
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.distributed import Share
@@ -164,7 +165,7 @@ def test_answers_that_were_decoded_its_own_way_are_asked_again(external_home: Pa
 # ---- asking ----
 def test_a_stock_llava_is_asked_and_scored(external_home: Path) -> None:
     model = ask(external_home / "llava", blind=True)
-    for variant, images in (("default", 1), ("blind", 0)):
+    for variant, images in ((DEFAULT, 1), (BLIND, 0)):
         answers = read_answers(model.answers_path("easy_vqa", variant))
         assert [one.id for one in answers] == [f"q{at}" for at in range(QUESTIONS)]
         assert {(one.state, len(one.images)) for one in answers} == {("ok", images)}
@@ -172,7 +173,7 @@ def test_a_stock_llava_is_asked_and_scored(external_home: Path) -> None:
         assert read_json(model.summary_path("easy_vqa", "cambrian", variant))["n"] == QUESTIONS
         assert len(read_jsonl(model.scores_path("easy_vqa", "cambrian", variant))) == QUESTIONS
     seen = read_answers(model.answers_path("easy_vqa"))
-    unseen = read_answers(model.answers_path("easy_vqa", "blind"))
+    unseen = read_answers(model.answers_path("easy_vqa", BLIND))
     assert [one.tokens_in - 16 - 1 for one in seen] == [one.tokens_in for one in unseen]
     assert len({one.text for one in seen}) > 2
 

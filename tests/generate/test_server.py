@@ -18,6 +18,7 @@ from tiny_models import make_encoder, make_image, make_llm, make_recipe
 
 from mllm_eval import pipeline
 from mllm_eval.answers import Journal, read_answers
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
 from mllm_eval.generate.server import Server, packed
@@ -161,7 +162,7 @@ def test_a_run_is_answered_by_the_llm_that_it_exports(tiny_home: Path, tmp_path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     run = pipeline.evaluate("tiny-dinov2", TINY_RECIPE, benchmarks=["mme"], subset=10)
-    path = run.answers_path("mme", "default@160")
+    path = run.answers_path("mme", VariantKey("default", 160))
     own = [one.text for one in read_answers(path)]
     path.unlink()
     export_llm(run.checkpoint, tmp_path / "llm")

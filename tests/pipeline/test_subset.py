@@ -16,7 +16,7 @@ from mllm_eval.answers import read_answers
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.catalog.folders import paper_benchmarks
-from mllm_eval.catalog.variant import VariantKey, size_of_table
+from mllm_eval.catalog.variant import DEFAULT, VariantKey, size_of_table
 from mllm_eval.cli.app import app
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.errors import UserError
@@ -57,26 +57,28 @@ def test_a_subset_has_a_name_of_its_own() -> None:
     )  # fmt: skip
     with pytest.raises(UserError, match="a subset of 1 leaves some of 2 benchmarks without questions"):
         size_of_table(1, ["gqa", "mme"])
-    assert answers_variant(load_benchmark("mmmu"), "paper_prompt@1000", "hub") == "default@1000"
+    assert answers_variant(load_benchmark("mmmu"), VariantKey("paper_prompt", 1000), "hub") == VariantKey(
+        "default", 1000
+    )
 
 
 @pytest.mark.parametrize("name", ["mme", "mmvp", "mmbench_en", "cvbench_2d", "gqa"])
 def test_images_pairs_and_circular_groups_stay_whole(tiny_home: Path, name: str) -> None:
     benchmark = load_benchmark(name)
-    everything, part = (asked_samples(benchmark, "mini", variant) for variant in ("default", PART))
+    everything, part = (asked_samples(benchmark, "mini", variant) for variant in (DEFAULT, VariantKey.parse(PART)))
     chosen = {sample.id for sample in part}
     assert 0 < len(part) < len(everything) and [s.id for s in everything if s.id in chosen] == [s.id for s in part]
     for key in ("cluster", "group"):
         inside = {getattr(one, key) for one in part}
         assert not inside & {getattr(one, key) for one in everything if one.id not in chosen}
-    assert {one.id for one in asked_samples(benchmark, "mini", f"blind@{SIZE}")} == chosen
+    assert {one.id for one in asked_samples(benchmark, "mini", VariantKey("blind", SIZE))} == chosen
     assert chosen <= {one.id for one in asked_samples(benchmark, "mini", "default@1280")}
 
 
 @pytest.mark.parametrize("chosen", [["ocrbench"], ["gqa", "ocrbench", "chartqa"]])
 def test_a_subset_of_chosen_benchmarks_asks_so_many_of_those(tiny_home: Path, chosen: list[str]) -> None:
     size = 96
-    variant = str(VariantKey.of("default", size_of_table(size, chosen)))
+    variant = VariantKey.of("default", size_of_table(size, chosen))
     asked = [len(asked_samples(load_benchmark(name), "mini", variant)) for name in chosen]
     # Images stay whole, so that it is near the size; a sixteenth of it for each would be 6.
     assert 0.75 * size <= sum(asked) <= 1.25 * size and min(asked) >= 0.75 * size // len(chosen)
@@ -90,7 +92,7 @@ def test_what_is_asked_is_what_the_statistics_count(both: Run, tiny_home: Path) 
         asked = [one.id for one in read_answers(both.answers_path(name, PART))]
         assert sorted(asked) == sorted(counted[name].frame["id"])
         assert len(asked) < len(load_samples(load_benchmark(name), "mini"))
-    part = read_scored(read_run(both.folder), variant=PART)
+    part = read_scored(read_run(both.folder), variant=VariantKey.parse(PART))
     for name, one in counted.items():
         assert part.values[name] == pytest.approx(one.units.value)
 
@@ -128,10 +130,10 @@ def test_rows_of_a_part_and_of_the_whole_stay_apart() -> None:
         made_runs.make_run(name, benchmarks=["gqa"], variant=PART)
     records = [read_run(run.folder) for run in runs]
     assert {row.facts["subset"] for row in comparison(records).rows} == {""}
-    table = comparison(records, variants=[PART])
+    table = comparison(records, variants=[VariantKey.parse(PART)])
     assert [row.label for row in table.rows] == ["mini-dino (subset of 640)", "mini-clip (subset of 640)"]
     assert all(row.cells["gqa"].interval for row in table.rows) and any("Subset of 640" in one for one in table.notes)
-    mixed = comparison(records, variants=["default", PART])
+    mixed = comparison(records, variants=[DEFAULT, VariantKey.parse(PART)])
     assert [row.group for row in mixed.rows] == ["All questions"] * 2 + ["Subset of 640"] * 2
     assert mixed.sentences and all(one.count("(subset of 640)") in (0, 2) for one in mixed.sentences)
 
@@ -140,7 +142,9 @@ def test_rows_of_a_part_and_of_the_whole_stay_apart() -> None:
 def test_a_run_without_the_part_is_named() -> None:
     run, other = (made_runs.make_run(name, benchmarks=["gqa"]) for name in ("mini-dino", "mini-clip"))
     made_runs.make_run("mini-dino", benchmarks=["gqa"], variant=PART)
-    chosen = choice.choose_one_recipe([read_run(run.folder), read_run(other.folder)], "cambrian", variants=[PART])
+    chosen = choice.choose_one_recipe(
+        [read_run(run.folder), read_run(other.folder)], "cambrian", variants=[VariantKey.parse(PART)]
+    )
     assert [one.hash for one in chosen.runs] == [run.hash]
     assert other.hash in chosen.left_out[0] and "subset of 640" in chosen.left_out[0]
     found = CliRunner().invoke(app, ["table", "--runs", "mini-clip", "--subset", "640"])

@@ -10,6 +10,7 @@ from tasks import key_of, shared_answers
 from mllm_eval.answers import Answer, Journal
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import answers_variant
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.data.prompts import read_record
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
@@ -72,9 +73,9 @@ def test_answers_are_shared_where_prompt_and_image_are_the_same(tmp_path: Path) 
     ],
 )
 def test_prompts_of_the_papers_table(name: str, record: dict[str, object], ends: str) -> None:
-    assert read_record(load_benchmark(name), record, "here", "paper_prompt").prompt.endswith(f"\n{ends}")
+    assert read_record(load_benchmark(name), record, "here", VariantKey("paper_prompt")).prompt.endswith(f"\n{ends}")
     assert not read_record(load_benchmark(name), record, "here").prompt.endswith(f"\n{ends}")
 
 
 def test_the_papers_table_asks_mmmu_as_its_code_does() -> None:
-    assert answers_variant(load_benchmark("mmmu"), "paper_prompt", "hub") == "default"
+    assert answers_variant(load_benchmark("mmmu"), VariantKey("paper_prompt"), "hub") == DEFAULT

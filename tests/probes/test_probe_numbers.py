@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from scipy import stats as scipy_stats
 
-from mllm_eval.catalog.probe import LogisticProbe, chosen_layers, load_protocol
+from mllm_eval.catalog.layers import chosen_layers
+from mllm_eval.catalog.probe import LogisticProbe, load_protocol
 from mllm_eval.errors import UserError
 from mllm_eval.probes.denseviews import IGNORED, scaled_size
 from mllm_eval.probes.depth import read_out, sig_loss, upsampled
@@ -44,7 +45,7 @@ def test_52_heads_are_52_separate_runs_of_torchs_own_sgd() -> None:
                 parts = [torch.cat([part, batch[:, 1, 3]], 1) for part, batch in zip(parts, batches, strict=True)]
             alone = torch.nn.Linear(parts[0].shape[1], CLASSES)
             with torch.no_grad():
-                alone.weight.copy_(first[at][:, number * CLASSES : (number + 1) * CLASSES].T)
+                alone.weight.copy_(first[at][number * CLASSES : (number + 1) * CLASSES])
                 alone.bias.zero_()
             stepping = torch.optim.SGD(alone.parameters(), lr=rate, momentum=0.9, weight_decay=0)
             falling = torch.optim.lr_scheduler.CosineAnnealingLR(stepping, STEPS, eta_min=0)

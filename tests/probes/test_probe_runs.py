@@ -26,8 +26,9 @@ from mllm_eval.miniature.probes import build
 from mllm_eval.probes.layouts import read_examples
 from mllm_eval.probes.locking import lock_data, lock_path, locked_place
 from mllm_eval.probes.measuring import Job, measure, selected
-from mllm_eval.report.probing import differences, probe_table, read_sums, sweep_figure
+from mllm_eval.report.probing import differences, probe_table, read_sums
 from mllm_eval.report.render import render
+from mllm_eval.report.site.visionplots import sweep_figure
 from mllm_eval.results import probed, read_run
 from mllm_eval.results.probed import Probed, encoder_key, probes_of, saved_probes
 from mllm_eval.storage import sha256_file, write_json

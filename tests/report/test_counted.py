@@ -16,6 +16,7 @@ import pytest
 from mllm_eval import report
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import answers_variant
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.data import snapshots
 from mllm_eval.data.samples import Sample
 from mllm_eval.report import scaling
@@ -89,8 +90,8 @@ def test_what_published_tables_are_taken_for_asks_the_same_and_is_there() -> Non
     for name, column in columns().benchmarks.items():
         for way in column.published:
             benchmark = load_benchmark(name)
-            assert benchmark.variant(way.variant).metric
-            assert all(answers_variant(benchmark, way.variant, pin) == "default" for pin in benchmark.data)
+            assert benchmark.variant(VariantKey(way.variant)).metric
+            assert all(answers_variant(benchmark, VariantKey(way.variant), pin) == DEFAULT for pin in benchmark.data)
             assert all(any(Path(file).match(pattern) for file in files) for pattern in way.files)
     assert set(columns().counted_as("sota_table3.csv")) == {"mme"} == set(columns().counted_as("vqa_all.csv"))
     assert columns().counted_as("cambrian_study_frozen_1p2M_737K.csv") == {}
@@ -110,7 +111,10 @@ def test_total_counts_fourteen_categories_and_knows_its_chance() -> None:
     ]  # fmt: skip
     said = {sample.id: "yes" if sample.record["category"] == "code_reasoning" else sample.target for sample in samples}
     scores = score_samples(benchmark, "cambrian", samples, said)
-    found = {variant: summarize(benchmark, "cambrian", samples, scores, variant) for variant in ("default", "total")}
+    found = {
+        variant: summarize(benchmark, "cambrian", samples, scores, VariantKey(variant))
+        for variant in ("default", "total")
+    }
     assert [found[name].value for name in ("default", "total")] == [2000.0, 2000.0 + 3 * 200 + 50]
     assert [found[name].chance for name in ("default", "total")] == [750.0, 1050.0]
     assert found["total"].protocol == found["default"].protocol

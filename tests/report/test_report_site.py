@@ -15,6 +15,7 @@ import site_runs
 from site_runs import EVIL
 
 from mllm_eval.answers import Answer
+from mllm_eval.catalog.variant import DEFAULT
 from mllm_eval.data import snapshots
 from mllm_eval.errors import UserError
 from mllm_eval.report.site import build, write_report
@@ -30,7 +31,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs and one without images, on three benchmarks of 300 questions each."""
     home = tmp_path_factory.mktemp("site")
 
-    def load(benchmark: Any, pin: str, variant: str = "default") -> list[Any]:
+    def load(benchmark: Any, pin: str, variant: object = DEFAULT) -> list[Any]:
         return site_runs.samples(benchmark.name, 300)
 
     with pytest.MonkeyPatch.context() as patch:

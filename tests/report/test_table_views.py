@@ -12,6 +12,7 @@ from made_runs import make_run, write_scores
 from scipy.stats import norm as normal
 from scipy.stats import t as student
 
+from mllm_eval.catalog.variant import BLIND, DEFAULT
 from mllm_eval.errors import UserError
 from mllm_eval.report import FORMATS, comparison, render
 from mllm_eval.report.details import details_table
@@ -38,7 +39,7 @@ def seeing_and_blind(name: str = "mini-dino") -> Run:
 
 def test_the_gain_is_score_minus_blind_with_a_paired_interval() -> None:
     run = seeing_and_blind()
-    seeing, blind = read_scored(read_run(run.folder)), read_scored(read_run(run.folder), variant="blind")
+    seeing, blind = read_scored(read_run(run.folder)), read_scored(read_run(run.folder), variant=BLIND)
     found = gains(seeing, blind)
     assert set(found) == set(SOME)
     for name in SOME:
@@ -55,7 +56,7 @@ def test_the_gain_is_score_minus_blind_with_a_paired_interval() -> None:
 def test_gains_stand_below_their_rows_in_every_format() -> None:
     run, other = seeing_and_blind(), make_run("mini-clip", 0.6, benchmarks=SOME)
     records = [read_run(one.folder) for one in (run, other)]
-    table = with_gains(comparison(records, variants=("default",)), {record.hash: record for record in records})
+    table = with_gains(comparison(records, variants=(DEFAULT,)), {record.hash: record for record in records})
     assert [row.label for row in table.rows] == ["mini-dino", "mini-dino: visual gain", "mini-clip"]
     gain = table.rows[1]
     assert gain.aside and gain.cells["chartqa"].text.startswith("+") and "avg" not in gain.cells
@@ -72,7 +73,7 @@ def test_behind_each_cell_stand_its_counts_its_chance_and_its_protocol() -> None
     run = seeing_and_blind()
     lines = [{"id": str(i), "group": str(i), "cluster": str(i), "score": s} for i, s in enumerate([1, 0, None])]
     write_scores(run, "chartqa", lines, n_unparsed=1, chance=12.5, protocol_hash="feedbeef0123")
-    table = details_table([read_run(run.folder)], variants=("default", "blind"))
+    table = details_table([read_run(run.folder)], variants=(DEFAULT, BLIND))
     rows = {(row.group, row.label): {key: cell.text for key, cell in row.cells.items()} for row in table.rows}
     assert rows["mini-dino", "ChartQA"] == {
         "value": "50.00", "n": "3", "n_failed": "1", "n_unparsed": "1", "chance": "12.50",
@@ -99,7 +100,7 @@ def test_variants_stand_side_by_side() -> None:
     table = variants_table([read_run(run.folder), read_run(other.folder)], "mmvp")
     assert [column.key for column in table.columns] == ["default", "single", "blind"]
     (row,) = table.rows
-    assert row.cells["blind"].value == read_scored(read_run(run.folder), variant="blind").values["mmvp"]
+    assert row.cells["blind"].value == read_scored(read_run(run.folder), variant=BLIND).values["mmvp"]
     assert any("Not asked: corrected_labels" in note for note in table.notes)
     with pytest.raises(UserError, match="no run was scored on mmvp"):
         variants_table([read_run(other.folder)], "mmvp")

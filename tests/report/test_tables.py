@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from mllm_eval import report, results
+from mllm_eval.catalog.variant import DEFAULT
 from mllm_eval.errors import UserError
 from mllm_eval.report import Cell, Column, Row, Table
 from mllm_eval.report.differences import Difference, differences
@@ -550,7 +551,7 @@ def test_speed_does_not_hang_on_the_number_of_runs(three: list[RunRecord], monke
     whole = bootstrap.draw_weights
     monkeypatch.setattr(bootstrap, "draw_weights", lambda *rest: made.append(1) or whole(*rest))
     anew = [read_run(one.folder) for one in three]  # a record keeps what was drawn of it
-    report.comparison(anew, variants=("default",))
+    report.comparison(anew, variants=(DEFAULT,))
     assert len(made) == 16
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from mllm_eval import report
 from mllm_eval.catalog import load_encoder
+from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey
 from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
 from mllm_eval.operations.count import encoding
@@ -320,7 +321,7 @@ def test_the_cost_of_a_subset_is_its_own() -> None:
     folder = _costing()
     lines = (folder / "answers" / "gqa.jsonl").read_text().splitlines()
     (folder / "answers" / "gqa.default@100.jsonl").write_text("".join(line + "\n" for line in lines[:5]))
-    found = cost.cost_of(read_run(folder), "default@100")
+    found = cost.cost_of(read_run(folder), VariantKey("default", 100))
     assert (found.questions, found.seconds_a_question) == (5, 6.0)
 
 
@@ -344,17 +345,17 @@ def test_a_ledger_without_kinds_gives_no_seconds_and_the_table_says_so() -> None
 
 def test_what_was_done_together_is_told_apart_by_fields(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, Silent())
-    parts = [Part("a", "gqa", "default", 3), Part("b", "mme", "blind", 1)]
+    parts = [Part("a", "gqa", DEFAULT, 3), Part("b", "mme", BLIND, 1)]
     with ledger.step("all of it", "features", parts=parts, counted="images"):
         pass
     first, second = read_timings(tmp_path)
-    assert (first.kind, first.benchmark, first.variant, first.amounts) == (
+    assert (first.kind, first.benchmark, str(first.variant), first.amounts) == (
         "features",
         "gqa",
         "default",
         (("images", 3),),
     )
-    assert (second.benchmark, second.variant, second.amounts) == ("mme", "blind", (("images", 1),))
+    assert (second.benchmark, str(second.variant), second.amounts) == ("mme", "blind", (("images", 1),))
 
 
 def test_cost_stands_beside_the_score() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from mllm_eval import results
 from mllm_eval.catalog import load_benchmark, names, paper_benchmarks
+from mllm_eval.catalog.variant import BLIND, DEFAULT
 from mllm_eval.errors import UserError
 from mllm_eval.run import Run
 
@@ -151,10 +152,10 @@ def test_variants_and_rules_are_told_apart(run: Run) -> None:
     made_runs.write_scores(run, "gqa", blind, variant="blind")
     made_runs.write_scores(run, "gqa", blind, rules="robust")
     record = results.read_run(run.folder)
-    assert record.variants("cambrian") == ["default", "blind"]
+    assert record.variants("cambrian") == [DEFAULT, BLIND]
     assert record.rules == ["cambrian", "robust"]
-    assert set(record.summaries("cambrian", "blind")) == {"gqa"}
-    assert len(record.scores("cambrian", "blind")) == 1
+    assert set(record.summaries("cambrian", BLIND)) == {"gqa"}
+    assert len(record.scores("cambrian", BLIND)) == 1
 
 
 def test_nothing_scored_is_an_empty_frame_with_columns(run: Run) -> None:

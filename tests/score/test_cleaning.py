@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from mllm_eval.answers import Answer, Journal
 from mllm_eval.catalog import load_benchmark, paper_benchmarks
 from mllm_eval.catalog.benchmark import Benchmark
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.data.samples import Sample
 from mllm_eval.pipeline.scoring import States, score_answers
 from mllm_eval.run import Run
@@ -25,7 +26,7 @@ TEXTS = ["Yes .", "no , it isn 't", "is n't it ?", "the dogs ' bowl", "'s", "I '
 class Unknown(States):
     """Of data that no file holds."""
 
-    def of(self, benchmark: Benchmark, variant: str) -> str | None:
+    def of(self, benchmark: Benchmark, variant: VariantKey) -> str | None:
         return None
 
 
@@ -45,18 +46,18 @@ def test_a_models_answers_are_cleaned_and_a_files_are_not(tmp_path: Path, monkey
     gqa, record = load_benchmark("gqa"), {"answer": "yes", "questionId": "1"}
     run = Run(made_runs.encoder(), made_runs.recipe(), made_runs.llm(), 0, {"encoder": "e", "llm": "l"})
     samples = [Sample("gqa", name, (), "Is it?", "yes", name, name, record) for name in ("a", "b")]
-    journal = Journal(run.answers_path("gqa", "default"))
+    journal = Journal(run.answers_path("gqa"))
     journal.append([Answer("a", "p", (), "Yes .", 1, 1), Answer("b", "p", (), "", 1, 0, "error", "broken")])
     journal.finish(["a", "b"])
-    score_answers(run, gqa, "default", samples, Unknown("mini"))
+    score_answers(run, gqa, DEFAULT, samples, Unknown("mini"))
 
     def scores(rules: str) -> list[float | None]:
-        lines = run.scores_path("gqa", rules, "default").read_text().splitlines()
+        lines = run.scores_path("gqa", rules).read_text().splitlines()
         return [json.loads(line)["score"] for line in lines]
 
     # The rule takes a period from the end of "yes.", and would leave "yes " of "yes .".
     assert scores("cambrian") == [1.0, None] and scores("robust") == [1.0, None]
-    assert '"Yes ."' in run.answers_path("gqa", "default").read_text()
+    assert '"Yes ."' in run.answers_path("gqa").read_text()
     file = tmp_path / "answers.jsonl"
     file.write_text(
         "".join(json.dumps({"id": text, "record": record, "prediction": text}) + "\n" for text in ("Yes .", "Yes."))

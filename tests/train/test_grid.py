@@ -30,7 +30,7 @@ from mllm_eval.prompts import render
 from mllm_eval.run import Run
 from mllm_eval.train import train
 from mllm_eval.train.batches import Collator
-from mllm_eval.train.stages import tokenised_stage
+from mllm_eval.train.stagerows import tokenised
 
 SIZES = [(640, 480), (480, 640), (500, 500), (800, 1796), (1796, 800), (49, 49), (1000, 30), (30, 1000), (333, 251)]
 
@@ -192,7 +192,7 @@ def test_training_reads_what_is_shown_and_plans_what_it_reads(features: str, hom
     stage = {"features": features}
     run = make_run(home, standardize=False, stage1=stage, stage2=stage)
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
-    data = tokenised_stage(run, run.recipe.stage1, tokenizer)
+    data = tokenised(run, run.recipe.stage1, tokenizer)
     assert data.sizes is not None and data.sizes[0].tolist() == [60, 20]
     image = tokenizer.convert_tokens_to_ids("<image>")
     collator = Collator(data, run.encoder.preprocessing, image, 12, tokenizer.pad_token_id, 600, grid=GRID)
@@ -211,7 +211,7 @@ def test_training_reads_what_is_shown_and_plans_what_it_reads(features: str, hom
 def test_rows_of_text_leave_room_for_a_dummy_image_where_the_original_puts_one(home: Path) -> None:
     run = make_run(home, standardize=False, dummy_image=True)
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
-    data = tokenised_stage(run, run.recipe.stage2, tokenizer)
+    data = tokenised(run, run.recipe.stage2, tokenizer)
     images = np.diff(data.image_offsets)
     text, shown = int(np.flatnonzero(images == 0)[0]), int(np.flatnonzero(images)[0])
     limit = int(data.lengths(12)[text]) + 5

@@ -16,7 +16,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.model import load_tokenizer
 from mllm_eval.run import Run
 from mllm_eval.train import prepare, rowchunks, stages, tokens, train
-from mllm_eval.train.tokenising import Source, _Writer, write_tokens
+from mllm_eval.train.tokenising import Source, Writer, write_tokens
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_any_number_of_processes_writes_the_same_bytes(
     assert made[0] == made[1] == made[2]
     assert len(made[0]["left_out.jsonl"].splitlines()) > 4 and made[0]["changed.jsonl"]
     # Killed behind a note, it goes on from there.
-    plain, done = _Writer.write, []
+    plain, done = Writer.write, []
 
     def killed(self: Any, number: int, chunk: Any, budget: int) -> None:
         plain(self, number, chunk, budget)
@@ -68,7 +68,7 @@ def test_any_number_of_processes_writes_the_same_bytes(
         if len(done) == 11:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_Writer, "write", killed)
+    monkeypatch.setattr(Writer, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         write_tokens(tmp_path / "again", sources, tokenizer, "llama_3_meta", hashed, lambda _: False, sized, 2)
     write_tokens(tmp_path / "again", sources, tokenizer, "llama_3_meta", hashed, lambda _: False, sized, 2)

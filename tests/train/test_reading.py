@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from memory import peak
+from peak_memory import peak
 from tiny_models import make_conversations, make_recipe, make_tokenizer
 
 from mllm_eval.catalog import load_llm, load_recipe

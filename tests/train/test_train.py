@@ -38,7 +38,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 # ---- rows ----
 def tokenised(run: Run) -> TokenisedSet:
-    from mllm_eval.train.stages import conversations_of
+    from mllm_eval.train.stagerows import conversations_of
 
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
     sets = [conversations_of(data) for data in run.recipe.stage1.data]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from memory import peak
+from peak_memory import peak
 from tiny_models import make_conversations, make_encoder, make_llm, make_recipe
 from tiny_training import log_of, make_run
 
@@ -20,7 +20,7 @@ from mllm_eval.run import Run
 from mllm_eval.train import encoding, train
 from mllm_eval.train.batches import Collator
 from mllm_eval.train.encoding import encode, missing, refs_of
-from mllm_eval.train.stages import conversations_of
+from mllm_eval.train.stagerows import conversations_of
 from mllm_eval.train.tokens import Images, TokenisedSet, tokenise
 from mllm_eval.train.unreadable import Unreadable
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_eval.catalog import TokenGrid
+from mllm_eval.catalog.variant import DEFAULT
 from mllm_eval.data.rowcounts import row_counts
 from mllm_eval.errors import UserError
 from mllm_eval.report.chance import chance_p
@@ -36,7 +37,8 @@ def run_page(entry: Entry, out: Path) -> str:
                     + (f", family's code {encoder.code[:16]}" if encoder.code else "")),
         ("Pretraining", f"{encoder.facts.pretraining_data}; samples seen: {encoder.facts.samples_seen}; "
                         f"supervision: {encoder.facts.supervision}"),
-        ("LLM", f"{config.llm.name}, {config.llm.params:,} parameters"),
+        ("LLM", f"{config.llm.name}, {config.llm.params:,} parameters"
+                + (f", from a GGUF file ({config.llm.quantisation})" if config.llm.quantisation else "")),
         ("Recipe", f"{config.recipe.name}, {config.recipe.hash}; template {config.recipe.template}, "
                    f"{config.recipe.tokens} visual tokens{_shown(config)}, {config.recipe.dtype}"),
         ("Seed", str(config.seed)),
@@ -179,7 +181,7 @@ def _cost(record: RunRecord) -> str:
     kinds: dict[str, list[Timing]] = {}
     for one in timings:
         kind = one.kind or "not said, by an older version"
-        kinds.setdefault(kind if one.variant in ("", "default") else f"{kind} ({one.variant})", []).append(one)
+        kinds.setdefault(kind if one.variant in (None, DEFAULT) else f"{kind} ({one.variant})", []).append(one)
     head = [("", False), ("Steps", True), ("Seconds", True), ("CPU seconds", True), ("Peak MiB", True)]
 
     def row(name: str, members: list[Timing]) -> list[str]:
