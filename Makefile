@@ -122,11 +122,16 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
 test: $(READY) ## all tests: [WORKERS=4]
 	@$(PYTEST)
 
-test-fast: $(READY) ## the tests that take seconds: two minutes
+test-fast: $(READY) ## the tests that take seconds each
 	@$(PYTEST) -m "not slow and not long"
 
 test-long: $(READY) ## the tests that take minutes each
 	@$(BIN)/python -m pytest -m long
+
+MUTMUT = $(BIN)/python -m mutmut
+mutants: $(READY) ## change scoring, statistics and inference in small ways, and name the changes that no test sees: hours
+	@$(PIP) --quiet mutmut==3.8.1
+	@$(MUTMUT) run && $(MUTMUT) results
 
 bench: $(READY) ## time parts of this project on this machine: [BENCH=scoring]
 	@$(RUN) bench $(BENCH)
