@@ -103,7 +103,8 @@ def load_llm_model(llm: LLM, dtype: torch.dtype = torch.float32) -> Any:
         # Before anything is dequantised.
         llama_outline(llm, folder)
         config = LlamaConfig(**plain_config(llm, folder))
-        state = dequantised(folder, config.num_attention_heads, config.num_key_value_heads, dtype)
+        heads = config.num_attention_heads
+        state = dequantised(folder, heads, config.num_key_value_heads or heads, dtype)
         given: dict[str, Any] = {"config": config, "state_dict": state}
         model = load_whole(LlamaForCausalLM.from_pretrained, folder, None, left_out=DERIVED, dtype=dtype, **given)
     else:
