@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from mllm_eval.disk import MENDS, NotWritten
 from mllm_eval.errors import UserError
 from mllm_eval.process import unchanged
 
@@ -35,9 +37,7 @@ class Guarded(TyperGroup):
             with unchanged():
                 return super().invoke(ctx)
         except UserError as error:
-            if _tells(error):
-                print(f"mllm-eval: {error}", file=sys.stderr)
-            raise typer.Exit(2) from None
+            raise self._told(error) from None
         except KeyboardInterrupt:
             print("\nmllm-eval: stopped; the same command goes on from here", file=sys.stderr)
             raise typer.Exit(130) from None
@@ -45,3 +45,14 @@ class Guarded(TyperGroup):
             # Python would complain again when it flushes stdout at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+        except OSError as error:
+            # What no one nearer to it has put in words: a disk that fails, a file that may not be read.
+            if error.errno not in MENDS:
+                raise
+            raise self._told(NotWritten.of(Path(str(error.filename or "a file")), error)) from error
+
+    @staticmethod
+    def _told(error: UserError) -> typer.Exit:
+        if _tells(error):
+            print(f"mllm-eval: {error}", file=sys.stderr)
+        return typer.Exit(2)

@@ -24,6 +24,7 @@ from mllm_eval.catalog import ConversationData, Stage, TokenGrid
 from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.data.rowcounts import CHANGED, RowCounts
 from mllm_eval.decoding import Decoding
+from mllm_eval.disk import saving
 from mllm_eval.distributed import barrier, join, rank, together, without_compiling, world_size
 from mllm_eval.environment import repeatable
 from mllm_eval.errors import UserError
@@ -32,7 +33,7 @@ from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, save_
 from mllm_eval.model.internals import fault
 from mllm_eval.progress import Progress
 from mllm_eval.run import Run
-from mllm_eval.storage import locate, results_home, write_atomic, write_json
+from mllm_eval.storage import hold_to_sum, locate, results_home, write_atomic, write_json, write_summed
 from mllm_eval.train.batches import Collator, RowNumbers
 from mllm_eval.train.encoding import encode, missing, refs_of, spread, statistics
 from mllm_eval.train.keeping import with_room
@@ -225,6 +226,7 @@ def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
             raise UserError("stage 1: `standardize` needs images, the alignment data have none")
         model.projector.set_statistics(*statistics(features.store, one.data.names(images)))
     if one.number == 2:
+        hold_to_sum(_projector(run), "put it back, or delete it to train stage 1 again")
         model.projector.load_state_dict(load_file(_projector(run)))
     model.skips = fault() is None
     use_kernels(model.llm, stage.kernels)
@@ -287,13 +289,14 @@ def _keep(run: Run, number: int, model: VLM, state: dict[str, Tensor]) -> None:
     projector, llm = (_part(state, prefix) for prefix in ("projector.", "llm."))
     if number == 1:
         own = {name: tensor.float().contiguous().cpu() for name, tensor in projector.items()}
-        write_atomic(_projector(run), save(own))
+        write_summed(_projector(run), save(own))
         return
     if (lora := run.recipe.stage2.lora) is not None:
         from mllm_eval.train.lora import merged_state, save_adapter
 
         adapter = run.stage_dir(2) / "adapter"
-        save_adapter(model.llm, llm, lora, run.llm, adapter)
+        with saving(adapter):
+            save_adapter(model.llm, llm, lora, run.llm, adapter)
         llm = merged_state(run.llm, adapter)
     whole = {f"projector.{name}": tensor for name, tensor in projector.items()}
     whole |= {f"llm.{name}": tensor for name, tensor in llm.items()}
