@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup plan weights data train eval probe export score table report subset compare align check gpu-check gpu-wheels mini-weights lint test test-long bench clean
+.PHONY: help setup plan weights data train eval probe export score table report subset compare align check gpu-check gpu-wheels mini-weights lint test test-long faults bench clean
 
 PYTHON ?= python3
 # Torch comes from pip's own index, in the version of constraints.txt. PyPI's build for Linux is that with CUDA, which runs
@@ -114,6 +114,9 @@ test: $(READY) ## all tests
 
 test-long: $(READY) ## the tests that take minutes each
 	@$(BIN)/python -m pytest -m long
+
+faults: $(READY) ## kill every step at random points and compare with a run undisturbed: [KILLS=200 SEED=0]
+	@OMP_NUM_THREADS=1 PYTHONPATH=tests:. $(BIN)/python tests/killing.py --kills $(or $(KILLS),200) $(if $(SEED),--seed $(SEED))
 
 bench: $(READY) ## time parts of this project on this machine: [BENCH=scoring]
 	@$(RUN) bench $(BENCH)

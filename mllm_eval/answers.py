@@ -127,6 +127,22 @@ class Journal:
         write_atomic(self.limit, f"{max_new_tokens}\n")
         return dropped
 
+    def drop_failed(self) -> int:
+        """Drop the answers that say why there is none, so that their questions are asked again; how many these were.
+
+        Nobody else may be writing to the journal.
+        """
+        done = self.done()
+        kept = [one for one in done.values() if one.state == "ok"]
+        if len(kept) < len(done):
+            # One part that stands for all: a crash before the rest has gone leaves answers that are dropped again.
+            write_atomic(self.part, map(part_line, kept))
+            self.path.unlink(missing_ok=True)
+            for part in self.parts():
+                if part != self.part:
+                    part.unlink()
+        return len(done) - len(kept)
+
     def _limit(self) -> int | None:
         if not self.limit.exists():
             return None

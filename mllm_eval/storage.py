@@ -234,6 +234,18 @@ def sha256_tree(folder: Path, keep: Callable[[Path], bool] = lambda _: True) -> 
     return digest.hexdigest()
 
 
+_held: set[IO[bytes]] = set()
+
+
+def _let_go_of_locks() -> None:
+    """In a forked process: locks are its parent's, and end with the parent though this process goes on."""
+    while _held:
+        _held.pop().close()
+
+
+os.register_at_fork(after_in_child=_let_go_of_locks)
+
+
 class FileLock:
     """Hold an exclusive lock on a file while in the `with` block; released by the system if the process dies.
 
@@ -258,6 +270,7 @@ class FileLock:
                     self._file.close()
                     raise
                 _say_no_locks(self.path.parent, error)
+            _held.add(self._file)
         return self
 
     def _hold(self, file: IO[bytes]) -> None:
@@ -272,6 +285,7 @@ class FileLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file:
+            _held.discard(self._file)
             self._file.close()
             self._file = None
 

@@ -1,4 +1,4 @@
-"""A disk that refuses: calls of the system on files below a folder fail, take a part only, or are the last that work."""
+"""A disk that refuses: calls of the system on files below a folder fail from one on, or take a part only."""
 
 from __future__ import annotations
 

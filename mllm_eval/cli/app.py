@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mllm_eval.cli.guard import Guarded
 from mllm_eval.cli.launching import Start, launchable
+
+if TYPE_CHECKING:
+    from mllm_eval.pipeline import Selection
 
 EXAMPLES = """
 Cambrian-style VQA evaluation of frozen vision encoders.
@@ -76,6 +79,9 @@ def eval_(
     variants: Annotated[str | None, typer.Option(help="also ask these variants, or all of a benchmark's own")] = None,
     subset: Subset = None,
     server: Annotated[str | None, typer.Option(help="a vLLM server that answers: docs/vllm.md")] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="ask failed samples again, as `show --failed` lists them")
+    ] = False,
     *,
     start: Start,
 ) -> None:
@@ -104,7 +110,11 @@ def eval_(
         if server is not None:
             raise UserError("--server answers for runs of encoders; an external model answers itself")
         external = External(str(model), data, dtype, batch)
-        eval_external(external, start, benchmarks=chosen, blind=blind, variants=others, subset=subset, rules=rules)
+        which: Selection = {
+            "benchmarks": chosen, "blind": blind, "variants": others, "subset": subset, "rules": rules,
+            "retry_failed": retry_failed,
+        }  # fmt: skip
+        eval_external(external, start, **which)
         return
 
     def asked() -> Run:
@@ -126,6 +136,7 @@ def eval_(
         variants=others or (),
         server=server,
         rules=rules,
+        retry_failed=retry_failed,
     )
     print_row(found.run, rules, blind, found.subset)
 

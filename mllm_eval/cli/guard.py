@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import typer
@@ -22,6 +27,33 @@ def _tells(error: UserError) -> bool:
     return tells(error)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came; what is half-written is cleared away on the way out, as after Ctrl-C."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends what is done in the `with` block as Ctrl-C does.
+
+    Only where nobody else deals with it. One of several processes ends at once, for it may be waiting for the others in
+    a call that no exception reaches.
+    """
+    from mllm_eval.distributed.ranks import several
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    main = threading.current_thread() is threading.main_thread()
+    if several() or not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 class Guarded(TyperGroup):
     """A group of commands that turns bad input into one line and exit code 2."""
 
@@ -34,10 +66,13 @@ class Guarded(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; the process is as it was behind it. Ctrl-C exits with 130, a reader who has gone with 0."""
         try:
-            with unchanged():
+            with unchanged(), _terminable():
                 return super().invoke(ctx)
         except UserError as error:
             raise self._told(error) from None
+        except Terminated:
+            print("mllm-eval: stopped by SIGTERM; the same command goes on from here", file=sys.stderr)
+            raise typer.Exit(128 + signal.SIGTERM) from None
         except KeyboardInterrupt:
             print("\nmllm-eval: stopped; the same command goes on from here", file=sys.stderr)
             raise typer.Exit(130) from None

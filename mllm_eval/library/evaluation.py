@@ -153,6 +153,7 @@ def evaluate(
     variants: Sequence[str] = (),
     server: str | None = None,
     rules: str = "cambrian",
+    retry_failed: bool = False,
 ) -> Results:
     """Train an encoder's adapter, ask the benchmarks, score the answers: whatever of it is missing.
 
@@ -170,6 +171,7 @@ def evaluate(
         variants: further variants to ask; `all` stands for all that a benchmark has.
         server: of an encoder: address of a vLLM server that answers in the engine's place.
         rules: the rule set to show; answers are scored by all that a benchmark has.
+        retry_failed: ask failed samples again, whatever they failed by.
 
     Raises:
         UserError: an unknown name or bad input; whatever was computed before it stays.
@@ -178,6 +180,7 @@ def evaluate(
     reporter, blind = listener(progress), blind or "blind" in variants
     which: pipeline.Selection = {
         "benchmarks": asked, "blind": blind, "variants": variants, "subset": subset, "rules": rules,
+        "retry_failed": retry_failed,
     }  # fmt: skip
     if isinstance(model, ExternalModel):
         if given := [name for name, value in (("recipe", recipe), ("llm", llm), ("seed", seed), ("server", server))

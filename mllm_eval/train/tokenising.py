@@ -19,7 +19,7 @@ from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.decoding import Decoding
 from mllm_eval.disk import saving
 from mllm_eval.errors import UserError
-from mllm_eval.storage import FileLock, write_json, write_summed
+from mllm_eval.storage import FileLock, remove_temporary, write_json, write_summed
 from mllm_eval.train.rowchunks import Chunk, Image, RowReader, read_chunks
 
 # Chunks between two notes of how far the writing is.
@@ -77,6 +77,7 @@ def write_tokens(
         shutil.rmtree(folder, ignore_errors=True)
         with saving(folder):
             _write_all(partial, sources, tokenizer, template, hashed, sized, processes)
+            remove_temporary(partial)
             disk.replace(partial, folder)
 
 

@@ -277,7 +277,7 @@ def test_the_writers_of_libraries_are_understood(tmp_path: Path) -> None:
     whole = checkpoint(tmp_path / "undisturbed")
     folder = tmp_path / "limited"
     for size in (100, 2**15):
-        with largest_file(size), pytest.raises(NotWritten, match="File too large|ulimit") as problem:
+        with largest_file(size), pytest.raises(NotWritten, match=r"File too large|ulimit") as problem:
             checkpoint(folder)
         hold_to_one_line(problem.value, folder)
         assert not (folder / "run" / "checkpoint").exists()
