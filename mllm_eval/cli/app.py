@@ -333,10 +333,23 @@ def _others() -> None:
         planning,
         probing,
         reporting,
+        reproducing,
         statistics,
     )
 
-    for others in (gpu, looking, statistics, aligning, reporting, planning, fetching, models, features, probing):
+    for others in (
+        gpu,
+        looking,
+        statistics,
+        aligning,
+        reporting,
+        reproducing,
+        planning,
+        fetching,
+        models,
+        features,
+        probing,
+    ):
         others.register(app)
     app.add_typer(miniature.app, name="miniature")
 

@@ -27,6 +27,14 @@ def _tells(error: UserError) -> bool:
     return tells(error)
 
 
+def _fails(error: Exception) -> None:
+    """Tell the other processes, where a launcher has started any, why this one ends, unless all know it."""
+    from mllm_eval.distributed import SharedError, alive
+
+    if not isinstance(error, SharedError):
+        alive.failed(str(error) or type(error).__name__)
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM came; what is half-written is cleared away on the way out, as after Ctrl-C."""
 
@@ -83,11 +91,17 @@ class Guarded(TyperGroup):
         except OSError as error:
             # What no one nearer to it has put in words: a disk that fails, a file that may not be read.
             if error.errno not in MENDS:
+                _fails(error)
                 raise
             raise self._told(NotWritten.of(Path(str(error.filename or "a file")), error)) from error
 
+        except Exception as error:
+            _fails(error)
+            raise
+
     @staticmethod
     def _told(error: UserError) -> typer.Exit:
+        _fails(error)
         if _tells(error):
             print(f"mllm-eval: {error}", file=sys.stderr)
         return typer.Exit(2)
