@@ -115,8 +115,8 @@ test: $(READY) ## all tests
 test-long: $(READY) ## the tests that take minutes each
 	@$(BIN)/python -m pytest -m long
 
-faults: $(READY) ## kill every step at random points and compare with a run undisturbed: [KILLS=200 SEED=0]
-	@OMP_NUM_THREADS=1 PYTHONPATH=tests:. $(BIN)/python tests/killing.py --kills $(or $(KILLS),200) $(if $(SEED),--seed $(SEED))
+faults: $(READY) ## kill every step at random points and compare with a run undisturbed: [KILLS=200 SEED=0 MINUTES=120]
+	@OMP_NUM_THREADS=1 PYTHONPATH=tests:. $(BIN)/python tests/killing.py --kills $(or $(KILLS),200) $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
 
 bench: $(READY) ## time parts of this project on this machine: [BENCH=scoring]
 	@$(RUN) bench $(BENCH)

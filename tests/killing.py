@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -236,43 +237,67 @@ def _put(state: Path, home: Path, without: tuple[str, ...]) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def kill(steps: tuple[Step, ...], kills: int, seed: int, home: Path, say: Callable[[str], None]) -> dict[str, Outcome]:
-    """Kill each step a share of `kills` times; what came of it, by step."""
-    prepare(home)
-    drawn = random.Random(seed)
-    found: dict[str, Outcome] = {}
+@dataclass
+class Undisturbed:
+    """A step that nobody disturbed: how long it took, how many calls changed files, and what it left."""
+
+    step: Step
+    before: Path
+    seconds: float
+    calls: int
+    contents: dict[str, str]
+
+
+def run_all(steps: tuple[Step, ...], home: Path, say: Callable[[str], None]) -> list[Undisturbed]:
+    """Every step once, each from what the one before has left."""
+    found: list[Undisturbed] = []
     before = Path(tempfile.mkdtemp(dir=home))
-    for position, step in enumerate(steps):
-        own = found[step.name] = Outcome()
-        share = kills * (position + 1) // len(steps) - kills * position // len(steps)
+    for step in steps:
         _put(before, home, step.without)
         begun = time.monotonic()
         code = wait(start(step, home, home / "log"), 10 * LONGEST)
         took = time.monotonic() - begun
         if code != 0:
             raise SystemExit(f"{step.name}: undisturbed it ends with {code}:\n{(home / 'log').read_text()[-2000:]}")
-        calls, whole = int((home / "calls").read_text() or 0), contents(home)
-        after = Path(tempfile.mkdtemp(dir=home))
+        calls = int((home / "calls").read_text() or 0)
+        found.append(Undisturbed(step, before, took, calls, contents(home)))
+        before = Path(tempfile.mkdtemp(dir=home))
         for part in ("data", "results"):
             if (home / part).is_dir():
-                shutil.copytree(home / part, after / part)
+                shutil.copytree(home / part, before / part)
         say(f"{step.name}: {took:.1f} s undisturbed, {calls} calls")
-        for turn in range(share):
-            _put(before, home, step.without)
-            number = (signal.SIGKILL, signal.SIGTERM)[turn % 2]
-            at = drawn.randint(1, calls) if calls and turn // 2 % 2 == 0 else 0
-            moment = drawn.uniform(0, took)
-            problem = _once(step, home, own, number, at, moment, max(LONGEST, SLOWER * took))
-            if problem is None and (now := contents(home)) != whole:
-                other = sorted(name for name in now.keys() | whole.keys() if now.get(name) != whole.get(name))
-                problem = f"other bytes: {', '.join(other[:3])}"
-            own.counts["the same bytes" if problem is None else "failed"] += 1
-            if problem is not None:
-                where = f"call {at} of {calls}" if at else f"{moment:.2f} of {took:.2f} s"
-                own.problems.append(f"{step.name}, {signal.Signals(number).name} at {where}: {problem}")
-                say(own.problems[-1])
-        shutil.rmtree(before)
-        before = after
+    return found
+
+
+def kill(
+    steps: tuple[Step, ...], kills: int, seed: int, home: Path, say: Callable[[str], None], minutes: float = 1e9
+) -> dict[str, Outcome]:
+    """Kill the steps by turns, so often in all, or until the minutes are over; what came of it, by step."""
+    end = time.monotonic() + 60 * minutes
+    prepare(home)
+    drawn = random.Random(seed)
+    whole = run_all(steps, home, say)
+    found = {step.name: Outcome() for step in steps}
+    for turn in range(kills):
+        if time.monotonic() > end:
+            say(f"the time is over after {turn} of {kills} kills")
+            break
+        one = whole[turn % len(whole)]
+        own, step, rounds = found[one.step.name], one.step, turn // len(whole)
+        _put(one.before, home, step.without)
+        number = (signal.SIGKILL, signal.SIGTERM)[rounds % 2]
+        at = drawn.randint(1, one.calls) if one.calls and rounds // 2 % 2 == 0 else 0
+        moment = drawn.uniform(0, one.seconds)
+        problem = _once(step, home, own, number, at, moment, max(LONGEST, SLOWER * one.seconds))
+        if problem is None and (now := contents(home)) != one.contents:
+            names = now.keys() | one.contents.keys()
+            other = sorted(name for name in names if now.get(name) != one.contents.get(name))
+            problem = f"other bytes: {', '.join(other[:3])}"
+        own.counts["the same bytes" if problem is None else "failed"] += 1
+        if problem is not None:
+            where = f"call {at} of {one.calls}" if at else f"{moment:.2f} of {one.seconds:.2f} s"
+            own.problems.append(f"{step.name}, {signal.Signals(number).name} at {where}: {problem}")
+            say(own.problems[-1])
     return found
 
 
@@ -329,6 +354,7 @@ def as_table(found: dict[str, Outcome]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--minutes", type=float, default=120, help="no further kill after these")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", default="", help="comma-separated; default: all")
     parser.add_argument("--out", type=Path, default=Path("results/bench/faults.md"))
@@ -340,7 +366,8 @@ def main() -> int:
     steps = STEPS[: last + 1]
     out = asked.out.absolute()
     with tempfile.TemporaryDirectory(prefix="mllm-eval-faults-") as home:
-        found = kill(steps, asked.kills, asked.seed, Path(home), lambda text: print(text, file=sys.stderr, flush=True))
+        say = partial(print, file=sys.stderr, flush=True)
+        found = kill(steps, asked.kills, asked.seed, Path(home), say, asked.minutes)
     table = as_table(found)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(f"{' '.join(sys.argv)}\n\n{table}\n")
