@@ -261,8 +261,14 @@ class FileLock:
     def __enter__(self) -> FileLock:
         """Raises NotWritten where the lock's file can't be opened."""
         with saving(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "ab")
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = open(self.path, "ab")
+            except OSError as error:
+                # Where nobody can write nothing has to be kept from others: what is there can be looked at.
+                if error.errno == errno.EROFS and self.path.parent.is_dir():
+                    return self
+                raise
             try:
                 self._hold(self._file)
             except OSError as error:

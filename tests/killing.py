@@ -57,7 +57,7 @@ def make_data(home: Path) -> None:
 
 
 TRAIN = ["train", ENCODER, "--recipe", RECIPE]
-EVAL = ["eval", ENCODER, "--recipe", RECIPE, "--benchmarks", "mme,gqa", "--subset", "64"]
+EVAL = ["eval", ENCODER, "--recipe", RECIPE, "--benchmarks", "mme"]
 STEPS = (
     Step("data", make_data, at="/data/"),
     Step("tokens", [*TRAIN, "--prepare"], at="/tokens/"),

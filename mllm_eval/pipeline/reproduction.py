@@ -100,9 +100,9 @@ def _compare(found: Compared, before: Path, after: Path) -> None:
         if other.is_file():
             found.scores[path.stem] = (read_json(path).get("value"), read_json(other).get("value"))
     for stage in (1, 2):
-        losses, now = (dict(_losses(folder / f"stage{stage}" / "log.jsonl")) for folder in (before, after))
+        losses, again = (dict(_losses(folder / f"stage{stage}" / "log.jsonl")) for folder in (before, after))
         if losses:
-            gaps = [abs(loss - now.get(step, float("inf"))) for step, loss in losses.items()]
+            gaps = [abs(loss - again.get(step, float("inf"))) for step, loss in losses.items()]
             found.losses[stage] = (len(losses), max(gaps))
     weights = [sha256_tree(folder / "checkpoint", _is_weights) for folder in (before, after)]
     found.checkpoint = weights[0] == weights[1]

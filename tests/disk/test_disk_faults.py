@@ -369,3 +369,27 @@ def test_a_truly_full_file_system(tmp_path: Path) -> None:
     problem, found = done.stdout.splitlines()
     assert problem.startswith(f"{mounted}/gqa.jsonl.part: cannot be written (No space left on device); make room")
     assert int(found.split()[0]) > 100 and found.endswith("True")
+
+
+def test_read_only_results_are_looked_at_and_not_written(tmp_path: Path) -> None:
+    """A real read-only mount, where mounts are allowed."""
+    journal(tmp_path / "run")
+    code = (
+        "from pathlib import Path; from mllm_eval.answers import Answer, Journal\n"
+        "from mllm_eval.storage import FileLock\n"
+        "from mllm_eval.disk import NotWritten\n"
+        f"run = Path({str(tmp_path / 'run')!r})\n"
+        "with FileLock(run / '.lock'):\n"
+        "    kept = Journal(run / 'answers' / 'gqa.jsonl'); print(len(kept.done()))\n"
+        "    try: kept.append([Answer('new', 'p', (), 'x', 1, 1)])\n"
+        "    except NotWritten as problem: print(problem)\n"
+    )
+    place = tmp_path / "run"
+    mount = f'mount --bind {place} {place} && mount -o remount,bind,ro {place} && exec {sys.executable} -c "$CODE"'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", mount], env={**os.environ, "CODE": code}, capture_output=True, text=True
+    )
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip(f"no mounts here: {done.stderr[-100:]}")
+    count, problem = done.stdout.splitlines()
+    assert count == "6" and "gqa.jsonl.part: cannot be written (Read-only file system); its file system is" in problem
