@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from mllm_eval.errors import UserError
 
@@ -89,6 +91,29 @@ def write(file: int, data: bytes | memoryview, at: int | None = None) -> None:
             raise OSError(errno.EIO, "nothing was written")
         rest = rest[done:]
         at = None if at is None else at + done
+
+
+class Through(io.RawIOBase):
+    """An open file as `io.BufferedWriter` takes it, written by `os.write`; closing it closes the file."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._file
+
+    def write(self, data: Any) -> int:
+        """How many bytes the system took."""
+        return os.write(self._file, data)
+
+    def close(self) -> None:
+        """Once."""
+        if not self.closed:
+            super().close()
+            os.close(self._file)
 
 
 def sync(file: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import logging
 import os
@@ -38,16 +39,26 @@ def write_atomic(path: Path, data: str | bytes | Iterable[bytes]) -> None:
     Of pieces each is written as it comes; if one can't be had, the old content stays.
     Raises NotWritten, which names the file and a mend, where the system refuses.
     """
-    path = Path(path)
     payload = data.encode("utf-8") if isinstance(data, str) else data
+    with replacing(path) as file:
+        file.writelines([payload] if isinstance(payload, bytes) else payload)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[io.BufferedWriter]:
+    """A file to write to that takes the place of `path` behind the `with` block, or leaves no trace if that raises.
+
+    Raises NotWritten, which names the file and a mend, where the system refuses.
+    """
+    path = Path(path)
     with saving(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
         try:
-            with os.fdopen(handle, "wb", buffering=0) as file:
-                for piece in [payload] if isinstance(payload, bytes) else _large(payload):
-                    disk.write(file.fileno(), piece)
-                disk.sync(file.fileno())
+            with io.BufferedWriter(disk.Through(handle), PIECE) as file:
+                yield file
+                file.flush()
+                disk.sync(handle)
             # mkstemp makes the file private; give it the mode an ordinary open() would have given.
             umask = os.umask(0)
             os.umask(umask)
@@ -56,20 +67,6 @@ def write_atomic(path: Path, data: str | bytes | Iterable[bytes]) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-
-
-def _large(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces that are worth a call of the system."""
-    held: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        held.append(piece)
-        size += len(piece)
-        if size >= PIECE:
-            yield b"".join(held)
-            held, size = [], 0
-    if held:
-        yield b"".join(held)
 
 
 def write_summed(path: Path, data: bytes | Iterable[bytes]) -> None:

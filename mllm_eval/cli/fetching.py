@@ -43,11 +43,11 @@ def weights(
         raise UserError("say what to fetch: mllm-eval weights ENCODER, or --llm NAME, or both")
     for found in provide_weights(chosen, offline, folder, display()):
         if found.lock is None:
-            print(f"{found.name}: ok; {found.place}")
+            print(f"{found.name}: ok; {found.place}", *found.notes, sep="\n  ")
             continue
         files, size = len(found.lock.only.files), sum(file.size for file in found.lock.only.files.values())
         print(f"{found.name}: ok; {files} files, {size / 2**30:.2f} GiB, revision {found.lock.revision_found}")
-        print(f"  {found.place}\n  locked in {found.lock_file}")
+        print(f"  {found.place}", f"locked in {found.lock_file}", *found.notes, sep="\n  ")
 
 
 def data(
