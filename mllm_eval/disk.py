@@ -93,27 +93,15 @@ def write(file: int, data: bytes | memoryview, at: int | None = None) -> None:
         at = None if at is None else at + done
 
 
-class Through(io.RawIOBase):
+class Through(io.FileIO):
     """An open file as `io.BufferedWriter` takes it, written by `os.write`; closing it closes the file."""
 
     def __init__(self, file: int) -> None:
-        self._file = file
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._file
+        super().__init__(file, "wb")
 
     def write(self, data: Any) -> int:
         """How many bytes the system took."""
-        return os.write(self._file, data)
-
-    def close(self) -> None:
-        """Once."""
-        if not self.closed:
-            super().close()
-            os.close(self._file)
+        return os.write(self.fileno(), data)
 
 
 def sync(file: int) -> None:

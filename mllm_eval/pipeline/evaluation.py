@@ -185,7 +185,7 @@ def _drop_failed(row: RunFolder, chosen: _Chosen, reporter: Reporter) -> None:
         for benchmark in chosen.benchmarks
         for variant in chosen.variants[benchmark.name]
     }
-    dropped = sum(Journal(row.answers_path(*one)).drop_failed() for one in sorted(asked))
+    dropped = sum(Journal(row.answers_path(*one)).drop_failed() for one in sorted(asked, key=str))
     reporter.say(f"{dropped:,} failed samples are asked again" if dropped else "no sample failed that could be retried")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_eval.answers import read_answers
-from mllm_eval.catalog.variant import VariantKey, of_stem
+from mllm_eval.catalog.variant import parse_stem
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.evaluation import evaluate
 from mllm_eval.pipeline.flow import train_run
@@ -67,11 +67,11 @@ def reproduce(run: Run, into: Path, reporter: Reporter | None = None) -> Compare
     asked: dict[str, list[str]] = {}
     found = Compared(into)
     for path in sorted((before / "answers").glob("*.jsonl")):
-        benchmark, variant = of_stem(path.stem)
-        if VariantKey.parse(variant).subset is not None:
+        benchmark, variant = parse_stem(path.stem)
+        if variant.subset is not None:
             found.left_out.append(f"{path.stem}: a subset's answers are not asked again")
             continue
-        asked.setdefault(variant, []).append(benchmark)
+        asked.setdefault(variant.name, []).append(benchmark)
     results, os.environ["MLLM_EVAL_RESULTS"] = os.environ.get("MLLM_EVAL_RESULTS"), str(into)
     try:
         train_run(run.encoder, run.recipe, run.llm, run.seed, reporter)

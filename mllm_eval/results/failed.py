@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mllm_eval.answers import read_answers
-from mllm_eval.catalog.variant import of_stem
+from mllm_eval.catalog.variant import parse_stem
 from mllm_eval.errors import UserError
 
 VARIABLE = "MLLM_EVAL_FAILED"
@@ -28,10 +28,10 @@ class Failed(NamedTuple):
 def failed_samples(answers: Path) -> Iterator[Failed]:
     """Those of a run's folder of finished answers, by file. Raises UserError for a line that is no answer."""
     for path in sorted(answers.glob("*.jsonl")):
-        benchmark, variant = of_stem(path.stem)
+        benchmark, variant = parse_stem(path.stem)
         for one in read_answers(path):
             if one.state != "ok":
-                yield Failed(benchmark, variant, one.id, one.reason)
+                yield Failed(benchmark, str(variant), one.id, one.reason)
 
 
 def allowed_share() -> float:
