@@ -31,8 +31,8 @@ RECIPE = str(Path(__file__).parent / "recipes" / "tiny.yaml")
 ENCODER = "tiny-dinov2"
 # Seconds that any start may take at most, and how many times as long as the undisturbed one.
 LONGEST, SLOWER = 120.0, 20.0
-# What differs from run to run, and says nothing of a result.
-VOLATILE = {"ledger.jsonl", "manifest.json"}
+# What differs from run to run, and says nothing of a result: times, and the times of files that were looked at (settled).
+VOLATILE = {"ledger.jsonl", "manifest.json", "settled.json"}
 TIMES = {"seconds", "time", "environment", "ended", "cpu_seconds", "sessions", "built"}
 
 
@@ -210,7 +210,7 @@ def contents(home: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(one for part in ("data", "results") for one in (home / part).rglob("*") if one.is_file()):
         name, data = path.relative_to(home).as_posix(), path.read_bytes()
-        if path.name in VOLATILE or path.suffix in (".lock", ".sha256") or path.name == ".lock":
+        if path.name in VOLATILE or path.suffix in (".lock", ".sha256", ".tmp") or path.name == ".lock":
             continue
         if "/features/" in name and "/alignment/" not in name:
             if path.suffix == ".index":
