@@ -122,7 +122,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
 test: $(READY) ## all tests: [WORKERS=4]
 	@$(PYTEST)
 
-test-fast: $(READY) ## the tests that take seconds: two minutes
+test-fast: $(READY) ## the tests that take seconds each
 	@$(PYTEST) -m "not slow and not long"
 
 test-long: $(READY) ## the tests that take minutes each
@@ -130,6 +130,11 @@ test-long: $(READY) ## the tests that take minutes each
 
 faults: $(READY) ## kill every step at random points and compare with a run undisturbed: [KILLS=200 SEED=0 MINUTES=120]
 	@OMP_NUM_THREADS=1 PYTHONPATH=tests:. $(BIN)/python tests/killing.py --kills $(or $(KILLS),200) $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
+
+MUTMUT = $(BIN)/python -m mutmut
+mutants: $(READY) ## change scoring, statistics and inference in small ways, and name the changes that no test sees: hours
+	@$(PIP) --quiet mutmut==3.8.1
+	@$(MUTMUT) run && $(MUTMUT) results
 
 bench: $(READY) ## time parts of this project on this machine: [BENCH=scoring]
 	@$(RUN) bench $(BENCH)

@@ -31,7 +31,7 @@ RECIPE = str(Path(__file__).parent / "recipes" / "tiny.yaml")
 ENCODER = "tiny-dinov2"
 # Seconds that any start may take at most, and how many times as long as the undisturbed one.
 LONGEST, SLOWER = 120.0, 20.0
-# What differs from run to run, and says nothing of a result: times, and the times of files that were looked at (settled).
+# What differs from run to run, and says nothing of a result: times, also of the files that were looked at (settled).
 VOLATILE = {"ledger.jsonl", "manifest.json", "settled.json"}
 TIMES = {"seconds", "time", "environment", "ended", "cpu_seconds", "sessions", "built"}
 

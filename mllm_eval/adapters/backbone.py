@@ -112,12 +112,12 @@ class Backbone(EncoderModel):
         """The vision config in a hub-format folder. Raises UserError where it is of another architecture."""
         path = folder / "config.json"
         raw = read_config(folder)
-        found = raw.get("model_type")
-        if found not in cls.model_types:
-            if found is None and "architecture" in raw:
+        model_type = raw.get("model_type")
+        if model_type not in cls.model_types:
+            if model_type is None and "architecture" in raw:
                 name = raw["architecture"]
                 raise UserError(f"{path}: is of timm's {name!r}; set `family: timm` in the encoder's yaml")
-            raise UserError(f"{path}: the weights are of type {found!r}, {cls._readers(found)}")
+            raise UserError(f"{path}: the weights are of type {model_type!r}, {cls._readers(model_type)}")
         values = raw.get("vision_config") or raw
         known = cls.transformers_class().config_class
         registers = values.get("num_register_tokens", getattr(known, "num_register_tokens", 0)) or 0
@@ -128,7 +128,9 @@ class Backbone(EncoderModel):
             )
         for name in STRANGE:
             if values.get(name) and not hasattr(known, name):
-                raise UserError(f"{path}: `{name}: {values[name]}` is unknown to a {found!r} and would be left out")
+                raise UserError(
+                    f"{path}: `{name}: {values[name]}` is unknown to a {model_type!r} and would be left out"
+                )
         return cls.config_from(values)
 
     @classmethod
@@ -164,7 +166,7 @@ class Backbone(EncoderModel):
         else:
             config, source, state = cls.read_config(place), place, None
             # Before gigabytes are read for nothing.
-            cls.compare(facts, {**cls.found_in(config), "depth": config.num_hidden_layers})
+            cls.compare_facts(facts, {**cls.found_in(config), "depth": config.num_hidden_layers})
         model = load_whole(
             cls.transformers_class().from_pretrained,
             place,

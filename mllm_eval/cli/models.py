@@ -44,7 +44,7 @@ def eval_external(named: External, start: Start, **which: Unpack[Selection]) -> 
 
     if start(asked):
         return
-    found = evaluate(
+    results = evaluate(
         asked(),
         benchmarks=benchmarks,
         subset=which.get("subset"),
@@ -54,7 +54,7 @@ def eval_external(named: External, start: Start, **which: Unpack[Selection]) -> 
         rules=rules,
         retry_failed=which.get("retry_failed", False),
     )
-    print_row(found.run, rules, found.blind, found.subset)
+    print_row(results.run, rules, results.blind, results.subset)
 
 
 def export(
@@ -75,17 +75,17 @@ def export(
     from mllm_eval.environment import before_torch
     from mllm_eval.saved import saved_run
 
-    found = saved_run(run)
+    chosen = saved_run(run)
     before_torch()
     from mllm_eval.model.export import export_llava
     from mllm_eval.model.llm import export_llm
 
     if llm:
-        with display().step(f"export: LLM of {found.name}"):
-            export_llm(found.checkpoint, to)
+        with display().step(f"export: LLM of {chosen.name}"):
+            export_llm(chosen.checkpoint, to)
         print(f"{to}: LlamaForCausalLM; `vllm serve {to} --enable-prompt-embeds`, then `mllm-eval eval "
-              f"{found.encoder.name} --server ADDRESS`")  # fmt: skip
+              f"{chosen.encoder.name} --server ADDRESS`")  # fmt: skip
         return
-    with display().step(f"export: {found.name}"):
-        proof = export_llava(found.checkpoint, to)
+    with display().step(f"export: {chosen.name}"):
+        proof = export_llava(chosen.checkpoint, to)
     print(f"{to}: LlavaForConditionalGeneration; {proof}")

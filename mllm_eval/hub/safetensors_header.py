@@ -41,14 +41,14 @@ def read_header(path: Path) -> dict[str, TensorFacts]:
     try:
         entries = json.loads(raw)
         entries.pop("__metadata__", None)
-        found = {}
+        header = {}
         for name, entry in entries.items():
             begin, end = entry["data_offsets"]
-            found[name] = TensorFacts(str(entry["dtype"]), tuple(map(int, entry["shape"])), end - begin)
+            header[name] = TensorFacts(str(entry["dtype"]), tuple(map(int, entry["shape"])), end - begin)
         ends = [entry["data_offsets"][1] for entry in entries.values()]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise UserError(f"{path}: its safetensors header can't be read; {mend}") from None
     expected = 8 + length + max(ends, default=0)
     if size != expected:
         raise UserError(f"{path}: {size:,} bytes where its header says {expected:,}: cut short; {mend}")
-    return found
+    return header

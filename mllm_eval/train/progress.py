@@ -81,9 +81,9 @@ def latest_whole(folder: Path) -> Path | None:
 
     Raises UserError where none is complete and one was: its steps are not thrown away without being asked.
     """
-    found = [(int(path.name.partition("-")[2]), path) for path in folder.glob("checkpoint-*")]
+    numbered = [(int(path.name.partition("-")[2]), path) for path in folder.glob("checkpoint-*")]
     damage = None
-    for step, path in sorted(found, reverse=True):
+    for step, path in sorted(numbered, reverse=True):
         expected = sums.read(path)
         if expected is not None and not (lost := sums.differing(path, expected)):
             return path
