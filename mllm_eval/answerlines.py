@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mllm_eval.errors import UserError
-from mllm_eval.storage import unique_fields
+from mllm_eval.storage import parse_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ _TYPES: dict[str, type] = {
 def _parse(path: Path, number: int, line: bytes) -> Answer:
     mend = "remove the line and run again"
     try:
-        row: Any = json.loads(line, object_pairs_hook=unique_fields)
+        row: Any = parse_json(line)
     except ValueError as problem:
         said = problem if type(problem) is ValueError else "not a line of JSON"
         raise UserError(f"{path}:{number}: {said}; {mend}") from None

@@ -57,11 +57,23 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing, it is not JSON (names the file and the line), or names a field twice.
     """
     try:
-        return json.loads(_text(path), object_pairs_hook=unique_fields)
+        return parse_json(_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from None
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def parse_json(text: str | bytes, fields_once: bool = True) -> Any:
+    """What a text of JSON says.
+
+    fields_once: a field that an object names twice is an error, too. Raises ValueError for whatever is wrong (of
+    which `json.JSONDecodeError` is one), values that are nested deeper than Python goes among it.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=unique_fields if fields_once else None)
+    except RecursionError:
+        raise ValueError("its values are nested too deeply") from None
 
 
 def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -88,12 +100,13 @@ def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line, object_pairs_hook=unique_fields)
+                    row = parse_json(line)
                 except (json.JSONDecodeError, UnicodeDecodeError) as error:
                     reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
                     raise UserError(f"{path}:{number}: not valid JSON ({reason})") from None
                 except ValueError as error:
-                    raise UserError(f"{path}:{number}: {error}; keep one of them") from None
+                    mend = "; keep one of them" if "twice" in str(error) else ""
+                    raise UserError(f"{path}:{number}: {error}{mend}") from None
                 if not isinstance(row, dict):
                     raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
                 yield row

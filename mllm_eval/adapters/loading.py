@@ -65,6 +65,23 @@ def load_whole(
     return model
 
 
+@contextmanager
+def understood(place: Path, what: str, mend: str = ANEW) -> Iterator[None]:
+    """Turns what a library raises on files of weights, configs and tokenizers into a UserError: `place: what (why)`.
+
+    Their parsers raise nearly anything on a file that says something else than they expect, and one in Rust may panic,
+    which is no Exception.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as problem:
+        if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
+            raise
+        raise UserError(f"{place}: {what} ({first_line(problem)}); {mend}") from problem
+
+
 def hold_tensors(
     place: Path,
     reshaped: Collection[tuple[str, Sequence[int], Sequence[int]]],
@@ -99,7 +116,7 @@ def reshaped(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[
     return [one for one in both if one[1] != one[2]]
 
 
-def first_line(problem: Exception) -> str:
+def first_line(problem: BaseException) -> str:
     """What an exception says, in one line."""
     text = str(problem).strip()
     first = text.splitlines()[0].strip() if text else type(problem).__name__

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from mllm_eval.catalog.llm import LLM
 from mllm_eval.errors import UserError
+from mllm_eval.storage import parse_json
 
 # Rotary embeddings that hang on a token's position alone. Those that also hang on the length of the prompt (dynamic,
 # longrope) would make a beginning that several prompts share another one in each of them.
@@ -56,7 +56,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a folder in the hub's format. Raises UserError where it cannot be read."""
     path = folder / "config.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"), fields_once=False)
     except (OSError, ValueError) as problem:
         raise UserError(f"{path}: cannot be read as a model's config ({problem})") from None
     if not isinstance(found, dict):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mllm_eval.console import say
+
 if TYPE_CHECKING:
     from mllm_eval.alignment.measure import Result
 
@@ -67,13 +69,13 @@ def align(
         for model in split(llm) or []:
             results.append(measure(encoder, model, chosen, data, permutations, shown))
             if as_json:
-                print(json.dumps(results[-1].row()))
+                say(json.dumps(results[-1].row()))
     if as_json:
         return
     for line in table(results):
-        print(line)
+        say(line)
     written = write_figures(results, results_home() / "alignment" / "figures")
-    print("figures: " + ", ".join(str(path) for path in written if path.suffix == ".png"))
+    say("figures: " + ", ".join(str(path) for path in written if path.suffix == ".png"))
 
 
 def table(results: list[Result]) -> list[str]:

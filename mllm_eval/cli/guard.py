@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from mllm_eval.console import say
 from mllm_eval.errors import UserError
 from mllm_eval.process import unchanged
 
@@ -36,10 +37,10 @@ class Guarded(TyperGroup):
                 return super().invoke(ctx)
         except UserError as error:
             if _tells(error):
-                print(f"mllm-eval: {error}", file=sys.stderr)
+                say(f"mllm-eval: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            print("\nmllm-eval: stopped; the same command goes on from here", file=sys.stderr)
+            say("\nmllm-eval: stopped; the same command goes on from here", file=sys.stderr)
             raise typer.Exit(130) from None
         except BrokenPipeError:
             # Python would complain again when it flushes stdout at exit.

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mllm_eval.console import say
+
 app = typer.Typer(
     help="Make the miniature's data, or pretrain its weights anew.",
     short_help="the miniature's data and weights",
@@ -21,7 +23,7 @@ def build() -> None:
     from mllm_eval.storage import data_home
 
     build_data(data_home())
-    print(data_home() / "miniature")
+    say(data_home() / "miniature")
 
 
 @app.command(short_help="pretrain its weights: hours")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mllm_eval.console import say
+
 if TYPE_CHECKING:
     from mllm_eval.plan import Plan
     from mllm_eval.plan.disk import Keeping
@@ -41,7 +43,7 @@ def plan(
 
     made = make_plan(encoder, recipe, llm, gpus, mfu, price, (count(rows1), count(rows2)), text_tokens, micro_batch)
     if as_json:
-        print(json.dumps(made.to_dict(), indent=2))
+        say(json.dumps(made.to_dict(), indent=2))
     else:
         show(made)
 
@@ -60,12 +62,12 @@ def count(text: str | None) -> int | None:
 
 def show(made: Plan) -> None:
     """The plan for people: sizes in GiB of 2^30 bytes."""
-    from rich.console import Console
     from rich.table import Table
 
+    from mllm_eval.console import console as make_console
     from mllm_eval.features.room import VARIABLE
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console(highlight=False, soft_wrap=True)
 
     def say(text: str) -> None:
         console.print(text, markup=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from mllm_eval.console import say
+
 
 def score_anew(run: str | None) -> None:
     """Score the answers of a run, or of all that are saved, and say what was scored.
@@ -23,9 +25,9 @@ def score_anew(run: str | None) -> None:
     if not runs:
         raise UserError(f"no runs under {results_home()}; `mllm-eval eval mini-dino` makes one")
     for note in saved.notes if run is None else []:
-        print(note, file=sys.stderr)
+        say(note, file=sys.stderr)
     for one in runs:
-        print(f"{one.name}: {', '.join(pipeline.score_run(one, display()))}")
+        say(f"{one.name}: {', '.join(pipeline.score_run(one, display()))}")
 
 
 def score_file(
@@ -51,4 +53,4 @@ def score_file(
 
     kept = keep_answers(name, benchmark, answers, found, data, variant, layout, display())
     shown = " and ".join(f"`mllm-eval {one} --runs {kept.label}`" for one in ("table", "report"))
-    print(f"{kept.name}: kept; {shown} show it", file=sys.stderr)
+    say(f"{kept.name}: kept; {shown} show it", file=sys.stderr)

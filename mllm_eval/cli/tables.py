@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mllm_eval import pipeline
 from mllm_eval.catalog.variant import VariantKey
+from mllm_eval.console import say
 from mllm_eval.distributed.ranks import rank
 from mllm_eval.errors import UserError
 from mllm_eval.report import Table, TableOptions, chance_table, comparison, render, write_tables
@@ -31,9 +32,9 @@ def print_row(run: Saved, rules: str, blind: bool, subset: int | None = None) ->
     table = table_of([record], TableOptions(rules, subset=subset), blind)
     print_and_write(replace(table, title=run.heading), run.stem, rules, subset)
     variant = str(VariantKey.of("default", subset))
-    print(*chance_table(record, rules, variant, intervals=False).sentences, sep="\n")
+    say(*chance_table(record, rules, variant, intervals=False).sentences, sep="\n")
     if words := one_answer_words(read_scored(record, rules, variant)):
-        print(f"{words[0].upper()}{words[1:]}.")
+        say(f"{words[0].upper()}{words[1:]}.")
 
 
 def print_compared(records: Sequence[RunRecord], options: TableOptions, blind: bool) -> None:
@@ -86,7 +87,7 @@ def put(table: Table, form: str, out: Path | None) -> None:
     """Print a table in a format, or write it to a file."""
     text = render(table, form)
     if out is None:
-        print(text, end="")
+        say(text, end="")
     else:
         write_atomic(out, text)
 
@@ -98,4 +99,4 @@ def print_and_write(table: Table, stem: str, rules: str, subset: int | None = No
     stem = stem if rules == "cambrian" else f"{stem}.{rules}"
     written = write_tables(table, results_home() / "tables", stem)
     endings = ", ".join(path.suffix for path in written)
-    print(f"written: {results_home() / 'tables' / stem} ({endings})", file=sys.stderr)
+    say(f"written: {results_home() / 'tables' / stem} ({endings})", file=sys.stderr)

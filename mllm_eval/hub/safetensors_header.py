@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import NamedTuple
 
 from mllm_eval.errors import UserError
+from mllm_eval.storage import parse_json
 
 # The format's own limit of a header (https://github.com/huggingface/safetensors).
 LONGEST = 100_000_000
@@ -39,7 +39,7 @@ def read_header(path: Path) -> dict[str, TensorFacts]:
             raise UserError(f"{path}: not a safetensors file, or cut short in its header; {mend}")
         raw = file.read(length)
     try:
-        entries = json.loads(raw)
+        entries = parse_json(raw, fields_once=False)
         entries.pop("__metadata__", None)
         found = {}
         for name, entry in entries.items():

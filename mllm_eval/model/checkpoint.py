@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
 
 from mllm_eval.adapters import weights_folder
 from mllm_eval.adapters.base import EncoderModel
-from mllm_eval.adapters.loading import first_line, load_whole
+from mllm_eval.adapters.loading import load_whole, understood
 from mllm_eval.catalog import LLM, Encoder, Recipe, TokenGrid
 from mllm_eval.catalog.llama import llama_config
 from mllm_eval.errors import UserError
@@ -30,10 +30,12 @@ def load_tokenizer(llm: LLM, template: str) -> Any:
     Raises UserError where a mark of the template is not one token: it would be spelt letter by letter.
     """
     folder = weights_folder(llm.weights)
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as problem:
-        raise UserError(f"{folder}: the tokenizer cannot be read ({first_line(problem)})") from problem
+    with understood(folder, "the tokenizer cannot be read"):
+        return _tokenizer(llm, template, folder)
+
+
+def _tokenizer(llm: LLM, template: str, folder: Path) -> Any:
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     for mark in template_marks(template):
         if len(tokenizer(mark, add_special_tokens=False)["input_ids"]) != 1:
             raise UserError(
@@ -176,12 +178,10 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None, encoder: boo
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no checkpoint here; train the run first")
     mend = "delete it and train again"
-    try:
+    with understood(folder, "the checkpoint cannot be read", mend):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         loads = isinstance(config, VLMConfig)
         processor = VLMProcessor.from_pretrained(folder, local_files_only=True) if loads else None
-    except Exception as problem:
-        raise UserError(f"{folder}: the checkpoint cannot be read ({first_line(problem)}); {mend}") from problem
     if processor is None:
         raise UserError(f"{folder}: holds a {config.model_type}, not a checkpoint of this project")
     left_out = ""

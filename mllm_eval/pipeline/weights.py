@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.hub import Lock, Source, lock_path, locked_folder, read_lock
 from mllm_eval.hub.safetensors_header import read_header
 from mllm_eval.pipeline.reporter import Reporter, Silent
+from mllm_eval.storage import parse_json
 
 CONFIGS = (
     "config.json",
@@ -190,7 +190,7 @@ def _elements(folder: Path) -> int | None:
     """Parameters in a folder's safetensors files, all shards of an index; None where it has another form."""
     for index in sorted(folder.glob("*.safetensors.index.json")):
         try:
-            listed = json.loads(index.read_text())["weight_map"]
+            listed = parse_json(index.read_text(), fields_once=False)["weight_map"]
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{index}: cannot be read; fetch it again") from None
         for shard in sorted(set(listed.values())):

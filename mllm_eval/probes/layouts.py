@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mllm_eval.catalog.probe import ProbeData
 from mllm_eval.data.images import CellPicture, FilePicture
+from mllm_eval.data.parquet import open_parquet, rows_in
 from mllm_eval.errors import UserError, near
 from mllm_eval.probes.examples import Example, Examples
 from mllm_eval.shelf import Shelf
@@ -92,19 +93,13 @@ def imagenet_parquet(data: ProbeData, folder: Path) -> tuple[Examples, Examples]
 
 
 def _parquet(path: Path, split: str) -> Iterator[Example]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
+    file = open_parquet(path)
     missing = [name for name in ("image", "label") if name not in file.schema_arrow.names]
     if missing:
         raise UserError(f"{path}: no column {missing[0]!r} (but {', '.join(file.schema_arrow.names)})")
     number = 0
     for group in range(file.num_row_groups):
-        for row, label in enumerate(file.read_row_group(group, columns=["label"]).column(0).to_pylist()):
+        for row, label in enumerate(one["label"] for one in rows_in(path, file, [group], ["label"])):
             if not isinstance(label, int) or label < 0:
                 raise UserError(f"{path} row {number}: label {label!r} is no class; a test split without labels can't "
                                 "be used")  # fmt: skip

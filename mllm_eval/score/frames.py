@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from mllm_eval.catalog import Benchmark, Given, load_benchmark
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.environment import settings
 from mllm_eval.errors import UserError, near
+from mllm_eval.escaping import html as escape
 from mllm_eval.score.answerfiles import line_of
 from mllm_eval.score.files import score_lines, sentence
 from mllm_eval.score.scorer import rules_of

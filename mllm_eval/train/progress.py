@@ -18,7 +18,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.operations.count import Lessons, encoding, learning
 from mllm_eval.operations.shapes import added_parameters, encoder_shape, known_llama_shape, projector_shape
 from mllm_eval.progress import Progress
-from mllm_eval.storage import write_atomic, write_json
+from mllm_eval.storage import parse_json, write_atomic, write_json
 
 if TYPE_CHECKING:
     from mllm_eval.catalog import Stage
@@ -43,7 +43,7 @@ class StageLog:
         if path.is_file():
             for line in path.read_bytes().splitlines(keepends=True):
                 try:
-                    entry = json.loads(line)
+                    entry = parse_json(line, fields_once=False)
                     if not line.endswith(b"\n") or entry["step"] > step:
                         break
                 except (ValueError, KeyError, TypeError):
@@ -89,7 +89,7 @@ def latest_whole(folder: Path) -> Path | None:
     damage = None
     for step, path in sorted(found, reverse=True):
         try:
-            expected: Any = json.loads((path / MARKER).read_bytes())
+            expected: Any = parse_json((path / MARKER).read_bytes(), fields_once=False)
         except (OSError, ValueError):
             expected = None
         if expected == (here := _files(path)):

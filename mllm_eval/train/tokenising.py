@@ -16,7 +16,7 @@ import numpy as np
 from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.decoding import Decoding
 from mllm_eval.errors import UserError
-from mllm_eval.storage import FileLock, write_json
+from mllm_eval.storage import FileLock, parse_json, write_json
 from mllm_eval.train.rowchunks import Chunk, Image, RowReader, read_chunks
 
 # Chunks between two notes of how far the writing is.
@@ -98,7 +98,7 @@ class _Writer:
         self.note: dict[str, Any] = {"sizes": {}, "read": {}, "broken": {}, "left_out": {}, "changed": {}}
         self.note |= {"tokens": 0, "names": 0}
         try:
-            note = json.loads((folder / "note.json").read_bytes())
+            note = parse_json((folder / "note.json").read_bytes(), fields_once=False)
             whole = all(path.stat().st_size >= note["sizes"][name] for name, path in paths.items())
         except (OSError, ValueError, KeyError):
             whole = False

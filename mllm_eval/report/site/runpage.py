@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from mllm_eval.catalog import TokenGrid
 from mllm_eval.data.rowcounts import row_counts
 from mllm_eval.errors import UserError
+from mllm_eval.escaping import html as escape
 from mllm_eval.report.chance import chance_p
 from mllm_eval.report.diff import flat
 from mllm_eval.report.evidence import read_blind
