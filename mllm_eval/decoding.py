@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import io
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 MAX_PIXELS = 100_000_000
 MOST_DECODERS = 8
 ORIENTATION = 0x0112
+# What images of data sets are encoded as, by PIL's modules. It reads many formats more, EPS by starting a program that
+# runs what the file says: none of them is asked for here.
+FORMATS = ("Png", "Jpeg", "Gif", "WebP", "Bmp", "Tiff", "Ppm", "Jpeg2K", "Avif", "Ico")
 # TIFF's tags: bits of a sample, whether 0 is white, whether samples are unsigned (1, the default).
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
 # EXIF 2.32, 4.6.4: what makes an image of this orientation upright, in PIL's words.
@@ -180,7 +186,7 @@ class _Opened:
         import PIL.Image
 
         try:
-            self._image = PIL.Image.open(self._source)
+            self._image = PIL.Image.open(self._source, formats=_formats())
         except Exception as problem:
             raise self._error(problem) from None
         width, height = self._image.size
@@ -201,6 +207,21 @@ class _Opened:
         # PIL's plugins raise nearly anything on a broken file.
         reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
         return UserError(f"{self._where}: the image can't be decoded ({reason})")
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    import PIL.Image
+
+    for name in FORMATS:
+        # A build of PIL may lack the library of one.
+        with suppress(ImportError):
+            importlib.import_module(f"PIL.{name}ImagePlugin")
+    return tuple(name for name in map(_opened_as, FORMATS) if name in PIL.Image.OPEN)
+
+
+def _opened_as(name: str) -> str:
+    return {"Jpeg2K": "JPEG2000", "WebP": "WEBP"}.get(name, name.upper())
 
 
 def _is_plain(data: bytes, how: Decoding) -> bool:

@@ -139,6 +139,16 @@ def read_text(path: Path) -> str:
     return _text(path)
 
 
+def within(folder: Path, name: str) -> Path:
+    """The file in a folder that a lock, an index, a list or a row names.
+
+    Raises ValueError for a name that no file below the folder can have: empty, absolute, or with a step upwards.
+    """
+    if not name or "\0" in name or name.startswith(("/", "~")) or ".." in Path(name).parts:
+        raise ValueError(f"{name[:80]!r} leaves the folder that it is to be in; name a file below it")
+    return folder / name
+
+
 def sha256_bytes(data: bytes) -> str:
     """SHA-256 of bytes, 64 hex digits."""
     return hashlib.sha256(data).hexdigest()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mllm_eval.adapters import family
 from mllm_eval.adapters.base import EncoderModel
-from mllm_eval.adapters.loading import load_whole
+from mllm_eval.adapters.loading import hold_layers, load_whole
 from mllm_eval.adapters.original import Layout, read_original
 from mllm_eval.catalog.families import NAMES, PAGE
 from mllm_eval.catalog.llama import read_config
@@ -203,6 +203,7 @@ class Backbone(EncoderModel):
             cls._read_original(facts, place)
             return
         config = cls.read_config(place)
+        hold_layers(config.to_dict(), place)
         with torch.device("meta"):
             cls.build(facts, config.to_dict())
 

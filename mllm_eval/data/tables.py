@@ -15,7 +15,7 @@ from mllm_eval.data.parquet import open_parquet, rows_in
 from mllm_eval.data.samples import Pictures
 from mllm_eval.decoding import PLAIN, Decoding
 from mllm_eval.errors import UserError
-from mllm_eval.storage import data_home
+from mllm_eval.storage import data_home, within
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -100,8 +100,15 @@ def _csv_rows(path: Path, pin: Pin, aliases: Mapping[str, str], how: Decoding) -
         record = {key: typed(value, pin.columns.get(key, "string"), key, where) for key, value in named.items()}
         images: dict[str, Pictures] = {}
         if pin.image_files:
-            images["image"] = (_file(path.parent / filled_in(pin.image_files, record, where), where, how),)
+            images["image"] = (_file(_below(path.parent, filled_in(pin.image_files, record, where), where), where, how),)
         yield Row(where, record, images)
+
+
+def _below(folder: Path, name: str, where: str) -> Path:
+    try:
+        return within(folder, name)
+    except ValueError as problem:
+        raise UserError(f"{where}: its image {problem}") from None
 
 
 def _file(path: Path, where: str, how: Decoding) -> FilePicture:

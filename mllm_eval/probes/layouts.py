@@ -12,6 +12,7 @@ from mllm_eval.data.parquet import open_parquet, rows_in
 from mllm_eval.errors import UserError, near
 from mllm_eval.probes.examples import Example, Examples
 from mllm_eval.shelf import Shelf
+from mllm_eval.storage import within
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
@@ -153,6 +154,10 @@ def _listed(folder: Path, listing: str, roots: Sequence[str]) -> Shelf[Example]:
         if len(words) < 2:
             raise UserError(f"{path}:{number}: expected `<image> <depth> <focal length>`, found {line!r}")
         image, depth = (word.lstrip("/") for word in words[:2])
+        try:
+            within(folder, image), within(folder, depth)
+        except ValueError as problem:
+            raise UserError(f"{path}:{number}: {problem}") from None
         having = [folder / one for one in roots if (folder / one / image).is_file()]
         if not having:
             places = ", ".join(str(folder / one) for one in roots)
