@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup plan weights data train eval probe export score table report subset compare align check gpu-check gpu-wheels mini-weights lint test test-long fuzz bench clean
+.PHONY: help setup plan weights data train eval probe export score table report subset compare align check gpu-check gpu-wheels mini-weights lint test test-long fuzz audit bench clean
 
 PYTHON ?= python3
 # Torch comes from pip's own index, in the version of constraints.txt. PyPI's build for Linux is that with CUDA, which runs
@@ -115,8 +115,15 @@ test: $(READY) ## all tests
 test-long: $(READY) ## the tests that take minutes each
 	@$(BIN)/python -m pytest -m long
 
-fuzz: $(READY) ## change the files that users and strangers bring, at random, and count what becomes of them: [INPUTS=5000 SEED=0 KINDS="image,csv" ENGINE=atheris]
+fuzz: $(READY) ## change files that strangers bring at random, count what becomes of them: [INPUTS=5000 SEED=0 KINDS="image,csv" ENGINE=atheris]
 	@PYTHONPATH=.:tests OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m fuzzing --inputs $(or $(INPUTS),300) $(if $(SEED),--seed $(SEED)) $(if $(KINDS),--kinds "$(KINDS)") $(if $(ENGINE),--engine $(ENGINE))
+
+# In an environment of its own: what it needs is none of what is audited.
+AUDITORS := pip-audit==2.10.1 cyclonedx-bom==7.5.0
+audit: $(READY) ## list the installed packages (CycloneDX, results/sbom.cdx.json), and ask which have known vulnerabilities: network
+	@test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit && .venv/audit/bin/python -m pip install --quiet --disable-pip-version-check $(AUDITORS); }
+	@mkdir -p results && .venv/audit/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o results/sbom.cdx.json $(BIN)/python
+	@.venv/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
 
 bench: $(READY) ## time parts of this project on this machine: [BENCH=scoring]
 	@$(RUN) bench $(BENCH)
