@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup plan weights data train eval probe export score table report subset compare align check gpu-check gpu-wheels mini-weights lint test test-long fuzz audit bench clean
+.PHONY: help setup filter plan weights data train eval probe export score table report subset compare leaks align check gpu-check gpu-wheels mini-weights lint test test-fast test-long mutants fuzz audit bench clean
 
 PYTHON ?= python3
 # Torch comes from pip's own index, in the version of constraints.txt. PyPI's build for Linux is that with CUDA, which runs
@@ -31,7 +31,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	@$(PYTHON) -m venv .venv
 	@$(if $(TORCH_INDEX),$(PIP) --quiet --no-deps --index-url $(TORCH_FROM) torch || { echo "TORCH_INDEX: $(TORCH_FROM) gave no $$(grep ^torch= constraints.txt) for $$($(BIN)/python -V); without TORCH_INDEX it comes from pip's own index" >&2; exit 2; },:)
-	@$(PIP) -e ".[model,train,report,dev]" 2> >(grep -v "^WARNING:" >&2) | awk '/^ *(Collecting|Building|Installing)/ { printf "."; fflush() } END { print "" }'
+	@$(PIP) -e ".[model,train,report,leaks,dev]" 2> >(grep -v "^WARNING:" >&2) | awk '/^ *(Collecting|Building|Installing)/ { printf "."; fflush() } END { print "" }'
 	@$(BIN)/python -c "$$TORCH_SAID"
 	@touch $@
 
@@ -84,6 +84,12 @@ compare: $(READY) ## train and evaluate what is missing, one table: ENCODERS=min
 align: $(READY) ## alignment of encoders with LLMs: ENCODER=mini-dino,mini-clip [LLM=mini-llama,runs DATA=hub]
 	@$(RUN) align $(ENCODER) $(if $(LLM),--llm $(LLM)) $(if $(DATA),--data $(DATA) --fetch)
 
+filter: $(READY) ## keep the web images in which something can be read: IMAGES=folder LEVEL=light|heavy MODEL=run [OUT= WRITE=shards LABEL=text RAY=local WORKERS=2]
+	@$(RUN) filter --images $(IMAGES) --model $(MODEL) $(if $(LEVEL),--level $(LEVEL)) $(if $(OUT),--out $(OUT)) $(if $(WRITE),--write $(WRITE)) $(if $(LABEL),--label $(LABEL)) $(if $(RAY),--ray $(RAY)) $(if $(WORKERS),--workers $(WORKERS))
+
+leaks: $(READY) ## benchmark pictures and questions in training data: RECIPE=mini | AGAINST=folder [ENCODER=mini-dino BENCHMARKS=a,b]
+	@$(RUN) leaks $(RECIPE) $(if $(AGAINST),--against $(AGAINST)) $(if $(ENCODER),--encoder $(ENCODER)) $(if $(BENCHMARKS),--benchmarks $(BENCHMARKS)) $(if $(DATA),--data $(DATA))
+
 check: $(READY) ## hold the facts of an encoder's yaml against its weights: [ENCODER=mini-dino]
 	@$(RUN) check $(ENCODER)
 
@@ -103,14 +109,21 @@ gpu-wheels: $(READY) ## fetch into gpu-wheels/ what a GPU machine without networ
 	@$(if $(GPU_SOURCES),$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir gpu-wheels $(call PINNED,$(GPU_SOURCES)))
 	@du -sh gpu-wheels; echo "there: python3 -m pip install --no-index --no-deps --find-links gpu-wheels gpu-wheels/*.whl"
 
-mini-weights: $(READY) ## pretrain the miniature's encoders and LLM anew: hours
-	@$(RUN) miniature weights
+mini-weights: $(READY) ## pretrain the miniature's encoders and LLM anew: hours [CORPUS=heavy STEPS=4200 SEED=1: mini-dino on filtered pictures]
+	@$(RUN) miniature weights $(if $(CORPUS),--corpus $(CORPUS)) $(if $(STEPS),--steps $(STEPS)) $(if $(SEED),--seed $(SEED))
 
 lint: $(READY) ## ruff, the floors of docs/ARCHITECTURE.md, and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache && $(BIN)/mypy
 
-test: $(READY) ## all tests
-	@$(BIN)/python -m pytest
+# A process for each core, each with tests of its own that follow one another in a file: what a file prepares is prepared
+# once. WORKERS=0 runs them one after another in one process, as `python -m pytest` does.
+WORKERS ?= logical
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
+test: $(READY) ## all tests: [WORKERS=4]
+	@$(PYTEST)
+
+test-fast: $(READY) ## the tests that take seconds: two minutes
+	@$(PYTEST) -m "not slow and not long"
 
 test-long: $(READY) ## the tests that take minutes each
 	@$(BIN)/python -m pytest -m long

@@ -7,7 +7,6 @@ whole encoder, and the answer is generated at batch size 1 (`engine: reference`)
 
 from __future__ import annotations
 
-import io
 import operator
 import random
 import re
@@ -19,13 +18,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from photographs import picture
+
 from mllm_eval.environment import before_torch
 
 before_torch()
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from PIL import Image  # noqa: E402
 from torch import Tensor  # noqa: E402
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig  # noqa: E402
 
@@ -42,7 +41,6 @@ from mllm_eval.generate.tokenized import TokenizedPrompts  # noqa: E402
 from mllm_eval.kernels import quick  # noqa: E402
 from mllm_eval.model.vlm import VLM, VLMConfig  # noqa: E402
 from mllm_eval.prompts import PromptTokens, template_named  # noqa: E402
-from mllm_eval.storage import sha256_bytes  # noqa: E402
 
 # Most benchmarks want a word or a letter.
 TEMPLATE, LONGEST, PATCH = "llama_3", 4, 14
@@ -129,19 +127,6 @@ def build(
         model.llm.lm_head.weight[end] *= 2.5
     model.tokenizer = tokenizer or Words(text.vocab_size)
     return model.eval()
-
-
-def photograph(number: int, size: tuple[int, int] = (640, 480)) -> bytes:
-    """A JPEG of coarse random colours, of the size of the benchmarks' photographs."""
-    noise = np.random.default_rng(number).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-    kept = io.BytesIO()
-    Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(kept, "JPEG", quality=90)
-    return kept.getvalue()
-
-
-def picture(number: int, size: tuple[int, int] = (640, 480)) -> ImageRef:
-    data = photograph(number, size)
-    return ImageRef(sha256_bytes(data), lambda: Image.open(io.BytesIO(data)).convert("RGB"), lambda: size)
 
 
 def samples(

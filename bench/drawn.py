@@ -166,13 +166,13 @@ def padding(batch: int, micro: int, rows: int = 100_000) -> list[dict[str, Any]]
             plan = Plan(lengths, batch, rows // batch, (0, stage), order, "drop", shown)
             share = stats_padding(plan, micro)
             found.append({"rows": f"drawn, stage {stage}", "order": order, "padding": share})
-    from mllm_eval.train.stages import _prepare
+    from mllm_eval.train.stages import prepare_stage
 
     run = Run.of("mini-dino", "mini")
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
     for number, stage in ((1, run.recipe.stage1), (2, run.recipe.stage2)):
         for order in ORDERS:
-            one = _prepare(run, number, stage.model_copy(update={"order": order}), tokenizer)
+            one = prepare_stage(run, number, stage.model_copy(update={"order": order}), tokenizer)
             share = stats_padding(one.plan, stage.micro_batch)
             found.append({"rows": f"miniature, stage {number}", "order": order, "padding": share})
     return found

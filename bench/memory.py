@@ -29,6 +29,7 @@ from harness import report
 
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import Benchmark
+from mllm_eval.catalog.variant import DEFAULT
 
 # The tiny models that the tests make.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
@@ -161,9 +162,9 @@ def measured(profile: bool) -> dict[str, float]:
     with phase("reading"):
         samples = load_samples(asked, "mini")
     with phase("answering"):
-        Inference(run, source, ledger, Share()).answer([(asked, "default")], lambda *_: None)
+        Inference(run, source, ledger, Share()).answer([(asked, DEFAULT)], lambda *_: None)
     with phase("scoring"):
-        score_answers(run, asked, "default", samples, States(run.data))
+        score_answers(run, asked, DEFAULT, samples, States(run.data))
     return {**phase.row, "peak_mib": max(value for key, value in phase.row.items() if key.endswith("_mib"))}
 
 

@@ -17,7 +17,7 @@ from mllm_eval.run import Run
 from mllm_eval.train.batches import Collator, RowNumbers
 from mllm_eval.train.batchstats import padding
 from mllm_eval.train.order import Plan
-from mllm_eval.train.stages import Prepared, _prepare
+from mllm_eval.train.stages import Prepared, prepare_stage
 from mllm_eval.train.trainer import StageTrainer, arguments
 
 ORDERS: tuple[Any, ...] = ("length", "random", "modality")
@@ -46,7 +46,7 @@ def compare_orders(
     features = Features.of(run)
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
     for number, stage in ((1, run.recipe.stage1), (2, run.recipe.stage2)):
-        one = _prepare(run, number, stage, tokenizer)
+        one = prepare_stage(run, number, stage, tokenizer)
         for batch, steps in ((stage.batch, own_steps), (large, large_steps)):
             draw = np.random.default_rng(number)
             chosen = np.sort(draw.permutation(len(one.rows))[: batch * steps])

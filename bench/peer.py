@@ -67,7 +67,8 @@ def prepare(folder: Path, images: int, each: int, quick: bool) -> tuple[Any, lis
     """Model and samples; in `folder`: the model as LLaVA, and a task of each length over parquet files."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from asked import LONGEST, build, photograph, samples
+    from asked import LONGEST, build, samples
+    from photographs import photograph
 
     from mllm_eval.catalog import load_llm, load_recipe
     from mllm_eval.model.checkpoint import load_tokenizer, save_checkpoint

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from mllm_eval.catalog import load_encoder, load_llm, load_recipe, names, paper_benchmarks
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.data import snapshots
 from mllm_eval.data.samples import Sample
 from mllm_eval.report.site import write_report
@@ -58,15 +59,15 @@ def answered(run: Run, sizes: dict[str, int], variant: str) -> None:
             lines: list[dict[str, Any]] = [
                 {"id": str(i), "score": float(right[i]), "parsed": str(words[i]), "note": "", "group": str(i),
                  "cluster": places[i]} for i in range(count)]  # fmt: skip
-            write_jsonl(run.scores_path(benchmark, rules, variant), lines)
+            write_jsonl(run.scores_path(benchmark, rules, VariantKey.parse(variant)), lines)
             summary = {"benchmark": benchmark, "rules": rules, "variant": variant, "n": count, "n_failed": 0,
                        "n_unparsed": 0, "value": 100 * float(right.mean()), "protocol": f"{benchmark}@{rules}.v1",
                        "protocol_hash": "0", "chance": 0.0}  # fmt: skip
-            write_json(run.summary_path(benchmark, rules, variant), summary)
+            write_json(run.summary_path(benchmark, rules, VariantKey.parse(variant)), summary)
         answers = [
             {"id": str(i), "prompt": "p", "images": [], "text": str(words[i]), "tokens_in": 640, "tokens_out": 3,
              "state": "ok", "reason": ""} for i in range(count)]  # fmt: skip
-        write_jsonl(run.answers_path(benchmark, variant), answers)
+        write_jsonl(run.answers_path(benchmark, VariantKey.parse(variant)), answers)
 
 
 def main() -> None:
@@ -79,9 +80,7 @@ def main() -> None:
     sizes = {name: given.questions // len(benchmarks) for name in benchmarks}
     with tempfile.TemporaryDirectory(prefix="mllm-eval-report-") as folder:
         os.environ["MLLM_EVAL_RESULTS"] = folder
-        snapshots.load_samples = lambda benchmark, pin, variant="default": samples(
-            benchmark.name, sizes[benchmark.name]
-        )
+        snapshots.load_samples = lambda benchmark, pin, variant=DEFAULT: samples(benchmark.name, sizes[benchmark.name])
         runs = []
         for name in ("mini-dino", "mini-clip", "mini-random"):
             run = Run(load_encoder(name), load_recipe("mini"), load_llm("mini-llama"), 0, {"encoder": name, "llm": "l"})

@@ -26,13 +26,20 @@ def write_atomic(path: Path, data: str | bytes | Iterable[bytes]) -> None:
 
     Of pieces each is written as it comes; if one can't be had, the old content stays.
     """
+    payload = data.encode("utf-8") if isinstance(data, str) else data
+    with replacing(path) as file:
+        file.writelines([payload] if isinstance(payload, bytes) else payload)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to that takes the place of `path` behind the `with` block, or leaves no trace if that raises."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    payload = data.encode("utf-8") if isinstance(data, str) else data
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.writelines([payload] if isinstance(payload, bytes) else payload)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes the file private; give it the mode an ordinary open() would have given.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -41,9 +42,7 @@ def run_ranks(
 
     `work` is a function of a test's module, its result an exit code. What rank r prints is in `folder/rank<r>.log`.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     common = {
         **os.environ,
         "MLLM_EVAL_RESULTS": str(folder / "results"),
@@ -81,6 +80,19 @@ def run_ranks(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     return [int(process.exitcode or 0) for process in processes]
+
+
+def free_port() -> int:
+    """A port that nobody listens at, for a process that starts later.
+
+    It lies below those that the kernel deals out, which another process may be given before that one has started.
+    """
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = secrets.choice(range(10_000, first))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _rank(environment: dict[str, str], output: Path, work: Callable[..., int], args: tuple[Any, ...]) -> None:

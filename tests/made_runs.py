@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mllm_eval.catalog import LLM, Encoder, Recipe
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.config import short_hash
 from mllm_eval.results import columns
 from mllm_eval.run import Run
@@ -105,13 +106,14 @@ def write_scores(
 ) -> None:
     failed = sum(line["score"] is None for line in lines)
     rows = [{"parsed": "A", "note": "", **line} for line in lines]
-    write_jsonl(run.scores_path(benchmark, rules, variant), rows)
+    key = VariantKey.parse(variant)
+    write_jsonl(run.scores_path(benchmark, rules, key), rows)
     summary = {
         "benchmark": benchmark, "rules": rules, "variant": variant, "n": len(lines), "n_failed": failed,
         "n_unparsed": 0, "value": value_of(benchmark, lines), "reported": {}, "chance": 25.0,
         "protocol": f"{benchmark}@{rules}.v1", "protocol_hash": "0123456789ab",
     }  # fmt: skip
-    write_json(run.summary_path(benchmark, rules, variant), {**summary, **changes})
+    write_json(run.summary_path(benchmark, rules, key), {**summary, **changes})
 
 
 def make_run(

@@ -10,6 +10,7 @@ import made_runs
 import numpy as np
 from PIL import Image
 
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.run import Run
 from mllm_eval.storage import sha256_bytes, write_jsonl
@@ -70,7 +71,7 @@ def answered(
                 else {"state": "ok", "reason": "", "text": text}
             )
             answers.append({"id": one, "prompt": "p", "images": [], "tokens_in": 60, "tokens_out": 2, **state})
-        write_jsonl(run.answers_path(benchmark, variant), answers)
+        write_jsonl(run.answers_path(benchmark, VariantKey.parse(variant)), answers)
     for stage in (1, 2):
         steps = [{"step": step, "loss": 3 / (1 + step / 20) + stage} for step in range(1, 61)]
         write_jsonl(run.stage_dir(stage) / "log.jsonl", steps)

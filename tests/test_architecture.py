@@ -8,7 +8,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from places import ROOT
+
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
 LAYERS = [layer.split(" | ") for layer in CONTRACTS[0]["layers"]]
 WITHOUT_TORCH = """

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from mllm_eval.catalog import load_encoder, load_llm, load_recipe
+from mllm_eval.catalog.variant import BLIND
 from mllm_eval.catalog.weights import Weights
 from mllm_eval.errors import UserError
 from mllm_eval.run import Run
@@ -60,9 +61,9 @@ def test_paths(results: Path) -> None:
     assert run.name == f"mini-dino-mini-s0-{run.hash}"
     assert run.folder == results / "runs" / run.hash
     assert run.answers_path("mme") == run.folder / "answers" / "mme.jsonl"
-    assert run.answers_path("mme", "blind") == run.folder / "answers" / "mme.blind.jsonl"
+    assert run.answers_path("mme", BLIND) == run.folder / "answers" / "mme.blind.jsonl"
     assert run.scores_path("mme", "robust") == run.folder / "scores" / "mme.robust.jsonl"
-    assert run.summary_path("mme", "cambrian", "blind") == run.folder / "scores" / "mme.blind.cambrian.json"
+    assert run.summary_path("mme", "cambrian", BLIND) == run.folder / "scores" / "mme.blind.cambrian.json"
 
 
 def test_prepare_writes_a_folder_that_loads_as_the_same_run() -> None:

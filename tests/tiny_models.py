@@ -16,6 +16,7 @@ from mllm_eval.environment import before_torch
 
 before_torch()
 
+QUESTION = "What colour is the square?\nAnswer with a word."
 HALF = [0.5, 0.5, 0.5]
 SPECIAL = (
     "<|begin_of_text|>",
@@ -98,6 +99,31 @@ def make_tokenizer() -> Any:
         pad_token="<|finetune_right_pad_id|>",
         extra_special_tokens={"image_token": "<image>"},
     )
+
+
+def sentencepiece_like(legacy: bool) -> Any:
+    """A tokenizer of LLaMA-2's form: byte fallback, a mark for a space, in front of each section where `legacy`."""
+    from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from mllm_eval.prompts import IMAGE
+
+    controls = ["<unk>", "<s>", "</s>"]
+    texts = [f"USER: {QUESTION} ASSISTANT: red", "A chat between a curious user and an assistant.", "blue and green"]
+    made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
+    given = controls + [f"<0x{byte:02X}>" for byte in range(256)]
+    made.train_from_iterator(texts * 4, trainers.BpeTrainer(vocab_size=380, show_progress=False, special_tokens=given))
+    content = json.loads(made.to_str())
+    content["added_tokens"] = []
+    made = Tokenizer.from_str(json.dumps(content))
+    if legacy:
+        made.pre_tokenizer = None
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    made.add_special_tokens([AddedToken(mark, normalized=False, special=True) for mark in [*controls, IMAGE]])
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def make_llm(folder: Path, width: int = 64, depth: int = 2) -> LLM:
@@ -213,3 +239,24 @@ def write_colours(home: Path) -> None:
         for n in range(16)
     ]  # fmt: skip
     (home / "data/mine/train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def random_features(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Patch features and summaries of so many images, alike each time: float32, [count, 3, 4, 5] and [count, 5]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, 4, 5, generator=generator), torch.randn(count, 5, generator=generator)
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    """Write other values into the config.json of saved weights."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def change_tensors(folder: Path, **tensors: torch.Tensor | None) -> None:
+    """Write other tensors into saved weights; None takes one away."""
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    held = {**load_file(path), **tensors}
+    save_file({name: value for name, value in held.items() if value is not None}, path, metadata={"format": "pt"})

@@ -32,6 +32,15 @@ from mllm_eval.errors import UserError
 HOLDERS = ("teacher", "encoder", "target_encoder", "state_dict", "model", "ema")
 WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|backbone)\.)+")
 
+# Files that people have of encoders and that hold no named tensors of one.
+OTHER_FORMATS = {
+    ".onnx": "an ONNX file is a graph of operations, whose matrices have lost their names",
+    ".gguf": "a GGUF file holds a language model",
+    ".engine": "a TensorRT engine is compiled for one GPU",
+    ".plan": "a TensorRT engine is compiled for one GPU",
+    ".tflite": "a TensorFlow Lite file is a graph of operations",
+}
+
 Rows = Mapping[str, tuple[str, ...]]
 
 
@@ -190,6 +199,8 @@ def read_tensors(path: Path, key: str | None = None) -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> Any:
+    if other := OTHER_FORMATS.get(path.suffix.lower()):
+        raise UserError(f"{path}: {other}; give the model's folder in the hub's format, or the original checkpoint")
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file

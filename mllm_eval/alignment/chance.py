@@ -8,7 +8,6 @@ taken anew (a permutation test; the calibration is that of arXiv:2602.14486).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,22 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mllm_eval.alignment.metrics import masks, nearest, shared
+from mllm_eval.results.aligned import Null
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Null:
-    """Maxima of shuffled captions: their mean, their 95th percentile, and p of the observed one."""
-
-    mean: float
-    high: float
-    p: float
-    permutations: int
-
-    def calibrated(self, score: float) -> float:
-        """0 where chance is, 1 for the same neighbours everywhere."""
-        return (score - self.mean) / (1 - self.mean)
 
 
 def null_of_maximum(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mllm_eval.alignment.chance import Null, interval_over_pictures, null_of_maximum
+from mllm_eval.alignment.chance import interval_over_pictures, null_of_maximum
 from mllm_eval.alignment.metrics import METRICS, clipped, mutual_knn_by_sample
 from mllm_eval.alignment.pairs import PairSet, load_pairs
 from mllm_eval.alignment.protocol import Alignment, load_alignment
@@ -20,45 +20,11 @@ from mllm_eval.config import short_hash
 from mllm_eval.environment import repeatable, settings
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.reporter import Reporter, Silent
-from mllm_eval.storage import results_home, write_json
+from mllm_eval.results.aligned import RESULT, Aligned, alignments_home
+from mllm_eval.storage import write_json
 
 # More failures than this share, and the score would be one of other pictures.
 FAILURES = 0.01
-
-
-@dataclass(frozen=True)
-class Result:
-    """What was measured.
-
-    Attributes:
-        scores: of every pair of layers, [blocks, LLM layers]; `layer`, `llm_layer` count from 1 and from 0 (embedding).
-        score: the largest of them.
-        interval: 95 % limits of the best pair's value, by a bootstrap over pictures; None for metrics that are no mean.
-        null: of the maximum; None where no permutation was asked for, and for other metrics than mutual k-NN.
-        calibrated: score with chance at 0.
-        pairs, failed: pictures compared, and rows left out with the reason.
-    """
-
-    encoder: str
-    llm: str
-    protocol: str
-    metric: str
-    score: float
-    layer: int
-    llm_layer: int
-    scores: list[list[float]]
-    interval: tuple[float, float] | None
-    null: Null | None
-    calibrated: float | None
-    pairs: int
-    failed: list[str]
-    encoder_params: int
-    llm_params: int
-    summary: str
-
-    def row(self) -> dict[str, Any]:
-        """All of it but the grid of scores, as plain data."""
-        return {name: value for name, value in asdict(self).items() if name != "scores"}
 
 
 @settings()
@@ -69,7 +35,7 @@ def align(
     data: str = "mini",
     permutations: int | None = None,
     reporter: Reporter | None = None,
-) -> Result:
+) -> Aligned:
     """Measure how far an encoder and a language model are aligned, and write it to results/alignment.
 
     encoder: a name or a yaml's object. llm: a name of configs/llms, a run's hash (its LLM as stage 2 left it), or a
@@ -96,13 +62,14 @@ def align(
     grid = METRICS[protocol.metric](x, y, count) if by_sample is None else by_sample.mean(-1)
     layer, llm_layer = divmod(int(grid.argmax()), grid.shape[1])
     score = float(grid.max())
-    interval, null = None, None
+    best, interval, null = None, None, None
     if by_sample is not None:
-        interval = interval_over_pictures(by_sample[layer, llm_layer].double().numpy(), protocol.draws)
+        best = by_sample[layer, llm_layer].double().numpy()
+        interval = interval_over_pictures(best, protocol.draws)
         if times := protocol.permutations if permutations is None else permutations:
             with reporter.step(f"{encoder.name} and {language.name}: chance") as progress:
                 null = null_of_maximum(x, y, count, score, times, progress=progress)
-    result = Result(
+    result = Aligned(
         encoder=encoder.name,
         llm=language.name,
         protocol=f"{protocol.name}.v{protocol.version}",
@@ -119,11 +86,16 @@ def align(
         encoder_params=encoder.params,
         llm_params=language.params,
         summary=encoder.summary,
+        llm_base=language.base,
+        data=data,
+        pictures=short_hash([pairs.identity, *sorted(failed)]),
+        weights=encoder.weights.digest(),
+        by_picture=None if best is None else [round(value, 6) for value in best.tolist()],
     )
     # One folder for each encoder, its weights, language model, protocol and data.
     asked = protocol.model_dump(mode="json", exclude={"data"})
     key = short_hash([_asked_of(encoder), language.what, asked, pairs.identity])
-    write_json(results_home() / "alignment" / f"{encoder.name}-{key}" / "alignment.json", asdict(result))
+    write_json(alignments_home() / f"{encoder.name}-{key}" / RESULT, asdict(result))
     return result
 
 
@@ -155,7 +127,7 @@ def _captions(language: Language, pairs: PairSet, reporter: Reporter) -> Tensor:
 
 
 def _kept_at(key: Any) -> Path:
-    return results_home() / "alignment" / "features" / f"{short_hash(key, 16)}.safetensors"
+    return alignments_home() / "features" / f"{short_hash(key, 16)}.safetensors"
 
 
 def _read(path: Path) -> Tensor | None:

@@ -45,8 +45,25 @@ def nearest(features: Tensor, count: int) -> Tensor:
     for layer in normalised(features):
         similar = layer @ layer.T
         similar.fill_diagonal_(-torch.inf)
-        found.append(similar.sort(dim=1, descending=True, stable=True).indices[:, :count])
+        found.append(_largest(similar, count))
     return torch.stack(found)
+
+
+def _largest(values: Tensor, count: int) -> Tensor:
+    """The places [N, count] of each row's largest values [N, M], M > count; of equal ones the lower place is first.
+
+    The same as the head of a stable sort, for a tenth of its time: which of several equal values `topk` takes is not
+    said, so rows where the choice hangs on that are sorted.
+    """
+    top = values.topk(count + 1, dim=1)
+    places = top.indices[:, :count].sort(dim=1).values
+    order = values.gather(1, places).sort(dim=1, descending=True, stable=True).indices
+    places = places.gather(1, order)
+    # Not greater covers nan, too.
+    open_rows = (~(top.values[:, count - 1] > top.values[:, count])).nonzero()[:, 0]
+    if len(open_rows):
+        places[open_rows] = values[open_rows].sort(dim=1, descending=True, stable=True).indices[:, :count]
+    return places
 
 
 def masks(neighbours: Tensor) -> Tensor:

@@ -67,13 +67,15 @@ def of_pictures(encoder: Encoder, pairs: Sequence[Pair], progress: Progress | No
 
 
 class Language(NamedTuple):
-    """A causal language model with its tokenizer. what: says which weights these are (a digest). params: how many."""
+    """A causal language model with its tokenizer. what: says which weights these are (a digest). params: how many.
+    base: the LLM that stage 2 of a run changed into this one, or nothing."""
 
     name: str
     model: Any
     tokenizer: Any
     what: str
     params: int
+    base: str = ""
 
 
 def load_language(name: str) -> Language:
@@ -81,12 +83,12 @@ def load_language(name: str) -> Language:
 
     Raises UserError with near names for anything else, and for weights that cannot be read.
     """
-    from mllm_eval.model.checkpoint import load_checkpoint, load_llm_model
+    from mllm_eval.model.checkpoint import load_checkpoint, load_llm_model, own_tokenizer
 
     if name in names("llms"):
         llm = load_llm(name)
         model = load_llm_model(llm)
-        return _language(name, model, _tokenizer(Path(model.name_or_path)), llm.weights.digest())
+        return _language(name, model, own_tokenizer(llm), llm.weights.digest())
     if (Path(name) / "config.json").is_file():
         from transformers import AutoModelForCausalLM
 
@@ -104,7 +106,8 @@ def load_language(name: str) -> Language:
             f"config.json.{hint}"
         ) from None
     found = load_checkpoint(run.checkpoint, encoder=False)
-    return _language(f"{run.llm.name} after {run.stem}", found.llm, found.tokenizer, f"run {run.hash}")
+    name = f"{run.llm.name} after {run.stem}"
+    return _language(name, found.llm, found.tokenizer, f"run {run.hash}")._replace(base=run.llm.name)
 
 
 def _language(name: str, model: Any, tokenizer: Any, what: str) -> Language:

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mllm_eval.catalog.colour import colour
 from mllm_eval.catalog.folders import find
-from mllm_eval.catalog.variant import VariantKey
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, fault, near
 from mllm_eval.storage import sha256_bytes
@@ -155,15 +155,15 @@ class Benchmark(Strict):
 
     _background = field_validator("background", mode="after")(colour)
 
-    def variant(self, name: str) -> Variant:
-        """The variant of that name, or of a subset of it; UserError with the nearest name otherwise."""
-        known, name = {**GENERIC, **self.variants}, VariantKey.parse(name).name
+    def variant(self, key: VariantKey) -> Variant:
+        """How a variant, or a subset of it, asks; UserError with the nearest name if there is none of that name."""
+        known, name = {**GENERIC, **self.variants}, key.name
         if name not in known:
             hint = f"{near(name, known)} Known: {', '.join(known)}"
             raise UserError(f"{self.name} has no variant '{name}'.{hint}")
         return known[name]
 
-    def pin_name(self, name: str, variant: str = "default") -> str:
+    def pin_name(self, name: str, variant: VariantKey = DEFAULT) -> str:
         """The name of the pin that a variant reads when asked for `name`."""
         wanted = self.variant(variant).pins.get(name, name)
         if wanted not in self.data:
@@ -171,7 +171,7 @@ class Benchmark(Strict):
             raise UserError(f"{self.name} has no data pin '{wanted}'.{hint}")
         return wanted
 
-    def pin(self, name: str, variant: str = "default") -> Pin:
+    def pin(self, name: str, variant: VariantKey = DEFAULT) -> Pin:
         """The pin that a variant reads when asked for `name`."""
         return self.data[self.pin_name(name, variant)]
 
@@ -181,16 +181,15 @@ def _with_columns(pin: Any, shared: dict[str, Any]) -> Any:
     return {**pin, "columns": {**shared, **own}} if isinstance(own, dict) else pin
 
 
-def answers_variant(benchmark: Benchmark, variant: str, pin: str) -> str:
+def answers_variant(benchmark: Benchmark, variant: VariantKey, pin: str) -> VariantKey:
     """The variant whose answers this one reads: the first that asks the same of the same data (pin asked for)."""
 
     def asks(name: str) -> Any:
-        chosen = benchmark.variant(name)
+        chosen = benchmark.variant(VariantKey(name))
         return {**benchmark.settings, **chosen.settings}, chosen.pins.get(pin, pin), chosen.images
 
-    key = VariantKey.parse(variant)
-    mine = asks(key.name)
-    return str(key.named(next(name for name in (*GENERIC, *benchmark.variants) if asks(name) == mine)))
+    mine = asks(variant.name)
+    return variant.named(next(name for name in (*GENERIC, *benchmark.variants) if asks(name) == mine))
 
 
 def read_benchmark(path: Path) -> Benchmark:

@@ -14,7 +14,7 @@ from mllm_eval.config import Strict
 from mllm_eval.errors import UserError, near
 from mllm_eval.storage import SHIPPED, read_text
 
-Kind = Literal["encoders", "llms", "recipes", "benchmarks", "alignments", "probes"]
+Kind = Literal["encoders", "llms", "recipes", "benchmarks", "alignments", "probes", "filters"]
 Model = TypeVar("Model", bound=Strict)
 
 

@@ -1,17 +1,21 @@
-"""Whether a folder of weights is the LLaMA that a yaml says, by its config.json alone: no torch, no weights."""
+"""Whether weights are the LLaMA that a yaml says, by their config.json or GGUF header alone: no torch, no weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from mllm_eval.catalog.gguf import gguf_config, is_gguf
 from mllm_eval.catalog.llm import LLM
 from mllm_eval.errors import UserError
+from mllm_eval.hub.gguf_header import read_gguf
 from mllm_eval.storage import parse_json
 
 # Rotary embeddings that hang on a token's position alone. Those that also hang on the length of the prompt (dynamic,
 # longrope) would make a beginning that several prompts share another one in each of them.
 ROPES = ("default", "linear", "llama3", "yarn")
+# What a config that names none means (transformers' LlamaConfig).
+ROPE_BASE, NORM_EPS = 10000.0, 1e-6
 
 # What other decoders' configs say of their function and a LLaMA's class does not read. Each maps to the value
 # that leaves a LLaMA; None and false always do.
@@ -74,14 +78,18 @@ def refuse_quantised(config: dict[str, Any], path: Path) -> None:
 
 
 def llama_config(llm: LLM, folder: Path) -> dict[str, Any]:
-    """The config beside an LLM's weights, held to what this project computes and to the yaml.
+    """The config beside an LLM's weights, or in a GGUF file, held to what this project computes and to the yaml.
 
     Weights of many architectures have the names of a LLaMA's tensors, and would load as one.
     Raises UserError for another architecture, for a field that a LLaMA does not have and that changes the function,
-    for quantised weights, and for sizes that are not the yaml's.
+    for quantised weights other than GGUF, and for sizes and a quantisation that are not the yaml's.
     """
-    path = folder / "config.json"
-    config = read_config(folder)
+    if is_gguf(folder):
+        path, config = folder, gguf_config(folder)
+    elif folder.is_file():
+        raise UserError(f"{folder}: is one file; an LLM is a folder in the hub's format, or a file in GGUF (.gguf)")
+    else:
+        path, config = folder / "config.json", read_config(folder)
     kind, classes = config.get("model_type"), config.get("architectures") or []
     if kind != "llama":
         raise UserError(f"{path}: the weights are of type {kind!r}, llm {llm.name} must be 'llama'")
@@ -90,7 +98,17 @@ def llama_config(llm: LLM, folder: Path) -> dict[str, Any]:
     _refuse_foreign(config, path)
     _check_rope(config, path)
     _compare(llm, config, path)
+    _compare_quantisation(llm, path)
     return config
+
+
+def _compare_quantisation(llm: LLM, path: Path) -> None:
+    found = read_gguf(path).quantisation if is_gguf(path) else None
+    if found != llm.quantisation:
+        kept = f"keeps its matrices as {found}" if found else "is not of a GGUF file"
+        mend = f"say `quantisation: {found}`" if found else "leave it out"
+        stated = f"quantisation: {llm.quantisation}" if llm.quantisation else "no quantisation"
+        raise UserError(f"{path}: {kept}, the yaml of llm {llm.name} says {stated}; {mend}")
 
 
 def _refuse_foreign(config: dict[str, Any], path: Path) -> None:
@@ -139,6 +157,13 @@ def _compare(llm: LLM, config: dict[str, Any], path: Path) -> None:
         said["tie_word_embeddings"] = ("architecture.tied", shape.tied)
         if found["head_dim"] is not None:
             said["head_dim"] = ("architecture.head", shape.head or llm.width // shape.heads)
+        if shape.rope_base is not None:
+            rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+            found["rope_theta"] = rope.get("rope_theta", found.get("rope_theta", ROPE_BASE))
+            said["rope_theta"] = ("architecture.rope_base", shape.rope_base)
+        if shape.norm_eps is not None:
+            found.setdefault("rms_norm_eps", NORM_EPS)
+            said["rms_norm_eps"] = ("architecture.norm_eps", shape.norm_eps)
     for key, (name, value) in said.items():
         if found.get(key) != value:
             raise UserError(f"{path}: {key} is {found.get(key)}, the yaml of llm {llm.name} says {name}: {value}; "

@@ -18,6 +18,7 @@ class LlamaArchitecture(Strict):
         head: width of a head, width / heads unless given.
         hidden: width inside the feed-forward network (SwiGLU: two layers in, one out).
         tied: the output layer is the embedding of the words.
+        rope_base: of the rotary embeddings; norm_eps: of the norms. Held against the weights where they are given.
     """
 
     heads: int = Field(gt=0)
@@ -25,6 +26,8 @@ class LlamaArchitecture(Strict):
     hidden: int = Field(gt=0)
     head: int | None = Field(default=None, gt=0)
     tied: bool = False
+    rope_base: float | None = Field(default=None, gt=0, exclude_if=lambda value: value is None)
+    norm_eps: float | None = Field(default=None, gt=0, exclude_if=lambda value: value is None)
 
 
 class LLM(Strict):
@@ -33,6 +36,9 @@ class LLM(Strict):
     Attributes:
         gated: the hub asks for a licence before it hands out the weights.
         architecture: what else its shape needs, to plan with it before its weights are here.
+        quantisation: the types in which a GGUF file keeps the matrices, those of most numbers first (`Q4_1+Q8_0`).
+            It is part of what a run is, and its row says it.
+        tokenizer: where the tokenizer lies where it is not with the weights.
     """
 
     name: str
@@ -44,6 +50,8 @@ class LLM(Strict):
     gated: bool = False
     # Unset fields that came later are not written, so that the hashes of older runs stay.
     architecture: LlamaArchitecture | None = Field(default=None, exclude_if=lambda value: value is None)
+    quantisation: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    tokenizer: Weights | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _params_are_the_architectures(self) -> LLM:
@@ -55,7 +63,7 @@ class LLM(Strict):
 
     def identity(self) -> dict[str, Any]:
         """The fields that can change a result."""
-        return self.model_dump(mode="json", exclude={"weights", "params", "gated", "architecture"})
+        return self.model_dump(mode="json", exclude={"weights", "params", "gated", "architecture", "tokenizer"})
 
 
 def llama_parameters(shape: LlamaArchitecture, vocab: int, width: int, depth: int) -> int:

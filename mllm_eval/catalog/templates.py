@@ -3,6 +3,7 @@
 `llama_3`, `vicuna_v1` and `chatml_direct` are those of Cambrian-1's released code
 (cambrian/conversation.py): its llama_3 has no blank line after a header, and its system text keeps the
 source file's line breaks and indentation. `llama_3_meta` is the template of Meta's LLaMA-3 model card.
+`chatml` is that of SmolLM2's and many other chat models' files, without the system text that theirs begin with.
 `llama_3_metamorph` is that of MetaMorph (metamorph/conversation.py): no system prompt, one line break after a header.
 """
 
@@ -24,6 +25,7 @@ class Template:
     """A conversation: begin, system, then user and assistant for each turn, each between open and close.
 
     system: the default system text, None for a template that has none unless one is given.
+    between: what follows an answer's closing mark before the next user's turn; never learnt.
     begin_of_tokenizer: where the tokenizer's begin token stands in front, which the template does not write, how that
         token is spelt in the tokenizer that the template was made for.
     assistant_lead: stands between the assistant's open mark and the answer; learnt, absent from a prompt.
@@ -40,6 +42,7 @@ class Template:
     assistant_open: str
     assistant_close: str
     assistant_lead: str = ""
+    between: str = ""
     begin_of_tokenizer: str = ""
     tokens: int = 1
 
@@ -100,5 +103,16 @@ TEMPLATES: dict[str, Template] = {
         user_close="<|im_end|>",
         assistant_open="<|im_start|>assistant\n",
         assistant_close="<|im_end|>",
+    ),
+    "chatml": Template(
+        begin="",
+        system=None,
+        system_open="<|im_start|>system\n",
+        system_close="<|im_end|>\n",
+        user_open="<|im_start|>user\n",
+        user_close="<|im_end|>\n",
+        assistant_open="<|im_start|>assistant\n",
+        assistant_close="<|im_end|>",
+        between="\n",
     ),
 }

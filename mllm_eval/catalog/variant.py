@@ -25,8 +25,8 @@ class VariantKey:
     @classmethod
     def parse(cls, text: str) -> VariantKey:
         """The key that a text is."""
-        found = re.fullmatch(r"(.+)@(\d+)", text)
-        return cls(found[1], int(found[2])) if found else cls(text)
+        part = re.fullmatch(r"(.+)@(\d+)", text)
+        return cls(part[1], int(part[2])) if part else cls(text)
 
     @classmethod
     def of(cls, name: str, subset: int | None) -> VariantKey:
@@ -46,15 +46,21 @@ class VariantKey:
         return self.name if self.subset is None else f"{self.name}@{self.subset}"
 
 
-def stem(benchmark: str, variant: str) -> str:
+DEFAULT = VariantKey()
+"""As the paper's code asks, all questions."""
+BLIND = VariantKey("blind")
+"""Without images, all questions."""
+
+
+def stem(benchmark: str, variant: VariantKey) -> str:
     """What the files of a benchmark's answers and scores are named by: `mme`, `mme.blind`, `mme.blind@1000`."""
-    return benchmark if variant == "default" else f"{benchmark}.{variant}"
+    return benchmark if variant == DEFAULT else f"{benchmark}.{variant}"
 
 
-def of_stem(text: str) -> tuple[str, str]:
+def parse_stem(text: str) -> tuple[str, VariantKey]:
     """The benchmark and the variant of a `stem`."""
     benchmark, _, variant = text.partition(".")
-    return benchmark, variant or "default"
+    return benchmark, VariantKey.parse(variant) if variant else DEFAULT
 
 
 def size_of_table(size: int | None, benchmarks: Sequence[str] | None) -> int | None:

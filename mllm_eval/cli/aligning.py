@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from mllm_eval.console import say
-
-if TYPE_CHECKING:
-    from mllm_eval.alignment.measure import Result
 
 
 def register(app: typer.Typer) -> None:
@@ -45,16 +42,19 @@ def align(
       mllm-eval align webssl-dino1b-full2b-224 --llm llama-3.1-8b --data hub --fetch
     """
     import json
+    import sys
 
-    from mllm_eval.alignment.figures import write_figures
     from mllm_eval.alignment.measure import align as measure
     from mllm_eval.alignment.pairs import fetch_pairs
     from mllm_eval.alignment.protocol import load_alignment
-    from mllm_eval.cli.app import split
     from mllm_eval.cli.display import display
+    from mllm_eval.cli.options import split
+    from mllm_eval.cli.tables import print_and_write
     from mllm_eval.config import validate
     from mllm_eval.errors import UserError
-    from mllm_eval.storage import results_home
+    from mllm_eval.report.aligning import alignment_table
+    from mllm_eval.report.site.visionplots import write_figures
+    from mllm_eval.results.aligned import alignments_home
 
     if folder is not None and not fetch:
         raise UserError("--from says where --fetch takes the pairs from; add --fetch")
@@ -72,35 +72,11 @@ def align(
                 say(json.dumps(results[-1].row()))
     if as_json:
         return
-    for line in table(results):
-        say(line)
-    written = write_figures(results, results_home() / "alignment" / "figures")
-    say("figures: " + ", ".join(str(path) for path in written if path.suffix == ".png"))
-
-
-def table(results: list[Result]) -> list[str]:
-    """The results as lines: a row a pair, and what was left out below."""
-    head = f"{'encoder':<24} {'LLM':<38} {'score':>7} {'95 % interval':>17} {'block':>6} {'layer':>6}"
-    lines = [f"{head} {'chance':>7} {'p':>7} {'calibrated':>11}"]
-    for one in results:
-        limits = "" if one.interval is None else f"[{one.interval[0]:.4f}, {one.interval[1]:.4f}]"
-        chance = p = calibrated = ""
-        if one.null is not None and one.calibrated is not None:
-            chance, p, calibrated = f"{one.null.mean:.4f}", f"{one.null.p:.3g}", f"{one.calibrated:.4f}"
-        lines.append(
-            f"{one.encoder:<24} {one.llm:<38} {one.score:>7.4f} {limits:>17} {one.layer:>6} {one.llm_layer:>6}"
-            f" {chance:>7} {p:>7} {calibrated:>11}"
-        )
-    first = results[0]
-    lines.append(
-        f"{first.protocol}, {first.metric}, {first.pairs:,} pictures with captions; the best pair of layers "
-        "(blocks from 1, layer 0 is the LLM's embedding); chance: mean maximum over shuffled captions"
-    )
-    for one in results:
-        if one.failed:
-            lines.append(f"{one.encoder}, {one.llm}: {len(one.failed)} rows left out, the first: {one.failed[0]}")
-        if one.summary != "cls":
-            lines.append(
-                f"{one.encoder}: its summary is `{one.summary}`, since it has no CLS token or declares another"
-            )
-    return list(dict.fromkeys(lines))
+    stem = "alignment" if chosen.metric == "mutual_knn" else f"alignment.{chosen.metric}"
+    print_and_write(alignment_table(results), stem, "cambrian")
+    try:
+        written = write_figures(results, alignments_home() / "figures")
+    except UserError as lacking:
+        say(f"no figures: {lacking}", file=sys.stderr)
+        return
+    say("figures: " + ", ".join(str(path) for path in written if path.suffix == ".png"), file=sys.stderr)

@@ -9,6 +9,20 @@ import typer
 
 from mllm_eval.cli.guard import Guarded
 from mllm_eval.cli.launching import Start, launchable
+from mllm_eval.cli.options import (
+    Baseline,
+    Benchmarks,
+    Blind,
+    Encoder,
+    Intervals,
+    Llm,
+    Mixed,
+    Recipe,
+    Rules,
+    Seed,
+    Subset,
+    split,
+)
 
 EXAMPLES = """
 Cambrian-style VQA evaluation of frozen vision encoders.
@@ -34,29 +48,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Encoder = Annotated[str, typer.Argument(help="name in configs/encoders, or path to a yaml file")]
-Recipe = Annotated[str, typer.Option(help="name in configs/recipes, or path to a yaml file")]
-Llm = Annotated[str | None, typer.Option(help="name in configs/llms; default: the recipe's")]
-Seed = Annotated[int | None, typer.Option(help="default: the recipe's", min=0)]
-Benchmarks = Annotated[str | None, typer.Option(help="comma-separated; default: the sixteen of the paper")]
-Blind = Annotated[bool, typer.Option("--blind", help="also ask without images")]
-Subset = Annotated[
-    int | None, typer.Option(help="only so many questions of those asked in all, a stratified part", min=16)
-]
-Rules = Annotated[str, typer.Option(help="rule set of the printed table: cambrian or robust")]
-Baseline = Annotated[
-    str | None,
-    typer.Option(help="a row: print differences to it and mark the significant ones"),
-]
-Intervals = Annotated[bool, typer.Option("--intervals", help="print 95 % intervals")]
-Mixed = Annotated[bool, typer.Option("--mixed-recipes", help="let rows of unequal recipes share the table")]
-
-
-def split(names: str | None) -> list[str] | None:
-    """Comma-separated names, or None for none."""
-    found = [name.strip() for name in (names or "").split(",") if name.strip()]
-    return found or None
 
 
 @app.command("eval", short_help="everything, to a row of the table")
@@ -217,13 +208,14 @@ def score(
       mllm-eval score chartqa --answers answers.jsonl --rules robust
       mllm-eval score chartqa --answers answers.jsonl --as their-vlm      a row of table and report
     """
+    from mllm_eval.catalog.variant import VariantKey
     from mllm_eval.cli.scoring import score_anew, score_file
     from mllm_eval.errors import UserError
 
     if answers is not None:
         if what is None:
             raise UserError("say which benchmark the answers are for: mllm-eval score BENCHMARK --answers FILE")
-        score_file(what, answers, rules, out, partial, layout, as_json, data, variant, name)
+        score_file(what, answers, rules, out, partial, layout, as_json, data, VariantKey.parse(variant), name)
         return
     if name is not None:
         raise UserError("--as names a file of answers: mllm-eval score BENCHMARK --answers FILE --as NAME")
@@ -246,6 +238,11 @@ def table(
     gain: Annotated[bool, typer.Option("--gain", help="with visual gain (score - blind) and its interval")] = False,
     details: Annotated[bool, typer.Option("--details", help="instead: n, failed, unparsed, chance, hash")] = False,
     variants: Annotated[str | None, typer.Option(help="instead: the variants of this benchmark")] = None,
+    leaks: Annotated[
+        str | None,
+        typer.Option(help="instead: scores without samples that `leaks` found in training, or in a folder's name"),
+    ] = None,
+    leaked: Annotated[str, typer.Option(help="with --leaks: by pictures, questions, both or either")] = "pictures",
     form: Annotated[str, typer.Option("--format", help="terminal, csv, md, tex, html")] = "terminal",
     out: Annotated[Path | None, typer.Option(help="write it here instead of printing it")] = None,
 ) -> None:
@@ -255,8 +252,18 @@ def table(
       mllm-eval table --runs mini-dino,mini-clip --baseline mini-clip
       mllm-eval table offshelf --published-only --format tex
       mllm-eval table --variants textvqa                  one benchmark, however it was asked
+      mllm-eval table --leaks training --runs mini-dino   without what leaked into its own training data
     """
-    from mllm_eval.cli.tables import detail, put, table_of, table_of_all, with_left_out, with_own_costs, with_own_gains
+    from mllm_eval.cli.tables import (
+        detail,
+        put,
+        table_of,
+        table_of_all,
+        with_left_out,
+        with_own_costs,
+        with_own_gains,
+        without_leaks,
+    )
     from mllm_eval.errors import UserError
     from mllm_eval.report import TableOptions, named_table
     from mllm_eval.report.variants import variants_table
@@ -267,10 +274,12 @@ def table(
     shown_runs = records.every if chosen is None else chosen
     if not published_only:
         hold_to_known_rules(shown_runs, rules)
-    if details or variants is not None:
+    if details or variants is not None or leaks is not None:
         if name is not None:
-            raise UserError("--details and --variants show runs; leave out the name of the table")
-        if variants is not None:
+            raise UserError("--details, --variants and --leaks show runs; leave out the name of the table")
+        if leaks is not None:
+            shown = without_leaks(shown_runs, leaks, leaked, rules, subset)
+        elif variants is not None:
             shown = variants_table(shown_runs, variants, rules)
         else:
             shown = detail(shown_runs, rules, blind, subset)
@@ -313,9 +322,12 @@ def _others() -> None:
     # Registered here so that `mllm-eval --help` lists them last.
     from mllm_eval.cli import (
         aligning,
+        creating,
         features,
         fetching,
+        filtering,
         gpu,
+        leaks,
         looking,
         miniature,
         models,
@@ -325,8 +337,10 @@ def _others() -> None:
         statistics,
     )
 
-    for others in (gpu, looking, statistics, aligning, reporting, planning, fetching, models, features, probing):
+    first = (gpu, looking, statistics, aligning, filtering, leaks, reporting, planning)
+    for others in (*first, fetching, models, features, probing):
         others.register(app)
+    app.add_typer(creating.app, name="new")
     app.add_typer(miniature.app, name="miniature")
 
 

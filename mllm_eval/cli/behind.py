@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mllm_eval.catalog.variant import VariantKey
     from mllm_eval.results import RunRecord
 
 WIDEST = 12
@@ -35,7 +36,7 @@ def most_frequent_answer(record: RunRecord, summary: dict[str, Any]) -> str:
     return f"{said} !" if one_answer(found) else said
 
 
-def print_warning(console: Any, record: RunRecord, rules: str, variant: str) -> None:
+def print_warning(console: Any, record: RunRecord, rules: str, variant: VariantKey) -> None:
     """Say where one answer makes up most of all."""
     from mllm_eval.report.evidence import read_scored
     from mllm_eval.report.given import one_answer_words

@@ -51,14 +51,15 @@ def check_determinism(name: str | None, samples: int | None) -> bool:
         raise UserError("say which run: mllm-eval check RUN --determinism, a hash or an encoder of `mllm-eval ls`")
     run = saved_run(name)
     found = compare_engines(run, samples, display())
-    say(f"{run.name}: {_summed(list(found.values()), len(found))}")
+    say(f"{run.name}: {agreement_line(list(found.values()), len(found))}")
     for agreement in found.values():
         for one in agreement.differences:
-            say(*_shown(one), sep="\n")
+            say(*difference_lines(one), sep="\n")
     return all(agreement.sound for agreement in found.values())
 
 
-def _summed(found: list[Agreement], asked: int) -> str:
+def agreement_line(found: list[Agreement], asked: int) -> str:
+    """How many of the questions of so many lists have the plain loop's tokens, in a line."""
     questions, failed = sum(one.questions for one in found), sum(one.failed for one in found)
     differences = [difference for one in found for difference in one.differences]
     lost = f", {failed} failed in both" if failed else ""
@@ -69,7 +70,8 @@ def _summed(found: list[Agreement], asked: int) -> str:
     return f"{equal:,} of {questions:,} questions in {asked} lists have the plain loop's tokens{lost}{differ}"
 
 
-def _shown(one: Difference) -> list[str]:
+def difference_lines(one: Difference) -> list[str]:
+    """What the engine and the plain loop gave for one question, in three lines."""
     kind = "a tie" if one.tie else "NO TIE"
     head = f"  {one.asked} {one.id}: token {one.token}, margin {one.margin:.1e} of its logits ({kind})"
     return [head, f"    engine     {one.text!r}", f"    plain loop {one.reference!r}"]

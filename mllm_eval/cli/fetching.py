@@ -45,11 +45,11 @@ def weights(
         raise UserError("say what to fetch: mllm-eval weights ENCODER, or --llm NAME, or both")
     for found in provide_weights(chosen, offline, folder, display()):
         if found.lock is None:
-            say(f"{found.name}: ok; {found.place}")
+            say(f"{found.name}: ok; {found.place}", *found.notes, sep="\n  ")
             continue
         files, size = len(found.lock.only.files), sum(file.size for file in found.lock.only.files.values())
         say(f"{found.name}: ok; {files} files, {size / 2**30:.2f} GiB, revision {found.lock.revision_found}")
-        say(f"  {found.place}\n  locked in {found.lock_file}")
+        say(f"  {found.place}", f"locked in {found.lock_file}", *found.notes, sep="\n  ")
 
 
 def data(

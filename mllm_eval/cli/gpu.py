@@ -31,7 +31,7 @@ def check_gpu(
       mllm-eval check gpu --gpus 2                       nccl, kill and resume
       mllm-eval check gpu --dry                          the same code on a CPU, at tiny shapes
     """
-    from mllm_eval.cli.app import split
+    from mllm_eval.cli.options import split
     from mllm_eval.gpucheck.result import Check
     from mllm_eval.gpucheck.run import run_checks
     from mllm_eval.storage import results_home

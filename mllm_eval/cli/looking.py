@@ -65,12 +65,12 @@ def ls(what: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "runs") -> 
 
 def state(run: RunFolder) -> str:
     """How far a run is, from its files."""
-    from mllm_eval.catalog.variant import VariantKey, of_stem
+    from mllm_eval.catalog.variant import DEFAULT, parse_stem
 
-    answered = [of_stem(path.stem)[1] for path in (run.folder / "answers").glob("*.jsonl")]
+    answered = [parse_stem(path.stem)[1] for path in (run.folder / "answers").glob("*.jsonl")]
     if answered:
-        whole = answered.count("default")
-        parts = sum(VariantKey.parse(variant).subset is not None for variant in answered)
+        whole = answered.count(DEFAULT)
+        parts = sum(variant.subset is not None for variant in answered)
         variants = len(answered) - whole - parts
         more = [f"+{count} {what}" for count, what in ((variants, "variants"), (parts, "of a subset")) if count]
         said = f"answered {whole} benchmarks" + (f" ({', '.join(more)})" if more else "")
@@ -107,6 +107,7 @@ def show(
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    from mllm_eval.catalog.variant import DEFAULT
     from mllm_eval.cli.behind import most_frequent_answer, print_benchmark, print_parts, print_warning
     from mllm_eval.console import console as make_console
     from mllm_eval.data.rowcounts import row_counts
@@ -165,7 +166,7 @@ def show(
             sheet.add_row(name, *numbers, top, f"{version} {summary['protocol_hash']}")
         console.print(sheet)
         print_warning(console, record, rules, variant)
-        if variant == "default":
+        if variant == DEFAULT:
             print_parts(console, own)
         if means := columns().means({name: one["value"] for name, one in own.items() if one["value"] is not None}):
             console.print(", ".join(f"{columns().named()[key].title} {_cell(value)}" for key, value in means.items()))
@@ -213,6 +214,7 @@ def prompt(
       mllm-eval prompt mme --llm mini-llama | head -1
     """
     from mllm_eval.catalog import load_recipe
+    from mllm_eval.catalog.variant import VariantKey
     from mllm_eval.data.prompts import begin_words, show_prompts
     from mllm_eval.prompts import template_named
 
@@ -232,7 +234,7 @@ def prompt(
     if said := begin_words(template):
         # Beside the lines, which hold what the template writes, byte for byte.
         say(said, file=sys.stderr)
-    for line in show_prompts(benchmark, records, template, data, variant, tokenizer):
+    for line in show_prompts(benchmark, records, template, data, VariantKey.parse(variant), tokenizer):
         say(line)
 
 

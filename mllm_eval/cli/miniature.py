@@ -1,4 +1,4 @@
-"""The miniature's own commands: make its data, pretrain its weights."""
+"""The miniature's own commands: its data, its weights, and what filtered pictures do to them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import typer
 
 from mllm_eval.console import say
 
+# Who filters where no model does.
+WHO = ("its labels", "nobody")
+
 app = typer.Typer(
-    help="Make the miniature's data, or pretrain its weights anew.",
+    help="Make the miniature's data, pretrain its weights anew, or pretrain them on filtered pictures.",
     short_help="the miniature's data and weights",
     no_args_is_help=True,
 )
@@ -28,16 +31,123 @@ def build() -> None:
 
 @app.command(short_help="pretrain its weights: hours")
 def weights(
-    only: Annotated[str, typer.Option(help="comma-separated; default: all four")] = "",
+    only: Annotated[str, typer.Option(help="comma-separated; default: all four, with --corpus mini-dino")] = "",
     out: Annotated[Path | None, typer.Option(help="folder to write to; default: results/mini-weights")] = None,
     threads: Annotated[int, typer.Option(min=1, help="the same number gives the same weights")] = 1,
+    corpus: Annotated[str | None, typer.Option(help="of mini-dino: none, light, heavy, or a folder of keys")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="of mini-dino, mini-clip; default: 4200, 3000")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of mini-dino")] = 0,
 ) -> None:
     """Pretrain the miniature's encoders and LLM from nothing: hours on two cores; goes on if stopped.
 
-    The package's own weights stay as they are; copy the new ones over mllm_eval/miniature/weights to ship them.
+    The package's own weights stay as they are; copy the new ones over mllm_eval/miniature/weights to ship them. With
+    --corpus, mini-dino sees the pictures that a filter keeps (`mllm-eval miniature corpus`) instead of new ones, as
+    many at every step, and its weights go to results/mini-weights/CORPUS-sSEED.
+
+    \b
+      mllm-eval miniature weights
+      mllm-eval miniature weights --corpus heavy --steps 4200 --seed 1
     """
     from mllm_eval.miniature.pretrain.make import NAMES, make
+    from mllm_eval.miniature.textrich import KEYS, LEVELS, corpora, keep, load_pool, true_keys
     from mllm_eval.storage import results_home
 
-    folder = out or results_home() / "mini-weights"
-    make(folder / "work", tuple(only.split(",")) if only else NAMES, folder, threads)
+    if corpus in LEVELS and not (corpora() / corpus / KEYS).is_file():
+        keep(corpus, true_keys(corpus), WHO[corpus == "none"])
+    pool = None if corpus is None else load_pool(corpus)
+    names = tuple(only.split(",")) if only else ("mini-dino",) if pool is not None else NAMES
+    home = results_home() / "mini-weights"
+    folder = out or (home if pool is None else home / f"{pool.name}-s{seed}")
+    many = None if steps is None else {"mini-dino": steps, "mini-clip": steps}
+    make(folder / "work", names, folder, threads, many, pool, seed)
+
+
+@app.command(short_help="its pretraining pictures, filtered")
+def corpus(
+    level: Annotated[str, typer.Option(help="none, light or heavy")] = "none",
+    model: Annotated[str | None, typer.Option(help="the run that filters; default: the known labels do")] = None,
+) -> None:
+    """Render 24,000 pretraining pictures as WebDataset tars (data/corpus), and list those that a filter keeps.
+
+    Without --model the filter makes no mistake: it reads the labels. With it, the run is asked about every picture, as
+    `mllm-eval filter` does. The list is in results/corpora/LEVEL, where `mllm-eval miniature weights` finds it.
+
+    \b
+      mllm-eval miniature corpus --level none
+      mllm-eval miniature corpus --level heavy
+      mllm-eval train mini-dino --recipe mini-reader
+      mllm-eval miniature corpus --level heavy --model HASH
+    """
+    from mllm_eval.cli.filtering import filter_, said_index
+    from mllm_eval.errors import UserError, near
+    from mllm_eval.miniature.textrich import LABELS, LEVELS, build, keep, true_keys
+    from mllm_eval.storage import results_home
+
+    if level not in LEVELS:
+        raise UserError(f"--level {level}: unknown.{near(level, LEVELS)} Known: {', '.join(LEVELS)}")
+    place = build()
+    say(place)
+    if model is None or level == "none":
+        folder = keep(level, true_keys(level), WHO[level == "none"])
+    else:
+        out = results_home() / "filter" / f"corpus.{level}.{model}"
+        filter_(place, model, level, out, label=LABELS[level])
+        folder = keep(level, said_index(out), f"run {model}")
+    say(folder)
+
+
+@app.command("text-rich", short_help="what training on text-rich pictures does: hours")
+def text_rich(
+    corpora: Annotated[str, typer.Option(help="comma-separated; the first is the baseline")] = "none,heavy",
+    seeds: Annotated[str, typer.Option(help="comma-separated: of pretraining and of training")] = "0,1",
+    steps: Annotated[int, typer.Option(min=1, help="of each pretraining")] = 4200,
+    blind: Annotated[bool, typer.Option("--blind", help="also ask without images")] = False,
+) -> None:
+    """Pretrain mini-dino on each corpus with each seed, and print the VQA rows and probes: hours; goes on if stopped.
+
+    The paper's finding in small: all pictures against text-rich ones, the same number of images seen. For each seed the
+    rows of its encoders stand in one table with its tests.
+
+    \b
+      mllm-eval miniature corpus --level none
+      mllm-eval miniature corpus --level heavy
+      mllm-eval miniature text-rich
+    """
+    import yaml
+
+    from mllm_eval import pipeline
+    from mllm_eval.cli.app import split
+    from mllm_eval.cli.display import display
+    from mllm_eval.cli.tables import print_and_write, print_compared
+    from mllm_eval.errors import UserError
+    from mllm_eval.library.comparison import compare
+    from mllm_eval.miniature.pretrain.make import make
+    from mllm_eval.miniature.textrich import load_pool
+    from mllm_eval.report.options import TableOptions
+    from mllm_eval.report.probing import probe_table
+    from mllm_eval.storage import results_home, write_atomic
+
+    chosen = [load_pool(name) for name in split(corpora) or []]
+    numbers = [int(seed) if seed.isdigit() else -1 for seed in split(seeds) or []]
+    if len(chosen) < 2 or min(numbers, default=-1) < 0:
+        raise UserError("two corpora at least (none,heavy), and seeds that are whole numbers (0,1)")
+    home, made = results_home(), dict[int, list[str]]()
+    for seed in numbers:
+        for pool in chosen:
+            name = f"mini-dino-{pool.name}-s{seed}"
+            folder = home / "mini-weights" / f"{pool.name}-s{seed}"
+            make(folder / "work", ("mini-dino",), folder, steps={"mini-dino": steps}, pool=pool, seed=seed)
+            path = home / "corpora" / "encoders" / f"{name}.yaml"
+            about = {"base": "package:configs/encoders/mini-dino.yaml", "name": name,
+                     "weights": {"path": str(folder / "mini-dino")},
+                     "facts": {"pretraining_data": f"rendered miniature images, filter {pool.name}",
+                               "samples_seen": str(64 * steps), "supervision": "self"}}  # fmt: skip
+            write_atomic(path, yaml.safe_dump(about, sort_keys=False))
+            made.setdefault(seed, []).append(str(path))
+    for seed, paths in made.items():
+        baseline = Path(paths[0]).stem
+        found = compare(paths, progress=display(), recipe="mini", seed=seed, blind=blind, baseline=baseline)
+        say(f"seed {seed}")
+        print_compared([one.record for one in found.results], TableOptions("cambrian", baseline), blind)
+        probed = pipeline.probe(paths, None, reporter=display())
+        print_and_write(probe_table(probed), f"text-rich-s{seed}.probes", "cambrian")

@@ -23,7 +23,7 @@ def plan(
     encoder: Annotated[str, typer.Argument(help="name in configs/encoders, or path to a yaml file")],
     recipe: Annotated[str, typer.Option(help="name in configs/recipes, or path to a yaml file")] = "mini",
     llm: Annotated[str | None, typer.Option(help="name in configs/llms; default: the recipe's")] = None,
-    gpus: Annotated[str, typer.Option(help="number and name, of configs/gpus.yaml")] = "8xH100",
+    gpus: Annotated[str, typer.Option(help="number and name, of configs/gpus.yaml; several with commas")] = "8xH100",
     mfu: Annotated[float, typer.Option(help="share of the GPUs' peak that the model's products reach")] = 0.4,
     price: Annotated[float, typer.Option(help="of an hour of one GPU, in any currency")] = 2.5,
     rows1: Annotated[str | None, typer.Option(help="rows of stage 1, such as 2.5M; default: the recipe's")] = None,
@@ -36,16 +36,37 @@ def plan(
 
     \b
       mllm-eval plan mini-dino --gpus 1xA100
+      mllm-eval plan dinov2-small --recipe desk --gpus 1xlaptop,1x4090,1xH100     a line each
     """
     import json
 
     from mllm_eval.plan import make_plan
 
-    made = make_plan(encoder, recipe, llm, gpus, mfu, price, (count(rows1), count(rows2)), text_tokens, micro_batch)
+    rows = count(rows1), count(rows2)
+    machines = [one.strip() for one in gpus.split(",")]
+    plans = [make_plan(encoder, recipe, llm, one, mfu, price, rows, text_tokens, micro_batch) for one in machines]
     if as_json:
-        say(json.dumps(made.to_dict(), indent=2))
+        found = [made.to_dict() for made in plans]
+        say(json.dumps(found if len(found) > 1 else found[0], indent=2))
+    elif len(plans) > 1:
+        compare(plans)
     else:
-        show(made)
+        show(plans[0])
+
+
+def compare(plans: list[Plan]) -> None:
+    """One run on several machines, a line each."""
+    say(f"{plans[0].encoder}, recipe {plans[0].recipe}, LLM {plans[0].llm}")
+    for made in plans:
+        peaks = []
+        for stage, ways in made.memory.items():
+            own = next(way for way in ways if f"{way.way}, checkpointing {'on' if way.checkpointing else 'off'}"
+                       == made.chosen[stage].replace("zero2", "ZeRO-2").replace("zero3", "ZeRO-3"))  # fmt: skip
+            peaks.append(f"{stage} {size(own.gpu)} GiB{'' if own.fits else ', which does not fit'}")
+        steps = ", ".join(f"{step.name} {hours(step.hours)}" for step in made.steps)
+        say(f"  {made.gpus}: {hours(made.hours)} h ({steps}); {'; '.join(peaks)}; features "
+              f"{size(sum(one.size for one in made.keeping.values()))} GiB of disk")  # fmt: skip
+    say("assumed: " + "; ".join([f"{plans[0].mfu:.0%} of each machine's peak", *plans[0].assumed]))
 
 
 def count(text: str | None) -> int | None:

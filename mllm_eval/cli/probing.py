@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from mllm_eval.cli.app import split
 from mllm_eval.cli.launching import Start, launchable
+from mllm_eval.cli.options import split
 from mllm_eval.console import say
 
 
@@ -54,7 +54,8 @@ def probe(
             say(json.dumps({"folder": str(folder), **one.model_dump(mode="json", exclude={"environment"})}))
         return
     from mllm_eval.cli.tables import print_and_write
-    from mllm_eval.report.probing import probe_table, write_sweep
+    from mllm_eval.report.probing import probe_table
+    from mllm_eval.report.site.visionplots import write_sweep
     from mllm_eval.storage import results_home
 
     stem = "probes" if layers is None else f"probes.{layers.replace(',', '-')}"

@@ -29,8 +29,8 @@ def report(
       mllm-eval report
       mllm-eval report --runs mini-dino,mini-clip --out site
     """
-    from mllm_eval.cli.app import split
     from mllm_eval.cli.display import display
+    from mllm_eval.cli.options import split
     from mllm_eval.report.site import write_report
     from mllm_eval.results import read_records
     from mllm_eval.storage import results_home

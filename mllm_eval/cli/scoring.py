@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mllm_eval.catalog.variant import VariantKey
 
 from mllm_eval.console import say
 
@@ -39,7 +43,7 @@ def score_file(
     layout: str,
     as_json: bool,
     data: str,
-    variant: str,
+    variant: VariantKey,
     name: str | None,
 ) -> None:
     """Score a file of answers and print its numbers; with a `name`, keep them as a row of that name."""

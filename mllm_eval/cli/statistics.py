@@ -57,7 +57,7 @@ def scaling(
       mllm-eval stats scaling params --metrics avg,ocr_chart
       mllm-eval stats scaling samples --published-only --format csv
     """
-    from mllm_eval.cli.app import split
+    from mllm_eval.cli.options import split
     from mllm_eval.cli.tables import put
     from mllm_eval.report.scaling import scaling_table
     from mllm_eval.results import read_records
@@ -145,7 +145,7 @@ def predict(
       mllm-eval stats predict
       mllm-eval stats predict --target ocr_chart --given in1k=84.1,ade20k_lin=46.2
     """
-    from mllm_eval.cli.app import split
+    from mllm_eval.cli.options import split
     from mllm_eval.cli.tables import put
     from mllm_eval.errors import UserError
     from mllm_eval.report.prediction import draw_prediction, prediction_table
@@ -163,7 +163,7 @@ def predict(
 
 
 def _scored(records: Records, names: str | None, rules: str) -> list[Scored]:
-    from mllm_eval.cli.app import split
+    from mllm_eval.cli.options import split
     from mllm_eval.errors import UserError
     from mllm_eval.report import read_scored
     from mllm_eval.report.choice import choose_one_recipe

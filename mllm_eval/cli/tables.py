@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mllm_eval import pipeline
-from mllm_eval.catalog.variant import VariantKey
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.console import say
 from mllm_eval.distributed.ranks import rank
 from mllm_eval.errors import UserError
@@ -19,6 +19,7 @@ from mllm_eval.report.details import details_table
 from mllm_eval.report.evidence import read_scored
 from mllm_eval.report.gain import with_gains
 from mllm_eval.report.given import one_answer_words
+from mllm_eval.report.leaks import leaks_table
 from mllm_eval.results import Records, RunRecord, record_of
 from mllm_eval.saved import Saved
 from mllm_eval.storage import results_home, write_atomic
@@ -31,7 +32,7 @@ def print_row(run: Saved, rules: str, blind: bool, subset: int | None = None) ->
     record = record_of(run)
     table = table_of([record], TableOptions(rules, subset=subset), blind)
     print_and_write(replace(table, title=run.heading), run.stem, rules, subset)
-    variant = str(VariantKey.of("default", subset))
+    variant = VariantKey.of(DEFAULT.name, subset)
     say(*chance_table(record, rules, variant, intervals=False).sentences, sep="\n")
     if words := one_answer_words(read_scored(record, rules, variant)):
         say(f"{words[0].upper()}{words[1:]}.")
@@ -83,6 +84,11 @@ def detail(records: Sequence[RunRecord], rules: str, blind: bool, subset: int | 
     return details_table(records, rules, pipeline.shown_variants(blind, subset))
 
 
+def without_leaks(records: Sequence[RunRecord], corpus: str, kind: str, rules: str, subset: int | None = None) -> Table:
+    """The runs' scores beside those without leaked samples."""
+    return leaks_table(records, corpus, kind, rules, pipeline.shown_variants(False, subset))
+
+
 def put(table: Table, form: str, out: Path | None) -> None:
     """Print a table in a format, or write it to a file."""
     text = render(table, form)
@@ -95,7 +101,7 @@ def put(table: Table, form: str, out: Path | None) -> None:
 def print_and_write(table: Table, stem: str, rules: str, subset: int | None = None) -> None:
     """Print a table, and write it in every format to results/tables."""
     put(table, "terminal", None)
-    stem = str(VariantKey.of(stem, subset))
+    stem = stem if subset is None else f"{stem}@{subset}"
     stem = stem if rules == "cambrian" else f"{stem}.{rules}"
     written = write_tables(table, results_home() / "tables", stem)
     endings = ", ".join(path.suffix for path in written)

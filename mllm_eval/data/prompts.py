@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ def show_prompts(
     records: Path | None = None,
     template: str = "llama_3",
     pin: str = "mini",
-    variant: str = "default",
+    variant: VariantKey = DEFAULT,
     tokenizer: Any = None,
 ) -> Iterator[str]:
     """JSON lines {"prompt"} of the records of a file (lines {"record"}), or {"id", "prompt"} of the data.
@@ -69,7 +70,7 @@ def _tokens(words: PromptTokens, parts: Sequence[Part]) -> dict[str, Any]:
     return {"ids": ids, "tokens": words.tokenizer.convert_ids_to_tokens(ids)}
 
 
-def read_record(benchmark: Benchmark, record: Mapping[str, Any], where: str, variant: str = "default") -> Reading:
+def read_record(benchmark: Benchmark, record: Mapping[str, Any], where: str, variant: VariantKey = DEFAULT) -> Reading:
     """What the benchmark's reader makes of a record that came from a file."""
     from mllm_eval.data.snapshots import read_row
 

@@ -39,7 +39,7 @@ def row_index(path: Path, keep: Path | None = None) -> Index:
     Raises UserError for an array that is cut short.
     """
     if keep is None:
-        return np.asarray(list(_rows(path)), np.int64).reshape(-1, 3)
+        return np.asarray(list(row_starts(path)), np.int64).reshape(-1, 3)
     found = os.stat(path)
     key = short_hash([VERSION, str(path.absolute()), found.st_size, found.st_mtime_ns], 16)
     target = keep / f"{key}.npy"
@@ -56,7 +56,7 @@ def _write(path: Path, target: Path) -> None:
     try:
         with open(raw, "wb") as file:
             count = 0
-            for chunk in _chunks(_rows(path)):
+            for chunk in _chunks(row_starts(path)):
                 np.asarray(chunk, np.int64).tofile(file)
                 count += len(chunk)
         # The header tells the number of rows, which is known only now; an empty file cannot be mapped.
@@ -76,7 +76,8 @@ def _chunks(rows: Iterator[tuple[int, int, int]]) -> Iterator[list[tuple[int, in
         yield chunk
 
 
-def _rows(path: Path) -> Iterator[tuple[int, int, int]]:
+def row_starts(path: Path) -> Iterator[tuple[int, int, int]]:
+    """Where each row of a jsonl or JSON array begins and ends, and its line, read from the file."""
     with open(path, "rb") as file:
         head = file.read(PIECE).removeprefix(codecs.BOM_UTF8).lstrip(_SPACE)
     return _array_rows(path) if head.startswith(b"[") else _line_rows(path)

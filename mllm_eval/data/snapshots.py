@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 import hashlib
 from array import array
 from collections import deque
@@ -25,7 +26,7 @@ Files = Mapping[str, Sequence[Path]]
 """Table -> its files in order; a pin's own table is `questions`."""
 
 
-def load_samples(benchmark: Benchmark, pin: str, variant: str = "default") -> Samples:
+def load_samples(benchmark: Benchmark, pin: str, variant: VariantKey = DEFAULT) -> Samples:
     """The samples of a data pin (`mini`, `hub`, ...) as a variant asks them, in the data set's order.
 
     `blind` has no images; `shuffled` has another sample's, the same in every run; clusters stay those of the
@@ -36,12 +37,12 @@ def load_samples(benchmark: Benchmark, pin: str, variant: str = "default") -> Sa
     chosen, name = benchmark.variant(variant), benchmark.pin_name(pin, variant)
     asked, files = _here(benchmark, name)
     key = _key(benchmark, asked, files, chosen.settings)
-    own = next((samples for known, samples in _recent if known == key), None)
+    own = next((samples for known, samples in recent if known == key), None)
     if own is None:
         kept, rows = read_samples(benchmark, name, asked, files, chosen.settings)
         own = Samples(benchmark.name, kept, _clusters(kept), rows)
         if asked.image_files is None:
-            _recent.appendleft((key, own))
+            recent.appendleft((key, own))
     if chosen.images == "own":
         return own
     return own.showing(_shuffled(own.kept) if chosen.images == "other" else [()] * len(own))
@@ -56,7 +57,7 @@ def _here(benchmark: Benchmark, name: str) -> tuple[Pin, Files]:
     return asked, {table: files_of(part) for table, part in asked.tables().items()}
 
 
-def first_sample(benchmark: Benchmark, pin: str, variant: str = "default") -> Sample:
+def first_sample(benchmark: Benchmark, pin: str, variant: VariantKey = DEFAULT) -> Sample:
     """The first sample of a data pin, without its images; only its row is read. Raises UserError as `load_samples`."""
     name = benchmark.pin_name(pin, variant)
     asked, files = _here(benchmark, name)
@@ -78,7 +79,7 @@ def _empty(pin: Pin, files: Files) -> UserError:
 
 
 # Variants of a benchmark are asked for one after the other, and mostly read the same rows.
-_recent: deque[tuple[object, Samples]] = deque(maxlen=2)
+recent: deque[tuple[object, Samples]] = deque(maxlen=2)
 
 
 def _key(benchmark: Benchmark, pin: Pin, files: Files, changed: Mapping[str, Any]) -> object:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +25,8 @@ from torch import Tensor
 from mllm_eval.errors import UserError
 from mllm_eval.features import shards
 from mllm_eval.features.key import DTYPES, folder_name, key_of
+from mllm_eval.features.memory import ReusedMemory
+from mllm_eval.features.opened import OpenShards
 from mllm_eval.features.places import Part, Places
 from mllm_eval.features.room import features_root, make_room, root_lock
 from mllm_eval.storage import write_json
@@ -35,12 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Bytes of rows that are given before their files are mapped anew: pages that were read count as a process's memory.
-MAPPED_BYTES = 2**28
-# Shards that a store holds at a time: half of the files that a process may have open.
-OPEN = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] % 2**31, 2**16) // 2
-# Batches whose memory is kept for the next.
-SPARE = 2
 ROW = 2**32 - 1
 
 
@@ -73,13 +68,11 @@ class FeatureStore:
         self._read: dict[Path, tuple[int, int]] = {}
         """Shard -> its number, and how many of its lines were read."""
         self._left_out: set[Path] = set()
-        self._held: dict[int, IO[bytes]] = {}
-        self._maps: dict[int, Tensor] = {}
+        self._open = OpenShards(self._form, self._kind)
         self._writers: list[shards.ShardWriter] = []
         """The one that is written to, if any."""
-        self._given = 0
-        self._spare: list[NDArray[np.uint8]] = []
-        weakref.finalize(self, _let_go, self._held, self._writers)
+        self._memory = ReusedMemory()
+        weakref.finalize(self, _let_go, self._open, self._writers)
         self.refresh()
         if older := sum(path.stat().st_size for path in folder.glob("*.rows")):
             said = "%s: %.1f GB of an earlier version are not read, their features are computed again; "
@@ -144,9 +137,7 @@ class FeatureStore:
         if numbers := [self._read.pop(shard)[0] for shard in gone]:
             self._places.drop(shards=numbers)
             for number in numbers:
-                self._maps.pop(number, None)
-                if number in self._held:
-                    self._held.pop(number).close()
+                self._open.forget(number)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -163,24 +154,12 @@ class FeatureStore:
         """The places [n] of images, -1 where there is none, in shards that nobody removes any more."""
         while True:
             where, _ = self._places.find(images)
-            numbers = set(np.unique(where[where >= 0] >> 32).tolist()) - self._held.keys()
-            gone = [self._shards[number] for number in sorted(numbers) if not self._hold_shard(number)]
+            numbers = set(np.unique(where[where >= 0] >> 32).tolist()) - self._open.numbers
+            gone = [self._shards[one] for one in sorted(numbers) if not self._open.hold(one, self._shards[one])]
             if not gone:
                 return where
             self._forget(gone)
             self.refresh()
-
-    def _hold_shard(self, number: int) -> bool:
-        while len(self._held) >= OPEN:
-            self._held.pop(next(iter(self._held))).close()
-        try:
-            self._held[number] = shards.hold(self._shards[number])
-        except OSError:
-            return False
-        with suppress(OSError):
-            # The time of the last use, which eviction goes by.
-            os.utime(self._shards[number])
-        return True
 
     def views(self, images: Sequence[str]) -> list[Tensor | None]:
         """Rows [h * w + 1, D] of images where they lie, in mapped files; None for those that are missing or damaged.
@@ -195,7 +174,7 @@ class FeatureStore:
             where, checksums = self._places.find(names)
             new = checksums != b""
             for place in where[new].tolist():
-                self._fetch(place)
+                self._open.prefetch(place >> 32, place & ROW)
             bad = set()
             for at, place in sorted(enumerate(where.tolist()), key=itemgetter(1)):
                 if place >= 0:
@@ -209,17 +188,11 @@ class FeatureStore:
                 self._places.drop(bad)
         return found
 
-    def _fetch(self, place: int) -> None:
-        """Let the system read a row from the disk, all of a batch at once."""
-        if (file := self._held.get(place >> 32)) is not None:
-            start = shards.HEADER + (place & ROW) * self.row_bytes
-            os.posix_fadvise(file.fileno(), start, self.row_bytes, os.POSIX_FADV_WILLNEED)
-
     def _row(self, image: str, place: int, expected: bytes) -> Tensor | None:
         """The row at a place, None where it is not what was written; nothing is expected of one that was compared."""
         shard, row = self._shards[place >> 32], place & ROW
         try:
-            found = self._map(place >> 32, row)[row]
+            found = self._open.map(place >> 32, shard, row)[row]
         except (OSError, RuntimeError, IndexError):
             return None
         if expected and shards.checksum(image.encode(), found.view(torch.uint8).numpy()) != expected:
@@ -229,22 +202,9 @@ class FeatureStore:
             return None
         return found
 
-    def _map(self, number: int, row: int) -> Tensor:
-        """The rows [n, h * w + 1, D] of a shard, mapped, `row` among them."""
-        if self._given > MAPPED_BYTES:
-            self._given = 0
-            self._maps.clear()
-        self._given += self.row_bytes
-        if number not in self._maps or row >= len(self._maps[number]):
-            rows = (os.stat(self._shards[number]).st_size - shards.HEADER) // self.row_bytes
-            size = shards.HEADER + rows * self.row_bytes
-            whole = torch.from_file(str(self._shards[number]), shared=False, size=size, dtype=torch.uint8)
-            self._maps[number] = whole[shards.HEADER :].view(self._kind).view(rows, *self._form[1:])
-        return self._maps[number]
-
     def rows(self, images: Sequence[str]) -> tuple[Tensor, list[int]]:
         """Rows [n, h * w + 1, D], and the numbers of those images that the store lacks or holds damaged."""
-        rows, found = self._memory(len(images)), self.views(images)
+        rows, found = self._batch(len(images)), self.views(images)
         if whole := [row for row in found if row is not None]:
             if len(whole) == len(images):
                 torch.stack(whole, out=rows)
@@ -252,15 +212,10 @@ class FeatureStore:
                 rows[[row is not None for row in found]] = torch.stack(whole)
         return rows, [at for at, row in enumerate(found) if row is None]
 
-    def _memory(self, count: int) -> Tensor:
-        """Memory for rows, taken over from a batch that nobody has any more: new pages cost more than a copy."""
+    def _batch(self, count: int) -> Tensor:
         # At least one: numpy's strides of no rows at all are not ones that torch can view as another type.
         rows = max(1, count)
-        size = rows * self.row_bytes
-        at = next((at for at, one in enumerate(self._spare) if one.nbytes >= size), None)
-        memory = np.empty(size, np.uint8) if at is None else self._spare.pop(at)
-        lent = memory[:size]
-        weakref.finalize(lent, _keep, self._spare, memory).atexit = False
+        lent = self._memory.lend(rows * self.row_bytes)
         return torch.from_numpy(lent).view(self._kind).view(rows, *self._form[1:])[:count]
 
     def _all_rows(self, images: Sequence[str]) -> Tensor:
@@ -312,7 +267,7 @@ class FeatureStore:
             if not self._writers or self._writers[0].full or self._writers[0].process != os.getpid():
                 # A forked process makes a shard of its own.
                 self._writers.append(shards.ShardWriter(self.folder, self._form))
-                _let_go({}, self._writers[:-1])
+                _let_go(None, self._writers[:-1])
                 del self._writers[:-1]
             (writer,) = self._writers
             writer.reserve(len(images))
@@ -327,17 +282,11 @@ class FeatureStore:
     def close(self) -> None:
         """Let go of files and shards; what was put stays."""
         self.elsewhere = None
-        self._maps.clear()
-        _let_go(self._held, self._writers)
+        _let_go(self._open, self._writers)
 
 
-def _let_go(held: dict[int, IO[bytes]], writers: list[shards.ShardWriter]) -> None:
+def _let_go(opened: OpenShards | None, writers: list[shards.ShardWriter]) -> None:
     while writers:
         writers.pop().close()
-    while held:
-        held.popitem()[1].close()
-
-
-def _keep(spare: list[NDArray[np.uint8]], memory: NDArray[np.uint8]) -> None:
-    if len(spare) < SPARE:
-        spare.append(memory)
+    if opened is not None:
+        opened.close()

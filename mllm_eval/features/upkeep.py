@@ -138,7 +138,7 @@ def _facts(meta: Any) -> dict[str, Any]:
 
 def _owners(name: str, meta: dict[str, Any]) -> list[str]:
     found = []
-    for encoder, digest in _known():
+    for encoder, digest in known_encoders():
         facts = encoder.model_dump(mode="json", include=set(FIELDS))
         # The weights are hashed only for an encoder that is used in the same way.
         if any(meta.get(field) != facts.get(field) for field in FIELDS):
@@ -156,7 +156,7 @@ def _owners(name: str, meta: dict[str, Any]) -> list[str]:
 
 
 @cache
-def _known() -> list[tuple[Encoder, str | None]]:
+def known_encoders() -> list[tuple[Encoder, str | None]]:
     """Encoders of the catalog with their variants, and those of saved runs with the digest of their weights."""
     found: list[tuple[Encoder, str | None]] = []
     for name in names("encoders"):

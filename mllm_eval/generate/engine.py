@@ -48,7 +48,7 @@ def answer_batch(
     blocks = [[row for row in block if all(image in features for image in batch.images(row))] for block in batch.blocks]
     images = embed_images(model, features, batch.kept)
     used = sorted({row.prefix for block in blocks for row in block})
-    prefixes = _prefill_prefixes(
+    prefixes = prefill_prefixes(
         model, [batch.prefixes[prefix] for prefix in used], batch.prefix_tokens, images, pass_tokens
     )
     places = {prefix: place for place, prefix in enumerate(used)}
@@ -61,13 +61,14 @@ def answer_batch(
     return answers
 
 
-def _prefill_prefixes(
+def prefill_prefixes(
     model: Answerer,
     prefixes: Sequence[tuple[Piece, ...]],
     tokens: int,
     images: Mapping[str, Tensor],
     pass_tokens: int,
 ) -> SharedPrefixes:
+    """The keys and values of prefixes of `tokens` tokens each, `pass_tokens` of them at a time."""
     if not prefixes or not tokens:
         return SharedPrefixes([], [])
     passes = []
@@ -101,7 +102,7 @@ def _answer_block(
         model.llm.model,
         torch.stack([_padded(suffix, width) for suffix in suffixes]),
         prefixes.tokens + (torch.arange(width, device=padding.device) - padding[:, None]).clamp(min=0),
-        _suffix_mask(padding, width, suffixes[0].dtype),
+        suffix_mask(padding, width, suffixes[0].dtype),
         cache,
         prefixes,
         spans([row.prefix for row in rows]),
@@ -129,7 +130,7 @@ def _answer_block(
             model.llm.model,
             model.llm.get_input_embeddings()(chosen)[:, None],
             (prefixes.tokens + length - padding)[:, None],
-            _answer_mask(padding, length + 1, hidden.dtype),
+            answer_mask(padding, length + 1, hidden.dtype),
             cache,
             prefixes,
             spans([rows[row].prefix for row in going]),
@@ -140,14 +141,14 @@ def _padded(suffix: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(suffix, (0, 0, width - len(suffix), 0))
 
 
-def _suffix_mask(padding: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+def suffix_mask(padding: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     """What to add to the scores [rows, 1, width, width] of the suffixes among themselves: 0 or the least number."""
     at = torch.arange(width, device=padding.device)
     seen = (at[None, :] <= at[:, None]) & (at[None, None, :] >= padding[:, None, None])
     return _least_where(~seen, dtype)[:, None]
 
 
-def _answer_mask(padding: Tensor, length: int, dtype: torch.dtype) -> Tensor:
+def answer_mask(padding: Tensor, length: int, dtype: torch.dtype) -> Tensor:
     """What to add to the scores [rows, 1, 1, length] of the newest tokens: 0, or the least number for padding."""
     return _least_where(torch.arange(length, device=padding.device) < padding[:, None], dtype)[:, None, None, :]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mllm_eval.answers import Answer
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.config import canonical
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
@@ -34,7 +35,7 @@ class Request:
     """
 
     benchmark: str
-    variant: str
+    variant: VariantKey
     id: str
     text: str
     prompt: tuple[Part, ...]
@@ -114,7 +115,7 @@ def messages(text: str, images: int) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
 
 
-def write_request(sample: Sample, prompts: PromptFormat, max_new_tokens: int, variant: str = "default") -> Request:
+def write_request(sample: Sample, prompts: PromptFormat, max_new_tokens: int, variant: VariantKey = DEFAULT) -> Request:
     """The request that asks a sample; here its prompt is rendered, once."""
     parts, digest = prompts.write(sample)
     return Request(sample.benchmark, variant, sample.id, sample.prompt, parts, sample.images, max_new_tokens, digest)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # Too busy, or not up yet: worth another try.
 BUSY = (429, 502, 503, 504)
+# As many as vLLM tells unless it is started with more (`--max-logprobs`).
+MOST_LOGPROBS = 20
 
 
 class Server:
@@ -136,6 +138,30 @@ class Server:
             mark = choice.get("stop_reason")
             tokens = [*tokens, mark if isinstance(mark, int) else min(ends)]
         return [int(token) for token in tokens]
+
+    def first_token(self, prompt: Tensor, most: int = MOST_LOGPROBS) -> dict[int, float]:
+        """Log-probabilities of the likeliest first tokens of the answer to embeddings [N, H], at most `most` of them.
+
+        Raises UserError where the server tells none, or is not to be reached.
+        """
+        body = {
+            "model": self.serves,
+            "prompt": "",
+            "prompt_embeds": packed(prompt),
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "repetition_penalty": 1.0,
+            "logprobs": most,
+            # Texts of tokens are not unique; ids are.
+            "return_tokens_as_token_ids": True,
+        }
+        said = self._said("/v1/completions", body)
+        try:
+            (told,) = said["choices"][0]["logprobs"]["top_logprobs"]
+            return {int(str(name).removeprefix("token_id:")): float(value) for name, value in told.items()}
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+            raise UserError(f"{self.url}: tells no log-probabilities by token id; vLLM 0.11 does, and allows {most} "
+                            "unless `--max-logprobs` says fewer") from None  # fmt: skip
 
     def _said(self, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()

@@ -20,6 +20,15 @@ from mllm_eval.prompts import marks_of, unmarked
 
 if TYPE_CHECKING:
     import PIL.Image
+    from torch import Tensor
+
+
+def _no_image() -> PIL.Image.Image:
+    raise UserError("there is no image")
+
+
+# Stands in a request that is only written: what is shown is given beside it.
+NO_IMAGE = ImageRef("", _no_image)
 
 
 class StockModel:
@@ -160,6 +169,30 @@ class StockModel:
             )
         tokens = out[:, inputs["input_ids"].shape[1] :].tolist()
         return [self._answer(*each) for each in zip(requests, tokens, counts, strict=True)]
+
+    def first_logits(self, text: str, images: Sequence[PIL.Image.Image]) -> Tensor:
+        """Logits [B, vocabulary] of the first token of the answers to one question, about one image each.
+
+        One forward pass: `generate` of a single token, whose logits it gives as the output layer does. It knows what a
+        plain call of the model would have to be told: positions behind padding, and what this model wants besides.
+        """
+        import torch
+
+        request = Request("", "", "", text, (), (NO_IMAGE,), 1, "")
+        prompt = self.write(request)
+        inputs = self._inputs([_Written(request, prompt, [image]) for image in images])
+        with torch.inference_mode():
+            out = self.model.generate(
+                **inputs,
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=1,
+                pad_token_id=self.tokenizer.pad_token_id,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        logits: Tensor = out.logits[0]
+        return logits
 
     def _inputs(self, written: Sequence[_Written]) -> Any:
         import torch

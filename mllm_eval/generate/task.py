@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from mllm_eval.answers import Answer, Journal
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.data.samples import Sample
 from mllm_eval.generate.request import AnswerKey, PromptFormat, Request, fits, is_settled, write_request
 
@@ -25,7 +26,7 @@ class Task:
         journal: Journal,
         prompts: PromptFormat,
         name: str = "",
-        variant: str = "default",
+        variant: VariantKey = DEFAULT,
         positions: int | None = None,
     ) -> None:
         """`name` is for people. `positions`: how many tokens the LLM can hold in a row, where it is known."""

@@ -130,12 +130,12 @@ def call_worker(
         "MLLM_EVAL_DATA": str(rendered(session, steps)),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")])),
     }
-    return _called(
+    return run_bounded(
         [*start, "-m", "mllm_eval.gpucheck.worker", *words, *more], environment, max(0.0, session.left) + GRACE
     )
 
 
-def _called(command: Sequence[str], environment: dict[str, str], most: float) -> subprocess.CompletedProcess[str]:
+def run_bounded(command: Sequence[str], environment: dict[str, str], most: float) -> subprocess.CompletedProcess[str]:
     """As subprocess.run, but torchrun is asked to end, and so takes its processes with it, after `most` seconds."""
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:

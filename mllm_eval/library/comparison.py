@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mllm_eval.catalog import LLM, Benchmark, Encoder, Given, Recipe, load_encoder, load_llm, load_recipe
-from mllm_eval.catalog.variant import VariantKey
+from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey
 from mllm_eval.environment import settings
 from mllm_eval.errors import UserError
 from mllm_eval.external import ExternalModel
@@ -100,9 +100,9 @@ class Comparison:
         return list(dict.fromkeys(benchmark.name for one in self.results for benchmark in one.benchmarks))
 
     @property
-    def _variants(self) -> list[str]:
+    def _variants(self) -> list[VariantKey]:
         shown = (shown_variants(one.blind, one.subset) for one in self.results)
-        return sorted({name for own in shown for name in own}, key=lambda name: (name.startswith("blind"), name))
+        return sorted({one for own in shown for one in own}, key=lambda one: (one.name == BLIND.name, str(one)))
 
     def __repr__(self) -> str:
         return f"<comparison of {', '.join(one.run.name for one in self.results)}>"
@@ -152,7 +152,7 @@ def compare(
             there.append(Results.of(model, rules, asked))
         else:
             there.append(facts_of(model))
-    VariantKey.of("default", table_size(subset, asked))
+    VariantKey.of(DEFAULT.name, table_size(subset, asked))
     chosen = load_recipe("mini" if recipe is None else recipe)
     if llm is not None:
         load_llm(llm)

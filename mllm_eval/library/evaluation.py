@@ -12,7 +12,7 @@ from mllm_eval import pipeline
 from mllm_eval.answers import read_answers
 from mllm_eval.catalog import LLM, Benchmark, Encoder, Given, Recipe, load_benchmark
 from mllm_eval.catalog.benchmark import answers_variant
-from mllm_eval.catalog.variant import VariantKey, size_of_table
+from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey, size_of_table
 from mllm_eval.environment import gpus, settings
 from mllm_eval.errors import UserError, near
 from mllm_eval.external import Dtype, ExternalModel
@@ -57,7 +57,7 @@ class Results:
         Raises UserError for a benchmark that is not known, any more.
         """
         record = record_of(run)
-        scored, unseen = record.summaries(rules), record.summaries(rules, "blind")
+        scored, unseen = record.summaries(rules), record.summaries(rules, BLIND)
         return cls(run, tuple(map(load_benchmark, benchmarks or scored)), rules, bool(unseen))
 
     @property
@@ -81,7 +81,7 @@ class Results:
         """A row a sample, by benchmark and id, as the questions stand; see `scores_of`."""
         return self.scores_of()
 
-    def scores_of(self, variant: str = "default") -> pd.DataFrame:
+    def scores_of(self, variant: str = DEFAULT.name) -> pd.DataFrame:
         """A row a sample, as asked in a variant (`blind`, ...).
 
         Columns: benchmark, id, prediction (None: failed), score (0 to 1, NaN: failed), parsed (what was read from the
@@ -91,9 +91,9 @@ class Results:
         Raises:
             UserError: the variant was not asked, or the rule set has not scored it.
         """
-        wanted = str(VariantKey.of(variant, self.subset))
+        wanted = VariantKey.of(variant, self.subset)
         # A variant of one benchmark is none of another.
-        names = [one.name for one in self.benchmarks if variant == "default" or self._has(one.name, wanted)]
+        names = [one.name for one in self.benchmarks if wanted.name == DEFAULT.name or self._has(one.name, wanted)]
         if not names:
             raise UserError(f"{self.run.name}: nothing scored by {self.rules!r} rules ({wanted})")
         frame = self.record.scores(self.rules, wanted, names)
@@ -107,7 +107,7 @@ class Results:
         frame["prediction"] = [said.get((str(name), str(id_))) for name, id_ in keys]
         return frame[list(COLUMNS)]
 
-    def _has(self, benchmark: str, variant: str) -> bool:
+    def _has(self, benchmark: str, variant: VariantKey) -> bool:
         return self.run.summary_path(benchmark, self.rules, variant).is_file()
 
     def __repr__(self) -> str:
@@ -175,7 +175,7 @@ def evaluate(
         UserError: an unknown name or bad input; whatever was computed before it stays.
     """
     asked = several(benchmarks)
-    reporter, blind = listener(progress), blind or "blind" in variants
+    reporter, blind = listener(progress), blind or BLIND.name in variants
     which: pipeline.Selection = {
         "benchmarks": asked, "blind": blind, "variants": variants, "subset": subset, "rules": rules,
     }  # fmt: skip

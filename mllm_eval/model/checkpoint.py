@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from mllm_eval.adapters import weights_folder
+from mllm_eval.adapters import weights_place
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.adapters.loading import load_whole, understood
 from mllm_eval.catalog import LLM, Encoder, Recipe, TokenGrid
+from mllm_eval.catalog.gguf import is_gguf
 from mllm_eval.catalog.llama import llama_config
 from mllm_eval.errors import UserError
 from mllm_eval.kernels import quick
-from mllm_eval.model.llama import DERIVED
+from mllm_eval.model.gguf import dequantised, gguf_tokenizer
+from mllm_eval.model.llama import DERIVED, plain_config
 from mllm_eval.model.processor import VLMImageProcessor, VLMProcessor, chat_template
 from mllm_eval.model.vlm import VLM, VLMConfig
 from mllm_eval.prompts import IMAGE, template_named
@@ -29,13 +31,13 @@ def load_tokenizer(llm: LLM, template: str) -> Any:
 
     Raises UserError where a mark of the template is not one token: it would be spelt letter by letter.
     """
-    folder = weights_folder(llm.weights)
-    with understood(folder, "the tokenizer cannot be read"):
-        return _tokenizer(llm, template, folder)
+    place = weights_place(llm.tokenizer or llm.weights)
+    with understood(place, "the tokenizer cannot be read"):
+        return _tokenizer(llm, template, place)
 
 
 def _tokenizer(llm: LLM, template: str, folder: Path) -> Any:
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    tokenizer = own_tokenizer(llm)
     for mark in template_marks(template):
         if len(tokenizer(mark, add_special_tokens=False)["input_ids"]) != 1:
             raise UserError(
@@ -48,6 +50,21 @@ def _tokenizer(llm: LLM, template: str, folder: Path) -> Any:
         tokenizer.pad_token = tokenizer.eos_token
     _check_embedded(tokenizer, llm, folder)
     return tokenizer
+
+
+def own_tokenizer(llm: LLM) -> Any:
+    """The tokenizer as it lies with the LLM's weights, or where its yaml says. Raises UserError if it can't be read."""
+    return tokenizer_at(weights_place(llm.tokenizer or llm.weights))
+
+
+def tokenizer_at(place: Path) -> Any:
+    """The tokenizer of a folder or of a GGUF file. Raises UserError if it cannot be read."""
+    if is_gguf(place):
+        return gguf_tokenizer(place)
+    if not place.is_dir():
+        raise UserError(f"{place}: is a file, where a folder with a tokenizer is needed")
+    with understood(place, "the tokenizer cannot be read"):
+        return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
 
 
 def _check_embedded(tokenizer: Any, llm: LLM, folder: Path) -> None:
@@ -84,9 +101,15 @@ def load_llm_model(llm: LLM, dtype: torch.dtype = torch.float32) -> Any:
     Raises UserError for weights that are unreadable, not whole, or of another architecture, and for facts that do
     not match.
     """
-    folder = weights_folder(llm.weights)
-    llama_config(llm, folder)
-    model = load_whole(LlamaForCausalLM.from_pretrained, folder, left_out=DERIVED, dtype=dtype)
+    folder = weights_place(llm.weights)
+    if is_gguf(folder):
+        config = LlamaConfig(**plain_config(llm, folder))
+        state = dequantised(folder, config.num_attention_heads, config.num_key_value_heads, dtype)
+        given: dict[str, Any] = {"config": config, "state_dict": state}
+        model = load_whole(LlamaForCausalLM.from_pretrained, folder, None, left_out=DERIVED, dtype=dtype, **given)
+    else:
+        llama_config(llm, folder)
+        model = load_whole(LlamaForCausalLM.from_pretrained, folder, left_out=DERIVED, dtype=dtype)
     if model.config.tie_word_embeddings and model.lm_head.weight is not model.model.embed_tokens.weight:
         raise UserError(
             f"{folder}: its config ties the output layer to the embedding, its files have another lm_head.weight; "

@@ -169,7 +169,7 @@ def _processor(model: VLM) -> Any:
     prefix = model.encoder.prefix
     return LlavaProcessor(  # type: ignore[no-untyped-call]
         image_processor=images,
-        tokenizer=_tokenizer(model),
+        tokenizer=stock_tokenizer(model),
         patch_size=facts.patch,
         vision_feature_select_strategy="default" if prefix else "full",
         num_additional_image_tokens=prefix,
@@ -178,7 +178,7 @@ def _processor(model: VLM) -> Any:
     )
 
 
-def _tokenizer(model: VLM) -> Any:
+def stock_tokenizer(model: VLM) -> Any:
     """The tokenizer, which puts its begin token in front where the template wants it there, and nowhere else."""
     from tokenizers import processors
 

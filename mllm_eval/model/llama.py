@@ -10,15 +10,19 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from mllm_eval.adapters import weights_folder
+from mllm_eval.adapters import weights_place
 from mllm_eval.adapters.loading import first_line, hold_tensors, reshaped
 from mllm_eval.catalog import LLM
+from mllm_eval.catalog.gguf import DERIVED as DERIVED_IN_GGUF
+from mllm_eval.catalog.gguf import is_gguf
 from mllm_eval.catalog.llama import llama_config
 from mllm_eval.errors import UserError
+from mllm_eval.hub.gguf_header import GgufTensor
 from mllm_eval.hub.safetensors_header import TensorFacts, read_header
+from mllm_eval.model.gguf import held_shapes
 
 # Frequencies that old conversions stored beside the weights; they follow from the config.
-DERIVED = r"(.*\.)?rotary_emb\.inv_freq"
+DERIVED = rf"(.*\.)?rotary_emb\.inv_freq|{DERIVED_IN_GGUF}"
 OUTPUT, WORDS = "lm_head.weight", "model.embed_tokens.weight"
 
 
@@ -34,12 +38,12 @@ class Outline:
 
 
 def llama_outline(llm: LLM, folder: Path | None = None) -> Outline:
-    """The outline of an LLM in a folder (where its weights lie, unless given), held to its yaml.
+    """The outline of an LLM in a folder or GGUF file (where its weights lie, unless given), held to its yaml.
 
-    Raises UserError for missing weights, for those of another architecture, and, where they are safetensors, for
-    tensors that are missing, of another shape, or without a place in it.
+    Raises UserError for missing weights, for those of another architecture, and, where they are safetensors or GGUF,
+    for tensors that are missing, of another shape, or without a place in it.
     """
-    folder = folder or weights_folder(llm.weights)
+    folder = folder or weights_place(llm.weights)
     try:
         config: Any = LlamaConfig(**plain_config(llm, folder))
         with torch.device("meta"):
@@ -47,7 +51,8 @@ def llama_outline(llm: LLM, folder: Path | None = None) -> Outline:
     except UserError:
         raise
     except Exception as problem:
-        raise UserError(f"{folder / 'config.json'}: no LLaMA can be made of it ({first_line(problem)})") from problem
+        said = folder if is_gguf(folder) else folder / "config.json"
+        raise UserError(f"{said}: no LLaMA can be made of it ({first_line(problem)})") from problem
     tied = bool(config.tie_word_embeddings)
     wanted: dict[str, Any] = dict(shell.state_dict())
     held = _headers(folder)
@@ -65,12 +70,14 @@ def llama_outline(llm: LLM, folder: Path | None = None) -> Outline:
 
 def plain_config(llm: LLM, folder: Path | None = None) -> dict[str, Any]:
     """What `LlamaConfig` takes of an LLM's config.json. Raises UserError as `llama_config` does."""
-    config = llama_config(llm, folder or weights_folder(llm.weights))
+    config = llama_config(llm, folder or weights_place(llm.weights))
     return {name: value for name, value in config.items() if name not in ("model_type", "transformers_version")}
 
 
-def _headers(folder: Path) -> dict[str, TensorFacts] | None:
-    """The tensors of the safetensors files that transformers reads, or None where it reads another form."""
+def _headers(folder: Path) -> dict[str, TensorFacts] | dict[str, GgufTensor] | None:
+    """The tensors of a GGUF file, or of the safetensors files that transformers reads; None for another form."""
+    if is_gguf(folder):
+        return held_shapes(folder)
     whole = folder / "model.safetensors"
     files = [whole] if whole.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
     found = {name: facts for path in files for name, facts in read_header(path).items()}

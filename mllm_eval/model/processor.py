@@ -219,6 +219,10 @@ def chat_template(name: str) -> str:
         return "{{ " + json.dumps(text, ensure_ascii=False) + " }}"
 
     default = "" if chosen.system is None else chosen.system_open + chosen.system + chosen.system_close
+    again = ""
+    if chosen.between:
+        behind_an_answer = "not loop.first and messages[loop.index0 - 1]['role'] == 'assistant'"
+        again = "{% if " + behind_an_answer + " %}" + quoted(chosen.between) + "{% endif %}"
     body = (
         "{% set c = namespace(text='') %}{% if message['content'] is string %}"
         "{% set c.text = message['content'] %}{% else %}{% for part in message['content'] %}"
@@ -236,6 +240,7 @@ def chat_template(name: str) -> str:
         + "{{ c.text }}"
         + quoted(chosen.system_close)
         + "{% elif message['role'] == 'user' %}"
+        + again
         + quoted(chosen.user_open)
         + "{{ c.text }}"
         + quoted(chosen.user_close + chosen.assistant_open)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mllm_eval.catalog import LLM, Encoder, Recipe, Stage
+from mllm_eval.catalog.gguf import is_gguf
 from mllm_eval.catalog.llama import llama_config
 from mllm_eval.errors import UserError, near
 
@@ -78,7 +79,7 @@ def llama_shape(llm: LLM) -> LlamaShape:
     Raises UserError where neither says it, and where the weights are another architecture's.
     """
     stated, folder = llm.architecture, llm.weights.folder()
-    here = folder is not None and (folder / "config.json").is_file()
+    here = folder is not None and (folder.is_file() if is_gguf(folder) else (folder / "config.json").is_file())
     config = llama_config(llm, folder) if folder is not None and here else None
     if stated is not None:
         head = stated.head or llm.width // stated.heads

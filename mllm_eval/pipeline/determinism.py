@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllm_eval.answers import Journal
+from mllm_eval.catalog.variant import BLIND, DEFAULT
 from mllm_eval.environment import device, repeatable, settings
 from mllm_eval.errors import UserError
 from mllm_eval.generate import Task, TemplateFormat
@@ -49,8 +50,8 @@ def compare_engines(run: Run, samples: int | None = None, reporter: Reporter | N
         kept = run.answers_path("limits").with_suffix(".json")
         limits = kept_limits(kept if kept.is_file() else Path(folder) / "limits.json", model)
         for benchmark in asked_benchmarks(None, run.data):
-            for variant in ("default", "blind"):
-                if variant != "default" and not run.answers_path(benchmark.name, variant).is_file():
+            for variant in (DEFAULT, BLIND):
+                if variant != DEFAULT and not run.answers_path(benchmark.name, variant).is_file():
                     continue
                 name, own = titled(benchmark, variant), chosen(asked_samples(benchmark, run.data, variant), samples)
                 none, prompts = Journal(Path(folder) / "none"), TemplateFormat(run.recipe.template)

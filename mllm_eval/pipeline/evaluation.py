@@ -124,7 +124,7 @@ class _Chosen:
 
     data: str
     benchmarks: list[Benchmark]
-    variants: dict[str, list[str]]
+    variants: dict[str, list[VariantKey]]
     note: str
 
 
@@ -135,7 +135,7 @@ def _choose(data: str, which: Selection) -> _Chosen:
     benchmarks = asked_benchmarks(names, data)
     wanted = asked_variants(benchmarks, [*(["blind"] if which.get("blind") else []), *(which.get("variants") or [])])
     size = size_of_table(subset, [one.name for one in benchmarks] if names else None)
-    variants = {name: [str(VariantKey.of(variant, size)) for variant in own] for name, own in wanted.items()}
+    variants = {name: [VariantKey.of(variant, size) for variant in own] for name, own in wanted.items()}
     return _Chosen(data, benchmarks, variants, "" if size == subset else subset_words(subset, size, len(benchmarks)))
 
 
@@ -151,7 +151,7 @@ def _answer_and_score(
         if chosen.note:
             ledger.reporter.say(chosen.note)
 
-        def prepare() -> dict[str, list[str]]:
+        def prepare() -> dict[str, list[VariantKey]]:
             provide_data(ledger.reporter)
             for benchmark in chosen.benchmarks:
                 locked_or_told([benchmark], chosen.data, chosen.variants[benchmark.name])
@@ -179,14 +179,14 @@ class _Scores:
     row: RunFolder
     ledger: Ledger
     states: States
-    readers: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    readers: dict[tuple[str, VariantKey], list[VariantKey]] = field(default_factory=dict)
 
-    def make(self, benchmark: Benchmark, asked: str, samples: Sequence[Sample]) -> None:
+    def make(self, benchmark: Benchmark, asked: VariantKey, samples: Sequence[Sample]) -> None:
         for variant in self.readers[benchmark.name, asked]:
             own = samples if variant == asked else asked_samples(benchmark, self.row.data, variant)
             if not scored(self.row, benchmark, variant, own, self.states):
                 title = titled(benchmark, variant)
-                with self.ledger.step(f"scores: {title}", "scores", benchmark=benchmark.name, variant=variant):
+                with self.ledger.step(f"scores: {title}", "scores", of=(benchmark.name, variant)):
                     score_answers(self.row, benchmark, variant, own, self.states)
 
 

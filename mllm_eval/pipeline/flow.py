@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mllm_eval.catalog import LLM, Benchmark, Encoder, Given, Recipe, load_benchmark, load_recipe
 from mllm_eval.catalog.benchmark import answers_variant
-from mllm_eval.catalog.variant import VariantKey, of_stem
+from mllm_eval.catalog.variant import VariantKey, parse_stem
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.distributed import decided, meet, rank
 from mllm_eval.environment import cores, repeatable, settings
@@ -86,11 +86,11 @@ def score_run(run: RunFolder, reporter: Reporter | None = None) -> list[str]:
     states = States(run.data)
     with working(run, reporter) as ledger:
         for path in sorted((run.folder / "answers").glob("*.jsonl")):
-            name, variant = of_stem(path.stem)
+            name, variant = parse_stem(path.stem)
             benchmark = load_benchmark(name)
             for counted in _read_by(run, benchmark, variant):
                 title = titled(benchmark, counted)
-                with ledger.step(f"scores: {title}", "scores", benchmark=benchmark.name, variant=counted):
+                with ledger.step(f"scores: {title}", "scores", of=(benchmark.name, counted)):
                     states.of(benchmark, counted)
                     score_answers(run, benchmark, counted, asked_samples(benchmark, run.data, counted), states)
                 done.append(title)
@@ -191,13 +191,12 @@ def train_missing(run: Run, ledger: Ledger) -> None:
         train(run, progress, ledger.reporter.say)
 
 
-def _read_by(run: RunFolder, benchmark: Benchmark, variant: str) -> list[str]:
+def _read_by(run: RunFolder, benchmark: Benchmark, variant: VariantKey) -> list[VariantKey]:
     """The variants that read these answers: their own, and those that were scored from them before."""
-    key = VariantKey.parse(variant)
     others = [
-        name
-        for name in (str(key.named(one)) for one in benchmark.variants)
-        if answers_variant(benchmark, name, run.data) == variant != name
-        and any(run.summary_path(benchmark.name, rules, name).is_file() for rules in benchmark.rules)
+        other
+        for other in map(variant.named, benchmark.variants)
+        if answers_variant(benchmark, other, run.data) == variant != other
+        and any(run.summary_path(benchmark.name, rules, other).is_file() for rules in benchmark.rules)
     ]
     return [variant, *others]

@@ -7,6 +7,7 @@ from pathlib import Path
 from mllm_eval.answers import Answer
 from mllm_eval.catalog import load_benchmark, names
 from mllm_eval.catalog.benchmark import answers_variant
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.environment import settings
 from mllm_eval.errors import UserError
 from mllm_eval.imported import Imported
@@ -27,7 +28,7 @@ def keep_answers(
     file: Path,
     found: Scored,
     data: str = "mini",
-    variant: str = "default",
+    variant: VariantKey = DEFAULT,
     layout: str = "jsonl",
     reporter: Reporter | None = None,
 ) -> Imported:
@@ -49,7 +50,7 @@ def keep_answers(
     samples = asked_samples(chosen, data, variant)
     source = answers_variant(chosen, variant, data)
     with working(kept, reporter) as ledger, ledger.step(f"scores: {titled(chosen, variant)}", "scores",
-                                                        benchmark=chosen.name, variant=variant):  # fmt: skip
+                                                        of=(chosen.name, variant)):  # fmt: skip
         lines = (_answer(sample.id, found.predictions.get(sample.id), file).line().encode() for sample in samples)
         write_atomic(kept.answers_path(chosen.name, source), lines)
         score_answers(kept, chosen, variant, samples, states)

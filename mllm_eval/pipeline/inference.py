@@ -9,7 +9,7 @@ from itertools import count
 
 from mllm_eval.answers import Journal
 from mllm_eval.catalog import Benchmark
-from mllm_eval.catalog.variant import VariantKey
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.distributed import Share, decided
 from mllm_eval.generate import Hooks, Task, answer_tasks, answers_by_key, group_by_images
@@ -31,8 +31,8 @@ class Inference:
 
     def answer(
         self,
-        wanted: Sequence[tuple[Benchmark, str]],
-        finished: Callable[[Benchmark, str, Sequence[Sample]], None],
+        wanted: Sequence[tuple[Benchmark, VariantKey]],
+        finished: Callable[[Benchmark, VariantKey, Sequence[Sample]], None],
     ) -> None:
         """Answer what has no answer yet to these variants of benchmarks.
 
@@ -74,9 +74,9 @@ class Inference:
 
     def _opened(
         self,
-        wanted: Sequence[tuple[Benchmark, str]],
-        finished: Callable[[Benchmark, str, Sequence[Sample]], None],
-    ) -> dict[Task, tuple[Benchmark, str]]:
+        wanted: Sequence[tuple[Benchmark, VariantKey]],
+        finished: Callable[[Benchmark, VariantKey, Sequence[Sample]], None],
+    ) -> dict[Task, tuple[Benchmark, VariantKey]]:
         """A task for each that something is to be done for; of the others `finished` is told."""
         opened = {}
         for (benchmark, variant), journal in zip(wanted, self._journals(wanted), strict=True):
@@ -91,7 +91,7 @@ class Inference:
                 finished(benchmark, variant, samples)
         return opened
 
-    def _journals(self, wanted: Sequence[tuple[Benchmark, str]]) -> list[Journal]:
+    def _journals(self, wanted: Sequence[tuple[Benchmark, VariantKey]]) -> list[Journal]:
         journals = [Journal(self.row.answers_path(one.name, variant), self.share.rank) for one, variant in wanted]
 
         def hold() -> None:
@@ -104,7 +104,7 @@ class Inference:
         return journals
 
     @contextmanager
-    def _step(self, group: Mapping[Task, tuple[Benchmark, str]], which: str) -> Iterator[Progress]:
+    def _step(self, group: Mapping[Task, tuple[Benchmark, VariantKey]], which: str) -> Iterator[Progress]:
         """What is left of a group, as a step of the ledger; the images that it shows are encoded before."""
         name = " + ".join(task.name for task in group)
         if not any(any(task.todo) for task in group):
@@ -119,7 +119,7 @@ class Inference:
         with self.ledger.step(f"answers: {name}", "answers", f"answers: {name}{which}", parts) as progress:
             yield progress
 
-    def _share_answers(self, opened: Mapping[Task, tuple[Benchmark, str]]) -> None:
+    def _share_answers(self, opened: Mapping[Task, tuple[Benchmark, VariantKey]]) -> None:
         """Take the answers that are there to the same questions: where nothing is answered yet, those of a benchmark's
         other variants, and where its rows have changed, its own to the rows that moved."""
 
@@ -146,9 +146,9 @@ class Inference:
             journal.hold_to(task.max_new_tokens)
         return [journal for journal in finished if journal.complete]
 
-    def _encode(self, name: str, group: Mapping[Task, tuple[Benchmark, str]]) -> None:
+    def _encode(self, name: str, group: Mapping[Task, tuple[Benchmark, VariantKey]]) -> None:
         # An image that several show is the default's: what a variant adds is what it alone shows.
-        order = sorted(group.items(), key=lambda one: VariantKey.parse(one[1][1]).name != "default")
+        order = sorted(group.items(), key=lambda one: one[1][1].name != DEFAULT.name)
         images: dict[str, ImageRef] = {}
         own: list[set[str]] = []
         for task, _ in order:
@@ -183,6 +183,6 @@ def outdated_words(name: str, amount: int) -> str:
     return f"{name}: {amount:,} of its answers are {why}; asked again"
 
 
-def titled(benchmark: Benchmark, variant: str) -> str:
+def titled(benchmark: Benchmark, variant: VariantKey) -> str:
     """A benchmark's name, its variant in brackets."""
-    return benchmark.name if variant == "default" else f"{benchmark.name} ({variant})"
+    return benchmark.name if variant == DEFAULT else f"{benchmark.name} ({variant})"

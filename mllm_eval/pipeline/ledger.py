@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.progress import Progress
 from mllm_eval.results.timings import Kind, append_timing
@@ -23,7 +24,7 @@ class Part:
 
     title: str
     benchmark: str
-    variant: str
+    variant: VariantKey
     amount: int
 
 
@@ -52,12 +53,14 @@ class Ledger:
         shown: str | None = None,
         parts: Sequence[Part] = (),
         counted: str = "samples",
+        of: tuple[str, VariantKey] | None = None,
         **about: Any,
     ) -> Iterator[Progress]:
         """Time a step: wall and processor seconds of this process and its children, and its memory peak.
 
         `shown` stands for the title while it lasts. What several `parts` did together is a line each, the time split
-        by what is `counted` of each. `about`: further fields of the line, such as `benchmark` and `variant`.
+        by what is `counted` of each. `of`: the benchmark and variant whose step it was, where it was one's.
+        `about`: further fields of the line.
         """
         if self.begin:
             self.begin()
@@ -69,7 +72,9 @@ class Ledger:
         whole = sum(part.amount for part in parts) or 1
         for one in parts or (None,):
             share = one.amount / whole if one else 1.0
-            own = {"benchmark": one.benchmark, "variant": one.variant, counted: one.amount} if one else {}
+            own: dict[str, Any] = {"benchmark": of[0], "variant": str(of[1])} if of else {}
+            if one:
+                own = {"benchmark": one.benchmark, "variant": str(one.variant), counted: one.amount}
             line = {
                 "step": one.title if one else title,
                 "kind": kind,

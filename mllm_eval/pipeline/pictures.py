@@ -8,6 +8,7 @@ from pathlib import Path
 from mllm_eval.answers import open_answers
 from mllm_eval.catalog import Benchmark, Recipe
 from mllm_eval.catalog.benchmark import answers_variant
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.data.survey import known_survey, survey
 from mllm_eval.data.trainingimages import training_survey
@@ -56,14 +57,14 @@ def _training_faults(recipe: Recipe, listener: Reporter) -> list[str]:
 
 
 def tell_of_broken(
-    run: RunFolder, benchmarks: Sequence[Benchmark], left: Mapping[str, Sequence[str]], reporter: Reporter
+    run: RunFolder, benchmarks: Sequence[Benchmark], left: Mapping[str, Sequence[VariantKey]], reporter: Reporter
 ) -> None:
     """Say which images of what is left to be answered can't be decoded: a line a benchmark and pin.
 
     Data that are read as they are have each image decoded, unless `mllm-eval data` did that and they are the same. Of
     data of the hub, which are locked, what was found then is said again.
     """
-    pins: dict[tuple[str, str], tuple[Benchmark, str]] = {}
+    pins: dict[tuple[str, str], tuple[Benchmark, VariantKey]] = {}
     for one in benchmarks:
         for variant in left[one.name]:
             if one.variant(variant).images != "none" and not answered(run, one, variant):
@@ -84,7 +85,7 @@ def tell_of_broken(
 
 
 def conclude(
-    run: RunFolder, ledger: Ledger, benchmarks: Iterable[Benchmark], chosen: Mapping[str, Sequence[str]]
+    run: RunFolder, ledger: Ledger, benchmarks: Iterable[Benchmark], chosen: Mapping[str, Sequence[VariantKey]]
 ) -> None:
     """Say what has failed, or else that a run was complete before."""
     failed = list(failures(run, benchmarks, chosen))
@@ -94,7 +95,9 @@ def conclude(
         ledger.reporter.say(f"{run.name}: complete, nothing to do")
 
 
-def failures(run: RunFolder, benchmarks: Iterable[Benchmark], chosen: Mapping[str, Sequence[str]]) -> Iterator[str]:
+def failures(
+    run: RunFolder, benchmarks: Iterable[Benchmark], chosen: Mapping[str, Sequence[VariantKey]]
+) -> Iterator[str]:
     """A line for each benchmark and variant with samples that have no answer: how many, and why the first."""
     for benchmark in benchmarks:
         rules = next(iter(benchmark.rules))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mllm_eval.catalog import Benchmark
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.data.snapshots import first_sample, load_samples
 from mllm_eval.pipeline.scoring import States, answered, settled
 from mllm_eval.run import RunFolder
 
 
-def unsettled(run: RunFolder, benchmark: Benchmark, variants: Sequence[str], states: States) -> list[str]:
+def unsettled(run: RunFolder, benchmark: Benchmark, variants: Sequence[VariantKey], states: States) -> list[VariantKey]:
     """The variants that something may be left to do for, the state of their data noted, their scorer tried.
 
     Raises UserError as `rehearse` does.
@@ -28,7 +29,7 @@ def unsettled(run: RunFolder, benchmark: Benchmark, variants: Sequence[str], sta
     return left
 
 
-def rehearse(benchmark: Benchmark, pin: str, variants: Sequence[str], whole: bool = True) -> None:
+def rehearse(benchmark: Benchmark, pin: str, variants: Sequence[VariantKey], whole: bool = True) -> None:
     """Try a benchmark's scorer on its data: `whole`, or on a row. Of data of the hub, locked as they are, on a row.
 
     Raises:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_eval.answers import Answer, Journal, open_answers
 from mllm_eval.catalog import Benchmark
 from mllm_eval.catalog.benchmark import answers_variant
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.data.content import content_of, contents_hash, state_of
 from mllm_eval.data.samples import Sample
 from mllm_eval.distribution import counted
@@ -34,7 +35,7 @@ class States:
         self.pin = pin
         self._states: dict[tuple[str, str], str | None] = {}
 
-    def of(self, benchmark: Benchmark, variant: str) -> str | None:
+    def of(self, benchmark: Benchmark, variant: VariantKey) -> str | None:
         """The state of the pin that a variant reads. Raises UserError as `state_of` does."""
         name = benchmark.pin_name(self.pin, variant)
         if (benchmark.name, name) not in self._states:
@@ -42,12 +43,12 @@ class States:
         return self._states[benchmark.name, name]
 
 
-def answered(run: RunFolder, benchmark: Benchmark, variant: str) -> bool:
+def answered(run: RunFolder, benchmark: Benchmark, variant: VariantKey) -> bool:
     """Whether the answers that a variant reads were complete when they were last looked at."""
     return Journal(run.answers_path(benchmark.name, answers_variant(benchmark, variant, run.data))).complete
 
 
-def settled(run: RunFolder, benchmark: Benchmark, variant: str, states: States) -> bool:
+def settled(run: RunFolder, benchmark: Benchmark, variant: VariantKey, states: States) -> bool:
     """Whether all is answered and scored as it would be now, told without reading the samples.
 
     False also where that takes a look at them: a failed sample may be answered by now.
@@ -62,7 +63,9 @@ def settled(run: RunFolder, benchmark: Benchmark, variant: str, states: States) 
     return noted is not None and state is not None and noted == f"{ASKED}.{state}"
 
 
-def scored(run: RunFolder, benchmark: Benchmark, variant: str, samples: Sequence[Sample], states: States) -> bool:
+def scored(
+    run: RunFolder, benchmark: Benchmark, variant: VariantKey, samples: Sequence[Sample], states: States
+) -> bool:
     """Whether these very answers to these very samples were scored by the rules as they are now.
 
     If so, it is noted in which state of their files the samples were these.
@@ -86,14 +89,14 @@ def _noted(run: RunFolder) -> dict[str, str]:
     return noted if isinstance(noted, dict) else {}
 
 
-def _note(run: RunFolder, benchmark: Benchmark, variant: str, states: States) -> None:
+def _note(run: RunFolder, benchmark: Benchmark, variant: VariantKey, states: States) -> None:
     noted, name = _noted(run), _name(benchmark, variant)
     state = states.of(benchmark, variant)
     if state is not None and noted.get(name) != (now := f"{ASKED}.{state}"):
         write_json(run.folder / SETTLED, {**noted, name: now})
 
 
-def _summaries(run: RunFolder, benchmark: Benchmark, variant: str) -> list[dict[str, Any] | None]:
+def _summaries(run: RunFolder, benchmark: Benchmark, variant: VariantKey) -> list[dict[str, Any] | None]:
     """The summary by each rule set; None for what other rules, or other answers, have made."""
     from mllm_eval.score import protocol_hash
 
@@ -118,7 +121,7 @@ def _summaries(run: RunFolder, benchmark: Benchmark, variant: str) -> list[dict[
 
 
 def score_answers(
-    run: RunFolder, benchmark: Benchmark, variant: str, samples: Sequence[Sample], states: States
+    run: RunFolder, benchmark: Benchmark, variant: VariantKey, samples: Sequence[Sample], states: States
 ) -> None:
     """Score a run's answers to a benchmark by each rule set that the benchmark has.
 
@@ -187,7 +190,7 @@ class _Predictions(Mapping[str, str | None]):
         return len(self._answers)
 
 
-def _chance(run: RunFolder, benchmark: Benchmark, variant: str, by_options: float) -> float:
+def _chance(run: RunFolder, benchmark: Benchmark, variant: VariantKey, by_options: float) -> float:
     """The higher of drawing an option at random and the best guess that the data pin knows of."""
     return max(by_options, benchmark.pin(run.data, variant).chance or 0.0)
 
@@ -197,5 +200,5 @@ def _place(benchmark: Benchmark, sample: Sample) -> dict[str, str | None]:
     return {"group": sample.group, "cluster": sample.cluster, "stratum": stratum_of(benchmark, sample)}
 
 
-def _name(benchmark: Benchmark, variant: str) -> str:
+def _name(benchmark: Benchmark, variant: VariantKey) -> str:
     return f"{benchmark.name}.{variant}"

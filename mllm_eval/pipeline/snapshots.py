@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mllm_eval.catalog import Benchmark
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.data import locking
 from mllm_eval.data.locks import lock_path, locked_snapshot, read_lock, rows_of
 from mllm_eval.hub.lock import Lock, Rows
@@ -64,7 +65,7 @@ def _sentence(lock: Lock, rows: Rows) -> str:
     return f"{rows.benchmark}: {rows.rows:,} rows{asked}, {size}, {' + '.join(sorted(made_of))}{trusted}"
 
 
-def locked_or_told(benchmarks: Iterable[Benchmark], pin: str, variants: Sequence[str] = ("default",)) -> None:
+def locked_or_told(benchmarks: Iterable[Benchmark], pin: str, variants: Sequence[VariantKey] = (DEFAULT,)) -> None:
     """Nothing, if every pin of the hub that would be read is locked and here; else UserError names the command."""
     for benchmark in benchmarks:
         for name in {benchmark.pin_name(pin, variant) for variant in variants}:

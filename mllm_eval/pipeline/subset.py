@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mllm_eval.catalog.benchmark import Benchmark
-from mllm_eval.catalog.variant import VariantKey
+from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey
 from mllm_eval.data.samples import Sample
 from mllm_eval.data.snapshots import load_samples
 
 
-def asked_samples(benchmark: Benchmark, data: str, variant: str) -> Sequence[Sample]:
+def asked_samples(benchmark: Benchmark, data: str, variant: VariantKey) -> Sequence[Sample]:
     """The samples of a data pin as a variant asks them, in the data set's order.
 
     Of `default@1000` those that `mllm-eval stats subset --size 1000` counts: a sixteenth of them of each benchmark,
     strata in their shares, samples that share an image or a group together. Raises UserError as `load_samples` does.
     """
-    wanted = VariantKey.parse(variant)
-    samples = load_samples(benchmark, data, wanted.name)
-    if wanted.subset is None:
+    samples = load_samples(benchmark, data, VariantKey(variant.name))
+    if variant.subset is None:
         return samples
     from mllm_eval.results import strata
     from mllm_eval.stats import part_of_table
@@ -29,7 +28,7 @@ def asked_samples(benchmark: Benchmark, data: str, variant: str) -> Sequence[Sam
         for key, values in fields.items():
             values.append(getattr(sample, key))
         named.append(stratum_of(benchmark, sample))
-    chosen = part_of_table(fields["cluster"], strata(benchmark.name, named, fields), wanted.subset, benchmark.name)
+    chosen = part_of_table(fields["cluster"], strata(benchmark.name, named, fields), variant.subset, benchmark.name)
     return [sample for sample, asked in zip(samples, chosen, strict=True) if asked]
 
 
@@ -45,8 +44,8 @@ def subset_words(size: int | None, of_table: int | None, benchmarks: int) -> str
             f"subset of {of_table:,} has them; `--subset {of_table}` shows its rows")  # fmt: skip
 
 
-def shown_variants(blind: bool = False, subset: int | None = None, whole: bool = False) -> list[str]:
+def shown_variants(blind: bool = False, subset: int | None = None, whole: bool = False) -> list[VariantKey]:
     """The variants that a table shows: of all questions or of a subset, of both only where `whole` asks for it."""
-    plain = ["default", "blind"] if blind else ["default"]
-    parts = [str(VariantKey.of(name, subset)) for name in plain]
+    plain = [DEFAULT, BLIND] if blind else [DEFAULT]
+    parts = [VariantKey.of(one.name, subset) for one in plain]
     return list(dict.fromkeys([*(plain if whole else []), *parts]))

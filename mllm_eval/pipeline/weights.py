@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mllm_eval.adapters import weights_place
 from mllm_eval.catalog import LLM, Encoder, Weights
 from mllm_eval.catalog.llama import llama_config
 from mllm_eval.environment import before_torch
@@ -51,12 +52,16 @@ class Whole:
 
 @dataclass(frozen=True)
 class Found:
-    """Weights that are here and checked; `lock` is None for those that were never anywhere else."""
+    """Weights that are here and checked; `lock` is None for those that were never anywhere else.
+
+    notes: what whoever uses them should know.
+    """
 
     name: str
     place: Path
     lock: Lock | None
     lock_file: Path | None
+    notes: tuple[str, ...] = ()
 
 
 def needed_files(names: Sequence[str]) -> list[str]:
@@ -102,18 +107,17 @@ def _provide(one: Encoder | LLM | Whole, offline: bool, folder: Path | None, rep
         assert place is not None
         if not place.exists():
             raise UserError(f"{place}: no such folder of weights; correct `weights: path:` of {one.name}")
-        check(one, place)
-        return Found(one.name, place, None, None)
+        return Found(one.name, place, None, None, check(one, place))
     source = Source(source.kind, source.repo, source.revision, f"run `mllm-eval weights` for {one.name} again")
     before = lock_path(source).read_bytes() if read_lock(source) is not None else None
     place = _bring(one.weights, source, offline, folder, reporter)
     try:
-        check(one, place)
+        notes = check(one, place)
     except UserError:
         if before is None:
             lock_path(source).unlink(missing_ok=True)
         raise
-    return Found(one.name, place, read_lock(source), lock_path(source))
+    return Found(one.name, place, read_lock(source), lock_path(source), notes)
 
 
 def _bring(weights: Weights, source: Source, offline: bool, folder: Path | None, reporter: Reporter) -> Path:
@@ -159,16 +163,17 @@ def _file(folder: Path, name: str | None) -> Path:
     return folder if name is None else folder / name
 
 
-def check(one: Encoder | LLM | Whole, place: Path) -> None:
+def check(one: Encoder | LLM | Whole, place: Path) -> tuple[str, ...]:
     """Hold files against the yaml without reading the weights: headers, shards, architecture, parameters.
 
+    What an LLM's user should know is returned: how it is quantised, which template its chat template is.
     Raises UserError for what is cut short, missing, or of another architecture.
     """
     held = _elements(place) if place.is_dir() else None
     if isinstance(one, Whole):
         if not (place / "config.json").is_file():
             raise UserError(f"{place}: no config.json; {one.name} is not a model in the hub's format")
-        return
+        return ()
     if isinstance(one, LLM):
         llama_config(one, place)
     if held is not None and held < one.params - _tied(one):
@@ -178,11 +183,11 @@ def check(one: Encoder | LLM | Whole, place: Path) -> None:
         from mllm_eval.model.llama import llama_outline
 
         llama_outline(one, place)
-        _check_tokenizer(place)
-    else:
-        from mllm_eval.adapters import hold_encoder
+        return _about_words(one, place)
+    from mllm_eval.adapters import hold_encoder
 
-        hold_encoder(one, place)
+    hold_encoder(one, place)
+    return ()
 
 
 def _elements(folder: Path) -> int | None:
@@ -210,6 +215,13 @@ def _tied(one: Encoder | LLM) -> int:
     return one.vocab * one.width if isinstance(one, LLM) and (shape is None or shape.tied) else 0
 
 
-def _check_tokenizer(folder: Path) -> None:
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+def _about_words(llm: LLM, place: Path) -> tuple[str, ...]:
+    from mllm_eval.model.chat import nearest_template
+    from mllm_eval.model.checkpoint import tokenizer_at
+
+    folder = place if llm.tokenizer is None else weights_place(llm.tokenizer)
+    if folder.is_dir() and not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         raise UserError(f"{folder}: no tokenizer in it (tokenizer.json or tokenizer.model)")
+    chat = nearest_template(tokenizer_at(folder))
+    kept = f"matrices kept as {llm.quantisation}" if llm.quantisation else None
+    return tuple(said for said in (kept, chat) if said)

@@ -131,7 +131,7 @@ def make_plan(
             smaller[key] = (f"{key}: micro_batch {fitting}, as {number} GPUs share a batch of {stage.batch}; the "
                             f"recipe's {stage.micro_batch} is to be changed before it trains so")  # fmt: skip
             stages[key] = stage.model_copy(update={"micro_batch": fitting})
-    rate = number * gpu.tflops * 1e12 * mfu
+    rate = number * gpu.peak(chosen.dtype) * 1e12 * mfu
     asked = benchmark_loads(chosen.data)
     images = {key: load.images for key, load in loads.items()} | {"evaluation": sum(one.images for one in asked)}
     row = (seeing.tokens + 1) * seeing.width * (4 if stored_dtype(chosen) == "float32" else 2)
@@ -223,7 +223,7 @@ def _evaluation(
     mfu: float,
 ) -> tuple[Step, list[dict[str, Any]], float]:
     """The step, a line for each benchmark, and the FLOPs of a loop that shares nothing between questions."""
-    rate = number * gpu.tflops * 1e12 * mfu
+    rate = number * gpu.peak(recipe.dtype) * 1e12 * mfu
     each: list[dict[str, Any]] = []
     plain = 0
     for one in loads:

@@ -1,4 +1,4 @@
-"""GPUs by name: `8xH100` is eight of those that configs/gpus.yaml calls H100."""
+"""GPUs, and a laptop, by name: `8xH100` is eight of those that configs/gpus.yaml calls H100."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from mllm_eval.storage import SHIPPED
 
 
 class Gpu(Strict):
-    """Peak dense bfloat16 TFLOP/s, memory in GiB, its bandwidth in TB/s."""
+    """Peak dense TFLOP/s in bfloat16 and in float32, memory in GiB, its bandwidth in TB/s."""
 
     tflops: float
+    float32: float
     gib: float
     tb_per_second: float
     about: str
+
+    def peak(self, dtype: str) -> float:
+        """TFLOP/s of products in a recipe's dtype."""
+        return self.float32 if dtype == "float32" else self.tflops
 
 
 class Gpus(pydantic.RootModel[dict[str, Gpu]]):

@@ -1,8 +1,8 @@
 """Many linear heads as one: all rates of an input share one product, one softmax and one update.
 
 A head is a rate and an input; heads never mix, so each is what it would be if it were trained alone by torch's SGD
-with a cosine (tested). The gradient of the summed cross entropies needs no graph: it is the features' transpose times
-(softmax - one-hot) / batch.
+with a cosine (tested). The gradient of the summed cross entropies needs no graph: it is (softmax - one-hot) / batch,
+transposed, times the features.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -31,7 +32,7 @@ class Input(NamedTuple):
 class Heads:
     """Linear heads of `classes` for every rate and input.
 
-    Weights of an input are [d, R * C], its biases [R * C]; features come as [B, 2, L, D] (`encoding.Encoded`) for
+    Weights of an input are [R * C, d], its biases [R * C]; features come as [B, 2, L, D] (`encoding.Encoded`) for
     the layers `read`. `rates` [R] are those of the batch that is trained on. Initial weights are normal with
     `deviation`, drawn on the CPU from the seed, biases 0.
     """
@@ -53,18 +54,18 @@ class Heads:
         self.classes = classes
         self.momentum = momentum
         self._read = {layer: at for at, layer in enumerate(read)}
-        self._rate = torch.tensor(self.rates, dtype=torch.float32, device=device).repeat_interleave(classes)
-        columns = len(self.rates) * classes
-        self.weights, self.biases, self._pace, self._bias_pace = [], [], [], []
+        self._rate = torch.tensor(self.rates, dtype=torch.float32, device=device)[:, None, None]
+        rows = len(self.rates) * classes
+        self.weights, self._moves = [], []
         for one in self.inputs:
             size = width * (len(one.layers) + one.patch_mean)
             # A head's first weights do not depend on which others there are beside it.
             draws = torch.Generator().manual_seed(zlib.crc32(f"{seed} {one.words()}".encode()))
-            parts = [torch.empty(size, classes).normal_(0, deviation, generator=draws) for _ in self.rates]
-            self.weights.append(torch.cat(parts, 1).to(device))
-            self.biases.append(torch.zeros(columns, device=device))
-            self._pace.append(torch.zeros(size, columns, device=device))
-            self._bias_pace.append(torch.zeros(columns, device=device))
+            parts = [torch.empty(size, classes).normal_(0, deviation, generator=draws).T for _ in self.rates]
+            self.weights.append(torch.cat(parts).to(device))
+            self._moves.append(torch.zeros(rows, size, device=device))
+        self.biases = torch.zeros(len(self.inputs), rows, device=device)
+        self._bias_moves = torch.zeros_like(self.biases)
 
     def __len__(self) -> int:
         return len(self.inputs) * len(self.rates)
@@ -76,13 +77,16 @@ class Heads:
             parts.append(features[:, 1, self._read[one.layers[-1]]])
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0].contiguous()
 
+    def _made(self, at: int, own: Tensor) -> Tensor:
+        """Logits [R, C, B] of an input that reads `own` [B, d]. With the batch last, a softmax goes along whole
+        vectors, however few classes there are."""
+        made = torch.addmm(self.biases[at][:, None], self.weights[at], own.T)
+        return made.view(len(self.rates), self.classes, -1)
+
     def logits(self, features: Tensor) -> Tensor:
         """[B, heads, C]; heads in the order of inputs, then rates."""
-        made = [
-            torch.addmm(bias, self.seen(features, one), weight).view(-1, len(self.rates), self.classes)
-            for one, weight, bias in zip(self.inputs, self.weights, self.biases, strict=True)
-        ]
-        return torch.cat(made, 1)
+        made = [self._made(at, self.seen(features, one)) for at, one in enumerate(self.inputs)]
+        return torch.cat(made).permute(2, 0, 1)
 
     def step(self, features: Tensor, labels: Tensor, done: float) -> None:
         """One step of SGD on a batch: features [B, 2, L, D], labels [B]; `done` is the share of all steps before it.
@@ -90,25 +94,30 @@ class Heads:
         The rate is multiplied by (1 + cos(pi * done)) / 2, which torch's CosineAnnealingLR does, too.
         """
         factor = (1 + math.cos(math.pi * done)) / 2
-        target = labels[:, None, None].expand(-1, len(self.rates), 1)
+        wanted = F.one_hot(labels, self.classes).T.float().contiguous()
+        # torch's SGD: pace = momentum * pace + gradient, weight -= rate * factor * pace. A head's rate is the same at
+        # every step, so that it may go into the small matrix of errors in the place of all weights.
+        share = self._rate / len(labels)
+        # Input after input: its weights are still in the processor's cache when they are updated.
         for at, one in enumerate(self.inputs):
             own = self.seen(features, one)
-            logits = torch.addmm(self.biases[at], own, self.weights[at])
-            wrong = logits.view(len(own), len(self.rates), self.classes).softmax(2)
-            wrong.scatter_add_(2, target, wrong.new_full((1, 1, 1), -1.0).expand_as(target))
-            flat, share = wrong.view(len(own), -1), 1 / len(own)
-            # torch's SGD: pace = momentum * pace + gradient, weight -= rate * pace.
-            self._pace[at].addmm_(own.T, flat, beta=self.momentum, alpha=share)
-            self._bias_pace[at].mul_(self.momentum).add_(flat.sum(0), alpha=share)
-            self.weights[at].addcmul_(self._pace[at], self._rate, value=-factor)
-            self.biases[at].addcmul_(self._bias_pace[at], self._rate, value=-factor)
+            wrong = self._made(at, own).softmax(1).sub_(wanted).mul_(share).flatten(0, 1)
+            self._moves[at].addmm_(wrong, own, beta=self.momentum)
+            self.weights[at].sub_(self._moves[at], alpha=factor)
+            self._bias_moves[at].mul_(self.momentum).add_(wrong.sum(1))
+        self.biases.sub_(self._bias_moves, alpha=factor)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that training goes on from, by name."""
-        named = {"weight": self.weights, "bias": self.biases, "pace": self._pace, "bias_pace": self._bias_pace}
-        return {f"{name}.{at}": tensor for name, held in named.items() for at, tensor in enumerate(held)}
+        held = {f"{name}.{at}": one for name, some in (("weight", self.weights), ("move", self._moves))
+                for at, one in enumerate(some)}  # fmt: skip
+        return {**held, "biases": self.biases, "bias_moves": self._bias_moves}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state` gave."""
-        for name, tensor in self.state().items():
+    def restore(self, state: dict[str, Tensor]) -> bool:
+        """Go on from what `state` gave; False, and nothing is changed, where it is not of these heads."""
+        own = self.state()
+        if any(name not in state or state[name].shape != tensor.shape for name, tensor in own.items()):
+            return False
+        for name, tensor in own.items():
             tensor.copy_(state[name])
+        return True

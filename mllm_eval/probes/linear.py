@@ -57,9 +57,8 @@ def measure(
         weight.device,
     )  # fmt: skip
     state = kept.load()
-    begun = int(state["step"]) if "step" in state else 0
-    if begun:
-        heads.restore(state)
+    # What another version of this code kept is not gone on with.
+    begun = int(state["step"]) if "step" in state and heads.restore(state) else 0
     asked = len(held) * (protocol.selection == "train_holdout") + len(test)
     total = protocol.steps * protocol.batch + asked
     left_out: dict[str, str] = {}

@@ -17,6 +17,7 @@ import numpy as np
 from mllm_eval.adapters import load_encoder_model
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.catalog import Encoder
+from mllm_eval.catalog.layers import chosen_layers
 from mllm_eval.catalog.probe import (
     DepthProbe,
     ImageProbe,
@@ -25,7 +26,6 @@ from mllm_eval.catalog.probe import (
     NeighbourProbe,
     Protocol,
     SegmentationProbe,
-    chosen_layers,
 )
 from mllm_eval.config import short_hash
 from mllm_eval.environment import describe, device, repeatable

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mllm_eval.catalog.probe import NeighbourProbe
+from mllm_eval.errors import UserError
 from mllm_eval.probes.examples import Examples
 from mllm_eval.probes.found import Found, Group, chosen_words, hold_to_any
 from mllm_eval.probes.stored import ROWS, Summaries
@@ -53,6 +54,9 @@ def measure(
     labels = torch.from_numpy(train.labels()[every.places])
     wanted = torch.from_numpy(test.labels()[asked.places])
     held = _held(protocol, len(every))
+    # A number that there are not so many neighbours for would be another number under its name.
+    known = len(every) if held is None else len(held[0])
+    protocol, few = _within(protocol, known)
     found = []
     for layers in groups:
         at = [every.layers.index(layer) for layer in layers]
@@ -73,8 +77,22 @@ def measure(
         further = {f"k={k}": 100 * float(right[:, i].mean()) for i, k in enumerate(protocol.neighbours)}
         found.append(Group(layers, chosen, scores=scores, further=further))
     words = f"best k of {', '.join(map(str, protocol.neighbours))}; "
+    if few:
+        words += f"{', '.join(map(str, few))} left out, since {known:,} training images answer; "
     words += chosen_words(protocol.selection, protocol.holdout).replace("head", "k")
     return Found(found, words, len(test), asked.broken, every.broken, len(every))
+
+
+def _within(protocol: NeighbourProbe, known: int) -> tuple[NeighbourProbe, list[int]]:
+    """The protocol with the numbers of neighbours that so many images can give, and those that they cannot.
+
+    Raises UserError where they can give none.
+    """
+    fit = [k for k in protocol.neighbours if k <= known]
+    if not fit:
+        raise UserError(f"probe {protocol.name}: {known:,} training images have no {min(protocol.neighbours):,} "
+                        "neighbours; lower `neighbours`, or bring more images")  # fmt: skip
+    return protocol.model_copy(update={"neighbours": fit}), [k for k in protocol.neighbours if k > known]
 
 
 def _held(protocol: NeighbourProbe, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
@@ -92,7 +110,7 @@ def _answered(
 ) -> Tensor:  # fmt: skip
     """[Q, K] the classes that each number of neighbours votes for; `among` the references, `asking` of the queries."""
     count = len(queries) if asking is None else len(asking)
-    most = min(max(protocol.neighbours), len(among))
+    most = max(protocol.neighbours)
 
     def row(held: Summaries, places: NDArray[np.int64]) -> Tensor:
         low, high = int(places.min()), int(places.max()) + 1

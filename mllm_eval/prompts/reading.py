@@ -49,7 +49,8 @@ def placed_parts(text: str, texts: dict[str, str]) -> list[Part]:
 
 def _turns(chosen: Template, text: str) -> list[tuple[str, bool, bool]] | None:
     """(text, whether the template wrote it, whether its image marks may be images) of a string; None without form."""
-    close, turn = chosen.user_close + chosen.assistant_open, chosen.assistant_close + chosen.user_open
+    close = chosen.user_close + chosen.assistant_open
+    turn = chosen.assistant_close + chosen.between + chosen.user_open
     begin = chosen.begin if text.startswith(chosen.begin) else ""
     found, at = [(begin, True, False)], len(begin)
     if not text.startswith(chosen.user_open, at):

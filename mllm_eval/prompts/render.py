@@ -74,6 +74,8 @@ def conversation_parts(
         learnt = number not in masked
         own = min(left, user.count(IMAGE))
         left -= own
+        if number:
+            parts.append(Part(chosen.between, True))
         parts += [Part(chosen.user_open, True), *_with_images(user, own)]
         parts.append(Part(chosen.user_close + chosen.assistant_open, True))
         parts.append(Part(chosen.assistant_lead, True, target=learnt))

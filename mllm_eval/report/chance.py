@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from mllm_eval import stats
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.report.differences import same_samples, shared_units
 from mllm_eval.report.evidence import Scored, read_blind, read_scored
 from mllm_eval.report.table import Cell, Column, Row, Table, printed, score_cell
@@ -30,7 +31,7 @@ class AboveChance:
 
 
 def above_chance(
-    record: RunRecord, rules: str = "cambrian", variant: str = "default", alpha: float = ALPHA
+    record: RunRecord, rules: str = "cambrian", variant: VariantKey = DEFAULT, alpha: float = ALPHA
 ) -> list[AboveChance]:
     """Every benchmark of a run against its chance level. Raises UserError if nothing was scored."""
     run = read_scored(record, rules, variant)
@@ -56,7 +57,11 @@ def chance_p(run: Scored, blind: Scored | None, name: str) -> float | None:
 
 
 def chance_table(
-    record: RunRecord, rules: str = "cambrian", variant: str = "default", alpha: float = ALPHA, intervals: bool = True
+    record: RunRecord,
+    rules: str = "cambrian",
+    variant: VariantKey = DEFAULT,
+    alpha: float = ALPHA,
+    intervals: bool = True,
 ) -> Table:
     """`above_chance` as a table, with a sentence that counts and names the benchmarks that are not."""
     run, tested = read_scored(record, rules, variant), above_chance(record, rules, variant, alpha)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mllm_eval.catalog.variant import VariantKey
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.results import RunRecord, hold_to_known_rules
 
 
@@ -18,7 +18,7 @@ class Choice:
 
 
 def choose_one_recipe(
-    records: Sequence[RunRecord], rules: str, mixed: bool = False, variants: Sequence[str] = ("default",)
+    records: Sequence[RunRecord], rules: str, mixed: bool = False, variants: Sequence[VariantKey] = (DEFAULT,)
 ) -> Choice:
     """The runs scored in any of the variants, of the recipe and LLM that most of them share (the latest, of equally
     many; external models only where nothing else is there); with `mixed`, those of all recipes.
@@ -53,6 +53,6 @@ def _weight(members: Sequence[RunRecord]) -> tuple[bool, int, float]:
     return not members[0].external, len(members), max(one.scored_at for one in members)
 
 
-def _part(variants: Sequence[str]) -> str:
-    size = VariantKey.parse(variants[0]).subset
+def _part(variants: Sequence[VariantKey]) -> str:
+    size = variants[0].subset
     return f" on the subset of {size:,}" if size else ""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 
+from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey
 from mllm_eval.errors import UserError, near
 from mllm_eval.report.differences import Difference, differences
 from mllm_eval.report.evidence import Scored, draw_together, read_blind, read_variants
@@ -115,7 +116,7 @@ def measured_row(run: Scored, label: str, shown: Sequence[Column], intervals: bo
         "llm": record.llm,
         "seed": "" if record.external else str(record.seed),
         "rules": run.rules,
-        "variant": run.variant,
+        "variant": str(run.variant),
         "subset": str(run.subset or ""),
         "n_ok": str(ok),
         "n": str(total),
@@ -172,7 +173,7 @@ def comparison(
     runs: Sequence[RunRecord],
     baseline: str | None = None,
     rules: str = "cambrian",
-    variants: Sequence[str] = ("default", "blind"),
+    variants: Sequence[VariantKey] = (DEFAULT, BLIND),
     intervals: bool = False,
     mixed_recipes: bool = False,
     benchmarks: Sequence[str] | None = None,

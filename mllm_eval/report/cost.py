@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mllm_eval.catalog.variant import VariantKey
+from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey
 from mllm_eval.errors import UserError
 from mllm_eval.operations.count import Asking, Questions, asking, encoding
 from mllm_eval.operations.shapes import encoder_shape, known_llama_shape, projector_shape
-from mllm_eval.report.table import MISSING, Cell, Column, Table, printed
+from mllm_eval.report.table import MISSING, Cell, Column, Row, Table, printed
 from mllm_eval.results import RunRecord
 from mllm_eval.results.record import Tokens
 from mllm_eval.results.timings import Kind
@@ -51,7 +51,7 @@ class Cost:
         return (self.answers_s + (self.features_s or 0.0)) / self.questions
 
 
-def cost_of(record: RunRecord, variant: str = "default") -> Cost:
+def cost_of(record: RunRecord, variant: VariantKey = DEFAULT) -> Cost:
     """What a run cost, from its config, its timings and its answers to a variant: the default, or a subset of it."""
     # Blind answers would make the question look cheap.
     tokens = record.tokens(variant)
@@ -59,7 +59,7 @@ def cost_of(record: RunRecord, variant: str = "default") -> Cost:
     work = None if run is None else _work(run, tokens)
     typed = all(one.kind for one in record.timings)
 
-    def seconds(kind: Kind, of: str | None = None) -> float | None:
+    def seconds(kind: Kind, of: VariantKey | None = None) -> float | None:
         own = [one.seconds for one in record.timings if one.kind == kind and of in (None, one.variant)]
         return sum(own) if own and typed else None
 
@@ -75,9 +75,9 @@ def cost_of(record: RunRecord, variant: str = "default") -> Cost:
     )
 
 
-def _more_than_blind(record: RunRecord, variant: str, asked: Tokens) -> float | None:
+def _more_than_blind(record: RunRecord, variant: VariantKey, asked: Tokens) -> float | None:
     """Mean tokens that a question has more than the same one without its image; None where that was not asked."""
-    blind = record.tokens(str(VariantKey.parse(variant).named("blind")))
+    blind = record.tokens(variant.named(BLIND.name))
     # Imported answers have no tokens.
     known = sum(asked.read) > 0 and len(blind.read) == len(asked.read)
     return (sum(asked.read) - sum(blind.read)) / len(asked.read) if known else None
@@ -126,7 +126,7 @@ def with_costs(table: Table, records: Mapping[str, RunRecord]) -> Table:
     rows, untimed, external = [], [], []
     for row in table.rows:
         record = records.get(row.facts.get("run", ""))
-        cost = None if record is None or row.aside else _known_cost(record, row.facts.get("variant", "default"))
+        cost = None if record is None or row.aside else _known_cost(record, row)
         if cost is not None and cost.encoder_gflop is None:
             external.append(row.label)
         if cost is not None and not cost.typed:
@@ -141,9 +141,9 @@ def with_costs(table: Table, records: Mapping[str, RunRecord]) -> Table:
     return replace(table, columns=(*table.columns, *_COLUMNS), rows=tuple(rows), notes=tuple(notes))
 
 
-def _known_cost(record: RunRecord, variant: str) -> Cost | None:
+def _known_cost(record: RunRecord, row: Row) -> Cost | None:
     try:
-        return cost_of(record, variant)
+        return cost_of(record, VariantKey.parse(row.facts.get("variant", DEFAULT.name)))
     except UserError:
         # A journal of answers that is damaged says nothing of the scores.
         return None

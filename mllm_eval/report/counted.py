@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mllm_eval.catalog import load_benchmark
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.report.comparison import measured_row
 from mllm_eval.report.evidence import Scored
 from mllm_eval.report.table import Column, Row
@@ -43,7 +44,7 @@ def as_counted(row: Row, ways: Ways) -> Row:
 
 
 def _number(run: Scored, name: str, way: CountedAs) -> float | None:
-    variant = load_benchmark(name).variant(way.variant)
+    variant = load_benchmark(name).variant(VariantKey(way.variant))
     value = reported(run.summaries[name], variant.metric or "") if name in run.values else None
     return None if value is None else value * variant.scale
 
@@ -77,11 +78,11 @@ def beside(run: Scored, row: Row, shown: Sequence[Column], intervals: bool, ways
     again = measured_row(recounted(run, own), f"{row.label}: {names(own)}", shown, intervals)
     about = tuple(
         f"counted as the published rows are taken to be: {title(name)} by its variant {way.variant} "
-        f"({load_benchmark(name).variant(way.variant).about}), and the means with it"
+        f"({load_benchmark(name).variant(VariantKey(way.variant)).about}), and the means with it"
         for name, way in own.items()
     )
     variants = "+".join(f"{name}.{way.variant}" for name, way in own.items())
-    facts = {**again.facts, "variant": str(run.key.named(variants))}
+    facts = {**again.facts, "variant": str(run.variant.named(variants))}
     return [row, as_counted(replace(again, group=row.group, aside=True, notes=about, facts=facts), own)]
 
 

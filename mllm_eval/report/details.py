@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.report.comparison import labels
 from mllm_eval.report.evidence import Scored, read_variants
 from mllm_eval.report.given import one_answer_words, top_answer
@@ -16,7 +17,7 @@ COUNTS = {"n": "n", "n_failed": "failed", "n_unparsed": "unparsed", "n_empty": "
 
 
 def details_table(
-    runs: Sequence[RunRecord], rules: str = "cambrian", variants: Sequence[str] = ("default",), decimals: int = 2
+    runs: Sequence[RunRecord], rules: str = "cambrian", variants: Sequence[VariantKey] = (DEFAULT,), decimals: int = 2
 ) -> Table:
     """A row for each cell of the runs' table, grouped by run.
 
@@ -54,14 +55,14 @@ def _row(run: Scored, label: str, name: str, shown: Sequence[Column]) -> Row:
         column.key: Cell(str(own[column.key])) if column.text else score_cell(_number(own.get(column.key)), column)
         for column in shown
     }
-    facts = {"run": run.record.hash, "rules": run.rules, "variant": run.variant}
+    facts = {"run": run.record.hash, "rules": run.rules, "variant": str(run.variant)}
     partial = ("partial: groups that are not whole, or samples without a score, count nowhere",)
     return Row(title(name), "measured", cells, label, notes=partial if summary.get("partial") else (), facts=facts)
 
 
 def _parts(run: Scored, label: str, name: str, shown: Sequence[Column]) -> list[Row]:
     """A row for each part of a benchmark's value."""
-    facts = {"run": run.record.hash, "rules": run.rules, "variant": run.variant}
+    facts = {"run": run.record.hash, "rules": run.rules, "variant": str(run.variant)}
     own, rows = {column.key: column for column in shown}, []
     for part in parts(run.summaries[name]):
         values = {"value": part.value, "n": part.n}

@@ -13,7 +13,7 @@ import pandas as pd
 
 from mllm_eval import stats
 from mllm_eval.catalog import paper_benchmarks
-from mllm_eval.catalog.variant import VariantKey
+from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey
 from mllm_eval.errors import UserError
 from mllm_eval.results import AVERAGE, RunRecord, columns, strata
 from mllm_eval.stats import Estimator, Interval, Units
@@ -52,24 +52,19 @@ class Scored:
 
     record: RunRecord
     rules: str
-    variant: str
+    variant: VariantKey
     summaries: dict[str, dict[str, Any]]
     samples: Scored | None = None
-
-    @cached_property
-    def key(self) -> VariantKey:
-        """The variant and its subset."""
-        return VariantKey.parse(self.variant)
 
     @property
     def plain(self) -> str:
         """The variant without its subset: `default`, `blind`, ..."""
-        return self.key.name
+        return self.variant.name
 
     @property
     def subset(self) -> int | None:
         """How many questions of the table's were asked; None for all."""
-        return self.key.subset
+        return self.variant.subset
 
     @cached_property
     def benchmarks(self) -> list[str]:
@@ -171,7 +166,7 @@ def weighed(estimates: Mapping[str, Estimate], key: str) -> list[tuple[Units, fl
 
 
 def read_scored(
-    record: RunRecord, rules: str = "cambrian", variant: str = "default", benchmarks: Sequence[str] | None = None
+    record: RunRecord, rules: str = "cambrian", variant: VariantKey = DEFAULT, benchmarks: Sequence[str] | None = None
 ) -> Scored:
     """The evidence of a run, of all benchmarks or of these, the same one whenever it is asked for.
 
@@ -183,7 +178,7 @@ def read_scored(
         if benchmarks is not None:
             own = {name: summary for name, summary in own.items() if name in benchmarks}
         if not own:
-            size = VariantKey.parse(variant).subset
+            size = variant.subset
             mend = f"`mllm-eval eval {record.encoder} --subset {size}` does" if size else "run `mllm-eval score` first"
             raise UserError(f"{record.folder}: nothing scored by {rules!r} rules ({variant}); {mend}")
         record.views[key] = Scored(record, rules, variant, own)
@@ -193,13 +188,13 @@ def read_scored(
 
 def read_blind(run: Scored) -> Scored | None:
     """The same run asked the same questions without images; None where it never was, or is itself such a variant."""
-    blind = str(run.key.named("blind"))
-    asked = run.plain == "default" and blind in run.record.variants(run.rules)
+    blind = run.variant.named(BLIND.name)
+    asked = run.plain == DEFAULT.name and blind in run.record.variants(run.rules)
     return read_scored(run.record, run.rules, blind) if asked else None
 
 
 def read_variants(
-    records: Sequence[RunRecord], rules: str, variants: Sequence[str], benchmarks: Sequence[str] | None = None
+    records: Sequence[RunRecord], rules: str, variants: Sequence[VariantKey], benchmarks: Sequence[str] | None = None
 ) -> list[Scored]:
     """The evidence of runs in each of the variants that they were scored in, variant by variant.
 
@@ -212,7 +207,7 @@ def read_variants(
     for variant in variants:
         for record in records:
             known = record.variants(rules)
-            missing = not any(name in known for name in variants) and variant == variants[0]
+            missing = not any(one in known for one in variants) and variant == variants[0]
             if variant in known or missing:
                 scored.append(read_scored(record, rules, variant, benchmarks))
     return scored

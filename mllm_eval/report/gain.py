@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mllm_eval.catalog.variant import VariantKey
+from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey
 from mllm_eval.report.differences import differences
 from mllm_eval.report.evidence import Scored, draw_alone, read_scored
 from mllm_eval.report.table import Cell, Column, Row, Table, printed, score_cell
 from mllm_eval.results import RunRecord
 from mllm_eval.stats import Interval
-
-BLIND = "blind"
 
 
 def gains(run: Scored, blind: Scored) -> dict[str, Interval]:
@@ -25,7 +23,7 @@ def gains(run: Scored, blind: Scored) -> dict[str, Interval]:
         for key, value in run.values.items()
         if key in blind.values
     }
-    tested = differences([("seeing", run, BLIND, blind)])
+    tested = differences([("seeing", run, BLIND.name, blind)])
     return added | {one.key: one.difference for one in tested if one.key in added}
 
 
@@ -39,10 +37,10 @@ def with_gains(table: Table, records: Mapping[str, RunRecord], rules: str = "cam
     for row in table.rows:
         rows.append(row)
         record = records.get(row.facts.get("run", ""))
-        if record is None or VariantKey.parse(row.facts.get("variant", "")).name != "default":
+        asked = VariantKey.parse(row.facts.get("variant", ""))
+        if record is None or asked.name != DEFAULT.name:
             continue
-        asked = row.facts["variant"]
-        blind = str(VariantKey.parse(asked).named(BLIND))
+        blind = asked.named(BLIND.name)
         if blind not in record.variants(rules):
             lacking.append(row.label)
             continue

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mllm_eval.catalog.folders import roots
-from mllm_eval.catalog.variant import VariantKey
+from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, near
 from mllm_eval.report.comparison import compare_scored, held_equal, labels, measured_row, shared_notes, subset_notes
@@ -106,8 +106,7 @@ def named_table(
     if name not in files:
         raise UserError(f"unknown table {name!r}.{near(name, files)} Known: {', '.join(sorted(files))}")
     config = load(files[name], TableConfig)
-    key = VariantKey.of("default", options.subset)
-    variant = str(key)
+    variant = VariantKey.of(DEFAULT.name, options.subset)
     records: list[RunRecord] = []
     if not published_only:
         records = _matching(config, options.rules, read_records().trained if runs is None else runs, variant)
@@ -115,13 +114,13 @@ def named_table(
         if not records:
             rules = options.rules
             raise UserError(f"table {name!r} shows runs, and none is scored by {rules!r} rules: run `make eval` first")
-        scored = read_variants(records, options.rules, (variant, str(key.named("blind"))))
+        scored = read_variants(records, options.rules, (variant, variant.named(BLIND.name)))
         return compare_scored(scored, options.baseline, options.intervals, options.mixed_recipes, config.title)
     scored = [read_scored(record, options.rules, variant) for record in records]
     return _with_published(config, _columns(config, files[name]), scored, options)
 
 
-def _matching(config: TableConfig, rules: str, runs: Sequence[RunRecord], variant: str) -> list[RunRecord]:
+def _matching(config: TableConfig, rules: str, runs: Sequence[RunRecord], variant: VariantKey) -> list[RunRecord]:
     matching = []
     for record in runs:
         if variant not in record.variants(rules):

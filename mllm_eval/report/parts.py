@@ -9,6 +9,7 @@ from typing import Any
 
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import RulesRef
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.errors import UserError
 
 # How reports call the number of samples; `accurcay` is the spelling of the paper's code.
@@ -59,7 +60,7 @@ def number(value: float) -> str:
 def _metric(summary: Mapping[str, Any]) -> tuple[str, float]:
     try:
         benchmark = load_benchmark(str(summary["benchmark"]))
-        chosen = benchmark.variant(str(summary["variant"]))
+        chosen = benchmark.variant(VariantKey.parse(str(summary["variant"])))
     except UserError:
         return "accuracy", 1.0
     entry = benchmark.rules.get(str(summary["rules"]), RulesRef(version=1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,11 +17,8 @@ from mllm_eval.report.words import ALPHA, p_words
 from mllm_eval.results.probed import IMAGES, SCALE, TOP, Probed, Reading, read_probed
 from mllm_eval.stats import Interval, holm, seed_of
 from mllm_eval.stats.images import ImageSums, image_pair
-from mllm_eval.storage import write_atomic
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from mllm_eval.results import RunRecord
 
 DECIMALS = {"top1": 1, "miou": 1, "rmse": 3}
@@ -181,46 +177,3 @@ def _sweep_words(one: Probed) -> list[str]:
     others = f"; within its interval: block{'s' * (len(near) > 1)} {', '.join(near)}" if near else ""
     value = f"{printed(best.value, decimals)}{between}"
     return [f"{one.title}, {one.encoder}: block {best.layers[-1]} serves it best, {value}{others}."]
-
-
-def sweep_figure(found: Sequence[Probed]) -> Figure:
-    """A panel each probe: the value of every block over the depth of the encoder, with intervals, a line an encoder."""
-    from matplotlib.figure import Figure
-
-    probes = list(dict.fromkeys(one.probe for one in found))
-    figure = Figure(figsize=(4.2 * len(probes), 3.2), layout="constrained")
-    panels = figure.subplots(1, len(probes), squeeze=False)[0]
-    for axes, probe in zip(panels, probes, strict=True):
-        own = [one for one in found if one.probe == probe]
-        for number, one in enumerate(own):
-            known = [reading for reading in one.readings if reading.value is not None]
-            depth = [reading.layers[-1] for reading in known]
-            values = [reading.value or 0.0 for reading in known]
-            line = axes.plot(depth, values, "o-", markersize=3.5, linewidth=1.2, label=one.encoder, color=f"C{number}")
-            limits = [_limits(reading) or (math.nan, math.nan) for reading in known]
-            axes.fill_between(depth, [low for low, _ in limits], [high for _, high in limits], alpha=0.18, linewidth=0,
-                              color=line[0].get_color())  # fmt: skip
-        axes.set_title(own[0].title, fontsize=9)
-        axes.set_xlabel("block", fontsize=8)
-        axes.set_ylabel(UNITS[own[0].metric], fontsize=8)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.tick_params(labelsize=8)
-    panels[0].legend(fontsize=8, frameon=False)
-    return figure
-
-
-def write_sweep(found: Sequence[Probed], path: Path) -> Path | None:
-    """Draw the sweeps among some results into an svg file; None where there are none, or matplotlib is not here."""
-    import io
-
-    swept = [one for one in found if len(one.readings) > 1]
-    if not swept:
-        return None
-    try:
-        figure = sweep_figure(swept)
-    except ModuleNotFoundError:
-        return None
-    into = io.BytesIO()
-    figure.savefig(into, format="svg", metadata={"Date": None})
-    write_atomic(path, into.getvalue())
-    return path

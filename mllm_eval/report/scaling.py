@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mllm_eval import stats
+from mllm_eval.catalog.variant import DEFAULT
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, near
 from mllm_eval.report.counted import counted_notes, lacking, names, recounted, ways_of
@@ -113,7 +114,7 @@ def lines(curve: str, keys: Sequence[str] | None = None, runs: Iterable[Scored] 
     for key in wanted:
         if key not in known:
             raise UserError(f"no metric {key!r} to fit.{near(key, known)}")
-    found, measured = [], [run for run in runs if run.variant == "default"]
+    found, measured = [], [run for run in runs if run.variant == DEFAULT]
     for name, family in config.curves[curve].families.items():
         rows = _published(config, config.curves[curve], family)
         found += _fits(curve, name, "published", wanted, rows, config)
@@ -233,7 +234,7 @@ def _counted(curve: Curve, found: Sequence[Line], runs: Sequence[Scored]) -> lis
     said = counted_notes(ways, measured=False)
     if ways and any(line.source == "measured" for line in found):
         said.append(f"Measured lines are counted as the published ones: by {names(ways)}.")
-    return [*said, *lacking([run for run in mine if run.variant == "default"], ways)]
+    return [*said, *lacking([run for run in mine if run.variant == DEFAULT], ways)]
 
 
 def _signed(value: float) -> str:

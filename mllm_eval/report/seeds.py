@@ -10,6 +10,7 @@ from itertools import combinations
 import numpy as np
 
 from mllm_eval import stats
+from mllm_eval.catalog.variant import DEFAULT
 from mllm_eval.report.differences import same_samples
 from mllm_eval.report.evidence import Scored, draw_alone, read_blind, weighed
 from mllm_eval.report.table import Cell, Column, Row, Table, printed, score_cell
@@ -32,7 +33,7 @@ def seed_groups(runs: Sequence[Scored]) -> list[SeedGroup]:
     """The encoders of which several seeds are there, in the order of the runs."""
     alike: dict[tuple[str, str], list[Scored]] = {}
     for run in runs:
-        if run.variant == "default":
+        if run.variant == DEFAULT:
             alike.setdefault((run.record.encoder, run.record.held_equal), []).append(run)
     groups = []
     for (encoder, _), members in alike.items():

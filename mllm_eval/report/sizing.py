@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mllm_eval import stats
-from mllm_eval.catalog.variant import VariantKey
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.errors import UserError
 from mllm_eval.report.evidence import Estimate, Scored, limits, with_means
 from mllm_eval.report.seeds import SeedGroup
@@ -125,7 +125,7 @@ def subset_table(runs: Sequence[Scored], labels: Sequence[str], size: int) -> Ta
     Raises:
         UserError: a size that leaves a benchmark without questions.
     """
-    VariantKey.of("default", size)
+    VariantKey.of(DEFAULT.name, size)
     parts = [thinned(run, size) for run in runs]
     means = [AVERAGE, *columns().categories]
     keys = [key for key in means if all(key in columns().means(_values(part)) for part in parts)]

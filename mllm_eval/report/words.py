@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from mllm_eval.catalog import load_benchmark
-from mllm_eval.catalog.variant import VariantKey
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.errors import UserError
 from mllm_eval.report.differences import Difference
 from mllm_eval.report.table import printed
@@ -33,11 +33,10 @@ def stars(p: float) -> str:
     return "*" * sum(p < level for level in (0.05, 0.01, 0.001))
 
 
-def variant_words(variant: str) -> str:
+def variant_words(variant: VariantKey) -> str:
     """A variant for a row's label: nothing for `default`, `blind`, `blind, subset of 1,000`."""
-    key = VariantKey.parse(variant)
-    said = [] if key.name == "default" else [key.name]
-    return ", ".join([*said, f"subset of {key.subset:,}"] if key.subset else said)
+    said = [] if variant.name == DEFAULT.name else [variant.name]
+    return ", ".join([*said, f"subset of {variant.subset:,}"] if variant.subset else said)
 
 
 def title(key: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from mllm_eval.catalog import Encoder
-from mllm_eval.catalog.variant import of_stem, stem
+from mllm_eval.catalog.variant import DEFAULT, VariantKey, parse_stem, stem
 from mllm_eval.config import short_hash
 from mllm_eval.distribution import of_lines
 from mllm_eval.errors import UserError, near
@@ -24,7 +24,7 @@ from mllm_eval.results.probes import Probe, read_probes
 from mllm_eval.results.scores import COLUMNS, read_lines, read_scores
 from mllm_eval.results.timings import Timing, read_timings
 from mllm_eval.run import External, Run, read_manifest
-from mllm_eval.saved import Saved, SavedRuns, read_all_saved, read_saved
+from mllm_eval.saved import Saved, read_saved
 from mllm_eval.storage import iter_jsonl
 
 SUMMARY = (
@@ -114,6 +114,8 @@ class RunRecord:
             layouts = sorted({str(one.get("format")) for one in files if isinstance(one, dict)})
             words = f"answers imported from {len(files)} files ({', '.join(layouts)})" if files else "answers imported"
             return (words.replace("1 files", "1 file"),)
+        if (kept := self.run.llm.quantisation) is not None:
+            return (f"trained from {self.llm} as a GGUF file keeps it ({kept}), not from its released weights",)
         return ()
 
     @cached_property
@@ -138,12 +140,12 @@ class RunRecord:
         """Whether it has summaries of a rule set."""
         return any(summary.get("rules") == rules for summary in self._summaries(f"*.{rules}.json"))
 
-    def variants(self, rules: str) -> list[str]:
+    def variants(self, rules: str) -> list[VariantKey]:
         """The variants that it has summaries of, `default` first."""
-        variants = {str(summary.get("variant", "default")) for summary in self._summaries(f"*.{rules}.json")}
-        return sorted(variants, key=lambda name: (name != "default", name))
+        named = {str(summary.get("variant", "default")) for summary in self._summaries(f"*.{rules}.json")}
+        return sorted(map(VariantKey.parse, named), key=lambda one: (one != DEFAULT, str(one)))
 
-    def summaries(self, rules: str, variant: str = "default") -> dict[str, Summary]:
+    def summaries(self, rules: str, variant: VariantKey = DEFAULT) -> dict[str, Summary]:
         """Benchmark -> summary under a rule set and variant; empty if there are none.
 
         Raises UserError for a summary that lacks something.
@@ -154,11 +156,13 @@ class RunRecord:
             missing = [key for key in SUMMARY if key not in summary]
             if missing:
                 raise UserError(f"{path}: no {missing[0]!r}; make it again with `mllm-eval score`")
-            if (summary["rules"], summary["variant"]) == (rules, variant):
+            if (summary["rules"], summary["variant"]) == (rules, str(variant)):
                 own[str(summary["benchmark"])] = summary
         return own
 
-    def scores(self, rules: str, variant: str = "default", benchmarks: Iterable[str] | None = None) -> pd.DataFrame:
+    def scores(
+        self, rules: str, variant: VariantKey = DEFAULT, benchmarks: Iterable[str] | None = None
+    ) -> pd.DataFrame:
         """Scores, a row a sample, in the order of benchmark and id, with the columns of `read_scores`.
 
         Raises:
@@ -184,15 +188,15 @@ class RunRecord:
         rows = read_lines(path) if path.is_file() else []
         return of_lines([row for row in rows if {"parsed", "score"} <= row.keys()])
 
-    def answers_path(self, benchmark: str, variant: str = "default") -> Path:
+    def answers_path(self, benchmark: str, variant: VariantKey = DEFAULT) -> Path:
         """The journal of its answers."""
         return self.folder / "answers" / f"{stem(benchmark, variant)}.jsonl"
 
-    def tokens(self, variant: str) -> Tokens:
+    def tokens(self, variant: VariantKey) -> Tokens:
         """Of the answers to a variant of all benchmarks."""
         tokens = Tokens([], [])
         for path in sorted((self.folder / "answers").glob("*.jsonl")):
-            if of_stem(path.stem)[1] != variant:
+            if parse_stem(path.stem)[1] != variant:
                 continue
             for line in iter_jsonl(path):
                 tokens.read.append(int(line.get("tokens_in", 0)))
@@ -205,7 +209,7 @@ class RunRecord:
         return max((path.stat().st_mtime for path in self._summary_paths("*.json")), default=0.0)
 
     def _lines_path(self, summary: Summary) -> Path:
-        named = stem(str(summary["benchmark"]), str(summary["variant"]))
+        named = stem(str(summary["benchmark"]), VariantKey.parse(str(summary["variant"])))
         return self.folder / "scores" / f"{named}.{summary['rules']}.jsonl"
 
     def _summary_paths(self, pattern: str) -> list[Path]:
@@ -239,7 +243,8 @@ def record_of(run: Saved, folder: Path | None = None) -> RunRecord:
         return RunRecord(run, where, where.name, run.name, run.label, "its own", what.removeprefix("a "), "its own",
                          held_equal, 0, {}, run.data, 0, what)  # fmt: skip
     encoder, recipe, llm = run.encoder, run.recipe, run.llm
-    held_equal = short_hash([recipe.hash, llm.identity(), run.weights.get("llm")])
+    words = [run.weights[key] for key in ("tokenizer",) if key in run.weights]
+    held_equal = short_hash([recipe.hash, llm.identity(), run.weights.get("llm"), *words])
     return RunRecord(run, where, where.name, run.name, encoder.name, recipe.name, recipe.hash, llm.name, held_equal,
                      run.seed, _facts(encoder), recipe.data, encoder.params)  # fmt: skip
 
@@ -259,40 +264,6 @@ def _amount(count: int) -> str:
         if count >= size:
             return f"{count / size:.3g}{unit}"
     return str(count)
-
-
-class Records:
-    """All of results/runs as records: `trained` are an encoder's runs, `every` these and the external models."""
-
-    def __init__(self, saved: SavedRuns) -> None:
-        self.saved = saved
-        self.trained = [record_of(run) for run in saved.runs]
-        self.every = self.trained + [record_of(one) for one in saved.external]
-
-    @property
-    def notes(self) -> list[str]:
-        """A sentence for each folder whose run can't be told any more."""
-        return self.saved.notes
-
-    def find(self, name: str) -> RunRecord:
-        """The record of a name, as `SavedRuns.find` finds it. Raises UserError as that does."""
-        run = self.saved.find(name)
-        return next(record for record in self.every if record.run is run)
-
-
-def read_records() -> Records:
-    """Everything under results/runs; of each folder the config is read, the rest when it is asked for."""
-    return Records(read_all_saved())
-
-
-def hold_to_known_rules(records: Iterable[RunRecord], rules: str) -> None:
-    """UserError, with the nearest name, for a rule set that none of these has scores of, where any has some."""
-    chosen = list(records)
-    if any(record.scored_by(rules) for record in chosen):
-        return
-    known = sorted({name for record in chosen for name in record.rules if name})
-    if known:
-        raise UserError(f"no run was scored by rules {rules!r}.{near(rules, known)} Known: {', '.join(known)}")
 
 
 def reported(summary: Mapping[str, Any], metric: str) -> float | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.storage import parse_json
 
 Kind = Literal["training", "load", "server", "features", "answers", "scores", "other"]
@@ -20,7 +21,7 @@ class Timing:
     """A step that was done. `title` is for people to read.
 
     kind                  empty in what versions wrote that did not say it
-    benchmark, variant    whose answers, scores or features; empty where the step was not one benchmark's
+    benchmark, variant    whose answers, scores or features; empty and None where the step was not one benchmark's
     seconds, cpu_seconds  wall and processor seconds, its children's included
     peak_mib              the most memory that the process had held when the step ended
     amounts               what was counted, such as `samples` or `images` -> how many
@@ -30,7 +31,7 @@ class Timing:
     kind: Kind | Literal[""]
     seconds: float
     benchmark: str = ""
-    variant: str = ""
+    variant: VariantKey | None = None
     cpu_seconds: float = 0.0
     peak_mib: float = 0.0
     amounts: tuple[tuple[str, int], ...] = ()
@@ -60,12 +61,13 @@ def read_timings(folder: Path) -> list[Timing]:
 
 
 def _timing(line: dict[str, Any]) -> Timing:
+    variant = str(line.get("variant", ""))
     return Timing(
         title=str(line["step"]),
         kind=line.get("kind", ""),
         seconds=float(line["seconds"]),
         benchmark=str(line.get("benchmark", "")),
-        variant=str(line.get("variant", "")),
+        variant=VariantKey.parse(variant) if variant else None,
         cpu_seconds=float(line.get("cpu_seconds", 0)),
         peak_mib=float(line.get("peak_mib", 0)),
         amounts=tuple((key, line[key]) for key in ("samples", "images") if isinstance(line.get(key), int)),

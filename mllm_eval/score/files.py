@@ -10,6 +10,7 @@ from typing import Any
 
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import Benchmark
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.console import say
 from mllm_eval.data.samples import Sample
 from mllm_eval.data.snapshots import load_samples
@@ -46,7 +47,7 @@ def score_file(
     format_: str = "jsonl",
     as_json: bool = False,
     pin: str = "mini",
-    variant: str = "default",
+    variant: VariantKey = DEFAULT,
 ) -> Scored:
     """Score a file of answers, print its numbers, and write a line per sample to `out`.
 
@@ -84,7 +85,7 @@ def score_answers(
     partial: bool = False,
     format_: str = "jsonl",
     pin: str = "mini",
-    variant: str = "default",
+    variant: VariantKey = DEFAULT,
 ) -> Scored:
     """The scores of a file of answers, in the order of the samples, and their summary."""
     layout = "jsonl" if format_ == "auto" else format_
@@ -102,7 +103,7 @@ def score_lines(
     rules: str,
     partial: bool = False,
     pin: str = "mini",
-    variant: str = "default",
+    variant: VariantKey = DEFAULT,
     layout: str = "jsonl",
 ) -> Scored:
     """The scores of lines of answers, in the order of the samples; `answers` says in errors where they are from."""
@@ -147,7 +148,7 @@ def _matched(
     samples: Sequence[Sample],
     rules: str,
     partial: bool,
-    variant: str,
+    variant: VariantKey,
 ) -> Scored:
     predictions = {line.id: line.prediction for line in lines}
     missing = [sample for sample in samples if sample.id not in predictions]
@@ -165,7 +166,7 @@ def _matched(
 
 
 def _brought(
-    benchmark: Benchmark, answers: str, lines: Sequence[Line], rules: str, partial: bool, variant: str
+    benchmark: Benchmark, answers: str, lines: Sequence[Line], rules: str, partial: bool, variant: VariantKey
 ) -> Scored:
     scorer = load_scorer(benchmark)
     samples = [sample_of(benchmark, scorer, line.id, line.record or {}, line.where) for line in lines]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mllm_eval.catalog import Benchmark, Given, load_benchmark
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.environment import settings
 from mllm_eval.errors import UserError, near
@@ -40,7 +41,7 @@ class ScoredPredictions:
 
 
 @settings()
-def sample_frame(benchmark: Given | Benchmark, data: str = "mini", variant: str = "default") -> pd.DataFrame:
+def sample_frame(benchmark: Given | Benchmark, data: str = "mini", variant: str = DEFAULT.name) -> pd.DataFrame:
     """The samples of a benchmark, a row each, in the data set's order.
 
     Columns: `id`, `question` (the text that is asked, its suffix included, without a template), `gold` (to show; the
@@ -56,7 +57,7 @@ def sample_frame(benchmark: Given | Benchmark, data: str = "mini", variant: str 
     chosen.pin(data)
     rows = [
         (one.id, one.prompt, one.target, one.images, one.group, one.cluster, one.record)
-        for one in load_samples(chosen, data, variant)
+        for one in load_samples(chosen, data, VariantKey.parse(variant))
     ]
     return pd.DataFrame(rows, columns=["id", "question", "gold", "images", "group", "cluster", "record"])
 
@@ -68,7 +69,7 @@ def score(
     rules: str = "cambrian",
     *,
     data: str = "mini",
-    variant: str = "default",
+    variant: str = DEFAULT.name,
     partial: bool = False,
 ) -> ScoredPredictions:
     """Score answers to a benchmark in memory, as `mllm-eval score BENCHMARK --answers FILE` scores a file.
@@ -92,7 +93,7 @@ def score(
     rules_of(chosen, rules)
     source = f"answers to {chosen.name}"
     lines = [line_of(row, f"{source}, row {number}") for number, row in enumerate(_rows(predictions, source))]
-    scored = score_lines(chosen, source, lines, rules, partial, data, variant)
+    scored = score_lines(chosen, source, lines, rules, partial, data, VariantKey.parse(variant))
     found = [(one.id, scored.predictions.get(one.id), one.score, one.parsed, one.note) for one in scored.scores]
     frame = pd.DataFrame(found, columns=["id", "prediction", "score", "parsed", "note"])
     return ScoredPredictions(scored.summary, frame.astype({"score": "float64"}))

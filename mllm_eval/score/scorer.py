@@ -12,6 +12,7 @@ from typing import Any
 
 from mllm_eval import metrics
 from mllm_eval.catalog.benchmark import Benchmark, RulesRef, folder_of, module_of
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.config import canonical
 from mllm_eval.errors import UserError, fault, near
 from mllm_eval.storage import sha256_bytes
@@ -125,7 +126,7 @@ def protocol(benchmark: Benchmark, rules: str) -> str:
     return f"{benchmark.name}@{rules}.v{rules_of(benchmark, rules).version}"
 
 
-def protocol_hash(benchmark: Benchmark, rules: str, variant: str = "default") -> str:
+def protocol_hash(benchmark: Benchmark, rules: str, variant: VariantKey = DEFAULT) -> str:
     """12 hex digits over all that decides the score: the yaml, the variant, and the source of the rules."""
     folder = folder_of(benchmark)
     sources = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))}

@@ -11,6 +11,7 @@ from numbers import Real
 from typing import Any, overload
 
 from mllm_eval.catalog.benchmark import Benchmark
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.data.samples import Sample
 from mllm_eval.errors import UserError, near
 from mllm_eval.score.scorer import (
@@ -63,7 +64,7 @@ class Summary:
     protocol: str
     protocol_hash: str
     chance: float
-    variant: str = "default"
+    variant: str = DEFAULT.name
     partial: bool = False
     n_unscored: int = field(default=0)
     n_empty: int = field(default=0)
@@ -181,7 +182,7 @@ def summarize(
     rules: str,
     samples: Sequence[Sample],
     scores: Sequence[Score],
-    variant: str = "default",
+    variant: VariantKey = DEFAULT,
     whole: set[str] | None = None,
     empty: int = 0,
 ) -> Summary:
@@ -216,7 +217,7 @@ def summarize(
         protocol=protocol(benchmark, rules),
         protocol_hash=protocol_hash(benchmark, rules, variant),
         chance=_chance(benchmark, scorer, rules, rows, metric, scale),
-        variant=variant,
+        variant=str(variant),
         partial=len(rows) < len(scores) or whole is not None,
         n_unscored=len(scores) - failed - scored,
         n_empty=empty,

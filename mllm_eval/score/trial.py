@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mllm_eval.catalog.benchmark import Benchmark
+from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.data.samples import Sample
 from mllm_eval.score.records import check_fields
 from mllm_eval.score.scorer import load_scorer
 from mllm_eval.score.scoring import score_one, summarize
 
 
-def try_scorer(benchmark: Benchmark, samples: Sequence[Sample], variants: Sequence[str], whole: bool) -> None:
+def try_scorer(benchmark: Benchmark, samples: Sequence[Sample], variants: Sequence[VariantKey], whole: bool) -> None:
     """Score the first sample by every rule set, answered by its gold, by a letter and by nothing.
 
     With `whole`, `samples` are all of the data set, and the reports that the variants show are made of them too, as

@@ -18,7 +18,7 @@ from scipy import special  # type: ignore[import-untyped,unused-ignore]
 from mllm_eval.stats.estimator import Floats, Ints, Units
 
 DRAWS = 10_000
-_CELLS = 4_000_000  # weights held at a time: 16 MB of float32
+CELLS = 4_000_000  # weights held at a time: 16 MB of float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,15 @@ def seed_of(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
-def _weights(layer: Ints, draws: int, seed: int) -> Iterator[npt.NDArray[np.float32]]:
+def draw_weights(layer: Ints, draws: int, seed: int) -> Iterator[npt.NDArray[np.float32]]:
+    """How much each cluster counts in each draw: float32 chunks [some draws, clusters], `draws` rows in all.
+
+    `layer` [clusters] says which clusters are drawn from the same ones. n - 1 of a layer's n clusters are drawn with
+    replacement and weigh n / (n - 1); one that is alone in its layer always counts once.
+    """
     rng = np.random.default_rng(seed)
     places = [np.flatnonzero(layer == part) for part in np.unique(layer)]
-    step = max(1, _CELLS // max(1, len(layer)))
+    step = max(1, CELLS // max(1, len(layer)))
     for start in range(0, draws, step):
         rows = min(step, draws - start)
         weights = np.ones((rows, len(layer)), dtype=np.float32)
@@ -67,7 +72,7 @@ def distribution(runs: Sequence[Units], draws: int = DRAWS, seed: int = 0) -> Fl
     columns = columns.astype(np.float32)
     out = np.empty((len(runs), draws))
     at = 0
-    for weights in _weights(first.layer, draws, seed):
+    for weights in draw_weights(first.layer, draws, seed):
         sums = (weights @ columns).astype(np.float64).reshape(len(weights), len(runs), 2, terms)
         with np.errstate(invalid="ignore", divide="ignore"):
             out[:, at : at + len(weights)] = (sums[:, :, 0] / sums[:, :, 1] @ first.weight).T

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mllm_eval.stats.bootstrap import DRAWS, Interval, _weights, interval
+from mllm_eval.stats.bootstrap import DRAWS, Interval, draw_weights, interval
 from mllm_eval.stats.estimator import Floats
 from mllm_eval.stats.significance import two_sided
 
@@ -75,7 +75,7 @@ def image_draws(several: list[ImageSums], draws: int = DRAWS, seed: int = 0) -> 
     columns = np.concatenate([np.concatenate([one.numerator, one.denominator], 1) for one in several], 1)
     columns = columns.astype(np.float32)
     out, at = np.empty((len(several), draws)), 0
-    for weights in _weights(np.zeros(count, np.int64), draws, seed):
+    for weights in draw_weights(np.zeros(count, np.int64), draws, seed):
         sums, place = (weights @ columns).astype(np.float64), 0
         for number, one in enumerate(several):
             terms = one.numerator.shape[1]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging as transformers_logging
 
 from mllm_eval.adapters import load_encoder_model
-from mllm_eval.catalog import ConversationData, Stage, TokenGrid
-from mllm_eval.data.conversations import ConversationSet
-from mllm_eval.data.rowcounts import CHANGED, RowCounts
-from mllm_eval.decoding import Decoding
+from mllm_eval.catalog import Stage, TokenGrid
 from mllm_eval.distributed import barrier, join, rank, together, without_compiling, world_size
 from mllm_eval.environment import repeatable
 from mllm_eval.errors import UserError
@@ -32,7 +28,7 @@ from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, save_
 from mllm_eval.model.internals import fault
 from mllm_eval.progress import Progress
 from mllm_eval.run import Run
-from mllm_eval.storage import locate, results_home, write_atomic, write_json
+from mllm_eval.storage import write_atomic
 from mllm_eval.train.batches import Collator, RowNumbers
 from mllm_eval.train.encoding import encode, missing, refs_of, spread, statistics
 from mllm_eval.train.keeping import with_room
@@ -42,14 +38,12 @@ from mllm_eval.train.progress import StageLog, Work, latest_whole, remove_others
 from mllm_eval.train.resharding import reshard, resharded_copy, shards
 from mllm_eval.train.room import check_room
 from mllm_eval.train.settings import check_settings
-from mllm_eval.train.tokens import TokenisedSet, tokenise
+from mllm_eval.train.stagerows import check_data, note_rows, tokenise_all, tokenised
+from mllm_eval.train.tokens import TokenisedSet
 from mllm_eval.train.trainer import StageTrainer, arguments
 from mllm_eval.train.unreadable import Unreadable
 
 log = logging.getLogger(__name__)
-
-# Bytes of a file of conversations beyond which the index of its rows is kept on disk.
-INDEXED = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -88,11 +82,11 @@ def train(run: Run, progress: Progress | None = None, say: Callable[[str], None]
     join(sharded or size > 1)
     repeatable(run.seed)
     features = Features.of(run)
-    together(lambda: _check_data(stages.values()))
+    together(lambda: check_data(stages.values()))
     together(lambda: check_room(run), first_only=True)
     # Rank 0 makes indexes and tokens; the others then find them.
-    together(lambda: _tokenise_all(run, stages, tokenizer, say or log.warning), first_only=True)
-    prepared = [_prepare(run, number, stage, tokenizer) for number, stage in stages.items()]
+    together(lambda: tokenise_all(run, stages, tokenizer, say or log.warning), first_only=True)
+    prepared = [prepare_stage(run, number, stage, tokenizer) for number, stage in stages.items()]
     prepared = with_room(run, prepared, features)
     sets = [(one.data, one.images) for one in prepared]
     features.mends(lambda names: refs_of(sets, names))
@@ -104,7 +98,7 @@ def train(run: Run, progress: Progress | None = None, say: Callable[[str], None]
     features.release()
     for one in prepared:
         if one.number == 2 or not _projector(run).is_file():
-            _train_stage(run, one, features, tokenizer, todo.steps(one.number))
+            train_stage(run, one, features, tokenizer, todo.steps(one.number))
         # Trainer, model and optimiser know each other: nothing but a collection frees them before the next stage.
         gc.collect()
         barrier()
@@ -120,86 +114,18 @@ def prepare(run: Run, say: Callable[[str], None], processes: int) -> None:
     stages = {1: run.recipe.stage1, 2: run.recipe.stage2}
     check_settings(run)
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
-    _check_data(stages.values())
+    check_data(stages.values())
     check_room(run)
-    _tokenise_all(run, stages, tokenizer, say, processes)
-
-
-def _tokenise_all(
-    run: Run, stages: dict[int, Stage], tokenizer: Any, say: Callable[[str], None], processes: int = 1
-) -> None:
-    for number, stage in stages.items():
-        counts = _note_rows(run, number, _tokenised(run, stage, tokenizer, processes))
-        if number == 1 and counts.text_only and not counts.with_image:
-            files = ", ".join(str(locate(data.path)) for data in stage.data)
-            raise UserError(
-                f"{files}: no row of stage 1 shows an image ({counts.spoken()}), so there is nothing to train the "
-                "projector on; name each row's image under `image`"
-            )
-        say(f"stage {number}: {counts.spoken()}")
-
-
-def _note_rows(run: Run, number: int, data: TokenisedSet) -> RowCounts:
-    """In the run's folder: what the rows of a stage are, which were changed and which were left out."""
-    stage, folder = (run.recipe.stage1, run.recipe.stage2)[number - 1], run.stage_dir(number)
-    unreadable = Unreadable(folder, data)
-    listed = unreadable.listed()
-    left_out = {**data.left_out, **({"unreadable": len(listed)} if listed else {})}
-    if left_out:
-        write_json(folder / "left_out.json", {"used": len(data) - len(listed), **left_out})
-        lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in listed)
-        write_atomic(folder / "left_out.jsonl", data.listing.read_bytes() + lines.encode())
-    if data.changes.stat().st_size:
-        with open(data.changes, "rb") as lines_of_changes:
-            write_atomic(folder / CHANGED, lines_of_changes)
-    used = np.zeros(len(data), np.bool_)
-    used[data.usable(run.recipe.positions, data.limits(stage.max_length, run.recipe.dummy_positions))] = True
-    if too_long := int(np.count_nonzero(~used)):
-        left_out["too long"] = too_long
-    used[unreadable.rows()] = False
-    shown = np.diff(data.image_offsets) > 0
-    with_image, text_only = (int(np.count_nonzero(used & kind)) for kind in (shown, ~shown))
-    counts = RowCounts(with_image, text_only, data.changed, left_out)
-    counts.write(folder)
-    return counts
+    tokenise_all(run, stages, tokenizer, say, processes)
 
 
 def _projector(run: Run) -> Path:
     return run.stage_dir(1) / "projector.safetensors"
 
 
-def _check_data(stages: Iterable[Stage]) -> None:
-    for data in (data for stage in stages for data in stage.data):
-        path, images = locate(data.path), locate(data.images)
-        if not path.is_file():
-            raise UserError(f"{path}: no such file of conversations; make or fetch the training data first")
-        if not images.is_dir():
-            raise UserError(f"{images}: the image root of {path.name} does not exist; correct `images:`")
-
-
-def _conversations(data: ConversationData) -> ConversationSet:
-    path = locate(data.path)
-    index = results_home() / "index" if path.stat().st_size > INDEXED else None
-    return ConversationSet(path, locate(data.images), data.rows, data.exclude, data.system == "row", index, data.ignore)
-
-
-def _tokenised(run: Run, stage: Stage, tokenizer: Any, processes: int = 1) -> TokenisedSet:
-    return tokenise(
-        [_conversations(data) for data in stage.data],
-        tokenizer,
-        run.weights["llm"],
-        run.recipe.template,
-        [data.skip_broken for data in stage.data],
-        live=stage.features == "live",
-        how=Decoding(run.recipe.upright, run.recipe.background),
-        sized=TokenGrid.of(run.recipe, run.encoder).hide,
-        processes=processes,
-    )
-
-
-def _prepare(run: Run, number: int, stage: Stage, tokenizer: Any) -> Prepared:
+def prepare_stage(run: Run, number: int, stage: Stage, tokenizer: Any) -> Prepared:
     recipe = run.recipe
-    data = _tokenised(run, stage, tokenizer)
+    data = tokenised(run, stage, tokenizer)
     grid = TokenGrid.of(recipe, run.encoder)
     limits = data.limits(stage.max_length, recipe.dummy_positions)
     usable = data.usable(grid.positions, limits)
@@ -238,7 +164,8 @@ def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
     return model
 
 
-def _train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, progress: Callable[[int], None]) -> None:
+def train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, progress: Callable[[int], None]) -> None:
+    """Train a stage, or go on with it from its newest whole checkpoint, and keep what it has made."""
     # Before the arguments: with ZeRO-3 in force, a model that is loaded would be cut up by its own means.
     model = _model(run, one, features, tokenizer)
     own, size = rank(), world_size()
@@ -276,12 +203,12 @@ def _train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, pr
     trainer.release(state.values())
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
     if own == 0:
-        _note_rows(run, one.number, one.data)
-        _keep(run, one.number, model, state)
+        note_rows(run, one.number, one.data)
+        keep_stage(run, one.number, model, state)
         shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def _keep(run: Run, number: int, model: VLM, state: dict[str, Tensor]) -> None:
+def keep_stage(run: Run, number: int, model: VLM, state: dict[str, Tensor]) -> None:
     """Write what a stage has made from the whole state of its model."""
     dtype = getattr(torch, run.recipe.dtype)
     projector, llm = (_part(state, prefix) for prefix in ("projector.", "llm."))

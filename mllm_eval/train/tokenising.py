@@ -72,7 +72,7 @@ def write_tokens(
         if usable(folder):
             return
         shutil.rmtree(folder, ignore_errors=True)
-        writer = _Writer(partial)
+        writer = Writer(partial)
         try:
             for number, source in enumerate(sources):
                 begin = writer.rows_read(number)
@@ -86,7 +86,7 @@ def write_tokens(
         os.rename(partial, folder)
 
 
-class _Writer:
+class Writer:
     """The growing files of a folder. What lies behind the last note is cut away when it is opened again."""
 
     def __init__(self, folder: Path) -> None:
@@ -120,12 +120,13 @@ class _Writer:
         self.chunks = 0
         if not sizes:
             for name in ("offsets", "image_offsets", "image_ends"):
-                self._put(name, np.zeros(1, np.int64))
+                self.put(name, np.zeros(1, np.int64))
 
     def _images(self) -> int:
         return max(0, self.files["image_ends"].tell() // 8 - 1)
 
-    def _put(self, name: str, values: Any) -> None:
+    def put(self, name: str, values: Any) -> None:
+        """Append values to a growing file, in the dtype of FILES."""
         self.files[name].write(np.asarray(values, FILES[name][0]).tobytes())
 
     def rows_read(self, number: int) -> int:
@@ -167,14 +168,14 @@ class _Writer:
             else:
                 self.leave_out(found.why, found.where, found.reason)
         for name, values in (("ids", chunk.ids), ("targets", chunk.targets), ("first_target", chunk.first_target)):
-            self._put(name, values)
-        self._put("offsets", self.note["tokens"] + np.cumsum(chunk.lengths, dtype=np.int64))
+            self.put(name, values)
+        self.put("offsets", self.note["tokens"] + np.cumsum(chunk.lengths, dtype=np.int64))
         self.note["tokens"] += len(chunk.ids)
         lines = np.stack([np.full(len(chunk.lines), number, np.int64), chunk.lines], 1)
-        self._put("origin", lines)
+        self.put("origin", lines)
         before = self.files["image_of"].tell() // 8
-        self._put("image_of", self._numbers(chunk.images))
-        self._put("image_offsets", before + np.cumsum(chunk.shown, dtype=np.int64))
+        self.put("image_of", self._numbers(chunk.images))
+        self.put("image_offsets", before + np.cumsum(chunk.shown, dtype=np.int64))
         self.chunk_done(number, chunk.end)
 
     def numbered(self, path: str) -> bool:
@@ -199,13 +200,13 @@ class _Writer:
             return numbers
         names = [image.path.encode() for image in new]
         self.files["image_names"].write(b"".join(names))
-        self._put("image_ends", self.note["names"] + np.cumsum([len(name) for name in names], dtype=np.int64))
+        self.put("image_ends", self.note["names"] + np.cumsum([len(name) for name in names], dtype=np.int64))
         self.note["names"] += sum(map(len, names))
         if new[0].digest is not None:
             self.files["image_digests"].write(b"".join(image.digest or b"" for image in new))
-            self._put("image_stamps", [image.stamp for image in new])
+            self.put("image_stamps", [image.stamp for image in new])
         if new[0].size is not None:
-            self._put("image_sizes", [image.size for image in new])
+            self.put("image_sizes", [image.size for image in new])
         return numbers
 
     def chunk_done(self, number: int, read: int) -> None:

@@ -78,9 +78,14 @@ def encoder_card(name: str, measured: dict[str, Any], floor: dict[str, dict[str,
         most, linear_0, linear, near_0, near = (f"{100 * c:.1f}" for c in cells)
         gain = f"{100 * (got['linear'] - base['linear']):+.1f}"
         rows.append(f"| {attribute} | {most} | {linear_0} | {linear} | {gain} | {near_0} | {near} |")
+    corpus = measured.get("corpus")
+    drawn = "drawn afresh at every step"
+    if corpus is not None:
+        said = f"filter {corpus['level']}, by {corpus['by']}; seed {measured['seed']}"
+        drawn = f"{corpus['kept']:,} of a corpus, repeated ({said})"
     facts = (
         f"- parameters: {measured['parameters']:,}\n"
-        f"- data: pictures of the miniature's world, drawn afresh at every step; {measured['images']:,} images in "
+        f"- data: pictures of the miniature's world, {drawn}; {measured['images']:,} images in "
         f"{measured['steps']:,} steps of 64\n"
     )
     return HEADER.format(name=name, what=WHAT[name]) + facts + _loss(measured) + PROBES + "\n".join(rows) + "\n"

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,13 +26,15 @@ from transformers import Dinov2Config, Dinov2Model
 
 from mllm_eval.miniature.pretrain.images import pictures, pixels
 from mllm_eval.miniature.pretrain.loop import fit
-from mllm_eval.miniature.world import SIZE
+from mllm_eval.miniature.world import SIZE, Picture
 
 BATCH, WIDTH, JOINT, GRID, PATCH = 64, 128, 96, 8, 14
 PLACES = 16
 """Patches of each image that are contrasted."""
 TEMPERATURE = 0.15
 LAYER = 4
+Drawing = Callable[[str, int, int, bool], list[Picture]]
+"""The pictures of a step: series, step, how many, whether all of one kind."""
 
 
 def config() -> Dinov2Config:
@@ -181,17 +184,23 @@ def features(backbone: Dinov2Model, images: torch.Tensor) -> torch.Tensor:
     return patches
 
 
-def pretrain(work: Path, steps: int, lr: float = 1e-3) -> tuple[Dinov2Model, Path]:
-    """Trains for `steps` steps of 64 images, three in four within one kind; returns the teacher and the log."""
-    torch.manual_seed(0)
+def pretrain(
+    work: Path, steps: int, lr: float = 1e-3, shown_in: Drawing = pictures, seed: int = 0
+) -> tuple[Dinov2Model, Path]:
+    """Trains for `steps` steps of 64 images, three in four within one kind; returns the teacher and the log.
+
+    shown_in: gives the pictures of a step; by default new ones at every step. seed: of weights, views and masks.
+    """
+    torch.manual_seed(seed)
     pair = Pair()
 
     def step_fn(step: int) -> dict[str, torch.Tensor]:
-        shown = pictures("clip", step, BATCH, one_kind=step % 4 != 0)
+        shown = shown_in("clip" if not seed else f"clip/{seed}", step, BATCH, step % 4 != 0)
         return losses(pair, pixels([p.image for p in shown]))
 
     def after(step: int) -> None:
         pair.follow(1 - 0.01 * (1 - step / steps) - 0.0005)
 
-    log = fit("mini-dino", work, pair, step_fn, steps=steps, lr=lr, warmup=200, after=after, trainable=pair.learnt)
+    log = fit("mini-dino", work, pair, step_fn, steps=steps, lr=lr, warmup=200, after=after, trainable=pair.learnt,
+              seed=seed)  # fmt: skip
     return pair.teacher.backbone.eval(), log

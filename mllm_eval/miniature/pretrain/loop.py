@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+# No two seeds share the random numbers of a step.
+SEED_STEP = 1_000_003
 Step = Callable[[int], dict[str, torch.Tensor]]
 
 
@@ -40,6 +42,7 @@ def fit(
     report_every: int = 50,
     trainable: nn.Module | None = None,
     after: Callable[[int], None] | None = None,
+    seed: int = 0,
 ) -> Path:
     """Runs `steps` steps of AdamW on `trainable` (default: all of `module`), resuming from `work`.
 
@@ -64,7 +67,7 @@ def fit(
     for step in range(start, steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * cosine(step, steps, warmup)
-        torch.manual_seed(step)
+        torch.manual_seed(step + SEED_STEP * seed)
         losses = step_fn(step)
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()

@@ -20,7 +20,9 @@ from mllm_eval.errors import UserError, near
 from mllm_eval.miniature.pretrain import contrastive, distillation, language
 from mllm_eval.miniature.pretrain.cards import encoder_card, llm_card
 from mllm_eval.miniature.pretrain.corpus import tokenizer_texts
+from mllm_eval.miniature.pretrain.images import pictures
 from mllm_eval.miniature.pretrain.probe import Encode, probe
+from mllm_eval.miniature.textrich import Pool
 from mllm_eval.miniature.tokenizer import train_tokenizer
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -34,22 +36,29 @@ def make(
     out: Path = WEIGHTS,
     threads: int = 1,
     steps: dict[str, int] | None = None,
+    pool: Pool | None = None,
+    seed: int = 0,
 ) -> None:
     """Makes what is missing among `names` in `out`; checkpoints of unfinished ones live in `work`.
 
-    One thread is the default, for sums then have one order: the same steps give the same weights.
+    One thread is the default, for sums then have one order: the same steps give the same weights. pool: the pictures
+    that mini-dino is trained on, instead of new ones at every step; the others read captions or nothing.
+    Raises UserError for an unknown name, and a pool for others than mini-dino.
     """
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     if unknown := [name for name in names if name not in NAMES]:
         raise UserError(f"unknown weights {unknown[0]!r}.{near(unknown[0], NAMES)} Known: {', '.join(NAMES)}")
+    if (pool is not None or seed) and set(names) != {"mini-dino"}:
+        raise UserError("a corpus or a seed is mini-dino's: add --only mini-dino")
     plan = {**STEPS, **(steps or {})}
-    tokenizer = _tokenizer(work)
+    # Training it takes a minute, and encoders of pictures alone need none.
+    tokenizer = _tokenizer(work) if set(names) & {"mini-llama", "mini-clip"} else cast(PreTrainedTokenizerFast, None)
     makers: dict[str, Callable[[], None]] = {
         "mini-llama": lambda: _llama(tokenizer, work, out),
         "mini-random": lambda: _random(out),
         "mini-clip": lambda: _clip(tokenizer, work, plan["mini-clip"], out),
-        "mini-dino": lambda: _dino(work, plan["mini-dino"], out),
+        "mini-dino": lambda: _dino(work, plan["mini-dino"], out, pool, seed),
     }
     for name in names:
         if (out / name / "model.safetensors").exists() and (out / name / "README.md").exists():
@@ -117,7 +126,13 @@ def _llama(tokenizer: PreTrainedTokenizerFast, work: Path, out: Path) -> None:
 
 
 def _encoder(
-    name: str, model: PreTrainedModel, steps: int, log: Path | None, out: Path, encode: Encode | None = None
+    name: str,
+    model: PreTrainedModel,
+    steps: int,
+    log: Path | None,
+    out: Path,
+    encode: Encode | None = None,
+    told: dict[str, Any] | None = None,
 ) -> None:
     _as_stored(model)
     with torch.no_grad():
@@ -127,10 +142,13 @@ def _encoder(
         "images": steps * distillation.BATCH,
         "probes": probes,
         "parameters": sum(p.numel() for p in model.parameters()),
+        **(told or {}),
     }
     if log is not None:
         measured["log"] = _history(log)
     floor = out / "mini-random" / "measured.json"
+    if told and not floor.exists():
+        floor = WEIGHTS / "mini-random" / "measured.json"
     random = json.loads(floor.read_text())["probes"] if floor.exists() else probes
     _write(model, out / name, encoder_card(name, measured, random), measured)
 
@@ -145,6 +163,8 @@ def _clip(tokenizer: PreTrainedTokenizerFast, work: Path, steps: int, out: Path)
     _encoder("mini-clip", model, steps, log, out)
 
 
-def _dino(work: Path, steps: int, out: Path) -> None:
-    model, log = distillation.pretrain(work, steps)
-    _encoder("mini-dino", model, steps, log, out, lambda x: distillation.features(model, x))
+def _dino(work: Path, steps: int, out: Path, pool: Pool | None, seed: int) -> None:
+    shown_in = pictures if pool is None else pool.pictures
+    model, log = distillation.pretrain(work, steps, shown_in=shown_in, seed=seed)
+    told = {} if pool is None else {"corpus": pool.about, "seed": seed}
+    _encoder("mini-dino", model, steps, log, out, lambda x: distillation.features(model, x), told)

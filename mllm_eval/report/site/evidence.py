@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 
+from mllm_eval.catalog.variant import BLIND, DEFAULT
 from mllm_eval.errors import UserError
 from mllm_eval.report.choice import Choice, choose_one_recipe
 from mllm_eval.report.comparison import compare_scored, labels
@@ -15,7 +16,7 @@ from mllm_eval.report.evidence import Scored, draw_together, read_scored, read_v
 from mllm_eval.report.table import Table
 from mllm_eval.results import AVERAGE, RunRecord, columns, hold_to_known_rules
 
-SHOWN_VARIANTS = ("default", "blind")
+SHOWN_VARIANTS = (DEFAULT, BLIND)
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Entry:
     @property
     def blind(self) -> bool:
         """Whether it was asked without images."""
-        return self.scored.variant == "blind"
+        return self.scored.variant == BLIND
 
     @property
     def by_rules(self) -> dict[str, Scored]:
@@ -119,5 +120,5 @@ def gather(records: Sequence[RunRecord], rules: str, asked: bool) -> Evidence:
             for other in run.record.rules
             if other != rules and run.variant in run.record.variants(other)
         }
-        entries.append(Entry(f"{run.record.hash}{'-blind' if run.variant == 'blind' else ''}", label, run, others))
+        entries.append(Entry(f"{run.record.hash}{'-blind' if run.variant == BLIND else ''}", label, run, others))
     return Evidence(tuple(entries), rules, tuple(choice.left_out))

@@ -88,16 +88,29 @@ Draw = Callable[[], "Figure"]
 
 def write_figure(out: Path, name: str, draw: Draw, alt: str, caption: str) -> str:
     """Draw a figure; writes figures/<name>.pdf and gives the html of the figure with its caption."""
+    pdf = io.BytesIO()
+
+    def also_pdf(figure: Figure) -> None:
+        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Title": alt})
+
+    link = f' <a href="figures/{escape(name)}.pdf">PDF</a>'
+    found = inline_figure(name, draw, alt, caption + link, also_pdf)
+    write_atomic(out / "figures" / f"{name}.pdf", pdf.getvalue())
+    return found
+
+
+def inline_figure(
+    name: str, draw: Draw, alt: str, caption: str, also: Callable[[Figure], None] = lambda _: None
+) -> str:
+    """Draw a figure; gives its html with its caption, which is escaped already. `also` is given what was drawn."""
     with style(name):
         figure = draw()
-        pdf, svg = io.BytesIO(), io.StringIO()
-        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Title": alt})
+        also(figure)
+        svg = io.StringIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    write_atomic(out / "figures" / f"{name}.pdf", pdf.getvalue())
     return (
         f'<figure id="figure-{escape(name)}"><div class="plot" tabindex="0" role="group" aria-label="{escape(alt)}">'
-        f"{_themed(svg.getvalue(), alt)}</div>\n"
-        f'<figcaption>{caption} <a href="figures/{escape(name)}.pdf">PDF</a></figcaption></figure>\n'
+        f"{_themed(svg.getvalue(), alt)}</div>\n<figcaption>{caption}</figcaption></figure>\n"
     )
 
 

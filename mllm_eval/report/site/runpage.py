@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_eval.catalog import TokenGrid
+from mllm_eval.catalog.variant import DEFAULT
 from mllm_eval.data.rowcounts import row_counts
 from mllm_eval.errors import UserError
 from mllm_eval.escaping import html as escape
@@ -36,7 +37,8 @@ def run_page(entry: Entry, out: Path) -> str:
                     + (f", family's code {encoder.code[:16]}" if encoder.code else "")),
         ("Pretraining", f"{encoder.facts.pretraining_data}; samples seen: {encoder.facts.samples_seen}; "
                         f"supervision: {encoder.facts.supervision}"),
-        ("LLM", f"{config.llm.name}, {config.llm.params:,} parameters"),
+        ("LLM", f"{config.llm.name}, {config.llm.params:,} parameters"
+                + (f", from a GGUF file ({config.llm.quantisation})" if config.llm.quantisation else "")),
         ("Recipe", f"{config.recipe.name}, {config.recipe.hash}; template {config.recipe.template}, "
                    f"{config.recipe.tokens} visual tokens{_shown(config)}, {config.recipe.dtype}"),
         ("Seed", str(config.seed)),
@@ -44,7 +46,7 @@ def run_page(entry: Entry, out: Path) -> str:
     ])  # fmt: skip
     parts = [
         *_head(entry, about),
-        _training(record.folder, record.hash, out),
+        training_section(record.folder, record.hash, out),
         _recipe(config),
         _cost(record),
         _world(record),
@@ -66,7 +68,7 @@ def _head(entry: Entry, about: str) -> list[str]:
         f'<section class="headline"><h1>{escape(record.encoder)}</h1>'
         f'<p class="lead">Run <code>{escape(record.hash)}</code></p>{about}</section>'
     )
-    return [title, _scores(entry), behind(entry.scored), _probes(entry)]
+    return [title, _scores(entry), behind(entry.scored), probes_section(entry)]
 
 
 def _external(entry: Entry) -> str:
@@ -113,7 +115,8 @@ def _scores(entry: Entry) -> str:
     return section("scores", "Scores", sheet("run-scores", "Scores by benchmark and rule set", head, rows, note))
 
 
-def _probes(entry: Entry) -> str:
+def probes_section(entry: Entry) -> str:
+    """Classic vision of a run as html; empty for a run that has none."""
     known, rows = columns().classic, []
     for key, one in entry.scored.record.probes.items():
         digits = known[key].decimals or 1
@@ -128,7 +131,8 @@ def _probes(entry: Entry) -> str:
     return section("classic", "Classic vision", sheet("probes", "Probes of the encoder", head, rows, note))
 
 
-def _training(folder: Path, run: str, out: Path) -> str:
+def training_section(folder: Path, run: str, out: Path) -> str:
+    """The losses of both stages and what the rows were, as html; empty for a run without logs."""
     stages = []
     for number, what in ((1, "projector"), (2, "projector and LLM")):
         path = folder / f"stage{number}" / "log.jsonl"
@@ -177,7 +181,7 @@ def _cost(record: RunRecord) -> str:
     kinds: dict[str, list[Timing]] = {}
     for one in timings:
         kind = one.kind or "not said, by an older version"
-        kinds.setdefault(kind if one.variant in ("", "default") else f"{kind} ({one.variant})", []).append(one)
+        kinds.setdefault(kind if one.variant in (None, DEFAULT) else f"{kind} ({one.variant})", []).append(one)
     head = [("", False), ("Steps", True), ("Seconds", True), ("CPU seconds", True), ("Peak MiB", True)]
 
     def row(name: str, members: list[Timing]) -> list[str]:

@@ -52,7 +52,7 @@ def write_samples(
             write_data(out, f"{key}-{start // PAGE:03d}", _page(part, samples, answers, scores, thumbs, suffix))
         known = columns().benchmarks.get(name)
         codes = {
-            entry: {rules: "".join(_code(frame.get(one)) for one in ids) for rules, frame in frames.items()}
+            entry: {rules: "".join(score_code(frame.get(one)) for one in ids) for rules, frame in frames.items()}
             for entry, frames in scores.items()
         }
         write_data(out, key, {"codes": codes})
@@ -116,7 +116,7 @@ def _answers(entry: Entry, name: str, problems: list[str]) -> dict[str, Answer]:
         return {}
 
 
-def _code(line: Line | None) -> str:
+def score_code(line: Line | None) -> str:
     """One sign a sample: A to K for scores of 0 to 1 in tenths, a to k where nothing could be read from the answer,
     `-` for a failed sample, `.` for one that was not scored."""
     if line is None:
@@ -151,7 +151,7 @@ def _page(
         "groups": [one.group if one and one.group != one.id else "" for one in found],
         "clusters": [one.cluster if one else "" for one in found],
         "answers": {entry: [_answer(lines.get(one)) for one in ids] for entry, lines in answers.items()},
-        "scores": {entry: _lines(ids, answers.get(entry, {}), by_rules) for entry, by_rules in scores.items()},
+        "scores": {entry: sample_lines(ids, answers.get(entry, {}), by_rules) for entry, by_rules in scores.items()},
     }
 
 
@@ -169,7 +169,7 @@ def _answer(answer: Answer | None) -> str | dict[str, str] | None:
     return {"failed": answer.reason} if answer.state == "error" else answer.text[:LONGEST]
 
 
-def _lines(
+def sample_lines(
     ids: Sequence[str], answers: dict[str, Answer], by_rules: dict[str, dict[str, Line]]
 ) -> dict[str, list[list[Any] | int | None]]:
     """Rule set -> a line a sample; nothing is said twice: `true` stands for the answer itself as what was read from

@@ -1,0 +1,195 @@
+"""A GGUF file of a LLaMA as the config.json and the tensors' names that transformers has for it: no torch, no weights.
+
+The keys and names are llama.cpp's: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and its converter
+(convert_hf_to_gguf.py).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_eval.errors import UserError
+from mllm_eval.hub.gguf_header import GgufHeader, read_gguf
+
+SUFFIX = ".gguf"
+# llama.cpp's name of a key behind `llama.` -> transformers' of a LLaMA's config, or of what a LLaMA does not have.
+FIELDS = {
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "block_count": "num_hidden_layers",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.sliding_window": "sliding_window",
+    "attention.clamp_kqv": "clip_qkv",
+    "expert_count": "num_local_experts",
+    "logit_scale": "logit_scale",
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+}
+# Those that are read otherwise, or say nothing of the function.
+OTHERS = (
+    "vocab_size",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scale_linear",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scaling.original_context_length",
+    "rope.scaling.finetuned",
+    "attention.value_length",
+    "attention.causal",
+    "tensor_data_layout",
+    "expert_used_count",
+)
+NEEDED = ("context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count",
+          "attention.layer_norm_rms_epsilon")  # fmt: skip
+BLOCK = r"blk\.(\d+)\."
+# llama.cpp's name of a tensor -> transformers'.
+NAMES = {
+    r"token_embd\.weight": "model.embed_tokens.weight",
+    r"output_norm\.weight": "model.norm.weight",
+    r"output\.weight": "lm_head.weight",
+    BLOCK + r"attn_norm\.weight": r"model.layers.\1.input_layernorm.weight",
+    BLOCK + r"ffn_norm\.weight": r"model.layers.\1.post_attention_layernorm.weight",
+    BLOCK + r"attn_([qkv])\.(weight|bias)": r"model.layers.\1.self_attn.\2_proj.\3",
+    BLOCK + r"attn_output\.(weight|bias)": r"model.layers.\1.self_attn.o_proj.\2",
+    BLOCK + r"ffn_(gate|up|down)\.(weight|bias)": r"model.layers.\1.mlp.\2_proj.\3",
+}
+# Follow from the config: frequencies, and what rope scaling of type llama3 divides each of them by.
+FACTORS = "rope_freqs.weight"
+DERIVED = rf"{re.escape(FACTORS)}|blk\.\d+\.attn_rot_embd"
+# Of LLaMA 3.1 to 3.3 (their config.json): a file holds what follows from these, not these. The factor is its largest.
+LLAMA3: dict[str, float] = {
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def is_gguf(place: Path) -> bool:
+    """Whether weights are one file of this format, by its name."""
+    return place.suffix.lower() == SUFFIX
+
+
+def name_in_transformers(name: str) -> str:
+    """The name of a tensor in `LlamaForCausalLM`; one that no row names stays as it is, and has no place there."""
+    for pattern, target in NAMES.items():
+        if found := re.fullmatch(pattern, name):
+            return found.expand(target)
+    return name
+
+
+def gguf_config(path: Path) -> dict[str, Any]:
+    """What config.json would say of the model in a file.
+
+    Another architecture has its name as `model_type`, and no more. Raises UserError for a file that is no GGUF, is cut
+    short, lacks what a LLaMA needs, or says what a LLaMA does not have.
+    """
+    header = read_gguf(path)
+    kind = header.metadata.get("general.architecture")
+    if kind != "llama":
+        return {"model_type": kind}
+    said = {key.removeprefix("llama."): one for key, one in header.metadata.items() if key.startswith("llama.")}
+    for key in NEEDED:
+        if key not in said:
+            raise UserError(f"{path}: says no llama.{key}, which every LLaMA has; convert the weights anew")
+    for key, value in said.items():
+        if not isinstance(value, int | float | str):
+            raise UserError(f"{path}: `llama.{key}` differs from layer to layer, a LLaMA's are all alike")
+        if key not in FIELDS and key not in OTHERS and value not in (0, "", "none"):
+            raise UserError(f"{path}: `llama.{key}: {value}` is not known here and may change the function; use the "
+                            "weights that the file was made from")  # fmt: skip
+    if said.get("attention.causal", True) is not True:
+        raise UserError(
+            f"{path}: `llama.attention.causal: false`: each position sees all others, a LLaMA's those before"
+        )
+    config: dict[str, Any] = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu"}
+    config |= {FIELDS[key]: value for key, value in said.items() if key in FIELDS}
+    # Stored with 24 bits: 1e-5 is 9.999999747378752e-06 there.
+    config["rms_norm_eps"] = float(f"{config['rms_norm_eps']:.6g}")
+    head = _head_width(said, path)
+    config["head_dim"] = head
+    config["rope_parameters"] = _rope(said, header, head, path)
+    tensors = header.tensors
+    words = tensors.get("token_embd.weight")
+    config["vocab_size"] = words.shape[0] if words is not None else said.get("vocab_size")
+    config["tie_word_embeddings"] = "output.weight" not in tensors
+    config["attention_bias"] = "blk.0.attn_q.bias" in tensors
+    config["mlp_bias"] = "blk.0.ffn_up.bias" in tensors
+    for token in ("bos", "eos"):
+        if (number := header.metadata.get(f"tokenizer.ggml.{token}_token_id")) is not None:
+            config[f"{token}_token_id"] = number
+    return config
+
+
+def _head_width(said: dict[str, Any], path: Path) -> int:
+    head = int(said.get("attention.key_length") or said["embedding_length"] // max(1, said["attention.head_count"]))
+    turned, values = said.get("rope.dimension_count", head), said.get("attention.value_length", head)
+    if turned != head:
+        raise UserError(f"{path}: rotary embeddings turn {turned} of {head} dimensions of a head; a LLaMA's turn all")
+    if values != head:
+        raise UserError(f"{path}: values are {values} wide and keys {head}; a LLaMA's are alike")
+    return head
+
+
+def _rope(said: dict[str, Any], header: GgufHeader, head: int, path: Path) -> dict[str, Any]:
+    base = float(said.get("rope.freq_base", 10000.0))
+    kind, factor = str(said.get("rope.scaling.type", "none")), said.get("rope.scaling.factor", 1.0)
+    if "rope.scale_linear" in said and kind == "none":
+        kind, factor = "linear", said["rope.scale_linear"]
+    factors = header.tensors.get(FACTORS)
+    if factors is not None:
+        if kind != "none":
+            raise UserError(f"{path}: scales its rotary embeddings twice, by type {kind} and by {FACTORS}")
+        return {"rope_theta": base, **_llama3(_numbers(path, factors.start, factors.size), base, head, path)}
+    if kind == "none" or factor == 1.0:
+        return {"rope_type": "default", "rope_theta": base}
+    found = {"rope_type": kind, "rope_theta": base, "factor": float(factor)}
+    if (length := said.get("rope.scaling.original_context_length")) is not None:
+        found["original_max_position_embeddings"] = length
+    return found
+
+
+def _llama3(found: NDArray[np.float32], base: float, head: int, path: Path) -> dict[str, Any]:
+    """The parameters that the divisors of the frequencies [head / 2] follow from."""
+    if len(found) == head // 2 and np.isfinite(found).all():
+        factor = float(found.max())
+        if np.allclose(found, llama3_factors(base, head, factor), rtol=1e-4):
+            return {"rope_type": "llama3", "factor": factor, **LLAMA3}
+    raise UserError(
+        f"{path}: {FACTORS} is not what scaling of LLaMA 3.1's type gives; use the weights it was made from"
+    )
+
+
+def llama3_factors(base: float, head: int, factor: float) -> NDArray[np.float64]:
+    """What LLaMA 3.1 divides the frequency of each pair of a head's dimensions by [head / 2].
+
+    Long waves are divided by `factor`, short ones not, those between by what lies between (transformers'
+    `_compute_llama3_parameters`).
+    """
+    low, high, length = (
+        LLAMA3["low_freq_factor"],
+        LLAMA3["high_freq_factor"],
+        LLAMA3["original_max_position_embeddings"],
+    )
+    waves = 2 * math.pi * base ** (np.arange(0, head, 2) / head)
+    smooth = np.clip((length / waves - low) / (high - low), 0, 1)
+    divisors: NDArray[np.float64] = 1 / ((1 - smooth) / factor + smooth)
+    return divisors
+
+
+def _numbers(path: Path, start: int, size: int) -> NDArray[np.float32]:
+    with open(path, "rb") as file:
+        file.seek(start)
+        return np.frombuffer(file.read(size), "<f4")

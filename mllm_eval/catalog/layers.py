@@ -1,0 +1,35 @@
+"""Which layers of an encoder a probe reads, from the words of its yaml or of the command line."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mllm_eval.errors import UserError, near
+
+Layers = Literal["last", "last4", "even4"]
+
+
+def chosen_layers(asked: Layers | list[int] | str, depth: int, where: str) -> list[tuple[int, ...]]:
+    """The blocks, from 1, that are read together; several tuples, each a block, for `all`.
+
+    asked: `last`, `last4`, `even4`, `all`, or numbers of blocks (as a list, or with commas), negative from the end.
+    """
+    if asked == "all":
+        return [(number,) for number in range(1, depth + 1)]
+    if asked == "last":
+        return [(depth,)]
+    if asked == "last4":
+        return [tuple(range(max(1, depth - 3), depth + 1))]
+    if asked == "even4":
+        return [tuple(sorted({max(1, int(depth * part / 4 + 0.5)) for part in range(1, 5)}))]
+    given = asked.split(",") if isinstance(asked, str) else asked
+    try:
+        numbers = [int(one) for one in given]
+    except ValueError:
+        known = ("last", "last4", "even4", "all")
+        raise UserError(f"{where}: no layers {asked!r}.{near(str(asked), known)} Known: {', '.join(known)}, or numbers "
+                        "of blocks with commas") from None  # fmt: skip
+    chosen = sorted({number + depth + 1 if number < 0 else number for number in numbers})
+    if not chosen or not 1 <= chosen[0] <= chosen[-1] <= depth:
+        raise UserError(f"{where}: layers {asked}: the encoder has blocks 1 to {depth}")
+    return [tuple(chosen)]

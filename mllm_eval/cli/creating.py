@@ -1,0 +1,95 @@
+"""`mllm-eval new`: what a person would otherwise write by hand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mllm_eval.cli.guard import Guarded
+from mllm_eval.console import say
+
+app = typer.Typer(cls=Guarded, help="Write the yaml of an encoder from its weights.", no_args_is_help=True)
+
+
+@app.callback()
+def _only_a_group() -> None:
+    """Write the yaml of an encoder from its weights."""
+
+
+@app.command("encoder")
+def encoder(
+    source: Annotated[str, typer.Argument(help="a folder in the hub's format, or owner/name[@revision] of the hub")],
+    name: Annotated[str | None, typer.Option(help="default: that of the folder or repository")] = None,
+    to: Annotated[Path | None, typer.Option(help="file to write; default: configs/encoders/NAME.yaml")] = None,
+    mean: Annotated[str | None, typer.Option(help="three numbers with commas, where no processor says them")] = None,
+    std: Annotated[str | None, typer.Option(help="likewise")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="fetch nothing: what the hub's cache has")] = False,
+) -> None:
+    """Write an encoder's yaml from its config and its processor, check it, and say what is left to decide.
+
+    A repository of the hub is fetched, locked and named with its commit.
+
+    \b
+      mllm-eval new encoder /models/my-dinov2
+      mllm-eval new encoder facebook/dinov2-small --name my-dinov2-small
+    """
+    from mllm_eval.cli.checking import check_encoders
+    from mllm_eval.environment import before_torch
+    from mllm_eval.errors import UserError
+
+    before_torch()
+    from mllm_eval.adapters.describing import describe
+
+    place, weights, stem = _found(source, offline)
+    own = name or stem
+    if not re.fullmatch(r"[\w.-]+", own):
+        raise UserError(f"name {own!r}: use letters, digits, dots, hyphens and underscores")
+    path = to or Path("configs") / "encoders" / f"{own}.yaml"
+    if path.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{path}: name a .yaml file to write")
+    if path.exists():
+        raise UserError(f"{path}: is there already; name another with --to or --name, or delete it")
+    made = describe(place, own, weights, _numbers(mean, "--mean"), _numbers(std, "--std"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(made.text, encoding="utf-8")
+    say(f"{path}: written")
+    say(made.text, end="")
+    right = check_encoders(str(path))
+    say("left to decide:", *made.decide, sep="\n  ")
+    raise typer.Exit(0 if right else 2)
+
+
+def _found(source: str, offline: bool) -> tuple[Path, dict[str, str], str]:
+    """Where the weights lie, what the yaml says of that, and a name."""
+    from mllm_eval.cli.display import display
+    from mllm_eval.errors import UserError
+    from mllm_eval.pipeline.weights import Whole, provide_weights
+
+    place = Path(source).expanduser()
+    if place.exists():
+        return place, {"path": str(place.resolve())}, place.resolve().name
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", source) or source.startswith((".", "/")):
+        raise UserError(f"{source}: no such folder, and no owner/name of the hub")
+    (found,) = provide_weights([Whole.of(source)], offline, reporter=display())
+    repo = source.partition("@")[0]
+    weights = {"repo": repo}
+    if found.lock is not None and found.lock.revision_found:
+        weights["revision"] = found.lock.revision_found
+    return found.place, weights, repo.rpartition("/")[2]
+
+
+def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    from mllm_eval.errors import UserError
+
+    if text is None:
+        return None
+    try:
+        found = tuple(float(one) for one in text.split(","))
+    except ValueError:
+        found = ()
+    if len(found) != 3:
+        raise UserError(f"{option} {text!r}: write three numbers with commas, such as 0.5,0.5,0.5")
+    return found

@@ -1,0 +1,112 @@
+"""`mllm-eval leaks`: which benchmark pictures and questions stand in what a model was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mllm_eval.console import say
+
+if TYPE_CHECKING:
+    from mllm_eval.leaks.findings import Findings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("leaks", short_help="benchmark pictures and questions in the training data")(leaks)
+
+
+def leaks(
+    recipe: Annotated[
+        str | None, typer.Argument(help="whose training data; a name in configs/recipes, or path to a yaml file")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="instead: a folder of images, tar shards or parquet files, or one such file")
+    ] = None,
+    encoder: Annotated[
+        str, typer.Option(help="whose features confirm a pair; a name in configs/encoders, or path to a yaml file")
+    ] = "mini-dino",
+    benchmarks: Annotated[str | None, typer.Option(help="comma-separated; default: the sixteen of the paper")] = None,
+    data: Annotated[str | None, typer.Option(help="the benchmarks' data; default: the recipe's, else mini")] = None,
+    radius: Annotated[int, typer.Option(help="bits of 64 in which hashes of candidates differ", min=0, max=20)] = 10,
+    alarm: Annotated[float, typer.Option(help="share of different pairs that may be taken for copies")] = 0.001,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a benchmark")] = False,
+) -> None:
+    """Look for near-duplicates of each benchmark's pictures, and for its questions, in what a recipe trains on.
+
+    A perceptual hash finds candidates (each picture of a benchmark whole, cut by a tenth and mirrored), the encoder's
+    features confirm them over a threshold that pairs known to be different pass as seldom as --alarm says. Questions
+    are compared word for word, in small letters and without marks. What was found lies in results/leaks; `table
+    --leaks` prints scores without leaked samples beside the scores, which stay as they are, and `report` shows both
+    pictures.
+
+    \b
+      mllm-eval leaks mini
+      mllm-eval leaks webssl-paper --encoder webssl-dino1b-full2b-224
+      mllm-eval leaks --against laion-part/ --benchmarks gqa,textvqa     images alone, by their content
+      mllm-eval table --leaks training --runs mini-dino                  scores without leaked samples
+    """
+    from mllm_eval.catalog import load_benchmark, load_encoder, load_recipe, paper_benchmarks
+    from mllm_eval.cli.app import split
+    from mllm_eval.cli.display import display
+    from mllm_eval.environment import before_torch
+    from mllm_eval.errors import UserError
+    from mllm_eval.leaks.check import check_leaks
+
+    if (recipe is None) == (against is None):
+        raise UserError("give a recipe, such as `mllm-eval leaks mini`, or --against a folder of images; not both")
+    chosen = load_recipe(recipe) if recipe is not None else None
+    pin = data or (chosen.data if chosen else "mini")
+    named = [load_benchmark(name) for name in split(benchmarks) or paper_benchmarks()]
+    for one in named:
+        one.pin(pin)
+    source = chosen if chosen is not None else Path(str(against))
+    before_torch()
+    shown = display()
+    found = check_leaks(
+        source, named, pin, load_encoder(encoder), radius=radius, alarm=alarm, step=shown.step, say=shown.say
+    )
+    if as_json:
+        for counts in found.benchmarks.values():
+            say(counts.model_dump_json())
+        return
+    say(*lines(found), sep="\n")
+
+
+def lines(findings: Findings) -> list[str]:
+    """The findings as lines: a row a benchmark, what was looked at above, and what can't be read below."""
+    every = list(findings.benchmarks.values())
+    first = every[0]
+    head = f"{'benchmark':<16} {'pictures':>8} {'near':>8} {'copies':>7} "
+    head += f"{'samples':>8} {'leaked':>7} {'standing':>9} {'both':>6}"
+    said = [f"{first.corpus}: {first.images:,} images; near: pairs of hashes within {first.settings.radius} bits; "
+            f"copies: pictures that {first.settings.encoder} confirms", "", head]  # fmt: skip
+    for one in every:
+        standing = "-" if one.standing is None else f"{one.leaked['questions']:,}"
+        said.append(
+            f"{one.benchmark:<16} {one.pictures:>8,} {one.candidates:>8,} {one.leaked_pictures:>7,} {one.samples:>8,} "
+            f"{one.leaked['pictures']:>7,} {standing:>9} {one.leaked['both']:>6,}"
+        )
+    said += ["", "leaked: samples on such a picture; standing: samples whose question stands in the training text word "
+             "for word; both: in a row with that picture"]  # fmt: skip
+    rates = [one.alarm for one in every if one.alarm is not None]
+    if rates:
+        said.append(f"False alarms: of pairs known to be different, those of one benchmark most alike, a share "
+                    f"of {min(rates):.2g} to {max(rates):.2g} passes")  # fmt: skip
+    if unsure := [one.benchmark for one in every if one.candidates and one.threshold is None]:
+        said.append(f"Not confirmed, since no two pictures are known to be different: {', '.join(unsure)}")
+    beyond = {one.benchmark: one.candidates - one.looked_at for one in every if one.candidates > one.looked_at}
+    if beyond:
+        left = ", ".join(f"{name} ({count:,})" for name, count in beyond.items())
+        said.append(f"Pairs that were not looked at, beyond a picture's {first.settings.most} nearest: {left}")
+    if first.broken_images or first.broken_rows:
+        reasons = "; ".join((*first.broken_rows_first[:1], *first.broken_images_first[:2]))
+        said.append(f"Left out: {first.broken_images:,} images or shards and {first.broken_rows:,} rows that can't be "
+                    f"read: {reasons}")  # fmt: skip
+    for one in every:
+        if one.broken_pictures:
+            broken = f"{one.broken_pictures:,} pictures can't be decoded: {one.broken_pictures_first[0]}"
+            said.append(f"{one.benchmark}: {broken}")
+    return [*said, f"Pairs, questions and samples: {findings.folder}"]

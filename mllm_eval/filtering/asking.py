@@ -1,0 +1,104 @@
+"""Which model filters, by what question, and how: known before the model is loaded. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mllm_eval.catalog.level import Level
+from mllm_eval.config import short_hash
+from mllm_eval.environment import device
+from mllm_eval.errors import UserError
+from mllm_eval.external import ExternalModel
+from mllm_eval.imported import Imported
+from mllm_eval.run import Run
+from mllm_eval.saved import read_all_saved
+
+if TYPE_CHECKING:
+    from mllm_eval.filtering.judging import Judge
+
+# Pictures at a time: on a CPU more only leave the caches.
+BATCH = {"cpu": 16, "cuda": 64}
+
+
+def filtering_model(name: str, dtype: str | None = None) -> Run | ExternalModel:
+    """The run or external model of a name, or the finished model in a folder or of a hub repository.
+
+    Raises UserError where it is none of these, and for imported answers, which answer nothing else.
+    """
+    known = read_all_saved()
+    try:
+        found = known.find(name)
+    except UserError as problem:
+        try:
+            return ExternalModel.of(name, **({} if dtype is None else {"dtype": dtype}))  # type: ignore[arg-type]
+        except UserError as other:
+            raise (other if "/" in name else problem) from None
+    if isinstance(found, Imported):
+        raise UserError(f"{name}: holds answers of another tool, no model that could be asked about pictures")
+    return found
+
+
+@dataclass(frozen=True)
+class Question:
+    """A model and what it is asked; `load` makes the judge. May be sent to another process.
+
+    threshold: p(yes) from which a picture is kept. server: address of a vLLM server that holds the run's LLM.
+    """
+
+    model: Run | ExternalModel
+    level: Level
+    threshold: float
+    batch: int
+    server: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: Run | ExternalModel,
+        level: Level,
+        threshold: float | None = None,
+        batch: int | None = None,
+        server: str | None = None,
+    ) -> Question:
+        """Defaults filled in: the level's threshold, the device's batch. Raises UserError for a threshold beyond 0 to
+        1, and a server for a model that is no run."""
+        chosen = level.threshold if threshold is None else threshold
+        if not 0 < chosen < 1:
+            raise UserError(f"--threshold {chosen:g}: p(yes) lies between 0 and 1")
+        if server is not None and not isinstance(model, Run):
+            raise UserError("--server holds the LLM of a run; an external model is asked here, as it is")
+        return cls(model, level, chosen, batch or BATCH[device().partition(":")[0]], server)
+
+    def config(self) -> dict[str, Any]:
+        """All that decides a decision, as plain data."""
+        return {
+            "model": self.model.name,
+            "hash": self.model.hash,
+            "level": self.level.name,
+            "question": self.level.question,
+            "threshold": self.threshold,
+            "batch": self.batch,
+            # Its sums are rounded otherwise, and it tells the likeliest tokens alone.
+            "by": "server" if self.server else "here",
+        }
+
+    @property
+    def key(self) -> str:
+        """12 hex digits of `config`."""
+        return short_hash(self.config())
+
+    def load(self) -> Judge:
+        """The judge. Raises UserError where the model cannot be loaded."""
+        from mllm_eval.environment import before_torch
+
+        before_torch()
+        from mllm_eval.filtering.models import RunJudge, ServedJudge, StockJudge
+
+        if not isinstance(self.model, Run):
+            return StockJudge(self.model, self.level.question, self.batch)
+        if self.server is None:
+            return RunJudge(self.model, self.level.question, self.batch)
+        from mllm_eval.generate.server import Server
+
+        return ServedJudge(self.model, self.level.question, self.batch, Server(self.server))

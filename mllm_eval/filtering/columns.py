@@ -1,0 +1,53 @@
+"""Which columns of a parquet file are the picture, its key and its caption: img2dataset's layout and the hub's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from mllm_eval.data.columns import type_name
+from mllm_eval.errors import UserError, near
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# img2dataset names the column of bytes by the format that it writes.
+BYTES = ("jpg", "jpeg", "png", "webp", "image", "img", "image_bytes", "bytes")
+KEYS = ("key", "__key__", "id", "image_id", "uid")
+CAPTIONS = ("txt", "caption", "text", "TEXT")
+# Why img2dataset has no bytes of a picture.
+STATUS = ("status", "error_message")
+
+
+class Columns(NamedTuple):
+    """Names of columns; `key` None where rows are known by their number."""
+
+    image: str
+    key: str | None
+    captions: tuple[str, ...]
+    status: tuple[str, ...]
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """All of them."""
+        return (self.image, *([self.key] if self.key else []), *self.captions, *self.status)
+
+
+def columns_of(schema: pa.Schema, path: str, image: str | None = None) -> Columns:
+    """The columns of a file; `image` names that of the pictures where there are several.
+
+    Raises UserError where none or several could be it.
+    """
+    kinds = {field.name: type_name(field.type) for field in schema}
+    possible = [name for name, kind in kinds.items()
+                if kind == "image" or (kind in ("binary", "large_binary") and name.lower() in BYTES)]  # fmt: skip
+    if image is not None:
+        if image not in kinds:
+            raise UserError(f"{path}: has no column {image!r}.{near(image, kinds)}")
+        if kinds[image] not in ("image", "binary", "large_binary"):
+            raise UserError(f"{path}: column {image!r} is {kinds[image]}; pictures are binary, or image of the hub")
+    elif len(possible) != 1:
+        found = f"several could be it ({', '.join(possible)})" if possible else f"none of {', '.join(kinds)} is it"
+        raise UserError(f"{path}: which column holds the pictures? {found}; say --image-column")
+    key = next((name for name in KEYS if name in kinds), None)
+    texts = tuple(name for name in CAPTIONS if kinds.get(name) == "string")
+    return Columns(image or possible[0], key, texts, tuple(name for name in STATUS if name in kinds))

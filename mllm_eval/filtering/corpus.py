@@ -1,0 +1,169 @@
+"""A corpus of pictures as shards: WebDataset tars, parquet files, or parts of a folder of image files. No torch."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mllm_eval.errors import UserError
+from mllm_eval.storage import sha256_bytes
+
+Kind = Literal["tar", "parquet", "files"]
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
+# Image files that are one shard of a folder.
+FILES = 1000
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of a corpus that is filtered whole or not at all.
+
+    name: relative to the corpus, unique in it. path: of the file, or of the folder that `files` lie in (their names
+    relative to it, sorted, what lies beside the images among them).
+    """
+
+    name: str
+    kind: Kind
+    path: str
+    files: tuple[str, ...] = ()
+
+    def signature(self) -> str:
+        """Which bytes these are, without reading them: names, sizes and times of change, 16 hex digits.
+
+        Raises UserError where a tar or parquet file is gone; an image file that is counts as gone.
+        """
+        paths = [Path(self.path, name) for name in self.files] or [Path(self.path)]
+        told = []
+        for path, name in zip(paths, self.files or (self.name,), strict=True):
+            try:
+                status = path.stat()
+            except OSError as problem:
+                if not self.files:
+                    raise UserError(f"{path}: cannot be read ({problem.strerror})") from None
+                told.append(f"{name}\0gone\n")
+                continue
+            told.append(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n")
+        return sha256_bytes("".join(told).encode("utf-8", "surrogateescape"))[:16]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Where pictures lie. `left_out`: files that were taken for metadata and not for shards, named."""
+
+    place: Path
+    kind: Kind
+    paths: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many shards there are; of a folder of images that takes a walk."""
+        return sum(1 for _ in self.shards()) if self.kind == "files" else len(self.paths)
+
+    def shards(self) -> Iterator[Shard]:
+        """The shards in the order of their names; of a folder of images no more than one is held."""
+        if self.kind == "files":
+            yield from _parts(self.place)
+            return
+        for name in self.paths:
+            path = self.place if self.place.is_file() else self.place / name
+            yield Shard(name, self.kind, str(path))
+
+    def shard(self, name: str) -> Shard:
+        """The shard of that name. Raises KeyError for an unknown one."""
+        for one in self.shards():
+            if one.name == name:
+                return one
+        raise KeyError(name)
+
+
+def open_corpus(place: Path) -> Corpus:
+    """What a file or folder holds: the tars in it, else the parquet files, else the images.
+
+    A parquet file beside a tar or folder of its own name is img2dataset's metadata: it tells of the pictures and does
+    not hold them. Raises UserError for a place that is missing or holds nothing of the three.
+    """
+    place = Path(place).expanduser().absolute()
+    if place.is_file():
+        kind = _kind(place.name)
+        if kind is None:
+            raise UserError(f"{place}: neither a tar ({', '.join(TARS)}) nor a parquet file; give one, or a folder")
+        return Corpus(place, kind, (place.name,))
+    if not place.is_dir():
+        raise UserError(f"{place}: no such file or folder")
+    found: dict[Kind, list[str]] = {"tar": [], "parquet": [], "files": []}
+    stems: set[str] = set()
+    for folder, inner, names in os.walk(place):
+        inner.sort()
+        below = Path(folder).relative_to(place)
+        stems |= {str(below / name) for name in inner if not name.startswith(".")}
+        for name in sorted(names):
+            kind = _kind(name)
+            if kind is not None and not name.startswith("."):
+                found[kind].append(str(below / name))
+                if kind == "tar":
+                    stems.add(str(below / name.partition(".")[0]))
+            elif not found["files"] and name.lower().endswith(IMAGES):
+                found["files"].append(name)
+    parquet = [one for one in sorted(found["parquet"]) if one.removesuffix(".parquet") not in stems]
+    beside = tuple(sorted(set(found["parquet"]) - set(parquet)))
+    if found["tar"]:
+        return Corpus(place, "tar", tuple(sorted(found["tar"])), tuple(sorted(found["parquet"])))
+    if parquet and not found["files"]:
+        return Corpus(place, "parquet", tuple(parquet), beside)
+    if found["files"]:
+        return Corpus(place, "files", (), tuple(sorted(found["parquet"])))
+    raise UserError(f"{place}: no tar, no parquet file and no image in it")
+
+
+def _kind(name: str) -> Kind | None:
+    lowered = name.lower()
+    return "tar" if lowered.endswith(TARS) else "parquet" if lowered.endswith(".parquet") else None
+
+
+def _parts(place: Path) -> Iterator[Shard]:
+    held: list[str] = []
+    images = number = 0
+    for name in _walked(place):
+        is_image = name.lower().endswith(IMAGES)
+        # What belongs to one key is not parted.
+        if is_image and images >= FILES and stem_of(name) != stem_of(held[-1]):
+            yield _part(number, place, held)
+            held, images, number = [], 0, number + 1
+        held.append(name)
+        images += is_image
+    if images:
+        yield _part(number, place, held)
+
+
+def _part(number: int, place: Path, names: list[str]) -> Shard:
+    return Shard(f"part-{number:05d}", "files", str(place), tuple(names))
+
+
+def _walked(place: Path, below: str = "") -> Iterator[str]:
+    """Names of files, relative, in an order in which those of one key stand together; hidden ones left out."""
+    names = sorted(os.listdir(place / below), key=lambda name: (stem_of(name), name))
+    for name in names:
+        relative = f"{below}/{name}" if below else name
+        if name.startswith("."):
+            continue
+        try:
+            is_folder = stat.S_ISDIR(os.stat(place / relative).st_mode)
+        except OSError:
+            # A link to nothing: it is named when it is read.
+            is_folder = False
+        if is_folder:
+            yield from _walked(place, relative)
+        elif name.lower().endswith((*IMAGES, ".txt", ".json")):
+            yield relative
+
+
+def stem_of(name: str) -> str:
+    """The key of a member as WebDataset has it: its name up to the first dot behind the last slash."""
+    head, slash, tail = name.rpartition("/")
+    return f"{head}{slash}{tail.partition('.')[0]}"

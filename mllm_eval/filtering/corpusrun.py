@@ -1,0 +1,166 @@
+"""A corpus filtered, shard by shard: what is done stays, what is left is done, and the whole is counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mllm_eval.environment import describe
+from mllm_eval.errors import UserError
+from mllm_eval.filtering.corpus import Corpus, Shard
+from mllm_eval.filtering.deciding import Asked, Places, decide_shard, tally_of
+from mllm_eval.filtering.judging import Judge
+from mllm_eval.filtering.tally import Tally
+from mllm_eval.progress import Progress, unheard
+from mllm_eval.storage import FileLock, parse_json, read_json, write_json
+
+CONFIG, SUMMARY, TIMINGS = "filter.json", "summary.json", "timings.jsonl"
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What judging shards took: pictures, seconds and processor seconds, decoding and writing among them."""
+
+    pictures: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.pictures + other.pictures, self.seconds + other.seconds, self.cpu_seconds + other.cpu_seconds)
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """A filtered corpus. about: how the judge judged, spellings of yes and no among it; spent: over all commands."""
+
+    out: Path
+    config: dict[str, Any]
+    about: dict[str, Any]
+    tally: Tally
+    shards: int
+    spent: Spent
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done of one corpus: `judge` loads the model, once and only if something is left."""
+
+    corpus: Corpus
+    asked: Asked
+    places: Places
+    config: Mapping[str, Any]
+    judge: Callable[[], Judge]
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+Do = Callable[[Work, Iterable[Shard]], Iterator[tuple[str, Tally]]]
+"""Decides shards, in any order and by any number of processes; gives each with its tally as it is done."""
+
+
+def filter_corpus(work: Work, do: Do | None = None, progress: Progress = unheard) -> Filtered:
+    """Decide every shard that is not decided yet, and count all. A killed call, made again, ends with the same bytes.
+
+    `do`: by default one shard after the other in this process.
+    Raises UserError where `out` holds the decisions of another filter.
+    """
+    out = work.places.out
+    with FileLock(out / ".lock"):
+        about = _hold(work)
+        for left in out.rglob(".*.tmp"):
+            left.unlink(missing_ok=True)
+        whole, count, todo = Tally(), work.corpus.count, list[Shard]()
+        done = 0
+        for shard in work.corpus.shards():
+            if (found := tally_of(shard, work.asked, work.places)) is not None:
+                whole.add(found)
+                done += 1
+            else:
+                todo.append(Shard(shard.name, shard.kind, shard.path))
+        progress(done, count)
+        if todo:
+            wanted = {shard.name for shard in todo}
+            del todo
+            undone = (shard for shard in work.corpus.shards() if shard.name in wanted)
+            for _, tally in (do or one_by_one)(work, undone):
+                whole.add(tally)
+                done += 1
+                progress(done, count)
+            about = work.about or about
+        _write_config(work, about)
+        spent = read_spent(out)
+        made = Filtered(out, dict(work.config), about, whole, count, spent, work.corpus.left_out)
+        write_json(out / SUMMARY, summary(made))
+    return made
+
+
+def one_by_one(work: Work, shards: Iterable[Shard]) -> Iterator[tuple[str, Tally]]:
+    """The shards in their order, by this process."""
+    judge = work.judge()
+    work.about.update(judge.about)
+    _write_config(work, work.about)
+    for shard in shards:
+        yield shard.name, timed(shard, judge, work.asked, work.places)
+
+
+def timed(shard: Shard, judge: Judge, asked: Asked, places: Places) -> Tally:
+    """`decide_shard`, with a line of what it took."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    tally = decide_shard(shard, judge, asked, places)
+    line = {"shard": shard.name, "pictures": tally.judged + tally.failed,
+            "seconds": round(time.perf_counter() - wall, 4),
+            "cpu_seconds": round(time.process_time() - cpu, 4)}  # fmt: skip
+    # One short line a write: several processes append to it.
+    handle = os.open(places.out / TIMINGS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    with os.fdopen(handle, "wb") as file:
+        file.write((json.dumps(line) + "\n").encode())
+    return tally
+
+
+def read_spent(out: Path) -> Spent:
+    """What all shards took that were ever decided here; a line that was cut short is left out."""
+    total = Spent()
+    if (out / TIMINGS).is_file():
+        with open(out / TIMINGS, encoding="utf-8") as file:
+            for text in file:
+                try:
+                    line = parse_json(text, fields_once=False)
+                    total += Spent(line["pictures"], line["seconds"], line["cpu_seconds"])
+                except (ValueError, KeyError, TypeError):
+                    continue
+    return total
+
+
+def summary(made: Filtered) -> dict[str, Any]:
+    """The counts as plain data; nothing that hangs on the machine or the hour."""
+    return {"filter": made.config, "judge": made.about, "shards": made.shards, **made.tally.to_dict()}
+
+
+def _hold(work: Work) -> dict[str, Any]:
+    path = work.places.out / CONFIG
+    if not path.is_file():
+        if any(work.places.out.glob("decisions/**/*.parquet")):
+            raise UserError(f"{path}: gone from beside its decisions; give another --out")
+        _write_config(work, {})
+        return {}
+    said = read_json(path)
+    other = {name: value for name, value in said.get("filter", {}).items() if work.config.get(name) != value}
+    if other:
+        name, value = next(iter(other.items()))
+        raise UserError(
+            f"{work.places.out}: holds decisions by {name} {value!r}, not {work.config.get(name)!r}; give another --out"
+        )
+    found: dict[str, Any] = said.get("judge", {})
+    return found
+
+
+def _write_config(work: Work, about: Mapping[str, Any]) -> None:
+    said = {"filter": dict(work.config), "judge": dict(about), "corpus": str(work.corpus.place)}
+    path = work.places.out / CONFIG
+    if not path.is_file() or {key: value for key, value in read_json(path).items() if key in said} != said:
+        write_json(path, {**said, "environment": describe()})

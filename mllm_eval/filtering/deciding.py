@@ -1,0 +1,231 @@
+"""One shard: its pictures judged in batches, its decisions written as they come, whole or not at all. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_eval.decoding import decode, decoders
+from mllm_eval.errors import UserError
+from mllm_eval.filtering.corpus import Shard
+from mllm_eval.filtering.judging import Judge, Judgement
+from mllm_eval.filtering.reading import Broken, Entry, entries
+from mllm_eval.filtering.tally import NAMED, Near, Tally
+from mllm_eval.filtering.writing import write_kept
+from mllm_eval.storage import replacing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Rows of a row group: what is held of decisions.
+ROWS = 8192
+META = b"mllm_eval.filter"
+KEPT, DROPPED, FAILED = "kept", "dropped", "failed"
+# What a broken picture raises on its way to pixels.
+BROKEN = (UserError, OSError, ValueError)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a corpus is filtered.
+
+    key: names the filter; decisions of another one are made anew. threshold: p(yes) from which a picture is kept.
+    label, image_column: as of `entries`. shards: whether the kept pictures are written, too.
+    """
+
+    key: str
+    threshold: float
+    label: str | None = None
+    image_column: str | None = None
+    shards: bool = False
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the files of a filtered corpus are."""
+
+    out: Path
+
+    def decisions(self, shard: str) -> Path:
+        """The decisions of a shard; it is done when they are there."""
+        return self.out / "decisions" / f"{shard}.parquet"
+
+    def index(self, shard: str) -> Path:
+        """The keys of its kept pictures, one a line."""
+        return self.out / "kept" / f"{shard}.txt"
+
+    def shard(self, shard: Shard) -> Path:
+        """The shard with the kept pictures alone."""
+        return self.out / "shards" / (f"{shard.name}.tar" if shard.kind == "files" else shard.name)
+
+
+def tally_of(shard: Shard, asked: Asked, places: Places) -> Tally | None:
+    """What was counted of a shard that is done: for this filter, and of these bytes; None otherwise."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = places.decisions(shard.name)
+    needed = [places.index(shard.name), *([places.shard(shard)] if asked.shards else [])]
+    if not path.is_file() or not all(one.is_file() for one in needed):
+        return None
+    try:
+        said = json.loads(pq.read_metadata(path).metadata[META])
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+        return None
+    if said["filter"] != asked.key or said["source"] != shard.signature():
+        return None
+    return Tally.of_dict(said["tally"])
+
+
+def decide_shard(shard: Shard, judge: Judge, asked: Asked, places: Places) -> Tally:
+    """Judge a shard's pictures and write its files; those of an earlier version are replaced, the decisions last.
+
+    Raises UserError for what no later try without a change can do; what is wrong with single pictures is counted.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    source, tally, kept = shard.signature(), Tally(), bytearray()
+    captions = _Captions()
+    labelled = asked.label is not None
+    schema = _schema(labelled)
+    path = places.decisions(shard.name)
+    with replacing(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+
+        def flush() -> None:
+            writer.write_table(pa.table(columns, schema))
+            for values in columns.values():
+                values.clear()
+
+        with replacing(places.index(shard.name)) as index:
+            for entry, judged in judge_entries(_read(shard, asked, tally), judge):
+                row = _row(shard, entry, judged, asked, tally)
+                captions.look(entry)
+                kept.append(row["decision"] == KEPT)
+                if kept[-1]:
+                    index.write(f"{entry.key}\n".encode())
+                for name, values in columns.items():
+                    values.append(row[name])
+                if len(columns["key"]) >= ROWS:
+                    flush()
+        if columns["key"]:
+            flush()
+        captions.tell(tally, shard.name)
+        tally.close()
+        if asked.shards:
+            write_kept(shard, kept, places.shard(shard))
+        said = {"filter": asked.key, "source": source, "shard": shard.name, "tally": tally.to_dict()}
+        writer.add_key_value_metadata({META: json.dumps(said, ensure_ascii=False, sort_keys=True).encode()})
+    return tally
+
+
+def judge_entries(found: Iterable[Entry], judge: Judge) -> Iterator[tuple[Entry, Judgement | str]]:
+    """Entries in their order with a judgement, or with why there is none; decoded by threads ahead of the judge.
+
+    A batch is as many entries as the judge takes at a time, broken ones among them: what stands in it depends on the
+    shard alone.
+    """
+    stream = iter(found)
+    with ThreadPoolExecutor(decoders(), "decode") as pool:
+
+        def begin() -> list[tuple[Entry, Future[Any] | None]]:
+            return [(one, pool.submit(_prepare, judge, one) if one.data is not None else None)
+                    for one in islice(stream, judge.batch)]  # fmt: skip
+
+        coming = begin()
+        while coming:
+            here = [(one, None if future is None else future.result()) for one, future in coming]
+            coming = begin()
+            ready = [made for _, made in here if made is not None and not isinstance(made, BadPicture)]
+            judged = iter(judge.judge(ready) if ready else [])
+            for entry, made in here:
+                if made is None:
+                    yield entry, entry.reason
+                elif isinstance(made, BadPicture):
+                    yield entry._replace(fault="no image"), made.reason
+                else:
+                    answer = next(judged)
+                    yield (entry._replace(fault="no answer") if isinstance(answer, str) else entry), answer
+
+
+@dataclass(frozen=True)
+class BadPicture:
+    """Why a picture cannot be decoded."""
+
+    reason: str
+
+
+def _prepare(judge: Judge, entry: Entry) -> Any:
+    assert entry.data is not None
+    try:
+        image = decode(entry.data, entry.where)
+    except BROKEN as problem:
+        return BadPicture(" ".join(str(problem).split()) or type(problem).__name__)
+    return judge.prepare(image)
+
+
+def _read(shard: Shard, asked: Asked, tally: Tally) -> Iterator[Entry]:
+    try:
+        yield from entries(shard, asked.label, asked.image_column)
+    except Broken as problem:
+        tally.fault(problem.fault, problem.reason)
+
+
+def _row(shard: Shard, entry: Entry, judged: Judgement | str, asked: Asked, tally: Tally) -> dict[str, Any]:
+    own: dict[str, Any] = {"key": entry.key, "p_yes": None, "mass": None, "decision": FAILED, "reason": None}
+    if isinstance(judged, str):
+        tally.failed += 1
+        tally.bytes += len(entry.data or b"")
+        tally.fault(entry.fault, f"{entry.where}: {judged.removeprefix(f'{entry.where}: ')}")
+        own["reason"] = judged
+    else:
+        keeps = judged.p_yes >= asked.threshold
+        own |= {"p_yes": judged.p_yes, "mass": judged.mass, "decision": KEPT if keeps else DROPPED}
+        near = Near(judged.p_yes, shard.name, entry.key)
+        tally.decide(near, judged.mass, keeps, len(entry.data or b""), entry.label)
+        if asked.label is not None and entry.label is None:
+            tally.fault("no label", f"{entry.where}: no label {asked.label!r} that is yes or no")
+    return {**own, "caption": entry.captioned, **({"label": entry.label} if asked.label is not None else {})}
+
+
+class _Captions:
+    """Which pictures have no caption, until it is known whether others of the shard have one."""
+
+    def __init__(self) -> None:
+        self.with_, self.without = 0, 0
+        self.first: list[str] = []
+
+    def look(self, entry: Entry) -> None:
+        if entry.data is None:
+            return
+        if entry.captioned:
+            self.with_ += 1
+            return
+        self.without += 1
+        if len(self.first) < NAMED:
+            self.first.append(entry.where)
+
+    def tell(self, tally: Tally, shard: str) -> None:
+        if self.with_ and self.without:
+            for place in range(self.without):
+                tally.fault("no caption", self.first[place] if place < len(self.first) else "")
+
+
+def _schema(labelled: bool) -> pa.Schema:
+    import pyarrow as pa
+
+    fields = [
+        ("key", pa.string()),
+        ("p_yes", pa.float64()),
+        ("mass", pa.float64()),
+        ("decision", pa.dictionary(pa.int8(), pa.string())),
+        ("reason", pa.string()),
+        ("caption", pa.bool_()),
+    ]
+    return pa.schema([*fields, *([("label", pa.bool_())] if labelled else [])])

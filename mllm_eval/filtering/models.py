@@ -1,0 +1,147 @@
+"""Judges: a run of this project by its own engine or through a server, and a finished model as it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mllm_eval.adapters import weights_folder
+from mllm_eval.catalog import Kept
+from mllm_eval.environment import device, repeatable
+from mllm_eval.external import ExternalModel
+from mllm_eval.filtering.judging import Judgement
+from mllm_eval.filtering.spellings import Spellings, find_spellings
+from mllm_eval.generate.firsttoken import FirstToken
+from mllm_eval.generate.model import grid_of
+from mllm_eval.generate.stock import StockModel
+from mllm_eval.model import load_checkpoint
+from mllm_eval.run import Run
+
+if TYPE_CHECKING:
+    import PIL.Image
+    from numpy.typing import NDArray
+
+    from mllm_eval.generate.server import Server
+    from mllm_eval.model import VLM
+
+
+class Prepared(NamedTuple):
+    """Pixels [3, H, W] of a picture, and what is shown of its grid."""
+
+    pixels: NDArray[np.float32]
+    kept: Kept | None
+
+
+def judgements(logits: Tensor, spellings: Spellings) -> list[Judgement | str]:
+    """A judgement a row of logits [B, vocabulary]; in float64."""
+    said = torch.log_softmax(logits.double(), -1)
+    yes, no = (torch.logsumexp(said[:, list(ids)], -1) for ids in (spellings.yes, spellings.no))
+    p_yes, mass = torch.sigmoid(yes - no).tolist(), (yes.exp() + no.exp()).tolist()
+    if not all(map(math.isfinite, p_yes)):
+        raise ValueError("the model's logits are not finite")
+    return [Judgement(*pair) for pair in zip(p_yes, mass, strict=True)]
+
+
+class RunJudge:
+    """A trained run: encoder, projector and LLM, each once an image; no features are stored."""
+
+    def __init__(self, run: Run, question: str, batch: int) -> None:
+        """Raises UserError where the run is not trained."""
+        repeatable(run.seed)
+        model: Any = load_checkpoint(run.checkpoint, getattr(torch, run.recipe.dtype))
+        self.model: VLM = model.to(device())
+        self.batch = batch
+        self.question = FirstToken(self.model, run.recipe.template, question)
+        self.grid = grid_of(self.model)
+        self.spellings = find_spellings(self.model.tokenizer, self.model.llm.config.vocab_size)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """See `Judge.about`."""
+        return {
+            "by": "engine",
+            "batch": self.batch,
+            "tokens": self.question.tokens,
+            "shared": len(self.question.before),
+            "whole_words": self.spellings.whole,
+            **self.spellings.texts(self.model.tokenizer),
+        }
+
+    def prepare(self, image: PIL.Image.Image) -> Prepared:
+        """See `Judge.prepare`."""
+        assert self.model.encoder is not None
+        kept = None if self.grid is None else self.grid.kept(image.size)
+        return Prepared(self.model.encoder.preprocess(image), kept)
+
+    def features(self, prepared: Sequence[Prepared]) -> Tensor:
+        """Patch features [n, h, w, D]. Every batch is encoded in the same shape, the last one filled up."""
+        filled = np.zeros((self.batch, *prepared[0].pixels.shape), np.float32)
+        filled[: len(prepared)] = [one.pixels for one in prepared]
+        return self.model.encode(torch.from_numpy(filled))[: len(prepared)]
+
+    @torch.inference_mode()
+    def judge(self, prepared: Sequence[Prepared]) -> list[Judgement | str]:
+        """See `Judge.judge`."""
+        logits = self.question.logits(self.features(prepared), [one.kept for one in prepared])
+        return judgements(logits, self.spellings)
+
+
+class ServedJudge(RunJudge):
+    """A trained run whose LLM a vLLM server holds: prompts go out as embeddings, log-probabilities come back."""
+
+    def __init__(self, run: Run, question: str, batch: int, server: Server) -> None:
+        super().__init__(run, question, batch)
+        self.server = server
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """See `Judge.about`."""
+        return {**super().about, "by": "server"}
+
+    @torch.inference_mode()
+    def judge(self, prepared: Sequence[Prepared]) -> list[Judgement | str]:
+        """See `Judge.judge`. The server tells the likeliest tokens alone; a word that is not among them has p 0."""
+        images = self.question.embed(self.features(prepared), [one.kept for one in prepared])
+        prompts = [self.question.prompt(image) for image in images]
+        with ThreadPoolExecutor(self.server.at_once) as pool:
+            return [self._read(told) for told in pool.map(self.server.first_token, prompts)]
+
+    def _read(self, told: dict[int, float]) -> Judgement | str:
+        yes, no = (
+            sum(math.exp(told[token]) for token in ids if token in told)
+            for ids in (self.spellings.yes, self.spellings.no)
+        )
+        if not yes and not no:
+            return f"neither yes nor no is among the {len(told)} likeliest first tokens"
+        return Judgement(yes / (yes + no), yes + no)
+
+
+class StockJudge:
+    """A finished model in the hub's format, asked through its own processor and chat template."""
+
+    def __init__(self, model: ExternalModel, question: str, batch: int) -> None:
+        repeatable(0)
+        self.stock = StockModel(weights_folder(model.weights), model.dtype, device(), batch)
+        self.batch, self.question = batch, question
+        words = self.stock.model.get_output_embeddings()
+        self.spellings = find_spellings(self.stock.tokenizer, words.weight.shape[0])
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """See `Judge.about`."""
+        return {"by": "transformers", "batch": self.batch, "whole_words": self.spellings.whole,
+                **self.spellings.texts(self.stock.tokenizer)}  # fmt: skip
+
+    def prepare(self, image: PIL.Image.Image) -> PIL.Image.Image:
+        """The picture: its processor does the rest, a batch at a time."""
+        return image
+
+    def judge(self, prepared: Sequence[PIL.Image.Image]) -> list[Judgement | str]:
+        """See `Judge.judge`."""
+        return judgements(self.stock.first_logits(self.question, prepared), self.spellings)

@@ -1,0 +1,269 @@
+"""The report of a filtered corpus: one html file that needs no other. No torch."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mllm_eval.catalog.level import Level
+from mllm_eval.decoding import decode
+from mllm_eval.errors import UserError
+from mllm_eval.escaping import html as escape
+from mllm_eval.filtering.agreement import Agreement, Share, agreement, share
+from mllm_eval.filtering.corpus import Corpus
+from mllm_eval.filtering.corpusrun import Filtered
+from mllm_eval.filtering.reading import FAULTS, Broken, entries
+from mllm_eval.filtering.tally import BINS, Near, Tally
+from mllm_eval.filtering.throughput import Projection
+from mllm_eval.report.site.build import ASSETS
+from mllm_eval.report.site.figures import HUES, INK, LACKING, bare, inline_figure, new_figure
+from mllm_eval.report.site.markup import facts, listed, section, sheet
+from mllm_eval.storage import read_text, write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EDGE = 168  # pixels of a thumbnail's longer side
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+STYLE = """
+.shown { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.2rem, 1fr)); gap: .9rem; }
+.shown { margin: .6rem 0 1.4rem; }
+.shown figure { margin: 0; } .shown img { width: 100%; height: 8.2rem; object-fit: contain; background: var(--band); }
+.shown figcaption { margin: .3rem 0 0; font-size: .75rem; } .shown b { color: var(--ink); font-weight: 600; }
+.gone { display: block; height: 8.2rem; background: var(--band); }
+"""
+Images = dict[Near, str]
+"""Data addresses of the thumbnails of pictures that could be read again."""
+
+
+def write_page(
+    made: Filtered,
+    corpus: Corpus,
+    level: Level,
+    projected: Projection | None,
+    image_column: str | None = None,
+) -> Path:
+    """Write report.html beside the decisions, and return it. The pictures nearest to the threshold are read again."""
+    tally = made.tally
+    shown = [*tally.near_kept, *tally.near_dropped]
+    images = thumbnails(corpus, shown, image_column)
+    path = made.out / "report.html"
+    write_atomic(path, page(made, level, projected, images))
+    return path
+
+
+def thumbnails(corpus: Corpus, wanted: Sequence[Near], image_column: str | None = None) -> Images:
+    """Small JPEGs of pictures, each shard read once and no further than its last picture asked for."""
+    by_shard: dict[str, dict[str, Near]] = {}
+    for near in wanted:
+        by_shard.setdefault(near.shard, {})[near.key] = near
+    found: Images = {}
+    for shard in corpus.shards() if by_shard else ():
+        left = by_shard.pop(shard.name, {})
+        if not left:
+            continue
+        try:
+            for entry in entries(shard, image_column=image_column):
+                if entry.data is not None and entry.key in left:
+                    found[left.pop(entry.key)] = _thumbnail(entry.data, entry.where)
+                    if not left:
+                        break
+        except Broken:
+            pass
+        if not by_shard:
+            break
+    return found
+
+
+def _thumbnail(data: bytes, where: str) -> str:
+    image = decode(data, where)
+    image.thumbnail((EDGE * 2, EDGE * 2))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=82)
+    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def page(made: Filtered, level: Level, projected: Projection | None, images: Images) -> str:
+    """The whole page; every text from files is escaped."""
+    tally = made.tally
+    kept = share(tally.kept, tally.judged)
+    found = agreement(tally)
+    headline = f"{percent(kept.value)} of {tally.judged:,} images kept" if tally.judged else "No image was judged"
+    parts = [
+        f'<section class="headline"><h1>{escape(headline)}</h1>'
+        f'<p class="lead">{escape(level.name)}: {escape(str(made.config["question"]))}</p>{_about(made)}</section>',
+        section("share", "Kept share", _shares(kept, level, tally), _share_words(kept, level)),
+        section("histogram", "p(yes)", _histogram(tally, float(made.config["threshold"])), _little(tally)),
+        section("threshold", "Around the threshold", _near(tally, images)),
+    ]
+    if found is not None:
+        parts.append(section("agreement", "Agreement with the labels", _agreement(found, tally, made)))
+    parts.append(section("faults", "What could not be judged", _faults(tally)))
+    if projected is not None:
+        parts.append(section("throughput", "Throughput", listed(projected.lines(), "words")))
+    body = "\n".join(parts)
+    css = read_text(ASSETS / "site.css") + STYLE
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f"<title>{escape(headline)}: {escape(level.name)}</title>\n"
+        f'<link rel="icon" href="data:,">\n<style>\n{css}</style>\n</head>\n<body>\n<main id="main">\n{body}\n</main>\n'
+        "<footer><p>Made by <code>mllm-eval filter</code> from its decisions; the published share alone is quoted."
+        "</p></footer>\n</body>\n</html>\n"
+    )
+
+
+def percent(value: float | None) -> str:
+    """A share as per cent, small ones with more digits."""
+    if value is None:
+        return "-"
+    return f"{100 * value:.2f} %" if 0 < value < 0.1 else f"{100 * value:.1f} %"
+
+
+def interval(found: Share) -> str:
+    """The 95 % interval of a share."""
+    return "-" if found.value is None else f"[{percent(found.low)}, {percent(found.high)}]"
+
+
+def _about(made: Filtered) -> str:
+    about, config = made.about, made.config
+    whole = "whole words" if about.get("whole_words", True) else "first pieces of words"
+    return facts(
+        [
+            ("model", str(config["model"])),
+            ("kept from", f"p(yes) {config['threshold']:g}"),
+            ("yes", ", ".join(map(repr, about.get("yes", ())))),
+            ("no", f"{', '.join(map(repr, about.get('no', ())))} ({whole} of its vocabulary)"),
+            ("shards", f"{made.shards:,}"),
+        ]
+    )
+
+
+def _shares(kept: Share, level: Level, tally: Tally) -> str:
+    rows = [("this corpus", percent(kept.value), interval(kept), f"{tally.kept:,} of {tally.judged:,}")]
+    if level.published is not None:
+        rows.append((level.published.source, percent(level.published.share), "", ""))
+    head = (("", False), ("kept", True), ("95 %", True), ("images", True))
+    note = "The interval is Wilson's, of images drawn at random; images of one page or site are alike, and it is wider."
+    return sheet("shares", "Share of the images that the filter keeps", head, rows, note)
+
+
+def _share_words(kept: Share, level: Level) -> str:
+    if level.published is None or kept.value is None:
+        return ""
+    said = level.published.share
+    if kept.low <= said <= kept.high:
+        return "The published share lies within the interval."
+    side = "more" if kept.value > said else "fewer"
+    return f"This corpus, with this model, keeps {side} than was published of another corpus and model."
+
+
+def _little(tally: Tally) -> str:
+    if not tally.little:
+        return ""
+    return (f"Of {tally.little:,} images ({percent(tally.little / tally.judged)}) less than half of the first token's "
+            "probability is yes or no.")  # fmt: skip
+
+
+def _histogram(tally: Tally, threshold: float) -> str:
+    def draw() -> Figure:
+        figure = new_figure(9.6, 2.6)
+        axes = figure.subplots()
+        bare(axes, "y")
+        width = 2
+        counts = [sum(tally.bins[at : at + width]) for at in range(0, BINS, width)]
+        places = [(at + width / 2) / BINS for at in range(0, BINS, width)]
+        colours = [HUES[0] if place >= threshold else HUES[7] for place in places]
+        axes.bar(places, counts, width / BINS * 0.9, color=colours)
+        axes.axvline(threshold, color=INK, linewidth=1, linestyle=(0, (3, 2)))
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("p(yes)")
+        axes.set_ylabel("images")
+        return figure
+
+    alt = f"Histogram of p(yes) over {tally.judged:,} images; threshold {threshold:g}"
+    return _drawn("p-yes", draw, alt, "Images by p(yes). Blue: kept; the dashed line is the threshold.")
+
+
+def _drawn(name: str, draw: object, alt: str, caption: str) -> str:
+    try:
+        return inline_figure(name, draw, alt, caption)  # type: ignore[arg-type]
+    except UserError as problem:
+        if str(problem) != LACKING:
+            raise
+        return f'<p class="note">{escape(LACKING)}</p>'
+
+
+def _near(tally: Tally, images: Images) -> str:
+    rows = []
+    for heading, near in (("Kept, the least sure first", tally.near_kept), ("Dropped, the nearest first",
+                                                                           tally.near_dropped)):  # fmt: skip
+        cells = "".join(_picture(one, images.get(one)) for one in near) or '<p class="note">None.</p>'
+        rows.append(f'<h3>{heading}</h3><div class="shown">{cells}</div>')
+    return "".join(rows)
+
+
+def _picture(near: Near, image: str | None) -> str:
+    name = escape(near.key)
+    shown = '<span class="gone"></span>' if image is None else f'<img src="{image}" alt="{name}" loading="lazy">'
+    return f"<figure>{shown}<figcaption><b>{near.p_yes:.3f}</b> {name}<br>{escape(near.shard)}</figcaption></figure>"
+
+
+def _agreement(found: Agreement, tally: Tally, made: Filtered) -> str:
+    head = (("", False), ("labelled yes", True), ("labelled no", True))
+    rows = [
+        ("kept", f"{tally.right_kept:,}", f"{tally.wrong_kept:,}"),
+        ("dropped", f"{tally.wrong_dropped:,}", f"{tally.right_dropped:,}"),
+    ]
+    counts = sheet("confusion", f"Decisions against the label {made.config.get('label')!r}", head, rows)
+    values = [(name, percent(one.value), interval(one), f"{one.count:,}") for name, one in (
+        ("precision", found.precision), ("recall", found.recall), ("accuracy", found.accuracy),
+        ("labelled yes", found.true))]  # fmt: skip
+    values.append(("calibration error", f"{found.error:.3f}", "", f"{found.true.count:,}"))
+    values.append(("area under ROC", "-" if found.area is None else f"{found.area:.3f}", "", f"{found.true.count:,}"))
+    head = (("", False), ("value", True), ("95 %", True), ("of", True))
+    numbers = sheet("agreement-values", "Agreement", head, values)
+    head = (("p(yes)", False), ("mean", True), ("labelled yes", True), ("95 %", True), ("images", True))
+    tenths = [(f"{one.low:.1f} to {one.high:.1f}", f"{one.p_yes:.3f}", percent(one.true.value), interval(one.true),
+               f"{one.true.count:,}") for one in found.tenths]  # fmt: skip
+    return counts + numbers + _calibration(found) + sheet("tenths", "Calibration", head, tenths)
+
+
+def _calibration(found: Agreement) -> str:
+    def draw() -> Figure:
+        figure = new_figure(4.2, 3.6)
+        axes = figure.subplots()
+        bare(axes, "y")
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=(0, (3, 2)))
+        places = [one.p_yes for one in found.tenths]
+        axes.vlines(places, [one.true.low for one in found.tenths], [one.true.high for one in found.tenths],
+                    color=HUES[0], linewidth=1.2)  # fmt: skip
+        axes.plot(places, [one.true.value or 0.0 for one in found.tenths], "o-", color=HUES[0], markersize=4.5)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("mean p(yes) of a tenth")
+        axes.set_ylabel("labelled yes")
+        return figure
+
+    return _drawn("calibration", draw, "Share labelled yes against p(yes)", "On the dashed line p(yes) is the share "
+                  "of images that are labelled yes; bars are 95 % intervals.")  # fmt: skip
+
+
+def _faults(tally: Tally) -> str:
+    if not tally.faults:
+        return "<p>Nothing: every image was judged, every shard ends as it should.</p>"
+    parts = [f"<p>{tally.failed:,} of {tally.judged + tally.failed:,} images failed; they count as neither kept nor "
+             "dropped.</p>"]  # fmt: skip
+    for kind, fault in sorted(tally.faults.items()):
+        more = (
+            f"<p class=note>and {fault.count - len(fault.first):,} more</p>" if fault.count > len(fault.first) else ""
+        )
+        parts.append(
+            f"<details><summary>{fault.count:,} {escape(FAULTS.get(kind, kind))}</summary>"
+            f"{listed(fault.first)}{more}</details>"
+        )
+    return "".join(parts)

@@ -1,0 +1,265 @@
+"""The pictures of a shard one by one, with what is wrong with them: never held together, never trusted. No torch."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import lzma
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mllm_eval.errors import UserError, near
+from mllm_eval.filtering.columns import Columns, columns_of
+from mllm_eval.filtering.corpus import IMAGES, Shard, stem_of
+from mllm_eval.storage import parse_json
+
+# What reading a damaged archive raises. Of OSError this class alone: a disk that fails is no fault of the archive.
+DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+TRUE, FALSE = ("1", "true", "yes", "y"), ("0", "false", "no", "n")
+
+
+class Entry(NamedTuple):
+    """A picture of a shard.
+
+    key: unique in the shard but for entries whose `fault` says that it is not. where: file and member, for messages.
+    data: the encoded picture, None with a fault. fault: its kind (`FAULTS`), "" for none; reason: in words.
+    captioned: whether a caption stands with it. label: what the corpus says of it, None where it says nothing.
+    """
+
+    key: str
+    where: str
+    data: bytes | None
+    fault: str = ""
+    reason: str = ""
+    captioned: bool = False
+    label: bool | None = None
+
+
+FAULTS = {
+    "cut": "shards end before their end",
+    "unreadable": "shards cannot be opened",
+    "key twice": "pictures have a key that was there before; the first counts",
+    "no picture": "keys have no picture",
+    "no image": "members are no image that can be decoded",
+    "no answer": "pictures got no answer of yes or no",
+    "no caption": "pictures have no caption where others of their shard have one",
+    "no label": "pictures have no label where one was asked for, or one that is neither yes nor no",
+}
+"""Kinds of faults. Those of a shard have no entry of their own; `no caption` and `no label` cost no decision."""
+
+
+class Broken(Exception):
+    """A shard ends before its end, or cannot be opened; what was read of it before stands."""
+
+    def __init__(self, fault: str, reason: str) -> None:
+        super().__init__(reason)
+        self.fault, self.reason = fault, reason
+
+
+def entries(shard: Shard, label: str | None = None, image_column: str | None = None) -> Iterator[Entry]:
+    """The pictures of a shard in its order; those of one key after the first are faults.
+
+    label: the field that says what is true of a picture: of the .json beside it, or a column of a parquet file.
+    Raises Broken where the shard can be read no further, UserError where it lacks what was asked for.
+    """
+    if shard.kind == "parquet":
+        found = _of_parquet(shard, label, image_column)
+    else:
+        found = (one for members, _ in keyed_members(shard) for one in _sample(shard, members, label))
+    seen: set[bytes] = set()
+    for one in found:
+        # Sixteen bytes of each key, and of one shard at a time.
+        mark = hashlib.blake2b(one.key.encode(), digest_size=16).digest()
+        if mark in seen and not one.fault:
+            one = one._replace(data=None, fault="key twice", reason=f"key {one.key!r} is there twice")
+        seen.add(mark)
+        yield one
+
+
+class Member(NamedTuple):
+    """A file of an archive or folder; `data` None where it is no plain file or could not be read."""
+
+    name: str
+    data: bytes | None
+    reason: str = ""
+
+
+def _of_tar(shard: Shard) -> Iterator[Member]:
+    with _opened(shard) as archive:
+        count = 0
+        while True:
+            begun = ""
+            try:
+                info = archive.next()
+                if info is None:
+                    break
+                begun = info.name
+                if info.isdir():
+                    continue
+                file = archive.extractfile(info) if info.isfile() else None
+                data = None if file is None else file.read()
+                if file is not None and len(data or b"") < info.size:
+                    raise EOFError
+            except DAMAGED as problem:
+                if begun:
+                    yield Member(_text(begun), None, "the shard ends within it")
+                raise Broken("cut", f"{shard.path}: ends behind {count} members ({_reason(problem)})") from None
+            # tarfile keeps all it has met.
+            archive.members.clear()
+            count += 1
+            yield Member(_text(info.name), data, "" if data is not None else "it is no plain file")
+    if archive.ended != "EOFHeaderError":
+        # tarfile takes the end of the file, or a header that is none, for the end of the archive.
+        raise Broken("cut", f"{shard.path}: ends behind {count} members without a mark of its end")
+
+
+class _Archive(tarfile.TarFile):
+    """An archive that notes why the last header was none."""
+
+    ended = ""
+    members: list[tarfile.TarInfo]
+
+
+class _Info(tarfile.TarInfo):
+    @classmethod
+    def fromtarfile(cls, archive: Any) -> Any:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.HeaderError as problem:
+            archive.ended = type(problem).__name__
+            raise
+
+
+def _opened(shard: Shard) -> _Archive:
+    try:
+        # As a stream: nothing is sought, so that pipes and network disks serve.
+        return _Archive.open(shard.path, "r|*", tarinfo=_Info, errors="surrogateescape")
+    except DAMAGED as problem:
+        raise Broken("unreadable", f"{shard.path}: is no tar ({_reason(problem)})") from None
+    except OSError as problem:
+        raise UserError(f"{shard.path}: cannot be read ({problem.strerror or problem})") from None
+
+
+def _of_files(shard: Shard) -> Iterator[Member]:
+    for name in shard.files:
+        try:
+            yield Member(_text(name), Path(shard.path, name).read_bytes())
+        except OSError as problem:
+            yield Member(_text(name), None, f"it cannot be read ({problem.strerror})")
+
+
+def keyed_members(shard: Shard) -> Iterator[tuple[list[Member], int]]:
+    """Members of one key that stand together, as WebDataset has samples, and how many entries they are.
+
+    Raises Broken behind the last of them where the shard can be read no further.
+    """
+    held: list[Member] = []
+    try:
+        for member in _of_tar(shard) if shard.kind == "tar" else _of_files(shard):
+            if held and stem_of(member.name) != stem_of(held[0].name):
+                yield held, _count(held)
+                held = []
+            held.append(member)
+    except Broken:
+        if held:
+            yield held, _count(held)
+        raise
+    if held:
+        yield held, _count(held)
+
+
+def _count(members: list[Member]) -> int:
+    return max(1, len(_pictures(members)))
+
+
+def _pictures(members: list[Member]) -> list[Member]:
+    return [one for one in members if one.name.lower().endswith(IMAGES)]
+
+
+def _sample(shard: Shard, members: list[Member], label: str | None) -> Iterator[Entry]:
+    key = stem_of(members[0].name)
+    pictures = _pictures(members)
+    beside = {one.name[len(key) + 1 :].lower(): one.data for one in members if one not in pictures}
+    fields = _fields(beside.get("json"))
+    captioned = bool((beside.get("txt") or b"").strip() or str(fields.get("caption") or "").strip())
+    told = None if label is None else truth(fields.get(label))
+    if not pictures:
+        names = ", ".join(one.name for one in members)
+        yield Entry(key, f"{shard.path}: {key}", None, "no picture", f"{names}: no picture among them")
+        return
+    for number, one in enumerate(pictures):
+        where = f"{shard.path}: {one.name}"
+        if number:
+            yield Entry(key, where, None, "key twice", f"{one.name}: key {key!r} has {pictures[0].name} already")
+        elif one.data is None:
+            yield Entry(key, where, None, "no image", f"{one.name}: {one.reason}")
+        else:
+            yield Entry(key, where, one.data, captioned=captioned, label=told)
+
+
+def _fields(data: bytes | None) -> dict[str, Any]:
+    try:
+        found = parse_json(data or b"{}", fields_once=False)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def truth(value: Any) -> bool | None:
+    """A label as yes or no; None for what is neither."""
+    text = str(int(value) if isinstance(value, bool | float) and value in (0, 1) else value).strip().lower()
+    return True if text in TRUE else False if text in FALSE else None
+
+
+def _of_parquet(shard: Shard, label: str | None, image_column: str | None) -> Iterator[Entry]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(shard.path)
+    except pa.ArrowException as problem:
+        raise Broken("unreadable", f"{shard.path}: is no parquet file ({_reason(problem)})") from None
+    except OSError as problem:
+        raise UserError(f"{shard.path}: cannot be read ({problem.strerror or problem})") from None
+    columns = columns_of(file.schema_arrow, shard.path, image_column)
+    if label is not None and label not in file.schema_arrow.names:
+        raise UserError(f"{shard.path}: has no column {label!r} for --label.{near(label, file.schema_arrow.names)}")
+    wanted = [name for name in (*columns.read, label) if name is not None]
+    number = 0
+    try:
+        for batch in file.iter_batches(batch_size=64, columns=list(dict.fromkeys(wanted))):
+            for row in batch.to_pylist():
+                yield _of_row(shard, columns, row, number, label)
+                number += 1
+    except pa.ArrowException as problem:
+        raise Broken("cut", f"{shard.path}: ends behind {number} rows ({_reason(problem)})") from None
+    except OSError as problem:
+        if problem.errno is not None:
+            raise UserError(f"{shard.path}: cannot be read ({problem.strerror})") from None
+        raise Broken("cut", f"{shard.path}: ends behind {number} rows ({_reason(problem)})") from None
+
+
+def _of_row(shard: Shard, columns: Columns, row: dict[str, Any], number: int, label: str | None) -> Entry:
+    value = row.get(columns.key) if columns.key else None
+    key = f"{number:09d}" if value is None else str(value).encode("utf-8", "backslashreplace").decode()
+    where = f"{shard.path} row {number}"
+    data, told = row[columns.image], None if label is None else truth(row[label])
+    if isinstance(data, dict):
+        data = data.get("bytes")
+    if not data:
+        said = " ".join(str(row[name]) for name in columns.status if row.get(name))
+        return Entry(key, where, None, "no picture", f"row {number}: no bytes{f' ({said})' if said else ''}")
+    captioned = any(str(row[name] or "").strip() for name in columns.captions)
+    return Entry(key, where, bytes(data), captioned=captioned, label=told)
+
+
+def _text(name: str) -> str:
+    """A name as UTF-8; bytes of it that are none stand as \\udc.. escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _reason(problem: BaseException) -> str:
+    return str(problem).splitlines()[0] if str(problem) else type(problem).__name__

@@ -1,0 +1,102 @@
+"""What filtering took here, and what two billion pictures would take: hours, cost, disk. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mllm_eval.filtering.corpusrun import Filtered
+from mllm_eval.operations.count import encoding, passing, projecting
+from mllm_eval.operations.shapes import encoder_shape, known_llama_shape, projector_shape
+from mllm_eval.plan.gpus import parse_gpus
+from mllm_eval.run import Run
+
+# As many pictures as the paper filters.
+PICTURES = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What `pictures` would take.
+
+    a_second, a_cpu_second: pictures that were filtered here, decoding and files among it. hours: of this machine at
+    that pace. flops: a picture's; gpu_hours, cost: on `gpus` at `mfu`, None where the model's shape is not known.
+    decisions, kept: bytes of the decisions, and of the kept pictures where they are written.
+    """
+
+    pictures: int
+    a_second: float
+    a_cpu_second: float
+    hours: float
+    decisions: int
+    kept: int
+    gpus: str
+    mfu: float
+    price: float
+    flops: int | None = None
+    gpu_hours: float | None = None
+    cost: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; sizes in bytes."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """As `mllm-eval plan` says it, sizes in GiB of 2^30 bytes."""
+        said = [
+            f"here: {self.a_second:,.1f} pictures a second, {self.a_cpu_second:,.1f} a processor second",
+            f"{self.pictures:,} pictures at this pace: {self.hours:,.0f} h of this machine",
+        ]
+        if self.gpu_hours is not None and self.flops is not None and self.cost is not None:
+            number = int(self.gpus.partition("x")[0])
+            said.append(f"on {self.gpus}: {self.gpu_hours / number:,.1f} h, {self.gpu_hours:,.1f} GPU hours at "
+                        f"{self.mfu:.0%} MFU ({self.flops:.3g} FLOPs a picture), cost {self.cost:,.0f}; decoding is "
+                        "not in it")  # fmt: skip
+        said.append(f"disk, GiB: decisions {self.decisions / 2**30:,.1f}, kept pictures {self.kept / 2**30:,.1f}")
+        return said
+
+
+def project(
+    made: Filtered,
+    model: Any,
+    pictures: int = PICTURES,
+    gpus: str = "8xH100",
+    mfu: float = 0.4,
+    price: float = 2.5,
+) -> Projection | None:
+    """The projection of what was filtered; None where nothing was. Raises UserError for unknown GPUs."""
+    number, name, gpu = parse_gpus(gpus)
+    spent, tally = made.spent, made.tally
+    seen = tally.judged + tally.failed
+    if not seen or not spent.pictures or not spent.seconds:
+        return None
+    written = sum(path.stat().st_size for path in (made.out / "decisions").rglob("*.parquet"))
+    pace = spent.pictures / spent.seconds
+    flops = _flops(model, made)
+    gpu_hours = None if flops is None else flops * pictures / (gpu.tflops * 1e12 * mfu) / 3600
+    return Projection(
+        pictures=pictures,
+        a_second=pace,
+        a_cpu_second=spent.pictures / max(spent.cpu_seconds, 1e-9),
+        hours=pictures / pace / 3600,
+        decisions=round(written / seen * pictures),
+        kept=round(tally.kept_bytes / seen * pictures),
+        gpus=f"{number}x{name}",
+        mfu=mfu,
+        price=price,
+        flops=flops,
+        gpu_hours=gpu_hours,
+        cost=None if gpu_hours is None else gpu_hours * price,
+    )
+
+
+def _flops(model: Any, made: Filtered) -> int | None:
+    """Of a run, counted from its shapes; the words before the picture are computed once for all."""
+    tokens = made.about.get("tokens")
+    if not isinstance(model, Run) or not isinstance(tokens, int):
+        return None
+    llm, positions = known_llama_shape(model.llm), model.recipe.positions
+    own = tokens - int(made.about.get("shared", 0))
+    prompt = passing(llm, 1, own, 1, tokens).forward
+    joint = projector_shape(model.encoder, model.recipe, model.llm)
+    return encoding(encoder_shape(model.encoder), 1) + projecting(joint, positions) + prompt

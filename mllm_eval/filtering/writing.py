@@ -1,0 +1,67 @@
+"""The kept pictures of a shard as a shard of their own: the members or rows as they stand, byte by byte. No torch."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from mllm_eval.filtering.corpus import Shard
+from mllm_eval.filtering.reading import Broken, keyed_members
+from mllm_eval.storage import replacing
+
+
+def write_kept(shard: Shard, kept: bytearray, path: Path) -> None:
+    """Write those pictures of a shard for which `kept`, in the order of `entries`, is not 0.
+
+    A tar becomes a tar with what lies beside the pictures; image files become a tar, too; parquet stays parquet, with
+    all of its columns. The source is read once more: nothing of it is held.
+    """
+    if shard.kind == "parquet":
+        _rows(shard, kept, path)
+    else:
+        _members(shard, kept, path)
+
+
+def _members(shard: Shard, kept: bytearray, path: Path) -> None:
+    with replacing(path) as file, tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in _kept_members(shard, kept):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+def _kept_members(shard: Shard, kept: bytearray) -> Iterator[tuple[str, bytes]]:
+    place = 0
+    try:
+        for members, count in keyed_members(shard):
+            if any(kept[place : place + count]):
+                yield from ((one.name, one.data) for one in members if one.data is not None)
+            place += count
+    except Broken:
+        # Told when the shard was judged; what was read of it stands.
+        return
+
+
+def _rows(shard: Shard, kept: bytearray, path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with replacing(path) as file:
+        try:
+            source = pq.ParquetFile(shard.path)
+        except pa.ArrowException:
+            # Told when it was judged; an empty shard stands in its place.
+            pq.write_table(pa.table({}), file)
+            return
+        with pq.ParquetWriter(file, source.schema_arrow) as writer:
+            place = 0
+            for batch in source.iter_batches(batch_size=64):
+                if place >= len(kept):
+                    break
+                mask = [bool(one) for one in kept[place : place + len(batch)]]
+                mask += [False] * (len(batch) - len(mask))
+                place += len(batch)
+                if any(mask):
+                    writer.write_batch(batch.filter(pa.array(mask)))

@@ -1,0 +1,95 @@
+"""The first token of the answers to one question about many images: one forward pass an image, nothing generated.
+
+What stands before the image is the same in all prompts: its keys and values are computed once, for all images there
+ever are. The question behind it is the same too, so that rows of a batch need no padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mllm_eval.catalog import Kept
+from mllm_eval.generate.attention import SharedPrefixes, shared_prefix_attention, spans
+from mllm_eval.generate.batching import Limits, Piece
+from mllm_eval.generate.engine import prefill_prefixes, suffix_mask
+from mllm_eval.generate.layers import newest_states
+from mllm_eval.generate.model import Answerer, embed_pieces, grid_of
+from mllm_eval.model.internals import KeyValues, fault
+from mllm_eval.prompts import PromptTokens, prompt_parts
+
+
+class FirstToken:
+    """A question about one image, tokenised once; its answers' first tokens for any number of images."""
+
+    def __init__(self, model: Answerer, template: str, question: str) -> None:
+        """`template` is the conversation template that the model was trained with."""
+        words = PromptTokens(model.tokenizer, template)
+        chunks = words.encode(words.chunks(prompt_parts(template, question, 1)))
+        (before, _), (after, _) = chunks
+        self.model, self.before, self.after = model, tuple(before), tuple(after)
+        self.plain = fault() is not None
+        """Whether the installed transformers allows only the way through its public interface."""
+        self._prefixes: SharedPrefixes | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a prompt that shows all of its image."""
+        return len(self.before) + self.model.image_tokens + len(self.after)
+
+    def embed(self, features: Tensor, kept: Sequence[Kept | None]) -> list[Tensor]:
+        """Embeddings [positions, H] of what is shown of each image, of features [B, h, w, D]."""
+        embedded = self.model.embed(features)
+        grid = grid_of(self.model)
+        if grid is None:
+            return list(embedded)
+        shown = (grid.shown(one or grid.kept(None)) for one in kept)
+        return [row[torch.tensor(places, device=row.device)] for row, places in zip(embedded, shown, strict=True)]
+
+    def prompt(self, image: Tensor) -> Tensor:
+        """The whole prompt as embeddings [N, H], for the embeddings of an image."""
+        pieces: list[Piece] = [self.before, "image", self.after] if self.before else ["image", self.after]
+        return embed_pieces(self.model, pieces, {"image": image})
+
+    @torch.inference_mode()
+    def logits(self, features: Tensor, kept: Sequence[Kept | None]) -> Tensor:
+        """Logits [B, vocabulary] of the first token of each answer, for features [B, h, w, D] of one image each.
+
+        kept: what is shown of each image's grid (`TokenGrid.kept`); None for all of it.
+        """
+        images = self.embed(features, kept)
+        by_length: dict[int, list[int]] = {}
+        for place, image in enumerate(images):
+            by_length.setdefault(len(image), []).append(place)
+        found: list[Tensor] = [features.new_empty(0)] * len(images)
+        for places in by_length.values():
+            alike = torch.stack([images[place] for place in places])
+            for place, row in zip(places, self._plain(alike) if self.plain else self._quick(alike), strict=True):
+                found[place] = row
+        return torch.stack(found)
+
+    def _quick(self, images: Tensor) -> Tensor:
+        model = self.model
+        if self._prefixes is None:
+            before: list[tuple[Piece, ...]] = [(self.before,)] if self.before else []
+            self._prefixes = prefill_prefixes(model, before, len(self.before), {}, Limits().pass_tokens)
+        inputs = torch.cat([images, self._behind(len(images))], 1)
+        rows, width, _ = inputs.shape
+        positions = (len(self.before) + torch.arange(width, device=inputs.device)).expand(rows, width)
+        mask = suffix_mask(torch.zeros(rows, dtype=torch.long, device=inputs.device), width, inputs.dtype)
+        cache = KeyValues(model.llm.config.num_hidden_layers, width)
+        shared = spans([0] * rows) if self.before else []
+        with shared_prefix_attention(model.llm):
+            states = newest_states(model.llm.model, inputs, positions, mask, cache, self._prefixes, shared)
+        logits: Tensor = model.llm.lm_head(states)
+        return logits
+
+    def _plain(self, images: Tensor) -> Tensor:
+        inputs = torch.stack([self.prompt(image) for image in images])
+        logits: Tensor = self.model.llm(inputs_embeds=inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
+        return logits
+
+    def _behind(self, rows: int) -> Tensor:
+        return embed_pieces(self.model, [self.after], {}).expand(rows, -1, -1)

@@ -1,0 +1,256 @@
+"""The whole check: hash, find candidates, confirm them, look for the questions, and write what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_eval.catalog import Benchmark, Encoder, Recipe
+from mllm_eval.config import short_hash, validate
+from mllm_eval.data.samples import ImageRef, Sample, shown
+from mllm_eval.data.snapshots import load_samples
+from mllm_eval.errors import UserError
+from mllm_eval.leaks.corpora import Corpus, Folder
+from mllm_eval.leaks.findings import KINDS, Findings, Found, Kind, Settings, place_of, read_findings
+from mllm_eval.leaks.hashes import NAME, VIEWS
+from mllm_eval.leaks.hashing import Hashed, hash_corpus, hash_views
+from mllm_eval.leaks.matching import Pairs, candidates, confirm, images_of
+from mllm_eval.leaks.questions import Questions, normalised, question_of
+from mllm_eval.leaks.thumbnails import image_name, picture_name, write_thumbnails
+from mllm_eval.leaks.trainingsets import STANDS, Read, TrainingSets
+from mllm_eval.progress import Progress, unheard
+from mllm_eval.storage import read_json, write_json, write_jsonl
+
+if TYPE_CHECKING:
+    from mllm_eval.leaks.confirming import Judge
+
+RADIUS, ALARM, MOST = 10, 0.001, 256
+# Pairs of a benchmark whose pictures are kept, and names that a line lists.
+PICTURED, NAMED = 60, 20
+
+Step = Callable[[str], AbstractContextManager[Progress]]
+
+
+@contextmanager
+def _silent(_: str) -> Iterator[Progress]:
+    yield unheard
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is looked through: a corpus, where its files are kept, its hashes, and where its questions stand."""
+
+    corpus: Corpus
+    folder: Path
+    hashed: Hashed
+    read: Read
+    asked: Questions
+    stands: NDArray[Any] | None
+
+    @property
+    def own(self) -> TrainingSets | None:
+        return self.corpus if isinstance(self.corpus, TrainingSets) else None
+
+
+def check_leaks(
+    source: Recipe | Path,
+    benchmarks: Sequence[Benchmark],
+    pin: str,
+    encoder: Encoder,
+    *,
+    radius: int = RADIUS,
+    alarm: float = ALARM,
+    step: Step = _silent,
+    say: Callable[[str], None] = lambda _: None,
+) -> Findings:
+    """Look for benchmarks' pictures and questions in what a recipe trains on, or in a folder of images.
+
+    Args:
+        source: a recipe, or a folder (or file) of images, tar shards or parquet files, which has no text.
+        pin: which data of the benchmarks.
+        encoder: whose summaries confirm what the hashes find near.
+        radius: bits of 64 in which the hashes of candidates differ at most, 0 to 20.
+        alarm: the share of pairs of different pictures that may pass the threshold of similarity.
+
+    What is done is kept, by piece and by benchmark: the same call goes on where it was, and computes nothing twice.
+
+    Raises:
+        UserError: data or a library that are not here, no images, values out of their range.
+    """
+    if not 0 <= radius <= 20 or not 0 < alarm < 1:
+        raise UserError(f"radius {radius}, alarm {alarm}: give a radius of 0 to 20 bits and a share between 0 and 1")
+    settings = Settings(hash=NAME, views=len(VIEWS), radius=radius, encoder=encoder.name,
+                        weights=encoder.weights.digest(), alarm=alarm, most=MOST)  # fmt: skip
+    samples = {one.name: load_samples(one, pin) for one in benchmarks}
+    questions = {
+        one.name: [question_of(sample, str(one.settings.get("question", "question"))) for sample in samples[one.name]]
+        for one in benchmarks
+    }
+    looked = _look_through(source, [text for texts in questions.values() for text in texts], step, say)
+    from mllm_eval.leaks.confirming import Judge
+
+    judge = Judge(encoder)
+    for one in benchmarks:
+        _check_benchmark(one.name, pin, samples[one.name], questions[one.name], looked, settings, judge, step)
+    found = read_findings(looked.folder, pin)
+    assert found is not None
+    return Findings(found.folder, {one.name: found.benchmarks[one.name] for one in benchmarks})
+
+
+def _look_through(source: Recipe | Path, texts: list[str], step: Step, say: Callable[[str], None]) -> _Source:
+    read, stands, asked = Read(0, 0, ()), None, Questions(texts)
+    corpus: Corpus
+    if isinstance(source, Recipe):
+        corpus = sets = TrainingSets(source)
+        folder = place_of(sets.name, sets.identity)
+        with step("leaks: rows (names)") as told:
+            read = sets.read(folder, told)
+        with step("leaks: rows (questions)") as told:
+            stands = sets.stands(asked, folder / "questions" / short_hash(asked.texts, 16), told)
+    else:
+        corpus = Folder(source)
+        folder = place_of(corpus.name, corpus.identity)
+    if read.broken:
+        say(f"{corpus.name}: {read.broken:,} rows can't be read and are left out: {read.reasons[0]}")
+    with step(f"leaks: {corpus.name} (hashes)") as told:
+        hashed = hash_corpus(corpus, folder / "hashes", told)
+    write_json(folder / "corpus.json", {"name": corpus.name, "images": hashed.images, "broken": hashed.broken,
+                                        "identity": corpus.identity})  # fmt: skip
+    if hashed.broken:
+        say(f"{corpus.name}: {hashed.broken:,} images or shards can't be read and are left out: {hashed.reasons[0]}")
+    if not len(hashed.hashes):
+        raise UserError(
+            f"{corpus.name}: none of its images can be read" + "".join(f"; {one}" for one in hashed.reasons[:1])
+        )
+    return _Source(corpus, folder, hashed, read, asked, stands)
+
+
+def _check_benchmark(
+    name: str, pin: str, samples: Sequence[Sample], texts: Sequence[str], source: _Source, settings: Settings,
+    judge: Judge, step: Step,
+) -> None:  # fmt: skip
+    folder = source.folder / "found" / pin
+    pictures = shown([samples])
+    asked = [(sample.id, [image.sha256 for image in sample.images]) for sample in samples]
+    of = short_hash([settings.model_dump(mode="json"), source.corpus.identity, asked, list(texts)], 16)
+    path = folder / f"{name}.json"
+    if path.is_file() and validate(read_json(path), Found, str(path)).of == of:
+        return
+    # A benchmark that is looked for again has nothing until it is whole.
+    path.unlink(missing_ok=True)
+    with step(f"leaks: {name} (hashes)") as told:
+        viewed = hash_views(pictures, source.folder.parent / "benchmarks", told)
+    with step(f"leaks: {name} (pairs)") as told:
+        near = candidates(source.hashed, viewed, settings.radius, settings.most)
+        near, calibration = confirm(near, viewed, source.hashed, source.corpus, judge, settings.radius, settings.alarm,
+                                    told)  # fmt: skip
+    over = calibration.threshold if calibration else None
+    same = near.where(near.similarity > over if over is not None else np.zeros(len(near.picture), bool))
+    first = same.where(np.arange(len(same.picture)) < PICTURED)
+    write_thumbnails(first, viewed.pictures, source.corpus, source.hashed, folder / "thumbs")
+    showing = _showing(samples)
+    _write_pairs(folder / f"{name}.pairs.jsonl", same, viewed.pictures, source, showing)
+    flags = _flags(samples, texts, same, viewed.pictures, source)
+    write_jsonl(folder / f"{name}.samples.jsonl", flags)
+    standing = _write_questions(folder / f"{name}.questions.jsonl", samples, texts, source)
+    leaked: dict[Kind, int] = {kind: 0 for kind in KINDS}
+    for row in flags:
+        leaked["pictures"] += row["picture"]
+        leaked["questions"] += row["question"]
+        leaked["both"] += row["both"]
+        leaked["either"] += 1
+    found = Found(
+        benchmark=name, data=pin, corpus=source.corpus.name, of=of, settings=settings, images=source.hashed.images,
+        broken_images=source.hashed.broken, broken_images_first=source.hashed.reasons, broken_rows=source.read.broken,
+        broken_rows_first=source.read.reasons, samples=len(samples), pictures=len(pictures),
+        broken_pictures=len(viewed.broken), broken_pictures_first=tuple(viewed.broken[:3]), candidates=near.total,
+        looked_at=int(np.isfinite(near.similarity).sum()), different=calibration.pairs if calibration else 0,
+        threshold=over, alarm=calibration.alarm if calibration else None, pairs=len(same.picture),
+        leaked_pictures=len(np.unique(same.picture)), asked=len({normalised(text) for text in texts}),
+        standing=standing, leaked=leaked,
+    )  # fmt: skip
+    write_json(path, found.model_dump(mode="json"))
+
+
+def _showing(samples: Sequence[Sample]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for sample in samples:
+        for image in sample.images:
+            found.setdefault(image.sha256, []).append(sample.id)
+    return found
+
+
+def _write_pairs(
+    path: Path, pairs: Pairs, pictures: Sequence[ImageRef], source: _Source, showing: dict[str, list[str]]
+) -> None:
+    images = np.unique(pairs.image)
+    named = {int(images[at]): (one.name, one.where) for at, one in images_of(source.corpus, source.hashed, images)}
+    thumbs = path.parent / "thumbs"
+
+    def rows() -> Iterator[dict[str, Any]]:
+        columns = zip(*(column.tolist() for column in pairs[:5]), strict=True)
+        for picture, image, view, distance, similarity in columns:
+            ref = pictures[picture]
+            ids = showing[ref.sha256]
+            files = {"picture_thumb": picture_name(ref), "image_thumb": image_name(image)}
+            yield {
+                "picture": ref.sha256, "samples": ids[:NAMED], "n_samples": len(ids), "view": VIEWS[view].words(),
+                "distance": distance, "similarity": round(similarity, 4), "image": named.get(image, ("", ""))[0],
+                "where": named.get(image, ("", ""))[1],
+                **{key: file for key, file in files.items() if (thumbs / file).is_file()},
+            }  # fmt: skip
+
+    write_jsonl(path, rows())
+
+
+def _flags(
+    samples: Sequence[Sample], texts: Sequence[str], pairs: Pairs, pictures: Sequence[ImageRef], source: _Source
+) -> list[dict[str, Any]]:
+    """The leaked samples: whether a picture of theirs is, their question is, and it stands in a row of that picture."""
+    copies: dict[str, set[int]] = {}
+    own = source.own
+    for picture, image in zip(pairs.picture.tolist(), pairs.image.tolist(), strict=True):
+        copies.setdefault(pictures[picture].sha256, set()).add(own.key(image) if own else image)
+    stands = np.zeros(0, STANDS) if source.stands is None else source.stands
+    standing = set(np.unique(stands["question"]).tolist())
+    keys = np.array(sorted({key for found in copies.values() for key in found}), np.uint64)
+    with_copy = stands[np.isin(stands["key"], keys)]
+    together = set(zip(with_copy["question"].tolist(), with_copy["key"].tolist(), strict=True))
+    rows = []
+    for sample, text in zip(samples, texts, strict=True):
+        shown_copies = {key for image in sample.images for key in copies.get(image.sha256, ())}
+        number = source.asked.numbers.get(normalised(text))
+        question = number in standing
+        if shown_copies or question:
+            both = any((number, key) in together for key in shown_copies)
+            rows.append({"id": sample.id, "picture": bool(shown_copies), "question": question, "both": both})
+    return rows
+
+
+def _write_questions(path: Path, samples: Sequence[Sample], texts: Sequence[str], source: _Source) -> int | None:
+    if source.stands is None or source.own is None:
+        write_jsonl(path, [])
+        return None
+    own = source.own
+    asking: dict[int, list[str]] = {}
+    for sample, text in zip(samples, texts, strict=True):
+        number = source.asked.numbers.get(normalised(text))
+        if number is not None:
+            asking.setdefault(number, []).append(sample.id)
+    numbers, first, counts = np.unique(source.stands["question"], return_index=True, return_counts=True)
+    rows = []
+    for number, at, count in zip(numbers.tolist(), first.tolist(), counts.tolist(), strict=True):
+        if number in asking:
+            place = source.stands[at]
+            ids = asking[number]
+            rows.append({"question": source.asked.texts[number], "samples": ids[:NAMED], "n_samples": len(ids),
+                         "rows": count, "where": own.where(int(place["set"]), int(place["row"]))})  # fmt: skip
+    rows.sort(key=lambda row: (row["rows"], row["question"]))
+    write_jsonl(path, rows)
+    return len(rows)

@@ -1,0 +1,104 @@
+"""Whether two pictures are the same to an encoder: its summaries, about a benchmark's mean, over a threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+import torch
+from numpy.typing import NDArray
+
+from mllm_eval.adapters import load_encoder_model
+from mllm_eval.adapters.base import EncoderModel
+from mllm_eval.catalog import Encoder
+from mllm_eval.decoding import decoders
+from mllm_eval.environment import device
+from mllm_eval.errors import UserError
+from mllm_eval.features.extraction import BATCH
+
+Floats = NDArray[np.float32]
+# Pictures of a benchmark that the threshold is calibrated on, and for each the different ones that look most alike.
+CALIBRATED, ALIKE = 1024, 8
+
+
+class Judge:
+    """An encoder, loaded when it is first asked."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.facts = encoder
+        self._model: EncoderModel | None = None
+
+    @torch.no_grad()
+    def summaries(self, pictures: Iterable[Callable[[], PIL.Image.Image]]) -> Iterator[Floats | None]:
+        """The summary [D] of each picture as its yaml declares it, float32; None for one that can't be read."""
+        if self._model is None:
+            self._model = load_encoder_model(self.facts).to(device())
+        model: Any = self._model
+        weight = next(model.parameters())
+
+        def pixels(load: Callable[[], PIL.Image.Image]) -> NDArray[np.float32] | None:
+            try:
+                found: NDArray[np.float32] = model.preprocess(load())
+            except (UserError, OSError, ValueError):
+                return None
+            return found
+
+        coming = iter(pictures)
+        with ThreadPoolExecutor(decoders(), "decode") as hands:
+            while some := list(islice(coming, BATCH * 4)):
+                read = list(hands.map(pixels, some))
+                whole = [one for one in read if one is not None]
+                made: list[Floats] = []
+                for start in range(0, len(whole), BATCH):
+                    (seen,) = model(torch.from_numpy(np.stack(whole[start : start + BATCH])).to(weight))
+                    made += list(seen.summary.float().cpu().numpy())
+                rows = iter(made)
+                for one in read:
+                    yield None if one is None else next(rows)
+
+
+class Calibration(NamedTuple):
+    """The mean summary [D], the pairs known to be different, the threshold that `alarm` of them pass (at least one in
+    `pairs` is what can be known), and None for each where there are no such pairs."""
+
+    mean: Floats
+    pairs: int
+    threshold: float | None
+    alarm: float | None
+
+
+def calibrate(summaries: Floats, views: NDArray[np.uint64], radius: int, alarm: float) -> Calibration:
+    """The threshold that a share `alarm` of different pictures of one benchmark pass.
+
+    Args:
+        summaries: [n, D] of some of its pictures. views: [n, V] their hashes. radius: what is a candidate.
+
+    A pair is known to be different where no view of one is within the radius of the other. Of these the eight for each
+    picture whose hashes are nearest are taken: pictures of one benchmark, and of one look.
+    """
+    mean = summaries.mean(0)
+    unit = directions(summaries, mean)
+    found: list[NDArray[np.float32]] = []
+    for number in range(len(views)):
+        apart = np.bitwise_count(views[number][:, None] ^ views[None, :, 0]).min(0).astype(np.int64)
+        apart[number] = 0
+        others = np.flatnonzero(apart > radius)
+        others = others[np.argsort(apart[others], kind="stable")][:ALIKE]
+        found.append(unit[others] @ unit[number])
+    similarity = np.concatenate(found) if found else np.zeros(0, np.float32)
+    if not len(similarity):
+        return Calibration(mean, 0, None, None)
+    threshold = float(np.quantile(similarity, 1 - alarm, method="higher"))
+    return Calibration(mean, len(similarity), threshold, max(alarm, 1 / len(similarity)))
+
+
+def directions(summaries: Floats, mean: Floats) -> Floats:
+    """[n, D] summaries about the mean, brought to length 1."""
+    about = summaries - mean
+    length = np.linalg.norm(about, axis=-1, keepdims=True)
+    found: Floats = about / np.maximum(length, 1e-12)
+    return found

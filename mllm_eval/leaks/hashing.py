@@ -1,0 +1,167 @@
+"""Hashes of a whole corpus, piece by piece on disk, and of a benchmark's pictures in all views."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_eval.config import short_hash
+from mllm_eval.data.samples import ImageRef
+from mllm_eval.decoding import decode, decoders
+from mllm_eval.errors import UserError
+from mllm_eval.leaks.corpora import Corpus, Shown
+from mllm_eval.leaks.hashes import EDGE, NAME, VIEWS, Hashes, hash_of, hashes_of_views
+from mllm_eval.leaks.pieces import save, saved
+from mllm_eval.progress import Progress
+
+T = TypeVar("T")
+R = TypeVar("R")
+# Images of a piece that wait, read, for a thread.
+AHEAD = 4
+
+
+class Hashed(NamedTuple):
+    """The hashes of the images that could be read, and where each stands.
+
+    hashes: [n] uint64. image: [n] number of each in the corpus, over all pieces. begins: [pieces + 1] number of each
+    piece's first image. broken: how many can't be read; reasons: the first, with their places.
+    """
+
+    hashes: Hashes
+    image: NDArray[np.int64]
+    begins: NDArray[np.int64]
+    broken: int
+    reasons: tuple[str, ...]
+
+    @property
+    def images(self) -> int:
+        """All of them, unreadable ones too."""
+        return int(self.begins[-1])
+
+    def place(self, image: int) -> tuple[int, int]:
+        """Piece of an image, and its number in it."""
+        piece = int(np.searchsorted(self.begins, image, side="right")) - 1
+        return piece, image - int(self.begins[piece])
+
+
+def hash_corpus(corpus: Corpus, folder: Path, told: Progress, named: int = 3) -> Hashed:
+    """Hash the images that were not hashed before; `folder` keeps a file a piece, which a killed run goes on from."""
+    parts: list[dict[str, NDArray[Any]]] = []
+    kept = folder / short_hash([NAME, EDGE], 8)
+    reasons: list[str] = []
+    with ThreadPoolExecutor(decoders(), "hash") as hands:
+        for piece in range(corpus.pieces):
+            path = kept / f"{piece:06d}.npz"
+            if not path.is_file():
+                save(path, _hash_piece(corpus, piece, hands))
+            found = saved(path)
+            reasons += [str(one) for one in found["reasons"][: max(0, named - len(reasons))]]
+            parts.append({"hash": found["hash"], "good": found["good"], "broken": found["broken"]})
+            told(piece + 1, corpus.pieces)
+    begins = np.cumsum([0, *(len(one["hash"]) for one in parts)])
+    whole = np.concatenate([one["hash"] for one in parts]) if parts else np.zeros(0, np.uint64)
+    good = np.concatenate([one["good"] for one in parts]) if parts else np.zeros(0, bool)
+    broken = sum(int(one["broken"]) for one in parts)
+    return Hashed(whole[good], np.flatnonzero(good), begins, broken, tuple(reasons))
+
+
+def _hash_piece(corpus: Corpus, piece: int, hands: ThreadPoolExecutor) -> dict[str, NDArray[Any]]:
+    """Hashes by number in the piece; one that ends early counts once among the broken."""
+    made: dict[int, int] = {}
+    reasons: list[str] = []
+
+    def one(shown: Shown) -> int | UserError:
+        try:
+            return hash_of(decode(shown.encoded(), _at(shown), corpus.how))
+        except UserError as problem:
+            return problem
+
+    last = -1
+    try:
+        for shown, found in in_order(hands, one, corpus.images(piece)):
+            last = shown.number
+            if isinstance(found, UserError):
+                reasons.append(str(found))
+            else:
+                made[shown.number] = found
+    except UserError as problem:
+        # A shard that is cut: what came before the cut is kept.
+        reasons.append(str(problem))
+    hashes = np.zeros(max(last, *made, -1) + 1 if made else last + 1, np.uint64)
+    good = np.zeros(len(hashes), bool)
+    for number, bits in made.items():
+        hashes[number], good[number] = bits, True
+    return {"hash": hashes, "good": good, "broken": np.array(len(reasons)), "reasons": np.array(reasons[:100], np.str_)}
+
+
+def _at(shown: Shown) -> str:
+    return shown.where if shown.name in shown.where else f"{shown.where}, {shown.name}"
+
+
+def in_order(hands: ThreadPoolExecutor, do: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+    """What threads make of items, in their order, some items ahead. An error of `items` comes behind all results."""
+    waiting: deque[tuple[T, Future[R]]] = deque()
+    coming, problem = iter(items), None
+    while True:
+        try:
+            item = next(coming)
+        except StopIteration:
+            break
+        except UserError as error:
+            problem = error
+            break
+        waiting.append((item, hands.submit(do, item)))
+        if len(waiting) > AHEAD * decoders():
+            first, found = waiting.popleft()
+            yield first, found.result()
+    while waiting:
+        first, found = waiting.popleft()
+        yield first, found.result()
+    if problem is not None:
+        raise problem
+
+
+class Viewed(NamedTuple):
+    """A benchmark's pictures: hashes [P, views] of those that could be read, which they are, why others could not."""
+
+    views: NDArray[np.uint64]
+    pictures: list[ImageRef]
+    broken: list[str]
+
+
+def hash_views(pictures: Sequence[ImageRef], folder: Path, told: Progress) -> Viewed:
+    """Hash a benchmark's pictures in all views; `folder` keeps what was made, by the pictures' content."""
+    path = folder / f"{short_hash([NAME, EDGE, VIEWS, [one.sha256 for one in pictures]], 16)}.npz"
+    if not path.is_file():
+        save(path, _hash_views(pictures, told))
+    found = saved(path)
+    kept = [one for one, good in zip(pictures, found["good"], strict=True) if good]
+    return Viewed(found["views"], kept, [str(one) for one in found["reasons"]])
+
+
+def _hash_views(pictures: Sequence[ImageRef], told: Progress) -> dict[str, NDArray[Any]]:
+    def one(ref: ImageRef) -> Hashes | UserError:
+        try:
+            return hashes_of_views(ref.load())
+        except UserError as problem:
+            return problem
+
+    views: list[Hashes] = []
+    good: list[bool] = []
+    reasons: list[str] = []
+    with ThreadPoolExecutor(decoders(), "hash") as hands:
+        for done, (_, found) in enumerate(in_order(hands, one, pictures), 1):
+            good.append(not isinstance(found, UserError))
+            if isinstance(found, UserError):
+                reasons.append(str(found))
+            else:
+                views.append(found)
+            told(done, len(pictures))
+    rows = np.stack(views) if views else np.zeros((0, len(VIEWS)), np.uint64)
+    return {"views": rows, "good": np.array(good, bool), "reasons": np.array(reasons, np.str_)}

@@ -1,0 +1,168 @@
+"""A recipe's training sets: each image once, however many rows show it, and the questions that stand in the rows.
+
+Names are not held: the sets are read once for a number a name (8 bytes), and a name is read again where it is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from functools import partial
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllm_eval.catalog.recipe import ConversationData, Recipe
+from mllm_eval.data.conversations import Conversation, ConversationSet
+from mllm_eval.decoding import Decoding
+from mllm_eval.errors import UserError
+from mllm_eval.leaks.corpora import PIECE, Shown, read_file
+from mllm_eval.leaks.pieces import save, saved
+from mllm_eval.leaks.questions import Questions
+from mllm_eval.progress import Progress
+from mllm_eval.storage import known_sha256, locate
+
+# Rows that are read between two looks at the clock, and lost by a kill.
+ROWS = 2**15
+IMAGE = np.dtype([("key", "u8"), ("set", "u2"), ("row", "i8"), ("place", "u2")])
+STANDS = np.dtype([("question", "u4"), ("key", "u8"), ("set", "u2"), ("row", "i8")])
+
+
+class Read(NamedTuple):
+    """Rows of all sets that were read, and those that can't be, with the first reasons."""
+
+    rows: int
+    broken: int
+    reasons: tuple[str, ...]
+
+
+class TrainingSets:
+    """The images of a recipe's training sets, stage 1 and 2 together, as a `Corpus`.
+
+    `read` comes first. Raises UserError for files that are missing or of another kind.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path | None = None) -> None:
+        self.name = recipe.name
+        self.how = Decoding(recipe.upright, recipe.background)
+        given = [*recipe.stage1.data, *recipe.stage2.data]
+        self._given: list[ConversationData] = list(
+            {(one.path, one.images, *one.exclude): one for one in given}.values()
+        )
+        index = folder / "index" if folder else None
+        self._sets = [
+            ConversationSet(locate(one.path), locate(one.images), None, one.exclude, index=index, ignore=one.ignore)
+            for one in self._given
+        ]
+        self.identity: Any = identity_of(recipe)
+        self._images: NDArray[Any] = np.zeros(0, IMAGE)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all sets."""
+        return sum(len(one) for one in self._sets)
+
+    def _parts(self) -> list[tuple[int, int]]:
+        return [(number, start) for number, one in enumerate(self._sets) for start in range(0, len(one), ROWS)]
+
+    def _read_part(self, number: int, start: int) -> Iterator[tuple[int, Conversation | UserError]]:
+        rows = self._sets[number].read_from(start)
+        for row, found in enumerate(islice(rows, ROWS), start):
+            if found is not None:
+                yield row, found
+
+    def _key(self, number: int, name: str) -> int:
+        root = str(self._sets[number].images)
+        return int.from_bytes(blake2b(f"{root}\0{name}".encode(errors="replace"), digest_size=8).digest(), "big")
+
+    def read(self, folder: Path, told: Progress) -> Read:
+        """List the images, each once; what was read before a kill is not read again."""
+        parts, broken = self._parts(), 0
+        reasons: list[str] = []
+        for done, (number, start) in enumerate(parts):
+            path = folder / "names" / f"{number}-{start:09d}.npz"
+            if not path.is_file():
+                save(path, self._listed(number, start))
+            found = saved(path)
+            broken += len(found["broken"])
+            reasons += [str(one) for one in found["broken"][: max(0, 3 - len(reasons))]]
+            told(done + 1, len(parts))
+        target = folder / "names" / "images.npy"
+        if not target.is_file():
+            lists = [saved(folder / "names" / f"{number}-{start:09d}.npz")["images"] for number, start in parts]
+            every = np.concatenate(lists) if lists else np.zeros(0, IMAGE)
+            del lists
+            first = np.unique(every["key"], return_index=True)[1]
+            first.sort()
+            save(target, {"": every[first]})
+        self._images = np.load(target, mmap_mode="r")
+        return Read(self.rows, broken, tuple(reasons))
+
+    def _listed(self, number: int, start: int) -> dict[str, NDArray[Any]]:
+        images: dict[int, tuple[int, int, int, int]] = {}
+        broken: list[str] = []
+        for row, read in self._read_part(number, start):
+            if isinstance(read, UserError):
+                broken.append(str(read))
+                continue
+            for place, name in enumerate(read.images):
+                key = self._key(number, name)
+                images.setdefault(key, (key, number, row, place))
+        return {"images": np.array(list(images.values()), IMAGE), "broken": np.array(broken, np.str_)}
+
+    @property
+    def pieces(self) -> int:
+        """Each of at most `PIECE` images."""
+        return -(-len(self._images) // PIECE)
+
+    def images(self, piece: int, wanted: Collection[int] | None = None) -> Iterator[Shown]:
+        """As `Corpus` says; the row that is named is the first that shows the image."""
+        for number, one in enumerate(self._images[piece * PIECE : (piece + 1) * PIECE]):
+            if wanted is not None and number not in wanted:
+                continue
+            own, row = self._sets[int(one["set"])], int(one["row"])
+            name = own[row].images[int(one["place"])]
+            yield Shown(number, name, own.where(row), partial(read_file, own.image_path(name), own.where(row)))
+
+    def key(self, image: int) -> int:
+        """The number that `stands` names an image by."""
+        return int(self._images["key"][image])
+
+    def where(self, number: int, row: int) -> str:
+        """`file:line` of a row of a set."""
+        return self._sets[number].where(row)
+
+    def stands(self, asked: Questions, folder: Path, told: Progress) -> NDArray[Any]:
+        """Which questions stand in which rows, word for word: question, key of the row's first image (0: none), row.
+
+        A row that can't be read has none; it is counted by `read`.
+        """
+        parts, lists = self._parts(), []
+        for done, (number, start) in enumerate(parts):
+            path = folder / f"{number}-{start:09d}.npz"
+            if not path.is_file():
+                save(path, {"stands": self._standing(number, start, asked)})
+            lists.append(saved(path)["stands"])
+            told(done + 1, len(parts))
+        return np.concatenate(lists) if lists else np.zeros(0, STANDS)
+
+    def _standing(self, number: int, start: int, asked: Questions) -> NDArray[Any]:
+        found = []
+        for row, read in self._read_part(number, start):
+            if isinstance(read, UserError):
+                continue
+            key = self._key(number, read.images[0]) if read.images else 0
+            texts = [text for turn in read.turns for text in turn]
+            found += [(question, key, number, row) for question in sorted(asked.found_in(texts))]
+        return np.array(found, STANDS)
+
+
+def identity_of(recipe: Recipe) -> Any:
+    """What decides which images and texts a recipe trains on: its files by content, their image roots, and how they are
+    decoded. Raises UserError where a file is not here."""
+    given = {(one.path, one.images, *one.exclude): one for one in (*recipe.stage1.data, *recipe.stage2.data)}
+    files = [[known_sha256(locate(one.path)), one.images, one.exclude, one.ignore] for one in given.values()]
+    return ["recipe", files, recipe.upright, recipe.background]

@@ -1,0 +1,137 @@
+"""The page of leaks: counts, scores without leaked samples, both pictures of each pair, questions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mllm_eval.errors import UserError
+from mllm_eval.escaping import html as escape
+from mllm_eval.leaks.findings import Findings
+from mllm_eval.report.leaks import findings_for, leaks_table
+from mllm_eval.report.site.evidence import Evidence
+from mllm_eval.report.site.markup import listed, section, sheet
+from mllm_eval.report.table import Table
+from mllm_eval.report.words import title
+from mllm_eval.storage import write_atomic
+
+FILE = "leaks.html"
+FOLDER = "figures/leaks"
+# Pairs and questions of a benchmark that the page shows; the files have all.
+PAIRS, QUESTIONS = 24, 12
+
+
+def found_leaks(evidence: Evidence, problems: list[str]) -> dict[str, Findings]:
+    """Folder -> what was found of the training data of the runs shown; what can't be read is said in `problems`."""
+    found: dict[str, Findings] = {}
+    for entry in evidence.seeing:
+        try:
+            own = findings_for(entry.scored.record)
+        except UserError as problem:
+            problems.append(f"Leaks of {entry.label} are not shown: {problem}")
+            continue
+        if own is not None:
+            found.setdefault(str(own.folder), own)
+    return found
+
+
+def leaks_page(evidence: Evidence, found: dict[str, Findings], out: Path) -> str:
+    """The body of leaks.html."""
+    parts = [
+        '<section class="headline"><h1>Leaks</h1><p class="lead">Pictures and questions of the benchmarks that stand '
+        "in what the runs were trained on.</p></section>"
+    ]
+    runs = [entry.scored.record for entry in evidence.seeing]
+    try:
+        # Of a run that was asked a part of the questions there is nothing to say that the whole does not say better.
+        table = leaks_table(runs, rules=evidence.rules)
+        parts.append(section("without", table.title, _scores(table)))
+    except UserError as problem:
+        parts.append(section("without", "Scores without leaked samples", listed([str(problem)])))
+    for number, one in enumerate(found.values()):
+        parts += _corpus(one, number, out)
+    return "\n".join(parts)
+
+
+def _scores(table: Table) -> str:
+    head = [("", False), *((column.title, not column.text) for column in table.columns)]
+    rows: list[list[str]] = []
+    group = None
+    for row in table.rows:
+        if row.group != group:
+            group = row.group
+            rows.append([group])
+        rows.append([row.label, *(" ".join(filter(None, (one.text, one.interval))) for one in row.cells.values())])
+    return sheet("without-sheet", table.title, head, rows, " ".join(table.notes))
+
+
+def _corpus(found: Findings, number: int, out: Path) -> list[str]:
+    every = list(found.benchmarks.values())
+    first = every[0]
+    head = [("", False), ("Pictures", True), ("Near by hash", True), ("Copied pictures", True), ("Samples", True),
+            ("Leaked samples", True), ("Questions standing", True), ("Both", True), ("False alarms", True)]  # fmt: skip
+    rows = [
+        [
+            title(one.benchmark), f"{one.pictures:,}", f"{one.candidates:,}", f"{one.leaked_pictures:,}",
+            f"{one.samples:,}", f"{one.leaked['pictures']:,}",
+            "–" if one.standing is None else f"{one.leaked['questions']:,}",  # noqa: RUF001
+            f"{one.leaked['both']:,}", "–" if one.alarm is None else f"{one.alarm:.2g}",  # noqa: RUF001
+        ]
+        for one in every
+    ]  # fmt: skip
+    note = (
+        f"{first.images:,} images of {first.corpus}. Near by hash: at most {first.settings.radius} of 64 bits apart in "
+        f"any of {first.settings.views} views. Copied: {first.settings.encoder} confirms one. False alarms: the "
+        "share of pairs of different pictures of the benchmark, those that look most alike, over the threshold."
+    )
+    if first.broken_images or first.broken_rows:
+        reasons = "; ".join((*first.broken_rows_first[:1], *first.broken_images_first[:1]))
+        note += (
+            f" Left out: {first.broken_images:,} images and {first.broken_rows:,} rows that can't be read ({reasons})."
+        )
+    key = f"c{number}"
+    parts = [section(f"{key}-counts", f"Found in {first.corpus}", sheet(f"{key}-sheet", "Counts", head, rows, note))]
+    for one in every:
+        body = ""
+        if one.pairs:
+            cards = "".join(_card(pair, found, out) for pair in islice(found.pairs(one.benchmark), PAIRS))
+            body += f'<ul class="pairs">{cards}</ul>'
+            if one.pairs > PAIRS:
+                path = found.folder / f"{one.benchmark}.pairs.jsonl"
+                said = f"{PAIRS} of {one.pairs:,} pairs, the most similar; all are in {path}."
+                body += f'<p class="note">{escape(said)}</p>'
+        if one.standing:
+            body += _questions(found.questions(one.benchmark), one.standing)
+        if body:
+            parts.append(section(f"{key}-{one.benchmark}", title(one.benchmark), body))
+    return parts
+
+
+def _card(pair: dict[str, Any], found: Findings, out: Path) -> str:
+    shown = "".join(_picture(str(pair.get(key, "")), what, found, out)
+                    for key, what in (("picture_thumb", "benchmark"), ("image_thumb", "training")))  # fmt: skip
+    more = int(pair["n_samples"]) - 1
+    ids = str(pair["samples"][0]) + (f" and {more} more" if more else "")
+    about = f"sample {ids}; {pair['view']}, {pair['distance']} bits, similarity {pair['similarity']:.3f}"
+    return f"<li><div>{shown}</div><p>{escape(about)}<br>{escape(str(pair['image']))}</p></li>"
+
+
+def _picture(name: str, what: str, found: Findings, out: Path) -> str:
+    path = found.folder / "thumbs" / Path(name).name
+    if not name or not path.is_file():
+        return f'<div class="picture none">{what}: no picture kept</div>'
+    place = f"{FOLDER}/{found.folder.parent.parent.name}/{path.name}"
+    if not (out / place).is_file():
+        write_atomic(out / place, path.read_bytes())
+    return f'<figure><img loading="lazy" src="{escape(place)}" alt="{what}"><figcaption>{what}</figcaption></figure>'
+
+
+def _questions(rows: Iterable[dict[str, Any]], many: int) -> str:
+    shown = [
+        f"{row['question']} — in {row['rows']:,} rows, asked by {row['n_samples']:,} samples"
+        for row in islice(rows, QUESTIONS)
+    ]
+    left = f", the rarest {len(shown)}" if many > len(shown) else ""
+    return f"<p>{many:,} questions stand in the training text word for word{left}:</p>{listed(shown)}"

@@ -1,0 +1,114 @@
+"""The page of classic vision and alignment: probes with their tests, sweeps over depth, heat maps, curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from mllm_eval.escaping import html as escape
+from mllm_eval.report.aligning import alignment_table
+from mllm_eval.report.probing import probe_table
+from mllm_eval.report.site.evidence import Evidence
+from mllm_eval.report.site.figures import write_figure
+from mllm_eval.report.site.markup import listed, section, sheet
+from mllm_eval.report.site.visionplots import against_size, heat_maps, sized, sweep_figure
+from mllm_eval.report.table import MISSING, Cell, Column, Row, Table
+from mllm_eval.results.aligned import Aligned, saved_alignments
+from mllm_eval.results.probed import Probed, saved_probes
+from mllm_eval.run import Run
+
+FILE = "vision.html"
+
+
+def vision_page(evidence: Evidence, out: Path) -> str:
+    """The body of vision.html; empty where nothing of it was measured."""
+    probed = _probed(evidence)
+    usual = {folder: one for folder, one in probed.items() if one.default}
+    swept = [one for one in probed.values() if len(one.readings) > 1]
+    aligned = _of_encoders(saved_alignments(), evidence)
+    parts = []
+    if usual:
+        parts.append(_table("probes", "Probes", probe_table(usual)))
+    if swept:
+        figure = write_figure(out, "sweep", partial(sweep_figure, swept), "Value of every block over depth",
+                         "Band: 95 % interval, bootstrap over test images.")  # fmt: skip
+        said = probe_table({folder: one for folder, one in probed.items() if one in swept}).sentences
+        parts.append(section("depth", "Which block serves a task best", figure + listed(said, "words")))
+    # One protocol, metric and set of pictures at a time: others are not comparable.
+    for number, key in enumerate(dict.fromkeys(_kind(one) for one in aligned)):
+        parts.append(_aligned([one for one in aligned if _kind(one) == key], out, number))
+    if not parts:
+        return ""
+    lead = "What simple heads read from the frozen encoders, and how near they are to language models."
+    head = f'<section class="headline"><h1>Classic vision and alignment</h1><p class="lead">{lead}</p></section>'
+    return "\n".join([head, *parts])
+
+
+def _probed(evidence: Evidence) -> dict[Path, Probed]:
+    """Results of probes that stand beside the runs' data, of the runs' weights where an encoder has a run."""
+    own = _weights(evidence)
+    return {
+        folder: one
+        for folder, one in saved_probes().items()
+        if one.rule != "val" and evidence.pin in ("", one.beside) and one.weights in own.get(one.encoder, {one.weights})
+    }
+
+
+def _of_encoders(found: Sequence[Aligned], evidence: Evidence) -> list[Aligned]:
+    own = _weights(evidence)
+    return [one for one in found if one.weights in own.get(one.encoder, {one.weights})]
+
+
+def _weights(evidence: Evidence) -> dict[str, set[str]]:
+    """Encoder -> digests of the weights that its runs were made with."""
+    found: dict[str, set[str]] = {}
+    for entry in evidence.seeing:
+        run = entry.scored.record.run
+        if isinstance(run, Run):
+            found.setdefault(run.encoder.name, set()).add(run.weights.get("encoder", ""))
+    return found
+
+
+def _kind(one: Aligned) -> tuple[str, str, str]:
+    return one.protocol, one.metric, one.pictures
+
+
+def _aligned(found: list[Aligned], out: Path, number: int) -> str:
+    name = f"alignment-{number}" if number else "alignment"
+    first = found[0]
+    figures = write_figure(out, f"{name}-layers", partial(heat_maps, found),
+                      "Every block of each encoder against every layer of each language model",
+                      f"{escape(first.metric)} of every pair of layers, one scale; square: the best pair.")  # fmt: skip
+    if sized(found):
+        figures += write_figure(out, f"{name}-size", partial(against_size, found), "Alignment against parameters",
+                           "Line: 95 % interval. Dashed: the 95th percentile of what chance gives.")  # fmt: skip
+    heading = f"Alignment with language models: {first.metric}" + (f", {first.data}" if first.data else "")
+    return _table(name, heading, alignment_table(found), figures)
+
+
+def _table(name: str, heading: str, table: Table, figures: str = "") -> str:
+    """What the tests say, figures, and the table with its footnotes."""
+    marks, of_row = table.footnotes()
+    head = [("", False), *((column.title, not column.text) for column in table.columns)]
+    rows = [
+        [
+            _named(row, of_row.get(at, "")),
+            *(_text(row.cells.get(column.key, Cell()), column) for column in table.columns),
+        ]
+        for at, row in enumerate(table.rows)
+    ]
+    notes = [*(f"{mark}: {text}" for mark, text in marks), *table.notes]
+    return section(name, heading, listed(table.sentences, "words") + figures
+                   + sheet(f"{name}-table", table.title, head, rows) + "".join(f'<p class="note">{escape(one)}</p>'
+                                                                             for one in notes))  # fmt: skip
+
+
+def _named(row: Row, marks: str) -> str:
+    return f"{row.label} ({marks})" if marks else row.label
+
+
+def _text(cell: Cell, column: Column) -> str:
+    if cell.text == MISSING:
+        return MISSING
+    return f"{cell.text} {cell.interval}".strip() if not column.text else cell.text

@@ -1,0 +1,164 @@
+"""What is drawn of classic vision and alignment: sweeps over depth, heat maps of layers, curves against size.
+
+matplotlib is loaded when one is drawn.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mllm_eval.errors import UserError
+from mllm_eval.report.probing import UNITS
+from mllm_eval.report.site.figures import INK, SOFT, bare, hue, new_figure, style
+from mllm_eval.results.aligned import Aligned
+from mllm_eval.results.probed import Probed
+from mllm_eval.storage import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def sweep_figure(found: Sequence[Probed]) -> Figure:
+    """A panel each probe: the value of every block over the depth of the encoder, with intervals, a line an encoder."""
+    probes = list(dict.fromkeys(one.probe for one in found))
+    encoders = list(dict.fromkeys(one.encoder for one in found))
+    # Wide enough for a page at three panels.
+    wide = min(3, len(probes))
+    tall = -(-len(probes) // wide)
+    figure = new_figure(3.4 * wide, 2.8 * tall)
+    panels = figure.subplots(tall, wide, squeeze=False).reshape(-1)
+    for axes in panels[len(probes) :]:
+        axes.set_visible(False)
+    for axes, probe in zip(panels, probes, strict=False):
+        bare(axes, "y")
+        own = [one for one in found if one.probe == probe]
+        for one in own:
+            colour = hue(encoders.index(one.encoder))
+            known = [reading for reading in one.readings if reading.value is not None]
+            depth = [reading.layers[-1] for reading in known]
+            values = [reading.value or 0.0 for reading in known]
+            axes.plot(depth, values, "o-", markersize=3.5, linewidth=1.2, label=one.encoder, color=colour)
+            low, high = ([math.nan if one is None else one for one in edge]
+                         for edge in ([each.low for each in known], [each.high for each in known]))  # fmt: skip
+            axes.fill_between(depth, low, high, alpha=0.18, linewidth=0, color=colour)
+        axes.set_title(own[0].title, fontsize=9)
+        axes.set_xlabel("block", fontsize=8)
+        axes.set_ylabel(UNITS[own[0].metric], fontsize=8)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.tick_params(labelsize=8)
+    panels[0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def write_sweep(found: Sequence[Probed], path: Path) -> Path | None:
+    """Draw the sweeps among some results into an svg file; None where there are none, or matplotlib is not here."""
+    swept = [one for one in found if len(one.readings) > 1]
+    if not swept:
+        return None
+    into = io.BytesIO()
+    try:
+        with style("sweep"):
+            sweep_figure(swept).savefig(into, format="svg", metadata={"Date": None}, facecolor="white")
+    except UserError:
+        return None
+    write_atomic(path, into.getvalue())
+    return path
+
+
+def heat_maps(results: Sequence[Aligned]) -> Figure:
+    """A row an encoder, a column an LLM: every pair of layers, the best one marked; one scale for all."""
+    encoders = list(dict.fromkeys(one.encoder for one in results))
+    llms = list(dict.fromkeys(one.llm for one in results))
+    figure = new_figure(3.0 * len(llms) + 0.9, 2.3 * len(encoders) + 0.6)
+    panels = figure.subplots(len(encoders), len(llms), squeeze=False)
+    low = min(min(min(row) for row in one.scores) for one in results)
+    high = max(one.score for one in results)
+    image = None
+    for one in results:
+        axes = panels[encoders.index(one.encoder), llms.index(one.llm)]
+        grid = np.array(one.scores)
+        image = axes.imshow(grid, vmin=low, vmax=high, cmap="viridis", origin="lower", aspect="auto")
+        axes.plot(one.llm_layer, one.layer - 1, marker="s", markersize=9, markerfacecolor="none", color="white")
+        axes.set_title(f"{one.score:.3f}", fontsize=9, loc="right", color=INK)
+        shown = range(0, len(grid), max(1, len(grid) // 8))
+        axes.set_yticks(shown, [str(layer + 1) for layer in shown])
+    for at, encoder in enumerate(encoders):
+        panels[at, 0].set_ylabel(f"{encoder}\nblock", color=INK)
+    for at, llm in enumerate(llms):
+        panels[0, at].set_title(llm.replace(" after ", "\nafter "), fontsize=9, loc="left", color=INK)
+        panels[-1, at].set_xlabel("layer, 0 is the embedding", color=SOFT)
+    if image is not None:
+        figure.colorbar(image, ax=list(panels.flat), label=results[0].metric, fraction=0.04)
+    return figure
+
+
+def against_size(results: Sequence[Aligned]) -> Figure:
+    """Scores with their intervals against the parameters of the LLM, and against those of the encoder, where these
+    differ; the null's 95th percentile dashed."""
+    encoders, llms = (list(dict.fromkeys(getattr(one, name) for one in results)) for name in ("encoder", "llm"))
+    sides = [
+        (of, other, size, axis)
+        for of, other, size, axis in (
+            (encoders, "encoder", "llm_params", "parameters of the LLM"),
+            (llms, "llm", "encoder_params", "parameters of the encoder"),
+        )
+        if len({getattr(one, size) for one in results}) > 1
+    ]
+    figure = new_figure(5.0 * len(sides), 3.2)
+    panels = figure.subplots(1, len(sides), squeeze=False, sharey=True)[0]
+    for axes, (of, other, size, axis) in zip(panels, sides, strict=True):
+        bare(axes, "y")
+        ends = []
+        for index, name in enumerate(of):
+            own = sorted((one for one in results if getattr(one, other) == name), key=lambda one: getattr(one, size))
+            sizes, scores = [getattr(one, size) for one in own], [one.score for one in own]
+            axes.plot(sizes, scores, marker="o", markersize=4, color=hue(index), linewidth=1.2)
+            for one in own:
+                if one.interval is not None:
+                    axes.vlines(getattr(one, size), *one.interval, color=hue(index), linewidth=1)
+            ends.append((sizes[-1], scores[-1], name, hue(index)))
+        if nulls := [one.null.high for one in results if one.null is not None]:
+            axes.axhline(max(nulls), color=SOFT, linewidth=1, linestyle=(0, (3, 2)))
+        axes.set_xscale("log")
+        axes.set_xlabel(axis, color=SOFT)
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.35)
+        _name(axes, ends)
+    panels[0].set_ylabel(results[0].metric, color=SOFT)
+    return figure
+
+
+def _name(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Names beside the lines' right ends, moved apart where they would lie on each other."""
+    apart, last = 0.07 * axes.get_ylim()[1], -1.0
+    for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
+        last = max(y, last + apart)
+        axes.annotate(name, (x, last), (6, 0), textcoords="offset points", va="center", color=colour, fontsize=8)
+
+
+def sized(results: Sequence[Aligned]) -> bool:
+    """Whether there are sizes to draw against."""
+    return len({one.llm_params for one in results}) > 1 or len({one.encoder_params for one in results}) > 1
+
+
+def write_figures(results: Sequence[Aligned], folder: Path) -> list[Path]:
+    """Write the heat maps, and where encoders or LLMs differ in size the curves, as PNG and PDF; their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    with style("alignment"):
+        figures = {"layers": heat_maps(results)}
+        if sized(results):
+            figures["size"] = against_size(results)
+        for name, figure in figures.items():
+            for form in ("png", "pdf"):
+                written.append(folder / f"{name}.{form}")
+                kept: dict[str, str | None] = {"CreationDate": None} if form == "pdf" else {}
+                figure.savefig(written[-1], dpi=160, facecolor="white", metadata=kept or None)
+    return written

@@ -1,0 +1,148 @@
+"""What a run and an external model have in common: a hash, a name, and a folder under results/runs with its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mllm_eval.catalog.variant import DEFAULT, VariantKey, stem
+from mllm_eval.environment import describe
+from mllm_eval.errors import UserError
+from mllm_eval.storage import read_json, results_home, write_atomic, write_json
+
+
+@dataclass(frozen=True, slots=True)
+class _KeptSummary:
+    """A summary's content, and the file's inode, size and time of change when it was read."""
+
+    state: tuple[int, int, int]
+    content: Any
+
+
+class RunFolder:
+    """What has a hash, a name and a folder under results/runs: a run, or an external model, which is asked as it is
+    (`mllm_eval.external`) or whose answers were brought (`mllm_eval.imported`)."""
+
+    config_width = 80
+    """Letters of a line of config.yaml."""
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits of everything that can change a result."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """For people: the stem and the hash."""
+        return f"{self.stem}-{self.hash}"
+
+    @property
+    def data(self) -> str:
+        """The data pin of the benchmarks that are asked."""
+        raise NotImplementedError
+
+    @property
+    def heading(self) -> str:
+        """Over its own table; `stem` names the table's files."""
+        raise NotImplementedError
+
+    @property
+    def stem(self) -> str:
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """What config.yaml says, as plain data."""
+        raise NotImplementedError
+
+    def write_config(self) -> None:
+        """Write config.yaml, from which the folder can be told, unless it is there and whole."""
+        text = yaml.safe_dump(self.config(), sort_keys=False, allow_unicode=True, width=self.config_width)
+        path = self.folder / "config.yaml"
+        if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+            write_atomic(path, text)
+
+    def noted(self) -> dict[str, Any]:
+        """What manifest.json says beside name, hash and environments."""
+        return {}
+
+    def note_session(self) -> None:
+        """Write manifest.json, or add a session to it if the environment is not that of the last one."""
+        sessions, now = list(self.manifest().get("sessions", [])), describe()
+        if sessions and {**sessions[-1], "time": ""} == {**now, "time": ""}:
+            return
+        manifest = {"run": self.name, "hash": self.hash, **self.noted(), "sessions": [*sessions, now]}
+        write_json(self.folder / "manifest.json", manifest)
+
+    def manifest(self) -> dict[str, Any]:
+        """What manifest.json says; empty where there is none, or a crash left half of one."""
+        return read_manifest(self.folder)
+
+    @property
+    def folder(self) -> Path:
+        return results_home() / "runs" / self.hash
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint"
+
+    def stage_dir(self, stage: int) -> Path:
+        return self.folder / f"stage{stage}"
+
+    def answers_path(self, benchmark: str, variant: VariantKey = DEFAULT) -> Path:
+        return self.folder / "answers" / f"{stem(benchmark, variant)}.jsonl"
+
+    def scores_path(self, benchmark: str, rules: str, variant: VariantKey = DEFAULT) -> Path:
+        return self.folder / "scores" / f"{stem(benchmark, variant)}.{rules}.jsonl"
+
+    def summary_path(self, benchmark: str, rules: str, variant: VariantKey = DEFAULT) -> Path:
+        return self.folder / "scores" / f"{stem(benchmark, variant)}.{rules}.json"
+
+    def read_summary(self, path: Path) -> Any:
+        """What a summary of this run's scores says; read once, and again where the file was replaced since.
+
+        Raises UserError as `read_json` does.
+        """
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        state = (status.st_ino, status.st_size, status.st_mtime_ns)
+        kept = self._summaries.get(path)
+        if kept is None or kept.state != state:
+            kept = self._summaries[path] = _KeptSummary(state, read_json(path))
+        return kept.content
+
+    @cached_property
+    def _summaries(self) -> dict[Path, _KeptSummary]:
+        return {}
+
+
+class External(RunFolder):
+    """What was not trained here: a row of its own name (`label`), asked about the data of a pin (`data_pin`)."""
+
+    label: str
+    data_pin: str
+
+    @property
+    def stem(self) -> str:
+        return f"{self.label}-{self.data_pin}"
+
+    @property
+    def data(self) -> str:
+        return self.data_pin
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What manifest.json of a run's folder says; empty where there is none, or a crash left half of one."""
+    try:
+        manifest = read_json(folder / "manifest.json")
+    except UserError:
+        return {}
+    kinds = {"sessions": list, "files": dict}
+    if not isinstance(manifest, dict):
+        return {}
+    return manifest if all(isinstance(manifest.get(key, kind()), kind) for key, kind in kinds.items()) else {}

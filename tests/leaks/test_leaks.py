@@ -1,0 +1,334 @@
+"""Planted copies are found, others are not; a killed check goes on; what can't be read is counted and named."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, ImageOps
+from tiny_models import make_recipe
+from typer.testing import CliRunner
+
+from mllm_eval.catalog import load_benchmark, load_encoder
+from mllm_eval.cli.app import app
+from mllm_eval.data.samples import ImageRef, Sample
+from mllm_eval.errors import UserError
+from mllm_eval.leaks import check, corpora, hashing, trainingsets
+from mllm_eval.leaks.check import check_leaks
+from mllm_eval.leaks.corpora import Folder
+from mllm_eval.leaks.findings import Findings, findings_of
+from mllm_eval.leaks.hashes import VIEWS, hash_of, hashes_of_views
+from mllm_eval.leaks.questions import Questions, normalised
+
+PICTURES = 24
+
+
+def picture(seed: int, size: tuple[int, int] = (120, 96)) -> Image.Image:
+    """A soft random picture: like no other, and with structure at all sizes."""
+    rng = np.random.default_rng(seed)
+    layers = [
+        np.asarray(
+            Image.fromarray(rng.integers(0, 255, (cells, cells, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC),
+            np.float32,
+        )
+        for cells in (3, 6, 12)
+    ]
+    return Image.fromarray((0.5 * layers[0] + 0.3 * layers[1] + 0.2 * layers[2]).astype(np.uint8))
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
+    data = io.BytesIO()
+    image.save(data, kind, **how)
+    return data.getvalue()
+
+
+def recompressed(image: Image.Image) -> Image.Image:
+    return Image.open(io.BytesIO(encoded(image, "JPEG", quality=40))).convert("RGB")
+
+
+def resized(image: Image.Image) -> Image.Image:
+    return image.resize((image.width * 6 // 10, image.height * 6 // 10))
+
+
+def cropped(image: Image.Image) -> Image.Image:
+    """Nine tenths of each side, off the middle."""
+    return image.crop((3, 7, 3 + image.width * 9 // 10, 7 + image.height * 9 // 10))
+
+
+KINDS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "recompressed": recompressed,
+    "resized": resized,
+    "cropped": cropped,
+    "flipped": ImageOps.mirror,
+    "all": lambda image: recompressed(resized(cropped(ImageOps.mirror(image)))),
+}
+
+
+def sample(number: int) -> Sample:
+    image = picture(number)
+    ref = ImageRef(f"{number:064x}", lambda: image.copy())
+    question = f"How many grains of sand lie on beach number {number}?"
+    return Sample("gqa", f"q{number}", (ref,), f"{question}\nOne word.", "3", f"g{number}", f"c{number}",
+                  {"question": question})  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(check, "load_samples", lambda *_: [sample(number) for number in range(PICTURES)])
+    return tmp_path
+
+
+def plant(home: Path, copies: dict[str, Image.Image], others: int = 20, asked: tuple[int, ...] = ()) -> Path:
+    """A training set of copies and other pictures; rows of `asked` numbers ask that sample's question."""
+    images = home / "images"
+    images.mkdir(exist_ok=True)
+    shown = {**copies, **{f"other{number}.png": picture(1000 + number) for number in range(others)}}
+    rows = []
+    for at, (name, image) in enumerate(shown.items()):
+        image.save(images / name)
+        rows.append({"id": str(at), "image": name, "conversations": [
+            {"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": "sand"}]})  # fmt: skip
+    for number in asked:
+        text = f"<image>\nLook. HOW many grains of sand, lie on beach number {number}!"
+        rows.append({"id": f"asked{number}", "image": next(iter(copies), "other0.png"), "conversations": [
+            {"from": "human", "value": text}, {"from": "gpt", "value": "3"}]})  # fmt: skip
+    path = home / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def looked(home: Path, path: Path | None = None) -> Findings:
+    source = make_recipe(path, home / "images") if path else home / "images"
+    return check_leaks(source, [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_copies_are_within_the_radius_of_a_view_and_other_pictures_are_not(kind: str) -> None:
+    views = [hashes_of_views(picture(number)) for number in range(12)]
+    made = [hash_of(KINDS[kind](picture(number))) for number in range(12)]
+    apart = np.array([[np.bitwise_count(own ^ np.uint64(bits)).min() for own in views] for bits in made])
+    assert apart.diagonal().max() <= check.RADIUS
+    assert apart[~np.eye(12, dtype=bool)].min() > check.RADIUS
+
+
+@pytest.mark.parametrize("kind", ["recompressed", "resized", "cropped", "flipped"])
+def test_planted_copies_are_found_and_nothing_else(kind: str, home: Path) -> None:
+    copied = (0, 5, 11)
+    path = plant(home, {f"copy{number}.png": KINDS[kind](picture(number)) for number in copied})
+    found = looked(home, path)
+    assert found.leaked("gqa") == {f"q{number}" for number in copied}
+    pairs = {(pair["samples"][0], pair["image"]) for pair in found.pairs("gqa")}
+    assert pairs == {(f"q{number}", f"copy{number}.png") for number in copied}
+    for pair in found.pairs("gqa"):
+        assert ("mirrored" in pair["view"]) == (kind == "flipped")
+        assert pair["where"].startswith(f"{path}:")
+        for key in ("picture_thumb", "image_thumb"):
+            assert Image.open(found.folder / "thumbs" / pair[key]).size
+    assert found.benchmarks["gqa"].leaked_pictures == 3
+
+
+def test_what_the_encoder_sees_as_different_is_no_copy_however_near_the_hashes_are(home: Path) -> None:
+    # The hash is of grey: the same picture in other colours has the same hash.
+    red, green, blue = picture(3).split()
+    plant(home, {"turned.png": Image.merge("RGB", (ImageOps.invert(red), green, ImageOps.invert(blue)))}, others=5)
+    grey = Image.merge("RGB", [picture(4).convert("L")] * 3)
+    grey.save(home / "images" / "grey.png")
+    found = looked(home).benchmarks["gqa"]
+    assert found.candidates >= 1
+    assert found.looked_at == found.candidates
+    assert found.different == PICTURES * 8
+    assert found.alarm == pytest.approx(1 / found.different)
+    assert found.pairs < found.candidates
+
+
+def test_questions_are_found_word_for_word_and_together_with_their_picture(home: Path) -> None:
+    path = plant(home, {"copy7.png": picture(7)}, asked=(7, 9))
+    found = looked(home, path)
+    assert found.leaked("gqa", "pictures") == {"q7"}
+    assert found.leaked("gqa", "questions") == {"q7", "q9"}
+    assert found.leaked("gqa", "both") == {"q7"}
+    assert found.leaked("gqa", "either") == {"q7", "q9"}
+    rows = {row["question"]: row for row in found.questions("gqa")}
+    assert set(rows) == {f"how many grains of sand lie on beach number {number}" for number in (7, 9)}
+    assert rows["how many grains of sand lie on beach number 9"]["where"] == f"{path}:23"
+    assert found.benchmarks["gqa"].standing == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "stands"),
+    [
+        ("What color is the car", True),
+        ("Look: what COLOR is  the\ncar? Say it.", True),
+        ("<image 1> What color is the \uff43\uff41\uff52?", True),
+        ("What color is the carpet?", False),
+        ("What color the car is", False),
+        ("color is the car", False),
+    ],
+)
+def test_a_question_stands_as_whole_words(text: str, stands: bool) -> None:
+    asked = Questions(["What color is the car?", "Why?", ""])
+    assert asked.texts == ["what color is the car", "why"]
+    assert asked.found_in([text]) == ({0} if stands else set())
+    # Two texts are not one.
+    assert asked.found_in(["What color is", "the car?"]) == set()
+    assert normalised("(A) 3.5 — Äpfel_2") == "a 3 5 äpfel 2"
+
+
+def test_a_second_look_computes_nothing_and_another_question_is_looked_for_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = plant(home, {"copy2.png": resized(picture(2))})
+    first = looked(home, path)
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("was computed already")
+
+    monkeypatch.setattr(hashing, "hash_of", refuse)
+    monkeypatch.setattr(hashing, "hashes_of_views", refuse)
+    monkeypatch.setattr(check, "confirm", refuse)
+    assert looked(home, path).benchmarks == first.benchmarks
+    assert findings_of(make_recipe(path, home / "images"), "mini") == first
+    monkeypatch.undo()
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(home / "results"))
+    monkeypatch.setattr(check, "load_samples", lambda *_: [sample(number) for number in range(2, PICTURES)])
+    monkeypatch.setattr(hashing, "hash_of", refuse)
+    assert looked(home, path).benchmarks["gqa"].samples == PICTURES - 2
+
+
+def test_a_killed_check_goes_on_where_it_was_and_finds_the_same(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for room in (corpora, trainingsets):
+        monkeypatch.setattr(room, "PIECE", 4)
+    monkeypatch.setattr(trainingsets, "ROWS", 5)
+    path = plant(home, {f"copy{number}.png": recompressed(picture(number)) for number in (1, 8)}, asked=(1,))
+    whole = looked(home, path)
+    kept = {at.name: at.read_bytes() for at in whole.folder.iterdir() if at.is_file()}
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(home / "again"))
+    hashed, count = hashing.hash_of, 0
+
+    def killed(image: Image.Image) -> int:
+        nonlocal count
+        count += 1
+        if count > 10:
+            raise KeyboardInterrupt
+        return hashed(image)
+
+    monkeypatch.setattr(hashing, "hash_of", killed)
+    with pytest.raises(KeyboardInterrupt):
+        looked(home, path)
+    done = len(list((home / "again").rglob("hashes/**/*.npz")))
+    assert 0 < done < 6
+    count = -1000
+    again = looked(home, path)
+    assert count + 1000 == 22 - 4 * done
+    assert {at.name: at.read_bytes() for at in again.folder.iterdir() if at.is_file()} == kept
+
+
+def test_images_and_rows_that_cannot_be_read_are_counted_and_named(home: Path) -> None:
+    path = plant(home, {"copy3.png": picture(3)}, others=6)
+    (home / "images" / "other2.png").write_bytes(b"no picture")
+    (home / "images" / "other4.png").unlink()
+    with open(path, "a") as file:
+        file.write("{broken\n")
+    found = looked(home, path)
+    one = found.benchmarks["gqa"]
+    assert (one.images, one.broken_images, one.broken_rows) == (7, 2, 1)
+    assert "other2.png" in one.broken_images_first[0]
+    assert "No such file" in one.broken_images_first[1]
+    assert f"{path}:8" in one.broken_rows_first[0]
+    assert found.leaked("gqa") == {"q3"}
+
+
+def shards(home: Path) -> Iterator[tuple[str, Path]]:
+    """Three pictures as files, in tar shards (WebDataset), and as parquet in the layouts of img2dataset and the hub."""
+    data = {"a": encoded(picture(100)), "b": encoded(cropped(picture(6))), "c": b"no picture"}
+    files, tars, tables = home / "files" / "deep", home / "tars", home / "tables"
+    for folder in (files, tars, tables):
+        folder.mkdir(parents=True)
+    for name, content in data.items():
+        (files / f"{name}.png").write_bytes(content)
+    (files / "notes.txt").write_text("no image")
+    with tarfile.open(tars / "00000.tar", "w") as shard:
+        for name, content in data.items():
+            for ending, body in ((".png", content), (".txt", b"a caption")):
+                member = tarfile.TarInfo(name + ending)
+                member.size = len(body)
+                shard.addfile(member, io.BytesIO(body))
+    pq.write_table(pa.table({"key": list(data), "jpg": list(data.values())}), tables / "img2dataset.parquet",
+                   row_group_size=2)  # fmt: skip
+    yield from (("files", home / "files"), ("tar", tars), ("parquet", tables))
+    hub = home / "hub.parquet"
+    rows = [{"bytes": content, "path": None} for content in data.values()]
+    pq.write_table(pa.table({"id": [1, 2, 3], "image": rows}), hub)
+    yield "hub", hub
+
+
+def test_folders_shards_and_tables_of_images_are_looked_through(home: Path) -> None:
+    for kind, place in shards(home):
+        found = check_leaks(place, [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
+        one = found.benchmarks["gqa"]
+        assert (one.images, one.broken_images, one.standing) == (3, 1, None), kind
+        assert found.leaked("gqa") == {"q6"}, kind
+        assert findings_of(None, "mini", place.name) is not None
+
+
+def test_a_shard_that_is_cut_counts_and_what_came_before_is_kept(home: Path) -> None:
+    place = dict(shards(home))["tar"] / "00000.tar"
+    content = place.read_bytes()
+    with tarfile.open(place) as shard:
+        third = shard.getmembers()[2]
+    (place.parent / "00001.tar").write_bytes(content)
+    place.write_bytes(content[: third.offset_data + third.size // 2])
+    found = check_leaks(place.parent, [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
+    one = found.benchmarks["gqa"]
+    assert one.broken_images == 2
+    assert "00000.tar: the shard can't be read behind image" in " ".join(one.broken_images_first)
+    assert one.images >= 4
+    assert found.leaked("gqa") == {"q6"}
+
+
+def test_a_folder_without_images_is_one_line(home: Path) -> None:
+    (home / "empty").mkdir()
+    for place, said in ((home / "empty", "no images"), (home / "nowhere", "no such folder")):
+        with pytest.raises(UserError, match=said):
+            Folder(place)
+    (home / "empty" / "a.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="none of its images can be read"):
+        check_leaks(home / "empty", [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
+
+
+def test_the_command_prints_counts_and_refuses_what_it_cannot_do(home: Path) -> None:
+    plant(home, {"copy5.png": picture(5)})
+    runner = CliRunner()
+    asked = ["leaks", "--against", str(home / "images"), "--benchmarks", "gqa"]
+    shown = runner.invoke(app, asked)
+    assert shown.exit_code == 0, shown.output
+    assert "images: 21 images" in shown.stdout
+    row = next(line for line in shown.stdout.splitlines() if line.startswith("gqa"))
+    assert row.split()[1] == str(PICTURES)
+    assert row.split()[3:] == ["1", str(PICTURES), "1", "-", "0"]
+    as_json = json.loads(runner.invoke(app, [*asked, "--json"]).stdout)
+    assert as_json["leaked"] == {"pictures": 1, "questions": 0, "both": 0, "either": 1}
+    for wrong, said in (
+        (["leaks"], "give a recipe"),
+        (["leaks", "mini", "--against", "x"], "not both"),
+        ([*asked, "--alarm", "1.5"], "between 0 and 1"),
+        ([*asked, "--data", "nowhere"], "nowhere"),
+    ):
+        refused = runner.invoke(app, wrong)
+        assert refused.exit_code == 2, wrong
+        assert said in refused.stderr
+        assert "Traceback" not in refused.output
+
+
+def test_the_first_view_is_the_whole_picture() -> None:
+    assert VIEWS[0].words() == "whole"
+    assert hashes_of_views(picture(1))[0] == hash_of(picture(1))

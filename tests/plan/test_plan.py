@@ -1,0 +1,438 @@
+"""What a plan foretells against what was measured: tensors that were counted, products that were counted."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from places import ROOT
+from tiny_models import make_conversations, make_encoder, make_llm, make_recipe
+from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
+
+from mllm_eval.adapters import load_encoder_model
+from mllm_eval.adapters.projector import Projector
+from mllm_eval.catalog import load_benchmark, load_encoder, load_llm, load_recipe, names, paper_benchmarks
+from mllm_eval.catalog.llm import LLM, LlamaArchitecture, llama_parameters
+from mllm_eval.cli.app import app
+from mllm_eval.errors import UserError
+from mllm_eval.features.store import FeatureStore
+from mllm_eval.kernels import quick
+from mllm_eval.model import IGNORED, load_llm_model
+from mllm_eval.model.targets import states_before_targets
+from mllm_eval.operations.count import Questions, asking, encoding, passing, projecting
+from mllm_eval.operations.shapes import (
+    LlamaShape,
+    ProjectorShape,
+    encoder_shape,
+    llama_shape,
+    lora_parameters,
+    projector_shape,
+)
+from mllm_eval.plan import make_plan
+from mllm_eval.plan.gpus import parse_gpus
+from mllm_eval.plan.memory import Batch, Precision, activations, states
+from mllm_eval.plan.workload import made_rows, reference_sizes
+from mllm_eval.storage import SHIPPED
+
+CLOSE = 0.15
+MEMORY = 0.1
+VOCAB, WIDTH, DEPTH, HEADS, KEYS, HIDDEN = 600, 96, 4, 6, 2, 224
+ROWS, LENGTH, FEATURES, GRID = 3, 80, 48, 5
+TOKENS = GRID * GRID
+
+
+def llama(train: bool = True, dtype: torch.dtype = torch.float32) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=DEPTH, num_attention_heads=HEADS,
+        num_key_value_heads=KEYS, intermediate_size=HIDDEN,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).to(dtype).requires_grad_(train)
+
+
+def shape() -> LlamaShape:
+    head = WIDTH // HEADS
+    stated = LlamaArchitecture(heads=HEADS, kv_heads=KEYS, hidden=HIDDEN)
+    params = llama_parameters(stated, VOCAB, WIDTH, DEPTH)
+    return LlamaShape(params, VOCAB, WIDTH, DEPTH, HEADS, HEADS * head, KEYS * head, HIDDEN, tied=False)
+
+
+def joint() -> ProjectorShape:
+    return ProjectorShape(FEATURES, WIDTH, 2)
+
+
+class Trained:
+    """A step of training as this project's model does it: images in front, a loss over the last half of a row."""
+
+    def __init__(self, train_llm: bool, dtype: torch.dtype = torch.float32) -> None:
+        self.llm = llama(train_llm, dtype)
+        self.projector = Projector(FEATURES, WIDTH, TOKENS).to(dtype)
+        self.dtype = dtype
+        self.targets = LENGTH - TOKENS
+        self.features = torch.randn(ROWS, GRID, GRID, FEATURES, dtype=dtype)
+        self.ids = torch.randint(0, VOCAB, (ROWS, LENGTH))
+        self.labels = self.ids.clone()
+        self.labels[:, :TOKENS] = IGNORED
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [*self.llm.parameters(), *self.projector.parameters()]
+
+    def loss(self, whole: bool = False) -> torch.Tensor:
+        """`whole`: the last layer everywhere, as operations are counted."""
+        words = self.llm.get_input_embeddings()(self.ids)
+        image = torch.zeros(ROWS, LENGTH, 1, dtype=torch.bool)
+        image[:, :TOKENS] = True
+        embedded = words.masked_scatter(image, self.projector(self.features).to(words.dtype))
+        used = torch.nn.functional.pad(self.labels[:, 1:] != IGNORED, (0, 1))
+        if whole:
+            states_ = self.llm.model(inputs_embeds=embedded, use_cache=False).last_hidden_state[used]
+        else:
+            states_ = states_before_targets(self.llm.model, embedded, used)
+        logits = self.llm.lm_head(states_)
+        targets = self.labels[:, 1:][used[:, :-1]]
+        return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+
+    def batch(self) -> Batch:
+        return Batch(ROWS * LENGTH, ROWS, TOKENS, ROWS * self.targets)
+
+
+def kept_bytes(step: Trained) -> int:
+    """Bytes that autograd keeps of a forward pass, each storage once, weights left out."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in step.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        step.loss()
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("train_llm", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_activations_are_those_that_autograd_keeps(train_llm: bool, dtype: str) -> None:
+    step = Trained(train_llm, getattr(torch, dtype))
+    zero = 0 if dtype == "float32" else 2
+    foretold = activations(shape(), joint(), step.batch(), Precision.of(dtype, zero), train_llm, False)
+    assert foretold.kept == pytest.approx(kept_bytes(step), rel=MEMORY)
+
+
+@pytest.mark.parametrize("train_llm", [True, False])
+def test_activations_under_autocast(train_llm: bool) -> None:
+    step = Trained(train_llm)
+    weights = sum(p.numel() for p in step.parameters()) - VOCAB * WIDTH
+    with torch.autocast("cpu", torch.bfloat16):
+        measured = kept_bytes(step)
+    foretold = activations(shape(), joint(), step.batch(), Precision.of("bfloat16", 0), train_llm, False)
+    # The weights' bfloat16 copies are counted with the weights.
+    assert foretold.kept + 2 * weights == pytest.approx(measured, rel=MEMORY)
+
+
+def live_bytes() -> int:
+    gc.collect()
+    found = {}
+    for thing in gc.get_objects():
+        if type(thing) in (torch.Tensor, torch.nn.Parameter):
+            storage = thing.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
+    return sum(found.values())
+
+
+def test_checkpointing_keeps_a_blocks_input_and_makes_the_rest_again() -> None:
+    step = Trained(True)
+    plain = kept_bytes(step)
+    step.llm.train()
+    step.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    sizes: list[int] = []
+    original = torch.utils.checkpoint.CheckpointFunction.forward
+
+    def forward(context: Any, run: Any, preserve: Any, *tensors: Any) -> Any:
+        sizes.append(sum(t.nbytes for t in tensors if isinstance(t, torch.Tensor)))
+        return original(context, run, preserve, *tensors)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.utils.checkpoint.CheckpointFunction, "forward", staticmethod(forward))
+        outside = kept_bytes(step)
+    assert len(sizes) == DEPTH
+    foretold = activations(shape(), joint(), step.batch(), Precision.of("float32", 0), True, True)
+    assert foretold.kept == pytest.approx(outside, rel=MEMORY)
+    whole = activations(shape(), joint(), step.batch(), Precision.of("float32", 0), True, False)
+    # Beside a block's activations there are the gradients of its own backward pass.
+    passing = whole.again
+    assert foretold.again - passing == pytest.approx((plain - outside) / DEPTH + sizes[0], rel=CLOSE)
+    assert foretold.peak < whole.peak
+
+
+@pytest.mark.parametrize("train_llm", [True, False])
+def test_states_are_the_tensors_that_training_holds(train_llm: bool) -> None:
+    step = Trained(train_llm)
+    trained = [parameter for parameter in step.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trained)
+    step.loss().backward()
+    optimiser.step()
+    foretold = states(
+        sum(p.numel() for p in trained), sum(p.numel() for p in step.parameters() if not p.requires_grad), 0,
+        "float32", 0, 1,
+    )  # fmt: skip
+    assert foretold.weights == sum(p.nbytes for p in step.parameters())
+    assert foretold.gradients == sum(p.grad.nbytes for p in trained if p.grad is not None)
+    held = sum(value.nbytes for state in optimiser.state.values() for value in state.values())
+    assert foretold.optimiser == pytest.approx(held, rel=CLOSE)
+
+
+def test_zero_shares_out_as_its_paper_prints() -> None:
+    # Rajbhandari et al. 2020, figure 1: 7.5 billion parameters on 64 GPUs, GB of 10^9 bytes.
+    def gigabytes(zero: Any) -> float:
+        held = states(7_500_000_000, 0, 0, "bfloat16", zero, 64)
+        # The paper's gradients are summed in the weights' type, two bytes each; here in float32.
+        return (held.weights + held.gradients / 2 + held.optimiser) / 1e9
+
+    assert gigabytes(2) == pytest.approx(16.6, abs=0.05)
+    assert gigabytes(3) == pytest.approx(1.88, abs=0.005)
+
+
+def test_zero_is_what_deepspeeds_own_estimators_say() -> None:
+    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as zero3
+    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs as zero2
+
+    for offload in (False, True):
+        needs = {
+            2: zero2(1_000_000_000, num_gpus_per_node=8, cpu_offload=offload),
+            3: zero3(1_000_000_000, 1_000_000, num_gpus_per_node=8, cpu_offload=offload, cpu_offload_params=False),
+        }
+        for zero, (_, of_a_gpu, *_) in needs.items():
+            held = states(1_000_000_000, 0, 1_000_000, "bfloat16", zero, 8, offload=offload)  # type: ignore[arg-type]
+            assert held.lasting + held.gathered == pytest.approx(of_a_gpu, rel=CLOSE), (zero, offload)
+
+
+def test_frozen_weights_are_held_but_not_trained() -> None:
+    held = states(10, 1000, 0, "bfloat16", 2, 4)
+    assert held.weights == 2 * 1010
+    assert held.optimiser == 30
+    assert states(10, 1000, 0, "bfloat16", 3, 4).weights == 505
+
+
+@pytest.mark.parametrize("train_llm", [True, False])
+def test_work_of_a_step_is_that_of_its_products(train_llm: bool) -> None:
+    step = Trained(train_llm)
+    step.llm.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        step.loss(whole=True).backward()
+    foretold = passing(shape(), ROWS, LENGTH, LENGTH - TOKENS).training(train_llm)
+    foretold += 3 * projecting(joint(), ROWS * TOKENS)
+    assert foretold == pytest.approx(counter.get_total_flops(), rel=0.03)
+
+
+@pytest.mark.parametrize("layer", [-1, -2])
+def test_work_of_asking_is_that_of_its_products(tmp_path: Path, layer: int) -> None:
+    encoder = make_encoder(tmp_path / "encoder").model_copy(update={"feature_layer": layer})
+    # torch counts the operations of its own products only.
+    model = quick(load_encoder_model(encoder), on=False)
+    model.model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        model(torch.randn(2, 3, 28, 28))
+    assert encoding(encoder_shape(encoder), 2) == pytest.approx(counter.get_total_flops(), rel=CLOSE)
+
+    llm, answer, text = llama(), 4, 10
+    llm.set_attn_implementation("eager")
+    ids = torch.randint(0, VOCAB, (1, TOKENS + text))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        for _ in range(3):
+            llm.generate(ids, max_new_tokens=answer, min_new_tokens=answer, do_sample=False, pad_token_id=0)
+    work = asking(shape(), joint(), encoder_shape(encoder), Questions(3, 3, TOKENS, text, answer), shared=False)
+    plain = work.flops - work.encoder - projecting(joint(), 3 * TOKENS)
+    assert plain == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def test_questions_of_one_image_share_its_work() -> None:
+    encoder = encoder_shape(load_encoder("mini-dino"))
+    shared = asking(shape(), joint(), encoder, Questions(30, 1, TOKENS, 10, 4))
+    alone = asking(shape(), joint(), encoder, Questions(30, 1, TOKENS, 10, 4), shared=False)
+    assert alone.encoder == 30 * shared.encoder
+    assert shared.answer == alone.answer
+    assert alone.flops > shared.flops
+
+
+def test_parameters_are_those_of_the_weights(tmp_path: Path) -> None:
+    assert llama_parameters(LlamaArchitecture(heads=HEADS, kv_heads=KEYS, hidden=HIDDEN), VOCAB, WIDTH, DEPTH) == sum(
+        parameter.numel() for parameter in llama().parameters()
+    )
+    # LLaMA-3 8B as its model card counts it.
+    assert llama_parameters(LlamaArchitecture(heads=32, kv_heads=8, hidden=14336), 128256, 4096, 32) == 8_030_261_248
+    assert joint().params == sum(parameter.numel() for parameter in Projector(FEATURES, WIDTH, TOKENS).parameters())
+    tiny = make_llm(tmp_path)
+    stated = LLM(**{**tiny.model_dump(), "architecture": {"heads": 4, "kv_heads": 2, "hidden": 128}})
+    assert llama_shape(stated) == llama_shape(tiny)
+    assert load_llm_model(stated).config.num_hidden_layers == llama_shape(tiny).depth
+
+
+def test_an_architecture_that_contradicts_the_parameters_is_refused(tmp_path: Path) -> None:
+    tiny = make_llm(tmp_path)
+    with pytest.raises(ValueError, match="contradicts the architecture"):
+        LLM(**{**tiny.model_dump(), "architecture": {"heads": 4, "kv_heads": 4, "hidden": 128}})
+
+
+def test_the_store_is_as_large_as_the_store_makes_it() -> None:
+    encoder = load_encoder("mini-dino")
+    plan = make_plan("mini-dino", gpus="1xA100", rows=(1000, 1000))
+    assert plan.store["one image"] == FeatureStore.of(encoder, "0", "float32").row_bytes
+    assert plan.store["evaluation"] == plan.store["one image"] * 2745
+
+
+def test_sizes_of_the_benchmarks_are_the_published_ones() -> None:
+    sizes = reference_sizes()
+    assert list(sizes) == paper_benchmarks()
+    with open(SHIPPED / "configs/reference/benchmarks.csv", encoding="utf-8", newline="") as file:
+        published = [row["n_scored"] for row in csv.DictReader(file)]
+    for (name, (questions, images, _)), text in zip(sizes.items(), published, strict=True):
+        pins = load_benchmark(name).data
+        rows = {pin.rows for pin in pins.values()}
+        assert str(questions) in re.findall(r"\d+", text) or questions in rows, name
+        assert images <= questions
+    total = sum(questions for questions, _, _ in sizes.values())
+    assert 55_000 < total < 65_000
+
+
+def test_more_gpus_mean_less_memory_each_and_less_time() -> None:
+    one, eight = (make_plan("mini-dino", gpus=gpus, micro_batch=1, rows=(6400, 6400)) for gpus in ("1xH100", "8xH100"))
+    for at in (2, 6):
+        assert eight.memory["stage 2"][at].gpu < one.memory["stage 2"][at].gpu
+    assert eight.hours == pytest.approx(one.hours / 8)
+    assert eight.cost == pytest.approx(one.cost)
+    double = make_plan("mini-dino", gpus="1xH100", micro_batch=1, rows=(6400, 6400), mfu=0.8, price=5)
+    assert double.steps[1].hours == pytest.approx(one.steps[1].hours / 2)
+
+
+def test_every_encoder_has_a_plan() -> None:
+    for name in names("encoders"):
+        plan = make_plan(name, gpus="1xH100", rows=(640, 640))
+        assert plan.parameters["encoder"] == load_encoder(name).params
+        assert plan.hours > 0
+
+
+def call(*words: str) -> Any:
+    return CliRunner().invoke(app, ["plan", *words])
+
+
+def test_the_command_prints_it_and_as_json() -> None:
+    words = ["mini-dino", "--gpus", "1xA100", "--rows1", "6.4k", "--rows2", "6400"]
+    shown = call(*words)
+    assert shown.exit_code == 0, shown.output
+    for part in ("encoder 1,275,392", "ZeRO-3 +host", "features if all are kept", "40% MFU", "assumed:"):
+        assert part in shown.output
+    found = json.loads(call(*words, "--json").output)
+    assert found["parameters"]["llm"] == load_llm("mini-llama").params
+    assert {way["way"] for way in found["memory"]["stage 1"]} >= {"no ZeRO", "ZeRO-2", "ZeRO-3"}
+    assert len(found["benchmarks"]) == 16
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["mini-dino", "--gpus", "8H100"], "write their number and name, such as 8xH100"),
+        (["mini-dino", "--gpus", "8xH10"], "'H10' is unknown"),
+        (["mini-dino", "--mfu", "40"], "lies between 0 and 1"),
+        (
+            ["mini-dino", "--gpus", "3xH100", "--rows1", "640", "--rows2", "640"],
+            "is not a multiple of micro_batch 32 x 3 GPUs",
+        ),
+        (["mini-dino", "--rows1", "many"], "write a number such as"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], message: str) -> None:
+    shown = call(*words)
+    assert shown.exit_code == 2
+    assert message in shown.stderr
+    assert shown.stderr.count("\n") == 1
+
+
+def test_the_commands_of_the_documentation_plan_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path))
+    text = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8")
+    asked = [line.split()[1:] for line in text.splitlines() if line.startswith("    mllm-eval plan ")]
+    for line in text.splitlines():
+        if line.startswith("    make plan "):
+            said = dict(word.split("=") for word in line.split()[2:])
+            asked.append(["plan", said.pop("ENCODER"), *(w for k, v in said.items() for w in (f"--{k.lower()}", v))])
+    assert len(asked) == 3
+    for words in [*asked, ["plan", "mini-random"]]:
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, (words, done.output)
+
+
+def test_rows_of_the_miniature_are_those_that_are_made() -> None:
+    from mllm_eval.miniature.build import ALIGNMENT_ROWS, INSTRUCTION_ROWS
+
+    named = [data.path for stage in (load_recipe("mini").stage1, load_recipe("mini").stage2) for data in stage.data]
+    assert made_rows() == dict(zip(named, (ALIGNMENT_ROWS, INSTRUCTION_ROWS), strict=True))
+
+
+@pytest.mark.parametrize(("gpus", "sizes"), [("8xH100", (4, 2)), ("2xH100", (16, 8)), ("1xA100", ())])
+def test_gpus_share_the_batch_in_smaller_pieces_and_the_plan_says_so(gpus: str, sizes: tuple[int, ...]) -> None:
+    said = [one for one in make_plan("mini-dino", gpus=gpus).assumed if "micro_batch" in one]
+    assert len(said) == len(sizes)
+    for number, (text, size) in enumerate(zip(said, sizes, strict=True), start=1):
+        assert text.startswith(f"stage {number}: micro_batch {size}, as ")
+    with pytest.raises(UserError, match="batch 32 is not a multiple of micro_batch 8 x 8 GPUs"):
+        make_plan("mini-dino", gpus="8xH100", micro_batch=8)
+
+
+def test_rows_that_nobody_states_are_asked_for(tmp_path: Path) -> None:
+    data, images = make_conversations(tmp_path)
+    recipe = make_recipe(data, images)
+    from mllm_eval.plan.workload import stage_load
+
+    assert stage_load(recipe, 1, recipe.stage1).rows == 24
+    gone = recipe.stage2.model_copy(update={"data": [recipe.stage2.data[0].model_copy(update={"path": "gone.jsonl"})]})
+    with pytest.raises(UserError, match=r"gone\.jsonl is not here .* `about`; say how many with --rows2"):
+        stage_load(recipe, 2, gone)
+    assert stage_load(recipe, 2, gone, rows=400).assumed
+
+
+def test_lora_trains_what_peft_adds() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    for targets in (["q_proj", "v_proj"], ["lm_head", "o_proj"], "all-linear"):
+        adapted = get_peft_model(llama(), LoraConfig(r=4, target_modules=targets))
+        added = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+        assert lora_parameters(shape(), 4, targets) == added
+    with pytest.raises(UserError, match=r"has no matrix 'q_prj'\. Did you mean 'q_proj'"):
+        lora_parameters(shape(), 4, ["q_prj"])
+
+
+def test_a_plan_counts_the_adapters_that_the_recipe_names() -> None:
+    from mllm_eval.catalog import load_recipe
+    from mllm_eval.operations.shapes import added_parameters
+
+    stage = load_recipe("lora").stage2
+    assert stage.lora is not None
+    assert added_parameters(stage, shape()) == lora_parameters(shape(), stage.lora.r, stage.lora.targets)
+
+
+def test_gpus_are_read_in_any_case() -> None:
+    assert parse_gpus("16 X h200")[:2] == (16, "H200")
+
+
+def test_shapes_that_nobody_states_are_asked_for(tmp_path: Path) -> None:
+    tiny = make_llm(tmp_path).model_copy(update={"weights": load_llm("mini-llama").weights.model_copy(
+        update={"path": "nowhere"})})  # fmt: skip
+    with pytest.raises(UserError, match="state it, or fetch them"):
+        llama_shape(tiny)
+    data, images = make_conversations(tmp_path)
+    with pytest.raises(UserError, match="use mlp2x_gelu or linear"):
+        projector_shape(load_encoder("mini-dino"), make_recipe(data, images, projector="resampler"), tiny)

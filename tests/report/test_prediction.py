@@ -1,0 +1,147 @@
+"""Predicting the VQA row from cheap measurements: against closed forms, simulation, and the published rows."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LinearRegression, Ridge
+from typer.testing import CliRunner
+
+from mllm_eval.cli.app import app
+from mllm_eval.errors import UserError
+from mllm_eval.report.prediction import draw_prediction, evidence, prediction_table
+from mllm_eval.results import published
+from mllm_eval.stats.predict import RIDGES, fit, interval, predicted, worth
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(14, 3)) * [1, 10, 0.01] + [5, 50, 0.3]
+Y = X @ [2.0, 0.3, 0.0] + RANDOM.normal(size=14)
+
+
+def test_one_predictor_is_least_squares() -> None:
+    slopes, intercept = fit(X[:, :1], Y)
+    other = LinearRegression().fit(X[:, :1], Y)
+    assert [*slopes, intercept] == pytest.approx([*other.coef_, other.intercept_])
+
+
+def test_several_are_the_ridge_that_predicts_left_out_rows_best() -> None:
+    slopes, intercept = fit(X, Y)
+    scaled = (X - X.mean(0)) / X.std(0)
+    largest = np.linalg.svd(scaled)[1][0] ** 2
+    errors = {}
+    for ridge in RIDGES:
+        left = []
+        for row in range(len(Y)):
+            # The hat matrix of a fit with a fixed scale and mean: only the slopes are fitted anew.
+            hat = scaled @ np.linalg.inv(scaled.T @ scaled + ridge * largest * np.eye(3)) @ scaled.T + 1 / len(Y)
+            residual = Y[row] - Y.mean() - ((hat - 1 / len(Y)) @ (Y - Y.mean()))[row]
+            left.append(residual / (1 - hat[row, row]))
+        errors[ridge] = sum(np.square(left))
+    best = min(errors, key=errors.__getitem__)
+    other = Ridge(alpha=best * largest).fit(scaled, Y) if best else LinearRegression().fit(scaled, Y)
+    assert X @ slopes + intercept == pytest.approx(other.predict(scaled), abs=1e-6)
+
+
+def test_left_out_rows_are_not_seen() -> None:
+    found = predicted(X[:, :1], Y, range(len(Y)))
+    for row in range(len(Y)):
+        others = np.arange(len(Y)) != row
+        other = LinearRegression().fit(X[others, :1], Y[others])
+        assert found[row] == pytest.approx(other.predict(X[row : row + 1, :1])[0])
+    changed = Y.copy()
+    changed[3] += 1000
+    assert predicted(X[:, :1], changed, range(len(Y)))[3] == pytest.approx(found[3])
+
+
+def test_a_family_is_left_out_whole() -> None:
+    families = ["a"] * 5 + ["b"] * 5 + ["c"] * 4
+    found = predicted(X[:, :1], Y, families)
+    others = np.array([one != "b" for one in families])
+    assert found[5:10] == pytest.approx(LinearRegression().fit(X[others, :1], Y[others]).predict(X[5:10, :1]))
+
+
+def test_noise_predicts_nothing_and_a_line_everything() -> None:
+    families = ["a", "b"] * 7
+    noise = [worth(RANDOM.normal(size=(14, 1)), RANDOM.normal(size=14), families, seed) for seed in range(30)]
+    assert sum(one.better_than_the_mean for one in noise) <= 4
+    assert np.mean([one.skill for one in noise]) < 0
+    line = worth(X[:, :1], 3 * X[:, 0] + 1, families)
+    assert line.better_than_the_mean and line.skill == pytest.approx(1) and line.p == 0.001
+    with pytest.raises(ValueError, match="five rows"):
+        worth(X[:4], Y[:4], families[:4])
+
+
+def test_p_of_one_predictor_is_that_of_fitting_each_shuffle_anew() -> None:
+    from mllm_eval.stats import predict
+
+    random = np.random.default_rng(7)
+    shuffles = [random.permutation(Y) for _ in range(predict.PERMUTATIONS)]
+    told = worth(X[:, :1], Y, ["a", "b"] * 7, seed=7)
+    above = 0
+    for other in shuffles[:60]:
+        found = predicted(X[:, :1], other, range(14))
+        means = np.array([np.delete(other, row).mean() for row in range(14)])
+        above += 1 - np.sum((found - other) ** 2) / np.sum((means - other) ** 2) >= told.skill
+    assert told.p == pytest.approx((1 + above / 60 * 999) / 1000, abs=0.08)
+
+
+def test_the_interval_covers_what_it_says() -> None:
+    covered = 0
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        x = random.normal(size=(17, 1))
+        y = 2 * x[:, 0] + random.standard_t(4, size=17)
+        _, low, high = interval(x[:-1], y[:-1], x[-1])
+        covered += low <= y[-1] <= high
+    assert 165 <= covered <= 196
+    assert interval(X[:6, :1], Y[:6], X[7, :1])[1:] == (-math.inf, math.inf)
+
+
+def test_rows_are_the_published_ones() -> None:
+    found = evidence("avg")
+    assert len(found.names) == len(set(found.names)) == 16 and found.x.shape == (16, 5)
+    assert not np.isnan(found.x).any()
+    sota = published("sota_table3.csv")
+    shown = {"SigLIP2 ViT-SO400M": "384", "MAE ViT-H": "224", "DINOv2 ViT-g": "518", "Web-DINO ViT-7B": "378"}
+    for model, res in shown.items():
+        (row,) = [one for _, one in sota.iterrows() if (one["model"], one["res"]) == (model, res)]
+        at = found.names.index(f"{model} @{res}")
+        assert found.y[at] == pytest.approx(float(row["avg"]), abs=0.06)
+        assert list(found.x[at]) == pytest.approx([float(row[name]) for name in found.predictors])
+
+
+def test_the_table_says_where_nothing_is_predicted() -> None:
+    table = prediction_table("avg")
+    cells = {row.label: row.cells for row in table.rows}
+    assert len(cells) == 6
+    for label, own in cells.items():
+        value, by_family, p = (own[key].value for key in ("skill", "by_family", "p"))
+        assert value is not None and by_family is not None and p is not None
+        said = any(sentence.startswith(f"{label}: predicts no better") for sentence in table.sentences)
+        assert said == (value <= 0 or by_family <= 0 or p > 0.05)
+    assert table.sentences
+
+
+def test_what_is_given_is_predicted_with_limits() -> None:
+    table = prediction_table("vision_centric", {"in1k": 84.0, "nyud_lin1": 0.4})
+    cells = [row.cells.get("predicted") for row in table.rows]
+    assert [one is not None for one in cells] == [True, False, False, True, False, False]
+    for one in (cells[0], cells[3]):
+        assert one and one.low is not None and one.value is not None and one.high is not None
+        assert one.low <= one.value <= one.high
+    with pytest.raises(UserError, match="in1k"):
+        prediction_table("avg", {"in1": 84.0})
+    with pytest.raises(UserError, match="ocr_chart"):
+        prediction_table("ocr")
+
+
+def test_the_command_prints_and_draws(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["stats", "predict", "--given", "in1k=84", "--figure", str(tmp_path / "p.png")])
+    assert done.exit_code == 0 and "IN1k" in done.output and "no better than the mean" in done.output
+    assert (tmp_path / "p.png").stat().st_size > 10_000
+    assert CliRunner().invoke(app, ["stats", "predict", "--given", "in1k"]).exit_code == 2
+    draw_prediction("ocr_chart", tmp_path / "q.svg")
+    assert "<svg" in (tmp_path / "q.svg").read_text()
