@@ -34,7 +34,8 @@ def main(words: list[str] | None = None) -> int:
     found = []
     for kind in chosen:
         found.append(run_kind(kind, KINDS[kind], each, said.seed, said.engine))
-        print(f"{kind}: {found[-1].inputs} inputs, {found[-1].seconds:.0f} s", file=sys.stderr, flush=True)
+        told = ", ".join(f"{count} {name}" for name, count in found[-1].counts.items())
+        print(f"{kind}: {found[-1].inputs} inputs ({told}), {found[-1].seconds:.0f} s", file=sys.stderr, flush=True)
     print(f"seed {said.seed}, {said.engine}; at most {SECONDS:.0f} s and {MEMORY >> 30} GiB an input\n")
     print(table(found))
     for one in found:
