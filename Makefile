@@ -122,7 +122,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
 test: $(READY) ## all tests: [WORKERS=4]
 	@$(PYTEST)
 
-test-fast: $(READY) ## the tests that take seconds: two minutes
+test-fast: $(READY) ## the tests that take seconds each
 	@$(PYTEST) -m "not slow and not long"
 
 test-long: $(READY) ## the tests that take minutes each
@@ -137,6 +137,11 @@ audit: $(READY) ## list the installed packages (CycloneDX, results/sbom.cdx.json
 	@test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit && .venv/audit/bin/python -m pip install --quiet --disable-pip-version-check $(AUDITORS); }
 	@mkdir -p results && .venv/audit/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o results/sbom.cdx.json $(BIN)/python
 	@.venv/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+
+MUTMUT = $(BIN)/python -m mutmut
+mutants: $(READY) ## change scoring, statistics and inference in small ways, and name the changes that no test sees: hours
+	@$(PIP) --quiet mutmut==3.8.1
+	@$(MUTMUT) run && $(MUTMUT) results
 
 bench: $(READY) ## time parts of this project on this machine: [BENCH=scoring]
 	@$(RUN) bench $(BENCH)

@@ -38,7 +38,7 @@ from mllm_eval.generate.model import end_tokens, grid_of  # noqa: E402
 from mllm_eval.generate.reference import answer_one  # noqa: E402
 from mllm_eval.generate.request import write_request  # noqa: E402
 from mllm_eval.generate.tokenized import TokenizedPrompts  # noqa: E402
-from mllm_eval.kernels import quick  # noqa: E402
+from mllm_eval.kernels import use_kernels  # noqa: E402
 from mllm_eval.model.vlm import VLM, VLMConfig  # noqa: E402
 from mllm_eval.prompts import PromptTokens, template_named  # noqa: E402
 
@@ -161,7 +161,7 @@ def shared_way(model: VLM, asked: list[Sample], folder: Path, name: str, templat
 def shared_way_once(model: VLM, asked: list[Sample], template: str = TEMPLATE) -> list[Answer]:
     """`shared_way` in a folder that is thrown away: what is slow only once is over then."""
     with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-") as folder:
-        return shared_way(quick(model), asked, Path(folder), "once", template)
+        return shared_way(use_kernels(model), asked, Path(folder), "once", template)
 
 
 @torch.inference_mode()
@@ -224,7 +224,7 @@ def compare(
     for _ in range(rounds):
         with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-") as folder:
             for way in ways:
-                quick(model, way != "plain")
+                use_kernels(model, "torch" if way == "plain" else "auto")
                 start = now()
                 if way.startswith("plain"):
                     given[way] = plain_way(model, few)
@@ -261,7 +261,7 @@ def compare_shapes(
                 journal = Journal(Path(folder) / f"{way}{round_}.jsonl")
                 start = now()
                 task = Task(asked, LONGEST, journal, TemplateFormat(TEMPLATE))
-                answer_tasks(Engine(quick(model), TEMPLATE, features), [task])
+                answer_tasks(Engine(use_kernels(model), TEMPLATE, features), [task])
                 taken[way].append(now() - start)
                 done = journal.done()
                 given[way] = [(done[sample.id].text, done[sample.id].tokens_out) for sample in asked]

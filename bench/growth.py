@@ -61,7 +61,7 @@ def answered(shape: dict[str, int], way: str, folder: Path, ranks: int) -> tuple
     asked.ENCODERS["growth"] = (*ENCODER, size)
     model = asked.build("growth", LLM)
     facts = Encoder.model_validate(model.config.encoder)
-    asked.quick(model, way == "engine")
+    asked.use_kernels(model, "auto" if way == "engine" else "torch")
 
     def answer(questions: list[Any], name: str) -> tuple[float, float]:
         if ranks > 1:

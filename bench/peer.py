@@ -154,7 +154,7 @@ def main() -> None:
     import torch
     from asked import samples, shared_way_once
 
-    from mllm_eval.kernels import quick
+    from mllm_eval.kernels import use_kernels
 
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-") as name:
@@ -164,7 +164,7 @@ def main() -> None:
         few = max(1, len(asked) // 8)
         short = peer(options.python, folder, few, options.threads)
         whole = peer(options.python, folder, len(asked), options.threads)
-        mine = ours(quick(model), asked, folder)
+        mine = ours(use_kernels(model), asked, folder)
     row: dict[str, Any] = {"questions": len(asked), "images": options.images, "threads": options.threads}
     row["same_answers"] = sum(one == other for one, other in zip(whole[2], mine[2], strict=True))
     row["distinct_answers"] = len(set(whole[2]))

@@ -58,7 +58,7 @@ class Probe(nn.Module):
 
 def heads(name: str, batch: int, width: int, patches: int, classes: int, steps: int, rounds: int) -> dict[str, Any]:
     """Seconds of a step, both ways, from the outputs of four blocks."""
-    from mllm_eval.probes.grid import Heads, Input
+    from mllm_eval.probes.grid import Descent, Heads, Input
 
     draws = torch.Generator().manual_seed(0)
     outputs = [
@@ -67,7 +67,7 @@ def heads(name: str, batch: int, width: int, patches: int, classes: int, steps: 
     ]
     labels = torch.randint(0, classes, (batch,), generator=draws)
     inputs = [Input(layers, mean) for layers in ((4,), (1, 2, 3, 4)) for mean in (False, True)]
-    own = Heads(inputs, [rate * batch / 256 for rate in RATES], classes, (1, 2, 3, 4), width, 0.01, 0.9, 0)
+    own = Heads(inputs, [rate * batch / 256 for rate in RATES], classes, (1, 2, 3, 4), width, Descent(0.01, 0.9, 0))
     modules = nn.ModuleDict()
     groups = []
     for at, one in enumerate(inputs):

@@ -83,13 +83,13 @@ def main() -> None:
         measured("1000 rows in random order", lambda: [found[row] for row in chosen])
 
         from mllm_eval.model import load_tokenizer
-        from mllm_eval.train.tokens import tokenise
+        from mllm_eval.train.tokens import ImageReading, tokenise
 
         tokenizer = load_tokenizer(load_llm(asked.llm), "llama_3_meta")
         rows = ConversationSet(short, folder / "images", index=index)
         made = measured(
             f"{asked.tokenise:,} rows tokenised",
-            lambda: tokenise([rows], tokenizer, "digest", "llama_3_meta", live=True),
+            lambda: tokenise([rows], tokenizer, "digest", "llama_3_meta", images=ImageReading(live=True)),
         )
         print(f"{len(made.ids):,} tokens")  # type: ignore[attr-defined]
     finally:

@@ -60,7 +60,7 @@ from mllm_eval.features import Features  # noqa: E402
 from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, vlm  # noqa: E402
 from mllm_eval.model.export import as_llava  # noqa: E402
 from mllm_eval.run import Run  # noqa: E402
-from mllm_eval.train.batches import Collator, RowNumbers  # noqa: E402
+from mllm_eval.train.batches import Batches, Collator, RowNumbers, RowShape  # noqa: E402
 from mllm_eval.train.order import Plan  # noqa: E402
 from mllm_eval.train.tokens import TokenisedSet, tokenise  # noqa: E402
 from mllm_eval.train.trainer import StageTrainer, arguments  # noqa: E402
@@ -150,13 +150,13 @@ def compare(run: Run, number: int, features: Features, folder: Path) -> Iterator
     lengths = np.minimum(data.lengths(run.recipe.tokens), stage.max_length)
     model = new_model(run, number)
     plain = as_plain(model, number)
-    facts = (model.config.image_token_id, run.recipe.tokens, model.tokenizer.pad_token_id, stage.max_length)
+    facts = RowShape(model.config.image_token_id, run.recipe.tokens, model.tokenizer.pad_token_id, stage.max_length)
 
     before = time.process_time(), time.perf_counter()
     features.fill(data.refs(np.arange(len(data.images))))
     spent = {"cpu": time.process_time() - before[0], "wall": time.perf_counter() - before[1]}
     features.store.refresh()
-    own = Collator(data, features.store, *facts)
+    own = Collator(data, features.store, facts)
     usual = PlainCollator(own, run.encoder.preprocessing)
     model.encoder = None
 
@@ -205,7 +205,7 @@ def compare(run: Run, number: int, features: Features, folder: Path) -> Iterator
         clock = Clock()
         made = arguments(run.recipe, stage, folder / f"own{number}", stage.steps, 0, f"stage {number}")
         made.save_strategy = "no"
-        StageTrainer(model, stage, made, plan, RowNumbers(np.arange(len(data))), own, None, clock).train()
+        StageTrainer(model, stage, made, Batches(plan, RowNumbers(np.arange(len(data))), own), None, clock).train()
         return clock.seconds()
 
     with patch.object(vlm, "states_before_targets", whole_last_layer):

@@ -57,13 +57,13 @@ def open_answers(path: Path) -> dict[str, Answer]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file of answers; `mllm-eval eval` writes one per run and benchmark")
-    found: dict[str, Answer] = {}
+    answers: dict[str, Answer] = {}
     for line, answer in enumerate(iter_answers(path), start=1):
-        if answer.id in found:
-            before = list(found).index(answer.id) + 1
+        if answer.id in answers:
+            before = list(answers).index(answer.id) + 1
             raise UserError(f"{path}:{line}: sample {answer.id!r} was answered in line {before} already")
-        found[answer.id] = answer
-    return found
+        answers[answer.id] = answer
+    return answers
 
 
 def read_answers(path: Path) -> list[Answer]:

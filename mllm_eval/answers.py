@@ -49,8 +49,8 @@ class Journal:
         name = self.path.name + ".part"
         numbered = [path for path in self.path.parent.glob(f"{name}.*") if path.suffix[1:].isdigit()]
         first = self.path.with_name(name)
-        found = [first] if first.exists() else []
-        return found + sorted(numbered, key=lambda path: int(path.suffix[1:]))
+        journals = [first] if first.exists() else []
+        return journals + sorted(numbered, key=lambda path: int(path.suffix[1:]))
 
     def done(self) -> dict[str, Answer]:
         """All answers by sample id; of two answers to one sample the later counts.

@@ -224,11 +224,11 @@ def _refuse_unbounded(text: str, path: Path) -> None:
 def _base_path(path: Path, base: str, folders: Sequence[Path]) -> Path:
     places = [path.parent, *folders]
     candidates = [one for place in places for one in (locate(base, place), locate(f"{base}.yaml", place))]
-    found = [candidate for candidate in candidates if candidate.is_file()]
+    files = [candidate for candidate in candidates if candidate.is_file()]
     # A file of one's own may carry the name of the one that it builds on.
-    other = [candidate for candidate in found if candidate.resolve() != path.resolve()]
-    if found:
-        return (other or found)[0]
+    other = [candidate for candidate in files if candidate.resolve() != path.resolve()]
+    if files:
+        return (other or files)[0]
     hint = near(base, {one.stem for place in places for one in place.glob("*.yaml") if one != path})
     more = ", nor the name of another" if folders else ""
     raise UserError(f"{path}: base {base!r} is neither a file nor a sibling{more}.{hint}")
@@ -279,14 +279,14 @@ def _explain(
 def _keys_at(model: type[pydantic.BaseModel], at: tuple[str | int, ...]) -> list[str]:
     kinds: list[Any] = [model]
     for part in at:
-        found: list[Any] = []
+        items: list[Any] = []
         for kind in kinds:
             if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
                 field = kind.model_fields.get(str(part))
-                found += _plain_types(field.annotation) if field else []
+                items += _plain_types(field.annotation) if field else []
             else:
-                found += [k for arg in typing.get_args(kind) for k in _plain_types(arg)]
-        kinds = found
+                items += [k for arg in typing.get_args(kind) for k in _plain_types(arg)]
+        kinds = items
     models = [k for k in kinds if isinstance(k, type) and issubclass(k, pydantic.BaseModel)]
     return sorted({name for kind in models for name in kind.model_fields})
 

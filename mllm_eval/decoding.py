@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import re
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -206,6 +207,8 @@ class _Opened:
     def _error(self, problem: Exception) -> UserError:
         # PIL's plugins raise nearly anything on a broken file.
         reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        # It names the bytes by where they lie in memory: two runs would give two reasons.
+        reason = re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", reason)
         return UserError(f"{self._where}: the image can't be decoded ({reason})")
 
 
@@ -256,10 +259,10 @@ def _changes(data: bytes, how: Decoding) -> list[str]:
 def _orientation(image: PIL.Image.Image) -> int | None:
     """The tag; None without one, and where the block that holds it can't be read, as viewers have it."""
     try:
-        found = image.getexif().get(ORIENTATION)
+        orientation = image.getexif().get(ORIENTATION)
     except Exception:
         return None
-    return found if isinstance(found, int) else None
+    return orientation if isinstance(orientation, int) else None
 
 
 def _in_eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:

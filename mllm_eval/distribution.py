@@ -96,5 +96,5 @@ def one_answer(found: Mapping[str, Any]) -> tuple[str, float] | None:
 
 def of_lines(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The answers alone, of lines of scores ({"parsed", "score"}) whose golds are not at hand."""
-    found = distribution(((line["parsed"], line["score"]) for line in lines), ("" for _ in lines))
-    return {"answers": found["answers"], "others": found["others"]}
+    counts = distribution(((line["parsed"], line["score"]) for line in lines), ("" for _ in lines))
+    return {"answers": counts["answers"], "others": counts["others"]}

@@ -60,8 +60,8 @@ def cores() -> int:
 
 def gpus() -> list[str]:
     """Names of the GPUs that this process may use, found without torch; empty without any."""
-    found = _listed_gpus() or _driver_gpus()
-    return [found[at][1] for at in _visible([key for key, _ in found], os.environ.get("CUDA_VISIBLE_DEVICES"))]
+    listed = _listed_gpus() or _driver_gpus()
+    return [listed[at][1] for at in _visible([key for key, _ in listed], os.environ.get("CUDA_VISIBLE_DEVICES"))]
 
 
 def _listed_gpus() -> list[tuple[str, str]]:
@@ -97,7 +97,7 @@ def _visible(keys: Sequence[str], said: str | None) -> list[int]:
     """
     if said is None:
         return list(range(len(keys)))
-    found: list[int] = []
+    places: list[int] = []
     for entry in (part.strip() for part in said.split(",")):
         if entry.isascii() and entry.isdigit() and int(entry) < len(keys):
             at = [int(entry)]
@@ -105,10 +105,10 @@ def _visible(keys: Sequence[str], said: str | None) -> list[int]:
             at = [0] if len(keys) == 1 else []
         else:
             at = [place for place, key in enumerate(keys) if entry and key.startswith(entry)]
-        if len(at) != 1 or at[0] in found:
+        if len(at) != 1 or at[0] in places:
             break
-        found += at
-    return found
+        places += at
+    return places
 
 
 def git_state() -> dict[str, Any] | None:

@@ -25,12 +25,12 @@ def origin(error: BaseException, folder: Path) -> str:
     of syntax names; `""` where no frame lies there."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}: "
-    found, step = "", error.__traceback__
+    place, step = "", error.__traceback__
     while step is not None:
         if Path(step.tb_frame.f_code.co_filename).is_relative_to(folder):
-            found = _place(step)
+            place = _place(step)
         step = step.tb_next
-    return found
+    return place
 
 
 def _place(step: TracebackType) -> str:

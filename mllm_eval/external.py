@@ -106,7 +106,7 @@ class ExternalModel(External):
 
     @property
     def heading(self) -> str:
-        return f"{self.label}, a finished model"
+        return f"{self.label}, an external model"
 
     def config(self) -> dict[str, Any]:
         """Name, weights and their digest, data pin, and how it is asked."""

@@ -69,10 +69,10 @@ def overruled(folder: Path) -> dict[str, Any]:
     if path.is_file():
         return _set(_read(path))
     config = _read(folder / "config.json")
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for part in (*(value for value in config.values() if isinstance(value, dict)), config):
-        found |= _set(part)
-    return dict(sorted(found.items()))
+        settings |= _set(part)
+    return dict(sorted(settings.items()))
 
 
 def kept(folder: Path) -> dict[str, Any] | None:
@@ -84,11 +84,11 @@ def kept(folder: Path) -> dict[str, Any] | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         # What cannot be read is refused when the model is loaded.
         return {}
-    return found if isinstance(found, dict) else {}
+    return config if isinstance(config, dict) else {}
 
 
 def _set(said: Mapping[str, Any]) -> dict[str, Any]:

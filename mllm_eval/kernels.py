@@ -1,25 +1,49 @@
-"""Linear layers through oneDNN on CPUs with AVX-512.
+"""Linear layers through oneDNN: on request, or where nothing is said on CPUs with AVX-512.
 
 torch multiplies float32 matrices with MKL, which keeps to 256-bit vectors on processors that Intel did not make;
-oneDNN, built into torch too, takes the widest there are. The function is the same, the rounding another. Everything
-else (a GPU, another precision, an older CPU) stays with torch's own choice.
+oneDNN, built into torch too, takes the widest there are. The function is the same, the rounding another, so a recipe
+may say which it is (`kernels`). A GPU and another precision always keep torch's own choice.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mllm_eval.catalog.recipe import Kernels
+from mllm_eval.errors import UserError
+
 M = TypeVar("M", bound=nn.Module)
 
 
-def wide() -> bool:
-    """Whether this machine's CPU has the vectors that make oneDNN worth it, and this torch has oneDNN."""
+def has_onednn() -> bool:
+    """Whether this torch was built with oneDNN."""
     built: Any = torch.backends.mkldnn.is_available
-    return bool(built()) and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return bool(built())
+
+
+def has_avx512() -> bool:
+    """Whether this machine's CPU has the vectors that make oneDNN worth it, and this torch uses them."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def resolve_kernels(kernels: Kernels) -> Literal["onednn", "torch"]:
+    """What linear layers are computed by on this machine's CPU. Raises UserError for oneDNN where torch has none."""
+    if kernels == "onednn" and not has_onednn():
+        raise UserError(
+            "`kernels: onednn`: this torch was built without oneDNN; say `kernels: torch`, or install another"
+        )
+    if kernels == "auto":
+        return "onednn" if has_onednn() and has_avx512() else "torch"
+    return kernels
+
+
+def kernels_here(kernels: Kernels) -> Literal["onednn", "torch"]:
+    """What linear layers are computed by where models go on this machine, a GPU or its CPU."""
+    return "torch" if torch.cuda.is_available() else resolve_kernels(kernels)
 
 
 def product(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -27,8 +51,8 @@ def product(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 
     `weight` must be contiguous: oneDNN reads other layouts slowly, a hundred times slower for some.
     """
-    found: Tensor = torch.ops.mkldnn._linear_pointwise.default(states, weight, bias, "none", [], "")
-    return found
+    multiplied: Tensor = torch.ops.mkldnn._linear_pointwise.default(states, weight, bias, "none", [], "")
+    return multiplied
 
 
 class _Product(torch.autograd.Function):
@@ -49,7 +73,7 @@ class _Product(torch.autograd.Function):
         )
 
 
-class QuickLinear(nn.Linear):
+class OnednnLinear(nn.Linear):
     """A linear layer that computes with oneDNN where it can."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -58,15 +82,18 @@ class QuickLinear(nn.Linear):
         if not (fits and input.numel()):
             return F.linear(input, weight, self.bias)
         if torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad):
-            found: Tensor = _Product.apply(input, weight, self.bias)  # type: ignore[no-untyped-call]
-            return found
+            multiplied: Tensor = _Product.apply(input, weight, self.bias)  # type: ignore[no-untyped-call]
+            return multiplied
         return product(input, weight, self.bias)
 
 
-def quick(model: M, on: bool = True) -> M:
-    """The model with its linear layers made quick (or, with `on` false, plain again), weights where they are."""
-    was, to = (nn.Linear, QuickLinear) if on else (QuickLinear, nn.Linear)
-    for module in model.modules() if wide() or not on else ():
-        if type(module) is was:
+def use_kernels(model: M, kernels: Kernels = "auto") -> M:
+    """The model with its linear layers computed by these, weights where they are.
+
+    Raises UserError as `resolve_kernels` does.
+    """
+    to = OnednnLinear if resolve_kernels(kernels) == "onednn" else nn.Linear
+    for module in model.modules():
+        if type(module) in (nn.Linear, OnednnLinear):
             module.__class__ = to
     return model

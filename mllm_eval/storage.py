@@ -88,11 +88,11 @@ def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
     Raises ValueError naming the field that is there twice.
     """
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"field {next(name for name in names if names.count(name) > 1)!r} is there twice")
-    return found
+    return fields
 
 
 def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -53,19 +54,8 @@ def run_ranks(
         "OMP_NUM_THREADS": "1",
         **(environment or {}),
     }
-    before_torch()
-    # The first start makes the process that the others are forked from, with this one's environment.
-    before, os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS"), "1"
-    processes = []
-    for rank in range(size):
-        own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        process = _CONTEXT.Process(target=_rank, args=(own, folder / f"rank{rank}.log", work, args))
-        process.start()
-        processes.append(process)
-    if before is None:
-        del os.environ["OMP_NUM_THREADS"]
-    else:
-        os.environ["OMP_NUM_THREADS"] = before
+    ranks = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+    processes = [_start(own, folder / f"rank{rank}.log", work, args) for rank, own in enumerate(ranks)]
     left = list(processes)
     try:
         while left and not any(process.exitcode for process in processes):
@@ -82,6 +72,28 @@ def run_ranks(
     return [int(process.exitcode or 0) for process in processes]
 
 
+def run_alone(folder: Path, work: Callable[..., Any], *args: Any) -> int:
+    """`work(*args)` in one process with this one's environment; its exit code. What it prints is in alone.log."""
+    process = _start(dict(os.environ), folder / "alone.log", work, args)
+    process.join()
+    return int(process.exitcode or 0)
+
+
+def _start(
+    environment: dict[str, str], output: Path, work: Callable[..., Any], args: tuple[Any, ...]
+) -> ForkServerProcess:
+    before_torch()
+    # The first start makes the process that the others are forked from, with this one's environment.
+    before, os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS"), "1"
+    process = _CONTEXT.Process(target=_rank, args=(environment, output, work, args))
+    process.start()
+    if before is None:
+        del os.environ["OMP_NUM_THREADS"]
+    else:
+        os.environ["OMP_NUM_THREADS"] = before
+    return process
+
+
 def free_port() -> int:
     """A port that nobody listens at, for a process that starts later.
 
@@ -95,7 +107,7 @@ def free_port() -> int:
             return port
 
 
-def _rank(environment: dict[str, str], output: Path, work: Callable[..., int], args: tuple[Any, ...]) -> None:
+def _rank(environment: dict[str, str], output: Path, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
     os.setpgid(0, 0)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(file, 1)

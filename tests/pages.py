@@ -13,6 +13,7 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
+import typer
 from typer.testing import CliRunner
 
 from mllm_eval.cli.app import app
@@ -50,6 +51,38 @@ def steps(page: Path) -> list[Command | File]:
         elif named := _NAMED.search(text[: block.start()].rstrip()[-200:]):
             found.append(File(named[1], body))
     return found
+
+
+_BLOCK = re.compile(r"^ *```\w*\n(.*?)^ *```$|((?:^    .*\n)+)", re.MULTILINE | re.DOTALL)
+_BEHIND = re.compile(r" {2,}|  *#| *$| *(?:>|\||&&|;) ")
+
+
+def command_lines(page: Path) -> list[str]:
+    """The calls of `mllm-eval` in a page's blocks of code, each without what is said or piped behind it."""
+    lines = []
+    for block in _BLOCK.finditer(page.read_text(encoding="utf-8")):
+        for line in (block[1] or block[2]).replace("\\\n", " ").splitlines():
+            call = re.match(r"\s*(?:\$ )?(?:\.venv/bin/)?(mllm-eval .*)", line)
+            if call:
+                lines.append(call[1][: _BEHIND.search(call[1]).start()])  # type: ignore[union-attr]
+    return lines
+
+
+def unknown_words(line: str) -> list[str]:
+    """The words of a call of `mllm-eval` that it does not know: commands, options, missing or too many arguments."""
+    words, command = shlex.split(line)[1:], typer.main.get_command(app)
+    while (commands := getattr(command, "commands", None)) is not None and words and not words[0].startswith("-"):
+        name = next((one for one in (" ".join(words[:2]), words[0]) if one in commands), None)
+        if name is None:
+            return words[:1]
+        command, words = commands[name], words[len(name.split()) :]
+    if commands is not None or "--help" in words:
+        return [one for one in words if one != "--help"]
+    try:
+        command.make_context(line, words)
+    except Exception as error:  # typer has click's errors, of whichever click it is
+        return [str(getattr(error, "message", error))]
+    return []
 
 
 def follow(page: Path) -> list[str]:

@@ -34,8 +34,8 @@ def family(name: str, code: str | None = None, weights: Weights | None = None) -
     name, with the nearest, and for a file that is not the one meant, can't be imported or does not keep the contract.
     """
     if name in FAMILIES:
-        found: type[EncoderModel] = importlib.import_module(f"mllm_eval.adapters.{name}").Family
-        return found
+        family_class: type[EncoderModel] = importlib.import_module(f"mllm_eval.adapters.{name}").Family
+        return family_class
     module = module_of_family(name, code, weights)
     return _held(getattr(module, "Family", None), Path(str(module.__file__)))
 
@@ -94,12 +94,12 @@ def load_encoder_model(encoder: Encoder, dtype: torch.dtype | None = None) -> En
     import torch
 
     from mllm_eval.adapters.faults import own_code
-    from mllm_eval.kernels import quick
+    from mllm_eval.kernels import use_kernels
 
     place, kind = weights_place(encoder.weights), family_of(encoder)
     with own_code(kind, encoder, "load"):
         model = kind.load(encoder, place, dtype or torch.float32)
-    return quick(model)
+    return use_kernels(model)
 
 
 def build_encoder(encoder: Encoder, config: dict[str, Any]) -> EncoderModel:

@@ -112,12 +112,12 @@ class Backbone(EncoderModel):
         """The vision config in a hub-format folder. Raises UserError where it is of another architecture."""
         path = folder / "config.json"
         raw = read_config(folder)
-        found = raw.get("model_type")
-        if found not in cls.model_types:
-            if found is None and "architecture" in raw:
+        model_type = raw.get("model_type")
+        if model_type not in cls.model_types:
+            if model_type is None and "architecture" in raw:
                 name = raw["architecture"]
                 raise UserError(f"{path}: is of timm's {name!r}; set `family: timm` in the encoder's yaml")
-            raise UserError(f"{path}: the weights are of type {found!r}, {cls._readers(found)}")
+            raise UserError(f"{path}: the weights are of type {model_type!r}, {cls._readers(model_type)}")
         values = raw.get("vision_config") or raw
         if not isinstance(values, dict):
             raise UserError(f"{path}: `vision_config` is a {type(values).__name__}, not a config; fetch it again")
@@ -130,7 +130,9 @@ class Backbone(EncoderModel):
             )
         for name in STRANGE:
             if values.get(name) and not hasattr(known, name):
-                raise UserError(f"{path}: `{name}: {values[name]}` is unknown to a {found!r} and would be left out")
+                raise UserError(
+                    f"{path}: `{name}: {values[name]}` is unknown to a {model_type!r} and would be left out"
+                )
         try:
             return cls.config_from(values)
         except UserError:
@@ -138,7 +140,7 @@ class Backbone(EncoderModel):
         except Exception as problem:
             # transformers' own errors on a field of another type are of many classes.
             raise UserError(
-                f"{path}: is no config of a {found!r} ({exception_words(problem)}); fetch it again"
+                f"{path}: is no config of a {model_type!r} ({exception_words(problem)}); fetch it again"
             ) from None
 
     @classmethod
@@ -182,7 +184,7 @@ class Backbone(EncoderModel):
         else:
             config, source, state = cls.read_config(place), place, None
             # Before gigabytes are read for nothing.
-            cls.compare(facts, {**cls.found_in(config), "depth": config.num_hidden_layers})
+            cls.compare_facts(facts, {**cls.found_in(config), "depth": config.num_hidden_layers})
         model = load_whole(
             cls.transformers_class().from_pretrained,
             place,

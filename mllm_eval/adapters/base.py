@@ -134,7 +134,7 @@ class EncoderModel(nn.Module):
 
     # ---- what every family shares ----
     @staticmethod
-    def compare(facts: Encoder, found: dict[str, Any]) -> None:
+    def compare_facts(facts: Encoder, found: dict[str, Any]) -> None:
         """Raise UserError where the yaml says otherwise than the weights, of what both say."""
         said = {"patch": facts.patch, "width": facts.width, "depth": facts.depth}
         if facts.architecture is not None:
@@ -148,7 +148,7 @@ class EncoderModel(nn.Module):
 
     def _check_facts(self) -> None:
         facts = self.facts
-        self.compare(facts, {**self.found(), "depth": len(self.blocks())})
+        self.compare_facts(facts, {**self.found(), "depth": len(self.blocks())})
         params = sum(parameter.numel() for parameter in self.parameters())
         if params != facts.params:
             raise UserError(
@@ -188,12 +188,12 @@ class EncoderModel(nn.Module):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As `forward`; a family of one's own is held to the contract."""
         with own_code(type(self), self.facts, "forward"):
-            found = super().__call__(*args, **kwargs)
+            maps = super().__call__(*args, **kwargs)
             if self.facts.code is not None:
                 pixels = args[0] if args else kwargs["pixels"]
-                for one in found:
+                for one in maps:
                     self._hold_shapes(one, pixels)
-        return found
+        return maps
 
     def _hold_shapes(self, found: FeatureMap, pixels: Tensor) -> None:
         count, size = len(pixels), self.cells(pixels.shape[-2], pixels.shape[-1])

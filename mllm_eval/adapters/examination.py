@@ -71,7 +71,7 @@ def examine(model: EncoderModel, place: Path | None = None) -> Examination:
     both = model(torch.cat([pixels, changed]))[0].patches
     moved = (both[1] - both[0]).float().norm(dim=-1)
     norms = first.float().norm(dim=-1).flatten()
-    found = Examination(
+    examination = Examination(
         repeatable=torch.equal(first, again),
         batch_difference=float((both[0] - first[0]).abs().max()),
         ordered=_at_the_end(moved, 0 if model.facts.cells is None else 1),
@@ -80,10 +80,10 @@ def examine(model: EncoderModel, place: Path | None = None) -> Examination:
         median_norm=float(norms.median()),
         largest_norm=float(norms.max()),
     )
-    found.differs += _from_the_class(model, first, model.stock_patches(pixels))
+    examination.differs += _from_the_class(model, first, model.stock_patches(pixels))
     if place is not None:
-        _compare_processor(found, model, place, image)
-    return found
+        _compare_processor(examination, model, place, image)
+    return examination
 
 
 def _at_the_end(moved: Tensor, reach: int) -> bool:

@@ -70,9 +70,9 @@ def masks(neighbours: Tensor) -> Tensor:
     """Which others are a sample's neighbours, as 0 and 1: [N * N, L], for neighbours [L, N, k]."""
     layers, samples, _ = neighbours.shape
     places = neighbours + samples * torch.arange(samples)[:, None]
-    found = torch.zeros(samples * samples, layers)
-    found[places.flatten(1), torch.arange(layers)[:, None]] = 1
-    return found
+    marked = torch.zeros(samples * samples, layers)
+    marked[places.flatten(1), torch.arange(layers)[:, None]] = 1
+    return marked
 
 
 def shared(masks_of: Tensor, neighbours: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def cycle_knn(x: Tensor, y: Tensor, count: int) -> Tensor:
 def lcs_knn(x: Tensor, y: Tensor, count: int) -> Tensor:
     """Mean length, over k, of the longest common subsequence of the ordered neighbours [Lx, Ly]."""
     of_x, of_y = nearest(x, count), nearest(y, count)
-    found = torch.empty(len(of_x), len(of_y))
+    scores = torch.empty(len(of_x), len(of_y))
     for at, a in enumerate(of_x):
         # All layers of y, all samples at a time; the table of lengths is filled cell by cell.
         same = (a[None, :, :, None] == of_y[:, :, None, :]).long()
@@ -114,8 +114,8 @@ def lcs_knn(x: Tensor, y: Tensor, count: int) -> Tensor:
             for j in range(count):
                 longer = torch.maximum(lengths[..., i, j + 1], lengths[..., i + 1, j])
                 lengths[..., i + 1, j + 1] = torch.where(same[..., i, j] > 0, lengths[..., i, j] + 1, longer)
-        found[at] = lengths[..., -1, -1].float().mean(1) / count
-    return found
+        scores[at] = lengths[..., -1, -1].float().mean(1) / count
+    return scores
 
 
 def _grams(features: Tensor) -> Tensor:
@@ -126,8 +126,8 @@ def _grams(features: Tensor) -> Tensor:
 def cka(x: Tensor, y: Tensor, count: int = 0) -> Tensor:
     """Linear centred kernel alignment [Lx, Ly] (Kornblith et al. 2019) of the normalised features."""
     of_x, of_y = (_centred(_grams(one)).flatten(1) for one in (x, y))
-    found: Tensor = (of_x @ of_y.T / of_x.norm(dim=1)[:, None] / of_y.norm(dim=1)).float()
-    return found
+    similarity: Tensor = (of_x @ of_y.T / of_x.norm(dim=1)[:, None] / of_y.norm(dim=1)).float()
+    return similarity
 
 
 def _centred(grams: Tensor) -> Tensor:
@@ -165,13 +165,13 @@ def cknna(x: Tensor, y: Tensor, count: int) -> Tensor:
     of_x, of_y = (_without_diagonal(_grams(one)) for one in (x, y))
     mark_x, mark_y = (_square(nearest(one, count)) for one in (x, y))
     own_x, own_y = (_own(grams * marks) for grams, marks in ((of_x, mark_x), (of_y, mark_y)))
-    found = torch.empty(len(x), len(y))
+    scores = torch.empty(len(x), len(y))
     for i in range(len(x)):
         for j in range(len(y)):
             mutual = mark_x[i] * mark_y[j]
             both = _hsic((of_x[i] * mutual)[None], (of_y[j] * mutual)[None])[0, 0]
-            found[i, j] = both / ((own_x[i] * own_y[j]).sqrt() + 1e-6)
-    return found
+            scores[i, j] = both / ((own_x[i] * own_y[j]).sqrt() + 1e-6)
+    return scores
 
 
 def _square(neighbours: Tensor) -> Tensor:

@@ -97,10 +97,10 @@ def _files(protocol: Alignment, pin: str) -> list[Path]:
     place, source = _place(protocol, pin), source_of(protocol, pin)
     folder = locked_folder(source) if source is not None else locate(str(place.path))
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    found = [folder / name for name in sorted(matching(names, place.files))]
-    if not found:
+    paths = [folder / name for name in sorted(matching(names, place.files))]
+    if not paths:
         raise UserError(f"{folder}: no files {place.files} of pictures and captions; correct `files` in the protocol")
-    return found
+    return paths
 
 
 def _rows(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -18,6 +18,7 @@ from mllm_eval.catalog import Encoder, load_llm, names
 from mllm_eval.decoding import decoders
 from mllm_eval.environment import device
 from mllm_eval.errors import UserError, near
+from mllm_eval.kernels import use_kernels
 from mllm_eval.saved import saved_run
 
 Progress = Callable[[int, int], None]
@@ -105,9 +106,9 @@ def load_language(name: str) -> Language:
             f"{name!r} is no LLM of configs/llms ({', '.join(names('llms'))}), no run, and no folder with a "
             f"config.json.{hint}"
         ) from None
-    found = load_checkpoint(run.checkpoint, encoder=False)
+    model = use_kernels(load_checkpoint(run.checkpoint, encoder=False), run.recipe.kernels)
     name = f"{run.llm.name} after {run.stem}"
-    return _language(name, found.llm, found.tokenizer, f"run {run.hash}")._replace(base=run.llm.name)
+    return _language(name, model.llm, model.tokenizer, f"run {run.hash}")._replace(base=run.llm.name)
 
 
 def _language(name: str, model: Any, tokenizer: Any, what: str) -> Language:
@@ -135,7 +136,7 @@ def of_captions(language: Language, texts: Sequence[str], progress: Progress | N
     if empty := [text for text, one in zip(texts, ids, strict=True) if not one]:
         raise UserError(f"caption {empty[0]!r} has no token in {language.name}; leave its row out")
     order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
-    found: list[Tensor | None] = [None] * len(ids)
+    rows: list[Tensor | None] = [None] * len(ids)
     done = 0
     for start in range(0, len(order), BATCH):
         numbers = order[start : start + BATCH]
@@ -147,8 +148,8 @@ def of_captions(language: Language, texts: Sequence[str], progress: Progress | N
         weights = mask[..., None].float()
         means = torch.stack([(one.float() * weights).sum(1) / weights.sum(1) for one in states]).cpu()
         for at, number in enumerate(numbers):
-            found[number] = means[:, at]
+            rows[number] = means[:, at]
         done += len(numbers)
         if progress is not None:
             progress(done, len(order))
-    return torch.stack([one for one in found if one is not None], 1)
+    return torch.stack([one for one in rows if one is not None], 1)

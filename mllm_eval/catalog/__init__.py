@@ -72,8 +72,8 @@ def load_encoder(source: Given | Encoder, recipe: Recipe | None = None) -> Encod
     With a recipe, as that reads it: `final_norm` of the recipe holds for every encoder, its `images` for one that is
     named without a variant. An `Encoder` is taken as it is. Raises UserError with near names.
     """
-    found = re.fullmatch(r"(.+)@([\w-]+)", source) if isinstance(source, str) else None
-    plain, variant = found.groups() if found else (source, None)
+    split = re.fullmatch(r"(.+)@([\w-]+)", source) if isinstance(source, str) else None
+    plain, variant = split.groups() if split else (source, None)
     encoder = _loaded("encoders", plain, Encoder)
     if variant:
         encoder = encoder.variant(variant)

@@ -14,9 +14,9 @@ def colour(value: str | None) -> str | None:
         return None
     from PIL import ImageColor
 
-    found: tuple[int, ...] = ()
+    channels: tuple[int, ...] = ()
     with suppress(ValueError):
-        found = ImageColor.getrgb(value)
-    if len(found) != 3:
+        channels = ImageColor.getrgb(value)
+    if len(channels) != 3:
         raise ValueError('a colour is a name such as white, or "#rrggbb" in quotes; null drops alpha')
-    return "#{:02x}{:02x}{:02x}".format(*found)
+    return "#{:02x}{:02x}{:02x}".format(*channels)

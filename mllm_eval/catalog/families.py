@@ -29,14 +29,14 @@ _CLASS = re.compile(r"^(class\s+Family\b|Family\s*[:=]|from\s.*\bimport\b.*\bFam
 
 def own_files() -> dict[str, Path]:
     """Name -> file of every family of one's own; names of shipped families always mean those."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for root in roots():
         for place in PLACES:
             folder = (root / place).resolve()
             if not folder.is_relative_to(PACKAGE) and folder != SHIPPED / place:
                 paths = {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem.isidentifier()}
-                found = {**paths, **found}
-    return {name: path for name, path in found.items() if name not in NAMES and not name.startswith("_")}
+                files = {**paths, **files}
+    return {name: path for name, path in files.items() if name not in NAMES and not name.startswith("_")}
 
 
 def unknown(name: str) -> str:
@@ -73,13 +73,13 @@ def module_of_family(name: str, code: str | None, weights: Weights | None = None
             "to a folder of your own that MLLM_EVAL_PATH names"
         )
     data = path.read_bytes()
-    found = sha256_bytes(data)
-    if code is not None and found != code:
+    digest = sha256_bytes(data)
+    if code is not None and digest != code:
         raise UserError(
-            f"{path}: family {name} is {found[:12]} now, and {code[:12]} where this encoder was used; its features "
+            f"{path}: family {name} is {digest[:12]} now, and {code[:12]} where this encoder was used; its features "
             "would be others. Bring the file back, or evaluate the encoder anew by its name"
         )
-    module = f"mllm_eval_family_{found[:12]}_{sha256_bytes(str(path).encode())[:8]}"
+    module = f"mllm_eval_family_{digest[:12]}_{sha256_bytes(str(path).encode())[:8]}"
     if module not in sys.modules:
         sys.modules[module] = _executed(module, path, data)
     return sys.modules[module]

@@ -26,14 +26,14 @@ def roots() -> list[Path]:
 
 def files(kind: Kind) -> dict[str, Path]:
     """Name -> yaml file of every encoder, LLM, recipe, probe or benchmark; the first folder that has a name wins."""
-    found: dict[str, Path] = {}
+    paths_by_name: dict[str, Path] = {}
     for root in roots():
         if kind == "benchmarks":
             paths = {path.parent.name: path for path in sorted(root.glob("benchmarks/*/benchmark.yaml"))}
         else:
             paths = {path.stem: path for path in sorted(root.glob(f"configs/{kind}/*.yaml"))}
-        found = {**paths, **found}
-    return found
+        paths_by_name = {**paths, **paths_by_name}
+    return paths_by_name
 
 
 def folders(kind: Kind) -> list[Path]:
@@ -43,9 +43,9 @@ def folders(kind: Kind) -> list[Path]:
 
 def names(kind: Kind) -> list[str]:
     """All known names, sorted; benchmarks in the order of configs/benchmarks.yaml, others behind."""
-    found = files(kind)
+    known = files(kind)
     order = paper_benchmarks() if kind == "benchmarks" else []
-    return [name for name in order if name in found] + sorted(set(found) - set(order))
+    return [name for name in order if name in known] + sorted(set(known) - set(order))
 
 
 def paper_benchmarks() -> list[str]:

@@ -52,6 +52,7 @@ OTHERS = (
     "tensor_data_layout",
     "expert_used_count",
 )
+TEXTS = ("rope.scaling.type", "tensor_data_layout")
 NEEDED = ("context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count",
           "attention.layer_norm_rms_epsilon")  # fmt: skip
 BLOCK = r"blk\.(\d+)\."
@@ -107,6 +108,10 @@ def gguf_config(path: Path) -> dict[str, Any]:
     for key, value in said.items():
         if not isinstance(value, int | float | str):
             raise UserError(f"{path}: `llama.{key}` differs from layer to layer, a LLaMA's are all alike")
+        if key in (*FIELDS, *OTHERS) and isinstance(value, str) != (key in TEXTS):
+            raise UserError(
+                f"{path}: `llama.{key}: {value}` is no {'text' if key in TEXTS else 'number'}; convert anew"
+            )
         if key not in FIELDS and key not in OTHERS and value not in (0, "", "none"):
             raise UserError(f"{path}: `llama.{key}: {value}` is not known here and may change the function; use the "
                             "weights that the file was made from")  # fmt: skip
@@ -128,7 +133,8 @@ def gguf_config(path: Path) -> dict[str, Any]:
     config["attention_bias"] = "blk.0.attn_q.bias" in tensors
     config["mlp_bias"] = "blk.0.ffn_up.bias" in tensors
     for token in ("bos", "eos"):
-        if (number := header.metadata.get(f"tokenizer.ggml.{token}_token_id")) is not None:
+        number = header.metadata.get(f"tokenizer.ggml.{token}_token_id")
+        if isinstance(number, int):
             config[f"{token}_token_id"] = number
     return config
 

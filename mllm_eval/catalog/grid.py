@@ -65,8 +65,8 @@ class TokenGrid:
 
         # Millions of images have some thousands of sizes.
         distinct, which = np.unique(sizes.reshape(-1, 2), axis=0, return_inverse=True)
-        found = [self.kept((width, height) if width and height else None) for width, height in distinct.tolist()]
-        return np.array(found, np.int64).reshape(-1, 2)[which.reshape(-1)]
+        kept = [self.kept((width, height) if width and height else None) for width, height in distinct.tolist()]
+        return np.array(kept, np.int64).reshape(-1, 2)[which.reshape(-1)]
 
     def shown(self, kept: Kept) -> list[int]:
         """The places of what is shown among the positions of the whole grid, ascending."""

@@ -60,13 +60,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a folder in the hub's format. Raises UserError where it cannot be read."""
     path = folder / "config.json"
     try:
-        found = parse_json(path.read_text(encoding="utf-8"), fields_once=False)
+        config = parse_json(path.read_text(encoding="utf-8"), fields_once=False)
     except (OSError, ValueError) as problem:
         raise UserError(f"{path}: cannot be read as a model's config ({problem})") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: holds a {type(found).__name__}, not a model's config")
-    refuse_quantised(found, path)
-    return found
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: holds a {type(config).__name__}, not a model's config")
+    refuse_quantised(config, path)
+    return config
 
 
 def refuse_quantised(config: dict[str, Any], path: Path) -> None:
@@ -148,23 +148,23 @@ def _compare(llm: LLM, config: dict[str, Any], path: Path) -> None:
         "vocab_size": ("vocab", llm.vocab),
     }
     heads = config.get("num_attention_heads")
-    found = {"num_key_value_heads": heads, "head_dim": None, "tie_word_embeddings": False}
-    found |= {name: value for name, value in config.items() if value is not None}
+    defaults = {"num_key_value_heads": heads, "head_dim": None, "tie_word_embeddings": False}
+    defaults |= {name: value for name, value in config.items() if value is not None}
     if (shape := llm.architecture) is not None:
         said["num_attention_heads"] = ("architecture.heads", shape.heads)
         said["num_key_value_heads"] = ("architecture.kv_heads", shape.kv_heads)
         said["intermediate_size"] = ("architecture.hidden", shape.hidden)
         said["tie_word_embeddings"] = ("architecture.tied", shape.tied)
-        if found["head_dim"] is not None:
+        if defaults["head_dim"] is not None:
             said["head_dim"] = ("architecture.head", shape.head or llm.width // shape.heads)
         if shape.rope_base is not None:
             rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-            found["rope_theta"] = rope.get("rope_theta", found.get("rope_theta", ROPE_BASE))
+            defaults["rope_theta"] = rope.get("rope_theta", defaults.get("rope_theta", ROPE_BASE))
             said["rope_theta"] = ("architecture.rope_base", shape.rope_base)
         if shape.norm_eps is not None:
-            found.setdefault("rms_norm_eps", NORM_EPS)
+            defaults.setdefault("rms_norm_eps", NORM_EPS)
             said["rms_norm_eps"] = ("architecture.norm_eps", shape.norm_eps)
     for key, (name, value) in said.items():
-        if found.get(key) != value:
-            raise UserError(f"{path}: {key} is {found.get(key)}, the yaml of llm {llm.name} says {name}: {value}; "
+        if defaults.get(key) != value:
+            raise UserError(f"{path}: {key} is {defaults.get(key)}, the yaml of llm {llm.name} says {name}: {value}; "
                             "correct it")  # fmt: skip

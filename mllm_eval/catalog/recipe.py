@@ -15,6 +15,8 @@ from mllm_eval.errors import UserError
 
 # `exclude_if`: a field that came later is not dumped while unset, so that older runs keep their hash.
 
+Kernels = Literal["auto", "onednn", "torch"]
+
 
 class ConversationData(Strict):
     """A training set in Cambrian's format: conversations (.jsonl or a .json array) and their images' folder.
@@ -153,6 +155,8 @@ class Recipe(Strict):
         dummy_image: rows without an image are cut to `max_length` as if they showed one.
         deterministic: whether every sum of a training on a GPU is done in the same order each time, so that training
             again gives the same bytes; what has no such kernel is an error instead of a rounding.
+        kernels: what multiplies the float32 matrices of linear layers on a CPU: `onednn`, or `torch` for torch's own
+            choice (MKL or OpenBLAS). They round otherwise. `auto`: `onednn` on processors with AVX-512, else `torch`.
         background: the colour that transparent training images are laid on; null drops their alpha, as LLaVA's and
             Cambrian's training code does.
     """
@@ -179,6 +183,7 @@ class Recipe(Strict):
     dummy_image: bool = Field(default=False, exclude_if=lambda value: not value)
     upright: bool = Field(default=True, exclude_if=lambda value: value)
     deterministic: bool = Field(default=False, exclude_if=lambda value: not value)
+    kernels: Kernels = Field(default="auto", exclude_if=lambda value: value == "auto")
     background: str | None = Field(default=None, exclude_if=lambda value: value is None)
     assumptions: dict[str, str] = Field(default_factory=dict)
 
@@ -189,9 +194,9 @@ class Recipe(Strict):
     def _take_assumptions(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        found: dict[str, str] = {}
-        plain = {key: _strip(value, key, found) for key, value in data.items() if key != "assumptions"}
-        return {**plain, "assumptions": {**(data.get("assumptions") or {}), **found}}
+        sources: dict[str, str] = {}
+        plain = {key: _strip(value, key, sources) for key, value in data.items() if key != "assumptions"}
+        return {**plain, "assumptions": {**(data.get("assumptions") or {}), **sources}}
 
     @field_validator("tokens")
     @classmethod
@@ -216,12 +221,12 @@ class Recipe(Strict):
 
     def identity(self) -> dict[str, Any]:
         """The fields that can change a result, apart from `llm` and `seed`, which a run resolves itself."""
-        found = self.model_dump(mode="json", exclude={"assumptions", "llm", "seed"})
+        fields = self.model_dump(mode="json", exclude={"assumptions", "llm", "seed"})
         if self.dtype == "bfloat16" and (self.stage1.deepspeed or self.stage2.deepspeed):
             # Micro-batches were summed in bfloat16 before.
-            found["gradients"] = "float32"
+            fields["gradients"] = "float32"
         known = TEMPLATES.get(self.template)
-        return found if known is None or known.tokens == 1 else {**found, "template_tokens": known.tokens}
+        return fields if known is None or known.tokens == 1 else {**fields, "template_tokens": known.tokens}
 
     @property
     def hash(self) -> str:

@@ -1,4 +1,4 @@
-"""The commands that make something: eval, compare, train, score, table, check."""
+"""The commands that make something: eval, compare, train, score, table."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mllm_eval.cli import scoring
 from mllm_eval.cli.guard import Guarded
 from mllm_eval.cli.launching import Start, launchable
 from mllm_eval.cli.options import (
@@ -106,18 +107,9 @@ def eval_(
     if start(asked):
         return
     found = evaluate(
-        encoder,
-        benchmarks=chosen,
-        subset=subset,
-        progress=display(),
-        recipe=recipe,
-        llm=llm,
-        seed=seed,
-        blind=blind,
-        variants=others or (),
-        server=server,
-        rules=rules,
-    )
+        encoder, progress=display(), recipe=recipe, llm=llm, seed=seed, server=server, benchmarks=chosen,
+        subset=subset, blind=blind, variants=others or (), rules=rules,
+    )  # fmt: skip
     print_row(found.run, rules, blind, found.subset)
 
 
@@ -185,41 +177,7 @@ def train(
     train_run(encoder, recipe, llm, seed, prepare, start)
 
 
-@app.command(short_help="score answers anew, without a model")
-def score(
-    what: Annotated[str | None, typer.Argument(help="a run, or a benchmark; default: all runs")] = None,
-    answers: Annotated[Path | None, typer.Option(help="a file of answers to the benchmark")] = None,
-    rules: Annotated[str, typer.Option(help="of a file: cambrian or robust")] = "cambrian",
-    out: Annotated[Path | None, typer.Option(help="of a file: write a line per sample here")] = None,
-    partial: Annotated[bool, typer.Option("--partial", help="of a file: samples may be missing")] = False,
-    layout: Annotated[str, typer.Option("--format", help="jsonl, cambrian, lmms_eval, vlmevalkit")] = "jsonl",
-    as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON")] = False,
-    data: Annotated[str, typer.Option(help="of a file: the benchmark's data, mini or hub")] = "mini",
-    variant: Annotated[str, typer.Option(help="of a file: the variant that was asked")] = "default",
-    name: Annotated[str | None, typer.Option("--as", help="of a file: keep it as a row of this name")] = None,
-) -> None:
-    """Score answers without a model: those of runs again, or a file of anyone's.
-
-    A line of the file is {"id", "prediction"}, and may bring its own {"record"}.
-
-    \b
-      mllm-eval score                                    all runs
-      mllm-eval score mini-dino                          one run
-      mllm-eval score chartqa --answers answers.jsonl --rules robust
-      mllm-eval score chartqa --answers answers.jsonl --as their-vlm      a row of table and report
-    """
-    from mllm_eval.catalog.variant import VariantKey
-    from mllm_eval.cli.scoring import score_anew, score_file
-    from mllm_eval.errors import UserError
-
-    if answers is not None:
-        if what is None:
-            raise UserError("say which benchmark the answers are for: mllm-eval score BENCHMARK --answers FILE")
-        score_file(what, answers, rules, out, partial, layout, as_json, data, VariantKey.parse(variant), name)
-        return
-    if name is not None:
-        raise UserError("--as names a file of answers: mllm-eval score BENCHMARK --answers FILE --as NAME")
-    score_anew(what)
+scoring.register(app)
 
 
 @app.command(short_help="print the table of runs, or one of the paper's")
@@ -295,27 +253,6 @@ def table(
         shown = table_of(chosen, options, blind, whole)
     shown = with_own_gains(shown, records, rules) if gain else shown
     put(with_own_costs(shown, records) if cost else shown, form, out)
-
-
-@app.command(short_help="hold facts of encoders against their weights")
-def check(
-    encoder: Annotated[str | None, typer.Argument(help="name; default: all")] = None,
-    determinism: Annotated[
-        bool, typer.Option("--determinism", help="instead: does a run's engine answer as the plain loop does")
-    ] = False,
-    samples: Annotated[int | None, typer.Option(help="of each benchmark; default: all", min=1)] = None,
-) -> None:
-    """Hold the facts of an encoder's yaml against its weights, or a run's fast engine against the plain loop.
-
-    \b
-      mllm-eval check mini-dino
-      mllm-eval check mini-dino --determinism --samples 20
-      mllm-eval check gpu                                what is claimed of a GPU: --help says more
-    """
-    from mllm_eval.cli.checking import check_determinism, check_encoders
-
-    right = check_determinism(encoder, samples) if determinism else check_encoders(encoder)
-    raise typer.Exit(0 if right else 2)
 
 
 def _others() -> None:

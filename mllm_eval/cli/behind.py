@@ -29,11 +29,11 @@ def most_frequent_answer(record: RunRecord, summary: dict[str, Any]) -> str:
     from mllm_eval.distribution import one_answer
     from mllm_eval.report.given import top_answer
 
-    found = record.given(summary)
-    text, _, share = top_answer(found).rpartition(" ")
+    given = record.given(summary)
+    text, _, share = top_answer(given).rpartition(" ")
     # A sentence would push the other columns off the screen.
     said = f"{text if len(text) <= WIDEST else text[: WIDEST - 1] + '…'} {share}" if share else "-"
-    return f"{said} !" if one_answer(found) else said
+    return f"{said} !" if one_answer(given) else said
 
 
 def print_warning(console: Any, record: RunRecord, rules: str, variant: VariantKey) -> None:

@@ -24,12 +24,12 @@ def folder() -> Path:
 
 def timings() -> dict[str, str]:
     """Name -> what it times (the first line of the script's docstring)."""
-    found = {}
+    benches = {}
     for path in sorted(folder().glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
-            found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
-    return found
+            benches[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return benches
 
 
 def run_timings(names: Sequence[str], options: Sequence[str]) -> bool:

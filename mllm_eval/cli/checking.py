@@ -50,12 +50,12 @@ def check_determinism(name: str | None, samples: int | None) -> bool:
     if name is None:
         raise UserError("say which run: mllm-eval check RUN --determinism, a hash or an encoder of `mllm-eval ls`")
     run = saved_run(name)
-    found = compare_engines(run, samples, display())
-    say(f"{run.name}: {agreement_line(list(found.values()), len(found))}")
-    for agreement in found.values():
+    agreements = compare_engines(run, samples, display())
+    say(f"{run.name}: {agreement_line(list(agreements.values()), len(agreements))}")
+    for agreement in agreements.values():
         for one in agreement.differences:
             say(*difference_lines(one), sep="\n")
-    return all(agreement.sound for agreement in found.values())
+    return all(agreement.sound for agreement in agreements.values())
 
 
 def agreement_line(found: list[Agreement], asked: int) -> str:
@@ -88,8 +88,8 @@ def _check(encoder: Encoder, skip_absent: bool) -> tuple[list[str], bool]:
             return [f"{encoder.name}: not on this machine, nothing to check"], True
         raise
     model = load_encoder_model(encoder).to(device())
-    found = examine(model, place if place.is_dir() else None)
-    return _told(model, found), found.repeatable
+    examination = examine(model, place if place.is_dir() else None)
+    return _told(model, examination), examination.repeatable
 
 
 def _told(model: EncoderModel, found: Examination) -> list[str]:

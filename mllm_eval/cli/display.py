@@ -18,6 +18,6 @@ def display() -> Reporter:
         warnings.filterwarnings("ignore")
         for name in NOISY:
             logging.getLogger(name).setLevel(logging.ERROR)
-    found = listener()
-    assert found is not None
-    return found
+    reporter = listener()
+    assert reporter is not None
+    return reporter

@@ -43,13 +43,13 @@ def weights(
     chosen += [Whole.of(model)] if model else []
     if not chosen:
         raise UserError("say what to fetch: mllm-eval weights ENCODER, or --llm NAME, or both")
-    for found in provide_weights(chosen, offline, folder, display()):
-        if found.lock is None:
-            say(f"{found.name}: ok; {found.place}", *found.notes, sep="\n  ")
+    for one in provide_weights(chosen, offline, folder, display()):
+        if one.lock is None:
+            say(f"{one.name}: ok; {one.place}", *one.notes, sep="\n  ")
             continue
-        files, size = len(found.lock.only.files), sum(file.size for file in found.lock.only.files.values())
-        say(f"{found.name}: ok; {files} files, {size / 2**30:.2f} GiB, revision {found.lock.revision_found}")
-        say(f"  {found.place}", f"locked in {found.lock_file}", *found.notes, sep="\n  ")
+        files, size = len(one.lock.only.files), sum(file.size for file in one.lock.only.files.values())
+        say(f"{one.name}: ok; {files} files, {size / 2**30:.2f} GiB, revision {one.lock.revision_found}")
+        say(f"  {one.place}", f"locked in {one.lock_file}", *one.notes, sep="\n  ")
 
 
 def data(

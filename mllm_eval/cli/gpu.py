@@ -1,4 +1,4 @@
-"""`mllm-eval check gpu`: what this project claims of a GPU, a line for each claim."""
+"""`mllm-eval check`: facts of encoders against their weights; `check gpu`: what this project claims of a GPU."""
 
 from __future__ import annotations
 
@@ -11,8 +11,29 @@ from mllm_eval.console import say
 
 
 def register(app: typer.Typer) -> None:
-    """Add `check gpu` to the commands."""
+    """Add `check` and `check gpu` to the commands."""
+    app.command("check", short_help="hold facts of encoders against their weights")(check)
     app.command("check gpu", short_help="hold what is claimed of a GPU against one")(check_gpu)
+
+
+def check(
+    encoder: Annotated[str | None, typer.Argument(help="name; default: all")] = None,
+    determinism: Annotated[
+        bool, typer.Option("--determinism", help="instead: does a run's engine answer as the plain loop does")
+    ] = False,
+    samples: Annotated[int | None, typer.Option(help="of each benchmark; default: all", min=1)] = None,
+) -> None:
+    """Hold the facts of an encoder's yaml against its weights, or a run's fast engine against the plain loop.
+
+    \b
+      mllm-eval check mini-dino
+      mllm-eval check mini-dino --determinism --samples 20
+      mllm-eval check gpu                                what is claimed of a GPU: --help says more
+    """
+    from mllm_eval.cli.checking import check_determinism, check_encoders
+
+    right = check_determinism(encoder, samples) if determinism else check_encoders(encoder)
+    raise typer.Exit(0 if right else 2)
 
 
 def check_gpu(
@@ -40,9 +61,9 @@ def check_gpu(
         say(one.line(), flush=True)
 
     to = to or results_home() / ("gpu-check.json" if gpus == 1 else f"gpu-check-{gpus}.json")
-    found = run_checks(tell, split(only) or [], budget, dry, planted, gpus, to)
-    states = [one.state for one in found]
-    failed, skipped = states.count("FAIL"), [one.group for one in found if one.skipped]
+    checks = run_checks(tell, split(only) or [], budget, dry, planted, gpus, to)
+    states = [one.state for one in checks]
+    failed, skipped = states.count("FAIL"), [one.group for one in checks if one.skipped]
     left = f"; not proved, for want of time: {', '.join(dict.fromkeys(skipped))}" if skipped else ""
     say(f"{states.count('PASS')} passed, {failed} failed{left}; {to}")
     raise typer.Exit(1 if failed else 0)

@@ -67,8 +67,8 @@ def launchable(name: str) -> Callable[[Callable[..., None]], Callable[..., None]
 def _parameters(command: Callable[..., None]) -> dict[str, inspect.Parameter]:
     hints = get_type_hints(command, include_extras=True)
     kind = inspect.Parameter.KEYWORD_ONLY
-    found = inspect.signature(command).parameters.items()
-    return {key: one.replace(kind=kind, annotation=hints[key]) for key, one in found}
+    parameters = inspect.signature(command).parameters.items()
+    return {key: one.replace(kind=kind, annotation=hints[key]) for key, one in parameters}
 
 
 def _words(parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> list[str]:

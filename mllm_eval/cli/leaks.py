@@ -49,8 +49,8 @@ def leaks(
       mllm-eval table --leaks training --runs mini-dino                  scores without leaked samples
     """
     from mllm_eval.catalog import load_benchmark, load_encoder, load_recipe, paper_benchmarks
-    from mllm_eval.cli.app import split
     from mllm_eval.cli.display import display
+    from mllm_eval.cli.options import split
     from mllm_eval.environment import before_torch
     from mllm_eval.errors import UserError
     from mllm_eval.leaks.check import check_leaks

@@ -83,14 +83,14 @@ def _failed(run: RunFolder) -> int:
     """Samples without an answer in all that was scored; a summary that can't be read counts none."""
     from mllm_eval.errors import UserError
 
-    found = {}
+    failed = {}
     for path in (run.folder / "scores").glob("*.json"):
         try:
             summary = run.read_summary(path)
-            found[summary["benchmark"], summary["variant"]] = int(summary["n_failed"])
+            failed[summary["benchmark"], summary["variant"]] = int(summary["n_failed"])
         except (UserError, KeyError, TypeError, ValueError):
             continue
-    return sum(found.values())
+    return sum(failed.values())
 
 
 def show(
@@ -117,39 +117,39 @@ def show(
     from mllm_eval.results import columns, hold_to_known_rules, record_of
     from mllm_eval.saved import saved
 
-    found = saved(run)
-    record = record_of(found)
+    chosen = saved(run)
+    record = record_of(chosen)
     hold_to_known_rules([record], rules)
     console = make_console(highlight=False, width=None if sys.stdout.isatty() else listing.PIPED_WIDTH)
     if benchmark is not None:
         every = [record.summaries(rules, variant) for variant in record.variants(rules)]
         if not any(benchmark in own for own in every):
             known = sorted({name for own in every for name in own})
-            raise UserError(f"{found.name} has no {rules} scores of {benchmark!r}.{near(benchmark, known)} "
+            raise UserError(f"{chosen.name} has no {rules} scores of {benchmark!r}.{near(benchmark, known)} "
                             f"It has: {', '.join(known) or 'none'}")  # fmt: skip
         for own in every:
             if benchmark in own:
                 print_benchmark(console, record, own[benchmark])
         return
-    console.print(f"{found.name}\n{found.folder}", markup=False)
-    if isinstance(found, ExternalModel):
-        about = f"data {found.data}, {found.dtype}, {found.batch} at a time"
+    console.print(f"{chosen.name}\n{chosen.folder}", markup=False)
+    if isinstance(chosen, ExternalModel):
+        about = f"data {chosen.data}, {chosen.dtype}, {chosen.batch} at a time"
         console.print(
-            f"{found.heading} ({found.weights.repo or found.weights.path}); {about}; {state(found)}", markup=False
+            f"{chosen.heading} ({chosen.weights.repo or chosen.weights.path}); {about}; {state(chosen)}", markup=False
         )
         for note in record.notes:
             console.print(note, markup=False)
-    elif isinstance(found, Imported):
-        console.print(f"{found.heading}; data {found.data}; {state(found)}", markup=False)
+    elif isinstance(chosen, Imported):
+        console.print(f"{chosen.heading}; data {chosen.data}; {state(chosen)}", markup=False)
         for title, about in record.manifest.get("files", {}).items():
             console.print(f"{title}: {about.get('file')} ({about.get('format')}), SHA-256 {about.get('sha256')}",
                           markup=False)  # fmt: skip
     else:
-        console.print(f"encoder {found.encoder.name}, recipe {found.recipe.name} ({found.recipe.hash}), ", end="")
-        console.print(f"LLM {found.llm.name}, seed {found.seed}; {state(found)}", markup=False)
-        for field, source in found.recipe.assumed().items():
+        console.print(f"encoder {chosen.encoder.name}, recipe {chosen.recipe.name} ({chosen.recipe.hash}), ", end="")
+        console.print(f"LLM {chosen.llm.name}, seed {chosen.seed}; {state(chosen)}", markup=False)
+        for field, source in chosen.recipe.assumed().items():
             console.print(f"assumed {field}: {source}", markup=False)
-        for number, counts in row_counts(found.folder).items():
+        for number, counts in row_counts(chosen.folder).items():
             console.print(f"stage {number}: {counts.spoken()}", markup=False)
     for variant in record.variants(rules):
         sheet = Table(title=f"{rules} rules, {variant}", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)

@@ -116,8 +116,8 @@ def text_rich(
     import yaml
 
     from mllm_eval import pipeline
-    from mllm_eval.cli.app import split
     from mllm_eval.cli.display import display
+    from mllm_eval.cli.options import split
     from mllm_eval.cli.tables import print_and_write, print_compared
     from mllm_eval.errors import UserError
     from mllm_eval.library.comparison import compare

@@ -46,7 +46,7 @@ def eval_external(named: External, start: Start, **which: Unpack[Selection]) -> 
 
     if start(asked):
         return
-    found = evaluate(
+    results = evaluate(
         asked(),
         benchmarks=benchmarks,
         subset=which.get("subset"),
@@ -55,7 +55,7 @@ def eval_external(named: External, start: Start, **which: Unpack[Selection]) -> 
         variants=which.get("variants") or (),
         rules=rules,
     )
-    print_row(found.run, rules, found.blind, found.subset)
+    print_row(results.run, rules, results.blind, results.subset)
 
 
 def export(
@@ -76,17 +76,17 @@ def export(
     from mllm_eval.environment import before_torch
     from mllm_eval.saved import saved_run
 
-    found = saved_run(run)
+    chosen = saved_run(run)
     before_torch()
     from mllm_eval.model.export import export_llava
     from mllm_eval.model.llm import export_llm
 
     if llm:
-        with display().step(f"export: LLM of {found.name}"):
-            export_llm(found.checkpoint, to)
+        with display().step(f"export: LLM of {chosen.name}"):
+            export_llm(chosen.checkpoint, to)
         say(f"{to}: LlamaForCausalLM; `vllm serve {to} --enable-prompt-embeds`, then `mllm-eval eval "
-              f"{found.encoder.name} --server ADDRESS`")  # fmt: skip
+              f"{chosen.encoder.name} --server ADDRESS`")  # fmt: skip
         return
-    with display().step(f"export: {found.name}"):
-        proof = export_llava(found.checkpoint, to)
+    with display().step(f"export: {chosen.name}"):
+        proof = export_llava(chosen.checkpoint, to)
     say(f"{to}: LlavaForConditionalGeneration; {proof}")

@@ -39,22 +39,25 @@ def plan(
       mllm-eval plan dinov2-small --recipe desk --gpus 1xlaptop,1x4090,1xH100     a line each
     """
     import json
+    from dataclasses import replace
 
-    from mllm_eval.plan import make_plan
+    from mllm_eval.plan import PlanOptions, make_plan
 
-    rows = count(rows1), count(rows2)
+    options = PlanOptions(
+        mfu=mfu, price=price, rows=(count(rows1), count(rows2)), text=text_tokens, micro_batch=micro_batch
+    )
     machines = [one.strip() for one in gpus.split(",")]
-    plans = [make_plan(encoder, recipe, llm, one, mfu, price, rows, text_tokens, micro_batch) for one in machines]
+    plans = [make_plan(encoder, recipe, llm, replace(options, gpus=one)) for one in machines]
     if as_json:
-        found = [made.to_dict() for made in plans]
-        say(json.dumps(found if len(found) > 1 else found[0], indent=2))
+        told = [made.to_dict() for made in plans]
+        say(json.dumps(told if len(told) > 1 else told[0], indent=2))
     elif len(plans) > 1:
-        compare(plans)
+        show_side_by_side(plans)
     else:
         show(plans[0])
 
 
-def compare(plans: list[Plan]) -> None:
+def show_side_by_side(plans: list[Plan]) -> None:
     """One run on several machines, a line each."""
     say(f"{plans[0].encoder}, recipe {plans[0].recipe}, LLM {plans[0].llm}")
     for made in plans:
@@ -155,10 +158,10 @@ def kept(one: Keeping) -> str:
 
 def size(count: float) -> str:
     """Bytes as GiB."""
-    found = count / 2**30
-    if found >= 100:
-        return f"{found:,.0f}"
-    return f"{found:,.1f}" if found >= 0.05 or not count else f"{found:.1g}"
+    gib = count / 2**30
+    if gib >= 100:
+        return f"{gib:,.0f}"
+    return f"{gib:,.1f}" if gib >= 0.05 or not count else f"{gib:.1g}"
 
 
 def hours(value: float) -> str:

@@ -46,11 +46,11 @@ def probe(
 
     if start(lambda: ProbeSession(split(encoders) or [], split(probes) or [])):
         return
-    found = pipeline.probe(split(encoders) or [], split(probes), layers, data, select, display())
+    results = pipeline.probe(split(encoders) or [], split(probes), layers, data, select, display())
     if rank():
         return
     if as_json:
-        for folder, one in found.items():
+        for folder, one in results.items():
             say(json.dumps({"folder": str(folder), **one.model_dump(mode="json", exclude={"environment"})}))
         return
     from mllm_eval.cli.tables import print_and_write
@@ -59,6 +59,6 @@ def probe(
     from mllm_eval.storage import results_home
 
     stem = "probes" if layers is None else f"probes.{layers.replace(',', '-')}"
-    print_and_write(probe_table(found), stem if select is None else f"{stem}.{select}", "cambrian")
-    if (drawn := write_sweep(list(found.values()), results_home() / "tables" / f"{stem}.svg")) is not None:
+    print_and_write(probe_table(results), stem if select is None else f"{stem}.{select}", "cambrian")
+    if (drawn := write_sweep(list(results.values()), results_home() / "tables" / f"{stem}.svg")) is not None:
         say(f"drawn: {drawn}", file=sys.stderr)

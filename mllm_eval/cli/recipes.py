@@ -92,13 +92,13 @@ def batches_of(recipe: Recipe, data: Path | None = None, llm: str | None = None)
     from mllm_eval.train.batchstats import batch_stats, row_facts
 
     tokenizer = load_tokenizer(load_llm(llm or recipe.llm), recipe.template)
-    found = []
+    listed = []
     for number, stage in enumerate((recipe.stage1, recipe.stage2), 1):
         sets = _sets(stage, data)
         cut = stage.max_length, recipe.dummy_positions
         rows = row_facts(sets, tokenizer, recipe.template, recipe.positions, *cut)
-        found.append(batch_stats(rows, stage, number, recipe.seed))
-    return found
+        listed.append(batch_stats(rows, stage, number, recipe.seed))
+    return listed
 
 
 def _sets(stage: Stage, data: Path | None) -> list[ConversationSet]:
@@ -107,12 +107,12 @@ def _sets(stage: Stage, data: Path | None) -> list[ConversationSet]:
 
     if data is not None:
         return [ConversationSet(data, data.parent)]
-    found = []
+    listed = []
     for one in stage.data:
         path = locate(one.path)
         keeps = one.system == "row"
-        found.append(ConversationSet(path, path.parent, one.rows, one.exclude, keeps, ignore=one.ignore))
-    return found
+        listed.append(ConversationSet(path, path.parent, one.rows, one.exclude, keeps, ignore=one.ignore))
+    return listed
 
 
 def _tell(stage: dict[str, Any]) -> None:

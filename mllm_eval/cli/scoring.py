@@ -4,12 +4,56 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-if TYPE_CHECKING:
-    from mllm_eval.catalog.variant import VariantKey
+import typer
 
 from mllm_eval.console import say
+
+if TYPE_CHECKING:
+    from mllm_eval.score.files import ScoringOptions
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command(short_help="score answers anew, without a model")(score)
+
+
+def score(
+    what: Annotated[str | None, typer.Argument(help="a run, or a benchmark; default: all runs")] = None,
+    answers: Annotated[Path | None, typer.Option(help="a file of answers to the benchmark")] = None,
+    rules: Annotated[str, typer.Option(help="of a file: cambrian or robust")] = "cambrian",
+    out: Annotated[Path | None, typer.Option(help="of a file: write a line per sample here")] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="of a file: samples may be missing")] = False,
+    layout: Annotated[str, typer.Option("--format", help="jsonl, cambrian, lmms_eval, vlmevalkit")] = "jsonl",
+    as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON")] = False,
+    data: Annotated[str, typer.Option(help="of a file: the benchmark's data, mini or hub")] = "mini",
+    variant: Annotated[str, typer.Option(help="of a file: the variant that was asked")] = "default",
+    name: Annotated[str | None, typer.Option("--as", help="of a file: keep it as a row of this name")] = None,
+) -> None:
+    """Score answers without a model: those of runs again, or a file of anyone's.
+
+    A line of the file is {"id", "prediction"}, and may bring its own {"record"}.
+
+    \b
+      mllm-eval score                                    all runs
+      mllm-eval score mini-dino                          one run
+      mllm-eval score chartqa --answers answers.jsonl --rules robust
+      mllm-eval score chartqa --answers answers.jsonl --as their-vlm      a row of table and report
+    """
+    from mllm_eval.catalog.variant import VariantKey
+    from mllm_eval.errors import UserError
+    from mllm_eval.score.files import ScoringOptions
+
+    if answers is not None:
+        if what is None:
+            raise UserError("say which benchmark the answers are for: mllm-eval score BENCHMARK --answers FILE")
+        options = ScoringOptions(rules, partial, layout, data, VariantKey.parse(variant))
+        score_file(what, answers, options, out, as_json, name)
+        return
+    if name is not None:
+        raise UserError("--as names a file of answers: mllm-eval score BENCHMARK --answers FILE --as NAME")
+    score_anew(what)
 
 
 def score_anew(run: str | None) -> None:
@@ -35,26 +79,17 @@ def score_anew(run: str | None) -> None:
 
 
 def score_file(
-    benchmark: str,
-    answers: Path,
-    rules: str,
-    out: Path | None,
-    partial: bool,
-    layout: str,
-    as_json: bool,
-    data: str,
-    variant: VariantKey,
-    name: str | None,
+    benchmark: str, answers: Path, options: ScoringOptions, out: Path | None, as_json: bool, name: str | None
 ) -> None:
     """Score a file of answers and print its numbers; with a `name`, keep them as a row of that name."""
     from mllm_eval.score import files
 
-    found = files.score_file(benchmark, answers, rules, out, partial, layout, as_json, data, variant)
+    scored = files.score_file(benchmark, answers, options, out, as_json)
     if name is None:
         return
     from mllm_eval.cli.display import display
     from mllm_eval.pipeline.imported import keep_answers
 
-    kept = keep_answers(name, benchmark, answers, found, data, variant, layout, display())
+    kept = keep_answers(name, benchmark, answers, scored, options, display())
     shown = " and ".join(f"`mllm-eval {one} --runs {kept.label}`" for one in ("table", "report"))
     say(f"{kept.name}: kept; {shown} show it", file=sys.stderr)

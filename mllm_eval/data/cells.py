@@ -52,7 +52,7 @@ def typed(text: str | None, kind: str, column: str, where: str) -> Any:
     if wanted == "string":
         return text
     try:
-        found = _read(text, wanted)
+        value = _read(text, wanted)
     except KeyError:
         raise UserError(f"{where}: column '{column}' is declared as {kind}, which a csv can't have."
                         f"{near(wanted, TYPES)} Known: {', '.join(TYPES)}") from None  # fmt: skip
@@ -60,7 +60,7 @@ def typed(text: str | None, kind: str, column: str, where: str) -> Any:
         as_json = ', written as JSON: ["one", "two"]' if wanted.startswith("list<") else ""
         shown = text if len(text) <= 60 else f"{text[:60]}..."
         raise UserError(f"{where}: column '{column}' is {shown!r}, expected {kind}{as_json}") from None
-    return found
+    return value
 
 
 def _read(text: str, kind: str) -> Any:

@@ -41,14 +41,14 @@ def matches(found: str, wanted: str) -> bool:
 
 def named_columns(names: Iterable[str], aliases: Mapping[str, str], source: str) -> dict[str, str]:
     """Name here -> upstream name. Raises UserError where two columns have one name, by themselves or by an alias."""
-    found: dict[str, str] = {}
+    named: dict[str, str] = {}
     for own in names:
         name = aliases.get(own, own)
-        if name in found:
-            spelt = "" if own == found[name] else f" (as '{found[name]}' and '{own}')"
+        if name in named:
+            spelt = "" if own == named[name] else f" (as '{named[name]}' and '{own}')"
             raise UserError(f"{source}: column '{name}' is there twice{spelt}; keep one of them")
-        found[name] = own
-    return found
+        named[name] = own
+    return named
 
 
 def check_columns(found: Mapping[str, str], wanted: Mapping[str, str], source: str) -> None:

@@ -58,12 +58,12 @@ def state_of(benchmark: Benchmark, pin: str) -> str | None:
     now, states = time.time_ns(), []
     for path in paths:
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except OSError:
             return None
-        if now - found.st_ctime_ns < SETTLED:
+        if now - status.st_ctime_ns < SETTLED:
             return None
-        states.append((path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+        states.append((path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
     return short_hash([benchmark, pin, held, _code(benchmark), states])
 
 

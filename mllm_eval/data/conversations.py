@@ -113,11 +113,11 @@ class ConversationSet:
         with open(self.path, "rb") as file:
             for row in range(start, len(self)):
                 try:
-                    found = self._read(file, row)
+                    row_read = self._read(file, row)
                 except UserError as problem:
                     yield problem
                     continue
-                yield None if self.excludes(found) else found
+                yield None if self.excludes(row_read) else row_read
 
     def excludes(self, row: Conversation) -> bool:
         """Whether a row shows an image that `exclude` names."""
@@ -128,11 +128,11 @@ class ConversationSet:
         begin, end, _ = self._places[row]
         file.seek(int(begin))
         try:
-            found = parse(parse_json(file.read(int(end - begin))), self.ignore)
+            conversation = parse(parse_json(file.read(int(end - begin))), self.ignore)
         except (ValueError, RecursionError) as problem:
             what = str(problem) if type(problem) is ValueError else "is not JSON"
             raise UserError(f"{self.where(row)}: {what}; mend or remove the row") from None
-        return found if self.system else replace(found, system=None)
+        return conversation if self.system else replace(conversation, system=None)
 
     def image_path(self, name: str) -> Path:
         """The file of an image name."""

@@ -42,14 +42,14 @@ def messages_of(row: Mapping[str, Any], parts: list[str | None]) -> tuple[str | 
 
 
 def _raw(row: Mapping[str, Any]) -> list[Any]:
-    found, other = row.get("conversations"), row.get("messages")
+    turns, other = row.get("conversations"), row.get("messages")
     if not is_nothing(other):
-        if not is_nothing(found):
+        if not is_nothing(turns):
             raise ValueError("has both `conversations` and `messages`; keep one of them")
-        found = other
-    if not isinstance(found, list) or not found:
+        turns = other
+    if not isinstance(turns, list) or not turns:
         raise ValueError(f"`conversations` is missing or empty.{near('conversations', row)}".removesuffix("."))
-    return found
+    return turns
 
 
 def check_messages(row: Mapping[str, Any], pictured: bool, ignored: Collection[str]) -> None:

@@ -14,7 +14,7 @@ from mllm_eval.data.columns import named_columns
 from mllm_eval.data.readers import Reading
 from mllm_eval.data.settings import settings_of
 from mllm_eval.data.snapshots import load_samples, reader_of
-from mllm_eval.data.tables import Row
+from mllm_eval.data.tables import DataRow
 from mllm_eval.errors import UserError, near
 from mllm_eval.prompts.render import IMAGE, Part, prompt_parts, render, template_named
 from mllm_eval.prompts.tokens import PromptTokens
@@ -77,4 +77,4 @@ def read_record(benchmark: Benchmark, record: Mapping[str, Any], where: str, var
     names = named_columns(record, benchmark.aliases, where)
     named = {name: record[own] for name, own in names.items()}
     read = reader_of(benchmark)
-    return read_row(read, Row(where, named, {}), settings_of(benchmark, read, benchmark.variant(variant).settings))
+    return read_row(read, DataRow(where, named, {}), settings_of(benchmark, read, benchmark.variant(variant).settings))

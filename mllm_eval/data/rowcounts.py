@@ -49,12 +49,12 @@ class RowCounts:
 
 def row_counts(folder: Path) -> dict[int, RowCounts]:
     """The counts of each stage of a run's folder; stages trained before they were kept have none."""
-    found = {}
+    counts = {}
     for number in (1, 2):
         path = folder / f"stage{number}" / FILE
         if path.is_file():
             try:
-                found[number] = RowCounts(**read_json(path))
+                counts[number] = RowCounts(**read_json(path))
             except TypeError:
                 raise UserError(f"{path}: does not hold counts of rows; delete it") from None
-    return found
+    return counts

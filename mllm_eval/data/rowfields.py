@@ -70,8 +70,8 @@ def speaks_of_media(key: str) -> bool:
 
 def foreign_mark(text: str) -> str | None:
     """Another tool's mark of a picture, video or sound in a question, if it holds one."""
-    found = _MARK_OF_OTHERS.search(text)
-    return found and found.group()
+    mark = _MARK_OF_OTHERS.search(text)
+    return mark and mark.group()
 
 
 def check_fields(

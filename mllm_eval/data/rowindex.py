@@ -40,8 +40,8 @@ def row_index(path: Path, keep: Path | None = None) -> Index:
     """
     if keep is None:
         return np.asarray(list(row_starts(path)), np.int64).reshape(-1, 3)
-    found = os.stat(path)
-    key = short_hash([VERSION, str(path.absolute()), found.st_size, found.st_mtime_ns], 16)
+    status = os.stat(path)
+    key = short_hash([VERSION, str(path.absolute()), status.st_size, status.st_mtime_ns], 16)
     target = keep / f"{key}.npy"
     if not target.is_file():
         _write(path, target)

@@ -114,9 +114,9 @@ def _ref(picture: Picture) -> ImageRef:
 
 def shown(several: Iterable[Sequence[Sample]]) -> list[ImageRef]:
     """The images that samples show, each once, where it is shown first."""
-    found: dict[str, ImageRef] = {}
+    refs: dict[str, ImageRef] = {}
     for samples in several:
         for sample in samples:
             for image in sample.images:
-                found.setdefault(image.sha256, image)
-    return list(found.values())
+                refs.setdefault(image.sha256, image)
+    return list(refs.values())

@@ -16,7 +16,7 @@ from mllm_eval.data.locks import locked_snapshot
 from mllm_eval.data.readers import Reading
 from mllm_eval.data.samples import Kept, Pictures, Sample, Samples
 from mllm_eval.data.settings import check_named, settings_of
-from mllm_eval.data.tables import Row, files_of, rows_of
+from mllm_eval.data.tables import DataRow, files_of, rows_of
 from mllm_eval.decoding import Decoding
 from mllm_eval.errors import UserError, exception_words, near, origin
 from mllm_eval.storage import sha256_bytes
@@ -137,20 +137,20 @@ def ids_hash(ids: Iterable[str]) -> str:
 def reader_of(benchmark: Benchmark) -> Reader:
     """The function that reads this benchmark's rows."""
     module, _, function = benchmark.reader.partition(":")
-    found = getattr(module_of(benchmark, module), function, None)
-    if found is None:
+    reader = getattr(module_of(benchmark, module), function, None)
+    if reader is None:
         raise UserError(f"benchmark {benchmark.name}: no function '{function}' in '{module}' (its `reader`)")
-    return cast(Reader, found)
+    return cast(Reader, reader)
 
 
-def read_row(read: Reader, row: Row, settings: Mapping[str, Any]) -> Reading:
+def read_row(read: Reader, row: DataRow, settings: Mapping[str, Any]) -> Reading:
     """What a reader makes of a row, with the reader's errors as UserError naming the row."""
     marks = {column: ["image"] * len(refs) or None for column, refs in row.images.items()}
     code = getattr(read, "__code__", None)
     folder = Path(code.co_filename).parent if code else Path()
     try:
         # The column that a csv's image is named in keeps its text.
-        found = read({**marks, **row.record}, settings)
+        reading = read({**marks, **row.record}, settings)
     except UserError as error:
         raise UserError(f"{row.where}: {error}") from None
     except KeyError as error:
@@ -158,12 +158,12 @@ def read_row(read: Reader, row: Row, settings: Mapping[str, Any]) -> Reading:
     except Exception as error:
         place = origin(error, folder).removesuffix(": ")
         raise UserError(f"{row.where}: can't be read ({exception_words(error)}{place and f' at {place}'})") from None
-    if not isinstance(found, Reading):
-        raise UserError(f"{row.where}: its reader gives {type(found).__name__}, expected a Reading")
-    return found
+    if not isinstance(reading, Reading):
+        raise UserError(f"{row.where}: its reader gives {type(reading).__name__}, expected a Reading")
+    return reading
 
 
-def _joined(pin: Pin, benchmark: Benchmark, files: Files) -> Iterator[Row]:
+def _joined(pin: Pin, benchmark: Benchmark, files: Files) -> Iterator[DataRow]:
     aliases, how = benchmark.aliases, Decoding(background=benchmark.background)
     rows = rows_of(pin, aliases, files["questions"], how)
     if pin.join is None:
@@ -180,7 +180,7 @@ def _joined(pin: Pin, benchmark: Benchmark, files: Files) -> Iterator[Row]:
         yield row
 
 
-def _kept(number: int, row: Row, reading: Reading, seen: dict[str, int]) -> Kept:
+def _kept(number: int, row: DataRow, reading: Reading, seen: dict[str, int]) -> Kept:
     plain = str(number) if reading.id is None else reading.id
     seen[plain] = seen.get(plain, 0) + 1
     unique = plain if seen[plain] == 1 else f"{plain}#{seen[plain]}"
@@ -197,10 +197,10 @@ def _kept(number: int, row: Row, reading: Reading, seen: dict[str, int]) -> Kept
 
 
 def _check_ids(benchmark: Benchmark, pin: str, asked: Pin, samples: Sequence[Kept]) -> None:
-    found = ids_hash(sample.id for sample in samples)
-    if asked.ids is not None and found != asked.ids:
+    digest = ids_hash(sample.id for sample in samples)
+    if asked.ids is not None and digest != asked.ids:
         raise UserError(
-            f"{benchmark.name}: the ids of {asked.repo} differ from those of its pin '{pin}' (hash {found[:12]}, not "
+            f"{benchmark.name}: the ids of {asked.repo} differ from those of its pin '{pin}' (hash {digest[:12]}, not "
             f"{asked.ids[:12]}): another release? Correct `revision` or `ids` in {folder_of(benchmark)}/benchmark.yaml."
         )
 

@@ -18,7 +18,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.storage import data_home, within
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DataRow:
     """A row: its place (for messages), its columns without images, and its images by column.
 
     A column that the row leaves empty is an empty tuple in `images`.
@@ -43,13 +43,13 @@ def pictures_beside(pin: Pin, aliases: Mapping[str, str], files: Sequence[Path])
 def files_of(pin: Pin) -> list[Path]:
     """The files of a local pin in the order of their names; UserError when there are none."""
     folder = data_home() / pin.repo
-    found = sorted(folder.glob(pin.pattern))
-    if not found:
+    paths = sorted(folder.glob(pin.pattern))
+    if not paths:
         raise UserError(f"{folder / pin.pattern}: no such files. `mllm-eval data` fetches or makes them.")
-    return found
+    return paths
 
 
-def rows_of(pin: Pin, aliases: Mapping[str, str], files: Sequence[Path], how: Decoding = PLAIN) -> Iterator[Row]:
+def rows_of(pin: Pin, aliases: Mapping[str, str], files: Sequence[Path], how: Decoding = PLAIN) -> Iterator[DataRow]:
     """All rows of a pin's files, one at a time; images are hashed on the way and their bytes dropped.
 
     Columns are renamed by `aliases` (upstream name -> name here) before they are checked.
@@ -59,7 +59,7 @@ def rows_of(pin: Pin, aliases: Mapping[str, str], files: Sequence[Path], how: De
         yield from (_csv_rows if path.suffix == ".csv" else _parquet_rows)(path, pin, aliases, how)
 
 
-def _parquet_rows(path: Path, pin: Pin, aliases: Mapping[str, str], how: Decoding) -> Iterator[Row]:
+def _parquet_rows(path: Path, pin: Pin, aliases: Mapping[str, str], how: Decoding) -> Iterator[DataRow]:
     file = open_parquet(path)
     upstream = named_columns((field.name for field in file.schema_arrow), aliases, str(path))
     kinds = {name: type_name(file.schema_arrow.field(own).type) for name, own in upstream.items()}
@@ -78,7 +78,7 @@ def _parquet_rows(path: Path, pin: Pin, aliases: Mapping[str, str], how: Decodin
             record = {name: row[own] for name, own in upstream.items() if name not in images}
             for name, kind in retyped.items():
                 record[name] = typed(record[name], kind, name, where)
-            yield Row(where, record, images)
+            yield DataRow(where, record, images)
             number += 1
 
 
@@ -93,7 +93,7 @@ def _pictures(value: Any, path: Path, group: int, column: str, row: int, number:
     )
 
 
-def _csv_rows(path: Path, pin: Pin, aliases: Mapping[str, str], how: Decoding) -> Iterator[Row]:
+def _csv_rows(path: Path, pin: Pin, aliases: Mapping[str, str], how: Decoding) -> Iterator[DataRow]:
     for number, (where, named) in enumerate(csv_lines(path, aliases)):
         if not number:
             check_columns({key: pin.columns.get(key, "string") for key in named}, pin.columns, str(path))
@@ -101,7 +101,7 @@ def _csv_rows(path: Path, pin: Pin, aliases: Mapping[str, str], how: Decoding) -
         images: dict[str, Pictures] = {}
         if pin.image_files:
             images["image"] = (_file(_below(path.parent, filled_in(pin.image_files, record, where), where), where, how),)
-        yield Row(where, record, images)
+        yield DataRow(where, record, images)
 
 
 def _below(folder: Path, name: str, where: str) -> Path:

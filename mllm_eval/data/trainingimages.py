@@ -58,11 +58,11 @@ class TrainingSurvey:
         return ", ".join(said)
 
     def _counted(self, kind: str, words: str, done: str) -> str:
-        found = self.kinds[kind]
-        if not found:
+        counted = self.kinds[kind]
+        if not counted:
             return f"0 {words}"
-        more = ", ..." if len(found) > NAMED else ""
-        return f"{len(found):,} {words} ({done}; {', '.join(found[:NAMED])}{more})"
+        more = ", ..." if len(counted) > NAMED else ""
+        return f"{len(counted):,} {words} ({done}; {', '.join(counted[:NAMED])}{more})"
 
     def fault(self, skipped: int) -> str:
         """A line for what can't be read, where that is more than a recipe skips; else nothing."""
@@ -97,24 +97,24 @@ def training_survey(
         rows = ConversationSet(
             locate(data.path), locate(data.images), data.rows, data.exclude, index=Path(index), ignore=data.ignore
         )
-        found = TrainingSurvey(rows.path.name, len(rows), how)
+        survey = TrainingSurvey(rows.path.name, len(rows), how)
         chosen = sorted(random.Random(0).sample(range(len(rows)), min(ROWS, len(rows))))
         seen: set[str] = set()
         for start in range(0, len(chosen), AT_ONCE):
             if start and clock() > end:
                 break
             some = chosen[start : start + AT_ONCE]
-            shown = _shown(rows, some, seen, found)
+            shown = _shown(rows, some, seen, survey)
             for (name, _), looked in zip(shown, hands.map(partial(_looked, rows), shown), strict=True):
                 if isinstance(looked, UserError):
-                    found.broken.append(str(looked))
+                    survey.broken.append(str(looked))
                     continue
-                for kind, names in found.kinds.items():
+                for kind, names in survey.kinds.items():
                     names += [name] if getattr(looked, kind) else []
-            found.rows += len(some)
-            found.images += len(shown)
-            told(found.rows, len(chosen))
-    return found
+            survey.rows += len(some)
+            survey.images += len(shown)
+            told(survey.rows, len(chosen))
+    return survey
 
 
 def _shown(rows: ConversationSet, some: list[int], seen: set[str], found: TrainingSurvey) -> list[tuple[str, int]]:

@@ -131,15 +131,15 @@ def decided(decide: Callable[[], Decision]) -> Decision:
 
     Raises SharedError on all of them where rank 0 met bad input.
     """
-    found: list[Any] = [None]
+    sent: list[Any] = [None]
 
     def look() -> None:
-        found[0] = decide()
+        sent[0] = decide()
 
     together(look, first_only=True)
     if (group := _group()) is not None:
-        group.broadcast_object_list(found, src=0, group=_patient())
-    decision: Decision = found[0]
+        group.broadcast_object_list(sent, src=0, group=_patient())
+    decision: Decision = sent[0]
     return decision
 
 

@@ -11,6 +11,7 @@ from mllm_eval.config import short_hash
 
 if TYPE_CHECKING:
     from mllm_eval.catalog import Encoder, Recipe
+    from mllm_eval.catalog.recipe import Kernels
 
 # Heads and activation (`architecture`) are nowhere in the bytes of an original checkpoint.
 FIELDS: tuple[str, ...] = (
@@ -33,11 +34,14 @@ def stored_dtype(recipe: Recipe) -> str:
     return recipe.features_dtype or recipe.dtype
 
 
-def key_of(encoder: Encoder, digest: str, dtype: str, computed: str | None = None) -> dict[str, Any]:
+def key_of(
+    encoder: Encoder, digest: str, dtype: str, computed: str | None = None, kernels: Kernels = "auto"
+) -> dict[str, Any]:
     """The key of an encoder whose weights have this digest; `computed` is the encoder's dtype where it differs."""
     facts = encoder.model_dump(mode="json", include=set(FIELDS))
     differs = {"computed": computed} if computed not in (None, dtype) else {}
-    return {"weights": digest, "dtype": dtype, **differs, **facts}
+    asked = {"kernels": kernels} if kernels != "auto" else {}
+    return {"weights": digest, "dtype": dtype, **differs, **asked, **facts}
 
 
 def folder_name(key: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from mllm_eval.features.extraction import BATCH, OnBroken, encode, extract, lack
 from mllm_eval.features.key import stored_dtype
 from mllm_eval.features.room import VARIABLE, available
 from mllm_eval.features.store import FeatureStore
+from mllm_eval.kernels import use_kernels
 from mllm_eval.progress import Progress
 
 if TYPE_CHECKING:
@@ -50,9 +51,16 @@ class Features:
 
         The encoder computes on the GPU where there is one; the store and what is read of it stay in memory.
         """
-        computed = run.recipe.dtype
-        store = FeatureStore.of(run.encoder, run.weights["encoder"], stored_dtype(run.recipe), computed=computed)
-        return cls(store, lambda: load_encoder_model(run.encoder, getattr(torch, computed)).to(device()))
+        computed, kernels = run.recipe.dtype, run.recipe.kernels
+        store = FeatureStore.of(
+            run.encoder, run.weights["encoder"], stored_dtype(run.recipe), computed=computed, kernels=kernels
+        )
+
+        def load() -> EncoderModel:
+            model = use_kernels(load_encoder_model(run.encoder, getattr(torch, computed)), kernels)
+            return model.to(device())
+
+        return cls(store, load)
 
     @property
     def model(self) -> EncoderModel:

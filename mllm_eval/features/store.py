@@ -33,6 +33,7 @@ from mllm_eval.storage import write_json
 
 if TYPE_CHECKING:
     from mllm_eval.catalog import Encoder
+    from mllm_eval.catalog.recipe import Kernels
 
 log = logging.getLogger(__name__)
 
@@ -86,13 +87,15 @@ class FeatureStore:
         dtype: str = "float32",
         root: Path | None = None,
         computed: str | None = None,
+        kernels: Kernels = "auto",
     ) -> FeatureStore:
         """The store of an encoder whose weights have this digest, under `root` (results/features).
 
         What decides a feature is in the key: weights, family, architecture, layer, norm, summary, preprocessing,
-        precision (`computed` is the encoder's, where features are stored in another). The encoder's name is not.
+        precision (`computed` is the encoder's, where features are stored in another), and `kernels` where a recipe says
+        which. The encoder's name is not.
         """
-        key = key_of(encoder, digest, dtype, computed)
+        key = key_of(encoder, digest, dtype, computed, kernels)
         folder = (root or features_root()) / folder_name(key)
         return cls(folder, (encoder.grid, encoder.grid), encoder.width, dtype, {"encoder": encoder.name, **key})
 

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mllm_eval.catalog import Encoder, load_encoder, names
+from mllm_eval.catalog.recipe import Kernels
 from mllm_eval.errors import UserError, near
 from mllm_eval.features import shards as files
 from mllm_eval.features.key import DTYPES, FIELDS, folder_name, key_of
@@ -149,7 +150,8 @@ def _owners(name: str, meta: dict[str, Any]) -> list[str]:
             # Its weights are not here: nobody can say that the features are not theirs.
             found.append(encoder.name)
             continue
-        keys = (key_of(encoder, weights, kept, made) for kept in DTYPES for made in (None, *DTYPES))
+        ways = product(DTYPES, (None, *DTYPES), get_args(Kernels))
+        keys = (key_of(encoder, weights, *way) for way in ways)
         if any(folder_name(key) == name for key in keys):
             found.append(encoder.name)
     return list(dict.fromkeys(found))

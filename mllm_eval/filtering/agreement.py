@@ -12,12 +12,12 @@ TENTHS = 10
 
 
 class Share(NamedTuple):
-    """A share of `count`, in [0, 1], with the 95 % interval by Wilson (1927); None of nothing."""
+    """A share, in [0, 1], of so many (`of`), with the 95 % interval by Wilson (1927); None of nothing."""
 
     value: float | None
     low: float
     high: float
-    count: int
+    of: int
 
 
 def share(part: int, count: int) -> Share:

@@ -72,8 +72,7 @@ def filter_corpus(work: Work, do: Do | None = None, progress: Progress = unheard
     out = work.places.out
     with FileLock(out / ".lock"):
         about = _hold(work)
-        for left in out.rglob(".*.tmp"):
-            left.unlink(missing_ok=True)
+        _sweep(out)
         whole, count, todo = Tally(), work.corpus.count, list[Shard]()
         done = 0
         for shard in work.corpus.shards():
@@ -92,6 +91,8 @@ def filter_corpus(work: Work, do: Do | None = None, progress: Progress = unheard
                 done += 1
                 progress(done, count)
             about = work.about or about
+            # A worker on Ray that died has left what it was writing.
+            _sweep(out)
         _write_config(work, about)
         spent = read_spent(out)
         made = Filtered(out, dict(work.config), about, whole, count, spent, work.corpus.left_out)
@@ -139,6 +140,12 @@ def read_spent(out: Path) -> Spent:
 def summary(made: Filtered) -> dict[str, Any]:
     """The counts as plain data; nothing that hangs on the machine or the hour."""
     return {"filter": made.config, "judge": made.about, "shards": made.shards, **made.tally.to_dict()}
+
+
+def _sweep(out: Path) -> None:
+    """Remove what those that were killed have left; called while nobody writes."""
+    for left in out.rglob(".*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def _hold(work: Work) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -54,10 +55,20 @@ class RunJudge:
     def __init__(self, run: Run, question: str, batch: int) -> None:
         """Raises UserError where the run is not trained."""
         repeatable(run.seed)
-        model: Any = load_checkpoint(run.checkpoint, getattr(torch, run.recipe.dtype))
+        self._take(run.checkpoint, run.recipe.template, question, batch, getattr(torch, run.recipe.dtype))
+
+    @classmethod
+    def of_checkpoint(cls, folder: Path, template: str, question: str, batch: int) -> RunJudge:
+        """The judge of a checkpoint of no run, in its own dtype."""
+        made = cls.__new__(cls)
+        made._take(folder, template, question, batch, None)
+        return made
+
+    def _take(self, folder: Path, template: str, question: str, batch: int, dtype: torch.dtype | None) -> None:
+        model: Any = load_checkpoint(folder, dtype)
         self.model: VLM = model.to(device())
         self.batch = batch
-        self.question = FirstToken(self.model, run.recipe.template, question)
+        self.question = FirstToken(self.model, template, question)
         self.grid = grid_of(self.model)
         self.spellings = find_spellings(self.model.tokenizer, self.model.llm.config.vocab_size)
 

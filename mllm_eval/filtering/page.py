@@ -214,43 +214,59 @@ def _picture(near: Near, image: str | None) -> str:
 
 
 def _agreement(found: Agreement, tally: Tally, made: Filtered) -> str:
-    head = (("", False), ("labelled yes", True), ("labelled no", True))
+    head: Sequence[tuple[str, bool]] = (("", False), ("labelled yes", True), ("labelled no", True))
     rows = [
         ("kept", f"{tally.right_kept:,}", f"{tally.wrong_kept:,}"),
         ("dropped", f"{tally.wrong_dropped:,}", f"{tally.right_dropped:,}"),
     ]
     counts = sheet("confusion", f"Decisions against the label {made.config.get('label')!r}", head, rows)
-    values = [(name, percent(one.value), interval(one), f"{one.count:,}") for name, one in (
+    values = [(name, percent(one.value), interval(one), f"{one.of:,}") for name, one in (
         ("precision", found.precision), ("recall", found.recall), ("accuracy", found.accuracy),
         ("labelled yes", found.true))]  # fmt: skip
-    values.append(("calibration error", f"{found.error:.3f}", "", f"{found.true.count:,}"))
-    values.append(("area under ROC", "-" if found.area is None else f"{found.area:.3f}", "", f"{found.true.count:,}"))
+    values.append(("calibration error", f"{found.error:.3f}", "", f"{found.true.of:,}"))
+    values.append(("area under ROC", "-" if found.area is None else f"{found.area:.3f}", "", f"{found.true.of:,}"))
     head = (("", False), ("value", True), ("95 %", True), ("of", True))
     numbers = sheet("agreement-values", "Agreement", head, values)
     head = (("p(yes)", False), ("mean", True), ("labelled yes", True), ("95 %", True), ("images", True))
     tenths = [(f"{one.low:.1f} to {one.high:.1f}", f"{one.p_yes:.3f}", percent(one.true.value), interval(one.true),
-               f"{one.true.count:,}") for one in found.tenths]  # fmt: skip
-    return counts + numbers + _calibration(found) + sheet("tenths", "Calibration", head, tenths)
+               f"{one.true.of:,}") for one in found.tenths]  # fmt: skip
+    return counts + numbers + _calibration(found, tally) + sheet("tenths", "Calibration", head, tenths)
 
 
-def _calibration(found: Agreement) -> str:
+def _calibration(found: Agreement, tally: Tally) -> str:
     def draw() -> Figure:
-        figure = new_figure(4.2, 3.6)
-        axes = figure.subplots()
+        figure = new_figure(9.6, 2.9)
+        axes, beside = figure.subplots(1, 2, width_ratios=(1, 2.2))
         bare(axes, "y")
         axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=(0, (3, 2)))
         places = [one.p_yes for one in found.tenths]
         axes.vlines(places, [one.true.low for one in found.tenths], [one.true.high for one in found.tenths],
                     color=HUES[0], linewidth=1.2)  # fmt: skip
-        axes.plot(places, [one.true.value or 0.0 for one in found.tenths], "o-", color=HUES[0], markersize=4.5)
+        axes.plot(places, [one.true.value or 0.0 for one in found.tenths], "o", color=HUES[0], markersize=4.5)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         axes.set_xlabel("mean p(yes) of a tenth")
         axes.set_ylabel("labelled yes")
+        bare(beside, "y")
+        width = 2
+        steps = range(0, BINS, width)
+        middle = [(at + width / 2) / BINS for at in steps]
+        true = [sum(tally.true[at : at + width]) for at in steps]
+        false = [sum(tally.labelled[at : at + width]) - yes for at, yes in zip(steps, true, strict=True)]
+        beside.bar(middle, true, width / BINS * 0.9, color=HUES[0], label="labelled yes")
+        beside.bar(middle, [-one for one in false], width / BINS * 0.9, color=HUES[1], label="labelled no")
+        beside.set_xlim(0, 1)
+        beside.set_xlabel("p(yes)")
+        beside.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+        beside.legend(frameon=False, loc="upper center", ncols=2)
         return figure
 
-    return _drawn("calibration", draw, "Share labelled yes against p(yes)", "On the dashed line p(yes) is the share "
-                  "of images that are labelled yes; bars are 95 % intervals.")  # fmt: skip
+    alt = "Left: share labelled yes against p(yes). Right: p(yes) by label"
+    caption = (
+        "Left: on the dashed line p(yes) is the share of images that are labelled yes; bars are 95 % intervals. "
+        "Right: images labelled yes stand above the line, those labelled no below."
+    )
+    return _drawn("calibration", draw, alt, caption)
 
 
 def _faults(tally: Tally) -> str:

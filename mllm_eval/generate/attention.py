@@ -115,9 +115,9 @@ def fused_agrees(device: torch.device, dtype: torch.dtype, width: int) -> bool:
     mask[:, :, :, :5] = torch.finfo(dtype).min
     try:
         for given in (None, mask):
-            found = attend_fused(query, key, value, given, width**-0.5)
+            fused = attend_fused(query, key, value, given, width**-0.5)
             expected = attend_by_products(query, key, value, given, width**-0.5)
-            for one, other in zip(found, expected, strict=True):
+            for one, other in zip(fused, expected, strict=True):
                 if not torch.allclose(one.float(), other.float(), rtol=2e-2, atol=2e-2):
                     return False
     except RuntimeError:
@@ -199,7 +199,7 @@ def attend_to_both(
     return out.reshape(rows, many, length, width)
 
 
-def _forward(
+def _forward(  # noqa: PLR0913  what transformers gives an attention
     module: Any,
     query: Tensor,
     key: Tensor,

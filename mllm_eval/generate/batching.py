@@ -68,7 +68,7 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PromptRow:
     """The request number `request`, whose pieces after the batch's prefix number `prefix` are `suffix`.
 
     `longest` is how many tokens its answer may have.
@@ -90,10 +90,10 @@ class TokenBatch:
 
     prefixes: tuple[tuple[Piece, ...], ...]
     prefix_tokens: int
-    blocks: tuple[tuple[Row, ...], ...]
+    blocks: tuple[tuple[PromptRow, ...], ...]
     kept: Mapping[str, Kept] = field(default_factory=dict)
 
-    def images(self, row: Row) -> list[str]:
+    def images(self, row: PromptRow) -> list[str]:
         """The sha256 of the images that a row shows."""
         return [piece for piece in (*self.prefixes[row.prefix], *row.suffix) if isinstance(piece, str)]
 

@@ -77,7 +77,7 @@ def chosen(samples: Sequence[Sample], most: int | None) -> list[Sample]:
 
 
 @torch.inference_mode()
-def compare(
+def compare_answers(
     model: Answerer,
     tasks: Sequence[Task],
     template: str,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mllm_eval.generate.attention import SharedPrefixes, shared_prefix_attention, spans
-from mllm_eval.generate.batching import Piece, Row, TokenBatch
+from mllm_eval.generate.batching import Piece, PromptRow, TokenBatch
 from mllm_eval.generate.embedding import EmbeddingBackend
 from mllm_eval.generate.layers import fill, newest_states
 from mllm_eval.generate.model import Answerer, embed_images, embed_pieces
@@ -88,7 +88,7 @@ def prefill_prefixes(
 def _answer_block(
     model: Answerer,
     prefixes: SharedPrefixes,
-    rows: Sequence[Row],
+    rows: Sequence[PromptRow],
     images: Mapping[str, Tensor],
     ends: frozenset[int],
 ) -> list[list[int]]:

@@ -65,8 +65,8 @@ def newest_states(
     query = project_queries(attention, normed[:, -1:], (cos[:, -1:], sin[:, -1:])).transpose(1, 2)
     here = prefixes.of_layer(attention.layer_idx, row_prefixes)
     mixed = attend_to_both(query, key, value, mask[:, :, -1:], attention.scaling, here)
-    found: Tensor = model.norm(behind_attention(last, states[:, -1], mixed.transpose(1, 2)[:, 0]))
-    return found
+    states_behind: Tensor = model.norm(behind_attention(last, states[:, -1], mixed.transpose(1, 2)[:, 0]))
+    return states_behind
 
 
 def _keys_and_values(layer: Any, normed: Tensor, rotary: Rotary, cache: KeyValues) -> tuple[Tensor, Tensor]:

@@ -18,8 +18,8 @@ def position_limit(config: Any) -> int | None:
     limit = getattr(config, "max_position_embeddings", None)
     if not isinstance(limit, int):
         return None
-    found = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
-    rope: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    parameters = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
+    rope: Mapping[str, Any] = parameters if isinstance(parameters, Mapping) else {}
     if rope.get("rope_type", rope.get("type")) in ("linear", "dynamic"):
         return int(limit * float(rope.get("factor", 1.0)))
     return limit
@@ -32,11 +32,11 @@ _PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 def positions_in(folder: Path) -> int | None:
     """`position_limit` of the model in a folder, by its config.json; None where there is none, or it says nothing."""
     try:
-        found = parse_json((folder / "config.json").read_text(encoding="utf-8"), fields_once=False)
+        config = parse_json((folder / "config.json").read_text(encoding="utf-8"), fields_once=False)
     except (OSError, ValueError):
         return None
-    if not isinstance(found, dict):
+    if not isinstance(config, dict):
         return None
-    while isinstance(part := next((found[name] for name in _PARTS if found.get(name)), None), dict):
-        found = part
-    return position_limit(SimpleNamespace(**found))
+    while isinstance(part := next((config[name] for name in _PARTS if config.get(name)), None), dict):
+        config = part
+    return position_limit(SimpleNamespace(**config))

@@ -62,9 +62,9 @@ class Server:
     @cached_property
     def serves(self) -> str:
         """The name of the model that it serves. Raises UserError where it does not tell one."""
-        found = self._said("/v1/models")
+        models = self._said("/v1/models")
         try:
-            return str(found["data"][0]["id"])
+            return str(models["data"][0]["id"])
         except (KeyError, IndexError, TypeError):
             raise UserError(f"{self.url}: serves no model; start it as docs/vllm.md says") from None
 
@@ -72,10 +72,10 @@ class Server:
     def positions(self) -> int | None:
         """How many tokens it lets a prompt and its answer have, where it says so."""
         try:
-            found = self._said("/v1/models")["data"][0].get("max_model_len")
+            length = self._said("/v1/models")["data"][0].get("max_model_len")
         except (KeyError, IndexError, TypeError, AttributeError):
             return None
-        return found if isinstance(found, int) else None
+        return length if isinstance(length, int) else None
 
     def __call__(
         self, model: Answerer, batch: TokenBatch, features: Mapping[str, Tensor], ends: frozenset[int]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_eval.answers import Answer
+from mllm_eval.catalog.variant import DEFAULT
 from mllm_eval.data.samples import ImageRef
 from mllm_eval.errors import UserError
 from mllm_eval.generate.backend import Batch, ImageReader
@@ -178,7 +179,7 @@ class StockModel:
         """
         import torch
 
-        request = Request("", "", "", text, (), (NO_IMAGE,), 1, "")
+        request = Request("", DEFAULT, "", text, (), (NO_IMAGE,), 1, "")
         prompt = self.write(request)
         inputs = self._inputs([_Written(request, prompt, [image]) for image in images])
         with torch.inference_mode():

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from mllm_eval.catalog import Kept, TokenGrid
 from mllm_eval.data.samples import ImageRef
-from mllm_eval.generate.batching import Lengths, Piece, Planned, Row, TokenBatch
+from mllm_eval.generate.batching import Lengths, Piece, Planned, PromptRow, TokenBatch
 from mllm_eval.generate.request import BROKEN, Request
 from mllm_eval.prompts import Chunk, PromptTokens
 
@@ -87,11 +87,11 @@ class TokenizedPrompts:
     def lengths(self, requests: Sequence[Request]) -> list[Lengths]:
         """The requests as a plan sees them, numbered by their places."""
         numbers: dict[Pieces, int] = {}
-        found = []
+        rows = []
         for place, (request, one) in enumerate(zip(requests, self.prompts(requests), strict=True)):
             prefix = numbers.setdefault(one.prefix, len(numbers) + 1) if one.prefix else NO_PREFIX
-            found.append(Lengths(place, prefix, one.prefix_tokens, one.suffix_tokens, request.max_new_tokens))
-        return found
+            rows.append(Lengths(place, prefix, one.prefix_tokens, one.suffix_tokens, request.max_new_tokens))
+        return rows
 
     def batch(self, requests: Sequence[Request], planned: Planned, lengths: Sequence[Lengths]) -> TokenBatch:
         """A planned batch of some of the requests in tokens."""
@@ -100,9 +100,9 @@ class TokenizedPrompts:
         prefixes = {lengths[number].prefix: prompt.prefix for number, prompt in prompts.items()}
         places = {prefix: place for place, prefix in enumerate(planned.prefixes)}
 
-        def row(number: int) -> Row:
+        def row(number: int) -> PromptRow:
             own = lengths[number]
-            return Row(number, places[own.prefix], prompts[number].suffix, own.suffix_tokens, own.longest)
+            return PromptRow(number, places[own.prefix], prompts[number].suffix, own.suffix_tokens, own.longest)
 
         blocks = tuple(tuple(row(number) for number in block) for block in planned.blocks)
         shown = {image.sha256 for number in numbers for image in requests[number].images}
@@ -115,7 +115,7 @@ class TokenizedPrompts:
         texts = [self.words.chunks(request.prompt) for request in requests]
         new = list(dict.fromkeys(text for own in texts for text in own if text not in self._before))
         words = {text: tuple(ids) for text, (ids, _) in zip(new, self.words.encode(new), strict=True)}
-        found = []
+        rows = []
         for request, own in zip(requests, texts, strict=True):
             pieces: list[Piece] = []
             for text, image in zip(own, (*request.images, None), strict=True):
@@ -128,8 +128,8 @@ class TokenizedPrompts:
                 if image is not None:
                     pieces.append(image.sha256)
                     self._measure(image)
-            found.append(tuple(pieces))
-        return found
+            rows.append(tuple(pieces))
+        return rows
 
     def _split(self, pieces: Pieces) -> Prompt:
         if sum(isinstance(piece, str) for piece in pieces) == 1 and not isinstance(pieces[-1], str):

@@ -7,11 +7,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mllm_eval.gpucheck.result import Check, Direction, Value, holds
 
 GIB = 2**30
+
+
+class Wanted(NamedTuple):
+    """What a value is held to, and its unit."""
+
+    direction: Direction = ""
+    bound: Value = None
+    unit: str = ""
 
 
 @dataclass
@@ -51,44 +59,41 @@ class Session:
         note: str = "",
     ) -> None:
         """A value that is right or wrong on any device and at any shape."""
-        self._add(name, value, direction, bound, unit, holds(value, direction, bound), note)
+        self._add(name, value, Wanted(direction, bound, unit), holds(value, direction, bound), note)
 
     def judge_on_gpu(
         self, name: str, value: Value, direction: Direction, bound: Value, unit: str = "", note: str = ""
     ) -> None:
         """A speed, or a size in memory: judged at true shapes on a GPU, shown elsewhere."""
         if self.dry:
-            self._add(name, value, direction, bound, unit, None, note or "not judged on a CPU")
+            self._add(name, value, Wanted(direction, bound, unit), None, note or "not judged on a CPU")
         else:
             self.judge(name, value, direction, bound, unit, note)
 
     def seen(self, name: str, value: Value, unit: str = "", note: str = "") -> None:
         """A value of which nothing is asked."""
-        self._add(name, value, "", None, unit, None, note)
+        self._add(name, value, Wanted(unit=unit), None, note)
 
     def skip(self, name: str, why: str) -> None:
         """What was not tried, and why."""
-        self._add(name, None, "", None, "", None, why, skipped=True)
+        self._add(name, None, Wanted(), None, why, skipped=True)
 
     def fail(self, name: str, why: str) -> None:
         """What could not be tried because something broke."""
-        self._add(name, None, "", None, "", False, why)
+        self._add(name, None, Wanted(), False, why)
 
     def _add(
         self,
         name: str,
         value: Value,
-        direction: Direction,
-        bound: Value,
-        unit: str,
+        wanted: Wanted,
         passed: bool | None,
         note: str,
         skipped: bool = False,
     ) -> None:
         now = time.perf_counter()
-        one = Check(
-            self.group, name, value, direction, bound, unit, passed, now - self.lap, self.device_name, skipped, note
-        )
+        seconds, device = now - self.lap, self.device_name
+        one = Check(self.group, name, value, *wanted, passed, seconds, device, skipped, note)
         self.lap = now
         self.checks.append(one)
         self.tell(one)

@@ -19,7 +19,7 @@ from mllm_eval.gpucheck.session import GIB, Session
 from mllm_eval.model.vlm import IGNORED, VLM, VLMConfig
 from mllm_eval.operations.count import encoding, passing, projecting
 from mllm_eval.operations.shapes import LlamaShape, encoder_shape, llama_shape, projector_shape
-from mllm_eval.plan import make_plan
+from mllm_eval.plan import PlanOptions, make_plan
 
 # Model FLOPs utilisation: what the model needs, recomputation not counted, of what the data sheet promises.
 MFU = 0.35
@@ -86,7 +86,9 @@ def check(session: Session) -> None:
 
 
 def _memory(session: Session, scale: Scale) -> None:
-    ways = make_plan(scale.encoder, scale.recipe, gpus="1xH200", micro_batch=scale.rows, rows=(10**6, 10**6))
+    ways = make_plan(
+        scale.encoder, scale.recipe, options=PlanOptions(gpus="1xH200", micro_batch=scale.rows, rows=(10**6, 10**6))
+    )
     (planned,) = (one for one in ways.memory["stage 1"] if one.way == "ZeRO-2" and one.checkpointing)
     session.seen("planned for the longest rows under ZeRO-2", planned.gpu / GIB, "GiB")
     if (peak := session.peak()) is not None:

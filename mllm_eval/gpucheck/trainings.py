@@ -99,12 +99,12 @@ def run_worker(
     session: Session, training: Training, steps: Steps, name: str, processes: int = 1, more: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Train in new processes, under torchrun where there are several. Raises RuntimeError as `trained` does."""
-    found = call_worker(session, training, steps, name, processes, more)
-    if found.returncode:
-        lines = [line for line in (found.stderr + found.stdout).splitlines() if line.strip()]
+    outcome = call_worker(session, training, steps, name, processes, more)
+    if outcome.returncode:
+        lines = [line for line in (outcome.stderr + outcome.stdout).splitlines() if line.strip()]
         # Behind it torchrun says only which of its processes failed.
         said = [line for line in lines if "Error" in line and "ChildFailed" not in line] or lines or ["it said nothing"]
-        raise RuntimeError(f"the training ended with {found.returncode}: {said[-1].strip()[:300]}")
+        raise RuntimeError(f"the training ended with {outcome.returncode}: {said[-1].strip()[:300]}")
     result: dict[str, Any] = read_json(session.folder / f"{name}.json")
     return result
 

@@ -72,7 +72,7 @@ def _work(asked: Any) -> None:
     if rank():
         return
     logs = {stage: read_jsonl(run.stage_dir(stage) / "log.jsonl") for stage in (1, 2)}
-    found: dict[str, Any] = {
+    measured: dict[str, Any] = {
         "losses": {f"stage{stage}": [line["loss"] for line in log] for stage, log in logs.items()},
         "steps": {f"stage{stage}": [line["step"] for line in log] for stage, log in logs.items()},
         "held": held_bytes(),
@@ -86,8 +86,8 @@ def _work(asked: Any) -> None:
         scales = {"engine": 1.0, "fault": FAULT}
         if asked.planted:
             scales = {"engine": FAULT, "fault": 1.0}
-        found["answers"] = {name: answers(run, asked.questions, scale) for name, scale in scales.items()}
-    write_json(asked.out, found)
+        measured["answers"] = {name: answers(run, asked.questions, scale) for name, scale in scales.items()}
+    write_json(asked.out, measured)
 
 
 @contextmanager
@@ -109,10 +109,10 @@ def larger_loss() -> Iterator[None]:
     # The Trainer looks at what it takes.
     @wraps(forward)
     def larger(*args: Any, **given: Any) -> Any:
-        found: Any = forward(*args, **given)
-        if found.loss is not None:
-            found.loss = 1.1 * found.loss
-        return found
+        made: Any = forward(*args, **given)
+        if made.loss is not None:
+            made.loss = 1.1 * made.loss
+        return made
 
     with patch.object(VLM, "forward", larger):
         yield
@@ -185,11 +185,11 @@ def answers(run: Any, questions: int, scale: float) -> dict[str, int]:
         return right(query, key, value, mask, own * scale, *rest)
 
     with patch.object(attention, "attend_to_both", scaled):
-        found = compare_engines(run, questions)
-    differences = [one for agreement in found.values() for one in agreement.differences]
+        agreements = compare_engines(run, questions)
+    differences = [one for agreement in agreements.values() for one in agreement.differences]
     return {
-        "questions": sum(agreement.questions for agreement in found.values()),
-        "failed": sum(agreement.failed for agreement in found.values()),
+        "questions": sum(agreement.questions for agreement in agreements.values()),
+        "failed": sum(agreement.failed for agreement in agreements.values()),
         "ties": sum(one.tie for one in differences),
         "wrong": sum(not one.tie for one in differences),
     }

@@ -144,10 +144,10 @@ def cached_folder(source: Source) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(source.repo, repo_type=source.kind, revision=source.revision, local_files_only=True)
+        folder = snapshot_download(source.repo, repo_type=source.kind, revision=source.revision, local_files_only=True)
     except Exception:
         raise UserError(f"{source}: not in huggingface_hub's cache on this machine; {source.mend}") from None
-    return Path(str(found))
+    return Path(str(folder))
 
 
 def _api() -> Any:

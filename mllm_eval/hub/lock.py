@@ -158,7 +158,9 @@ def hold(path: Path, lock: Lock, missing: UserError, mend: str, whole: bool = Fa
         source = Source(part.kind, part.repo, _named(part), mend)
         before = {} if whole else known.seen.get(name, {})
         folder = Path(known.folders[name])
-        seen[name] = {file: compare(folder / file, part.files[file], source, before.get(file)) for file in part.files}
+        seen[name] = {
+            file: compare_file(folder / file, part.files[file], source, before.get(file)) for file in part.files
+        }
     if seen != known.seen:
         _note(path, Places(folders=known.folders, seen=seen))
     return {name: Path(folder) for name, folder in known.folders.items()}
@@ -190,13 +192,13 @@ def read_lock(source: Source, home: Path | None = None) -> Lock | None:
 
 def locked_files(folder: Path, names: Iterable[str]) -> dict[str, LockedFile]:
     """Size and SHA-256 of files of a folder. Raises UserError for one that is missing."""
-    found = {}
+    files = {}
     for name in sorted(names):
         path = folder / name
         if not path.is_file():
             raise UserError(f"{path}: no such file")
-        found[name] = LockedFile(size=path.stat().st_size, sha256=sha256_file(path))
-    return found
+        files[name] = LockedFile(size=path.stat().st_size, sha256=sha256_file(path))
+    return files
 
 
 def locked_folder(source: Source, home: Path | None = None, whole: bool = False) -> Path:
@@ -213,7 +215,7 @@ def locked_folder(source: Source, home: Path | None = None, whole: bool = False)
     return folder
 
 
-def compare(path: Path, expected: LockedFile, source: Source, seen: State | None = None) -> State:
+def compare_file(path: Path, expected: LockedFile, source: Source, seen: State | None = None) -> State:
     """Hold a file against its lock and return its state (size, time of change); reads it unless it is as `seen`.
 
     Raises UserError: missing, of another size, of other content.

@@ -41,11 +41,11 @@ def read_header(path: Path) -> dict[str, TensorFacts]:
     try:
         entries = parse_json(raw, fields_once=False)
         entries.pop("__metadata__", None)
-        found = {}
+        header = {}
         for name, entry in entries.items():
             begin, end = entry["data_offsets"]
-            found[name] = TensorFacts(str(entry["dtype"]), tuple(map(int, entry["shape"])), end - begin)
-            if begin < 0 or end < begin or min(found[name].shape, default=1) < 0:
+            header[name] = TensorFacts(str(entry["dtype"]), tuple(map(int, entry["shape"])), end - begin)
+            if begin < 0 or end < begin or min(header[name].shape, default=1) < 0:
                 raise ValueError(name)
         ends = [entry["data_offsets"][1] for entry in entries.values()]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
@@ -53,7 +53,7 @@ def read_header(path: Path) -> dict[str, TensorFacts]:
     expected = 8 + length + max(ends, default=0)
     if size != expected:
         raise UserError(f"{path}: {size:,} bytes where its header says {expected:,}: cut short; {mend}")
-    return found
+    return header
 
 
 def weight_map(index: Path) -> dict[str, str]:

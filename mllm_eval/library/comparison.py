@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from mllm_eval.catalog import LLM, Benchmark, Encoder, Given, Recipe, load_encoder, load_llm, load_recipe
+from mllm_eval.catalog import LLM, Encoder, Given, Recipe, load_encoder, load_llm, load_recipe
 from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey
 from mllm_eval.environment import settings
 from mllm_eval.errors import UserError
 from mllm_eval.external import ExternalModel
 from mllm_eval.imported import Imported
-from mllm_eval.library.evaluation import Results, evaluate, facts_of, several, table_size
+from mllm_eval.library.evaluation import Questions, Results, evaluate, facts_of, refuse_unknown, several, table_size
 from mllm_eval.pipeline.asked import asked_benchmarks, baseline_asked, rules_asked
 from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.pipeline.subset import shown_variants
@@ -121,38 +121,37 @@ def _gain(one: Difference) -> tuple[float | None, ...]:
 def compare(
     models: Sequence[Given | Encoder | LoadedEncoder | Results | Saved],
     *,
-    benchmarks: Given | Benchmark | Sequence[Given | Benchmark] | None = None,
-    subset: int | None = None,
     progress: bool | Reporter = False,
     recipe: Given | Recipe | None = None,
     llm: Given | LLM | None = None,
     seed: int | None = None,
-    blind: bool = False,
-    rules: str = "cambrian",
     baseline: str | None = None,
     mixed_recipes: bool = False,
+    **questions: Unpack[Questions],
 ) -> Comparison:
     """Evaluate several models under one recipe, as far as that is missing, and hold them against each other.
 
     Args:
         models: what `evaluate` takes, and what it gave before; runs that are saved, too.
-        benchmarks, subset, progress, recipe, llm, seed, blind, rules: as for `evaluate`.
+        progress, recipe, llm, seed: as for `evaluate`.
         baseline: a row (encoder, label or hash) that all others are held against; by default every pair is.
         mixed_recipes: let rows of unequal recipes stand side by side, as those of external models beside encoders.
+        questions: `benchmarks`, `subset`, `blind` and `rules`, as for `evaluate`.
 
     Raises:
         UserError: bad input; all names are looked up before anything is computed.
     """
     if isinstance(models, str) or not models:
         raise UserError("say what to compare: a list of encoders, models or results")
-    asked = several(benchmarks)
+    refuse_unknown("compare", questions, Questions)
+    asked, rules = several(questions.get("benchmarks")), questions.get("rules", "cambrian")
     there: list[Any] = []
     for model in models:
         if isinstance(model, Run | Imported):
             there.append(Results.of(model, rules, asked))
         else:
             there.append(facts_of(model))
-    VariantKey.of(DEFAULT.name, table_size(subset, asked))
+    VariantKey.of(DEFAULT.name, table_size(questions.get("subset"), asked))
     chosen = load_recipe("mini" if recipe is None else recipe)
     if llm is not None:
         load_llm(llm)
@@ -166,13 +165,12 @@ def compare(
         asked_benchmarks(asked, pin)
         rules_asked(rules, asked, pin)
     baseline_asked(baseline, own)
-    found = []
+    compared = []
     for model in there:
         if isinstance(model, Results):
-            found.append(model)
+            compared.append(model)
         elif isinstance(model, ExternalModel):
-            found.append(evaluate(model, benchmarks=asked, subset=subset, progress=progress, blind=blind, rules=rules))
+            compared.append(evaluate(model, progress=progress, **questions))
         else:
-            found.append(evaluate(model, benchmarks=asked, subset=subset, progress=progress, recipe=chosen, llm=llm,
-                                  seed=seed, blind=blind, rules=rules))  # fmt: skip
-    return Comparison(tuple(found), rules, baseline, mixed_recipes)
+            compared.append(evaluate(model, progress=progress, recipe=chosen, llm=llm, seed=seed, **questions))
+    return Comparison(tuple(compared), rules, baseline, mixed_recipes)

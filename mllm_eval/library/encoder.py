@@ -97,8 +97,8 @@ class LoadedEncoder:
             raise UserError(f"batch {batch}: give 1 or more images at a time")
         made: list[list[FeatureMap]] = []
         for pixels in self._batches(images, batch):
-            found = self.model(pixels.to(self.device, self.dtype), layers)
-            made.append([FeatureMap(one.patches.cpu(), one.summary.cpu()) for one in found])
+            maps = self.model(pixels.to(self.device, self.dtype), layers)
+            made.append([FeatureMap(one.patches.cpu(), one.summary.cpu()) for one in maps])
         if not made:
             raise UserError("no images were given")
         return [

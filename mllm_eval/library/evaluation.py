@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast, get_args
 
 from mllm_eval import pipeline
 from mllm_eval.answers import read_answers
@@ -139,20 +139,38 @@ def external_model(
     return ExternalModel.of(fspath(place), data, cast("Dtype", chosen), batch)
 
 
+class Questions(TypedDict, total=False):
+    """Which questions are asked, and how their scores are shown.
+
+    benchmarks: names, paths to folders, dicts or `mllm_eval.catalog.Benchmark`, one or several; by default those of the
+        paper's table.
+    subset: ask so many questions of the chosen benchmarks, a stratified part.
+    blind: ask once more without images.
+    rules: the rule set to show, by default `cambrian`; answers are scored by all that a benchmark has.
+    """
+
+    benchmarks: Given | Benchmark | Sequence[Given | Benchmark] | None
+    subset: int | None
+    blind: bool
+    rules: str
+
+
+class Asked(Questions, total=False):
+    """As `Questions`; and `variants`: further variants to ask, `all` stands for all that a benchmark has."""
+
+    variants: Sequence[str]
+
+
 @settings()
 def evaluate(
     model: Given | Encoder | LoadedEncoder | ExternalModel,
     *,
-    benchmarks: Given | Benchmark | Sequence[Given | Benchmark] | None = None,
-    subset: int | None = None,
     progress: bool | Reporter = False,
     recipe: Given | Recipe | None = None,
     llm: Given | LLM | None = None,
     seed: int | None = None,
-    blind: bool = False,
-    variants: Sequence[str] = (),
     server: str | None = None,
-    rules: str = "cambrian",
+    **asked: Unpack[Asked],
 ) -> Results:
     """Train an encoder's adapter, ask the benchmarks, score the answers: whatever of it is missing.
 
@@ -161,23 +179,20 @@ def evaluate(
     Args:
         model: an encoder, by name, path of a yaml file, dict, `mllm_eval.catalog.Encoder` or as `load_encoder` gave it
             (its yaml and weights count, not its device and dtype, which are the recipe's); or an `external_model`.
-        benchmarks: names, paths to folders, dicts or `mllm_eval.catalog.Benchmark`, one or several; by default those of
-            the paper's table.
-        subset: ask so many questions of the chosen benchmarks, a stratified part.
         progress: show on stderr what is done; or a `mllm_eval.pipeline.Reporter` that is told.
         recipe, llm, seed: of an encoder: by default recipe `mini`, and the recipe's LLM and seed.
-        blind: ask once more without images.
-        variants: further variants to ask; `all` stands for all that a benchmark has.
         server: of an encoder: address of a vLLM server that answers in the engine's place.
-        rules: the rule set to show; answers are scored by all that a benchmark has.
+        asked: `benchmarks`, `subset`, `blind`, `variants` and `rules`, see `Asked`.
 
     Raises:
         UserError: an unknown name or bad input; whatever was computed before it stays.
     """
-    asked = several(benchmarks)
-    reporter, blind = listener(progress), blind or BLIND.name in variants
+    refuse_unknown("evaluate", asked, Asked)
+    names, subset, rules = several(asked.get("benchmarks")), asked.get("subset"), asked.get("rules", "cambrian")
+    variants = asked.get("variants", ())
+    reporter, blind = listener(progress), asked.get("blind", False) or BLIND.name in variants
     which: pipeline.Selection = {
-        "benchmarks": asked, "blind": blind, "variants": variants, "subset": subset, "rules": rules,
+        "benchmarks": names, "blind": blind, "variants": variants, "subset": subset, "rules": rules,
     }  # fmt: skip
     if isinstance(model, ExternalModel):
         if given := [name for name, value in (("recipe", recipe), ("llm", llm), ("seed", seed), ("server", server))
@@ -187,8 +202,14 @@ def evaluate(
     else:
         encoder, held = facts_of(model), "mini" if recipe is None else recipe
         run = pipeline.evaluate(encoder, held, llm, seed, reporter, server, **which)
-    chosen = asked_benchmarks(asked, run.data)
-    return Results(run, tuple(chosen), rules, blind, table_size(subset, asked))
+    chosen = asked_benchmarks(names, run.data)
+    return Results(run, tuple(chosen), rules, blind, table_size(subset, names))
+
+
+def refuse_unknown(function: str, given: Mapping[str, Any], known: Any) -> None:
+    """TypeError for an option that a function does not have, as Python has it for a parameter."""
+    if unknown := [name for name in given if name not in known.__required_keys__ | known.__optional_keys__]:
+        raise TypeError(f"{function}() got an unexpected keyword argument {unknown[0]!r}")
 
 
 def facts_of(model: Any) -> Any:

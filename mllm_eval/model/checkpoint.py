@@ -18,9 +18,9 @@ from mllm_eval.catalog import LLM, Encoder, Recipe, TokenGrid
 from mllm_eval.catalog.gguf import is_gguf
 from mllm_eval.catalog.llama import llama_config
 from mllm_eval.errors import UserError
-from mllm_eval.kernels import quick
+from mllm_eval.kernels import use_kernels
 from mllm_eval.model.gguf import dequantised, gguf_tokenizer
-from mllm_eval.model.llama import DERIVED, plain_config
+from mllm_eval.model.llama import DERIVED, llama_outline, plain_config
 from mllm_eval.model.processor import VLMImageProcessor, VLMProcessor, chat_template
 from mllm_eval.model.vlm import VLM, VLMConfig
 from mllm_eval.prompts import IMAGE, template_named
@@ -103,6 +103,8 @@ def load_llm_model(llm: LLM, dtype: torch.dtype = torch.float32) -> Any:
     """
     folder = weights_place(llm.weights)
     if is_gguf(folder):
+        # Before anything is dequantised.
+        llama_outline(llm, folder)
         config = LlamaConfig(**plain_config(llm, folder))
         state = dequantised(folder, config.num_attention_heads, config.num_key_value_heads, dtype)
         given: dict[str, Any] = {"config": config, "state_dict": state}
@@ -120,7 +122,7 @@ def load_llm_model(llm: LLM, dtype: torch.dtype = torch.float32) -> Any:
         raise UserError(
             f"llm {llm.name}: the yaml says params: {llm.params}, the weights have {params}; correct the yaml"
         )
-    return quick(model)
+    return use_kernels(model)
 
 
 def assemble(encoder: Encoder, recipe: Recipe, llm: Any, tokenizer: Any) -> VLM:
@@ -214,5 +216,5 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None, encoder: boo
     model = load_whole(VLM.from_pretrained, folder, left_out=left_out, mend=mend, **options)
     model.tokenizer = processor.tokenizer
     model.eval()
-    loaded: VLM = quick(model)
+    loaded: VLM = use_kernels(model)
     return loaded

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.catalog import Encoder
 from mllm_eval.errors import UserError
-from mllm_eval.kernels import quick
+from mllm_eval.kernels import use_kernels
 from mllm_eval.model.checkpoint import load_checkpoint
 from mllm_eval.model.older import write_for_both
 from mllm_eval.model.processor import VLMImageProcessor, chat_template
@@ -218,7 +218,7 @@ def _prove(model: VLM, folder: Path) -> str:
     processor = load_processor(folder, **options)
     load: Any = AutoModelForImageTextToText.from_pretrained
     # By the same matrix products: what is held against each other is the function, not its roundings.
-    llava: Any = quick(load(folder, dtype=model.dtype, **options).eval())
+    llava: Any = use_kernels(load(folder, dtype=model.dtype, **options).eval())
     facts = Encoder.model_validate(model.config.encoder)
     ours = VLMImageProcessor(facts=facts.preprocessing.model_dump(mode="json"))
     noise = torch.Generator().manual_seed(0)
@@ -240,8 +240,8 @@ def _prove(model: VLM, folder: Path) -> str:
         for mine, _ in pixels:
             shown = mine.to(model.dtype)
             expected: Tensor = model(input_ids=inputs["input_ids"], pixel_values=shown).logits
-            found: Tensor = llava(input_ids=inputs["input_ids"], pixel_values=shown).logits
-            apart_by = float((expected - found[..., : expected.shape[-1]]).abs().max())
+            logits: Tensor = llava(input_ids=inputs["input_ids"], pixel_values=shown).logits
+            apart_by = float((expected - logits[..., : expected.shape[-1]]).abs().max())
             worst = max(worst, apart_by / max(1.0, float(expected.abs().max())))
     if not worst <= CLOSE:
         raise UserError(f"{folder}: its logits differ by {worst:.3g} of the largest; nothing was written")

@@ -83,7 +83,7 @@ def _type(kind: int) -> Any:
 
 
 def _laid_back(tensor: Tensor, heads: int) -> Tensor:
-    pairs = tensor.unflatten(0, (heads, -1, 2))
+    pairs: Tensor = tensor.reshape(heads, -1, 2, *tensor.shape[1:])
     return pairs.transpose(1, 2).reshape(tensor.shape)
 
 

@@ -227,8 +227,8 @@ def _check_block() -> None:
     )
     sdpa = torch.nn.functional.scaled_dot_product_attention
     mixed = sdpa(query, key, value, is_causal=True, scale=attention.scaling).transpose(1, 2)
-    found = model.norm(behind_attention(layer, states, mixed))
-    torch.testing.assert_close(found, model(inputs_embeds=embeds).last_hidden_state)
+    ours = model.norm(behind_attention(layer, states, mixed))
+    torch.testing.assert_close(ours, model(inputs_embeds=embeds).last_hidden_state)
     llm.gradient_checkpointing_enable()
     llm.train()
     runs: list[int] = []
@@ -264,5 +264,5 @@ def _check_cache() -> None:
     own = KeyValues(2, 3)
     expected = llm.model(inputs_embeds=embeds).last_hidden_state[:, -1]
     llm.model(inputs_embeds=embeds[:, :4], past_key_values=own, use_cache=True)
-    found = llm.model(inputs_embeds=embeds[:, 4:], past_key_values=own, use_cache=True).last_hidden_state[:, -1]
-    torch.testing.assert_close(found, expected)
+    ours = llm.model(inputs_embeds=embeds[:, 4:], past_key_values=own, use_cache=True).last_hidden_state[:, -1]
+    torch.testing.assert_close(ours, expected)

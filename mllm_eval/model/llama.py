@@ -80,8 +80,8 @@ def _headers(folder: Path) -> dict[str, TensorFacts] | dict[str, GgufTensor] | N
         return held_shapes(folder)
     whole = folder / "model.safetensors"
     files = [whole] if whole.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
-    found = {name: facts for path in files for name, facts in read_header(path).items()}
+    tensors = {name: facts for path in files for name, facts in read_header(path).items()}
     # A model without its output layer is saved without the prefix.
-    if found and not any(name.startswith("model.") for name in found):
-        found = {f"model.{name}": facts for name, facts in found.items()}
-    return found or None
+    if tensors and not any(name.startswith("model.") for name in tensors):
+        tensors = {f"model.{name}": facts for name, facts in tensors.items()}
+    return tensors or None

@@ -126,8 +126,8 @@ class VLMProcessor(ProcessorMixin):
         several = [conversation] if one else list(conversation)
         parts = [self.parts(messages, chat_template=chat_template, **own) for messages in several]
         images = [[_shown(part) for part in _images(messages)] for messages in several]
-        found = self(images=images, text=parts, **padding, **kwargs)
-        return found if whole else found["input_ids"]
+        batch = self(images=images, text=parts, **padding, **kwargs)
+        return batch if whole else batch["input_ids"]
 
     def _parted(self, text: str, n_images: int | None) -> list[Part]:
         if self.template is None:
@@ -178,15 +178,15 @@ def _counts(images: Any, prompts: Sequence[Any]) -> list[int | None]:
         if len(counts) != len(prompts):
             raise ValueError(f"{len(counts)} lists of images for {len(prompts)} prompts")
         return counts
-    found = len(_flat(images))
+    count = len(_flat(images))
     if len(prompts) == 1:
-        return [found]
+        return [count]
     marks = [one.count(IMAGE) if isinstance(one, str) else sum(part.image for part in one) for one in prompts]
-    if sum(marks) == found:
+    if sum(marks) == count:
         return list(marks)
-    if found == len(prompts) and all(marks):
-        return [1] * found
-    raise ValueError(f"{found} images for prompts with {marks} marks; give a list of images for each prompt")
+    if count == len(prompts) and all(marks):
+        return [1] * count
+    raise ValueError(f"{count} images for prompts with {marks} marks; give a list of images for each prompt")
 
 
 def _images(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

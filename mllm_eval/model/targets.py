@@ -44,8 +44,8 @@ def states_before_targets(model: Any, embeds: Tensor, used: Tensor) -> Tensor:
     for layer in model.layers[:-1]:
         states = checkpointed(layer, _layer, states, rotary, lengths)
     states = checkpointed(model.layers[-1], _last_layer, states, rotary, lengths, at, positions[at], counts)
-    found: Tensor = model.norm(states)
-    return found
+    normed: Tensor = model.norm(states)
+    return normed
 
 
 def _layer(layer: Any, states: Tensor, rotary: Rotary, lengths: list[int]) -> Tensor:

@@ -105,12 +105,12 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
             module.reset_parameters()
 
     def get_input_embeddings(self) -> nn.Module:
-        found: nn.Module = self.llm.get_input_embeddings()
-        return found
+        embeddings: nn.Module = self.llm.get_input_embeddings()
+        return embeddings
 
     def get_output_embeddings(self) -> nn.Module:
-        found: nn.Module = self.llm.get_output_embeddings()
-        return found
+        head: nn.Module = self.llm.get_output_embeddings()
+        return head
 
     def embed(self, features: Tensor) -> Tensor:
         """Visual tokens [B, image_tokens, H] of an encoder's patch features [B, h, w, D] of any float dtype."""
@@ -154,7 +154,7 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
             tokens = tokens[torch.tensor(places, device=tokens.device)]
         return words.masked_scatter(image[..., None], tokens)
 
-    def forward(
+    def forward(  # noqa: PLR0913  what transformers gives a model
         self,
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,

@@ -17,13 +17,13 @@ def asked_benchmarks(asked: Sequence[Given | Benchmark] | None, pin: str) -> lis
         UserError: an unknown name, or a benchmark without data for this pin.
     """
     if asked:
-        found = list({one.name: one for one in map(load_benchmark, asked)}.values())
-        for benchmark in found:
+        benchmarks_found = list({one.name: one for one in map(load_benchmark, asked)}.values())
+        for benchmark in benchmarks_found:
             benchmark.pin(pin)
-        return found
+        return benchmarks_found
     here = set(names("benchmarks"))
-    found = [load_benchmark(name) for name in paper_benchmarks() if name in here]
-    return [benchmark for benchmark in found if pin in benchmark.data]
+    benchmarks_found = [load_benchmark(name) for name in paper_benchmarks() if name in here]
+    return [benchmark for benchmark in benchmarks_found if pin in benchmark.data]
 
 
 def asked_variants(asked: Sequence[Benchmark], wanted: Sequence[str]) -> dict[str, list[str]]:
@@ -36,12 +36,12 @@ def asked_variants(asked: Sequence[Benchmark], wanted: Sequence[str]) -> dict[st
     for name in wanted:
         if name not in (*known, "all"):
             raise UserError(f"no benchmark asked has a variant {name!r}.{near(name, known)} Known: {', '.join(known)}")
-    found = {}
+    chosen = {}
     for benchmark in asked:
         own = [*GENERIC, *benchmark.variants]
         every = list(benchmark.variants) if "all" in wanted else []
-        found[benchmark.name] = list(dict.fromkeys(["default", *(n for n in wanted if n in own), *every]))
-    return found
+        chosen[benchmark.name] = list(dict.fromkeys(["default", *(n for n in wanted if n in own), *every]))
+    return chosen
 
 
 def rules_asked(rules: str, benchmarks: Sequence[Given | Benchmark] | None, pin: str) -> None:

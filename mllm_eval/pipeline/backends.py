@@ -77,10 +77,13 @@ class RunSource:
         repeatable(self.run.seed)
         import torch
 
+        from mllm_eval.kernels import kernels_here, use_kernels
         from mllm_eval.model import load_checkpoint
 
-        with self.ledger.step("load the checkpoint", "load"):
+        kernels = self.run.recipe.kernels
+        with self.ledger.step("load the checkpoint", "load", kernels=kernels_here(kernels)):
             model = load_checkpoint(self.run.checkpoint, getattr(torch, self.run.recipe.dtype), encoder=False)
+            use_kernels(model, kernels)
             model.to(device())  # type: ignore[arg-type]  # transformers wraps it without its types
             return model
 

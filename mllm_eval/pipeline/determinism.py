@@ -40,12 +40,13 @@ def compare_engines(run: Run, samples: int | None = None, reporter: Reporter | N
 
     from mllm_eval.features import Features
     from mllm_eval.generate.backoff import kept_limits
-    from mllm_eval.generate.determinism import chosen, compare
+    from mllm_eval.generate.determinism import chosen, compare_answers
+    from mllm_eval.kernels import use_kernels
     from mllm_eval.model import load_checkpoint
 
     model = load_checkpoint(run.checkpoint, getattr(torch, run.recipe.dtype), encoder=False)
-    model.to(device())  # type: ignore[arg-type]  # transformers wraps it without its types
-    features, found = Features.of(run), {}
+    use_kernels(model, run.recipe.kernels).to(device())  # type: ignore[arg-type]  # transformers wraps it without its types
+    features, agreements = Features.of(run), {}
     with tempfile.TemporaryDirectory() as folder:
         kept = run.answers_path("limits").with_suffix(".json")
         limits = kept_limits(kept if kept.is_file() else Path(folder) / "limits.json", model)
@@ -57,7 +58,7 @@ def compare_engines(run: Run, samples: int | None = None, reporter: Reporter | N
                 none, prompts = Journal(Path(folder) / "none"), TemplateFormat(run.recipe.template)
                 task = Task(own, benchmark.generation.max_new_tokens, none, prompts, name, variant)
                 with listener.step(f"both ways: {name}") as progress:
-                    found[name] = compare(model, [task], run.recipe.template, features, limits, progress)
-    if not found:
+                    agreements[name] = compare_answers(model, [task], run.recipe.template, features, limits, progress)
+    if not agreements:
         raise UserError(f"no benchmark has data '{run.data}'")
-    return found
+    return agreements

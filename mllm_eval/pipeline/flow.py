@@ -22,14 +22,13 @@ from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.scoring import States, score_answers
 from mllm_eval.pipeline.snapshots import lock_data, of_the_hub
 from mllm_eval.pipeline.sources import folders_of, needed, provide
-from mllm_eval.pipeline.subset import asked_samples, shown_variants
+from mllm_eval.pipeline.subset import asked_samples
 from mllm_eval.run import Run, RunFolder
-from mllm_eval.saved import Saved
 from mllm_eval.storage import FileLock
 from mllm_eval.train import hold_to_its_data, is_trained, prepare, train
 
 if TYPE_CHECKING:
-    from mllm_eval.report import Table
+    pass
 
 
 @settings()
@@ -99,29 +98,6 @@ def score_run(run: RunFolder, reporter: Reporter | None = None) -> list[str]:
     return done
 
 
-def table(
-    runs: Sequence[Saved],
-    rules: str = "cambrian",
-    blind: bool = False,
-    baseline: str | None = None,
-    intervals: bool = False,
-    mixed_recipes: bool = False,
-    subset: int | None = None,
-    whole: bool = False,
-) -> Table:
-    """The table of evaluated runs with its tests; `mllm_eval.render` prints it, `write_tables` files it.
-
-    Raises:
-        UserError: no runs, nothing scored by these rules, or recipes that differ.
-    """
-    from mllm_eval.report import comparison
-    from mllm_eval.results import record_of
-
-    variants = shown_variants(blind, subset, whole)
-    records = [record_of(run) for run in runs]
-    return comparison(records, baseline, rules, variants, intervals=intervals, mixed_recipes=mixed_recipes)
-
-
 def provide_data(recipe: str = "mini", reporter: Reporter | None = None) -> bool:
     """Make, fetch or check the data that a recipe trains on and the benchmarks it asks; True if any was made."""
     loaded = load_recipe(recipe)
@@ -187,7 +163,9 @@ def train_missing(run: Run, ledger: Ledger) -> None:
     for one in run.earlier_here():
         ledger.reporter.say(f"run {one} learnt other tokens of the template {run.recipe.template}: trained again")
     repeatable(run.seed)
-    with ledger.step("training", "training") as progress:
+    from mllm_eval.kernels import kernels_here
+
+    with ledger.step("training", "training", kernels=kernels_here(run.recipe.kernels)) as progress:
         train(run, progress, ledger.reporter.say)
 
 

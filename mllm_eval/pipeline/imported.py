@@ -7,7 +7,6 @@ from pathlib import Path
 from mllm_eval.answers import Answer
 from mllm_eval.catalog import load_benchmark, names
 from mllm_eval.catalog.benchmark import answers_variant
-from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.environment import settings
 from mllm_eval.errors import UserError
 from mllm_eval.imported import Imported
@@ -17,7 +16,7 @@ from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.pipeline.scoring import States, score_answers
 from mllm_eval.pipeline.subset import asked_samples
 from mllm_eval.saved import saved_runs
-from mllm_eval.score.files import Scored
+from mllm_eval.score.files import Scored, ScoringOptions
 from mllm_eval.storage import sha256_file, write_atomic
 
 
@@ -26,10 +25,8 @@ def keep_answers(
     name: str,
     benchmark: str,
     file: Path,
-    found: Scored,
-    data: str = "mini",
-    variant: VariantKey = DEFAULT,
-    layout: str = "jsonl",
+    scored: Scored,
+    options: ScoringOptions,
     reporter: Reporter | None = None,
 ) -> Imported:
     """Keep a scored file of answers under a name, and score it by all rule sets; what was there of both is replaced.
@@ -42,8 +39,9 @@ def keep_answers(
     """
     if name in {*names("encoders"), *(run.encoder.name for run in saved_runs())}:
         raise UserError(f"{name!r} is an encoder; give answers that were made elsewhere a name of their own")
+    data, variant = options.pin, options.variant
     kept, chosen = Imported.of(name, data), load_benchmark(benchmark)
-    if found.brought:
+    if scored.brought:
         raise UserError(f"{file}: its lines bring their own records; a row needs answers to the data '{data}' itself")
     states = States(data)
     states.of(chosen, variant)
@@ -51,10 +49,12 @@ def keep_answers(
     source = answers_variant(chosen, variant, data)
     with working(kept, reporter) as ledger, ledger.step(f"scores: {titled(chosen, variant)}", "scores",
                                                         of=(chosen.name, variant)):  # fmt: skip
-        lines = (_answer(sample.id, found.predictions.get(sample.id), file).line().encode() for sample in samples)
+        lines = (_answer(sample.id, scored.predictions.get(sample.id), file).line().encode() for sample in samples)
         write_atomic(kept.answers_path(chosen.name, source), lines)
         score_answers(kept, chosen, variant, samples, states)
-        kept.note_file(titled(chosen, variant), {"file": file.name, "sha256": sha256_file(file), "format": layout})
+        kept.note_file(
+            titled(chosen, variant), {"file": file.name, "sha256": sha256_file(file), "format": options.layout}
+        )
     return kept
 
 

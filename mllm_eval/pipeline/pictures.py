@@ -36,9 +36,9 @@ def look_at_images(
     for benchmark in benchmarks:
         kept = load_samples(benchmark, pin).kept
         with listener.step(f"look: {benchmark.name} (images)") as progress:
-            found = survey(benchmark.name, benchmark.pin_name(pin), kept, progress)
-        listener.say(f"{benchmark.name}: {found.sentence()}")
-        faults += [found.fault(benchmark.name, kept)] if found.broken else []
+            surveyed = survey(benchmark.name, benchmark.pin_name(pin), kept, progress)
+        listener.say(f"{benchmark.name}: {surveyed.sentence()}")
+        faults += [surveyed.fault(benchmark.name, kept)] if surveyed.broken else []
     faults += _training_faults(recipe, listener) if recipe else []
     if faults:
         raise UserError(". ".join(faults))
@@ -50,9 +50,9 @@ def _training_faults(recipe: Recipe, listener: Reporter) -> list[str]:
     sets = {(one.path, one.images, *one.exclude): one for one in (*recipe.stage1.data, *recipe.stage2.data)}
     for data in sets.values():
         with listener.step(f"look: {Path(data.path).name} (rows)") as progress:
-            found = training_survey(data, Decoding(recipe.upright, recipe.background), progress)
-        listener.say(f"{found.name}: {found.sentence()}")
-        faults.append(found.fault(data.skip_broken))
+            surveyed = training_survey(data, Decoding(recipe.upright, recipe.background), progress)
+        listener.say(f"{surveyed.name}: {surveyed.sentence()}")
+        faults.append(surveyed.fault(data.skip_broken))
     return [fault for fault in faults if fault]
 
 
@@ -71,9 +71,9 @@ def tell_of_broken(
                 pins.setdefault((one.name, one.pin_name(run.data, variant)), (one, variant))
     local = {key: chosen for key, chosen in pins.items() if chosen[0].data[key[1]].source == "local"}
     for name, pin in pins:
-        found = known_survey(name, pin)
-        if (name, pin) not in local and found is not None and found.broken:
-            reporter.say(f"{name}: {found.sentence()}; the questions that show them count as failed")
+        surveyed = known_survey(name, pin)
+        if (name, pin) not in local and surveyed is not None and surveyed.broken:
+            reporter.say(f"{name}: {surveyed.sentence()}; the questions that show them count as failed")
     if not local:
         return
     with reporter.step("look: images of the benchmarks") as progress:

@@ -42,8 +42,8 @@ class ProbeSession(RunFolder):
 def asked_protocols(probes: str | Sequence[str] | None) -> list[Protocol]:
     """The protocols of these names; `all`, or none, are all there are. Raises UserError with near names."""
     given = [probes] if isinstance(probes, str) else list(probes or ["all"])
-    found = [part.strip() for name in given for part in name.split(",") if part.strip()]
-    every = [one for name in found for one in (names("probes") if name == "all" else [name])]
+    listed = [part.strip() for name in given for part in name.split(",") if part.strip()]
+    every = [one for name in listed for one in (names("probes") if name == "all" else [name])]
     return [load_protocol(name) for name in dict.fromkeys(every)]
 
 
@@ -69,7 +69,7 @@ def probe(
         UserError: an unknown name, data that are missing, or of which nothing can be used; what was measured stays.
     """
     before_torch()
-    from mllm_eval.probes.measuring import Job, measure, selected
+    from mllm_eval.probes.measuring import Measurement, measure, selected
 
     listener = reporter or Silent()
     chosen = [load_encoder(name) for name in ([encoders] if isinstance(encoders, str) else encoders)]
@@ -82,19 +82,19 @@ def probe(
     ]
     meet()
     places = {one.name: decided(lambda one=one: place_of(one, data, listener)) for one in asked}  # type: ignore[misc]
-    found: dict[Path, Probed] = {}
+    results: dict[Path, Probed] = {}
     for encoder in chosen:
         for protocol in asked:
-            job = Job(encoder, protocol, data, places[protocol.name], layers)
+            job = Measurement(encoder, protocol, data, places[protocol.name], layers)
             if (known := decided(job.done)) is None:
                 title = f"probe: {encoder.name}, {protocol.name}"
                 with FileLock(probes_home() / f".{job.hash}.{_own_number()}.lock"), listener.step(title) as progress:
                     known = measure(job, progress)
                 meet()
-            found[job.folder] = known
+            results[job.folder] = known
             for line in _troubles(known):
                 listener.say(line)
-    return found
+    return results
 
 
 def _own_number() -> str:

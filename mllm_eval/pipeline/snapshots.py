@@ -39,12 +39,12 @@ def lock_data(
         elif folder is not None or not locking.is_whole(benchmark, name):
             if folder is not None:
                 with listener.step(f"look: {benchmark.name}"):
-                    found = locking.adopted(benchmark, name, folder)
+                    files = locking.adopted(benchmark, name, folder)
             else:
                 with listener.step(f"fetch: {benchmark.name} (MB)") as progress:
-                    found = locking.fetched(benchmark, name, progress)
+                    files = locking.fetched(benchmark, name, progress)
             with listener.step(f"check: {benchmark.name} (rows)") as progress:
-                locking.lock(benchmark, name, found, progress)
+                locking.lock(benchmark, name, files, progress)
             changed = True
         if (lock := read_lock(benchmark, name)) is not None:
             listener.say(_sentence(lock, rows_of(lock, lock_path(benchmark.name, name))))

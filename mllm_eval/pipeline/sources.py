@@ -16,7 +16,7 @@ from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.storage import SHIPPED, data_home, locate, read_text
 
 
-class Source(Strict):
+class MadeFolder(Strict):
     """What makes a folder of the data home (`make`), the file that says that it is whole, and what that file holds
     when today's code made it (`version`); see configs/sources.yaml."""
 
@@ -25,11 +25,11 @@ class Source(Strict):
     version: str | None = None
 
 
-class Sources(pydantic.RootModel[dict[str, Source]]):
+class Sources(pydantic.RootModel[dict[str, MadeFolder]]):
     """Folder name -> what makes it."""
 
 
-def sources() -> dict[str, Source]:
+def sources() -> dict[str, MadeFolder]:
     """What this installation can make."""
     return load(SHIPPED / "configs" / "sources.yaml", Sources).root
 
@@ -88,17 +88,17 @@ def _near(path: Path) -> str:
     return f" It is in {here}, which is read by itself only in a checkout: export MLLM_EVAL_DATA={here}"
 
 
-def _current(source: Source, folder: Path) -> bool:
+def _current(source: MadeFolder, folder: Path) -> bool:
     return source.version is None or read_text(folder / source.whole).strip() == _function(source.version)()
 
 
 def _function(name: str) -> Callable[..., Any]:
     module, _, function = name.partition(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
-    return found
+    maker: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return maker
 
 
-def _make(name: str, source: Source, reporter: Reporter) -> None:
+def _make(name: str, source: MadeFolder, reporter: Reporter) -> None:
     make = _function(source.make)
     with reporter.step(f"data: {name}") as progress:
         make(data_home(), lambda _, done, total: progress(done, total))

@@ -39,7 +39,7 @@ STEMS = (("model", ".safetensors"), ("open_clip_model", ".safetensors"), ("pytor
 
 @dataclass(frozen=True)
 class Whole:
-    """A finished model of the hub, `owner/name[@revision]`, of which no yaml says anything."""
+    """An external model of the hub, `owner/name[@revision]`, of which no yaml says anything."""
 
     name: str
     weights: Weights

@@ -7,6 +7,6 @@ are in docs/plan.md; the tests hold them against tensors that were counted and p
 
 from __future__ import annotations
 
-from mllm_eval.plan.estimate import Plan, make_plan
+from mllm_eval.plan.estimate import Plan, PlanOptions, make_plan
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "PlanOptions", "make_plan"]

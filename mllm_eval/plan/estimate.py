@@ -83,31 +83,63 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; sizes in bytes, times in hours, cost in the price's currency."""
-        found = asdict(self)
+        plain = asdict(self)
         for stage, listed in self.memory.items():
             for at, way in enumerate(listed):
-                found["memory"][stage][at] |= {"gpu": way.gpu, "activations_peak": way.activations.peak}
-        return {**found, "hours": self.hours, "gpu_hours": self.gpu_hours, "cost": self.cost}
+                plain["memory"][stage][at] |= {"gpu": way.gpu, "activations_peak": way.activations.peak}
+        return {**plain, "hours": self.hours, "gpu_hours": self.gpu_hours, "cost": self.cost}
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What a run is planned for.
+
+    gpus: number and name, of configs/gpus.yaml. mfu: the share of the GPUs' peak that the model's own products reach.
+    price: of an hour of one GPU, in any currency. rows: of stage 1 and stage 2; None for the recipe's. text: mean
+    tokens of a row beside its image. micro_batch: rows at a time on a GPU, instead of the recipe's.
+    """
+
+    gpus: str = "8xH100"
+    mfu: float = 0.4
+    price: float = 2.5
+    rows: tuple[int | None, int | None] = (None, None)
+    text: int | None = None
+    micro_batch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Machines:
+    gpu: Gpu
+    number: int
+    mfu: float
+    dtype: str
+
+    @property
+    def rate(self) -> float:
+        """Operations of the model a second, by all GPUs."""
+        return self.number * self.gpu.peak(self.dtype) * 1e12 * self.mfu
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes of memory a second, by all GPUs."""
+        return self.number * self.gpu.tb_per_second * 1e12
+
+
+AS_THE_RECIPE_SAYS = PlanOptions()
+"""On eight H100."""
 
 
 def make_plan(
-    encoder: str,
-    recipe: str = "mini",
-    llm: str | None = None,
-    gpus: str = "8xH100",
-    mfu: float = 0.4,
-    price: float = 2.5,
-    rows: tuple[int | None, int | None] = (None, None),
-    text: int | None = None,
-    micro_batch: int | None = None,
+    encoder: str, recipe: str = "mini", llm: str | None = None, options: PlanOptions = AS_THE_RECIPE_SAYS
 ) -> Plan:
-    """The plan of a run. `mfu` is the share of the GPUs' peak that the model's own products reach.
+    """The plan of a run.
 
     Raises UserError for unknown names, sizes nobody states, and a batch that the GPUs cannot share.
     """
     chosen = load_recipe(recipe)
     eye, mind = load_encoder(encoder, chosen), load_llm(llm or chosen.llm)
-    number, name, gpu = parse_gpus(gpus)
+    mfu, micro_batch = options.mfu, options.micro_batch
+    number, name, gpu = parse_gpus(options.gpus)
     if not 0 < mfu <= 1:
         raise UserError(f"mfu {mfu}: a share of the peak lies between 0 and 1")
     seeing, thinking = encoder_shape(eye), llama_shape(mind)
@@ -116,7 +148,7 @@ def make_plan(
     if micro_batch is not None:
         stages = {key: stage.model_copy(update={"micro_batch": micro_batch}) for key, stage in stages.items()}
     loads = {
-        key: stage_load(chosen, at, stage, rows[at - 1], text)
+        key: stage_load(chosen, at, stage, options.rows[at - 1], options.text)
         for at, (key, stage) in enumerate(stages.items(), start=1)
     }
     smaller = {}
@@ -131,7 +163,8 @@ def make_plan(
             smaller[key] = (f"{key}: micro_batch {fitting}, as {number} GPUs share a batch of {stage.batch}; the "
                             f"recipe's {stage.micro_batch} is to be changed before it trains so")  # fmt: skip
             stages[key] = stage.model_copy(update={"micro_batch": fitting})
-    rate = number * gpu.peak(chosen.dtype) * 1e12 * mfu
+    machines = _Machines(gpu, number, mfu, chosen.dtype)
+    rate = machines.rate
     asked = benchmark_loads(chosen.data)
     images = {key: load.images for key, load in loads.items()} | {"evaluation": sum(one.images for one in asked)}
     row = (seeing.tokens + 1) * seeing.width * (4 if stored_dtype(chosen) == "float32" else 2)
@@ -146,14 +179,14 @@ def make_plan(
         trained, frozen, eyes = parts(stage, thinking, joint, seeing)
         held[key] = {"trained": trained, "frozen": frozen, "encoder": eyes, "dtype": chosen.dtype}
         held[key]["deepspeed"] = bool(stage.deepspeed)
-    evaluation, each, plain = _evaluation(chosen, asked, thinking, joint, seeing, gpu, number, mfu)
+    evaluation, each, plain = _evaluation(chosen, asked, thinking, joint, seeing, machines)
     return Plan(
         encoder=eye.name,
         recipe=chosen.name,
         llm=mind.name,
         gpus=f"{number}x{name}",
         mfu=mfu,
-        price=price,
+        price=options.price,
         parameters={"encoder": eye.params, "projector": joint.params, "llm": mind.params},
         chosen={
             key: f"{stage.deepspeed or 'no ZeRO'}, checkpointing {'on' if stage.gradient_checkpointing else 'off'}"
@@ -218,12 +251,9 @@ def _evaluation(
     llm: LlamaShape,
     joint: ProjectorShape,
     encoder: EncoderShape,
-    gpu: Gpu,
-    number: int,
-    mfu: float,
+    machines: _Machines,
 ) -> tuple[Step, list[dict[str, Any]], float]:
     """The step, a line for each benchmark, and the FLOPs of a loop that shares nothing between questions."""
-    rate = number * gpu.peak(recipe.dtype) * 1e12 * mfu
     each: list[dict[str, Any]] = []
     plain = 0
     for one in loads:
@@ -248,9 +278,9 @@ def _evaluation(
     tokens = sum(one.images * recipe.positions + one.questions * (QUESTION + ANSWER) for one in loads)
     # A token of answer reads all weights once for all rows that are decoded together.
     rows = 64
-    reading = questions * ANSWER / rows * 2 * llm.params / (number * gpu.tb_per_second * 1e12)
+    reading = questions * ANSWER / rows * 2 * llm.params / machines.bandwidth
     note = f"the 16 benchmarks; of these {reading / 3600:.2f} h reading weights for {rows} answers at a time"
     if len(loads) != 16:
         note = note.replace("the 16", f"{len(loads)}")
-    hours = flops / rate / 3600 + reading / 3600
+    hours = flops / machines.rate / 3600 + reading / 3600
     return Step("evaluation", questions, tokens, flops, hours, note), each, float(plain)

@@ -59,28 +59,29 @@ class States:
         return self.lasting + max(self.stepping, self.gathered + activations)
 
 
-def states(
-    trained: int,
-    frozen: int,
-    largest: int,
-    dtype: str,
-    zero: Zero,
-    gpus: int,
-    nodes: int = 1,
-    offload: bool = False,
-    encoder: int = 0,
-) -> States:
-    """Weights, gradients and AdamW states of `trained` and `frozen` parameters over `gpus` processes.
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """How many there are: trained, frozen, in the largest module; and of a live encoder, which is held in the recipe's
+    `dtype` whatever the rest is."""
 
-    `encoder`: parameters of a live encoder, which is held in `dtype` whatever the rest is.
+    trained: int
+    frozen: int = 0
+    largest: int = 0
+    encoder: int = 0
+
+
+def states(parameters: Parameters, dtype: str, zero: Zero, gpus: int, nodes: int = 1, offload: bool = False) -> States:
+    """Weights, gradients and AdamW states of parameters over `gpus` processes.
+
     ZeRO as in Rajbhandari et al. 2020 (arXiv 1910.02054): stage 2 shares out gradients and optimiser, stage 3
     weights too; gradients are summed in float32. While the optimiser steps there is a float32 copy of the gradients;
     during the passes of ZeRO-3 the largest module is gathered with its gradient, as DeepSpeed's own estimators
     count it. With `offload`, gradients and optimiser are on the host.
     """
+    trained, frozen = parameters.trained, parameters.frozen
     precision = Precision.of(dtype, zero)
     size = precision.weights
-    weights = size * (trained + frozen) + precision.compute * encoder
+    weights = size * (trained + frozen) + precision.compute * parameters.encoder
     if zero == 0:
         cast = 0 if dtype == "float32" else 2 * (trained + frozen)
         return States(weights, size * trained, ADAM * trained, 0, cast)
@@ -89,7 +90,7 @@ def states(
     gathered = 0
     if zero == 3:
         weights = _share(weights, gpus)
-        gathered = 2 * size * largest
+        gathered = 2 * size * parameters.largest
     if offload:
         return States(weights, 0, 0, 0, gathered, _share(optimiser + step, nodes))
     stepping = _share(step, gpus)
@@ -138,7 +139,7 @@ class Activations:
 
 
 @dataclass(frozen=True)
-class Batch:
+class MicroBatch:
     """A micro-batch: `tokens` positions in all, `images` images of `image_tokens` of them, `targets` targets."""
 
     tokens: int
@@ -157,23 +158,34 @@ class Adapters:
     dropout: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """What the passes of a step do.
+
+    train_llm: the LLM's own weights are trained. checkpointing: blocks are computed once more in the backward pass.
+    adapters: LoRA's, where there are any. encoder: a live one.
+    """
+
+    train_llm: bool
+    checkpointing: bool = False
+    adapters: Adapters | None = None
+    encoder: EncoderShape | None = None
+
+
 def activations(
     llm: LlamaShape,
     projector: ProjectorShape,
-    batch: Batch,
+    batch: MicroBatch,
     precision: Precision,
-    train_llm: bool,
-    checkpointing: bool,
-    adapters: Adapters | None = None,
-    encoder: EncoderShape | None = None,
+    passes: Passes,
 ) -> Activations:
     """The activations of a micro-batch, as this project's step with torch's fused attention keeps them.
 
-    `train_llm`: whether the LLM's own weights are trained. `encoder`: a live one.
     Counted tensor by tensor in the manner of Korthikanti et al. 2022 (arXiv 2205.05198), whose layer has
     neither RMSNorm nor SwiGLU nor fused attention. A frozen matrix keeps no input: its gradient is not wanted.
     """
-    block = _block(llm, precision, train_llm, adapters)
+    train_llm, encoder = passes.train_llm, passes.encoder
+    block = _block(llm, precision, train_llm, passes.adapters)
     # The residual stream is float32 under autocast.
     stream = precision.weights * llm.width
     tail = _norm(llm, precision, train_llm) - (precision.compute * llm.width if train_llm else 0)
@@ -189,7 +201,7 @@ def activations(
     # A block's backward pass: gradients of the stream, and of what its MLP multiplies.
     passing = batch.tokens * e * (2 * llm.width + (1 if train_llm else 2) * llm.hidden)
     seen = 0 if encoder is None else batch.images * (encoder.tokens + 1) * encoder.width * e * ENCODING
-    if checkpointing:
+    if passes.checkpointing:
         kept = around + batch.tokens * llm.depth * stream
         return Activations(kept, logits, batch.tokens * block + passing, seen)
     # The last block's queries, attention and MLP are computed at targets alone.

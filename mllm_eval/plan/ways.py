@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from mllm_eval.catalog import Recipe, Stage
 from mllm_eval.operations.shapes import EncoderShape, LlamaShape, ProjectorShape, added_parameters, matrices
 from mllm_eval.plan.gpus import Gpu
-from mllm_eval.plan.memory import Activations, Adapters, Batch, Precision, States, Zero, activations, states
+from mllm_eval.plan.memory import (
+    Activations,
+    Adapters,
+    MicroBatch,
+    Parameters,
+    Passes,
+    Precision,
+    States,
+    Zero,
+    activations,
+    states,
+)
 
 GIB = 2**30
 PER_NODE = 8
@@ -65,16 +76,18 @@ def ways(
     """Every way to share a stage out, with and without gradient checkpointing, at rows of the longest length."""
     trained, frozen, eyes = parts(stage, llm, joint, encoder)
     targets = stage.micro_batch * max(1, stage.max_length - recipe.positions)
-    batch = Batch(stage.micro_batch * stage.max_length, stage.micro_batch, recipe.positions, targets)
+    batch = MicroBatch(stage.micro_batch * stage.max_length, stage.micro_batch, recipe.positions, targets)
     whole = stage.train_llm and stage.lora is None
     live = encoder if eyes else None
     nodes = -(-number // PER_NODE)
-    found = []
+    memories = []
     for way, zero, offload in WAYS:
-        held = states(trained, frozen, llm.largest, recipe.dtype, zero, number, nodes, offload, eyes)
+        parameters = Parameters(trained, frozen, llm.largest, eyes)
+        held = states(parameters, recipe.dtype, zero, number, nodes, offload)
         precision = Precision.of(recipe.dtype, zero)
         for checkpointing in (False, True):
-            kept = activations(llm, joint, batch, precision, whole, checkpointing, adapters(stage, llm), live)
+            passes = Passes(whole, checkpointing, adapters(stage, llm), live)
+            kept = activations(llm, joint, batch, precision, passes)
             fits = held.peak(kept.peak) + RESERVE <= gpu.gib * GIB
-            found.append(Memory(way, checkpointing, held, kept, fits))
-    return found
+            memories.append(Memory(way, checkpointing, held, kept, fits))
+    return memories

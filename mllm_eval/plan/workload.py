@@ -119,9 +119,9 @@ def benchmark_loads(pin: str) -> list[BenchmarkLoad]:
     against the pins and the published counts; elsewhere the pin's rows, each with an image of its own.
     """
     here = set(names("benchmarks"))
-    found = [load_benchmark(name) for name in paper_benchmarks() if name in here]
+    benchmarks = [load_benchmark(name) for name in paper_benchmarks() if name in here]
     sizes = reference_sizes()
-    return [_load(one, pin, sizes) for one in found if pin in one.data]
+    return [_load(one, pin, sizes) for one in benchmarks if pin in one.data]
 
 
 def reference_sizes() -> dict[str, tuple[int, int, bool]]:

@@ -129,12 +129,12 @@ def _crops(protocol: DenseProbe, task: Task, train: Examples, begun: int) -> Ite
 def _group(waiting: Sequence[tuple[str, Future[Any]]]) -> Crops:
     pixels, targets, broken = [], [], {}
     for name, future in waiting:
-        found = future.result()
-        if isinstance(found, Exception):
-            broken[name] = str(found)
+        outcome = future.result()
+        if isinstance(outcome, Exception):
+            broken[name] = str(outcome)
         else:
-            pixels.append(found[0])
-            targets.append(found[1])
+            pixels.append(outcome[0])
+            targets.append(outcome[1])
     if not pixels:
         return Crops(None, None, broken)
     return Crops(torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.stack(targets)), broken)

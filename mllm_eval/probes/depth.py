@@ -86,14 +86,14 @@ class Depth(Task):
     def predicted(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Depths [B, *size] of logits [B, bins, h, w] at the grid."""
         protocol = self.protocol
-        found = read_out(upsampled(logits, protocol.upsample), protocol.low, protocol.high)
-        return F.interpolate(found[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+        metres = read_out(upsampled(logits, protocol.upsample), protocol.low, protocol.high)
+        return F.interpolate(metres[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
     def loss(self, logits: Tensor, target: Tensor, step: int) -> Tensor:
         """The scale-invariant loss over all known pixels of the group."""
         height, width = target.shape[1:]
-        found = self.predicted(logits, (height, width))
-        return sig_loss(found, target, self.protocol.mean_share, step < self.protocol.still)
+        depths = self.predicted(logits, (height, width))
+        return sig_loss(depths, target, self.protocol.mean_share, step < self.protocol.still)
 
     def test(self, example: Example, logits: Logits) -> list[Tested]:
         """The root of the mean squared error of the picture and its mirror image, averaged, within the window."""
@@ -106,10 +106,10 @@ class Depth(Task):
         if not known.any():
             raise UserError(f"{example.map_path}: no pixel within the window has a depth from {self.protocol.low:g} to "
                             f"{self.protocol.high:g} m")  # fmt: skip
-        found = []
+        tested = []
         for made in logits(torch.stack([pixels, pixels.flip(2)])):
             both = self.predicted(made, wanted.shape).clamp(self.protocol.low, self.protocol.high)
             mean = ((both[0] + both[1].flip(1)) / 2).cpu().numpy()[top:bottom, left:right]
             gap = mean[known].astype(np.float64) - own[known].astype(np.float64)
-            found.append(Tested(score=math.sqrt(float(np.mean(gap**2)))))
-        return found
+            tested.append(Tested(score=math.sqrt(float(np.mean(gap**2)))))
+        return tested

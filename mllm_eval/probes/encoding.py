@@ -79,11 +79,11 @@ def _batch(
     for part, futures in own:
         pixels, places = [], []
         for at, future in enumerate(futures):
-            found = future.result()
-            if isinstance(found, Exception):
-                broken[part * TOGETHER + at] = str(found)
+            outcome = future.result()
+            if isinstance(outcome, Exception):
+                broken[part * TOGETHER + at] = str(outcome)
             else:
-                pixels.append(found)
+                pixels.append(outcome)
                 places.append(at)
         if not pixels:
             made.append(like)

@@ -29,12 +29,20 @@ class Input(NamedTuple):
         return f"block{'s' * (len(self.layers) > 1)} {blocks}{' with the mean patch' if self.patch_mean else ''}"
 
 
+class Descent(NamedTuple):
+    """How heads are trained: the deviation of their first weights, the momentum, and the seed of these weights."""
+
+    deviation: float
+    momentum: float
+    seed: int
+
+
 class Heads:
     """Linear heads of `classes` for every rate and input.
 
     Weights of an input are [R * C, d], its biases [R * C]; features come as [B, 2, L, D] (`encoding.Encoded`) for
     the layers `read`. `rates` [R] are those of the batch that is trained on. Initial weights are normal with
-    `deviation`, drawn on the CPU from the seed, biases 0.
+    `descent.deviation`, drawn on the CPU from its seed, biases 0.
     """
 
     def __init__(
@@ -44,15 +52,13 @@ class Heads:
         classes: int,
         read: Sequence[int],
         width: int,
-        deviation: float,
-        momentum: float,
-        seed: int,
+        descent: Descent,
         device: torch.device | str = "cpu",
     ) -> None:
         self.inputs = tuple(inputs)
         self.rates = tuple(rates)
         self.classes = classes
-        self.momentum = momentum
+        self.momentum = descent.momentum
         self._read = {layer: at for at, layer in enumerate(read)}
         self._rate = torch.tensor(self.rates, dtype=torch.float32, device=device)[:, None, None]
         rows = len(self.rates) * classes
@@ -60,8 +66,8 @@ class Heads:
         for one in self.inputs:
             size = width * (len(one.layers) + one.patch_mean)
             # A head's first weights do not depend on which others there are beside it.
-            draws = torch.Generator().manual_seed(zlib.crc32(f"{seed} {one.words()}".encode()))
-            parts = [torch.empty(size, classes).normal_(0, deviation, generator=draws).T for _ in self.rates]
+            draws = torch.Generator().manual_seed(zlib.crc32(f"{descent.seed} {one.words()}".encode()))
+            parts = [torch.empty(size, classes).normal_(0, descent.deviation, generator=draws).T for _ in self.rates]
             self.weights.append(torch.cat(parts).to(device))
             self._moves.append(torch.zeros(rows, size, device=device))
         self.biases = torch.zeros(len(self.inputs), rows, device=device)

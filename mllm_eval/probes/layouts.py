@@ -56,7 +56,7 @@ def imagenet(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
     classes = sorted(one.name for one in os.scandir(top) if one.is_dir())
     if not classes:
         raise UserError(f"{top}: no folders of classes in it; ImageNet's layout is {data.train}/<class>/<image>")
-    found = []
+    both = []
     for split in (data.train, data.test):
         shelf: Shelf[Example] = Shelf()
         here = folder / split
@@ -69,13 +69,13 @@ def imagenet(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
         for label, name in enumerate(classes):
             for path in _pictures(here / name) if name in set(own) else ():
                 shelf.append(Example(f"{split}/{name}/{path.name}", _file(path), label))
-        found.append(Examples(shelf, classes))
-    return found[0], found[1]
+        both.append(Examples(shelf, classes))
+    return both[0], both[1]
 
 
 def imagenet_parquet(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
     """`<split>-*.parquet` with `image` and `label`, as the hub has ImageNet; labels are numbers from 0."""
-    found = []
+    both = []
     for split in (data.train, data.test):
         files = sorted(folder.glob(f"{split}-*.parquet"))
         if not files:
@@ -89,8 +89,8 @@ def imagenet_parquet(data: ProbeData, folder: Path) -> tuple[Examples, Examples]
         count = data.classes if data.classes is not None else most + 1
         if most >= count:
             raise UserError(f"{folder / split}: label {most}, the yaml says {count:,} classes")
-        found.append(Examples(shelf, [str(number) for number in range(count)]))
-    return found[0], found[1]
+        both.append(Examples(shelf, [str(number) for number in range(count)]))
+    return both[0], both[1]
 
 
 def _parquet(path: Path, split: str) -> Iterator[Example]:
@@ -113,7 +113,7 @@ def ade20k(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
     """`images/<split>/x.jpg` with `annotations/<split>/x.png`, in the folder itself or in ADEChallengeData2016/."""
     inside = folder / "ADEChallengeData2016"
     top = inside if inside.is_dir() else folder
-    found = []
+    both = []
     for split in (data.train, data.test):
         shelf: Shelf[Example] = Shelf()
         for path in _pictures(top / "images" / split):
@@ -121,8 +121,8 @@ def ade20k(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
             if not mask.is_file():
                 raise UserError(f"{mask}: no such file, the mask of {path}")
             shelf.append(Example(f"{split}/{path.stem}", _file(path), map_path=str(mask)))
-        found.append(Examples(shelf))
-    return found[0], found[1]
+        both.append(Examples(shelf))
+    return both[0], both[1]
 
 
 def nyu(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:

@@ -16,7 +16,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.probes.encoding import encoded
 from mllm_eval.probes.examples import Example, Examples
 from mllm_eval.probes.found import Found, Group, chosen_words, hold_to_any
-from mllm_eval.probes.grid import Heads, Input
+from mllm_eval.probes.grid import Descent, Heads, Input
 from mllm_eval.probes.keeping import Kept, number
 from mllm_eval.probes.order import Order
 from mllm_eval.probes.views import drawing, random_view
@@ -29,11 +29,11 @@ CHUNK = 64
 
 def inputs_of(protocol: LinearProbe, groups: Layers) -> list[list[Input]]:
     """The inputs of each group of layers: the last so many of them, with and without the mean patch."""
-    found = []
+    inputs = []
     for layers in groups:
         depths = sorted({min(depth, len(layers)) for depth in protocol.depths})
-        found.append([Input(layers[-depth:], mean) for depth in depths for mean in protocol.patch_mean])
-    return found
+        inputs.append([Input(layers[-depth:], mean) for depth in depths for mean in protocol.patch_mean])
+    return inputs
 
 
 def measure(
@@ -52,10 +52,8 @@ def measure(
     read = sorted({layer for one in every for layer in one.layers})
     scaled = [rate * protocol.batch / protocol.rate_batch for rate in protocol.rates]
     weight = next(model.parameters())
-    heads = Heads(
-        every, scaled, len(train.classes), read, model.width, protocol.deviation, protocol.momentum, protocol.seed,
-        weight.device,
-    )  # fmt: skip
+    descent = Descent(protocol.deviation, protocol.momentum, protocol.seed)
+    heads = Heads(every, scaled, len(train.classes), read, model.width, descent, weight.device)
     state = kept.load()
     # What another version of this code kept is not gone on with.
     begun = int(state["step"]) if "step" in state and heads.restore(state) else 0

@@ -138,11 +138,11 @@ def _read(path: Path) -> ProbeLock | None:
 
 def _place(path: Path, protocol: Protocol, pin: str) -> Path:
     noted = path.with_suffix(".place")
-    found = Path(validate(read_json(noted), ProbePlace, str(noted)).folder) if noted.is_file() else None
-    if found is None or not found.is_dir():
+    noted_folder = Path(validate(read_json(noted), ProbePlace, str(noted)).folder) if noted.is_file() else None
+    if noted_folder is None or not noted_folder.is_dir():
         raise UserError(f"probe {protocol.name}: its data {pin!r} are locked, but not on this machine; "
                         f"{_mend(protocol, pin)}")  # fmt: skip
-    return found
+    return noted_folder
 
 
 def _fetched(protocol: Protocol, pin: str, commit: str | None, progress: Progress) -> tuple[Path, str | None]:

@@ -57,7 +57,7 @@ def measure(
     order = np.random.default_rng([protocol.seed, 1]).permutation(len(every))
     cut = max(1, round(protocol.holdout * len(every)))
     held, learnt = np.sort(order[:cut]), np.sort(order[cut:])
-    found = []
+    scored_groups = []
     for layers in groups:
         at = [every.layers.index(layer) for layer in layers]
         rows, shown = _rows(every, at), _rows(asked, at)
@@ -79,9 +79,9 @@ def measure(
             "iterations": int(np.max(final.n_iter_)),
             "converged": bool(np.max(final.n_iter_) < protocol.iterations),
         }
-        found.append(Group(layers, chosen, scores=scores))
+        scored_groups.append(Group(layers, chosen, scores=scores))
     words = f"best C of {protocol.count}; {chosen_words(protocol.selection, protocol.holdout).replace('head', 'C')}"
-    return Found(found, words, len(test), asked.broken, every.broken, len(every))
+    return Found(scored_groups, words, len(test), asked.broken, every.broken, len(every))
 
 
 def _rows(held: Summaries, layers: Sequence[int]) -> Doubles:

@@ -46,7 +46,7 @@ NAMED = 20
 
 
 @dataclass(frozen=True)
-class Job:
+class Measurement:
     """A probe of an encoder on data that lie in `place`. `asked` are the layers that were asked for, or None."""
 
     encoder: Encoder
@@ -107,7 +107,7 @@ class Job:
         return read_probed(self.folder)
 
 
-def measure(job: Job, progress: Progress = lambda *_: None) -> Probed:
+def measure(job: Measurement, progress: Progress = lambda *_: None) -> Probed:
     """The result of a job, measured if it is not there; of several processes each calls it.
 
     A measurement that was stopped goes on where it was, to the same figures. Raises UserError for data that can't be
@@ -123,7 +123,7 @@ def measure(job: Job, progress: Progress = lambda *_: None) -> Probed:
     return result
 
 
-def _model(job: Job, encoder: Encoder) -> tuple[EncoderModel, str]:
+def _model(job: Measurement, encoder: Encoder) -> tuple[EncoderModel, str]:
     import torch
 
     place = device()
@@ -131,7 +131,7 @@ def _model(job: Job, encoder: Encoder) -> tuple[EncoderModel, str]:
     return load_encoder_model(encoder, getattr(torch, dtype)).to(place), dtype
 
 
-def _run(job: Job, kept: Kept, progress: Progress) -> Found:
+def _run(job: Measurement, kept: Kept, progress: Progress) -> Found:
     protocol, (train, test) = job.protocol, job.examples
     if isinstance(protocol, ImageProbe):
         from mllm_eval.probes.views import probed
@@ -171,7 +171,7 @@ def sums_of(group: Group, metric: str) -> ImageSums:
     return ImageSums(SCALE[metric] * group.inside.astype(np.float64), group.union.astype(np.float64))
 
 
-def _result(job: Job, found: Found, seconds: float, cpu_seconds: float) -> Probed:
+def _result(job: Measurement, found: Found, seconds: float, cpu_seconds: float) -> Probed:
     protocol = job.protocol
     sums = [sums_of(group, protocol.metric) for group in found.groups]
     readings = []

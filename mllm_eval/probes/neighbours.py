@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,9 +30,9 @@ def nearest(queries: Tensor, references: Callable[[int, int], Tensor], count: in
     at = torch.zeros((len(asked), 0), dtype=torch.int64)
     for start in range(0, count, ROWS):
         some = F.normalize(references(start, min(count, start + ROWS)).float(), dim=1)
-        found = asked @ some.T
+        cosines = asked @ some.T
         places = torch.arange(start, start + len(some)).expand(len(asked), -1)
-        near, at = torch.cat([near, found], 1), torch.cat([at, places], 1)
+        near, at = torch.cat([near, cosines], 1), torch.cat([at, places], 1)
         order = near.argsort(dim=1, descending=True, stable=True)[:, :most]
         near, at = near.gather(1, order), at.gather(1, order)
     return near, at
@@ -57,14 +58,14 @@ def measure(
     # A number that there are not so many neighbours for would be another number under its name.
     known = len(every) if held is None else len(held[0])
     protocol, few = _within(protocol, known)
-    found = []
+    scored_groups = []
     for layers in groups:
         at = [every.layers.index(layer) for layer in layers]
-        answers = _answered(protocol, every, asked, at, labels, len(train.classes), np.arange(len(every)))
+        answers = _answered(protocol, every, asked, at, _Labels(labels, len(train.classes)), np.arange(len(every)))
         right = (answers == wanted[:, None]).numpy()
         choice = right
         if held is not None:
-            own = _answered(protocol, every, every, at, labels, len(train.classes), held[0], held[1])
+            own = _answered(protocol, every, every, at, _Labels(labels, len(train.classes)), held[0], held[1])
             choice = (own == labels[held[1]][:, None]).numpy()
         shares = choice.mean(0)
         best = int(np.argmax(shares))
@@ -75,12 +76,12 @@ def measure(
             "on_selection": round(100 * float(shares[best]), 4),
         }
         further = {f"k={k}": 100 * float(right[:, i].mean()) for i, k in enumerate(protocol.neighbours)}
-        found.append(Group(layers, chosen, scores=scores, further=further))
+        scored_groups.append(Group(layers, chosen, scores=scores, further=further))
     words = f"best k of {', '.join(map(str, protocol.neighbours))}; "
     if few:
         words += f"{', '.join(map(str, few))} left out, since {known:,} training images answer; "
     words += chosen_words(protocol.selection, protocol.holdout).replace("head", "k")
-    return Found(found, words, len(test), asked.broken, every.broken, len(every))
+    return Found(scored_groups, words, len(test), asked.broken, every.broken, len(every))
 
 
 def _within(protocol: NeighbourProbe, known: int) -> tuple[NeighbourProbe, list[int]]:
@@ -104,9 +105,16 @@ def _held(protocol: NeighbourProbe, count: int) -> tuple[NDArray[np.int64], NDAr
     return np.sort(order[cut:]), np.sort(order[:cut])
 
 
+class _Labels(NamedTuple):
+    """The classes of images [N] by number, and how many there are."""
+
+    numbers: Tensor
+    classes: int
+
+
 def _answered(
-    protocol: NeighbourProbe, references: Summaries, queries: Summaries, layers: Sequence[int], labels: Tensor,
-    classes: int, among: NDArray[np.int64], asking: NDArray[np.int64] | None = None,
+    protocol: NeighbourProbe, references: Summaries, queries: Summaries, layers: Sequence[int], labels: _Labels,
+    among: NDArray[np.int64], asking: NDArray[np.int64] | None = None,
 ) -> Tensor:  # fmt: skip
     """[Q, K] the classes that each number of neighbours votes for; `among` the references, `asking` of the queries."""
     count = len(queries) if asking is None else len(asking)
@@ -116,12 +124,12 @@ def _answered(
         low, high = int(places.min()), int(places.max()) + 1
         return held.rows(low, high)[torch.from_numpy(places - low)][:, list(layers)].flatten(1)
 
-    found = []
+    voted = []
     for start in range(0, count, ROWS):
         places = np.arange(start, min(count, start + ROWS))
         some = row(queries, places if asking is None else asking[places])
         cosines, at = nearest(some, lambda a, b: row(references, among[a:b]), len(among), most)
-        named = labels[torch.from_numpy(among)[at]]
-        found.append(torch.stack([votes(cosines[:, :k], named[:, :k], classes, protocol.temperature)
+        named = labels.numbers[torch.from_numpy(among)[at]]
+        voted.append(torch.stack([votes(cosines[:, :k], named[:, :k], labels.classes, protocol.temperature)
                                   for k in protocol.neighbours], 1))  # fmt: skip
-    return torch.cat(found)
+    return torch.cat(voted)

@@ -45,6 +45,6 @@ def told(own: Any) -> list[Any]:
     _, world = rank()
     if world == 1:
         return [own]
-    found: list[Any] = [None] * world
-    torch.distributed.all_gather_object(found, own)
-    return found
+    gathered: list[Any] = [None] * world
+    torch.distributed.all_gather_object(gathered, own)
+    return gathered

@@ -81,8 +81,8 @@ class Summaries:
 
     def rows(self, start: int, stop: int) -> Tensor:
         """[n, L, D] float32 of these of the readable examples."""
-        found, _ = self.store.rows([self.refs.key(at) for at in self.places[start:stop]])
-        return found
+        rows, _ = self.store.rows([self.refs.key(at) for at in self.places[start:stop]])
+        return rows
 
 
 class _Some(Sequence[Any]):

@@ -27,12 +27,12 @@ def marks_of(processor: Any) -> tuple[str, ...]:
     tokenizer = processor.tokenizer
     template = str(getattr(processor, "chat_template", None) or "")
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    found = {one.content for one in added if one.special or (_MARK.fullmatch(one.content) and one.content in template)}
-    found |= set(map(str, getattr(tokenizer, "all_special_tokens", ())))
-    found |= {
+    marks = {one.content for one in added if one.special or (_MARK.fullmatch(one.content) and one.content in template)}
+    marks |= set(map(str, getattr(tokenizer, "all_special_tokens", ())))
+    marks |= {
         value for name, value in vars(processor).items() if name.endswith("_token") and isinstance(value, str) and value
     }
-    return tuple(sorted((one for one in found if len(one.strip()) > 1), key=lambda one: (-len(one), one)))
+    return tuple(sorted((one for one in marks if len(one.strip()) > 1), key=lambda one: (-len(one), one)))
 
 
 def unmarked(text: str, marks: Collection[str]) -> str:

@@ -15,12 +15,12 @@ def parts_of(template: str, text: str, n_images: int | None = None) -> list[Part
     of a turn is text, also where it holds some of these marks; a whole change of turns inside a text cannot be told
     from one. A string without the template's form is taken as its writer has marked it.
     """
-    found = _turns(template_named(template), text)
-    if found is None:
-        found = [(text, True, True)]
+    turns = _turns(template_named(template), text)
+    if turns is None:
+        turns = [(text, True, True)]
     parts: list[Part] = []
     left = text.count(IMAGE) if n_images is None else n_images
-    for piece, own, shows in found:
+    for piece, own, shows in turns:
         if not shows:
             parts.append(Part(piece, own))
             continue
@@ -52,27 +52,27 @@ def _turns(chosen: Template, text: str) -> list[tuple[str, bool, bool]] | None:
     close = chosen.user_close + chosen.assistant_open
     turn = chosen.assistant_close + chosen.between + chosen.user_open
     begin = chosen.begin if text.startswith(chosen.begin) else ""
-    found, at = [(begin, True, False)], len(begin)
+    turns, at = [(begin, True, False)], len(begin)
     if not text.startswith(chosen.user_open, at):
         end = text.find(chosen.system_close + chosen.user_open, at)
         if not text.startswith(chosen.system_open, at) or end < 0:
             return None
         system = text[at + len(chosen.system_open) : end]
-        found += [(chosen.system_open, True, False), (system, False, False), (chosen.system_close, True, False)]
+        turns += [(chosen.system_open, True, False), (system, False, False), (chosen.system_close, True, False)]
         at = end + len(chosen.system_close)
-    found.append((chosen.user_open, True, False))
+    turns.append((chosen.user_open, True, False))
     at += len(chosen.user_open)
     while (closed := text.find(close, at)) >= 0:
         again = text.find(turn, closed + len(close))
         if again < 0:
             break
         answer = text[closed + len(close) : again]
-        found += [(text[at:closed], False, True), (close, True, False), (answer, False, False), (turn, True, False)]
+        turns += [(text[at:closed], False, True), (close, True, False), (answer, False, False), (turn, True, False)]
         at = again + len(turn)
     if text.endswith(close) and len(text) - len(close) >= at:
-        return [*found, (text[at : -len(close)], False, True), (close, True, False)]
+        return [*turns, (text[at : -len(close)], False, True), (close, True, False)]
     if closed < 0:
         return None
     answer = text[closed + len(close) :].removesuffix(chosen.assistant_close)
     ended = text[closed + len(close) + len(answer) :]
-    return [*found, (text[at:closed], False, True), (close, True, False), (answer, False, False), (ended, True, False)]
+    return [*turns, (text[at:closed], False, True), (close, True, False), (answer, False, False), (ended, True, False)]

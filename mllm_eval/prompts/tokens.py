@@ -54,26 +54,26 @@ class PromptTokens:
     def encode(self, chunks: Sequence[Chunk]) -> list[Tokens]:
         """The tokens of chunks, the tokenizer's begin token in front of a first one where the template wants it."""
         if getattr(self.tokenizer, "backend_tokenizer", None) is None:
-            found = [self._plain(chunk) for chunk in chunks]
+            tokens = [self._plain(chunk) for chunk in chunks]
         else:
-            found = self._encoded(chunks)
-        for chunk, (ids, targets) in zip(chunks, found, strict=True):
+            tokens = self._encoded(chunks)
+        for chunk, (ids, targets) in zip(chunks, tokens, strict=True):
             if chunk.first and self.begin:
                 ids[:0] = self.begin
                 targets[:0] = [False] * len(self.begin)
-        return found
+        return tokens
 
     def _encoded(self, chunks: Sequence[Chunk]) -> list[Tokens]:
         names = [_free_name(chunk) for chunk in chunks]
-        found: list[Tokens] = [([], []) for _ in chunks]
+        tokens: list[Tokens] = [([], []) for _ in chunks]
         for name in sorted(set(names)):
             copy, controls = _copy(self.tokenizer, name)
             own = [at for at, other in enumerate(names) if other == name]
             texts = [_spelt(chunks[at], controls, name) for at in own]
             encoded = copy.encode_batch(["".join(text for text, _ in one) for one in texts], add_special_tokens=False)
             for at, spelt, one in zip(own, texts, encoded, strict=True):
-                found[at] = _learnt(copy, spelt, one)
-        return found
+                tokens[at] = _learnt(copy, spelt, one)
+        return tokens
 
     def _plain(self, chunk: Chunk) -> Tokens:
         """By a tokenizer that is no fast one: parts one by one, an image's mark in a text taken apart."""

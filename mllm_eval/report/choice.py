@@ -38,7 +38,7 @@ def choose_one_recipe(
         if kind != best and not mixed:
             named = ", ".join(f"{one.encoder} [{one.hash}]" for one in members)
             if members[0].external:
-                what = ", ".join(dict.fromkeys(one.external.removeprefix("a ") for one in members))
+                what = ", ".join(dict.fromkeys(one.external.removeprefix("an ") for one in members))
                 left_out.append(f"Left out: {named} ({what}), with which no encoder's run shares a recipe; a report "
                                 "shows them with `--runs`, a table with `--mixed-recipes`.")  # fmt: skip
                 continue

@@ -49,7 +49,7 @@ def differences(
     other samples, are left out. `blind`: label -> the run without images; where both runs of a pair have one of
     the same samples, the difference of the visual gains is tested too, with Holm over all such differences.
     """
-    found: list[Difference] = []
+    tested: list[Difference] = []
     for label_a, a, label_b, b in pairs:
         parts: dict[str, Paired] = {}
         seen: dict[str, Paired] = {}
@@ -61,7 +61,7 @@ def differences(
             counted = _mcnemar(a.estimates[name].score, b.estimates[name].score)
             if unseen[0] and unseen[1] and (gain := _paired(name, a, b, unseen[0], unseen[1])):
                 seen[name] = gain
-            found.append(
+            tested.append(
                 Difference(label_a, label_b, name, pair.difference, pair.p, math.nan, *counted, _gain(seen.get(name)))
             )
         for mean in (AVERAGE, *columns().categories):
@@ -74,14 +74,14 @@ def differences(
                     if all(name in seen for name in members)
                     else None
                 )
-                found.append(
+                tested.append(
                     Difference(label_a, label_b, mean, whole.difference, whole.p, math.nan, gain=_gain(by_sight))
                 )
-    corrected = stats.holm([one.p for one in found])
-    gains = stats.holm([one.gain.p if one.gain else math.nan for one in found])
+    corrected = stats.holm([one.p for one in tested])
+    gains = stats.holm([one.gain.p if one.gain else math.nan for one in tested])
     return [
         replace(one, holm=p, gain=replace(one.gain, holm=gain) if one.gain else None)
-        for one, p, gain in zip(found, corrected, gains, strict=True)
+        for one, p, gain in zip(tested, corrected, gains, strict=True)
     ]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mllm_eval import stats
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.errors import UserError
 from mllm_eval.leaks.findings import KINDS, OWN, Findings, Kind, findings_of
 from mllm_eval.report.comparison import labels
@@ -83,7 +84,7 @@ def leaks_table(
     corpus: str = OWN,
     kind: str = "pictures",
     rules: str = "cambrian",
-    variants: Sequence[str] = ("default",),
+    variants: Sequence[VariantKey] = (DEFAULT,),
 ) -> Table:
     """A row for each benchmark, category and AVG of each run: its score, and its score without leaked samples.
 
@@ -118,7 +119,7 @@ def leaks_table(
 def _rows(run: Scored, label: str, found: Findings, kind: Kind) -> list[Row]:
     leaked = {name: found.leaked(name, kind) for name in found.benchmarks}
     left = without_leaked(run, leaked)
-    facts = {"run": run.record.hash, "rules": run.rules, "variant": run.variant}
+    facts = {"run": run.record.hash, "rules": run.rules, "variant": str(run.variant)}
     sizes = {name: int(run.summaries[name]["n"]) for name in run.benchmarks}
     rows = []
     for key in [*run.benchmarks, *(mean for mean in (*columns().categories, AVERAGE) if mean in run.values)]:

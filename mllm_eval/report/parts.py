@@ -43,13 +43,13 @@ def parts(summary: Mapping[str, Any]) -> list[Part]:
     if not isinstance(reported, Mapping):
         return []
     metric, scale = _metric(summary)
-    found = list(_parts(reported, metric, scale, ()))
-    shares = [one.value for one in found if one.n is not None and one.value is not None]
+    listed = list(_parts(reported, metric, scale, ()))
+    shares = [one.value for one in listed if one.n is not None and one.value is not None]
     if all(0 <= value <= 1 for value in shares) and any(0 < value < 1 for value in shares):
         # CV-Bench's parts are shares, though its value is in percent.
-        found = [replace(one, value=100 * one.value) if one.n is not None and one.value is not None else one
-                 for one in found]  # fmt: skip
-    return found
+        listed = [replace(one, value=100 * one.value) if one.n is not None and one.value is not None else one
+                 for one in listed]  # fmt: skip
+    return listed
 
 
 def number(value: float) -> str:

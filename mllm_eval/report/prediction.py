@@ -139,19 +139,19 @@ def _predicted(found: Evidence, name: str, given: Mapping[str, float]) -> dict[s
 
 def draw_prediction(target: str, path: Path) -> None:
     """A panel a predictor: published values against what the others predict, families told apart; written to `path`."""
-    found = evidence(target)
-    names: Sequence[str] = [*found.predictors, TOGETHER]
+    known = evidence(target)
+    names: Sequence[str] = [*known.predictors, TOGETHER]
     figure = new_figure(2.5 * len(names), 2.9)
     panels = figure.subplots(1, len(names), sharex=True, sharey=True)
-    low, high = float(found.y.min()) - 1, float(found.y.max()) + 1
+    low, high = float(known.y.min()) - 1, float(known.y.max()) + 1
     for axes, name in zip(panels, names, strict=True):
-        left_out = predicted(found.of(name), found.y, range(len(found.y)))
+        left_out = predicted(known.of(name), known.y, range(len(known.y)))
         axes.plot([low, high], [low, high], color=LINE, linewidth=1)
-        for index, family in enumerate(dict.fromkeys(found.families)):
-            own = np.array([one == family for one in found.families])
-            axes.plot(left_out[own], found.y[own], "osD^v<>"[index % 7], label=family, markersize=4)
+        for index, family in enumerate(dict.fromkeys(known.families)):
+            own = np.array([one == family for one in known.families])
+            axes.plot(left_out[own], known.y[own], "osD^v<>"[index % 7], label=family, markersize=4)
         axes.set_title(
-            f"{name if name == TOGETHER else title(name)}: skill {skill(left_out, found.y, range(len(found.y))):.2f}",
+            f"{name if name == TOGETHER else title(name)}: skill {skill(left_out, known.y, range(len(known.y))):.2f}",
             fontsize=9,
             loc="left",
         )

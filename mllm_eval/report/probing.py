@@ -58,13 +58,13 @@ def read_sums(folder: Path) -> list[ImageSums]:
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: can't be read ({error}); delete {folder} and probe again") from None
     metric = read_probed(folder).metric
-    found = []
+    columns_shown = []
     for number in range(sum(name.startswith(("scores.", "inside.")) for name in arrays)):
         if f"scores.{number}" in arrays:
-            found.append(ImageSums.of_scores(arrays[f"scores.{number}"], SCALE[metric], TOP[metric]))
+            columns_shown.append(ImageSums.of_scores(arrays[f"scores.{number}"], SCALE[metric], TOP[metric]))
         else:
-            found.append(ImageSums(SCALE[metric] * arrays[f"inside.{number}"], arrays[f"union.{number}"]))
-    return found
+            columns_shown.append(ImageSums(SCALE[metric] * arrays[f"inside.{number}"], arrays[f"union.{number}"]))
+    return columns_shown
 
 
 def probe_table(found: Mapping[Path, Probed]) -> Table:
@@ -144,8 +144,8 @@ def differences(found: Mapping[Path, Probed]) -> list[ProbeDifference]:
 
 def probe_words(records: Sequence[RunRecord]) -> list[str]:
     """What the tests between the encoders of some runs say of each probe that fills a column of classic vision."""
-    found = {folder: read_probed(folder) for record in records for folder in record.probed}
-    return [one.words() for one in differences({folder: one for folder, one in found.items() if one.column})]
+    results = {folder: read_probed(folder) for record in records for folder in record.probed}
+    return [one.words() for one in differences({folder: one for folder, one in results.items() if one.column})]
 
 
 def _stamp(folder: Path) -> int:

@@ -94,8 +94,8 @@ def metrics() -> list[str]:
 
 def billions(text: str) -> float | None:
     """`2B`, `700M` or `1.5 B` in billions; None for what is no amount (`300 epochs`)."""
-    found = _AMOUNT.fullmatch(text)
-    return float(found[1]) * _UNITS[found[2]] if found and found[2] else None
+    amount = _AMOUNT.fullmatch(text)
+    return float(amount[1]) * _UNITS[amount[2]] if amount and amount[2] else None
 
 
 def lines(curve: str, keys: Sequence[str] | None = None, runs: Iterable[Scored] = ()) -> list[Line]:
@@ -114,15 +114,15 @@ def lines(curve: str, keys: Sequence[str] | None = None, runs: Iterable[Scored] 
     for key in wanted:
         if key not in known:
             raise UserError(f"no metric {key!r} to fit.{near(key, known)}")
-    found, measured = [], [run for run in runs if run.variant == DEFAULT]
+    fits, measured = [], [run for run in runs if run.variant == DEFAULT]
     for name, family in config.curves[curve].families.items():
         rows = _published(config, config.curves[curve], family)
-        found += _fits(curve, name, "published", wanted, rows, config)
+        fits += _fits(curve, name, "published", wanted, rows, config)
         mine = [run for run in measured if fnmatch(run.record.encoder, family.measured)]
         # a measured line stands beside a published one: counted as that is
         mine = [recounted(run, columns().counted_as(family.file)) for run in mine]
-        found += _fits(curve, name, "measured", wanted, _measured(config.curves[curve].column, mine), config)
-    return found
+        fits += _fits(curve, name, "measured", wanted, _measured(config.curves[curve].column, mine), config)
+    return fits
 
 
 Points = list[tuple[str, float, Mapping[str, float]]]
@@ -141,12 +141,12 @@ def _published(config: Scaling, curve: Curve, family: Family) -> Points:
 
 def _calculated(row: pd.Series[str], where: str) -> dict[str, float]:
     """AVG and the categories as the csv has calculated them, to three decimals, which the fits are made on."""
-    found = {}
+    points = {}
     for key, named in {AVERAGE: columns().average, **columns().categories}.items():
         for name in (f"{one}_calc" for one in named.csv):
             if name in row.index and (value := number(str(row[name]), f"{where}, {name}")) is not None:
-                found[key] = value
-    return found
+                points[key] = value
+    return points
 
 
 def _measured(column: str, runs: Sequence[Scored]) -> Points:
@@ -171,13 +171,13 @@ def _value(key: str, own: Mapping[str, float], config: Scaling) -> float:
 
 
 def _fits(curve: str, family: str, source: Source, keys: Sequence[str], rows: Points, config: Scaling) -> list[Line]:
-    found = []
+    fits = []
     for key in keys:
         known = [(name, x, y) for name, x, own in rows if not math.isnan(y := _value(key, own, config))]
         if len({x for _, x, _ in known}) >= 2:
             fit = stats.log_linear([x for _, x, _ in known], [y for _, _, y in known], seed=stats.seed_of(key))
-            found.append(Line(curve, family, source, key, tuple(name for name, _, _ in known), fit))
-    return found
+            fits.append(Line(curve, family, source, key, tuple(name for name, _, _ in known), fit))
+    return fits
 
 
 def crossings(found: Sequence[Line]) -> list[tuple[Line, Line, stats.Crossing]]:
@@ -197,7 +197,7 @@ def crossings(found: Sequence[Line]) -> list[tuple[Line, Line, stats.Crossing]]:
 def scaling_table(curve: str, keys: Sequence[str] | None = None, runs: Iterable[Scored] = ()) -> Table:
     """Slope per doubling with its interval, value at one billion and R2, a row each family and metric."""
     runs = list(runs)
-    found, config = lines(curve, keys, runs), scaling().curves[curve]
+    fits, config = lines(curve, keys, runs), scaling().curves[curve]
     shown = (
         Column("slope", "Per doubling", decimals=3),
         Column("intercept", "At 1 B", decimals=3),
@@ -205,7 +205,7 @@ def scaling_table(curve: str, keys: Sequence[str] | None = None, runs: Iterable[
         Column("points", "Points", decimals=0),
     )
     rows = []
-    for line in found:
+    for line in fits:
         slope = line.fit.slope
         limits = f"[{printed(slope.low, 2)}, {printed(slope.high, 2)}]"
         cells = {
@@ -215,11 +215,11 @@ def scaling_table(curve: str, keys: Sequence[str] | None = None, runs: Iterable[
             "points": Cell(str(len(line.names)), float(len(line.names))),
         }
         rows.append(Row(metric_title(line.key), line.source, cells, group=f"{line.family}, {line.source}"))
-    said = [crossing_words(*pair) for pair in crossings(found)]
+    said = [crossing_words(*pair) for pair in crossings(fits)]
     notes = [
         f"Least squares of the score on log2({config.axis.lower()}). Published: {config.source}; the fits are ours.",
         "[low, high]: 95 % interval of the slope by the residual bootstrap, widened for few points.",
-        *_counted(config, found, runs),
+        *_counted(config, fits, runs),
     ]
     return Table(f"scaling-{curve}", f"Scaling: {config.title.lower()}", shown, tuple(rows), tuple(notes), tuple(said))
 

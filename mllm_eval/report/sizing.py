@@ -33,7 +33,7 @@ class Power:
 
 def power(a: Scored, b: Scored, wanted: float) -> list[Power]:
     """Benchmarks that both runs answered alike, then categories and AVG. Failed samples are left out of both."""
-    found: dict[str, Power] = {}
+    powers: dict[str, Power] = {}
     for name, one in a.estimates.items():
         other = b.estimates.get(name)
         if other is None or list(one.frame["id"]) != list(other.frame["id"]):
@@ -44,18 +44,18 @@ def power(a: Scored, b: Scored, wanted: float) -> list[Power]:
         # `wanted` is on the scale of 0 to 100, the benchmark may have another (MME)
         scale = columns().percent(name)
         needed = stats.questions_needed(wanted / scale, error, asked)
-        found[name] = Power(name, left.value - right.value, error, stats.detectable(error), asked, needed)
+        powers[name] = Power(name, left.value - right.value, error, stats.detectable(error), asked, needed)
     for mean in (AVERAGE, *columns().categories):
         members = columns().members(mean)
-        if all(name in found for name in members):
-            own = [(found[name], columns().percent(name) / len(members)) for name in members]
+        if all(name in powers for name in members):
+            own = [(powers[name], columns().percent(name) / len(members)) for name in members]
             error = math.sqrt(sum((one.error * share) ** 2 for one, share in own))
             asked = sum(one.questions for one, _ in own)
             gap = sum(one.difference * share for one, share in own)
             needed = stats.questions_needed(wanted, error, asked)
-            found[mean] = Power(mean, gap, error, stats.detectable(error), asked, needed)
+            powers[mean] = Power(mean, gap, error, stats.detectable(error), asked, needed)
     order = [AVERAGE, *columns().categories, *a.benchmarks]
-    return [found[key] for key in order if key in found]
+    return [powers[key] for key in order if key in powers]
 
 
 def power_table(a: Scored, b: Scored, wanted: float, groups: Sequence[SeedGroup] = ()) -> Table:
@@ -111,12 +111,12 @@ def _seed_words(groups: Sequence[SeedGroup], wanted: float) -> list[str]:
 
 def thinned(run: Scored, size: int) -> dict[str, Estimate]:
     """Benchmark -> its estimate on the samples that `mllm-eval eval --subset` asks where the table gives `size`."""
-    found = {}
+    values = {}
     for name, one in run.estimates.items():
         keep = stats.part_of_table(list(one.frame["cluster"]), one.stratum, size, name)
         kept = tuple(part for part, chosen in zip(one.stratum, keep, strict=True) if chosen)
-        found[name] = Estimate(one.estimator, one.frame[keep].reset_index(drop=True), kept)
-    return found
+        values[name] = Estimate(one.estimator, one.frame[keep].reset_index(drop=True), kept)
+    return values
 
 
 def subset_table(runs: Sequence[Scored], labels: Sequence[str], size: int) -> Table:
@@ -142,9 +142,9 @@ def subset_table(runs: Sequence[Scored], labels: Sequence[str], size: int) -> Ta
         )
         for key in keys:
             value = columns().means(_values(part))[key] if key in means else _values(part)[key]
-            found = limits(part, draws, key, value)
+            between = limits(part, draws, key, value)
             cells[key] = Cell(printed(run.values[key], 1), run.values[key])
-            cells[f"{key}_part"] = score_cell(value, shown[0], limits=(found.low, found.high) if found else None)
+            cells[f"{key}_part"] = score_cell(value, shown[0], limits=(between.low, between.high) if between else None)
             halves[key].append((run.values[key], value))
         rows.append(Row(label, "measured", cells))
     asked = sum(len(one.frame) for one in parts[0].values())

@@ -108,12 +108,12 @@ class Columns(Strict):
         by 20 (Cambrian-1, arXiv 2406.16860). A mean with a missing or nan member is left out: it would be
         another quantity under the same name.
         """
-        found: dict[str, float] = {}
+        means: dict[str, float] = {}
         for mean in (AVERAGE, *self.categories):
             parts = [values.get(name, math.nan) * self.percent(name) for name in self.members(mean)]
             if not any(math.isnan(part) for part in parts):
-                found[mean] = sum(parts) / len(parts)
-        return found
+                means[mean] = sum(parts) / len(parts)
+        return means
 
 
 def strata(

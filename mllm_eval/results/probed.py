@@ -112,13 +112,13 @@ def read_probed(folder: Path) -> Probed:
 
 def saved_probes() -> dict[Path, Probed]:
     """Folder -> result of every readable probe, by encoder and probe."""
-    found = {}
+    results = {}
     for path in sorted(probes_home().glob(f"*/{RESULT}")):
         try:
-            found[path.parent] = read_probed(path.parent)
+            results[path.parent] = read_probed(path.parent)
         except UserError:
             continue
-    return dict(sorted(found.items(), key=lambda item: (item[1].encoder, item[1].probe, item[0].name)))
+    return dict(sorted(results.items(), key=lambda item: (item[1].encoder, item[1].probe, item[0].name)))
 
 
 def probes_of(encoder: Encoder, weights: str, data: str) -> dict[Path, Probed]:

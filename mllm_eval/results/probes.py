@@ -49,15 +49,15 @@ def read_probes(folder: Path) -> dict[str, Probe]:
     raw, known = read_json(path), columns().classic
     if not isinstance(raw, dict):
         raise UserError(f"{path}: not an object of name -> result; docs/report.md shows one")
-    found = {}
+    probes = {}
     for name, entry in raw.items():
         if name not in known:
             raise UserError(f"{path}: {name!r} is no column of classic vision.{near(name, known)} "
                             f"Known: {', '.join(known)}")  # fmt: skip
         try:
-            found[name] = Probe.model_validate(entry)
+            probes[name] = Probe.model_validate(entry)
         except ValidationError as error:
             first = error.errors()[0]
             at = ".".join([name, *map(str, first["loc"])])
             raise UserError(f"{path}: {at}: {first['msg']}; docs/report.md shows a whole entry") from None
-    return {name: found[name] for name in known if name in found}
+    return {name: probes[name] for name in known if name in probes}

@@ -56,7 +56,7 @@ class RunRecord:
     share.
 
     `run` is what its config says. Manifest, probes, summaries and timings are read from `folder` when they are first
-    asked for, once. `external`: what it is if not a run of this project, `a finished model` or `imported answers`.
+    asked for, once. `external`: what it is if not a run of this project, `an external model` or `imported answers`.
     Such a one has no encoder that is told apart: its `params` are 0, its `facts` empty.
     `views` is kept for those who make something of the record that others ask for again.
     """
@@ -237,10 +237,10 @@ def record_of(run: Saved, folder: Path | None = None) -> RunRecord:
     """The record of a run or an external model that was read before; `folder` if it does not lie where such ones do."""
     where = run.folder if folder is None else folder
     if isinstance(run, External):
-        what = "a finished model" if isinstance(run, ExternalModel) else "imported answers"
+        what = "an external model" if isinstance(run, ExternalModel) else "imported answers"
         # They share what they are asked, and nothing that an encoder's run holds equal.
         held_equal = short_hash(["finished", run.data])
-        return RunRecord(run, where, where.name, run.name, run.label, "its own", what.removeprefix("a "), "its own",
+        return RunRecord(run, where, where.name, run.name, run.label, "its own", what.removeprefix("an "), "its own",
                          held_equal, 0, {}, run.data, 0, what)  # fmt: skip
     encoder, recipe, llm = run.encoder, run.recipe, run.llm
     words = [run.weights[key] for key in ("tokenizer",) if key in run.weights]

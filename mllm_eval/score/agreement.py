@@ -126,11 +126,11 @@ def _each(gold: Any) -> Iterator[str]:
         yield text
         if text.lstrip().startswith("[") and text.rstrip().endswith("]"):
             try:
-                found = ast.literal_eval(text.strip())
+                parsed = ast.literal_eval(text.strip())
             except (ValueError, SyntaxError, MemoryError, RecursionError):
                 return
-            if isinstance(found, list):
-                for one in found:
+            if isinstance(parsed, list):
+                for one in parsed:
                     yield from _each(one)
 
 

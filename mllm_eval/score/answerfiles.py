@@ -53,16 +53,16 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 where = f"{path}:{number}"
                 try:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                    found = parse_json(text) if text.strip() else None
+                    row = parse_json(text) if text.strip() else None
                 except UnicodeDecodeError as error:
                     raise UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start} of the line)") from None
                 except ValueError as error:
                     raise UserError(f"{where}: not valid JSON ({error})") from None
                 if not text.strip():
                     continue
-                if not isinstance(found, dict):
-                    raise UserError(f"{where}: expected an object, found {type(found).__name__}")
-                yield where, found
+                if not isinstance(row, dict):
+                    raise UserError(f"{where}: expected an object, found {type(row).__name__}")
+                yield where, row
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
 
@@ -122,12 +122,12 @@ def lmms_eval(path: Path, benchmark: Benchmark) -> list[Line]:
     """
     settings = benchmark.settings
     id_, question, answer = settings.get("id"), settings.get("question", "question"), settings.get("answer", "answer")
-    found = list(json_lines(path))
+    rows = list(json_lines(path))
     # Where a task names a column that its data lacks, lmms-eval takes the name for the target of every row.
-    targets = {str(line.get("target")) for _, line in found}
-    named = len(found) > 1 and targets <= {"answer", "answers"}
+    targets = {str(line.get("target")) for _, line in rows}
+    named = len(rows) > 1 and targets <= {"answer", "answers"}
     lines = []
-    for where, line in found:
+    for where, line in rows:
         number = line.get("doc_id")
         if isinstance(number, float | str):
             number = int(whole) if (whole := number_or_text(number)).isascii() and whole.isdigit() else None

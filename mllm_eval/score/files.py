@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +38,27 @@ class Scored:
     brought: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ScoringOptions:
+    """How answers are read and scored, and what they are held against.
+
+    rules: the rule set. partial: samples may be missing. layout: of the file. pin, variant: of the benchmark's
+    data, whose samples they answer.
+    """
+
+    rules: str = "cambrian"
+    partial: bool = False
+    layout: str = "jsonl"
+    pin: str = "mini"
+    variant: VariantKey = DEFAULT
+
+
+WHOLE = ScoringOptions()
+"""Of all samples, under the paper's rules."""
+
+
 def score_file(
-    benchmark: str,
-    answers: Path,
-    rules: str = "cambrian",
-    out: Path | None = None,
-    partial: bool = False,
-    format_: str = "jsonl",
-    as_json: bool = False,
-    pin: str = "mini",
-    variant: VariantKey = DEFAULT,
+    benchmark: str, answers: Path, options: ScoringOptions = WHOLE, out: Path | None = None, as_json: bool = False
 ) -> Scored:
     """Score a file of answers, print its numbers, and write a line per sample to `out`.
 
@@ -58,8 +69,8 @@ def score_file(
     valid, records without a needed field.
     """
     chosen = load_benchmark(benchmark)
-    rules_of(chosen, rules)
-    scored = score_answers(chosen, answers, rules, partial, format_, pin, variant)
+    rules_of(chosen, options.rules)
+    scored = score_answers(chosen, answers, options)
     summary = scored.summary
     if out is not None:
         try:
@@ -78,48 +89,30 @@ def score_file(
     return scored
 
 
-def score_answers(
-    benchmark: Benchmark,
-    answers: Path,
-    rules: str,
-    partial: bool = False,
-    format_: str = "jsonl",
-    pin: str = "mini",
-    variant: VariantKey = DEFAULT,
-) -> Scored:
+def score_answers(benchmark: Benchmark, answers: Path, options: ScoringOptions = WHOLE) -> Scored:
     """The scores of a file of answers, in the order of the samples, and their summary."""
-    layout = "jsonl" if format_ == "auto" else format_
+    layout = "jsonl" if options.layout == "auto" else options.layout
     if layout not in LAYOUTS:
         raise UserError(f"unknown layout '{layout}'.{near(layout, LAYOUTS)} Known: {', '.join(LAYOUTS)}")
-    return score_lines(
-        benchmark, str(answers), LAYOUTS[layout](answers, benchmark), rules, partial, pin, variant, layout
-    )
+    lines = LAYOUTS[layout](answers, benchmark)
+    return score_lines(benchmark, str(answers), lines, replace(options, layout=layout))
 
 
-def score_lines(
-    benchmark: Benchmark,
-    answers: str,
-    lines: Sequence[Line],
-    rules: str,
-    partial: bool = False,
-    pin: str = "mini",
-    variant: VariantKey = DEFAULT,
-    layout: str = "jsonl",
-) -> Scored:
+def score_lines(benchmark: Benchmark, answers: str, lines: Sequence[Line], options: ScoringOptions = WHOLE) -> Scored:
     """The scores of lines of answers, in the order of the samples; `answers` says in errors where they are from."""
     if not lines:
         raise UserError(f"{answers}: no answers in it")
-    if layout == "jsonl":
+    if options.layout == "jsonl":
         _no_repeats(lines)
     if lines[0].record is not None:
-        return _brought(benchmark, answers, lines, rules, partial, variant)
-    samples = load_samples(benchmark, pin, variant)
-    if layout in NUMBERINGS:
-        lines = join(benchmark, lines, samples, NUMBERINGS[layout])
+        return _brought(benchmark, answers, lines, options)
+    samples = load_samples(benchmark, options.pin, options.variant)
+    if options.layout in NUMBERINGS:
+        lines = join(benchmark, lines, samples, NUMBERINGS[options.layout])
     else:
         _known(benchmark, lines, samples)
         agree(benchmark, lines, samples)
-    return _matched(benchmark, answers, lines, samples, rules, partial, variant)
+    return _matched(benchmark, answers, lines, samples, options)
 
 
 def _no_repeats(lines: Sequence[Line]) -> None:
@@ -146,38 +139,36 @@ def _matched(
     answers: str,
     lines: Sequence[Line],
     samples: Sequence[Sample],
-    rules: str,
-    partial: bool,
-    variant: VariantKey,
+    options: ScoringOptions,
 ) -> Scored:
     predictions = {line.id: line.prediction for line in lines}
     missing = [sample for sample in samples if sample.id not in predictions]
-    if missing and not partial:
+    if missing and not options.partial:
         few = f"{len(predictions)} answers to {len(samples)} samples"
         some = f"{few}: {len(missing)} of {len(samples)} samples have no answer (first: '{missing[0].id}')"
         raise UserError(f"{answers}: {some}; give them or pass --partial")
     answered = [sample for sample in samples if sample.id in predictions]
     broken = {sample.group for sample in missing}
     whole = {sample.group for sample in answered} - broken if missing else None
-    scores = score_samples(benchmark, rules, answered, predictions)
+    scores = score_samples(benchmark, options.rules, answered, predictions)
     empty = count_empty(predictions.values())
-    summary = summarize(benchmark, rules, answered, scores, variant, whole, empty)
+    summary = summarize(benchmark, options.rules, answered, scores, options.variant, whole, empty)
     return Scored(answered, predictions, scores, summary)
 
 
-def _brought(
-    benchmark: Benchmark, answers: str, lines: Sequence[Line], rules: str, partial: bool, variant: VariantKey
-) -> Scored:
+def _brought(benchmark: Benchmark, answers: str, lines: Sequence[Line], options: ScoringOptions) -> Scored:
     scorer = load_scorer(benchmark)
     samples = [sample_of(benchmark, scorer, line.id, line.record or {}, line.where) for line in lines]
     whole, problem = whole_groups(scorer, samples)
-    if problem and not partial:
+    if problem and not options.partial:
         raise UserError(f"{answers}: {problem}; complete it or pass --partial")
     predictions = {line.id: line.prediction for line in lines}
-    scores = score_samples(benchmark, rules, samples, predictions)
+    scores = score_samples(benchmark, options.rules, samples, predictions)
     everything = len(whole) == len({sample.group for sample in samples})
     empty = count_empty(predictions.values())
-    summary = summarize(benchmark, rules, samples, scores, variant, None if everything else whole, empty)
+    summary = summarize(
+        benchmark, options.rules, samples, scores, options.variant, None if everything else whole, empty
+    )
     return Scored(samples, predictions, scores, summary, brought=True)
 
 

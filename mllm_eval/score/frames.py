@@ -13,7 +13,7 @@ from mllm_eval.environment import settings
 from mllm_eval.errors import UserError, near
 from mllm_eval.escaping import html as escape
 from mllm_eval.score.answerfiles import line_of
-from mllm_eval.score.files import score_lines, sentence
+from mllm_eval.score.files import ScoringOptions, score_lines, sentence
 from mllm_eval.score.scorer import rules_of
 from mllm_eval.score.scoring import Summary
 
@@ -93,9 +93,11 @@ def score(
     rules_of(chosen, rules)
     source = f"answers to {chosen.name}"
     lines = [line_of(row, f"{source}, row {number}") for number, row in enumerate(_rows(predictions, source))]
-    scored = score_lines(chosen, source, lines, rules, partial, data, VariantKey.parse(variant))
-    found = [(one.id, scored.predictions.get(one.id), one.score, one.parsed, one.note) for one in scored.scores]
-    frame = pd.DataFrame(found, columns=["id", "prediction", "score", "parsed", "note"])
+    scored = score_lines(
+        chosen, source, lines, ScoringOptions(rules, partial, pin=data, variant=VariantKey.parse(variant))
+    )
+    rows = [(one.id, scored.predictions.get(one.id), one.score, one.parsed, one.note) for one in scored.scores]
+    frame = pd.DataFrame(rows, columns=["id", "prediction", "score", "parsed", "note"])
     return ScoredPredictions(scored.summary, frame.astype({"score": "float64"}))
 
 

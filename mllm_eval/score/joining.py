@@ -38,15 +38,15 @@ def join(benchmark: Benchmark, lines: Sequence[Line], samples: Samples, numberin
     """
     _no_repeats(lines)
     data = _Data(benchmark, samples)
-    found = {numbering: places for numbering in numberings if (places := data.places(lines, numbering)) is not None}
-    if not found:
+    fitting = {numbering: places for numbering in numberings if (places := data.places(lines, numbering)) is not None}
+    if not fitting:
         _say_strange(benchmark, lines, data, numberings)
-    whole = [numbering for numbering, places in found.items() if len(places) - places.count(None) == len(samples)]
+    whole = [numbering for numbering, places in fitting.items() if len(places) - places.count(None) == len(samples)]
     problems: dict[Numbering, str] = {}
-    for numbering in dict.fromkeys([*whole, *found]):
-        places = found[numbering]
+    for numbering in dict.fromkeys([*whole, *fitting]):
+        places = fitting[numbering]
         problem = data.problem(lines, places)
-        if problem is None and (numbering in whole or numbering == next(iter(found)) or _evident(lines)):
+        if problem is None and (numbering in whole or numbering == next(iter(fitting)) or _evident(lines)):
             kept = ((line, place) for line, place in zip(lines, places, strict=True) if place is not None)
             return [line.of(data.ids[place]) for line, place in kept]
         problems.setdefault(numbering, problem or "")

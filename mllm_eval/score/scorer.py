@@ -138,12 +138,12 @@ def protocol_hash(benchmark: Benchmark, rules: str, variant: VariantKey = DEFAUL
 
 def _with_shared(sources: Mapping[str, str]) -> dict[str, str]:
     """These sources, and those of `mllm_eval.metrics` that they import, and that these import in turn."""
-    found, waiting = dict(sources), list(sources.values())
+    sources_read, waiting = dict(sources), list(sources.values())
     while waiting:
         for module, names in _SHARED.findall(waiting.pop()):
             for name in [module] if module else re.findall(r"\w+", names):
                 path = Path(metrics.__path__[0]) / f"{name}.py"
-                if f"metrics.{name}" not in found and path.is_file():
-                    found[f"metrics.{name}"] = path.read_text(encoding="utf-8")
-                    waiting.append(found[f"metrics.{name}"])
-    return found
+                if f"metrics.{name}" not in sources_read and path.is_file():
+                    sources_read[f"metrics.{name}"] = path.read_text(encoding="utf-8")
+                    waiting.append(sources_read[f"metrics.{name}"])
+    return sources_read

@@ -164,12 +164,12 @@ def score_one(benchmark: Benchmark, scorer: Scorer, rules: str, sample: Sample, 
     if prediction is None:
         return Score(sample.id, None, None, f"{FAILED}: no prediction")
     with own_code(benchmark, f"rule '{rules}' on sample '{sample.id}'"):
-        found = scorer.rules[rules](sample.record, prediction)
-    if problem := _no_score(found):
+        outcome = scorer.rules[rules](sample.record, prediction)
+    if problem := _no_score(outcome):
         said = f"rule '{rules}' on sample '{sample.id}' gives {problem}"
         wanted = "expected (score from 0 to 1, what was parsed or None, a note)"
         raise UserError(f"{_place(benchmark, scorer.rules[rules])}: {benchmark.name}: {said}; {wanted}")
-    score, parsed, note = found
+    score, parsed, note = outcome
     score = None if score is None else float(score)
     if parsed is not None:
         # A lone surrogate, legal in JSON, can't be written as UTF-8.
@@ -234,8 +234,8 @@ def _reported(benchmark: Benchmark, scorer: Scorer, rules: str, rows: _Rows) -> 
         reported: Any = scorer.report(rules, rows)
     where = _place(benchmark, scorer.report)
     if not isinstance(reported, dict):
-        found = type(reported).__name__
-        raise UserError(f"{where}: {benchmark.name}: `report` gives {found}, expected a dict")
+        kind = type(reported).__name__
+        raise UserError(f"{where}: {benchmark.name}: `report` gives {kind}, expected a dict")
     try:
         json.dumps(reported, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -245,19 +245,19 @@ def _reported(benchmark: Benchmark, scorer: Scorer, rules: str, rows: _Rows) -> 
 
 def _value(benchmark: Benchmark, reported: dict[str, Any], metric: str, scale: float) -> float | None:
     """The number of a report that the yaml names; None where it says so. Raises UserError where it lacks the number."""
-    found: Any = reported
+    value: Any = reported
     where = f"{load_module(benchmark).__file__}: {benchmark.name}: `report`"
     for part in metric.split("."):
-        if not isinstance(found, dict) or part not in found:
-            known = sorted(map(str, found)) if isinstance(found, dict) else []
+        if not isinstance(value, dict) or part not in value:
+            known = sorted(map(str, value)) if isinstance(value, dict) else []
             said = f"{where} has no {part!r}, which the yaml names as `metric: {metric}`."
             raise UserError(f"{said}{near(part, known)} It has: {', '.join(known) or 'nothing there'}")
-        found = found[part]
-    if found is None:
+        value = value[part]
+    if value is None:
         return None
-    if isinstance(found, bool) or not isinstance(found, Real) or not math.isfinite(found):
-        raise UserError(f"{where} gives {found!r} as {metric!r}, expected a number")
-    return float(found) * scale
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise UserError(f"{where} gives {value!r} as {metric!r}, expected a number")
+    return float(value) * scale
 
 
 def _chance(benchmark: Benchmark, scorer: Scorer, rules: str, rows: _Rows, metric: str, scale: float) -> float:

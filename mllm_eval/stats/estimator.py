@@ -131,8 +131,8 @@ class Units:
 
 
 def _codes(names: Sequence[str]) -> tuple[list[str], Ints]:
-    found, codes = np.unique(np.asarray(names, dtype=object).astype(str), return_inverse=True)
-    return [str(name) for name in found], codes.astype(np.int64)
+    distinct, codes = np.unique(np.asarray(names, dtype=object).astype(str), return_inverse=True)
+    return [str(name) for name in distinct], codes.astype(np.int64)
 
 
 def _layers(strata: Ints, owner: Ints, clusters: int) -> Ints:

@@ -73,6 +73,6 @@ def seed_power(difference: float, between: float, seeds: int, alpha: float = ALP
 
 
 def _nct(freedom: int, shift: float, edge: float) -> float:
-    found: Any = special.nctdtr(freedom, shift, edge)
+    chance: Any = special.nctdtr(freedom, shift, edge)
     # far out the series gives up; there the answer is 0 or 1
-    return float(found) if found == found else float(edge > shift)
+    return float(chance) if chance == chance else float(edge > shift)

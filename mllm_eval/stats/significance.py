@@ -112,9 +112,9 @@ def paired(a: Units, b: Units, seed: int = 0, draws: Floats | int = DRAWS, flips
 
 def _tested(difference: float, draws: Floats, null: Floats, units: tuple[tuple[Units, float], ...]) -> Paired:
     """Limits as few clusters bear them; no limits and no p-value (nan) from one cluster."""
-    found = widened(interval(difference, draws), units, floor=-1.0)
+    between = widened(interval(difference, draws), units, floor=-1.0)
     single = any(one.freedom < 1 for one, share in units if share)
-    return Paired(found, float("nan") if single else two_sided(difference, null), draws, null, units)
+    return Paired(between, float("nan") if single else two_sided(difference, null), draws, null, units)
 
 
 def combined(parts: Sequence[Paired], weights: Sequence[float]) -> Paired:

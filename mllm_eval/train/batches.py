@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,19 @@ class RowNumbers(Dataset[int]):
         return int(self.rows[index])
 
 
+@dataclass(frozen=True, slots=True)
+class RowShape:
+    """How a row's tokens become positions: ids of the image token and of what pads, how many positions an image takes,
+    the longest row, how many positions fewer a row without an image may have, and a grid that hides parts of images."""
+
+    image_token: int
+    image_tokens: int
+    pad_token: int
+    max_length: int
+    grid: TokenGrid | None = None
+    dummy_positions: int = 0
+
+
 class Collator:
     """Rows to `input_ids`, `labels` [B, N] and their images: `features` [images, h, w, D] from a store, or
     `pixel_values` [images, 3, H, W] for an encoder that is part of the model.
@@ -65,22 +79,18 @@ class Collator:
         self,
         data: TokenisedSet,
         source: FeatureStore | Preprocessing,
-        image_token: int,
-        image_tokens: int,
-        pad_token: int,
-        max_length: int,
+        shape: RowShape,
         broken: Collection[int] = (),
-        grid: TokenGrid | None = None,
-        dummy_positions: int = 0,
     ) -> None:
         self.broken = frozenset(broken)
         self.data = data
         self.source = source
-        self.image_token = image_token
-        self.image_tokens = image_tokens
-        self.pad_token = pad_token
+        self.image_token = shape.image_token
+        self.image_tokens = shape.image_tokens
+        self.pad_token = shape.pad_token
+        grid = shape.grid
         self.grid = grid if grid is not None and grid.hide else None
-        self.limits = data.limits(max_length, dummy_positions)
+        self.limits = data.limits(shape.max_length, shape.dummy_positions)
 
     def row(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """Token ids of a row with what is shown of its images, and which are targets; cut to the longest length."""
@@ -101,19 +111,19 @@ class Collator:
 
     def images(self, number: int) -> list[int]:
         """A row's images in order, as numbers into the data's."""
-        found: list[int] = self.data.image_of[
+        numbers: list[int] = self.data.image_of[
             self.data.image_offsets[number] : self.data.image_offsets[number + 1]
         ].tolist()
-        return found
+        return numbers
 
     def _features(self, store: FeatureStore, images: Sequence[int]) -> torch.Tensor:
         whole = [image not in self.broken for image in images]
         names = [self.data.images[image][1] for image, one in zip(images, whole, strict=True) if one]
-        found = store.get_many(names)
+        rows = store.get_many(names)
         if all(whole):
-            return found
-        features = found.new_zeros(len(images), *found.shape[1:])
-        features[torch.tensor(whole)] = found
+            return rows
+        features = rows.new_zeros(len(images), *rows.shape[1:])
+        features[torch.tensor(whole)] = rows
         return features
 
     def _pixels(self, facts: Preprocessing, images: Sequence[int]) -> tuple[torch.Tensor, list[tuple[int, str]]]:
@@ -151,3 +161,12 @@ class Collator:
         if broken:
             labels[[not broken.isdisjoint(row) for row in images]] = IGNORED
         return {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels), **seen}
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """What a stage trains on: which rows in which step, their numbers, and what makes tensors of them."""
+
+    plan: Plan
+    rows: RowNumbers
+    collator: Collator

@@ -43,10 +43,10 @@ def missing(store: FeatureStore, sets: Iterable[tuple[TokenisedSet, NDArray[np.i
 
 def refs_of(sets: Iterable[tuple[TokenisedSet, NDArray[np.int64]]], names: Sequence[str]) -> list[ImageRef]:
     """The images of those names (SHA-256), for extraction, in the names' order."""
-    found: dict[str, ImageRef] = {}
+    refs: dict[str, ImageRef] = {}
     for data, _ in sets:
-        found |= {ref.sha256: ref for ref in data.refs(data.find(names))}
-    return [found[name] for name in names]
+        refs |= {ref.sha256: ref for ref in data.refs(data.find(names))}
+    return [refs[name] for name in names]
 
 
 def encode(

@@ -21,8 +21,8 @@ def longest_rows(plan: Plan, micro_batch: int) -> NDArray[np.int64]:
     read = plan.read()
     order = read[np.argsort(-plan.lengths[read], kind="stable")]
     wanted = np.arange(own * micro_batch, (own + 1) * micro_batch)
-    found: NDArray[np.int64] = order[wanted % len(order)]
-    return found
+    longest: NDArray[np.int64] = order[wanted % len(order)]
+    return longest
 
 
 def check_rotary(model: Any) -> None:
@@ -44,8 +44,8 @@ def attention(deterministic: bool) -> AbstractContextManager[Any]:
         return nullcontext()
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    found: AbstractContextManager[Any] = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
-    return found
+    kernels: AbstractContextManager[Any] = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
+    return kernels
 
 
 @contextmanager

@@ -71,8 +71,8 @@ class StageLog:
 
 
 def _files(folder: Path) -> dict[str, int]:
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARKER)
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARKER)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def mark_whole(folder: Path) -> None:
@@ -85,9 +85,9 @@ def latest_whole(folder: Path) -> Path | None:
 
     Raises UserError where none is complete and one was: its steps are not thrown away without being asked.
     """
-    found = [(int(path.name.partition("-")[2]), path) for path in folder.glob("checkpoint-*")]
+    numbered = [(int(path.name.partition("-")[2]), path) for path in folder.glob("checkpoint-*")]
     damage = None
-    for step, path in sorted(found, reverse=True):
+    for step, path in sorted(numbered, reverse=True):
         try:
             expected: Any = parse_json((path / MARKER).read_bytes(), fields_once=False)
         except (OSError, ValueError):

@@ -26,12 +26,12 @@ def trained_parameters(run: Run, stage: Stage) -> int:
         projector = Projector(
             run.encoder.width, run.llm.width, recipe.tokens, recipe.projector, row_token=recipe.row_token
         )
-    found = sum(parameter.numel() for parameter in projector.parameters())
+    parameters = sum(parameter.numel() for parameter in projector.parameters())
     if stage.lora is not None:
         from mllm_eval.train.lora import added_parameters
 
-        return found + added_parameters(run.llm, stage.lora)
-    return found + (run.llm.params if stage.train_llm else 0)
+        return parameters + added_parameters(run.llm, stage.lora)
+    return parameters + (run.llm.params if stage.train_llm else 0)
 
 
 def checkpoint_bytes(run: Run, stage: Stage) -> int:

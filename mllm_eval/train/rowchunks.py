@@ -167,11 +167,11 @@ class RowReader:
                 size = size_of(Path(path), self.sized)
             except UserError:
                 size = (0, 0)
-        found = Image(name_of, stamp, digest, size)
+        image = Image(name_of, stamp, digest, size)
         if len(self._known) >= KNOWN:
             self._known.clear()
-        self._known[name] = found
-        return found
+        self._known[name] = image
+        return image
 
 
 def read_chunks(reader: RowReader, begin: int, processes: int) -> Iterator[Chunk]:

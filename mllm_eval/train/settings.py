@@ -6,9 +6,10 @@ from mllm_eval.adapters import hold_encoder, weights_place
 from mllm_eval.catalog import Lora, Stage
 from mllm_eval.distributed.ranks import world_size
 from mllm_eval.errors import UserError
+from mllm_eval.kernels import resolve_kernels
 from mllm_eval.model.llama import Outline, llama_outline
 from mllm_eval.run import Run
-from mllm_eval.train.kernels import check_kernels
+from mllm_eval.train.liger import check_liger
 from mllm_eval.train.sharding import deepspeed_config
 
 
@@ -18,6 +19,7 @@ def check_settings(run: Run) -> None:
     Raises UserError for what would fail after hours, or train something else than it says.
     """
     stages = {1: run.recipe.stage1, 2: run.recipe.stage2}
+    resolve_kernels(run.recipe.kernels)
     for number, stage in stages.items():
         _check_stage(run, stage, number)
     outline = llama_outline(run.llm)
@@ -31,7 +33,7 @@ def _check_stage(run: Run, stage: Stage, number: int) -> None:
     size = world_size()
     stage.accumulation(size, where)
     deepspeed_config(run.recipe, stage, size, where)
-    check_kernels(stage.kernels, where)
+    check_liger(stage.kernels, where)
     if stage.lora is not None and number == 1:
         raise UserError(f"{where}: `lora` belongs to stage 2; stage 1 trains the projector")
     if run.recipe.standardize and number == 1 and stage.features == "live":

@@ -98,8 +98,8 @@ def deepspeed_config(recipe: Recipe, stage: Stage, processes: int, where: str) -
 
 
 def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
-    found = config.get(name) or {}
-    return found if isinstance(found, dict) else {}
+    section = config.get(name) or {}
+    return section if isinstance(section, dict) else {}
 
 
 def _shared(

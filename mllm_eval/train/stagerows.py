@@ -16,7 +16,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.model.chat import other_words
 from mllm_eval.run import Run
 from mllm_eval.storage import locate, results_home, write_atomic, write_json
-from mllm_eval.train.tokens import TokenisedSet, tokenise
+from mllm_eval.train.tokens import ImageReading, TokenisedSet, tokenise
 from mllm_eval.train.unreadable import Unreadable
 
 # Bytes of a file of conversations beyond which the index of its rows is kept on disk.
@@ -93,8 +93,10 @@ def tokenised(run: Run, stage: Stage, tokenizer: Any, processes: int = 1) -> Tok
         run.weights["llm"],
         run.recipe.template,
         [data.skip_broken for data in stage.data],
-        live=stage.features == "live",
-        how=Decoding(run.recipe.upright, run.recipe.background),
-        sized=TokenGrid.of(run.recipe, run.encoder).hide,
+        ImageReading(
+            live=stage.features == "live",
+            how=Decoding(run.recipe.upright, run.recipe.background),
+            sized=TokenGrid.of(run.recipe, run.encoder).hide,
+        ),
         processes=processes,
     )

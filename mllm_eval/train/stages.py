@@ -24,15 +24,16 @@ from mllm_eval.distributed import barrier, join, rank, together, without_compili
 from mllm_eval.environment import repeatable
 from mllm_eval.errors import UserError
 from mllm_eval.features import Features
+from mllm_eval.kernels import use_kernels
 from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, save_checkpoint
 from mllm_eval.model.internals import fault
 from mllm_eval.progress import Progress
 from mllm_eval.run import Run
 from mllm_eval.storage import write_atomic
-from mllm_eval.train.batches import Collator, RowNumbers
+from mllm_eval.train.batches import Batches, Collator, RowNumbers, RowShape
 from mllm_eval.train.encoding import encode, missing, refs_of, spread, statistics
 from mllm_eval.train.keeping import with_room
-from mllm_eval.train.kernels import use_kernels
+from mllm_eval.train.liger import use_liger
 from mllm_eval.train.order import Plan, planned
 from mllm_eval.train.progress import StageLog, Work, latest_whole, remove_others
 from mllm_eval.train.resharding import reshard, resharded_copy, shards
@@ -153,7 +154,7 @@ def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
     if one.number == 2:
         model.projector.load_state_dict(load_file(_projector(run)))
     model.skips = fault() is None
-    use_kernels(model.llm, stage.kernels)
+    use_liger(model.llm, stage.kernels)
     model.llm.requires_grad_(stage.train_llm)
     if stage.lora is not None:
         from mllm_eval.train.lora import add_lora
@@ -161,6 +162,8 @@ def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
         add_lora(model.llm, stage.lora, run.llm)
     if stage.features == "live":
         model.encoder = load_encoder_model(run.encoder, getattr(torch, run.recipe.dtype))
+    if run.recipe.kernels != "auto":
+        use_kernels(model, run.recipe.kernels)
     return model
 
 
@@ -187,15 +190,18 @@ def train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, pro
     collator = Collator(
         one.data,
         run.encoder.preprocessing if one.stage.features == "live" else features.store,
-        model.config.image_token_id,
-        model.image_tokens,
-        tokenizer.pad_token_id,
-        one.stage.max_length,
+        RowShape(
+            model.config.image_token_id,
+            model.image_tokens,
+            tokenizer.pad_token_id,
+            one.stage.max_length,
+            model.grid,
+            run.recipe.dummy_positions,
+        ),
         one.unreadable.images,
-        model.grid,
-        run.recipe.dummy_positions,
     )
-    trainer = StageTrainer(model, one.stage, args, one.plan, one.rows, collator, stage_log, progress, one.unreadable)
+    batches = Batches(one.plan, one.rows, collator)
+    trainer = StageTrainer(model, one.stage, args, batches, stage_log, progress, one.unreadable)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     repeatable(run.seed)
     # The encoder is frozen and loaded again where it is kept; its tensors may be the model's own, which are let go of.

@@ -43,27 +43,36 @@ FILES: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
 
 
 @dataclass(frozen=True)
-class Source:
+class BudgetedSet:
     """Conversations, and how many broken ones of them may be left out."""
 
     rows: ConversationSet
     budget: int
 
 
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What is noted of rows: their tokens by a template, and what of their images.
+
+    hashed: number each image once and hash what it shows when it is decoded so, as a feature store needs it.
+    sized: note width and height that each image has when it is decoded so; 0 where its header cannot be read.
+    """
+
+    template: str
+    hashed: Decoding | None = None
+    sized: Decoding | None = None
+
+
 def write_tokens(
     folder: Path,
-    sources: Sequence[Source],
+    sources: Sequence[BudgetedSet],
     tokenizer: Any,
-    template: str,
-    hashed: Decoding | None,
+    noted: Noted,
     usable: Callable[[Path], bool],
-    sized: Decoding | None = None,
     processes: int = 1,
 ) -> None:
     """Make the arrays of a folder, which appears complete or not at all; one process does, others wait for it.
 
-    hashed: number each image once and hash what it shows when it is decoded so, as a feature store needs it.
-    sized: note width and height that each image has when it is decoded so; 0 where its header cannot be read.
     usable: whether what is there by now will do. processes: how many read and tokenise; each number gives the same
     bytes.
     """
@@ -77,7 +86,7 @@ def write_tokens(
             for number, source in enumerate(sources):
                 begin = writer.rows_read(number)
                 own = writer.numbered if processes < 2 else None
-                reader = RowReader(source.rows, tokenizer, template, hashed, sized, own)
+                reader = RowReader(source.rows, tokenizer, noted.template, noted.hashed, noted.sized, own)
                 for chunk in read_chunks(reader, begin, processes):
                     writer.write(number, chunk, source.budget)
             writer.finish()

@@ -19,7 +19,7 @@ from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.data.samples import ImageRef
 from mllm_eval.decoding import PLAIN, Decoding, load_image, size_of
 from mllm_eval.storage import known_sha256, results_home
-from mllm_eval.train.tokenising import CHANGES, DONE, LEFT_OUT, Source, write_tokens
+from mllm_eval.train.tokenising import CHANGES, DONE, LEFT_OUT, BudgetedSet, Noted, write_tokens
 
 VERSION = 5
 
@@ -137,57 +137,76 @@ class TokenisedSet:
         return [ImageRef(sha, partial(load_image, at, how), partial(size_of, at, how)) for at, sha in paths]
 
 
+@dataclass(frozen=True, slots=True)
+class ImageReading:
+    """What is read of the images of rows.
+
+    live: their bytes are not hashed, since no store will hold their features. how: how they are decoded. sized: whether
+    their sizes are read.
+    """
+
+    live: bool = False
+    how: Decoding = PLAIN
+    sized: bool = False
+
+
+AS_STORED = ImageReading()
+"""Of images whose features a store will hold."""
+
+
 def tokenise(
     sets: Sequence[ConversationSet],
     tokenizer: Any,
     tokenizer_digest: str,
     template: str,
     budgets: Sequence[int] = (),
-    live: bool = False,
-    how: Decoding = PLAIN,
-    sized: bool = False,
+    images: ImageReading = AS_STORED,
     processes: int = 1,
 ) -> TokenisedSet:
     """The rows of all sets in order, from the cache where it has them (results/tokens/<key>).
 
-    budgets: how many broken rows of each set may be left out (none). live: do not hash the images' bytes, whose
-    features no store will hold. how: how the images are decoded. sized: read the images' sizes. Killed and called
-    again, it goes on where it was. processes: how many read and tokenise what is not in the cache.
+    budgets: how many broken rows of each set may be left out (none). Killed and called again, it goes on where it was.
+    processes: how many read and tokenise what is not in the cache.
     Raises UserError naming file and line of a broken row, and the image file a row names and that is missing.
     """
     allowed = list(budgets) or [0] * len(sets)
-    sources = [Source(one, budget) for one, budget in zip(sets, allowed, strict=True)]
-    hashed, measured = None if live else how, how if sized else None
-    folder = results_home() / "tokens" / _key(sources, tokenizer_digest, template, hashed, measured)
+    sources = [BudgetedSet(one, budget) for one, budget in zip(sets, allowed, strict=True)]
+    live, how = images.live, images.how
+    noted = Noted(template, None if live else how, how if images.sized else None)
+    folder = results_home() / "tokens" / _key(sources, tokenizer_digest, template, noted.hashed, noted.sized)
 
     def usable(made: Path) -> bool:
         return (made / DONE).is_file() and (live or _fresh(made))
 
     if not usable(folder):
-        write_tokens(folder, sources, tokenizer, template, hashed, usable, measured, processes)
+        write_tokens(folder, sources, tokenizer, noted, usable, processes)
     arrays = {
         name: np.load(folder / f"{name}.npy", mmap_mode="r")
         for name in ("ids", "targets", "offsets", "image_offsets", "image_of", "first_target", "origin")
     }
-    images = Images(*(np.load(folder / f"image_{name}.npy", mmap_mode="r") for name in ("names", "ends", "digests")))
+    named = Images(*(np.load(folder / f"image_{name}.npy", mmap_mode="r") for name in ("names", "ends", "digests")))
     done = json.loads((folder / DONE).read_bytes())
     return TokenisedSet(
         **arrays,
-        images=images,
+        images=named,
         left_out=done["left_out"],
         listing=folder / LEFT_OUT,
         files=tuple(one.path for one in sets),
         budgets=tuple(allowed),
         broken=tuple(done["broken"].get(str(number), 0) for number in range(len(sets))),
         how=how,
-        sizes=np.load(folder / "image_sizes.npy", mmap_mode="r") if sized else None,
+        sizes=np.load(folder / "image_sizes.npy", mmap_mode="r") if images.sized else None,
         changed=done["changed"],
         changes=folder / CHANGES,
     )
 
 
 def _key(
-    sources: Sequence[Source], tokenizer_digest: str, template: str, hashed: Decoding | None, measured: Decoding | None
+    sources: Sequence[BudgetedSet],
+    tokenizer_digest: str,
+    template: str,
+    hashed: Decoding | None,
+    measured: Decoding | None,
 ) -> str:
     parts: dict[str, Any] = {
         "version": VERSION,

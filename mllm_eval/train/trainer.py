@@ -19,9 +19,8 @@ from mllm_eval.catalog import Recipe, Stage
 from mllm_eval.distributed import COLLECTIVE, barrier, world_size
 from mllm_eval.environment import cores
 from mllm_eval.model import VLM
-from mllm_eval.train.batches import Collator, PlanSampler, RowNumbers
+from mllm_eval.train.batches import Batches, PlanSampler
 from mllm_eval.train.notice import Checkpoints, Notice
-from mllm_eval.train.order import Plan
 from mllm_eval.train.probe import attention, check_rotary, try_longest
 from mllm_eval.train.progress import StageLog, mark_whole
 from mllm_eval.train.resharding import forget
@@ -121,16 +120,14 @@ class StageTrainer(Trainer):
         model: VLM,
         stage: Stage,
         args: Any,
-        plan: Plan,
-        rows: RowNumbers,
-        collator: Collator,
+        batches: Batches,
         stage_log: StageLog | None,
         progress: Callable[[int], None],
         unreadable: Unreadable | None = None,
     ) -> None:
-        super().__init__(model=model, args=args, train_dataset=rows, data_collator=collator)
+        super().__init__(model=model, args=args, train_dataset=batches.rows, data_collator=batches.collator)
         self.stage = stage
-        self.plan = plan
+        self.plan = batches.plan
         self.stage_log = stage_log
         self.progress = progress
         self.unreadable = unreadable

@@ -61,12 +61,12 @@ class Unreadable:
         reasons = {
             image: json.loads((self.folder / f"{image}.json").read_bytes())["reason"] for image in sorted(self.images)
         }
-        found = []
+        listed = []
         for row in self.rows().tolist():
             span = slice(self.data.image_offsets[row], self.data.image_offsets[row + 1])
             reason = next(reasons[image] for image in self.data.image_of[span].tolist() if image in reasons)
-            found.append({"row": self.data.where(row), "why": "unreadable", "reason": reason})
-        return found
+            listed.append({"row": self.data.where(row), "why": "unreadable", "reason": reason})
+        return listed
 
     def _hold_to_budget(self, image: int, reason: str) -> None:
         before = np.bincount(self.data.origin[self.rows(), 0], minlength=len(self.data.files))

@@ -326,6 +326,7 @@ def test_shipped_families_are_hashed_as_before() -> None:
 
 
 @pytest.mark.parametrize("name", ["convnet", "behind"])
+@pytest.mark.slow
 def test_a_run_is_trained_saved_and_read_without_the_code(name: str, home: Path, tmp_path: Path) -> None:
     data, images = make_conversations(tmp_path / "set")
     run = Run(own_encoder(home, name), make_recipe(data, images), make_llm(tmp_path / "llm"), 0)

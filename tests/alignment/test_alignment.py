@@ -254,6 +254,7 @@ def scenes(folder: Path, count: int = 40) -> str:
     return written(folder, [{"image": {"bytes": png(one.image), "path": None}, "text": [one.caption]} for one in shown])
 
 
+@pytest.mark.slow
 def test_the_miniature_from_the_command_line(tmp_path: Path, results: Path) -> None:
     protocol = scenes(tmp_path / "p")
     asked = ["align", "mini-dino,mini-random", "--protocol", protocol, "--data", "own", "--permutations", "19"]

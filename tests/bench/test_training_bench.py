@@ -12,7 +12,7 @@ import torch
 
 from mllm_eval.cli.benching import folder
 from mllm_eval.features import Features
-from mllm_eval.train.batches import Collator
+from mllm_eval.train.batches import Collator, RowShape
 
 
 @pytest.fixture
@@ -38,13 +38,13 @@ def test_losses_and_gradients_are_those_of_llava(stage: int, bench: Any, drawn: 
     features.fill(data.refs(np.arange(len(data.images))))
     model = bench.new_model(run, stage)
     plain = bench.as_plain(model, stage)
-    facts = (model.config.image_token_id, run.recipe.tokens, model.tokenizer.pad_token_id, drawn.LONGEST)
-    own = Collator(data, features.store, *facts)
+    facts = RowShape(model.config.image_token_id, run.recipe.tokens, model.tokenizer.pad_token_id, drawn.LONGEST)
+    own = Collator(data, features.store, facts)
     usual = bench.PlainCollator(own, run.encoder.preprocessing)
     rows = [5, 0, 7, 2]
     theirs = plain(**usual(rows)).loss
     theirs.backward()
-    live = Collator(data, run.encoder.preprocessing, *facts)
+    live = Collator(data, run.encoder.preprocessing, facts)
     for batch in (own(rows), live(rows)):
         model.zero_grad()
         loss = model(**batch).loss

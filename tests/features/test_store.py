@@ -32,7 +32,7 @@ from mllm_eval.features.room import available, bound, make_room, shard_files, ta
 from mllm_eval.features.shards import HEADER, index_of
 from mllm_eval.features.upkeep import collect
 from mllm_eval.features.upkeep import verify as verify_store
-from mllm_eval.plan import make_plan
+from mllm_eval.plan import PlanOptions, make_plan
 from mllm_eval.plan.disk import keeping
 from mllm_eval.run import Run
 
@@ -423,9 +423,9 @@ def test_a_plan_keeps_stages_whole_and_of_the_evaluation_what_has_room() -> None
 
 
 def test_plan_says_what_has_no_room(room: Any) -> None:
-    plain = make_plan("mini-dino", gpus="1xA100", rows=(6400, 6400))
+    plain = make_plan("mini-dino", options=PlanOptions(gpus="1xA100", rows=(6400, 6400)))
     room("1MB")
-    small = make_plan("mini-dino", gpus="1xA100", rows=(6400, 6400))
+    small = make_plan("mini-dino", options=PlanOptions(gpus="1xA100", rows=(6400, 6400)))
     assert plain.steps[0].note == "each image once, ever" and "in every run" in small.steps[0].note
     said = (
         CliRunner().invoke(app, ["plan", "mini-dino", "--gpus", "1xA100", "--rows1", "6400", "--rows2", "6400"]).output

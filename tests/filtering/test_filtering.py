@@ -63,11 +63,14 @@ def _killed_at(place: str, out: str, calls: int) -> None:
 
 
 def test_killed_at_every_batch_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    place = tars(tmp_path / "in")
+    place = tars(tmp_path / "in", shards=2)
+    tar(place / "00002.tar", [("page.jpg", b"no image"), ("cut.png", png(9)[:50]), *sample("x", 200), *sample("y", 3),
+                              *sample("x", 8)])  # fmt: skip
     filtered(place, tmp_path / "whole", shards=True)
     expected = files(tmp_path / "whole")
     assert {"decisions/00000.tar.parquet", "kept/00002.tar.txt", "shards/00001.tar"} <= expected.keys()
-    batches = 9
+    # Three of each shard; of the last one, two hold nothing that can be judged.
+    batches = 7
     for calls in range(batches):
         out = tmp_path / f"killed{calls}"
         if not (child := os.fork()):
@@ -87,7 +90,7 @@ def test_killed_at_every_batch_it_ends_with_the_same_bytes(tmp_path: Path) -> No
 
         made = filtered(place, out, judge=Counted, shards=True)
         assert asked["batches"] == batches - 3 * done
-        assert files(out) == expected and made.tally.kept == 7
+        assert files(out) == expected and made.tally.failed == 3
 
 
 @pytest.mark.parametrize("share", [0.1, 0.35, 0.5, 0.7, 0.79])
@@ -131,6 +134,15 @@ def test_what_is_no_tar_is_named(tmp_path: Path) -> None:
     tar(tmp_path / "in/1.tar", sample("a", 200))
     made = filtered(tmp_path / "in", tmp_path / "out", shards=True)
     assert made.tally.faults["unreadable"].count == 1 and made.tally.kept == 1
+
+
+def test_reasons_are_the_same_in_every_run(tmp_path: Path) -> None:
+    tar(tmp_path / "in/0.tar", [("a.png", b"no image"), ("b.png", png(3)[:50]), ("c.png", b"")])
+    filtered(tmp_path / "in", tmp_path / "one")
+    held = [bytes(one) for one in range(99)]
+    filtered(tmp_path / "in", tmp_path / "two")
+    assert files(tmp_path / "one") == files(tmp_path / "two") and held
+    assert not any("0x" in row["reason"] for row in decisions(tmp_path / "one"))
 
 
 def test_broken_members_are_counted_and_named(tmp_path: Path) -> None:
@@ -259,11 +271,12 @@ def test_decisions_of_another_filter_stay(tmp_path: Path) -> None:
     assert files(tmp_path / "out") == before
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_shards(tmp_path: Path) -> None:
     # The same bytes under many names: what is held of a shard is let go of behind it.
     few, many = tars(tmp_path / "few", shards=2), tmp_path / "many"
     many.mkdir()
-    for number in range(24):
+    for number in range(10):
         os.link(few / "00001.tar", many / f"{number:05d}.tar")
 
     def peak(place: Path) -> int:
@@ -275,4 +288,4 @@ def test_memory_does_not_grow_with_shards(tmp_path: Path) -> None:
 
     peak(few)
     (tmp_path / "out").rename(tmp_path / "warm")
-    assert peak(many) < peak(few) + 200_000
+    assert peak(many) < peak(few) + 100_000

@@ -26,6 +26,8 @@ def local() -> Iterator[None]:
 
     ray.cloudpickle.register_pickle_by_value(made_corpus)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    # A busy machine takes its time.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     yield
     ray.shutdown()

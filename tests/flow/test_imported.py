@@ -146,4 +146,4 @@ def test_the_cost_of_what_is_no_run_is_what_is_known_of_it(own_home: Path) -> No
     assert (vlm["visual_tokens"], vlm["gflop"], vlm["seconds"]) == ("576", "", "0.5000")
     noted = " ".join(command("table", "--runs", "their-vlm,vlm", "--cost").stdout.split())
     assert "their-vlm, vlm: of a model that is not this project's no operations are counted" in noted
-    assert read_run(the_run().folder).external == "" and read_run(model.folder).external == "a finished model"
+    assert read_run(the_run().folder).external == "" and read_run(model.folder).external == "an external model"

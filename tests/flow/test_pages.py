@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import doctest
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import Command, File, follow, same, steps
+from pages import Command, File, command_lines, follow, same, steps, unknown_words
 from places import ROOT
 
 from mllm_eval.adapters import family
@@ -75,3 +76,37 @@ def test_python_is_used_as_the_page_says(home: Path, tmp_path: Path, monkeypatch
 )
 def test_only_the_last_digits_may_differ(told: str, printed: str, alike: bool) -> None:
     assert same(told, printed) is alike
+
+
+PAGES = [DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_a_page_shows_is_one_of_today(page: Path) -> None:
+    wrong = {line: words for line in command_lines(page) if (words := unknown_words(line))}
+    assert wrong == {}
+
+
+def test_the_pages_show_commands_and_a_stale_one_is_told() -> None:
+    assert sum(len(command_lines(page)) for page in PAGES) > 60
+    assert unknown_words("mllm-eval eval mini-dino --blind --seed 1") == []
+    assert unknown_words("mllm-eval check gpu --dry") == []
+    assert unknown_words("mllm-eval eval mini-dino --blnd")
+    assert unknown_words("mllm-eval stats powr a b")
+    assert unknown_words("mllm-eval stats power a")
+
+
+def test_every_target_that_a_page_shows_is_in_the_makefile() -> None:
+    makefile = (DOCS.parent / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    variables = set(re.findall(r"\$\((?:if \$\()?([A-Z_]+)", makefile)) | {"PYTHON", "TORCH_INDEX"}
+    shown = 0
+    for page in PAGES:
+        for call in re.finditer(
+            r"(?:^|`|&& )make ((?:[a-z-]+ ?)(?:[A-Z_]+=\S* ?)*)", page.read_text(encoding="utf-8"), re.MULTILINE
+        ):
+            target, *given = call[1].split()
+            assert target in targets, (page.name, call[0])
+            assert {one.partition("=")[0] for one in given} <= variables, (page.name, call[0])
+            shown += 1
+    assert shown > 30

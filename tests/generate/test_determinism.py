@@ -14,7 +14,7 @@ from mllm_eval.answers import Journal
 from mllm_eval.cli.checking import agreement_line, difference_lines
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.generate import Task, attention, determinism
-from mllm_eval.generate.determinism import Agreement, chosen, compare
+from mllm_eval.generate.determinism import Agreement, chosen, compare_answers
 
 
 class Cast(Images):
@@ -41,7 +41,7 @@ def asked(folder: Path, world: Images | None = None) -> Task:
 
 def test_equal_answers_are_counted_and_journals_left_alone(model: Tiny, tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
-    found = compare(model, [asked(tmp_path)], TEMPLATE, Images(), progress=lambda *step: steps.append(step))
+    found = compare_answers(model, [asked(tmp_path)], TEMPLATE, Images(), progress=lambda *step: steps.append(step))
     assert found == Agreement(8, 0, ()) and found.sound
     assert steps[-1] == (8, 8)
     assert not list(tmp_path.iterdir())
@@ -50,7 +50,7 @@ def test_equal_answers_are_counted_and_journals_left_alone(model: Tiny, tmp_path
 
 def test_what_cannot_be_read_is_counted_apart(model: Tiny, tmp_path: Path) -> None:
     world = Images(broken="image0")
-    found = compare(model, [asked(tmp_path, world)], TEMPLATE, world)
+    found = compare_answers(model, [asked(tmp_path, world)], TEMPLATE, world)
     assert (found.questions, found.failed, found.differences) == (8, 2, ())
     assert "6 of 8 questions" in agreement_line([found], 1) and "2 failed in both" in agreement_line([found], 1)
 
@@ -72,7 +72,7 @@ def test_a_difference_is_told_with_its_margin(
         return tokens if at is None else [*tokens[:at], wrong[tokens[at]]]
 
     monkeypatch.setattr(determinism, "answer_one", other)
-    found = compare(model, [asked(tmp_path)], TEMPLATE, Images())
+    found = compare_answers(model, [asked(tmp_path)], TEMPLATE, Images())
     assert found.differences and found.sound == tie
     assert all(one.tie == tie for one in found.differences)
     one = found.differences[0]
@@ -102,6 +102,6 @@ def test_attention_that_is_scaled_otherwise_is_no_tie(
         attention, "attend_to_both", lambda q, k, v, mask, scale, *rest: right(q, k, v, mask, scale * fault, *rest)
     )
     samples = [a_sample(f"s{n}", [f"image{n % 5}"], "Which? " * (n % 7 + 1)) for n in range(40)]
-    found = compare(model, [a_task(samples, 8, Journal(tmp_path / "a.jsonl"), "test")], TEMPLATE, Cast(dtype))
+    found = compare_answers(model, [a_task(samples, 8, Journal(tmp_path / "a.jsonl"), "test")], TEMPLATE, Cast(dtype))
     assert found.sound == (fault == 1.0)
     assert found.differences or fault == 1.0

@@ -472,7 +472,7 @@ def test_the_command_line_knows_finished_models(external_home: Path) -> None:
     assert "llava" in shown.output
     model = ask(external_home / "llava")
     assert f"{model.hash}  llava-easy-vqa" in call("ls").output
-    assert "llava, a finished model" in call("show", model.hash).output
+    assert "llava, an external model" in call("show", model.hash).output
     assert saved(model.hash) == model
     assert f"{model.name}: easy_vqa" in call("score", model.hash).output
     checkpoint = ask(external_home / "made" / "checkpoint")

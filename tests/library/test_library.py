@@ -382,3 +382,10 @@ def test_within_a_call_there_is_no_network(home: Path, users: None, monkeypatch:
 def test_everything_named_is_there() -> None:
     for name in mllm_eval.__all__:
         assert callable(getattr(mllm_eval, name)), name
+
+
+def test_an_option_that_there_is_none_of_is_refused_as_python_does() -> None:
+    with pytest.raises(TypeError, match=r"evaluate\(\) got an unexpected keyword argument 'benchmark'"):
+        mllm_eval.evaluate("mini-dino", benchmark="mme")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"compare\(\) got an unexpected keyword argument 'variants'"):
+        mllm_eval.compare(["mini-dino"], variants=["all"])  # type: ignore[call-arg]

@@ -22,7 +22,7 @@ from mllm_eval.miniature.pretrain.corpus import (
     tokenizer_texts,
 )
 from mllm_eval.miniature.pretrain.images import pictures, pixels
-from mllm_eval.miniature.pretrain.loop import cosine, fit
+from mllm_eval.miniature.pretrain.loop import Schedule, cosine, fit
 from mllm_eval.miniature.tokenizer import train_tokenizer
 from mllm_eval.miniature.world import KINDS, SIZE, draw
 
@@ -88,7 +88,7 @@ def test_a_resumed_fit_ends_with_the_same_weights(tmp_path: Path) -> None:
             return {"loss": (module(torch.randn(8, 4)) - 1).square().mean()}
 
         try:
-            fit("m", work, module, step_fn, steps=30, lr=0.05, warmup=5, save_every=4, report_every=10)
+            fit("m", work, module, step_fn, Schedule(30, lr=0.05, warmup=5, save_every=4, report_every=10))
         except KeyboardInterrupt:
             return run(work, until)
         return module.weight.detach().clone()

@@ -292,6 +292,25 @@ def test_no_count_of_a_damaged_header_is_believed(tmp_path: Path) -> None:
     assert refused > 150
 
 
+def test_a_damaged_file_is_a_line_or_the_same_model(tmp_path: Path) -> None:
+    """Single bytes of the header changed at random: every reader gives what it says, or one line."""
+    model = make_model()
+    raw = write_gguf(tmp_path / "x.gguf", model).read_bytes()
+    begin = min(one.start for one in read_gguf(tmp_path / "x.gguf").tensors.values())
+    numbers, path = np.random.default_rng(0), tmp_path / "damaged.gguf"
+    llm, refused = llm_of(path, model), 0
+    for at in np.concatenate([numbers.integers(0, 900, 60), numbers.integers(0, begin, 60)]):
+        path.write_bytes(raw[:at] + bytes([raw[at] ^ int(numbers.integers(1, 256))]) + raw[at + 1 :])
+        read_gguf.__globals__["_read"].cache_clear()
+        for use in (llama_outline, lambda one: load_tokenizer(one, "llama_3_meta")):
+            try:
+                use(llm)
+            except UserError as problem:
+                refused += 1
+                assert "\n" not in str(problem)
+    assert refused > 40
+
+
 @pytest.mark.parametrize("nested", [2, 2000])
 def test_arrays_in_arrays_end(nested: int, tmp_path: Path) -> None:
     body = struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + struct.pack("<Q", 1) + b"k" + struct.pack("<I", 9)

@@ -84,6 +84,7 @@ def test_a_subset_of_chosen_benchmarks_asks_so_many_of_those(tiny_home: Path, ch
     assert 0.75 * size <= sum(asked) <= 1.25 * size and min(asked) >= 0.75 * size // len(chosen)
 
 
+@pytest.mark.slow
 def test_what_is_asked_is_what_the_statistics_count(both: Run, tiny_home: Path) -> None:
     whole = pipeline.evaluate("tiny-dinov2", TINY_RECIPE, benchmarks=BENCHMARKS)
     counted = thinned(read_scored(read_run(whole.folder)), SIZE)
@@ -96,6 +97,7 @@ def test_what_is_asked_is_what_the_statistics_count(both: Run, tiny_home: Path) 
         assert part.values[name] == pytest.approx(one.units.value)
 
 
+@pytest.mark.slow
 def test_everything_takes_the_answers_of_the_part(both: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in BENCHMARKS:
         both.answers_path(name).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from mllm_eval.catalog import load_llm, load_recipe
 from mllm_eval.cli.app import app
-from mllm_eval.plan import make_plan
+from mllm_eval.plan import PlanOptions, make_plan
 from mllm_eval.plan.gpus import parse_gpus
 
 MACHINES = "1xlaptop,1x4090,1xH100"
@@ -35,7 +35,8 @@ def test_a_desk_is_planned_for_a_laptop_and_two_gpus() -> None:
 def test_hours_are_by_the_peak_of_the_recipes_dtype() -> None:
     _, _, gpu = parse_gpus("1xH100")
     assert (gpu.peak("float32"), gpu.peak("bfloat16")) == (67, 989.4)
-    step = next(one for one in make_plan("dinov2-small", "desk", gpus="1xH100", mfu=1.0).steps if one.name == "stage 1")
+    plan = make_plan("dinov2-small", "desk", options=PlanOptions(gpus="1xH100", mfu=1.0))
+    step = next(one for one in plan.steps if one.name == "stage 1")
     assert abs(step.hours - step.flops / 67e12 / 3600) < 1e-9
 
 

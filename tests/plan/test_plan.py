@@ -23,7 +23,7 @@ from mllm_eval.catalog.llm import LLM, LlamaArchitecture, llama_parameters
 from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
 from mllm_eval.features.store import FeatureStore
-from mllm_eval.kernels import quick
+from mllm_eval.kernels import use_kernels
 from mllm_eval.model import IGNORED, load_llm_model
 from mllm_eval.model.targets import states_before_targets
 from mllm_eval.operations.count import Questions, asking, encoding, passing, projecting
@@ -35,9 +35,9 @@ from mllm_eval.operations.shapes import (
     lora_parameters,
     projector_shape,
 )
-from mllm_eval.plan import make_plan
+from mllm_eval.plan import PlanOptions, make_plan
 from mllm_eval.plan.gpus import parse_gpus
-from mllm_eval.plan.memory import Batch, Precision, activations, states
+from mllm_eval.plan.memory import MicroBatch, Parameters, Passes, Precision, activations, states
 from mllm_eval.plan.workload import made_rows, reference_sizes
 from mllm_eval.storage import SHIPPED
 
@@ -101,8 +101,8 @@ class Trained:
         targets = self.labels[:, 1:][used[:, :-1]]
         return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
 
-    def batch(self) -> Batch:
-        return Batch(ROWS * LENGTH, ROWS, TOKENS, ROWS * self.targets)
+    def batch(self) -> MicroBatch:
+        return MicroBatch(ROWS * LENGTH, ROWS, TOKENS, ROWS * self.targets)
 
 
 def kept_bytes(step: Trained) -> int:
@@ -126,7 +126,7 @@ def kept_bytes(step: Trained) -> int:
 def test_activations_are_those_that_autograd_keeps(train_llm: bool, dtype: str) -> None:
     step = Trained(train_llm, getattr(torch, dtype))
     zero = 0 if dtype == "float32" else 2
-    foretold = activations(shape(), joint(), step.batch(), Precision.of(dtype, zero), train_llm, False)
+    foretold = activations(shape(), joint(), step.batch(), Precision.of(dtype, zero), Passes(train_llm, False))
     assert foretold.kept == pytest.approx(kept_bytes(step), rel=MEMORY)
 
 
@@ -136,7 +136,7 @@ def test_activations_under_autocast(train_llm: bool) -> None:
     weights = sum(p.numel() for p in step.parameters()) - VOCAB * WIDTH
     with torch.autocast("cpu", torch.bfloat16):
         measured = kept_bytes(step)
-    foretold = activations(shape(), joint(), step.batch(), Precision.of("bfloat16", 0), train_llm, False)
+    foretold = activations(shape(), joint(), step.batch(), Precision.of("bfloat16", 0), Passes(train_llm, False))
     # The weights' bfloat16 copies are counted with the weights.
     assert foretold.kept + 2 * weights == pytest.approx(measured, rel=MEMORY)
 
@@ -167,9 +167,9 @@ def test_checkpointing_keeps_a_blocks_input_and_makes_the_rest_again() -> None:
         patch.setattr(torch.utils.checkpoint.CheckpointFunction, "forward", staticmethod(forward))
         outside = kept_bytes(step)
     assert len(sizes) == DEPTH
-    foretold = activations(shape(), joint(), step.batch(), Precision.of("float32", 0), True, True)
+    foretold = activations(shape(), joint(), step.batch(), Precision.of("float32", 0), Passes(True, True))
     assert foretold.kept == pytest.approx(outside, rel=MEMORY)
-    whole = activations(shape(), joint(), step.batch(), Precision.of("float32", 0), True, False)
+    whole = activations(shape(), joint(), step.batch(), Precision.of("float32", 0), Passes(True, False))
     # Beside a block's activations there are the gradients of its own backward pass.
     passing = whole.again
     assert foretold.again - passing == pytest.approx((plain - outside) / DEPTH + sizes[0], rel=CLOSE)
@@ -184,7 +184,7 @@ def test_states_are_the_tensors_that_training_holds(train_llm: bool) -> None:
     step.loss().backward()
     optimiser.step()
     foretold = states(
-        sum(p.numel() for p in trained), sum(p.numel() for p in step.parameters() if not p.requires_grad), 0,
+        Parameters(sum(p.numel() for p in trained), sum(p.numel() for p in step.parameters() if not p.requires_grad)),
         "float32", 0, 1,
     )  # fmt: skip
     assert foretold.weights == sum(p.nbytes for p in step.parameters())
@@ -196,7 +196,7 @@ def test_states_are_the_tensors_that_training_holds(train_llm: bool) -> None:
 def test_zero_shares_out_as_its_paper_prints() -> None:
     # Rajbhandari et al. 2020, figure 1: 7.5 billion parameters on 64 GPUs, GB of 10^9 bytes.
     def gigabytes(zero: Any) -> float:
-        held = states(7_500_000_000, 0, 0, "bfloat16", zero, 64)
+        held = states(Parameters(7_500_000_000, 0, 0), "bfloat16", zero, 64)
         # The paper's gradients are summed in the weights' type, two bytes each; here in float32.
         return (held.weights + held.gradients / 2 + held.optimiser) / 1e9
 
@@ -214,15 +214,15 @@ def test_zero_is_what_deepspeeds_own_estimators_say() -> None:
             3: zero3(1_000_000_000, 1_000_000, num_gpus_per_node=8, cpu_offload=offload, cpu_offload_params=False),
         }
         for zero, (_, of_a_gpu, *_) in needs.items():
-            held = states(1_000_000_000, 0, 1_000_000, "bfloat16", zero, 8, offload=offload)  # type: ignore[arg-type]
+            held = states(Parameters(1_000_000_000, 0, 1_000_000), "bfloat16", zero, 8, offload=offload)  # type: ignore[arg-type]
             assert held.lasting + held.gathered == pytest.approx(of_a_gpu, rel=CLOSE), (zero, offload)
 
 
 def test_frozen_weights_are_held_but_not_trained() -> None:
-    held = states(10, 1000, 0, "bfloat16", 2, 4)
+    held = states(Parameters(10, 1000, 0), "bfloat16", 2, 4)
     assert held.weights == 2 * 1010
     assert held.optimiser == 30
-    assert states(10, 1000, 0, "bfloat16", 3, 4).weights == 505
+    assert states(Parameters(10, 1000, 0), "bfloat16", 3, 4).weights == 505
 
 
 @pytest.mark.parametrize("train_llm", [True, False])
@@ -240,7 +240,7 @@ def test_work_of_a_step_is_that_of_its_products(train_llm: bool) -> None:
 def test_work_of_asking_is_that_of_its_products(tmp_path: Path, layer: int) -> None:
     encoder = make_encoder(tmp_path / "encoder").model_copy(update={"feature_layer": layer})
     # torch counts the operations of its own products only.
-    model = quick(load_encoder_model(encoder), on=False)
+    model = use_kernels(load_encoder_model(encoder), "torch")
     model.model.set_attn_implementation("eager")
     with FlopCounterMode(display=False) as counter:
         model(torch.randn(2, 3, 28, 28))
@@ -287,7 +287,7 @@ def test_an_architecture_that_contradicts_the_parameters_is_refused(tmp_path: Pa
 
 def test_the_store_is_as_large_as_the_store_makes_it() -> None:
     encoder = load_encoder("mini-dino")
-    plan = make_plan("mini-dino", gpus="1xA100", rows=(1000, 1000))
+    plan = make_plan("mini-dino", options=PlanOptions(gpus="1xA100", rows=(1000, 1000)))
     assert plan.store["one image"] == FeatureStore.of(encoder, "0", "float32").row_bytes
     assert plan.store["evaluation"] == plan.store["one image"] * 2745
 
@@ -307,18 +307,23 @@ def test_sizes_of_the_benchmarks_are_the_published_ones() -> None:
 
 
 def test_more_gpus_mean_less_memory_each_and_less_time() -> None:
-    one, eight = (make_plan("mini-dino", gpus=gpus, micro_batch=1, rows=(6400, 6400)) for gpus in ("1xH100", "8xH100"))
+    one, eight = (
+        make_plan("mini-dino", options=PlanOptions(gpus=gpus, micro_batch=1, rows=(6400, 6400)))
+        for gpus in ("1xH100", "8xH100")
+    )
     for at in (2, 6):
         assert eight.memory["stage 2"][at].gpu < one.memory["stage 2"][at].gpu
     assert eight.hours == pytest.approx(one.hours / 8)
     assert eight.cost == pytest.approx(one.cost)
-    double = make_plan("mini-dino", gpus="1xH100", micro_batch=1, rows=(6400, 6400), mfu=0.8, price=5)
+    double = make_plan(
+        "mini-dino", options=PlanOptions(gpus="1xH100", micro_batch=1, rows=(6400, 6400), mfu=0.8, price=5)
+    )
     assert double.steps[1].hours == pytest.approx(one.steps[1].hours / 2)
 
 
 def test_every_encoder_has_a_plan() -> None:
     for name in names("encoders"):
-        plan = make_plan(name, gpus="1xH100", rows=(640, 640))
+        plan = make_plan(name, options=PlanOptions(gpus="1xH100", rows=(640, 640)))
         assert plan.parameters["encoder"] == load_encoder(name).params
         assert plan.hours > 0
 
@@ -384,12 +389,12 @@ def test_rows_of_the_miniature_are_those_that_are_made() -> None:
 
 @pytest.mark.parametrize(("gpus", "sizes"), [("8xH100", (4, 2)), ("2xH100", (16, 8)), ("1xA100", ())])
 def test_gpus_share_the_batch_in_smaller_pieces_and_the_plan_says_so(gpus: str, sizes: tuple[int, ...]) -> None:
-    said = [one for one in make_plan("mini-dino", gpus=gpus).assumed if "micro_batch" in one]
+    said = [one for one in make_plan("mini-dino", options=PlanOptions(gpus=gpus)).assumed if "micro_batch" in one]
     assert len(said) == len(sizes)
     for number, (text, size) in enumerate(zip(said, sizes, strict=True), start=1):
         assert text.startswith(f"stage {number}: micro_batch {size}, as ")
     with pytest.raises(UserError, match="batch 32 is not a multiple of micro_batch 8 x 8 GPUs"):
-        make_plan("mini-dino", gpus="8xH100", micro_batch=8)
+        make_plan("mini-dino", options=PlanOptions(gpus="8xH100", micro_batch=8))
 
 
 def test_rows_that_nobody_states_are_asked_for(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pretend_gpu import GPU
 from pretend_training import step_of
 
 from mllm_eval.catalog import load_encoder, load_llm, load_recipe
-from mllm_eval.plan import make_plan
+from mllm_eval.plan import PlanOptions, make_plan
 
 WEBSSL = "webssl-dino7b-full8b-518"
 WAYS = {None: "no ZeRO", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}
@@ -44,7 +44,7 @@ def test_memory_is_that_of_a_step_at_its_true_shapes(
     gc.collect()
     assert GPU.now == before, "a step leaves something behind"
     gpus = 8 if stage.deepspeed else 1
-    plan = make_plan(encoder, recipe, gpus=f"{gpus}xH100", rows=(6400, 6400))
+    plan = make_plan(encoder, recipe, options=PlanOptions(gpus=f"{gpus}xH100", rows=(6400, 6400)))
     (way,) = (
         one
         for one in plan.memory[f"stage {number}"]

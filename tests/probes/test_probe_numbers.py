@@ -15,7 +15,7 @@ from mllm_eval.catalog.probe import LogisticProbe, load_protocol
 from mllm_eval.errors import UserError
 from mllm_eval.probes.denseviews import IGNORED, scaled_size
 from mllm_eval.probes.depth import read_out, sig_loss, upsampled
-from mllm_eval.probes.grid import Heads, Input
+from mllm_eval.probes.grid import Descent, Heads, Input
 from mllm_eval.probes.neighbours import nearest, votes
 from mllm_eval.probes.order import Order
 from mllm_eval.probes.segmentation import counted
@@ -29,7 +29,7 @@ WIDTH, CLASSES, STEPS, BATCH = 6, 4, 15, 12
 def test_52_heads_are_52_separate_runs_of_torchs_own_sgd() -> None:
     rates = [0.01 * 1.7**power for power in range(13)]
     inputs = [Input(layers, mean) for layers in ((4,), (1, 2, 3, 4)) for mean in (False, True)]
-    heads = Heads(inputs, rates, CLASSES, (1, 2, 3, 4), WIDTH, 0.01, 0.9, seed=3)
+    heads = Heads(inputs, rates, CLASSES, (1, 2, 3, 4), WIDTH, Descent(0.01, 0.9, 3))
     assert len(heads) == 52
     draws = torch.Generator().manual_seed(5)
     batches = [torch.randn(BATCH, 2, 4, WIDTH, generator=draws) for _ in range(STEPS)]
@@ -59,14 +59,14 @@ def test_52_heads_are_52_separate_runs_of_torchs_own_sgd() -> None:
 
 
 def test_heads_go_on_from_what_was_kept() -> None:
-    made = [Heads([Input((1,), True)], [0.1, 0.3], 3, (1,), 5, 0.01, 0.9, seed=1) for _ in range(2)]
+    made = [Heads([Input((1,), True)], [0.1, 0.3], 3, (1,), 5, Descent(0.01, 0.9, 1)) for _ in range(2)]
     draws = torch.Generator().manual_seed(2)
     batches = [(torch.randn(8, 2, 1, 5, generator=draws), torch.randint(0, 3, (8,), generator=draws)) for _ in range(6)]
     for step, batch in enumerate(batches):
         made[0].step(*batch, step / 6)
         if step < 3:
             made[1].step(*batch, step / 6)
-    again = Heads([Input((1,), True)], [0.1, 0.3], 3, (1,), 5, 0.01, 0.9, seed=9)
+    again = Heads([Input((1,), True)], [0.1, 0.3], 3, (1,), 5, Descent(0.01, 0.9, 9))
     again.restore({name: one.clone() for name, one in made[1].state().items()})
     for step, batch in list(enumerate(batches))[3:]:
         again.step(*batch, step / 6)

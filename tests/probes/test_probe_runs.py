@@ -25,7 +25,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.miniature.probes import build
 from mllm_eval.probes.layouts import read_examples
 from mllm_eval.probes.locking import lock_data, lock_path, locked_place
-from mllm_eval.probes.measuring import Job, measure, selected
+from mllm_eval.probes.measuring import Measurement, measure, selected
 from mllm_eval.report.probing import differences, probe_table, read_sums
 from mllm_eval.report.render import render
 from mllm_eval.report.site.visionplots import sweep_figure
@@ -43,10 +43,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def job(tmp_path: Path, name: str, encoder: Encoder | None = None, asked: str | None = None, **changes: Any) -> Job:
+def job(
+    tmp_path: Path, name: str, encoder: Encoder | None = None, asked: str | None = None, **changes: Any
+) -> Measurement:
     protocol = made_probes.protocol(name, tmp_path / "sets").model_copy(update=changes)
     place = Path(str(protocol.pin("small").folder))
-    return Job(encoder or make_encoder(tmp_path / "encoder"), protocol, "small", place, asked)
+    return Measurement(encoder or make_encoder(tmp_path / "encoder"), protocol, "small", place, asked)
 
 
 def test_every_shipped_probe_is_whole_and_has_a_miniature() -> None:
@@ -163,7 +165,7 @@ def test_heads_are_chosen_on_a_hold_out_unless_asked_otherwise(tmp_path: Path) -
     asked = job(tmp_path, "in1k_linear")
     held = measure(asked)
     assert held.rule == "train_holdout" and held.n_train == 18 and "held out" in held.selection and held.default
-    published = Job(asked.encoder, selected(asked.protocol, "val"), "small", asked.place, None)
+    published = Measurement(asked.encoder, selected(asked.protocol, "val"), "small", asked.place, None)
     found = measure(published)
     assert found.n_train == 24 and "as published" in found.selection and not found.default
     assert published.hash != asked.hash

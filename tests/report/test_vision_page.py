@@ -13,7 +13,9 @@ from tiny_models import make_encoder
 
 from mllm_eval.probes.measuring import Job, measure
 from mllm_eval.report.site import write_report
-from mllm_eval.results import read_run
+from mllm_eval.report.site.evidence import gather
+from mllm_eval.report.site.vision import vision_page
+from mllm_eval.results import RunRecord, read_run
 from mllm_eval.results.aligned import RESULT, Aligned, Null
 from mllm_eval.results.probed import Probed
 from mllm_eval.storage import write_json
@@ -40,16 +42,25 @@ def aligned(tmp_path: Path, encoder: str, llm: str, weights: str, score: float, 
     write_json(tmp_path / "results/alignment" / f"{encoder}-{llm.replace(' ', '-')}" / RESULT, asdict(one))
 
 
-def test_without_probes_and_alignments_there_is_no_page(tmp_path: Path) -> None:
+def shown(tmp_path: Path, *records: RunRecord) -> str:
+    return vision_page(gather(records, "cambrian", True), tmp_path / "site")
+
+
+@pytest.mark.slow
+def test_the_page_is_there_where_something_was_measured(tmp_path: Path) -> None:
+    assert shown(tmp_path) == ""
+    aligned(tmp_path, "one", "llm", "w", 0.2)
     site = write_report([], tmp_path / "site")
-    assert not (site / "vision.html").exists() and "vision.html" not in (site / "index.html").read_text()
+    assert "0.200 [0.180, 0.220]" in (site / "vision.html").read_text()
+    assert "vision.html" in (site / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_probes_can_be_looked_at_before_there_is_a_run(tmp_path: Path) -> None:
     probed(tmp_path)
     probed(tmp_path, "all")
-    text = (write_report([], tmp_path / "site") / "vision.html").read_text()
-    assert "Vision" in text and "block 1" in text and "serves it best" in text
+    text = shown(tmp_path)
+    assert "block 1" in text and "serves it best" in text
     assert "figure-sweep" in text and (tmp_path / "site/figures/sweep.pdf").is_file()
     assert "Alignment" not in text
 
@@ -58,7 +69,7 @@ def test_heat_maps_and_tests_of_alignment_are_shown(tmp_path: Path) -> None:
     for encoder, score in (("one", 0.2), ("<b>two", 0.3)):
         aligned(tmp_path, encoder, "llm", "w", score)
         aligned(tmp_path, encoder, "llm after r", "w", score - 0.05, base="llm")
-    text = (write_report([], tmp_path / "site") / "vision.html").read_text()
+    text = shown(tmp_path)
     assert "figure-alignment-layers" in text and "0.300 [0.280, 0.320]" in text
     assert "nearer to llm" in text or "not told apart" in text
     assert "<b>two" not in text and "&lt;b&gt;two" in text
@@ -73,8 +84,8 @@ def test_what_was_measured_of_other_weights_than_the_runs_is_left_out(tmp_path: 
     mine = found.model_copy(update={"encoder": "mini-dino", "weights": run.weights["encoder"]})
     write_json(folder / "result.json", mine.model_copy(update={"weights": "older"}).model_dump(mode="json"))
     aligned(tmp_path, "mini-dino", "llm", "older", 0.2)
-    assert not (write_report([record], tmp_path / "site", images=False) / "vision.html").exists()
+    assert shown(tmp_path, record) == ""
     write_json(folder / "result.json", mine.model_dump(mode="json"))
     aligned(tmp_path, "mini-dino", "llm", run.weights["encoder"], 0.2)
-    text = (write_report([record], tmp_path / "site", images=False) / "vision.html").read_text()
+    text = shown(tmp_path, record)
     assert "ImageNet-1k, k nearest" in text and "0.200 [0.180, 0.220]" in text

@@ -39,7 +39,8 @@ def test_the_benchmarks_own_id_must_be_the_same() -> None:
     [
         ("Which is it?", None), ("WHICH is it", None), ("<image 1> Which is it?", None),
         ("Hint: look. Which is it? Say a letter.", None), (PROMPT, None),
-        ("Where is it?", "question"), ("?", None), ("it", None), ("", None), (None, None),
+        ("Where is it?", "question"), ("Why", "question"), ("?", None), ("it", None), ("no", None),
+        ("", None), (None, None),
     ],
 )  # fmt: skip
 def test_a_question_is_the_same_with_more_around_it(said: str | None, found: str | None) -> None:
@@ -52,6 +53,12 @@ def test_a_prompt_may_leave_out_all_but_the_first_sentence_if_that_says_enough()
     assert differ(Said(prompt="Is there a cat in this image? One word."), sample(long)) == "prompt"
     assert differ(Said(prompt="Why? Nobody knows."), sample(short)) == "prompt"
     assert differ(Said(prompt=f"USER: {short} ASSISTANT:"), sample(short)) is None
+
+
+@pytest.mark.parametrize(("first", "enough"), [("abcd efgh ijkl", True), ("abcd efgh ijk", False)])
+def test_a_first_sentence_of_twelve_letters_says_enough(first: str, enough: bool) -> None:
+    said = Said(prompt=f"{first}? One word.")
+    assert differ(said, sample(f"{first}? Please answer.")) == (None if enough else "prompt")
 
 
 @pytest.mark.parametrize(
@@ -85,6 +92,7 @@ def test_numbers_are_their_values_and_a_hidden_gold_agrees_with_any() -> None:
     [
         (7, "7"), ("007", "7"), ("7.0", "7"), (7.0, "7"), (" 7 ", "7"), ("7.5", "7.5"), ("a7", "a7"), ("-7", "-7"),
         ("0" * 18 + "1234567890123456789", "0" * 18 + "1234567890123456789"), ("\u0667", "\u0667"),
+        ("0" + "1" * 17, "1" * 17), ("0" + "1" * 18, "0" + "1" * 18),
     ],
 )  # fmt: skip
 def test_an_id_is_a_whole_number_or_text(value: Any, text: str) -> None:

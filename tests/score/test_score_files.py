@@ -15,6 +15,7 @@ import parquet_rows
 import pytest
 from summaries import score_file
 
+from mllm_eval.catalog import load_benchmark
 from mllm_eval.errors import UserError
 from mllm_eval.score import files, sheets
 
@@ -118,13 +119,33 @@ def test_empty_texts_that_are_scored_are_counted(write: Writer, capsys: pytest.C
     assert f"unparsed {summary.n_unparsed}, empty 2, chance" in capsys.readouterr().out
 
 
-def test_an_image_without_its_second_question_is_refused_unless_partial(write: Writer) -> None:
+def test_rules_that_do_not_exist_are_told_before_a_file_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"chartqa has no rules 'cambrain'\. Did you mean 'cambrian'"):
+        score_file("chartqa", tmp_path / "gone.jsonl", "cambrain")
+
+
+@pytest.mark.parametrize("others", [0, 30])
+def test_one_answer_to_nearly_everything_is_told(
+    others: int, write: Writer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = [line(f"same{number}", "14", answer=str(number + 100)) for number in range(30)]
+    right = [line(f"right{number}", str(number + 200), answer=str(number + 200)) for number in range(others)]
+    score_file("chartqa", write(*same, *right))
+    said = capsys.readouterr().out
+    assert ("one answer makes up most: '14' in 100%\n" in said) == (not others)
+
+
+def test_an_image_without_its_second_question_is_refused_unless_partial(
+    write: Writer, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write(mme("1", "a.jpg", "Yes", "Yes"), mme("2", "a.jpg", "No", "No"), mme("3", "b.jpg", "Yes", "Yes"))
     with pytest.raises(UserError, match=r"group 'existence/b\.jpg' has 1 answers where 2 make it whole"):
         score_file("mme", path)
     summary = score_file("mme", path, partial=True)
     # The lone question of b.jpg counts nowhere: neither in acc nor in acc+.
-    assert (summary.partial, summary.value) == (True, 200.0)
+    assert (summary.partial, summary.value) == (True, 200.0) and " (partial)" in capsys.readouterr().out
+    score_file("mme", write(mme("1", "a.jpg", "Yes", "Yes"), mme("2", "a.jpg", "No", "No")))
+    assert "partial" not in capsys.readouterr().out
 
 
 def test_a_question_answered_twice_is_refused(write: Writer) -> None:
@@ -339,3 +360,16 @@ def test_hidden_answers_become_the_servers_file(write: Writer, tmp_path: Path) -
     assert (summary.value, summary.n_failed, summary.n_unscored) == (None, 1, 1)
     sent = json.loads((tmp_path / "scores.submission.json").read_text())
     assert sent == [{"questionId": 7, "answer": "0.28"}, {"questionId": 8, "answer": ""}]
+    # Where every gold is there, nothing is left for a server.
+    shown = {"id": "a", "record": {"questionId": "7", "answers": ["0.28"]}, "prediction": "0.28"}
+    score_file("docvqa", write(shown), out=tmp_path / "shown.jsonl")
+    assert (tmp_path / "shown.jsonl").is_file() and not (tmp_path / "shown.submission.json").exists()
+
+
+def test_scores_say_whether_a_file_brought_its_own_records(mini: Callable[[str], None], write: Writer) -> None:
+    own = files.score_answers(load_benchmark("chartqa"), write(line("a", "14")), "cambrian")
+    assert own.brought
+    mini("chartqa")
+    lines = [{"id": str(number), "prediction": "14"} for number in range(len(parquet_rows.rows_of("chartqa")))]
+    found = files.score_answers(parquet_rows.unpinned("chartqa"), write(*lines), "cambrian")
+    assert not found.brought

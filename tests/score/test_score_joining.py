@@ -109,6 +109,12 @@ def test_files_with_a_fault_are_refused(
     assert "\n" not in str(error.value)
 
 
+def test_two_numbers_of_one_row_are_refused(charts: None, tmp_path: Path) -> None:
+    twice = [*(asked_by_cambrian(number) for number in WHOLE), {**asked_by_cambrian(3), "question_id": "03"}]
+    with pytest.raises(UserError, match="'question_id' mixes ids with numbers of rows, or counts beyond"):
+        score_file("chartqa", lines(tmp_path / "a.jsonl", twice), format_="cambrian")
+
+
 def test_a_part_of_a_file_is_joined_where_it_may_be_partial(charts: None, tmp_path: Path) -> None:
     path = lines(tmp_path / "a.jsonl", [logged(number) for number in (3, 7, 4)])
     summary = score_file("chartqa", path, format_="lmms_eval", partial=True)
@@ -124,6 +130,16 @@ def sheet(path: Path, index: Sequence[Any], of: Sequence[int], **columns: Sequen
     else:
         table.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
     return path
+
+
+def test_a_few_questions_that_agree_from_one_on_are_no_evidence_of_counting_from_one(
+    charts: None, tmp_path: Path
+) -> None:
+    few = sheet(tmp_path / "few.tsv", [3, 4, 5], [2, 3, 4])
+    with pytest.raises(UserError, match="is not that of sample '3'"):
+        score_file("chartqa", few, format_="vlmevalkit", partial=True)
+    ten = sheet(tmp_path / "ten.tsv", range(2, 12), range(1, 11))
+    assert score_file("chartqa", ten, format_="vlmevalkit", partial=True).value == 100.0
 
 
 @pytest.mark.parametrize("kind", ["xlsx", "tsv", "csv"])

@@ -215,6 +215,21 @@ def test_intervals_cover_the_truth(mme: bool) -> None:
     assert 0.90 <= covered / rounds <= 0.99
 
 
+def test_an_image_alone_in_its_two_strata_is_drawn_with_those_of_one_of_them() -> None:
+    images = ["alone", "alone", "x", "x", "y", "y", "z", "z"]
+    tasks = ["b", "c", "a", "b", "a", "b", "a", "b"]
+    units = stats.summed(MME, [1.0] * 8, images, images, tasks)
+    assert len(units.clusters) == 4 and len(set(units.layer.tolist())) == 1
+
+
+def test_each_draw_weighs_as_much_as_the_images_of_a_layer() -> None:
+    layer = np.array([0] * 5 + [1] * 3 + [2])
+    weights = np.concatenate(list(bootstrap.draw_weights(layer, 40, 3)))
+    assert weights.shape == (40, 9) and len(np.unique(weights, axis=0)) > 20
+    for part, count in ((0, 5), (1, 3), (2, 1)):
+        np.testing.assert_allclose(weights[:, layer == part].sum(1), count, rtol=1e-6)
+
+
 def test_draws_do_not_depend_on_who_else_is_drawn_or_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(6)
     a, b = (_plain((rng.random(30) < 0.5).astype(float)) for _ in range(2))

@@ -201,6 +201,7 @@ def test_the_promised_number_of_questions_finds_the_difference_as_often_as_promi
 def test_detectable_and_questions_needed_are_two_sides_of_one() -> None:
     edge = stats.detectable(1.5)
     assert stats.questions_needed(edge, 1.5, 500) == pytest.approx(500)
+    assert stats.questions_needed(2 * edge, 1.5, 500) == pytest.approx(125)
     assert stats.clusters_needed(1.0, 400, 1.96) == 400
 
 

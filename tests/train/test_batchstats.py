@@ -88,7 +88,7 @@ def test_what_is_told_is_what_training_plans(tmp_path: Path, monkeypatch: pytest
 
     from mllm_eval.model import load_tokenizer
     from mllm_eval.run import Run
-    from mllm_eval.train.batches import Collator
+    from mllm_eval.train.batches import Collator, RowShape
     from mllm_eval.train.stages import prepare_stage
 
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
@@ -106,7 +106,7 @@ def test_what_is_told_is_what_training_plans(tmp_path: Path, monkeypatch: pytest
         assert found["length_cv"] == pytest.approx(np.mean([each.std() / each.mean() for each in lengths]))
         assert found["rows"] == len(one.rows) and found["with_image"] == one.plan.with_image.sum()
         image = one.data.ids.max()
-        collator = Collator(one.data, run.encoder.preprocessing, image, recipe.tokens, 0, chosen.max_length)
+        collator = Collator(one.data, run.encoder.preprocessing, RowShape(image, recipe.tokens, 0, chosen.max_length))
         used = [collator.row(row)[1].sum() for row in one.rows.rows]
         targets = [sum(used[row] for row in one.plan.rows(step)) for step in range(one.plan.steps)]
         expected = {"min": min(targets), "median": np.median(targets), "max": max(targets)}

@@ -29,7 +29,7 @@ from mllm_eval.plan import make_plan
 from mllm_eval.prompts import render
 from mllm_eval.run import Run
 from mllm_eval.train import train
-from mllm_eval.train.batches import Collator
+from mllm_eval.train.batches import Collator, RowShape
 from mllm_eval.train.stagerows import tokenised
 
 SIZES = [(640, 480), (480, 640), (500, 500), (800, 1796), (1796, 800), (49, 49), (1000, 30), (30, 1000), (333, 251)]
@@ -195,7 +195,7 @@ def test_training_reads_what_is_shown_and_plans_what_it_reads(features: str, hom
     data = tokenised(run, run.recipe.stage1, tokenizer)
     assert data.sizes is not None and data.sizes[0].tolist() == [60, 20]
     image = tokenizer.convert_tokens_to_ids("<image>")
-    collator = Collator(data, run.encoder.preprocessing, image, 12, tokenizer.pad_token_id, 600, grid=GRID)
+    collator = Collator(data, run.encoder.preprocessing, RowShape(image, 12, tokenizer.pad_token_id, 600, GRID))
     batch = collator([0, 1, 2, 5])
     assert batch["kept"].tolist() == [[1, 3], [3, 1], [3, 3]]
     assert (batch["input_ids"] == image).sum(1).tolist() == [4, 6, 12, 0]
@@ -204,7 +204,7 @@ def test_training_reads_what_is_shown_and_plans_what_it_reads(features: str, hom
     assert lengths[0] < data.lengths(12)[0]
     # The longest length counts what is hidden, too, as the original cuts before it masks.
     limit = int(data.lengths(12)[0]) - 2
-    collator = Collator(data, run.encoder.preprocessing, image, 12, tokenizer.pad_token_id, limit, grid=GRID)
+    collator = Collator(data, run.encoder.preprocessing, RowShape(image, 12, tokenizer.pad_token_id, limit, GRID))
     assert len(collator.row(0)[0]) == limit - 8
 
 
@@ -215,9 +215,9 @@ def test_rows_of_text_leave_room_for_a_dummy_image_where_the_original_puts_one(h
     images = np.diff(data.image_offsets)
     text, shown = int(np.flatnonzero(images == 0)[0]), int(np.flatnonzero(images)[0])
     limit = int(data.lengths(12)[text]) + 5
-    facts = tokenizer.convert_tokens_to_ids("<image>"), 12, tokenizer.pad_token_id, limit, (), GRID
+    facts = tokenizer.convert_tokens_to_ids("<image>"), 12, tokenizer.pad_token_id, limit, GRID
     with_room, plain = (
-        Collator(data, run.encoder.preprocessing, *facts, dummy) for dummy in (run.recipe.dummy_positions, 0)
+        Collator(data, run.encoder.preprocessing, RowShape(*facts, dummy)) for dummy in (run.recipe.dummy_positions, 0)
     )
     # The original's way: a mark goes in behind the first tokens, becomes 12 that are masked, and all is cut.
     ids = plain.row(text)[0].tolist()

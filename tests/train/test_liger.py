@@ -15,7 +15,7 @@ from transformers.models.llama import modeling_llama
 
 from mllm_eval.errors import UserError
 from mllm_eval.train import train
-from mllm_eval.train.kernels import check_kernels, use_kernels
+from mllm_eval.train.liger import check_liger, use_liger
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def test_without_a_gpu_nothing_starts(tmp_path: Path, liger: list[Any], monkeypa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="stage 1: `kernels: liger` needs a GPU and there is none; remove the field"):
         train(make_run(tmp_path, stage1={"kernels": "liger"}))
-    check_kernels(None, "stage 1")
+    check_liger(None, "stage 1")
     assert not liger
 
 
@@ -64,9 +64,9 @@ def test_only_the_model_that_is_trained_gets_them(tmp_path: Path, liger: list[di
     from mllm_eval.model import load_llm_model
 
     llm, norm = load_llm_model(make_run(tmp_path).llm), modeling_llama.LlamaRMSNorm
-    use_kernels(llm, None)
+    use_liger(llm, None)
     assert not liger
-    use_kernels(llm, "liger")
+    use_liger(llm, "liger")
     assert all(layer.mlp.fused for layer in llm.model.layers)
     assert modeling_llama.LlamaRMSNorm is norm
     (options,) = liger

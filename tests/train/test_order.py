@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler
 from mllm_eval.catalog import load_recipe
 from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.train import train
-from mllm_eval.train.batches import Collator
+from mllm_eval.train.batches import Collator, RowShape
 from mllm_eval.train.batchstats import row_facts
 from mllm_eval.train.order import Plan
 from mllm_eval.train.progress import Work
@@ -146,7 +146,7 @@ def test_text_alone_has_the_room_that_an_image_leaves(home: Path) -> None:
     run = make_run(home, dummy_image=True, stage2={"max_length": 70})
     one = prepare_stage(run, 2, run.recipe.stage2, load_tokenizer(run.llm, run.recipe.template))
     image = int(one.data.ids.max())
-    collator = Collator(one.data, run.encoder.preprocessing, image, 9, 0, 70, dummy_positions=9)
+    collator = Collator(one.data, run.encoder.preprocessing, RowShape(image, 9, 0, 70, dummy_positions=9))
     of_rows = [len(collator.row(row)[0]) for row in one.rows.rows]
     assert of_rows == one.plan.lengths.tolist()
     longest = [np.array(of_rows)[one.plan.with_image == kind].max() for kind in (True, False)]

@@ -16,11 +16,11 @@ from mllm_eval.errors import UserError
 from mllm_eval.model import load_tokenizer
 from mllm_eval.run import Run
 from mllm_eval.train import prepare, rowchunks, stages, tokens, train
-from mllm_eval.train.tokenising import Source, Writer, write_tokens
+from mllm_eval.train.tokenising import BudgetedSet, Noted, Writer, write_tokens
 
 
 @pytest.fixture
-def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Source], Any]:
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[BudgetedSet], Any]:
     monkeypatch.setattr(rowchunks, "CHUNK", 5)
     data, images = make_conversations(tmp_path / "data", 43)
     lines = data.read_text().splitlines()
@@ -34,7 +34,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Source],
     lines[36] = json.dumps(masked)
     data.write_text("\n".join(lines) + "\n")
     sets = [ConversationSet(data, images, exclude=["3.png"]), ConversationSet(data, images)]
-    return [Source(one, 4) for one in sets], load_tokenizer(make_llm(tmp_path / "llm"), "llama_3_meta")
+    return [BudgetedSet(one, 4) for one in sets], load_tokenizer(make_llm(tmp_path / "llm"), "llama_3_meta")
 
 
 def gone_far_enough(*_: Any) -> Any:
@@ -48,13 +48,13 @@ def written(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("hashed", [PLAIN, None])
 @pytest.mark.parametrize("sized", [PLAIN, None])
 def test_any_number_of_processes_writes_the_same_bytes(
-    rows: tuple[list[Source], Any], hashed: Any, sized: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: tuple[list[BudgetedSet], Any], hashed: Any, sized: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources, tokenizer = rows
     made = []
     for processes in (1, 2, 3):
         folder = tmp_path / str(processes)
-        write_tokens(folder, sources, tokenizer, "llama_3_meta", hashed, lambda _: False, sized, processes)
+        write_tokens(folder, sources, tokenizer, Noted("llama_3_meta", hashed, sized), lambda _: False, processes)
         made.append(written(folder))
     assert made[0] == made[1] == made[2]
     assert len(made[0]["left_out.jsonl"].splitlines()) > 4 and made[0]["changed.jsonl"]
@@ -70,20 +70,22 @@ def test_any_number_of_processes_writes_the_same_bytes(
 
     monkeypatch.setattr(Writer, "write", killed)
     with pytest.raises(KeyboardInterrupt):
-        write_tokens(tmp_path / "again", sources, tokenizer, "llama_3_meta", hashed, lambda _: False, sized, 2)
-    write_tokens(tmp_path / "again", sources, tokenizer, "llama_3_meta", hashed, lambda _: False, sized, 2)
+        write_tokens(tmp_path / "again", sources, tokenizer, Noted("llama_3_meta", hashed, sized), lambda _: False, 2)
+    write_tokens(tmp_path / "again", sources, tokenizer, Noted("llama_3_meta", hashed, sized), lambda _: False, 2)
     assert written(tmp_path / "again") == made[0] and len(done) == 18
 
 
-def test_a_broken_row_too_many_stops_all_processes_in_one_line(rows: tuple[list[Source], Any], tmp_path: Path) -> None:
+def test_a_broken_row_too_many_stops_all_processes_in_one_line(
+    rows: tuple[list[BudgetedSet], Any], tmp_path: Path
+) -> None:
     sources, tokenizer = rows
-    few = [Source(source.rows, 1) for source in sources]
+    few = [BudgetedSet(source.rows, 1) for source in sources]
     found = []
     for processes in (1, 2):
         with pytest.raises(
             UserError, match=r"train\.jsonl:21: .*broken row number 2, `skip_broken` allows 1"
         ) as raised:
-            write_tokens(tmp_path / "x", few, tokenizer, "llama_3_meta", None, lambda _: False, None, processes)
+            write_tokens(tmp_path / "x", few, tokenizer, Noted("llama_3_meta"), lambda _: False, processes)
         found.append(str(raised.value))
         shutil.rmtree(tmp_path / ".x")
     assert found[0] == found[1]

@@ -18,7 +18,7 @@ from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.data.rowindex import row_index
 from mllm_eval.errors import UserError
 from mllm_eval.train import rowchunks, tokenising
-from mllm_eval.train.tokens import TokenisedSet, tokenise
+from mllm_eval.train.tokens import ImageReading, TokenisedSet, tokenise
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +100,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
 
 # ---- rows that are left out ----
 def tokens(folder: Path, found: ConversationSet, budget: int = 0, live: bool = False) -> TokenisedSet:
-    return tokenise([found], make_tokenizer(), "digest", "llama_3_meta", [budget], live)
+    return tokenise([found], make_tokenizer(), "digest", "llama_3_meta", [budget], ImageReading(live))
 
 
 def test_excluded_rows_are_counted_and_listed(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def test_nothing_of_a_stage_stays_in_memory(changes: dict[str, Any], tmp_path: P
     assert codes == [0], (tmp_path / "rank0.log").read_text()[-2000:]
 
 
+@pytest.mark.slow
 def test_the_encoder_that_filled_the_store_is_gone_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
-import textwrap
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from places import TESTS
+from forked import run_alone
 from tiny_training import log_of, make_run
 
 from mllm_eval.adapters import load_encoder_model
@@ -25,7 +24,7 @@ from mllm_eval.prompts import conversation, render
 from mllm_eval.run import Run
 from mllm_eval.storage import sha256_tree
 from mllm_eval.train import is_trained, train
-from mllm_eval.train.batches import Collator
+from mllm_eval.train.batches import Collator, RowShape
 from mllm_eval.train.order import Plan, planned
 from mllm_eval.train.progress import StageLog, latest_whole, mark_whole
 from mllm_eval.train.tokens import TokenisedSet, tokenise
@@ -94,7 +93,7 @@ def test_a_batch_holds_rows_images_and_targets_in_order(home: Path) -> None:
     features.fill(data.refs(np.arange(len(data.images))))
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
     image = tokenizer.convert_tokens_to_ids("<image>")
-    batch = Collator(data, features.store, image, 9, tokenizer.pad_token_id, 600)([5, 0, 10])
+    batch = Collator(data, features.store, RowShape(image, 9, tokenizer.pad_token_id, 600))([5, 0, 10])
     assert batch["features"].shape == (2, 4, 4, 32)
     names = [data.images[data.image_of[data.image_offsets[row]]][1] for row in (0, 10)]
     assert torch.equal(batch["features"], features.store.get_many(names))
@@ -284,40 +283,32 @@ def test_the_projector_may_learn_at_its_own_rate(home: Path) -> None:
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
 
 
-KILLED = """
-    import os, sys
-    from pathlib import Path
-    sys.path.insert(0, {tests!r})
-    from tiny_training import make_run
-    from mllm_eval.train import train
+def train_and_die(home: Path, at: tuple[str | int, int]) -> None:
+    """A process that ends at once behind the encoding of so many images, or behind a step of a stage."""
     from mllm_eval.train.progress import Work
 
     encoded, steps = Work.encoded, Work.steps
 
-    def die_encoding(self, done):
+    def die_encoding(self: Work, done: int) -> None:
         encoded(self, done)
-        if {at!r} == ("images", done):
+        if at == ("images", done):
             os._exit(9)
 
-    def die_stepping(self, number):
+    def die_stepping(self: Work, number: int) -> Callable[[int], None]:
         told = steps(self, number)
-        def tell(step):
+
+        def tell(step: int) -> None:
             told(step)
-            if {at!r} == (number, step):
+            if at == (number, step):
                 os._exit(9)
+
         return tell
 
-    Work.encoded, Work.steps = die_encoding, die_stepping
-    train(make_run(Path({home!r}), stage1={{"steps": 20}}, stage2={{"steps": 20}}))
-"""
+    Work.encoded, Work.steps = die_encoding, die_stepping  # type: ignore[method-assign]
+    train(make_run(home, stage1={"steps": 20}, stage2={"steps": 20}))
 
 
-def killed(home: Path, at: tuple[str | int, int]) -> None:
-    code = textwrap.dedent(KILLED.format(tests=str(TESTS), home=str(home), at=at))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 9, done.stderr
-
-
+@pytest.mark.slow
 def test_killed_at_any_step_and_started_again_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -331,7 +322,7 @@ def test_killed_at_any_step_and_started_again_ends_with_the_same_bytes(
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "killed"))
     # Before the features of the 10 images are written, in stage 1, and, with nothing to encode, in stage 2.
     for at in (("images", 10), (1, 7), (2, 9)):
-        killed(tmp_path, at)
+        assert run_alone(tmp_path, train_and_die, tmp_path, at) == 9, (tmp_path / "alone.log").read_text()
     checkpoints = run.stage_dir(2) / "checkpoints"
     newest = latest_whole(checkpoints)
     assert newest is not None and newest.name == "checkpoint-8"

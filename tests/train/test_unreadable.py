@@ -18,10 +18,10 @@ from mllm_eval.features import Features
 from mllm_eval.model import assemble, load_llm_model, load_tokenizer
 from mllm_eval.run import Run
 from mllm_eval.train import encoding, train
-from mllm_eval.train.batches import Collator
+from mllm_eval.train.batches import Collator, RowShape
 from mllm_eval.train.encoding import encode, missing, refs_of
 from mllm_eval.train.stagerows import conversations_of
-from mllm_eval.train.tokens import Images, TokenisedSet, tokenise
+from mllm_eval.train.tokens import ImageReading, Images, TokenisedSet, tokenise
 from mllm_eval.train.unreadable import Unreadable
 
 
@@ -48,7 +48,7 @@ def tokenised(run: Run, live: bool) -> TokenisedSet:
     stage = run.recipe.stage1
     budgets = [data.skip_broken for data in stage.data]
     sets = [conversations_of(data) for data in stage.data]
-    return tokenise(sets, tokenizer, "digest", run.recipe.template, budgets, live)
+    return tokenise(sets, tokenizer, "digest", run.recipe.template, budgets, ImageReading(live))
 
 
 # ---- a whole training ----
@@ -116,7 +116,7 @@ def test_an_unreadable_image_takes_the_targets_of_its_row_alone(live: bool, home
     whole = np.setdiff1d(np.arange(len(data.images)), [number])
     features.fill([] if live else data.refs(whole))
     source = run.encoder.preprocessing if live else features.store
-    collator = Collator(data, source, image, 9, tokenizer.pad_token_id, 600, () if live else {number})
+    collator = Collator(data, source, RowShape(image, 9, tokenizer.pad_token_id, 600), () if live else {number})
     batch = collator([0, 4, 5])
     assert [bool((labels != -100).any()) for labels in batch["labels"]] == [True, False, True]
     seen = batch["pixel_values" if live else "features"]

@@ -22,7 +22,7 @@ from tiny_models import make_conversations, make_encoder, make_llm, make_recipe
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mllm_eval.model import load_checkpoint
-from mllm_eval.plan.memory import states
+from mllm_eval.plan.memory import Parameters, states
 from mllm_eval.run import Run
 from mllm_eval.train import train
 
@@ -293,7 +293,7 @@ def test_sharded_and_killed_twice_it_goes_on_with_another_number_of_processes(
     # What a plan foretells of a process's memory: nothing is gathered while the optimiser steps.
     for stage, kinds in ((1, ("weights", "optimiser")), (2, ("weights", "gradients", "optimiser", "passing"))):
         measured = json.loads((tmp_path / f"stage{stage}.json").read_text())
-        foretold = states(measured["trained"], measured["frozen"], 0, "float32", 2 if stage == 1 else 3, 2)
+        foretold = states(Parameters(measured["trained"], measured["frozen"]), "float32", 2 if stage == 1 else 3, 2)
         print(f"stage {stage}: {measured}, {foretold}")
         # Under ZeRO-2 gradients become steps group by group.
         for kind in kinds:

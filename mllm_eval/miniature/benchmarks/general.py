@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mllm_eval.miniature.benchmarks.deck import Deck, Item
-from mllm_eval.miniature.benchmarks.tables import Row, cell, png, write_table
+from mllm_eval.miniature.benchmarks.tables import Record, cell, png, write_table
 from mllm_eval.miniature.further import HINTS, Pair, yes_no_pairs
 from mllm_eval.miniature.phrasing import LETTERS
 from mllm_eval.miniature.world import Picture
@@ -47,7 +47,7 @@ def _pair(deck: Deck, kind: str, family: str) -> tuple[Picture, Pair]:
 
 def mme(deck: Deck, home: Path) -> list[float]:
     """14 categories, each image asked twice: once yes, once no, in either order."""
-    rows: list[Row] = []
+    rows: list[Record] = []
     for category, (kind, family) in MME.items():
         for k in range(MME_IMAGES):
             picture, pair = _pair(deck, kind, family)
@@ -104,7 +104,7 @@ def mmbench(deck: Deck, home: Path) -> list[float]:
     for category, (level2, kind, family, n, count) in MMBENCH.items():
         items += [(category, level2, deck.choose(item, n)) for item in deck.pick(kind, {family: count})]
     deck.rng.shuffle(items)
-    rows: list[Row] = []
+    rows: list[Record] = []
     for k in range(max(len(item.options) for _, _, item in items)):
         for index, (category, level2, item) in enumerate(items):
             n = len(item.options)
@@ -160,7 +160,7 @@ SEED_COLUMNS = {
 }
 
 
-def _seed_row(item: Item, number: int, kind: int, frames: list[Picture]) -> Row:
+def _seed_row(item: Item, number: int, kind: int, frames: list[Picture]) -> Record:
     video = len(frames) > 1
     names = [f"{number:06d}_{k}.png" if video else f"{number:06d}.png" for k in range(len(frames))]
     return {

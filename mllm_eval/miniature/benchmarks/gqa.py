@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_eval.miniature.benchmarks.deck import SPACES, Deck
-from mllm_eval.miniature.benchmarks.tables import Row, cell, write_table
+from mllm_eval.miniature.benchmarks.tables import Record, cell, write_table
 from mllm_eval.miniature.further import OPPOSITE, side_of
 from mllm_eval.miniature.world import Picture
 from mllm_eval.miniature.world.objects import COLOR_NAMES, scene
@@ -111,7 +111,7 @@ def _asked(deck: Deck, used: Counter[tuple[str, str]]) -> tuple[Picture, list[As
             return picture, chosen
 
 
-def _row(number: int, image: str, asked: Asked) -> Row:
+def _row(number: int, image: str, asked: Asked) -> Record:
     family, text, answer = asked
     structural, semantic, detailed, full = TYPES[family]
     steps = [
@@ -138,8 +138,8 @@ def _row(number: int, image: str, asked: Asked) -> Row:
 def gqa(deck: Deck, home: Path) -> list[float]:
     """20 questions about each of 10 scenes."""
     used: Counter[tuple[str, str]] = Counter()
-    rows: list[Row] = []
-    images: list[Row] = []
+    rows: list[Record] = []
+    images: list[Record] = []
     chance: list[float] = []
     for k in range(IMAGES):
         picture, chosen = _asked(deck, used)

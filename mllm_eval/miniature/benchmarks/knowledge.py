@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mllm_eval.miniature.benchmarks.deck import Deck, Item
-from mllm_eval.miniature.benchmarks.tables import Row, cell, write_table
+from mllm_eval.miniature.benchmarks.tables import Record, cell, write_table
 from mllm_eval.miniature.further import DECIMAL, HINTS, LIST, quantities
 from mllm_eval.miniature.phrasing import LETTERS, MATH_CHOICE, MATH_FREE
 
@@ -46,7 +46,7 @@ def scienceqa(deck: Deck, home: Path) -> list[float]:
         for item in deck.pick("sign", {"sign_color": SCIENCE_TEXT_ONLY})
     ]
     deck.rng.shuffle(chosen)
-    rows: list[Row] = []
+    rows: list[Record] = []
     for k, (subject, topic, item) in enumerate(chosen):
         seen = subject != "language science"
         rows.append(
@@ -120,7 +120,7 @@ MMMU_COLUMNS = {
 UNSURE = "I don't know"
 
 
-def _mmmu_row(deck: Deck, subject: str, number: int, item: Item) -> Row:
+def _mmmu_row(deck: Deck, subject: str, number: int, item: Item) -> Record:
     open_question = not item.options
     options = list(item.options)
     if number == 1 and len(subject) % 4 == 1:
@@ -148,7 +148,7 @@ def _mmmu_row(deck: Deck, subject: str, number: int, item: Item) -> Row:
 
 def mmmu(deck: Deck, home: Path) -> list[float]:
     """Six questions in each of thirty subjects, one of them open; a few have two images or an odd option."""
-    rows: list[Row] = []
+    rows: list[Record] = []
     chance: list[float] = []
     for subject, (kind, family) in SUBJECTS.items():
         items = deck.pick(kind, {family: EACH})
@@ -184,7 +184,7 @@ MATH_COLUMNS = {
 }
 
 
-def _math_row(item: Item, number: int, answer_type: str, hint: str) -> Row:
+def _math_row(item: Item, number: int, answer_type: str, hint: str) -> Record:
     question, image = item.question, item.picture.image
     listed = "".join(f"\n({x}) {text}" for x, text in zip(LETTERS, item.options, strict=False))
     chart = item.picture.kind == "chart"
@@ -236,7 +236,7 @@ AI2D_COLUMNS = {"question": "string", "options": "list<string>", "answer": "stri
 def ai2d(deck: Deck, home: Path) -> list[float]:
     """Labelled diagrams, two or three questions each; the answer is the option's index as text."""
     items = deck.pick("diagram", {"label_shape": 84, "shape_label": 84}, per_picture=3)
-    rows: list[Row] = []
+    rows: list[Record] = []
     for item in (deck.choose(item) for item in items):
         rows.append(
             {

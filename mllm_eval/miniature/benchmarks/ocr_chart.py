@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mllm_eval.miniature.benchmarks.deck import Deck, Item
-from mllm_eval.miniature.benchmarks.tables import Row, cell, write_table
+from mllm_eval.miniature.benchmarks.tables import Record, cell, write_table
 from mllm_eval.miniature.further import ocr_tokens, other, yes_no_pairs
 from mllm_eval.miniature.world.print_ import WORDS
 
@@ -21,7 +21,7 @@ def _chance(items: list[Item]) -> list[float]:
 def chartqa(deck: Deck, home: Path) -> list[float]:
     """First what a person would ask (extremes, counts, comparisons), then values read off the bars."""
     human = deck.pick("chart", CHART_HUMAN, per_picture=2)
-    rows: list[Row] = []
+    rows: list[Record] = []
     for item in human:
         rows.append(
             {
@@ -81,7 +81,7 @@ OCR_COLUMNS = {
 
 def ocrbench(deck: Deck, home: Path) -> list[float]:
     """Ten types of reading; answers are lists."""
-    rows: list[Row] = []
+    rows: list[Record] = []
     chance: list[float] = []
     for kind, (source, picture, family, n) in OCRBENCH.items():
         items = deck.pick(picture, {family: n})
@@ -130,7 +130,7 @@ def _annotators(deck: Deck, answer: str) -> list[str]:
 def textvqa(deck: Deck, home: Path) -> list[float]:
     """Two signs an image: which word stands where, or on which colour. The OCR tokens name both and two others."""
     wanted = {"signs_color": TEXT_IMAGES, "signs_place": TEXT_IMAGES}
-    rows: list[Row] = []
+    rows: list[Record] = []
     for k, item in enumerate(deck.pick("signs", wanted, per_picture=2)):
         text, image = item.question.text, item.picture.image
         rows.append(
@@ -173,7 +173,7 @@ def docvqa(deck: Deck, home: Path) -> list[float]:
     items: list[Item] = []
     for kind, wanted in DOCUMENTS.items():
         items += deck.pick(kind, wanted, per_picture=2)
-    rows: list[Row] = []
+    rows: list[Record] = []
     pages: dict[int, int] = {}
     for k, item in enumerate(items):
         page = pages.setdefault(id(item.picture), len(pages))

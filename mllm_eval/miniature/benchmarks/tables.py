@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-Row = Mapping[str, Any]
+Record = Mapping[str, Any]
 _SCALARS = {
     "string": pa.string(),
     "bool": pa.bool_(),
@@ -73,7 +73,7 @@ def feature(kind: str) -> dict[str, Any]:
     return {"dtype": kind, "_type": "Value"}
 
 
-def write_table(path: Path, columns: Mapping[str, str], rows: Sequence[Row]) -> None:
+def write_table(path: Path, columns: Mapping[str, str], rows: Sequence[Record]) -> None:
     """Write rows as one parquet file with these columns (name -> type), in this order.
 
     A row must have every column and no other; None is null. KeyError or ValueError says which is wrong.

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from mllm_eval.miniature.benchmarks.deck import Deck, Item
-from mllm_eval.miniature.benchmarks.tables import Row, cell, write_table
+from mllm_eval.miniature.benchmarks.tables import Record, cell, write_table
 from mllm_eval.miniature.further import other
 from mllm_eval.miniature.phrasing import LETTERS, ONLY_LETTER, ONLY_WORD
 from mllm_eval.miniature.world import KINDS, Picture
@@ -165,7 +165,7 @@ def realworldqa(deck: Deck, home: Path) -> list[float]:
         for item in deck.pick(kind, wanted):
             asked.append((item, f"{item.question.text} {ONLY_WORD}", item.question.answer))
     deck.rng.shuffle(asked)
-    rows: list[Row] = [
+    rows: list[Record] = [
         {"question": text, "answer": answer, "image": cell(item.picture.image)} for item, text, answer in asked
     ]
     write_table(home / "RealWorldQA/default/test-00000-of-00001.parquet", REALWORLD_COLUMNS, rows)
@@ -193,7 +193,7 @@ CV_2D = {"count": ("Count", 84, 4), "relation": ("Relation", 84, 2)}
 CV_3D = {"depth": ("Depth", 80), "distance": ("Distance", 80)}
 
 
-def _cv_row(item: Item, idx: int, half: str, task: str, source: str) -> Row:
+def _cv_row(item: Item, idx: int, half: str, task: str, source: str) -> Record:
     listed = "\n".join(f"({x}) {text}" for x, text in zip(LETTERS, item.options, strict=False))
     return {
         "idx": idx,

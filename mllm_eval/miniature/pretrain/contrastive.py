@@ -17,7 +17,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerF
 
 from mllm_eval.miniature.pretrain.corpus import shuffled_caption
 from mllm_eval.miniature.pretrain.images import pictures, pixels
-from mllm_eval.miniature.pretrain.loop import fit
+from mllm_eval.miniature.pretrain.loop import Schedule, fit
 from mllm_eval.miniature.world import SIZE
 
 BATCH, GROUP, WIDTH, JOINT = 64, 16, 128, 96
@@ -115,5 +115,5 @@ def pretrain(
         losses: dict[str, torch.Tensor] = model(pixels([p.image for p in shown]), ids, ids != pad)
         return losses
 
-    log = fit("mini-clip", work, model, step_fn, steps=steps, lr=lr, warmup=200, weight_decay=0.1)
+    log = fit("mini-clip", work, model, step_fn, Schedule(steps, lr, warmup=200, weight_decay=0.1))
     return model.vision.eval(), log

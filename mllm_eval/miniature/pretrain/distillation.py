@@ -25,7 +25,7 @@ from torch.nn import functional
 from transformers import Dinov2Config, Dinov2Model
 
 from mllm_eval.miniature.pretrain.images import pictures, pixels
-from mllm_eval.miniature.pretrain.loop import fit
+from mllm_eval.miniature.pretrain.loop import Schedule, fit
 from mllm_eval.miniature.world import SIZE, Picture
 
 BATCH, WIDTH, JOINT, GRID, PATCH = 64, 128, 96, 8, 14
@@ -201,6 +201,6 @@ def pretrain(
     def after(step: int) -> None:
         pair.follow(1 - 0.01 * (1 - step / steps) - 0.0005)
 
-    log = fit("mini-dino", work, pair, step_fn, steps=steps, lr=lr, warmup=200, after=after, trainable=pair.learnt,
-              seed=seed)  # fmt: skip
+    schedule = Schedule(steps, lr, warmup=200, seed=seed)
+    log = fit("mini-dino", work, pair, step_fn, schedule, after=after, trainable=pair.learnt)
     return pair.teacher.backbone.eval(), log

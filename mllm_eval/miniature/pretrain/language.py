@@ -27,7 +27,7 @@ from mllm_eval.miniature.pretrain.corpus import (
     pair_drill,
     text_probe,
 )
-from mllm_eval.miniature.pretrain.loop import fit
+from mllm_eval.miniature.pretrain.loop import Schedule, fit
 
 BATCH = 16
 
@@ -193,7 +193,7 @@ def pretrain(tokenizer: PreTrainedTokenizerFast, work: Path, share: float = 1.0)
         return {"loss": loss, "accuracy": (logits.argmax(-1) == wanted[keep]).float().mean()}
 
     logs = [
-        fit(name, work, model, partial(step_fn, made), steps=max(1, int(steps * share)), lr=lr, warmup=100)
+        fit(name, work, model, partial(step_fn, made), Schedule(max(1, int(steps * share)), lr))
         for name, made, steps, lr in PHASES
     ]
     model.train(False)

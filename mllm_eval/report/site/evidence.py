@@ -83,9 +83,9 @@ class Evidence:
     @cached_property
     def benchmarks(self) -> list[str]:
         """Every benchmark that any run was scored on, in the order of the paper's table."""
-        found = dict.fromkeys(name for entry in self.entries for name in entry.scored.benchmarks)
-        known = [name for name in columns().benchmarks if name in found]
-        return known + [name for name in found if name not in known]
+        names = dict.fromkeys(name for entry in self.entries for name in entry.scored.benchmarks)
+        known = [name for name in columns().benchmarks if name in names]
+        return known + [name for name in names if name not in known]
 
     @cached_property
     def keys(self) -> list[str]:

@@ -15,6 +15,7 @@ from mllm_eval.report.site.evidence import Evidence
 from mllm_eval.report.site.markup import listed, section, sheet
 from mllm_eval.report.table import Table
 from mllm_eval.report.words import title
+from mllm_eval.results import columns
 from mllm_eval.storage import write_atomic
 
 FILE = "leaks.html"
@@ -68,7 +69,8 @@ def _scores(table: Table) -> str:
 
 
 def _corpus(found: Findings, number: int, out: Path) -> list[str]:
-    every = list(found.benchmarks.values())
+    order = [*columns().benchmarks, *found.benchmarks]
+    every = sorted(found.benchmarks.values(), key=lambda one: order.index(one.benchmark))
     first = every[0]
     head = [("", False), ("Pictures", True), ("Near by hash", True), ("Copied pictures", True), ("Samples", True),
             ("Leaked samples", True), ("Questions standing", True), ("Both", True), ("False alarms", True)]  # fmt: skip
@@ -130,8 +132,7 @@ def _picture(name: str, what: str, found: Findings, out: Path) -> str:
 
 def _questions(rows: Iterable[dict[str, Any]], many: int) -> str:
     shown = [
-        f"{row['question']} — in {row['rows']:,} rows, asked by {row['n_samples']:,} samples"
-        for row in islice(rows, QUESTIONS)
+        f"{row['question']} (rows: {row['rows']:,}, samples: {row['n_samples']:,})" for row in islice(rows, QUESTIONS)
     ]
     left = f", the rarest {len(shown)}" if many > len(shown) else ""
-    return f"<p>{many:,} questions stand in the training text word for word{left}:</p>{listed(shown)}"
+    return f'<p class="standing">{many:,} questions stand in the training text word for word{left}:</p>{listed(shown)}'

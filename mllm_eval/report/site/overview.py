@@ -81,7 +81,7 @@ def _headline(evidence: Evidence, problems: Sequence[str]) -> str:
 
 def _kinds(records: Sequence[RunRecord]) -> str:
     """`3 runs of recipe mini with mini-llama; 1 row of imported answers`."""
-    named = [f"of {one.external.removeprefix('a ') or f'recipe {one.recipe} with {one.llm}'}" for one in records]
+    named = [f"of {one.external.removeprefix('an ') or f'recipe {one.recipe} with {one.llm}'}" for one in records]
     external = {name for name, one in zip(named, records, strict=True) if one.external}
     counts = Counter(named).items()
     return "; ".join(f"{_counted(n, 'row' if name in external else 'run')} {name}" for name, n in counts)
@@ -121,20 +121,20 @@ def lead_words(evidence: Evidence) -> str:
         return f"{best.label} has AVG {value}{between}."
     said = f"{best.label} has the highest AVG, {value}{between}."
     other = ranked[1]
-    found = _between(evidence.differences, best.label, other.label)
-    if found is None:
+    difference = _between(evidence.differences, best.label, other.label)
+    if difference is None:
         return said
-    lead = printed(abs(found.difference.value), 1)
+    lead = printed(abs(difference.difference.value), 1)
     verdict, why = "could be chance", ""
-    if found.holm != found.holm:
+    if difference.holm != difference.holm:
         verdict = "was not tested"
-    if found.holm < ALPHA:
+    if difference.holm < ALPHA:
         verdict, why = "is more than chance", ""
-        if found.gain is None:
+        if difference.gain is None:
             why = f"; {NO_BLIND}"
-        elif not by_sight(found):
-            verdict, why = "is more than chance, but not of sight", f"; {doubt(found)}"
-    return f"{said} Its lead of {lead} over {other.label} {verdict} ({p_words(found.holm)} after correction{why})."
+        elif not by_sight(difference):
+            verdict, why = "is more than chance, but not of sight", f"; {doubt(difference)}"
+    return f"{said} Its lead of {lead} over {other.label} {verdict} ({p_words(difference.holm)} after correction{why})."
 
 
 def _between(found: Sequence[Difference], a: str, b: str) -> Difference | None:
@@ -201,9 +201,9 @@ def _signed(one: Difference) -> str:
 def _chance(evidence: Evidence) -> str:
     said = []
     for run in evidence.seeing:
-        found = above_chance(run.scored.record, evidence.rules)
-        below = [title(one.benchmark) for one in found if not one.above]
-        sentence = f"{run.label}: {len(found) - len(below)} of {len(found)} benchmarks above chance at p < {ALPHA:g}"
+        above = above_chance(run.scored.record, evidence.rules)
+        below = [title(one.benchmark) for one in above if not one.above]
+        sentence = f"{run.label}: {len(above) - len(below)} of {len(above)} benchmarks above chance at p < {ALPHA:g}"
         said.append(sentence + (f"; not above: {', '.join(below)}." if below else "."))
         said += [f"{run.label}: {words}." for words in [one_answer_words(run.scored)] if words]
     return section("chance", "Above chance", listed(said, "words"))
@@ -256,15 +256,15 @@ def scaling_page(evidence: Evidence, out: Path) -> str:
     ]
     runs = [run.scored for run in evidence.seeing]
     for name, curve in scaling().curves.items():
-        found = lines(name, runs=runs)
-        shown = [key for key in metrics() if any(line.key == key for line in found)]
+        curves = lines(name, runs=runs)
+        shown = [key for key in metrics() if any(line.key == key for line in curves)]
         caption = (
             f"Dashed lines and rings: published ({escape(curve.source)}); solid: measured here. "
             "Band: 95 % of the line, wide where points are few."
         )
         alt = f"Scores against {curve.axis.lower()}, a line each family"
-        figure = write_figure(out, f"scaling-{name}", partial(plots.curves, found, shown, name), alt, caption)
-        parts.append(section(name, curve.title, figure + _crossings(found) + _fits(name, curve.title, runs)))
+        figure = write_figure(out, f"scaling-{name}", partial(plots.curves, curves, shown, name), alt, caption)
+        parts.append(section(name, curve.title, figure + _crossings(curves) + _fits(name, curve.title, runs)))
     return "\n".join(parts)
 
 

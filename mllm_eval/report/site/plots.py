@@ -176,9 +176,9 @@ def losses(stages: Sequence[tuple[str, Sequence[float], Sequence[float]]]) -> Fi
 
 def chance_levels(runs: Sequence[Entry], keys: Sequence[str]) -> Chances:
     """Chance of each benchmark, and of categories and AVG whose members all have one; where runs disagree, none."""
-    found: Chances = {}
+    chances: Chances = {}
     for name in dict.fromkeys(name for run in runs for name in run.scored.benchmarks):
         levels = {float(run.scored.summaries[name]["chance"]) for run in runs if name in run.scored.summaries}
         if len(levels) == 1:
-            found[name] = levels.pop()
-    return {**found, **{key: value for key, value in columns().means(found).items() if key in (AVERAGE, *keys)}}
+            chances[name] = levels.pop()
+    return {**chances, **{key: value for key, value in columns().means(chances).items() if key in (AVERAGE, *keys)}}

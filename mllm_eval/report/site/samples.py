@@ -142,14 +142,14 @@ def _page(
     thumbs: dict[str, str],
     suffix: str,
 ) -> dict[str, Any]:
-    found = [samples.get(one) for one in ids]
+    shown = [samples.get(one) for one in ids]
     return {
         "ids": list(ids),
-        "questions": [_question(one, suffix) for one in found],
-        "gold": [one.target[:LONGEST] if one else "" for one in found],
-        "images": [[thumbs[i.sha256] for i in one.images if i.sha256 in thumbs] if one else [] for one in found],
-        "groups": [one.group if one and one.group != one.id else "" for one in found],
-        "clusters": [one.cluster if one else "" for one in found],
+        "questions": [_question(one, suffix) for one in shown],
+        "gold": [one.target[:LONGEST] if one else "" for one in shown],
+        "images": [[thumbs[i.sha256] for i in one.images if i.sha256 in thumbs] if one else [] for one in shown],
+        "groups": [one.group if one and one.group != one.id else "" for one in shown],
+        "clusters": [one.cluster if one else "" for one in shown],
         "answers": {entry: [_answer(lines.get(one)) for one in ids] for entry, lines in answers.items()},
         "scores": {entry: sample_lines(ids, answers.get(entry, {}), by_rules) for entry, by_rules in scores.items()},
     }
@@ -174,7 +174,7 @@ def sample_lines(
 ) -> dict[str, list[list[Any] | int | None]]:
     """Rule set -> a line a sample; nothing is said twice: `true` stands for the answer itself as what was read from
     it, 0 for the line of the first rule set. The compare page reads both."""
-    found: dict[str, list[list[Any] | int | None]] = {}
+    by_benchmark: dict[str, list[list[Any] | int | None]] = {}
     first: list[list[Any] | None] = []
     for rules, lines in by_rules.items():
         own = [_score(lines.get(one)) for one in ids]
@@ -182,8 +182,10 @@ def sample_lines(
             if line is not None and len(line) > 1 and one in answers and line[1] == _answer(answers[one]):
                 line[1] = True
         first = first or own
-        found[rules] = list(own) if first is own else [0 if a == b else a for a, b in zip(own, first, strict=True)]
-    return found
+        by_benchmark[rules] = (
+            list(own) if first is own else [0 if a == b else a for a, b in zip(own, first, strict=True)]
+        )
+    return by_benchmark
 
 
 def _score(line: Line | None) -> list[Any] | None:

@@ -21,8 +21,9 @@ from mllm_eval.results.probed import Probed
 from mllm_eval.storage import write_atomic
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+SIZES = ("llm_params", "encoder_params")
 
 
 def sweep_figure(found: Sequence[Probed]) -> Figure:
@@ -100,52 +101,50 @@ def heat_maps(results: Sequence[Aligned]) -> Figure:
 
 
 def against_size(results: Sequence[Aligned]) -> Figure:
-    """Scores with their intervals against the parameters of the LLM, and against those of the encoder, where these
-    differ; the null's 95th percentile dashed."""
-    encoders, llms = (list(dict.fromkeys(getattr(one, name) for one in results)) for name in ("encoder", "llm"))
-    sides = [
-        (of, other, size, axis)
-        for of, other, size, axis in (
-            (encoders, "encoder", "llm_params", "parameters of the LLM"),
-            (llms, "llm", "encoder_params", "parameters of the encoder"),
-        )
-        if len({getattr(one, size) for one in results}) > 1
-    ]
-    figure = new_figure(5.0 * len(sides), 3.2)
+    """Scores with their intervals against the parameters of the LLM, a line an encoder, and against those of the
+    encoder, a dot an encoder and LLM, where sizes differ; the null's 95th percentile dashed."""
+    sides = [size for size in SIZES if _differ(results, size)]
+    figure = new_figure(4.8 * len(sides), 3.2)
     panels = figure.subplots(1, len(sides), squeeze=False, sharey=True)[0]
-    for axes, (of, other, size, axis) in zip(panels, sides, strict=True):
+    for axes, size in zip(panels, sides, strict=True):
         bare(axes, "y")
-        ends = []
-        for index, name in enumerate(of):
-            own = sorted((one for one in results if getattr(one, other) == name), key=lambda one: getattr(one, size))
-            sizes, scores = [getattr(one, size) for one in own], [one.score for one in own]
-            axes.plot(sizes, scores, marker="o", markersize=4, color=hue(index), linewidth=1.2)
+        of_llm = size == "llm_params"
+        named, ends = ("encoder" if of_llm else "llm"), []
+        for index, name in enumerate(dict.fromkeys(getattr(one, named) for one in results)):
+            own = sorted((one for one in results if getattr(one, named) == name), key=lambda one: getattr(one, size))
+            # Encoders are of different kinds: a line between them would say that size is all that differs.
+            axes.plot([getattr(one, size) for one in own], [one.score for one in own], "o-" if of_llm else "o",
+                      markersize=4, linewidth=1.2, color=hue(index), label=name)  # fmt: skip
             for one in own:
                 if one.interval is not None:
                     axes.vlines(getattr(one, size), *one.interval, color=hue(index), linewidth=1)
-            ends.append((sizes[-1], scores[-1], name, hue(index)))
+            if of_llm:
+                ends.append((getattr(own[-1], size), own[-1].score, name, hue(index)))
+            elif not index:
+                ends += [(getattr(one, size), one.score, one.encoder, INK) for one in own]
         if nulls := [one.null.high for one in results if one.null is not None]:
             axes.axhline(max(nulls), color=SOFT, linewidth=1, linestyle=(0, (3, 2)))
         axes.set_xscale("log")
-        axes.set_xlabel(axis, color=SOFT)
+        axes.set_xlabel(f"parameters of the {'LLM' if of_llm else 'encoder'}", color=SOFT)
         axes.set_ylim(bottom=0)
         axes.margins(x=0.35)
-        _name(axes, ends)
+        for x, y, name, colour in ends:
+            axes.annotate(name, (x, y), (6, 0), textcoords="offset points", va="center", color=colour, fontsize=8)
+        if not of_llm and len({one.llm for one in results}) > 1:
+            axes.legend(fontsize=7, frameon=False)
     panels[0].set_ylabel(results[0].metric, color=SOFT)
     return figure
 
 
-def _name(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names beside the lines' right ends, moved apart where they would lie on each other."""
-    apart, last = 0.07 * axes.get_ylim()[1], -1.0
-    for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
-        last = max(y, last + apart)
-        axes.annotate(name, (x, last), (6, 0), textcoords="offset points", va="center", color=colour, fontsize=8)
+def _differ(results: Sequence[Aligned], size: str) -> bool:
+    """Whether sizes lie far enough apart for an axis of them: by half at least."""
+    found = [getattr(one, size) for one in results]
+    return max(found) >= 1.5 * min(found)
 
 
 def sized(results: Sequence[Aligned]) -> bool:
     """Whether there are sizes to draw against."""
-    return len({one.llm_params for one in results}) > 1 or len({one.encoder_params for one in results}) > 1
+    return any(_differ(results, size) for size in SIZES)
 
 
 def write_figures(results: Sequence[Aligned], folder: Path) -> list[Path]:

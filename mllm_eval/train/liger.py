@@ -10,7 +10,7 @@ import torch
 from mllm_eval.errors import UserError
 
 
-def check_kernels(kernels: str | None, where: str) -> None:
+def check_liger(kernels: str | None, where: str) -> None:
     """Raises UserError where a stage asks for kernels that are not installed or cannot run here."""
     if kernels is None:
         return
@@ -22,7 +22,7 @@ def check_kernels(kernels: str | None, where: str) -> None:
         raise UserError(f"{where}: `kernels: {kernels}` needs a GPU and there is none; remove the field")
 
 
-def use_kernels(llm: Any, kernels: str | None) -> None:
+def use_liger(llm: Any, kernels: str | None) -> None:
     """Put Liger's RMS norm and SwiGLU into a LLaMA in place; no other model of this process gets them.
 
     Its fused cross-entropy is not used: logits are computed for targets alone, which saves what it would.

@@ -120,6 +120,7 @@ def test_copies_are_within_the_radius_of_a_view_and_other_pictures_are_not(kind:
     assert apart[~np.eye(12, dtype=bool)].min() > check.RADIUS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["recompressed", "resized", "cropped", "flipped"])
 def test_planted_copies_are_found_and_nothing_else(kind: str, home: Path) -> None:
     copied = (0, 5, 11)
