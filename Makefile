@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup filter plan weights data train eval probe export score table report subset compare leaks align check gpu-check gpu-wheels mini-weights lint test test-fast test-long faults mutants bench clean
+.PHONY: help setup filter plan weights data train eval probe export score table report subset compare leaks align check gpu-check gpu-wheels mini-weights lint test test-fast test-long faults fuzz audit mutants bench clean
 
 PYTHON ?= python3
 # Torch comes from pip's own index, in the version of constraints.txt. PyPI's build for Linux is that with CUDA, which runs
@@ -130,6 +130,15 @@ test-long: $(READY) ## the tests that take minutes each
 
 faults: $(READY) ## kill every step at random points and compare with a run undisturbed: [KILLS=200 SEED=0 MINUTES=120]
 	@OMP_NUM_THREADS=1 PYTHONPATH=tests:. $(BIN)/python tests/killing.py --kills $(or $(KILLS),200) $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
+fuzz: $(READY) ## change files that strangers bring at random, count what becomes of them: [INPUTS=5000 SEED=0 KINDS="image,csv" ENGINE=atheris]
+	@PYTHONPATH=.:tests OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m fuzzing --inputs $(or $(INPUTS),300) $(if $(SEED),--seed $(SEED)) $(if $(KINDS),--kinds "$(KINDS)") $(if $(ENGINE),--engine $(ENGINE))
+
+# In an environment of its own: what it needs is none of what is audited.
+AUDITORS := pip-audit==2.10.1 cyclonedx-bom==7.5.0
+audit: $(READY) ## list the installed packages (CycloneDX, results/sbom.cdx.json), and ask which have known vulnerabilities: network
+	@test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit && .venv/audit/bin/python -m pip install --quiet --disable-pip-version-check $(AUDITORS); }
+	@mkdir -p results && .venv/audit/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o results/sbom.cdx.json $(BIN)/python
+	@.venv/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
 
 MUTMUT = $(BIN)/python -m mutmut
 mutants: $(READY) ## change scoring, statistics and inference in small ways, and name the changes that no test sees: hours

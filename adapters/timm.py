@@ -6,7 +6,6 @@ Weights are a folder as timm keeps them on the hub: `config.json` with the `arch
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from mllm_eval.adapters.base import EncoderModel, FeatureMap
 from mllm_eval.adapters.original import fill
 from mllm_eval.errors import UserError
+from mllm_eval.storage import parse_json
 
 if TYPE_CHECKING:
     from mllm_eval.catalog import Encoder
@@ -56,9 +56,9 @@ class Family(EncoderModel):
         """The weights of a timm folder, all of them. Raises UserError for what is missing or does not fit."""
         path = place / "config.json"
         try:
-            config = json.loads(path.read_text())
+            config = parse_json(path.read_text(), fields_once=False)
             config["architecture"]
-        except (OSError, json.JSONDecodeError, KeyError, TypeError) as problem:
+        except (OSError, ValueError, KeyError, TypeError) as problem:
             raise UserError(f"{path}: cannot be read as a timm model's config ({problem})") from None
         weights = next((place / name for name in FILES if (place / name).is_file()), None)
         if weights is None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from mllm_eval.disk import sum_note
 from mllm_eval.errors import UserError
-from mllm_eval.storage import hold_to_sum, unique_fields
+from mllm_eval.storage import hold_to_sum, parse_json
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ _TYPES: dict[str, type] = {
 def _parse(path: Path, number: int, line: bytes) -> Answer:
     mend = "remove the line and run again"
     try:
-        row: Any = json.loads(line, object_pairs_hook=unique_fields)
+        row: Any = parse_json(line)
     except ValueError as problem:
         said = problem if type(problem) is ValueError else "not a line of JSON"
         raise UserError(f"{path}:{number}: {said}; {mend}") from None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import re
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 MAX_PIXELS = 100_000_000
 MOST_DECODERS = 8
 ORIENTATION = 0x0112
+# What images of data sets are encoded as, by PIL's modules. It reads many formats more, EPS by starting a program that
+# runs what the file says: none of them is asked for here.
+FORMATS = ("Png", "Jpeg", "Gif", "WebP", "Bmp", "Tiff", "Ppm", "Jpeg2K", "Avif", "Ico")
 # TIFF's tags: bits of a sample, whether 0 is white, whether samples are unsigned (1, the default).
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
 # EXIF 2.32, 4.6.4: what makes an image of this orientation upright, in PIL's words.
@@ -181,7 +187,7 @@ class _Opened:
         import PIL.Image
 
         try:
-            self._image = PIL.Image.open(self._source)
+            self._image = PIL.Image.open(self._source, formats=_formats())
         except Exception as problem:
             raise self._error(problem) from None
         width, height = self._image.size
@@ -204,6 +210,21 @@ class _Opened:
         # It names the bytes by where they lie in memory: two runs would give two reasons.
         reason = re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", reason)
         return UserError(f"{self._where}: the image can't be decoded ({reason})")
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    import PIL.Image
+
+    for name in FORMATS:
+        # A build of PIL may lack the library of one.
+        with suppress(ImportError):
+            importlib.import_module(f"PIL.{name}ImagePlugin")
+    return tuple(name for name in map(_opened_as, FORMATS) if name in PIL.Image.OPEN)
+
+
+def _opened_as(name: str) -> str:
+    return {"Jpeg2K": "JPEG2000", "WebP": "WEBP"}.get(name, name.upper())
 
 
 def _is_plain(data: bytes, how: Decoding) -> bool:

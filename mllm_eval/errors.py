@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
+from mllm_eval import escaping
+
 
 class UserError(Exception):
     """Bad input: one line that names the file, the row, what is wrong and how to mend it.
@@ -15,7 +17,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(escaping.line(message))
 
 
 def origin(error: BaseException, folder: Path) -> str:

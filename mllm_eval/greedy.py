@@ -85,7 +85,7 @@ def kept(folder: Path) -> dict[str, Any] | None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         # What cannot be read is refused when the model is loaded.
         return {}
     return config if isinstance(config, dict) else {}

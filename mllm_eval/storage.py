@@ -45,7 +45,7 @@ def write_atomic(path: Path, data: str | bytes | Iterable[bytes]) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[io.BufferedWriter]:
+def replacing(path: Path) -> Iterator[io.BufferedIOBase]:
     """A file to write to that takes the place of `path` behind the `with` block, or leaves no trace if that raises.
 
     Raises NotWritten, which names the file and a mend, where the system refuses.
@@ -110,11 +110,23 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing, it is not JSON (names the file and the line), or names a field twice.
     """
     try:
-        return json.loads(_text(path), object_pairs_hook=unique_fields)
+        return parse_json(_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from None
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def parse_json(text: str | bytes, fields_once: bool = True) -> Any:
+    """What a text of JSON says.
+
+    fields_once: a field that an object names twice is an error, too. Raises ValueError for whatever is wrong (of
+    which `json.JSONDecodeError` is one), values that are nested deeper than Python goes among it.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=unique_fields if fields_once else None)
+    except RecursionError:
+        raise ValueError("its values are nested too deeply") from None
 
 
 def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -141,12 +153,13 @@ def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line, object_pairs_hook=unique_fields)
+                    row = parse_json(line)
                 except (json.JSONDecodeError, UnicodeDecodeError) as error:
                     reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
                     raise UserError(f"{path}:{number}: not valid JSON ({reason})") from None
                 except ValueError as error:
-                    raise UserError(f"{path}:{number}: {error}; keep one of them") from None
+                    mend = "; keep one of them" if "twice" in str(error) else ""
+                    raise UserError(f"{path}:{number}: {error}{mend}") from None
                 if not isinstance(row, dict):
                     raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
                 yield row
@@ -177,6 +190,16 @@ def _text(path: Path) -> str:
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file. Raises UserError if it is missing or not UTF-8."""
     return _text(path)
+
+
+def within(folder: Path, name: str) -> Path:
+    """The file in a folder that a lock, an index, a list or a row names.
+
+    Raises ValueError for a name that no file below the folder can have: empty, absolute, or with a step upwards.
+    """
+    if not name or "\0" in name or name.startswith(("/", "~")) or ".." in Path(name).parts:
+        raise ValueError(f"{name[:80]!r} leaves the folder that it is to be in; name a file below it")
+    return folder / name
 
 
 def sha256_bytes(data: bytes) -> str:

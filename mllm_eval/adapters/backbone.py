@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from mllm_eval.adapters import family
 from mllm_eval.adapters.base import EncoderModel
-from mllm_eval.adapters.loading import load_whole
+from mllm_eval.adapters.loading import hold_layers, load_whole
 from mllm_eval.adapters.original import Layout, read_original
 from mllm_eval.catalog.families import NAMES, PAGE
 from mllm_eval.catalog.llama import read_config
-from mllm_eval.errors import UserError, near
+from mllm_eval.errors import UserError, exception_words, near
 
 if TYPE_CHECKING:
     from mllm_eval.catalog import Encoder
@@ -119,6 +119,8 @@ class Backbone(EncoderModel):
                 raise UserError(f"{path}: is of timm's {name!r}; set `family: timm` in the encoder's yaml")
             raise UserError(f"{path}: the weights are of type {model_type!r}, {cls._readers(model_type)}")
         values = raw.get("vision_config") or raw
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: `vision_config` is a {type(values).__name__}, not a config; fetch it again")
         known = cls.transformers_class().config_class
         registers = values.get("num_register_tokens", getattr(known, "num_register_tokens", 0)) or 0
         if registers != cls.form.registers + cls.form.behind:
@@ -131,7 +133,15 @@ class Backbone(EncoderModel):
                 raise UserError(
                     f"{path}: `{name}: {values[name]}` is unknown to a {model_type!r} and would be left out"
                 )
-        return cls.config_from(values)
+        try:
+            return cls.config_from(values)
+        except UserError:
+            raise
+        except Exception as problem:
+            # transformers' own errors on a field of another type are of many classes.
+            raise UserError(
+                f"{path}: is no config of a {model_type!r} ({exception_words(problem)}); fetch it again"
+            ) from None
 
     @classmethod
     def _readers(cls, found: Any) -> str:
@@ -153,7 +163,15 @@ class Backbone(EncoderModel):
     @classmethod
     def build(cls, facts: Encoder, config: dict[str, Any]) -> EncoderModel:
         """The architecture with weights yet to be loaded."""
-        return cls(facts, cls.transformers_class()(cls.config_from(config), **cls.options))
+        try:
+            return cls(facts, cls.transformers_class()(cls.config_from(config), **cls.options))
+        except UserError:
+            raise
+        except Exception as problem:
+            why = exception_words(problem)
+            raise UserError(
+                f"encoder {facts.name}: no model can be made of its config ({why}); fetch it again"
+            ) from None
 
     @classmethod
     def load(cls, facts: Encoder, place: Path, dtype: torch.dtype) -> EncoderModel:
@@ -187,6 +205,7 @@ class Backbone(EncoderModel):
             cls._read_original(facts, place)
             return
         config = cls.read_config(place)
+        hold_layers(config.to_dict(), place)
         with torch.device("meta"):
             cls.build(facts, config.to_dict())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from mllm_eval.catalog import Encoder, load_encoder, names
 from mllm_eval.catalog.families import NAMES, PAGE
 from mllm_eval.catalog.llama import read_config
 from mllm_eval.errors import UserError, near
+from mllm_eval.storage import parse_json
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 UNKNOWN = "not looked up"
@@ -160,7 +160,7 @@ def read_processor(place: Path) -> Pixels:
     if path is None:
         return Pixels()
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = parse_json(path.read_text(encoding="utf-8"), fields_once=False)
         said = said.get("image_processor", said)
         edge, crop = said.get("size"), said.get("crop_size")
         crops = bool(said.get("do_center_crop")) and crop is not None

@@ -16,9 +16,13 @@ from typing import Any
 from transformers.utils import logging as transformers_logging
 
 from mllm_eval.errors import UserError
+from mllm_eval.hub.safetensors_header import elements_in
 
 log = logging.getLogger(__name__)
 
+MOST_LAYERS = 2048
+# How many times more than its files hold a config may say before it is refused without being made.
+TIMES = 8
 ANEW = "fetch or copy them again, or correct the yaml"
 
 
@@ -37,6 +41,7 @@ def load_whole(
         UserError: files that cannot be read, and tensors of another shape (both are named), without a place in the
             architecture, or missing.
     """
+    _hold_size(load, place, options.get("config"), mend)
     try:
         with _without_tables():
             model, report = load(
@@ -63,6 +68,59 @@ def load_whole(
         unexpected = set()
     hold_tensors(place, report["mismatched_keys"], unexpected, report["missing_keys"], left_out or "", mend)
     return model
+
+
+def _hold_size(load: Callable[..., Any], place: Path, config: Any, mend: str) -> None:
+    """Raise UserError where the architecture of a config is far larger than what the files hold.
+
+    Memory is taken for the whole architecture before a tensor is compared; a config that says a thousand times more
+    than its files have would take a machine's.
+    """
+    if not place.is_dir() or (held := elements_in(place)) is None:
+        return
+    with understood(place, "its config makes no model", mend):
+        import torch
+        from transformers import AutoConfig
+
+        kind = getattr(load, "__self__", None)
+        known = config
+        if known is None:
+            known = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+        hold_layers(known.to_dict(), place)
+        with torch.device("meta"):
+            make = getattr(kind, "from_config", None) or getattr(kind, "_from_config", None)
+            wanted = 0 if make is None else sum(one.numel() for one in make(known).parameters())
+    if wanted > TIMES * max(held, 1):
+        raise UserError(
+            f"{place}: its config describes {wanted:,} parameters, its files hold {held:,}; "
+            f"they are of another model, or the config was changed; {mend}"
+        )
+
+
+def hold_layers(config: Any, place: Path, at: str = "") -> None:
+    """Raise UserError for a config of more layers than any model has: each is made before it is compared."""
+    for name, value in config.items() if isinstance(config, dict) else ():
+        if isinstance(value, dict):
+            hold_layers(value, place, f"{at}{name}.")
+        elif "layers" in str(name) and isinstance(value, int) and value > MOST_LAYERS:
+            raise UserError(f"{place}: `{at}{name}: {value}` are more layers than the {MOST_LAYERS:,} that are read")
+
+
+@contextmanager
+def understood(place: Path, what: str, mend: str = ANEW) -> Iterator[None]:
+    """Turns what a library raises on files of weights, configs and tokenizers into a UserError: `place: what (why)`.
+
+    Their parsers raise nearly anything on a file that says something else than they expect, and one in Rust may panic,
+    which is no Exception.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as problem:
+        if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
+            raise
+        raise UserError(f"{place}: {what} ({first_line(problem)}); {mend}") from problem
 
 
 def hold_tensors(
@@ -99,7 +157,7 @@ def reshaped(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[
     return [one for one in both if one[1] != one[2]]
 
 
-def first_line(problem: Exception) -> str:
+def first_line(problem: BaseException) -> str:
     """What an exception says, in one line."""
     text = str(problem).strip()
     first = text.splitlines()[0].strip() if text else type(problem).__name__

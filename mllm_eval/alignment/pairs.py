@@ -12,6 +12,7 @@ import PIL.Image
 from mllm_eval.alignment.protocol import Alignment, Columns, Pairs
 from mllm_eval.config import short_hash
 from mllm_eval.data.locks import matching
+from mllm_eval.data.parquet import open_parquet, rows_in
 from mllm_eval.decoding import decode
 from mllm_eval.errors import UserError, near
 from mllm_eval.hub import Source, locked_folder
@@ -103,21 +104,13 @@ def _files(protocol: Alignment, pin: str) -> list[Path]:
 
 
 def _rows(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-        names = file.schema_arrow.names
-    except Exception as problem:
-        raise UserError(f"{path}: is no parquet file ({type(problem).__name__}); fetch it again") from None
+    file = open_parquet(path)
+    names = file.schema_arrow.names
     for column in (columns.image, columns.text):
         if column not in names:
             raise UserError(f"{path}: has no column {column!r}.{near(column, names)} Set `columns` in the protocol")
-    number = 0
-    for batch in file.iter_batches(64, columns=[columns.image, columns.text]):
-        for row in batch.to_pylist():
-            number += 1
-            yield f"{path}:{number}", row
+    for number, row in enumerate(rows_in(path, file, columns=[columns.image, columns.text]), start=1):
+        yield f"{path}:{number}", row
 
 
 def _pair(where: str, row: dict[str, Any], columns: Columns) -> Pair:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mllm_eval.adapters import load_encoder_model
-from mllm_eval.adapters.loading import load_whole
+from mllm_eval.adapters.loading import load_whole, understood
 from mllm_eval.alignment.pairs import Pair
 from mllm_eval.catalog import Encoder, load_llm, names
 from mllm_eval.decoding import decoders
@@ -119,10 +119,8 @@ def _language(name: str, model: Any, tokenizer: Any, what: str) -> Language:
 def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    try:
+    with understood(folder, "its tokenizer cannot be read", "bring it whole"):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as problem:
-        raise UserError(f"{folder}: its tokenizer cannot be read ({type(problem).__name__}); bring it whole") from None
 
 
 @torch.no_grad()

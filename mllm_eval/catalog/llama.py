@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from mllm_eval.catalog.gguf import gguf_config, is_gguf
 from mllm_eval.catalog.llm import LLM
 from mllm_eval.errors import UserError
 from mllm_eval.hub.gguf_header import read_gguf
+from mllm_eval.storage import parse_json
 
 # Rotary embeddings that hang on a token's position alone. Those that also hang on the length of the prompt (dynamic,
 # longrope) would make a beginning that several prompts share another one in each of them.
@@ -60,7 +60,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a folder in the hub's format. Raises UserError where it cannot be read."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"), fields_once=False)
     except (OSError, ValueError) as problem:
         raise UserError(f"{path}: cannot be read as a model's config ({problem})") from None
     if not isinstance(config, dict):

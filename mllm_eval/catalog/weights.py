@@ -64,6 +64,8 @@ class Weights(Strict):
         if folder is None:
             return f"{self.repo}@{self.revision or (lock.revision_found if lock else 'main')}"
         if lock is not None:
+            if folder.name not in lock.only.files:
+                raise UserError(f"{folder}: is not in the lock of {source}; delete the lock, then `mllm-eval weights`")
             return lock.only.files[folder.name].sha256 + self._which
         if folder.is_file():
             status = os.stat(folder)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mllm_eval.console import say
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
@@ -67,7 +69,7 @@ def align(
         for model in split(llm) or []:
             results.append(measure(encoder, model, chosen, data, permutations, shown))
             if as_json:
-                print(json.dumps(results[-1].row()))
+                say(json.dumps(results[-1].row()))
     if as_json:
         return
     stem = "alignment" if chosen.metric == "mutual_knn" else f"alignment.{chosen.metric}"
@@ -75,6 +77,6 @@ def align(
     try:
         written = write_figures(results, alignments_home() / "figures")
     except UserError as lacking:
-        print(f"no figures: {lacking}", file=sys.stderr)
+        say(f"no figures: {lacking}", file=sys.stderr)
         return
-    print("figures: " + ", ".join(str(path) for path in written if path.suffix == ".png"), file=sys.stderr)
+    say("figures: " + ", ".join(str(path) for path in written if path.suffix == ".png"), file=sys.stderr)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mllm_eval.console import say
 from mllm_eval.errors import UserError, near
 from mllm_eval.storage import PACKAGE
 
@@ -51,7 +52,7 @@ def run_timings(names: Sequence[str], options: Sequence[str]) -> bool:
                               env={**os.environ, "PYTHONPATH": paths}, check=False)  # fmt: skip
         if done.returncode:
             failed.append(name)
-        print(flush=True)
+        say(flush=True)
     if failed:
-        print(f"mllm-eval: failed: {', '.join(failed)}", file=sys.stderr)
+        say(f"mllm-eval: failed: {', '.join(failed)}", file=sys.stderr)
     return not failed

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mllm_eval.catalog import Encoder, load_encoder, names
+from mllm_eval.console import say
 from mllm_eval.environment import before_torch, device
 from mllm_eval.errors import UserError
 
@@ -30,7 +31,7 @@ def check_encoders(name: str | None) -> bool:
         except UserError as error:
             lines, fine = [f"{encoder.name}: {error}"], False
         right = right and fine
-        print(*lines, sep="\n")
+        say(*lines, sep="\n")
     return right
 
 
@@ -50,10 +51,10 @@ def check_determinism(name: str | None, samples: int | None) -> bool:
         raise UserError("say which run: mllm-eval check RUN --determinism, a hash or an encoder of `mllm-eval ls`")
     run = saved_run(name)
     agreements = compare_engines(run, samples, display())
-    print(f"{run.name}: {agreement_line(list(agreements.values()), len(agreements))}")
+    say(f"{run.name}: {agreement_line(list(agreements.values()), len(agreements))}")
     for agreement in agreements.values():
         for one in agreement.differences:
-            print(*difference_lines(one), sep="\n")
+            say(*difference_lines(one), sep="\n")
     return all(agreement.sound for agreement in agreements.values())
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mllm_eval.cli.guard import Guarded
+from mllm_eval.console import say
 
 app = typer.Typer(cls=Guarded, help="Write the yaml of an encoder from its weights.", no_args_is_help=True)
 
@@ -54,10 +55,10 @@ def encoder(
     made = describe(place, own, weights, _numbers(mean, "--mean"), _numbers(std, "--std"))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(made.text, encoding="utf-8")
-    print(f"{path}: written")
-    print(made.text, end="")
+    say(f"{path}: written")
+    say(made.text, end="")
     right = check_encoders(str(path))
-    print("left to decide:", *made.decide, sep="\n  ")
+    say("left to decide:", *made.decide, sep="\n  ")
     raise typer.Exit(0 if right else 2)
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mllm_eval.console import say
+
 if TYPE_CHECKING:
     from mllm_eval.features.upkeep import Store, Waste
 
@@ -57,17 +59,17 @@ def ls(stores: Stores = None, as_json: AsJson = False) -> None:
         _print_json(asdict(store) for store in found)
         return
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     from mllm_eval.cli.listing import PIPED_WIDTH
+    from mllm_eval.console import console as make_console
     from mllm_eval.features.room import bound, features_root
 
-    console = Console(highlight=False)
+    console = make_console(highlight=False)
     if not console.is_terminal:
         console.width = PIPED_WIDTH
     if not found:
-        print(f"no features under {features_root()}; `mllm-eval eval` makes them")
+        say(f"no features under {features_root()}; `mllm-eval eval` makes them")
         return
     sheet = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("store", "encoder", "pixels", "layer", "dtype", "images", "MB", "last used", ""):
@@ -124,11 +126,11 @@ def verify(stores: Stores = None, as_json: AsJson = False) -> None:
                 if as_json:
                     _print_json([asdict(found)])
                 elif found.row < 0:
-                    print(f"{found.store}/{found.shard}: {found.entries} lines of the index are damaged, left out")
+                    say(f"{found.store}/{found.shard}: {found.entries} lines of the index are damaged, left out")
                 else:
-                    print(f"{found.store}/{found.shard}, row {found.row}: image {found.image} is damaged, dropped")
+                    say(f"{found.store}/{found.shard}, row {found.row}: image {found.image} is damaged, dropped")
     if not as_json:
-        print(f"{damaged} damaged" if damaged else "all whole")
+        say(f"{damaged} damaged" if damaged else "all whole")
     raise typer.Exit(1 if damaged else 0)
 
 
@@ -162,7 +164,7 @@ def gc(
             _tell(orphans)
         agreed = not asked or (sys.stdin.isatty() and typer.confirm("remove these stores?"))
         if orphans and not agreed:
-            print("orphaned stores stay; --yes removes them", file=sys.stderr)
+            say("orphaned stores stay; --yes removes them", file=sys.stderr)
         found = list(collect(root, remove_them=True, orphans=agreed))
     if as_json:
         _print_json(asdict(waste) for waste in found)
@@ -170,9 +172,9 @@ def gc(
     _tell(found)
     freed = sum(waste.size for waste in found)
     if not found:
-        print("nothing to remove")
+        say("nothing to remove")
     else:
-        print(f"{freed / 1e6:,.1f} MB {'would be' if dry_run else 'are'} free again")
+        say(f"{freed / 1e6:,.1f} MB {'would be' if dry_run else 'are'} free again")
 
 
 def _tell(found: list[Waste]) -> None:
@@ -183,7 +185,7 @@ def _tell(found: list[Waste]) -> None:
         "scattered": "{0} small shards made into larger ones",
     }
     for waste in found:
-        print(f"{waste.store}: {said[waste.kind].format(f'{waste.count:,}')}, {waste.size / 1e6:,.1f} MB")
+        say(f"{waste.store}: {said[waste.kind].format(f'{waste.count:,}')}, {waste.size / 1e6:,.1f} MB")
 
 
 def _chosen(asked: list[str] | None) -> list[Store]:
@@ -197,4 +199,4 @@ def _print_json(found: Any) -> None:
     import json
 
     for one in found:
-        print(json.dumps(one, ensure_ascii=False))
+        say(json.dumps(one, ensure_ascii=False))

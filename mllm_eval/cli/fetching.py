@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mllm_eval.console import say
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
@@ -43,11 +45,11 @@ def weights(
         raise UserError("say what to fetch: mllm-eval weights ENCODER, or --llm NAME, or both")
     for one in provide_weights(chosen, offline, folder, display()):
         if one.lock is None:
-            print(f"{one.name}: ok; {one.place}", *one.notes, sep="\n  ")
+            say(f"{one.name}: ok; {one.place}", *one.notes, sep="\n  ")
             continue
         files, size = len(one.lock.only.files), sum(file.size for file in one.lock.only.files.values())
-        print(f"{one.name}: ok; {files} files, {size / 2**30:.2f} GiB, revision {one.lock.revision_found}")
-        print(f"  {one.place}", f"locked in {one.lock_file}", *one.notes, sep="\n  ")
+        say(f"{one.name}: ok; {files} files, {size / 2**30:.2f} GiB, revision {one.lock.revision_found}")
+        say(f"  {one.place}", f"locked in {one.lock_file}", *one.notes, sep="\n  ")
 
 
 def data(
@@ -84,4 +86,4 @@ def data(
         made = pipeline.provide_benchmarks(asked or None, pin or "hub", folder, offline, display())
     else:
         made = pipeline.provide_data(recipe or "mini", display())
-    print(f"{data_home()}: {'made' if made else 'complete, nothing to do'}")
+    say(f"{data_home()}: {'made' if made else 'complete, nothing to do'}")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mllm_eval.console import say
+
 if TYPE_CHECKING:
     from mllm_eval.filtering import Filtered
     from mllm_eval.filtering.throughput import Projection
@@ -95,10 +97,10 @@ def filter_(
             with shown.step("report"):
                 write_page(made, corpus, chosen, projected, image_column)
     if as_json:
-        print(json.dumps(result(made, projected), ensure_ascii=False))
+        say(json.dumps(result(made, projected), ensure_ascii=False))
         return
     for line in said(made, projected):
-        print(line)
+        say(line)
 
 
 def result(made: Filtered, projected: Projection | None) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mllm_eval.console import say
+
 
 def register(app: typer.Typer) -> None:
     """Add `check` and `check gpu` to the commands."""
@@ -56,12 +58,12 @@ def check_gpu(
     from mllm_eval.storage import results_home
 
     def tell(one: Check) -> None:
-        print(one.line(), flush=True)
+        say(one.line(), flush=True)
 
     to = to or results_home() / ("gpu-check.json" if gpus == 1 else f"gpu-check-{gpus}.json")
     checks = run_checks(tell, split(only) or [], budget, dry, planted, gpus, to)
     states = [one.state for one in checks]
     failed, skipped = states.count("FAIL"), [one.group for one in checks if one.skipped]
     left = f"; not proved, for want of time: {', '.join(dict.fromkeys(skipped))}" if skipped else ""
-    print(f"{states.count('PASS')} passed, {failed} failed{left}; {to}")
+    say(f"{states.count('PASS')} passed, {failed} failed{left}; {to}")
     raise typer.Exit(1 if failed else 0)

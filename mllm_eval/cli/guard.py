@@ -15,6 +15,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from mllm_eval.console import say
 from mllm_eval.disk import MENDS, NotWritten
 from mllm_eval.errors import UserError
 from mllm_eval.process import unchanged
@@ -79,10 +80,10 @@ class Guarded(TyperGroup):
         except UserError as error:
             raise self._told(error) from None
         except Terminated:
-            print("mllm-eval: stopped by SIGTERM; the same command goes on from here", file=sys.stderr)
+            say("mllm-eval: stopped by SIGTERM; the same command goes on from here", file=sys.stderr)
             raise typer.Exit(128 + signal.SIGTERM) from None
         except KeyboardInterrupt:
-            print("\nmllm-eval: stopped; the same command goes on from here", file=sys.stderr)
+            say("\nmllm-eval: stopped; the same command goes on from here", file=sys.stderr)
             raise typer.Exit(130) from None
         except BrokenPipeError:
             # Python would complain again when it flushes stdout at exit.
@@ -103,5 +104,5 @@ class Guarded(TyperGroup):
     def _told(error: UserError) -> typer.Exit:
         _fails(error)
         if _tells(error):
-            print(f"mllm-eval: {error}", file=sys.stderr)
+            say(f"mllm-eval: {error}", file=sys.stderr)
         return typer.Exit(2)

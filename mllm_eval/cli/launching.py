@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from typer.models import ArgumentInfo
 
+from mllm_eval.console import say
 from mllm_eval.errors import UserError
 
 if TYPE_CHECKING:
@@ -114,6 +115,6 @@ def _start(run_of: Callable[[], Run | ExternalModel], words: list[str], launch: 
     if launch == "slurm":
         logs = run.folder / "slurm"
         submitted = slurm.submit(f"mllm-eval-{run.hash}", logs, slurm.Call(command_line, words), job)
-        print(f"job {submitted.job_id}: {run.name}, logs in {logs}")
+        say(f"job {submitted.job_id}: {run.name}, logs in {logs}")
         return True
     raise typer.Exit(launchers.run_processes(launch, "mllm_eval", words, processes))

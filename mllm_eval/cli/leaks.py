@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mllm_eval.console import say
+
 if TYPE_CHECKING:
     from mllm_eval.leaks.findings import Findings
 
@@ -68,9 +70,9 @@ def leaks(
     )
     if as_json:
         for counts in found.benchmarks.values():
-            print(counts.model_dump_json())
+            say(counts.model_dump_json())
         return
-    print(*lines(found), sep="\n")
+    say(*lines(found), sep="\n")
 
 
 def lines(findings: Findings) -> list[str]:

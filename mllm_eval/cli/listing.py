@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mllm_eval.console import say
+
 if TYPE_CHECKING:
     from mllm_eval.catalog import Encoder
     from mllm_eval.run import RunFolder
@@ -32,7 +34,7 @@ def encoders(
     found = [facts_of(load_encoder(name)) for name in names("encoders")]
     if as_json:
         for one in found:
-            print(json.dumps(one, ensure_ascii=False))
+            say(json.dumps(one, ensure_ascii=False))
         return
     _print(found)
 
@@ -68,8 +70,9 @@ def facts_of(encoder: Encoder) -> dict[str, Any]:
 
 
 def _print(found: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from mllm_eval.console import console as make_console
 
     numbers = {"params": "params", "patch": "patch", "pixels": "pixels", "tokens": "tokens"}
     numbers |= {"width": "width", "depth": "depth"}
@@ -87,7 +90,7 @@ def _print(found: list[dict[str, Any]]) -> None:
         cells = ["-" if cell == "None" else cell for cell in cells]
         sheet.add_row(*cells, one["repo"] or one["url"] or one["path"], _tables(one["published"]))
     width = None if sys.stdout.isatty() else PIPED_WIDTH
-    Console(highlight=False, width=width).print(sheet)
+    make_console(highlight=False, width=width).print(sheet)
 
 
 def _tables(rows: list[str]) -> str:
@@ -105,6 +108,6 @@ def print_failed(run: RunFolder, benchmark: str | None = None) -> None:
     found = [one for one in failed_samples(run.folder / "answers") if benchmark in (None, one.benchmark)]
     for one in found:
         variant = "" if one.variant == "default" else f" ({one.variant})"
-        print(f"{one.benchmark}{variant}  {one.id}  {one.reason}")
+        say(f"{one.benchmark}{variant}  {one.id}  {one.reason}")
     mend = "; the command that asked them, with --retry-failed, asks them again" if found else ""
-    print(f"{len(found):,} samples failed{mend}", file=sys.stderr)
+    say(f"{len(found):,} samples failed{mend}", file=sys.stderr)

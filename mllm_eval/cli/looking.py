@@ -11,6 +11,7 @@ import typer
 
 from mllm_eval.cli import listing
 from mllm_eval.cli.recipes import recipes
+from mllm_eval.console import say
 
 if TYPE_CHECKING:
     from mllm_eval.catalog import Kind
@@ -48,18 +49,18 @@ def ls(what: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "runs") -> 
         saved = read_all_saved()
         runs = [*saved.runs, *saved.external]
         for run in runs:
-            print(f"{run.hash}  {run.name.removesuffix('-' + run.hash):<32} {state(run)}")
+            say(f"{run.hash}  {run.name.removesuffix('-' + run.hash):<32} {state(run)}")
         for name, why in saved.unreadable.items():
-            print(f"{name}  left out, because its config no longer loads: {why}")
+            say(f"{name}  left out, because its config no longer loads: {why}")
         if not runs and not saved.unreadable:
-            print(f"no runs under {results_home()} yet; `mllm-eval eval mini-dino` makes one", file=sys.stderr)
+            say(f"no runs under {results_home()} yet; `mllm-eval eval mini-dino` makes one", file=sys.stderr)
         return
     if what == "tables":
         from mllm_eval.report import table_names
 
-        print(*table_names(), sep="\n")
+        say(*table_names(), sep="\n")
         return
-    print(*names(cast("Kind", what)), sep="\n")
+    say(*names(cast("Kind", what)), sep="\n")
 
 
 def state(run: RunFolder) -> str:
@@ -106,11 +107,11 @@ def show(
       mllm-eval show mini-dino --benchmark seed        its types, the answers given, golds against answers
     """
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     from mllm_eval.catalog.variant import DEFAULT
     from mllm_eval.cli.behind import most_frequent_answer, print_benchmark, print_parts, print_warning
+    from mllm_eval.console import console as make_console
     from mllm_eval.data.rowcounts import row_counts
     from mllm_eval.errors import UserError, near
     from mllm_eval.external import ExternalModel
@@ -125,7 +126,7 @@ def show(
         return
     record = record_of(chosen)
     hold_to_known_rules([record], rules)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else listing.PIPED_WIDTH)
+    console = make_console(highlight=False, width=None if sys.stdout.isatty() else listing.PIPED_WIDTH)
     if benchmark is not None:
         every = [record.summaries(rules, variant) for variant in record.variants(rules)]
         if not any(benchmark in own for own in every):
@@ -240,9 +241,9 @@ def prompt(
 
     if said := begin_words(template):
         # Beside the lines, which hold what the template writes, byte for byte.
-        print(said, file=sys.stderr)
+        say(said, file=sys.stderr)
     for line in show_prompts(benchmark, records, template, data, VariantKey.parse(variant), tokenizer):
-        print(line)
+        say(line)
 
 
 def bench(
@@ -261,7 +262,7 @@ def bench(
 
     if listed:
         for name, about in timings().items():
-            print(f"{name:<14} {about}")
+            say(f"{name:<14} {about}")
         return
     asked = names or []
     at = next((i for i, word in enumerate(asked) if word.startswith("-")), len(asked))

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mllm_eval.console import say
+
 # Who filters where no model does.
 WHO = ("its labels", "nobody")
 
@@ -24,7 +26,7 @@ def build() -> None:
     from mllm_eval.storage import data_home
 
     build_data(data_home())
-    print(data_home() / "miniature")
+    say(data_home() / "miniature")
 
 
 @app.command(short_help="pretrain its weights: hours")
@@ -84,14 +86,14 @@ def corpus(
     if level not in LEVELS:
         raise UserError(f"--level {level}: unknown.{near(level, LEVELS)} Known: {', '.join(LEVELS)}")
     place = build()
-    print(place)
+    say(place)
     if model is None or level == "none":
         folder = keep(level, true_keys(level), WHO[level == "none"])
     else:
         out = results_home() / "filter" / f"corpus.{level}.{model}"
         filter_(place, model, level, out, label=LABELS[level])
         folder = keep(level, said_index(out), f"run {model}")
-    print(folder)
+    say(folder)
 
 
 @app.command("text-rich", short_help="what training on text-rich pictures does: hours")
@@ -145,7 +147,7 @@ def text_rich(
     for seed, paths in made.items():
         baseline = Path(paths[0]).stem
         found = compare(paths, progress=display(), recipe="mini", seed=seed, blind=blind, baseline=baseline)
-        print(f"seed {seed}")
+        say(f"seed {seed}")
         print_compared([one.record for one in found.results], TableOptions("cambrian", baseline), blind)
         probed = pipeline.probe(paths, None, reporter=display())
         print_and_write(probe_table(probed), f"text-rich-s{seed}.probes", "cambrian")

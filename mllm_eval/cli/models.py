@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 
+from mllm_eval.console import say
+
 if TYPE_CHECKING:
     from mllm_eval.cli.launching import Start
     from mllm_eval.external import ExternalModel
@@ -83,9 +85,9 @@ def export(
     if llm:
         with display().step(f"export: LLM of {chosen.name}"):
             export_llm(chosen.checkpoint, to)
-        print(f"{to}: LlamaForCausalLM; `vllm serve {to} --enable-prompt-embeds`, then `mllm-eval eval "
+        say(f"{to}: LlamaForCausalLM; `vllm serve {to} --enable-prompt-embeds`, then `mllm-eval eval "
               f"{chosen.encoder.name} --server ADDRESS`")  # fmt: skip
         return
     with display().step(f"export: {chosen.name}"):
         proof = export_llava(chosen.checkpoint, to)
-    print(f"{to}: LlavaForConditionalGeneration; {proof}")
+    say(f"{to}: LlavaForConditionalGeneration; {proof}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mllm_eval.console import say
+
 if TYPE_CHECKING:
     from mllm_eval.plan import Plan
     from mllm_eval.plan.disk import Keeping
@@ -48,7 +50,7 @@ def plan(
     plans = [make_plan(encoder, recipe, llm, replace(options, gpus=one)) for one in machines]
     if as_json:
         told = [made.to_dict() for made in plans]
-        print(json.dumps(told if len(told) > 1 else told[0], indent=2))
+        say(json.dumps(told if len(told) > 1 else told[0], indent=2))
     elif len(plans) > 1:
         show_side_by_side(plans)
     else:
@@ -57,7 +59,7 @@ def plan(
 
 def show_side_by_side(plans: list[Plan]) -> None:
     """One run on several machines, a line each."""
-    print(f"{plans[0].encoder}, recipe {plans[0].recipe}, LLM {plans[0].llm}")
+    say(f"{plans[0].encoder}, recipe {plans[0].recipe}, LLM {plans[0].llm}")
     for made in plans:
         peaks = []
         for stage, ways in made.memory.items():
@@ -65,9 +67,9 @@ def show_side_by_side(plans: list[Plan]) -> None:
                        == made.chosen[stage].replace("zero2", "ZeRO-2").replace("zero3", "ZeRO-3"))  # fmt: skip
             peaks.append(f"{stage} {size(own.gpu)} GiB{'' if own.fits else ', which does not fit'}")
         steps = ", ".join(f"{step.name} {hours(step.hours)}" for step in made.steps)
-        print(f"  {made.gpus}: {hours(made.hours)} h ({steps}); {'; '.join(peaks)}; features "
+        say(f"  {made.gpus}: {hours(made.hours)} h ({steps}); {'; '.join(peaks)}; features "
               f"{size(sum(one.size for one in made.keeping.values()))} GiB of disk")  # fmt: skip
-    print("assumed: " + "; ".join([f"{plans[0].mfu:.0%} of each machine's peak", *plans[0].assumed]))
+    say("assumed: " + "; ".join([f"{plans[0].mfu:.0%} of each machine's peak", *plans[0].assumed]))
 
 
 def count(text: str | None) -> int | None:
@@ -84,12 +86,12 @@ def count(text: str | None) -> int | None:
 
 def show(made: Plan) -> None:
     """The plan for people: sizes in GiB of 2^30 bytes."""
-    from rich.console import Console
     from rich.table import Table
 
+    from mllm_eval.console import console as make_console
     from mllm_eval.features.room import VARIABLE
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console(highlight=False, soft_wrap=True)
 
     def say(text: str) -> None:
         console.print(text, markup=False)

@@ -10,6 +10,7 @@ import typer
 
 from mllm_eval.cli.launching import Start, launchable
 from mllm_eval.cli.options import split
+from mllm_eval.console import say
 
 
 def register(app: typer.Typer) -> None:
@@ -50,7 +51,7 @@ def probe(
         return
     if as_json:
         for folder, one in results.items():
-            print(json.dumps({"folder": str(folder), **one.model_dump(mode="json", exclude={"environment"})}))
+            say(json.dumps({"folder": str(folder), **one.model_dump(mode="json", exclude={"environment"})}))
         return
     from mllm_eval.cli.tables import print_and_write
     from mllm_eval.report.probing import probe_table
@@ -60,4 +61,4 @@ def probe(
     stem = "probes" if layers is None else f"probes.{layers.replace(',', '-')}"
     print_and_write(probe_table(results), stem if select is None else f"{stem}.{select}", "cambrian")
     if (drawn := write_sweep(list(results.values()), results_home() / "tables" / f"{stem}.svg")) is not None:
-        print(f"drawn: {drawn}", file=sys.stderr)
+        say(f"drawn: {drawn}", file=sys.stderr)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mllm_eval.console import say
+
 if TYPE_CHECKING:
     from mllm_eval.catalog import Recipe, Stage
     from mllm_eval.data.conversations import ConversationSet
@@ -42,7 +44,7 @@ def recipes(
             raise UserError("--batches needs the name of a recipe; `mllm-eval ls recipes` lists them")
         for one in names("recipes"):
             recipe = load_recipe(one)
-            print(json.dumps({"name": one, **facts_of(recipe)}) if as_json else f"{one:<16} {_line(recipe)}")
+            say(json.dumps({"name": one, **facts_of(recipe)}) if as_json else f"{one:<16} {_line(recipe)}")
         return
     recipe = load_recipe(name)
     if not batches:
@@ -50,7 +52,7 @@ def recipes(
         return
     stages = batches_of(recipe, data, llm)
     if as_json:
-        print(json.dumps({"recipe": recipe.name, "hash": recipe.hash, "stages": stages}))
+        say(json.dumps({"recipe": recipe.name, "hash": recipe.hash, "stages": stages}))
         return
     for stage in stages:
         _tell(stage)
@@ -75,9 +77,9 @@ def _show(recipe: Recipe, as_json: bool) -> None:
     import yaml
 
     if as_json:
-        print(json.dumps({"name": recipe.name, **facts_of(recipe)}))
+        say(json.dumps({"name": recipe.name, **facts_of(recipe)}))
     else:
-        print(yaml.safe_dump({"name": recipe.name, **facts_of(recipe)}, sort_keys=False, width=120), end="")
+        say(yaml.safe_dump({"name": recipe.name, **facts_of(recipe)}, sort_keys=False, width=120), end="")
 
 
 def batches_of(recipe: Recipe, data: Path | None = None, llm: str | None = None) -> list[dict[str, Any]]:
@@ -115,25 +117,25 @@ def _sets(stage: Stage, data: Path | None) -> list[ConversationSet]:
 
 def _tell(stage: dict[str, Any]) -> None:
     read, rows = stage["rows_read"], stage["rows"]
-    print(
+    say(
         f"stage {stage['stage']}: order {stage['order']}, {stage['steps']:,} steps of {stage['batch']} rows in "
         f"micro-batches of {stage['micro_batch']}, last_step {stage['last_step']}"
     )
-    print(
+    say(
         f"  {rows:,} rows, {stage['with_image']:,} with image, {stage['text_only']:,} text only"
         + (f"; {read:,} of them are read" if read < rows else "")
     )
-    print(f"  {'kind':<18} {'rows':>10} {'of rows':>9} {'of loss':>9}")
+    say(f"  {'kind':<18} {'rows':>10} {'of rows':>9} {'of loss':>9}")
     for kind, one in stage["kinds"].items():
-        print(f"  {kind:<18} {one['rows']:>10,} {one['share_of_rows']:>9.1%} {one['share_of_loss']:>9.1%}")
+        say(f"  {kind:<18} {one['rows']:>10,} {one['share_of_rows']:>9.1%} {one['share_of_loss']:>9.1%}")
     targets = stage["target_tokens"]
-    print(f"  lengths in a step vary by {stage['length_cv']:.3f} (standard deviation over mean)")
-    print(
+    say(f"  lengths in a step vary by {stage['length_cv']:.3f} (standard deviation over mean)")
+    say(
         f"  target tokens a step: {targets['min']:,} at least, {targets['median']:,.0f} as median, "
         f"{targets['max']:,} at most"
     )
-    print(f"  padding: {stage['padding']:.1%} of the positions")
+    say(f"  padding: {stage['padding']:.1%} of the positions")
     if stage["left_out"]:
-        print("  left out: " + ", ".join(f"{count:,} rows ({why})" for why, count in sorted(stage["left_out"].items())))
+        say("  left out: " + ", ".join(f"{count:,} rows ({why})" for why, count in sorted(stage["left_out"].items())))
     if stage["first_broken"]:
-        print(f"  first broken row: {stage['first_broken']}")
+        say(f"  first broken row: {stage['first_broken']}")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mllm_eval.console import say
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
@@ -39,4 +41,4 @@ def report(
     place = out or results_home() / "report"
     with display().step("report") as progress:
         folder = write_report(chosen, place, rules, images, asked is not None, progress, unreadable)
-    print(folder / "index.html")
+    say(folder / "index.html")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mllm_eval.console import say
+
 if TYPE_CHECKING:
     from mllm_eval.pipeline.reproduction import Compared
 
@@ -37,7 +39,7 @@ def reproduce(
 
     found = saved_run(run)
     compared = again(found, (into or results_home() / "reproduced" / found.hash).absolute(), display())
-    print(*lines_of(found.name, compared), sep="\n")
+    say(*lines_of(found.name, compared), sep="\n")
     raise typer.Exit(0 if compared.same else 1)
 
 

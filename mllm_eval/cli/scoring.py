@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mllm_eval.console import say
+
 if TYPE_CHECKING:
     from mllm_eval.score.files import ScoringOptions
 
@@ -71,9 +73,9 @@ def score_anew(run: str | None) -> None:
     if not runs:
         raise UserError(f"no runs under {results_home()}; `mllm-eval eval mini-dino` makes one")
     for note in saved.notes if run is None else []:
-        print(note, file=sys.stderr)
+        say(note, file=sys.stderr)
     for one in runs:
-        print(f"{one.name}: {', '.join(pipeline.score_run(one, display()))}")
+        say(f"{one.name}: {', '.join(pipeline.score_run(one, display()))}")
 
 
 def score_file(
@@ -90,4 +92,4 @@ def score_file(
 
     kept = keep_answers(name, benchmark, answers, scored, options, display())
     shown = " and ".join(f"`mllm-eval {one} --runs {kept.label}`" for one in ("table", "report"))
-    print(f"{kept.name}: kept; {shown} show it", file=sys.stderr)
+    say(f"{kept.name}: kept; {shown} show it", file=sys.stderr)

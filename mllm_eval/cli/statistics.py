@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from mllm_eval.console import say
 
+if TYPE_CHECKING:
     from mllm_eval.report import Scored
     from mllm_eval.report.diff import AnswersDiff
     from mllm_eval.results import Records
@@ -176,7 +176,7 @@ def _scored(records: Records, names: str | None, rules: str) -> list[Scored]:
         return [read_scored(record, rules) for record in chosen]
     chosen = choose_one_recipe(records.trained, rules).runs
     for note in records.notes:
-        print(note, file=sys.stderr)
+        say(note, file=sys.stderr)
     if not chosen and names is None and not (results_home() / "runs").is_dir():
         return []
     if not chosen:
@@ -194,9 +194,9 @@ def diff(
     \b
       mllm-eval diff mini-dino mini-clip
     """
-    from rich.console import Console
     from rich.table import Table as RichTable
 
+    from mllm_eval.console import console as make_console
     from mllm_eval.report.diff import diff as compare
     from mllm_eval.results import hold_to_known_rules, read_records
 
@@ -204,7 +204,7 @@ def diff(
     first, second = (records.find(one) for one in (a, b))
     hold_to_known_rules([first, second], rules)
     differences = compare(first, second, rules)
-    console = Console(highlight=False)
+    console = make_console(highlight=False)
     names = (first.encoder, second.encoder) if first.encoder != second.encoder else (first.hash, second.hash)
     for what, unequal in (
         ("config", differences.config),
@@ -223,7 +223,7 @@ def diff(
     _print_answers(console, differences.answers, *names)
 
 
-def _print_answers(console: Console, answers: list[AnswersDiff], first: str, second: str) -> None:
+def _print_answers(console: Any, answers: list[AnswersDiff], first: str, second: str) -> None:
     from rich.table import Table
 
     sheet = Table(box=None, pad_edge=False)

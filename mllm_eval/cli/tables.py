@@ -11,6 +11,7 @@ import typer
 
 from mllm_eval import pipeline
 from mllm_eval.catalog.variant import DEFAULT, VariantKey
+from mllm_eval.console import say
 from mllm_eval.distributed.ranks import rank
 from mllm_eval.errors import UserError
 from mllm_eval.report import Table, TableOptions, chance_table, comparison, render, write_tables
@@ -38,12 +39,12 @@ def print_row(run: Saved, rules: str, blind: bool, subset: int | None = None) ->
     table = table_of([record], TableOptions(rules, subset=subset), blind)
     print_and_write(replace(table, title=run.heading), run.stem, rules, subset)
     variant = VariantKey.of(DEFAULT.name, subset)
-    print(*chance_table(record, rules, variant, intervals=False).sentences, sep="\n")
+    say(*chance_table(record, rules, variant, intervals=False).sentences, sep="\n")
     scored = read_scored(record, rules, variant)
     if words := one_answer_words(scored):
-        print(f"{words[0].upper()}{words[1:]}.")
+        say(f"{words[0].upper()}{words[1:]}.")
     if scored.failing:
-        print(f"mllm-eval: {'; '.join(failed_words(scored))}; `show --failed` lists them", file=sys.stderr)
+        say(f"mllm-eval: {'; '.join(failed_words(scored))}; `show --failed` lists them", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -102,7 +103,7 @@ def put(table: Table, form: str, out: Path | None) -> None:
     """Print a table in a format, or write it to a file."""
     text = render(table, form)
     if out is None:
-        print(text, end="")
+        say(text, end="")
     else:
         write_atomic(out, text)
 
@@ -114,4 +115,4 @@ def print_and_write(table: Table, stem: str, rules: str, subset: int | None = No
     stem = stem if rules == "cambrian" else f"{stem}.{rules}"
     written = write_tables(table, results_home() / "tables", stem)
     endings = ", ".join(path.suffix for path in written)
-    print(f"written: {results_home() / 'tables' / stem} ({endings})", file=sys.stderr)
+    say(f"written: {results_home() / 'tables' / stem} ({endings})", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mllm_eval.console import say
 from mllm_eval.distributed.ranks import rank
 
 if TYPE_CHECKING:
@@ -26,4 +27,4 @@ def train_run(encoder: str, recipe: str, llm: str | None, seed: int | None, prep
             return
         pipeline.train_run(encoder, recipe, llm, seed, display())
     if not rank():
-        print(run.checkpoint)
+        say(run.checkpoint)

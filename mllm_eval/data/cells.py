@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from string import Formatter
 from typing import Any
 
 from mllm_eval.errors import UserError, near
+from mllm_eval.storage import parse_json
 
 TYPES = ("string", "int32", "int64", "float32", "float64", "bool", "list<...>")
 """What the columns of a csv can be; a list is written as JSON."""
@@ -73,10 +73,7 @@ def _read(text: str, kind: str) -> Any:
             raise ValueError(text)
         return _BOOLS[text.strip().lower()]
     if kind.startswith("list<") and kind.endswith(">"):
-        try:
-            return _listed(json.loads(text), kind)
-        except RecursionError:
-            raise ValueError(text) from None
+        return _listed(parse_json(text, fields_once=False), kind)
     raise KeyError(kind)
 
 

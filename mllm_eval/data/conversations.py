@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from mllm_eval.data.rowindex import row_index
 from mllm_eval.decoding import load_image as load_image
 from mllm_eval.errors import UserError
 from mllm_eval.prompts import IMAGE, user_turn
-from mllm_eval.storage import unique_fields
+from mllm_eval.storage import parse_json
 
 # The fields that nearly all rows have, none of which can hide a picture from a row that names one.
 _PLAIN = frozenset({"image", "conversations"})
@@ -129,7 +128,7 @@ class ConversationSet:
         begin, end, _ = self._places[row]
         file.seek(int(begin))
         try:
-            conversation = parse(json.loads(file.read(int(end - begin)), object_pairs_hook=unique_fields), self.ignore)
+            conversation = parse(parse_json(file.read(int(end - begin))), self.ignore)
         except (ValueError, RecursionError) as problem:
             what = str(problem) if type(problem) is ValueError else "is not JSON"
             raise UserError(f"{self.where(row)}: {what}; mend or remove the row") from None

@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
+from mllm_eval.data.parquet import column_in
 from mllm_eval.decoding import PLAIN, Decoding, decode, pixels_key, size_of
 from mllm_eval.errors import UserError
 
@@ -69,9 +70,14 @@ class CellPicture(NamedTuple):
     def encoded(self) -> bytes:
         """The bytes in the table."""
         path = Path(self.path)
-        value = columns.get(path, path.stat().st_mtime_ns, self.group, self.column)[self.row].as_py()
-        found = value[self.position] if isinstance(value, list) else value
-        return bytes(found["bytes"])
+        try:
+            value = columns.get(path, path.stat().st_mtime_ns, self.group, self.column)[self.row].as_py()
+            found = value[self.position] if isinstance(value, list) else value
+            return bytes(found["bytes"])
+        except OSError as problem:
+            raise UserError(f"{self.where}: the image can't be read ({problem.strerror})") from None
+        except (IndexError, KeyError, TypeError):
+            raise UserError(f"{self.where}: the image has no bytes, or the file was replaced") from None
 
     def load(self) -> PIL.Image.Image:
         """The image, decoded as `decode` does."""
@@ -92,15 +98,13 @@ class _Columns:
 
     def get(self, path: Path, written: int, group: int, column: str) -> pa.ChunkedArray:
         """A row group's column; `written` makes a file that was replaced another file."""
-        import pyarrow.parquet as pq
-
         key = (path, written, group, column)
         with self._lock:
             if key not in self._held:
                 # Room is made before: a row group of photographs takes hundreds of megabytes.
                 while len(self._held) >= self._most or sum(one.nbytes for one in self._held.values()) > self._bytes:
                     self._held.popitem(last=False)
-                self._held[key] = pq.ParquetFile(path).read_row_group(group, columns=[column]).column(0)
+                self._held[key] = column_in(path, group, column)
             self._held.move_to_end(key)
             return self._held[key]
 

@@ -156,6 +156,8 @@ def file_name(name: str, key: str) -> str:
         raise ValueError(f"`{key}` is {name[:40]!r}, not a file name; fetch the image and name its file")
     if len(name) > 4096 or "\0" in name or not is_text(name):
         raise ValueError(f"`{key}` cannot be a file name: {name[:40]!r}")
+    if name.startswith(("/", "~")) or ".." in name.split("/"):
+        raise ValueError(f"`{key}` is {name[:40]!r}, which leaves the image root; name a file below it")
     return name
 
 

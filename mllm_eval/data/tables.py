@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mllm_eval.catalog.benchmark import Pin
 from mllm_eval.data.cells import columns_of, csv_lines, filled_in, typed
 from mllm_eval.data.columns import check_columns, named_columns, type_name
 from mllm_eval.data.images import CellPicture, FilePicture, digest
+from mllm_eval.data.parquet import open_parquet, rows_in
 from mllm_eval.data.samples import Pictures
 from mllm_eval.decoding import PLAIN, Decoding
 from mllm_eval.errors import UserError
-from mllm_eval.storage import data_home
-
-if TYPE_CHECKING:
-    import pyarrow.parquet as pq
+from mllm_eval.storage import data_home, within
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +61,7 @@ def rows_of(pin: Pin, aliases: Mapping[str, str], files: Sequence[Path], how: De
 
 
 def _parquet_rows(path: Path, pin: Pin, aliases: Mapping[str, str], how: Decoding) -> Iterator[DataRow]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
+    file = open_parquet(path)
     upstream = named_columns((field.name for field in file.schema_arrow), aliases, str(path))
     kinds = {name: type_name(file.schema_arrow.field(own).type) for name, own in upstream.items()}
     check_columns(kinds, pin.columns, str(path))
@@ -78,7 +70,7 @@ def _parquet_rows(path: Path, pin: Pin, aliases: Mapping[str, str], how: Decodin
     retyped = {name: kind for name, kind in pin.columns.items() if "|" in kind and kinds[name] == "string"}
     number = 0
     for group in range(file.num_row_groups):
-        for index, row in enumerate(_batched(file, group)):
+        for index, row in enumerate(rows_in(path, file, [group])):
             where = f"{path} row {number}"
             images = {
                 name: _pictures(row[upstream[name]], path, group, upstream[name], index, number, how)
@@ -89,11 +81,6 @@ def _parquet_rows(path: Path, pin: Pin, aliases: Mapping[str, str], how: Decodin
                 record[name] = typed(record[name], kind, name, where)
             yield DataRow(where, record, images)
             number += 1
-
-
-def _batched(file: pq.ParquetFile, group: int) -> Iterator[dict[str, Any]]:
-    for batch in file.iter_batches(batch_size=64, row_groups=[group]):
-        yield from batch.to_pylist()
 
 
 def _pictures(value: Any, path: Path, group: int, column: str, row: int, number: int, how: Decoding) -> Pictures:
@@ -114,8 +101,17 @@ def _csv_rows(path: Path, pin: Pin, aliases: Mapping[str, str], how: Decoding) -
         record = {key: typed(value, pin.columns.get(key, "string"), key, where) for key, value in named.items()}
         images: dict[str, Pictures] = {}
         if pin.image_files:
-            images["image"] = (_file(path.parent / filled_in(pin.image_files, record, where), where, how),)
+            images["image"] = (
+                _file(_below(path.parent, filled_in(pin.image_files, record, where), where), where, how),
+            )
         yield DataRow(where, record, images)
+
+
+def _below(folder: Path, name: str, where: str) -> Path:
+    try:
+        return within(folder, name)
+    except ValueError as problem:
+        raise UserError(f"{where}: its image {problem}") from None
 
 
 def _file(path: Path, where: str, how: Decoding) -> FilePicture:

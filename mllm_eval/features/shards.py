@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllm_eval import disk
+from mllm_eval.storage import parse_json
 
 # A shard takes no more rows beyond this: what is evicted at once, and what bounds the number of files.
 SHARD_BYTES = 2**30
@@ -76,7 +77,7 @@ def read_form(shard: Path) -> Form:
     with open(shard, "rb") as file:
         head = file.read(HEADER)
     try:
-        tensor = json.loads(head[8:])["features"]
+        tensor = parse_json(head[8:], fields_once=False)["features"]
         kind = next(name for name, (code, _) in KINDS.items() if code == tensor["dtype"])
         return Form(kind, *map(int, tensor["shape"][1:]))
     except (ValueError, LookupError, TypeError, StopIteration):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -25,6 +24,7 @@ from mllm_eval.features.key import DTYPES, FIELDS, folder_name, key_of
 from mllm_eval.features.room import root_lock
 from mllm_eval.features.shards import HEADER, SUFFIX, Form, NotAShard, ShardWriter, index_of, unheld
 from mllm_eval.saved import saved_runs
+from mllm_eval.storage import parse_json
 
 # A file that is being written has a name of its own for so many seconds at the most.
 HOUR = 3600.0
@@ -105,9 +105,10 @@ def read_stores(root: Path) -> list[Store]:
 def _read(folder: Path) -> Store:
     shards = [shard for shard in read_shards(folder).values() if shard]
     try:
-        meta = json.loads((folder / "meta.json").read_bytes())
+        meta = parse_json((folder / "meta.json").read_bytes(), fields_once=False)
     except (OSError, ValueError):
         meta = {}
+    meta = _facts(meta)
     owners = _owners(folder.name, meta) if meta else None
     images = np.concatenate([shard.lines["image"][shard.good] for shard in shards] or [np.zeros(0, "S64")])
     return Store(
@@ -127,6 +128,13 @@ def _read(folder: Path) -> Store:
         owners == [],
         any(shard.held for shard in shards),
     )
+
+
+def _facts(meta: Any) -> dict[str, Any]:
+    """What a store's meta.json says of its features; nothing where a fact is not of the kind that was written."""
+    kinds = {"encoder": str, "dtype": str, "preprocessing": dict, "feature_layer": int, "norm": bool}
+    whole = isinstance(meta, dict) and all(isinstance(meta.get(name), kind | None) for name, kind in kinds.items())
+    return meta if whole else {}
 
 
 def _owners(name: str, meta: dict[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from mllm_eval.filtering.deciding import Asked, Places, decide_shard, tally_of
 from mllm_eval.filtering.judging import Judge
 from mllm_eval.filtering.tally import Tally
 from mllm_eval.progress import Progress, unheard
-from mllm_eval.storage import FileLock, read_json, write_json
+from mllm_eval.storage import FileLock, parse_json, read_json, write_json
 
 CONFIG, SUMMARY, TIMINGS = "filter.json", "summary.json", "timings.jsonl"
 
@@ -130,7 +130,7 @@ def read_spent(out: Path) -> Spent:
         with open(out / TIMINGS, encoding="utf-8") as file:
             for text in file:
                 try:
-                    line = json.loads(text)
+                    line = parse_json(text, fields_once=False)
                     total += Spent(line["pictures"], line["seconds"], line["cpu_seconds"])
                 except (ValueError, KeyError, TypeError):
                     continue

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllm_eval.catalog.level import Level
 from mllm_eval.decoding import decode
 from mllm_eval.errors import UserError
+from mllm_eval.escaping import html as escape
 from mllm_eval.filtering.agreement import Agreement, Share, agreement, share
 from mllm_eval.filtering.corpus import Corpus
 from mllm_eval.filtering.corpusrun import Filtered

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import lzma
 import tarfile
 import zlib
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 from mllm_eval.errors import UserError, near
 from mllm_eval.filtering.columns import Columns, columns_of
 from mllm_eval.filtering.corpus import IMAGES, Shard, stem_of
+from mllm_eval.storage import parse_json
 
 # What reading a damaged archive raises. Of OSError this class alone: a disk that fails is no fault of the archive.
 DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
@@ -202,7 +202,7 @@ def _sample(shard: Shard, members: list[Member], label: str | None) -> Iterator[
 
 def _fields(data: bytes | None) -> dict[str, Any]:
     try:
-        found = json.loads(data or b"{}")
+        found = parse_json(data or b"{}", fields_once=False)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from mllm_eval.storage import parse_json
 
 
 def position_limit(config: Any) -> int | None:
@@ -31,7 +32,7 @@ _PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 def positions_in(folder: Path) -> int | None:
     """`position_limit` of the model in a folder, by its config.json; None where there is none, or it says nothing."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((folder / "config.json").read_text(encoding="utf-8"), fields_once=False)
     except (OSError, ValueError):
         return None
     if not isinstance(config, dict):

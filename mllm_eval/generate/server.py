@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from mllm_eval.errors import UserError
 from mllm_eval.generate.batching import Limits
 from mllm_eval.generate.embedding import EmbeddingBackend
+from mllm_eval.storage import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -171,7 +172,7 @@ class Server:
         for wait in (*self.waits, None):
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                    return json.loads(reply.read())
+                    return parse_json(reply.read(), fields_once=False)
             except urllib.error.HTTPError as error:
                 said = " ".join(error.read().decode("utf-8", "replace").split())[:300]
                 problem, again = f"{error.code} {said}", error.code in BUSY

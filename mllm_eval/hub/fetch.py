@@ -7,6 +7,7 @@ writes it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.hub.lock import ONLY, Lock, LockedFile, Part, Source, lock_path, locked_files, read_lock, write
 from mllm_eval.hub.transfer import Transfer, of_address, of_hub
 from mllm_eval.progress import Progress, unheard
-from mllm_eval.storage import FileLock, data_home
+from mllm_eval.storage import FileLock, data_home, within
 
 Choose = Callable[[Sequence[str]], Sequence[str]]
 """Picks the wanted ones of a repository's files; may raise UserError."""
@@ -44,6 +45,7 @@ def fetch_files(
         info: Any = api.repo_info(source.repo, revision=source.revision, repo_type=source.kind, files_metadata=True)
         commit = str(info.sha)
         listed = {entry.rfilename: entry for entry in info.siblings or []}
+        _hold_names(source, commit, listed)
         names = sorted(choose(sorted(listed)))
         if not names:
             raise UserError(
@@ -59,6 +61,18 @@ def fetch_files(
         wanted = [of_hub(source, commit, listed[name], folder / name, api.endpoint) for name in names]
         with FileLock(folder.parent / f".{folder.name}.lock"):
             return folder, commit, Transfer(source, progress).all(wanted)
+
+
+def _hold_names(source: Source, commit: str, listed: Mapping[str, Any]) -> None:
+    """Raise UserError where a hub gives a name that is no file's of a repository: files are written under it."""
+    try:
+        for name, entry in listed.items():
+            within(Path(), name)
+            for digest in (commit, entry.blob_id, entry.lfs.sha256 if entry.lfs else None):
+                if digest is not None and not re.fullmatch("[0-9a-fA-F]{6,64}", str(digest)):
+                    raise ValueError(f"{str(digest)[:40]!r} is no hash")
+    except ValueError as problem:
+        raise UserError(f"{source}: the hub lists what no repository has: {problem}; nothing was fetched") from None
 
 
 def _to_cache(

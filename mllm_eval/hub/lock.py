@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mllm_eval.config import Strict, short_hash, validate
 from mllm_eval.errors import UserError
-from mllm_eval.storage import data_home, read_json, sha256_file, write_json
+from mllm_eval.storage import data_home, read_json, sha256_file, within, write_json
 
 Kind = Literal["model", "dataset", "url"]
 State = tuple[int, int]
@@ -41,7 +41,7 @@ class Source:
 class LockedFile(Strict):
     """Size in bytes and SHA-256 (64 hex digits) of a file."""
 
-    size: int
+    size: int = Field(ge=0)
     sha256: str
 
 
@@ -53,6 +53,14 @@ class Part(Strict):
     revision: str | None
     commit: str | None
     files: dict[str, LockedFile]
+
+    @field_validator("files", mode="after")
+    @classmethod
+    def _below_the_folder(cls, files: dict[str, LockedFile]) -> dict[str, LockedFile]:
+        # A lock may be a stranger's, and its names are opened.
+        for name in files:
+            within(Path(), name)
+        return files
 
 
 class Rows(Strict):

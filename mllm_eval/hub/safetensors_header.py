@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import NamedTuple
 
 from mllm_eval.errors import UserError
+from mllm_eval.storage import parse_json
 
 # The format's own limit of a header (https://github.com/huggingface/safetensors).
 LONGEST = 100_000_000
@@ -39,12 +39,14 @@ def read_header(path: Path) -> dict[str, TensorFacts]:
             raise UserError(f"{path}: not a safetensors file, or cut short in its header; {mend}")
         raw = file.read(length)
     try:
-        entries = json.loads(raw)
+        entries = parse_json(raw, fields_once=False)
         entries.pop("__metadata__", None)
         header = {}
         for name, entry in entries.items():
             begin, end = entry["data_offsets"]
             header[name] = TensorFacts(str(entry["dtype"]), tuple(map(int, entry["shape"])), end - begin)
+            if begin < 0 or end < begin or min(header[name].shape, default=1) < 0:
+                raise ValueError(name)
         ends = [entry["data_offsets"][1] for entry in entries.values()]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise UserError(f"{path}: its safetensors header can't be read; {mend}") from None
@@ -52,3 +54,35 @@ def read_header(path: Path) -> dict[str, TensorFacts]:
     if size != expected:
         raise UserError(f"{path}: {size:,} bytes where its header says {expected:,}: cut short; {mend}")
     return header
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Tensor name -> shard, as the index of a model in several files says.
+
+    Raises UserError for one that cannot be read, and for a shard that is no file beside the index.
+    """
+    try:
+        listed = parse_json(index.read_text(encoding="utf-8"), fields_once=False)["weight_map"]
+        found = {str(name): str(shard) for name, shard in listed.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{index}: cannot be read; fetch it again") from None
+    for shard in set(found.values()):
+        if Path(shard).name != shard or shard == "..":
+            raise UserError(f"{index}: names the shard {shard[:80]!r}, which is no file beside it; fetch it again")
+    return found
+
+
+def shards_of(index: Path) -> list[str]:
+    """The files that an index names, each once. Raises UserError as `weight_map` does."""
+    return sorted(set(weight_map(index).values()))
+
+
+def elements_in(folder: Path) -> int | None:
+    """Numbers in all safetensors files of a folder, by their headers; None where it has none.
+
+    Raises UserError for one that is cut short.
+    """
+    for index in folder.glob("*.safetensors.index.json"):
+        weight_map(index)
+    files = sorted(folder.glob("*.safetensors"))
+    return sum(facts.elements for path in files for facts in read_header(path).values()) if files else None

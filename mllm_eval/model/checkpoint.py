@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalL
 from mllm_eval import disk
 from mllm_eval.adapters import weights_place
 from mllm_eval.adapters.base import EncoderModel
-from mllm_eval.adapters.loading import first_line, load_whole
+from mllm_eval.adapters.loading import load_whole, understood
 from mllm_eval.catalog import LLM, Encoder, Recipe, TokenGrid
 from mllm_eval.catalog.gguf import is_gguf
 from mllm_eval.catalog.llama import llama_config
@@ -34,7 +34,12 @@ def load_tokenizer(llm: LLM, template: str) -> Any:
 
     Raises UserError where a mark of the template is not one token: it would be spelt letter by letter.
     """
-    folder = weights_place(llm.tokenizer or llm.weights)
+    place = weights_place(llm.tokenizer or llm.weights)
+    with understood(place, "the tokenizer cannot be read"):
+        return _tokenizer(llm, template, place)
+
+
+def _tokenizer(llm: LLM, template: str, folder: Path) -> Any:
     tokenizer = own_tokenizer(llm)
     for mark in template_marks(template):
         if len(tokenizer(mark, add_special_tokens=False)["input_ids"]) != 1:
@@ -61,10 +66,8 @@ def tokenizer_at(place: Path) -> Any:
         return gguf_tokenizer(place)
     if not place.is_dir():
         raise UserError(f"{place}: is a file, where a folder with a tokenizer is needed")
-    try:
+    with understood(place, "the tokenizer cannot be read"):
         return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
-    except Exception as problem:
-        raise UserError(f"{place}: the tokenizer cannot be read ({first_line(problem)})") from problem
 
 
 def _check_embedded(tokenizer: Any, llm: LLM, folder: Path) -> None:
@@ -208,12 +211,10 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None, encoder: boo
     mend = "delete it and train again"
     if (expected := sums.read(folder)) is not None and (lost := sums.differing(folder, expected)):
         raise UserError(f"{folder / lost[0]}: is not what was written there; put it back, or {mend}")
-    try:
+    with understood(folder, "the checkpoint cannot be read", mend):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         loads = isinstance(config, VLMConfig)
         processor = VLMProcessor.from_pretrained(folder, local_files_only=True) if loads else None
-    except Exception as problem:
-        raise UserError(f"{folder}: the checkpoint cannot be read ({first_line(problem)}); {mend}") from problem
     if processor is None:
         raise UserError(f"{folder}: holds a {config.model_type}, not a checkpoint of this project")
     left_out = ""

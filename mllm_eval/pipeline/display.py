@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mllm_eval.console import say
 from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.progress import Progress
 
@@ -25,7 +26,7 @@ class Lines:
 
     def say(self, text: str) -> None:
         """One line on stderr."""
-        print(text, file=sys.stderr, flush=True)
+        say(text, file=sys.stderr, flush=True)
 
     @contextmanager
     def step(self, title: str) -> Iterator[Progress]:
@@ -51,9 +52,9 @@ class Bars:
     """A bar for the step at hand; a line for each that ended."""
 
     def __init__(self) -> None:
-        from rich.console import Console
+        from mllm_eval.console import console as make_console
 
-        self.console = Console(stderr=True, highlight=False)
+        self.console = make_console(stderr=True, highlight=False)
 
     def say(self, text: str) -> None:
         """One line on stderr, as it is."""

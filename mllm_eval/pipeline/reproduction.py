@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_eval.answers import read_answers
-from mllm_eval.catalog.variant import parse_stem
+from mllm_eval.catalog.variant import DEFAULT, parse_stem
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.evaluation import evaluate
 from mllm_eval.pipeline.flow import train_run
@@ -75,8 +75,8 @@ def reproduce(run: Run, into: Path, reporter: Reporter | None = None) -> Compare
     results, os.environ["MLLM_EVAL_RESULTS"] = os.environ.get("MLLM_EVAL_RESULTS"), str(into)
     try:
         train_run(run.encoder, run.recipe, run.llm, run.seed, reporter)
-        for variant, benchmarks in sorted(asked.items(), key=lambda one: one[0] != "default"):
-            more = [variant] if variant != "default" else []
+        for name, benchmarks in sorted(asked.items(), key=lambda one: one[0] != DEFAULT.name):
+            more = [name] if name != DEFAULT.name else []
             evaluate(run.encoder, run.recipe, run.llm, run.seed, reporter, benchmarks=benchmarks, variants=more)
         after = fresh.folder
     finally:

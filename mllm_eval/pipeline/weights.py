@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from mllm_eval.catalog.llama import llama_config
 from mllm_eval.environment import before_torch
 from mllm_eval.errors import UserError
 from mllm_eval.hub import Lock, Source, lock_path, locked_folder, read_lock
-from mllm_eval.hub.safetensors_header import read_header
+from mllm_eval.hub.safetensors_header import read_header, shards_of, weight_map
 from mllm_eval.pipeline.reporter import Reporter, Silent
 
 CONFIGS = (
@@ -194,12 +193,9 @@ def check(one: Encoder | LLM | Whole, place: Path) -> tuple[str, ...]:
 def _elements(folder: Path) -> int | None:
     """Parameters in a folder's safetensors files, all shards of an index; None where it has another form."""
     for index in sorted(folder.glob("*.safetensors.index.json")):
-        try:
-            listed = json.loads(index.read_text())["weight_map"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f"{index}: cannot be read; fetch it again") from None
-        for shard in sorted(set(listed.values())):
-            path = folder / str(shard)
+        listed = weight_map(index)
+        for shard in shards_of(index):
+            path = folder / shard
             if not path.is_file():
                 raise UserError(f"{path}: the shard is missing that {index.name} names; fetch it again")
             lost = sorted({name for name, at in listed.items() if at == shard} - set(read_header(path)))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
 from mllm_eval.catalog import Benchmark, ConversationData, Recipe, Stage, load_benchmark, names, paper_benchmarks
 from mllm_eval.errors import UserError
-from mllm_eval.storage import SHIPPED, locate
+from mllm_eval.storage import SHIPPED, locate, parse_json
 
 # Of a local training set, so many rows are looked at for the length of their texts.
 LOOKED_AT = 2000
@@ -99,11 +99,13 @@ def _text(stage: Stage) -> tuple[int, str]:
     for data in stage.data:
         path = locate(data.path)
         if path.is_file():
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8", errors="replace") as file:
                 for line in islice(file, LOOKED_AT):
-                    turns = json.loads(line).get("conversations", [])
-                    letters += sum(len(str(turn.get("value", ""))) for turn in turns)
-                    rows += 1
+                    # What training will make of a broken row is told when it is read; its length tells nothing.
+                    with suppress(ValueError, TypeError, AttributeError):
+                        turns = parse_json(line, fields_once=False).get("conversations", [])
+                        letters += sum(len(str(turn.get("value", ""))) for turn in turns)
+                        rows += 1
     if not rows:
         return TEXT, f"{TEXT} text tokens a row"
     tokens = max(1, round(letters / rows / LETTERS))

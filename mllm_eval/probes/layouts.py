@@ -8,9 +8,11 @@ from pathlib import Path
 
 from mllm_eval.catalog.probe import ProbeData
 from mllm_eval.data.images import CellPicture, FilePicture
+from mllm_eval.data.parquet import open_parquet, rows_in
 from mllm_eval.errors import UserError, near
 from mllm_eval.probes.examples import Example, Examples
 from mllm_eval.shelf import Shelf
+from mllm_eval.storage import within
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
@@ -92,19 +94,13 @@ def imagenet_parquet(data: ProbeData, folder: Path) -> tuple[Examples, Examples]
 
 
 def _parquet(path: Path, split: str) -> Iterator[Example]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
+    file = open_parquet(path)
     missing = [name for name in ("image", "label") if name not in file.schema_arrow.names]
     if missing:
         raise UserError(f"{path}: no column {missing[0]!r} (but {', '.join(file.schema_arrow.names)})")
     number = 0
     for group in range(file.num_row_groups):
-        for row, label in enumerate(file.read_row_group(group, columns=["label"]).column(0).to_pylist()):
+        for row, label in enumerate(one["label"] for one in rows_in(path, file, [group], ["label"])):
             if not isinstance(label, int) or label < 0:
                 raise UserError(f"{path} row {number}: label {label!r} is no class; a test split without labels can't "
                                 "be used")  # fmt: skip
@@ -158,6 +154,10 @@ def _listed(folder: Path, listing: str, roots: Sequence[str]) -> Shelf[Example]:
         if len(words) < 2:
             raise UserError(f"{path}:{number}: expected `<image> <depth> <focal length>`, found {line!r}")
         image, depth = (word.lstrip("/") for word in words[:2])
+        try:
+            within(folder, image), within(folder, depth)
+        except ValueError as problem:
+            raise UserError(f"{path}:{number}: {problem}") from None
         having = [folder / one for one in roots if (folder / one / image).is_file()]
         if not having:
             places = ", ".join(str(folder / one) for one in roots)

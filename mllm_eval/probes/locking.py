@@ -6,7 +6,9 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
@@ -19,9 +21,11 @@ from mllm_eval.errors import UserError
 from mllm_eval.hub import Source
 from mllm_eval.hub.fetch import fetch_files, fetch_url
 from mllm_eval.probes.layouts import read_examples
-from mllm_eval.storage import FileLock, data_home, read_json, sha256_file, write_json
+from mllm_eval.storage import FileLock, data_home, read_json, sha256_file, within, write_json
 
 Progress = Callable[[int, int], None]
+MEMBERS, UNPACKED = 2_000_000, 2**39
+"""Files and bytes that an archive may hold: ImageNet-1k, the largest that is probed, has 1.4 million of 150 GB."""
 
 
 class ProbeLock(Strict):
@@ -171,14 +175,33 @@ def _unpacked(archive: Path) -> Path:
     making = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with zipfile.ZipFile(archive) as packed:
-            # `extractall` keeps every member within the folder.
+            _hold_members(archive, packed.infolist())
             packed.extractall(making)
         making.rename(target)
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError, zlib.error) as error:
         raise UserError(f"{archive}: can't be unpacked ({error}); delete it and fetch it again") from None
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return target
+
+
+def _hold_members(archive: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Raise UserError for an archive of too many files or bytes, and for a member that is a link or leaves the folder.
+
+    `extractall` would put it into the folder under another name; it reads no more of a member than its listed size.
+    """
+    size, most = sum(one.file_size for one in members), UNPACKED
+    if len(members) > MEMBERS or size > most:
+        raise UserError(
+            f"{archive}: {len(members):,} files of {size:,} bytes; at most {MEMBERS:,} of {most:,} are unpacked"
+        )
+    for one in members:
+        try:
+            within(Path(), one.filename.replace("\\", "/"))
+        except ValueError as problem:
+            raise UserError(f"{archive}: its member {problem}") from None
+        if stat.S_ISLNK(one.external_attr >> 16):
+            raise UserError(f"{archive}: its member {one.filename[:80]!r} is a link; pack the file itself")
 
 
 def _files(data: ProbeData, folder: Path) -> Iterator[str]:

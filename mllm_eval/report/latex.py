@@ -3,36 +3,13 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
 
+from mllm_eval.escaping import latex as escaped
 from mllm_eval.report.table import Cell, Column, Row, Table, blocks
 
 LETTERS = 108  # about what fits a line of an article in small type
-_SIGNS = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%",
-    "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "–": "--", "—": "---",  # noqa: RUF001
-    "−": "$-$", "×": r"$\times$", "±": r"$\pm$", "≤": r"$\le$", "≥": r"$\ge$",  # noqa: RUF001
-    "→": r"$\to$", "’": "'", "“": "``", "”": "''",  # noqa: RUF001
-    # a star or bracket after a line break would be taken for its argument
-    "*": r"{*}", "[": r"{[}", "]": r"{]}", "`": r"\textasciigrave{}",
-}  # fmt: skip
-
-
-def escaped(text: str) -> str:
-    """Any text as LaTeX that prints it; letters without an ASCII form become `?`."""
-    out = []
-    for sign in " ".join(text.split()):
-        if sign in _SIGNS:
-            out.append(_SIGNS[sign])
-        elif sign.isascii():
-            out.append(sign if sign.isprintable() else "")
-        else:
-            plain = unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode()
-            out.append("".join(_SIGNS.get(part, part) for part in plain) or "?")
-    return "".join(out)
 
 
 def latex(table: Table) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from html import escape
 from itertools import groupby, pairwise
 
+from mllm_eval.escaping import html as escape
 from mllm_eval.report.table import Cell, Column, Row, Table
 
 _STYLE = """

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv as csv_module
 import io
-import re
 
+from mllm_eval.escaping import cell as spreadsheet_cell
+from mllm_eval.escaping import markdown as md
 from mllm_eval.report.table import MISSING, Cell, Table
 
 FACTS = (
@@ -57,11 +58,11 @@ def csv(table: Table) -> str:
         if any(cell.failed for cell in cells):
             head.append(f"{column.key}_failed")
             getters.append((column.key, "failed"))
-    writer.writerow(head)
+    writer.writerow([spreadsheet_cell(one) for one in head])
     for row, way in zip(table.rows, ways, strict=True):
         line = [row.label, row.group, row.source, *(row.facts.get(key, "") for key in facts)] + [way] * any(ways)
         line += [_value(row.cells.get(key, Cell()), part) for key, part in getters]
-        writer.writerow(line)
+        writer.writerow([spreadsheet_cell(str(one)) for one in line])
     return out.getvalue()
 
 
@@ -79,28 +80,24 @@ def _value(cell: Cell, part: str) -> str:
 def markdown(table: Table) -> str:
     """A GitHub table: best in bold, rows' footnotes below."""
     notes, marks = table.footnotes()
-    lines = [f"**{_md(table.title)}**", ""]
+    lines = [f"**{md(table.title)}**", ""]
     head = ["", *(column.title for column in table.columns)]
-    lines.append("| " + " | ".join(_md(text) for text in head) + " |")
+    lines.append("| " + " | ".join(md(text) for text in head) + " |")
     lines.append("|:--" + "".join("|:--" if column.text else "|--:" for column in table.columns) + "|")
     group = ""
     for index, row in enumerate(table.rows):
         if row.group and row.group != group:
-            lines.append(f"| *{_md(row.group)}* " + "| " * len(table.columns) + "|")
+            lines.append(f"| *{md(row.group)}* " + "| " * len(table.columns) + "|")
         group = row.group
-        label = _md(row.label) + (" (published)" if table.mixed and row.source == "published" else "")
+        label = md(row.label) + (" (published)" if table.mixed and row.source == "published" else "")
         cells = [label + (f" <sup>{marks[index]}</sup>" if index in marks else "")]
         for column in table.columns:
             cell = row.cells.get(column.key, Cell())
-            text = f"**{_md(cell.text)}**" if cell.best else _md(cell.text)
-            parts = (text, _md(cell.failed), cell.delta + _md(cell.marks), cell.interval)
+            text = f"**{md(cell.text)}**" if cell.best else md(cell.text)
+            parts = (text, md(cell.failed), cell.delta + md(cell.marks), cell.interval)
             cells.append(" ".join(part for part in parts if part))
         lines.append("| " + " | ".join(cells) + " |")
-    lines += [""] + [f"- {_md(sentence)}" for sentence in table.sentences] + [""] * bool(table.sentences)
-    lines += [f"<sup>{mark}</sup> {_md(text)}  " for mark, text in notes]
-    lines += [f"{_md(note)}  " for note in table.notes]
+    lines += [""] + [f"- {md(sentence)}" for sentence in table.sentences] + [""] * bool(table.sentences)
+    lines += [f"<sup>{mark}</sup> {md(text)}  " for mark, text in notes]
+    lines += [f"{md(note)}  " for note in table.notes]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _md(text: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]<>|~#])", r"\\\1", " ".join(text.split()))

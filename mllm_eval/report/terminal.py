@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from mllm_eval.escaping import line
 from mllm_eval.report.table import Cell, Column, Row, Table, blocks
 
 
@@ -26,24 +27,20 @@ def terminal(table: Table, width: int | None = None, color: bool | None = None) 
         file=out, width=width, force_terminal=color, no_color=not color, highlight=False, legacy_windows=False
     )
     notes, marks = table.footnotes()
-    console.print(Text(_clean(table.title), style="bold"))
+    console.print(Text(line(table.title), style="bold"))
     for block in blocks(table, width):
         console.print(_drawn(table, block, marks))
     for sentence in table.sentences:
-        console.print(Text(f"• {_clean(sentence)}"))
+        console.print(Text(f"• {line(sentence)}"))
     for mark, text in notes:
-        console.print(Text(f"{mark}  {_clean(text)}", style="dim"))
+        console.print(Text(f"{mark}  {line(text)}", style="dim"))
     for note in table.notes:
-        console.print(Text(_clean(note), style="dim"))
+        console.print(Text(line(note), style="dim"))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
-def _clean(text: str) -> str:
-    return "".join(sign if sign.isprintable() else " " for sign in text)
-
-
 def _label(row: Row, mark: str, tagged: bool) -> Text:
-    text = Text(_clean(row.label), style="dim" if row.aside else "")
+    text = Text(line(row.label), style="dim" if row.aside else "")
     if tagged and row.source == "published":
         text.append(" (published)", style="dim")
     if mark:
@@ -52,9 +49,9 @@ def _label(row: Row, mark: str, tagged: bool) -> Text:
 
 
 def _shown(cell: Cell) -> Text:
-    text = Text(_clean(cell.text), style="bold green" if cell.best else "")
+    text = Text(line(cell.text), style="bold green" if cell.best else "")
     if cell.failed:
-        text.append(f" {_clean(cell.failed)}", style="bold red")
+        text.append(f" {line(cell.failed)}", style="bold red")
     for part, style in ((f" {cell.delta}" if cell.delta else "", "cyan"), (cell.marks, "yellow")):
         text.append(part, style=style)
     if cell.interval:
@@ -66,11 +63,11 @@ def _drawn(table: Table, block: list[Column], marks: dict[int, str]) -> RichTabl
     drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
     drawn.add_column("", no_wrap=True)
     for column in block:
-        drawn.add_column(Text(_clean(column.title)), justify="left" if column.text else "right", no_wrap=True)
+        drawn.add_column(Text(line(column.title)), justify="left" if column.text else "right", no_wrap=True)
     group = ""
     for index, row in enumerate(table.rows):
         if row.group and row.group != group:
-            drawn.add_row(Text(_clean(row.group), style="italic"))
+            drawn.add_row(Text(line(row.group), style="italic"))
         group = row.group
         drawn.add_row(
             _label(row, marks.get(index, ""), table.mixed),

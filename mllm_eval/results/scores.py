@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from mllm_eval.errors import UserError
-from mllm_eval.storage import read_jsonl
+from mllm_eval.storage import parse_json, read_jsonl
 
 LINE = ("id", "score", "parsed", "note", "group", "cluster")
 COLUMNS = ("benchmark", *LINE, "stratum", "content")
@@ -19,7 +18,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """As `read_jsonl`; the lines of a file without fault are parsed in one call, which takes half as long."""
     lines = [line for line in path.read_bytes().split(b"\n") if line.strip()] if path.is_file() else []
     try:
-        rows = json.loads(b"[%b]" % b",".join(lines))
+        rows = parse_json(b"[%b]" % b",".join(lines), fields_once=False)
     except ValueError:
         return read_jsonl(path)
     sound = lines and len(rows) == len(lines) and all(isinstance(row, dict) for row in rows)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from mllm_eval import disk
 from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.disk import saving
+from mllm_eval.storage import parse_json
 
 Kind = Literal["training", "load", "server", "features", "answers", "scores", "other"]
 """What a step was; who reads timings goes by this, never by a step's title."""
@@ -54,8 +55,8 @@ def read_timings(folder: Path) -> list[Timing]:
     path, timings = folder / FILE, []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
+            line = parse_json(text, fields_once=False)
+        except ValueError:
             continue
         if isinstance(line, dict) and "step" in line and isinstance(line.get("seconds"), int | float):
             timings.append(_timing(line))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from mllm_eval.catalog.benchmark import Benchmark
 from mllm_eval.errors import UserError, near
 from mllm_eval.score.agreement import Said, number_or_text
 from mllm_eval.score.sheets import sheet
-from mllm_eval.storage import unique_fields
+from mllm_eval.storage import parse_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +53,10 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 where = f"{path}:{number}"
                 try:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                    row = json.loads(text, object_pairs_hook=unique_fields) if text.strip() else None
+                    row = parse_json(text) if text.strip() else None
                 except UnicodeDecodeError as error:
                     raise UserError(f"{where}: not UTF-8 ({error.reason} at byte {error.start} of the line)") from None
-                except (ValueError, RecursionError) as error:
+                except ValueError as error:
                     raise UserError(f"{where}: not valid JSON ({error})") from None
                 if not text.strip():
                     continue

@@ -11,6 +11,7 @@ from typing import Any
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import Benchmark
 from mllm_eval.catalog.variant import DEFAULT, VariantKey
+from mllm_eval.console import say
 from mllm_eval.data.samples import Sample
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.distribution import distribution, one_answer
@@ -79,12 +80,12 @@ def score_file(
         except OSError as error:
             raise UserError(f"{out}: the scores can't be written there ({error.strerror or error})") from None
     if as_json:
-        print(json.dumps({key: value for key, value in asdict(summary).items()}, ensure_ascii=False))
+        say(json.dumps({key: value for key, value in asdict(summary).items()}, ensure_ascii=False))
     else:
-        print(sentence(summary))
+        say(sentence(summary))
         given = distribution(((one.parsed, one.score) for one in scored.scores), (one.target for one in scored.samples))
         if found := one_answer(given):
-            print(f"one answer makes up most: {found[0]!r} in {found[1]:.0%}")
+            say(f"one answer makes up most: {found[0]!r} in {found[1]:.0%}")
     return scored
 
 

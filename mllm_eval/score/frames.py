@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from mllm_eval.catalog import Benchmark, Given, load_benchmark
@@ -12,6 +11,7 @@ from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.environment import settings
 from mllm_eval.errors import UserError, near
+from mllm_eval.escaping import html as escape
 from mllm_eval.score.answerfiles import line_of
 from mllm_eval.score.files import ScoringOptions, score_lines, sentence
 from mllm_eval.score.scorer import rules_of

@@ -21,7 +21,7 @@ from mllm_eval.model import sums
 from mllm_eval.operations.count import Lessons, encoding, learning
 from mllm_eval.operations.shapes import added_parameters, encoder_shape, known_llama_shape, projector_shape
 from mllm_eval.progress import Progress
-from mllm_eval.storage import write_atomic
+from mllm_eval.storage import parse_json, write_atomic
 
 if TYPE_CHECKING:
     from mllm_eval.catalog import Stage
@@ -44,7 +44,7 @@ class StageLog:
         if path.is_file():
             for line in path.read_bytes().splitlines(keepends=True):
                 try:
-                    entry = json.loads(line)
+                    entry = parse_json(line, fields_once=False)
                     if not line.endswith(b"\n") or entry["step"] > step:
                         break
                 except (ValueError, KeyError, TypeError):

@@ -10,7 +10,7 @@ from typing import Any
 from mllm_eval.catalog import Recipe, Stage
 from mllm_eval.catalog.folders import roots
 from mllm_eval.errors import UserError, near
-from mllm_eval.storage import unique_fields
+from mllm_eval.storage import parse_json
 
 AUTO = "auto"
 GATHER = "stage3_gather_16bit_weights_on_model_save"
@@ -56,7 +56,7 @@ def deepspeed_config(recipe: Recipe, stage: Stage, processes: int, where: str) -
         return None
     path = deepspeed_file(stage.deepspeed)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_fields)
+        config = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise UserError(f"{path}: cannot be read as JSON ({problem})") from None
     if not isinstance(config, dict):

@@ -19,7 +19,7 @@ from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.decoding import Decoding
 from mllm_eval.disk import saving
 from mllm_eval.errors import UserError
-from mllm_eval.storage import FileLock, remove_temporary, write_json, write_summed
+from mllm_eval.storage import FileLock, parse_json, remove_temporary, write_json, write_summed
 from mllm_eval.train.rowchunks import Chunk, Image, RowReader, read_chunks
 
 # Chunks between two notes of how far the writing is.
@@ -112,7 +112,7 @@ class Writer:
         self.note: dict[str, Any] = {"sizes": {}, "read": {}, "broken": {}, "left_out": {}, "changed": {}}
         self.note |= {"tokens": 0, "names": 0}
         try:
-            note = json.loads((folder / "note.json").read_bytes())
+            note = parse_json((folder / "note.json").read_bytes(), fields_once=False)
             whole = all(path.stat().st_size >= note["sizes"][name] for name, path in paths.items())
         except (OSError, ValueError, KeyError):
             whole = False

@@ -219,7 +219,7 @@ def test_what_the_files_lack_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no data 'ownn'.*own"):
         load_pairs(protocol, "ownn")
     (tmp_path / "p" / "pairs.parquet").write_bytes(b"no parquet")
-    with pytest.raises(UserError, match="is no parquet file"):
+    with pytest.raises(UserError, match="as a parquet file"):
         load_pairs(protocol, "own")
     (tmp_path / "p" / "pairs.parquet").unlink()
     with pytest.raises(UserError, match="no files"):

@@ -73,7 +73,9 @@ def _tokenizer(work: Path) -> PreTrainedTokenizerFast:
     folder = work / "tokenizer"
     if not (folder / "tokenizer.json").exists():
         train_tokenizer(tokenizer_texts()).save_pretrained(folder)
-    return cast(PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(folder))
+    return cast(
+        PreTrainedTokenizerFast, AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    )
 
 
 def _write(

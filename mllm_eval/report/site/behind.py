@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from html import escape
-
 from mllm_eval.distribution import one_answer
+from mllm_eval.escaping import html as escape
 from mllm_eval.report.evidence import Scored
 from mllm_eval.report.given import confusion, most_frequent, one_answer_words
 from mllm_eval.report.parts import number, parts

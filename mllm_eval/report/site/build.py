@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from mllm_eval.errors import UserError
+from mllm_eval.escaping import html as escape
 from mllm_eval.progress import Progress, unheard
 from mllm_eval.report.site.comparing import compare_data, compare_page
 from mllm_eval.report.site.evidence import Evidence, gather

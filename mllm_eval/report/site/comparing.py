@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
+from mllm_eval.escaping import html as escape
 from mllm_eval.report.differences import Difference
 from mllm_eval.report.site.evidence import Entry, Evidence
 from mllm_eval.report.table import printed

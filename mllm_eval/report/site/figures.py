@@ -11,11 +11,11 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_eval.errors import UserError
+from mllm_eval.escaping import html as escape
 from mllm_eval.storage import write_atomic
 
 if TYPE_CHECKING:

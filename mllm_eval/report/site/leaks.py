@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from html import escape
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from mllm_eval.errors import UserError
+from mllm_eval.escaping import html as escape
 from mllm_eval.leaks.findings import Findings
 from mllm_eval.report.leaks import findings_for, leaks_table
 from mllm_eval.report.site.evidence import Evidence

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from html import escape
 from pathlib import Path
 
+from mllm_eval.escaping import html as escape
 from mllm_eval.report.chance import above_chance
 from mllm_eval.report.comparison import failed_words
 from mllm_eval.report.cost import NOTE, cost_of, external_note, untimed_note

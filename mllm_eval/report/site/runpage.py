@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from mllm_eval.catalog import TokenGrid
 from mllm_eval.catalog.variant import DEFAULT
 from mllm_eval.data.rowcounts import row_counts
 from mllm_eval.errors import UserError
+from mllm_eval.escaping import html as escape
 from mllm_eval.report.chance import chance_p
 from mllm_eval.report.diff import flat
 from mllm_eval.report.evidence import read_blind

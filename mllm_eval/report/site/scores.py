@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 
+from mllm_eval.escaping import html as escape
 from mllm_eval.report.comparison import score_columns
 from mllm_eval.report.table import MISSING, Cell, Column, Row
 from mllm_eval.results import Columns

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from html import escape
 from pathlib import Path
 
+from mllm_eval.escaping import html as escape
 from mllm_eval.report.aligning import alignment_table
 from mllm_eval.report.probing import probe_table
 from mllm_eval.report.site.evidence import Evidence

@@ -1,0 +1,70 @@
+"""Parquet files of anyone: opened, held to bounds and read; whatever is wrong with one is a line that names it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_eval.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+BATCH = 64
+"""Rows that are read at a time."""
+GROUP_BYTES = 8 * 2**30
+"""What a row group may hold unpacked: its column of images is read at once."""
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what pyarrow raises on a file that is cut short, damaged or no parquet file into a UserError."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as problem:
+        first = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+        raise UserError(f"{path}: can't be read as a parquet file ({first}); fetch or write it again") from None
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """A parquet file. Raises UserError for what is none, and for a row group that is larger than `GROUP_BYTES`."""
+    import pyarrow.parquet as pq
+
+    with reading(path):
+        file = pq.ParquetFile(path)
+        # Columns are asked for by their names, which have to be text.
+        for name in file.schema_arrow.names:
+            name.encode()
+        sizes = [file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups)]
+    if sizes and not 0 <= min(sizes) <= max(sizes) <= GROUP_BYTES:
+        said = min(sizes) if min(sizes) < 0 else max(sizes)
+        raise UserError(
+            f"{path}: a row group of {said:,} bytes; those of at most {GROUP_BYTES:,} are read: write smaller ones"
+        )
+    return file
+
+
+def rows_in(
+    path: Path, file: pq.ParquetFile, groups: Sequence[int] | None = None, columns: Sequence[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """The rows of a file, or of some of its row groups, as plain data. Raises UserError where one can't be read."""
+    with reading(path):
+        # By names that are there: of a name that is not, pyarrow reads nothing and says nothing.
+        batches = file.iter_batches(batch_size=BATCH, row_groups=groups, columns=columns)
+        for batch in batches:
+            rows = batch.to_pylist()
+            yield from rows
+
+
+def column_in(path: Path, group: int, column: str) -> pa.ChunkedArray:
+    """One column of a row group. Raises UserError where it can't be read."""
+    file = open_parquet(path)
+    if group >= file.num_row_groups or column not in file.schema_arrow.names:
+        raise UserError(f"{path}: has no row group {group} with a column {column!r}; it was replaced meanwhile")
+    with reading(path):
+        return file.read_row_group(group, columns=[column]).column(0)

@@ -1,0 +1,201 @@
+"""What models, data and files say is text on every surface that shows it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import site_runs
+from typer.testing import CliRunner
+
+from mllm_eval import escaping
+from mllm_eval.cli import guard
+from mllm_eval.cli.app import app
+from mllm_eval.console import console, say
+from mllm_eval.errors import UserError
+from mllm_eval.pipeline.display import Bars, Lines
+from mllm_eval.report.render import FORMATS, render
+from mllm_eval.report.site import markup
+from mllm_eval.report.site.build import write_report
+from mllm_eval.report.table import Cell, Column, Row, Table
+
+HOSTILE = {
+    "html": "<script>window.hacked=1</script><img src=x onerror='window.hacked=2'>\"'&</td>",
+    "entity": "&lt;script&gt;&#x3c;b&#x3e;",
+    "latex": r"\input{/etc/hostname} $x$ % _ ^ ~ # & { } \write18{ls}",
+    "markdown": "[click](javascript:alert(1)) ![x](http://a.org/x.png) **b** | `c` <b>",
+    "formula": '=HYPERLINK("http://a.org","x")',
+    "plus": "+1+cmd|' /C calc'!A0",
+    "at": "@SUM(1+1)",
+    "terminal": "\x1b[2J\x1b]0;title\x07\x9b31m\x08\x7f",
+    "direction": "\u202egnp.exe\u2066\u200f",
+    "rich": "[bold red]x[/bold red] [/b] [link=http://a.org]y[/link] :smile:",
+    "surrogate": "half \ud800 pair",
+    "lines": "one\ntwo\r\nthree\u2028four\x0bfive",
+    "tags": "hidden\U000e0041\U000e0042",
+}
+SEEN = {"html", "tex", "md", "csv", "terminal"}
+COMMANDS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+@pytest.fixture(params=HOSTILE, name="text")
+def _text(request: Any) -> str:
+    return HOSTILE[request.param]
+
+
+def shown(text: str) -> Table:
+    """A table that says a text wherever a table can say one."""
+    column = Column("x", text, group=text, text=True)
+    cell = Cell(text, delta="", marks="", interval="")
+    rows = (Row(text, "measured", {"x": cell}, text, notes=(text,), facts={"run": text, "encoder": text}),)
+    return Table("hostile", text, (column,), rows, (text,), (text,))
+
+
+class Tags(HTMLParser):
+    """The elements and attributes of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_every_format_of_a_table_is_held() -> None:
+    assert set(FORMATS) == SEEN
+
+
+def test_a_page_has_the_elements_that_it_has_without_the_text(text: str) -> None:
+    page, plain = Tags(render(shown(text), "html")), Tags(render(shown("x"), "html"))
+    assert page.tags == plain.tags and page.attributes == plain.attributes
+    assert not COMMANDS.search(render(shown(text), "html"))
+    assert escaping.lines(text).splitlines()[0] in page.text
+
+
+def test_latex_has_no_command_and_no_comment_of_a_text(text: str) -> None:
+    made = render(shown(text), "tex")
+    assert not COMMANDS.search(made)
+    inner = escaping.latex(text)
+    for command in re.findall(r"\\([a-zA-Z]+|.)", inner):
+        assert command in {"textbackslash", "textasciicircum", "textasciitilde", "textless", "textgreater", "textbar",
+                           "textasciigrave", "{", "}", "$", "&", "#", "%", "_"}, command  # fmt: skip
+    assert not re.search(r"(?<!\\)[%#&_$^~]", inner) and "\n" not in inner
+
+
+def test_markdown_has_no_html_no_link_and_no_cell_of_a_text(text: str) -> None:
+    made, plain = render(shown(text), "md"), render(shown("x"), "md")
+    assert not COMMANDS.search(made)
+    assert len(made.splitlines()) == len(plain.splitlines())
+    row = next(line for line in made.splitlines() if line.startswith("| ") and "measured" not in line)
+    assert len(re.findall(r"(?<!\\)\|", row)) == 3
+    inner = escaping.markdown(text)
+    assert not re.search(r"(?<!\\)[\[\]<>`*_|~]|(?<!\\)&#?\w+;", inner)
+
+
+def test_a_spreadsheet_computes_nothing_of_a_csv(text: str) -> None:
+    rows = list(csv.reader(io.StringIO(render(shown(text), "csv"))))
+    assert len(rows) == 2 and len(rows[0]) == len(rows[1])
+    for cell in [*rows[0], *rows[1]]:
+        assert not re.match(r"[=+\-@\t\r\n]", cell) and not COMMANDS.search(cell)
+
+
+def test_numbers_of_a_csv_stay_numbers() -> None:
+    for number in ("-0.5", "+1.2", "3", "-1e-5", ".5", "-12.5%"):
+        assert escaping.cell(number) == number
+    assert escaping.cell("-x") == "'-x" and escaping.cell("plain = text") == "plain = text"
+
+
+@pytest.mark.parametrize("coloured", [False, True])
+def test_a_terminal_is_told_nothing_by_a_text(text: str, coloured: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.table import Table as RichTable
+
+    sgr = re.compile(r"\x1b\[[0-9;]*m")
+    made = FORMATS["terminal"](shown(text))
+    out = io.StringIO()
+    printed = console(file=out, force_terminal=coloured, width=400)
+    sheet = RichTable(title=text)
+    sheet.add_column(text)
+    sheet.add_row(text)
+    printed.print(text)
+    printed.print(text, sheet)
+    say(text, json.dumps({"a": text.encode("utf-8", "replace").decode()}, ensure_ascii=False))
+    Lines().say(text)
+    with Bars().step(text):
+        pass
+    error = str(UserError(f"{text}.yaml:1: {text!r} {text}"))
+    assert "\n" not in error
+    said = capsys.readouterr()
+    for one in (made, sgr.sub("", out.getvalue()), said.out, said.err, error):
+        assert not COMMANDS.search(one)
+
+
+def test_a_text_in_brackets_is_printed_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    out = io.StringIO()
+    console(file=out, width=200).print(HOSTILE["rich"])
+    assert out.getvalue() == HOSTILE["rich"] + "\n"
+
+
+def test_json_on_a_terminal_is_still_json(capsys: pytest.CaptureFixture[str]) -> None:
+    text = HOSTILE["terminal"] + HOSTILE["direction"] + HOSTILE["tags"]
+    say(json.dumps(text, ensure_ascii=False))
+    assert json.loads(capsys.readouterr().out) == text
+
+
+def test_a_message_of_an_error_is_one_line_of_letters(text: str, tmp_path: Path) -> None:
+    name = text.replace("/", "_").replace("\0", "").encode("utf-8", "ignore").decode()[:60]
+    done = CliRunner().invoke(app, ["eval", name])
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1 and not COMMANDS.search(done.stderr)
+    assert guard is not None
+
+
+def pieces(text: str) -> str:
+    parts = [
+        markup.sheet("b", text, [(text, False)], [[text]], text),
+        markup.listed([text]),
+        markup.facts([(text, text)]),
+    ]
+    body = markup.section("a", text, "".join(parts))
+    return markup.page(text, "index.html", body, [("index.html", text)], [("a", text)])
+
+
+def test_pieces_of_the_site_escape_what_they_are_given(text: str) -> None:
+    made, plain = Tags(pieces(text)), Tags(pieces("x"))
+    assert made.tags == plain.tags and made.attributes == plain.attributes
+    assert not COMMANDS.search(pieces(text))
+
+
+def test_every_page_of_the_site_has_its_policy_and_no_script_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path))
+    run = site_runs.answered("one", 0.6, ["gqa"], 12)
+    from mllm_eval.results import record_of
+
+    write_report([record_of(run)], tmp_path / "site", images=False)
+    pages = sorted((tmp_path / "site").glob("*.html"))
+    assert pages
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', text)
+        assert policy is not None
+        parts = {part.split()[0]: part.split()[1:] for part in policy[1].split("; ")}
+        assert parts["default-src"] == ["'none'"] and set(parts["script-src"]) == {"'self'", "file:"}
+        assert set(parts["img-src"]) <= {"'self'", "file:", "data:"} and "connect-src" not in parts
+        assert not re.search(r"<script(?![^>]*\bsrc=)", text) and not re.search(r"\son\w+=", text)
+        assert text.index("Content-Security-Policy") < text.index("<script")

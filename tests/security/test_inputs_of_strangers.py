@@ -1,0 +1,177 @@
+"""What was found by changing files at random, each with a harmless input; and a few changed files of every kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from fuzzing.__main__ import main, table
+from fuzzing.kinds import KINDS
+from fuzzing.running import Changed, Found, run_kind
+from hypothesis import strategies as st
+from tiny_models import make_encoder, make_llm
+
+from mllm_eval import config
+from mllm_eval.adapters import load_encoder_model
+from mllm_eval.alignment.pairs import load_pairs
+from mllm_eval.alignment.protocol import Alignment
+from mllm_eval.data import parquet
+from mllm_eval.data.conversations import ConversationSet
+from mllm_eval.errors import UserError
+from mllm_eval.model import load_tokenizer
+from mllm_eval.pipeline.weights import check
+from mllm_eval.plan.workload import _text
+from mllm_eval.results.timings import read_timings
+from mllm_eval.storage import iter_jsonl, read_json
+
+DEEP = "[" * 1500 + "]" * 1500
+
+
+@pytest.mark.slow
+def test_changed_files_of_every_kind_are_refused_or_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--inputs", "300", "--seed", "7"]) == 0, capsys.readouterr().out
+
+
+class Bad:
+    """Reads numbers, some of them badly."""
+
+    def __init__(self, home: Path) -> None:
+        self.inputs = st.integers(0, 99)
+
+    def read(self, given: int) -> str:
+        if given % 4 == 1:
+            raise UserError("no")
+        if given % 4 == 2:
+            raise KeyError(given)
+        if given % 4 == 3:
+            raise Changed("row 1")
+        return "read"
+
+
+def test_the_harness_tells_what_is_bad() -> None:
+    found = run_kind("bad", Bad, 80, seed=1)
+    assert found.inputs == 80 and not found.good
+    assert all(found.counts[name] for name in ("read", "refused", "traceback", "changed"))
+    assert any("KeyError" in told for told in found.told) and "changed: row 1" in found.told
+    again = run_kind("bad", Bad, 80, seed=1)
+    assert again.counts == found.counts
+    assert "| bad | 80 |" in table([found])
+
+
+def test_the_harness_ends_what_takes_too_long_or_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+    import signal
+    import threading
+
+    class Ends(Bad):
+        def read(self, given: int) -> str:
+            if given % 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            threading.Event().wait()
+            return "read"
+
+    monkeypatch.setattr("fuzzing.running.SECONDS", 0.5)
+    found = run_kind("ends", Ends, 2, seed=0)
+    assert found.counts["hang"] + found.counts["crash"] == found.inputs == 2
+
+
+def test_values_nested_too_deeply_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(DEEP)
+    with pytest.raises(UserError, match="nested too deeply"):
+        read_json(path)
+    with pytest.raises(UserError, match=r"x\.json:1: its values are nested too deeply"):
+        list(iter_jsonl(path))
+    (tmp_path / "ledger.jsonl").write_text(DEEP + '\n{"step": "a", "seconds": 1}\n')
+    assert [one.title for one in read_timings(tmp_path)] == ["a"]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"id": ' + DEEP + "}\n")
+    assert "nested too deeply" in str(next(ConversationSet(rows, tmp_path).read_from(0)))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: " + "[" * 60 + "]" * 60, "more than 50 levels"),
+        ("a: &x [*x]", r"mine\.yaml:1: \*x stands within what it stands for"),
+        ("? [a, b]\n: 1", "a key that is no text"),
+        ("a: 2001-02-30", "not valid yaml"),
+        ("a: '" + "x" * (config.MOST_LETTERS + 1) + "'", "letters"),
+    ],
+)
+def test_yaml_is_bounded(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said):
+        config.key_lines(path)
+
+
+def test_aliases_count_as_what_they_stand_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mine.yaml"
+    shared = [1, 2, 3]
+    path.write_text(yaml.safe_dump({"a": shared, "b": shared}))
+    assert "*" in path.read_text() and config.key_lines(path)
+    monkeypatch.setattr(config, "MOST_PARTS", 10)
+    with pytest.raises(UserError, match="aliases written out"):
+        config.key_lines(path)
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=2)
+    return path
+
+
+def test_a_page_of_a_parquet_file_that_is_damaged_is_one_line(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.parquet", [{"image": {"bytes": b"x" * 40, "path": None}, "text": "a"}] * 4)
+    data = path.read_bytes()
+    path.write_bytes(data[:4] + bytes(20) + data[24:])
+    with pytest.raises(UserError, match=r"x\.parquet: can't be read as a parquet file"):
+        list(parquet.rows_in(path, parquet.open_parquet(path)))
+    protocol = Alignment(name="a", version=1, data={"mine": {"path": str(tmp_path)}})
+    with pytest.raises(UserError, match="can't be read as a parquet file"):
+        load_pairs(protocol, "mine")
+
+
+def test_a_row_group_beyond_the_bound_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "x.parquet", [{"a": "text"}] * 4)
+    assert len(list(parquet.rows_in(path, parquet.open_parquet(path)))) == 4
+    monkeypatch.setattr(parquet, "GROUP_BYTES", 10)
+    with pytest.raises(UserError, match="row group"):
+        parquet.open_parquet(path)
+
+
+@pytest.mark.parametrize("change", [{"apply_layernorm": "no"}, {"num_channels": [3]}, {"hidden_act": "none such"}])
+def test_a_config_of_other_types_is_one_line(change: dict[str, Any], tmp_path: Path) -> None:
+    encoder = make_encoder(tmp_path / "e")
+    path = tmp_path / "e/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    for use in (lambda: check(encoder, tmp_path / "e"), lambda: load_encoder_model(encoder)):
+        with pytest.raises(UserError):
+            use()
+
+
+def test_a_tokenizer_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+    llm = make_llm(tmp_path / "l")
+    path = tmp_path / "l/tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": "many"}))
+    with pytest.raises(UserError, match="the tokenizer cannot be read"):
+        load_tokenizer(llm, "llama_3_meta")
+
+
+def test_a_broken_training_row_does_not_stop_a_plan(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    path = tmp_path / "rows.jsonl"
+    good = {"conversations": [{"from": "human", "value": "a" * 400}]}
+    path.write_text(f"{DEEP}\n[1]\n" + json.dumps(good) + "\n")
+    stage: Any = SimpleNamespace(data=[SimpleNamespace(path=str(path))])
+    assert "from 1 rows" in _text(stage)[1]
+
+
+def test_kinds_are_named_once() -> None:
+    assert len(KINDS) >= 25 and isinstance(Found("x").counts["read"], int)
