@@ -53,6 +53,8 @@ def _label(row: Row, mark: str, tagged: bool) -> Text:
 
 def _shown(cell: Cell) -> Text:
     text = Text(_clean(cell.text), style="bold green" if cell.best else "")
+    if cell.failed:
+        text.append(f" {_clean(cell.failed)}", style="bold red")
     for part, style in ((f" {cell.delta}" if cell.delta else "", "cyan"), (cell.marks, "yellow")):
         text.append(part, style=style)
     if cell.interval:
