@@ -38,6 +38,9 @@ def test_a_doubling_adds_the_slope() -> None:
     assert fit.slope.value == pytest.approx(3) and fit.intercept.value == pytest.approx(10)
     assert fit.r2 == pytest.approx(1)
     assert (fit.slope.low, fit.slope.high) == pytest.approx((3, 3))
+    # Values that differ little, and not at all.
+    assert stats.log_linear([1, 2, 4], [5.0, 5.1, 5.2]).r2 == pytest.approx(1)
+    assert math.isnan(stats.log_linear([1, 2, 4], [5.0, 5.0, 5.0]).r2)
 
 
 @pytest.mark.parametrize("n", [4, 5])
