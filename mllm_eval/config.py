@@ -202,11 +202,11 @@ def _refuse_unbounded(text: str, path: Path) -> None:
     parts = 0
     try:
         for event in yaml.parse(text, Loader=_Loader):
-            where = f"{path}:{event.start_mark.line + 1}"
+            where = f"{path}:{event.start_mark.line + 1}" if event.start_mark else str(path)
             if isinstance(event, yaml.AliasEvent):
                 if any(anchor == event.anchor for anchor, _ in opened):
                     raise UserError(f"{where}: *{event.anchor} stands within what it stands for; write it out")
-                parts += sizes.get(event.anchor, 1)
+                parts += sizes.get(str(event.anchor), 1)
             elif isinstance(event, yaml.NodeEvent):
                 parts += 1
             if isinstance(event, yaml.CollectionStartEvent):
