@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mllm_eval.disk import sum_note
 from mllm_eval.errors import UserError
-from mllm_eval.storage import parse_json
+from mllm_eval.storage import hold_to_sum, parse_json
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +42,54 @@ class Answer:
         return json.dumps({name: getattr(self, name) for name in _TYPES}, ensure_ascii=False) + "\n"
 
 
-def iter_answers(path: Path, unfinished: bool = False) -> Iterator[Answer]:
-    """The answers of a file, line by line.
+def part_line(answer: Answer) -> bytes:
+    """The answer as a line of a part: of JSON, which holds no tab, a tab, and the CRC-32 of what precedes it."""
+    line = answer.line().removesuffix("\n").encode()
+    return b"%s\t%08x\n" % (line, zlib.crc32(line))
 
-    The last line of an `unfinished` file counts only with its line end: it was being written when the run died. Raises
-    UserError, naming file and line, for a line that is not an answer.
-    """
+
+def iter_answers(path: Path) -> Iterator[Answer]:
+    """The answers of a finished file, line by line. Raises UserError, naming file and line, for what is no answer."""
     with path.open("rb") as file:
         # A file's lines end with "\n" alone: an answer may hold other characters that str.splitlines splits at.
         for number, line in enumerate(file, start=1):
-            if not unfinished or line.endswith(b"\n"):
-                yield _parse(path, number, line.removesuffix(b"\n"))
+            yield _parse(path, number, line.removesuffix(b"\n"))
+
+
+def iter_part(path: Path) -> Iterator[Answer]:
+    """The answers of a part, line by line.
+
+    The last line counts only with its line end: it was being written when the run died. A line that is not what its
+    checksum says is left out, with a warning. Raises UserError, naming file and line, for a line that is no answer in a
+    part without checksums, as older versions wrote them.
+    """
+    summed, damaged = False, []
+    problem: UserError | None = None
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                continue
+            text, _, noted = line[:-1].rpartition(b"\t")
+            if noted == b"%08x" % zlib.crc32(text) and text:
+                summed = True
+                yield _parse(path, number, text)
+                continue
+            try:
+                yield _parse(path, number, line[:-1])
+            except UserError as error:
+                problem = problem or error
+                damaged.append(number)
+    if problem is not None and not summed:
+        raise problem
+    if damaged:
+        said = "%s:%d: not what was written there (checksum), nor are %d other lines; their questions are asked again"
+        log.warning(said, path, damaged[0], len(damaged) - 1)
+
+
+def hold_to_written(path: Path) -> None:
+    """Raise UserError where the bytes of a finished file are not those that were written."""
+    mend = f"put the file back, or delete it to have its questions asked again; delete {sum_note(path).name} where the "
+    hold_to_sum(path, mend + "answers were changed on purpose")
 
 
 def open_answers(path: Path) -> dict[str, Answer]:
@@ -57,6 +99,7 @@ def open_answers(path: Path) -> dict[str, Answer]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file of answers; `mllm-eval eval` writes one per run and benchmark")
+    hold_to_written(path)
     answers: dict[str, Answer] = {}
     for line, answer in enumerate(iter_answers(path), start=1):
         if answer.id in answers:

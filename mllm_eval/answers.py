@@ -6,17 +6,31 @@ and holds the same bytes however often the run was interrupted. Of several proce
 own, `<file>.part.<rank>`; the next run takes them together, whatever its own number of processes. Beside it
 `<file's stem>.limit` holds the number of tokens that an answer could have: under another limit a cut answer would be
 another one.
+
+A line of a part ends with a tab and its checksum (CRC-32, 8 hex digits): what a disk gives back otherwise than it was
+written is asked again. A finished file has its checksum beside it, in `.<file>.sum`, and is refused where it differs.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from mllm_eval.answerlines import Answer, iter_answers, open_answers, read_answers
+from mllm_eval import disk
+from mllm_eval.answerlines import (
+    Answer,
+    hold_to_written,
+    iter_answers,
+    iter_part,
+    open_answers,
+    part_line,
+    read_answers,
+)
+from mllm_eval.disk import saving
 from mllm_eval.errors import UserError
-from mllm_eval.storage import write_atomic
+from mllm_eval.storage import write_atomic, write_summed
 
 __all__ = ["Answer", "Journal", "open_answers", "read_answers"]
 
@@ -55,15 +69,21 @@ class Journal:
     def done(self) -> dict[str, Answer]:
         """All answers by sample id; of two answers to one sample the later counts.
 
-        A last line of a part that has no line end was being written when the run died: it is left out.
-        Raises UserError, naming file and line, for any other line that is not an answer.
+        A last line of a part that has no line end was being written when the run died: it is left out, and so is a
+        line whose checksum says that it was another. Raises UserError, naming file and line, for any other line that is
+        not an answer, and for a finished file whose bytes are not those that were written.
         """
         parts = self.parts()
         state = [(path, found.st_ino, found.st_size, found.st_mtime_ns) for path in (self.path, *parts)
                  if (found := _stat(path))]  # fmt: skip
         if self._done is None or self._done[0] != state:
-            files = [path for path in (self.path, *parts) if path.exists()]
-            self._done = state, {one.id: one for path in files for one in iter_answers(path, path != self.path)}
+            done: dict[str, Answer] = {}
+            if self.path.exists():
+                hold_to_written(self.path)
+                done |= {one.id: one for one in iter_answers(self.path)}
+            for path in parts:
+                done |= {one.id: one for one in iter_part(path)}
+            self._done = state, done
         return self._done[1]
 
     def _gather(self) -> None:
@@ -102,10 +122,26 @@ class Journal:
             if dropped:
                 # The limit is written last: a crash in between leaves answers that are right under both.
                 kept = (one for one in done.values() if not _cut(one.tokens_out, limit, max_new_tokens))
-                write_atomic(self.part, (one.line().encode() for one in kept))
+                write_atomic(self.part, map(part_line, kept))
                 self.path.unlink(missing_ok=True)
         write_atomic(self.limit, f"{max_new_tokens}\n")
         return dropped
+
+    def drop_failed(self) -> int:
+        """Drop the answers that say why there is none, so that their questions are asked again; how many these were.
+
+        Nobody else may be writing to the journal.
+        """
+        done = self.done()
+        kept = [one for one in done.values() if one.state == "ok"]
+        if len(kept) < len(done):
+            # One part that stands for all: a crash before the rest has gone leaves answers that are dropped again.
+            write_atomic(self.part, map(part_line, kept))
+            self.path.unlink(missing_ok=True)
+            for part in self.parts():
+                if part != self.part:
+                    part.unlink()
+        return len(done) - len(kept)
 
     def _limit(self) -> int | None:
         if not self.limit.exists():
@@ -116,17 +152,28 @@ class Journal:
         return int(text)
 
     def append(self, answers: Sequence[Answer]) -> None:
-        """Add answers in one write that is on the disk when this returns."""
-        self.part.parent.mkdir(parents=True, exist_ok=True)
+        """Add answers in one write that is on the disk when this returns.
+
+        Raises NotWritten where the system refuses; the part is then as it was.
+        """
         if self._max_new_tokens is not None and not self.limit.exists():
             write_atomic(self.limit, f"{self._max_new_tokens}\n")
-        with open(self.part, "a+b") as file:
-            if not self._mended:
-                file.truncate(_whole_lines(file.fileno()))
-                self._mended = True
-            file.write("".join(answer.line() for answer in answers).encode())
-            file.flush()
-            os.fsync(file.fileno())
+        with saving(self.part):
+            self.part.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.part, "a+b", buffering=0) as file:
+                end = os.fstat(file.fileno()).st_size
+                if not self._mended:
+                    end = _whole_lines(file.fileno())
+                    file.truncate(end)
+                    self._mended = True
+                try:
+                    disk.write(file.fileno(), b"".join(map(part_line, answers)))
+                    disk.sync(file.fileno())
+                except BaseException:
+                    with suppress(OSError):
+                        file.truncate(end)
+                    self._mended = False
+                    raise
 
     def finish(self, order: Iterable[str]) -> None:
         """Write the answers to the samples `order`, in that order, and mark the journal complete.
@@ -145,7 +192,7 @@ class Journal:
             if missing:
                 raise ValueError(f"{self.path}: {len(missing)} samples have no answer, the first is {missing[0]!r}")
 
-        write_atomic(self.path, lines())
+        write_summed(self.path, lines())
         for part in self.parts():
             part.unlink()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -22,6 +23,8 @@ OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 SILENT = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_TELEMETRY")
 # Loggers whose level a variable sets when their library is imported, and the level that they have without it.
 LEVELS = {"transformers": ("TRANSFORMERS_VERBOSITY", logging.WARNING), "DeepSpeed": ("DS_LOG_LEVEL", logging.WARNING)}
+# Of linux/prctl.h.
+PR_SET_PDEATHSIG = 1
 _TRUE = {"1", "ON", "YES", "TRUE"}
 
 
@@ -246,3 +249,14 @@ def unchanged() -> Iterator[None]:
                 assert _before is not None
                 before, _before = _before, None
                 before.restore()
+
+
+def end_with_parent() -> None:
+    """In a process that was forked: let it end when its parent does, however that ends (Linux; elsewhere nothing).
+
+    One that waits for work of a parent that was killed would wait for ever.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
+import io
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -14,17 +17,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from mllm_eval import disk
+from mllm_eval.disk import saving
 from mllm_eval.errors import UserError
+
+log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).resolve().parent
 # Where adapters/, benchmarks/ and configs/ are: at the top of a checkout, and inside the package once it is installed.
 SHIPPED = PACKAGE if (PACKAGE / "configs").is_dir() else PACKAGE.parent
+# How the name ends of a file that is being written, and how many bytes are written at once.
+TEMPORARY = ".tmp"
+PIECE = 2**16
+# What flock says on a file system that has no locks.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def write_atomic(path: Path, data: str | bytes | Iterable[bytes]) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
 
     Of pieces each is written as it comes; if one can't be had, the old content stays.
+    Raises NotWritten, which names the file and a mend, where the system refuses.
     """
     payload = data.encode("utf-8") if isinstance(data, str) else data
     with replacing(path) as file:
@@ -32,24 +45,57 @@ def write_atomic(path: Path, data: str | bytes | Iterable[bytes]) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to that takes the place of `path` behind the `with` block, or leaves no trace if that raises."""
+def replacing(path: Path) -> Iterator[io.BufferedWriter]:
+    """A file to write to that takes the place of `path` behind the `with` block, or leaves no trace if that raises.
+
+    Raises NotWritten, which names the file and a mend, where the system refuses.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    with saving(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+        try:
+            with io.BufferedWriter(disk.Through(handle), PIECE) as file:
+                yield file
+                file.flush()
+                disk.sync(handle)
+            # mkstemp makes the file private; give it the mode an ordinary open() would have given.
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)
+            disk.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def write_summed(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write a file as `write_atomic` does, with its checksum beside it, which `read_summed` and `as_written` go by.
+
+    While the file is replaced there is no checksum: a crash in between leaves a file that is not compared.
+    """
+    note, digest = disk.sum_note(path), hashlib.sha256()
+    with saving(note):
+        note.unlink(missing_ok=True)
+    write_atomic(path, disk.counted_lines([data] if isinstance(data, bytes) else data, digest))
+    write_atomic(note, digest.hexdigest() + "\n")
+
+
+def hold_to_sum(path: Path, mend: str) -> None:
+    """Raise UserError, with the mend, where a file's bytes are not those that were written."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes the file private; give it the mode an ordinary open() would have given.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        same = disk.as_written(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {mend}") from None
+    if not same:
+        raise UserError(f"{path}: its bytes are not those that were written (checksum); {mend}")
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what killed processes have left of files that were being written; nobody else may be writing there."""
+    for path in folder.rglob(f".*{TEMPORARY}"):
+        with suppress(OSError):
+            path.unlink()
 
 
 def write_json(path: Path, obj: Any) -> None:
@@ -208,10 +254,23 @@ def sha256_tree(folder: Path, keep: Callable[[Path], bool] = lambda _: True) -> 
     return digest.hexdigest()
 
 
+_held: set[IO[bytes]] = set()
+
+
+def _let_go_of_locks() -> None:
+    """In a forked process: locks are its parent's, and end with the parent though this process goes on."""
+    while _held:
+        _held.pop().close()
+
+
+os.register_at_fork(after_in_child=_let_go_of_locks)
+
+
 class FileLock:
     """Hold an exclusive lock on a file while in the `with` block; released by the system if the process dies.
 
-    `waiting` is called once if another process holds the lock, before this one waits for it.
+    `waiting` is called once if another process holds the lock, before this one waits for it. On a file system without
+    locks a warning says so, and nothing is held.
     """
 
     def __init__(self, path: Path, waiting: Callable[[], None] | None = None) -> None:
@@ -220,22 +279,53 @@ class FileLock:
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> FileLock:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "ab")
+        """Raises NotWritten where the lock's file can't be opened."""
+        with saving(self.path):
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = open(self.path, "ab")
+            except OSError as error:
+                # Where nobody can write nothing has to be kept from others: what is there can be looked at.
+                if error.errno == errno.EROFS and self.path.parent.is_dir():
+                    return self
+                raise
+            try:
+                self._hold(self._file)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    self._file.close()
+                    raise
+                _say_no_locks(self.path.parent, error)
+            _held.add(self._file)
+        return self
+
+    def _hold(self, file: IO[bytes]) -> None:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if self.waiting:
                 self.waiting()
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-        return self
+            fcntl.flock(file, fcntl.LOCK_EX)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file:
+            _held.discard(self._file)
             self._file.close()
             self._file = None
+
+
+_unlocked: set[int] = set()
+
+
+def _say_no_locks(folder: Path, error: OSError) -> None:
+    """Once for each file system."""
+    device = os.stat(folder).st_dev
+    if device not in _unlocked:
+        _unlocked.add(device)
+        said = "%s: its file system has no locks (%s): let one command at a time work there, or mount it with locks"
+        log.warning(said, folder, error.strerror)
 
 
 @contextmanager
@@ -252,10 +342,11 @@ def made_whole(target: Path, whole: str, version: str) -> Iterator[Path | None]:
         making = target.with_name(f".{target.name}.tmp")
         shutil.rmtree(making, ignore_errors=True)
         try:
-            yield making
-            (making / whole).write_text(version + "\n")
-            shutil.rmtree(target, ignore_errors=True)
-            making.rename(target)
+            with saving(target):
+                yield making
+                write_atomic(making / whole, version + "\n")
+                shutil.rmtree(target, ignore_errors=True)
+                disk.replace(making, target)
         finally:
             shutil.rmtree(making, ignore_errors=True)
 

@@ -184,7 +184,7 @@ def test_several_processes_append_to_parts_of_their_own_and_the_next_run_takes_t
     alone.finish("edcba")
     assert alone.complete
     assert [answer.text for answer in read_answers(path)] == ["mended", "new", "yes", "yes", "old"]
-    assert {file.name for file in tmp_path.iterdir()} == {"gqa.jsonl", "gqa.limit"}
+    assert {file.name for file in tmp_path.iterdir()} == {"gqa.jsonl", ".gqa.jsonl.sum", "gqa.limit"}
 
 
 def test_finishing_takes_every_part(tmp_path: Path) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,6 +123,28 @@ def test_lock_waits_for_another_process(tmp_path: Path) -> None:
         assert told == [True]
     other.join(60)
     assert other.exitcode == 0
+
+
+def test_a_lock_ends_with_its_process_though_a_child_of_it_goes_on(tmp_path: Path) -> None:
+    """A killed process leaves those that read for it: they must not keep the next start waiting."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from mllm_eval.storage import FileLock\n"
+        "FileLock(Path(sys.argv[1])).__enter__()\n"
+        "child = os.fork()\n"
+        "signal.pause() if not child else (print(child, flush=True), os.kill(os.getpid(), signal.SIGKILL))\n"
+    )
+    read, write = os.pipe()
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "lock")], stdout=write)
+    os.close(write)
+    child = int(os.read(read, 20))
+    assert process.wait() == -signal.SIGKILL
+    try:
+        os.kill(child, 0)
+        with storage.FileLock(tmp_path / "lock", lambda: pytest.fail("the lock is still held")):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.close(read)
 
 
 def test_homes_and_references(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def describe(
     for word, value in own.items():
         if value is None or len(value) != 3:
             raise UserError(f"{place}: no {word} of three channels in {' or '.join(PROCESSORS)}; say it with --{word}")
-    shape = {key: found[key] for key in ("heads", "ffn", "hidden", "native") if key in found}
+    shape: dict[str, Any] = {key: found[key] for key in ("heads", "ffn", "hidden", "native") if key in found}
     shape |= {"ffn": found.get("ffn", "mlp")} | ({"qkv_bias": found["qkv_bias"]} if "qkv_bias" in found else {})
     size = pixels.size or int(found["native"])
     interpolation = {} if pixels.interpolation in (None, "bicubic") else {"interpolation": pixels.interpolation}
@@ -87,7 +87,7 @@ def describe(
         "feature_layer": kin.feature_layer if kin else -1,
         "norm": kin.norm if kin else True,
         "summary": kin.summary if kin else ("cls" if kind.form.prefix else "mean"),
-        "preprocessing": {"mode": "pad", "size": size, "mean": list(own["mean"]), "std": list(own["std"])},
+        "preprocessing": {"mode": "pad", "size": size, "mean": list(own["mean"] or ()), "std": list(own["std"] or ())},
         "variants": variants,
         "facts": {
             "pretraining_data": UNKNOWN,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mllm_eval.alignment.chance import interval_over_pictures, null_of_maximum
@@ -17,11 +16,12 @@ from mllm_eval.alignment.protocol import Alignment, load_alignment
 from mllm_eval.alignment.representations import Language, load_language, of_captions, of_pictures
 from mllm_eval.catalog import Encoder, load_encoder
 from mllm_eval.config import short_hash
+from mllm_eval.disk import as_written
 from mllm_eval.environment import repeatable, settings
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.results.aligned import RESULT, Aligned, alignments_home
-from mllm_eval.storage import write_json
+from mllm_eval.storage import write_json, write_summed
 
 # More failures than this share, and the score would be one of other pictures.
 FAILURES = 0.01
@@ -131,11 +131,8 @@ def _kept_at(key: Any) -> Path:
 
 
 def _read(path: Path) -> Tensor | None:
-    return load_file(path)["features"] if path.is_file() else None
+    return load_file(path)["features"] if path.is_file() and as_written(path) else None
 
 
 def _keep(path: Path, features: Tensor) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({"features": features.contiguous()}, fresh)
-    fresh.replace(path)
+    write_summed(path, save({"features": features.contiguous()}))

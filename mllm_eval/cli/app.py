@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,9 @@ from mllm_eval.cli.options import (
     Subset,
     split,
 )
+
+if TYPE_CHECKING:
+    from mllm_eval.pipeline import Selection
 
 EXAMPLES = """
 Cambrian-style VQA evaluation of frozen vision encoders.
@@ -68,6 +71,9 @@ def eval_(
     variants: Annotated[str | None, typer.Option(help="also ask these variants, or all of a benchmark's own")] = None,
     subset: Subset = None,
     server: Annotated[str | None, typer.Option(help="a vLLM server that answers: docs/vllm.md")] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="ask failed samples again, as `show --failed` lists them")
+    ] = False,
     *,
     start: Start,
 ) -> None:
@@ -96,7 +102,11 @@ def eval_(
         if server is not None:
             raise UserError("--server answers for runs of encoders; an external model answers itself")
         external = External(str(model), data, dtype, batch)
-        eval_external(external, start, benchmarks=chosen, blind=blind, variants=others, subset=subset, rules=rules)
+        which: Selection = {
+            "benchmarks": chosen, "blind": blind, "variants": others, "subset": subset, "rules": rules,
+            "retry_failed": retry_failed,
+        }  # fmt: skip
+        eval_external(external, start, **which)
         return
 
     def asked() -> Run:
@@ -108,7 +118,7 @@ def eval_(
         return
     found = evaluate(
         encoder, progress=display(), recipe=recipe, llm=llm, seed=seed, server=server, benchmarks=chosen,
-        subset=subset, blind=blind, variants=others or (), rules=rules,
+        subset=subset, blind=blind, variants=others or (), rules=rules, retry_failed=retry_failed,
     )  # fmt: skip
     print_row(found.run, rules, blind, found.subset)
 
@@ -271,10 +281,11 @@ def _others() -> None:
         planning,
         probing,
         reporting,
+        reproducing,
         statistics,
     )
 
-    first = (gpu, looking, statistics, aligning, filtering, leaks, reporting, planning)
+    first = (gpu, looking, statistics, aligning, filtering, leaks, reporting, reproducing, planning)
     for others in (*first, fetching, models, features, probing):
         others.register(app)
     app.add_typer(creating.app, name="new")

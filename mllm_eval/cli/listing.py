@@ -11,6 +11,7 @@ from mllm_eval.console import say
 
 if TYPE_CHECKING:
     from mllm_eval.catalog import Encoder
+    from mllm_eval.run import RunFolder
 
 # Wide enough for every column when the output goes to a file or a pipe.
 PIPED_WIDTH = 1000
@@ -98,3 +99,15 @@ def _tables(rows: list[str]) -> str:
     numbers = [place.removeprefix("Table ") for place in places if place.startswith("Table ")]
     others = [place for place in places if not place.startswith("Table ")]
     return ", ".join([*([f"Table {', '.join(numbers)}"] if numbers else []), *others])
+
+
+def print_failed(run: RunFolder, benchmark: str | None = None) -> None:
+    """A line for each sample of a run without an answer, of one benchmark or all: benchmark, variant, id, reason."""
+    from mllm_eval.results.failed import failed_samples
+
+    found = [one for one in failed_samples(run.folder / "answers") if benchmark in (None, one.benchmark)]
+    for one in found:
+        variant = "" if one.variant == "default" else f" ({one.variant})"
+        say(f"{one.benchmark}{variant}  {one.id}  {one.reason}")
+    mend = "; the command that asked them, with --retry-failed, asks them again" if found else ""
+    say(f"{len(found):,} samples failed{mend}", file=sys.stderr)

@@ -97,11 +97,13 @@ def show(
     run: Annotated[str, typer.Argument(help="hash, beginning of one, whole name, or encoder")],
     rules: Annotated[str, typer.Option(help="cambrian or robust")] = "cambrian",
     benchmark: Annotated[str | None, typer.Option(help="only this: its parts, and which answers were given")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="instead: the samples without an answer, and why")] = False,
 ) -> None:
     """Show what a run is, what it assumes, what it scored and what it cost.
 
     \b
       mllm-eval show mini-dino
+      mllm-eval show mini-dino --failed                `eval --retry-failed` asks these again
       mllm-eval show mini-dino --benchmark seed        its types, the answers given, golds against answers
     """
     from rich.box import SIMPLE_HEAD
@@ -115,9 +117,13 @@ def show(
     from mllm_eval.external import ExternalModel
     from mllm_eval.imported import Imported
     from mllm_eval.results import columns, hold_to_known_rules, record_of
+    from mllm_eval.results.failed import too_many_failed
     from mllm_eval.saved import saved
 
     chosen = saved(run)
+    if failed:
+        listing.print_failed(chosen, benchmark)
+        return
     record = record_of(chosen)
     hold_to_known_rules([record], rules)
     console = make_console(highlight=False, width=None if sys.stdout.isatty() else listing.PIPED_WIDTH)
@@ -168,7 +174,9 @@ def show(
         print_warning(console, record, rules, variant)
         if variant == DEFAULT:
             print_parts(console, own)
-        if means := columns().means({name: one["value"] for name, one in own.items() if one["value"] is not None}):
+        if means := columns().means(
+            {name: one["value"] for name, one in own.items() if one["value"] is not None and not too_many_failed(one)}
+        ):
             console.print(", ".join(f"{columns().named()[key].title} {_cell(value)}" for key, value in means.items()))
     _print_costs(console, record.timings)
 

@@ -54,6 +54,7 @@ def eval_external(named: External, start: Start, **which: Unpack[Selection]) -> 
         blind=which.get("blind", False),
         variants=which.get("variants") or (),
         rules=rules,
+        retry_failed=which.get("retry_failed", False),
     )
     print_row(results.run, rules, results.blind, results.subset)
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import typer
+
 from mllm_eval import pipeline
 from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.console import say
@@ -14,6 +16,7 @@ from mllm_eval.distributed.ranks import rank
 from mllm_eval.errors import UserError
 from mllm_eval.report import Table, TableOptions, chance_table, comparison, render, write_tables
 from mllm_eval.report.choice import choose_one_recipe
+from mllm_eval.report.comparison import failed_words
 from mllm_eval.report.cost import with_costs
 from mllm_eval.report.details import details_table
 from mllm_eval.report.evidence import read_scored
@@ -26,7 +29,10 @@ from mllm_eval.storage import results_home, write_atomic
 
 
 def print_row(run: Saved, rules: str, blind: bool, subset: int | None = None) -> None:
-    """The row of a run, its blind row, and which benchmarks are above chance; of several processes rank 0 prints it."""
+    """The row of a run, its blind row, and which benchmarks are above chance; of several processes rank 0 prints it.
+
+    Raises typer.Exit with code 1 where too many samples failed: not all that was asked for is there.
+    """
     if rank():
         return
     record = record_of(run)
@@ -34,8 +40,12 @@ def print_row(run: Saved, rules: str, blind: bool, subset: int | None = None) ->
     print_and_write(replace(table, title=run.heading), run.stem, rules, subset)
     variant = VariantKey.of(DEFAULT.name, subset)
     say(*chance_table(record, rules, variant, intervals=False).sentences, sep="\n")
-    if words := one_answer_words(read_scored(record, rules, variant)):
+    scored = read_scored(record, rules, variant)
+    if words := one_answer_words(scored):
         say(f"{words[0].upper()}{words[1:]}.")
+    if scored.failing:
+        say(f"mllm-eval: {'; '.join(failed_words(scored))}; `show --failed` lists them", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def print_compared(records: Sequence[RunRecord], options: TableOptions, blind: bool) -> None:

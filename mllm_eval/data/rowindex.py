@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_eval import disk
 from mllm_eval.config import short_hash
+from mllm_eval.disk import saving
 from mllm_eval.errors import UserError
 
 PIECE = 2**22
@@ -51,8 +53,13 @@ def row_index(path: Path, keep: Path | None = None) -> Index:
 
 def _write(path: Path, target: Path) -> None:
     """Write the index beside its place and move it there: a crash leaves nothing that passes for one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     raw, whole = (target.with_name(f".{target.stem}.{os.getpid()}.{kind}") for kind in ("raw", "npy"))
+    with saving(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _write_beside(path, raw, whole, target)
+
+
+def _write_beside(path: Path, raw: Path, whole: Path, target: Path) -> None:
     try:
         with open(raw, "wb") as file:
             count = 0
@@ -64,8 +71,8 @@ def _write(path: Path, target: Path) -> None:
         with open(whole, "wb") as file:
             np.save(file, rows)
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(whole, target)
+            disk.sync(file.fileno())
+        disk.replace(whole, target)
     finally:
         raw.unlink(missing_ok=True)
         whole.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from mllm_eval.distributed import alive
 from mllm_eval.distributed.ranks import rank, several
 from mllm_eval.distributed.workqueue import Share
 from mllm_eval.environment import device
@@ -54,6 +55,7 @@ def join(distributed: bool) -> None:
     if on_gpu:
         torch.cuda.set_device(device())
     torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=COLLECTIVE)
+    alive.watch(torch.distributed)
 
 
 def _patient() -> Any:

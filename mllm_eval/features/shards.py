@@ -22,6 +22,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_eval import disk
 from mllm_eval.storage import parse_json
 
 # A shard takes no more rows beyond this: what is evicted at once, and what bounds the number of files.
@@ -160,7 +161,7 @@ class ShardWriter:
         """Make length and header those of so many rows more, for others to reckon with."""
         whole = self.count + rows
         self._rows.truncate(HEADER + whole * self.form.row_bytes)
-        _write(self._rows, self.form.header(whole), 0)
+        disk.write(self._rows.fileno(), self.form.header(whole), 0)
 
     def append(self, images: Sequence[str], rows: NDArray[np.uint8]) -> None:
         """Add rows [n, row_bytes] of images (SHA-256 in hex); they are on the disk when this returns."""
@@ -173,8 +174,8 @@ class ShardWriter:
             (self._rows, np.ascontiguousarray(rows).data.cast("B"), HEADER + self.count * self.form.row_bytes),
             (self._index, b"".join(lines), self.count * LINE.itemsize),
         ):
-            _write(file, data, at)
-            os.fsync(file)
+            disk.write(file.fileno(), data, at)
+            disk.sync(file.fileno())
         self.count += len(images)
 
     def close(self) -> None:
@@ -186,10 +187,3 @@ class ShardWriter:
                 remove(self.shard)
         self._rows.close()
         self._index.close()
-
-
-def _write(file: IO[bytes], data: bytes | memoryview, at: int) -> None:
-    rest = memoryview(data)
-    while rest:
-        done = os.pwrite(file.fileno(), rest, at)
-        rest, at = rest[done:], at + done

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mllm_eval.disk import NotWritten, saving
 from mllm_eval.errors import UserError
 from mllm_eval.features import shards
 from mllm_eval.features.key import DTYPES, folder_name, key_of
@@ -261,9 +262,21 @@ class FeatureStore:
         return not images or self.put_rows(images, self.as_rows(patches, summaries))
 
     def put_rows(self, images: Sequence[str], rows: Tensor) -> bool:
-        """Append rows as `as_rows` gives them; False where the bound leaves no room for them."""
+        """Append rows as `as_rows` gives them; False where the bound leaves no room for them.
+
+        Raises NotWritten where the system refuses; what was put before stays.
+        """
         if len(rows) != len(images):
             raise ValueError(f"{len(rows)} rows for {len(images)} images")
+        try:
+            with saving(self.folder):
+                return self._append(images, rows)
+        except NotWritten:
+            # What a shard holds behind its last whole row is cut off; more rows go to another one.
+            _let_go({}, self._writers)
+            raise
+
+    def _append(self, images: Sequence[str], rows: Tensor) -> bool:
         with root_lock(self.root):
             if not make_room(self.root, len(images) * self.image_bytes):
                 return False

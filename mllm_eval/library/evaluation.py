@@ -156,9 +156,11 @@ class Questions(TypedDict, total=False):
 
 
 class Asked(Questions, total=False):
-    """As `Questions`; and `variants`: further variants to ask, `all` stands for all that a benchmark has."""
+    """As `Questions`; and `variants`: further variants to ask, `all` stands for all that a benchmark has;
+    `retry_failed`: ask failed samples again, whatever they failed by."""
 
     variants: Sequence[str]
+    retry_failed: bool
 
 
 @settings()
@@ -182,7 +184,7 @@ def evaluate(
         progress: show on stderr what is done; or a `mllm_eval.pipeline.Reporter` that is told.
         recipe, llm, seed: of an encoder: by default recipe `mini`, and the recipe's LLM and seed.
         server: of an encoder: address of a vLLM server that answers in the engine's place.
-        asked: `benchmarks`, `subset`, `blind`, `variants` and `rules`, see `Asked`.
+        asked: `benchmarks`, `subset`, `blind`, `variants`, `rules` and `retry_failed`, see `Asked`.
 
     Raises:
         UserError: an unknown name or bad input; whatever was computed before it stays.
@@ -193,6 +195,7 @@ def evaluate(
     reporter, blind = listener(progress), asked.get("blind", False) or BLIND.name in variants
     which: pipeline.Selection = {
         "benchmarks": names, "blind": blind, "variants": variants, "subset": subset, "rules": rules,
+        "retry_failed": asked.get("retry_failed", False),
     }  # fmt: skip
     if isinstance(model, ExternalModel):
         if given := [name for name, value in (("recipe", recipe), ("llm", llm), ("seed", seed), ("server", server))

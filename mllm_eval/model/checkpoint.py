@@ -11,14 +11,17 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from mllm_eval import disk
 from mllm_eval.adapters import weights_place
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.adapters.loading import load_whole, understood
 from mllm_eval.catalog import LLM, Encoder, Recipe, TokenGrid
 from mllm_eval.catalog.gguf import is_gguf
 from mllm_eval.catalog.llama import llama_config
+from mllm_eval.disk import saving
 from mllm_eval.errors import UserError
 from mllm_eval.kernels import use_kernels
+from mllm_eval.model import sums
 from mllm_eval.model.gguf import dequantised, gguf_tokenizer
 from mllm_eval.model.llama import DERIVED, llama_outline, plain_config
 from mllm_eval.model.processor import VLMImageProcessor, VLMProcessor, chat_template
@@ -106,7 +109,8 @@ def load_llm_model(llm: LLM, dtype: torch.dtype = torch.float32) -> Any:
         # Before anything is dequantised.
         llama_outline(llm, folder)
         config = LlamaConfig(**plain_config(llm, folder))
-        state = dequantised(folder, config.num_attention_heads, config.num_key_value_heads, dtype)
+        heads = config.num_attention_heads
+        state = dequantised(folder, heads, config.num_key_value_heads or heads, dtype)
         given: dict[str, Any] = {"config": config, "state_dict": state}
         model = load_whole(LlamaForCausalLM.from_pretrained, folder, None, left_out=DERIVED, dtype=dtype, **given)
     else:
@@ -161,7 +165,7 @@ def save_checkpoint(
     encoder: EncoderModel | None = None,
     state: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write the model (safetensors), its config and processor; the folder appears complete or not at all.
+    """Write the model (safetensors), its config, processor and checksums; the folder appears complete or not at all.
 
     `encoder` is put into a model that was trained without one, its weights as they were
     loaded. `state` holds the tensors where the model itself does not (sharded over processes, or cast).
@@ -181,15 +185,17 @@ def save_checkpoint(
     old = folder.with_name(f".{folder.name}.old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    shell.save_pretrained(fresh, state_dict=tensors)
-    make_processor(config, model.tokenizer).save_pretrained(fresh)
-    for path in fresh.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(fresh, folder)
+    with saving(folder):
+        fresh.mkdir(parents=True)
+        shell.save_pretrained(fresh, state_dict=tensors)
+        make_processor(config, model.tokenizer).save_pretrained(fresh)
+        for path in fresh.iterdir():
+            with open(path, "rb") as file:
+                disk.sync(file.fileno())
+        sums.write(fresh)
+        if folder.exists():
+            os.rename(folder, old)
+        disk.replace(fresh, folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -203,6 +209,8 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None, encoder: boo
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no checkpoint here; train the run first")
     mend = "delete it and train again"
+    if (expected := sums.read(folder)) is not None and (lost := sums.differing(folder, expected)):
+        raise UserError(f"{folder / lost[0]}: is not what was written there; put it back, or {mend}")
     with understood(folder, "the checkpoint cannot be read", mend):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         loads = isinstance(config, VLMConfig)

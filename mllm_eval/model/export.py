@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.catalog import Encoder
+from mllm_eval.disk import saving
 from mllm_eval.errors import UserError
 from mllm_eval.kernels import use_kernels
 from mllm_eval.model.checkpoint import load_checkpoint
@@ -76,13 +77,15 @@ def export_llava(checkpoint: Path, to: Path) -> str:
     fresh = to.with_name(f".{to.name}.{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        fresh.parent.mkdir(parents=True, exist_ok=True)
-        as_llava(model).save_pretrained(fresh)
-        _processor(model).save_pretrained(fresh)
-        write_for_both(fresh)
-        (fresh / "README.md").write_text(_readme(model), encoding="utf-8")
+        with saving(to):
+            fresh.parent.mkdir(parents=True, exist_ok=True)
+            as_llava(model).save_pretrained(fresh)
+            _processor(model).save_pretrained(fresh)
+            write_for_both(fresh)
+            (fresh / "README.md").write_text(_readme(model), encoding="utf-8")
         said = _prove(model, fresh)
-        os.rename(fresh, to)
+        with saving(to):
+            os.rename(fresh, to)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return said

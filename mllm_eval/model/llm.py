@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from mllm_eval.disk import saving
 from mllm_eval.errors import UserError
 from mllm_eval.model.checkpoint import load_checkpoint
 from mllm_eval.model.older import write_for_both
@@ -23,10 +24,11 @@ def export_llm(checkpoint: Path, to: Path) -> None:
     fresh = to.with_name(f".{to.name}.{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        fresh.parent.mkdir(parents=True, exist_ok=True)
-        model.llm.save_pretrained(fresh)
-        model.tokenizer.save_pretrained(fresh)
-        write_for_both(fresh)
-        os.rename(fresh, to)
+        with saving(to):
+            fresh.parent.mkdir(parents=True, exist_ok=True)
+            model.llm.save_pretrained(fresh)
+            model.tokenizer.save_pretrained(fresh)
+            write_for_both(fresh)
+            os.rename(fresh, to)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

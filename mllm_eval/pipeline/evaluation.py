@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
+from mllm_eval.answers import Journal
 from mllm_eval.catalog import LLM, Benchmark, Encoder, Given, Recipe
 from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.catalog.variant import VariantKey, size_of_table
@@ -40,6 +41,7 @@ class Selection(TypedDict, total=False):
     variants: further variants of the benchmarks that have them; `all` stands for all of a benchmark's own.
     subset: ask so many questions of the chosen benchmarks, a stratified part; answers and scores are kept apart.
     rules: the rule set that will be shown; one that no benchmark has is refused before anything is computed.
+    retry_failed: ask failed samples again, whatever they failed by.
     """
 
     benchmarks: Sequence[Given | Benchmark] | None
@@ -47,6 +49,7 @@ class Selection(TypedDict, total=False):
     variants: Sequence[str] | None
     subset: int | None
     rules: str | None
+    retry_failed: bool
 
 
 @settings()
@@ -126,6 +129,7 @@ class _Chosen:
     benchmarks: list[Benchmark]
     variants: dict[str, list[VariantKey]]
     note: str
+    retry_failed: bool = False
 
 
 def _choose(data: str, which: Selection) -> _Chosen:
@@ -136,7 +140,8 @@ def _choose(data: str, which: Selection) -> _Chosen:
     wanted = asked_variants(benchmarks, [*(["blind"] if which.get("blind") else []), *(which.get("variants") or [])])
     size = size_of_table(subset, [one.name for one in benchmarks] if names else None)
     variants = {name: [VariantKey.of(variant, size) for variant in own] for name, own in wanted.items()}
-    return _Chosen(data, benchmarks, variants, "" if size == subset else subset_words(subset, size, len(benchmarks)))
+    note = "" if size == subset else subset_words(subset, size, len(benchmarks))
+    return _Chosen(data, benchmarks, variants, note, which.get("retry_failed", False))
 
 
 def _answer_and_score(
@@ -153,6 +158,8 @@ def _answer_and_score(
 
         def prepare() -> dict[str, list[VariantKey]]:
             provide_data(ledger.reporter)
+            if chosen.retry_failed:
+                _drop_failed(row, chosen, ledger.reporter)
             for benchmark in chosen.benchmarks:
                 locked_or_told([benchmark], chosen.data, chosen.variants[benchmark.name])
             left = {one.name: unsettled(row, one, chosen.variants[one.name], scores.states)
@@ -170,6 +177,16 @@ def _answer_and_score(
                 scores.readers.setdefault((benchmark.name, asked), []).append(variant)
         Inference(row, source(ledger), ledger, share).answer(wanted, scores.make)
         conclude(row, ledger, chosen.benchmarks, chosen.variants)
+
+
+def _drop_failed(row: RunFolder, chosen: _Chosen, reporter: Reporter) -> None:
+    asked = {
+        (benchmark.name, answers_variant(benchmark, variant, chosen.data))
+        for benchmark in chosen.benchmarks
+        for variant in chosen.variants[benchmark.name]
+    }
+    dropped = sum(Journal(row.answers_path(*one)).drop_failed() for one in sorted(asked, key=str))
+    reporter.say(f"{dropped:,} failed samples are asked again" if dropped else "no sample failed that could be retried")
 
 
 @dataclass

@@ -24,7 +24,7 @@ from mllm_eval.pipeline.snapshots import lock_data, of_the_hub
 from mllm_eval.pipeline.sources import folders_of, needed, provide
 from mllm_eval.pipeline.subset import asked_samples
 from mllm_eval.run import Run, RunFolder
-from mllm_eval.storage import FileLock
+from mllm_eval.storage import FileLock, remove_temporary
 from mllm_eval.train import hold_to_its_data, is_trained, prepare, train
 
 if TYPE_CHECKING:
@@ -152,6 +152,8 @@ def working(run: RunFolder, reporter: Reporter | None) -> Iterator[Ledger]:
     listener = reporter or Silent()
     lock = FileLock(run.folder / ".lock", lambda: listener.say(f"waiting: another process works on {run.name}"))
     with lock:
+        # Nobody else writes here now: what is half-written a killed process has left.
+        remove_temporary(run.folder)
         run.write_config()
         yield Ledger(run.folder, listener, begin=run.note_session)
 

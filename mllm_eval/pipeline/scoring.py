@@ -93,7 +93,8 @@ def _note(run: RunFolder, benchmark: Benchmark, variant: VariantKey, states: Sta
     noted, name = _noted(run), _name(benchmark, variant)
     state = states.of(benchmark, variant)
     if state is not None and noted.get(name) != (now := f"{ASKED}.{state}"):
-        write_json(run.folder / SETTLED, {**noted, name: now})
+        # In one order, whatever was scored first: the file of an interrupted run is that of any other.
+        write_json(run.folder / SETTLED, dict(sorted({**noted, name: now}.items())))
 
 
 def _summaries(run: RunFolder, benchmark: Benchmark, variant: VariantKey) -> list[dict[str, Any] | None]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from mllm_eval.disk import as_written, sum_note
 from mllm_eval.probes.ranks import rank
+from mllm_eval.storage import write_summed
 
 EVERY_SECONDS = 20.0
 # Of the time at most so much goes into writing.
@@ -29,7 +30,7 @@ class Kept:
         from safetensors.torch import load_file
 
         try:
-            return load_file(self.path) if self.path.is_file() else {}
+            return load_file(self.path) if self.path.is_file() and as_written(self.path) else {}
         except (SafetensorError, OSError):
             return {}
 
@@ -39,14 +40,11 @@ class Kept:
 
     def save(self, tensors: dict[str, Tensor]) -> None:
         """Keep tensors in the place of those before; of several processes the first does it."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         began = time.monotonic()
         if rank()[0] == 0:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            part = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-            save_file({name: one.detach().to("cpu").contiguous() for name, one in tensors.items()}, part)
-            os.replace(part, self.path)
+            write_summed(self.path, save({name: one.detach().to("cpu").contiguous() for name, one in tensors.items()}))
         took = time.monotonic() - began
         self._next = time.monotonic() + max(EVERY_SECONDS, took / SHARE)
 
@@ -54,6 +52,7 @@ class Kept:
         """Nothing is left to go on from."""
         if rank()[0] == 0:
             self.path.unlink(missing_ok=True)
+            sum_note(self.path).unlink(missing_ok=True)
 
 
 def number(value: int) -> Tensor:

@@ -93,5 +93,5 @@ def _sentences(found: Sequence[Aligned]) -> tuple[tuple[str, ...], int]:
 
 
 def _pair(a: Aligned, b: Aligned) -> ImagePair:
-    sums = [ImageSums.of_scores(np.array(one.by_picture, np.float64)) for one in (a, b)]
-    return image_pair(*sums, seed=seed_of(a.protocol))
+    own, other = (ImageSums.of_scores(np.array(one.by_picture, np.float64)) for one in (a, b))
+    return image_pair(own, other, seed=seed_of(a.protocol))

@@ -8,12 +8,13 @@ from itertools import combinations
 
 from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey
 from mllm_eval.errors import UserError, near
-from mllm_eval.report.differences import Difference, differences
+from mllm_eval.report.differences import Difference, differences, sound
 from mllm_eval.report.evidence import Scored, draw_together, read_blind, read_variants
 from mllm_eval.report.probing import probe_words
 from mllm_eval.report.table import Cell, Column, Row, Table, score_cell, with_best, with_deltas
 from mllm_eval.report.words import GAINS, sentences, stars, title, variant_words
 from mllm_eval.results import AVERAGE, RunRecord, columns
+from mllm_eval.results.failed import allowed_share
 
 
 def score_columns(own: Sequence[str], decimals: int = 1) -> tuple[Column, ...]:
@@ -95,6 +96,8 @@ def measured_row(run: Scored, label: str, shown: Sequence[Column], intervals: bo
         limits = run.interval(column.key) if intervals or run.subset else None
         between = (limits.low, limits.high) if limits else None
         cells[column.key] = score_cell(run.values.get(column.key), column, limits=between)
+        if failed := run.failing.get(column.key):
+            cells[column.key] = replace(cells[column.key], failed=f"({failed:,} failed)")
     ok, total, unparsed = run.counts
     record = run.record
     part = f", a subset of {run.subset:,} questions" if run.subset else ""
@@ -104,9 +107,10 @@ def measured_row(run: Scored, label: str, shown: Sequence[Column], intervals: bo
         about += f", {unparsed} of them unparsed"
     if run.empty:
         about += f", {run.empty} of them empty"
-    absent = [n for n in columns().benchmarks if n not in run.values]
+    absent = [n for n in columns().benchmarks if n not in run.values or n in run.failing]
     if absent and len(absent) < len(columns().benchmarks):
         about += f"; no AVG without {', '.join(columns().benchmarks[n].title for n in absent)}"
+    about += "".join(f"; {words}" for words in failed_words(run))
     facts = {
         "run": record.hash,
         "encoder": record.encoder,
@@ -128,6 +132,15 @@ def measured_row(run: Scored, label: str, shown: Sequence[Column], intervals: bo
     return Row(
         label, "measured", cells, aside=run.plain != "default", notes=(about, *record.notes, *probed), facts=facts
     )
+
+
+def failed_words(run: Scored) -> list[str]:
+    """A sentence part for each benchmark of which too many samples failed, in the order of the table."""
+    return [
+        f"{title(name)}: {failed:,} of {int(run.summaries[name]['n']):,} samples failed, more than "
+        f"{100 * allowed_share():g} %, so that it counts in no mean and no sentence"
+        for name, failed in run.failing.items()
+    ]
 
 
 def shared_notes(runs: Sequence[Scored]) -> list[str]:
@@ -235,7 +248,7 @@ def compare_scored(
         )
     if any(one.gain for one in differing):
         notes.append(GAINS)
-    said = [*_blind_words(scored, names), *sentences(differing)]
+    said = [*_blind_words(scored, names), *sentences(sound(differing, scored))]
     said += probe_words([run.record for run in scored if run.plain == "default"])
     return Table("compare", heading, shown, tuple(rows), tuple(notes), tuple(said))
 

@@ -45,9 +45,10 @@ def differences(
 ) -> list[Difference]:
     """Paired tests of (label, run, label, run) on every benchmark, category and AVG; Holm over all of them.
 
-    Only samples that both runs answered count. Benchmarks that one of the two lacks, or of which it was asked
-    other samples, are left out. `blind`: label -> the run without images; where both runs of a pair have one of
-    the same samples, the difference of the visual gains is tested too, with Holm over all such differences.
+    Only samples that both runs answered count. Benchmarks that one of the two lacks, or of which it was asked other
+    samples, are left out; no mean is tested of one of which too many failed. `blind`: label -> the run without images;
+    where both runs of a pair have one of the same samples, the difference of the visual gains is tested too, with Holm
+    over all such differences.
     """
     tested: list[Difference] = []
     for label_a, a, label_b, b in pairs:
@@ -66,7 +67,7 @@ def differences(
             )
         for mean in (AVERAGE, *columns().categories):
             members = columns().members(mean)
-            if all(name in parts for name in members):
+            if all(name in parts and name not in {*a.failing, *b.failing} for name in members):
                 weights = [columns().percent(name) / len(members) for name in members]
                 whole = stats.combined([parts[name] for name in members], weights)
                 by_sight = (
@@ -83,6 +84,12 @@ def differences(
         replace(one, holm=p, gain=replace(one.gain, holm=gain) if one.gain else None)
         for one, p, gain in zip(tested, corrected, gains, strict=True)
     ]
+
+
+def sound(found: Sequence[Difference], runs: Sequence[Scored]) -> list[Difference]:
+    """Those that sentences may speak of: not of a benchmark of which too many samples failed in any of the runs."""
+    failing = {name for run in runs for name in run.failing}
+    return [one for one in found if one.key not in failing]
 
 
 def _gain(pair: Paired | None) -> Gain | None:

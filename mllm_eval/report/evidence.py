@@ -16,6 +16,7 @@ from mllm_eval.catalog import paper_benchmarks
 from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey
 from mllm_eval.errors import UserError
 from mllm_eval.results import AVERAGE, RunRecord, columns, strata
+from mllm_eval.results.failed import too_many_failed
 from mllm_eval.stats import Estimator, Interval, Units
 from mllm_eval.stats.estimator import Floats
 
@@ -75,9 +76,14 @@ class Scored:
 
     @cached_property
     def values(self) -> dict[str, float]:
-        """Benchmark, category and AVG -> value on the scale the paper prints."""
+        """Benchmark, category and AVG -> value on the scale the paper prints; no mean of what failed too often."""
         own = {name: float(self.summaries[name]["value"]) for name in self.benchmarks}
-        return {**own, **columns().means(own)}
+        return {**own, **columns().means({name: own[name] for name in own if name not in self.failing})}
+
+    @cached_property
+    def failing(self) -> dict[str, int]:
+        """Benchmark -> failed samples, of those where more failed than may: they count in no mean and no sentence."""
+        return {name: failed for name in self.benchmarks if (failed := too_many_failed(self.summaries[name]))}
 
     @cached_property
     def scores(self) -> pd.DataFrame:
@@ -116,7 +122,8 @@ class Scored:
     @cached_property
     def draws(self) -> dict[str, Floats]:
         """As `own_draws`, with categories and AVG."""
-        return with_means(self.own_draws)
+        sound = {name: draws for name, draws in self.own_draws.items() if name not in self.failing}
+        return {**self.own_draws, **with_means(sound)}
 
     def interval(self, key: str) -> Interval | None:
         """95 % interval of a benchmark, a category or AVG; None where it can't be had, as from one image alone."""

@@ -87,6 +87,8 @@ def _line(row: Row, shown: Sequence[Column], mark: str, tagged: bool) -> list[st
         cell = row.cells.get(column.key, Cell())
         text = escaped(cell.text) if column.text else _numbers(cell.text)
         text = rf"\textbf{{{text}}}" if cell.best else text
+        if cell.failed:
+            text += rf" {{\scriptsize {escaped(cell.failed)}}}"
         if cell.delta:
             text += rf" {{\scriptsize {escaped(cell.delta)}}}"
         if cell.marks:

@@ -138,6 +138,8 @@ def _line(row: Row, shown: tuple[Column, ...], starts: set[str], mark: str, tagg
     for column in shown:
         cell = row.cells.get(column.key, Cell())
         text = f'<span class="best">{escape(cell.text)}</span>' if cell.best else escape(cell.text)
+        if cell.failed:
+            text += f' <span class="loss">{escape(cell.failed)}</span>'
         if cell.delta:
             up = cell.delta.startswith("(+") == (column.better == "high")
             text += f' <span class="{"gain" if up else "loss"}">{escape(cell.delta)}</span>'

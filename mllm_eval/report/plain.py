@@ -32,7 +32,8 @@ def csv(table: Table) -> str:
     `counted` says how, where rows count otherwise than the headings say: `MME total` for measured rows, `MME total
     (inferred)` for the published ones that these compare with.
     A fact whose name is a column's too is `run_<name>`, and so is `run_seed`, always: `seed` is SEED-Bench.
-    Columns that have intervals or deltas anywhere are followed by `<key>_low`, `<key>_high`, `<key>_delta`.
+    Columns that have intervals, deltas or too many failed samples anywhere are followed by `<key>_low`, `<key>_high`,
+    `<key>_delta`, `<key>_failed`.
     Empty cells are empty. Headings are the columns' keys, so that a table can be read back.
     """
     out = io.StringIO()
@@ -54,6 +55,9 @@ def csv(table: Table) -> str:
         if any(cell.delta for cell in cells):
             head.append(f"{column.key}_delta")
             getters.append((column.key, "delta"))
+        if any(cell.failed for cell in cells):
+            head.append(f"{column.key}_failed")
+            getters.append((column.key, "failed"))
     writer.writerow([spreadsheet_cell(one) for one in head])
     for row, way in zip(table.rows, ways, strict=True):
         line = [row.label, row.group, row.source, *(row.facts.get(key, "") for key in facts)] + [way] * any(ways)
@@ -65,6 +69,8 @@ def csv(table: Table) -> str:
 def _value(cell: Cell, part: str) -> str:
     if part == "text":
         return "" if cell.text == MISSING else cell.text
+    if part == "failed":
+        return "".join(sign for sign in cell.failed if sign.isdigit())
     if part == "delta":
         return cell.delta.strip("()").replace("−", "-")  # noqa: RUF001
     limit = cell.low if part == "low" else cell.high
@@ -88,7 +94,8 @@ def markdown(table: Table) -> str:
         for column in table.columns:
             cell = row.cells.get(column.key, Cell())
             text = f"**{md(cell.text)}**" if cell.best else md(cell.text)
-            cells.append(" ".join(part for part in (text, cell.delta + md(cell.marks), cell.interval) if part))
+            parts = (text, md(cell.failed), cell.delta + md(cell.marks), cell.interval)
+            cells.append(" ".join(part for part in parts if part))
         lines.append("| " + " | ".join(cells) + " |")
     lines += [""] + [f"- {md(sentence)}" for sentence in table.sentences] + [""] * bool(table.sentences)
     lines += [f"<sup>{mark}</sup> {md(text)}  " for mark, text in notes]

@@ -28,7 +28,9 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What is printed at a place: text, then delta, marks and interval where there are any.
+    """What is printed at a place: text, then what failed, delta, marks and interval where there are any.
+
+    `failed` says how many samples failed where these are too many for the number to be one of all.
 
     `counted` names the way its number is counted where that is not the column's: between two ways there is no delta.
     """
@@ -42,6 +44,7 @@ class Cell:
     interval: str = ""
     best: bool = False
     counted: str = ""
+    failed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,7 @@ def with_best(rows: Sequence[Row], columns: Sequence[Column], scope: Literal["ta
         size: dict[tuple[str, str], int] = {}
         for row in rows:
             cell = row.cells.get(column.key, Cell())
-            if row.aside or cell.text == MISSING:
+            if row.aside or cell.text == MISSING or cell.failed:
                 continue
             key, number = _scope(row, scope), float(cell.text)
             size[key] = size.get(key, 0) + 1
@@ -146,7 +149,7 @@ def with_best(rows: Sequence[Row], columns: Sequence[Column], scope: Literal["ta
         for index, row in enumerate(marked):
             cell, key = row.cells.get(column.key, Cell()), _scope(row, scope)
             # the only number of its kind is not the best of anything
-            if row.aside or cell.text == MISSING or size[key] < 2 or float(cell.text) != top[key]:
+            if row.aside or cell.text == MISSING or cell.failed or size[key] < 2 or float(cell.text) != top[key]:
                 continue
             marked[index] = replace(row, cells={**row.cells, column.key: replace(cell, best=True)})
     return marked
@@ -200,5 +203,6 @@ def blocks(table: Table, width: int) -> list[list[Column]]:
 
 def _letters(table: Table, column: Column) -> int:
     cells = [row.cells.get(column.key, Cell()) for row in table.rows]
-    first = [len(cell.text) + len(cell.delta) + bool(cell.delta) + len(cell.marks) for cell in cells]
+    first = [sum(map(len, (cell.text, cell.delta, cell.marks, cell.failed))) + bool(cell.delta) + bool(cell.failed)
+             for cell in cells]  # fmt: skip
     return max([len(column.title), *first, *(len(cell.interval) for cell in cells)])

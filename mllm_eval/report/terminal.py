@@ -50,6 +50,8 @@ def _label(row: Row, mark: str, tagged: bool) -> Text:
 
 def _shown(cell: Cell) -> Text:
     text = Text(line(cell.text), style="bold green" if cell.best else "")
+    if cell.failed:
+        text.append(f" {line(cell.failed)}", style="bold red")
     for part, style in ((f" {cell.delta}" if cell.delta else "", "cyan"), (cell.marks, "yellow")):
         text.append(part, style=style)
     if cell.interval:

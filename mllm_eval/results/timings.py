@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mllm_eval import disk
 from mllm_eval.catalog.variant import VariantKey
+from mllm_eval.disk import saving
 from mllm_eval.storage import parse_json
 
 Kind = Literal["training", "load", "server", "features", "answers", "scores", "other"]
@@ -39,12 +41,13 @@ class Timing:
 
 def append_timing(folder: Path, line: dict[str, Any]) -> None:
     """Add a step to a run's ledger: `step` (its title), `kind`, `seconds` and what `Timing` has beside them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / FILE, "a+b") as file:
-        # A line cut off by a crash gets its end here, so that it can't swallow this one.
-        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
-            file.write(b"\n")
-        file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+    path = folder / FILE
+    with saving(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+b", buffering=0) as file:
+            # A line cut off by a crash gets its end here, so that it can't swallow this one.
+            cut = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+            disk.write(file.fileno(), b"\n" * bool(cut) + json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 
 def read_timings(folder: Path) -> list[Timing]:

@@ -9,16 +9,19 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mllm_eval import disk
+from mllm_eval.disk import saving
 from mllm_eval.errors import UserError
+from mllm_eval.model import sums
 from mllm_eval.operations.count import Lessons, encoding, learning
 from mllm_eval.operations.shapes import added_parameters, encoder_shape, known_llama_shape, projector_shape
 from mllm_eval.progress import Progress
-from mllm_eval.storage import parse_json, write_atomic, write_json
+from mllm_eval.storage import parse_json, write_atomic
 
 if TYPE_CHECKING:
     from mllm_eval.catalog import Stage
@@ -27,8 +30,6 @@ if TYPE_CHECKING:
 
 """Gets the work done and all of it."""
 log = logging.getLogger(__name__)
-
-MARKER = "files.json"
 
 
 class StageLog:
@@ -66,18 +67,13 @@ class StageLog:
         self._last = now
         if not math.isfinite(loss):
             raise UserError(f"{self.path.parent}: the loss of step {step} is {loss}; lower the learning rate")
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-
-
-def _files(folder: Path) -> dict[str, int]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARKER)
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+        with saving(self.path), open(self.path, "ab", buffering=0) as file:
+            disk.write(file.fileno(), (json.dumps(entry) + "\n").encode())
 
 
 def mark_whole(folder: Path) -> None:
-    """Say that a checkpoint is complete: its files and their sizes."""
-    write_json(folder / MARKER, _files(folder))
+    """Say that a checkpoint is complete: its files, their sizes and checksums."""
+    sums.write(folder)
 
 
 def latest_whole(folder: Path) -> Path | None:
@@ -88,15 +84,11 @@ def latest_whole(folder: Path) -> Path | None:
     numbered = [(int(path.name.partition("-")[2]), path) for path in folder.glob("checkpoint-*")]
     damage = None
     for step, path in sorted(numbered, reverse=True):
-        try:
-            expected: Any = parse_json((path / MARKER).read_bytes(), fields_once=False)
-        except (OSError, ValueError):
-            expected = None
-        if expected == (here := _files(path)):
+        expected = sums.read(path)
+        if expected is not None and not (lost := sums.differing(path, expected)):
             return path
         if expected and damage is None:
-            lost = sorted(name for name, size in expected.items() if here.get(name) != size)
-            damage = f"{path / lost[0] if lost else path}: missing, or not as it was written"
+            damage = f"{path / lost[0]}: missing, or not as it was written"
         log.warning("%s: the checkpoint of step %d is incomplete, going on from the one before", path, step)
     if damage:
         raise UserError(f"{damage}; put it back, or delete {folder} to train the stage from its beginning")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mllm_eval.data.conversations import Conversation, ConversationSet
 from mllm_eval.decoding import Decoding, look_at_image, pixels_key, size_of
 from mllm_eval.errors import UserError
+from mllm_eval.process import end_with_parent
 from mllm_eval.prompts import IMAGE, PromptTokens, conversation_parts
 
 CHUNK = 1000
@@ -201,6 +202,7 @@ _reader: RowReader | None = None
 def _take(reader: RowReader) -> None:
     global _reader
     _reader = reader
+    end_with_parent()
 
 
 def _read(begin: int) -> Chunk:

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from mllm_eval.adapters import load_encoder_model
 from mllm_eval.catalog import Stage, TokenGrid
+from mllm_eval.disk import saving
 from mllm_eval.distributed import barrier, join, rank, together, without_compiling, world_size
 from mllm_eval.environment import repeatable
 from mllm_eval.errors import UserError
@@ -29,7 +30,7 @@ from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, save_
 from mllm_eval.model.internals import fault
 from mllm_eval.progress import Progress
 from mllm_eval.run import Run
-from mllm_eval.storage import write_atomic
+from mllm_eval.storage import hold_to_sum, write_summed
 from mllm_eval.train.batches import Batches, Collator, RowNumbers, RowShape
 from mllm_eval.train.encoding import encode, missing, refs_of, spread, statistics
 from mllm_eval.train.keeping import with_room
@@ -152,6 +153,7 @@ def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
             raise UserError("stage 1: `standardize` needs images, the alignment data have none")
         model.projector.set_statistics(*statistics(features.store, one.data.names(images)))
     if one.number == 2:
+        hold_to_sum(_projector(run), "put it back, or delete it to train stage 1 again")
         model.projector.load_state_dict(load_file(_projector(run)))
     model.skips = fault() is None
     use_liger(model.llm, stage.kernels)
@@ -220,13 +222,14 @@ def keep_stage(run: Run, number: int, model: VLM, state: dict[str, Tensor]) -> N
     projector, llm = (_part(state, prefix) for prefix in ("projector.", "llm."))
     if number == 1:
         own = {name: tensor.float().contiguous().cpu() for name, tensor in projector.items()}
-        write_atomic(_projector(run), save(own))
+        write_summed(_projector(run), save(own))
         return
     if (lora := run.recipe.stage2.lora) is not None:
         from mllm_eval.train.lora import merged_state, save_adapter
 
         adapter = run.stage_dir(2) / "adapter"
-        save_adapter(model.llm, llm, lora, run.llm, adapter)
+        with saving(adapter):
+            save_adapter(model.llm, llm, lora, run.llm, adapter)
         llm = merged_state(run.llm, adapter)
     whole = {f"projector.{name}": tensor for name, tensor in projector.items()}
     whole |= {f"llm.{name}": tensor for name, tensor in llm.items()}

@@ -7,16 +7,19 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mllm_eval import disk
 from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.decoding import Decoding
+from mllm_eval.disk import saving
 from mllm_eval.errors import UserError
-from mllm_eval.storage import FileLock, parse_json, write_json
+from mllm_eval.storage import FileLock, parse_json, remove_temporary, write_json, write_summed
 from mllm_eval.train.rowchunks import Chunk, Image, RowReader, read_chunks
 
 # Chunks between two notes of how far the writing is.
@@ -81,18 +84,20 @@ def write_tokens(
         if usable(folder):
             return
         shutil.rmtree(folder, ignore_errors=True)
-        writer = Writer(partial)
-        try:
-            for number, source in enumerate(sources):
-                begin = writer.rows_read(number)
-                own = writer.numbered if processes < 2 else None
-                reader = RowReader(source.rows, tokenizer, noted.template, noted.hashed, noted.sized, own)
-                for chunk in read_chunks(reader, begin, processes):
-                    writer.write(number, chunk, source.budget)
-            writer.finish()
-        finally:
-            writer.close()
-        os.rename(partial, folder)
+        with saving(folder):
+            writer = Writer(partial)
+            try:
+                for number, source in enumerate(sources):
+                    begin = writer.rows_read(number)
+                    own = writer.numbered if processes < 2 else None
+                    reader = RowReader(source.rows, tokenizer, noted.template, noted.hashed, noted.sized, own)
+                    for chunk in read_chunks(reader, begin, processes):
+                        writer.write(number, chunk, source.budget)
+                writer.finish()
+            finally:
+                writer.close()
+            remove_temporary(partial)
+            disk.replace(partial, folder)
 
 
 class Writer:
@@ -229,7 +234,7 @@ class Writer:
         """Everything to the disk, then the note that counts it."""
         for file in self.files.values():
             file.flush()
-            os.fsync(file.fileno())
+            disk.sync(file.fileno())
         self.numbers.commit()
         self.note["sizes"] = {name: file.tell() for name, file in self.files.items()}
         write_json(self.folder / "note.json", self.note)
@@ -243,7 +248,10 @@ class Writer:
             size = raw.stat().st_size // (np.dtype(kind).itemsize * int(np.prod(shape, dtype=int)))
             values = np.memmap(raw, kind, "r", shape=(size, *shape)) if size else np.zeros((0, *shape), kind)
             np.save(self.folder / f"{name}.npy", values)
-        write_json(self.folder / DONE, {key: self.note[key] for key in ("left_out", "broken", "changed")})
+        whole = [path for path in sorted(self.folder.iterdir()) if path.suffix in (".npy", ".jsonl")]
+        counts = {key: self.note[key] for key in ("left_out", "broken", "changed")}
+        told = json.dumps({**counts, "sha256": {path.name: disk.checksum(path) for path in whole}}, indent=2)
+        write_summed(self.folder / DONE, told.encode())
         # The note first: without it, what is left of a killed clearing-up counts for nothing.
         for path in (self.folder / "note.json", *self.folder.glob("*.raw"), self.folder / "numbers.sqlite"):
             path.unlink()
@@ -251,5 +259,7 @@ class Writer:
     def close(self) -> None:
         """Let go of the files."""
         for file in self.files.values():
-            file.close()
+            # What a full disk did not take is not taken now either.
+            with suppress(OSError):
+                file.close()
         self.numbers.close()

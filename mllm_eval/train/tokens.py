@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,11 @@ from mllm_eval.config import short_hash
 from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.data.samples import ImageRef
 from mllm_eval.decoding import PLAIN, Decoding, load_image, size_of
+from mllm_eval.disk import as_written, checksum
 from mllm_eval.storage import known_sha256, results_home
 from mllm_eval.train.tokenising import CHANGES, DONE, LEFT_OUT, BudgetedSet, Noted, write_tokens
+
+log = logging.getLogger(__name__)
 
 VERSION = 5
 
@@ -176,7 +180,7 @@ def tokenise(
     folder = results_home() / "tokens" / _key(sources, tokenizer_digest, template, noted.hashed, noted.sized)
 
     def usable(made: Path) -> bool:
-        return (made / DONE).is_file() and (live or _fresh(made))
+        return (made / DONE).is_file() and _as_written(made) and (live or _fresh(made))
 
     if not usable(folder):
         write_tokens(folder, sources, tokenizer, noted, usable, processes)
@@ -229,6 +233,27 @@ def _key(
         ],
     }
     return short_hash(parts, 16)
+
+
+_compared: set[tuple[Path, int]] = set()
+"""Folders whose arrays this process has compared, by their inode too: a folder that is made anew is another."""
+
+
+def _as_written(folder: Path) -> bool:
+    """Whether the arrays have the checksums that were noted; where they have not, they are made again."""
+    key = folder, folder.stat().st_ino
+    if key not in _compared:
+        said = "%s: not what was written there (checksum); its rows are tokenised again"
+        if not as_written(folder / DONE):
+            log.warning(said, folder / DONE)
+            return False
+        noted = json.loads((folder / DONE).read_bytes()).get("sha256", {})
+        for name, digest in noted.items():
+            if not (folder / name).is_file() or checksum(folder / name) != digest:
+                log.warning(said, folder / name)
+                return False
+        _compared.add(key)
+    return True
 
 
 def _fresh(folder: Path) -> bool:

@@ -16,6 +16,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from mllm_eval.catalog import Recipe, Stage
+from mllm_eval.disk import saving
 from mllm_eval.distributed import COLLECTIVE, barrier, world_size
 from mllm_eval.environment import cores
 from mllm_eval.model import VLM
@@ -240,11 +241,11 @@ class StageTrainer(Trainer):
             del engine.save_checkpoint
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        begun = monotonic()
-        super()._save_checkpoint(model, trial)
+        begun, folder = monotonic(), Path(str(self.args.output_dir))
+        with saving(folder / f"checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(model, trial)
         barrier()
         if self.is_world_process_zero():
-            folder = Path(str(self.args.output_dir))
             mark_whole(folder / f"checkpoint-{self.state.global_step}")
             forget(folder)
             self.checkpoints.written(monotonic() - begun)

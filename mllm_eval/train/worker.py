@@ -6,9 +6,9 @@ import argparse
 import sys
 import warnings
 
-from mllm_eval.distributed import rank, tells
+from mllm_eval.distributed import SharedError, alive, rank, tells
 from mllm_eval.environment import before_torch
-from mllm_eval.errors import UserError
+from mllm_eval.errors import UserError, exception_words
 from mllm_eval.run import Run
 
 
@@ -31,9 +31,14 @@ def main(words: list[str] | None = None) -> int:
             hold_to_its_data(run)
         train(run)
     except UserError as problem:
+        if not isinstance(problem, SharedError):
+            alive.failed(str(problem))
         if tells(problem):
             print(problem, file=sys.stderr)
         return 2
+    except Exception as problem:
+        alive.failed(exception_words(problem))
+        raise
     return 0
 
 

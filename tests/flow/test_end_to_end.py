@@ -32,7 +32,8 @@ from mllm_eval.run import Run
 from mllm_eval.storage import read_json, read_jsonl, results_home
 
 BENCHMARKS = ["mme", "gqa"]
-FILES = {f"{name}.{ending}" for name in ("mme", "gqa", "mme.blind", "gqa.blind") for ending in ("jsonl", "limit")}
+NAMES = ("mme", "gqa", "mme.blind", "gqa.blind")
+FILES = {made for name in NAMES for made in (f"{name}.jsonl", f".{name}.jsonl.sum", f"{name}.limit")}
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from tiny_models import make_encoder
 
 from mllm_eval.errors import UserError
 from mllm_eval.probes.grid import Heads, Input
-from mllm_eval.probes.measuring import Job, measure
+from mllm_eval.probes.measuring import Measurement, measure
 
 
 @pytest.fixture(autouse=True)
@@ -20,10 +20,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path / "data"))
 
 
-def asked(tmp_path: Path, neighbours: list[int]) -> Job:
+def asked(tmp_path: Path, neighbours: list[int]) -> Measurement:
     protocol = made_probes.protocol("in1k_knn", tmp_path).model_copy(update={"neighbours": neighbours})
     place = Path(str(protocol.pin("small").folder))
-    return Job(make_encoder(tmp_path / "encoder"), protocol, "small", place, None)
+    return Measurement(make_encoder(tmp_path / "encoder"), protocol, "small", place, None)
 
 
 def test_a_k_above_the_number_of_images_is_left_out_and_named(tmp_path: Path) -> None:

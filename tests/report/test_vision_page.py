@@ -11,7 +11,7 @@ import made_runs
 import pytest
 from tiny_models import make_encoder
 
-from mllm_eval.probes.measuring import Job, measure
+from mllm_eval.probes.measuring import Measurement, measure
 from mllm_eval.report.site import write_report
 from mllm_eval.report.site.evidence import gather
 from mllm_eval.report.site.vision import vision_page
@@ -30,7 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def probed(tmp_path: Path, layers: str | None = None) -> tuple[Path, Probed]:
     protocol = made_probes.protocol("in1k_knn", tmp_path / "sets")
     place = Path(str(protocol.pin("small").folder))
-    job = Job(make_encoder(tmp_path / "encoder"), protocol, "small", place, layers)
+    job = Measurement(make_encoder(tmp_path / "encoder"), protocol, "small", place, layers)
     return job.folder, measure(job)
 
 

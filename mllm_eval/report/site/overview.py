@@ -11,9 +11,10 @@ from pathlib import Path
 
 from mllm_eval.escaping import html as escape
 from mllm_eval.report.chance import above_chance
+from mllm_eval.report.comparison import failed_words
 from mllm_eval.report.cost import NOTE, cost_of, external_note, untimed_note
 from mllm_eval.report.counted import beside, counted_notes, lacking, ways_of
-from mllm_eval.report.differences import Difference
+from mllm_eval.report.differences import Difference, sound
 from mllm_eval.report.evidence import Scored
 from mllm_eval.report.given import one_answer_words
 from mllm_eval.report.paper import PublishedRows, published_rows
@@ -67,7 +68,7 @@ def _empty() -> str:
 def _headline(evidence: Evidence, problems: Sequence[str]) -> str:
     runs = evidence.seeing
     about = f"{_kinds([run.scored.record for run in runs])}, {_asked(evidence)}, {evidence.rules} rules."
-    said = sentences(evidence.differences)
+    said = sentences(sound(evidence.differences, [run.scored for run in runs]))
     shown, more = said[:6], said[6:]
     lead = escape(_unbroken(lead_words(evidence)))
     body = f'<section class="headline"><h1>{lead}</h1>\n<p class="lead">{escape(about)}</p>'
@@ -75,6 +76,7 @@ def _headline(evidence: Evidence, problems: Sequence[str]) -> str:
     if more:
         body += f"<details><summary>{len(more)} more sentences</summary>{listed(more, 'words')}</details>"
     notes = [note for note in evidence.table.notes if "One seed" in note or "side by side" in note]
+    notes += [f"{run.label}: {words}." for run in runs for words in failed_words(run.scored)]
     notes += [*evidence.left_out, *problems]
     return body + "".join(f'<p class="note">{escape(note)}</p>' for note in notes) + "</section>"
 

@@ -138,8 +138,8 @@ def against_size(results: Sequence[Aligned]) -> Figure:
 
 def _differ(results: Sequence[Aligned], size: str) -> bool:
     """Whether sizes lie far enough apart for an axis of them: by half at least."""
-    found = [getattr(one, size) for one in results]
-    return max(found) >= 1.5 * min(found)
+    sizes = [float(getattr(one, size)) for one in results]
+    return max(sizes) >= 1.5 * min(sizes)
 
 
 def sized(results: Sequence[Aligned]) -> bool:

@@ -1,0 +1,133 @@
+"""A run made again from its record, in a fresh folder, and what of it is the same."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mllm_eval.answers import read_answers
+from mllm_eval.catalog.variant import parse_stem
+from mllm_eval.errors import UserError
+from mllm_eval.pipeline.evaluation import evaluate
+from mllm_eval.pipeline.flow import train_run
+from mllm_eval.pipeline.reporter import Reporter
+from mllm_eval.run import Run, read_manifest
+from mllm_eval.storage import iter_jsonl, read_json, sha256_file, sha256_tree
+
+# Of a manifest's session: what results may hang on. Packages are compared one by one.
+MACHINE = ("python", "platform", "cpu", "threads", "gpus", "git")
+
+
+@dataclass
+class Compared:
+    """What is the same of a run and its repetition.
+
+    answers: file -> (questions, answers of the same text, the whole file byte for byte). scores: file -> (value before,
+    value now). losses: stage -> (steps, the largest difference). checkpoint: whether its weights are the same bytes.
+    environment: what differs of versions and machine, in words. left_out: what was not made again, in words.
+    """
+
+    folder: Path
+    answers: dict[str, tuple[int, int, bool]] = field(default_factory=dict)
+    scores: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    losses: dict[int, tuple[int, float]] = field(default_factory=dict)
+    checkpoint: bool = False
+    environment: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def same(self) -> bool:
+        """Whether answers, scores, losses and weights are the same to the last bit."""
+        return (
+            self.checkpoint
+            and all(whole for _, _, whole in self.answers.values())
+            and all(one == other for one, other in self.scores.values())
+            and all(not gap for _, gap in self.losses.values())
+        )
+
+
+def reproduce(run: Run, into: Path, reporter: Reporter | None = None) -> Compared:
+    """Make a run again under `into`, which takes the place of results meanwhile: features, training, answers, scores.
+
+    The record is the run's config.yaml; weights and data are those of this machine. Called again, it goes on.
+
+    Raises:
+        UserError: the weights are not those of the record, or bad input; the run itself is never touched.
+    """
+    before = run.folder
+    fresh = Run.of(run.encoder, run.recipe, run.llm, run.seed)
+    if fresh.hash != run.hash:
+        other = [name for name, digest in fresh.weights.items() if run.weights.get(name) != digest]
+        why = f"the weights of its {' and '.join(other)} are others here" if other else "this version names it anew"
+        raise UserError(f"{before}: the record can't be made again: {why}; it would be run {fresh.hash}")
+    asked: dict[str, list[str]] = {}
+    found = Compared(into)
+    for path in sorted((before / "answers").glob("*.jsonl")):
+        benchmark, variant = parse_stem(path.stem)
+        if variant.subset is not None:
+            found.left_out.append(f"{path.stem}: a subset's answers are not asked again")
+            continue
+        asked.setdefault(variant.name, []).append(benchmark)
+    results, os.environ["MLLM_EVAL_RESULTS"] = os.environ.get("MLLM_EVAL_RESULTS"), str(into)
+    try:
+        train_run(run.encoder, run.recipe, run.llm, run.seed, reporter)
+        for variant, benchmarks in sorted(asked.items(), key=lambda one: one[0] != "default"):
+            more = [variant] if variant != "default" else []
+            evaluate(run.encoder, run.recipe, run.llm, run.seed, reporter, benchmarks=benchmarks, variants=more)
+        after = fresh.folder
+    finally:
+        if results is None:
+            del os.environ["MLLM_EVAL_RESULTS"]
+        else:
+            os.environ["MLLM_EVAL_RESULTS"] = results
+    _compare(found, before, after)
+    return found
+
+
+def _compare(found: Compared, before: Path, after: Path) -> None:
+    for path in sorted((before / "answers").glob("*.jsonl")):
+        other = after / "answers" / path.name
+        if other.is_file():
+            texts, now = ({one.id: (one.state, one.text) for one in read_answers(file)} for file in (path, other))
+            equal = sum(now.get(name) == said for name, said in texts.items())
+            found.answers[path.stem] = (len(texts), equal, sha256_file(path) == sha256_file(other))
+    for path in sorted((before / "scores").glob("*.json")):
+        other = after / "scores" / path.name
+        if other.is_file():
+            found.scores[path.stem] = (read_json(path).get("value"), read_json(other).get("value"))
+    for stage in (1, 2):
+        losses, again = (dict(_losses(folder / f"stage{stage}" / "log.jsonl")) for folder in (before, after))
+        if losses:
+            gaps = [abs(loss - again.get(step, float("inf"))) for step, loss in losses.items()]
+            found.losses[stage] = (len(losses), max(gaps))
+    weights = [sha256_tree(folder / "checkpoint", _is_weights) for folder in (before, after)]
+    found.checkpoint = weights[0] == weights[1]
+    sessions = [read_manifest(folder).get("sessions") or [{}] for folder in (before, after)]
+    found.environment = list(_differing(sessions[0][-1], sessions[1][-1]))
+
+
+def _is_weights(path: Path) -> bool:
+    return path.suffix == ".safetensors"
+
+
+def _losses(log: Path) -> Iterator[tuple[int, float]]:
+    for line in iter_jsonl(log) if log.is_file() else ():
+        yield int(line["step"]), float(line["loss"])
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for key in MACHINE:
+        if before.get(key) != now.get(key):
+            yield f"{key}: {_short(before.get(key))}, now {_short(now.get(key))}"
+    packages, installed = before.get("packages") or {}, now.get("packages") or {}
+    for name in sorted(packages.keys() | installed.keys(), key=str.lower):
+        if packages.get(name) != installed.get(name):
+            yield f"{name} {packages.get(name, 'absent')}, now {installed.get(name, 'absent')}"
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
