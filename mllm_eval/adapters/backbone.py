@@ -113,6 +113,8 @@ class Backbone(EncoderModel):
         path = folder / "config.json"
         raw = read_config(folder)
         model_type = raw.get("model_type")
+        if not isinstance(model_type, str | None):
+            raise UserError(f"{path}: `model_type` is {model_type!r}, not a name; fetch it again")
         if model_type not in cls.model_types:
             if model_type is None and "architecture" in raw:
                 name = raw["architecture"]

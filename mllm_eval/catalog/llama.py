@@ -123,7 +123,10 @@ def _refuse_foreign(config: dict[str, Any], path: Path) -> None:
             f"{path}: `sliding_window: {window}` is no LLaMA's: every position here sees all before it; "
             "use a LLaMA's weights"
         )
-    kinds = set(config.get("layer_types") or []) - {"full_attention"}
+    listed = config.get("layer_types") or []
+    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+        raise UserError(f"{path}: `layer_types` is no list of names; fetch it again")
+    kinds = set(listed) - {"full_attention"}
     if kinds:
         raise UserError(f"{path}: `layer_types` has {min(kinds)}, a LLaMA's layers are all full_attention")
 

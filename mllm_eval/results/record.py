@@ -154,6 +154,9 @@ class RunRecord:
         for path in self._summary_paths(f"*.{rules}.json"):
             summary = self._read_summary(path)
             missing = [key for key in SUMMARY if key not in summary]
+            counts = ("n", "n_failed", "n_unparsed", "value", "chance")
+            if strange := [key for key in counts if not isinstance(summary.get(key), int | float | None)]:
+                raise UserError(f"{path}: {strange[0]!r} is no number; make it again with `mllm-eval score`")
             if missing:
                 raise UserError(f"{path}: no {missing[0]!r}; make it again with `mllm-eval score`")
             if (summary["rules"], summary["variant"]) == (rules, str(variant)):
