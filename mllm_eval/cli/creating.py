@@ -11,15 +11,19 @@ import typer
 from mllm_eval.cli.guard import Guarded
 from mllm_eval.console import say
 
-app = typer.Typer(cls=Guarded, help="Write the yaml of an encoder from its weights.", no_args_is_help=True)
+app = typer.Typer(cls=Guarded, short_help="an encoder's yaml from its weights", no_args_is_help=True)
 
 
 @app.callback()
 def _only_a_group() -> None:
-    """Write the yaml of an encoder from its weights."""
+    """Write what a person would otherwise write by hand.
+
+    \b
+      mllm-eval new encoder /models/my-dinov2
+    """
 
 
-@app.command("encoder")
+@app.command("encoder", short_help="an encoder's yaml from its config and processor")
 def encoder(
     source: Annotated[str, typer.Argument(help="a folder in the hub's format, or owner/name[@revision] of the hub")],
     name: Annotated[str | None, typer.Option(help="default: that of the folder or repository")] = None,
