@@ -45,7 +45,7 @@ def write_atomic(path: Path, data: str | bytes | Iterable[bytes]) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[io.BufferedWriter]:
+def replacing(path: Path) -> Iterator[io.BufferedWriter[Any]]:
     """A file to write to that takes the place of `path` behind the `with` block, or leaves no trace if that raises.
 
     Raises NotWritten, which names the file and a mend, where the system refuses.

@@ -273,7 +273,7 @@ class FeatureStore:
                 return self._append(images, rows)
         except NotWritten:
             # What a shard holds behind its last whole row is cut off; more rows go to another one.
-            _let_go({}, self._writers)
+            _let_go(None, self._writers)
             raise
 
     def _append(self, images: Sequence[str], rows: Tensor) -> bool:

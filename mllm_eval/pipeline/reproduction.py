@@ -75,8 +75,8 @@ def reproduce(run: Run, into: Path, reporter: Reporter | None = None) -> Compare
     results, os.environ["MLLM_EVAL_RESULTS"] = os.environ.get("MLLM_EVAL_RESULTS"), str(into)
     try:
         train_run(run.encoder, run.recipe, run.llm, run.seed, reporter)
-        for variant, benchmarks in sorted(asked.items(), key=lambda one: one[0] != "default"):
-            more = [variant] if variant != "default" else []
+        for name, benchmarks in sorted(asked.items(), key=lambda one: one[0] != "default"):
+            more = [name] if name != "default" else []
             evaluate(run.encoder, run.recipe, run.llm, run.seed, reporter, benchmarks=benchmarks, variants=more)
         after = fresh.folder
     finally:

@@ -21,7 +21,6 @@ from mllm_eval.decoding import ORIENTATION, Decoding
 from mllm_eval.errors import UserError
 
 
-
 def saved(path: Path, image: Image.Image, **how: Any) -> str:
     image.save(path, **how)
     return path.name
