@@ -55,7 +55,7 @@ def write_report(
     out = Path(out)
     held = {path.name for path in out.iterdir()} if out.is_dir() else set()
     # A report that was killed has left what it was making, and perhaps not yet its mark.
-    if not (MARK in held or ".new" in held or held <= {"thumbs"}):
+    if not ((out / MARK).is_file() or ".new" in held or held <= {"thumbs"}):
         raise UserError(f"{out}: holds other files; give an empty folder, or that of an earlier report")
     evidence = gather(records, rules, asked)
     evidence = replace(evidence, left_out=(*evidence.left_out, *unreadable))
