@@ -18,10 +18,9 @@ import yaml
 
 from mllm_eval.errors import UserError, near
 from mllm_eval.storage import locate, read_text, sha256_bytes
+from mllm_eval.yamlbounds import refuse_unbounded
 
 Where = dict[tuple[str | int, ...], str]
-MOST_LETTERS, MOST_PARTS, DEEPEST = 2**21, 2**17, 50
-"""Letters, keys and values, and levels of lists and mappings in each other, of a yaml file that is read."""
 SETTLED = 2 * 10**9
 """Nanoseconds after which a file that was not changed counts as one that shows its next change."""
 
@@ -166,7 +165,7 @@ def _document(path: Path) -> _Document:
 
 def _parsed(path: Path) -> _Document:
     text = read_text(path)
-    _refuse_unbounded(text, path)
+    refuse_unbounded(text, path, _Loader)
     if (found := _COMMENTED_COLOUR.search(text)) is not None:
         number = text.count("\n", 0, found.start("colour")) + 1
         raise UserError(
@@ -188,37 +187,6 @@ def _parsed(path: Path) -> _Document:
     if node:
         _note_lines(node, (), str(path), where)
     return _Document(data, where)
-
-
-def _refuse_unbounded(text: str, path: Path) -> None:
-    """Raise UserError for a yaml that is longer, deeper or of more parts than one that is written by hand.
-
-    An alias (`*x`) stands for all that its anchor has: a few lines can be millions of parts, or hold themselves.
-    """
-    if len(text) > MOST_LETTERS:
-        raise UserError(f"{path}: {len(text):,} letters; a yaml file of at most {MOST_LETTERS:,} is read")
-    sizes: dict[str, int] = {}
-    opened: list[tuple[str | None, int]] = []
-    parts = 0
-    try:
-        for event in yaml.parse(text, Loader=_Loader):
-            where = f"{path}:{event.start_mark.line + 1}" if event.start_mark else str(path)
-            if isinstance(event, yaml.AliasEvent):
-                if any(anchor == event.anchor for anchor, _ in opened):
-                    raise UserError(f"{where}: *{event.anchor} stands within what it stands for; write it out")
-                parts += sizes.get(event.anchor or "", 1)
-            elif isinstance(event, yaml.NodeEvent):
-                parts += 1
-            if isinstance(event, yaml.CollectionStartEvent):
-                opened.append((event.anchor, parts))
-            elif isinstance(event, yaml.CollectionEndEvent):
-                anchor, before = opened.pop()
-                sizes[str(anchor)] = parts - before + 1
-            if len(opened) > DEEPEST or parts > MOST_PARTS:
-                raise UserError(f"{where}: more than {DEEPEST} levels, or {MOST_PARTS:,} parts, aliases written out")
-    except yaml.YAMLError:
-        # What is wrong with it is said by who reads it.
-        return
 
 
 def _base_path(path: Path, base: str, folders: Sequence[Path]) -> Path:

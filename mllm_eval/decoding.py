@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mllm_eval.environment import cores
 from mllm_eval.errors import UserError
+from mllm_eval.pixelrange import in_eight_bits
 from mllm_eval.storage import sha256_bytes
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ ORIENTATION = 0x0112
 # What images of data sets are encoded as, by PIL's modules. It reads many formats more, EPS by starting a program that
 # runs what the file says: none of them is asked for here.
 FORMATS = ("Png", "Jpeg", "Gif", "WebP", "Bmp", "Tiff", "Ppm", "Jpeg2K", "Avif", "Ico")
-# TIFF's tags: bits of a sample, whether 0 is white, whether samples are unsigned (1, the default).
-BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
 # EXIF 2.32, 4.6.4: what makes an image of this orientation upright, in PIL's words.
 UPRIGHT = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270",
            7: "TRANSVERSE", 8: "ROTATE_90"}  # fmt: skip
@@ -165,7 +164,7 @@ def to_rgb(image: PIL.Image.Image, how: Decoding = PLAIN) -> PIL.Image.Image:
     # TIFF's own reader turns the image while it loads it, and forgets the tag then.
     image.load()
     turn = UPRIGHT.get(_orientation(image) or 1) if how.upright else None
-    whole = _in_eight_bits(image)
+    whole = in_eight_bits(image)
     if how.background is not None and whole.has_transparency_data:
         seen = whole.convert("RGBA")
         whole = PIL.Image.alpha_composite(PIL.Image.new("RGBA", seen.size, how.background), seen)
@@ -263,46 +262,6 @@ def _orientation(image: PIL.Image.Image) -> int | None:
     except Exception:
         return None
     return orientation if isinstance(orientation, int) else None
-
-
-def _in_eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Grey of 16 or 32 bits as L, or LA where one grey is marked as clear; other images as they are."""
-    import numpy as np
-    import PIL.Image
-
-    if not image.mode.startswith("I") and image.mode != "F":
-        return image
-    tags = getattr(image, "tag_v2", {})
-    # PIL holds unsigned numbers of 32 bits as signed ones.
-    unsigned = image.mode == "I" and BITS in tags and tags[BITS] == (32,) and tags.get(SAMPLE_FORMAT, (1,)) == (1,)
-    values = np.asarray(image)
-    values = values.view(np.uint32) if unsigned and values.dtype == np.int32 else values
-    if not np.isfinite(values).all():
-        raise ValueError("it has values that are not finite")
-    low, high = _range(image, tags, float(values.min()), float(values.max()))
-    if image.mode == "F":
-        grey = np.rint((values.astype(np.float64) - low) * (255 / (high - low)))
-    else:
-        # The upper eight bits, as PIL takes them of 16-bit colour: 8 bits that were shifted come back exactly.
-        grey = (values.astype(np.int64) - int(low)) * 256 // (int(high) - int(low) + 1)
-    if tags.get(PHOTOMETRIC) == 0 and image.mode != "I":
-        grey = 255 - grey
-    made = PIL.Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-    if isinstance(clear := image.info.get("transparency"), int):
-        made.putalpha(PIL.Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
-    return made
-
-
-def _range(image: PIL.Image.Image, tags: Any, lowest: float, highest: float) -> tuple[float, float]:
-    """The values that are black and white: what the file declares, else the usual range that holds all values."""
-    if image.mode.startswith("I;16"):
-        return 0, 4095 if tags.get(BITS) == (12,) else 65535
-    if image.mode == "I" and image.format in ("PNG", "PPM"):
-        return 0, 65535
-    usual = (1.0, 255.0) if image.mode == "F" else (255, 65535)
-    if (white := next((top for top in usual if highest <= top), None)) is not None and lowest >= 0:
-        return 0, white
-    return lowest, max(highest, lowest + 1)
 
 
 def decoders() -> int:

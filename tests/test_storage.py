@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mllm_eval import storage
+from mllm_eval import locks, storage
 from mllm_eval.errors import UserError
 
 
@@ -102,7 +102,7 @@ def test_tree_checksum_sees_names_and_contents_only(tmp_path: Path) -> None:
 
 
 def _hold(path: Path, ready: object, release: object) -> None:
-    with storage.FileLock(path):
+    with locks.FileLock(path):
         ready.set()  # type: ignore[attr-defined]
         release.wait(60)  # type: ignore[attr-defined]
 
@@ -119,7 +119,7 @@ def test_lock_waits_for_another_process(tmp_path: Path) -> None:
         told.append(True)
         release.set()
 
-    with storage.FileLock(path, waiting):
+    with locks.FileLock(path, waiting):
         assert told == [True]
     other.join(60)
     assert other.exitcode == 0
@@ -128,7 +128,7 @@ def test_lock_waits_for_another_process(tmp_path: Path) -> None:
 def test_a_lock_ends_with_its_process_though_a_child_of_it_goes_on(tmp_path: Path) -> None:
     """A killed process leaves those that read for it: they must not keep the next start waiting."""
     code = (
-        "import os, signal, sys; from pathlib import Path; from mllm_eval.storage import FileLock\n"
+        "import os, signal, sys; from pathlib import Path; from mllm_eval.locks import FileLock\n"
         "FileLock(Path(sys.argv[1])).__enter__()\n"
         "child = os.fork()\n"
         "signal.pause() if not child else (print(child, flush=True), os.kill(os.getpid(), signal.SIGKILL))\n"
@@ -140,7 +140,7 @@ def test_a_lock_ends_with_its_process_though_a_child_of_it_goes_on(tmp_path: Pat
     assert process.wait() == -signal.SIGKILL
     try:
         os.kill(child, 0)
-        with storage.FileLock(tmp_path / "lock", lambda: pytest.fail("the lock is still held")):
+        with locks.FileLock(tmp_path / "lock", lambda: pytest.fail("the lock is still held")):
             pass
     finally:
         os.kill(child, signal.SIGKILL)
@@ -167,17 +167,17 @@ def test_homes_and_references(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_folder_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "made"
-    with pytest.raises(KeyError), storage.made_whole(target, "VERSION", "1") as making:
+    with pytest.raises(KeyError), locks.made_whole(target, "VERSION", "1") as making:
         assert making is not None
         making.mkdir()
         (making / "half").write_text("half")
         raise KeyError
     assert not target.exists() and {path.name for path in tmp_path.iterdir()} <= {".made.lock"}
     for version in ("1", "2"):
-        with storage.made_whole(target, "VERSION", version) as making:
+        with locks.made_whole(target, "VERSION", version) as making:
             assert making is not None
             making.mkdir()
             (making / f"of-{version}").write_text("whole")
-        with storage.made_whole(target, "VERSION", version) as again:
+        with locks.made_whole(target, "VERSION", version) as again:
             assert again is None
         assert {path.name for path in target.iterdir()} == {"VERSION", f"of-{version}"}

@@ -114,7 +114,7 @@ def verify(stores: Stores = None, as_json: AsJson = False) -> None:
     """
     from mllm_eval.cli.display import display
     from mllm_eval.features.room import features_root
-    from mllm_eval.features.upkeep import verify as check
+    from mllm_eval.features.verifying import verify as check
 
     damaged = 0
     reporter = display()

@@ -16,13 +16,13 @@ from mllm_eval.distributed.ranks import rank
 from mllm_eval.errors import UserError
 from mllm_eval.report import Table, TableOptions, chance_table, comparison, render, write_tables
 from mllm_eval.report.choice import choose_one_recipe
-from mllm_eval.report.comparison import failed_words
 from mllm_eval.report.cost import with_costs
 from mllm_eval.report.details import details_table
 from mllm_eval.report.evidence import read_scored
 from mllm_eval.report.gain import with_gains
 from mllm_eval.report.given import one_answer_words
 from mllm_eval.report.leaks import leaks_table
+from mllm_eval.report.notes import failed_words
 from mllm_eval.results import Records, RunRecord, record_of
 from mllm_eval.saved import Saved
 from mllm_eval.storage import results_home, write_atomic

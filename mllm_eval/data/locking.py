@@ -13,8 +13,8 @@ from mllm_eval.data.snapshots import ids_hash, read_samples
 from mllm_eval.errors import UserError
 from mllm_eval.hub.fetch import fetch_files
 from mllm_eval.hub.lock import Lock, Part, Rows, Source, locked_files, places, write
+from mllm_eval.locks import FileLock
 from mllm_eval.progress import Progress
-from mllm_eval.storage import FileLock
 
 MB = 1_000_000
 

@@ -77,3 +77,11 @@ class OpenShards:
         self._maps.clear()
         while self._held:
             self._held.popitem()[1].close()
+
+
+def let_go(opened: OpenShards | None, writers: list[shards.ShardWriter]) -> None:
+    """Close the files of shards that are read, if any, and of all that are written."""
+    while writers:
+        writers.pop().close()
+    if opened is not None:
+        opened.close()

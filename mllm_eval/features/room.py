@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from mllm_eval.environment import parse_bytes
 from mllm_eval.features.shards import SUFFIX, index_of, remove, unheld
-from mllm_eval.storage import FileLock, results_home
+from mllm_eval.locks import FileLock
+from mllm_eval.storage import results_home
 
 VARIABLE = "MLLM_EVAL_FEATURES_BYTES"
 

@@ -27,7 +27,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.features import shards
 from mllm_eval.features.key import DTYPES, folder_name, key_of
 from mllm_eval.features.memory import ReusedMemory
-from mllm_eval.features.opened import OpenShards
+from mllm_eval.features.opened import OpenShards, let_go
 from mllm_eval.features.places import Part, Places
 from mllm_eval.features.room import features_root, make_room, root_lock
 from mllm_eval.storage import write_json
@@ -74,7 +74,7 @@ class FeatureStore:
         self._writers: list[shards.ShardWriter] = []
         """The one that is written to, if any."""
         self._memory = ReusedMemory()
-        weakref.finalize(self, _let_go, self._open, self._writers)
+        weakref.finalize(self, let_go, self._open, self._writers)
         self.refresh()
         if older := sum(path.stat().st_size for path in folder.glob("*.rows")):
             said = "%s: %.1f GB of an earlier version are not read, their features are computed again; "
@@ -92,9 +92,8 @@ class FeatureStore:
     ) -> FeatureStore:
         """The store of an encoder whose weights have this digest, under `root` (results/features).
 
-        What decides a feature is in the key: weights, family, architecture, layer, norm, summary, preprocessing,
-        precision (`computed` is the encoder's, where features are stored in another), and `kernels` where a recipe says
-        which. The encoder's name is not.
+        What decides a feature is in the key, the encoder's name is not: weights, family, architecture, layer, norm,
+        summary, preprocessing, precision (`computed`: the encoder's, where another is stored), a recipe's `kernels`.
         """
         key = key_of(encoder, digest, dtype, computed, kernels)
         folder = (root or features_root()) / folder_name(key)
@@ -273,7 +272,7 @@ class FeatureStore:
                 return self._append(images, rows)
         except NotWritten:
             # What a shard holds behind its last whole row is cut off; more rows go to another one.
-            _let_go(None, self._writers)
+            let_go(None, self._writers)
             raise
 
     def _append(self, images: Sequence[str], rows: Tensor) -> bool:
@@ -283,7 +282,7 @@ class FeatureStore:
             if not self._writers or self._writers[0].full or self._writers[0].process != os.getpid():
                 # A forked process makes a shard of its own.
                 self._writers.append(shards.ShardWriter(self.folder, self._form))
-                _let_go(None, self._writers[:-1])
+                let_go(None, self._writers[:-1])
                 del self._writers[:-1]
             (writer,) = self._writers
             writer.reserve(len(images))
@@ -298,11 +297,4 @@ class FeatureStore:
     def close(self) -> None:
         """Let go of files and shards; what was put stays."""
         self.elsewhere = None
-        _let_go(self._open, self._writers)
-
-
-def _let_go(opened: OpenShards | None, writers: list[shards.ShardWriter]) -> None:
-    while writers:
-        writers.pop().close()
-    if opened is not None:
-        opened.close()
+        let_go(self._open, self._writers)

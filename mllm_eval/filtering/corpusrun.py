@@ -16,8 +16,9 @@ from mllm_eval.filtering.corpus import Corpus, Shard
 from mllm_eval.filtering.deciding import Asked, Places, decide_shard, tally_of
 from mllm_eval.filtering.judging import Judge
 from mllm_eval.filtering.tally import Tally
+from mllm_eval.locks import FileLock
 from mllm_eval.progress import Progress, unheard
-from mllm_eval.storage import FileLock, parse_json, read_json, write_json
+from mllm_eval.storage import parse_json, read_json, write_json
 
 CONFIG, SUMMARY, TIMINGS = "filter.json", "summary.json", "timings.jsonl"
 

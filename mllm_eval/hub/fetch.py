@@ -15,8 +15,9 @@ from typing import Any
 from mllm_eval.errors import UserError
 from mllm_eval.hub.lock import ONLY, Lock, LockedFile, Part, Source, lock_path, locked_files, read_lock, write
 from mllm_eval.hub.transfer import Transfer, of_address, of_hub
+from mllm_eval.locks import FileLock
 from mllm_eval.progress import Progress, unheard
-from mllm_eval.storage import FileLock, data_home, within
+from mllm_eval.storage import data_home, within
 
 Choose = Callable[[Sequence[str]], Sequence[str]]
 """Picks the wanted ones of a repository's files; may raise UserError."""

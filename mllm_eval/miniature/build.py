@@ -8,19 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mllm_eval.errors import UserError
+from mllm_eval.locks import FileLock
 from mllm_eval.miniature.benchmarks.deck import Deck
 from mllm_eval.miniature.benchmarks.writers import WRITERS
 from mllm_eval.miniature.training import conversations
-from mllm_eval.storage import (
-    FileLock,
-    data_home,
-    read_text,
-    sha256_bytes,
-    sha256_file,
-    sha256_tree,
-    write_json,
-    write_jsonl,
-)
+from mllm_eval.storage import data_home, read_text, sha256_bytes, sha256_file, sha256_tree, write_json, write_jsonl
 
 ALIGNMENT_ROWS, INSTRUCTION_ROWS = 12_000, 24_000
 SOURCES = ("benchmarks", "build.py", "further.py", "phrasing.py", "training.py", "world")

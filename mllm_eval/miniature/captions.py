@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from mllm_eval.locks import made_whole
 from mllm_eval.miniature.benchmarks.tables import cell, write_table
 from mllm_eval.miniature.world import KINDS, draw
-from mllm_eval.storage import data_home, made_whole, sha256_bytes, sha256_tree
+from mllm_eval.storage import data_home, sha256_bytes, sha256_tree
 
 PAIRS = 1024
 SERIES = "captions"

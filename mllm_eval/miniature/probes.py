@@ -13,8 +13,9 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mllm_eval.locks import made_whole
 from mllm_eval.miniature.world.picture import COLORS, INK, SHAPES, polygon, stamp, write
-from mllm_eval.storage import data_home, made_whole, read_text, sha256_bytes, sha256_tree
+from mllm_eval.storage import data_home, read_text, sha256_bytes, sha256_tree
 
 Progress = Callable[[str, int, int], None]
 VERSION = "VERSION"

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mllm_eval.catalog.level import load_level
+from mllm_eval.locks import made_whole
 from mllm_eval.miniature.world import KINDS, Picture, draw
-from mllm_eval.storage import data_home, made_whole, sha256_bytes, sha256_tree, write_jsonl
+from mllm_eval.storage import data_home, sha256_bytes, sha256_tree, write_jsonl
 
 DOCUMENTS = ("chart", "table", "form")
 """Kinds that are a chart, a table or a document."""

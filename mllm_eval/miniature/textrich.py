@@ -14,13 +14,13 @@ from pathlib import Path
 from random import Random
 
 from mllm_eval.errors import UserError, near
+from mllm_eval.locks import made_whole
 from mllm_eval.miniature.benchmarks.tables import png
 from mllm_eval.miniature.reading import TRUTHS, VERSION, Progress, is_document
 from mllm_eval.miniature.reading import has_text as reads
 from mllm_eval.miniature.world import KINDS, Picture, draw
 from mllm_eval.storage import (
     data_home,
-    made_whole,
     read_json,
     read_text,
     results_home,

@@ -14,6 +14,7 @@ from mllm_eval.data.snapshots import load_samples
 from mllm_eval.distributed import decided, meet, rank
 from mllm_eval.environment import cores, repeatable, settings
 from mllm_eval.errors import UserError
+from mllm_eval.locks import FileLock
 from mllm_eval.pipeline.asked import asked_benchmarks
 from mllm_eval.pipeline.inference import titled
 from mllm_eval.pipeline.ledger import Ledger
@@ -24,7 +25,7 @@ from mllm_eval.pipeline.snapshots import lock_data, of_the_hub
 from mllm_eval.pipeline.sources import folders_of, needed, provide
 from mllm_eval.pipeline.subset import asked_samples
 from mllm_eval.run import Run, RunFolder
-from mllm_eval.storage import FileLock, remove_temporary
+from mllm_eval.storage import remove_temporary
 from mllm_eval.train import hold_to_its_data, is_trained, prepare, train
 
 if TYPE_CHECKING:

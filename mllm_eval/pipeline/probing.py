@@ -13,11 +13,12 @@ from mllm_eval.distributed.collectives import decided, meet
 from mllm_eval.distributed.ranks import rank
 from mllm_eval.environment import before_torch
 from mllm_eval.errors import UserError
+from mllm_eval.locks import FileLock
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.sources import provide
 from mllm_eval.results.probed import Probed, probes_home
 from mllm_eval.run import RunFolder
-from mllm_eval.storage import FileLock, data_home, locate
+from mllm_eval.storage import data_home, locate
 
 
 class ProbeSession(RunFolder):

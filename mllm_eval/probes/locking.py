@@ -20,8 +20,9 @@ from mllm_eval.decoding import decoders
 from mllm_eval.errors import UserError
 from mllm_eval.hub import Source
 from mllm_eval.hub.fetch import fetch_files, fetch_url
+from mllm_eval.locks import FileLock
 from mllm_eval.probes.layouts import read_examples
-from mllm_eval.storage import FileLock, data_home, read_json, sha256_file, within, write_json
+from mllm_eval.storage import data_home, read_json, sha256_file, within, write_json
 
 Progress = Callable[[int, int], None]
 MEMBERS, UNPACKED = 2_000_000, 2**39

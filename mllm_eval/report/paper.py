@@ -14,9 +14,10 @@ from mllm_eval.catalog.folders import roots
 from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, near
-from mllm_eval.report.comparison import compare_scored, held_equal, labels, measured_row, shared_notes, subset_notes
+from mllm_eval.report.comparison import compare_scored, held_equal, labels, measured_row
 from mllm_eval.report.counted import Ways, as_counted, beside, counted_notes, ways_of
 from mllm_eval.report.evidence import Scored, draw_together, read_scored, read_variants
+from mllm_eval.report.notes import shared_notes, subset_notes
 from mllm_eval.report.options import AS_PRINTED, TableOptions
 from mllm_eval.report.table import (
     Cell,

@@ -19,7 +19,8 @@ from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.decoding import Decoding
 from mllm_eval.disk import saving
 from mllm_eval.errors import UserError
-from mllm_eval.storage import FileLock, parse_json, remove_temporary, write_json, write_summed
+from mllm_eval.locks import FileLock
+from mllm_eval.storage import parse_json, remove_temporary, write_json, write_summed
 from mllm_eval.train.rowchunks import Chunk, Image, RowReader, read_chunks
 
 # Chunks between two notes of how far the writing is.

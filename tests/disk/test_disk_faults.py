@@ -27,13 +27,14 @@ from mllm_eval.data.rowindex import row_index
 from mllm_eval.disk import NotWritten
 from mllm_eval.errors import UserError
 from mllm_eval.features import FeatureStore
+from mllm_eval.locks import FileLock, made_whole
 from mllm_eval.model import VLM, assemble, load_checkpoint, load_llm_model, load_tokenizer, save_checkpoint
 from mllm_eval.probes.keeping import Kept
 from mllm_eval.report.render import write_tables
 from mllm_eval.report.table import Cell, Column, Row, Table
 from mllm_eval.results.timings import append_timing, read_timings
 from mllm_eval.run import Run
-from mllm_eval.storage import FileLock, made_whole, write_json
+from mllm_eval.storage import write_json
 from mllm_eval.train import tokens
 from mllm_eval.train.progress import StageLog, latest_whole, mark_whole, remove_others
 

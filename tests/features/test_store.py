@@ -31,7 +31,7 @@ from mllm_eval.features.extraction import BATCH
 from mllm_eval.features.room import available, bound, make_room, shard_files, taken
 from mllm_eval.features.shards import HEADER, index_of
 from mllm_eval.features.upkeep import collect
-from mllm_eval.features.upkeep import verify as verify_store
+from mllm_eval.features.verifying import verify as verify_store
 from mllm_eval.plan import PlanOptions, make_plan
 from mllm_eval.plan.disk import keeping
 from mllm_eval.run import Run

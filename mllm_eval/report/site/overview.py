@@ -11,12 +11,12 @@ from pathlib import Path
 
 from mllm_eval.escaping import html as escape
 from mllm_eval.report.chance import above_chance
-from mllm_eval.report.comparison import failed_words
 from mllm_eval.report.cost import NOTE, cost_of, external_note, untimed_note
 from mllm_eval.report.counted import beside, counted_notes, lacking, ways_of
 from mllm_eval.report.differences import Difference, sound
 from mllm_eval.report.evidence import Scored
 from mllm_eval.report.given import one_answer_words
+from mllm_eval.report.notes import failed_words
 from mllm_eval.report.paper import PublishedRows, published_rows
 from mllm_eval.report.scaling import Line, crossing_words, crossings, lines, metrics, scaling, scaling_table
 from mllm_eval.report.seeds import seed_table
