@@ -377,7 +377,7 @@ def test_read_only_results_are_looked_at_and_not_written(tmp_path: Path) -> None
     journal(tmp_path / "run")
     code = (
         "from pathlib import Path; from mllm_eval.answers import Answer, Journal\n"
-        "from mllm_eval.storage import FileLock\n"
+        "from mllm_eval.locks import FileLock\n"
         "from mllm_eval.disk import NotWritten\n"
         f"run = Path({str(tmp_path / 'run')!r})\n"
         "with FileLock(run / '.lock'):\n"
