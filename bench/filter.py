@@ -89,12 +89,12 @@ def _states(folder: Path) -> Any:
 def _larger(name: str, llm: Any) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from mllm_eval.kernels import quick
+    from mllm_eval.kernels import use_kernels
 
     width, depth, heads, hidden = {"8x256": (256, 8, 8, 682), "12x512": (512, 12, 8, 1365)}[name]
     config = LlamaConfig(vocab_size=llm.vocab, hidden_size=width, intermediate_size=hidden, num_hidden_layers=depth,
                          num_attention_heads=heads, max_position_embeddings=512)  # fmt: skip
-    return quick(LlamaForCausalLM(config))
+    return use_kernels(LlamaForCausalLM(config))
 
 
 def corpus(folder: Path, images: int) -> Path:

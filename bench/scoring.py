@@ -22,7 +22,7 @@ from typing import Any
 from harness import report, timed
 
 from mllm_eval.catalog import load_benchmark
-from mllm_eval.score.files import score_answers
+from mllm_eval.score.files import ScoringOptions, score_answers
 
 # Questions that are asked: of SEED-Bench those about one image, of ScienceQA those with an image.
 ASKED = {
@@ -163,7 +163,7 @@ def main() -> None:
             path, benchmark = write(Path(folder), name, count), load_benchmark(name)
             row: dict[str, Any] = {"benchmark": name, "answers": count}
             for rules in benchmark.rules:
-                taken = timed(partial(score_answers, benchmark, path, rules), asked.rounds)
+                taken = timed(partial(score_answers, benchmark, path, ScoringOptions(rules)), asked.rounds)
                 row |= {f"{rules}_{clock}": seconds for clock, seconds in taken.items()}
             rows.append(row)
     total: dict[str, Any] = {"benchmark": "in all"}

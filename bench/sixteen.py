@@ -94,12 +94,15 @@ def peak(threads: int, size: int) -> tuple[float, float]:
     import torch
     from asked import clock
 
-    from mllm_eval.kernels import product, wide
+    from mllm_eval.kernels import kernels_here, product
 
     left, right = torch.randn(size, size), torch.randn(size, size)
     now, found = clock(threads), []
     with torch.inference_mode():
-        for multiply in (product if wide() else torch.nn.functional.linear, torch.nn.functional.linear):
+        for multiply in (
+            product if kernels_here("auto") == "onednn" else torch.nn.functional.linear,
+            torch.nn.functional.linear,
+        ):
             multiply(left, right)
             taken = []
             for _ in range(9):

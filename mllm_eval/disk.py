@@ -37,6 +37,8 @@ _REFUSED = re.compile(r"PytorchStreamWriter|unexpected pos \d+ vs|file write fai
 class NotWritten(UserError, OSError):
     """A file that the system would not write; what stood in its place before is still there."""
 
+    reason = ""
+
     @classmethod
     def of(cls, path: Path, error: OSError) -> NotWritten:
         """The line on an error that came up while `path` was written: of another file where the error names one."""
@@ -46,8 +48,13 @@ class NotWritten(UserError, OSError):
         other = named.is_absolute() and path.parent not in named.parents
         said = f"{named}: cannot be read or written" if other else f"{path}: cannot be written"
         found = cls(f"{said} ({reason}); {MENDS.get(error.errno or 0, f'mend that {AGAIN}')}")
-        found.errno = error.errno
+        found.errno, found.reason = error.errno, reason
         return found
+
+    @property
+    def strerror(self) -> str:  # type: ignore[override]
+        """The system's words."""
+        return self.reason
 
 
 @contextmanager

@@ -31,8 +31,11 @@ RECIPE = str(Path(__file__).parent / "recipes" / "tiny.yaml")
 ENCODER = "tiny-dinov2"
 # Seconds that any start may take at most, and how many times as long as the undisturbed one.
 LONGEST, SLOWER = 120.0, 20.0
-# What differs from run to run, and says nothing of a result: times, also of the files that were looked at (settled).
-VOLATILE = {"ledger.jsonl", "manifest.json", "settled.json"}
+# What differs from run to run, and says nothing of a result: times, also of the files that were looked at (settled), and
+# what a filter's page tells of its speed.
+VOLATILE = {"ledger.jsonl", "manifest.json", "settled.json", "report.html"}
+# A checksum is written behind its file: of a step that was killed in between the file has none, and is taken as it is.
+BESIDE = (".lock", ".sha256", ".tmp", ".sum")
 TIMES = {"seconds", "time", "environment", "ended", "cpu_seconds", "sessions", "built"}
 
 
@@ -71,6 +74,8 @@ STEPS = (
     Step("report", ["report", "--no-images"], ("results/report",), at="/report/"),
     Step("probe", ["probe", ENCODER, "--probe", "in1k_knn"]),
     Step("align", ["align", ENCODER, "--llm", "tiny-llama", "--permutations", "20"], at="/alignment/"),
+    Step("filter", ["filter", "--images", "{home}/data/miniature/train/images", "--model", ENCODER], at="/filter/"),
+    Step("leaks", ["leaks", RECIPE, "--encoder", ENCODER, "--benchmarks", "mme"], at="/leaks/"),
 )
 
 
@@ -210,7 +215,7 @@ def contents(home: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(one for part in ("data", "results") for one in (home / part).rglob("*") if one.is_file()):
         name, data = path.relative_to(home).as_posix(), path.read_bytes()
-        if path.name in VOLATILE or path.suffix in (".lock", ".sha256", ".tmp") or path.name == ".lock":
+        if path.name in VOLATILE or path.suffix in BESIDE or path.name == ".lock":
             continue
         if "/features/" in name and "/alignment/" not in name:
             if path.suffix == ".index":

@@ -255,7 +255,7 @@ def test_cut_or_incomplete_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="cut short; fetch or copy it again"):
         load_encoder_model(encoder)
 
     from safetensors.torch import load, save

@@ -264,12 +264,12 @@ def test_the_miniature_from_the_command_line(tmp_path: Path, results: Path) -> N
     assert [row["encoder"] for row in rows] == ["mini-dino", "mini-random"]
     assert all(row["pairs"] == 40 and 1 <= row["layer"] <= 6 and 0 <= row["score"] <= 1 for row in rows)
     assert all(row["interval"][0] <= row["score"] <= row["interval"][1] for row in rows)
-    kept = {path: path.stat().st_mtime_ns for path in results.glob("alignment/features/*")}
+    kept = {path: path.stat().st_mtime_ns for path in results.glob("alignment/features/*.safetensors")}
     assert len(kept) == 3
     again = CliRunner().invoke(app, asked)
     assert again.exit_code == 0 and "mini-random" in again.stdout and "chance" in again.stdout
     # Features are kept: the second time nothing is encoded.
-    assert {path: path.stat().st_mtime_ns for path in results.glob("alignment/features/*")} == kept
+    assert {path: path.stat().st_mtime_ns for path in results.glob("alignment/features/*.safetensors")} == kept
     assert [path.name for path in results.glob("alignment/figures/*.png")] == ["layers.png"]
 
 

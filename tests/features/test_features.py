@@ -412,7 +412,9 @@ def test_a_runs_encoder_goes_where_models_go(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
     encoder = make_encoder(tmp_path / "weights")
     run: Any = SimpleNamespace(
-        encoder=encoder, weights={"encoder": "e" * 64}, recipe=SimpleNamespace(dtype="bfloat16", features_dtype=None)
+        encoder=encoder,
+        weights={"encoder": "e" * 64},
+        recipe=SimpleNamespace(dtype="bfloat16", features_dtype=None, kernels="auto"),
     )
     # No GPU is needed to see that the encoder is moved: `meta` is a device as well.
     monkeypatch.setattr("mllm_eval.features.source.device", lambda: "meta")

@@ -50,7 +50,7 @@ def test_a_picture_that_breaks_later_makes_its_samples_failed(own_home: Path) ->
     spoil(own_home)
     for _ in range(2):  # the second time there is nothing new to be had
         done = command("eval", "tiny-dinov2", "--recipe", "own", "--benchmarks", "own")
-        assert done.exit_code == 0 and "complete" not in done.output
+        assert done.exit_code == 1 and "complete" not in done.output
         assert "own: 2 of 12 samples failed" in done.output and str(path) in done.output
         assert "10/12 answers scored" in done.output
         assert summary()["n_failed"] == 2

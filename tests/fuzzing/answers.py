@@ -13,7 +13,7 @@ import parquet_rows
 from fuzzing.mutation import Input, changed_bytes, changed_cells, changed_lines
 from fuzzing.running import Changed, Subject
 from mllm_eval.answers import Answer, Journal, read_answers
-from mllm_eval.score.files import score_answers
+from mllm_eval.score.files import ScoringOptions, score_answers
 
 COLOURS = ["red", "green", "blue", "white"]
 ROWS = [{"type": "human_test", "question": f"Which is bar {number}?", "answer": COLOURS[number % 4],
@@ -42,7 +42,7 @@ class Answers(Subject):
         return {"id": str(number), "prediction": row["answer"], "question": row["question"], "gold": row["answer"]}
 
     def scores(self) -> dict[str, Any]:
-        scored = score_answers(self.benchmark, self.path, "cambrian", partial=True, format_=self.layout)
+        scored = score_answers(self.benchmark, self.path, ScoringOptions(partial=True, layout=self.layout))
         return {one.id: (one.score, one.parsed) for one in scored.scores}
 
     def read(self, given: Input) -> str:

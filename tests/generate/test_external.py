@@ -27,6 +27,7 @@ from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.variant import BLIND, DEFAULT
 from mllm_eval.cli.app import app
 from mllm_eval.data.snapshots import load_samples
+from mllm_eval.disk import sum_note
 from mllm_eval.distributed import Share
 from mllm_eval.errors import UserError
 from mllm_eval.external import ExternalModel
@@ -153,6 +154,7 @@ def test_answers_that_were_decoded_its_own_way_are_asked_again(external_home: Pa
         {**line, "prompt": by_id[line["id"]], "text": "beams"} if line.get("id") in by_id else line for line in lines
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in old))
+    sum_note(path).unlink()
     config = yaml.safe_load((model.folder / "config.yaml").read_text())
     del config["model"]["overruled"]
     (model.folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -403,6 +405,7 @@ def test_empty_answers_are_counted_and_shown(external_home: Path, monkeypatch: p
     # Failed: no answer at all.
     lines[2] |= {"text": "", "state": "error", "reason": "does not fit the LLM"}
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sum_note(path).unlink()
     ask(external_home / "llava", batch=2)
     found = read_json(summary)
     assert (found["n"], found["n_failed"], found["n_empty"]) == (QUESTIONS, 1, 2)
@@ -419,7 +422,7 @@ def test_empty_answers_are_counted_and_shown(external_home: Path, monkeypatch: p
     ("spoil", "message"),
     [
         (lambda folder: (folder / "config.json").unlink(), "no config.json; an external model in the hub's format has"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), "the weights cannot be read"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), "not a safetensors file, or cut short"),
         (lambda folder: (folder / "chat_template.jinja").unlink(), "its processor has no chat template"),
         (lambda folder: (folder / "chat_template.jinja").write_text("{{ messages[0]['role'] }}"), "0 of 1 image marks"),
     ],

@@ -19,6 +19,7 @@ from mllm_eval.catalog.folders import paper_benchmarks
 from mllm_eval.catalog.variant import DEFAULT, VariantKey, size_of_table
 from mllm_eval.cli.app import app
 from mllm_eval.data.snapshots import load_samples
+from mllm_eval.disk import sum_note
 from mllm_eval.errors import UserError
 from mllm_eval.model.vlm import VLM
 from mllm_eval.pipeline.subset import asked_samples
@@ -72,7 +73,7 @@ def test_images_pairs_and_circular_groups_stay_whole(tiny_home: Path, name: str)
         inside = {getattr(one, key) for one in part}
         assert not inside & {getattr(one, key) for one in everything if one.id not in chosen}
     assert {one.id for one in asked_samples(benchmark, "mini", VariantKey("blind", SIZE))} == chosen
-    assert chosen <= {one.id for one in asked_samples(benchmark, "mini", "default@1280")}
+    assert chosen <= {one.id for one in asked_samples(benchmark, "mini", VariantKey("default", 1280))}
 
 
 @pytest.mark.parametrize("chosen", [["ocrbench"], ["gqa", "ocrbench", "chartqa"]])
@@ -105,6 +106,7 @@ def test_everything_takes_the_answers_of_the_part(both: Run, monkeypatch: pytest
     told = path.read_text(encoding="utf-8").splitlines()
     spoken = [line.replace('"text": "', '"text": "told before: ', 1) for line in told]
     path.write_text("\n".join(spoken) + "\n", encoding="utf-8")
+    sum_note(path).unlink()
     pipeline.evaluate("tiny-dinov2", TINY_RECIPE, benchmarks=BENCHMARKS)
     answers = read_answers(both.answers_path("gqa"))
     assert sum(one.text.startswith("told before: ") for one in answers) == len(told) < len(answers)

@@ -10,7 +10,7 @@ import torch
 from tiny_models import make_encoder
 
 from mllm_eval.errors import UserError
-from mllm_eval.probes.grid import Heads, Input
+from mllm_eval.probes.grid import Descent, Heads, Input
 from mllm_eval.probes.measuring import Measurement, measure
 
 
@@ -40,7 +40,7 @@ def test_where_no_k_is_left_nothing_is_measured(tmp_path: Path) -> None:
 
 
 def test_heads_of_another_form_are_not_gone_on_with() -> None:
-    made = Heads([Input((1,), True)], [0.1, 0.3], 3, (1,), 5, 0.01, 0.9, seed=1)
+    made = Heads([Input((1,), True)], [0.1, 0.3], 3, (1,), 5, Descent(0.01, 0.9, 1))
     before = {name: one.clone() for name, one in made.state().items()}
     older = {name.replace("move", "pace"): one + 1 for name, one in before.items()}
     turned = {name: (one + 1).T for name, one in before.items()}

@@ -367,9 +367,9 @@ def test_hidden_answers_become_the_servers_file(write: Writer, tmp_path: Path) -
 
 
 def test_scores_say_whether_a_file_brought_its_own_records(mini: Callable[[str], None], write: Writer) -> None:
-    own = files.score_answers(load_benchmark("chartqa"), write(line("a", "14")), "cambrian")
+    own = files.score_answers(load_benchmark("chartqa"), write(line("a", "14")))
     assert own.brought
     mini("chartqa")
     lines = [{"id": str(number), "prediction": "14"} for number in range(len(parquet_rows.rows_of("chartqa")))]
-    found = files.score_answers(parquet_rows.unpinned("chartqa"), write(*lines), "cambrian")
+    found = files.score_answers(parquet_rows.unpinned("chartqa"), write(*lines))
     assert not found.brought

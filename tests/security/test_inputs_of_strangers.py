@@ -16,7 +16,7 @@ from fuzzing.running import Changed, Found, run_kind
 from hypothesis import strategies as st
 from tiny_models import make_encoder, make_llm
 
-from mllm_eval import config
+from mllm_eval import config, yamlbounds
 from mllm_eval.adapters import load_encoder_model
 from mllm_eval.alignment.pairs import load_pairs
 from mllm_eval.alignment.protocol import Alignment
@@ -101,7 +101,7 @@ def test_values_nested_too_deeply_are_one_line(tmp_path: Path) -> None:
         ("a: &x [*x]", r"mine\.yaml:1: \*x stands within what it stands for"),
         ("? [a, b]\n: 1", "a key that is no text"),
         ("a: 2001-02-30", "not valid yaml"),
-        ("a: '" + "x" * (config.MOST_LETTERS + 1) + "'", "letters"),
+        ("a: '" + "x" * (yamlbounds.MOST_LETTERS + 1) + "'", "letters"),
     ],
 )
 def test_yaml_is_bounded(text: str, said: str, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ class Listener:
 
 def test_data_of_older_code_are_told_of_and_not_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path))
-    source = sources.Source(make=f"{__name__}:made", whole="VERSION", version=f"{__name__}:version")
+    source = sources.MadeFolder(make=f"{__name__}:made", whole="VERSION", version=f"{__name__}:version")
     monkeypatch.setattr(sources, "sources", lambda: {"mini": source})
     wanted, listener = [tmp_path / "mini"], Listener()
     assert sources.provide(wanted, listener)
