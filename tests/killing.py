@@ -31,8 +31,8 @@ RECIPE = str(Path(__file__).parent / "recipes" / "tiny.yaml")
 ENCODER = "tiny-dinov2"
 # Seconds that any start may take at most, and how many times as long as the undisturbed one.
 LONGEST, SLOWER = 120.0, 20.0
-# What differs from run to run, and says nothing of a result: times, also of the files that were looked at (settled), and
-# what a filter's page tells of its speed.
+# What differs from run to run, and says nothing of a result: times, also of the files that were looked at (settled),
+# and what a filter's page tells of its speed.
 VOLATILE = {"ledger.jsonl", "manifest.json", "settled.json", "report.html"}
 # A checksum is written behind its file: of a step that was killed in between the file has none, and is taken as it is.
 BESIDE = (".lock", ".sha256", ".tmp", ".sum")

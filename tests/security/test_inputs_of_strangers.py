@@ -116,7 +116,7 @@ def test_aliases_count_as_what_they_stand_for(tmp_path: Path, monkeypatch: pytes
     shared = [1, 2, 3]
     path.write_text(yaml.safe_dump({"a": shared, "b": shared}))
     assert "*" in path.read_text() and config.key_lines(path)
-    monkeypatch.setattr(config, "MOST_PARTS", 10)
+    monkeypatch.setattr(yamlbounds, "MOST_PARTS", 10)
     with pytest.raises(UserError, match="aliases written out"):
         config.key_lines(path)
 
