@@ -30,7 +30,7 @@ from PIL import Image, ImageOps
 from mllm_eval.catalog import load_benchmark, load_encoder, load_recipe, paper_benchmarks
 from mllm_eval.data.samples import shown
 from mllm_eval.data.snapshots import load_samples
-from mllm_eval.leaks.check import RADIUS, check_leaks
+from mllm_eval.leaks.check import USUAL, check_leaks
 from mllm_eval.leaks.findings import Findings
 from mllm_eval.leaks.hashes import hash_of, hashes_of_views
 from mllm_eval.leaks.search import near
@@ -98,7 +98,7 @@ def near_by_hash(folder: Path, truth: dict[str, tuple[str, str]]) -> dict[str, i
             continue
         with Image.open(folder / "images" / file) as image:
             bits = np.uint64(hash_of(image.convert("RGB")))
-        found[kind] += bool(np.bitwise_count(hashes_of_views(views[key].load()) ^ bits).min() <= RADIUS)
+        found[kind] += bool(np.bitwise_count(hashes_of_views(views[key].load()) ^ bits).min() <= USUAL.radius)
     return found
 
 
@@ -130,9 +130,9 @@ def search(hashes: int, queries: int) -> dict[str, Any]:
     many, asked = (rng.integers(0, 2**64, count, dtype=np.uint64) for count in (hashes, queries))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     pairs: list[int] = []
-    taken = timed(lambda: pairs.append(sum(len(block.query) for block in near(many, asked, RADIUS))))
+    taken = timed(lambda: pairs.append(sum(len(block.query) for block in near(many, asked, USUAL.radius))))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"hashes": hashes, "queries": queries, "radius": RADIUS, **taken, "pairs": pairs[0],
+    return {"hashes": hashes, "queries": queries, "radius": USUAL.radius, **taken, "pairs": pairs[0],
             "more_mib": (peak - before) / 1024}  # fmt: skip
 
 

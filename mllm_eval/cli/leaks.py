@@ -54,6 +54,7 @@ def leaks(
     from mllm_eval.environment import before_torch
     from mllm_eval.errors import UserError
     from mllm_eval.leaks.check import check_leaks
+    from mllm_eval.leaks.matching import Tolerance
 
     if (recipe is None) == (against is None):
         raise UserError("give a recipe, such as `mllm-eval leaks mini`, or --against a folder of images; not both")
@@ -65,9 +66,8 @@ def leaks(
     source = chosen if chosen is not None else Path(str(against))
     before_torch()
     shown = display()
-    found = check_leaks(
-        source, named, pin, load_encoder(encoder), radius=radius, alarm=alarm, step=shown.step, say=shown.say
-    )
+    tolerance = Tolerance(radius, alarm)
+    found = check_leaks(source, named, pin, load_encoder(encoder), tolerance=tolerance, step=shown.step, say=shown.say)
     if as_json:
         for counts in found.benchmarks.values():
             say(counts.model_dump_json())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from mllm_eval.leaks.corpora import Corpus, Folder
 from mllm_eval.leaks.findings import KINDS, Findings, Found, Kind, Settings, place_of, read_findings
 from mllm_eval.leaks.hashes import NAME, VIEWS
 from mllm_eval.leaks.hashing import Hashed, hash_corpus, hash_views
-from mllm_eval.leaks.matching import Pairs, candidates, confirm, images_of
+from mllm_eval.leaks.matching import Pairs, Tolerance, candidates, confirm, images_of
 from mllm_eval.leaks.questions import Questions, normalised, question_of
 from mllm_eval.leaks.thumbnails import image_name, picture_name, write_thumbnails
 from mllm_eval.leaks.trainingsets import STANDS, Read, TrainingSets
@@ -30,9 +30,10 @@ from mllm_eval.storage import read_json, write_json, write_jsonl
 if TYPE_CHECKING:
     from mllm_eval.leaks.confirming import Judge
 
-RADIUS, ALARM, MOST = 10, 0.001, 256
+MOST = 256
 # Pairs of a benchmark whose pictures are kept, and names that a line lists.
 PICTURED, NAMED = 60, 20
+USUAL = Tolerance()
 
 Step = Callable[[str], AbstractContextManager[Progress]]
 
@@ -40,6 +41,15 @@ Step = Callable[[str], AbstractContextManager[Progress]]
 @contextmanager
 def _silent(_: str) -> Iterator[Progress]:
     yield unheard
+
+
+class _Asked(NamedTuple):
+    """A benchmark: its name, the pin of its data, its samples and their questions."""
+
+    name: str
+    pin: str
+    samples: Sequence[Sample]
+    texts: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -64,8 +74,7 @@ def check_leaks(
     pin: str,
     encoder: Encoder,
     *,
-    radius: int = RADIUS,
-    alarm: float = ALARM,
+    tolerance: Tolerance = USUAL,
     step: Step = _silent,
     say: Callable[[str], None] = lambda _: None,
 ) -> Findings:
@@ -75,14 +84,14 @@ def check_leaks(
         source: a recipe, or a folder (or file) of images, tar shards or parquet files, which has no text.
         pin: which data of the benchmarks.
         encoder: whose summaries confirm what the hashes find near.
-        radius: bits of 64 in which the hashes of candidates differ at most, 0 to 20.
-        alarm: the share of pairs of different pictures that may pass the threshold of similarity.
+        tolerance: how near hashes and features of a pair must be.
 
     What is done is kept, by piece and by benchmark: the same call goes on where it was, and computes nothing twice.
 
     Raises:
         UserError: data or a library that are not here, no images, values out of their range.
     """
+    radius, alarm = tolerance
     if not 0 <= radius <= 20 or not 0 < alarm < 1:
         raise UserError(f"radius {radius}, alarm {alarm}: give a radius of 0 to 20 bits and a share between 0 and 1")
     settings = Settings(hash=NAME, views=len(VIEWS), radius=radius, encoder=encoder.name,
@@ -97,7 +106,8 @@ def check_leaks(
 
     judge = Judge(encoder)
     for one in benchmarks:
-        _check_benchmark(one.name, pin, samples[one.name], questions[one.name], looked, settings, judge, step)
+        asked = _Asked(one.name, pin, samples[one.name], questions[one.name])
+        _check_benchmark(asked, looked, settings, judge, step)
     found = read_findings(looked.folder, pin)
     assert found is not None
     return Findings(found.folder, {one.name: found.benchmarks[one.name] for one in benchmarks})
@@ -131,10 +141,8 @@ def _look_through(source: Recipe | Path, texts: list[str], step: Step, say: Call
     return _Source(corpus, folder, hashed, read, asked, stands)
 
 
-def _check_benchmark(
-    name: str, pin: str, samples: Sequence[Sample], texts: Sequence[str], source: _Source, settings: Settings,
-    judge: Judge, step: Step,
-) -> None:  # fmt: skip
+def _check_benchmark(benchmark: _Asked, source: _Source, settings: Settings, judge: Judge, step: Step) -> None:
+    name, pin, samples, texts = benchmark
     folder = source.folder / "found" / pin
     pictures = shown([samples])
     asked = [(sample.id, [image.sha256 for image in sample.images]) for sample in samples]
@@ -148,8 +156,8 @@ def _check_benchmark(
         viewed = hash_views(pictures, source.folder.parent / "benchmarks", told)
     with step(f"leaks: {name} (pairs)") as told:
         near = candidates(source.hashed, viewed, settings.radius, settings.most)
-        near, calibration = confirm(near, viewed, source.hashed, source.corpus, judge, settings.radius, settings.alarm,
-                                    told)  # fmt: skip
+        near, calibration = confirm(near, viewed, source.hashed, source.corpus, judge,
+                                    Tolerance(settings.radius, settings.alarm), told)  # fmt: skip
     over = calibration.threshold if calibration else None
     same = near.where(near.similarity > over if over is not None else np.zeros(len(near.picture), bool))
     first = same.where(np.arange(len(same.picture)) < PICTURED)

@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 BLOCK = 4096
 
 
+class Tolerance(NamedTuple):
+    """Bits of 64 in which the hashes of candidates differ at most (0 to 20), and the share of pairs of different
+    pictures that may pass the threshold of similarity."""
+
+    radius: int = 10
+    alarm: float = 0.001
+
+
 class Pairs(NamedTuple):
     """[n] pairs: number of the benchmark's picture, of the corpus' image, of the view, bits apart, similarity (nan:
     not looked at). total: pairs near by their hashes, those beyond the nearest of a picture too."""
@@ -58,8 +66,7 @@ def confirm(
     hashed: Hashed,
     corpus: Corpus,
     judge: Judge,
-    radius: int,
-    alarm: float,
+    tolerance: Tolerance,
     told: Progress,
 ) -> tuple[Pairs, Calibration | None]:
     """The pairs with their similarities, and the threshold, where there are any.
@@ -74,7 +81,7 @@ def confirm(
     rows = list(judge.summaries(viewed.pictures[at].load for at in chosen))
     good = [at for at, row in enumerate(rows) if row is not None]
     known = np.stack([row for row in rows if row is not None])
-    calibration = calibrate(known, viewed.views[chosen[good]], radius, alarm)
+    calibration = calibrate(known, viewed.views[chosen[good]], tolerance.radius, tolerance.alarm)
     shown, of_pair = np.unique(np.stack([pairs.picture, pairs.view]), axis=1, return_inverse=True)
     seen = _stacked(judge.summaries(_views(viewed.pictures, shown)), calibration.mean.shape[0])
     seen = directions(seen, calibration.mean)

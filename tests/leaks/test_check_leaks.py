@@ -116,8 +116,8 @@ def test_copies_are_within_the_radius_of_a_view_and_other_pictures_are_not(kind:
     views = [hashes_of_views(picture(number)) for number in range(12)]
     made = [hash_of(KINDS[kind](picture(number))) for number in range(12)]
     apart = np.array([[np.bitwise_count(own ^ np.uint64(bits)).min() for own in views] for bits in made])
-    assert apart.diagonal().max() <= check.RADIUS
-    assert apart[~np.eye(12, dtype=bool)].min() > check.RADIUS
+    assert apart.diagonal().max() <= check.USUAL.radius
+    assert apart[~np.eye(12, dtype=bool)].min() > check.USUAL.radius
 
 
 @pytest.mark.slow
