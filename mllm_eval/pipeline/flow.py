@@ -26,7 +26,7 @@ from mllm_eval.pipeline.sources import folders_of, needed, provide
 from mllm_eval.pipeline.subset import asked_samples
 from mllm_eval.run import Run, RunFolder
 from mllm_eval.storage import remove_temporary
-from mllm_eval.train import hold_to_its_data, is_trained, prepare, train
+from mllm_eval.train import clear_checkpoints, hold_to_its_data, is_trained, prepare, train
 
 if TYPE_CHECKING:
     pass
@@ -47,6 +47,7 @@ def train_run(
 
         def prepare() -> bool:
             if is_trained(run):
+                clear_checkpoints(run)
                 return False
             provide(needed(run.recipe, True, []), ledger.reporter)
             hold_to_its_data(run)
@@ -162,6 +163,7 @@ def working(run: RunFolder, reporter: Reporter | None) -> Iterator[Ledger]:
 def train_missing(run: Run, ledger: Ledger) -> None:
     """Train a run as far as it is not trained."""
     if is_trained(run):
+        clear_checkpoints(run)
         return
     for one in run.earlier_here():
         ledger.reporter.say(f"run {one} learnt other tokens of the template {run.recipe.template}: trained again")

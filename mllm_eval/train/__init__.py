@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,19 @@ from mllm_eval.train.provenance import hold_to_its_data
 if TYPE_CHECKING:
     from mllm_eval.run import Run
 
-__all__ = ["check_batches", "hold_to_its_data", "is_trained", "prepare", "train"]
+__all__ = ["check_batches", "clear_checkpoints", "hold_to_its_data", "is_trained", "prepare", "train"]
 
 
 def is_trained(run: Run) -> bool:
     """Whether the run's checkpoint is there. It appears whole or not at all; needs no torch."""
     return (run.checkpoint / "config.json").is_file()
+
+
+def clear_checkpoints(run: Run) -> None:
+    """Remove what a training that was killed behind its last step has left: large, and nothing goes on from it."""
+    if is_trained(run):
+        for number in (1, 2):
+            shutil.rmtree(run.stage_dir(number) / "checkpoints", ignore_errors=True)
 
 
 def check_batches(run: Run, processes: int) -> None:
@@ -31,6 +39,7 @@ def check_batches(run: Run, processes: int) -> None:
 def train(run: Run, progress: Progress | None = None, say: Callable[[str], None] | None = None) -> None:
     """Train what is missing of a run; see `mllm_eval.train.stages.train`. torch is loaded here, not before."""
     if is_trained(run):
+        clear_checkpoints(run)
         return
     from mllm_eval.train.stages import train as train_stages
 

@@ -242,6 +242,17 @@ def test_stage_1_leaves_the_llm_alone(home: Path, monkeypatch: pytest.MonkeyPatc
     assert all(torch.equal(states[1][f"llm.{name}"], base[name]) for name in base)
 
 
+def test_checkpoints_that_a_kill_left_behind_the_last_step_are_removed(home: Path) -> None:
+    run = make_run(home)
+    train(run)
+    for number in (1, 2):
+        left = run.stage_dir(number) / "checkpoints" / "checkpoint-4"
+        left.mkdir(parents=True)
+        (left / "model.safetensors").write_bytes(b"large")
+    train(run)
+    assert not any((run.stage_dir(number) / "checkpoints").exists() for number in (1, 2))
+
+
 def test_accumulation_and_micro_batches_change_nothing(home: Path) -> None:
     whole = make_run(home / "a")
     parts = make_run(home / "b", stage1={"micro_batch": 1}, stage2={"micro_batch": 2})
