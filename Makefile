@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup filter plan weights data train eval probe export score table report subset compare leaks align check gpu-check gpu-wheels mini-weights lint test test-fast test-long faults fuzz audit mutants bench clean
+.PHONY: help setup filter plan weights data train eval probe export score table report subset compare leaks align check gpu-check gpu-wheels mini-weights lint test test-fast test-long faults fuzz audit bench clean
 
 PYTHON ?= python3
 # Torch comes from pip's own index, in the version of constraints.txt. PyPI's build for Linux is that with CUDA, which runs
@@ -139,11 +139,6 @@ audit: $(READY) ## list the installed packages (CycloneDX, results/sbom.cdx.json
 	@test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit && .venv/audit/bin/python -m pip install --quiet --disable-pip-version-check $(AUDITORS); }
 	@mkdir -p results && .venv/audit/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o results/sbom.cdx.json $(BIN)/python
 	@.venv/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
-
-MUTMUT = $(BIN)/python -m mutmut
-mutants: $(READY) ## change scoring, statistics and inference in small ways, and name the changes that no test sees: hours
-	@$(PIP) --quiet mutmut==3.8.1
-	@$(MUTMUT) run && $(MUTMUT) results
 
 bench: $(READY) ## time parts of this project on this machine: [BENCH=scoring]
 	@$(RUN) bench $(BENCH)
