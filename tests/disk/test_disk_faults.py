@@ -293,13 +293,13 @@ def test_the_writers_of_libraries_are_understood(tmp_path: Path) -> None:
 def test_a_file_system_without_locks_is_said_once_and_one_without_writing_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from mllm_eval import storage
+    from mllm_eval import locks
 
     def none(*_: Any) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", none)
-    monkeypatch.setattr(storage, "_unlocked", set())
+    monkeypatch.setattr(locks, "_unlocked", set())
     for _ in range(2):
         with FileLock(tmp_path / "run" / ".lock"):
             pass
