@@ -103,6 +103,7 @@ plain = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(), plain))
 def test_canonical_keeps_the_data_and_forgets_the_order(data: dict[str, object]) -> None:
     backwards = dict(reversed(data.items()))

@@ -135,6 +135,7 @@ def test_ink_on_a_clear_ground_is_seen_on_white_and_lost_as_the_paper_has_it(mod
     np.testing.assert_array_equal(greys(opaque), greys(opaque, WHITE))
 
 
+@pytest.mark.slow
 def test_cmyk_and_thin_images() -> None:
     halves = np.zeros((8, 80, 3), np.uint8)
     halves[:, :40] = 255

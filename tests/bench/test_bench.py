@@ -50,6 +50,7 @@ def _asked() -> dict[str, int]:
     return {name: size for part in parts for name, size in part.items()}
 
 
+@pytest.mark.slow
 def test_generation_gives_the_answers_of_the_plain_way(tmp_path: Path) -> None:
     out = tmp_path / "generation.json"
     assert run_timings(["generation"], ["--quick", "--rounds", "1", "--threads", "1", "--out", str(out)])
@@ -63,6 +64,7 @@ def test_generation_gives_the_answers_of_the_plain_way(tmp_path: Path) -> None:
     assert [row["hidden_positions"] - row["shown_positions"] for row in shapes] == [8, 2, 6]
 
 
+@pytest.mark.slow
 def test_sixteen_counts_operations_and_gives_the_answers_of_the_plain_way(tmp_path: Path) -> None:
     out = tmp_path / "sixteen.json"
     assert run_timings(["sixteen"], ["--quick", "--rounds", "1", "--threads", "1", "--out", str(out)])

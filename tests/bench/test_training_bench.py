@@ -61,6 +61,7 @@ def test_losses_and_gradients_are_those_of_llava(stage: int, bench: Any, drawn: 
         assert stage == 2 or all(weight.grad is None for weight in model.llm.parameters())
 
 
+@pytest.mark.slow
 def test_each_way_is_timed_on_rows_of_the_same_kind(bench: Any, run: Any, tmp_path: Path) -> None:
     rows = list(bench.compare(run, 2, Features.of(run), tmp_path))
     ways = ["plain", "features stored, whole last layer", "features stored", "features stored, cold"]

@@ -45,6 +45,7 @@ def an_answer(number: int, text: str = LONG) -> Answer:
     return Answer(str(number), "p" * 16, ("i" * 16,), text, 100, 3)
 
 
+@pytest.mark.slow
 def test_questions_fit_in_memory_without_their_images(home: Path) -> None:
     benchmark = unpinned("docvqa")
     write_mini(home, benchmark, [row(number) for number in range(ROWS)])
@@ -76,6 +77,7 @@ def test_variants_read_the_rows_once(home: Path, monkeypatch: pytest.MonkeyPatch
     assert len(load_samples(benchmark, "mini", BLIND)) == 6
 
 
+@pytest.mark.slow
 def test_answers_fit_in_memory_and_stay_what_was_read(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "docvqa.jsonl")
     journal.append([an_answer(number) for number in range(ROWS)])
@@ -97,6 +99,7 @@ def test_a_repeated_id_is_told_with_both_lines(tmp_path: Path) -> None:
         open_answers(path)
 
 
+@pytest.mark.slow
 def test_scores_fit_in_memory(home: Path) -> None:
     benchmark = unpinned("docvqa")
     write_mini(home, benchmark, [row(number) for number in range(ROWS)])

@@ -223,6 +223,7 @@ def test_a_system_that_takes_a_byte_at_a_time_gets_all_of_them(name: str, tmp_pa
     assert short == QUICK[name](tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_other_bytes_than_were_written_are_told_or_made_again(name: str, tmp_path: Path) -> None:
     work, drawn = ALL[name], random.Random(name)

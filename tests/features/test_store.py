@@ -148,6 +148,7 @@ WRITER = """
 """
 
 
+@pytest.mark.slow
 def test_processes_write_to_one_store_at_once_and_to_one_image(tmp_path: Path) -> None:
     spans = [(0, 40), (20, 60)]
     writers = [process(WRITER, tmp_path / "a", *span) for span in spans]

@@ -62,6 +62,7 @@ def _killed_at(place: str, out: str, calls: int) -> None:
     filtered(Path(place), Path(out), judge=Killed, shards=True)
 
 
+@pytest.mark.slow
 def test_killed_at_every_batch_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     place = tars(tmp_path / "in", shards=2)
     tar(place / "00002.tar", [("page.jpg", b"no image"), ("cut.png", png(9)[:50]), *sample("x", 200), *sample("y", 3),

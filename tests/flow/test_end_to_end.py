@@ -143,6 +143,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_killed_while_it_answers_it_goes_on_to_the_same_bytes(first: dict[str, bytes]) -> None:
     folder = the_run().folder
     for part in ("answers", "scores"):
@@ -237,6 +238,7 @@ def test_a_half_written_folder_is_mended(first: dict[str, bytes]) -> None:
     assert Run.load(run.folder) == run
 
 
+@pytest.mark.slow
 def test_a_broken_image_fails_its_sample_and_the_rest_goes_on(parquet: Path, first: dict[str, bytes]) -> None:
     original, table = parquet.read_bytes(), pq.read_table(parquet)
     whole = {answer.id: answer for answer in read_answers(the_run().answers_path("mme"))}

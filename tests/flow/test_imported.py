@@ -45,6 +45,7 @@ def rows(*words: str) -> list[dict[str, str]]:
     return list(csv.DictReader(done.stdout.splitlines()))
 
 
+@pytest.mark.slow
 def test_imported_answers_are_a_row_of_table_and_report(own_home: Path) -> None:
     done = bring(own_home, ["red"] * 9 + ["blue"] * 3)
     assert done.exit_code == 0, done.output
@@ -67,6 +68,7 @@ def test_imported_answers_are_a_row_of_table_and_report(own_home: Path) -> None:
     assert "1 row of imported answers, 1 benchmark with 12 questions in all" in index and 'id="cost"' not in index
 
 
+@pytest.mark.slow
 def test_a_table_and_report_of_all_runs_name_what_they_leave_out(own_home: Path) -> None:
     bring(own_home, ["red"] * 12)
     bring(own_home, ["red"] * 12, name="other-vlm")

@@ -73,6 +73,7 @@ def test_a_wheel_has_every_file_of_the_three_folders_and_no_other_package(instal
     assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"bin", "mllm_eval"}
 
 
+@pytest.mark.slow
 def test_the_installed_package_works_elsewhere_and_without_torch(installed: Path, tmp_path: Path) -> None:
     pytest.importorskip("evaluate")
     done = subprocess.run(
@@ -91,6 +92,7 @@ def test_the_installed_package_works_elsewhere_and_without_torch(installed: Path
     assert done.stdout.split() == ["16", "100.0"], done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_an_installed_family_is_imported_by_its_name(installed: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     code = "from mllm_eval.adapters import FAMILIES, family; print(*(family(n).__module__ for n in FAMILIES))"

@@ -136,6 +136,7 @@ def test_files_of_this_very_moment_are_not_believed(own_home: Path, monkeypatch:
     assert content.state_of(benchmark, "mine") is None
 
 
+@pytest.mark.slow
 def test_the_report_shows_no_new_gold_beside_an_old_score(own_home: Path) -> None:
     out = own_home / "site"
     assert command("report", "--out", str(out)).exit_code == 0
@@ -385,6 +386,7 @@ def test_an_unknown_baseline_is_refused_before_anything_is_done(own_home: Path) 
     assert not Run.of("tiny-dinov2", "own", seed=9).folder.exists()
 
 
+@pytest.mark.slow
 def test_a_report_that_can_not_be_made_leaves_the_one_that_is_there(
     own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ def test_what_the_pages_show_is_files_and_commands() -> None:
         assert len(commands) == sum(line.lstrip().startswith("$ ") for line in lines) >= 4
 
 
+@pytest.mark.slow
 def test_python_is_used_as_the_page_says(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(tmp_path, alignment=8, instruction=8)
     monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path))

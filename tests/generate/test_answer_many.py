@@ -144,6 +144,7 @@ def test_killed_anywhere_several_end_with_the_same_bytes(
         assert path.read_bytes() == (tmp_path / "killed" / path.name).read_bytes()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(
     shapes=st.lists(

@@ -77,6 +77,7 @@ def test_the_engine_answers_as_the_reference(
     assert answers_of(model, mixed_samples(), tmp_path / "a.jsonl", limits=limits) == expected
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     shapes=st.lists(

@@ -70,6 +70,7 @@ def of_plain(llama: Any) -> int:
     return GPU.launched.total()
 
 
+@pytest.mark.slow
 def test_a_step_of_decoding_launches_little_more_than_a_plain_one(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # There are no values to compare.
     monkeypatch.setattr(attention, "fused_agrees", lambda *_: True)

@@ -158,6 +158,7 @@ def test_only_a_prompts_own_embeddings_are_sent() -> None:
     assert torch.equal(back, held[3:5])
 
 
+@pytest.mark.slow
 def test_a_run_is_answered_by_the_llm_that_it_exports(tiny_home: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

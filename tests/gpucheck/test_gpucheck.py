@@ -104,6 +104,7 @@ def three(monkeypatch: pytest.MonkeyPatch) -> dict[str, Kind]:
     return kinds
 
 
+@pytest.mark.slow
 def test_what_raises_has_failed_in_a_line_and_the_others_go_on(three: dict[str, Kind], tmp_path: Path) -> None:
     told: list[Check] = []
     found = run_checks(told.append, dry=True, to=tmp_path / "a.json")
@@ -141,6 +142,7 @@ def test_on_an_h200_all_checks_of_one_gpu_fit_into_the_budget(tmp_path: Path) ->
     assert len(run.ONE_GPU) == 8 and taken <= run.BUDGET < 8 * 60
 
 
+@pytest.mark.slow
 def test_the_command_says_what_failed_by_its_exit_code(three: dict[str, Kind], tmp_path: Path) -> None:
     def call(*words: str) -> Any:
         return CliRunner().invoke(app, ["check", "gpu", *words])
@@ -182,6 +184,7 @@ def test_a_gpu_is_found_in_the_data_sheets_by_its_drivers_name(name: str, key: s
 
 
 # ---- each, with and without its fault ----
+@pytest.mark.slow
 @pytest.mark.parametrize("group", TESTS)
 def test_a_check_passes_and_each_judged_line_fails_with_its_fault(group: str) -> None:
     found = run_checks(lambda _: None, [group], dry=True)

@@ -126,6 +126,7 @@ def test_a_benchmark_may_be_a_dict(results: mllm_eval.Results) -> None:
     assert len(results.table().columns) == 1
 
 
+@pytest.mark.slow
 def test_a_comparison_has_every_difference(results: mllm_eval.Results, other: Encoder) -> None:
     found = mllm_eval.compare([results, other], benchmarks="own", recipe=recipe(), blind=True)
     (row,) = found.differences.to_dict("records")
@@ -279,6 +280,7 @@ CALLS: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_leaves_the_process_as_it_was(name: str, home: Path, checkpoint: Path, users: None) -> None:
     again(home) if name == "command" else None
@@ -354,6 +356,7 @@ print(said)
 """
 
 
+@pytest.mark.slow
 def test_libraries_that_a_call_imported_are_as_their_user_would_have_them(home: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in SET_BY_US}
     code, threads = FIRST.format(recipe=recipe()), str(torch.get_num_threads())

@@ -264,6 +264,7 @@ def test_a_second_build_finds_everything_made(home: Path) -> None:
     assert (home / "miniature/SHA256SUMS").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_build_is_the_same_bytes_again_and_leaves_nothing_when_interrupted(home: Path, tmp_path: Path) -> None:
     def interrupt(what: str, *_: int) -> None:
         if what == "benchmarks":

@@ -45,6 +45,7 @@ def test_the_import_is_light() -> None:
     assert run(LIGHT) == "[]\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "order", "names"),
     [

@@ -393,6 +393,7 @@ def test_the_files_own_chat_template_is_held_against_ours(tmp_path: Path) -> Non
     assert nearest_template(tokenizer) == "its own chat template is chatml"
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_from_a_file_and_its_row_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
     model = make_model(vocab=261)

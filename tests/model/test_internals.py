@@ -65,6 +65,7 @@ def test_a_part_that_changed_is_named_with_the_version(
     assert problem.startswith(f"the {part} of LLaMA is another one in transformers {transformers.__version__} (")
 
 
+@pytest.mark.slow
 def test_a_part_that_is_gone_leaves_the_rest_importable() -> None:
     code = (
         "import transformers.models.llama.modeling_llama as llama; del llama.rotate_half\n"

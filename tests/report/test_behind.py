@@ -119,6 +119,7 @@ def test_the_parts_stand_in_the_table_of_details_in_every_format() -> None:
     assert lines["AI2D: by kind / food"]["value"] == "20.00" and lines["AI2D"]["most_frequent_answer"] == "C 83%"
 
 
+@pytest.mark.slow
 def test_a_runs_page_has_parts_and_the_table_of_golds_and_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "load_samples", lambda benchmark, *_: site_runs.samples(benchmark.name, 100))
     run = one_letter(reported={"<script>": {"accuracy": 20.0, "total": 9}})

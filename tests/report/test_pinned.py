@@ -64,6 +64,7 @@ def test_stored_runs_give_the_same_bytes(name: str, stored: Path, monkeypatch: p
     assert shown.stdout == (TESTS / "pinned" / name).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

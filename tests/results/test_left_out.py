@@ -47,6 +47,7 @@ def said(*arguments: str) -> str:
     return " ".join(done.output.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [_of_another_version, _cut, _gone])
 def test_a_run_whose_config_no_longer_loads_is_named_everywhere(
     damage: Callable[[Path], None], two: tuple[Run, Run]

@@ -121,6 +121,7 @@ hard = st.sampled_from(
 texts = st.one_of(hard, st.text(min_size=1, max_size=12), st.lists(hard, min_size=1, max_size=3).map(" ".join))
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.lists(texts, min_size=1, max_size=6, unique=True), st.data())
 def test_an_option_that_is_repeated_letter_for_letter_is_read_as_that_option(options: list[str], data: Any) -> None:

@@ -404,6 +404,7 @@ def test_mcnemar_refuses_what_is_not_binary_and_knows_no_difference() -> None:
     assert stats.mcnemar(np.array([1.0, 1, 0, 0]), np.array([0.0, 0, 1, 1])) == (2, 2, 1.0)
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
 @settings(max_examples=50, deadline=None)
 def test_holm_is_statsmodels(p: list[float]) -> None:

@@ -266,6 +266,7 @@ def test_seeds_hold_what_they_were_made_of() -> None:
     assert isinstance(found, Seeds) and found.values == (1.0, 2.0) and isinstance(found.mean, Interval)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [3, 5, 10, 30, 300])
 def test_intervals_cover_however_few_images_there_are(images: int) -> None:
     """Without the widening 3 images give 77 %, 5 give 86 %."""

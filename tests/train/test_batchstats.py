@@ -127,6 +127,7 @@ def test_any_file_can_be_looked_at(tmp_path: Path) -> None:
     assert "order: modality" in CALL.invoke(app, ["recipes", "cambrian"]).output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -233,6 +233,7 @@ def test_rows_of_text_leave_room_for_a_dummy_image_where_the_original_puts_one(h
     assert text in data.usable(12, data.limits(first + 13, 12))
 
 
+@pytest.mark.slow
 def test_row_tokens_are_learnt_and_answers_are_those_of_the_reference(home: Path) -> None:
     run = make_run(home)
     train(run)

@@ -130,6 +130,7 @@ def test_rows_with_an_image_are_told_from_those_without(home: Path) -> None:
     assert sorted(one.plan.with_image[rest].tolist()) == [False] * 4 + [True] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_split_of_a_step_changes_nothing(order: str, home: Path) -> None:
     stage = {"order": order, "last_step": "fill", "batch": 8, "steps": 5}
@@ -159,6 +160,7 @@ class Killed(BaseException):
     """Nothing that any code of a training would catch."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 def test_killed_and_started_again_ends_with_the_same_bytes(
     order: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

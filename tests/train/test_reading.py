@@ -82,6 +82,7 @@ def test_the_index_is_written_once_and_again_when_the_file_changes(
     assert [one.name for one in keep.iterdir() if one.name.startswith(".")] == []
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rowindex, "CHUNK", 2**11)
     line = json.dumps(row(0)) + "\n"

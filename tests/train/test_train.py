@@ -116,6 +116,7 @@ def test_rows_whose_answers_are_cut_away_are_not_used(home: Path) -> None:
     assert len(data.usable(9, 10_000)) == 24
 
 
+@pytest.mark.slow
 def test_progress_weighs_images_and_steps_by_their_work(home: Path) -> None:
     told: list[tuple[int, int]] = []
     train(make_run(home), lambda done, total: told.append((done, total)))
@@ -192,6 +193,7 @@ def test_an_incomplete_checkpoint_is_passed_over_with_one_line(
 
 
 # ---- both stages ----
+@pytest.mark.slow
 def test_two_stages_train_what_they_should_and_nothing_else(home: Path) -> None:
     from safetensors.torch import load_file
 
@@ -226,6 +228,7 @@ def test_two_stages_train_what_they_should_and_nothing_else(home: Path) -> None:
     torch.testing.assert_close(projector["std"], patches.std(0, correction=0))
 
 
+@pytest.mark.slow
 def test_stage_1_leaves_the_llm_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mllm_eval.train import stages
 
@@ -253,6 +256,7 @@ def test_checkpoints_that_a_kill_left_behind_the_last_step_are_removed(home: Pat
     assert not any((run.stage_dir(number) / "checkpoints").exists() for number in (1, 2))
 
 
+@pytest.mark.slow
 def test_accumulation_and_micro_batches_change_nothing(home: Path) -> None:
     whole = make_run(home / "a")
     parts = make_run(home / "b", stage1={"micro_batch": 1}, stage2={"micro_batch": 2})
@@ -263,6 +267,7 @@ def test_accumulation_and_micro_batches_change_nothing(home: Path) -> None:
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_seed_decides_everything(home: Path) -> None:
     run = make_run(home)
     train(run)
@@ -368,6 +373,7 @@ def test_bad_input_is_refused_before_anything_is_computed(changes: dict[str, Any
     assert not list((home / "results" / "features").rglob("*.npy"))
 
 
+@pytest.mark.slow
 def test_a_broken_image_stops_training_and_loses_nothing(home: Path) -> None:
     run = make_run(home)
     broken = home / "data" / "images" / "4.png"

@@ -52,6 +52,7 @@ def tokenised(run: Run, live: bool) -> TokenisedSet:
 
 
 # ---- a whole training ----
+@pytest.mark.slow
 def test_rows_of_unreadable_images_are_listed_and_the_rest_is_learnt_alike_stored_or_live(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +94,7 @@ def test_what_is_no_image_at_all_is_found_before_a_live_training(home: Path) -> 
         Unreadable(home, found).add({int(found.image_of[0]): "0.png: cut short"})
 
 
+@pytest.mark.slow
 def test_a_mended_image_is_read_again(home: Path) -> None:
     run = run_with(home, 0, True)
     broken = home / "data" / "images" / "4.png"
@@ -188,6 +190,7 @@ def set_of(folder: Path, images: int) -> TokenisedSet:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_memory_of_encoding_does_not_grow_with_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "CHUNK", 1000)
 
@@ -215,6 +218,7 @@ def test_images_are_counted_once_and_found_by_name(tmp_path: Path, monkeypatch: 
     assert [ref.sha256 for ref in refs_of(sets, names)] == names
 
 
+@pytest.mark.slow
 def test_chunks_of_images_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = []
     for chunk in (1000, 3):
