@@ -43,7 +43,9 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         sizes = [file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups)]
     if sizes and not 0 <= min(sizes) <= max(sizes) <= GROUP_BYTES:
         said = min(sizes) if min(sizes) < 0 else max(sizes)
-        raise UserError(f"{path}: a row group of {said:,} bytes; those of at most {GROUP_BYTES:,} are read: write smaller ones")
+        raise UserError(
+            f"{path}: a row group of {said:,} bytes; those of at most {GROUP_BYTES:,} are read: write smaller ones"
+        )
     return file
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mllm_eval.catalog.variant import DEFAULT, VariantKey
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import Benchmark
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.data.columns import named_columns
 from mllm_eval.data.readers import Reading
 from mllm_eval.data.settings import settings_of

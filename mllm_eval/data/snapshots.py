@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mllm_eval.catalog.variant import DEFAULT, VariantKey
 import hashlib
 from array import array
 from collections import deque
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mllm_eval.catalog.benchmark import Benchmark, Pin, folder_of, module_of
+from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.data.locks import locked_snapshot
 from mllm_eval.data.readers import Reading
 from mllm_eval.data.samples import Kept, Pictures, Sample, Samples

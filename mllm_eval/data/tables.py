@@ -17,6 +17,7 @@ from mllm_eval.decoding import PLAIN, Decoding
 from mllm_eval.errors import UserError
 from mllm_eval.storage import data_home, within
 
+
 @dataclass(frozen=True, slots=True)
 class DataRow:
     """A row: its place (for messages), its columns without images, and its images by column.
@@ -100,7 +101,9 @@ def _csv_rows(path: Path, pin: Pin, aliases: Mapping[str, str], how: Decoding) -
         record = {key: typed(value, pin.columns.get(key, "string"), key, where) for key, value in named.items()}
         images: dict[str, Pictures] = {}
         if pin.image_files:
-            images["image"] = (_file(_below(path.parent, filled_in(pin.image_files, record, where), where), where, how),)
+            images["image"] = (
+                _file(_below(path.parent, filled_in(pin.image_files, record, where), where), where, how),
+            )
         yield DataRow(where, record, images)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peak_memory import held
 from parquet_rows import png, unpinned, write_mini
+from peak_memory import held
 
 from mllm_eval.answers import Answer, Journal, open_answers
 from mllm_eval.catalog.variant import BLIND, VariantKey

@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from own_benchmark import command
+from PIL import Image
 
 from mllm_eval.catalog.recipe import ConversationData
 from mllm_eval.data import trainingimages
 from mllm_eval.data.trainingimages import training_survey
 from mllm_eval.decoding import ORIENTATION, Decoding
 from mllm_eval.errors import UserError
-
 
 
 def saved(path: Path, image: Image.Image, **how: Any) -> str:

@@ -180,6 +180,7 @@ def test_pieces_of_the_site_escape_what_they_are_given(text: str) -> None:
     assert not COMMANDS.search(pieces(text))
 
 
+@pytest.mark.slow
 def test_every_page_of_the_site_has_its_policy_and_no_script_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
