@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import made_runs
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,6 +27,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.model import load_tokenizer
 from mllm_eval.pipeline.weights import check
 from mllm_eval.plan.workload import _text
+from mllm_eval.results import record_of
 from mllm_eval.results.timings import read_timings
 from mllm_eval.storage import iter_jsonl, read_json
 
@@ -145,7 +147,9 @@ def test_a_row_group_beyond_the_bound_is_refused(tmp_path: Path, monkeypatch: py
         parquet.open_parquet(path)
 
 
-@pytest.mark.parametrize("change", [{"apply_layernorm": "no"}, {"num_channels": [3]}, {"hidden_act": "none such"}])
+@pytest.mark.parametrize(
+    "change", [{"apply_layernorm": "no"}, {"num_channels": [3]}, {"hidden_act": "none such"}, {"model_type": ["x"]}]
+)
 def test_a_config_of_other_types_is_one_line(change: dict[str, Any], tmp_path: Path) -> None:
     encoder = make_encoder(tmp_path / "e")
     path = tmp_path / "e/config.json"
@@ -175,3 +179,21 @@ def test_a_broken_training_row_does_not_stop_a_plan(tmp_path: Path) -> None:
 
 def test_kinds_are_named_once() -> None:
     assert len(KINDS) >= 25 and isinstance(Found("x").counts["read"], int)
+
+
+@pytest.mark.parametrize("kinds", [3, True, [1]])
+def test_layers_of_an_llm_that_are_no_names_are_one_line(kinds: Any, tmp_path: Path) -> None:
+    llm = make_llm(tmp_path / "l")
+    path = tmp_path / "l/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "layer_types": kinds}))
+    with pytest.raises(UserError, match="`layer_types` is no list of names"):
+        check(llm, tmp_path / "l")
+
+
+def test_a_summary_whose_count_is_no_number_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path))
+    run = made_runs.make_run("mini-dino", benchmarks=["gqa"])
+    path = run.summary_path("gqa", "cambrian")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "n_failed": [1]}))
+    with pytest.raises(UserError, match="'n_failed' is no number"):
+        record_of(run).summaries("cambrian")
