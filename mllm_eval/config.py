@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import time
 import types
@@ -192,7 +193,8 @@ def _parsed(path: Path) -> _Document:
 def _base_path(path: Path, base: str, folders: Sequence[Path]) -> Path:
     places = [path.parent, *folders]
     candidates = [one for place in places for one in (locate(base, place), locate(f"{base}.yaml", place))]
-    files = [candidate for candidate in candidates if candidate.is_file()]
+    # Not Path.is_file, which raises for a name that is longer than the system allows.
+    files = [candidate for candidate in candidates if os.path.isfile(candidate)]
     # A file of one's own may carry the name of the one that it builds on.
     other = [candidate for candidate in files if candidate.resolve() != path.resolve()]
     if files:

@@ -93,6 +93,8 @@ def llama_config(llm: LLM, folder: Path) -> dict[str, Any]:
     kind, classes = config.get("model_type"), config.get("architectures") or []
     if kind != "llama":
         raise UserError(f"{path}: the weights are of type {kind!r}, llm {llm.name} must be 'llama'")
+    if not isinstance(classes, list):
+        raise UserError(f"{path}: `architectures` is a {type(classes).__name__}, not a list; fetch it again")
     if classes and not any(str(one).lower() == "llamaforcausallm" for one in classes):
         raise UserError(f"{path}: the weights are of {classes[0]}, llm {llm.name} must be a LlamaForCausalLM")
     _refuse_foreign(config, path)

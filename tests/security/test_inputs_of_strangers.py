@@ -21,6 +21,7 @@ from mllm_eval import config, yamlbounds
 from mllm_eval.adapters import load_encoder_model
 from mllm_eval.alignment.pairs import load_pairs
 from mllm_eval.alignment.protocol import Alignment
+from mllm_eval.catalog.llama import llama_config
 from mllm_eval.data import parquet
 from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.errors import UserError
@@ -197,3 +198,19 @@ def test_a_summary_whose_count_is_no_number_is_one_line(tmp_path: Path, monkeypa
     path.write_text(json.dumps({**json.loads(path.read_text()), "n_failed": [1]}))
     with pytest.raises(UserError, match="'n_failed' is no number"):
         record_of(run).summaries("cambrian")
+
+
+def test_a_base_with_a_name_longer_than_files_have_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"base: {'x' * 300}\nname: mine\n")
+    with pytest.raises(UserError, match="is neither a file nor a sibling"):
+        config.key_lines(path)
+
+
+@pytest.mark.parametrize("said", [1.5, 3, "LlamaForCausalLM"])
+def test_architectures_that_are_no_list_are_refused(said: object, tmp_path: Path) -> None:
+    llm = make_llm(tmp_path / "l")
+    path = tmp_path / "l/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "architectures": said}))
+    with pytest.raises(UserError, match="`architectures` is a .*, not a list"):
+        llama_config(llm, tmp_path / "l")
