@@ -212,5 +212,5 @@ def test_architectures_that_are_no_list_are_refused(said: object, tmp_path: Path
     llm = make_llm(tmp_path / "l")
     path = tmp_path / "l/config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "architectures": said}))
-    with pytest.raises(UserError, match="`architectures` is a .*, not a list"):
+    with pytest.raises(UserError, match=r"`architectures` is a .*, not a list"):
         llama_config(llm, tmp_path / "l")
