@@ -58,7 +58,7 @@ def decode(data: bytes, where: str, how: Decoding = PLAIN) -> PIL.Image.Image:
 def load_image(path: Path, how: Decoding = PLAIN, where: str = "") -> PIL.Image.Image:
     """An image file, decoded as `decode` does; UserError, naming `where` or the file, where it is missing, too."""
     where = where or str(path)
-    return decode(_encoded(path, where), where, how)
+    return decode(encoded_image(path, where), where, how)
 
 
 def load_map(path: Path) -> NDArray[np.int64]:
@@ -68,7 +68,7 @@ def load_map(path: Path) -> NDArray[np.int64]:
     """
     import numpy as np
 
-    with _Opened(io.BytesIO(_encoded(path, str(path))), str(path)) as image:
+    with _Opened(io.BytesIO(encoded_image(path, str(path))), str(path)) as image:
         values = np.asarray(image)
         if values.ndim != 2 or values.dtype.kind not in "iub":
             raise UserError(
@@ -77,7 +77,8 @@ def load_map(path: Path) -> NDArray[np.int64]:
         return values.astype(np.int64)
 
 
-def _encoded(path: Path, where: str) -> bytes:
+def encoded_image(path: Path, where: str) -> bytes:
+    """The bytes of an image file. Raises UserError, which begins with `where`, where it can't be read."""
     try:
         return path.read_bytes()
     except OSError as problem:
@@ -97,7 +98,7 @@ class Peculiar(NamedTuple):
 
 def peculiar(path: Path, where: str) -> Peculiar:
     """What is peculiar about an image file, decoded to its end; UserError as of `load_image`."""
-    with _Opened(io.BytesIO(_encoded(path, where)), where) as image:
+    with _Opened(io.BytesIO(encoded_image(path, where)), where) as image:
         tagged = _orientation(image) is not None
         deep = image.mode.startswith("I") or image.mode == "F"
         to_rgb(image)

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mllm_eval.data.shards import IMAGES, TARS, is_picture, shard_kind
 from mllm_eval.errors import UserError
 from mllm_eval.storage import sha256_bytes
 
 Kind = Literal["tar", "parquet", "files"]
-TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
 # Image files that are one shard of a folder.
 FILES = 1000
 
@@ -90,7 +89,7 @@ def open_corpus(place: Path) -> Corpus:
     """
     place = Path(place).expanduser().absolute()
     if place.is_file():
-        kind = _kind(place.name)
+        kind = shard_kind(place.name)
         if kind is None:
             raise UserError(f"{place}: neither a tar ({', '.join(TARS)}) nor a parquet file; give one, or a folder")
         return Corpus(place, kind, (place.name,))
@@ -103,12 +102,12 @@ def open_corpus(place: Path) -> Corpus:
         below = Path(folder).relative_to(place)
         stems |= {str(below / name) for name in inner if not name.startswith(".")}
         for name in sorted(names):
-            kind = _kind(name)
+            kind = shard_kind(name)
             if kind is not None and not name.startswith("."):
                 found[kind].append(str(below / name))
                 if kind == "tar":
                     stems.add(str(below / name.partition(".")[0]))
-            elif not found["files"] and name.lower().endswith(IMAGES):
+            elif not found["files"] and is_picture(name):
                 found["files"].append(name)
     parquet = [one for one in sorted(found["parquet"]) if one.removesuffix(".parquet") not in stems]
     beside = tuple(sorted(set(found["parquet"]) - set(parquet)))
@@ -121,16 +120,11 @@ def open_corpus(place: Path) -> Corpus:
     raise UserError(f"{place}: no tar, no parquet file and no image in it")
 
 
-def _kind(name: str) -> Kind | None:
-    lowered = name.lower()
-    return "tar" if lowered.endswith(TARS) else "parquet" if lowered.endswith(".parquet") else None
-
-
 def _parts(place: Path) -> Iterator[Shard]:
     held: list[str] = []
     images = number = 0
     for name in _walked(place):
-        is_image = name.lower().endswith(IMAGES)
+        is_image = is_picture(name)
         # What belongs to one key is not parted.
         if is_image and images >= FILES and stem_of(name) != stem_of(held[-1]):
             yield _part(number, place, held)

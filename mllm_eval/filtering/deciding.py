@@ -10,11 +10,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_eval.data.shards import Broken
 from mllm_eval.decoding import decode, decoders
 from mllm_eval.errors import UserError
 from mllm_eval.filtering.corpus import Shard
 from mllm_eval.filtering.judging import Judge, Judgement
-from mllm_eval.filtering.reading import Broken, Entry, entries
+from mllm_eval.filtering.reading import Entry, entries
 from mllm_eval.filtering.tally import NAMED, Near, Tally
 from mllm_eval.filtering.writing import write_kept
 from mllm_eval.storage import replacing

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllm_eval.catalog.level import Level
+from mllm_eval.data.shards import Broken
 from mllm_eval.decoding import decode
 from mllm_eval.errors import UserError
 from mllm_eval.escaping import html as escape
 from mllm_eval.filtering.agreement import Agreement, Share, agreement, share
 from mllm_eval.filtering.corpus import Corpus
 from mllm_eval.filtering.corpusrun import Filtered
-from mllm_eval.filtering.reading import FAULTS, Broken, entries
+from mllm_eval.filtering.reading import FAULTS, entries
 from mllm_eval.filtering.tally import BINS, Near, Tally
 from mllm_eval.filtering.throughput import Projection
 from mllm_eval.report.site.build import ASSETS

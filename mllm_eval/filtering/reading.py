@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import lzma
-import tarfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mllm_eval.data.parquet import open_parquet
+from mllm_eval.data.shards import Broken, Member, first_line, is_picture, name_of, tar_members
 from mllm_eval.errors import UserError, near
 from mllm_eval.filtering.columns import Columns, columns_of
-from mllm_eval.filtering.corpus import IMAGES, Shard, stem_of
+from mllm_eval.filtering.corpus import Shard, stem_of
 from mllm_eval.storage import parse_json
 
-# What reading a damaged archive raises. Of OSError this class alone: a disk that fails is no fault of the archive.
-DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 TRUE, FALSE = ("1", "true", "yes", "y"), ("0", "false", "no", "n")
 
 
@@ -51,14 +47,6 @@ FAULTS = {
 """Kinds of faults. Those of a shard have no entry of their own; `no caption` and `no label` cost no decision."""
 
 
-class Broken(Exception):
-    """A shard ends before its end, or cannot be opened; what was read of it before stands."""
-
-    def __init__(self, fault: str, reason: str) -> None:
-        super().__init__(reason)
-        self.fault, self.reason = fault, reason
-
-
 def entries(shard: Shard, label: str | None = None, image_column: str | None = None) -> Iterator[Entry]:
     """The pictures of a shard in its order; those of one key after the first are faults.
 
@@ -79,76 +67,12 @@ def entries(shard: Shard, label: str | None = None, image_column: str | None = N
         yield one
 
 
-class Member(NamedTuple):
-    """A file of an archive or folder; `data` None where it is no plain file or could not be read."""
-
-    name: str
-    data: bytes | None
-    reason: str = ""
-
-
-def _of_tar(shard: Shard) -> Iterator[Member]:
-    with _opened(shard) as archive:
-        count = 0
-        while True:
-            begun = ""
-            try:
-                info = archive.next()
-                if info is None:
-                    break
-                begun = info.name
-                if info.isdir():
-                    continue
-                file = archive.extractfile(info) if info.isfile() else None
-                data = None if file is None else file.read()
-                if file is not None and len(data or b"") < info.size:
-                    raise EOFError
-            except DAMAGED as problem:
-                if begun:
-                    yield Member(_text(begun), None, "the shard ends within it")
-                raise Broken("cut", f"{shard.path}: ends behind {count} members ({_reason(problem)})") from None
-            # tarfile keeps all it has met.
-            archive.members.clear()
-            count += 1
-            yield Member(_text(info.name), data, "" if data is not None else "it is no plain file")
-    if archive.ended != "EOFHeaderError":
-        # tarfile takes the end of the file, or a header that is none, for the end of the archive.
-        raise Broken("cut", f"{shard.path}: ends behind {count} members without a mark of its end")
-
-
-class _Archive(tarfile.TarFile):
-    """An archive that notes why the last header was none."""
-
-    ended = ""
-    members: list[tarfile.TarInfo]
-
-
-class _Info(tarfile.TarInfo):
-    @classmethod
-    def fromtarfile(cls, archive: Any) -> Any:
-        try:
-            return super().fromtarfile(archive)
-        except tarfile.HeaderError as problem:
-            archive.ended = type(problem).__name__
-            raise
-
-
-def _opened(shard: Shard) -> _Archive:
-    try:
-        # As a stream: nothing is sought, so that pipes and network disks serve.
-        return _Archive.open(shard.path, "r|*", tarinfo=_Info, errors="surrogateescape")
-    except DAMAGED as problem:
-        raise Broken("unreadable", f"{shard.path}: is no tar ({_reason(problem)})") from None
-    except OSError as problem:
-        raise UserError(f"{shard.path}: cannot be read ({problem.strerror or problem})") from None
-
-
 def _of_files(shard: Shard) -> Iterator[Member]:
     for name in shard.files:
         try:
-            yield Member(_text(name), Path(shard.path, name).read_bytes())
+            yield Member(name_of(name), Path(shard.path, name).read_bytes())
         except OSError as problem:
-            yield Member(_text(name), None, f"it cannot be read ({problem.strerror})")
+            yield Member(name_of(name), None, f"it cannot be read ({problem.strerror})")
 
 
 def keyed_members(shard: Shard) -> Iterator[tuple[list[Member], int]]:
@@ -158,7 +82,7 @@ def keyed_members(shard: Shard) -> Iterator[tuple[list[Member], int]]:
     """
     held: list[Member] = []
     try:
-        for member in _of_tar(shard) if shard.kind == "tar" else _of_files(shard):
+        for member in tar_members(shard.path) if shard.kind == "tar" else _of_files(shard):
             if held and stem_of(member.name) != stem_of(held[0].name):
                 yield held, _count(held)
                 held = []
@@ -176,7 +100,7 @@ def _count(members: list[Member]) -> int:
 
 
 def _pictures(members: list[Member]) -> list[Member]:
-    return [one for one in members if one.name.lower().endswith(IMAGES)]
+    return [one for one in members if is_picture(one.name)]
 
 
 def _sample(shard: Shard, members: list[Member], label: str | None) -> Iterator[Entry]:
@@ -216,14 +140,15 @@ def truth(value: Any) -> bool | None:
 
 def _of_parquet(shard: Shard, label: str | None, image_column: str | None) -> Iterator[Entry]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(shard.path)
-    except pa.ArrowException as problem:
-        raise Broken("unreadable", f"{shard.path}: is no parquet file ({_reason(problem)})") from None
+        open(shard.path, "rb").close()
     except OSError as problem:
         raise UserError(f"{shard.path}: cannot be read ({problem.strerror or problem})") from None
+    try:
+        file = open_parquet(Path(shard.path))
+    except UserError as problem:
+        raise Broken("unreadable", str(problem)) from None
     columns = columns_of(file.schema_arrow, shard.path, image_column)
     if label is not None and label not in file.schema_arrow.names:
         raise UserError(f"{shard.path}: has no column {label!r} for --label.{near(label, file.schema_arrow.names)}")
@@ -234,12 +159,12 @@ def _of_parquet(shard: Shard, label: str | None, image_column: str | None) -> It
             for row in batch.to_pylist():
                 yield _of_row(shard, columns, row, number, label)
                 number += 1
-    except pa.ArrowException as problem:
-        raise Broken("cut", f"{shard.path}: ends behind {number} rows ({_reason(problem)})") from None
+    except (pa.ArrowException, UnicodeDecodeError) as problem:
+        raise Broken("cut", f"{shard.path}: ends behind {number} rows ({first_line(problem)})") from None
     except OSError as problem:
         if problem.errno is not None:
             raise UserError(f"{shard.path}: cannot be read ({problem.strerror})") from None
-        raise Broken("cut", f"{shard.path}: ends behind {number} rows ({_reason(problem)})") from None
+        raise Broken("cut", f"{shard.path}: ends behind {number} rows ({first_line(problem)})") from None
 
 
 def _of_row(shard: Shard, columns: Columns, row: dict[str, Any], number: int, label: str | None) -> Entry:
@@ -254,12 +179,3 @@ def _of_row(shard: Shard, columns: Columns, row: dict[str, Any], number: int, la
         return Entry(key, where, None, "no picture", f"row {number}: no bytes{f' ({said})' if said else ''}")
     captioned = any(str(row[name] or "").strip() for name in columns.captions)
     return Entry(key, where, bytes(data), captioned=captioned, label=told)
-
-
-def _text(name: str) -> str:
-    """A name as UTF-8; bytes of it that are none stand as \\udc.. escapes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _reason(problem: BaseException) -> str:
-    return str(problem).splitlines()[0] if str(problem) else type(problem).__name__

@@ -5,10 +5,14 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from mllm_eval.data.parquet import open_parquet
+from mllm_eval.data.shards import Broken
+from mllm_eval.errors import UserError
 from mllm_eval.filtering.corpus import Shard
-from mllm_eval.filtering.reading import Broken, keyed_members
+from mllm_eval.filtering.reading import keyed_members
 from mllm_eval.storage import replacing
 
 
@@ -50,18 +54,19 @@ def _rows(shard: Shard, kept: bytearray, path: Path) -> None:
 
     with replacing(path) as file:
         try:
-            source = pq.ParquetFile(shard.path)
-        except pa.ArrowException:
+            source = open_parquet(Path(shard.path))
+        except UserError:
             # Told when it was judged; an empty shard stands in its place.
             pq.write_table(pa.table({}), file)
             return
-        with pq.ParquetWriter(file, source.schema_arrow) as writer:
+        with pq.ParquetWriter(file, source.schema_arrow) as writer, suppress(pa.ArrowException):
+            # Of a damaged file no more was judged than can be read; that it ends early was told then.
             place = 0
             for batch in source.iter_batches(batch_size=64):
-                if place >= len(kept):
-                    break
                 mask = [bool(one) for one in kept[place : place + len(batch)]]
                 mask += [False] * (len(batch) - len(mask))
                 place += len(batch)
                 if any(mask):
                     writer.write_batch(batch.filter(pa.array(mask)))
+                if place >= len(kept):
+                    break

@@ -5,17 +5,18 @@ Each is cut into pieces, the unit of work and of going on: a piece's images alwa
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from mllm_eval.config import short_hash
-from mllm_eval.decoding import PLAIN, Decoding
+from mllm_eval.data.parquet import open_parquet, rows_in
+from mllm_eval.data.shards import IMAGES, WITHIN, Broken, is_picture, shard_kind, tar_members
+from mllm_eval.decoding import PLAIN, Decoding, encoded_image
 from mllm_eval.errors import UserError
 from mllm_eval.shelf import Shelf
 
-ENDINGS = frozenset([".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"])
 # Images of a piece, where a corpus has no pieces of its own.
 PIECE = 4096
 
@@ -69,18 +70,18 @@ class Folder:
         """Kind, file (of `files` none), and number of the row group, or of the first of `PIECE` files."""
         states = []
         for file in self._walk():
-            kind = _kind(file)
-            if kind == "file":
+            kind = shard_kind(file.name)
+            if is_picture(file.name):
                 if len(self._files) % PIECE == 0:
                     self._pieces.append(("files", "", len(self._files)))
                 self._files.append(str(file))
             elif kind:
                 state = file.stat()
                 states.append([str(file.relative_to(self.path.parent)), state.st_size, state.st_mtime_ns])
-                groups = range(_groups(file)) if kind == "parquet" else range(1)
+                groups = range(open_parquet(file).num_row_groups) if kind == "parquet" else range(1)
                 self._pieces += [(kind, str(file), group) for group in groups]
         if not self._pieces:
-            raise UserError(f"{path}: no images, tar shards or parquet files there ({', '.join(sorted(ENDINGS))})")
+            raise UserError(f"{path}: no images, tar shards or parquet files there ({', '.join(IMAGES)})")
         self.identity = ["folder", str(self.path), short_hash([*states, self._digest()])]
 
     def _walk(self) -> Iterator[Path]:
@@ -121,11 +122,7 @@ class Folder:
 
 def read_file(path: Path, where: str = "") -> bytes:
     """The bytes of an image file. Raises UserError, naming `where` too, where it can't be read."""
-    try:
-        return path.read_bytes()
-    except OSError as problem:
-        at = f"{where}, {path}" if where else str(path)
-        raise UserError(f"{at}: the image can't be read ({problem.strerror})") from None
+    return encoded_image(path, f"{where}, {path}" if where else str(path))
 
 
 def _walked(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
@@ -134,68 +131,41 @@ def _walked(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     return ((Path(folder), folders, files) for folder, folders, files in os.walk(path))
 
 
-def _kind(path: Path) -> str:
-    ending = path.suffix.lower()
-    return "file" if ending in ENDINGS else {".tar": "tar", ".parquet": "parquet"}.get(ending, "")
-
-
 def _of_tar(path: Path, wanted: Collection[int] | None) -> Iterator[Shown]:
     number = -1
-    try:
-        with tarfile.open(path, "r:") as shard:
-            for member in shard:
-                # All that was read so far is kept by the library otherwise.
-                shard.members = []  # type: ignore[attr-defined]
-                if not member.isfile() or _kind(Path(member.name)) != "file":
-                    continue
-                number += 1
-                if wanted is not None and number not in wanted:
-                    continue
-                file = shard.extractfile(member)
-                data = file.read() if file else b""
-                where = f"{path}: {member.name}"
-                if len(data) != member.size:
-                    raise tarfile.ReadError("unexpected end of data")
-                yield Shown(number, f"{path.name}/{member.name}", where, lambda data=data: data)  # type: ignore[misc]
-    except (tarfile.TarError, OSError) as problem:
-        raise UserError(f"{path}: the shard can't be read behind image {number + 1} ({problem})") from None
 
-
-def _groups(path: Path) -> int:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    def take(name: str) -> bool:
+        nonlocal number
+        number += is_picture(name)
+        return is_picture(name) and (wanted is None or number in wanted)
 
     try:
-        return int(pq.ParquetFile(path).num_row_groups)
-    except (pa.ArrowException, OSError) as problem:
-        raise UserError(f"{path}: can't be read as parquet ({str(problem).splitlines()[0]})") from None
+        for name, data, reason in tar_members(path, take):
+            # One that the shard ends within counts once, with the shard.
+            if reason != WITHIN:
+                where = f"{path}: {name}"
+                encoded = partial(_held, data, f"{where}: {reason or 'the image has no bytes'}")
+                yield Shown(number, f"{path.name}/{name}", where, encoded)
+    except Broken as problem:
+        raise UserError(f"{path}: the shard can't be read behind image {number + 1} ({problem.reason})") from None
 
 
 def _of_parquet(path: Path, group: int, wanted: Collection[int] | None) -> Iterator[Shown]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    file = open_parquet(path)
+    column = _image_column(file.schema_arrow, path)
+    for number, row in enumerate(rows_in(path, file, [group], [column])):
+        if wanted is None or number in wanted:
+            value = row[column]
+            data = value.get("bytes") if isinstance(value, dict) else value
+            where = f"{path} row group {group}, row {number}, column '{column}'"
+            encoded = partial(_held, data, f"{where}: the image has no bytes")
+            yield Shown(number, f"{path.name}/{group}/{number}", where, encoded)
 
-    try:
-        file = pq.ParquetFile(path)
-        column = _image_column(file.schema_arrow, path)
-        number = -1
-        for batch in file.iter_batches(batch_size=64, row_groups=[group], columns=[column]):
-            for value in batch.column(0):
-                number += 1
-                if wanted is not None and number not in wanted:
-                    continue
-                data = value.as_py()
-                data = data.get("bytes") if isinstance(data, dict) else data
-                where = f"{path} row group {group}, row {number}, column '{column}'"
 
-                def encoded(data: bytes | None = data, where: str = where) -> bytes:
-                    if not data:
-                        raise UserError(f"{where}: the image has no bytes")
-                    return data
-
-                yield Shown(number, f"{path.name}/{group}/{number}", where, encoded)
-    except (pa.ArrowException, OSError) as problem:
-        raise UserError(f"{path}: row group {group} can't be read ({str(problem).splitlines()[0]})") from None
+def _held(data: bytes | None, reason: str) -> bytes:
+    if not data:
+        raise UserError(reason)
+    return data
 
 
 def _image_column(schema: Any, path: Path) -> str:
