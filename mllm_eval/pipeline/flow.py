@@ -47,7 +47,6 @@ def train_run(
 
         def prepare() -> bool:
             if is_trained(run):
-                clear_checkpoints(run)
                 return False
             provide(needed(run.recipe, True, []), ledger.reporter)
             hold_to_its_data(run)
@@ -156,6 +155,7 @@ def working(run: RunFolder, reporter: Reporter | None) -> Iterator[Ledger]:
     with lock:
         # Nobody else writes here now: what is half-written a killed process has left.
         remove_temporary(run.folder)
+        clear_checkpoints(run)
         run.write_config()
         yield Ledger(run.folder, listener, begin=run.note_session)
 
@@ -163,7 +163,6 @@ def working(run: RunFolder, reporter: Reporter | None) -> Iterator[Ledger]:
 def train_missing(run: Run, ledger: Ledger) -> None:
     """Train a run as far as it is not trained."""
     if is_trained(run):
-        clear_checkpoints(run)
         return
     for one in run.earlier_here():
         ledger.reporter.say(f"run {one} learnt other tokens of the template {run.recipe.template}: trained again")

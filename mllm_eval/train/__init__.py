@@ -10,17 +10,17 @@ from mllm_eval.progress import Progress
 from mllm_eval.train.provenance import hold_to_its_data
 
 if TYPE_CHECKING:
-    from mllm_eval.run import Run
+    from mllm_eval.run import Run, RunFolder
 
 __all__ = ["check_batches", "clear_checkpoints", "hold_to_its_data", "is_trained", "prepare", "train"]
 
 
-def is_trained(run: Run) -> bool:
+def is_trained(run: RunFolder) -> bool:
     """Whether the run's checkpoint is there. It appears whole or not at all; needs no torch."""
     return (run.checkpoint / "config.json").is_file()
 
 
-def clear_checkpoints(run: Run) -> None:
+def clear_checkpoints(run: RunFolder) -> None:
     """Remove what a training that was killed behind its last step has left: large, and nothing goes on from it."""
     if is_trained(run):
         for number in (1, 2):
@@ -39,7 +39,6 @@ def check_batches(run: Run, processes: int) -> None:
 def train(run: Run, progress: Progress | None = None, say: Callable[[str], None] | None = None) -> None:
     """Train what is missing of a run; see `mllm_eval.train.stages.train`. torch is loaded here, not before."""
     if is_trained(run):
-        clear_checkpoints(run)
         return
     from mllm_eval.train.stages import train as train_stages
 
