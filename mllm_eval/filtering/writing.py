@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mllm_eval.data.parquet import open_parquet
 from mllm_eval.data.shards import Broken
@@ -14,6 +14,10 @@ from mllm_eval.errors import UserError
 from mllm_eval.filtering.corpus import Shard
 from mllm_eval.filtering.reading import keyed_members
 from mllm_eval.storage import replacing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 
 def write_kept(shard: Shard, kept: bytearray, path: Path) -> None:
@@ -59,10 +63,9 @@ def _rows(shard: Shard, kept: bytearray, path: Path) -> None:
             # Told when it was judged; an empty shard stands in its place.
             pq.write_table(pa.table({}), file)
             return
-        with pq.ParquetWriter(file, source.schema_arrow) as writer, suppress(pa.ArrowException):
-            # Of a damaged file no more was judged than can be read; that it ends early was told then.
+        with pq.ParquetWriter(file, source.schema_arrow) as writer:
             place = 0
-            for batch in source.iter_batches(batch_size=64):
+            for batch in _readable(source):
                 mask = [bool(one) for one in kept[place : place + len(batch)]]
                 mask += [False] * (len(batch) - len(mask))
                 place += len(batch)
@@ -70,3 +73,21 @@ def _rows(shard: Shard, kept: bytearray, path: Path) -> None:
                     writer.write_batch(batch.filter(pa.array(mask)))
                 if place >= len(kept):
                     break
+
+
+def _readable(source: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """The rows up to where a file is damaged; no more were judged, and that it ends early was told then."""
+    import pyarrow as pa
+
+    batches = source.iter_batches(batch_size=64)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (pa.ArrowException, OSError) as problem:
+            # An error of pyarrow's own has no number; one of the disk has.
+            if getattr(problem, "errno", None) is not None:
+                raise
+            return
+        if batch is None:
+            return
+        yield batch
