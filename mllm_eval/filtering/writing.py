@@ -6,7 +6,6 @@ import io
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mllm_eval.data.parquet import open_parquet
 from mllm_eval.data.shards import Broken
@@ -14,10 +13,6 @@ from mllm_eval.errors import UserError
 from mllm_eval.filtering.corpus import Shard
 from mllm_eval.filtering.reading import keyed_members
 from mllm_eval.storage import replacing
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
 
 def write_kept(shard: Shard, kept: bytearray, path: Path) -> None:
@@ -64,30 +59,11 @@ def _rows(shard: Shard, kept: bytearray, path: Path) -> None:
             pq.write_table(pa.table({}), file)
             return
         with pq.ParquetWriter(file, source.schema_arrow) as writer:
-            place = 0
-            for batch in _readable(source):
+            place, batches = 0, source.iter_batches(batch_size=64)
+            # Of a damaged file no more is read than was judged.
+            while place < len(kept) and (batch := next(batches, None)) is not None:
                 mask = [bool(one) for one in kept[place : place + len(batch)]]
                 mask += [False] * (len(batch) - len(mask))
                 place += len(batch)
                 if any(mask):
                     writer.write_batch(batch.filter(pa.array(mask)))
-                if place >= len(kept):
-                    break
-
-
-def _readable(source: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
-    """The rows up to where a file is damaged; no more were judged, and that it ends early was told then."""
-    import pyarrow as pa
-
-    batches = source.iter_batches(batch_size=64)
-    while True:
-        try:
-            batch = next(batches, None)
-        except (pa.ArrowException, OSError) as problem:
-            # An error of pyarrow's own has no number; one of the disk has.
-            if getattr(problem, "errno", None) is not None:
-                raise
-            return
-        if batch is None:
-            return
-        yield batch
