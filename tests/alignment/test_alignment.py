@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from local_hub import serving
+from local_hub import served
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -376,18 +376,9 @@ def test_measuring_leaves_the_process_as_it_was(tmp_path: Path, results: Path) -
 def test_pairs_of_the_hub_are_fetched_and_locked(
     tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
     written(tmp_path / "p", good(8))
-    with serving() as hub:
+    with served(tmp_path, monkeypatch) as hub:
         hub.repos["datasets/own/pairs"] = {"data/pairs.parquet": (tmp_path / "p/pairs.parquet").read_bytes()}
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path / "data"))
         protocol = tmp_path / "own.yaml"
         place = '{repo: own/pairs, revision: main, files: "data/*.parquet"}'
         protocol.write_text(f"base: platonic\nname: own\nneighbours: 2\ndata:\n  own: {place}\n")

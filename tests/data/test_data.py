@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from local_hub import COMMIT, Hub, serving
+from local_hub import COMMIT, Hub, served
 from typer.testing import CliRunner
 
 from mllm_eval.catalog import load_benchmark, paper_benchmarks
@@ -39,15 +39,8 @@ TABLE = "data/test-00000-of-00001.parquet"
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path / "data"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
     images.columns.clear()
-    with serving() as found:
-        monkeypatch.setenv("HF_ENDPOINT", found.url)
+    with served(tmp_path, monkeypatch) as found:
         yield found
 
 

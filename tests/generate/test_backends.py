@@ -13,7 +13,7 @@ import pytest
 import torch
 from external_models import QUESTIONS, a_request, ask
 from hypothesis import given, settings
-from hypothesis import strategies as st
+from planned_requests import LIMITS, REQUESTS
 from pretend_server import Fake, a_server
 from tasks import a_backend, a_task
 from tiny_generation import TEMPLATE, Images, Tiny, a_sample, mixed_samples
@@ -66,15 +66,8 @@ def test_a_stock_model_answers_any_list_of_requests_in_its_order(external_home: 
 
 
 @settings(deadline=None, max_examples=150)
-@given(
-    shapes=st.lists(st.tuples(st.integers(0, 6), st.integers(1, 12), st.sampled_from([1, 5, 20])), max_size=25),
-    limits=st.builds(Limits, st.integers(1, 400), st.integers(1, 9), st.integers(1, 90), st.integers(0, 40)),
-)
-def test_the_requests_of_a_planned_batch_are_planned_as_that_batch(
-    shapes: list[tuple[int, int, int]], limits: Limits
-) -> None:
-    prefix_tokens = [0, 9, 9, 9, 9, 10, 14]
-    requests = [Lengths(n, one, prefix_tokens[one], own, longest) for n, (one, own, longest) in enumerate(shapes)]
+@given(requests=REQUESTS, limits=LIMITS)
+def test_the_requests_of_a_planned_batch_are_planned_as_that_batch(requests: list[Lengths], limits: Limits) -> None:
     for batch in plan(requests, limits):
         assert plan([requests[number] for number in batch.requests], limits) == [batch]
 

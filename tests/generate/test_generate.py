@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planned_requests import LIMITS, REQUESTS
 from tasks import answer, pending
 from tiny_generation import TEMPLATE, Images, Tiny, a_sample, answers_of, mixed_samples
 from torch import Tensor
@@ -116,15 +117,8 @@ def test_any_grouping_gives_the_references_answers(
 
 
 @settings(deadline=None, max_examples=200)
-@given(
-    shapes=st.lists(st.tuples(st.integers(0, 6), st.integers(1, 12), st.sampled_from([1, 5, 20])), max_size=25),
-    limits=st.builds(Limits, st.integers(1, 400), st.integers(1, 9), st.integers(1, 90), st.integers(0, 40)),
-)
-def test_a_plan_holds_each_request_once_and_stays_within_its_limits(
-    shapes: list[tuple[int, int, int]], limits: Limits
-) -> None:
-    head_tokens = [0, 9, 9, 9, 9, 10, 14]
-    requests = [Lengths(n, head, head_tokens[head], tail, longest) for n, (head, tail, longest) in enumerate(shapes)]
+@given(requests=REQUESTS, limits=LIMITS)
+def test_a_plan_holds_each_request_once_and_stays_within_its_limits(requests: list[Lengths], limits: Limits) -> None:
     batches = plan(requests, limits)
     assert sorted(number for batch in batches for number in batch.requests) == list(range(len(requests)))
     for batch in batches:

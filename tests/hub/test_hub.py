@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from local_hub import COMMIT, Hub, serving
+from local_hub import COMMIT, Hub, served
 
 from mllm_eval.errors import UserError
 from mllm_eval.hub import Lock, Source, lock_path, locked_folder, read_lock
@@ -23,16 +23,7 @@ FILES = {"config.json": b'{"model_type": "llama"}', "model.safetensors": b"weigh
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path / "data"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    with serving() as found:
-        monkeypatch.setenv("HF_ENDPOINT", found.url)
+    with served(tmp_path, monkeypatch) as found:
         found.repos["models/owner/model"] = dict(FILES)
         yield found
 

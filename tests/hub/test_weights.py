@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from local_hub import COMMIT, Hub, serving
+from local_hub import COMMIT, Hub, served
 from tiny_models import make_encoder, make_llm
 from typer.testing import CliRunner
 
@@ -24,17 +24,8 @@ from mllm_eval.pipeline.weights import needed_files, provide_weights
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("MLLM_EVAL_PATH", str(tmp_path))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    with serving() as found:
-        monkeypatch.setenv("HF_ENDPOINT", found.url)
+    with served(tmp_path, monkeypatch) as found:
         yield found
 
 
