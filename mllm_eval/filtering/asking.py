@@ -22,7 +22,7 @@ BATCH = {"cpu": 16, "cuda": 64}
 
 
 def filtering_model(name: str, dtype: str | None = None) -> Run | ExternalModel:
-    """The run or external model of a name, or the finished model in a folder or of a hub repository.
+    """The run or external model of a name, or the model in a folder or of a hub repository.
 
     Raises UserError where it is none of these, and for imported answers, which answer nothing else.
     """

@@ -1,4 +1,4 @@
-"""Judges: a run of this project by its own engine or through a server, and a finished model as it is."""
+"""Judges: a run of this project by its own engine or through a server, and an external model as it is."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class ServedJudge(RunJudge):
 
 
 class StockJudge:
-    """A finished model in the hub's format, asked through its own processor and chat template."""
+    """An external model in the hub's format, asked through its own processor and chat template."""
 
     def __init__(self, model: ExternalModel, question: str, batch: int) -> None:
         repeatable(0)
