@@ -47,6 +47,11 @@ def tarred(members: Members, packed: str = "", kind: bytes = tarfile.REGTYPE, li
     return held.getvalue()
 
 
+def packing(data: bytes) -> str:
+    """How a file begins that is packed, as its name says it."""
+    return {b"\x1f\x8b": ".gz", b"BZ": ".bz2", b"\xfd7": ".xz"}.get(data[:2], "")
+
+
 def changed_tar(members: Members) -> Strategy[Input]:
     """Bytes of a tar, plain or packed; names, pictures and fields of members; members that are links and devices."""
     kinds = (
@@ -82,6 +87,7 @@ def changed_tar(members: Members) -> Strategy[Input]:
 
     return st.one_of(
         changed_bytes(tarred(members)).map(Input), changed_bytes(tarred(members, "gz")).map(Input),
+        changed_bytes(tarred(members, "bz2")).map(Input), changed_bytes(tarred(members, "xz")).map(Input),
         st.tuples(_place, st.sampled_from(what), _place).map(member), st.tuples(_place, _place).map(odd),
         st.tuples(_place, _place).map(order),
     )  # fmt: skip
@@ -217,7 +223,7 @@ class Filter(Subject):
         """Write the input; the numbers of the keys that it may change."""
         shutil.rmtree(self.place, ignore_errors=True)
         self.place.mkdir()
-        name = f"{self.name}.gz" if given.data[:2] == b"\x1f\x8b" else self.name
+        name = self.name + packing(given.data)
         (self.place / name).write_bytes(given.data)
         touched: frozenset[int] | None = given.touched
         return touched
@@ -287,8 +293,8 @@ class Leaks(Subject):
     def put(self, given: Any) -> frozenset[int] | None:
         shutil.rmtree(self.place, ignore_errors=True)
         self.place.mkdir()
-        ending = "tar.gz" if given.data[:2] == b"\x1f\x8b" else "parquet" if isinstance(self, LeaksParquet) else "tar"
-        (self.place / f"0.{ending}").write_bytes(given.data)
+        name = "0.parquet" if isinstance(self, LeaksParquet) else "0.tar" + packing(given.data)
+        (self.place / name).write_bytes(given.data)
         touched: frozenset[int] | None = given.touched
         return touched
 
