@@ -5,10 +5,10 @@
 
 Each is a process of its own, with and without by turns, from the same folder of results: without --train that of the
 run that is under results/runs, whose answers and scores are made again. With --train all begins with nothing; with
---steps each stage has so few steps, and what is saved on the way and in the end is saved as often as in a whole
-training: a few steps tell what a save costs, and how much of a step. `inside` are the seconds that were spent in fsync
-and checksums themselves, which tell more than a difference where other programs share the machine. They are told of the
-whole command and of its parts: training without its saves, checkpoints on the way, the final checkpoint, the rest.
+--steps each stage has so few steps, of the first rows (.jsonl), and as many checkpoints as a whole training. `inside` are
+the seconds that were spent in fsync and checksums themselves, which tell more than a difference where other programs
+share the machine. They are told of the whole command and of its parts: training without its saves, checkpoints on the
+way, the final checkpoint, the rest.
 Writes results/bench/protection.json.
 """
 
@@ -24,12 +24,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from harness import report
 
-from mllm_eval.storage import results_home
+from mllm_eval.storage import locate, results_home
 
 inside = 0.0
 depth = 0
@@ -151,9 +152,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-", dir=results_home().parent) as folder:
         recipe, source = asked.recipe, None
         if asked.steps is not None:
-            recipe = str(Path(folder) / "few.yaml")
-            few = f"{{steps: {asked.steps}}}"
-            Path(recipe).write_text(f"base: {asked.recipe}\nname: few\nstage1: {few}\nstage2: {few}\n")
+            recipe = str(few_steps(asked.recipe, asked.steps, Path(folder)))
         words = ["eval", asked.encoder, "--recipe", recipe, "--benchmarks", asked.benchmarks]
         if not begins:
             from mllm_eval.run import Run
@@ -167,6 +166,25 @@ def main() -> None:
                 taken[protected].append(once(protected, words, source))
     settings = {"rounds": asked.rounds, "command": " ".join(words), "trained": begins, "steps": asked.steps}
     report("protection", settings, [*whole(taken), *by_part(taken)])
+
+
+def few_steps(name: str, steps: int, folder: Path) -> Path:
+    """A recipe of so few steps a stage, which reads no more rows than these see."""
+    from mllm_eval.catalog import load_recipe
+
+    recipe = load_recipe(name)
+    said: dict[str, Any] = {"base": name, "name": "few"}
+    for number, stage in ((1, recipe.stage1), (2, recipe.stage2)):
+        data = []
+        for place, one in enumerate(stage.data):
+            path = folder / f"stage{number}-{place}.jsonl"
+            with open(locate(one.path), "rb") as file:
+                path.write_bytes(b"".join(islice(file, steps * stage.batch)))
+            data.append({"path": str(path), "images": one.images})
+        said[f"stage{number}"] = {"steps": steps, "data": data}
+    path = folder / "few.yaml"
+    path.write_text(json.dumps(said))
+    return path
 
 
 def whole(taken: dict[bool, list[dict[str, Any]]]) -> list[dict[str, Any]]:
