@@ -5,10 +5,10 @@
 
 Each is a process of its own, with and without by turns, from the same folder of results: without --train that of the
 run that is under results/runs, whose answers and scores are made again. With --train all begins with nothing; with
---steps each stage has so few steps, of the first rows (.jsonl), and as many checkpoints as a whole training. `inside` are
-the seconds that were spent in fsync and checksums themselves, which tell more than a difference where other programs
-share the machine. They are told of the whole command and of its parts: training without its saves, checkpoints on the
-way, the final checkpoint, the rest.
+--steps each stage has so few steps, of the first rows (.jsonl); from 40 on it has as many checkpoints as a whole
+training. `inside` are the seconds that were spent in fsync and checksums themselves, which tell more than a difference
+where other programs share the machine. They are told of the whole command and of its parts: training without its
+saves, checkpoints on the way, the final checkpoint, the rest.
 Writes results/bench/protection.json.
 """
 
