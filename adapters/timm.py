@@ -1,14 +1,14 @@
 """Any vision transformer of timm, where timm is installed (`pip install mllm-eval[timm]`).
 
 Weights are a folder as timm keeps them on the hub: `config.json` with the `architecture`'s name, and
-`model.safetensors` or `pytorch_model.bin`. The model must have `blocks`, a `norm` and square patches.
+`model.safetensors` or `pytorch_model.bin`. The model must have `blocks` and square patches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,12 @@ def _timm() -> Any:
 
 
 class Family(EncoderModel):
-    """A timm model made with `dynamic_img_size`, so that positions are interpolated at other sizes."""
+    """A timm model made with `dynamic_img_size`, so that positions are interpolated at other sizes.
+
+    options: arguments that its models are made with, beside those of their config.
+    """
+
+    options: ClassVar[dict[str, Any]] = {"dynamic_img_size": True}
 
     @classmethod
     def build(cls, facts: Encoder, config: dict[str, Any]) -> EncoderModel:
@@ -43,11 +48,13 @@ class Family(EncoderModel):
         name, timm = config["architecture"], _timm()
         if not timm.is_model(name):
             raise UserError(f"encoder {facts.name}: timm {timm.__version__} has no architecture {name!r}")
-        options = {**(config.get("model_args") or {}), "num_classes": 0, "dynamic_img_size": True}
+        options = {**(config.get("model_args") or {}), "num_classes": 0, **cls.options}
         try:
             model = timm.create_model(name, pretrained=False, **options)
         except TypeError as problem:
-            raise UserError(f"encoder {facts.name}: {name} is no plain vision transformer ({problem})") from None
+            raise UserError(f"encoder {facts.name}: {name} is no model of family {facts.family} ({problem})") from None
+        if lacks := cls.missing(model):
+            raise UserError(f"encoder {facts.name}: {name} is no model of family {facts.family} (it has no `{lacks}`)")
         model.mllm_eval_config = {"architecture": name, "model_args": config.get("model_args") or {}}
         return cls(facts, model)
 
@@ -68,6 +75,11 @@ class Family(EncoderModel):
         encoder.to(dtype)
         return encoder
 
+    @classmethod
+    def missing(cls, model: Any) -> str | None:
+        """What a model of timm lacks that this family asks for."""
+        return next((name for name in ("blocks", "patch_embed", "num_prefix_tokens") if not hasattr(model, name)), None)
+
     @property
     def prefix(self) -> int:
         """CLS and registers."""
@@ -76,7 +88,7 @@ class Family(EncoderModel):
     @property
     def has_cls(self) -> bool:
         """Whether a class token is the first of them."""
-        return self.prefix > 0 and bool(getattr(self.model, "has_class_token", True))
+        return getattr(self.model, "cls_token", None) is not None
 
     def config_values(self) -> dict[str, Any]:
         """The architecture's name and its arguments."""
@@ -109,8 +121,12 @@ class Family(EncoderModel):
         pooled: Tensor = self.model.forward_head(self.model.norm(states), pre_logits=True)
         return pooled
 
+    def stock_patches(self, pixels: Tensor) -> Tensor:
+        """What the class calls its features, without what stands before the patches [B, N, D]."""
+        with torch.no_grad():
+            states = self.tokens(self.model.forward_features(self.whole_patches(pixels)))
+        return states[:, self.prefix :]
+
     def forward(self, pixels: Tensor, layers: Sequence[int] = ()) -> list[FeatureMap]:
         """As the contract says; pixels beyond the last whole patch, which timm refuses, are cut off first."""
-        patch = self.facts.patch or 1
-        height, width = (edge // patch * patch for edge in pixels.shape[-2:])
-        return super().forward(pixels[..., :height, :width], layers)
+        return super().forward(self.whole_patches(pixels), layers)

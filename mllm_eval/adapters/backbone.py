@@ -5,6 +5,7 @@ A family names the class, the model types whose weights it reads, and where in t
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 ORIGIN = {"model_type", "architectures", "transformers_version", "torch_dtype", "dtype"}
 # What some vision transformers have, and what is computed by none of these classes whose config does not know it.
 STRANGE = ("use_qk_norm", "qk_norm", "use_rope", "rope_theta", "window_size")
+
+
+def ratio_of(hidden: int, width: int) -> float:
+    """The ratio of which a class, cutting off what is behind the point, makes this width of a feed-forward network."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 class Backbone(EncoderModel):
@@ -78,6 +85,12 @@ class Backbone(EncoderModel):
         return "mlp"
 
     @classmethod
+    def native(cls, config: Any) -> int:
+        """Edge in pixels of the images that the positions were made for."""
+        size: int = config.image_size
+        return size
+
+    @classmethod
     def config_of(cls, facts: Encoder) -> Any:
         """The transformers config that the yaml alone describes.
 
@@ -124,7 +137,7 @@ class Backbone(EncoderModel):
         if not isinstance(values, dict):
             raise UserError(f"{path}: `vision_config` is a {type(values).__name__}, not a config; fetch it again")
         known = cls.transformers_class().config_class
-        registers = values.get("num_register_tokens", getattr(known, "num_register_tokens", 0)) or 0
+        registers = cls.registers_in(values, known)
         if registers != cls.form.registers + cls.form.behind:
             raise UserError(
                 f"{path}: the weights have {registers} registers, family {cls.family_name()} reads them with "
@@ -144,6 +157,11 @@ class Backbone(EncoderModel):
             raise UserError(
                 f"{path}: is no config of a {model_type!r} ({exception_words(problem)}); fetch it again"
             ) from None
+
+    @classmethod
+    def registers_in(cls, values: dict[str, Any], known: Any) -> int:
+        """How many learned tokens a config says that are no patch and no class token. known: its class."""
+        return values.get("num_register_tokens", getattr(known, "num_register_tokens", 0)) or 0
 
     @classmethod
     def _readers(cls, found: Any) -> str:
@@ -218,6 +236,15 @@ class Backbone(EncoderModel):
         with torch.device("meta"):
             shell = cls.transformers_class()(cls.config_of(facts), **cls.options)
         wanted = {name: tensor.shape for name, tensor in shell.state_dict().items()}
+        return cls.original_tensors(facts, path, wanted)
+
+    @classmethod
+    def original_tensors(cls, facts: Encoder, path: Path, wanted: dict[str, torch.Size]) -> dict[str, Tensor]:
+        """The tensors of a file in the layout of the original code, by the names of the class and in its shapes.
+
+        Raises UserError as `read_original` does.
+        """
+        assert cls.layout is not None
         return read_original(path, cls.layout, wanted, facts.weights.key)
 
     # ---- what the contract asks ----
@@ -250,7 +277,7 @@ class Backbone(EncoderModel):
             "heads": config.num_attention_heads,
             "ffn": cls.ffn(config),
             "hidden": cls.hidden(config),
-            "native": config.image_size,
+            "native": cls.native(config),
             "activation": config.hidden_act,
             "norm_eps": getattr(config, cls.norm_eps),
         }
@@ -271,7 +298,9 @@ class Backbone(EncoderModel):
         return blocks
 
     def final_norm(self) -> nn.Module:
-        """The norm behind the last block."""
+        """The norm behind the last block, if the class has one."""
+        if not self.form.final_norm:
+            return nn.Identity()
         norm: nn.Module = self.model.get_submodule(self.norm_at)
         return norm
 
