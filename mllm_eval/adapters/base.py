@@ -44,6 +44,8 @@ class EncoderModel(nn.Module):
 
     # Whether cells see pixels of their neighbours, as those of a convolutional network do.
     overlaps: ClassVar[bool] = False
+    # Whether what stands behind the blocks takes only what the last of them gives, whose width is its own.
+    tapers: ClassVar[bool] = False
 
     def __init__(self, facts: Encoder, model: Any) -> None:
         super().__init__()
@@ -254,7 +256,7 @@ class EncoderModel(nn.Module):
         if count == len(blocks):
             yield
             return
-        if self.facts.code is None and isinstance(blocks, nn.ModuleList | nn.Sequential):
+        if self.facts.code is None and not self.tapers and isinstance(blocks, nn.ModuleList | nn.Sequential):
             # The others are taken out. An exception would leave the modules around them entered and never left, which
             # sharding that hooks into modules (ZeRO-3) takes amiss.
             behind = {name: blocks._modules.pop(name) for name in list(blocks._modules)[count:]}
@@ -264,7 +266,7 @@ class EncoderModel(nn.Module):
                 blocks._modules.update(behind)
             return
 
-        # What stands behind the blocks of a family of one's own may want what the last of them gives.
+        # A family of one's own may taper without saying so.
         def stop(*_: Any) -> None:
             raise _Enough
 
