@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mllm_eval.adapters.backbone import ratio_of
 from mllm_eval.adapters.base import FeatureMap
 from mllm_eval.adapters.original import RADIO
-from mllm_eval.catalog.architecture import FORMS
+from mllm_eval.catalog.architecture import FORMS, ratio_of
 
 if TYPE_CHECKING:
     # Its name by its path; at run time the families are part of mllm_eval.adapters.

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from mllm_eval.adapters.base import EncoderModel, FeatureMap
-from mllm_eval.adapters.original import fill
+from mllm_eval.adapters.original import fill, hold_format
 from mllm_eval.catalog.families import PAGE
-from mllm_eval.errors import UserError, near
+from mllm_eval.errors import UserError, exception_words, near
 from mllm_eval.storage import parse_json
 
 if TYPE_CHECKING:
@@ -27,11 +27,20 @@ FILES = ("model.safetensors", "pytorch_model.bin")
 HEADS = r"(head|head_dist|fc)\..*"
 
 
-def _timm() -> Any:
+def _timm(who: str) -> Any:
     try:
         import timm
-    except ImportError:
-        raise UserError("family timm needs the package timm; install it with `pip install mllm-eval[timm]`") from None
+    except ModuleNotFoundError as problem:
+        missing = (problem.name or "timm").partition(".")[0]
+        raise UserError(
+            f"{who}: family timm needs the package {missing}; install it with `pip install mllm-eval[timm]`"
+        ) from None
+    except Exception as problem:
+        # A torchvision that was built for another torch fails while it is imported, with errors of many classes.
+        raise UserError(
+            f"{who}: timm cannot be imported ({exception_words(problem)}); install the torchvision that belongs "
+            f"to torch {torch.__version__}"
+        ) from None
     return timm
 
 
@@ -65,7 +74,7 @@ class Family(EncoderModel):
         Raises UserError, which begins with `who`, without timm, for a name that it does not know, with the nearest, and
         for a model of another family.
         """
-        name, timm = config["architecture"], _timm()
+        name, timm = config["architecture"], _timm(who)
         if not isinstance(name, str) or not timm.is_model(name):
             hint = near(str(name), timm.list_models())
             raise UserError(f"{who}: timm {timm.__version__} has no architecture {name!r}.{hint}")
@@ -87,6 +96,7 @@ class Family(EncoderModel):
     @classmethod
     def load(cls, facts: Encoder, place: Path, dtype: torch.dtype) -> EncoderModel:
         """The weights of a timm folder, all of them. Raises UserError for what is missing or does not fit."""
+        hold_format(place)
         config = cls.read_config(place)
         weights = next((place / name for name in FILES if (place / name).is_file()), None)
         if weights is None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mllm_eval.adapters.backbone import ratio_of
-from mllm_eval.catalog.architecture import FORMS
+from mllm_eval.catalog.architecture import FORMS, ratio_of
 
 if TYPE_CHECKING:
     # Its name by its path; at run time the families are part of mllm_eval.adapters.

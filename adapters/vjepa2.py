@@ -11,9 +11,9 @@ from transformers import VJEPA2PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2Encoder
 
-from mllm_eval.adapters.backbone import Backbone, ratio_of
+from mllm_eval.adapters.backbone import Backbone
 from mllm_eval.adapters.base import FeatureMap
-from mllm_eval.catalog.architecture import FORMS
+from mllm_eval.catalog.architecture import FORMS, ratio_of
 from mllm_eval.errors import UserError
 
 if TYPE_CHECKING:

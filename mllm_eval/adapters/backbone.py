@@ -5,7 +5,6 @@ A family names the class, the model types whose weights it reads, and where in t
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from mllm_eval.adapters import family
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.adapters.loading import hold_layers, load_whole
-from mllm_eval.adapters.original import Layout, read_original
+from mllm_eval.adapters.original import Layout, hold_format, read_original
 from mllm_eval.catalog.families import NAMES, PAGE
 from mllm_eval.catalog.llama import read_config
 from mllm_eval.errors import UserError, exception_words, near
@@ -30,12 +29,6 @@ if TYPE_CHECKING:
 ORIGIN = {"model_type", "architectures", "transformers_version", "torch_dtype", "dtype"}
 # What some vision transformers have, and what is computed by none of these classes whose config does not know it.
 STRANGE = ("use_qk_norm", "qk_norm", "use_rope", "rope_theta", "window_size")
-
-
-def ratio_of(hidden: int, width: int) -> float:
-    """The ratio of which a class, cutting off what is behind the point, makes this width of a feed-forward network."""
-    ratio = hidden / width
-    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 class Backbone(EncoderModel):
@@ -202,6 +195,7 @@ class Backbone(EncoderModel):
         if place.is_file():
             config, source, state = cls.config_of(facts), None, cls._read_original(facts, place)
         else:
+            hold_format(place)
             config, source, state = cls.read_config(place), place, None
             # Before gigabytes are read for nothing.
             cls.compare_facts(facts, {**cls.found_in(config), "depth": config.num_hidden_layers})
@@ -224,6 +218,7 @@ class Backbone(EncoderModel):
             # Mapped into memory.
             cls._read_original(facts, place)
             return
+        hold_format(place)
         config = cls.read_config(place)
         hold_layers(config.to_dict(), place)
         with torch.device("meta"):

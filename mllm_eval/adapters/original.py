@@ -43,6 +43,9 @@ OTHER_FORMATS = {
     ".tflite": "a TensorFlow Lite file is a graph of operations",
 }
 
+# Files that hold named tensors.
+TENSORS = (".safetensors", ".bin", ".pt", ".pth")
+
 Rows = Mapping[str, tuple[str, ...]]
 
 
@@ -237,9 +240,18 @@ def read_tensors(path: Path, key: str | None = None) -> dict[str, Tensor]:
     return tensors
 
 
+def hold_format(place: Path) -> None:
+    """Raise UserError for a file of a format without named tensors, and for a folder whose weights are all such."""
+    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    if any(path.suffix in TENSORS for path in files):
+        return
+    for path in files:
+        if other := OTHER_FORMATS.get(path.suffix.lower()):
+            raise UserError(f"{path}: {other}; give the model's folder in the hub's format, or the original checkpoint")
+
+
 def _load(path: Path) -> Any:
-    if other := OTHER_FORMATS.get(path.suffix.lower()):
-        raise UserError(f"{path}: {other}; give the model's folder in the hub's format, or the original checkpoint")
+    hold_format(path)
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -114,6 +115,12 @@ FORMS = {
     "vit": Form(prefix=1),
     "vjepa2": Form(positions=False, qkv_biases=(True, False), frames=2),
 }
+
+
+def ratio_of(hidden: int, width: int) -> float:
+    """The ratio of which a class, cutting off what is behind the point, makes this width of a feed-forward network."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def parameters(form: Form, shape: Architecture, patch: int, width: int, depth: int, cells: int | None = None) -> int:
