@@ -22,7 +22,7 @@ class CLIPVisionModelWithoutPreNorm(CLIPVisionModel):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         # transformers spells it so.
-        self.pre_layrnorm = nn.Identity()
+        self.pre_layrnorm = nn.Identity()  # type: ignore[assignment]
 
 
 class Family(Clip):
