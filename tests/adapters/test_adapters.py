@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tiny_models import NO_CLASS_TOKEN, make_encoder, make_image
 
-from mllm_eval.adapters import FAMILIES, load_encoder_model
+from mllm_eval.adapters import FAMILIES, build_encoder, load_encoder_model
 from mllm_eval.adapters.preprocessing import to_pixels
 from mllm_eval.adapters.projector import Projector, resize_grid
 from mllm_eval.catalog import Preprocessing
@@ -89,6 +89,22 @@ def test_other_counts_of_tokens_before_the_patches_are_refused(
     (tmp_path / "config.json").write_text(json.dumps({**config, field: said}))
     with pytest.raises(UserError, match=rf"the weights have \d registers, family {family} reads them with {wanted}"):
         load_encoder_model(encoder)
+
+
+@pytest.mark.parametrize("family", BUILT)
+def test_a_checkpoints_architecture_is_made_again_and_computes_in_half_precision(family: str, tmp_path: Path) -> None:
+    model = load_encoder_model(make_encoder(tmp_path, family))
+    # As a checkpoint keeps it.
+    again = build_encoder(model.facts, json.loads(json.dumps(model.config_values())))
+    again.load_state_dict(model.state_dict())
+    expected = model(pixels())[0]
+    got = again(pixels())[0]
+    assert torch.equal(got.patches, expected.patches) and torch.equal(got.summary, expected.summary)
+    half = again.to(torch.bfloat16)(pixels().bfloat16())[0]
+    assert half.patches.dtype == torch.bfloat16
+    # Other features than of another image, by far: bfloat16 has two to three digits.
+    close = torch.nn.functional.cosine_similarity(half.patches.float(), expected.patches, dim=-1)
+    assert close.min() > 0.98
 
 
 def test_radio_normalises_pixels_by_itself(tmp_path: Path) -> None:
