@@ -36,9 +36,8 @@ class Backbone(EncoderModel):
 
     model_types: `model_type` of the configs it reads. class_name: of transformers. options: keyword arguments
     of the class beside its config. blocks_at, norm_at: paths of submodules. norm_eps: what its config calls the norms'
-    epsilon. form: what the class has beside
-    the blocks. layout: how the original code named the tensors; None where nothing is known of that.
-    left_out: names of tensors in a folder that the encoder does not use: heads, decoders, the half for texts.
+    epsilon. form: what the class has beside the blocks. layout: how the original code named the tensors; None where
+    nothing is known of that. left_out: names of tensors in a folder that the encoder does not use: heads, decoders.
     """
 
     model_types: ClassVar[tuple[str, ...]]
@@ -117,6 +116,7 @@ class Backbone(EncoderModel):
     def read_config(cls, folder: Path) -> Any:
         """The vision config in a hub-format folder. Raises UserError where it is of another architecture."""
         path = folder / "config.json"
+        hold_format(folder)
         raw = read_config(folder)
         model_type = raw.get("model_type")
         if not isinstance(model_type, str | None):
@@ -195,7 +195,6 @@ class Backbone(EncoderModel):
         if place.is_file():
             config, source, state = cls.config_of(facts), None, cls._read_original(facts, place)
         else:
-            hold_format(place)
             config, source, state = cls.read_config(place), place, None
             # Before gigabytes are read for nothing.
             cls.compare_facts(facts, {**cls.found_in(config), "depth": config.num_hidden_layers})
@@ -218,7 +217,6 @@ class Backbone(EncoderModel):
             # Mapped into memory.
             cls._read_original(facts, place)
             return
-        hold_format(place)
         config = cls.read_config(place)
         hold_layers(config.to_dict(), place)
         with torch.device("meta"):
@@ -235,10 +233,7 @@ class Backbone(EncoderModel):
 
     @classmethod
     def original_tensors(cls, facts: Encoder, path: Path, wanted: dict[str, torch.Size]) -> dict[str, Tensor]:
-        """The tensors of a file in the layout of the original code, by the names of the class and in its shapes.
-
-        Raises UserError as `read_original` does.
-        """
+        """The tensors of an original file by the names of the class. Raises UserError as `read_original` does."""
         assert cls.layout is not None
         return read_original(path, cls.layout, wanted, facts.weights.key)
 
