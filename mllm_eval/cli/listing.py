@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
+import re
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mllm_eval.console import say
+from mllm_eval.errors import UserError, near
 
 if TYPE_CHECKING:
     from mllm_eval.catalog import Encoder
@@ -18,25 +21,76 @@ PIPED_WIDTH = 1000
 
 
 def encoders(
+    where: Annotated[
+        list[str] | None, typer.Option(help="FACT=VALUE, or <, <=, >, >= for numbers (300M, 1B); all have to hold")
+    ] = None,
+    sort: Annotated[str | None, typer.Option(help="a fact; numbers from the least to the most")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
 ) -> None:
     """List the encoders with their facts; parameters are computed from the architecture.
 
-    `mllm-eval ls encoders` prints the names alone.
+    Facts are those of --json. `mllm-eval ls encoders` prints the names alone.
 
     \b
+      mllm-eval encoders --where supervision=self --where "params<=400M" --sort params
       mllm-eval encoders --json
     """
     import json
 
     from mllm_eval.catalog import load_encoder, names
 
-    found = [facts_of(load_encoder(name)) for name in names("encoders")]
+    found = chosen([facts_of(load_encoder(name)) for name in names("encoders")], where or [], sort)
     if as_json:
         for one in found:
             say(json.dumps(one, ensure_ascii=False))
         return
     _print(found)
+
+
+def chosen(found: list[dict[str, Any]], where: list[str], sort: str | None) -> list[dict[str, Any]]:
+    """Those of which all conditions hold, in the order of a fact; what lacks the fact is last.
+
+    Raises UserError for a condition that cannot be read, an unknown fact (the nearest is named), and a fact that has no
+    order.
+    """
+    if sort is not None and found:
+        _known(sort, found[0])
+        kinds = {type(one[sort]) for one in found} - {type(None)}
+        if not kinds <= {int} and not kinds <= {str}:
+            raise UserError(f"--sort {sort}: has no order; take a number or a text")
+    # Each condition is read, so that one that cannot be is not hidden by another that nothing meets.
+    found = [one for one in found if all([_holds(one, condition) for condition in where])]
+    if sort is None:
+        return found
+    return sorted(found, key=lambda one: (one[sort] is None, one[sort] if one[sort] is not None else 0, one["name"]))
+
+
+def _holds(one: dict[str, Any], condition: str) -> bool:
+    parts = re.fullmatch(r"\s*(\w+)\s*(<=|>=|=|<|>)\s*(.*?)\s*", condition)
+    if parts is None:
+        raise UserError(f"--where {condition!r}: write FACT=VALUE, or <, <=, >, >= before a number")
+    fact, how, wanted = parts.groups()
+    _known(fact, one)
+    said = one[fact]
+    number = re.fullmatch(r"(\d+(?:\.\d+)?)([KMB]?)", wanted, re.IGNORECASE)
+    if isinstance(said, int) and not isinstance(said, bool) and number is not None:
+        limit = float(number[1]) * {"": 1, "K": 1e3, "M": 1e6, "B": 1e9}[number[2].upper()]
+        ways = {"=": operator.eq, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+        return bool(ways[how](said, limit))
+    if how != "=":
+        if said is None:
+            return False
+        raise UserError(f"--where {condition!r}: {how} compares numbers, as in params{how}400M; {fact} has {said!r}")
+    if isinstance(said, list):
+        return wanted in said
+    if isinstance(said, bool):
+        return str(said).lower() == wanted.lower()
+    return ("-" if said is None else str(said)) == wanted
+
+
+def _known(fact: str, one: dict[str, Any]) -> None:
+    if fact not in one:
+        raise UserError(f"an encoder has no fact {fact!r}.{near(fact, one)} Known: {', '.join(one)}.")
 
 
 def facts_of(encoder: Encoder) -> dict[str, Any]:
