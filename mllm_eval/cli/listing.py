@@ -31,12 +31,12 @@ def encoders(
 
     from mllm_eval.catalog import load_encoder, names
 
-    found = [facts_of(load_encoder(name)) for name in names("encoders")]
+    facts = [facts_of(load_encoder(name)) for name in names("encoders")]
     if as_json:
-        for one in found:
+        for one in facts:
             say(json.dumps(one, ensure_ascii=False))
         return
-    _print(found)
+    _print(facts)
 
 
 def facts_of(encoder: Encoder) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def facts_of(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def _print(found: list[dict[str, Any]]) -> None:
+def _print(facts: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     from mllm_eval.console import console as make_console
@@ -84,7 +84,7 @@ def _print(found: list[dict[str, Any]]) -> None:
         sheet.add_column(title, no_wrap=True, justify="right")
     for title in (*words.values(), "weights", "published in"):
         sheet.add_column(title, overflow="fold")
-    for one in found:
+    for one in facts:
         said = {**one, "params": f"{one['params'] / 1e6:,.1f} M"}
         cells = [str(said[key]) for key in ("name", "family", *numbers, *words)]
         cells = ["-" if cell == "None" else cell for cell in cells]
@@ -105,9 +105,9 @@ def print_failed(run: RunFolder, benchmark: str | None = None) -> None:
     """A line for each sample of a run without an answer, of one benchmark or all: benchmark, variant, id, reason."""
     from mllm_eval.results.failed import failed_samples
 
-    found = [one for one in failed_samples(run.folder / "answers") if benchmark in (None, one.benchmark)]
-    for one in found:
+    failed = [one for one in failed_samples(run.folder / "answers") if benchmark in (None, one.benchmark)]
+    for one in failed:
         variant = "" if one.variant == "default" else f" ({one.variant})"
         say(f"{one.benchmark}{variant}  {one.id}  {one.reason}")
-    mend = "; the command that asked them, with --retry-failed, asks them again" if found else ""
-    say(f"{len(found):,} samples failed{mend}", file=sys.stderr)
+    mend = "; the command that asked them, with --retry-failed, asks them again" if failed else ""
+    say(f"{len(failed):,} samples failed{mend}", file=sys.stderr)
