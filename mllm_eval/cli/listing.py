@@ -39,30 +39,30 @@ def encoders(
 
     from mllm_eval.catalog import load_encoder, names
 
-    found = chosen([facts_of(load_encoder(name)) for name in names("encoders")], where or [], sort)
+    facts = chosen([facts_of(load_encoder(name)) for name in names("encoders")], where or [], sort)
     if as_json:
-        for one in found:
+        for one in facts:
             say(json.dumps(one, ensure_ascii=False))
         return
-    _print(found)
+    _print(facts)
 
 
-def chosen(found: list[dict[str, Any]], where: list[str], sort: str | None) -> list[dict[str, Any]]:
+def chosen(facts: list[dict[str, Any]], where: list[str], sort: str | None) -> list[dict[str, Any]]:
     """Those of which all conditions hold, in the order of a fact; what lacks the fact is last.
 
     Raises UserError for a condition that cannot be read, an unknown fact (the nearest is named), and a fact that has no
     order.
     """
-    if sort is not None and found:
-        _known(sort, found[0])
-        kinds = {type(one[sort]) for one in found} - {type(None)}
+    if sort is not None and facts:
+        _known(sort, facts[0])
+        kinds = {type(one[sort]) for one in facts} - {type(None)}
         if not kinds <= {int} and not kinds <= {str}:
             raise UserError(f"--sort {sort}: has no order; take a number or a text")
     # Each condition is read, so that one that cannot be is not hidden by another that nothing meets.
-    found = [one for one in found if all([_holds(one, condition) for condition in where])]
+    facts = [one for one in facts if all([_holds(one, condition) for condition in where])]
     if sort is None:
-        return found
-    return sorted(found, key=lambda one: (one[sort] is None, one[sort] if one[sort] is not None else 0, one["name"]))
+        return facts
+    return sorted(facts, key=lambda one: (one[sort] is None, one[sort] if one[sort] is not None else 0, one["name"]))
 
 
 def _holds(one: dict[str, Any], condition: str) -> bool:
@@ -123,7 +123,7 @@ def facts_of(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def _print(found: list[dict[str, Any]]) -> None:
+def _print(facts: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     from mllm_eval.console import console as make_console
@@ -138,7 +138,7 @@ def _print(found: list[dict[str, Any]]) -> None:
         sheet.add_column(title, no_wrap=True, justify="right")
     for title in (*words.values(), "weights", "published in"):
         sheet.add_column(title, overflow="fold")
-    for one in found:
+    for one in facts:
         said = {**one, "params": f"{one['params'] / 1e6:,.1f} M"}
         cells = [str(said[key]) for key in ("name", "family", *numbers, *words)]
         cells = ["-" if cell == "None" else cell for cell in cells]
@@ -159,9 +159,9 @@ def print_failed(run: RunFolder, benchmark: str | None = None) -> None:
     """A line for each sample of a run without an answer, of one benchmark or all: benchmark, variant, id, reason."""
     from mllm_eval.results.failed import failed_samples
 
-    found = [one for one in failed_samples(run.folder / "answers") if benchmark in (None, one.benchmark)]
-    for one in found:
+    failed = [one for one in failed_samples(run.folder / "answers") if benchmark in (None, one.benchmark)]
+    for one in failed:
         variant = "" if one.variant == "default" else f" ({one.variant})"
         say(f"{one.benchmark}{variant}  {one.id}  {one.reason}")
-    mend = "; the command that asked them, with --retry-failed, asks them again" if found else ""
-    say(f"{len(found):,} samples failed{mend}", file=sys.stderr)
+    mend = "; the command that asked them, with --retry-failed, asks them again" if failed else ""
+    say(f"{len(failed):,} samples failed{mend}", file=sys.stderr)
