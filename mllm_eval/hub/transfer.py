@@ -153,7 +153,7 @@ def of_address(source: Source, target: Path, sha256: str | None) -> Wanted:
 
 
 @contextmanager
-def _appended(part: Path) -> Iterator[io.BufferedWriter]:
+def _appended(part: Path) -> Iterator[io.BufferedWriter[disk.Through]]:
     """The part of a file to write on at its end. What was written is on the disk behind the `with` block.
 
     Raises NotWritten where the disk refuses, which a broken connection is not.

@@ -209,38 +209,6 @@ def test_four_processes_give_what_one_gives(
     assert_same(finished(configs, tmp_path, monkeypatch), one_process)
 
 
-def logged(run: Run, stage: int, *keys: str) -> list[tuple[Any, ...]]:
-    lines = (run.stage_dir(stage) / "log.jsonl").read_text().splitlines()
-    return [tuple(json.loads(line)[key] for key in keys) for line in lines]
-
-
-@pytest.mark.slow
-def test_two_processes_give_their_own_bytes_again_and_see_the_rows_that_one_sees(
-    one_process: tuple[list[list[float]], dict[str, torch.Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What docs/reliability.md promises of training: the same bytes on the same number of processes; on another number
-    the same rows in each step, the encoder untouched, and losses that differ by rounding."""
-    runs = []
-    for name in ("first", "second"):
-        folder = tmp_path / name
-        configs = write_configs(folder, False, {})
-        run_processes(configs, folder, 2)
-        found = finished(configs, folder, monkeypatch)
-        logs = [logged(found, stage, "step", "loss", "lr", "grad_norm", "tokens") for stage in (1, 2)]
-        runs.append((results_of(found)[1], logs))
-    (tensors, logs), (again, logs_again) = runs
-    assert logs == logs_again
-    assert tensors.keys() == again.keys() and all(torch.equal(one, again[name]) for name, one in tensors.items())
-    assert_same(found, one_process)
-    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "one"))
-    alone = write_configs(tmp_path / "alone", False, {})
-    one = Run.of(**alone, seed=3)
-    train(one)
-    for stage in (1, 2):
-        rows = [(step, tokens) for step, _, _, _, tokens in logs[stage - 1]]
-        assert logged(one, stage, "step", "tokens") == rows
-
-
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives_in_each_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # 24 rows, 20 with an image: a step of 5 micro-batches over the end of an epoch, which is filled up.
