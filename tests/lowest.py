@@ -1,7 +1,7 @@
 """Runs tests in an environment of the lowest versions that pyproject.toml takes; `make test-lowest` runs this file.
 
-Every dependency of the project and of its extra `model` is installed in exactly its lower bound, torch in the version of
-constraints.txt (its older releases are several GB each), and what they need in turn in whatever version fits. The tests
+Every dependency of the project and of its extra `model` is installed in exactly its lower bound, torch in the version
+of constraints.txt (its older releases are several GB each), what they need in turn in whatever version fits. The tests
 are those of models, exports and adapters, or those that are named. pip refuses bounds that contradict each other.
 """
 
