@@ -53,7 +53,12 @@ LLMS = {
     "2x32": (32, 2, 4, 2, 64, 300),
 }
 # Width, layers, heads, width inside the MLP, pixels. LLaVA and Cambrian read CLIP's last layer but one.
-ENCODERS = {"ViT-S/14@336": (384, 12, 6, 1536, 336), "2x32@56": (32, 2, 2, 64, 56)}
+# 112 pixels are 64 patches, a desk's tokens an image: LLaVA's class cannot make fewer tokens of more patches.
+ENCODERS = {
+    "ViT-S/14@336": (384, 12, 6, 1536, 336),
+    "ViT-S/14@112": (384, 12, 6, 1536, 112),
+    "2x32@56": (32, 2, 2, 64, 56),
+}
 
 
 class Words:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,39 @@ SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
 
 
+@dataclass(frozen=True)
 class Shape:
-    """Sizes of encoder and LLM; the defaults are those that are told of."""
+    """Sizes of encoder and LLM; the defaults are those of the long rows."""
 
-    def __init__(self, vision: int = 384, blocks: int = 12, size: int = 336, width: int = 256, depth: int = 8) -> None:
-        self.vision, self.blocks, self.size, self.width, self.depth = vision, blocks, size, width, depth
+    vision: int = 384
+    blocks: int = 12
+    size: int = 336
+    width: int = 256
+    depth: int = 8
+    heads: int | None = None
+    """Of the LLM; one of 32 numbers each where not said."""
+    key_heads: int | None = None
+    tied: bool = False
+    tokens: int | None = None
+    """Of an image; all patches where not said."""
+    vocabulary: int = 32768
+
+    @property
+    def patches(self) -> int:
+        return (self.size // 14) ** 2
 
 
-def make_run(folder: Path, shape: Shape, vocabulary: int, batch: int, steps: int, rows: Mapping[int, int]) -> Run:
+# `desk`: a ViT-S/14 before SmolLM2-135M, as the recipe `desk` has them.
+SHAPES = {
+    "long": Shape(),
+    "desk": Shape(size=224, width=576, depth=30, heads=9, key_heads=3, tied=True, tokens=64, vocabulary=49152),
+    # Too small to tell anything by, for a try.
+    "tiny": Shape(64, 2, 56, 64, 2, vocabulary=300),
+    "tiny-desk": Shape(64, 2, 56, 64, 2, heads=4, key_heads=2, tied=True, tokens=4, vocabulary=300),
+}
+
+
+def make_run(folder: Path, shape: Shape, batch: int, steps: int, rows: Mapping[int, int]) -> Run:
     """A run with random weights and drawn conversations, all its files in a folder."""
     torch.manual_seed(0)
     vision = CLIPVisionModel(
@@ -74,7 +100,7 @@ def make_run(folder: Path, shape: Shape, vocabulary: int, batch: int, steps: int
         preprocessing={"mode": "squash", "size": shape.size, "mean": HALF, "std": HALF},
         facts={"pretraining_data": "none", "samples_seen": "0", "supervision": "none"},
     )
-    llm = make_llm(folder / "llm", shape, vocabulary)
+    llm = make_llm(folder / "llm", shape)
     stage = {
         "lr": 1e-3,
         "batch": batch,
@@ -91,7 +117,7 @@ def make_run(folder: Path, shape: Shape, vocabulary: int, batch: int, steps: int
         name="bench",
         llm="llama",
         template="llama_3_meta",
-        tokens=(shape.size // 14) ** 2,
+        tokens=shape.tokens or shape.patches,
         data="mini",
         dtype="float32",
         seed=0,
@@ -100,7 +126,7 @@ def make_run(folder: Path, shape: Shape, vocabulary: int, batch: int, steps: int
     return Run(encoder, recipe, llm, 0)
 
 
-def make_llm(folder: Path, shape: Shape, vocabulary: int) -> LLM:
+def make_llm(folder: Path, shape: Shape) -> LLM:
     """A random LLaMA whose tokens are letters and special tokens; the rest of its vocabulary costs time alone."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -112,11 +138,13 @@ def make_llm(folder: Path, shape: Shape, vocabulary: int) -> LLM:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, eos_token=SPECIAL[4], pad_token=SPECIAL[1])
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=max(vocabulary, len(tokenizer)),
+            vocab_size=max(shape.vocabulary, len(tokenizer)),
             hidden_size=shape.width,
             intermediate_size=shape.width * 8 // 3,
             num_hidden_layers=shape.depth,
-            num_attention_heads=shape.width // 32,
+            num_attention_heads=shape.heads or shape.width // 32,
+            num_key_value_heads=shape.key_heads,
+            tie_word_embeddings=shape.tied,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )

@@ -1,10 +1,11 @@
 """Time answering against lmms-eval's `llava_hf`, on the same weights, images and questions.
 
-    python bench/peer.py --python VENV/bin/python [--images 16] [--each 2] [--threads 2] [--quick]
+    python bench/peer.py --python VENV/bin/python [--shape desk] [--images 16] [--each 2] [--threads 2]
 
 `--python` is that of an environment of its own in which lmms-eval is installed (0.7.3 without torchvision was tried).
 The model has the shape of LLaVA-1.5 in small, a CLIP tower and a LLaMA with random weights and the miniature's
-tokenizer; `mllm-eval export`'s way writes it as transformers' LlavaForConditionalGeneration, which lmms-eval loads.
+tokenizer, or with `--shape desk` an LLM of SmolLM2-135M's shape behind 64 tokens an image; `mllm-eval export`'s way
+writes it as transformers' LlavaForConditionalGeneration, which lmms-eval loads.
 Questions are MME-shaped, two an image, in one parquet file. lmms-eval refuses batches larger than one and starts for
 about as long as it takes to answer some dozens of questions; it is timed at two numbers of questions, so what is
 compared is what one question more costs, and that of this project's way, cold, on the same images. Its exit code is 0
@@ -63,7 +64,15 @@ def mean(values):
 """
 
 
-def prepare(folder: Path, images: int, each: int, quick: bool) -> tuple[Any, list[Any]]:
+# Encoder, LLM, and words where they are more than the tokenizer's; `tiny` is to see that it runs.
+SHAPES = {
+    "long": ("ViT-S/14@336", "8x256", 0),
+    "desk": ("ViT-S/14@112", "SmolLM-135M", 49152),
+    "tiny": ("2x32@56", "2x32", 0),
+}
+
+
+def prepare(folder: Path, images: int, each: int, shape: str) -> tuple[Any, list[Any]]:
     """Model and samples; in `folder`: the model as LLaVA, and a task of each length over parquet files."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -77,8 +86,9 @@ def prepare(folder: Path, images: int, each: int, quick: bool) -> tuple[Any, lis
 
     tokenizer = load_tokenizer(load_llm("mini-llama"), load_recipe("mini").template)
     end = tokenizer.convert_tokens_to_ids("<|eot_id|>")
-    encoder, llm = ("2x32@56", "2x32") if quick else ("ViT-S/14@336", "8x256")
-    model = build(encoder, llm, len(tokenizer), tokenizer, end, tokenizer.convert_tokens_to_ids(IMAGE))
+    encoder, llm, words = SHAPES[shape]
+    words = max(words, len(tokenizer))
+    model = build(encoder, llm, words, tokenizer, end, tokenizer.convert_tokens_to_ids(IMAGE))
     model.config.template = load_recipe("mini").template
     asked = samples([each] * images)
     save_checkpoint(model, folder / "checkpoint")
@@ -144,7 +154,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--each", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="tiny models, to see that it runs")
+    parser.add_argument("--shape", choices=SHAPES, default="long", help="of encoder and LLM")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if options.python is None:
@@ -159,7 +169,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-") as name:
         folder = Path(name)
-        model, asked = prepare(folder, options.images, options.each, options.quick)
+        model, asked = prepare(folder, options.images, options.each, options.shape)
         shared_way_once(model, samples([2, 1]), model.config.template)
         few = max(1, len(asked) // 8)
         short = peer(options.python, folder, few, options.threads)
@@ -173,7 +183,7 @@ def main() -> None:
         row[f"peer_{clock}_a_question"] = (whole[at] - short[at]) / (len(asked) - few)
         row[f"cold_{clock}_a_question"] = mine[at] / len(asked)
         row[f"{clock}_speedup"] = row[f"peer_{clock}_a_question"] / row[f"cold_{clock}_a_question"]
-    report("peer", {"quick": options.quick}, [row], options.out)
+    report("peer", {"shape": options.shape}, [row], options.out)
 
 
 if __name__ == "__main__":

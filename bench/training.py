@@ -1,6 +1,6 @@
 """Time both stages of training against the plain way, in the same run and from the same weights.
 
-    python bench/training.py [--threads 1,2] [--steps 6] [--batch 4] [--vocabulary 32768] [--out FILE]
+    python bench/training.py [--shape long|desk] [--threads 1,2] [--steps 6] [--batch 4] [--out FILE]
     python bench/training.py --orders
     python bench/training.py --padding [--batch 512] [--micro 16]
 
@@ -11,7 +11,9 @@ and most of the last layer at targets alone. Both see the same rows. Before anyt
 are compared.
 
 The encoder has the shape of a CLIP ViT-S/14 at 336 pixels (576 patches, as many tokens), the LLM is a LLaMA of 8 layers
-of width 256. A letter is a token. What a row's text takes in tokens is drawn, with a fixed seed, from `drawn.LENGTHS`.
+of width 256. With `--shape desk` it is a ViT-S/14 at 224 pixels, whose 256 patches become 64 tokens, before an LLM of
+the shape of SmolLM2-135M (49,152 words); the plain way then resizes the grid before the projector. A letter is a token.
+What a row's text takes in tokens is drawn, with a fixed seed, from `drawn.LENGTHS`.
 
 Printed and written to results/bench/training.json: tokens that are not padding per CPU second and wall second, over all
 steps but the first. Encoding the rows' images is spent at the first training on an image, and never again for it;
@@ -43,7 +45,7 @@ from mllm_eval.environment import before_torch, repeatable
 before_torch()
 
 import torch  # noqa: E402
-from drawn import Shape, make_run, padding  # noqa: E402
+from drawn import SHAPES, make_run, padding  # noqa: E402
 from orders import compare_orders  # noqa: E402
 from transformers import (  # noqa: E402
     PrinterCallback,
@@ -54,6 +56,7 @@ from transformers import (  # noqa: E402
 
 from mllm_eval.adapters import load_encoder_model  # noqa: E402
 from mllm_eval.adapters.preprocessing import to_pixels  # noqa: E402
+from mllm_eval.adapters.projector import grid_edge, resize_grid  # noqa: E402
 from mllm_eval.data.conversations import ConversationSet  # noqa: E402
 from mllm_eval.decoding import load_image  # noqa: E402
 from mllm_eval.features import Features  # noqa: E402
@@ -139,6 +142,15 @@ def as_plain(model: VLM, number: int) -> Any:
     llava.model.vision_tower.requires_grad_(False).eval()
     llava.model.language_model.requires_grad_(number == 2)
     llava.lm_head.requires_grad_(number == 2)
+    edge = grid_edge(model.config.tokens)
+
+    def resized(_: Any, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        # LLaVA's class cannot say this; whoever trains with fewer tokens than patches puts it there.
+        (patches,) = given
+        grid = patches.unflatten(1, (grid_edge(patches.shape[1]), -1))
+        return (resize_grid(grid, edge).flatten(1, 2),)
+
+    llava.model.multi_modal_projector.register_forward_pre_hook(resized)
     return llava
 
 
@@ -235,12 +247,12 @@ def report_orders(out: Path | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--threads", default="1,2")
-    for option, default in (("steps", 6), ("batch", 4), ("vocabulary", 32768)):
+    parser.add_argument("--shape", choices=SHAPES, default="long", help="of encoder, LLM and rows")
+    for option, default in (("steps", 6), ("batch", 4)):
         parser.add_argument(f"--{option}", type=int, default=default)
     parser.add_argument("--micro", type=int, default=16, help="rows of a micro-batch, for --padding")
     parser.add_argument("--padding", action="store_true", help="count padding, train nothing")
     parser.add_argument("--orders", action="store_true", help="time the orders of rows alone")
-    parser.add_argument("--tiny", action="store_true", help="models too small to tell anything by, for a try")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     if asked.padding:
@@ -250,20 +262,20 @@ def main() -> None:
     if asked.orders:
         report_orders(asked.out)
         return
-    told = ("threads", "steps", "batch", "vocabulary", "tiny")
+    told = ("threads", "steps", "batch", "shape")
     settings = {**{key: value for key, value in vars(asked).items() if key in told}, "torch": torch.__version__}
     if not alone():
         report("training", settings, at_threads(__file__, asked.threads), asked.out)
-        if not asked.tiny:
+        if asked.shape == "long":
             report_orders(asked.out and asked.out.with_stem(f"{asked.out.stem}_orders"))
         return
-    shape = Shape(64, 2, 56, 64, 2) if asked.tiny else Shape()
+    shape = SHAPES[asked.shape]
     with tempfile.TemporaryDirectory(prefix="training-") as name:
         folder = Path(name)
         before = os.environ.get("MLLM_EVAL_RESULTS")
         os.environ["MLLM_EVAL_RESULTS"] = str(folder / "results")
         count = max(asked.batch * asked.steps, 24)
-        run = make_run(folder, shape, asked.vocabulary, asked.batch, asked.steps, {1: count, 2: count})
+        run = make_run(folder, shape, asked.batch, asked.steps, {1: count, 2: count})
         repeatable(0)
         features = Features.of(run)
         rows = [row for number in (1, 2) for row in compare(run, number, features, folder)]

@@ -19,8 +19,10 @@ from mllm_eval.autoclasses import register_when_asked
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mllm_eval.alignment.measure import align
     from mllm_eval.catalog import names
     from mllm_eval.errors import UserError
+    from mllm_eval.leaks.check import check_leaks
     from mllm_eval.library.comparison import Comparison, compare
     from mllm_eval.library.encoder import LoadedEncoder, load_encoder
     from mllm_eval.library.evaluation import Results, evaluate, external_model
@@ -38,6 +40,8 @@ _HOMES = {
     "Run": "run",
     "ScoredPredictions": "score.frames",
     "UserError": "errors",
+    "align": "alignment.measure",
+    "check_leaks": "leaks.check",
     "compare": "library.comparison",
     "evaluate": "library.evaluation",
     "external_model": "library.evaluation",
@@ -61,6 +65,8 @@ __all__ = [
     "Run",
     "ScoredPredictions",
     "UserError",
+    "align",
+    "check_leaks",
     "compare",
     "evaluate",
     "external_model",

@@ -79,7 +79,8 @@ class OnednnLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         weight = self.weight
         fits = weight.device.type == "cpu" and weight.dtype == input.dtype == torch.float32 and weight.is_contiguous()
-        if not (fits and input.numel()):
+        # Autocast asks for half precision of float32 tensors, and torch's own layer hears it.
+        if torch.is_autocast_enabled("cpu") or not (fits and input.numel()):
             return F.linear(input, weight, self.bias)
         if torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad):
             multiplied: Tensor = _Product.apply(input, weight, self.bias)  # type: ignore[no-untyped-call]

@@ -61,6 +61,15 @@ def test_what_does_not_fit_stays_with_torch_and_layers_become_plain_again() -> N
     torch.testing.assert_close(use_kernels(turned, "onednn")(states), expected)
 
 
+@pytest.mark.parametrize("grad", [True, False])
+def test_autocast_is_heard(grad: bool) -> None:
+    plain, layer = pair(True)
+    states = torch.randn(4, 24)
+    with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16):
+        found = layer(states)
+        assert found.dtype == torch.bfloat16 and torch.equal(found, plain(states))
+
+
 def test_a_recipe_says_by_what_and_else_the_processor_does(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_kernels("auto") == ("onednn" if has_avx512() else "torch")
     for capability, chosen in (("AVX512", "onednn"), ("AVX2", "torch")):

@@ -48,26 +48,18 @@ def leaks(
       mllm-eval leaks --against laion-part/ --benchmarks gqa,textvqa     images alone, by their content
       mllm-eval table --leaks training --runs mini-dino                  scores without leaked samples
     """
-    from mllm_eval.catalog import load_benchmark, load_encoder, load_recipe, paper_benchmarks
     from mllm_eval.cli.display import display
     from mllm_eval.cli.options import split
-    from mllm_eval.environment import before_torch
     from mllm_eval.errors import UserError
     from mllm_eval.leaks.check import check_leaks
     from mllm_eval.leaks.matching import Tolerance
 
     if (recipe is None) == (against is None):
         raise UserError("give a recipe, such as `mllm-eval leaks mini`, or --against a folder of images; not both")
-    chosen = load_recipe(recipe) if recipe is not None else None
-    pin = data or (chosen.data if chosen else "mini")
-    named = [load_benchmark(name) for name in split(benchmarks) or paper_benchmarks()]
-    for one in named:
-        one.pin(pin)
-    source = chosen if chosen is not None else Path(str(against))
-    before_torch()
+    source = recipe if recipe is not None else Path(str(against))
     shown = display()
     tolerance = Tolerance(radius, alarm)
-    found = check_leaks(source, named, pin, load_encoder(encoder), tolerance=tolerance, step=shown.step, say=shown.say)
+    found = check_leaks(source, split(benchmarks), data, encoder, tolerance=tolerance, step=shown.step, say=shown.say)
     if as_json:
         for counts in found.benchmarks.values():
             say(counts.model_dump_json())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_eval.catalog import Benchmark, Encoder, Recipe
+from mllm_eval.catalog import (
+    Benchmark,
+    Encoder,
+    Given,
+    Recipe,
+    load_benchmark,
+    load_encoder,
+    load_recipe,
+    paper_benchmarks,
+)
 from mllm_eval.config import short_hash, validate
 from mllm_eval.data.samples import ImageRef, Sample, shown
 from mllm_eval.data.snapshots import load_samples
+from mllm_eval.environment import settings
 from mllm_eval.errors import UserError
 from mllm_eval.leaks.corpora import Corpus, Folder
 from mllm_eval.leaks.findings import KINDS, Findings, Found, Kind, Settings, place_of, read_findings
@@ -68,11 +78,12 @@ class _Source:
         return self.corpus if isinstance(self.corpus, TrainingSets) else None
 
 
+@settings()
 def check_leaks(
-    source: Recipe | Path,
-    benchmarks: Sequence[Benchmark],
-    pin: str,
-    encoder: Encoder,
+    source: str | Mapping[str, Any] | Recipe | Path,
+    benchmarks: Sequence[Given | Benchmark] | None = None,
+    pin: str | None = None,
+    encoder: Given | Encoder = "mini-dino",
     *,
     tolerance: Tolerance = USUAL,
     step: Step = _silent,
@@ -81,8 +92,10 @@ def check_leaks(
     """Look for benchmarks' pictures and questions in what a recipe trains on, or in a folder of images.
 
     Args:
-        source: a recipe, or a folder (or file) of images, tar shards or parquet files, which has no text.
-        pin: which data of the benchmarks.
+        source: a recipe (a name, a dict, or the object), or the `Path` of a folder of images, tar shards or parquet
+            files, or of one such file, which has no text.
+        benchmarks: by default the sixteen of the paper.
+        pin: which data of the benchmarks; by default the recipe's, else `mini`.
         encoder: whose summaries confirm what the hashes find near.
         tolerance: how near hashes and features of a pair must be.
 
@@ -91,26 +104,32 @@ def check_leaks(
     Raises:
         UserError: data or a library that are not here, no images, values out of their range.
     """
+    source = source if isinstance(source, Path) else load_recipe(source)
+    pin = pin or ("mini" if isinstance(source, Path) else source.data)
+    named = [load_benchmark(one) for one in benchmarks or paper_benchmarks()]
+    for benchmark in named:
+        benchmark.pin(pin)
+    encoder = load_encoder(encoder)
     radius, alarm = tolerance
     if not 0 <= radius <= 20 or not 0 < alarm < 1:
         raise UserError(f"radius {radius}, alarm {alarm}: give a radius of 0 to 20 bits and a share between 0 and 1")
     settings = Settings(hash=NAME, views=len(VIEWS), radius=radius, encoder=encoder.name,
                         weights=encoder.weights.digest(), alarm=alarm, most=MOST)  # fmt: skip
-    samples = {one.name: load_samples(one, pin) for one in benchmarks}
+    samples = {one.name: load_samples(one, pin) for one in named}
     questions = {
         one.name: [question_of(sample, str(one.settings.get("question", "question"))) for sample in samples[one.name]]
-        for one in benchmarks
+        for one in named
     }
     looked = _look_through(source, [text for texts in questions.values() for text in texts], step, say)
     from mllm_eval.leaks.confirming import Judge
 
     judge = Judge(encoder)
-    for one in benchmarks:
+    for one in named:
         asked = _Asked(one.name, pin, samples[one.name], questions[one.name])
         _check_benchmark(asked, looked, settings, judge, step)
     found = read_findings(looked.folder, pin)
     assert found is not None
-    return Findings(found.folder, {one.name: found.benchmarks[one.name] for one in benchmarks})
+    return Findings(found.folder, {one.name: found.benchmarks[one.name] for one in named})
 
 
 def _look_through(source: Recipe | Path, texts: list[str], step: Step, say: Callable[[str], None]) -> _Source:

@@ -93,12 +93,22 @@ def _rows(states: Tensor, lengths: list[int]) -> list[Tensor]:
 
 
 def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, **seen: Any) -> Tensor:
-    # Heads of keys and values are repeated here: GPUs have no fast attention for a mask and grouped heads at once.
-    return F.scaled_dot_product_attention(
-        query,
-        repeat_key_heads(attention, key),
-        repeat_key_heads(attention, value),
-        dropout_p=attention.attention_dropout if attention.training else 0.0,
-        scale=attention.scaling,
-        **seen,
-    )
+    """Attention in the precision of its inputs; on a CPU in float32, also under autocast.
+
+    A CPU's kernels of half precision are prepared anew for each length of a row, which takes longer than computing.
+    """
+    kept = query.dtype
+    exact = query.device.type == "cpu"
+    if exact:
+        query, key, value = query.float(), key.float(), value.float()
+    with torch.autocast(query.device.type, enabled=torch.is_autocast_enabled(query.device.type) and not exact):
+        # Heads of keys and values are repeated here: GPUs have no fast attention for a mask and grouped heads at once.
+        mixed = F.scaled_dot_product_attention(
+            query,
+            repeat_key_heads(attention, key),
+            repeat_key_heads(attention, value),
+            dropout_p=attention.attention_dropout if attention.training else 0.0,
+            scale=attention.scaling,
+            **seen,
+        )
+    return mixed.to(kept)

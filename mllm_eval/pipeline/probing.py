@@ -11,7 +11,7 @@ from mllm_eval.catalog.probe import Protocol, load_protocol
 from mllm_eval.config import short_hash
 from mllm_eval.distributed.collectives import decided, meet
 from mllm_eval.distributed.ranks import rank
-from mllm_eval.environment import before_torch
+from mllm_eval.environment import settings
 from mllm_eval.errors import UserError
 from mllm_eval.locks import FileLock
 from mllm_eval.pipeline.reporter import Reporter, Silent
@@ -48,6 +48,7 @@ def asked_protocols(probes: str | Sequence[str] | None) -> list[Protocol]:
     return [load_protocol(name) for name in dict.fromkeys(every)]
 
 
+@settings()
 def probe(
     encoders: str | Sequence[str],
     probes: str | Sequence[str] | None = None,
@@ -69,7 +70,6 @@ def probe(
     Raises:
         UserError: an unknown name, data that are missing, or of which nothing can be used; what was measured stays.
     """
-    before_torch()
     from mllm_eval.probes.measuring import Measurement, measure, selected
 
     listener = reporter or Silent()

@@ -27,9 +27,9 @@ def drawn(bench: Any) -> Any:
     return importlib.import_module("drawn")
 
 
-@pytest.fixture
-def run(bench: Any, tmp_path: Path) -> Any:
-    return bench.make_run(tmp_path, bench.Shape(64, 2, 56, 64, 2), 300, 4, 3, {1: 12, 2: 12})
+@pytest.fixture(params=["tiny", "tiny-desk"])
+def run(bench: Any, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
+    return bench.make_run(tmp_path, bench.SHAPES[request.param], 4, 3, {1: 12, 2: 12})
 
 
 @pytest.mark.parametrize("stage", [1, 2])

@@ -338,6 +338,23 @@ def test_a_call_that_raises_leaves_it_too(
     assert left_behind(before) == {}
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: mllm_eval.probe("tiny-dinov2", "in1k_linear", data="nowhere"),
+        lambda: mllm_eval.align("tiny-dinov2", "no-such-llm"),
+        lambda: mllm_eval.check_leaks("mini", ["own"], "nowhere"),
+        lambda: mllm_eval.check_leaks(Path("nowhere"), ["own"], "mine", "tiny-dinov2"),
+    ],
+    ids=["probe", "align", "check_leaks of a recipe", "check_leaks of a folder"],
+)
+def test_what_measures_without_questions_leaves_it_too(call: Callable[[], Any], home: Path, users: None) -> None:
+    before = state()
+    with pytest.raises(UserError, match=r"nowhere|no-such-llm"):
+        call()
+    assert left_behind(before) == {}
+
+
 FIRST = """
 import logging, os, random, sys, warnings
 random.seed(3)

@@ -121,3 +121,22 @@ def test_the_last_layer_sees_only_what_is_used_and_a_frozen_llama_gets_no_gradie
     before = {"k_proj": 4 + 11, "v_proj": 4 + 11}
     assert short == before | dict.fromkeys(["q_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], 3)
     assert not grads and inputs.any()
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_half_precision_attends_in_float32_on_a_cpu(autocast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    attended = []
+
+    def attend(*given: Tensor, **options: Any) -> Tensor:
+        attended.append({one.dtype for one in given} | {torch.is_autocast_enabled("cpu")})
+        return plain(*given, **options)
+
+    plain = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attend)
+    model, embeds, used = llama(2).model, torch.randn(2, 9, 32), torch.ones(2, 9, dtype=torch.bool)
+    if not autocast:
+        model, embeds = model.bfloat16(), embeds.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        states_before_targets(model, embeds, used).sum().backward()
+        assert torch.is_autocast_enabled("cpu") is autocast
+    assert attended and all(one == {torch.float32, False} for one in attended)
