@@ -17,14 +17,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from tiny_models import make_encoder, make_image, make_llm, make_recipe
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    LlamaForCausalLM,
-)
+from tiny_models import make_encoder, make_llm, make_recipe
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, LlamaForCausalLM
 
 from mllm_eval.adapters import load_encoder_model
 from mllm_eval.model import assemble, load_llm_model, load_tokenizer, save_checkpoint
@@ -43,28 +37,21 @@ READ = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import torch, transformers
-from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 assert transformers.__version__.startswith("4."), transformers.__version__
-ids, alone, shown, pixels, seen, text, by_processor = torch.load(sys.argv[2] + "/wanted.pt", weights_only=True)
+ids, alone, shown, pixels, seen, text = torch.load(sys.argv[2] + "/wanted.pt", weights_only=True)
 with torch.no_grad():
     torch.testing.assert_close(AutoModelForCausalLM.from_pretrained(sys.argv[2] + "/alone")(ids).logits, alone)
     model = AutoModelForImageTextToText.from_pretrained(sys.argv[2] + "/llava")
     torch.testing.assert_close(model(input_ids=shown, pixel_values=pixels).logits, seen)
-processor = AutoProcessor.from_pretrained(sys.argv[2] + "/llava", use_fast=False)
-for name, wanted in by_processor.items():
-    got = processor.image_processor(Image.open(sys.argv[2] + "/" + name), return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(got, wanted)
 for one in (AutoTokenizer.from_pretrained(sys.argv[2] + "/alone"), AutoProcessor.from_pretrained(sys.argv[2] + "/llava").tokenizer):
     assert one(text, add_special_tokens=False)["input_ids"] == ids[0, 3:].tolist()
 """  # noqa: E501
 
 
-def exported(folder: Path, kind: str, mode: str = "pad") -> None:
+def exported(folder: Path, kind: str) -> None:
     """In `folder`: the exports `alone` and `llava` of a checkpoint with scaled rotary positions."""
-    shown = {"mode": mode, "size": 28, "mean": (0.2, 0.5, 0.6), "std": (0.3, 0.5, 0.4)}
-    encoder = make_encoder(folder / "encoder", kind, norm=False, preprocessing=shown)
-    llm = make_llm(folder / "llm")
+    encoder, llm = make_encoder(folder / "encoder", kind, norm=False), make_llm(folder / "llm")
     config = LlamaForCausalLM.from_pretrained(folder / "llm").config
     config.rope_parameters = SCALED
     torch.manual_seed(4)
@@ -92,9 +79,9 @@ def test_an_export_is_spelt_for_both(kind: str, tmp_path: Path) -> None:
     assert "TokenizersBackend" not in everything and str(tmp_path) not in everything
 
 
-@pytest.mark.parametrize(("kind", "mode"), [("clip", "pad"), ("clip", "crop"), ("siglip", "squash")])
-def test_transformers_4_and_5_compute_the_same_of_an_export(kind: str, mode: str, tmp_path: Path) -> None:
-    exported(tmp_path, kind, mode)
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_transformers_4_and_5_compute_the_same_of_an_export(kind: str, tmp_path: Path) -> None:
+    exported(tmp_path, kind)
     text = "Which colour is the third shape from the left?"
     tokens = AutoTokenizer.from_pretrained(tmp_path / "alone")(text, add_special_tokens=False)["input_ids"]
     ids = torch.tensor([[5, 6, 7, *tokens]])
@@ -113,13 +100,7 @@ def test_transformers_4_and_5_compute_the_same_of_an_export(kind: str, mode: str
         assert not torch.allclose(other(ids).logits, alone, atol=1e-3)
     if not (older := os.environ.get("MLLM_EVAL_TRANSFORMERS_4")):
         pytest.skip("MLLM_EVAL_TRANSFORMERS_4 names no folder with transformers 4.57")
-    processor: Any = AutoProcessor.from_pretrained(tmp_path / "llava")
-    by_processor = {}
-    for number, size in enumerate([(40, 20), (9, 13)]):
-        make_image(number, size).save(tmp_path / f"{number}.png")
-        read = processor.image_processor(make_image(number, size), return_tensors="pt")
-        by_processor[f"{number}.png"] = read["pixel_values"]
-    torch.save((ids, alone, shown, pixels, seen, text, by_processor), tmp_path / "wanted.pt")
+    torch.save((ids, alone, shown, pixels, seen, text), tmp_path / "wanted.pt")
     done = subprocess.run(
         [sys.executable, "-c", READ, older, str(tmp_path)], capture_output=True, text=True, check=False
     )
