@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from mllm_eval.adapters.backbone import Backbone
-from mllm_eval.adapters.original import OPEN_CLIP
+from mllm_eval.adapters.original import OPEN_CLIP, Layout
 from mllm_eval.catalog.architecture import FORMS
 
 
 class Family(Backbone):
     """`CLIPVisionModel`; pooled = post_layernorm(CLS), the vector that the text projection sees."""
 
-    model_types = ("clip_vision_model", "clip")
+    model_types: ClassVar[tuple[str, ...]] = ("clip_vision_model", "clip")
     class_name = "CLIPVisionModel"
     blocks_at = "encoder.layers"
     norm_at = "post_layernorm"
     form = FORMS["clip"]
     left_out = r"text_model\..*|(text|visual)_projection\.weight|logit_scale|(.*\.)?position_ids"
-    layout = OPEN_CLIP
+    layout: ClassVar[Layout | None] = OPEN_CLIP
 
     def pool(self, states: Tensor) -> Tensor:
         """post_layernorm(CLS) [B, D]."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from mllm_eval.adapters.backbone import Backbone
-from mllm_eval.adapters.original import DINOV2
+from mllm_eval.adapters.original import DINOV2, Layout
 from mllm_eval.catalog.architecture import FORMS
 from mllm_eval.errors import UserError
 
@@ -27,13 +27,13 @@ def hidden_width(width: int, ratio: float, swiglu: bool) -> int:
 class Family(Backbone):
     """`Dinov2Model`. Weights with registers are of another type and are refused."""
 
-    model_types = ("dinov2",)
+    model_types: ClassVar[tuple[str, ...]] = ("dinov2",)
     class_name = "Dinov2Model"
     blocks_at = "encoder.layer"
     norm_at = "layernorm"
     form = FORMS["dinov2"]
     left_out = r"classifier\..*"
-    layout = DINOV2
+    layout: ClassVar[Layout | None] = DINOV2
 
     @classmethod
     def shape_values(cls, facts: Encoder) -> dict[str, Any]:

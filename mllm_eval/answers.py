@@ -74,8 +74,8 @@ class Journal:
         not an answer, and for a finished file whose bytes are not those that were written.
         """
         parts = self.parts()
-        state = [(path, found.st_ino, found.st_size, found.st_mtime_ns) for path in (self.path, *parts)
-                 if (found := _stat(path))]  # fmt: skip
+        state = [(path, stat.st_ino, stat.st_size, stat.st_mtime_ns) for path in (self.path, *parts)
+                 if (stat := _stat(path))]  # fmt: skip
         if self._done is None or self._done[0] != state:
             done: dict[str, Answer] = {}
             if self.path.exists():
@@ -213,8 +213,8 @@ def _whole_lines(file: int) -> int:
     end = os.fstat(file).st_size
     while end:
         start = max(0, end - _PIECE)
-        if (found := os.pread(file, end - start, start).rfind(b"\n")) >= 0:
-            return start + found + 1
+        if (newline := os.pread(file, end - start, start).rfind(b"\n")) >= 0:
+            return start + newline + 1
         end = start
     return 0
 

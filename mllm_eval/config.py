@@ -167,10 +167,10 @@ def _document(path: Path) -> _Document:
 def _parsed(path: Path) -> _Document:
     text = read_text(path)
     refuse_unbounded(text, path, _Loader)
-    if (found := _COMMENTED_COLOUR.search(text)) is not None:
-        number = text.count("\n", 0, found.start("colour")) + 1
+    if (match := _COMMENTED_COLOUR.search(text)) is not None:
+        number = text.count("\n", 0, match.start("colour")) + 1
         raise UserError(
-            f'{path}:{number}: yaml reads {found["colour"]} as a comment; write "{found["colour"]}" in quotes'
+            f'{path}:{number}: yaml reads {match["colour"]} as a comment; write "{match["colour"]}" in quotes'
         )
     try:
         loader = _Loader(text)

@@ -47,9 +47,9 @@ class NotWritten(UserError, OSError):
         # What lies beside it or below is this file on its way.
         other = named.is_absolute() and path.parent not in named.parents
         said = f"{named}: cannot be read or written" if other else f"{path}: cannot be written"
-        found = cls(f"{said} ({reason}); {MENDS.get(error.errno or 0, f'mend that {AGAIN}')}")
-        found.errno, found.reason = error.errno, reason
-        return found
+        refusal = cls(f"{said} ({reason}); {MENDS.get(error.errno or 0, f'mend that {AGAIN}')}")
+        refusal.errno, refusal.reason = error.errno, reason
+        return refusal
 
     @property
     def strerror(self) -> str:  # type: ignore[override]
@@ -80,8 +80,8 @@ def saving(path: Path) -> Iterator[None]:
 
 def _refused(error: Exception) -> OSError | None:
     """What the system said where a library tells it in words of its own; None for any other exception."""
-    if found := _OS_ERROR.search(str(error)):
-        number = int(found[1])
+    if match := _OS_ERROR.search(str(error)):
+        number = int(match[1])
         return OSError(number, os.strerror(number))
     if _REFUSED.search(str(error)):
         # Which of them it was is not told; a full disk is what it nearly always is.

@@ -26,8 +26,8 @@ _LABEL = re.compile(r"\(?([A-Za-z]|yes|no|true|false)[).:]?", re.IGNORECASE)
 def label(text: str | None) -> str | None:
     """The option that a text is: an upper-case letter, or yes, no, true, false; None for any other text."""
     text = (text or "").strip()
-    found = _LABEL.fullmatch(text) if len(text) <= LONGEST else None
-    return None if found is None else found[1].upper() if len(found[1]) == 1 else found[1].lower()
+    match = _LABEL.fullmatch(text) if len(text) <= LONGEST else None
+    return None if match is None else match[1].upper() if len(match[1]) == 1 else match[1].lower()
 
 
 def distribution(parsed: Iterable[tuple[str | None, float | None]], targets: Iterable[str]) -> dict[str, Any]:
@@ -76,18 +76,18 @@ def counted(pairs: Mapping[tuple[str | None, str], int]) -> dict[str, Any]:
     }
 
 
-def one_answer(found: Mapping[str, Any]) -> tuple[str, float] | None:
+def one_answer(counts: Mapping[str, Any]) -> tuple[str, float] | None:
     """The answer that makes up most of a distribution without being right so often, and its share; None without one.
 
     It is more than half of all answers, and more than 1.5 times as frequent as among the golds; where the golds were
     not counted, more than half of three or more different answers, or three quarters of two.
     """
-    answers: Mapping[str, int] = found.get("answers") or {}
-    total = sum(answers.values()) + int(found.get("others") or 0)
+    answers: Mapping[str, int] = counts.get("answers") or {}
+    total = sum(answers.values()) + int(counts.get("others") or 0)
     if total < LEAST:
         return None
     most = max(answers, key=lambda text: answers[text])
-    share, golds = answers[most] / total, found.get("golds") or {}
+    share, golds = answers[most] / total, counts.get("golds") or {}
     if golds:
         right = golds.get(most, 0) / sum(golds.values())
         return (most, share) if share > MOST and share > TIMES * right else None

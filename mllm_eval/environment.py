@@ -79,14 +79,14 @@ def _listed_gpus() -> list[tuple[str, str]]:
 
 def _driver_gpus() -> list[tuple[str, str]]:
     """The same as the driver lists them: many containers have no nvidia-smi."""
-    found: list[tuple[str, str]] = []
+    listed: list[tuple[str, str]] = []
     for path in sorted(DRIVER.glob("*/information")):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
         # A container sees the driver's whole list, but only the devices that it was given.
         if (DEVICES / f"nvidia{said.get('Device Minor', '')}").exists():
-            found.append((said.get("GPU UUID", ""), said.get("Model", "NVIDIA GPU")))
-    return found
+            listed.append((said.get("GPU UUID", ""), said.get("Model", "NVIDIA GPU")))
+    return listed
 
 
 def _visible(keys: Sequence[str], said: str | None) -> list[int]:

@@ -178,17 +178,17 @@ def _said(variable: str) -> bool | None:
 
 def _bars() -> bool | None:
     """Whether transformers shows bars; None where it is not imported."""
-    found = sys.modules.get("transformers.utils.logging")
-    return None if found is None else bool(found.is_progress_bar_enabled())
+    transformers_logging = sys.modules.get("transformers.utils.logging")
+    return None if transformers_logging is None else bool(transformers_logging.is_progress_bar_enabled())
 
 
 def _show_bars(shown: bool) -> None:
-    found: Any = sys.modules["transformers.utils.logging"]
+    transformers_logging: Any = sys.modules["transformers.utils.logging"]
     silent = {key: vars(one)[key[1]] for key, one in _kept() if key[1] == SILENT[0]}
     for name, variable in silent:
         # Where the environment has said something, huggingface_hub warns of the other instead of doing it.
         setattr(sys.modules[name], variable, None)
-    (found.enable_progress_bar if shown else found.disable_progress_bar)()
+    (transformers_logging.enable_progress_bar if shown else transformers_logging.disable_progress_bar)()
     for key, value in silent.items():
         setattr(sys.modules[key[0]], key[1], value)
 

@@ -27,6 +27,9 @@ SPECIAL = (
     "<|finetune_right_pad_id|>",
     "<image>",
 )
+# Their class norms the class token alone, or nothing.
+UNNORMED = ("clip", "metaclip2", "mlcd", "internvit", "radio")
+NO_CLASS_TOKEN = ("aimv2", "ijepa", "siglip", "siglip2_naflex", "vjepa2")
 
 
 def make_encoder(folder: Path, family: str = "dinov2", size: int = 28, **changes: Any) -> Encoder:
@@ -51,12 +54,26 @@ def make_encoder(folder: Path, family: str = "dinov2", size: int = 28, **changes
         "ijepa": (hf.IJepaConfig, hf.IJepaModel, {"add_pooling_layer": False}),
         "clip": (hf.CLIPVisionConfig, hf.CLIPVisionModel, {}),
         "siglip": (hf.SiglipVisionConfig, hf.SiglipVisionModel, {}),
+        "siglip2_naflex": (hf.Siglip2VisionConfig, hf.Siglip2VisionModel, {}),
+        "mlcd": (hf.MLCDVisionConfig, hf.MLCDVisionModel, {}),
+        "vjepa2": (hf.VJEPA2Config, hf.VJEPA2Model, {}),
+        "internvit": (hf.InternVLVisionConfig, hf.InternVLVisionModel, {}),
+        "tipsv2": (hf.Tipsv2VisionConfig, hf.Tipsv2VisionModel, {}),
+        "radio": (hf.RadioConfig, hf.RadioModel, {}),
     }
     config_class, model_class, options = kinds[family]
-    if family.startswith("dinov2"):
-        common["mlp_ratio"] = 2
+    if family.startswith("dinov2") or family in ("radio", "tipsv2", "vjepa2"):
+        common["mlp_ratio"] = 2.0 if family == "radio" else 2
         del common["intermediate_size"]
-    own: dict[str, dict[str, Any]] = {"dinov3": {"num_register_tokens": 4}, "aimv2": {"use_head": False}}
+    predictor = {"pred_hidden_size": 12, "pred_num_attention_heads": 1, "pred_num_hidden_layers": 1}
+    own: dict[str, dict[str, Any]] = {
+        "dinov3": {"num_register_tokens": 4},
+        "aimv2": {"use_head": False},
+        "siglip2_naflex": {"num_patches": (size // 7) ** 2},
+        "vjepa2": {"crop_size": size, **predictor},
+        "internvit": {"attention_bias": True},
+        "radio": {"max_img_size": 2 * size},
+    }
     common |= own.get(family, {})
     torch.manual_seed(7)
     model = model_class(config_class(**common), **options)
@@ -71,9 +88,9 @@ def make_encoder(folder: Path, family: str = "dinov2", size: int = 28, **changes
         "patch": 7,
         "width": 32,
         "depth": 2,
-        "params": sum(parameter.numel() for parameter in model.parameters()),
-        "norm": family not in ("clip", "metaclip2"),
-        "summary": "mean" if family in ("aimv2", "siglip", "ijepa") else "cls",
+        "params": sum(one.numel() for name, one in model.named_parameters() if not name.startswith("predictor.")),
+        "norm": family not in UNNORMED,
+        "summary": "mean" if family in NO_CLASS_TOKEN else "cls",
         "preprocessing": {"mode": "pad", "size": size, "mean": HALF, "std": HALF},
         "facts": {"pretraining_data": "none", "samples_seen": "0", "supervision": "none"},
     }

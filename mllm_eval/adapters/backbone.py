@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mllm_eval.adapters import family
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.adapters.loading import hold_layers, load_whole
-from mllm_eval.adapters.original import Layout, read_original
+from mllm_eval.adapters.original import Layout, hold_format, read_original
 from mllm_eval.catalog.families import NAMES, PAGE
 from mllm_eval.catalog.llama import read_config
 from mllm_eval.errors import UserError, exception_words, near
@@ -36,9 +36,8 @@ class Backbone(EncoderModel):
 
     model_types: `model_type` of the configs it reads. class_name: of transformers. options: keyword arguments
     of the class beside its config. blocks_at, norm_at: paths of submodules. norm_eps: what its config calls the norms'
-    epsilon. form: what the class has beside
-    the blocks. layout: how the original code named the tensors; None where nothing is known of that.
-    left_out: names of tensors in a folder that the encoder does not use: heads, decoders, the half for texts.
+    epsilon. form: what the class has beside the blocks. layout: how the original code named the tensors; None where
+    nothing is known of that. left_out: names of tensors in a folder that the encoder does not use: heads, decoders.
     """
 
     model_types: ClassVar[tuple[str, ...]]
@@ -78,6 +77,12 @@ class Backbone(EncoderModel):
         return "mlp"
 
     @classmethod
+    def native(cls, config: Any) -> int:
+        """Edge in pixels of the images that the positions were made for."""
+        size: int = config.image_size
+        return size
+
+    @classmethod
     def config_of(cls, facts: Encoder) -> Any:
         """The transformers config that the yaml alone describes.
 
@@ -111,6 +116,7 @@ class Backbone(EncoderModel):
     def read_config(cls, folder: Path) -> Any:
         """The vision config in a hub-format folder. Raises UserError where it is of another architecture."""
         path = folder / "config.json"
+        hold_format(folder)
         raw = read_config(folder)
         model_type = raw.get("model_type")
         if not isinstance(model_type, str | None):
@@ -124,7 +130,7 @@ class Backbone(EncoderModel):
         if not isinstance(values, dict):
             raise UserError(f"{path}: `vision_config` is a {type(values).__name__}, not a config; fetch it again")
         known = cls.transformers_class().config_class
-        registers = values.get("num_register_tokens", getattr(known, "num_register_tokens", 0)) or 0
+        registers = cls.registers_in(values, known)
         if registers != cls.form.registers + cls.form.behind:
             raise UserError(
                 f"{path}: the weights have {registers} registers, family {cls.family_name()} reads them with "
@@ -144,6 +150,11 @@ class Backbone(EncoderModel):
             raise UserError(
                 f"{path}: is no config of a {model_type!r} ({exception_words(problem)}); fetch it again"
             ) from None
+
+    @classmethod
+    def registers_in(cls, values: dict[str, Any], known: Any) -> int:
+        """How many learned tokens a config says that are no patch and no class token. known: its class."""
+        return values.get("num_register_tokens", getattr(known, "num_register_tokens", 0)) or 0
 
     @classmethod
     def _readers(cls, found: Any) -> str:
@@ -218,6 +229,12 @@ class Backbone(EncoderModel):
         with torch.device("meta"):
             shell = cls.transformers_class()(cls.config_of(facts), **cls.options)
         wanted = {name: tensor.shape for name, tensor in shell.state_dict().items()}
+        return cls.original_tensors(facts, path, wanted)
+
+    @classmethod
+    def original_tensors(cls, facts: Encoder, path: Path, wanted: dict[str, torch.Size]) -> dict[str, Tensor]:
+        """The tensors of an original file by the names of the class. Raises UserError as `read_original` does."""
+        assert cls.layout is not None
         return read_original(path, cls.layout, wanted, facts.weights.key)
 
     # ---- what the contract asks ----
@@ -250,7 +267,7 @@ class Backbone(EncoderModel):
             "heads": config.num_attention_heads,
             "ffn": cls.ffn(config),
             "hidden": cls.hidden(config),
-            "native": config.image_size,
+            "native": cls.native(config),
             "activation": config.hidden_act,
             "norm_eps": getattr(config, cls.norm_eps),
         }
@@ -271,7 +288,9 @@ class Backbone(EncoderModel):
         return blocks
 
     def final_norm(self) -> nn.Module:
-        """The norm behind the last block."""
+        """The norm behind the last block, if the class has one."""
+        if not self.form.final_norm:
+            return nn.Identity()
         norm: nn.Module = self.model.get_submodule(self.norm_at)
         return norm
 

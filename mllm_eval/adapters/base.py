@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -41,6 +41,11 @@ class _Enough(Exception):
 
 class EncoderModel(nn.Module):
     """A frozen vision backbone behind one interface. Made by `load_encoder_model` or, empty, by `build`."""
+
+    # Whether cells see pixels of their neighbours, as those of a convolutional network do.
+    overlaps: ClassVar[bool] = False
+    # Whether what stands behind the blocks takes only what the last of them gives, whose width is its own.
+    tapers: ClassVar[bool] = False
 
     def __init__(self, facts: Encoder, model: Any) -> None:
         super().__init__()
@@ -116,6 +121,12 @@ class EncoderModel(nn.Module):
             return facts.grid, facts.grid
         return height // facts.patch, width // facts.patch
 
+    def whole_patches(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] without what is beyond the last whole patch, for a class that takes no rest."""
+        patch = self.facts.patch or 1
+        height, width = (edge // patch * patch for edge in pixels.shape[-2:])
+        return pixels[..., :height, :width]
+
     def final_norm(self) -> nn.Module:
         """The norm behind the last block, for tokens [B, N, D]; `nn.Identity()` where there is none."""
         raise NotImplementedError
@@ -155,6 +166,9 @@ class EncoderModel(nn.Module):
                 f"encoder {facts.name}: the yaml says params: {facts.params}, the weights have {params}; "
                 "correct the yaml"
             )
+        # A family of one's own may mean that its tokens are fit as they are.
+        if facts.norm and facts.code is None and isinstance(self.final_norm(), nn.Identity):
+            raise UserError(f"encoder {facts.name}: its class has no final norm; set norm: false")
         if facts.summary == "cls" and not self.has_cls:
             raise UserError(
                 f"encoder {facts.name}: family {facts.family} has no CLS token; set summary: mean or pooled"
@@ -242,7 +256,7 @@ class EncoderModel(nn.Module):
         if count == len(blocks):
             yield
             return
-        if self.facts.code is None and isinstance(blocks, nn.ModuleList | nn.Sequential):
+        if self.facts.code is None and not self.tapers and isinstance(blocks, nn.ModuleList | nn.Sequential):
             # The others are taken out. An exception would leave the modules around them entered and never left, which
             # sharding that hooks into modules (ZeRO-3) takes amiss.
             behind = {name: blocks._modules.pop(name) for name in list(blocks._modules)[count:]}
@@ -252,7 +266,7 @@ class EncoderModel(nn.Module):
                 blocks._modules.update(behind)
             return
 
-        # What stands behind the blocks of a family of one's own may want what the last of them gives.
+        # A family of one's own may taper without saying so.
         def stop(*_: Any) -> None:
             raise _Enough
 

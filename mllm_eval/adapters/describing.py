@@ -7,18 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from mllm_eval.adapters import family
 from mllm_eval.adapters.backbone import Backbone
 from mllm_eval.adapters.examination import RESAMPLE
+from mllm_eval.adapters.original import TENSORS, hold_format
 from mllm_eval.catalog import Encoder, load_encoder, names
 from mllm_eval.catalog.families import NAMES, PAGE
 from mllm_eval.catalog.llama import read_config
-from mllm_eval.errors import UserError, near
+from mllm_eval.errors import UserError, exception_words, near
 from mllm_eval.storage import parse_json
 
-PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+OPEN_CLIP = "open_clip_config.json"
 UNKNOWN = "not looked up"
 
 
@@ -42,6 +45,28 @@ class Pixels:
     interpolation: str | None = None
 
 
+@dataclass(frozen=True)
+class Model:
+    """What a folder's config says of its model.
+
+    shape: the yaml's `architecture`; None where nothing computes parameters from it, which are `params` then. kin: a
+    described encoder of the same family, whose choices hold for this one. before, behind: tokens around the patches.
+    """
+
+    family: str
+    patch: int
+    width: int
+    depth: int
+    native: int
+    shape: dict[str, Any] | None
+    params: int | None
+    norm: bool
+    summary: str
+    before: int
+    behind: int
+    kin: Encoder | None = None
+
+
 def describe(
     place: Path,
     name: str,
@@ -51,51 +76,107 @@ def describe(
 ) -> Description:
     """The yaml of the encoder in a folder. `mean` and `std` are for a folder without a processor.
 
-    Raises UserError for a folder without a config, a model that no family reads (near names, and the page to read), and
-    one that nothing says mean and std of.
+    Raises UserError for a folder without a config, weights of a format without named tensors, a model that no family
+    reads (near names, and the page to read), and one that nothing says mean and std of.
     """
-    path = place / "config.json"
-    if place.is_file():
+    hold_format(place)
+    if place.is_file() or (not (place / "config.json").is_file() and (place / OPEN_CLIP).is_file()):
+        what = "is one file" if place.is_file() else f"holds a checkpoint of open_clip ({OPEN_CLIP})"
         raise UserError(
-            f"{place}: is one file; only a folder in the hub's format says what it is. docs/add-an-encoder.md, "
+            f"{place}: {what}; only a folder in the hub's format says what it is. docs/add-an-encoder.md, "
             "'Checkpoints of the original code', says how to describe a file"
         )
-    kind = _family(read_config(place), path)
-    config = kind.read_config(place)
-    found, depth = kind.found_in(config), int(config.num_hidden_layers)
-    kin = _kin(kind.family_name())
-    pixels = read_processor(place)
+    raw, path = read_config(place), place / "config.json"
+    if not any(one.suffix in TENSORS for one in place.iterdir()):
+        raise UserError(
+            f"{place}: holds no weights, {' or '.join(f'*{suffix}' for suffix in TENSORS)}; "
+            "take a folder or repository that has them"
+        )
+    if raw.get("model_type") is None and "architecture" in raw:
+        model, pixels = _of_timm(place), read_timm_pixels(raw, path)
+    else:
+        model, pixels = _of_backbone(_family(raw, path), place), read_processor(place)
     own = {"mean": tuple(mean or ()) or pixels.mean, "std": tuple(std or ()) or pixels.std}
     for word, value in own.items():
         if value is None or len(value) != 3:
             raise UserError(f"{place}: no {word} of three channels in {' or '.join(PROCESSORS)}; say it with --{word}")
-    shape: dict[str, Any] = {key: found[key] for key in ("heads", "ffn", "hidden", "native") if key in found}
-    shape |= {"ffn": found.get("ffn", "mlp")} | ({"qkv_bias": found["qkv_bias"]} if "qkv_bias" in found else {})
-    size = pixels.size or int(found["native"])
+    size = pixels.size or model.native
     interpolation = {} if pixels.interpolation in (None, "bicubic") else {"interpolation": pixels.interpolation}
     variants: dict[str, Any] = {"squash": {"mode": "squash", **interpolation}}
     if pixels.mode == "crop":
         variants["crop"] = {"mode": "crop", "resize": pixels.resize or size, **interpolation}
     fields: dict[str, Any] = {
         "name": name,
-        "family": kind.family_name(),
+        "family": model.family,
         "weights": weights,
-        "patch": int(found["patch"]),
-        "width": int(found["width"]),
-        "depth": depth,
-        "architecture": shape,
-        "feature_layer": kin.feature_layer if kin else -1,
-        "norm": kin.norm if kin else True,
-        "summary": kin.summary if kin else ("cls" if kind.form.prefix else "mean"),
+        "patch": model.patch,
+        "width": model.width,
+        "depth": model.depth,
+        **({"params": model.params} if model.shape is None else {"architecture": model.shape}),
+        "feature_layer": model.kin.feature_layer if model.kin else -1,
+        "norm": model.norm,
+        "summary": model.summary,
         "preprocessing": {"mode": "pad", "size": size, "mean": list(own["mean"] or ()), "std": list(own["std"] or ())},
         "variants": variants,
         "facts": {
             "pretraining_data": UNKNOWN,
             "samples_seen": UNKNOWN,
-            "supervision": kin.facts.supervision if kin else "none",
+            "supervision": model.kin.facts.supervision if model.kin else "none",
         },
     }
-    return Description("".join(_lines(fields)), tuple(_decide(fields, kin, pixels, kind, size)))
+    return Description("".join(_lines(fields)), tuple(_decide(fields, model, pixels, size)))
+
+
+def _of_backbone(kind: type[Backbone], place: Path) -> Model:
+    config = kind.read_config(place)
+    found, kin = kind.found_in(config), _kin(kind.family_name())
+    shape: dict[str, Any] = {key: found[key] for key in ("heads", "ffn", "hidden", "native") if key in found}
+    shape |= {"ffn": found.get("ffn", "mlp")} | ({"qkv_bias": found["qkv_bias"]} if "qkv_bias" in found else {})
+    return Model(
+        family=kind.family_name(),
+        patch=int(found["patch"]),
+        width=int(found["width"]),
+        depth=int(config.num_hidden_layers),
+        native=int(found["native"]),
+        shape=shape,
+        params=None,
+        norm=kind.form.final_norm and (kin is None or kin.norm),
+        summary=kin.summary if kin else ("cls" if kind.form.prefix else "mean"),
+        before=kind.form.prefix + kind.form.registers,
+        behind=kind.form.behind,
+        kin=kin,
+    )
+
+
+def _of_timm(place: Path) -> Model:
+    """timm's config names an architecture, and timm makes it, without memory."""
+    timm: Any = family("timm")
+    kinds = [kind for name in NAMES if issubclass(kind := family(name), timm)]
+    config, refused = timm.read_config(place), []
+    for kind in kinds:
+        one: Any = kind
+        try:
+            with torch.device("meta"):
+                made = one.made(str(place / "config.json"), config)
+        except UserError as problem:
+            refused.append(problem)
+            continue
+        found, before = one.found_in(made), one.prefix_of(made)
+        has_cls = getattr(made, "cls_token", None) is not None
+        return Model(
+            family=one.__module__.rpartition(".")[2],
+            patch=int(found["patch"]),
+            width=int(found["width"]),
+            depth=len(one.blocks_of(made)),
+            native=int(made.default_cfg["input_size"][-1]),
+            shape=None,
+            params=sum(parameter.numel() for parameter in made.parameters()),
+            norm=not isinstance(one.norm_of(made), torch.nn.Identity),
+            summary="cls" if has_cls else "mean",
+            before=before,
+            behind=0,
+        )
+    raise refused[0]
 
 
 def _lines(fields: dict[str, Any], indent: str = "") -> Iterator[str]:
@@ -111,18 +192,18 @@ def _lines(fields: dict[str, Any], indent: str = "") -> Iterator[str]:
             yield indent + yaml.safe_dump({key: value}, allow_unicode=True)
 
 
-def _decide(fields: dict[str, Any], kin: Encoder | None, pixels: Pixels, kind: type[Backbone], size: int) -> list[str]:
-    as_kin = f"as {kin.name}, of the same family" if kin else "no encoder of this family is described yet"
-    norm = "behind" if fields["norm"] else "before"
+def _decide(fields: dict[str, Any], model: Model, pixels: Pixels, size: int) -> list[str]:
+    as_kin = f"as {model.kin.name}, of the same family" if model.kin else "no encoder that is described decides this"
+    norm = "behind the final norm" if fields["norm"] else "not normed"
     theirs = {
         "crop": f"crops the centre (variant crop, short side {pixels.resize or size})",
         "squash": "squashes (variant squash)",
         "pad": "pads",
     }
-    before, behind = kind.form.prefix + kind.form.registers, kind.form.behind
     return [
-        f"feature_layer: {fields['feature_layer']} and norm: features {norm} the final norm ({as_kin})",
-        f"summary: {fields['summary']} ({as_kin}); left out: {before} tokens before the patches, {behind} behind them",
+        f"feature_layer: {fields['feature_layer']} and norm: features {norm} ({as_kin})",
+        f"summary: {fields['summary']} ({as_kin}); left out: {model.before} tokens before the patches (CLS and "
+        f"registers), {model.behind} behind them",
         "preprocessing: mode pad keeps all of an image, as the other encoders here; the processor beside the weights "
         + (theirs[pixels.mode] if pixels.mode else "is not there: size is the native one"),
         f"facts: pretraining_data and samples_seen; supervision: {fields['facts']['supervision']} ({as_kin})",
@@ -133,11 +214,6 @@ def _family(raw: dict[str, Any], path: Path) -> type[Backbone]:
     kinds: list[type[Backbone]] = [kind for name in NAMES if issubclass(kind := family(name), Backbone)]
     types = {one: kind for kind in kinds for one in kind.model_types}
     found = raw.get("model_type")
-    if found is None and "architecture" in raw:
-        raise UserError(
-            f"{path}: is of timm's {raw['architecture']!r}; its config says too little; write its yaml by hand, with "
-            "`family: timm` (docs/add-an-encoder.md)"
-        )
     if found not in types:
         known = ", ".join(sorted(types))
         hint = near(str(found), types)
@@ -147,7 +223,7 @@ def _family(raw: dict[str, Any], path: Path) -> type[Backbone]:
 
 def _kin(name: str) -> Encoder | None:
     """A described encoder of the same family with released weights: what a person chose for it holds for others."""
-    found = [one for one in map(load_encoder, names("encoders")) if one.family == name and one.weights.repo]
+    found = [one for one in map(load_encoder, names("encoders")) if one.family == name and one.weights.source()]
     return found[0] if found else None
 
 
@@ -163,6 +239,7 @@ def read_processor(place: Path) -> Pixels:
         said = parse_json(path.read_text(encoding="utf-8"), fields_once=False)
         said = said.get("image_processor", said)
         edge, crop = said.get("size"), said.get("crop_size")
+        plain = said.get("do_normalize") is False
         crops = bool(said.get("do_center_crop")) and crop is not None
         short = _edge(edge)
         size = _edge(crop) if crops else short
@@ -170,12 +247,32 @@ def read_processor(place: Path) -> Pixels:
             mode="pad" if said.get("do_pad") else "crop" if crops else "squash",
             size=size,
             resize=short if crops else None,
-            mean=_triple(said.get("image_mean")),
-            std=_triple(said.get("image_std")),
+            mean=(0.0,) * 3 if plain else _triple(said.get("image_mean")),
+            std=(1.0,) * 3 if plain else _triple(said.get("image_std")),
             interpolation=RESAMPLE.get(str(said.get("resample"))),
         )
     except (OSError, ValueError, TypeError, AttributeError) as problem:
         raise UserError(f"{path}: cannot be read as a processor's config ({problem})") from None
+
+
+def read_timm_pixels(raw: dict[str, Any], path: Path) -> Pixels:
+    """What timm's config says of pixels; nothing where it says nothing. Raises UserError for what cannot be read."""
+    said = raw.get("pretrained_cfg")
+    if said is None:
+        return Pixels()
+    try:
+        size = int(said["input_size"][-1]) if "input_size" in said else None
+        mode = {"center": "crop", "squash": "squash", "border": "pad"}.get(said.get("crop_mode", "center"))
+        return Pixels(
+            mode=mode,
+            size=size,
+            resize=int(size / float(said.get("crop_pct", 0.875))) if size else None,
+            mean=_triple(said.get("mean")),
+            std=_triple(said.get("std")),
+            interpolation=said.get("interpolation") if said.get("interpolation") in RESAMPLE.values() else None,
+        )
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as problem:
+        raise UserError(f"{path}: `pretrained_cfg` cannot be read ({exception_words(problem)})") from None
 
 
 def _edge(value: Any) -> int | None:

@@ -9,6 +9,8 @@ were the gate and the up projection of a SwiGLU. The code bases:
   `backbone.`) is read too.
 - VIT: facebookresearch/mae, facebookresearch/ijepa and timm's VisionTransformer, which all share one layout.
 - OPEN_CLIP: mlfoundations/open_clip and facebookresearch/MetaCLIP, of which the image half is read.
+- INTERNVIT: OpenGVLab's InternViT, as its repositories on the hub hold it beside their code.
+- RADIO: NVlabs/RADIO, likewise; its teachers' heads are left out.
 
 Nothing is guessed: a tensor that no row names, and that is not of a head or a decoder, is refused.
 """
@@ -41,6 +43,9 @@ OTHER_FORMATS = {
     ".tflite": "a TensorFlow Lite file is a graph of operations",
 }
 
+# Files that hold named tensors.
+TENSORS = (".safetensors", ".bin", ".pt", ".pth")
+
 Rows = Mapping[str, tuple[str, ...]]
 
 
@@ -68,7 +73,7 @@ DINOV2 = Layout(
         BLOCK + r"mlp\.fc([12])\.(\w+)": (r"encoder.layer.\1.mlp.fc\2.\3",),
         r"norm\.(\w+)": (r"layernorm.\1",),
     },
-    left_out=r"(?:dino_head|ibot_head|head)\..*",
+    left_out=r"(?:dino_head|ibot_head|rasa_head|head)\..*",
 )
 
 VIT = Layout(
@@ -104,6 +109,42 @@ OPEN_CLIP = Layout(
     },
     # The text half, and what takes both halves to the space they share.
     left_out=r"(?!visual\.).*|visual\.proj",
+)
+
+INTERN = r"encoder\.layers\.(\d+)\."
+
+INTERNVIT = Layout(
+    rows={
+        r"embeddings\.class_embedding": ("embeddings.cls_token",),
+        r"embeddings\.position_embedding": ("embeddings.position_embeddings",),
+        r"embeddings\.patch_embedding\.(\w+)": (r"embeddings.patch_embeddings.projection.\1",),
+        INTERN + r"norm1\.(\w+)": (r"encoder.layer.\1.layernorm_before.\2",),
+        INTERN + r"norm2\.(\w+)": (r"encoder.layer.\1.layernorm_after.\2",),
+        INTERN + r"attn\.qkv\.(\w+)": tuple(rf"encoder.layer.\1.attention.{part}_proj.\2" for part in "qkv"),
+        INTERN + r"attn\.proj\.(\w+)": (r"encoder.layer.\1.attention.projection_layer.\2",),
+        INTERN + r"ls([12])": (r"encoder.layer.\1.lambda_\2",),
+        INTERN + r"mlp\.fc([12])\.(\w+)": (r"encoder.layer.\1.mlp.fc\2.\3",),
+    },
+    left_out=r"(?!)",
+)
+
+CONDITIONER = r"(?:radio_model\.)?input_conditioner\."
+RADIO_BLOCK = r"(?:radio_model\.)?model\." + BLOCK
+PATCHES = r"(?:radio_model\.)?model\.patch_generator\."
+
+RADIO = Layout(
+    rows={
+        CONDITIONER + r"(norm_\w+)": (r"input_conditioner.\1",),
+        r"(?:radio_model\.)?summary_idxs": ("summary_idxs",),
+        PATCHES + r"embedder\.weight": ("embeddings.patch_projection.weight",),
+        PATCHES + r"pos_embed": ("embeddings.position_embedding",),
+        PATCHES + r"cls_token\.token": ("embeddings.cls_register_token",),
+        RADIO_BLOCK + r"norm([12])\.(\w+)": (r"encoder.layer.\1.norm\2.\3",),
+        RADIO_BLOCK + r"attn\.qkv\.(\w+)": tuple(rf"encoder.layer.\1.attention.{part}_proj.\2" for part in "qkv"),
+        RADIO_BLOCK + r"attn\.proj\.(\w+)": (r"encoder.layer.\1.attention.o_proj.\2",),
+        RADIO_BLOCK + r"mlp\.fc([12])\.(\w+)": (r"encoder.layer.\1.mlp.fc\2.\3",),
+    },
+    left_out=r"(?:radio_model\.)?(?:model\.patch_generator\.video_embedder|adaptors|feature_normalizer)\..*",
 )
 
 
@@ -165,12 +206,13 @@ M = TypeVar("M", bound=nn.Module)
 def fill(encoder: M, path: Path, left_out: str = "") -> M:
     """An encoder whose `model` gets the tensors of a file, each in its place and shape, and none left over.
 
-    left_out: regular expression of whole names of tensors that are not wanted. Raises UserError for a file that can't
-    be read, and for tensors that are missing, have no place, or are of another shape.
+    left_out: regular expression of whole names of tensors that are not wanted where the model has no place for them.
+    Raises UserError for a file that can't be read, and for tensors that are missing, have no place, or are of another
+    shape.
     """
     model: Any = encoder.model
-    tensors = {name: value for name, value in read_tensors(path).items() if not re.fullmatch(left_out, name)}
-    wanted = model.state_dict()
+    wanted, held = model.state_dict(), read_tensors(path)
+    tensors = {name: value for name, value in held.items() if name in wanted or not re.fullmatch(left_out, name)}
     hold_tensors(path, reshaped(tensors, wanted), tensors.keys() - wanted, wanted.keys() - tensors)
     model.load_state_dict(tensors)
     return encoder
@@ -198,9 +240,18 @@ def read_tensors(path: Path, key: str | None = None) -> dict[str, Tensor]:
     return tensors
 
 
+def hold_format(place: Path) -> None:
+    """Raise UserError for a file of a format without named tensors, and for a folder whose weights are all such."""
+    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    if any(path.suffix in TENSORS for path in files):
+        return
+    for path in files:
+        if other := OTHER_FORMATS.get(path.suffix.lower()):
+            raise UserError(f"{path}: {other}; give the model's folder in the hub's format, or the original checkpoint")
+
+
 def _load(path: Path) -> Any:
-    if other := OTHER_FORMATS.get(path.suffix.lower()):
-        raise UserError(f"{path}: {other}; give the model's folder in the hub's format, or the original checkpoint")
+    hold_format(path)
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file

@@ -41,12 +41,12 @@ def nearest(features: Tensor, count: int) -> Tensor:
     samples = features.shape[1]
     if samples <= count:
         raise UserError(f"{samples} pairs have no {count} neighbours each; lower `neighbours`, or bring more pairs")
-    found = []
+    neighbours = []
     for layer in normalised(features):
         similar = layer @ layer.T
         similar.fill_diagonal_(-torch.inf)
-        found.append(_largest(similar, count))
-    return torch.stack(found)
+        neighbours.append(_largest(similar, count))
+    return torch.stack(neighbours)
 
 
 def _largest(values: Tensor, count: int) -> Tensor:

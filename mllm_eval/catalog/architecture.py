@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -39,7 +40,7 @@ class Form:
     """What the class of a family has beside patches, blocks and the final norm.
 
     Attributes:
-        prefix: tokens before the patches that have a position (CLS).
+        prefix: tokens before the patches that stand for the whole image (CLS).
         registers: learned tokens without a position, between those and the patches.
         behind: learned tokens without a position behind the patches.
         positions: each patch, and each token of the prefix, has a learned position; without, they are computed.
@@ -53,6 +54,10 @@ class Form:
         key_bias: keys have one where queries and values do.
         biases: the linear layers behind those, of attention and feed-forward networks, have a bias.
         norm_shifts: norms shift as well as scale (layer norms, and not RMS norms).
+        prefix_positions: tokens of the prefix have a learned position where patches have one.
+        prefix_angles: half a head's width of rotary angles is learned for the tokens of the prefix.
+        final_norm: there is a norm behind the last block.
+        frames: how many frames of a video one patch spans; an image is shown as so many equal ones.
         key: which weights of an original file are meant unless the yaml names others, where it keeps several.
     """
 
@@ -70,6 +75,10 @@ class Form:
     key_bias: bool = True
     biases: bool = True
     norm_shifts: bool = True
+    prefix_positions: bool = True
+    prefix_angles: bool = False
+    final_norm: bool = True
+    frames: int = 1
     key: str | None = None
 
 
@@ -85,10 +94,33 @@ FORMS = {
     # Its file has `encoder` and `target_encoder`, the running mean of the former. Cambrian-1's code and the hub's
     # conversion both read `encoder`.
     "ijepa": Form(key="encoder"),
+    "internvit": Form(prefix=1, layer_scale=True, qkv_biases=(True, False), final_norm=False),
     "metaclip2": CLIP,
+    "mlcd": replace(CLIP, positions=False, prefix_angles=True),
+    "openvision": replace(CLIP, pre_norm=False),
+    # A class token a teacher, and registers. The class has layer scales, which released weights leave at 1.
+    "radio": Form(
+        prefix=3,
+        registers=7,
+        patch_bias=False,
+        layer_scale=True,
+        ffns=("mlp", "swiglu"),
+        prefix_positions=False,
+        final_norm=False,
+    ),
     "siglip": Form(head=True),
+    "siglip2_naflex": Form(head=True),
+    # Its one register is a second class token, trained on other captions.
+    "tipsv2": replace(DINO, registers=1),
     "vit": Form(prefix=1),
+    "vjepa2": Form(positions=False, qkv_biases=(True, False), frames=2),
 }
+
+
+def ratio_of(hidden: int, width: int) -> float:
+    """The ratio of which a class, cutting off what is behind the point, makes this width of a feed-forward network."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def parameters(form: Form, shape: Architecture, patch: int, width: int, depth: int, cells: int | None = None) -> int:
@@ -108,12 +140,13 @@ def parameters(form: Form, shape: Architecture, patch: int, width: int, depth: i
     qkv = form.qkv_biases[0] if shape.qkv_bias is None else shape.qkv_bias
     attention = 2 * linear(width, width, qkv) + linear(width, width, qkv and form.key_bias)
     attention += linear(width, width, form.biases)
-    positions = ((cells or shape.native // patch) ** 2 + form.prefix) * form.positions
+    positions = ((cells or shape.native // patch) ** 2 + form.prefix * form.prefix_positions) * form.positions
     learned = form.prefix + form.registers + form.behind + form.mask_token + positions
-    stem = 3 * patch * patch * width + form.patch_bias * width if shape.stem is None else shape.stem
-    stem += learned * width
+    patches = 3 * form.frames * patch * patch * width + form.patch_bias * width
+    stem = patches if shape.stem is None else shape.stem
+    stem += learned * width + form.prefix_angles * (width // shape.heads // 2)
     block = 2 * norm + attention + (swiglu if shape.ffn == "swiglu" else mlp)
     block += 2 * width * form.layer_scale
     # A probe, its attention to the tokens, and a normed MLP.
     head = (width + 4 * linear(width, width) + norm + mlp) * form.head
-    return stem + depth * block + norm + norm * form.pre_norm + head
+    return stem + depth * block + norm * form.final_norm + norm * form.pre_norm + head

@@ -223,7 +223,7 @@ def _beside(folder: Path, module: str) -> ModuleType:
     if not path.is_file():
         raise ModuleNotFoundError(f"no {path.name} in {folder}")
     name = f"mllm_eval_benchmark_{sha256_bytes(str(folder).encode())[:12]}_{module}"
-    states = [(str(path), (found := path.stat()).st_size, found.st_mtime_ns) for path in sorted(folder.glob("*.py"))]
+    states = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in sorted(folder.glob("*.py"))]
     if _imported.get(name, states) != states:
         for known in [known for known in sys.modules if known == name or known.startswith(f"{name}.")]:
             del sys.modules[known]

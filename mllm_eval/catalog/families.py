@@ -20,7 +20,26 @@ from mllm_eval.storage import PACKAGE, SHIPPED, sha256_bytes, sha256_file
 if TYPE_CHECKING:
     from mllm_eval.catalog.weights import Weights
 
-NAMES = ("aimv2", "clip", "dinov2", "dinov2_with_registers", "dinov3", "ijepa", "metaclip2", "siglip", "timm", "vit")
+NAMES = (
+    "aimv2",
+    "clip",
+    "dinov2",
+    "dinov2_with_registers",
+    "dinov3",
+    "ijepa",
+    "internvit",
+    "metaclip2",
+    "mlcd",
+    "openvision",
+    "radio",
+    "siglip",
+    "siglip2_naflex",
+    "timm",
+    "timm_convnext",
+    "tipsv2",
+    "vit",
+    "vjepa2",
+)
 # Under a root; the first that has a name wins, as for yaml files.
 PLACES = ("adapters", "configs/encoders")
 PAGE = "docs/add-an-encoder.md, 'A new family', says how to add one"

@@ -105,10 +105,10 @@ def llama_config(llm: LLM, folder: Path) -> dict[str, Any]:
 
 
 def _compare_quantisation(llm: LLM, path: Path) -> None:
-    found = read_gguf(path).quantisation if is_gguf(path) else None
-    if found != llm.quantisation:
-        kept = f"keeps its matrices as {found}" if found else "is not of a GGUF file"
-        mend = f"say `quantisation: {found}`" if found else "leave it out"
+    quantisation = read_gguf(path).quantisation if is_gguf(path) else None
+    if quantisation != llm.quantisation:
+        kept = f"keeps its matrices as {quantisation}" if quantisation else "is not of a GGUF file"
+        mend = f"say `quantisation: {quantisation}`" if quantisation else "leave it out"
         stated = f"quantisation: {llm.quantisation}" if llm.quantisation else "no quantisation"
         raise UserError(f"{path}: {kept}, the yaml of llm {llm.name} says {stated}; {mend}")
 

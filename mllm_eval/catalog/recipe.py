@@ -234,12 +234,12 @@ class Recipe(Strict):
         return short_hash(self.identity())
 
 
-def _strip(value: Any, at: str, found: dict[str, str]) -> Any:
+def _strip(value: Any, at: str, assumed: dict[str, str]) -> Any:
     if isinstance(value, dict):
         if value.keys() == {"value", "assumed"}:
-            found[at] = str(value["assumed"])
+            assumed[at] = str(value["assumed"])
             return value["value"]
-        return {key: _strip(inner, f"{at}.{key}", found) for key, inner in value.items()}
+        return {key: _strip(inner, f"{at}.{key}", assumed) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_strip(inner, f"{at}.{index}", found) for index, inner in enumerate(value)]
+        return [_strip(inner, f"{at}.{index}", assumed) for index, inner in enumerate(value)]
     return value

@@ -110,17 +110,17 @@ def eval_(
         return
 
     def asked() -> Run:
-        found = Run.of(encoder, recipe, llm, seed)
-        rules_asked(rules, chosen, found.data)
-        return found
+        run = Run.of(encoder, recipe, llm, seed)
+        rules_asked(rules, chosen, run.data)
+        return run
 
     if start(asked):
         return
-    found = evaluate(
+    evaluation = evaluate(
         encoder, progress=display(), recipe=recipe, llm=llm, seed=seed, server=server, benchmarks=chosen,
         subset=subset, blind=blind, variants=others or (), rules=rules, retry_failed=retry_failed,
     )  # fmt: skip
-    print_row(found.run, rules, blind, found.subset)
+    print_row(evaluation.run, rules, blind, evaluation.subset)
 
 
 @app.command("compare", short_help="several encoders in one table")

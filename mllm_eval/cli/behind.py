@@ -58,11 +58,11 @@ def print_benchmark(console: Any, record: RunRecord, summary: dict[str, Any]) ->
     value = "no value" if summary["value"] is None else f"{summary['value']:.1f}"
     counts = f"{summary['n'] - summary['n_failed']}/{summary['n']} answers scored, {summary['n_unparsed']} unparsed"
     console.print(f"{heading}: {value}, chance {number(summary['chance'])}, {counts}", markup=False)
-    if found := parts(summary):
+    if rows_of_parts := parts(summary):
         sheet = Table(box=SIMPLE_HEAD, pad_edge=False)
         for name in ("part", "value", "n", "more"):
             sheet.add_column(name, justify="right" if name in ("value", "n") else "left")
-        for part in found:
+        for part in rows_of_parts:
             value = "" if part.value is None else number(part.value)
             sheet.add_row(part.name, value, "" if part.n is None else f"{part.n:,}", part.words)
         console.print(sheet)

@@ -16,10 +16,10 @@ from mllm_eval.storage import PACKAGE
 
 def folder() -> Path:
     """Where the timings are: bench/ of the checkout. Raises UserError where there is none."""
-    found = PACKAGE.parent / "bench"
-    if not found.is_dir():
-        raise UserError(f"{found}: no such folder; the timings are part of a checkout, not of an installed package")
-    return found
+    bench = PACKAGE.parent / "bench"
+    if not bench.is_dir():
+        raise UserError(f"{bench}: no such folder; the timings are part of a checkout, not of an installed package")
+    return bench
 
 
 def timings() -> dict[str, str]:

@@ -58,10 +58,10 @@ def check_determinism(name: str | None, samples: int | None) -> bool:
     return all(agreement.sound for agreement in agreements.values())
 
 
-def agreement_line(found: list[Agreement], asked: int) -> str:
+def agreement_line(agreements: list[Agreement], asked: int) -> str:
     """How many of the questions of so many lists have the plain loop's tokens, in a line."""
-    questions, failed = sum(one.questions for one in found), sum(one.failed for one in found)
-    differences = [difference for one in found for difference in one.differences]
+    questions, failed = sum(one.questions for one in agreements), sum(one.failed for one in agreements)
+    differences = [difference for one in agreements for difference in one.differences]
     lost = f", {failed} failed in both" if failed else ""
     differ = (
         f"; {len(differences)} differ, {sum(one.tie for one in differences)} of them by a tie" if differences else ""
@@ -92,7 +92,7 @@ def _check(encoder: Encoder, skip_absent: bool) -> tuple[list[str], bool]:
     return _told(model, examination), examination.repeatable
 
 
-def _told(model: EncoderModel, found: Examination) -> list[str]:
+def _told(model: EncoderModel, examination: Examination) -> list[str]:
     facts, way = model.facts, model.facts.preprocessing
     dropped = f", {model.prefix} before them dropped" if model.prefix else ", none before them"
     dropped += f", {model.behind} behind them too" if model.behind else ""
@@ -103,19 +103,19 @@ def _told(model: EncoderModel, found: Examination) -> list[str]:
         "weights": facts.weights.digest()[:12],
         "grid": f"{model.grid} x {model.grid}, {model.grid**2} tokens of {model.width}{dropped}",
         "dtype": f"{str(weight.dtype).removeprefix('torch.')} on {weight.device.type}",
-        "repeatable": f"{'yes' if found.repeatable else 'NO'}; alone or in a batch, largest difference "
-        f"{found.batch_difference:.1e}",
-        "in order": "yes" if found.ordered else "NO: a change in the last patch moves another token most",
-        "features": f"layer {layer} of {facts.depth}, {norm}; mean {found.mean:.3f}, std {found.std:.3f}",
-        "norms": f"of the tokens: median {found.median_norm:.2f}, largest {found.largest_norm:.2f}",
+        "repeatable": f"{'yes' if examination.repeatable else 'NO'}; alone or in a batch, largest difference "
+        f"{examination.batch_difference:.1e}",
+        "in order": "yes" if examination.ordered else "NO: a change in the last patch moves another token most",
+        "features": f"layer {layer} of {facts.depth}, {norm}; mean {examination.mean:.3f}, std {examination.std:.3f}",
+        "norms": f"of the tokens: median {examination.median_norm:.2f}, largest {examination.largest_norm:.2f}",
         "pixels": f"{way.mode} to {way.size} x {way.size}, {way.interpolation}"
-        + ("" if found.processor else "; no processor beside the weights"),
+        + ("" if examination.processor else "; no processor beside the weights"),
     }
-    verdict = "ok" if found.repeatable else "its features are not the same twice"
+    verdict = "ok" if examination.repeatable else "its features are not the same twice"
     family = facts.family if facts.code is None else f"{facts.family} ({facts.code[:12]})"
     cut = "no patches" if facts.patch is None else f"patch {facts.patch}"
     shape = f"family {family}, {cut}, depth {facts.depth}, {facts.params:,} params"
     head = f"{facts.name}: {verdict}; {shape}"
     lines = [head, *(f"  {name:<11}{text}" for name, text in said.items())]
-    lines += [f"  {'processor':<11}{text}" for text in found.processor]
-    return lines + [f"  {'differs':<11}{text}" for text in found.differs]
+    lines += [f"  {'processor':<11}{text}" for text in examination.processor]
+    return lines + [f"  {'differs':<11}{text}" for text in examination.differs]

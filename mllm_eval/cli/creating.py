@@ -77,12 +77,14 @@ def _found(source: str, offline: bool) -> tuple[Path, dict[str, str], str]:
         return place, {"path": str(place.resolve())}, place.resolve().name
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", source) or source.startswith((".", "/")):
         raise UserError(f"{source}: no such folder, and no owner/name of the hub")
+    repo, _, asked = source.partition("@")
     (found,) = provide_weights([Whole.of(source)], offline, reporter=display())
-    repo = source.partition("@")[0]
-    weights = {"repo": repo}
-    if found.lock is not None and found.lock.revision_found:
-        weights["revision"] = found.lock.revision_found
-    return found.place, weights, repo.rpartition("/")[2]
+    commit = found.lock.revision_found if found.lock is not None else None
+    if commit is None or commit == asked:
+        return found.place, {"repo": repo, **({"revision": commit} if commit else {})}, repo.rpartition("/")[2]
+    # The yaml names the commit, so that is what has to be locked, and not where a branch stood alone.
+    (found,) = provide_weights([Whole.of(f"{repo}@{commit}")], offline, reporter=display())
+    return found.place, {"repo": repo, "revision": commit}, repo.rpartition("/")[2]
 
 
 def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:

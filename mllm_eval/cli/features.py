@@ -54,9 +54,9 @@ def ls(stores: Stores = None, as_json: AsJson = False) -> None:
       mllm-eval features ls
       mllm-eval features ls mini-dino --json
     """
-    found = _chosen(stores)
+    selected = _chosen(stores)
     if as_json:
-        _print_json(asdict(store) for store in found)
+        _print_json(asdict(store) for store in selected)
         return
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -68,7 +68,7 @@ def ls(stores: Stores = None, as_json: AsJson = False) -> None:
     console = make_console(highlight=False)
     if not console.is_terminal:
         console.width = PIPED_WIDTH
-    if not found:
+    if not selected:
         say(f"no features under {features_root()}; `mllm-eval eval` makes them")
         return
     sheet = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -81,11 +81,11 @@ def ls(stores: Stores = None, as_json: AsJson = False) -> None:
             no_wrap=name != "encoder",
             min_width=11 if name == "encoder" else 2,
         )
-    for store in found:
+    for store in selected:
         sheet.add_row(*_cells(store))
     console.print(sheet)
     root = features_root()
-    used = sum(store.bytes for store in found)
+    used = sum(store.bytes for store in selected)
     if not stores:
         console.print(f"{used / 1e6:,.0f} MB of at most {bound(root) / 1e6:,.0f} MB ({root})", soft_wrap=True)
 
@@ -121,14 +121,14 @@ def verify(stores: Stores = None, as_json: AsJson = False) -> None:
     for store in _chosen(stores):
         title = f"verify {store.store}, {store.encoder or '?'}, {store.images:,} images"
         with reporter.step(title) as progress:
-            for found in check(features_root(), store, lambda done, whole=store.rows: progress(done, whole)):  # type: ignore[misc]
-                damaged += max(1, found.entries)
+            for damage in check(features_root(), store, lambda done, whole=store.rows: progress(done, whole)):  # type: ignore[misc]
+                damaged += max(1, damage.entries)
                 if as_json:
-                    _print_json([asdict(found)])
-                elif found.row < 0:
-                    say(f"{found.store}/{found.shard}: {found.entries} lines of the index are damaged, left out")
+                    _print_json([asdict(damage)])
+                elif damage.row < 0:
+                    say(f"{damage.store}/{damage.shard}: {damage.entries} lines of the index are damaged, left out")
                 else:
-                    say(f"{found.store}/{found.shard}, row {found.row}: image {found.image} is damaged, dropped")
+                    say(f"{damage.store}/{damage.shard}, row {damage.row}: image {damage.image} is damaged, dropped")
     if not as_json:
         say(f"{damaged} damaged" if damaged else "all whole")
     raise typer.Exit(1 if damaged else 0)
@@ -156,8 +156,8 @@ def gc(
     from mllm_eval.features.upkeep import collect
 
     root = features_root()
-    found = list(collect(root, remove_them=False))
-    orphans = [waste for waste in found if waste.kind == "orphaned"]
+    removable = list(collect(root, remove_them=False))
+    orphans = [waste for waste in removable if waste.kind == "orphaned"]
     if not dry_run:
         asked = bool(orphans) and not yes
         if asked and not as_json:
@@ -165,26 +165,26 @@ def gc(
         agreed = not asked or (sys.stdin.isatty() and typer.confirm("remove these stores?"))
         if orphans and not agreed:
             say("orphaned stores stay; --yes removes them", file=sys.stderr)
-        found = list(collect(root, remove_them=True, orphans=agreed))
+        removable = list(collect(root, remove_them=True, orphans=agreed))
     if as_json:
-        _print_json(asdict(waste) for waste in found)
+        _print_json(asdict(waste) for waste in removable)
         return
-    _tell(found)
-    freed = sum(waste.size for waste in found)
-    if not found:
+    _tell(removable)
+    freed = sum(waste.size for waste in removable)
+    if not removable:
         say("nothing to remove")
     else:
         say(f"{freed / 1e6:,.1f} MB {'would be' if dry_run else 'are'} free again")
 
 
-def _tell(found: list[Waste]) -> None:
+def _tell(removable: list[Waste]) -> None:
     said = {
         "cut off": "{0} files or ends of files that a crash or an older version left",
         "superseded": "{0} rows that were dropped or are there twice",
         "orphaned": "{0} images of an encoder that neither the catalog nor a run has",
         "scattered": "{0} small shards made into larger ones",
     }
-    for waste in found:
+    for waste in removable:
         say(f"{waste.store}: {said[waste.kind].format(f'{waste.count:,}')}, {waste.size / 1e6:,.1f} MB")
 
 
@@ -195,8 +195,8 @@ def _chosen(asked: list[str] | None) -> list[Store]:
     return chosen(read_stores(features_root()), asked or [])
 
 
-def _print_json(found: Any) -> None:
+def _print_json(records: Any) -> None:
     import json
 
-    for one in found:
+    for one in records:
         say(json.dumps(one, ensure_ascii=False))

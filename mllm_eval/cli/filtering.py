@@ -140,15 +140,15 @@ def agreed(made: Filtered) -> list[str]:
     from mllm_eval.filtering.agreement import agreement, share
     from mllm_eval.filtering.page import interval, percent
 
-    kept, found = share(made.tally.kept, made.tally.judged), agreement(made.tally)
+    kept, quality = share(made.tally.kept, made.tally.judged), agreement(made.tally)
     published = made.config.get("published")
     beside = "" if published is None else f"; published: {percent(published)}"
     lines = [] if kept.value is None else [f"kept: {percent(kept.value)} {interval(kept)}{beside}"]
-    if found is not None:
-        area = "" if found.area is None else f", area under ROC {found.area:.3f}"
-        lines.append(f"against the labels: precision {percent(found.precision.value)} {interval(found.precision)}, "
-                     f"recall {percent(found.recall.value)} {interval(found.recall)}, "
-                     f"calibration error {found.error:.3f}{area}")  # fmt: skip
+    if quality is not None:
+        area = "" if quality.area is None else f", area under ROC {quality.area:.3f}"
+        lines.append(f"against the labels: precision {percent(quality.precision.value)} {interval(quality.precision)}, "
+                     f"recall {percent(quality.recall.value)} {interval(quality.recall)}, "
+                     f"calibration error {quality.error:.3f}{area}")  # fmt: skip
     return lines
 
 

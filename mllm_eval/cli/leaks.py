@@ -59,12 +59,14 @@ def leaks(
     source = recipe if recipe is not None else Path(str(against))
     shown = display()
     tolerance = Tolerance(radius, alarm)
-    found = check_leaks(source, split(benchmarks), data, encoder, tolerance=tolerance, step=shown.step, say=shown.say)
+    findings = check_leaks(
+        source, split(benchmarks), data, encoder, tolerance=tolerance, step=shown.step, say=shown.say
+    )
     if as_json:
-        for counts in found.benchmarks.values():
+        for counts in findings.benchmarks.values():
             say(counts.model_dump_json())
         return
-    say(*lines(found), sep="\n")
+    say(*lines(findings), sep="\n")
 
 
 def lines(findings: Findings) -> list[str]:

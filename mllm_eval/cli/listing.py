@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
+import re
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mllm_eval.console import say
+from mllm_eval.errors import UserError, near
 
 if TYPE_CHECKING:
     from mllm_eval.catalog import Encoder
@@ -18,25 +21,76 @@ PIPED_WIDTH = 1000
 
 
 def encoders(
+    where: Annotated[
+        list[str] | None, typer.Option(help="FACT=VALUE, or <, <=, >, >= for numbers (300M, 1B); all have to hold")
+    ] = None,
+    sort: Annotated[str | None, typer.Option(help="a fact; numbers from the least to the most")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
 ) -> None:
     """List the encoders with their facts; parameters are computed from the architecture.
 
-    `mllm-eval ls encoders` prints the names alone.
+    Facts are those of --json. `mllm-eval ls encoders` prints the names alone.
 
     \b
+      mllm-eval encoders --where supervision=self --where "params<=400M" --sort params
       mllm-eval encoders --json
     """
     import json
 
     from mllm_eval.catalog import load_encoder, names
 
-    found = [facts_of(load_encoder(name)) for name in names("encoders")]
+    facts = chosen([facts_of(load_encoder(name)) for name in names("encoders")], where or [], sort)
     if as_json:
-        for one in found:
+        for one in facts:
             say(json.dumps(one, ensure_ascii=False))
         return
-    _print(found)
+    _print(facts)
+
+
+def chosen(facts: list[dict[str, Any]], where: list[str], sort: str | None) -> list[dict[str, Any]]:
+    """Those of which all conditions hold, in the order of a fact; what lacks the fact is last.
+
+    Raises UserError for a condition that cannot be read, an unknown fact (the nearest is named), and a fact that has no
+    order.
+    """
+    if sort is not None and facts:
+        _known(sort, facts[0])
+        kinds = {type(one[sort]) for one in facts} - {type(None)}
+        if not kinds <= {int} and not kinds <= {str}:
+            raise UserError(f"--sort {sort}: has no order; take a number or a text")
+    # Each condition is read, so that one that cannot be is not hidden by another that nothing meets.
+    facts = [one for one in facts if all([_holds(one, condition) for condition in where])]
+    if sort is None:
+        return facts
+    return sorted(facts, key=lambda one: (one[sort] is None, one[sort] if one[sort] is not None else 0, one["name"]))
+
+
+def _holds(one: dict[str, Any], condition: str) -> bool:
+    parts = re.fullmatch(r"\s*(\w+)\s*(<=|>=|=|<|>)\s*(.*?)\s*", condition)
+    if parts is None:
+        raise UserError(f"--where {condition!r}: write FACT=VALUE, or <, <=, >, >= before a number")
+    fact, how, wanted = parts.groups()
+    _known(fact, one)
+    said = one[fact]
+    number = re.fullmatch(r"(\d+(?:\.\d+)?)([KMB]?)", wanted, re.IGNORECASE)
+    if isinstance(said, int) and not isinstance(said, bool) and number is not None:
+        limit = float(number[1]) * {"": 1, "K": 1e3, "M": 1e6, "B": 1e9}[number[2].upper()]
+        ways = {"=": operator.eq, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+        return bool(ways[how](said, limit))
+    if how != "=":
+        if said is None:
+            return False
+        raise UserError(f"--where {condition!r}: {how} compares numbers, as in params{how}400M; {fact} has {said!r}")
+    if isinstance(said, list):
+        return wanted in said
+    if isinstance(said, bool):
+        return str(said).lower() == wanted.lower()
+    return ("-" if said is None else str(said)) == wanted
+
+
+def _known(fact: str, one: dict[str, Any]) -> None:
+    if fact not in one:
+        raise UserError(f"an encoder has no fact {fact!r}.{near(fact, one)} Known: {', '.join(one)}.")
 
 
 def facts_of(encoder: Encoder) -> dict[str, Any]:
@@ -69,7 +123,7 @@ def facts_of(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def _print(found: list[dict[str, Any]]) -> None:
+def _print(facts: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     from mllm_eval.console import console as make_console
@@ -84,7 +138,7 @@ def _print(found: list[dict[str, Any]]) -> None:
         sheet.add_column(title, no_wrap=True, justify="right")
     for title in (*words.values(), "weights", "published in"):
         sheet.add_column(title, overflow="fold")
-    for one in found:
+    for one in facts:
         said = {**one, "params": f"{one['params'] / 1e6:,.1f} M"}
         cells = [str(said[key]) for key in ("name", "family", *numbers, *words)]
         cells = ["-" if cell == "None" else cell for cell in cells]
@@ -105,9 +159,9 @@ def print_failed(run: RunFolder, benchmark: str | None = None) -> None:
     """A line for each sample of a run without an answer, of one benchmark or all: benchmark, variant, id, reason."""
     from mllm_eval.results.failed import failed_samples
 
-    found = [one for one in failed_samples(run.folder / "answers") if benchmark in (None, one.benchmark)]
-    for one in found:
+    failed = [one for one in failed_samples(run.folder / "answers") if benchmark in (None, one.benchmark)]
+    for one in failed:
         variant = "" if one.variant == "default" else f" ({one.variant})"
         say(f"{one.benchmark}{variant}  {one.id}  {one.reason}")
-    mend = "; the command that asked them, with --retry-failed, asks them again" if found else ""
-    say(f"{len(found):,} samples failed{mend}", file=sys.stderr)
+    mend = "; the command that asked them, with --retry-failed, asks them again" if failed else ""
+    say(f"{len(failed):,} samples failed{mend}", file=sys.stderr)

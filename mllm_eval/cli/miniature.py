@@ -146,8 +146,8 @@ def text_rich(
             made.setdefault(seed, []).append(str(path))
     for seed, paths in made.items():
         baseline = Path(paths[0]).stem
-        found = compare(paths, progress=display(), recipe="mini", seed=seed, blind=blind, baseline=baseline)
+        comparison = compare(paths, progress=display(), recipe="mini", seed=seed, blind=blind, baseline=baseline)
         say(f"seed {seed}")
-        print_compared([one.record for one in found.results], TableOptions("cambrian", baseline), blind)
+        print_compared([one.record for one in comparison.results], TableOptions("cambrian", baseline), blind)
         probed = pipeline.probe(paths, None, reporter=display())
         print_and_write(probe_table(probed), f"text-rich-s{seed}.probes", "cambrian")

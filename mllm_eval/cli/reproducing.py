@@ -37,23 +37,27 @@ def reproduce(
     from mllm_eval.saved import saved_run
     from mllm_eval.storage import results_home
 
-    found = saved_run(run)
-    compared = again(found, (into or results_home() / "reproduced" / found.hash).absolute(), display())
-    say(*lines_of(found.name, compared), sep="\n")
+    original = saved_run(run)
+    compared = again(original, (into or results_home() / "reproduced" / original.hash).absolute(), display())
+    say(*lines_of(original.name, compared), sep="\n")
     raise typer.Exit(0 if compared.same else 1)
 
 
-def lines_of(name: str, found: Compared) -> list[str]:
+def lines_of(name: str, compared: Compared) -> list[str]:
     """What is said of a comparison."""
-    lines = [f"{name}: {'the same to the last bit' if found.same else 'not the same'}; made again under {found.folder}"]
-    lines.append(f"weights of the checkpoint: {'the same bytes' if found.checkpoint else 'other bytes'}")
-    for stage, (steps, gap) in found.losses.items():
+    lines = [
+        f"{name}: {'the same to the last bit' if compared.same else 'not the same'}; made again under {compared.folder}"
+    ]
+    lines.append(f"weights of the checkpoint: {'the same bytes' if compared.checkpoint else 'other bytes'}")
+    for stage, (steps, gap) in compared.losses.items():
         said = "the same losses" if not gap else f"losses differ by up to {gap:.3g}"
         lines.append(f"stage {stage}: {steps:,} steps, {said}")
-    for title, (questions, equal, whole) in found.answers.items():
+    for title, (questions, equal, whole) in compared.answers.items():
         said = "the same bytes" if whole else f"{equal:,} of the same text ({100 * equal / max(1, questions):.2f} %)"
         lines.append(f"answers: {title}: {questions:,}, {said}")
-    lines += [f"scores: {title}: {before}, now {now}" for title, (before, now) in found.scores.items() if before != now]
-    lines += [f"not made again: {one}" for one in found.left_out]
-    lines += [f"environment: {one}" for one in found.environment] or ["environment: the same"]
+    lines += [
+        f"scores: {title}: {before}, now {now}" for title, (before, now) in compared.scores.items() if before != now
+    ]
+    lines += [f"not made again: {one}" for one in compared.left_out]
+    lines += [f"environment: {one}" for one in compared.environment] or ["environment: the same"]
     return lines

@@ -80,4 +80,4 @@ def _package() -> list[tuple[str, int, int]]:
 
 
 def _states(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
-    return [(str(path), (found := path.stat()).st_size, found.st_mtime_ns) for path in paths]
+    return [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in paths]

@@ -72,8 +72,8 @@ class CellPicture(NamedTuple):
         path = Path(self.path)
         try:
             value = columns.get(path, path.stat().st_mtime_ns, self.group, self.column)[self.row].as_py()
-            found = value[self.position] if isinstance(value, list) else value
-            return bytes(found["bytes"])
+            image = value[self.position] if isinstance(value, list) else value
+            return bytes(image["bytes"])
         except OSError as problem:
             raise UserError(f"{self.where}: the image can't be read ({problem.strerror})") from None
         except (IndexError, KeyError, TypeError):

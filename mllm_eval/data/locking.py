@@ -45,7 +45,7 @@ def fetched(benchmark: Benchmark, pin: str, progress: Progress) -> dict[str, Fou
     `fetch_files` does, and for files that no glob matches or that are not one whole set.
     """
     asked, lock = benchmark.data[pin], read_lock(benchmark, pin)
-    found: dict[str, Found] = {}
+    located: dict[str, Found] = {}
     commits: dict[str, str] = {}
     for name, part in asked.tables().items():
         held = lock.parts[name] if lock else None
@@ -56,19 +56,21 @@ def fetched(benchmark: Benchmark, pin: str, progress: Progress) -> dict[str, Fou
         choose = partial(_chosen, source, part.patterns)
         folder, commit, files = fetch_files(source, choose, lambda done, total: progress(*_megabytes(done, total)))
         commits[part.repo] = commit
-        found[name] = Found(Part(kind="dataset", repo=part.repo, revision=revision, commit=commit, files=files), folder)
-    return found
+        located[name] = Found(
+            Part(kind="dataset", repo=part.repo, revision=revision, commit=commit, files=files), folder
+        )
+    return located
 
 
 def _chosen(source: Source, patterns: Iterable[str], listed: Sequence[str]) -> list[str]:
     names: list[str] = []
     for pattern in patterns:
-        found = matching(listed, pattern)
-        if not found:
+        matched = matching(listed, pattern)
+        if not matched:
             some = ", ".join(listed[:4]) or "nothing"
             raise UserError(f"{source}: has no files {pattern} (but {some}, ...); correct `path`, `config` or `split`")
-        whole_set(found, str(source))
-        names += found
+        whole_set(matched, str(source))
+        names += matched
     return names
 
 
@@ -95,7 +97,7 @@ def adopted(benchmark: Benchmark, pin: str, root: Path) -> dict[str, Found]:
     `root` holds the data set itself, `<name>/`, `<owner>/<name>/`, or is huggingface_hub's cache.
     """
     asked = benchmark.data[pin]
-    found: dict[str, Found] = {}
+    located: dict[str, Found] = {}
     for name, part in asked.tables().items():
         revision = revision_of(asked, part)
         folder = _folder(root, part, revision)
@@ -109,8 +111,8 @@ def adopted(benchmark: Benchmark, pin: str, root: Path) -> dict[str, Found]:
             chosen += some
         files = locked_files(folder, chosen)
         table = Part(kind="dataset", repo=part.repo, revision=revision, commit=commit, files=files)
-        found[name] = Found(table, folder)
-    return found
+        located[name] = Found(table, folder)
+    return located
 
 
 def _folder(root: Path, pin: Pin, revision: str | None) -> Path:
@@ -134,7 +136,7 @@ def _names(folder: Path, pattern: str) -> list[str]:
     return matching((path.relative_to(folder).as_posix() for path in folder.glob(pattern) if path.is_file()), pattern)
 
 
-def lock(benchmark: Benchmark, pin: str, found: dict[str, Found], rows_told: Progress) -> Lock:
+def lock(benchmark: Benchmark, pin: str, located: dict[str, Found], rows_told: Progress) -> Lock:
     """Read all rows of these files, hold them against the yaml and the lock there is, and write the lock.
 
     Raises:
@@ -143,10 +145,10 @@ def lock(benchmark: Benchmark, pin: str, found: dict[str, Found], rows_told: Pro
     """
     asked = benchmark.data[pin]
     before = read_lock(benchmark, pin)
-    for name, one in found.items():
+    for name, one in located.items():
         _same(benchmark, pin, one, before.parts[name] if before else None)
     files = {
-        name: [found[name].folder / file for file in matching(found[name].table.files, part.pattern)]
+        name: [located[name].folder / file for file in matching(located[name].table.files, part.pattern)]
         for name, part in asked.tables().items()
     }
     total = asked.rows or 0
@@ -164,13 +166,13 @@ def lock(benchmark: Benchmark, pin: str, found: dict[str, Found], rows_told: Pro
         ids=ids_hash(sample.id for sample in samples),
         trusted=known.trusted if known else trusted,
     )
-    parts = {name: _known_commit(one.table, before.parts[name] if before else None) for name, one in found.items()}
+    parts = {name: _known_commit(one.table, before.parts[name] if before else None) for name, one in located.items()}
     made = Lock(parts=parts, data=facts)
     if known and (known.rows, known.ids) != (facts.rows, facts.ids):
         raise UserError(f"{path}: its files give {facts.rows} rows, it says {known.rows}")
     try:
         with FileLock(path.with_suffix(".lock")):
-            write(path, made, {name: one.folder for name, one in found.items()})
+            write(path, made, {name: one.folder for name, one in located.items()})
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; set MLLM_EVAL_DATA to a folder that may be written") from None
     return made
@@ -184,14 +186,14 @@ def _known_commit(table: Part, before: Part | None) -> Part:
     return table.model_copy(update={"commit": table.commit or (before.commit if before else None)})
 
 
-def _same(benchmark: Benchmark, pin: str, found: Found, before: Part | None) -> None:
+def _same(benchmark: Benchmark, pin: str, located: Found, before: Part | None) -> None:
     if before is None:
         return
-    for name in sorted({*before.files, *found.table.files}):
-        ours, theirs = before.files.get(name), found.table.files.get(name)
+    for name in sorted({*before.files, *located.table.files}):
+        ours, theirs = before.files.get(name), located.table.files.get(name)
         if ours != theirs:
             what = "is missing" if theirs is None else "is not in" if ours is None else "is another file than in"
             raise UserError(
-                f"{found.folder / name}: {what} the lock {lock_path(benchmark.name, pin)}; "
+                f"{located.folder / name}: {what} the lock {lock_path(benchmark.name, pin)}; "
                 f"delete the lock if the change is meant, then {mend(benchmark.name, pin)}"
             )

@@ -113,8 +113,8 @@ def _media_in(value: object, at: str) -> str | None:
             place = f"{at}.{key}"
             if speaks_of_media(key) and not is_nothing(inner):
                 return place
-            if found := _media_in(inner, place):
-                return found
+            if inner_place := _media_in(inner, place):
+                return inner_place
     return None
 
 

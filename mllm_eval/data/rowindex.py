@@ -108,17 +108,17 @@ def _array_rows(path: Path) -> Iterator[tuple[int, int, int]]:
             data = rest + piece
             counted, end = 0, len(data)
             for mark in _MARKS.finditer(data):
-                found = mark.group()
-                if found == b'"':
+                symbol = mark.group()
+                if symbol == b'"':
                     end = mark.start()
                     break
-                if found in _OPEN:
+                if symbol in _OPEN:
                     depth += 1
                     if depth == 2:
                         lines += data.count(b"\n", counted, mark.start())
                         counted = mark.start()
                         begin, line = at + mark.start(), lines
-                elif found in _CLOSE:
+                elif symbol in _CLOSE:
                     depth -= 1
                     if depth == 1:
                         yield begin, at + mark.end(), line

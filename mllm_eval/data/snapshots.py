@@ -84,8 +84,8 @@ recent: deque[tuple[object, Samples]] = deque(maxlen=2)
 
 def _key(benchmark: Benchmark, pin: Pin, files: Files, changed: Mapping[str, Any]) -> object:
     """All that decides what `read_samples` gives, but for files beside a csv."""
-    states = [(str(path), found.st_ino, found.st_size, found.st_mtime_ns) for paths in files.values()
-              for path in paths if (found := path.stat())]  # fmt: skip
+    states = [(str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns) for paths in files.values()
+              for path in paths if (stat := path.stat())]  # fmt: skip
     said = (benchmark.reader, benchmark.aliases, benchmark.settings, benchmark.background)
     return folder_of(benchmark), said, changed, pin, states
 

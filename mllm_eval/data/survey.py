@@ -81,10 +81,10 @@ def survey(benchmark: str, pin: str, samples: Iterable[Kept], told: Progress = u
     path = data_home() / "locks" / f"{benchmark}.{pin}.images.json"
     if (before := known_survey(benchmark, pin)) is not None and before.of == of:
         return before
-    found = _look(shown, of, told)
+    result = _look(shown, of, told)
     with suppress(OSError):
-        write_json(path, found.model_dump(mode="json"))
-    return found
+        write_json(path, result.model_dump(mode="json"))
+    return result
 
 
 def _firsts(samples: Iterable[Kept]) -> Iterator[tuple[str, Picture]]:

@@ -117,14 +117,14 @@ def training_survey(
     return survey
 
 
-def _shown(rows: ConversationSet, some: list[int], seen: set[str], found: TrainingSurvey) -> list[tuple[str, int]]:
+def _shown(rows: ConversationSet, some: list[int], seen: set[str], survey: TrainingSurvey) -> list[tuple[str, int]]:
     """The images of these rows that were not seen before, with the row that shows each."""
     shown = []
     for row in some:
         try:
             read = rows[row]
         except UserError as problem:
-            found.broken.append(str(problem))
+            survey.broken.append(str(problem))
             continue
         fresh = [] if rows.excludes(read) else [name for name in dict.fromkeys(read.images) if name not in seen]
         seen.update(fresh)

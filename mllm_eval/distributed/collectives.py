@@ -115,17 +115,17 @@ def together(work: Callable[[], None], first_only: bool = False) -> None:
         return
     problems: list[Any] = [None] * group.get_world_size()
     group.all_gather_object(problems, problem, _patient())
-    if found := next((one for one in problems if one is not None), None):
-        raise SharedError(found)
+    if first := next((one for one in problems if one is not None), None):
+        raise SharedError(first)
 
 
 def gathered(own: Decision) -> list[Decision]:
     """What every process has, by rank; nothing on those that are not rank 0."""
     if (group := _group()) is None:
         return [own]
-    found: list[Any] = [None] * group.get_world_size()
-    group.all_gather_object(found, own, _patient())
-    return found if rank() == 0 else []
+    by_rank: list[Any] = [None] * group.get_world_size()
+    group.all_gather_object(by_rank, own, _patient())
+    return by_rank if rank() == 0 else []
 
 
 def decided(decide: Callable[[], Decision]) -> Decision:

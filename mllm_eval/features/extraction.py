@@ -141,7 +141,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 def lacking(images: Iterable[ImageRef], store: FeatureStore) -> list[ImageRef]:
     """The images that the store lacks, each once, in their order."""
-    found: dict[str, ImageRef] = {}
+    by_digest: dict[str, ImageRef] = {}
     for image in images:
-        found.setdefault(image.sha256, image)
-    return [found[name] for name in store.missing(found)]
+        by_digest.setdefault(image.sha256, image)
+    return [by_digest[name] for name in store.missing(by_digest)]

@@ -35,16 +35,16 @@ class Places:
 
     def find(self, images: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bytes_]]:
         """Where images (SHA-256 in hex) are [n], -1 for those that are nowhere, and the checksums of their rows [n]."""
-        found, checksums = np.full(len(images), -1), np.zeros(len(images), "S16")
+        places, checksums = np.full(len(images), -1), np.zeros(len(images), "S16")
         for (_, where, sums), at, there in self._look(images):
-            there &= found < 0
-            found[there], checksums[there] = where[at[there]], sums[at[there]]
-        return found, checksums
+            there &= places < 0
+            places[there], checksums[there] = where[at[there]], sums[at[there]]
+        return places, checksums
 
-    def compared(self, images: Sequence[str], found: NDArray[np.int64]) -> None:
+    def compared(self, images: Sequence[str], places: NDArray[np.int64]) -> None:
         """The rows at these places, where these images were found, were compared with their checksums."""
         for (_, where, sums), at, there in self._look(images):
-            sums[at[there & (where[at] == found)]] = b""
+            sums[at[there & (where[at] == places)]] = b""
 
     def _look(self, images: Sequence[str]) -> Iterator[tuple[Part, NDArray[np.int64], NDArray[np.bool_]]]:
         asked = np.array(images, "S64")

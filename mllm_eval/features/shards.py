@@ -67,9 +67,9 @@ def checksum(image: bytes, row: Any) -> bytes:
     """XXH3 (64 bits, in hex) of an image's SHA-256 and the bytes of its row."""
     from xxhash import xxh3_64  # listing stores does without
 
-    found = xxh3_64(image)
-    found.update(row)
-    return found.hexdigest().encode()
+    digest = xxh3_64(image)
+    digest.update(row)
+    return digest.hexdigest().encode()
 
 
 def read_form(shard: Path) -> Form:
@@ -89,8 +89,8 @@ def read_lines(shard: Path, form: Form, after: int = 0) -> tuple[NDArray[np.void
 
     Raises NotAShard for a shard of other rows, OSError if it can't be read.
     """
-    if (found := read_form(shard).row_bytes) != form.row_bytes:
-        raise NotAShard(f"rows of {found} bytes, not {form.row_bytes}")
+    if (row_bytes := read_form(shard).row_bytes) != form.row_bytes:
+        raise NotAShard(f"rows of {row_bytes} bytes, not {form.row_bytes}")
     with open(index_of(shard), "rb") as file:
         file.seek(after * LINE.itemsize)
         data = file.read()

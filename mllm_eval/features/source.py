@@ -137,8 +137,8 @@ class Features:
 
     def _live(self, images: Sequence[ImageRef]) -> Tensor:
         """Rows [n, h * w + 1, D] of images, encoded now unless they were a moment ago; the bits are the store's."""
-        found = {image.sha256: self._held[image.sha256] for image in images if image.sha256 in self._held}
-        wanted = {image.sha256: image for image in images if image.sha256 not in found}
+        rows = {image.sha256: self._held[image.sha256] for image in images if image.sha256 in self._held}
+        wanted = {image.sha256: image for image in images if image.sha256 not in rows}
         for name in wanted:
             self._coming.pop(name, None)
         # A batch costs what it costs: it is filled up with what will be asked for next.
@@ -151,8 +151,8 @@ class Features:
             for name, row in zip(made.names, () if made.rows is None else made.rows, strict=True):
                 self._held[name] = row.clone()
                 if name in wanted:
-                    found[name] = self._held[name]
+                    rows[name] = self._held[name]
         most = max(BATCH, HELD_BYTES // self.store.row_bytes)
         while len(self._held) > most:
             self._held.popitem(last=False)
-        return torch.stack([found[image.sha256] for image in images])
+        return torch.stack([rows[image.sha256] for image in images])

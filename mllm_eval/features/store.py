@@ -169,7 +169,7 @@ class FeatureStore:
 
         Nothing is copied: a row's pages are read when the row is used. What is changed in one is not stored.
         """
-        found: list[Tensor | None] = [None] * len(images)
+        views: list[Tensor | None] = [None] * len(images)
         left = list(range(len(images)))
         while left:
             names = [images[at] for at in left]
@@ -181,7 +181,7 @@ class FeatureStore:
             bad = set()
             for at, place in sorted(enumerate(where.tolist()), key=itemgetter(1)):
                 if place >= 0:
-                    found[left[at]] = row = self._row(names[at], place, checksums[at])
+                    views[left[at]] = row = self._row(names[at], place, checksums[at])
                     bad.update([place] if row is None else [])
             if new.any():
                 self._places.compared(names, where)
@@ -189,31 +189,31 @@ class FeatureStore:
             left = [at for at, place in zip(left, where.tolist(), strict=True) if place in bad]
             if bad:
                 self._places.drop(bad)
-        return found
+        return views
 
     def _row(self, image: str, place: int, expected: bytes) -> Tensor | None:
         """The row at a place, None where it is not what was written; nothing is expected of one that was compared."""
         shard, row = self._shards[place >> 32], place & ROW
         try:
-            found = self._open.map(place >> 32, shard, row)[row]
+            stored = self._open.map(place >> 32, shard, row)[row]
         except (OSError, RuntimeError, IndexError):
             return None
-        if expected and shards.checksum(image.encode(), found.view(torch.uint8).numpy()) != expected:
+        if expected and shards.checksum(image.encode(), stored.view(torch.uint8).numpy()) != expected:
             log.warning("%s: row %d is damaged, it is computed again", shard, row)
             with suppress(OSError):
                 shards.drop_line(shard, row)
             return None
-        return found
+        return stored
 
     def rows(self, images: Sequence[str]) -> tuple[Tensor, list[int]]:
         """Rows [n, h * w + 1, D], and the numbers of those images that the store lacks or holds damaged."""
-        rows, found = self._batch(len(images)), self.views(images)
-        if whole := [row for row in found if row is not None]:
+        rows, views = self._batch(len(images)), self.views(images)
+        if whole := [row for row in views if row is not None]:
             if len(whole) == len(images):
                 torch.stack(whole, out=rows)
             else:
-                rows[[row is not None for row in found]] = torch.stack(whole)
-        return rows, [at for at, row in enumerate(found) if row is None]
+                rows[[row is not None for row in views]] = torch.stack(whole)
+        return rows, [at for at, row in enumerate(views) if row is None]
 
     def _batch(self, count: int) -> Tensor:
         # At least one: numpy's strides of no rows at all are not ones that torch can view as another type.

@@ -54,17 +54,17 @@ class Shard(NamedTuple):
 
 def read_shards(folder: Path) -> dict[Path, Shard | None]:
     """The shards of a store; None for what is none. The caller has the root's lock."""
-    found: dict[Path, Shard | None] = {}
+    shards_by_path: dict[Path, Shard | None] = {}
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
             form = files.read_form(path)
             lines, good = files.read_lines(path, form)
             with unheld(path) as nobodys:
                 beyond = path.stat().st_size - HEADER - len(lines) * form.row_bytes
-                found[path] = Shard(path, form, lines, good, beyond, not nobodys)
+                shards_by_path[path] = Shard(path, form, lines, good, beyond, not nobodys)
         except (OSError, NotAShard):
-            found[path] = None
-    return found
+            shards_by_path[path] = None
+    return shards_by_path
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _facts(meta: Any) -> dict[str, Any]:
 
 
 def _owners(name: str, meta: dict[str, Any]) -> list[str]:
-    found = []
+    owners = []
     for encoder, digest in known_encoders():
         facts = encoder.model_dump(mode="json", include=set(FIELDS))
         # The weights are hashed only for an encoder that is used in the same way.
@@ -148,26 +148,26 @@ def _owners(name: str, meta: dict[str, Any]) -> list[str]:
             weights = digest or encoder.weights.digest()
         except UserError:
             # Its weights are not here: nobody can say that the features are not theirs.
-            found.append(encoder.name)
+            owners.append(encoder.name)
             continue
         ways = product(DTYPES, (None, *DTYPES), get_args(Kernels))
         keys = (key_of(encoder, weights, *way) for way in ways)
         if any(folder_name(key) == name for key in keys):
-            found.append(encoder.name)
-    return list(dict.fromkeys(found))
+            owners.append(encoder.name)
+    return list(dict.fromkeys(owners))
 
 
 @cache
 def known_encoders() -> list[tuple[Encoder, str | None]]:
     """Encoders of the catalog with their variants, and those of saved runs with the digest of their weights."""
-    found: list[tuple[Encoder, str | None]] = []
+    known: list[tuple[Encoder, str | None]] = []
     for name in names("encoders"):
         try:
             encoder = load_encoder(name)
         except UserError:
             continue
-        found += [(encoder, None), *((encoder.variant(variant), None) for variant in encoder.variants)]
-    return found + [(run.encoder, run.weights["encoder"]) for run in saved_runs()]
+        known += [(encoder, None), *((encoder.variant(variant), None) for variant in encoder.variants)]
+    return known + [(run.encoder, run.weights["encoder"]) for run in saved_runs()]
 
 
 def chosen(stores: Sequence[Store], asked: Sequence[str]) -> list[Store]:
@@ -176,14 +176,14 @@ def chosen(stores: Sequence[Store], asked: Sequence[str]) -> list[Store]:
     Raises UserError with the nearest name for one that none has.
     """
     called = [{str(store.encoder), *(store.owners or ())} - {"None"} for store in stores]
-    found = []
+    selected = []
     for name in asked:
         own = [one for one, all_ in zip(stores, called, strict=True) if one.store.startswith(name) or name in all_]
         if not own:
             known = {store.store for store in stores}.union(*called)
             raise UserError(f"no store of features {name!r}.{near(name, known)} `mllm-eval features ls` lists all.")
-        found += own
-    return [store for store in stores if not asked or store in found]
+        selected += own
+    return [store for store in stores if not asked or store in selected]
 
 
 @dataclass(frozen=True)
@@ -209,13 +209,13 @@ def collect(root: Path, remove_them: bool, orphans: bool = True) -> Iterator[Was
         with root_lock(root):
             shards = read_shards(root / store.store)
             if store.orphaned and orphans and not any(shard and shard.held for shard in shards.values()):
-                found = [("orphaned", store.images, store.bytes)]
+                waste = [("orphaned", store.images, store.bytes)]
                 if remove_them:
                     shutil.rmtree(root / store.store, ignore_errors=True)
             else:
-                found = [*_strange(root / store.store, shards, remove_them), *_untidy(shards, remove_them)]
-        for kind in dict.fromkeys(kind for kind, count, _ in found if count):
-            counts, sizes = zip(*(numbers for one, *numbers in found if one == kind), strict=True)
+                waste = [*_strange(root / store.store, shards, remove_them), *_untidy(shards, remove_them)]
+        for kind in dict.fromkeys(kind for kind, count, _ in waste if count):
+            counts, sizes = zip(*(numbers for one, *numbers in waste if one == kind), strict=True)
             yield Waste(kind, store.store, sum(counts), sum(sizes))
 
 

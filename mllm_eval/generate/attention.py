@@ -59,17 +59,17 @@ class LayerPrefixes:
 
 def spans(prefixes: Sequence[int]) -> list[Span]:
     """The rows' prefixes, ascending, as spans."""
-    found: list[Span] = []
+    merged: list[Span] = []
     row = 0
     for prefix, rows in groupby(prefixes):
         each = len(list(rows))
-        last = found[-1] if found else None
+        last = merged[-1] if merged else None
         if last and last.each == each and last.first + last.count == prefix:
-            found[-1] = Span(last.first, last.count + 1, each, last.row)
+            merged[-1] = Span(last.first, last.count + 1, each, last.row)
         else:
-            found.append(Span(prefix, 1, each, row))
+            merged.append(Span(prefix, 1, each, row))
         row += each
-    return found
+    return merged
 
 
 def shared_prefix_attention(llm: Any) -> AbstractContextManager[None]:

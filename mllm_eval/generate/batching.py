@@ -83,7 +83,7 @@ class PromptRow:
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Heads of equal length, and blocks of rows that are decoded one block after the other.
+    """Prefixes of equal length, and blocks of rows that are decoded one block after the other.
 
     `kept`: what is shown of the images of which not all is, by sha256.
     """

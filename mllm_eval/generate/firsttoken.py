@@ -63,12 +63,12 @@ class FirstToken:
         by_length: dict[int, list[int]] = {}
         for place, image in enumerate(images):
             by_length.setdefault(len(image), []).append(place)
-        found: list[Tensor] = [features.new_empty(0)] * len(images)
+        logits: list[Tensor] = [features.new_empty(0)] * len(images)
         for places in by_length.values():
             alike = torch.stack([images[place] for place in places])
             for place, row in zip(places, self._plain(alike) if self.plain else self._quick(alike), strict=True):
-                found[place] = row
-        return torch.stack(found)
+                logits[place] = row
+        return torch.stack(logits)
 
     def _quick(self, images: Tensor) -> Tensor:
         model = self.model

@@ -165,10 +165,10 @@ class Server:
 
     def _said(self, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        head = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json"}
         if key := os.environ.get("VLLM_API_KEY"):
-            head["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(self.url + path, data, head)
+            headers["Authorization"] = f"Bearer {key}"
+        request = urllib.request.Request(self.url + path, data, headers)
         for wait in (*self.waits, None):
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout) as reply:

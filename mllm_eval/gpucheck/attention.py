@@ -37,7 +37,7 @@ def planted() -> Iterator[None]:
 
 def check(session: Session) -> None:
     """Attention to keys of one's own, and to a prefix that rows share beside them, as decoding has it."""
-    head, tail, groups = (60, 13, 2) if session.dry else (640, 27, 4)
+    prefix, suffix, groups = (60, 13, 2) if session.dry else (640, 27, 4)
     scale = WIDTH**-0.5
     alone, joined = 0.0, 0.0
     if not session.dry:
@@ -45,11 +45,11 @@ def check(session: Session) -> None:
         session.seen("torch's fused kernels are used", "yes" if agrees else "no")
     for spread in SPREADS:
         torch.manual_seed(int(spread))
-        ours, fused = _alone(session.device, head + tail, spread, scale)
+        ours, fused = _alone(session.device, prefix + suffix, spread, scale)
         alone = max(alone, ours / fused)
         session.seen(f"error at scores of variance {spread:g}, the engine's", ours)
         session.seen(f"error at scores of variance {spread:g}, the fused kernel's", fused)
-        ours, fused = _joined(session.device, head, tail, groups, spread, scale)
+        ours, fused = _joined(session.device, prefix, suffix, groups, spread, scale)
         joined = max(joined, ours / fused)
     session.judge("error against float64, times the fused kernel's", alone, "<=", BOUND)
     session.judge("with a prefix that rows share, times the fused kernel's", joined, "<=", BOUND)
@@ -68,20 +68,20 @@ def _alone(device: str, keys: int, spread: float, scale: float) -> tuple[float, 
     return _off(ours, exact), _off(F.scaled_dot_product_attention(query, key, value, scale=scale), exact)
 
 
-def _joined(device: str, head: int, tail: int, groups: int, spread: float, scale: float) -> tuple[float, float]:
-    """All rows share a prefix of `head` keys, and have `tail` of their own."""
+def _joined(device: str, prefix: int, suffix: int, groups: int, spread: float, scale: float) -> tuple[float, float]:
+    """All rows share a prefix of `prefix` keys, and have `suffix` of their own."""
     root = math.sqrt(spread)
     query = _drawn(device, KEY_HEADS * groups, 1, root)
-    keys, values = _drawn(device, KEY_HEADS, head + tail, root), _drawn(device, KEY_HEADS, head + tail)
-    keys[:, :, :head], values[:, :, :head] = keys[:1, :, :head].clone(), values[:1, :, :head].clone()
-    shared, shared_values = (one[:1, :, :head].contiguous() for one in (keys, values))
+    keys, values = _drawn(device, KEY_HEADS, prefix + suffix, root), _drawn(device, KEY_HEADS, prefix + suffix)
+    keys[:, :, :prefix], values[:, :, :prefix] = keys[:1, :, :prefix].clone(), values[:1, :, :prefix].clone()
+    shared, shared_values = (one[:1, :, :prefix].contiguous() for one in (keys, values))
     prefixes = engine.LayerPrefixes(shared, shared_values, engine.spans([0] * ROWS))
-    own, own_values = keys[:, :, head:].contiguous(), values[:, :, head:].contiguous()
+    own, own_values = keys[:, :, prefix:].contiguous(), values[:, :, prefix:].contiguous()
     ours = engine.attend_to_both(query, own, own_values, None, scale, prefixes)
     wide, wide_values = (one.repeat_interleave(groups, 1) for one in (keys, values))
     exact = (query.double() @ wide.double().mT * scale).softmax(-1) @ wide_values.double()
     return _off(ours, exact), _off(F.scaled_dot_product_attention(query, wide, wide_values, scale=scale), exact)
 
 
-def _off(found: Tensor, exact: Tensor) -> float:
-    return float((found.double() - exact).norm() / exact.norm())
+def _off(computed: Tensor, exact: Tensor) -> float:
+    return float((computed.double() - exact).norm() / exact.norm())

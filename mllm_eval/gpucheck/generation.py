@@ -101,10 +101,10 @@ class Rivals:
     def theirs(self, batches: Sequence[dict[str, torch.Tensor]]) -> list[list[int]]:
         """Tokens of LLaVA's answers, batch by batch."""
         options = {"do_sample": False, "max_new_tokens": TOKENS, "min_new_tokens": TOKENS}
-        found: list[list[int]] = []
+        answers: list[list[int]] = []
         for one in batches:
-            found += self.llava.generate(**one, **options)[:, one["input_ids"].shape[1] :].tolist()
-        return found
+            answers += self.llava.generate(**one, **options)[:, one["input_ids"].shape[1] :].tolist()
+        return answers
 
     def ours(self, samples: Sequence[Sample], folder: Path, name: str) -> list[str]:
         """Texts of this project's answers, from the images' bytes, by the feature store in `folder`."""
@@ -136,8 +136,8 @@ def check(session: Session) -> None:
         if session.left < WORKLOAD and not session.dry:
             session.skip(f"{each} questions an image", "no time left")
             continue
-        found = _compare(rivals, each, questions([each] * images, f"gpu{each}"))
-        counted, same, own = counted + found[0], same + found[1], own + found[2]
+        agreement = _compare(rivals, each, questions([each] * images, f"gpu{each}"))
+        counted, same, own = counted + agreement[0], same + agreement[1], own + agreement[2]
     if counted:
         kept = own / counted
         slack = max(SLACK, 2 * math.sqrt(2 * kept * (1 - kept) / counted))

@@ -23,9 +23,9 @@ def main(names: list[str]) -> None:
     for name in names or WAYS:
         with tempfile.TemporaryDirectory(prefix="mllm-eval-golden-") as folder:
             session = Session(Path(folder), True, "cpu", "CPU", 7200, lambda _: None)
-            found = run_worker(session, PLAIN, WAYS[name], "golden", more=["--questions=0"])
+            outcome = run_worker(session, PLAIN, WAYS[name], "golden", more=["--questions=0"])
         known = read_json(GOLDEN) if GOLDEN.is_file() else {}
-        write_json(GOLDEN, {**known, name: found["losses"]})
+        write_json(GOLDEN, {**known, name: outcome["losses"]})
 
 
 if __name__ == "__main__":

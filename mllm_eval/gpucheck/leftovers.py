@@ -20,7 +20,7 @@ def planted() -> Iterator[None]:
 
 def check(session: Session) -> None:
     """After stage 1 under ZeRO-2, stage 2 under ZeRO-3 with the encoder live, and a collection."""
-    found = trained(session, ZERO)
-    session.seen("parameters that were trained", found["trained"])
-    held = found["held"] / found["trained"]
+    outcome = trained(session, ZERO)
+    session.seen("parameters that were trained", outcome["trained"])
+    held = outcome["held"] / outcome["trained"]
     session.judge("held after training, bytes a trained parameter", held, "<=", BOUND)

@@ -26,9 +26,9 @@ def check(session: Session) -> None:
     """float32 plainly, bfloat16 under ZeRO-2 and, the encoder live, ZeRO-3; both checkpoints answer."""
     wanted = golden(session)
     for training, bounds in TRAININGS:
-        found = trained(session, training)
-        tell_losses(session, f"{training.name} against a CPU's float32", found, wanted, bounds)
-        engine, fault = found["answers"]["engine"], found["answers"]["fault"]
+        outcome = trained(session, training)
+        tell_losses(session, f"{training.name} against a CPU's float32", outcome, wanted, bounds)
+        engine, fault = outcome["answers"]["engine"], outcome["answers"]["fault"]
         ties = f"of {engine['questions']} questions, {engine['ties']} differ by a tie, {engine['failed']} failed"
         name = f"{training.name}: share of answers that differ from the plain loop's by more than a tie"
         most = 0.0 if training.dtype == "float32" else ROUNDED

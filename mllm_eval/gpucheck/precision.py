@@ -76,5 +76,5 @@ def _dtypes(model: nn.Module) -> str:
 
 
 def _frequencies(model: nn.Module) -> str:
-    found = {str(one.dtype) for name, one in model.named_buffers() if name.endswith("inv_freq")}
-    return ", ".join(sorted(found))
+    dtypes = {str(one.dtype) for name, one in model.named_buffers() if name.endswith("inv_freq")}
+    return ", ".join(sorted(dtypes))

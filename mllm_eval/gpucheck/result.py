@@ -53,8 +53,8 @@ class Check:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that is JSON: what is no finite number is its name."""
-        found = {**asdict(self), "state": self.state}
-        return {key: _finite(value) for key, value in found.items()}
+        fields = {**asdict(self), "state": self.state}
+        return {key: _finite(value) for key, value in fields.items()}
 
 
 def holds(value: Value, direction: Direction, bound: Value) -> bool:

@@ -122,10 +122,10 @@ def _device(dry: bool, gpus: int) -> tuple[str, str]:
         return "cpu", "CPU"
     import torch
 
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if found < gpus:
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if seen < gpus:
         raise UserError(
-            f"{gpus} GPU{'s are' if gpus > 1 else ' is'} asked for, torch sees {found}; run it where there are more, "
+            f"{gpus} GPU{'s are' if gpus > 1 else ' is'} asked for, torch sees {seen}; run it where there are more, "
             "or with --dry: the same checks at tiny shapes on a CPU"
         )
     return "cuda:0", torch.cuda.get_device_name(0)

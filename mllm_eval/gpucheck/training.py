@@ -51,13 +51,13 @@ def planted() -> Iterator[None]:
 def row_lengths(rows: int, tokens: int, seed: int = 0) -> NDArray[np.int64]:
     """Tokens of each row [rows]: an image's `tokens` and its text."""
     draw = np.random.default_rng(seed)
-    found = np.zeros(rows, np.int64)
+    lengths = np.zeros(rows, np.int64)
     for at in range(rows):
         _, turns, *texts = KINDS[draw.choice(len(KINDS), p=[kind[0] for kind in KINDS])]
         count = draw.integers(turns[0], turns[1] + 1)
         text = sum(median * np.exp(sigma * draw.standard_normal(count)).sum() for median, sigma in texts)
-        found[at] = min(LONGEST, tokens + BEFORE + max(2, round(text)))
-    return found
+        lengths[at] = min(LONGEST, tokens + BEFORE + max(2, round(text)))
+    return lengths
 
 
 def check(session: Session) -> None:

@@ -73,8 +73,8 @@ def steps_of(session: Session) -> Steps:
 
 def golden(session: Session) -> dict[str, list[float]]:
     """The losses of each step, `stage1` and `stage2`, of the plain training in float32 on a CPU."""
-    found: dict[str, list[float]] = read_json(GOLDEN)["dry" if session.dry else "full"]
-    return found
+    losses: dict[str, list[float]] = read_json(GOLDEN)["dry" if session.dry else "full"]
+    return losses
 
 
 def trained(session: Session, training: Training) -> dict[str, Any]:
@@ -84,10 +84,10 @@ def trained(session: Session, training: Training) -> dict[str, Any]:
     """
     if training.name not in session.trained:
         try:
-            found: Any = run_worker(session, training, steps_of(session), training.name)
+            outcome: Any = run_worker(session, training, steps_of(session), training.name)
         except RuntimeError as problem:
-            found = problem
-        session.trained[training.name] = found
+            outcome = problem
+        session.trained[training.name] = outcome
     known = session.trained[training.name]
     if isinstance(known, RuntimeError):
         raise known
@@ -176,11 +176,11 @@ def losses_apart(found: Sequence[float], wanted: Sequence[float]) -> tuple[float
 
 
 def tell_losses(
-    session: Session, name: str, found: dict[str, Any], wanted: dict[str, list[float]], bounds: tuple[float, float]
+    session: Session, name: str, outcome: dict[str, Any], wanted: dict[str, list[float]], bounds: tuple[float, float]
 ) -> None:
     """Two lines a stage; `name` ends with whose losses are `wanted`. `bounds` are of the first loss, which no step
     stands before, and of the mean."""
     for stage in ("stage1", "stage2"):
-        first, mean = losses_apart(found["losses"][stage], wanted[stage])
+        first, mean = losses_apart(outcome["losses"][stage], wanted[stage])
         session.judge(f"{stage}, first loss: {name}", first, "<=", bounds[0])
         session.judge(f"{stage}, mean of {len(wanted[stage])} losses: {name}", mean, "<=", bounds[1])

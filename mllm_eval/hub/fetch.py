@@ -169,9 +169,9 @@ def _lock(
     if before is not None:
         for name, expected in before.only.files.items():
             if name not in files or files[name] != expected:
-                found = files[name].sha256[:12] if name in files else "missing"
+                digest = files[name].sha256[:12] if name in files else "missing"
                 raise UserError(
-                    f"{folder / name}: {found}, the lock of {source} says {expected.sha256[:12]}; "
+                    f"{folder / name}: {digest}, the lock of {source} says {expected.sha256[:12]}; "
                     f"delete the file, then {source.mend}, or delete the lock if the change is meant"
                 )
         commit = before.only.commit or commit

@@ -123,11 +123,11 @@ def _read(path: Path, size: int, changed: int) -> GgufHeader:
     if not isinstance(step, int) or not 1 <= step <= 2**16:
         raise cursor.damaged(f"says general.alignment: {step}")
     begin = -(-cursor.at // step) * step
-    found = {name: one._replace(start=begin + one.start) for name, one in raw.items()}
-    end = max((one.start + one.size for one in found.values()), default=0)
+    placed = {name: one._replace(start=begin + one.start) for name, one in raw.items()}
+    end = max((one.start + one.size for one in placed.values()), default=0)
     if size < end:
         raise UserError(f"{path}: {size:,} bytes where its header says {end:,}: cut short; fetch or copy it again")
-    return GgufHeader(metadata, found)
+    return GgufHeader(metadata, placed)
 
 
 def _tensor(cursor: _Cursor, name: str) -> GgufTensor:

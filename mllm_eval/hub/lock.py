@@ -229,9 +229,9 @@ def compare_file(path: Path, expected: LockedFile, source: Source, seen: State |
             f"{path}: {short}{state[0]:,} bytes, the lock of {source} says {expected.size:,}; "
             f"delete the file, then {source.mend}"
         )
-    if state != seen and (found := sha256_file(path)) != expected.sha256:
+    if state != seen and (digest := sha256_file(path)) != expected.sha256:
         raise UserError(
-            f"{path}: its SHA-256 is {found[:12]}..., the lock of {source} says {expected.sha256[:12]}...; "
+            f"{path}: its SHA-256 is {digest[:12]}..., the lock of {source} says {expected.sha256[:12]}...; "
             f"delete the file, then {source.mend}"
         )
     return state

@@ -63,13 +63,13 @@ def weight_map(index: Path) -> dict[str, str]:
     """
     try:
         listed = parse_json(index.read_text(encoding="utf-8"), fields_once=False)["weight_map"]
-        found = {str(name): str(shard) for name, shard in listed.items()}
+        shards = {str(name): str(shard) for name, shard in listed.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{index}: cannot be read; fetch it again") from None
-    for shard in set(found.values()):
+    for shard in set(shards.values()):
         if Path(shard).name != shard or shard == "..":
             raise UserError(f"{index}: names the shard {shard[:80]!r}, which is no file beside it; fetch it again")
-    return found
+    return shards
 
 
 def shards_of(index: Path) -> list[str]:

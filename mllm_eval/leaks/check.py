@@ -127,9 +127,9 @@ def check_leaks(
     for one in named:
         asked = _Asked(one.name, pin, samples[one.name], questions[one.name])
         _check_benchmark(asked, looked, settings, judge, step)
-    found = read_findings(looked.folder, pin)
-    assert found is not None
-    return Findings(found.folder, {one.name: found.benchmarks[one.name] for one in named})
+    findings = read_findings(looked.folder, pin)
+    assert findings is not None
+    return Findings(findings.folder, {one.name: findings.benchmarks[one.name] for one in named})
 
 
 def _look_through(source: Recipe | Path, texts: list[str], step: Step, say: Callable[[str], None]) -> _Source:
@@ -192,7 +192,7 @@ def _check_benchmark(benchmark: _Asked, source: _Source, settings: Settings, jud
         leaked["questions"] += row["question"]
         leaked["both"] += row["both"]
         leaked["either"] += 1
-    found = Found(
+    counts = Found(
         benchmark=name, data=pin, corpus=source.corpus.name, of=of, settings=settings, images=source.hashed.images,
         broken_images=source.hashed.broken, broken_images_first=source.hashed.reasons, broken_rows=source.read.broken,
         broken_rows_first=source.read.reasons, samples=len(samples), pictures=len(pictures),
@@ -202,15 +202,15 @@ def _check_benchmark(benchmark: _Asked, source: _Source, settings: Settings, jud
         leaked_pictures=len(np.unique(same.picture)), asked=len({normalised(text) for text in texts}),
         standing=standing, leaked=leaked,
     )  # fmt: skip
-    write_json(path, found.model_dump(mode="json"))
+    write_json(path, counts.model_dump(mode="json"))
 
 
 def _showing(samples: Sequence[Sample]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    ids_by_image: dict[str, list[str]] = {}
     for sample in samples:
         for image in sample.images:
-            found.setdefault(image.sha256, []).append(sample.id)
-    return found
+            ids_by_image.setdefault(image.sha256, []).append(sample.id)
+    return ids_by_image
 
 
 def _write_pairs(
@@ -246,7 +246,7 @@ def _flags(
         copies.setdefault(pictures[picture].sha256, set()).add(own.key(image) if own else image)
     stands = np.zeros(0, STANDS) if source.stands is None else source.stands
     standing = set(np.unique(stands["question"]).tolist())
-    keys = np.array(sorted({key for found in copies.values() for key in found}), np.uint64)
+    keys = np.array(sorted({key for keys_of_copies in copies.values() for key in keys_of_copies}), np.uint64)
     with_copy = stands[np.isin(stands["key"], keys)]
     together = set(zip(with_copy["question"].tolist(), with_copy["key"].tolist(), strict=True))
     rows = []

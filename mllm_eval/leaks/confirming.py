@@ -42,10 +42,10 @@ class Judge:
 
         def pixels(load: Callable[[], PIL.Image.Image]) -> NDArray[np.float32] | None:
             try:
-                found: NDArray[np.float32] = model.preprocess(load())
+                preprocessed: NDArray[np.float32] = model.preprocess(load())
             except (UserError, OSError, ValueError):
                 return None
-            return found
+            return preprocessed
 
         coming = iter(pictures)
         with ThreadPoolExecutor(decoders(), "decode") as hands:
@@ -82,14 +82,14 @@ def calibrate(summaries: Floats, views: NDArray[np.uint64], radius: int, alarm: 
     """
     mean = summaries.mean(0)
     unit = directions(summaries, mean)
-    found: list[NDArray[np.float32]] = []
+    similarities: list[NDArray[np.float32]] = []
     for number in range(len(views)):
         apart = np.bitwise_count(views[number][:, None] ^ views[None, :, 0]).min(0).astype(np.int64)
         apart[number] = 0
         others = np.flatnonzero(apart > radius)
         others = others[np.argsort(apart[others], kind="stable")][:ALIKE]
-        found.append(unit[others] @ unit[number])
-    similarity = np.concatenate(found) if found else np.zeros(0, np.float32)
+        similarities.append(unit[others] @ unit[number])
+    similarity = np.concatenate(similarities) if similarities else np.zeros(0, np.float32)
     if not len(similarity):
         return Calibration(mean, 0, None, None)
     threshold = float(np.quantile(similarity, 1 - alarm, method="higher"))
@@ -100,5 +100,5 @@ def directions(summaries: Floats, mean: Floats) -> Floats:
     """[n, D] summaries about the mean, brought to length 1."""
     about = summaries - mean
     length = np.linalg.norm(about, axis=-1, keepdims=True)
-    found: Floats = about / np.maximum(length, 1e-12)
-    return found
+    units: Floats = about / np.maximum(length, 1e-12)
+    return units

@@ -119,8 +119,8 @@ def place_of(name: str, identity: Any) -> Path:
 def read_findings(folder: Path, pin: str) -> Findings | None:
     """What was found of a corpus' folder and a pin; None where nothing was. Raises UserError for a damaged file."""
     where = folder / "found" / pin
-    found = {path.stem: validate(read_json(path), Found, str(path)) for path in sorted(where.glob("*.json"))}
-    return Findings(where, found) if found else None
+    by_benchmark = {path.stem: validate(read_json(path), Found, str(path)) for path in sorted(where.glob("*.json"))}
+    return Findings(where, by_benchmark) if by_benchmark else None
 
 
 def findings_of(recipe: Recipe | None, pin: str, corpus: str = OWN) -> Findings | None:

@@ -88,5 +88,5 @@ def hashes_of_views(picture: PIL.Image.Image) -> Hashes:
 
 
 def _bits(grey: PIL.Image.Image) -> int:
-    found = _library().phash(grey).hash
-    return int.from_bytes(np.packbits(found).tobytes(), "big")
+    bits = _library().phash(grey).hash
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")

@@ -60,9 +60,9 @@ def hash_corpus(corpus: Corpus, folder: Path, told: Progress, named: int = 3) ->
             path = kept / f"{piece:06d}.npz"
             if not path.is_file():
                 save(path, _hash_piece(corpus, piece, hands))
-            found = saved(path)
-            reasons += [str(one) for one in found["reasons"][: max(0, named - len(reasons))]]
-            parts.append({"hash": found["hash"], "good": found["good"], "broken": found["broken"]})
+            arrays = saved(path)
+            reasons += [str(one) for one in arrays["reasons"][: max(0, named - len(reasons))]]
+            parts.append({"hash": arrays["hash"], "good": arrays["good"], "broken": arrays["broken"]})
             told(piece + 1, corpus.pieces)
     begins = np.cumsum([0, *(len(one["hash"]) for one in parts)])
     whole = np.concatenate([one["hash"] for one in parts]) if parts else np.zeros(0, np.uint64)
@@ -84,12 +84,12 @@ def _hash_piece(corpus: Corpus, piece: int, hands: ThreadPoolExecutor) -> dict[s
 
     last = -1
     try:
-        for shown, found in in_order(hands, one, corpus.images(piece)):
+        for shown, hashed in in_order(hands, one, corpus.images(piece)):
             last = shown.number
-            if isinstance(found, UserError):
-                reasons.append(str(found))
+            if isinstance(hashed, UserError):
+                reasons.append(str(hashed))
             else:
-                made[shown.number] = found
+                made[shown.number] = hashed
     except UserError as problem:
         # A shard that is cut: what came before the cut is kept.
         reasons.append(str(problem))
@@ -118,11 +118,11 @@ def in_order(hands: ThreadPoolExecutor, do: Callable[[T], R], items: Iterable[T]
             break
         waiting.append((item, hands.submit(do, item)))
         if len(waiting) > AHEAD * decoders():
-            first, found = waiting.popleft()
-            yield first, found.result()
+            first, future = waiting.popleft()
+            yield first, future.result()
     while waiting:
-        first, found = waiting.popleft()
-        yield first, found.result()
+        first, future = waiting.popleft()
+        yield first, future.result()
     if problem is not None:
         raise problem
 
@@ -140,9 +140,9 @@ def hash_views(pictures: Sequence[ImageRef], folder: Path, told: Progress) -> Vi
     path = folder / f"{short_hash([NAME, EDGE, VIEWS, [one.sha256 for one in pictures]], 16)}.npz"
     if not path.is_file():
         save(path, _hash_views(pictures, told))
-    found = saved(path)
-    kept = [one for one, good in zip(pictures, found["good"], strict=True) if good]
-    return Viewed(found["views"], kept, [str(one) for one in found["reasons"]])
+    arrays = saved(path)
+    kept = [one for one, good in zip(pictures, arrays["good"], strict=True) if good]
+    return Viewed(arrays["views"], kept, [str(one) for one in arrays["reasons"]])
 
 
 def _hash_views(pictures: Sequence[ImageRef], told: Progress) -> dict[str, NDArray[Any]]:
@@ -156,12 +156,12 @@ def _hash_views(pictures: Sequence[ImageRef], told: Progress) -> dict[str, NDArr
     good: list[bool] = []
     reasons: list[str] = []
     with ThreadPoolExecutor(decoders(), "hash") as hands:
-        for done, (_, found) in enumerate(in_order(hands, one, pictures), 1):
-            good.append(not isinstance(found, UserError))
-            if isinstance(found, UserError):
-                reasons.append(str(found))
+        for done, (_, hashed) in enumerate(in_order(hands, one, pictures), 1):
+            good.append(not isinstance(hashed, UserError))
+            if isinstance(hashed, UserError):
+                reasons.append(str(hashed))
             else:
-                views.append(found)
+                views.append(hashed)
             told(done, len(pictures))
     rows = np.stack(views) if views else np.zeros((0, len(VIEWS)), np.uint64)
     return {"views": rows, "good": np.array(good, bool), "reasons": np.array(reasons, np.str_)}

@@ -90,16 +90,16 @@ def confirm(
     for start in range(0, len(images), BLOCK):
         some = images[start : start + BLOCK]
         loads, place = _loads(corpus, hashed, some)
-        found = np.full((len(some), len(calibration.mean)), np.nan, np.float32)
+        summaries = np.full((len(some), len(calibration.mean)), np.nan, np.float32)
         # The summaries first: the list of what came grows as they are computed.
         for row, number in zip(judge.summaries(loads), place, strict=False):
             if row is not None:
-                found[number] = row
-        found = directions(found, calibration.mean)
+                summaries[number] = row
+        summaries = directions(summaries, calibration.mean)
         asked = np.flatnonzero((own >= start) & (own < start + len(some)))
         for at in range(0, len(asked), BLOCK):
             part = asked[at : at + BLOCK]
-            similarity[part] = (seen[of_pair.reshape(-1)[part]] * found[own[part] - start]).sum(1)
+            similarity[part] = (seen[of_pair.reshape(-1)[part]] * summaries[own[part] - start]).sum(1)
         told(min(start + BLOCK, len(images)), len(images))
     return pairs._replace(similarity=similarity), calibration
 

@@ -27,8 +27,8 @@ def save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 def saved(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a file that `save` has written. Raises UserError for a damaged one."""
     try:
-        with np.load(path) as found:
-            return {name: found[name] for name in found.files}
+        with np.load(path) as arrays:
+            return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, KeyError) as problem:
         raise UserError(f"{path}: can't be read ({problem}); remove it, and the same command makes it again") from None
     except Exception as problem:  # zipfile and zlib have errors of their own

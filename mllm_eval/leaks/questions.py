@@ -30,7 +30,7 @@ class Questions:
     """Questions to look for, each once, by number."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        self.texts: list[str] = sorted({found for text in texts if (found := normalised(text))})
+        self.texts: list[str] = sorted({wording for text in texts if (wording := normalised(text))})
         self.numbers = {text: number for number, text in enumerate(self.texts)}
         self._by_head: dict[tuple[str, ...], list[tuple[int, list[str]]]] = {}
         for number, text in enumerate(self.texts):
@@ -43,12 +43,12 @@ class Questions:
 
     def found_in(self, texts: Sequence[str]) -> set[int]:
         """The numbers of those that stand, as whole words in a row, in any of the texts."""
-        found: set[int] = set()
+        numbers: set[int] = set()
         for text in texts:
             words = normalised(text).split()
             for at in range(len(words)):
                 for size in self._sizes:
                     for number, asked in self._by_head.get(tuple(words[at : at + size]), ()):
-                        if number not in found and words[at : at + len(asked)] == asked:
-                            found.add(number)
-        return found
+                        if number not in numbers and words[at : at + len(asked)] == asked:
+                            numbers.add(number)
+        return numbers

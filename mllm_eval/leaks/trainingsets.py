@@ -70,9 +70,9 @@ class TrainingSets:
 
     def _read_part(self, number: int, start: int) -> Iterator[tuple[int, Conversation | UserError]]:
         rows = self._sets[number].read_from(start)
-        for row, found in enumerate(islice(rows, ROWS), start):
-            if found is not None:
-                yield row, found
+        for row, conversation in enumerate(islice(rows, ROWS), start):
+            if conversation is not None:
+                yield row, conversation
 
     def _key(self, number: int, name: str) -> int:
         root = str(self._sets[number].images)
@@ -86,9 +86,9 @@ class TrainingSets:
             path = folder / "names" / f"{number}-{start:09d}.npz"
             if not path.is_file():
                 save(path, self._listed(number, start))
-            found = saved(path)
-            broken += len(found["broken"])
-            reasons += [str(one) for one in found["broken"][: max(0, 3 - len(reasons))]]
+            arrays = saved(path)
+            broken += len(arrays["broken"])
+            reasons += [str(one) for one in arrays["broken"][: max(0, 3 - len(reasons))]]
             told(done + 1, len(parts))
         target = folder / "names" / "images.npy"
         if not target.is_file():
@@ -150,14 +150,14 @@ class TrainingSets:
         return np.concatenate(lists) if lists else np.zeros(0, STANDS)
 
     def _standing(self, number: int, start: int, asked: Questions) -> NDArray[Any]:
-        found = []
+        standing = []
         for row, read in self._read_part(number, start):
             if isinstance(read, UserError):
                 continue
             key = self._key(number, read.images[0]) if read.images else 0
             texts = [text for turn in read.turns for text in turn]
-            found += [(question, key, number, row) for question in sorted(asked.found_in(texts))]
-        return np.array(found, STANDS)
+            standing += [(question, key, number, row) for question in sorted(asked.found_in(texts))]
+        return np.array(standing, STANDS)
 
 
 def identity_of(recipe: Recipe) -> Any:

@@ -104,15 +104,15 @@ def _own_number() -> str:
     return "" if number == 0 else str(number)
 
 
-def _troubles(found: Probed) -> list[str]:
+def _troubles(probed: Probed) -> list[str]:
     lines = []
-    if found.n_failed:
-        name, why = next(iter(found.failed.items()))
-        lines.append(f"{found.probe}: {found.n_failed:,} of {found.n:,} test images failed, which no number counts: "
+    if probed.n_failed:
+        name, why = next(iter(probed.failed.items()))
+        lines.append(f"{probed.probe}: {probed.n_failed:,} of {probed.n:,} test images failed, which no number counts: "
                      f"{name}, {why}")  # fmt: skip
-    if found.n_left_out:
-        name, why = next(iter(found.left_out.items()))
-        lines.append(f"{found.probe}: {found.n_left_out:,} training images left out: {name}, {why}")
+    if probed.n_left_out:
+        name, why = next(iter(probed.left_out.items()))
+        lines.append(f"{probed.probe}: {probed.n_left_out:,} training images left out: {name}, {why}")
     return lines
 
 

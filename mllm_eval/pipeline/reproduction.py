@@ -65,11 +65,11 @@ def reproduce(run: Run, into: Path, reporter: Reporter | None = None) -> Compare
         why = f"the weights of its {' and '.join(other)} are others here" if other else "this version names it anew"
         raise UserError(f"{before}: the record can't be made again: {why}; it would be run {fresh.hash}")
     asked: dict[str, list[str]] = {}
-    found = Compared(into)
+    compared = Compared(into)
     for path in sorted((before / "answers").glob("*.jsonl")):
         benchmark, variant = parse_stem(path.stem)
         if variant.subset is not None:
-            found.left_out.append(f"{path.stem}: a subset's answers are not asked again")
+            compared.left_out.append(f"{path.stem}: a subset's answers are not asked again")
             continue
         asked.setdefault(variant.name, []).append(benchmark)
     results, os.environ["MLLM_EVAL_RESULTS"] = os.environ.get("MLLM_EVAL_RESULTS"), str(into)
@@ -84,30 +84,30 @@ def reproduce(run: Run, into: Path, reporter: Reporter | None = None) -> Compare
             del os.environ["MLLM_EVAL_RESULTS"]
         else:
             os.environ["MLLM_EVAL_RESULTS"] = results
-    _compare(found, before, after)
-    return found
+    _compare(compared, before, after)
+    return compared
 
 
-def _compare(found: Compared, before: Path, after: Path) -> None:
+def _compare(compared: Compared, before: Path, after: Path) -> None:
     for path in sorted((before / "answers").glob("*.jsonl")):
         other = after / "answers" / path.name
         if other.is_file():
             texts, now = ({one.id: (one.state, one.text) for one in read_answers(file)} for file in (path, other))
             equal = sum(now.get(name) == said for name, said in texts.items())
-            found.answers[path.stem] = (len(texts), equal, sha256_file(path) == sha256_file(other))
+            compared.answers[path.stem] = (len(texts), equal, sha256_file(path) == sha256_file(other))
     for path in sorted((before / "scores").glob("*.json")):
         other = after / "scores" / path.name
         if other.is_file():
-            found.scores[path.stem] = (read_json(path).get("value"), read_json(other).get("value"))
+            compared.scores[path.stem] = (read_json(path).get("value"), read_json(other).get("value"))
     for stage in (1, 2):
         losses, again = (dict(_losses(folder / f"stage{stage}" / "log.jsonl")) for folder in (before, after))
         if losses:
             gaps = [abs(loss - again.get(step, float("inf"))) for step, loss in losses.items()]
-            found.losses[stage] = (len(losses), max(gaps))
+            compared.losses[stage] = (len(losses), max(gaps))
     weights = [sha256_tree(folder / "checkpoint", _is_weights) for folder in (before, after)]
-    found.checkpoint = weights[0] == weights[1]
+    compared.checkpoint = weights[0] == weights[1]
     sessions = [read_manifest(folder).get("sessions") or [{}] for folder in (before, after)]
-    found.environment = list(_differing(sessions[0][-1], sessions[1][-1]))
+    compared.environment = list(_differing(sessions[0][-1], sessions[1][-1]))
 
 
 def _is_weights(path: Path) -> bool:

@@ -34,13 +34,13 @@ def keeping(
     `row`: bytes of an image. `shown`: how often a step shows an image. A stage is kept whole or not at all, as
     training does it; of the evaluation's images as many are kept as there is room for.
     """
-    found = {}
+    by_step = {}
     for name, count in images.items():
         room = bound // row
         if live.get(name, False):
-            found[name] = Keeping(count, count * row, 0, shown[name], live=True)
+            by_step[name] = Keeping(count, count * row, 0, shown[name], live=True)
             continue
         kept = count if count <= room else 0 if name in live else room
-        found[name] = Keeping(count, count * row, kept, 0 if kept == count else max(shown[name] - kept, 0))
+        by_step[name] = Keeping(count, count * row, kept, 0 if kept == count else max(shown[name] - kept, 0))
         bound -= kept * row
-    return found
+    return by_step

@@ -84,13 +84,13 @@ def measure(
             kept.save({**training.state(), "step": number(step + 1)})
     if begun < protocol.steps:
         kept.save({**training.state(), "step": number(protocol.steps)})
-    found, failed = _tested(
+    measured, failed = _tested(
         task, training, test, kept, lambda done: progress(protocol.steps * protocol.batch + done, total)
     )
     hold_to_any(len(test) - len(failed), len(test), next(iter(failed.values()), ""), "test images")
-    for layers, one in zip(groups, found, strict=True):
+    for layers, one in zip(groups, measured, strict=True):
         one.layers = layers
-    return Found(found, chosen_words(protocol.selection, protocol.holdout), len(test), failed, left_out, len(train))
+    return Found(measured, chosen_words(protocol.selection, protocol.holdout), len(test), failed, left_out, len(train))
 
 
 def _crops(protocol: DenseProbe, task: Task, train: Examples, begun: int) -> Iterator[list[Crops]]:
@@ -166,11 +166,11 @@ def _tested(
     for start in range(begun, len(test), CHUNK):
         stop = min(len(test), start + CHUNK)
         mine = {at: one(at) for at in range(start, stop) if at % world == own}
-        for at, found in sorted(pair for each in told(mine) for pair in each.items()):
-            if isinstance(found, str):
-                failed[test[at].id] = found
+        for at, outcome in sorted(pair for each in told(mine) for pair in each.items()):
+            if isinstance(outcome, str):
+                failed[test[at].id] = outcome
                 continue
-            for head, tested in enumerate(found):
+            for head, tested in enumerate(outcome):
                 if tested.score is not None:
                     arrays["scores"][head, at] = tested.score
                 else:

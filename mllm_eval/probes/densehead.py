@@ -127,8 +127,8 @@ class Training:
                 loss = self.task.loss(
                     head.logits(features, mean, variance), one.targets.to(self._weight.device), step
                 ) / count  # fmt: skip
-                found = torch.autograd.grad(loss, learnt)
-                gradients.append(torch.cat([part.reshape(-1) for part in found]))
+                by_tensor = torch.autograd.grad(loss, learnt)
+                gradients.append(torch.cat([part.reshape(-1) for part in by_tensor]))
             whole = torch.stack(exchanged(gradients, count, like)).sum(0)
             if self.protocol.clip is not None:
                 norm = float(whole.norm())
@@ -163,14 +163,14 @@ class Training:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that training goes on from, by name."""
-        found = {}
+        tensors = {}
         for number, (head, stepping) in enumerate(zip(self.heads, self._steps, strict=True)):
             for name, one in head.learnt.items():
-                found[f"{number}.{name}"] = one
+                tensors[f"{number}.{name}"] = one
                 for key, value in stepping.state.get(one, {}).items():
-                    found[f"{number}.{name}.{key}"] = value
-            found |= {f"{number}.mean": head.mean, f"{number}.variance": head.variance}
-        return found
+                    tensors[f"{number}.{name}.{key}"] = value
+            tensors |= {f"{number}.mean": head.mean, f"{number}.variance": head.variance}
+        return tensors
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state` gave."""

@@ -38,9 +38,9 @@ class Found:
     n_train: int = 0
 
 
-def hold_to_any(found: int, asked: int, first: str, what: str) -> None:
+def hold_to_any(measured: int, asked: int, first: str, what: str) -> None:
     """UserError where every one of some images failed: there is nothing to measure."""
-    if asked and not found:
+    if asked and not measured:
         raise UserError(f"{first} (and so all {asked:,} {what})")
 
 

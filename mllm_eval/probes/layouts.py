@@ -24,11 +24,11 @@ def read_examples(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
     numbers of images or classes than the yaml says.
     """
     train, test = LAYOUTS[data.layout](data, folder)
-    for split, rows, found in ((data.train, data.train_rows, train), (data.test, data.test_rows, test)):
-        if not len(found):
+    for split, rows, examples in ((data.train, data.train_rows, train), (data.test, data.test_rows, test)):
+        if not len(examples):
             raise UserError(f"{folder / split}: no images here; the data set is not whole")
-        if rows is not None and len(found) != rows:
-            raise UserError(f"{folder / split}: {len(found):,} images, the yaml says {rows:,}: files are missing or "
+        if rows is not None and len(examples) != rows:
+            raise UserError(f"{folder / split}: {len(examples):,} images, the yaml says {rows:,}: files are missing or "
                             "too many, or it is another release; correct `train_rows` or `test_rows`")  # fmt: skip
     if data.classes is not None and train.classes and len(train.classes) != data.classes:
         raise UserError(f"{folder / data.train}: {len(train.classes):,} classes, the yaml says {data.classes:,}")

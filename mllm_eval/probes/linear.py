@@ -86,14 +86,14 @@ def measure(
         (left_out if name == "held" else broken).update(failed)
         done += len(examples)
     shares = np.nanmean(right.get("held", right["test"]), 0)
-    found = [
+    measured = [
         _chosen(heads, every, own, layers, shares, right["test"], protocol)
         for layers, own in zip(groups, of_group, strict=True)
     ]
     words = (
         f"best of {len(of_group[0]) * len(protocol.rates)} heads; {chosen_words(protocol.selection, protocol.holdout)}"
     )
-    return Found(found, words, len(test), broken, left_out, len(learnt))
+    return Found(measured, words, len(test), broken, left_out, len(learnt))
 
 
 def _told(progress: Progress, before: int, total: int, done: int) -> None:

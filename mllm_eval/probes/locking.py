@@ -152,8 +152,8 @@ def _fetched(protocol: Protocol, pin: str, commit: str | None, progress: Progres
         raise UserError(f"probe {protocol.name}: its data {pin!r} can't be fetched; bring them: {_mend(protocol, pin)}")
     if data.source == "hub":
         source = Source("dataset", str(data.repo), commit or data.revision, _mend(protocol, pin))
-        folder, found, _ = fetch_files(source, lambda names: _matching(data, names), progress)
-        return folder, found
+        folder, fetched_commit, _ = fetch_files(source, lambda names: _matching(data, names), progress)
+        return folder, fetched_commit
     url = str(data.url)
     archive = data_home() / "hub" / url.rpartition("/")[2]
     fetch_url(Source("url", url, None, _mend(protocol, pin)), archive, data.sha256, progress)
@@ -226,9 +226,9 @@ def _listing(folder: Path, names: list[str]) -> str:
 def _content(folder: Path, names: list[str], progress: Progress) -> str:
     digest, ordered = hashlib.sha256(), sorted(names)
     with ThreadPoolExecutor(decoders()) as pool:
-        for done, (name, found) in enumerate(zip(ordered, pool.map(lambda one: sha256_file(folder / one), ordered),
+        for done, (name, sha256) in enumerate(zip(ordered, pool.map(lambda one: sha256_file(folder / one), ordered),
                                                  strict=True), start=1):  # fmt: skip
-            digest.update(f"{name} {found}\n".encode())
+            digest.update(f"{name} {sha256}\n".encode())
             if done % 64 == 0 or done == len(ordered):
                 progress(done, len(ordered))
     return digest.hexdigest()

@@ -118,8 +118,8 @@ def measure(job: Measurement, progress: Progress = lambda *_: None) -> Probed:
         return known  # type: ignore[no-any-return]
     repeatable(job.protocol.seed)
     began, spent = time.perf_counter(), time.process_time()
-    found = _run(job, Kept(job.folder / "going-on.safetensors"), progress)
-    result = _result(job, found, time.perf_counter() - began, time.process_time() - spent)
+    measured = _run(job, Kept(job.folder / "going-on.safetensors"), progress)
+    result = _result(job, measured, time.perf_counter() - began, time.process_time() - spent)
     return result
 
 
@@ -171,11 +171,11 @@ def sums_of(group: Group, metric: str) -> ImageSums:
     return ImageSums(SCALE[metric] * group.inside.astype(np.float64), group.union.astype(np.float64))
 
 
-def _result(job: Measurement, found: Found, seconds: float, cpu_seconds: float) -> Probed:
+def _result(job: Measurement, measured: Found, seconds: float, cpu_seconds: float) -> Probed:
     protocol = job.protocol
-    sums = [sums_of(group, protocol.metric) for group in found.groups]
+    sums = [sums_of(group, protocol.metric) for group in measured.groups]
     readings = []
-    for group, own in zip(found.groups, sums, strict=True):
+    for group, own in zip(measured.groups, sums, strict=True):
         limits = image_interval(own, image_draws([own], seed=seed_of(protocol.name))[0])
         value, low, high = (None if math.isnan(one) else one for one in (limits.value, limits.low, limits.high))
         readings.append(Reading(layers=list(group.layers), value=value, low=low, high=high, chosen=group.chosen,
@@ -197,20 +197,20 @@ def _result(job: Measurement, found: Found, seconds: float, cpu_seconds: float) 
         asked=job.asked or "default",
         default=job.asked is None and protocol.selection == _usual(protocol),
         rule=protocol.selection,
-        selection=found.selection,
-        n=found.n,
-        n_failed=len(found.broken),
-        n_train=found.n_train,
-        n_left_out=len(found.left_out),
-        failed=_first(found.broken),
-        left_out=_first(found.left_out),
+        selection=measured.selection,
+        n=measured.n,
+        n_failed=len(measured.broken),
+        n_train=measured.n_train,
+        n_left_out=len(measured.left_out),
+        failed=_first(measured.broken),
+        left_out=_first(measured.left_out),
         readings=readings,
         seconds=round(seconds, 3),
         cpu_seconds=round(cpu_seconds, 3),
         environment=describe(),
     )
     if rank()[0] == 0:
-        write_atomic(job.folder / IMAGES, _packed(found.groups))
+        write_atomic(job.folder / IMAGES, _packed(measured.groups))
         write_json(job.folder / RESULT, result.model_dump(mode="json"))
         Kept(job.folder / "going-on.safetensors").remove()
     return result

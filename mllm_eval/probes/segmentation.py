@@ -100,10 +100,10 @@ class Segmentation(Task):
             )
             for mirrored in (False, True) if self.protocol.test_flip else (False,):
                 seen = pixels.flip(2) if mirrored else pixels
-                found = [one.flip(2) if mirrored else one for one in self.slid(seen, logits)]
+                upright = [one.flip(2) if mirrored else one for one in self.slid(seen, logits)]
                 whole = [
                     F.interpolate(one[None], size=tuple(mask.shape), mode="bilinear", align_corners=False)[0]
-                    for one in found
+                    for one in upright
                 ]
                 views += 1
                 # Of a single view the softmax changes no argmax.

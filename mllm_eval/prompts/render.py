@@ -52,7 +52,7 @@ def prompt_parts(template: str, user: str, n_images: int) -> list[Part]:
     chosen = template_named(template)
     turn = _with_images(user_turn(user, n_images), n_images)
     close = Part(chosen.user_close + chosen.assistant_open, True)
-    return _written([*_head(chosen, None), Part(chosen.user_open, True), *turn, close])
+    return _written([*_opening(chosen, None), Part(chosen.user_open, True), *turn, close])
 
 
 def conversation_parts(
@@ -69,7 +69,7 @@ def conversation_parts(
     answers are no targets.
     """
     chosen = template_named(template)
-    parts, left = _head(chosen, system), n_images
+    parts, left = _opening(chosen, system), n_images
     for number, (user, assistant) in enumerate(turns):
         learnt = number not in masked
         own = min(left, user.count(IMAGE))
@@ -99,7 +99,7 @@ def conversation(template: str, turns: list[tuple[str, str]], system: str | None
     return segments
 
 
-def _head(template: Template, system: str | None) -> list[Part]:
+def _opening(template: Template, system: str | None) -> list[Part]:
     parts = [Part(template.begin, True)]
     text = template.system if system is None else system
     if text is not None:

@@ -43,13 +43,13 @@ class PromptTokens:
 
     def chunks(self, parts: Sequence[Part]) -> list[Chunk]:
         """What stands before, between and behind the images: one more than there are images."""
-        found: list[list[tuple[str, bool, bool]]] = [[]]
+        pieces: list[list[tuple[str, bool, bool]]] = [[]]
         for part in parts:
             if part.image:
-                found.append([])
+                pieces.append([])
             else:
-                found[-1].append((part.text, part.own, part.target))
-        return [Chunk(tuple(own), number == 0) for number, own in enumerate(found)]
+                pieces[-1].append((part.text, part.own, part.target))
+        return [Chunk(tuple(own), number == 0) for number, own in enumerate(pieces)]
 
     def encode(self, chunks: Sequence[Chunk]) -> list[Tokens]:
         """The tokens of chunks, the tokenizer's begin token in front of a first one where the template wants it."""

@@ -26,14 +26,14 @@ COLUMNS = (
 )
 
 
-def alignment_table(found: Sequence[Aligned]) -> Table:
+def alignment_table(alignments: Sequence[Aligned]) -> Table:
     """A row an encoder and LLM, by one protocol and metric; sentences say which lie nearer, tested on the pictures."""
-    first = found[0]
-    rows = [_row(one) for one in found]
-    same = len({one.metric for one in found}) == 1
-    said, tests = _sentences(found)
+    first = alignments[0]
+    rows = [_row(one) for one in alignments]
+    same = len({one.metric for one in alignments}) == 1
+    said, tests = _sentences(alignments)
     notes = [
-        f"{first.protocol}, {', '.join(dict.fromkeys(one.metric for one in found))}, "
+        f"{first.protocol}, {', '.join(dict.fromkeys(one.metric for one in alignments))}, "
         f"{first.pairs:,} pictures with captions; the best pair of layers (blocks from 1, layer 0 is the LLM's "
         "embedding). Chance: mean maximum over shuffled captions; p of the maximum; calibrated: chance is 0.",
         "[low, high]: 95 % interval, bootstrap over pictures, of the best pair of layers.",
@@ -42,7 +42,7 @@ def alignment_table(found: Sequence[Aligned]) -> Table:
         notes.append(
             f"Tests: values of the best pairs exchanged picture by picture, corrected for {tests} tests (Holm)."
         )
-    for one in found:
+    for one in alignments:
         if one.failed:
             notes.append(f"{one.encoder}, {one.llm}: {len(one.failed)} rows left out, the first: {one.failed[0]}")
         if one.summary != "cls":
@@ -67,10 +67,10 @@ def _row(one: Aligned) -> Row:
     return Row(one.encoder, "measured", cells)
 
 
-def _sentences(found: Sequence[Aligned]) -> tuple[tuple[str, ...], int]:
+def _sentences(alignments: Sequence[Aligned]) -> tuple[tuple[str, ...], int]:
     """What the paired tests say: of encoders beside one LLM as released, and of an LLM before and after a stage 2."""
     asked: list[tuple[str, str, str, ImagePair]] = []
-    for one, other in combinations(found, 2):
+    for one, other in combinations(alignments, 2):
         alike = (one.metric, one.protocol, one.pictures) == (other.metric, other.protocol, other.pictures)
         if not alike or not one.pictures or one.by_picture is None or other.by_picture is None:
             continue

@@ -86,10 +86,10 @@ def differences(
     ]
 
 
-def sound(found: Sequence[Difference], runs: Sequence[Scored]) -> list[Difference]:
+def sound(pairwise: Sequence[Difference], runs: Sequence[Scored]) -> list[Difference]:
     """Those that sentences may speak of: not of a benchmark of which too many samples failed in any of the runs."""
     failing = {name for run in runs for name in run.failing}
-    return [one for one in found if one.key not in failing]
+    return [one for one in pairwise if one.key not in failing]
 
 
 def _gain(pair: Paired | None) -> Gain | None:

@@ -88,18 +88,18 @@ def prediction_table(target: str = AVERAGE, given: Mapping[str, float] | None = 
 
     Raises UserError for predictors that are not known.
     """
-    found = evidence(target)
+    observed = evidence(target)
     given = dict(given or {})
     for name in given:
-        if name not in found.predictors:
-            known = ", ".join(found.predictors)
-            raise UserError(f"--given {name}: is none of {known}.{near(name, found.predictors)}")
+        if name not in observed.predictors:
+            known = ", ".join(observed.predictors)
+            raise UserError(f"--given {name}: is none of {known}.{near(name, observed.predictors)}")
     rows = []
     sentences = []
-    for name in (*found.predictors, TOGETHER):
+    for name in (*observed.predictors, TOGETHER):
         shown_as = name if name == TOGETHER else title(name)
-        told = worth(found.of(name), found.y, found.families)
-        rows.append(Row(shown_as, "published", {**_cells(told), **_predicted(found, name, given)}))
+        told = worth(observed.of(name), observed.y, observed.families)
+        rows.append(Row(shown_as, "published", {**_cells(told), **_predicted(observed, name, given)}))
         if not told.better_than_the_mean:
             sentences.append(f"{shown_as}: predicts no better than the mean of the other encoders does.")
     shown = [
@@ -111,7 +111,7 @@ def prediction_table(target: str = AVERAGE, given: Mapping[str, float] | None = 
     if given:
         shown.append(Column("predicted", "Predicted"))
     notes = (
-        f"{len(found.y)} published encoders (arXiv:2504.01017v1) of {len(set(found.families))} families. Each is "
+        f"{len(observed.y)} published encoders (arXiv:2504.01017v1) of {len(set(observed.families))} families. Each is "
         "predicted by a line fitted on the others; all predictors together by ridge regression.",
         "Skill: 1 - squared error / that of the others' mean; 0 is no better than that mean. Other families: an "
         "encoder is predicted from other families alone, as a new kind of encoder would be. p: share of shuffled "
@@ -128,11 +128,11 @@ def _cells(told: Worth) -> dict[str, Cell]:
     return {key: Cell(printed(value, digits), value) for key, (value, digits) in shown.items() if not math.isnan(value)}
 
 
-def _predicted(found: Evidence, name: str, given: Mapping[str, float]) -> dict[str, Cell]:
-    asked = list(found.predictors) if name == TOGETHER else [name]
+def _predicted(observed: Evidence, name: str, given: Mapping[str, float]) -> dict[str, Cell]:
+    asked = list(observed.predictors) if name == TOGETHER else [name]
     if not all(one in given for one in asked):
         return {}
-    value, low, high = interval(found.of(name), found.y, np.array([given[one] for one in asked]))
+    value, low, high = interval(observed.of(name), observed.y, np.array([given[one] for one in asked]))
     limits = f"[{printed(low, 1)}, {printed(high, 1)}]"
     return {"predicted": Cell(printed(value, 1), value, low=low, high=high, interval=limits)}
 

@@ -67,13 +67,13 @@ def read_sums(folder: Path) -> list[ImageSums]:
     return columns_shown
 
 
-def probe_table(found: Mapping[Path, Probed]) -> Table:
+def probe_table(results: Mapping[Path, Probed]) -> Table:
     """The table of probes (folder -> result): a row an encoder, of a sweep over layers a row a layer.
 
     Each cell has its interval. Encoders are compared pair by pair on the same images, by a permutation test, corrected
     for all tests of the table (Holm).
     """
-    every = list(found.values())
+    every = list(results.values())
     columns = tuple(
         Column(one.probe, one.title, decimals=DECIMALS[one.metric], better=one.better)
         for one in {one.probe: one for one in every}.values()
@@ -89,7 +89,7 @@ def probe_table(found: Mapping[Path, Probed]) -> Table:
             rows[label] = replace(row, cells={**row.cells, one.probe: cell}, notes=(*row.notes, note))
     grouped = any(row.group for row in rows.values())
     shown = with_best(list(rows.values()), columns, "group" if grouped else "table")
-    tested = differences(found)
+    tested = differences(results)
     notes = [
         f"{column.title}: {UNITS[next(one.metric for one in every if one.probe == column.key)]}." for column in columns
     ]
@@ -123,10 +123,10 @@ def _chosen(reading: Reading) -> str:
     return ", ".join(f"{name} {value}" for name, value in reading.chosen.items() if name != "on_selection")
 
 
-def differences(found: Mapping[Path, Probed]) -> list[ProbeDifference]:
+def differences(results: Mapping[Path, Probed]) -> list[ProbeDifference]:
     """Every pair of encoders on every probe that both have on the same images and layers, the first reading of each."""
     pairs = []
-    for (a, one), (b, other) in combinations(found.items(), 2):
+    for (a, one), (b, other) in combinations(results.items(), 2):
         same = all(
             getattr(one, key) == getattr(other, key)
             for key in ("probe", "protocol", "data", "data_hash", "asked", "rule")

@@ -180,11 +180,11 @@ def _fits(curve: str, family: str, source: Source, keys: Sequence[str], rows: Po
     return fits
 
 
-def crossings(found: Sequence[Line]) -> list[tuple[Line, Line, stats.Crossing]]:
+def crossings(drawn_lines: Sequence[Line]) -> list[tuple[Line, Line, stats.Crossing]]:
     """Pairs of families on the same axis and metric that meet within half the smallest and twice the largest size."""
     pairs = []
-    for i, a in enumerate(found):
-        for b in found[i + 1 :]:
+    for i, a in enumerate(drawn_lines):
+        for b in drawn_lines[i + 1 :]:
             if (a.curve, a.key, a.source) != (b.curve, b.key, b.source):
                 continue
             sizes = np.concatenate([a.fit.x, b.fit.x])
@@ -224,15 +224,15 @@ def scaling_table(curve: str, keys: Sequence[str] | None = None, runs: Iterable[
     return Table(f"scaling-{curve}", f"Scaling: {config.title.lower()}", shown, tuple(rows), tuple(notes), tuple(said))
 
 
-def _counted(curve: Curve, found: Sequence[Line], runs: Sequence[Scored]) -> list[str]:
+def _counted(curve: Curve, drawn_lines: Sequence[Line], runs: Sequence[Scored]) -> list[str]:
     """Notes on benchmarks that published rows count otherwise than their headings say, where a line shows them."""
     metrics = scaling().metrics
-    keys = {metrics[line.key].of if line.key in metrics else line.key for line in found}
+    keys = {metrics[line.key].of if line.key in metrics else line.key for line in drawn_lines}
     ways = ways_of([family.file for family in curve.families.values()], keys)
     patterns = [family.measured for family in curve.families.values()]
     mine = [run for run in runs if any(fnmatch(run.record.encoder, pattern) for pattern in patterns)]
     said = counted_notes(ways, measured=False)
-    if ways and any(line.source == "measured" for line in found):
+    if ways and any(line.source == "measured" for line in drawn_lines):
         said.append(f"Measured lines are counted as the published ones: by {names(ways)}.")
     return [*said, *lacking([run for run in mine if run.variant == DEFAULT], ways)]
 

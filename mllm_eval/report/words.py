@@ -50,7 +50,7 @@ def title(key: str) -> str:
         return key
 
 
-def sentences(found: Sequence[Difference], alpha: float = ALPHA) -> list[str]:
+def sentences(differences: Sequence[Difference], alpha: float = ALPHA) -> list[str]:
     """Where each pair of runs differs by AVG and categories, in a sentence or more; in one, which pairs don't.
 
     Where no category is complete, the benchmarks are spoken of instead. Each number is the difference with
@@ -59,8 +59,8 @@ def sentences(found: Sequence[Difference], alpha: float = ALPHA) -> list[str]:
     """
     said: list[str] = []
     apart: dict[str, list[tuple[str, str]]] = {}
-    for a, b in dict.fromkeys((one.a, one.b) for one in found):
-        own = [one for one in found if (one.a, one.b) == (a, b)]
+    for a, b in dict.fromkeys((one.a, one.b) for one in differences):
+        own = [one for one in differences if (one.a, one.b) == (a, b)]
         means = [one for one in own if one.key == AVERAGE or one.key in columns().categories]
         spoken, kind = (means, "category") if means else (own, "benchmark")
         clear = [one for one in spoken if one.holm < alpha]

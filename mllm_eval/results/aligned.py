@@ -88,12 +88,12 @@ def read_aligned(path: Path) -> Aligned:
 
 def saved_alignments() -> list[Aligned]:
     """Every readable result that says which weights it is of, by encoder, then the smallest LLM first."""
-    found = []
+    alignments = []
     for path in sorted(alignments_home().glob(f"*/{RESULT}")):
         try:
             one = read_aligned(path)
         except UserError:
             continue
         if one.weights:
-            found.append(one)
-    return sorted(found, key=lambda one: (one.encoder, one.llm_params, one.llm))
+            alignments.append(one)
+    return sorted(alignments, key=lambda one: (one.encoder, one.llm_params, one.llm))

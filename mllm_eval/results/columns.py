@@ -125,14 +125,14 @@ def strata(
     one is wanted, as by a variant that counts more of them.
     """
     column = columns().benchmarks.get(benchmark)
-    found = list(named)
-    if column and column.stratum and all(name is None for name in found):
+    of_samples = list(named)
+    if column and column.stratum and all(name is None for name in of_samples):
         pattern = re.compile(column.stratum.pattern)
         places = [pattern.search(text) for text in fields[column.stratum.field]]
-        found = [place[1] if place else None for place in places]
+        of_samples = [place[1] if place else None for place in places]
     if column and column.strata and not every:
-        found = [name if name in column.strata else None for name in found]
-    return found
+        of_samples = [name if name in column.strata else None for name in of_samples]
+    return of_samples
 
 
 @cache

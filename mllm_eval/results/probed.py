@@ -132,10 +132,10 @@ def probes_of(encoder: Encoder, weights: str, data: str) -> dict[Path, Probed]:
     }
 
 
-def columns_of(found: Iterable[Probed]) -> dict[str, Probe]:
+def columns_of(results: Iterable[Probed]) -> dict[str, Probe]:
     """Column of classic vision -> the result that fills it, of some results of one encoder."""
     columns = {}
-    for one in found:
+    for one in results:
         reading = one.readings[0]
         if one.column and reading.value is not None:
             limits = None if reading.low is None or reading.high is None else (reading.low, reading.high)

@@ -56,8 +56,8 @@ def number(text: str, where: str) -> float | None:
 
 def values(row: pd.Series[str], where: str) -> dict[str, float]:
     """Benchmark -> number of a published row; benchmarks it does not have are left out."""
-    found = {key: number(str(row[key]), f"{where}, {key}") for key in columns().benchmarks if key in row.index}
-    return {key: value for key, value in found.items() if value is not None}
+    numbers = {key: number(str(row[key]), f"{where}, {key}") for key in columns().benchmarks if key in row.index}
+    return {key: value for key, value in numbers.items() if value is not None}
 
 
 def contradiction(row: pd.Series[str], where: str) -> str | None:

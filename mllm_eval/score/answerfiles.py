@@ -74,22 +74,22 @@ def jsonl(path: Path, benchmark: Benchmark) -> list[Line]:
     sample. A line that brings its record asks what the rules make of its text, be it empty; without one, an empty text
     is what a crashed model leaves.
     """
-    return [line_of(found, where) for where, found in json_lines(path)]
+    return [line_of(fields, where) for where, fields in json_lines(path)]
 
 
-def line_of(found: Mapping[str, Any], where: str) -> Line:
+def line_of(fields: Mapping[str, Any], where: str) -> Line:
     """An answer in this project's layout; `where` names its place. Raises UserError as `jsonl` does."""
     for key in ("id", "prediction"):
-        if key not in found:
-            raise UserError(f"{where}: field '{key}' is missing.{near(key, found)}")
-    record = found.get("record")
-    if "record" in found and not isinstance(record, dict):
+        if key not in fields:
+            raise UserError(f"{where}: field '{key}' is missing.{near(key, fields)}")
+    record = fields.get("record")
+    if "record" in fields and not isinstance(record, dict):
         raise UserError(f"{where}: field 'record' is {type(record).__name__}, expected an object")
-    text = _text(found["prediction"], where)
-    golds = tuple(found[name] for name in ("target", "gold", "gt_answer", "answer") if name in found)
-    says = Said(None, _said(found.get("question")), _said(found.get("prompt")), golds)
+    text = _text(fields["prediction"], where)
+    golds = tuple(fields[name] for name in ("target", "gold", "gt_answer", "answer") if name in fields)
+    says = Said(None, _said(fields.get("question")), _said(fields.get("prompt")), golds)
     kept = text if record is not None else _answer(text)
-    return Line(where, _id(found["id"], where), kept, record, "id", says if record is None else _NOTHING)
+    return Line(where, _id(fields["id"], where), kept, record, "id", says if record is None else _NOTHING)
 
 
 def cambrian(path: Path, benchmark: Benchmark) -> list[Line]:

@@ -84,8 +84,8 @@ def score_file(
     else:
         say(sentence(summary))
         given = distribution(((one.parsed, one.score) for one in scored.scores), (one.target for one in scored.samples))
-        if found := one_answer(given):
-            say(f"one answer makes up most: {found[0]!r} in {found[1]:.0%}")
+        if most_given := one_answer(given):
+            say(f"one answer makes up most: {most_given[0]!r} in {most_given[1]:.0%}")
     return scored
 
 

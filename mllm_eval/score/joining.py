@@ -121,8 +121,8 @@ class _Data:
                 continue
             if place not in self._known:
                 self._known[place] = known(self._samples[place], self._settings)
-            if (found := disagreement(line.says, self._known[place])) is not None:
-                what, said, own = found
+            if (contradiction := disagreement(line.says, self._known[place])) is not None:
+                what, said, own = contradiction
                 return (
                     f"{line.where}: its {what} is not that of sample '{self.ids[place]}': {_short(said)} there, "
                     f"{_short(own)} here; another order, numbering, release or --variant?"

@@ -22,10 +22,10 @@ def sample_of(benchmark: Benchmark, scorer: Scorer, id_: str, record: Mapping[st
     group = id_
     if scorer.group:
         with own_code(benchmark, f"`group` on sample '{id_}'"):
-            found = scorer.group(named)
-            if not (isinstance(found, tuple) and [type(part) for part in found] == [str, int]):
-                raise TypeError(f"it gives {found!r}, expected (name, how many records make it whole)")
-            group = found[0]
+            membership = scorer.group(named)
+            if not (isinstance(membership, tuple) and [type(part) for part in membership] == [str, int]):
+                raise TypeError(f"it gives {membership!r}, expected (name, how many records make it whole)")
+            group = membership[0]
     return Sample(benchmark.name, id_, (), "", "", group, group, named)
 
 
@@ -63,8 +63,8 @@ def whole_groups(scorer: Scorer, samples: Sequence[Sample]) -> tuple[set[str], s
     for sample in samples:
         members.setdefault(sample.group, []).append(canonical(_plain(sample.record)))
         sizes[sample.group] = scorer.group(sample.record)[1]
-    whole = {name for name, found in members.items() if len(set(found)) == len(found) == sizes[name]}
-    most = max((max(Counter(found).values()) for found in members.values()), default=0)
+    whole = {name for name, answers in members.items() if len(set(answers)) == len(answers) == sizes[name]}
+    most = max((max(Counter(answers).values()) for answers in members.values()), default=0)
     broken = [name for name in members if name not in whole]
     if not broken or (not whole and most >= 3):
         return whole, ""

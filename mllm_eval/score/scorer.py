@@ -86,7 +86,7 @@ def _check(benchmark: Benchmark, module: ModuleType, where: str, optional: Mappi
             named = f"which {folder_of(benchmark) / 'benchmark.yaml'} names under `rules`"
             raise UserError(f"{where}: RULES has no {rules!r}, {named}.{near(rules, module.RULES)}")
     functions = {f"RULES[{name!r}]": rule for name, rule in module.RULES.items()}
-    functions |= {"report": module.report, **{part: found for part, found in optional.items() if found is not None}}
+    functions |= {"report": module.report, **{part: hook for part, hook in optional.items() if hook is not None}}
     for name, function in functions.items():
         if not callable(function):
             raise UserError(f"{where}: {name} is {type(function).__name__}, expected a function")

@@ -88,11 +88,11 @@ def _place(benchmark: Benchmark, function: Any) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}" if code else str(load_module(benchmark).__file__)
 
 
-def _no_score(found: Any) -> str:
+def _no_score(result: Any) -> str:
     """What is wrong with what a rule gives; empty for a score."""
-    if not isinstance(found, tuple | list) or len(found) != 3:
-        return repr(found)[:80]
-    score, parsed, note = found
+    if not isinstance(result, tuple | list) or len(result) != 3:
+        return repr(result)[:80]
+    score, parsed, note = result
     if score is not None and not (isinstance(score, Real) and 0 <= float(score) <= 1):
         return f"the score {score!r}"
     if parsed is not None and not isinstance(parsed, str):

@@ -35,12 +35,12 @@ def sheet(path: Path, needed: Sequence[str], beside: Sequence[str] = ()) -> list
     for column in places:
         if head.count(column) > 1:
             raise UserError(f"{path}: column '{column}' is there {head.count(column)} times")
-    found = []
+    lines = []
     for number, cells in enumerate(rows, 2):
         if any(cells):
             texts = {name: cells[at] if at < len(cells) else "" for name, at in places.items()}
-            found.append((f"{path}:{number}", texts))
-    return found
+            lines.append((f"{path}:{number}", texts))
+    return lines
 
 
 def _separated(path: Path, mark: str) -> Iterator[list[str]]:

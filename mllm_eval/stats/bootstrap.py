@@ -114,7 +114,9 @@ def t_ratio(parts: Sequence[tuple[Units, float]], level: float = 0.95) -> float:
     return float(special.stdtrit(freedom, tail) / special.ndtri(tail)) if np.isfinite(freedom) else 1.0
 
 
-def widened(found: Interval, parts: Sequence[tuple[Units, float]], floor: float = 0.0, level: float = 0.95) -> Interval:
+def widened(
+    percentile: Interval, parts: Sequence[tuple[Units, float]], floor: float = 0.0, level: float = 0.95
+) -> Interval:
     """The interval as few clusters bear it: limits moved from the value by `t_ratio`, within what the value can be.
 
     `floor` times the top is the least that the value can be: 0 for a value, -1 for a difference. A part of which one
@@ -125,9 +127,9 @@ def widened(found: Interval, parts: Sequence[tuple[Units, float]], floor: float 
     add up over the parts (MOVER, Zou & Donner 2008).
     """
     if any(units.freedom < 1 for units, share in parts if share):
-        return Interval(found.value, float("nan"), float("nan"))
+        return Interval(percentile.value, float("nan"), float("nan"))
     ratio, top = t_ratio(parts, level), sum(share * float(units.weight.sum()) for units, share in parts)
-    low, high = ((found.value - found.low) * ratio, (found.high - found.value) * ratio)
+    low, high = ((percentile.value - percentile.low) * ratio, (percentile.high - percentile.value) * ratio)
     still = [_unvaried(units, share, floor, level) for units, share in parts if share and units.still]
     if len(still) == len(parts):
         low = high = 0.0
@@ -136,7 +138,7 @@ def widened(found: Interval, parts: Sequence[tuple[Units, float]], floor: float 
             float(np.hypot(one, np.linalg.norm(more)))
             for one, more in zip((low, high), zip(*still, strict=True), strict=True)
         )
-    return Interval(found.value, max(found.value - low, floor * top), min(found.value + high, top))
+    return Interval(percentile.value, max(percentile.value - low, floor * top), min(percentile.value + high, top))
 
 
 def _unvaried(units: Units, share: float, floor: float, level: float) -> tuple[float, float]:

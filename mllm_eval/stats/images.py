@@ -86,19 +86,19 @@ def image_draws(several: list[ImageSums], draws: int = DRAWS, seed: int = 0) -> 
     return out
 
 
-def image_interval(found: ImageSums, draws: Floats, level: float = 0.95) -> Interval:
+def image_interval(sums: ImageSums, draws: Floats, level: float = 0.95) -> Interval:
     """Percentile interval of the value, which it holds; nan where fewer than two images say something.
 
     Where all images are alike the bootstrap is a point, which would claim certainty: the limits are those of Clopper &
     Pearson (1934) then, of a value whose range is known, and nan otherwise.
     """
-    if found.valid < 2 or (found.still and found.top is None):
-        return Interval(found.value, float("nan"), float("nan"))
-    if found.still:
-        slack = found.top * (1.0 - ((1.0 - level) / 2.0) ** (1.0 / found.valid)) if found.top else 0.0
-        return Interval(found.value, max(0.0, found.value - slack), min(found.top or 0.0, found.value + slack))
-    limits = interval(found.value, draws, level)
-    return Interval(found.value, min(limits.low, found.value), max(limits.high, found.value))
+    if sums.valid < 2 or (sums.still and sums.top is None):
+        return Interval(sums.value, float("nan"), float("nan"))
+    if sums.still:
+        slack = sums.top * (1.0 - ((1.0 - level) / 2.0) ** (1.0 / sums.valid)) if sums.top else 0.0
+        return Interval(sums.value, max(0.0, sums.value - slack), min(sums.top or 0.0, sums.value + slack))
+    limits = interval(sums.value, draws, level)
+    return Interval(sums.value, min(limits.low, sums.value), max(limits.high, sums.value))
 
 
 @dataclass(frozen=True, slots=True)

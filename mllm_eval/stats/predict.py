@@ -65,13 +65,13 @@ def fit(x: Floats, y: Floats) -> tuple[Floats, float]:
 def predicted(x: Floats, y: Floats, groups: Sequence[object]) -> Floats:
     """Each row's value [N] by a fit on the rows of other groups; nan where too few are left."""
     marks = np.array([list(dict.fromkeys(groups)).index(one) for one in groups])
-    found = np.full(len(y), math.nan)
+    predictions = np.full(len(y), math.nan)
     for group in np.unique(marks):
         others = marks != group
         if others.sum() >= x.shape[1] + 2 or (x.shape[1] > 1 and others.sum() >= 4):
             slopes, intercept = fit(x[others], y[others])
-            found[~others] = x[~others] @ slopes + intercept
-    return found
+            predictions[~others] = x[~others] @ slopes + intercept
+    return predictions
 
 
 def worth(x: Floats, y: Floats, families: Sequence[str], seed: int = 0) -> Worth:
@@ -104,14 +104,14 @@ def _p(x: Floats, y: Floats, reached: float, random: np.random.Generator) -> flo
     return float(1 + (skills >= reached - 1e-9).sum()) / (1 + PERMUTATIONS)
 
 
-def skill(found: Floats, y: Floats, groups: Sequence[object]) -> float:
+def skill(predictions: Floats, y: Floats, groups: Sequence[object]) -> float:
     """1 - squared error of predictions over that of the mean of the same rows that they were made from."""
-    whole = ~np.isnan(found)
+    whole = ~np.isnan(predictions)
     if not whole.any():
         return math.nan
     others = [[other != one for other in groups] for one in groups]
     means = np.array([y[np.array(row)].mean() if any(row) else math.nan for row in others])
-    return 1 - float(((found - y)[whole] ** 2).sum() / ((means - y)[whole] ** 2).sum())
+    return 1 - float(((predictions - y)[whole] ** 2).sum() / ((means - y)[whole] ** 2).sum())
 
 
 def interval(x: Floats, y: Floats, new: Floats, coverage: float = 0.9) -> tuple[float, float, float]:

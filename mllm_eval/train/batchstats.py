@@ -51,7 +51,7 @@ def row_facts(
     A row without an image is cut `dummy_positions` earlier than `max_length`. A row that cannot be read is counted and
     not an error, since nothing is trained.
     """
-    found: list[tuple[int, int, int]] = []
+    used: list[tuple[int, int, int]] = []
     left_out: Counter[str] = Counter()
     broken = None
     image = tokenizer.convert_tokens_to_ids(IMAGE)
@@ -75,10 +75,10 @@ def row_facts(
                 longest = max_length if row.images else max_length - dummy_positions
                 targets = int((np.asarray(learnt) & (ends <= longest)).sum())
                 if targets:
-                    found.append((min(int(ends[-1]), longest), targets, _kind(row, targets)))
+                    used.append((min(int(ends[-1]), longest), targets, _kind(row, targets)))
                 else:
                     left_out["too long"] += 1
-    lengths, targets_of, kinds = np.array(found, np.int64).reshape(-1, 3).T
+    lengths, targets_of, kinds = np.array(used, np.int64).reshape(-1, 3).T
     return RowFacts(lengths, targets_of, kinds, dict(left_out), broken)
 
 

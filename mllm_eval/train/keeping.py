@@ -43,7 +43,7 @@ def _live(one: Prepared) -> Prepared:
 def _without_room(run: Run, prepared: Sequence[Prepared], features: Features) -> list[int]:
     row = features.store.image_bytes
     kept: list[tuple[TokenisedSet, NDArray[np.int64]]] = []
-    found = []
+    stages = []
     for one in prepared:
         if one.stage.features == "live":
             continue
@@ -56,8 +56,8 @@ def _without_room(run: Run, prepared: Sequence[Prepared], features: Features) ->
                 kept = both
                 continue
             write_json(note, _tell(one, needed, room))
-        found.append(one.number)
-    return found
+        stages.append(one.number)
+    return stages
 
 
 def _tell(one: Prepared, needed: int, room: int) -> dict[str, Any]:

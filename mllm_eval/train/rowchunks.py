@@ -56,7 +56,7 @@ class Chunk:
     """
 
     end: int
-    found: list[Found]
+    noted: list[Found]
     ids: NDArray[np.int32]
     targets: NDArray[np.bool_]
     lengths: NDArray[np.int64]
@@ -103,36 +103,36 @@ class RowReader:
 
     def read(self, begin: int) -> Chunk:
         """The chunk that begins with a row."""
-        found: list[Found] = []
+        noted: list[Found] = []
         kept: list[tuple[Conversation, list[Image], int]] = []
         at = begin
         for row in itertools.islice(self.rows.read_from(begin), CHUNK):
             where = self.rows.where(at)
             at += 1
             if row is None:
-                found.append(Found("excluded", where, "an image fits a pattern of `exclude`"))
+                noted.append(Found("excluded", where, "an image fits a pattern of `exclude`"))
                 continue
             try:
                 if isinstance(row, UserError):
                     raise row
                 if len(row.masked) == len(row.turns):
-                    found.append(Found("masked", where, "each of its answers has weight 0"))
+                    noted.append(Found("masked", where, "each of its answers has weight 0"))
                     continue
                 images = [self._image(name, where) for name in row.images]
             except UserError as problem:
-                found.append(Found("broken", where, str(problem)))
+                noted.append(Found("broken", where, str(problem)))
                 continue
             kept.append((row, images, int(where.rpartition(":")[2])))
             if row.changes or row.masked:
                 changes = tuple((one.why, one.reason) for one in row.changes)
-                found.append(Found("changed", where, "", len(row.masked), changes))
-        return self._tokenised(at, found, kept)
+                noted.append(Found("changed", where, "", len(row.masked), changes))
+        return self._tokenised(at, noted, kept)
 
-    def _tokenised(self, end: int, found: list[Found], kept: list[tuple[Conversation, list[Image], int]]) -> Chunk:
+    def _tokenised(self, end: int, noted: list[Found], kept: list[tuple[Conversation, list[Image], int]]) -> Chunk:
         encoded = list(encode_rows([row for row, _, _ in kept], self.tokenizer, self.template))
         return Chunk(
             end,
-            found,
+            noted,
             np.array([token for ids, _ in encoded for token in ids], np.int32),
             np.array([learnt for _, targets in encoded for learnt in targets], np.bool_),
             np.array([len(ids) for ids, _ in encoded], np.int64),

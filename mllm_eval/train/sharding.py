@@ -33,12 +33,12 @@ SCHEDULES = {"WarmupLR": "constant_with_warmup", "WarmupDecayLR": "linear", "War
 
 def deepspeed_file(name: str) -> Path:
     """The JSON of a name in configs/deepspeed. Raises UserError with the nearest name."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for root in reversed(roots()):
-        found |= {path.stem: path for path in (root / "configs" / "deepspeed").glob("*.json")}
-    if name not in found:
-        raise UserError(f"deepspeed config {name!r} is unknown.{near(name, found)} Known: {', '.join(found)}")
-    return found[name]
+        files |= {path.stem: path for path in (root / "configs" / "deepspeed").glob("*.json")}
+    if name not in files:
+        raise UserError(f"deepspeed config {name!r} is unknown.{near(name, files)} Known: {', '.join(files)}")
+    return files[name]
 
 
 def deepspeed_config(recipe: Recipe, stage: Stage, processes: int, where: str) -> dict[str, Any] | None:

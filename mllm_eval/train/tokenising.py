@@ -175,13 +175,13 @@ class Writer:
 
     def write(self, number: int, chunk: Chunk, budget: int) -> None:
         """Append a chunk of the set of this number, of whose broken rows `budget` may be left out."""
-        for found in chunk.found:
-            if found.why == "broken":
-                self.broken(number, found.where, found.reason, budget)
-            elif found.why == "changed":
-                self.changed(found.where, found.masked, found.changes)
+        for row in chunk.noted:
+            if row.why == "broken":
+                self.broken(number, row.where, row.reason, budget)
+            elif row.why == "changed":
+                self.changed(row.where, row.masked, row.changes)
             else:
-                self.leave_out(found.why, found.where, found.reason)
+                self.leave_out(row.why, row.where, row.reason)
         for name, values in (("ids", chunk.ids), ("targets", chunk.targets), ("first_target", chunk.first_target)):
             self.put(name, values)
         self.put("offsets", self.note["tokens"] + np.cumsum(chunk.lengths, dtype=np.int64))

@@ -186,8 +186,8 @@ class StageTrainer(Trainer):
 
         Raises UserError where they are more than the recipe allows.
         """
-        if (found := inputs.pop("unreadable", None)) and self.unreadable is not None:
-            self.unreadable.add(dict(found))
+        if (reasons := inputs.pop("unreadable", None)) and self.unreadable is not None:
+            self.unreadable.add(dict(reasons))
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def floating_point_ops(self, inputs: Any) -> int:

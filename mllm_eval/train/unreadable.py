@@ -35,12 +35,12 @@ class Unreadable:
         """Read what is noted."""
         self.images = {int(path.stem) for path in self.folder.glob("[0-9]*.json")}
 
-    def add(self, found: Mapping[int, str]) -> None:
+    def add(self, reasons: Mapping[int, str]) -> None:
         """Note images and why they cannot be read.
 
         Raises UserError where more rows are broken by now than `skip_broken` of their set allows.
         """
-        for image, reason in sorted(found.items()):
+        for image, reason in sorted(reasons.items()):
             if image in self.images:
                 continue
             # Refused ones are not noted: mended, they are read again.

@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_models import make_encoder, make_image
+from tiny_models import NO_CLASS_TOKEN, make_encoder, make_image
 
-from mllm_eval.adapters import FAMILIES, load_encoder_model
+from mllm_eval.adapters import FAMILIES, build_encoder, load_encoder_model
 from mllm_eval.adapters.preprocessing import to_pixels
 from mllm_eval.adapters.projector import Projector, resize_grid
 from mllm_eval.catalog import Preprocessing
 from mllm_eval.errors import UserError
 
-# timm is optional and has tests of its own.
-BUILT = [name for name in FAMILIES if name != "timm"]
+# timm is optional and has tests of its own; OpenVision's weights are files, whose tests are in test_original.
+BUILT = [name for name in FAMILIES if not name.startswith("timm") and name != "openvision"]
 # Their class norms the CLS token alone.
-UNNORMED = ("clip", "metaclip2")
+CLASS_TOKEN_NORMED = ("clip", "metaclip2", "mlcd")
+WITHOUT_FINAL_NORM = ("internvit", "radio")
 
 
 def pixels(count: int = 2, size: int = 28) -> torch.Tensor:
@@ -38,21 +39,133 @@ def test_every_family_gives_its_grid_and_is_deterministic(family: str, tmp_path:
     assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("family", BUILT)
+@pytest.mark.parametrize("family", [name for name in BUILT if name not in WITHOUT_FINAL_NORM])
 def test_last_layer_is_normed_where_the_yaml_says_so_whatever_the_class_does(family: str, tmp_path: Path) -> None:
     encoder = make_encoder(tmp_path, family, norm=True, summary="mean")
     model = load_encoder_model(encoder)
     with torch.no_grad():
         said = model.model(pixels()).last_hidden_state
-    last = model.model.post_layernorm(said) if family in UNNORMED else said
+    last = model.model.post_layernorm(said) if family in CLASS_TOKEN_NORMED else said
     got = model(pixels())[0].patches.flatten(1, 2)
     torch.testing.assert_close(got, last[:, model.prefix :])
 
     raw = load_encoder_model(make_encoder(tmp_path, family, norm=False, summary="mean"))
     plain = raw(pixels())[0].patches.flatten(1, 2)
     assert not torch.allclose(plain, got, atol=1e-3)
-    if family in UNNORMED:
+    if family in CLASS_TOKEN_NORMED:
         torch.testing.assert_close(plain, said[:, 1:])
+
+
+@pytest.mark.parametrize("family", WITHOUT_FINAL_NORM)
+def test_a_class_without_a_final_norm_gives_its_features_and_refuses_to_norm_them(family: str, tmp_path: Path) -> None:
+    model = load_encoder_model(make_encoder(tmp_path, family))
+    with torch.no_grad():
+        said = model.model(pixels()).last_hidden_state
+    torch.testing.assert_close(model(pixels())[0].patches.flatten(1, 2), said[:, model.prefix :])
+    with pytest.raises(UserError, match="its class has no final norm; set norm: false"):
+        load_encoder_model(make_encoder(tmp_path, family, norm=True))
+
+
+@pytest.mark.parametrize(("family", "prefix"), [("radio", 10), ("tipsv2", 2)])
+def test_class_tokens_beside_the_first_never_become_patches(family: str, prefix: int, tmp_path: Path) -> None:
+    model = load_encoder_model(make_encoder(tmp_path, family))
+    got = model(pixels())[0]
+    with torch.no_grad():
+        said = model.model(pixels()).last_hidden_state
+    assert (model.prefix, said.shape) == (prefix, (2, prefix + 16, 32))
+    torch.testing.assert_close(got.patches.flatten(1, 2), said[:, -16:])
+    torch.testing.assert_close(got.summary, said[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("family", "field", "said", "wanted"),
+    [("radio", "num_registers", 3, 7), ("radio", "num_cls_tokens", 4, 7), ("tipsv2", "num_register_tokens", 4, 1)],
+)
+def test_other_counts_of_tokens_before_the_patches_are_refused(
+    family: str, field: str, said: int, wanted: int, tmp_path: Path
+) -> None:
+    encoder = make_encoder(tmp_path, family)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, field: said}))
+    with pytest.raises(UserError, match=rf"the weights have \d registers, family {family} reads them with {wanted}"):
+        load_encoder_model(encoder)
+
+
+@pytest.mark.parametrize("family", BUILT)
+def test_a_checkpoints_architecture_is_made_again_and_computes_in_half_precision(family: str, tmp_path: Path) -> None:
+    model = load_encoder_model(make_encoder(tmp_path, family))
+    # As a checkpoint keeps it.
+    again = build_encoder(model.facts, json.loads(json.dumps(model.config_values())))
+    again.load_state_dict(model.state_dict())
+    expected = model(pixels())[0]
+    got = again(pixels())[0]
+    assert torch.equal(got.patches, expected.patches) and torch.equal(got.summary, expected.summary)
+    half = again.to(torch.bfloat16)(pixels().bfloat16())[0]
+    assert half.patches.dtype == torch.bfloat16
+    # Other features than of another image, by far: bfloat16 has two to three digits.
+    close = torch.nn.functional.cosine_similarity(half.patches.float(), expected.patches, dim=-1)
+    assert close.min() > 0.98
+
+
+def test_radio_normalises_pixels_by_itself(tmp_path: Path) -> None:
+    model = load_encoder_model(make_encoder(tmp_path, "radio"))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+    seen: list[torch.Tensor] = []
+    model.model.embeddings.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
+    model(pixels())
+    torch.testing.assert_close(seen[0], (pixels() - mean) / std)
+
+
+def test_vjepa_2_sees_an_image_as_two_equal_frames_and_leaves_its_predictor_out(tmp_path: Path) -> None:
+    from transformers import VJEPA2Model
+
+    model = load_encoder_model(make_encoder(tmp_path, "vjepa2"))
+    assert not any("predictor" in name for name, _ in model.named_parameters())
+    whole = VJEPA2Model.from_pretrained(tmp_path).eval()
+    video = pixels()[:, None].repeat(1, 2, 1, 1, 1)
+    with torch.no_grad():
+        said = whole(video, skip_predictor=True).last_hidden_state
+    torch.testing.assert_close(model(pixels())[0].patches.flatten(1, 2), said)
+
+
+def test_vjepa_2_counts_rows_by_the_image_at_hand(tmp_path: Path) -> None:
+    model = load_encoder_model(make_encoder(tmp_path, "vjepa2"))
+    made = make_encoder(tmp_path / "larger", "vjepa2", size=35)
+    larger = load_encoder_model(made)
+    larger.load_state_dict(model.state_dict())
+    # Weights that were made for 28 pixels do with 35 as those that were made for 35, there and back.
+    expected = larger(pixels(1, 35))[0].patches
+    torch.testing.assert_close(model(pixels(1, 35))[0].patches, expected)
+    torch.testing.assert_close(larger(pixels(1, 28))[0].patches, model(pixels(1, 28))[0].patches)
+    with pytest.raises(UserError, match=r"family vjepa2 takes squares, not \(28, 35\)"):
+        model(torch.zeros(1, 3, 28, 35))
+
+
+def test_vjepa_2_of_another_span_in_time_is_refused(tmp_path: Path) -> None:
+    encoder = make_encoder(tmp_path, "vjepa2")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "tubelet_size": 1}))
+    with pytest.raises(
+        UserError, match=r"config\.json: `tubelet_size: 1`: family vjepa2 reads weights whose patches span 2"
+    ):
+        load_encoder_model(encoder)
+
+
+def test_naflex_is_given_what_its_processor_makes_of_a_square(tmp_path: Path) -> None:
+    from transformers import Siglip2ImageProcessorPil, Siglip2VisionModel
+
+    model = load_encoder_model(make_encoder(tmp_path, "siglip2_naflex", summary="pooled"))
+    stock = Siglip2VisionModel.from_pretrained(tmp_path).eval()
+    for size in (28, 42):
+        image = make_image(7, (size, size))
+        # Their own default fills up with masked patches, of which there are none here.
+        made = Siglip2ImageProcessorPil(patch_size=7, max_num_patches=(size // 7) ** 2)(image, return_tensors="pt")
+        with torch.no_grad():
+            said = stock(**made)
+        mine = torch.from_numpy(np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 255 * 2 - 1)
+        got = model(mine)[0]
+        torch.testing.assert_close(got.patches.flatten(1, 2), said.last_hidden_state, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(got.summary, said.pooler_output, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["dinov2_with_registers", "dinov3"])
@@ -129,7 +242,7 @@ def test_another_kind_of_aimv2_is_refused_in_one_line(said: str, tmp_path: Path)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("family", ["aimv2", "siglip", "ijepa"])
+@pytest.mark.parametrize("family", NO_CLASS_TOKEN)
 def test_families_without_cls_drop_no_patch(family: str, tmp_path: Path) -> None:
     model = load_encoder_model(make_encoder(tmp_path, family))
     before = model(pixels())[0].patches

@@ -74,20 +74,31 @@ def looking_at_noise(model: Any) -> Any:
     """A model with weights at random, norms with scale 1 and shift 0. Tensors overlap in memory."""
     state = {}
     for index, (name, tensor) in enumerate(model.state_dict().items()):
-        if tensor.ndim == 1 and name.endswith(("weight", "bias")):
+        if name in dict(model.named_buffers()):
+            state[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
+        elif tensor.ndim == 1 and name.endswith(("weight", "bias")):
             state[name] = torch.full(tensor.shape, float(name.endswith("weight")))
         else:
             state[name] = noise()[index * 997 :][: tensor.numel()].view(tensor.shape)
     model.load_state_dict(state, assign=True)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
-            if name == "inv_freq":
-                # The frequencies of rotary positions, as the class computes them.
-                setattr(module, name, 1 / module.base ** torch.arange(0, 1, 4 / module.head_dim))
-                continue
-            assert name == "position_ids"
-            setattr(module, name, torch.arange(buffer.numel()).view(buffer.shape))
+            setattr(module, name, buffer_of(module, name, buffer))
     return model
+
+
+def buffer_of(module: Any, name: str, empty: torch.Tensor) -> torch.Tensor:
+    """A buffer as the class computes it."""
+    if name == "position_ids":
+        return torch.arange(empty.numel()).view(empty.shape)
+    if name.endswith("inv_freq"):
+        if hasattr(module, "compute_axial_rope_parameters"):
+            frequencies, _ = module.compute_axial_rope_parameters(module.config)
+            return frequencies
+        return 1 / module.base ** torch.arange(0, 1, 4 / module.head_dim)
+    # RADIO's own mean and std, and which class tokens it sums up with: nothing here depends on them.
+    assert name in ("norm_mean", "norm_std", "summary_idxs")
+    return torch.ones_like(empty, device="cpu") if name == "norm_std" else torch.zeros_like(empty, device="cpu")
 
 
 @lru_cache
@@ -206,8 +217,10 @@ def test_images_become_the_pixels_that_the_yaml_says(name: str) -> None:
     default = to_pixels(image, encoder.preprocessing)
     assert default.shape == (3, size, size) and default.dtype == np.float32
     assert encoder.preprocessing.mode == "pad"
-    # The bar of mean colour above the picture is black to the encoder, up to the colour's rounding.
-    assert np.abs(default[:, 0]).max() < 1 / 255 / min(encoder.preprocessing.std)
+    # The bar above the picture has the mean's colour, unless the yaml says another, up to its rounding.
+    way = encoder.preprocessing
+    bar = (np.asarray(way.fill or way.mean) - way.mean) / np.asarray(way.std)
+    assert np.abs(default[:, 0] - bar[:, None]).max() < 1 / 255 / min(way.std)
     seen = {mode: load_encoder(f"{name}@{mode}") for mode in ("squash", "crop")}
     for mode, variant in seen.items():
         assert variant.preprocessing.mode == mode and variant.preprocessing.size == size
@@ -362,6 +375,7 @@ STATED = {
     "dinov2-small": 22_056_576,
     "dinov3-b-224": 85_660_416,
     "siglip2-large-384": 316_283_904,
+    "internvit-300m-448": 304_012_288,
 }
 ROUNDED = {
     "dinov3-s-224": (21e6, 1e6),
@@ -370,6 +384,15 @@ ROUNDED = {
     "dinov3-h-plus-224": (840e6, 1e6),
     "dinov3-7b-224": (6716e6, 1e6),
     "siglip2-g-384": (1e9, 2e8),
+    "mlcd-l-336": (0.3e9, 5e6),
+    "franca-b-224": (86e6, 1e6),
+    "franca-l-224": (300e6, 5e6),
+    "radio-v4-h-512": (653e6, 2e6),
+    # Stated of fewer positions.
+    "tipsv2-b-448": (85.7e6, 1e6),
+    "tipsv2-l-448": (303.2e6, 1e6),
+    "tipsv2-so400m-448": (412.4e6, 1e6),
+    "tipsv2-g-448": (1.1e9, 5e7),
 }
 
 
@@ -377,6 +400,30 @@ ROUNDED = {
 def test_parameters_are_those_that_were_published(name: str) -> None:
     stated, within = (STATED[name], 0) if name in STATED else ROUNDED[name]
     assert abs(ENCODERS[name].params - stated) <= within
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"), [("vjepa2-l-256", 326.0), ("vjepa2-h-256", 653.9), ("vjepa2-g-384", 1034.6)]
+)
+def test_vjepa_2_has_the_published_parameters_less_its_predictor(name: str, whole: float) -> None:
+    from transformers import VJEPA2Model
+
+    kind: Any = family("vjepa2")
+    with torch.device("meta"):
+        model = VJEPA2Model(kind.config_of(ENCODERS[name]))
+    predictor = sum(parameter.numel() for parameter in model.predictor.parameters())
+    assert round((ENCODERS[name].params + predictor) / 1e6, 1) == whole
+
+
+def test_naflex_has_the_published_parameters_less_its_half_for_texts() -> None:
+    from transformers import Siglip2TextConfig, Siglip2TextModel
+
+    sizes = {"hidden_size": 1152, "num_hidden_layers": 27, "num_attention_heads": 16, "intermediate_size": 4304}
+    with torch.device("meta"):
+        text = Siglip2TextModel(Siglip2TextConfig(**sizes, vocab_size=256_000))
+    half = sum(parameter.numel() for parameter in text.parameters())
+    # And the scale and the bias of the loss.
+    assert ENCODERS["siglip2-naflex-so400m-256"].params + half + 2 == 1_135_670_962
 
 
 def test_registers_add_their_own_weights_and_nothing_else() -> None:

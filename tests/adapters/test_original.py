@@ -112,6 +112,38 @@ CLIP = (
         )
     },
 )
+INTERNVIT = (
+    {
+        r"embeddings\.cls_token": "embeddings.class_embedding",
+        r"embeddings\.position_embeddings": "embeddings.position_embedding",
+        r"embeddings\.patch_embeddings\.projection\.(\w+)": r"embeddings.patch_embedding.\1",
+        r"encoder\.layer\.(\d+)\.layernorm_before\.(\w+)": r"encoder.layers.\1.norm1.\2",
+        r"encoder\.layer\.(\d+)\.layernorm_after\.(\w+)": r"encoder.layers.\1.norm2.\2",
+        r"encoder\.layer\.(\d+)\.attention\.projection_layer\.(\w+)": r"encoder.layers.\1.attn.proj.\2",
+        r"encoder\.layer\.(\d+)\.lambda_(\d)": r"encoder.layers.\1.ls\2",
+        r"encoder\.layer\.(\d+)\.mlp\.fc(\d)\.(\w+)": r"encoder.layers.\1.mlp.fc\2.\3",
+    },
+    {
+        r"encoder.layers.\1.attn.qkv.\2": (
+            r"encoder\.layer\.(\d+)\.attention\.q_proj\.(\w+)",
+            r"encoder.layer.\1.attention.k_proj.\2",
+            r"encoder.layer.\1.attention.v_proj.\2",
+        )
+    },
+)
+AT = r"radio_model.model.blocks.\1."
+RADIO = (
+    {
+        r"input_conditioner\.(\w+)": r"radio_model.input_conditioner.\1",
+        "summary_idxs": "radio_model.summary_idxs",
+        r"embeddings\.patch_projection\.weight": "radio_model.model.patch_generator.embedder.weight",
+        r"embeddings\.position_embedding": "radio_model.model.patch_generator.pos_embed",
+        r"embeddings\.cls_register_token": "radio_model.model.patch_generator.cls_token.token",
+        r"encoder\.layer\.(\d+)\.(norm\d|mlp\.fc\d)\.(\w+)": AT + r"\2.\3",
+        r"encoder\.layer\.(\d+)\.attention\.o_proj\.(\w+)": AT + r"attn.proj.\2",
+    },
+    {AT + r"attn.qkv.\2": INTERNVIT[1][r"encoder.layers.\1.attn.qkv.\2"]},
+)
 
 
 def chunked(state: State, size: int) -> State:
@@ -147,6 +179,8 @@ def test_a_teacher_with_its_heads_is_read_without_them(tmp_path: Path) -> None:
     folder = make_swiglu(tmp_path / "hub")
     state = {f"module.backbone.{name}": value for name, value in renamed(weights_of(folder), *DINOV2).items()}
     state |= {"module.dino_head.mlp.0.weight": torch.ones(3), "module.ibot_head.last.weight": torch.ones(3)}
+    # Franca's, beside what DINOv2 has.
+    state["module.rasa_head.pre_pos_layers.0.weight"] = torch.ones(3)
     assert_same_features(as_file(folder, tmp_path / "teacher.pth", {"teacher": state, "iteration": 7}), folder)
 
 
@@ -190,6 +224,55 @@ def test_every_layout_gives_the_folders_features(family: str, names: Any, tmp_pa
     activation = "quick_gelu" if family == "clip" else "gelu"
     file = as_file(folder, tmp_path / "original.pth", held, architecture={**SHAPE, "activation": activation})
     assert_same_features(file, folder)
+
+
+def test_internvits_own_file_gives_the_folders_features(tmp_path: Path) -> None:
+    folder = make_encoder(tmp_path / "hub", "internvit")
+    state = renamed(weights_of(folder), *INTERNVIT)
+    assert len(state) == 4 + 2 * 14
+    assert_same_features(as_file(folder, tmp_path / "original.pth", state), folder)
+
+
+def test_radios_own_file_has_no_layer_scales_which_are_one(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+    from transformers import RadioModel
+
+    folder = make_encoder(tmp_path / "hub", "radio")
+    model = RadioModel.from_pretrained(tmp_path / "hub")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("lambda1"):
+                parameter.fill_(1)
+    model.save_pretrained(tmp_path / "hub")
+    state = renamed(weights_of(folder), *RADIO)
+    assert not any("lambda" in name for name in state) and len(state) == 6 + 2 * 12
+    more = {"radio_model.model.patch_generator.video_embedder.weight": torch.ones(3)}
+    path = tmp_path / "model.safetensors"
+    save_file({name: value.contiguous() for name, value in (state | more).items()}, path)
+    shape = {**SHAPE, "native": 56, "activation": "gelu", "norm_eps": 1e-6}
+    file = as_file(folder, tmp_path / "unused.pth", {}, architecture=shape, weights={"path": str(path)})
+    assert_same_features(file, folder)
+
+
+def test_openvision_is_a_clip_without_the_norm_before_its_blocks(tmp_path: Path) -> None:
+    clip = make_encoder(tmp_path / "hub", "clip", summary="pooled")
+    weights = load_encoder_model(clip).model
+    state = {name: value for name, value in renamed(weights.state_dict(), *CLIP).items() if "ln_pre" not in name}
+    shape = {**SHAPE, "activation": "quick_gelu"}
+    file = as_file(clip, tmp_path / "a.bin", state, family="openvision", architecture=shape)
+    assert clip.params - file.params == 2 * 32
+    got = load_encoder_model(file)(pixels())[0]
+    weights.pre_layrnorm = torch.nn.Identity()
+    with torch.no_grad():
+        said = weights(pixels()).last_hidden_state[:, 1:]
+        pooled = weights.post_layernorm(said.mean(1))
+    torch.testing.assert_close(got.patches.flatten(1, 2), said)
+    torch.testing.assert_close(got.summary, pooled)
+    with_norm = as_file(
+        clip, tmp_path / "b.bin", renamed(weights_of(clip), *CLIP), architecture=shape, family="openvision"
+    )
+    with pytest.raises(UserError, match=r"no place in what the yaml describes, the first is visual\.ln_pre"):
+        load_encoder_model(with_norm)
 
 
 def test_ijepas_other_encoder_is_read_by_name_and_is_another_run(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 from typer.testing import CliRunner
 
 from mllm_eval.catalog import load_encoder, names
@@ -39,6 +40,47 @@ def test_the_table_has_a_whole_line_for_each_encoder_when_piped() -> None:
     assert re.split(r"  +", line.rstrip())[1:] == [*cells, "google/siglip2-so400m-patch14-384", "Table 14, 3"]
     study = next(line for line in lines if line.startswith("openai-clip-l-336"))
     assert study.rstrip().endswith("Cambrian study")
+
+
+def named(*words: str) -> list[str]:
+    return [json.loads(line)["name"] for line in listed("--json", *words).splitlines()]
+
+
+def test_the_list_is_filtered_by_facts_and_sorted_by_one() -> None:
+    found = [load_encoder(name) for name in names("encoders")]
+    small = [one for one in found if one.facts.supervision == "self" and one.params <= 90e6]
+    got = named("--where", "supervision=self", "--where", "params<=90M", "--sort", "params")
+    assert got == [one.name for one in sorted(small, key=lambda one: (one.params, one.name))] and len(got) > 3
+    assert named("--where", "family=timm_convnext", "--where", "width>1024") == [
+        "convnext-clip-large-320",
+        "convnext-clip-xxl-256",
+    ]
+    assert named("--where", "norm=false", "--where", "family=radio") == ["radio-v4-h-512"]
+    assert "metaclip-g-224" in named("--where", "repo=-") and "dinov2-base" not in named("--where", "repo=-")
+    assert named("--where", "variants=cambrian", "--where", "patch=16") == [
+        one.name for one in found if "cambrian" in one.variants and one.patch == 16
+    ]
+    assert named("--where", "params>900B") == []
+    table = listed("--where", "family=vjepa2", "--sort", "width").splitlines()
+    assert [line.split()[0] for line in table[1:]] == ["vjepa2-l-256", "vjepa2-h-256", "vjepa2-g-384"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--where", "familly=clip"], "no fact 'familly'. Did you mean 'family'? Known: name, family"),
+        (["--where", "params"], "write FACT=VALUE"),
+        (["--where", "family<clip"], "< compares numbers, as in params<400M; family has"),
+        (["--where", "params<many"], "< compares numbers"),
+        # The first is met by none.
+        (["--where", "params>900B", "--where", "size=3"], "no fact 'size'"),
+        (["--sort", "para"], "no fact 'para'. Did you mean 'params'?"),
+        (["--sort", "published"], "--sort published: has no order"),
+    ],
+)
+def test_what_is_no_condition_is_refused_in_one_line(words: list[str], message: str) -> None:
+    done = CliRunner().invoke(app, ["encoders", *words])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1) and message in done.stderr, done.stderr
 
 
 def test_the_list_loads_no_torch() -> None:

@@ -125,14 +125,14 @@ def test_a_plan_holds_each_request_once_and_stays_within_its_limits(requests: li
         blocks = [[requests[number] for number in block] for block in batch.blocks]
         rows = [row for block in blocks for row in block]
         assert {row.prefix for row in rows} == set(batch.prefixes) and len(set(batch.prefixes)) == len(batch.prefixes)
-        (heads_length,) = {row.prefix_tokens for row in rows}
+        (prefix_length,) = {row.prefix_tokens for row in rows}
         for block in blocks:
             lengths = [row.suffix_tokens for row in block]
             assert lengths == sorted(lengths)
             assert len(block) == 1 or len(block) * lengths[-1] <= limits.pass_tokens
-            held = len(batch.prefixes) * heads_length + len(block) * (lengths[-1] + max(row.longest for row in block))
+            held = len(batch.prefixes) * prefix_length + len(block) * (lengths[-1] + max(row.longest for row in block))
             assert len(rows) == 1 or (len(rows) <= limits.rows and held <= limits.tokens)
-        assert batch.work >= len(batch.prefixes) * heads_length + sum(row.suffix_tokens + 1 for row in rows)
+        assert batch.work >= len(batch.prefixes) * prefix_length + sum(row.suffix_tokens + 1 for row in rows)
 
 
 def test_an_image_is_prefilled_once_for_all_its_questions(model: Tiny, tmp_path: Path) -> None:
@@ -141,8 +141,8 @@ def test_an_image_is_prefilled_once_for_all_its_questions(model: Tiny, tmp_path:
     hook = model.llm.model.layers[0].register_forward_pre_hook(lambda _, args: widths.append(tuple(args[0].shape[:2])))
     answers_of(model, samples, tmp_path / "a.jsonl", max_new_tokens=1, limits=Limits(pass_cost=10**6))
     hook.remove()
-    head = len(model.tokenizer.ids("<|begin_of_text|><|start_header_id|>user<|end_header_id|>__"))
-    assert widths[0] == (3, head + model.image_tokens)
+    prefix = len(model.tokenizer.ids("<|begin_of_text|><|start_header_id|>user<|end_header_id|>__"))
+    assert widths[0] == (3, prefix + model.image_tokens)
     assert [rows for rows, _ in widths] == [3, 30]
 
 
@@ -266,18 +266,18 @@ def test_nothing_to_answer_is_a_finished_journal(model: Tiny, tmp_path: Path) ->
 
 
 @given(counts=st.lists(st.integers(0, 4), max_size=12))
-def test_spans_cover_the_rows_of_every_head(counts: list[int]) -> None:
-    heads = [head for head, count in enumerate(counts) for _ in range(count)]
+def test_spans_cover_the_rows_of_every_prefix(counts: list[int]) -> None:
+    prefixes = [prefix for prefix, count in enumerate(counts) for _ in range(count)]
     covered = [
-        (span.row + head * span.each + row, span.first + head)
-        for span in spans(heads)
-        for head in range(span.count)
+        (span.row + prefix * span.each + row, span.first + prefix)
+        for span in spans(prefixes)
+        for prefix in range(span.count)
         for row in range(span.each)
     ]
-    assert covered == list(enumerate(heads))
+    assert covered == list(enumerate(prefixes))
 
 
-def test_heads_with_equally_many_rows_are_one_span() -> None:
+def test_prefixes_with_equally_many_rows_are_one_span() -> None:
     assert spans([0, 0, 1, 1, 2, 4]) == [Span(0, 2, 2, 0), Span(2, 1, 1, 4), Span(4, 1, 1, 5)]
 
 
@@ -309,7 +309,7 @@ def test_half_precision_rounds_no_more_than_a_fused_kernel(spread: float) -> Non
 
     fused = error(torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=scale))
     assert error(attend_by_products(query, key, value, None, scale)[0]) <= 2 * fused
-    # Heads that are shared, and what stands behind them, put together.
+    # A prefix that is shared, and what stands behind it, put together.
     shared = SharedPrefixes([key[:1, :, :300]], [value[:1, :, :300]]).of_layer(0, [Span(0, 1, 1, 0)])
     alone = attend_to_both(query[:1], key[:1, :, 300:], value[:1, :, 300:], None, scale, shared)
     assert float((alone.double() - exact[:1]).norm() / exact[:1].norm()) <= 2 * fused

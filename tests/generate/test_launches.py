@@ -17,7 +17,7 @@ from mllm_eval.generate.engine import answer_mask
 from mllm_eval.generate.layers import newest_states
 from mllm_eval.model.internals import KeyValues
 
-IMAGES, HEAD, TAIL, STEPS = 16, 667, 96, 2
+IMAGES, PREFIX, SUFFIX, STEPS = 16, 667, 96, 2
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +32,15 @@ def of_engine(llama: Any, each: list[int]) -> int:
     """Launches of a step in which so many questions are asked of each image."""
     config = llama.config
     rows = sum(each)
-    size = (config.num_key_value_heads, HEAD, config.head_dim)
+    size = (config.num_key_value_heads, PREFIX, config.head_dim)
     with pretended(), torch.inference_mode(), shared_prefix_attention(llama):
         shared = [put(torch.empty(len(each), *size, dtype=torch.bfloat16, device="meta")) for _ in range(2)]
-        heads = SharedPrefixes([shared[0]] * config.num_hidden_layers, [shared[1]] * config.num_hidden_layers)
+        prefixes = SharedPrefixes([shared[0]] * config.num_hidden_layers, [shared[1]] * config.num_hidden_layers)
         found = spans([image for image, count in enumerate(each) for _ in range(count)])
         padding = put(torch.arange(rows) % 5)
-        cache = KeyValues(config.num_hidden_layers, TAIL + 16)
+        cache = KeyValues(config.num_hidden_layers, SUFFIX + 16)
         for layer in cache.held:
-            own = put(torch.empty(rows, *size[:1], TAIL, size[2], dtype=torch.bfloat16, device="meta"))
+            own = put(torch.empty(rows, *size[:1], SUFFIX, size[2], dtype=torch.bfloat16, device="meta"))
             layer.update(own, own)
         for _ in range(STEPS):
             GPU.begin()
@@ -49,10 +49,10 @@ def of_engine(llama: Any, each: list[int]) -> int:
             hidden = newest_states(
                 llama.model,
                 llama.get_input_embeddings()(tokens)[:, None],
-                (HEAD + length - padding)[:, None],
+                (PREFIX + length - padding)[:, None],
                 answer_mask(padding, length + 1, torch.bfloat16),
                 cache,
-                heads,
+                prefixes,
                 found,
             )
             llama.lm_head(hidden).argmax(-1)
@@ -63,7 +63,7 @@ def of_plain(llama: Any) -> int:
     """Launches of a step of one row through transformers' LLaMA."""
     with pretended(), torch.inference_mode():
         cache = DynamicCache()
-        for tokens in (HEAD + TAIL, 1, 1):
+        for tokens in (PREFIX + SUFFIX, 1, 1):
             GPU.begin()
             ids = put(torch.zeros(1, tokens, dtype=torch.long))
             llama(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1].argmax(-1)

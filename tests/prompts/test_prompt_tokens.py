@@ -75,8 +75,8 @@ def test_the_ids_of_the_golden_prompts_are_those_of_the_plain_text() -> None:
     for line in map(json.loads, PROMPTS.read_text().splitlines()):
         if line["template"] != "llama_3":
             continue
-        head, close = render("llama_3", "\0", 0).split("\0")
-        user = line["prompt"].removeprefix(head).removesuffix(close)
+        opening, close = render("llama_3", "\0", 0).split("\0")
+        user = line["prompt"].removeprefix(opening).removesuffix(close)
         images = user.count("<image>\n")
         chunks = words.chunks(prompt_parts("llama_3", user.removeprefix("<image>\n" * images), images))
         plain = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in line["prompt"].split(IMAGE)]

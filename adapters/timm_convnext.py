@@ -1,0 +1,65 @@
+"""timm's ConvNeXt, as CLIP's image half: cells that overlap, and no patches (`pip install mllm-eval[timm]`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    # Its name by its path; at run time the families are part of mllm_eval.adapters.
+    from adapters.timm import Family as Timm
+else:
+    from mllm_eval.adapters.timm import Family as Timm
+
+
+class OverTokens(nn.Module):
+    """A norm of maps [B, D, h, w] applied to tokens [B, N, D], with its own weights."""
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        # In a tuple the weights stay the model's alone.
+        self._norm = (norm,)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Normed tokens [B, N, D]."""
+        (norm,) = self._norm
+        return functional.layer_norm(states, (states.shape[-1],), norm.weight, norm.bias, norm.eps)
+
+
+class Family(Timm):
+    """Layers are the four stages; only the last has the width and the grid that the yaml tells."""
+
+    options: ClassVar[dict[str, Any]] = {}
+    needed: ClassVar[tuple[str, ...]] = ("stages", "head.norm")
+    overlaps: ClassVar[bool] = True
+    tapers: ClassVar[bool] = True
+
+    @classmethod
+    def blocks_of(cls, model: Any) -> Sequence[nn.Module]:
+        """The stages in order."""
+        stages: Sequence[nn.Module] = model.stages
+        return stages
+
+    @classmethod
+    def norm_of(cls, model: Any) -> nn.Module:
+        """The head's, which the class applies to the mean of all cells."""
+        return OverTokens(model.head.norm)
+
+    @classmethod
+    def prefix_of(cls, model: Any) -> int:
+        """None: every token is a cell."""
+        return 0
+
+    @classmethod
+    def found_in(cls, model: Any) -> dict[str, Any]:
+        """Stride and width of the last stage."""
+        last = model.feature_info[-1]
+        return {"patch": last["reduction"], "width": last["num_chs"]}
+
+    def pool(self, states: Tensor) -> Tensor:
+        """The normed mean of all cells [B, D]."""
+        pooled: Tensor = self.final_norm()(states.mean(1))
+        return pooled
