@@ -136,7 +136,6 @@ faults: $(READY) ## kill every step at random points and compare with a run undi
 fuzz: $(READY) ## change files that strangers bring at random, count what becomes of them: [INPUTS=5000 SEED=0 KINDS="image,csv" ENGINE=atheris]
 	@PYTHONPATH=.:tests OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m fuzzing --inputs $(or $(INPUTS),300) $(if $(SEED),--seed $(SEED)) $(if $(KINDS),--kinds "$(KINDS)") $(if $(ENGINE),--engine $(ENGINE))
 
-
 peers: $(READY) ## an exported checkpoint asked by transformers, lm-eval and lmms-eval, each in its own environment, under results/peers: [RUNS=hash CLIENTS=a,b]: network
 	@PYTHONPATH=tests:. $(BIN)/python -m peers $(if $(RUNS),--run $(RUNS)) $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(TORCH_INDEX),--torch-from $(TORCH_FROM))
 
