@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup filter plan weights data train eval probe export score table report subset compare leaks align check gpu-check gpu-wheels mini-weights lint test test-fast test-long faults fuzz audit bench clean
+.PHONY: help setup filter plan weights data train eval probe export score table report subset compare leaks align check gpu-check gpu-wheels mini-weights lint test test-fast test-long test-lowest faults fuzz peers audit bench clean
 
 PYTHON ?= python3
 # Torch comes from pip's own index, in the version of constraints.txt. PyPI's build for Linux is that with CUDA, which runs
@@ -128,10 +128,16 @@ test-fast: $(READY) ## the tests that take seconds each
 test-long: $(READY) ## the tests that take minutes each
 	@$(BIN)/python -m pytest -m long
 
+test-lowest: $(READY) ## the tests of models, exports and adapters with the lowest versions of pyproject.toml, under results/lowest: [TESTS=tests/model]: network
+	@PYTHONPATH=tests:. $(BIN)/python tests/lowest.py $(if $(TORCH_INDEX),--torch-from $(TORCH_FROM)) $(TESTS)
+
 faults: $(READY) ## kill every step at random points and compare with a run undisturbed: [KILLS=200 SEED=0 MINUTES=120]
 	@OMP_NUM_THREADS=1 PYTHONPATH=tests:. $(BIN)/python tests/killing.py --kills $(or $(KILLS),200) $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
 fuzz: $(READY) ## change files that strangers bring at random, count what becomes of them: [INPUTS=5000 SEED=0 KINDS="image,csv" ENGINE=atheris]
 	@PYTHONPATH=.:tests OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m fuzzing --inputs $(or $(INPUTS),300) $(if $(SEED),--seed $(SEED)) $(if $(KINDS),--kinds "$(KINDS)") $(if $(ENGINE),--engine $(ENGINE))
+
+peers: $(READY) ## an exported checkpoint asked by transformers, lm-eval and lmms-eval, each in its own environment, under results/peers: [RUNS=hash CLIENTS=a,b]: network
+	@PYTHONPATH=tests:. $(BIN)/python -m peers $(if $(RUNS),--run $(RUNS)) $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(TORCH_INDEX),--torch-from $(TORCH_FROM))
 
 # In an environment of its own: what it needs is none of what is audited.
 AUDITORS := pip-audit==2.10.1 cyclonedx-bom==7.5.0

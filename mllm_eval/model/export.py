@@ -182,10 +182,16 @@ def _processor(model: VLM) -> Any:
 
 
 def stock_tokenizer(model: VLM) -> Any:
-    """The tokenizer, which puts its begin token in front where the template wants it there, and nowhere else."""
+    """The tokenizer, which puts its begin token in front where the template wants it there, and nowhere else.
+
+    Its end token is the one that ends a turn, where that is one token: some clients (lmms-eval) stop there alone,
+    whatever the generation_config lists.
+    """
     from tokenizers import processors
 
     made = copy.deepcopy(model.tokenizer)
+    if turn_end := _turn_end(model):
+        made.eos_token = made.convert_ids_to_tokens(turn_end[0])
     begin = PromptTokens(made, model.config.template).begin
     if getattr(made, "add_bos_token", None) is not None:
         made.add_bos_token = bool(begin)

@@ -1,7 +1,8 @@
 """Exports that transformers 4.57 reads as 5 does: servers are pinned to it, and warn at most.
 
 `pip install --target DIR --no-deps transformers==4.57.6 huggingface_hub==0.36.0 tokenizers==0.22.1` and
-`MLLM_EVAL_TRANSFORMERS_4=DIR` let the last test read the folders by that version, too.
+`MLLM_EVAL_TRANSFORMERS_4=DIR` let the last test read the folders by that version, too. After `make peers` such a DIR is
+results/peers/transformers-4.57/lib/python3.11/site-packages.
 """
 
 from __future__ import annotations
