@@ -1,11 +1,15 @@
-"""Time what fsync and checksums cost: training, answering and scoring with them and without, side by side.
+"""Time what fsync and checksums cost: training, saving, answering and scoring with them and without, side by side.
 
     python bench/protection.py [--rounds 3] [--encoder mini-dino] [--recipe mini] [--benchmarks mme,gqa] [--train]
+    python bench/protection.py --steps 40 [--rounds 3]
 
 Each is a process of its own, with and without by turns, from the same folder of results: without --train that of the
-run that is under results/runs, whose answers and scores are made again. `inside` are the seconds that were spent in
-fsync and checksums themselves, which tell more than a difference where other programs share the machine. Writes
-results/bench/protection.json.
+run that is under results/runs, whose answers and scores are made again. With --train all begins with nothing; with
+--steps each stage has so few steps, of the first rows (.jsonl); from 40 on it has as many checkpoints as a whole
+training. `inside` are the seconds that were spent in fsync and checksums themselves, which tell more than a difference
+where other programs share the machine. They are told of the whole command and of its parts: training without its
+saves, checkpoints on the way, the final checkpoint, the rest.
+Writes results/bench/protection.json.
 """
 
 from __future__ import annotations
@@ -20,15 +24,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from harness import report
 
-from mllm_eval.storage import results_home
+from mllm_eval.storage import locate, results_home
 
 inside = 0.0
 depth = 0
+TRAINED, SAVED, FINAL, REST = "training", "checkpoints on the way", "the final checkpoint", "the rest"
+# Part of the command -> wall seconds, seconds inside of fsync and checksums, and how often it ran.
+parts: dict[str, list[float]] = {}
 
 
 def timed(plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,6 +55,35 @@ def timed(plain: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def part(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A function whose seconds are a part's."""
+
+    def of(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            start, before = time.perf_counter(), inside
+            try:
+                return plain(*given, **named)
+            finally:
+                own = parts.setdefault(name, [0.0, 0.0, 0.0])
+                for at, more in enumerate((time.perf_counter() - start, inside - before, 1.0)):
+                    own[at] += more
+
+        return call
+
+    return of
+
+
+def apart(wall: float) -> dict[str, list[float]]:
+    """The parts, none of which holds another one."""
+    found = {name: list(own) for name, own in parts.items()}
+    if TRAINED in found:
+        for name in (SAVED, FINAL):
+            for at in (0, 1):
+                found[TRAINED][at] -= found.get(name, [0.0, 0.0])[at]
+    found[REST] = [wall - sum(own[0] for own in found.values()), inside - sum(own[1] for own in found.values()), 1.0]
+    return found
+
+
 def put(module: str, name: str, made: Callable[[Any], Any]) -> None:
     """Put something in the place of a function, wherever it was imported to."""
     plain = getattr(sys.modules[module], name)
@@ -63,6 +100,7 @@ def child(protected: bool, words: list[str]) -> int:
     import mllm_eval.features
     import mllm_eval.pipeline
     import mllm_eval.train.stages
+    import mllm_eval.train.trainer
 
     off: dict[tuple[str, str], Any] = {
         ("mllm_eval.disk", "sync"): lambda file: None,
@@ -74,17 +112,22 @@ def child(protected: bool, words: list[str]) -> int:
     }
     for (module, name), nothing in off.items():
         put(module, name, timed if protected else lambda _, nothing=nothing: nothing)
+    put("mllm_eval.train.stages", "train", part(TRAINED))
+    put("mllm_eval.model.checkpoint", "save_checkpoint", part(FINAL))
+    trainer = mllm_eval.train.trainer.StageTrainer
+    trainer._save_checkpoint = part(SAVED)(trainer._save_checkpoint)  # type: ignore[method-assign]
     start, before = time.perf_counter(), time.process_time()
     try:
         code = int(mllm_eval.cli.app.app(words, standalone_mode=False) or 0)
     except SystemExit as end:
         code = int(end.code or 0)
-    spent = {"wall": time.perf_counter() - start, "cpu": time.process_time() - before, "inside": inside}
+    wall = time.perf_counter() - start
+    spent = {"wall": wall, "cpu": time.process_time() - before, "inside": inside, "parts": apart(wall)}
     print("\n" + json.dumps(spent))
     return code
 
 
-def once(protected: bool, words: list[str], source: Path | None) -> dict[str, float]:
+def once(protected: bool, words: list[str], source: Path | None) -> dict[str, Any]:
     """Seconds of a command from a copy of a folder of results."""
     with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-", dir=results_home().parent) as folder:
         if source is not None:
@@ -92,7 +135,7 @@ def once(protected: bool, words: list[str], source: Path | None) -> dict[str, fl
         command = [sys.executable, __file__, "--child", "on" if protected else "off", *words]
         environment = {**os.environ, "MLLM_EVAL_RESULTS": folder}
         done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-        found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return found
 
 
@@ -103,29 +146,70 @@ def main() -> None:
     parser.add_argument("--recipe", default="mini")
     parser.add_argument("--benchmarks", default="mme,gqa")
     parser.add_argument("--train", action="store_true", help="from nothing, not from the run that is there")
+    parser.add_argument("--steps", type=int, help="as --train, with so few steps of each stage")
     asked = parser.parse_args()
-    words = ["eval", asked.encoder, "--recipe", asked.recipe, "--benchmarks", asked.benchmarks]
+    begins = asked.train or asked.steps is not None
     with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-", dir=results_home().parent) as folder:
-        source = None
-        if not asked.train:
+        recipe, source = asked.recipe, None
+        if asked.steps is not None:
+            recipe = str(few_steps(asked.recipe, asked.steps, Path(folder)))
+        words = ["eval", asked.encoder, "--recipe", recipe, "--benchmarks", asked.benchmarks]
+        if not begins:
             from mllm_eval.run import Run
 
             run, source = Run.of(asked.encoder, asked.recipe), Path(folder)
             left_out = shutil.ignore_patterns("answers", "scores", "settled.json")
             shutil.copytree(run.folder, source / "runs" / run.hash, ignore=left_out)
-        taken: dict[bool, list[dict[str, float]]] = {True: [], False: []}
+        taken: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
         for turn in range(asked.rounds):
             for protected in (True, False) if turn % 2 else (False, True):
                 taken[protected].append(once(protected, words, source))
-    rows = [
+    settings = {"rounds": asked.rounds, "command": " ".join(words), "trained": begins, "steps": asked.steps}
+    report("protection", settings, [*whole(taken), *by_part(taken)])
+
+
+def few_steps(name: str, steps: int, folder: Path) -> Path:
+    """A recipe of so few steps a stage, which reads no more rows than these see."""
+    from mllm_eval.catalog import load_recipe
+
+    recipe = load_recipe(name)
+    said: dict[str, Any] = {"base": name, "name": "few"}
+    for number, stage in ((1, recipe.stage1), (2, recipe.stage2)):
+        data = []
+        for place, one in enumerate(stage.data):
+            path = folder / f"stage{number}-{place}.jsonl"
+            with open(locate(one.path), "rb") as file:
+                path.write_bytes(b"".join(islice(file, steps * stage.batch)))
+            data.append({"path": str(path), "images": one.images})
+        said[f"stage{number}"] = {"steps": steps, "data": data}
+    path = folder / "few.yaml"
+    path.write_text(json.dumps(said))
+    return path
+
+
+def whole(taken: dict[bool, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The command with protection and without: medians over the rounds."""
+    shares = [one["inside"] / one["wall"] for one in taken[True]]
+    return [
         {"fsync and checksums": "on" if protected else "off",
-         **{f"{key} seconds": statistics.median(one[key] for one in found) for key in ("wall", "cpu", "inside")}}
+         **{f"{key} seconds": statistics.median(one[key] for one in found) for key in ("wall", "cpu", "inside")},
+         "share inside, %": 100 * statistics.median(shares)}
         for protected, found in taken.items()
     ]  # fmt: skip
-    shares = [one["inside"] / one["wall"] for one in taken[True]]
-    rows[0]["share inside, %"] = rows[1]["share inside, %"] = 100 * statistics.median(shares)
-    settings = {"rounds": asked.rounds, "command": " ".join(words), "trained": asked.train}
-    report("protection", settings, rows)
+
+
+def by_part(taken: dict[bool, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Its parts: medians over the rounds."""
+    rows = []
+    for name in taken[True][0]["parts"]:
+        on, off = ([one["parts"][name] for one in taken[protected]] for protected in (True, False))
+        wall, spent = (statistics.median(own[at] for own in on) for at in (0, 1))
+        rows.append({
+            "part": name, "times": round(on[0][2]), "wall seconds, on": wall,
+            "wall seconds, off": statistics.median(own[0] for own in off), "inside seconds": spent,
+            "share inside, %": 100 * spent / wall if wall else 0.0,
+        })  # fmt: skip
+    return rows
 
 
 if __name__ == "__main__":

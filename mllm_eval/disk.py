@@ -14,6 +14,7 @@ from typing import Any
 
 from mllm_eval.errors import UserError
 
+ELSEWHERE = "name a folder that can be written by MLLM_EVAL_RESULTS (data: MLLM_EVAL_DATA, models: HF_HOME)"
 AGAIN = "and run the same command again: it goes on from what is kept"
 MENDS = {
     errno.ENOSPC: f"make room on its disk {AGAIN}",
@@ -22,9 +23,9 @@ MENDS = {
     errno.EIO: f"look at the disk (`dmesg`), or take another by MLLM_EVAL_RESULTS, {AGAIN}",
     errno.ESTALE: f"mount its file system anew {AGAIN}",
     errno.EMFILE: f"raise the limit of open files (`ulimit -n`) {AGAIN}",
-    errno.EROFS: "its file system is mounted read-only; name a folder that can be written by MLLM_EVAL_RESULTS",
-    errno.EACCES: "change its permissions, or name a folder that can be written by MLLM_EVAL_RESULTS",
-    errno.EPERM: "change its permissions, or name a folder that can be written by MLLM_EVAL_RESULTS",
+    errno.EROFS: f"its file system is mounted read-only; {ELSEWHERE}",
+    errno.EACCES: f"change its permissions, or {ELSEWHERE}",
+    errno.EPERM: f"change its permissions, or {ELSEWHERE}",
     errno.ENOTDIR: f"remove the file that stands where a folder should {AGAIN}",
     errno.EISDIR: f"remove the folder that stands where a file should {AGAIN}",
     errno.ENAMETOOLONG: "take shorter names",

@@ -1,7 +1,7 @@
 """What models, data sets and files say, written so that it is text wherever it is shown.
 
-One function a surface: a terminal, html, LaTeX, markdown, a csv that a spreadsheet opens. Whoever writes a text that
-does not stand in this project's own code puts it through one of these.
+One function a surface: a terminal, html, LaTeX, markdown, a csv that a spreadsheet opens, a figure. Whoever writes a
+text that does not stand in this project's own code puts it through one of these; of html `mllm_eval.html` sees to it.
 """
 
 from __future__ import annotations
@@ -49,6 +49,11 @@ def lines(text: str) -> str:
 def html(text: str) -> str:
     """A text for html, within an element or an attribute in quotes; control characters are spelt out as in `lines`."""
     return _html.escape(lines(text))
+
+
+def figure(text: str) -> str:
+    """A text for a figure of matplotlib, which would take what stands between two dollars for mathematics."""
+    return lines(text).replace("$", r"\$")
 
 
 def latex(text: str) -> str:

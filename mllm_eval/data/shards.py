@@ -17,7 +17,7 @@ IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".p
 MEMBER_BYTES = 2**30
 """What a member of a tar may hold: it is read at once, and a compressed tar says of a few bytes that they are many."""
 WITHIN = "the shard ends within it"
-# What reading a damaged archive raises. Of OSError this class alone: a disk that fails is no fault of the archive.
+# What reading a damaged archive raises, beside an OSError without a number.
 DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 
@@ -71,7 +71,8 @@ def tar_members(path: Path | str, take: Callable[[str], bool] | None = None) -> 
                 if take is not None and not (info.isfile() and take(begun)):
                     continue
                 member = _read(archive, info, begun)
-            except DAMAGED as problem:
+            except (*DAMAGED, OSError) as problem:
+                _hold_to_archive(path, problem)
                 if begun:
                     count -= 1
                     yield Member(begun, None, WITHIN)
@@ -115,10 +116,18 @@ def _opened(path: Path | str) -> _Archive:
     try:
         # As a stream: nothing is sought, so that pipes and network disks serve.
         return _Archive.open(path, "r|*", tarinfo=_Info, errors="surrogateescape")
-    except DAMAGED as problem:
+    except (*DAMAGED, OSError) as problem:
+        _hold_to_archive(path, problem)
         raise Broken("unreadable", f"{path}: is no tar ({first_line(problem)})") from None
-    except OSError as problem:
-        raise UserError(f"{path}: cannot be read ({problem.strerror or problem})") from None
+
+
+def _hold_to_archive(path: Path | str, problem: Exception) -> None:
+    """Raise UserError where the system failed, not the archive: what could not be read may be there.
+
+    bz2 says with an OSError that its data are damaged, but gives no number of the system's.
+    """
+    if isinstance(problem, OSError) and problem.errno is not None:
+        raise UserError(f"{path}: cannot be read ({problem.strerror})") from None
 
 
 def name_of(name: str) -> str:

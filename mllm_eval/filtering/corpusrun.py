@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mllm_eval import disk
+from mllm_eval.disk import saving
 from mllm_eval.environment import describe
 from mllm_eval.errors import UserError
 from mllm_eval.filtering.corpus import Corpus, Shard
@@ -18,7 +19,7 @@ from mllm_eval.filtering.judging import Judge
 from mllm_eval.filtering.tally import Tally
 from mllm_eval.locks import FileLock
 from mllm_eval.progress import Progress, unheard
-from mllm_eval.storage import parse_json, read_json, write_json
+from mllm_eval.storage import parse_json, read_json, remove_temporary, write_json
 
 CONFIG, SUMMARY, TIMINGS = "filter.json", "summary.json", "timings.jsonl"
 
@@ -118,9 +119,8 @@ def timed(shard: Shard, judge: Judge, asked: Asked, places: Places) -> Tally:
             "seconds": round(time.perf_counter() - wall, 4),
             "cpu_seconds": round(time.process_time() - cpu, 4)}  # fmt: skip
     # One short line a write: several processes append to it.
-    handle = os.open(places.out / TIMINGS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    with os.fdopen(handle, "wb") as file:
-        file.write((json.dumps(line) + "\n").encode())
+    with saving(places.out / TIMINGS), open(places.out / TIMINGS, "ab", buffering=0) as file:
+        disk.write(file.fileno(), (json.dumps(line) + "\n").encode())
     return tally
 
 
@@ -128,7 +128,7 @@ def read_spent(out: Path) -> Spent:
     """What all shards took that were ever decided here; a line that was cut short is left out."""
     total = Spent()
     if (out / TIMINGS).is_file():
-        with open(out / TIMINGS, encoding="utf-8") as file:
+        with open(out / TIMINGS, encoding="utf-8", errors="replace") as file:
             for text in file:
                 try:
                     line = parse_json(text, fields_once=False)
@@ -145,8 +145,7 @@ def summary(made: Filtered) -> dict[str, Any]:
 
 def _sweep(out: Path) -> None:
     """Remove what those that were killed have left; called while nobody writes."""
-    for left in out.rglob(".*.tmp"):
-        left.unlink(missing_ok=True)
+    remove_temporary(out)
 
 
 def _hold(work: Work) -> dict[str, Any]:

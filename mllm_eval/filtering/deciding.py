@@ -18,7 +18,7 @@ from mllm_eval.filtering.judging import Judge, Judgement
 from mllm_eval.filtering.reading import Entry, entries
 from mllm_eval.filtering.tally import NAMED, Near, Tally
 from mllm_eval.filtering.writing import write_kept
-from mllm_eval.storage import replacing
+from mllm_eval.storage import replacing, sha256_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,13 +74,15 @@ def tally_of(shard: Shard, asked: Asked, places: Places) -> Tally | None:
     needed = [places.index(shard.name), *([places.shard(shard)] if asked.shards else [])]
     if not path.is_file() or not all(one.is_file() for one in needed):
         return None
+    source = shard.signature()
     try:
         said = json.loads(pq.read_metadata(path).metadata[META])
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+        # What a disk gives back otherwise than it was written is judged again; earlier versions wrote no checksum.
+        if said["filter"] != asked.key or said["source"] != source or said.get("sum", _sum(said)) != _sum(said):
+            return None
+        return Tally.of_dict(said["tally"])
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError, AttributeError):
         return None
-    if said["filter"] != asked.key or said["source"] != shard.signature():
-        return None
-    return Tally.of_dict(said["tally"])
 
 
 def decide_shard(shard: Shard, judge: Judge, asked: Asked, places: Places) -> Tally:
@@ -122,8 +124,15 @@ def decide_shard(shard: Shard, judge: Judge, asked: Asked, places: Places) -> Ta
         if asked.shards:
             write_kept(shard, kept, places.shard(shard))
         said = {"filter": asked.key, "source": source, "shard": shard.name, "tally": tally.to_dict()}
+        said["sum"] = _sum(said)
         writer.add_key_value_metadata({META: json.dumps(said, ensure_ascii=False, sort_keys=True).encode()})
     return tally
+
+
+def _sum(said: dict[str, Any]) -> str:
+    """A checksum of what is counted of a shard, 16 hex digits."""
+    own = {name: value for name, value in said.items() if name != "sum"}
+    return sha256_bytes(json.dumps(own, sort_keys=True).encode())[:16]
 
 
 def judge_entries(found: Iterable[Entry], judge: Judge) -> Iterator[tuple[Entry, Judgement | str]]:

@@ -12,30 +12,30 @@ from mllm_eval.catalog.level import Level
 from mllm_eval.data.shards import Broken
 from mllm_eval.decoding import decode
 from mllm_eval.errors import UserError
-from mllm_eval.escaping import html as escape
 from mllm_eval.filtering.agreement import Agreement, Share, agreement, share
 from mllm_eval.filtering.corpus import Corpus
 from mllm_eval.filtering.corpusrun import Filtered
 from mllm_eval.filtering.reading import FAULTS, entries
 from mllm_eval.filtering.tally import BINS, Near, Tally
 from mllm_eval.filtering.throughput import Projection
+from mllm_eval.html import NOTHING, Html, joined
 from mllm_eval.report.site.build import ASSETS
-from mllm_eval.report.site.figures import HUES, INK, LACKING, bare, inline_figure, new_figure
-from mllm_eval.report.site.markup import facts, listed, section, sheet
+from mllm_eval.report.site.figures import HUES, INK, LACKING, Draw, bare, inline_figure, new_figure
+from mllm_eval.report.site.markup import facts, headline, listed, note, opened, section, sheet
 from mllm_eval.storage import read_text, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EDGE = 168  # pixels of a thumbnail's longer side
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-STYLE = """
+POLICY = Html("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
+STYLE = Html("""
 .shown { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.2rem, 1fr)); gap: .9rem; }
 .shown { margin: .6rem 0 1.4rem; }
 .shown figure { margin: 0; } .shown img { width: 100%; height: 8.2rem; object-fit: contain; background: var(--band); }
 .shown figcaption { margin: .3rem 0 0; font-size: .75rem; } .shown b { color: var(--ink); font-weight: 600; }
 .gone { display: block; height: 8.2rem; background: var(--band); }
-"""
+""")
 Images = dict[Near, str]
 """Data addresses of the thumbnails of pictures that could be read again."""
 
@@ -87,15 +87,14 @@ def _thumbnail(data: bytes, where: str) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def page(made: Filtered, level: Level, projected: Projection | None, images: Images) -> str:
-    """The whole page; every text from files is escaped."""
+def page(made: Filtered, level: Level, projected: Projection | None, images: Images) -> Html:
+    """The whole page."""
     tally = made.tally
     kept = share(tally.kept, tally.judged)
     found = agreement(tally)
-    headline = f"{percent(kept.value)} of {tally.judged:,} images kept" if tally.judged else "No image was judged"
+    said = f"{percent(kept.value)} of {tally.judged:,} images kept" if tally.judged else "No image was judged"
     parts = [
-        f'<section class="headline"><h1>{escape(headline)}</h1>'
-        f'<p class="lead">{escape(level.name)}: {escape(str(made.config["question"]))}</p>{_about(made)}</section>',
+        headline(said, f"{level.name}: {made.config['question']}", _about(made)),
         section("share", "Kept share", _shares(kept, level, tally), _share_words(kept, level)),
         section("histogram", "p(yes)", _histogram(tally, float(made.config["threshold"])), _little(tally)),
         section("threshold", "Around the threshold", _near(tally, images)),
@@ -105,17 +104,15 @@ def page(made: Filtered, level: Level, projected: Projection | None, images: Ima
     parts.append(section("faults", "What could not be judged", _faults(tally)))
     if projected is not None:
         parts.append(section("throughput", "Throughput", listed(projected.lines(), "words")))
-    body = "\n".join(parts)
-    css = read_text(ASSETS / "site.css") + STYLE
-    return (
+    css = Html(read_text(ASSETS / "site.css")) + STYLE
+    return Html(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f"<title>{escape(headline)}: {escape(level.name)}</title>\n"
-        f'<link rel="icon" href="data:,">\n<style>\n{css}</style>\n</head>\n<body>\n<main id="main">\n{body}\n</main>\n'
+        '<meta http-equiv="Content-Security-Policy" content="{}">\n<title>{}: {}</title>\n'
+        '<link rel="icon" href="data:,">\n<style>\n{}</style>\n</head>\n<body>\n<main id="main">\n{}\n</main>\n'
         "<footer><p>Made by <code>mllm-eval filter</code> from its decisions; the published share alone is quoted."
         "</p></footer>\n</body>\n</html>\n"
-    )
+    ).format(POLICY, said, level.name, css, Html("\n").join(parts))
 
 
 def percent(value: float | None) -> str:
@@ -130,7 +127,7 @@ def interval(found: Share) -> str:
     return "-" if found.value is None else f"[{percent(found.low)}, {percent(found.high)}]"
 
 
-def _about(made: Filtered) -> str:
+def _about(made: Filtered) -> Html:
     about, config = made.about, made.config
     whole = "whole words" if about.get("whole_words", True) else "first pieces of words"
     return facts(
@@ -144,13 +141,15 @@ def _about(made: Filtered) -> str:
     )
 
 
-def _shares(kept: Share, level: Level, tally: Tally) -> str:
+def _shares(kept: Share, level: Level, tally: Tally) -> Html:
     rows = [("this corpus", percent(kept.value), interval(kept), f"{tally.kept:,} of {tally.judged:,}")]
     if level.published is not None:
         rows.append((level.published.source, percent(level.published.share), "", ""))
     head = (("", False), ("kept", True), ("95 %", True), ("images", True))
-    note = "The interval is Wilson's, of images drawn at random; images of one page or site are alike, and it is wider."
-    return sheet("shares", "Share of the images that the filter keeps", head, rows, note)
+    wilson = (
+        "The interval is Wilson's, of images drawn at random; images of one page or site are alike, and it is wider."
+    )
+    return sheet("shares", "Share of the images that the filter keeps", head, rows, wilson)
 
 
 def _share_words(kept: Share, level: Level) -> str:
@@ -170,7 +169,7 @@ def _little(tally: Tally) -> str:
             "probability is yes or no.")  # fmt: skip
 
 
-def _histogram(tally: Tally, threshold: float) -> str:
+def _histogram(tally: Tally, threshold: float) -> Html:
     def draw() -> Figure:
         figure = new_figure(9.6, 2.6)
         axes = figure.subplots()
@@ -190,31 +189,34 @@ def _histogram(tally: Tally, threshold: float) -> str:
     return _drawn("p-yes", draw, alt, "Images by p(yes). Blue: kept; the dashed line is the threshold.")
 
 
-def _drawn(name: str, draw: object, alt: str, caption: str) -> str:
+def _drawn(name: str, draw: Draw, alt: str, caption: str) -> Html:
     try:
-        return inline_figure(name, draw, alt, caption)  # type: ignore[arg-type]
+        return inline_figure(name, draw, alt, caption)
     except UserError as problem:
         if str(problem) != LACKING:
             raise
-        return f'<p class="note">{escape(LACKING)}</p>'
+        return note(LACKING)
 
 
-def _near(tally: Tally, images: Images) -> str:
+def _near(tally: Tally, images: Images) -> Html:
     rows = []
     for heading, near in (("Kept, the least sure first", tally.near_kept), ("Dropped, the nearest first",
                                                                            tally.near_dropped)):  # fmt: skip
-        cells = "".join(_picture(one, images.get(one)) for one in near) or '<p class="note">None.</p>'
-        rows.append(f'<h3>{heading}</h3><div class="shown">{cells}</div>')
-    return "".join(rows)
+        cells = NOTHING.join(_picture(one, images.get(one)) for one in near) or note("None.")
+        rows.append(Html('<h3>{}</h3><div class="shown">{}</div>').format(heading, cells))
+    return NOTHING.join(rows)
 
 
-def _picture(near: Near, image: str | None) -> str:
-    name = escape(near.key)
-    shown = '<span class="gone"></span>' if image is None else f'<img src="{image}" alt="{name}" loading="lazy">'
-    return f"<figure>{shown}<figcaption><b>{near.p_yes:.3f}</b> {name}<br>{escape(near.shard)}</figcaption></figure>"
+def _picture(near: Near, image: str | None) -> Html:
+    shown = Html('<span class="gone"></span>')
+    if image is not None:
+        shown = Html('<img src="{}" alt="{}" loading="lazy">').format(image, near.key)
+    return Html(
+        "<figure>{}<figcaption><b>{:.3f}</b> {}<br>{}</figcaption></figure>"
+    ).format(shown, near.p_yes, near.key, near.shard)  # fmt: skip
 
 
-def _agreement(found: Agreement, tally: Tally, made: Filtered) -> str:
+def _agreement(found: Agreement, tally: Tally, made: Filtered) -> Html:
     head: Sequence[tuple[str, bool]] = (("", False), ("labelled yes", True), ("labelled no", True))
     rows = [
         ("kept", f"{tally.right_kept:,}", f"{tally.wrong_kept:,}"),
@@ -234,7 +236,7 @@ def _agreement(found: Agreement, tally: Tally, made: Filtered) -> str:
     return counts + numbers + _calibration(found, tally) + sheet("tenths", "Calibration", head, tenths)
 
 
-def _calibration(found: Agreement, tally: Tally) -> str:
+def _calibration(found: Agreement, tally: Tally) -> Html:
     def draw() -> Figure:
         figure = new_figure(9.6, 2.9)
         axes, beside = figure.subplots(1, 2, width_ratios=(1, 2.2))
@@ -270,17 +272,13 @@ def _calibration(found: Agreement, tally: Tally) -> str:
     return _drawn("calibration", draw, alt, caption)
 
 
-def _faults(tally: Tally) -> str:
+def _faults(tally: Tally) -> Html:
     if not tally.faults:
-        return "<p>Nothing: every image was judged, every shard ends as it should.</p>"
-    parts = [f"<p>{tally.failed:,} of {tally.judged + tally.failed:,} images failed; they count as neither kept nor "
-             "dropped.</p>"]  # fmt: skip
+        return Html("<p>Nothing: every image was judged, every shard ends as it should.</p>")
+    counts = Html("<p>{:,} of {:,} images failed; they count as neither kept nor dropped.</p>")
+    parts = [counts.format(tally.failed, tally.judged + tally.failed)]
     for kind, fault in sorted(tally.faults.items()):
-        more = (
-            f"<p class=note>and {fault.count - len(fault.first):,} more</p>" if fault.count > len(fault.first) else ""
-        )
-        parts.append(
-            f"<details><summary>{fault.count:,} {escape(FAULTS.get(kind, kind))}</summary>"
-            f"{listed(fault.first)}{more}</details>"
-        )
-    return "".join(parts)
+        left = fault.count - len(fault.first)
+        more = note(f"and {left:,} more" if left > 0 else "")
+        parts.append(opened(f"{fault.count:,} {FAULTS.get(kind, kind)}", joined(listed(fault.first), more)))
+    return NOTHING.join(parts)

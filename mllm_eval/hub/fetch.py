@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mllm_eval.disk import saving
 from mllm_eval.errors import UserError
 from mllm_eval.hub.lock import ONLY, Lock, LockedFile, Part, Source, lock_path, locked_files, read_lock, write
 from mllm_eval.hub.transfer import Transfer, of_address, of_hub
@@ -90,7 +91,8 @@ def _to_cache(
     files = Transfer(source, progress).all(wanted)
     folder = cache
     for name in files:
-        path = Path(api.hf_hub_download(source.repo, name, repo_type=source.kind, revision=commit))
+        with saving(cache / name):
+            path = Path(api.hf_hub_download(source.repo, name, repo_type=source.kind, revision=commit))
         # A file of a sub-folder stands so many levels below the snapshot.
         folder = path.parents[name.count("/")]
     return folder, commit, files

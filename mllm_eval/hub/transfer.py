@@ -6,21 +6,24 @@ interrupted, and a file may have gigabytes. A file takes its own name once it is
 
 from __future__ import annotations
 
-import errno
 import functools
 import hashlib
+import io
 import os
 import shutil
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from mllm_eval import disk
+from mllm_eval.disk import saving
 from mllm_eval.errors import UserError
 from mllm_eval.hub.lock import LockedFile, Source
 from mllm_eval.progress import Progress
@@ -70,7 +73,7 @@ class Transfer:
     def all(self, wanted: Sequence[Wanted]) -> dict[str, LockedFile]:
         """Fetch what is not here; every file's size and hash, in order of the names. `progress` gets bytes.
 
-        Raises UserError for a full disk and for a file that came out wrong. What was fetched stays.
+        Raises UserError for a file that came out wrong, NotWritten where the disk refuses. What was fetched stays.
         """
         self.total = sum(one.size or 0 for one in wanted)
         self._check_room(wanted)
@@ -96,7 +99,11 @@ class Transfer:
             self.progress(self.done, max(self.total, self.done))
 
     def one(self, wanted: Wanted) -> LockedFile:
-        """Fetch a file unless it is here."""
+        """Fetch a file unless it is here. Raises NotWritten where the disk refuses it."""
+        with saving(wanted.target):
+            return self._one(wanted)
+
+    def _one(self, wanted: Wanted) -> LockedFile:
         target, part = wanted.target, wanted.part
         if target.is_file():
             if wanted.is_listed(found := _file(target), target):
@@ -107,12 +114,7 @@ class Transfer:
         if part.is_file() and wanted.size is not None and part.stat().st_size > wanted.size:
             part.unlink()
         self.tell(part.stat().st_size if part.is_file() else 0)
-        try:
-            wanted.get(part, self.tell)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise UserError(f"{part}: {error.strerror}; make room, then {self.source.mend} to go on") from None
-            raise
+        wanted.get(part, self.tell)
         if not wanted.is_listed(found := _file(part), part):
             part.unlink()
             said = f"{wanted.name} did not arrive as the hub lists it; {self.source.mend}"
@@ -120,7 +122,7 @@ class Transfer:
                 expected = str(wanted.sha256)[:12]
                 said = f"the file's SHA-256 is {found.sha256[:12]}..., {expected}... was expected; removed it"
             raise UserError(f"{self.source}: {said}")
-        os.replace(part, target)
+        disk.replace(part, target)
         return found
 
     def _check_room(self, wanted: Sequence[Wanted]) -> None:
@@ -150,6 +152,21 @@ def of_address(source: Source, target: Path, sha256: str | None) -> Wanted:
     return Wanted(target.name, target, part, functools.partial(_from_address, source), sha256=sha256)
 
 
+@contextmanager
+def _appended(part: Path) -> Iterator[io.BufferedWriter[disk.Through]]:
+    """The part of a file to write on at its end. What was written is on the disk behind the `with` block.
+
+    Raises NotWritten where the disk refuses, which a broken connection is not.
+    """
+    with saving(part):
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        with io.BufferedWriter(disk.Through(handle), CHUNK) as file:
+            file.seek(0, os.SEEK_END)
+            yield file
+            file.flush()
+            disk.sync(handle)
+
+
 def _from_hub(source: Source, commit: str, entry: Any, endpoint: str | None, part: Path, tell: Tell) -> None:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
@@ -161,7 +178,7 @@ def _from_hub(source: Source, commit: str, entry: Any, endpoint: str | None, par
     if urlsplit(place).netloc != urlsplit(url).netloc:
         # A login is for the hub alone, not for the store that it sends us to.
         headers.pop("authorization", None)
-    with open(part, "ab") as file:
+    with _appended(part) as file:
         http_get(
             place,
             file,
@@ -181,9 +198,10 @@ def _from_address(source: Source, part: Path, tell: Tell) -> None:
             if have and answer.status != 206:
                 # A server that knows no ranges sends the file from its beginning.
                 tell(-have)
+                part.unlink()
                 have = 0
             total = have + int(answer.headers.get("Content-Length") or 0)
-            with open(part, "ab" if have else "wb") as file:
+            with _appended(part) as file:
                 while block := answer.read(CHUNK):
                     file.write(block)
                     tell(len(block))
@@ -191,6 +209,8 @@ def _from_address(source: Source, part: Path, tell: Tell) -> None:
         if error.code == 416:
             part.unlink()
         raise UserError(f"{source}: the server says {error.code} {error.reason}; {source.mend}") from None
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{source}: no connection ({getattr(error, 'reason', error)}); {source.mend}") from None
     size = part.stat().st_size

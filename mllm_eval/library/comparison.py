@@ -28,6 +28,7 @@ from mllm_eval.saved import Saved
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mllm_eval.html import Html
     from mllm_eval.library.encoder import LoadedEncoder
 
 COLUMNS = (
@@ -107,7 +108,7 @@ class Comparison:
     def __repr__(self) -> str:
         return f"<comparison of {', '.join(one.run.name for one in self.results)}>"
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> Html:
         return self.table()._repr_html_()
 
 

@@ -27,6 +27,7 @@ from mllm_eval.saved import Saved
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mllm_eval.html import Html
     from mllm_eval.library.encoder import LoadedEncoder
 
 COLUMNS = ("benchmark", "id", "prediction", "score", "parsed", "note", "group", "cluster", "stratum")
@@ -114,7 +115,7 @@ class Results:
         part = f", a subset of {self.subset:,}" if self.subset else ""
         return f"<results of {self.run.name}: {', '.join(one.name for one in self.benchmarks)}{part}>"
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> Html:
         return self.table()._repr_html_()
 
 

@@ -215,6 +215,9 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None, encoder: boo
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         loads = isinstance(config, VLMConfig)
         processor = VLMProcessor.from_pretrained(folder, local_files_only=True) if loads else None
+        if processor is not None:
+            # What a tokenizer's settings say is first looked at when a text is cut.
+            processor.tokenizer(IMAGE)
     if processor is None:
         raise UserError(f"{folder}: holds a {config.model_type}, not a checkpoint of this project")
     left_out = ""

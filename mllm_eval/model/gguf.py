@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mllm_eval.adapters.loading import first_line
+from mllm_eval.adapters.loading import first_line, understood
 from mllm_eval.catalog.gguf import name_in_transformers
 from mllm_eval.errors import UserError
 from mllm_eval.hub.gguf_header import KINDS, GgufTensor, read_gguf
@@ -97,13 +97,13 @@ def gguf_tokenizer(path: Path) -> Any:
     said = read_gguf(path).metadata
     kind, cut = said.get("tokenizer.ggml.model"), said.get("tokenizer.ggml.pre")
     mend = "name another in the yaml: `tokenizer: {path: a folder with tokenizer.json}`"
-    if kind is None or not isinstance(said.get("tokenizer.ggml.tokens"), list):
+    if not isinstance(kind, str) or not isinstance(said.get("tokenizer.ggml.tokens"), list):
         raise UserError(f"{path}: has no tokenizer; {mend}")
     if kind not in ("llama", "gpt2"):
         raise UserError(f"{path}: its tokenizer is of kind {kind!r}, a LLaMA's here are 'llama' and 'gpt2'; {mend}")
-    if kind == "gpt2" and cut not in (*LLAMA3, *GPT2, *DIGITS):
+    if kind == "gpt2" and str(cut) not in (*LLAMA3, *GPT2, *DIGITS):
         raise UserError(f"{path}: its tokenizer cuts texts as {cut!r}, which is not known here; {mend}")
-    try:
+    with understood(path, "its tokenizer cannot be read", mend):
         if kind == "gpt2":
             return _byte_level(said, str(cut))
         _package(path)
@@ -111,10 +111,6 @@ def gguf_tokenizer(path: Path) -> Any:
 
         options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
         return AutoTokenizer.from_pretrained(path.parent, **options)
-    except UserError:
-        raise
-    except Exception as problem:
-        raise UserError(f"{path}: its tokenizer cannot be read ({first_line(problem)}); {mend}") from None
 
 
 def _byte_level(said: Mapping[str, Any], cut: str) -> Any:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import groupby, pairwise
 
-from mllm_eval.escaping import html as escape
+from mllm_eval.html import NOTHING, Html
 from mllm_eval.report.table import Cell, Column, Row, Table
 
-_STYLE = """
+_STYLE = Html("""
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --line: #d5dae0;
   --page: #fff; --band: #f5f7f9; --best: #0b5cad; --gain: #1a7037; --loss: #a8321f; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8ebef; --soft: #9aa5b1; --line: #39414b;
@@ -45,39 +45,40 @@ sup { line-height: 0; font-size: .72em; color: var(--soft); }
 @media (max-width: 40rem) { th:first-child { min-width: 7rem; max-width: 9.5rem; white-space: normal; } }
 @media print { body { padding: 0; max-width: none; } table { font-size: 6.5pt; } 
   th, td { padding: 1.5pt 2.5pt; } .scroll { overflow: visible; } }
-"""
+""")
 
 
 # A notebook has colours and fonts of its own.
-_FRAGMENT = """
+_FRAGMENT = Html("""
 .mllm-eval .scroll { overflow-x: auto; }
 .mllm-eval td, .mllm-eval th { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .mllm-eval .text, .mllm-eval th:first-child { text-align: left; }
 .mllm-eval .best { font-weight: 700; } .mllm-eval .aside { opacity: .7; }
 .mllm-eval .gain, .mllm-eval .loss, .mllm-eval .limits, .mllm-eval .notes { font-size: .85em; }
 .mllm-eval .limits { display: block; }
-"""
+""")
 
 
-def fragment(table: Table) -> str:
-    """The table for a notebook: no page around it, and a style that touches nothing else. Escaped as `html` is."""
-    head = f"<p><b>{escape(table.title)}</b></p>"
-    return f'<div class="mllm-eval"><style>{_FRAGMENT}</style>\n{head}\n<div class="scroll">{_inner(table)}</div>'
+def fragment(table: Table) -> Html:
+    """The table for a notebook: no page around it, and a style that touches nothing else."""
+    return Html(
+        '<div class="mllm-eval"><style>{}</style>\n<p><b>{}</b></p>\n<div class="scroll">{}</div>'
+    ).format(_FRAGMENT, table.title, _inner(table))  # fmt: skip
 
 
-def html(table: Table) -> str:
-    """A whole page. Everything that comes from files is escaped; nothing is fetched."""
-    return (
+def html(table: Table) -> Html:
+    """A whole page, from which nothing is fetched."""
+    return Html(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(table.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f'<h1 id="title">{escape(table.title)}</h1>\n'
+        "<title>{title}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n"
+        '<h1 id="title">{title}</h1>\n'
         '<div class="scroll" tabindex="0" role="region" aria-labelledby="title">\n'
-        f"{_inner(table)}</main>\n</body>\n</html>\n"
-    )
+        "{inner}</main>\n</body>\n</html>\n"
+    ).format(title=table.title, style=_STYLE, inner=_inner(table))
 
 
-def _inner(table: Table) -> str:
+def _inner(table: Table) -> Html:
     """Rows and cells, the end of the box that they scroll in, and the words below."""
     notes, marks = table.footnotes()
     starts = _starts(table.columns)
@@ -85,22 +86,18 @@ def _inner(table: Table) -> str:
     group = ""
     for index, row in enumerate(table.rows):
         if row.group and row.group != group:
-            body.append(
-                f'<tr class="group"><th scope="rowgroup" colspan="{len(table.columns) + 1}">'
-                f"{escape(row.group)}</th></tr>"
-            )
+            heading = Html('<tr class="group"><th scope="rowgroup" colspan="{}">{}</th></tr>')
+            body.append(heading.format(len(table.columns) + 1, row.group))
         group = row.group
         body.append(_line(row, table.columns, starts, marks.get(index, ""), table.mixed))
-    words = "".join(f"<li>{escape(sentence)}</li>" for sentence in table.sentences)
-    below = "".join(f"<p><sup>{escape(mark)}</sup> {escape(text)}</p>" for mark, text in notes)
-    below += "".join(f"<p>{escape(note)}</p>" for note in table.notes)
+    words = NOTHING.join(Html("<li>{}</li>").format(sentence) for sentence in table.sentences)
+    below = NOTHING.join(Html("<p><sup>{}</sup> {}</p>").format(mark, text) for mark, text in notes)
+    below += NOTHING.join(Html("<p>{}</p>").format(note) for note in table.notes)
+    whole = Html("<table>\n<thead>\n{}</thead>\n<tbody>\n{}\n</tbody>\n</table>\n</div>\n")
     return (
-        "<table>\n"
-        f"<thead>\n{_head(table.columns, starts)}</thead>\n<tbody>\n"
-        + "\n".join(body)
-        + "\n</tbody>\n</table>\n</div>\n"
-        + (f'<ul class="words">{words}</ul>\n' if words else "")
-        + (f'<div class="notes">{below}</div>\n' if below else "")
+        whole.format(_head(table.columns, starts), Html("\n").join(body))
+        + (Html('<ul class="words">{}</ul>\n').format(words) if words else NOTHING)
+        + (Html('<div class="notes">{}</div>\n').format(below) if below else NOTHING)
     )
 
 
@@ -108,44 +105,46 @@ def _starts(shown: tuple[Column, ...]) -> set[str]:
     return {b.key for a, b in pairwise(shown) if a.group != b.group}
 
 
-def _classes(*names: str) -> str:
+def _classes(*names: str) -> Html:
     kept = " ".join(name for name in names if name)
-    return f' class="{kept}"' if kept else ""
+    return Html(' class="{}"').format(kept) if kept else NOTHING
 
 
-def _at(column: Column, starts: set[str]) -> str:
+def _at(column: Column, starts: set[str]) -> Html:
     return _classes("text" if column.text else "", "first" if column.key in starts else "")
 
 
-def _head(shown: tuple[Column, ...], starts: set[str]) -> str:
-    rows = ""
+def _head(shown: tuple[Column, ...], starts: set[str]) -> Html:
+    rows = NOTHING
     if any(column.group for column in shown):
-        rows += "<tr><th></th>"
+        rows += Html("<tr><th></th>")
         for name, members in groupby(shown, key=lambda column: column.group):
             part = list(members)
             line = _classes("first" if part[0].key in starts else "")
-            rows += f'<th scope="colgroup" colspan="{len(part)}"{line}>{escape(name)}</th>'
-        rows += "</tr>\n"
-    cells = "".join(f'<th scope="col"{_at(column, starts)}>{escape(column.title)}</th>' for column in shown)
-    return f'{rows}<tr><th scope="col"></th>{cells}</tr>\n'
+            rows += Html('<th scope="colgroup" colspan="{}"{}>{}</th>').format(len(part), line, name)
+        rows += Html("</tr>\n")
+    one = Html('<th scope="col"{}>{}</th>')
+    cells = NOTHING.join(one.format(_at(column, starts), column.title) for column in shown)
+    return Html('{}<tr><th scope="col"></th>{}</tr>\n').format(rows, cells)
 
 
-def _line(row: Row, shown: tuple[Column, ...], starts: set[str], mark: str, tagged: bool) -> str:
-    label = escape(row.label) + (f" <sup>{escape(mark)}</sup>" if mark else "")
+def _line(row: Row, shown: tuple[Column, ...], starts: set[str], mark: str, tagged: bool) -> Html:
+    label = NOTHING + row.label + (Html(" <sup>{}</sup>").format(mark) if mark else NOTHING)
     if tagged and row.source == "published":
-        label += '<span class="tag">published</span>'
+        label += Html('<span class="tag">published</span>')
     cells = []
     for column in shown:
         cell = row.cells.get(column.key, Cell())
-        text = f'<span class="best">{escape(cell.text)}</span>' if cell.best else escape(cell.text)
+        text = Html('<span class="best">{}</span>' if cell.best else "{}").format(cell.text)
         if cell.failed:
-            text += f' <span class="loss">{escape(cell.failed)}</span>'
+            text += Html(' <span class="loss">{}</span>').format(cell.failed)
         if cell.delta:
             up = cell.delta.startswith("(+") == (column.better == "high")
-            text += f' <span class="{"gain" if up else "loss"}">{escape(cell.delta)}</span>'
+            text += Html(' <span class="{}">{}</span>').format("gain" if up else "loss", cell.delta)
         if cell.marks:
-            text += f"<sup>{escape(cell.marks)}</sup>"
+            text += Html("<sup>{}</sup>").format(cell.marks)
         if cell.interval:
-            text += f'<span class="limits">{escape(cell.interval)}</span>'
-        cells.append(f"<td{_at(column, starts)}>{text}</td>")
-    return f'<tr{_classes("aside" if row.aside else "")}><th scope="row">{label}</th>{"".join(cells)}</tr>'
+            text += Html('<span class="limits">{}</span>').format(cell.interval)
+        cells.append(Html("<td{}>{}</td>").format(_at(column, starts), text))
+    aside = _classes("aside" if row.aside else "")
+    return Html('<tr{}><th scope="row">{}</th>{}</tr>').format(aside, label, NOTHING.join(cells))

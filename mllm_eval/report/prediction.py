@@ -11,7 +11,7 @@ import numpy as np
 
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, near
-from mllm_eval.report.site.figures import LINE, new_figure
+from mllm_eval.report.site.figures import LINE, new_figure, save
 from mllm_eval.report.table import Cell, Column, Row, Table, printed
 from mllm_eval.report.words import title
 from mllm_eval.results import AVERAGE, columns, published
@@ -159,4 +159,4 @@ def draw_prediction(target: str, path: Path) -> None:
     panels[0].set_ylabel(f"published {title(target)}", fontsize=8)
     panels[0].legend(fontsize=7, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save(figure, path, dpi=150)

@@ -27,7 +27,7 @@ def render(table: Table, form: str = "terminal") -> str:
     """The table as text in one of `FORMATS`, ending in a newline. Raises UserError for another format."""
     if form not in FORMATS:
         raise UserError(f"unknown format {form!r}.{near(form, FORMATS)} Known: {', '.join(FORMATS)}")
-    return FORMATS[form](table)
+    return str(FORMATS[form](table))
 
 
 def write_tables(

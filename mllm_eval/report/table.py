@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 from itertools import groupby
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from mllm_eval.html import Html
 
 Rounding = Literal["round", "truncate", "even"]
 _MODES = {"round": ROUND_HALF_UP, "truncate": ROUND_DOWN, "even": ROUND_HALF_EVEN}
@@ -81,8 +84,8 @@ class Table:
 
         return terminal(self).rstrip("\n")
 
-    def _repr_html_(self) -> str:
-        """What a notebook shows; everything is escaped."""
+    def _repr_html_(self) -> Html:
+        """What a notebook shows."""
         from mllm_eval.report.page import fragment
 
         return fragment(self)

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mllm_eval import escaping
 from mllm_eval.catalog import Benchmark, Given, load_benchmark
 from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.environment import settings
 from mllm_eval.errors import UserError, near
-from mllm_eval.escaping import html as escape
+from mllm_eval.html import Html
 from mllm_eval.score.answerfiles import line_of
 from mllm_eval.score.files import ScoringOptions, score_lines, sentence
 from mllm_eval.score.scorer import rules_of
@@ -36,8 +37,10 @@ class ScoredPredictions:
     def __repr__(self) -> str:
         return f"<{sentence(self.summary)}>"
 
-    def _repr_html_(self) -> str:
-        return f"<p>{escape(sentence(self.summary))}</p>{self.scores._repr_html_()}"  # type: ignore[operator]
+    def _repr_html_(self) -> Html:
+        # pandas escapes what stands in the cells, save for what turns letters around.
+        cells = Html(escaping.lines(self.scores._repr_html_()))  # type: ignore[operator]
+        return Html("<p>{}</p>{}").format(sentence(self.summary), cells)
 
 
 @settings()
@@ -96,9 +99,14 @@ def score(
     scored = score_lines(
         chosen, source, lines, ScoringOptions(rules, partial, pin=data, variant=VariantKey.parse(variant))
     )
-    rows = [(one.id, scored.predictions.get(one.id), one.score, one.parsed, one.note) for one in scored.scores]
+    rows = [(one.id, _whole(scored.predictions.get(one.id)), one.score, one.parsed, one.note) for one in scored.scores]
     frame = pd.DataFrame(rows, columns=["id", "prediction", "score", "parsed", "note"])
     return ScoredPredictions(scored.summary, frame.astype({"score": "float64"}))
+
+
+def _whole(text: str | None) -> str | None:
+    # Half of a surrogate pair, legal in JSON, is nothing that a column of texts can hold.
+    return None if text is None else text.encode("utf-8", "replace").decode()
 
 
 READ = ("id", "prediction", "question", "prompt", "gold", "target")

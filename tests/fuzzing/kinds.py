@@ -12,7 +12,10 @@ _OF = {
     "data": ("image", "map", "parquet", "csv", "training rows", "captions", "zip archive"),
     "configs": ("encoder yaml", "llm yaml", "recipe yaml", "benchmark yaml", "probe yaml", "alignment yaml",
                 "external yaml"),
-    "models": ("safetensors header", "llm config", "encoder config", "tokenizer", "checkpoint"),
+    "models": ("safetensors header", "llm config", "encoder config", "tokenizer", "checkpoint", "checkpoint resummed"),
+    "gguf": ("gguf",),
+    "corpora": ("filter tar", "filter parquet", "filter folder", "leaks tar", "leaks parquet", "leaks folder",
+                "leaks rows"),
     "answers": ("answers", "cambrian answers", "lmms-eval samples", "sheet", "xlsx sheet", "journal"),
     "records": ("run record", "hub lock", "data lock", "feature shard"),
 }  # fmt: skip

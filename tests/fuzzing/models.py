@@ -17,7 +17,7 @@ from mllm_eval.adapters.original import read_tensors
 from mllm_eval.generate.positions import positions_in
 from mllm_eval.greedy import kept, overruled
 from mllm_eval.hub.safetensors_header import read_header
-from mllm_eval.model import assemble, load_checkpoint, load_llm_model, load_tokenizer, save_checkpoint
+from mllm_eval.model import assemble, load_checkpoint, load_llm_model, load_tokenizer, save_checkpoint, sums
 from mllm_eval.pipeline.weights import check
 
 torch.set_num_threads(1)
@@ -141,7 +141,28 @@ class Checkpoint(Folder):
         load_checkpoint(self.folder)
 
 
+class Resummed(Checkpoint):
+    """A checkpoint of someone who wrote its checksums anew: what reads shapes, configs and tokenizers is reached, and
+    what is loaded answers."""
+
+    names = (*Checkpoint.names, "tokenizer.json")
+
+    def use(self) -> None:
+        sums.write(self.folder)
+        try:
+            model = load_checkpoint(self.folder)
+            load_checkpoint(self.folder, encoder=False)
+        finally:
+            (self.folder / sums.FILE).unlink()
+        size = model.get_input_embeddings().num_embeddings
+        ids = model.tokenizer("What is it? Ä 1", add_special_tokens=False)["input_ids"]
+        if ids and max(ids) >= size:
+            raise Changed(f"id {max(ids)} of {size}")
+        with torch.no_grad():
+            model(input_ids=torch.tensor([[0, 1, 2, 3]]))
+
+
 SUBJECTS: dict[str, Callable[[Path], Subject]] = {
     "safetensors header": Header, "encoder config": EncoderConfig, "llm config": LlmConfig,
-    "tokenizer": TokenizerFiles, "checkpoint": Checkpoint,
+    "tokenizer": TokenizerFiles, "checkpoint": Checkpoint, "checkpoint resummed": Resummed,
 }  # fmt: skip

@@ -123,6 +123,9 @@ def test_a_benchmark_may_be_a_dict(results: mllm_eval.Results) -> None:
     assert found.scores.groupby("benchmark").size().to_dict() == {"mine": 12, "own": 12}
     assert mllm_eval.sample_frame(mine, "mine").question[0].endswith("Say it.")
     assert mllm_eval.score(mine, {"0": "red"}, data="mine", partial=True).value == 100
+    # Half of a surrogate pair, legal in JSON, is no letter, and scored as any wrong answer is.
+    half = mllm_eval.score(mine, {"0": "half \ud800"}, data="mine", partial=True)
+    assert half.value == 0 and half.scores["prediction"][0] == "half ?"
     assert len(results.table().columns) == 1
     # Its yaml is nowhere, so a later test could not score these answers anew.
     for path in found.run.folder.rglob("*mine*"):

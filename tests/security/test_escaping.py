@@ -6,24 +6,40 @@ import csv
 import io
 import json
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import site_runs
 from typer.testing import CliRunner
 
 from mllm_eval import escaping
+from mllm_eval.catalog.level import Level, Published
 from mllm_eval.cli import guard
 from mllm_eval.cli.app import app
 from mllm_eval.console import console, say
+from mllm_eval.data import snapshots
 from mllm_eval.errors import UserError
+from mllm_eval.filtering import page as filtering_page
+from mllm_eval.filtering.corpusrun import Filtered, Spent
+from mllm_eval.filtering.tally import Near, Tally
+from mllm_eval.html import Html, joined
+from mllm_eval.leaks.findings import Findings, Found, Settings
 from mllm_eval.pipeline.display import Bars, Lines
 from mllm_eval.report.render import FORMATS, render
-from mllm_eval.report.site import markup
+from mllm_eval.report.site import figures, markup
 from mllm_eval.report.site.build import write_report
+from mllm_eval.report.site.leaks import leaks_page
 from mllm_eval.report.table import Cell, Column, Row, Table
+from mllm_eval.results import record_of
+from mllm_eval.score.frames import ScoredPredictions
+from mllm_eval.score.scoring import Summary
+from mllm_eval.storage import write_atomic
 
 HOSTILE = {
     "html": "<script>window.hacked=1</script><img src=x onerror='window.hacked=2'>\"'&</td>",
@@ -67,7 +83,7 @@ class Tags(HTMLParser):
         self.tags: set[str] = set()
         self.attributes: set[str] = set()
         self.text = ""
-        self.feed(page)
+        self.feed(str(page))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
@@ -79,13 +95,6 @@ class Tags(HTMLParser):
 
 def test_every_format_of_a_table_is_held() -> None:
     assert set(FORMATS) == SEEN
-
-
-def test_a_page_has_the_elements_that_it_has_without_the_text(text: str) -> None:
-    page, plain = Tags(render(shown(text), "html")), Tags(render(shown("x"), "html"))
-    assert page.tags == plain.tags and page.attributes == plain.attributes
-    assert not COMMANDS.search(render(shown(text), "html"))
-    assert escaping.lines(text).splitlines()[0] in page.text
 
 
 def test_latex_has_no_command_and_no_comment_of_a_text(text: str) -> None:
@@ -164,20 +173,116 @@ def test_a_message_of_an_error_is_one_line_of_letters(text: str, tmp_path: Path)
     assert guard is not None
 
 
-def pieces(text: str) -> str:
+def table_page(text: str, home: Path) -> str:
+    return render(shown(text), "html")
+
+
+def notebook(text: str, home: Path) -> str:
+    return shown(text)._repr_html_()
+
+
+def scored_in_memory(text: str, home: Path) -> str:
+    summary = Summary(text, text, 1, 0, 0, 1.0, {}, text, text, 50.0)
+    whole = text.encode("utf-8", "replace").decode()
+    frame = pd.DataFrame({"id": ["1"], "prediction": [whole], "score": [1.0], "parsed": [whole], "note": [whole]})
+    return ScoredPredictions(summary, frame)._repr_html_()
+
+
+def pieces(text: str, home: Path) -> str:
     parts = [
-        markup.sheet("b", text, [(text, False)], [[text]], text),
+        markup.sheet("b", text, [(text, False)], [[text], [text]], text),
         markup.listed([text]),
         markup.facts([(text, text)]),
+        markup.headline(text, text, markup.note(text)),
+        markup.opened(text, markup.note(text)),
     ]
-    body = markup.section("a", text, "".join(parts))
+    body = markup.section("a", text, joined(*parts), text)
     return markup.page(text, "index.html", body, [("index.html", text)], [("a", text)])
 
 
-def test_pieces_of_the_site_escape_what_they_are_given(text: str) -> None:
-    made, plain = Tags(pieces(text)), Tags(pieces("x"))
-    assert made.tags == plain.tags and made.attributes == plain.attributes
-    assert not COMMANDS.search(pieces(text))
+def filters_page(text: str, home: Path) -> str:
+    """The report of a filtered corpus whose shard, picture, model, question, words and faults are all named so."""
+    tally = Tally()
+    tally.decide(Near(0.7, text, text), 0.9, True, 10, True)
+    tally.decide(Near(0.2, text, text), 0.1, False, 10, False)
+    for kind in (text, "image"):
+        for _ in range(30):
+            tally.fault(kind, text)
+    config = {"model": text, "question": text, "threshold": 0.5, "label": text}
+    made = Filtered(home, config, {"yes": [text], "no": [text]}, tally, 1, Spent())
+    level = Level.model_construct(name=text, question=text, published=Published.model_construct(share=0.5, source=text))
+    image = "data:image/jpeg;base64,AAAA"
+    return filtering_page.page(made, level, None, {Near(0.7, text, text): image})
+
+
+def leaks_page_of(text: str, home: Path) -> str:
+    """The site's page of leaks whose corpus, pictures, samples, views, questions and faults are all named so."""
+    folder = home / "leaks" / "found" / "mini"
+    found = Found(
+        benchmark="gqa", data=text, corpus=text, of="x", images=9, broken_images=1, broken_images_first=(text,),
+        settings=Settings(hash="h", views=3, radius=1, encoder=text, weights="w", alarm=0.1, most=9), broken_rows=1,
+        broken_rows_first=(text,), samples=9, pictures=9, broken_pictures=1, broken_pictures_first=(text,),
+        candidates=1, looked_at=1, different=9, threshold=0.9, alarm=0.1, pairs=30, leaked_pictures=1, asked=9,
+        standing=40, leaked={"pictures": 1, "questions": 1, "both": 0, "either": 2},
+    )  # fmt: skip
+    pair = {"samples": [text], "n_samples": 2, "view": text, "distance": 3, "similarity": 0.9, "image": text,
+            "picture_thumb": text, "image_thumb": "there.webp"}  # fmt: skip
+    write_atomic(folder / "gqa.pairs.jsonl", json.dumps(pair) + "\n")
+    write_atomic(folder / "gqa.questions.jsonl", json.dumps({"question": text, "rows": 1, "n_samples": 1}) + "\n")
+    write_atomic(folder / "thumbs" / "there.webp", b"RIFF")
+    evidence: Any = SimpleNamespace(seeing=(), rules="cambrian")
+    return leaks_page(evidence, {"x": Findings(folder, {"gqa": found})}, home / "site")
+
+
+def figure(text: str, home: Path) -> str:
+    return figures.inline_figure("f", lambda: drawing(text), text, text)
+
+
+def drawing(text: str) -> Any:
+    """A drawing with its texts at every place that has one."""
+    made = figures.new_figure(30, 30)
+    axes, beside = made.subplots(1, 2)
+    axes.plot([1, 2], [1, 2], label=text)
+    axes.set_yticks([1, 2], [text, "b"])
+    axes.set_title(text, loc="left")
+    axes.set_xlabel(text)
+    axes.annotate(text, (1, 1))
+    axes.legend()
+    made.colorbar(axes.scatter([1, 2], [1, 2], c=[1, 2]), ax=axes, label=text)
+    beside.set_xscale("log")
+    made.supxlabel(text)
+    return made
+
+
+HTML: dict[str, Callable[[str, Path], str]] = {
+    "a table's page": table_page, "a notebook's table": notebook, "a notebook's scores": scored_in_memory,
+    "the site's pieces": pieces, "filter's page": filters_page, "leaks' page": leaks_page_of, "a figure": figure,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("surface", HTML)
+def test_html_has_the_elements_that_it_has_without_the_text(
+    surface: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is drawn of numbers alone takes a second a page.
+    monkeypatch.setattr(filtering_page, "_drawn", lambda name, draw, alt, caption: markup.note(caption))
+    made, without = HTML[surface](text, tmp_path), HTML[surface]("x", tmp_path)
+    page, plain = Tags(made), Tags(without)
+    assert type(made) is Html or surface == "a table's page"
+    assert page.tags == plain.tags and page.attributes == plain.attributes
+    assert not COMMANDS.search(made)
+    said = escaping.lines(text).splitlines()[0]
+    assert " ".join(said.split()) in " ".join(page.text.split())
+
+
+def test_texts_of_a_figure_are_texts_in_every_format(tmp_path: Path) -> None:
+    text = "\n".join((*HOSTILE.values(), r"$\frac{", "$$"))
+    with figures.style("f"):
+        for form in ("svg", "png", "pdf"):
+            figures.save(drawing(text), tmp_path / f"f.{form}")
+    drawn = (tmp_path / "f.svg").read_text()
+    assert escaping.html(r"$\frac{") in drawn and not COMMANDS.search(drawn) and "<script" not in drawn
+    assert (tmp_path / "f.png").stat().st_size and (tmp_path / "f.pdf").read_bytes().startswith(b"%PDF")
 
 
 @pytest.mark.slow
@@ -186,8 +291,6 @@ def test_every_page_of_the_site_has_its_policy_and_no_script_of_its_own(
 ) -> None:
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path))
     run = site_runs.answered("one", 0.6, ["gqa"], 12)
-    from mllm_eval.results import record_of
-
     write_report([record_of(run)], tmp_path / "site", images=False)
     pages = sorted((tmp_path / "site").glob("*.html"))
     assert pages
@@ -200,3 +303,25 @@ def test_every_page_of_the_site_has_its_policy_and_no_script_of_its_own(
         assert set(parts["img-src"]) <= {"'self'", "file:", "data:"} and "connect-src" not in parts
         assert not re.search(r"<script(?![^>]*\bsrc=)", text) and not re.search(r"\son\w+=", text)
         assert text.index("Content-Security-Policy") < text.index("<script")
+
+
+@pytest.mark.slow
+def test_the_site_of_a_hostile_name_has_the_elements_of_that_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path))
+    monkeypatch.setattr(snapshots, "load_samples", lambda one, *_: site_runs.samples(one.name, 12))
+    record = record_of(site_runs.answered("one", 0.6, ["gqa"], 12))
+    pages = []
+    for name in ("x", " ".join(HOSTILE.values())):
+        named = replace(record, encoder=name, llm=name, recipe=name, views={})
+        named.manifest["sessions"] = [{"host": name, name: name}, {"host": "y"}]
+        write_report([named], tmp_path / "site", images=False, unreadable=[name])
+        pages.append({path.name: path.read_text() for path in sorted((tmp_path / "site").glob("*.html"))})
+    plain, made = pages
+    assert set(made) == set(plain)
+    for file, page in made.items():
+        found, expected = Tags(page), Tags(plain[file])
+        assert (found.tags, found.attributes) == (expected.tags, expected.attributes), file
+        assert not COMMANDS.search(page), file
+    assert sum("window.hacked=1" in Tags(page).text for page in made.values()) >= 3

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import made_runs
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -37,7 +38,7 @@ DEEP = "[" * 1500 + "]" * 1500
 
 @pytest.mark.slow
 def test_changed_files_of_every_kind_are_refused_or_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--inputs", "300", "--seed", "7"]) == 0, capsys.readouterr().out
+    assert main(["--inputs", "340", "--seed", "7"]) == 0, capsys.readouterr().out
 
 
 class Bad:
@@ -166,6 +167,44 @@ def test_a_tokenizer_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": "many"}))
     with pytest.raises(UserError, match="the tokenizer cannot be read"):
         load_tokenizer(llm, "llama_3_meta")
+
+
+@pytest.mark.parametrize("longest", ["many", [1]])
+def test_a_checkpoint_with_fitting_checksums_is_read_and_its_tokenizer_tried(tmp_path: Path, longest: Any) -> None:
+    from fuzzing.models import Resummed
+
+    mine = Resummed(tmp_path)
+    mine.use()
+    path = mine.folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": longest}))
+    with pytest.raises(UserError, match="the checkpoint cannot be read"):
+        mine.use()
+
+
+def test_a_gguf_tokenizer_that_a_library_panics_at_or_that_is_an_array_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mllm_eval.hub.gguf_header import GgufHeader
+    from mllm_eval.model import gguf
+
+    class PanicException(BaseException):
+        """What a library in Rust raises, which is no Exception."""
+
+    def panics(*_: Any) -> Any:
+        raise PanicException("range end index 3 out of range for slice of length 2")
+
+    said: dict[str, Any] = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
+                            "tokenizer.ggml.tokens": ["a", "b"]}  # fmt: skip
+    monkeypatch.setattr(gguf, "read_gguf", lambda path: GgufHeader(said, {}))
+    assert gguf.gguf_tokenizer(tmp_path / "x.gguf")("ab")["input_ids"] == [0, 1]
+    for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre"):
+        with monkeypatch.context() as patch:
+            patch.setitem(said, key, np.array([1, 2]))
+            with pytest.raises(UserError, match=r"x.gguf: (has no|its) tokenizer"):
+                gguf.gguf_tokenizer(tmp_path / "x.gguf")
+    monkeypatch.setattr(gguf, "_byte_level", panics)
+    with pytest.raises(UserError, match=r"x.gguf: its tokenizer cannot be read \(range end index 3.*name another"):
+        gguf.gguf_tokenizer(tmp_path / "x.gguf")
 
 
 def test_a_broken_training_row_does_not_stop_a_plan(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_eval.errors import UserError
-from mllm_eval.escaping import html as escape
+from mllm_eval.html import Html
 from mllm_eval.progress import Progress, unheard
 from mllm_eval.report.site.comparing import compare_data, compare_page
 from mllm_eval.report.site.evidence import Evidence, gather
@@ -110,13 +110,12 @@ def _write_pages(evidence: Evidence, out: Path, problems: list[str], about: list
         nav.append((VISION, "Vision"))
     # More are reached from the table.
     runs = [(f"run-{run.scored.record.hash}.html", run.label) for run in evidence.seeing[:6]]
-    foot = (
-        f"<p>Rules {escape(evidence.rules)}"
-        + (f"; protocols {escape(', '.join(_protocols(evidence)))}" if evidence.entries else "")
-        + ". Made by <code>mllm-eval report</code> from files; no number here was typed.</p>"
-    )
+    by = f"; protocols {', '.join(_protocols(evidence))}" if evidence.entries else ""
+    foot = Html(
+        "<p>Rules {}{}. Made by <code>mllm-eval report</code> from files; no number here was typed.</p>"
+    ).format(evidence.rules, by)  # fmt: skip
 
-    def write(file: str, title: str, body: str, scripts: Sequence[str] = ()) -> None:
+    def write(file: str, title: str, body: Html, scripts: Sequence[str] = ()) -> None:
         write_atomic(out / file, page(title, file, body, nav, runs, scripts, foot))
 
     write("index.html", "Vision encoders compared", overview(evidence, out, problems), ["table"])

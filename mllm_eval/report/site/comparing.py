@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from mllm_eval.escaping import html as escape
+from mllm_eval.html import NOTHING, Html
 from mllm_eval.report.differences import Difference
 from mllm_eval.report.site.evidence import Entry, Evidence
 from mllm_eval.report.table import printed
@@ -91,13 +91,14 @@ def _number(value: Any) -> Any:
     return None if math.isnan(value) else float(f"{value:.6g}")
 
 
-def compare_page(evidence: Evidence) -> str:
+def compare_page(evidence: Evidence) -> Html:
     """The body of compare.html; the script fills it."""
-    options = "".join(f'<option value="{escape(e.key)}">{escape(e.label)}</option>' for e in evidence.entries)
-    return _FRAME.replace("{options}", options).replace("{alpha}", f"{ALPHA:g}")
+    option = Html('<option value="{}">{}</option>')
+    options = NOTHING.join(option.format(one.key, one.label) for one in evidence.entries)
+    return _FRAME.format(options=options, alpha=f"{ALPHA:g}")
 
 
-_FRAME = """<section class="headline"><h1 id="heading">Two runs compared</h1>
+_FRAME = Html("""<section class="headline"><h1 id="heading">Two runs compared</h1>
 <noscript><p class="note">This page needs JavaScript: it reads the answers from files beside it.</p></noscript>
 <form id="pair" class="bar" hidden><label>A <select id="a">{options}</select></label>
 <button type="button" id="swap" aria-label="Exchange A and B">⇄</button>
@@ -123,4 +124,4 @@ sight the wording gives. In the picture MME is divided by 20. The counts are sin
 <button type="button" id="previous">← Previous</button><span id="where"></span>
 <button type="button" id="next">Next →</button>
 </nav></section>
-<dialog id="sample" aria-labelledby="sample-h"></dialog>"""
+<dialog id="sample" aria-labelledby="sample-h"></dialog>""")

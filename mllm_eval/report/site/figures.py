@@ -12,10 +12,11 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from mllm_eval import escaping
 from mllm_eval.errors import UserError
-from mllm_eval.escaping import html as escape
+from mllm_eval.html import Html
 from mllm_eval.storage import write_atomic
 
 if TYPE_CHECKING:
@@ -86,35 +87,58 @@ def style(name: str) -> Iterator[None]:
 Draw = Callable[[], "Figure"]
 
 
-def write_figure(out: Path, name: str, draw: Draw, alt: str, caption: str) -> str:
-    """Draw a figure; writes figures/<name>.pdf and gives the html of the figure with its caption."""
+def write_figure(out: Path, name: str, draw: Draw, alt: str, caption: str) -> Html:
+    """Draw a figure; writes figures/<name>.pdf and gives the html of the figure with its caption, a text or Html."""
     pdf = io.BytesIO()
 
     def also_pdf(figure: Figure) -> None:
-        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Title": alt})
+        save(figure, pdf, format="pdf", metadata={"CreationDate": None, "Title": escaping.lines(alt)})
 
-    link = f' <a href="figures/{escape(name)}.pdf">PDF</a>'
-    found = inline_figure(name, draw, alt, caption + link, also_pdf)
+    link = Html('{} <a href="figures/{}.pdf">PDF</a>').format(caption, name)
+    found = inline_figure(name, draw, alt, link, also_pdf)
     write_atomic(out / "figures" / f"{name}.pdf", pdf.getvalue())
     return found
 
 
 def inline_figure(
     name: str, draw: Draw, alt: str, caption: str, also: Callable[[Figure], None] = lambda _: None
-) -> str:
-    """Draw a figure; gives its html with its caption, which is escaped already. `also` is given what was drawn."""
+) -> Html:
+    """Draw a figure; gives its html with its caption, a text or Html. `also` is given what was drawn."""
     with style(name):
         figure = draw()
         also(figure)
         svg = io.StringIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return (
-        f'<figure id="figure-{escape(name)}"><div class="plot" tabindex="0" role="group" aria-label="{escape(alt)}">'
-        f"{_themed(svg.getvalue(), alt)}</div>\n<figcaption>{caption}</figcaption></figure>\n"
-    )
+        save(figure, svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return Html(
+        '<figure id="figure-{}"><div class="plot" tabindex="0" role="group" aria-label="{}">{}</div>\n'
+        "<figcaption>{}</figcaption></figure>\n"
+    ).format(name, alt, _themed(svg.getvalue(), alt), caption)
 
 
-def _themed(svg: str, alt: str) -> str:
+def save(figure: Figure, into: Path | IO[Any], **options: Any) -> None:
+    """Write a figure, its texts shown as they stand; options are those of matplotlib's `savefig`."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import FuncFormatter
+
+    ticks: set[int] = set()
+    for axis in (one for axes in figure.axes for one in (axes.xaxis, axes.yaxis)):
+        # The words at an axis are its formatter's, which writes them anew whenever the figure is drawn.
+        named = axis.get_major_formatter()
+        if isinstance(named, FuncFormatter):
+            axis.set_major_formatter(_escaped(named))
+        ticks |= {id(text) for text in axis.findobj(Text) if text is not axis.label}
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and id(text) not in ticks:
+            text.set_text(escaping.figure(text.get_text()))
+    figure.savefig(into, **options)
+
+
+def _escaped(named: Callable[..., str]) -> Callable[..., str]:
+    return lambda value, place=None: escaping.figure(named(value, place))
+
+
+def _themed(svg: str, alt: str) -> Html:
+    """The drawing of matplotlib, which escapes the texts in it, in the page's colours and font."""
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
     body = re.sub(r'<g id="[^"]*"', "<g", body)  # several figures on a page would share these names
@@ -123,10 +147,12 @@ def _themed(svg: str, alt: str) -> str:
     body = re.sub(r"font: ([^;\"]*?)([\d.]+px) [^;\"]*", r"font: \1\2 var(--sans)", body)
     width = re.search(r'viewBox="0 0 ([\d.]+)', body)
     style_ = f"min-width:{float(width[1]) * 1.05:.0f}px" if width else ""
-    body = re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>',
-                  rf'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-                  rf'viewBox="\1" role="img" style="{style_}"><title>{escape(alt)}</title>', body, count=1)  # fmt: skip
-    return re.sub(r"\n\s*", "\n", body).strip()
+    head = Html(
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        'viewBox="{}" role="img" style="{}"><title>{}</title>'
+    )
+    body = re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', lambda found: head.format(found[1], style_, alt), body, count=1)
+    return Html(re.sub(r"\n\s*", "\n", body).strip())
 
 
 def bare(axes: Any, grid: str = "x") -> None:

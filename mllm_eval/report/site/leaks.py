@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mllm_eval.errors import UserError
-from mllm_eval.escaping import html as escape
+from mllm_eval.html import NOTHING, Html
 from mllm_eval.leaks.findings import Findings
 from mllm_eval.report.leaks import findings_for, leaks_table
 from mllm_eval.report.site.evidence import Evidence
-from mllm_eval.report.site.markup import listed, section, sheet
+from mllm_eval.report.site.markup import headline, listed, note, section, sheet
 from mllm_eval.report.table import Table
 from mllm_eval.report.words import title
 from mllm_eval.results import columns
@@ -38,12 +38,10 @@ def found_leaks(evidence: Evidence, problems: list[str]) -> dict[str, Findings]:
     return found
 
 
-def leaks_page(evidence: Evidence, found: dict[str, Findings], out: Path) -> str:
+def leaks_page(evidence: Evidence, found: dict[str, Findings], out: Path) -> Html:
     """The body of leaks.html."""
-    parts = [
-        '<section class="headline"><h1>Leaks</h1><p class="lead">Pictures and questions of the benchmarks that stand '
-        "in what the runs were trained on.</p></section>"
-    ]
+    about = "Pictures and questions of the benchmarks that stand in what the runs were trained on."
+    parts = [headline("Leaks", about)]
     runs = [entry.scored.record for entry in evidence.seeing]
     try:
         # Of a run that was asked a part of the questions there is nothing to say that the whole does not say better.
@@ -53,10 +51,10 @@ def leaks_page(evidence: Evidence, found: dict[str, Findings], out: Path) -> str
         parts.append(section("without", "Scores without leaked samples", listed([str(problem)])))
     for number, one in enumerate(found.values()):
         parts += _corpus(one, number, out)
-    return "\n".join(parts)
+    return Html("\n").join(parts)
 
 
-def _scores(table: Table) -> str:
+def _scores(table: Table) -> Html:
     head = [("", False), *((column.title, not column.text) for column in table.columns)]
     rows: list[list[str]] = []
     group = None
@@ -68,7 +66,7 @@ def _scores(table: Table) -> str:
     return sheet("without-sheet", table.title, head, rows, " ".join(table.notes))
 
 
-def _corpus(found: Findings, number: int, out: Path) -> list[str]:
+def _corpus(found: Findings, number: int, out: Path) -> list[Html]:
     order = [*columns().benchmarks, *found.benchmarks]
     every = sorted(found.benchmarks.values(), key=lambda one: order.index(one.benchmark))
     first = every[0]
@@ -83,27 +81,27 @@ def _corpus(found: Findings, number: int, out: Path) -> list[str]:
         ]
         for one in every
     ]  # fmt: skip
-    note = (
+    counted = (
         f"{first.images:,} images of {first.corpus}. Near by hash: at most {first.settings.radius} of 64 bits apart in "
         f"any of {first.settings.views} views. Copied: {first.settings.encoder} confirms one. False alarms: the "
         "share of pairs of different pictures of the benchmark, those that look most alike, over the threshold."
     )
     if first.broken_images or first.broken_rows:
         reasons = "; ".join((*first.broken_rows_first[:1], *first.broken_images_first[:1]))
-        note += (
+        counted += (
             f" Left out: {first.broken_images:,} images and {first.broken_rows:,} rows that can't be read ({reasons})."
         )
     key = f"c{number}"
-    parts = [section(f"{key}-counts", f"Found in {first.corpus}", sheet(f"{key}-sheet", "Counts", head, rows, note))]
+    counts = sheet(f"{key}-sheet", "Counts", head, rows, counted)
+    parts = [section(f"{key}-counts", f"Found in {first.corpus}", counts)]
     for one in every:
-        body = ""
+        body = NOTHING
         if one.pairs:
-            cards = "".join(_card(pair, found, out) for pair in islice(found.pairs(one.benchmark), PAIRS))
-            body += f'<ul class="pairs">{cards}</ul>'
+            cards = (_card(pair, found, out) for pair in islice(found.pairs(one.benchmark), PAIRS))
+            body += Html('<ul class="pairs">{}</ul>').format(NOTHING.join(cards))
             if one.pairs > PAIRS:
                 path = found.folder / f"{one.benchmark}.pairs.jsonl"
-                said = f"{PAIRS} of {one.pairs:,} pairs, the most similar; all are in {path}."
-                body += f'<p class="note">{escape(said)}</p>'
+                body += note(f"{PAIRS} of {one.pairs:,} pairs, the most similar; all are in {path}.")
         if one.standing:
             body += _questions(found.questions(one.benchmark), one.standing)
         if body:
@@ -111,28 +109,32 @@ def _corpus(found: Findings, number: int, out: Path) -> list[str]:
     return parts
 
 
-def _card(pair: dict[str, Any], found: Findings, out: Path) -> str:
-    shown = "".join(_picture(str(pair.get(key, "")), what, found, out)
+def _card(pair: dict[str, Any], found: Findings, out: Path) -> Html:
+    shown = NOTHING.join(_picture(str(pair.get(key, "")), what, found, out)
                     for key, what in (("picture_thumb", "benchmark"), ("image_thumb", "training")))  # fmt: skip
     more = int(pair["n_samples"]) - 1
     ids = str(pair["samples"][0]) + (f" and {more} more" if more else "")
     about = f"sample {ids}; {pair['view']}, {pair['distance']} bits, similarity {pair['similarity']:.3f}"
-    return f"<li><div>{shown}</div><p>{escape(about)}<br>{escape(str(pair['image']))}</p></li>"
+    return Html("<li><div>{}</div><p>{}<br>{}</p></li>").format(shown, about, pair["image"])
 
 
-def _picture(name: str, what: str, found: Findings, out: Path) -> str:
+def _picture(name: str, what: str, found: Findings, out: Path) -> Html:
     path = found.folder / "thumbs" / Path(name).name
     if not name or not path.is_file():
-        return f'<div class="picture none">{what}: no picture kept</div>'
+        return Html('<div class="picture none">{}: no picture kept</div>').format(what)
     place = f"{FOLDER}/{found.folder.parent.parent.name}/{path.name}"
     if not (out / place).is_file():
         write_atomic(out / place, path.read_bytes())
-    return f'<figure><img loading="lazy" src="{escape(place)}" alt="{what}"><figcaption>{what}</figcaption></figure>'
+    return Html(
+        '<figure><img loading="lazy" src="{place}" alt="{what}"><figcaption>{what}</figcaption></figure>'
+    ).format(place=place, what=what)  # fmt: skip
 
 
-def _questions(rows: Iterable[dict[str, Any]], many: int) -> str:
+def _questions(rows: Iterable[dict[str, Any]], many: int) -> Html:
     shown = [
         f"{row['question']} (rows: {row['rows']:,}, samples: {row['n_samples']:,})" for row in islice(rows, QUESTIONS)
     ]
     left = f", the rarest {len(shown)}" if many > len(shown) else ""
-    return f'<p class="standing">{many:,} questions stand in the training text word for word{left}:</p>{listed(shown)}'
+    return Html(
+        '<p class="standing">{:,} questions stand in the training text word for word{}:</p>{}'
+    ).format(many, left, listed(shown))  # fmt: skip

@@ -1,12 +1,12 @@
-"""Pieces of html. Every text that comes from files goes through `escape`."""
+"""Pieces of html: what they are given is text, and escaped, unless it is Html."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mllm_eval.escaping import html as escape
+from mllm_eval.html import NOTHING, Html
 
-POLICY = (
+POLICY = Html(
     "default-src 'none'; script-src 'self' file:; style-src 'self' file: 'unsafe-inline'; img-src 'self' file: data:"
 )
 
@@ -14,75 +14,94 @@ POLICY = (
 def page(
     title: str,
     here: str,
-    body: str,
+    body: Html,
     nav: Sequence[tuple[str, str]],
     runs: Sequence[tuple[str, str]],
     scripts: Sequence[str] = (),
-    foot: str = "",
-) -> str:
+    foot: Html = NOTHING,
+) -> Html:
     """A whole page; `nav` and `runs` are (file, name), `here` is this page's file."""
 
-    def link(file: str, name: str) -> str:
-        return f'<a href="{escape(file)}"{" aria-current=page" if file == here else ""}>{escape(name)}</a>'
+    def link(file: str, name: str) -> Html:
+        current = Html(" aria-current=page") if file == here else NOTHING
+        return Html('<a href="{}"{}>{}</a>').format(file, current, name)
 
-    links = "".join(link(*one) for one in nav)
+    links = NOTHING.join(link(*one) for one in nav)
     if runs:
-        links += '<span class="runs">Runs</span>' + "".join(link(*one) for one in runs)
-    loaded = "".join(f'<script src="assets/{escape(name)}.js" defer></script>\n' for name in ("core", *scripts))
-    return (
+        links += Html('<span class="runs">Runs</span>') + NOTHING.join(link(*one) for one in runs)
+    script = Html('<script src="assets/{}.js" defer></script>\n')
+    loaded = NOTHING.join(script.format(name) for name in ("core", *scripts))
+    return Html(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f"<title>{escape(title)}</title>\n"
+        '<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        "<title>{title}</title>\n"
         '<link rel="stylesheet" href="assets/site.css">\n'
-        f'<link rel="icon" href="data:,">\n{loaded}</head>\n<body>\n'
+        '<link rel="icon" href="data:,">\n{loaded}</head>\n<body>\n'
         '<a class="skip" href="#main">Skip to the content</a>\n'
-        f'<header><nav aria-label="Pages">{links}</nav>'
+        '<header><nav aria-label="Pages">{links}</nav>'
         '<button type="button" id="theme" aria-label="Switch between light and dark" hidden>◐</button></header>\n'
-        f'<main id="main">\n{body}\n</main>\n<footer>{foot}</footer>\n</body>\n</html>\n'
-    )
+        '<main id="main">\n{body}\n</main>\n<footer>{foot}</footer>\n</body>\n</html>\n'
+    ).format(policy=POLICY, title=title, loaded=loaded, links=links, body=body, foot=foot)
 
 
-def section(name: str, heading: str, body: str, lead: str = "") -> str:
-    """A section with its heading; `lead` is escaped already."""
-    led = f'<p class="lead">{lead}</p>\n' if lead else ""
-    own = f"{escape(name)}-h"
-    return (
-        f'<section id="{escape(name)}" aria-labelledby="{own}">\n<h2 id="{own}">{escape(heading)}</h2>\n'
-        f"{led}{body}\n</section>\n"
-    )
+def headline(heading: str, lead: str, more: Html = NOTHING) -> Html:
+    """What a page begins with: its heading, a sentence on it, and perhaps more."""
+    return Html('<section class="headline"><h1>{}</h1><p class="lead">{}</p>{}</section>').format(heading, lead, more)
+
+
+def section(name: str, heading: str, body: Html, lead: str = "") -> Html:
+    """A section with its heading; `lead` may be a text or Html."""
+    led = Html('<p class="lead">{}</p>\n').format(lead) if lead else NOTHING
+    return Html(
+        '<section id="{name}" aria-labelledby="{name}-h">\n<h2 id="{name}-h">{heading}</h2>\n{led}{body}\n</section>\n'
+    ).format(name=name, heading=heading, led=led, body=body)
 
 
 def sheet(
-    name: str, caption: str, head: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]], note: str = ""
-) -> str:
+    name: str, caption: str, head: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]], text: str = ""
+) -> Html:
     """A plain table; `head` is (title, whether numbers). The first cell of a row is its heading, a row of one cell the
-    heading of a group. Escapes all."""
+    heading of a group; `text` stands below."""
 
-    def cell(text: str, number: bool, first: bool) -> str:
-        kind = ' class="num"' if number else ""
-        return f'<th scope="row"{kind}>{escape(text)}</th>' if first else f"<td{kind}>{escape(text)}</td>"
+    def cell(text: str, number: bool, first: bool) -> Html:
+        kind = Html(' class="num"') if number else NOTHING
+        return Html('<th scope="row"{}>{}</th>' if first else "<td{}>{}</td>").format(kind, text)
 
-    heads = "".join(f'<th scope="col"{" class=num" if number else ""}>{escape(text)}</th>' for text, number in head)
-    body = "\n".join(
-        f'<tr class="group"><th scope="rowgroup" colspan="{len(head)}">{escape(row[0])}</th></tr>'
+    title = Html('<th scope="col"{}>{}</th>')
+    heads = NOTHING.join(title.format(Html(" class=num") if number else NOTHING, text) for text, number in head)
+    group = Html('<tr class="group"><th scope="rowgroup" colspan="{}">{}</th></tr>')
+    line = Html("<tr>{}</tr>")
+    body = Html("\n").join(
+        group.format(len(head), row[0])
         if len(row) == 1
-        else "<tr>" + "".join(cell(text, head[i][1], i == 0) for i, text in enumerate(row)) + "</tr>"
+        else line.format(NOTHING.join(cell(text, head[i][1], i == 0) for i, text in enumerate(row)))
         for row in rows
     )
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table id="{escape(name)}">'
-        f"<caption>{escape(caption)}</caption><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table></div>"
-        + (f'<p class="note">{escape(note)}</p>' if note else "")
-    )
+    return Html(
+        '<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table id="{name}">'
+        "<caption>{caption}</caption><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table></div>{note}"
+    ).format(caption=caption, name=name, heads=heads, body=body, note=note(text))
 
 
-def listed(items: Iterable[str], kind: str = "") -> str:
-    """An unordered list of texts, escaped."""
-    rows = "".join(f"<li>{escape(item)}</li>" for item in items)
-    return f"<ul{f' class={kind}' if kind else ''}>{rows}</ul>" if rows else ""
+def note(text: str) -> Html:
+    """A note below something; nothing where there is no text."""
+    return Html('<p class="note">{}</p>').format(text) if text else NOTHING
 
 
-def facts(pairs: Iterable[tuple[str, str]]) -> str:
-    """A list of names and what they are, escaped."""
-    return "<dl>" + "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in pairs) + "</dl>"
+def opened(summary: str, body: Html) -> Html:
+    """What a click on its summary shows."""
+    return Html("<details><summary>{}</summary>{}</details>").format(summary, body)
+
+
+def listed(items: Iterable[str], kind: str = "") -> Html:
+    """An unordered list of texts."""
+    rows = NOTHING.join(Html("<li>{}</li>").format(item) for item in items)
+    of = Html(' class="{}"').format(kind) if kind else NOTHING
+    return Html("<ul{}>{}</ul>").format(of, rows) if rows else NOTHING
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> Html:
+    """A list of names and what they are."""
+    one = Html("<div><dt>{}</dt><dd>{}</dd></div>")
+    return Html("<dl>{}</dl>").format(NOTHING.join(one.format(name, said) for name, said in pairs))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from mllm_eval.escaping import html as escape
+from mllm_eval.html import NOTHING, Html
 from mllm_eval.report.chance import above_chance
 from mllm_eval.report.cost import NOTE, cost_of, external_note, untimed_note
 from mllm_eval.report.counted import beside, counted_notes, lacking, ways_of
@@ -24,7 +24,7 @@ from mllm_eval.report.site import plots
 from mllm_eval.report.site import scores as score_table
 from mllm_eval.report.site.evidence import Evidence
 from mllm_eval.report.site.figures import write_figure
-from mllm_eval.report.site.markup import listed, section, sheet
+from mllm_eval.report.site.markup import headline, listed, note, opened, section, sheet
 from mllm_eval.report.table import MISSING, printed
 from mllm_eval.report.words import ALPHA, NO_BLIND, by_sight, doubt, p_words, sentences, title
 from mllm_eval.results import AVERAGE, RunRecord, columns
@@ -32,7 +32,7 @@ from mllm_eval.results import AVERAGE, RunRecord, columns
 PUBLISHED = PublishedRows(file="vqa_all.csv", label="{model}", group="Published")
 
 
-def overview(evidence: Evidence, out: Path, problems: Sequence[str]) -> str:
+def overview(evidence: Evidence, out: Path, problems: Sequence[str]) -> Html:
     """The body of index.html."""
     if not evidence.entries:
         return _empty() + _table(evidence)
@@ -46,39 +46,40 @@ def overview(evidence: Evidence, out: Path, problems: Sequence[str]) -> str:
             "Bars of AVG and the four categories for each run, with 95 % intervals",
             f"Line: 95 % interval, clustered by image. Dashed: chance.{blind}")))  # fmt: skip
     parts.append(_table(evidence))
-    names = " ".join(f'<span class="key"><i class="hue{i % 8}"></i>{escape(run.label)}</span>'
-                     for i, run in enumerate(evidence.seeing))  # fmt: skip
+    key = Html('<span class="key"><i class="hue{}"></i>{}</span>')
+    names = Html(" ").join(key.format(i % 8, run.label) for i, run in enumerate(evidence.seeing))
     parts.append(section("benchmarks", "By benchmark", write_figure(
         out, "benchmarks", lambda: plots.benchmarks(evidence, chances),
         "A dot for each run on each benchmark, with 95 % intervals",
         f"MME is divided by 20. Line: 95 % interval. Dashed tick: chance, or the best guess without the image.{blind}"),
         names))  # fmt: skip
     parts += [_gains(evidence, means), _chance(evidence), _seeds(evidence), _costs(evidence)]
-    return "\n".join(part for part in parts if part)
+    return Html("\n").join(part for part in parts if part)
 
 
-def _empty() -> str:
-    return (
+def _empty() -> Html:
+    return Html(
         '<section class="headline"><h1>No run here yet</h1><p class="lead">Below are the published rows. '
         "<code>make eval ENCODER=mini-dino</code> makes a first run, <code>make report</code> this page anew.</p>"
         "</section>"
     )
 
 
-def _headline(evidence: Evidence, problems: Sequence[str]) -> str:
+def _headline(evidence: Evidence, problems: Sequence[str]) -> Html:
     runs = evidence.seeing
     about = f"{_kinds([run.scored.record for run in runs])}, {_asked(evidence)}, {evidence.rules} rules."
     said = sentences(sound(evidence.differences, [run.scored for run in runs]))
     shown, more = said[:6], said[6:]
-    lead = escape(_unbroken(lead_words(evidence)))
-    body = f'<section class="headline"><h1>{lead}</h1>\n<p class="lead">{escape(about)}</p>'
-    body += listed(shown, "words")
+    body = listed(shown, "words")
     if more:
-        body += f"<details><summary>{len(more)} more sentences</summary>{listed(more, 'words')}</details>"
-    notes = [note for note in evidence.table.notes if "One seed" in note or "side by side" in note]
+        body += opened(f"{len(more)} more sentences", listed(more, "words"))
+    notes = [text for text in evidence.table.notes if "One seed" in text or "side by side" in text]
     notes += [f"{run.label}: {words}." for run in runs for words in failed_words(run.scored)]
     notes += [*evidence.left_out, *problems]
-    return body + "".join(f'<p class="note">{escape(note)}</p>' for note in notes) + "</section>"
+    body += NOTHING.join(note(text) for text in notes)
+    return Html('<section class="headline"><h1>{}</h1>\n<p class="lead">{}</p>{}</section>').format(
+        _unbroken(lead_words(evidence)), about, body
+    )
 
 
 def _kinds(records: Sequence[RunRecord]) -> str:
@@ -143,7 +144,7 @@ def _between(found: Sequence[Difference], a: str, b: str) -> Difference | None:
     return next((one for one in found if one.key == AVERAGE and {one.a, one.b} == {a, b}), None)
 
 
-def _table(evidence: Evidence) -> str:
+def _table(evidence: Evidence) -> Html:
     known = columns()
     rows, shown = list(evidence.table.rows) if evidence.entries else [], None
     if evidence.entries:
@@ -156,12 +157,11 @@ def _table(evidence: Evidence) -> str:
              for again in beside(run.scored, measured[run.label], wanted, True, ways)[1:]]  # fmt: skip
     published = [*added, *(replace(row, group="Published") for row in published_rows(PUBLISHED, wanted))]
     said = [*counted_notes(ways, bool(added)), *lacking([run.scored for run in evidence.seeing], ways)]
-    caption = (
-        "Published rows are of the whole benchmarks at paper scale (Web-SSL, arXiv:2504.01017v1)."
-        + (" They do not compare with rows on other data: these were asked on "
-           f"<code>{escape(evidence.pin)}</code>." if evidence.entries and evidence.pin != "hub" else "")
-    )  # fmt: skip
-    caption += "".join(f" {escape(text)}" for text in said)
+    caption = Html("Published rows are of the whole benchmarks at paper scale (Web-SSL, arXiv:2504.01017v1).")
+    if evidence.entries and evidence.pin != "hub":
+        other = Html(" They do not compare with rows on other data: these were asked on <code>{}</code>.")
+        caption += other.format(evidence.pin)
+    caption += "".join(f" {text}" for text in said)
     hues = {run.label: i for i, run in enumerate(evidence.seeing)}
     files = {run.label: f"run-{run.scored.record.hash}.html" for run in evidence.entries}
     html = score_table.html(wanted, rows, published, hues, files, known)
@@ -169,14 +169,14 @@ def _table(evidence: Evidence) -> str:
         "Small: 95 % interval, bootstrap clustered by image, pair or circular group. Bold: the best of its column. "
         "A dash: not every member was measured. Failed samples leave the value and show in the last column."
     )
-    html += f'<p class="note published">{caption}</p>' + (f'<p class="note">{legend}</p>' if rows else "")
+    html += Html('<p class="note published">{}</p>').format(caption) + note(legend if rows else "")
     return section("table", "All scores", html)
 
 
-def _gains(evidence: Evidence, means: Sequence[str]) -> str:
+def _gains(evidence: Evidence, means: Sequence[str]) -> Html:
     pairs = evidence.blind_pairs
     if not pairs:
-        return ""
+        return NOTHING
     keys = list(means) or evidence.benchmarks
     tested = {(one.a, one.b, one.key): one for one in evidence.gains}
     rows = []
@@ -187,8 +187,8 @@ def _gains(evidence: Evidence, means: Sequence[str]) -> str:
             cells.append("–" if one is None else _signed(one))  # noqa: RUF001
         rows.append(cells)
     head = [("", False), *((title(key), True) for key in keys)]
-    note = "Paired on the same questions, 95 % interval. Around 0 the model answers as well without looking."
-    table = sheet("gains", "Value with the image minus value without", head, rows, note)
+    paired = "Paired on the same questions, 95 % interval. Around 0 the model answers as well without looking."
+    table = sheet("gains", "Value with the image minus value without", head, rows, paired)
     return section("gain", "What the image gives", table)
 
 
@@ -200,7 +200,7 @@ def _signed(one: Difference) -> str:
     return f"{sign}{printed(abs(value), 1)} [{printed(low, 1)}, {printed(high, 1)}]".replace("-", "−")  # noqa: RUF001
 
 
-def _chance(evidence: Evidence) -> str:
+def _chance(evidence: Evidence) -> Html:
     said = []
     for run in evidence.seeing:
         above = above_chance(run.scored.record, evidence.rules)
@@ -211,10 +211,10 @@ def _chance(evidence: Evidence) -> str:
     return section("chance", "Above chance", listed(said, "words"))
 
 
-def _seeds(evidence: Evidence) -> str:
+def _seeds(evidence: Evidence) -> Html:
     table = seed_table([run.scored for run in evidence.seeing])
     if table is None:
-        return ""
+        return NOTHING
     head = [("", False), *((column.title, not column.text) for column in table.columns)]
     rows = [
         [f"{row.group}: {row.label}", *(" ".join(filter(None, (c.text, c.interval))) for c in row.cells.values())]
@@ -224,7 +224,7 @@ def _seeds(evidence: Evidence) -> str:
                    + sheet("seed-table", table.title, head, rows, " ".join(table.notes)))  # fmt: skip
 
 
-def _costs(evidence: Evidence) -> str:
+def _costs(evidence: Evidence) -> Html:
     head = [("", False), ("AVG", True), ("Visual tokens", True), ("Encoder GFLOP / image", True),
             ("LLM GFLOP / question", True), ("Seconds / question", True), ("Training, s", True)]  # fmt: skip
     rows: list[list[str]] = []
@@ -239,45 +239,41 @@ def _costs(evidence: Evidence) -> str:
     # What no run has is no column, and of which nothing is known is no row.
     rows = [row for row in rows if any(text != MISSING for text in row[2:])]
     if not rows:
-        return ""
+        return NOTHING
     kept = [at for at in range(len(head)) if not at or any(row[at] != MISSING for row in rows)]
     head, rows = [head[at] for at in kept], [[row[at] for at in kept] for row in rows]
     external = [
         run.label for run in evidence.seeing if run.scored.record.external and run.label in {r[0] for r in rows}
     ]
     notes = [NOTE, *([external_note(external)] if external else []), *([untimed_note(untimed)] if untimed else [])]
-    note = " ".join(notes)
-    return section("cost", "Cost beside score", sheet("costs", "What a score cost", head, rows, note))
+    return section("cost", "Cost beside score", sheet("costs", "What a score cost", head, rows, " ".join(notes)))
 
 
-def scaling_page(evidence: Evidence, out: Path) -> str:
+def scaling_page(evidence: Evidence, out: Path) -> Html:
     """The body of scaling.html: the curves of published families and of measured ones."""
-    parts = [
-        '<section class="headline"><h1>Score against size</h1><p class="lead">Least squares on the logarithm of size: '
-        "what each doubling adds.</p></section>"
-    ]
+    parts = [headline("Score against size", "Least squares on the logarithm of size: what each doubling adds.")]
     runs = [run.scored for run in evidence.seeing]
     for name, curve in scaling().curves.items():
         curves = lines(name, runs=runs)
         shown = [key for key in metrics() if any(line.key == key for line in curves)]
         caption = (
-            f"Dashed lines and rings: published ({escape(curve.source)}); solid: measured here. "
+            f"Dashed lines and rings: published ({curve.source}); solid: measured here. "
             "Band: 95 % of the line, wide where points are few."
         )
         alt = f"Scores against {curve.axis.lower()}, a line each family"
         figure = write_figure(out, f"scaling-{name}", partial(plots.curves, curves, shown, name), alt, caption)
         parts.append(section(name, curve.title, figure + _crossings(curves) + _fits(name, curve.title, runs)))
-    return "\n".join(parts)
+    return Html("\n").join(parts)
 
 
-def _crossings(found: Sequence[Line]) -> str:
+def _crossings(found: Sequence[Line]) -> Html:
     met = crossings(found)
     sure = [crossing_words(*one) for one in met if one[2].low == one[2].low]
-    note = "Of other pairs of lines these points do not say where, or whether, they meet."
-    return listed(sure, "words") + (f'<p class="note">{note}</p>' if len(sure) < len(met) else "")
+    others = "Of other pairs of lines these points do not say where, or whether, they meet."
+    return listed(sure, "words") + note(others if len(sure) < len(met) else "")
 
 
-def _fits(name: str, heading: str, runs: Sequence[Scored]) -> str:
+def _fits(name: str, heading: str, runs: Sequence[Scored]) -> Html:
     table = scaling_table(name, runs=runs)
     head = [("", False), ("Per doubling", True), ("95 %", True), ("At 1 B", True), ("R²", True), ("Points", True)]
     rows: list[list[str]] = []

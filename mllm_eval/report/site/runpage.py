@@ -9,7 +9,7 @@ from mllm_eval.catalog import TokenGrid
 from mllm_eval.catalog.variant import DEFAULT
 from mllm_eval.data.rowcounts import row_counts
 from mllm_eval.errors import UserError
-from mllm_eval.escaping import html as escape
+from mllm_eval.html import NOTHING, Html
 from mllm_eval.report.chance import chance_p
 from mllm_eval.report.diff import flat
 from mllm_eval.report.evidence import read_blind
@@ -17,7 +17,7 @@ from mllm_eval.report.site import plots
 from mllm_eval.report.site.behind import behind
 from mllm_eval.report.site.evidence import Entry
 from mllm_eval.report.site.figures import write_figure
-from mllm_eval.report.site.markup import facts, section, sheet
+from mllm_eval.report.site.markup import facts, opened, section, sheet
 from mllm_eval.report.table import printed
 from mllm_eval.report.words import p_words, title
 from mllm_eval.results import RunRecord, Timing, columns
@@ -25,7 +25,7 @@ from mllm_eval.run import Run
 from mllm_eval.storage import iter_jsonl
 
 
-def run_page(entry: Entry, out: Path) -> str:
+def run_page(entry: Entry, out: Path) -> Html:
     """The body of run-<hash>.html."""
     record = entry.scored.record
     if not isinstance(config := record.run, Run):
@@ -51,7 +51,7 @@ def run_page(entry: Entry, out: Path) -> str:
         _cost(record),
         _world(record),
     ]
-    return "\n".join(part for part in parts if part)
+    return Html("\n").join(part for part in parts if part)
 
 
 def _shown(config: Run) -> str:
@@ -61,17 +61,16 @@ def _shown(config: Run) -> str:
     )
 
 
-def _head(entry: Entry, about: str) -> list[str]:
+def _head(entry: Entry, about: Html) -> list[Html]:
     """What every page begins with: whose it is, facts `about` it, and what was measured."""
     record = entry.scored.record
-    title = (
-        f'<section class="headline"><h1>{escape(record.encoder)}</h1>'
-        f'<p class="lead">Run <code>{escape(record.hash)}</code></p>{about}</section>'
-    )
+    title = Html(
+        '<section class="headline"><h1>{}</h1><p class="lead">Run <code>{}</code></p>{}</section>'
+    ).format(record.encoder, record.hash, about)  # fmt: skip
     return [title, _scores(entry), behind(entry.scored), probes_section(entry)]
 
 
-def _external(entry: Entry) -> str:
+def _external(entry: Entry) -> Html:
     """The page of an external model, or of answers from elsewhere."""
     record = entry.scored.record
     files = _files(record)
@@ -79,11 +78,11 @@ def _external(entry: Entry) -> str:
     parts = [
         *_head(entry, about),
         section("files", "Files of answers", sheet("answer-files", "Files of answers", [("", False), ("File", False),
-                ("Format", False), ("SHA-256", False)], files)) if files else "",
+                ("Format", False), ("SHA-256", False)], files)) if files else NOTHING,
         _cost(record),
         _world(record),
     ]  # fmt: skip
-    return "\n".join(part for part in parts if part)
+    return Html("\n").join(part for part in parts if part)
 
 
 def _files(record: RunRecord) -> list[list[str]]:
@@ -95,7 +94,7 @@ def _files(record: RunRecord) -> list[list[str]]:
         return []
 
 
-def _scores(entry: Entry) -> str:
+def _scores(entry: Entry) -> Html:
     rules = list(entry.by_rules)
     head = [("", False), *((name, True) for name in rules), ("95 %", True), ("Chance", True), ("Above chance", True),
             ("Asked", True), ("Failed", True), ("Unparsed", True), ("Empty", True)]  # fmt: skip
@@ -115,7 +114,7 @@ def _scores(entry: Entry) -> str:
     return section("scores", "Scores", sheet("run-scores", "Scores by benchmark and rule set", head, rows, note))
 
 
-def probes_section(entry: Entry) -> str:
+def probes_section(entry: Entry) -> Html:
     """Classic vision of a run as html; empty for a run that has none."""
     known, rows = columns().classic, []
     for key, one in entry.scored.record.probes.items():
@@ -125,13 +124,13 @@ def probes_section(entry: Entry) -> str:
             between = f"[{printed(one.interval[0], digits)}, {printed(one.interval[1], digits)}]"
         rows.append([known[key].title, printed(one.value, digits), between, f"{one.n:,}", one.how])
     if not rows:
-        return ""
+        return NOTHING
     head = [("", False), ("Value", True), ("95 %", True), ("n", True), ("How", False)]
     note = "Of the encoder, by this project's probes or by what probes.json in the run's folder says; see How."
     return section("classic", "Classic vision", sheet("probes", "Probes of the encoder", head, rows, note))
 
 
-def training_section(folder: Path, run: str, out: Path) -> str:
+def training_section(folder: Path, run: str, out: Path) -> Html:
     """The losses of both stages and what the rows were, as html; empty for a run without logs."""
     stages = []
     for number, what in ((1, "projector"), (2, "projector and LLM")):
@@ -143,15 +142,15 @@ def training_section(folder: Path, run: str, out: Path) -> str:
         if steps:
             stages.append((f"Stage {number}: {what}", [s["step"] for s in steps], [s["loss"] for s in steps]))
     rows = [(f"Stage {number}", counts.spoken()) for number, counts in row_counts(folder).items()]
-    shown = facts(rows) if rows else ""
+    shown = facts(rows) if rows else NOTHING
     if not stages:
-        return section("training", "Training", shown) if shown else ""
+        return section("training", "Training", shown) if shown else NOTHING
     ends = "; ".join(f"{name.split(':')[0].lower()} {_ending(loss):.3f}" for name, _, loss in stages)
     caption = (
         f"Light: each step. Line: running mean over a twenty-fifth of the steps. Mean of the last 20 steps: {ends}."
     )
     alt = "Training loss of each stage by step"
-    figure = write_figure(out, f"losses-{run}", lambda: plots.losses(stages), alt, escape(caption))
+    figure = write_figure(out, f"losses-{run}", lambda: plots.losses(stages), alt, caption)
     return section("training", "Training", shown + figure)
 
 
@@ -161,7 +160,7 @@ def _ending(loss: list[float]) -> float:
     return sum(last) / len(last)
 
 
-def _recipe(config: Run) -> str:
+def _recipe(config: Run) -> Html:
     sources = config.recipe.assumed()
     fields = flat(config.recipe.model_dump(mode="json", exclude={"assumptions"}))
     rows = [[key, value, sources.get(key, "")] for key, value in fields.items()]
@@ -170,14 +169,14 @@ def _recipe(config: Run) -> str:
     assumed = sheet("assumed", "Assumed fields", [("", False), ("Value", False), ("Assumed, after", False)],
                     [row for row in rows if row[2]])  # fmt: skip
     lead = "The paper does not state these; each has its source." if sources else "No field is marked as assumed."
-    body = (assumed if sources else "") + f"<details><summary>All {len(rows)} fields</summary>{table}</details>"
+    body = (assumed if sources else NOTHING) + opened(f"All {len(rows)} fields", table)
     return section("recipe", "Recipe", body, lead)
 
 
-def _cost(record: RunRecord) -> str:
+def _cost(record: RunRecord) -> Html:
     timings = record.timings
     if not timings:
-        return ""
+        return NOTHING
     kinds: dict[str, list[Timing]] = {}
     for one in timings:
         kind = one.kind or "not said, by an older version"
@@ -192,25 +191,28 @@ def _cost(record: RunRecord) -> str:
     short = sheet("cost-kinds", "Cost by kind of step", head,
                   [*(row(kind, members) for kind, members in kinds.items()), row("in all", timings)])  # fmt: skip
     every = sheet("cost-steps", "Every step", head, [row(one.title, [one]) for one in timings])
-    return section("cost", "Cost", f"{short}<details><summary>All {len(timings)} steps</summary>{every}</details>")
+    return section("cost", "Cost", short + opened(f"All {len(timings)} steps", every))
 
 
-def _world(record: RunRecord) -> str:
+def _world(record: RunRecord) -> Html:
     if "sessions" not in record.manifest:
-        return ""
+        return NOTHING
     sessions = record.manifest["sessions"]
-    shown, before = [], dict[str, str]()
+    shown, before = list[Html](), dict[str, str]()
     for number, session in enumerate(sessions, start=1):
         fields = _session(dict(session))
         # A later session says only what had changed.
         new = [(key, value) for key, value in fields.items() if before.get(key) != value]
         packages = [(key.removeprefix("packages."), value) for key, value in new if key.startswith("packages.")]
         plain = [(key, value) for key, value in new if not key.startswith("packages.")]
-        heading = f"<h3>Session {number}{', what had changed' if before else ''}</h3>" if len(sessions) > 1 else ""
-        more = f"<details><summary>{len(packages)} packages</summary>{facts(packages)}</details>" if packages else ""
-        shown.append(heading + facts(plain) + more)
+        if len(sessions) > 1:
+            heading = Html("<h3>Session {}{}</h3>")
+            shown.append(heading.format(number, ", what had changed" if before else ""))
+        shown.append(facts(plain))
+        if packages:
+            shown.append(opened(f"{len(packages)} packages", facts(packages)))
         before = fields
-    return section("environment", "Environment", "".join(shown))
+    return section("environment", "Environment", NOTHING.join(shown))
 
 
 def _session(session: dict[str, Any]) -> dict[str, str]:

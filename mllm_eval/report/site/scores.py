@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mllm_eval.escaping import html as escape
+from mllm_eval.html import NOTHING, Html
 from mllm_eval.report.comparison import score_columns
 from mllm_eval.report.table import MISSING, Cell, Column, Row
 from mllm_eval.results import Columns
 from mllm_eval.results import columns as known_columns
 
+_SMALL = Html("<small>{}</small>")
 OWN_TABS = {"Other": "other", "Classic vision": "classic"}
 
 
@@ -25,7 +26,7 @@ def html(
     hues: Mapping[str, int],
     files: Mapping[str, str],
     known: Columns,
-) -> str:
+) -> Html:
     """Tabs, the switch for published rows, and the table; without script, all columns and rows are shown.
 
     `published`: the rows that the switch shows, published ones and measured ones counted as those are.
@@ -37,29 +38,27 @@ def html(
     ]
     tabs += [(key, group) for group, key in OWN_TABS.items() if any(column.group == group for column in shown)]
     tabs.append(("all", "All"))
-    buttons = "".join(
-        f'<button type="button" role="tab" data-tab="{escape(key)}" aria-selected="{str(not i).lower()}" '
-        f'tabindex="{0 if not i else -1}">{escape(name)}</button>'
-        for i, (key, name) in enumerate(tabs)
+    button = Html('<button type="button" role="tab" data-tab="{}" aria-selected="{}" tabindex="{}">{}</button>')
+    buttons = NOTHING.join(
+        button.format(key, str(not i).lower(), 0 if not i else -1, name) for i, (key, name) in enumerate(tabs)
     )
-    checked = "" if rows else " checked"
-    switch = f'<label class="switch"><input type="checkbox" id="published"{checked}> published rows</label>'
-    heads = "".join(
-        f'<th scope="col" class="num" data-tab="{_tab(column, known)}" aria-sort="none">'
-        f'<button type="button">{escape(column.title)}</button></th>'
-        for column in shown
-    )
-    body = "\n".join(
+    checked = NOTHING if rows else Html(" checked")
+    switch = Html(
+        '<label class="switch"><input type="checkbox" id="published"{}> published rows</label>'
+    ).format(checked)  # fmt: skip
+    head = Html('<th scope="col" class="num" data-tab="{}" aria-sort="none"><button type="button">{}</button></th>')
+    heads = NOTHING.join(head.format(_tab(column, known), column.title) for column in shown)
+    body = Html("\n").join(
         [_row(row, shown, hues, files, known) for row in rows]
         + [_row(row, shown, hues, files, known, "published") for row in published]
     )
-    return (
-        f'<div class="bar" data-js hidden><div role="tablist" aria-label="Columns">{buttons}</div>{switch}</div>\n'
+    return Html(
+        '<div class="bar" data-js hidden><div role="tablist" aria-label="Columns">{}</div>{}</div>\n'
         '<div class="scroll" tabindex="0" role="region" aria-label="Scores"><table id="scores"><thead><tr>'
-        f'<th scope="col" aria-sort="none"><button type="button">Encoder</button></th>{heads}'
+        '<th scope="col" aria-sort="none"><button type="button">Encoder</button></th>{}'
         '<th scope="col" class="num" aria-sort="none"><button type="button">Scored</button></th></tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>"
-    )
+        "<tbody>\n{}\n</tbody></table></div>"
+    ).format(buttons, switch, heads, body)
 
 
 def _tab(column: Column, known: Columns) -> str:
@@ -78,25 +77,27 @@ def _row(
     files: Mapping[str, str],
     known: Columns,
     switched: str = "",
-) -> str:
-    label = escape(row.label)
+) -> Html:
+    label = Html.escape(row.label)
     if row.label in files and row.source == "measured":
-        label = f'<a href="{escape(files[row.label])}">{label}</a>'
-    dot = f'<i class="hue{hues[row.label] % 8}"></i>' if row.label in hues else "<i></i>"
-    notes = "".join(f'<small class="why">{escape(note)}</small>' for note in row.notes if switched)
-    cells = [f'<th scope="row">{dot}{label}{notes}</th>']
+        label = Html('<a href="{}">{}</a>').format(files[row.label], label)
+    dot = Html('<i class="hue{}"></i>').format(hues[row.label] % 8) if row.label in hues else Html("<i></i>")
+    notes = NOTHING.join(Html('<small class="why">{}</small>').format(note) for note in row.notes if switched)
+    cells = [Html('<th scope="row">{}{}{}</th>').format(dot, label, notes)]
     for column in shown:
         cell = row.cells.get(column.key, Cell())
         value = "" if cell.value is None or cell.text == MISSING else f"{cell.value:.6f}"
-        text = f"<b>{escape(cell.text)}</b>" if cell.best else escape(cell.text)
-        small = f"<small>{escape(cell.interval)}</small>" if cell.interval else ""
-        cells.append(f'<td class="num" data-v="{value}" data-tab="{_tab(column, known)}">{text}{small}</td>')
-    counts, missed = "", ""
+        text = Html("<b>{}</b>" if cell.best else "{}").format(cell.text)
+        small = _SMALL.format(cell.interval) if cell.interval else NOTHING
+        one = Html('<td class="num" data-v="{}" data-tab="{}">{}{}</td>')
+        cells.append(one.format(value, _tab(column, known), text, small))
+    counts, missed = "", NOTHING
     if "n" in row.facts:
         asked, scored, unread = (int(row.facts[key]) for key in ("n", "n_ok", "n_unparsed"))
         counts = f"{scored:,} / {asked:,}"
-        missed = f"<small>{unread:,} unparsed</small>" if unread else ""
-        missed += f"<small>{row.facts['n_empty']} empty</small>" if int(row.facts.get("n_empty", 0)) else ""
-    cells.append(f'<td class="num" data-v="{row.facts.get("n_ok", "")}">{counts or MISSING}{missed}</td>')
+        missed = _SMALL.format(f"{unread:,} unparsed") if unread else NOTHING
+        missed += _SMALL.format(f"{row.facts['n_empty']} empty") if int(row.facts.get("n_empty", 0)) else NOTHING
+    last = Html('<td class="num" data-v="{}">{}{}</td>')
+    cells.append(last.format(row.facts.get("n_ok", ""), counts or MISSING, missed))
     kind = " ".join(dict.fromkeys(filter(None, (row.source, "aside" if row.aside else "", switched))))
-    return f'<tr class="{kind}">{"".join(cells)}</tr>'
+    return Html('<tr class="{}">{}</tr>').format(kind, NOTHING.join(cells))

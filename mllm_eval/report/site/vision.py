@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from mllm_eval.escaping import html as escape
+from mllm_eval.html import NOTHING, Html
 from mllm_eval.report.aligning import alignment_table
 from mllm_eval.report.probing import probe_table
 from mllm_eval.report.site.evidence import Evidence
 from mllm_eval.report.site.figures import write_figure
-from mllm_eval.report.site.markup import listed, section, sheet
+from mllm_eval.report.site.markup import headline, listed, note, section, sheet
 from mllm_eval.report.site.visionplots import against_size, heat_maps, sized, sweep_figure
 from mllm_eval.report.table import MISSING, Cell, Column, Row, Table
 from mllm_eval.results.aligned import Aligned, saved_alignments
@@ -21,7 +21,7 @@ from mllm_eval.run import Run
 FILE = "vision.html"
 
 
-def vision_page(evidence: Evidence, out: Path) -> str:
+def vision_page(evidence: Evidence, out: Path) -> Html:
     """The body of vision.html; empty where nothing of it was measured."""
     probed = _probed(evidence)
     usual = {folder: one for folder, one in probed.items() if one.default}
@@ -39,10 +39,9 @@ def vision_page(evidence: Evidence, out: Path) -> str:
     for number, key in enumerate(dict.fromkeys(_kind(one) for one in aligned)):
         parts.append(_aligned([one for one in aligned if _kind(one) == key], out, number))
     if not parts:
-        return ""
+        return NOTHING
     lead = "What simple heads read from the frozen encoders, and how near they are to language models."
-    head = f'<section class="headline"><h1>Classic vision and alignment</h1><p class="lead">{lead}</p></section>'
-    return "\n".join([head, *parts])
+    return Html("\n").join([headline("Classic vision and alignment", lead), *parts])
 
 
 def _probed(evidence: Evidence) -> dict[Path, Probed]:
@@ -74,12 +73,12 @@ def _kind(one: Aligned) -> tuple[str, str, str]:
     return one.protocol, one.metric, one.pictures
 
 
-def _aligned(found: list[Aligned], out: Path, number: int) -> str:
+def _aligned(found: list[Aligned], out: Path, number: int) -> Html:
     name = f"alignment-{number}" if number else "alignment"
     first = found[0]
     figures = write_figure(out, f"{name}-layers", partial(heat_maps, found),
                       "Every block of each encoder against every layer of each language model",
-                      f"{escape(first.metric)} of every pair of layers, one scale; square: the best pair.")  # fmt: skip
+                      f"{first.metric} of every pair of layers, one scale; square: the best pair.")  # fmt: skip
     if sized(found):
         figures += write_figure(out, f"{name}-size", partial(against_size, found), "Alignment against parameters",
                            "Line: 95 % interval. Dashed: the 95th percentile of what chance gives.")  # fmt: skip
@@ -87,7 +86,7 @@ def _aligned(found: list[Aligned], out: Path, number: int) -> str:
     return _table(name, heading, alignment_table(found), figures)
 
 
-def _table(name: str, heading: str, table: Table, figures: str = "") -> str:
+def _table(name: str, heading: str, table: Table, figures: Html = NOTHING) -> Html:
     """What the tests say, figures, and the table with its footnotes."""
     marks, of_row = table.footnotes()
     head = [("", False), *((column.title, not column.text) for column in table.columns)]
@@ -99,9 +98,9 @@ def _table(name: str, heading: str, table: Table, figures: str = "") -> str:
         for at, row in enumerate(table.rows)
     ]
     notes = [*(f"{mark}: {text}" for mark, text in marks), *table.notes]
-    return section(name, heading, listed(table.sentences, "words") + figures
-                   + sheet(f"{name}-table", table.title, head, rows) + "".join(f'<p class="note">{escape(one)}</p>'
-                                                                             for one in notes))  # fmt: skip
+    own = sheet(f"{name}-table", table.title, head, rows)
+    body = NOTHING.join([listed(table.sentences, "words"), figures, own, *map(note, notes)])
+    return section(name, heading, body)
 
 
 def _named(row: Row, marks: str) -> str:

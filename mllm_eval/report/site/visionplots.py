@@ -15,7 +15,7 @@ import numpy as np
 
 from mllm_eval.errors import UserError
 from mllm_eval.report.probing import UNITS
-from mllm_eval.report.site.figures import INK, SOFT, bare, hue, new_figure, style
+from mllm_eval.report.site.figures import INK, SOFT, bare, hue, new_figure, save, style
 from mllm_eval.results.aligned import Aligned
 from mllm_eval.results.probed import Probed
 from mllm_eval.storage import write_atomic
@@ -66,7 +66,7 @@ def write_sweep(found: Sequence[Probed], path: Path) -> Path | None:
     into = io.BytesIO()
     try:
         with style("sweep"):
-            sweep_figure(swept).savefig(into, format="svg", metadata={"Date": None}, facecolor="white")
+            save(sweep_figure(swept), into, format="svg", metadata={"Date": None}, facecolor="white")
     except UserError:
         return None
     write_atomic(path, into.getvalue())
@@ -159,5 +159,5 @@ def write_figures(results: Sequence[Aligned], folder: Path) -> list[Path]:
             for form in ("png", "pdf"):
                 written.append(folder / f"{name}.{form}")
                 kept: dict[str, str | None] = {"CreationDate": None} if form == "pdf" else {}
-                figure.savefig(written[-1], dpi=160, facecolor="white", metadata=kept or None)
+                save(figure, written[-1], dpi=160, facecolor="white", metadata=kept or None)
     return written
