@@ -92,16 +92,20 @@ def _rows(states: Tensor, lengths: list[int]) -> list[Tensor]:
     return [row.transpose(0, 1)[None] for row in torch.split(states, lengths)]
 
 
-def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, **seen: Any) -> Tensor:
-    """Attention in the precision of its inputs; on a CPU in float32, also under autocast.
+def attends_in_float32(device: torch.device) -> bool:
+    """Whether attention is computed in float32 there, whatever the precision of the rest.
 
     A CPU's kernels of half precision are prepared anew for each length of a row, which takes longer than computing.
     """
-    kept = query.dtype
-    exact = query.device.type == "cpu"
+    return device.type == "cpu"
+
+
+def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, **seen: Any) -> Tensor:
+    kind, kept = query.device.type, query.dtype
+    exact = attends_in_float32(query.device)
     if exact:
         query, key, value = query.float(), key.float(), value.float()
-    with torch.autocast(query.device.type, enabled=torch.is_autocast_enabled(query.device.type) and not exact):
+    with torch.autocast(kind, enabled=torch.is_autocast_enabled(kind) and not exact):
         # Heads of keys and values are repeated here: GPUs have no fast attention for a mask and grouped heads at once.
         mixed = F.scaled_dot_product_attention(
             query,

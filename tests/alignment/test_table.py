@@ -70,6 +70,7 @@ def test_results_are_read_back_and_those_of_unknown_weights_left_out(
     assert read_aligned(tmp_path / "alignment" / "b-0" / RESULT).null == NULL
 
 
+@pytest.mark.slow
 def test_a_curve_is_drawn_against_each_size_that_differs(tmp_path: Path) -> None:
     one = aligned("a", "x", 0.1)
     assert [path.name for path in write_figures([one], tmp_path / "1")] == ["layers.png", "layers.pdf"]

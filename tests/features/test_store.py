@@ -248,6 +248,7 @@ def test_a_damaged_row_is_encoded_again_where_it_is_read(tmp_path: Path) -> None
     assert torch.equal(mended.store.get_many([*by_name]), expected)
 
 
+@pytest.mark.slow
 def test_a_stage_whose_features_have_no_room_trains_with_the_encoder_in_its_steps(
     tmp_path: Path, room: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -24,7 +24,7 @@ from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
 from mllm_eval.features.store import FeatureStore
 from mllm_eval.kernels import use_kernels
-from mllm_eval.model import IGNORED, load_llm_model
+from mllm_eval.model import IGNORED, load_llm_model, targets
 from mllm_eval.model.targets import states_before_targets
 from mllm_eval.operations.count import Questions, asking, encoding, passing, projecting
 from mllm_eval.operations.shapes import (
@@ -121,6 +121,13 @@ def kept_bytes(step: Trained) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU attends in the precision of the rest, which is what is planned for."""
+    monkeypatch.setattr(targets, "attends_in_float32", lambda device: False)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize("train_llm", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_activations_are_those_that_autograd_keeps(train_llm: bool, dtype: str) -> None:
@@ -130,6 +137,7 @@ def test_activations_are_those_that_autograd_keeps(train_llm: bool, dtype: str) 
     assert foretold.kept == pytest.approx(kept_bytes(step), rel=MEMORY)
 
 
+@pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize("train_llm", [True, False])
 def test_activations_under_autocast(train_llm: bool) -> None:
     step = Trained(train_llm)
@@ -321,6 +329,7 @@ def test_more_gpus_mean_less_memory_each_and_less_time() -> None:
     assert double.steps[1].hours == pytest.approx(one.steps[1].hours / 2)
 
 
+@pytest.mark.slow
 def test_every_encoder_has_a_plan() -> None:
     for name in names("encoders"):
         plan = make_plan(name, options=PlanOptions(gpus="1xH100", rows=(640, 640)))
@@ -412,10 +421,10 @@ def test_rows_that_nobody_states_are_asked_for(tmp_path: Path) -> None:
 def test_lora_trains_what_peft_adds() -> None:
     from peft import LoraConfig, get_peft_model
 
-    for targets in (["q_proj", "v_proj"], ["lm_head", "o_proj"], "all-linear"):
-        adapted = get_peft_model(llama(), LoraConfig(r=4, target_modules=targets))
+    for modules in (["q_proj", "v_proj"], ["lm_head", "o_proj"], "all-linear"):
+        adapted = get_peft_model(llama(), LoraConfig(r=4, target_modules=modules))
         added = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-        assert lora_parameters(shape(), 4, targets) == added
+        assert lora_parameters(shape(), 4, modules) == added
     with pytest.raises(UserError, match=r"has no matrix 'q_prj'\. Did you mean 'q_proj'"):
         lora_parameters(shape(), 4, ["q_prj"])
 

@@ -275,6 +275,7 @@ def test_html_has_the_elements_that_it_has_without_the_text(
     assert " ".join(said.split()) in " ".join(page.text.split())
 
 
+@pytest.mark.slow
 def test_texts_of_a_figure_are_texts_in_every_format(tmp_path: Path) -> None:
     text = "\n".join((*HOSTILE.values(), r"$\frac{", "$$"))
     with figures.style("f"):
