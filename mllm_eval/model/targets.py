@@ -101,18 +101,19 @@ def attends_in_float32(device: torch.device) -> bool:
 
 
 def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, **seen: Any) -> Tensor:
-    kind, kept = query.device.type, query.dtype
-    exact = attends_in_float32(query.device)
-    if exact:
-        query, key, value = query.float(), key.float(), value.float()
-    with torch.autocast(kind, enabled=torch.is_autocast_enabled(kind) and not exact):
-        # Heads of keys and values are repeated here: GPUs have no fast attention for a mask and grouped heads at once.
-        mixed = F.scaled_dot_product_attention(
-            query,
-            repeat_key_heads(attention, key),
-            repeat_key_heads(attention, value),
-            dropout_p=attention.attention_dropout if attention.training else 0.0,
-            scale=attention.scaling,
-            **seen,
-        )
-    return mixed.to(kept)
+    if not attends_in_float32(query.device):
+        return _fused(attention, query, key, value, **seen)
+    with torch.autocast(query.device.type, enabled=False):
+        return _fused(attention, query.float(), key.float(), value.float(), **seen).to(query.dtype)
+
+
+def _fused(attention: Any, query: Tensor, key: Tensor, value: Tensor, **seen: Any) -> Tensor:
+    # Heads of keys and values are repeated here: GPUs have no fast attention for a mask and grouped heads at once.
+    return F.scaled_dot_product_attention(
+        query,
+        repeat_key_heads(attention, key),
+        repeat_key_heads(attention, value),
+        dropout_p=attention.attention_dropout if attention.training else 0.0,
+        scale=attention.scaling,
+        **seen,
+    )
