@@ -6,10 +6,7 @@ harness's own log of samples.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-from harness_tasks import answers_logged, run_harness, write_tasks
+from harness_tasks import ask
 
 TASK = """\
 dataset_path: parquet
@@ -44,16 +41,8 @@ def results(doc, results):
     return {"answered": 1.0}
 """
 
-
-def main(export: str, folder: Path, out: Path) -> None:
-    """Write the tasks, run the harness, and read what it logged."""
-    tasks = write_tasks(folder, out.parent / "tasks", TASK, ASKING)
-    words = ["lm_eval", "run", "--model", "hf-multimodal", "--model_args", f"pretrained={export},dtype=float32",
-             "--tasks", ",".join(tasks), "--include_path", str(out.parent / "tasks"), "--apply_chat_template",
-             "--device", "cpu", "--batch_size", "1", "--log_samples"]  # fmt: skip
-    run_harness(words, out.parent / "logged")
-    answers_logged(out.parent / "logged", out.parent / "tasks", out)
-
+WORDS = ["lm_eval", "run", "--model", "hf-multimodal", "--model_args", "pretrained={export},dtype=float32",
+         "--apply_chat_template", "--device", "cpu"]  # fmt: skip
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    ask(WORDS, TASK, ASKING)

@@ -6,10 +6,7 @@ harness's own log of samples.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-from harness_tasks import answers_logged, run_harness, write_tasks
+from harness_tasks import ask
 
 TASK = """\
 dataset_path: parquet
@@ -48,16 +45,8 @@ def mean(values):
     return sum(values) / len(values)
 """
 
-
-def main(export: str, folder: Path, out: Path) -> None:
-    """Write the tasks, run the harness, and read what it logged."""
-    tasks = write_tasks(folder, out.parent / "tasks", TASK, ASKING)
-    words = ["lmms_eval", "--model", "llava_hf", "--model_args",
-             f"pretrained={export},device=cpu,device_map=cpu,dtype=float32", "--tasks", ",".join(tasks),
-             "--include_path", str(out.parent / "tasks"), "--batch_size", "1", "--log_samples"]  # fmt: skip
-    run_harness(words, out.parent / "logged")
-    answers_logged(out.parent / "logged", out.parent / "tasks", out)
-
+WORDS = ["lmms_eval", "--model", "llava_hf", "--model_args",
+         "pretrained={export},device=cpu,device_map=cpu,dtype=float32"]  # fmt: skip
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    ask(WORDS, TASK, ASKING)

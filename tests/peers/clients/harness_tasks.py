@@ -32,11 +32,21 @@ def write_tasks(folder: Path, to: Path, task: str, functions: str) -> list[str]:
     return [f"asked_{limit}" for limit in by_limit]
 
 
-def run_harness(words: list[str], logged: Path) -> None:
-    """Run a harness, the first of `words`, as a module of this Python. Its exit code is no word on its results."""
-    done = subprocess.run([sys.executable, "-m", *words, "--output_path", str(logged)], check=False)
+def ask(words: list[str], task: str, functions: str) -> None:
+    """Write the tasks, run a harness, and read what it logged; the program's arguments are EXPORT FOLDER OUT.
+
+    words: the harness, a module of this Python, and its options, `{export}` standing for the folder of the export.
+    task, functions: as `write_tasks` takes them. Its exit code is no word on its results.
+    """
+    export, folder, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    tasks, logged = out.parent / "tasks", out.parent / "logged"
+    names = write_tasks(folder, tasks, task, functions)
+    shared = ["--tasks", ",".join(names), "--include_path", str(tasks), "--batch_size", "1", "--log_samples"]
+    own = [word.replace("{export}", export) for word in words]
+    done = subprocess.run([sys.executable, "-m", *own, *shared, "--output_path", str(logged)], check=False)
     if done.returncode:
         sys.exit(f"{words[0]} ended with exit code {done.returncode}")
+    answers_logged(logged, tasks, out)
 
 
 def answers_logged(logged: Path, tasks: Path, out: Path) -> None:
