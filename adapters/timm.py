@@ -64,8 +64,8 @@ class Family(EncoderModel):
             config["architecture"]
         except (OSError, ValueError, KeyError, TypeError) as problem:
             raise UserError(f"{path}: cannot be read as a timm model's config ({problem})") from None
-        found: dict[str, Any] = config
-        return found
+        raw: dict[str, Any] = config
+        return raw
 
     @classmethod
     def made(cls, who: str, config: dict[str, Any]) -> Any:

@@ -35,8 +35,8 @@ class VJEPA2ImageEncoder(VJEPA2PreTrainedModel):
         for layer in self.encoder.layer:
             attention: Any = layer.attention
             attention.grid_size = pixel_values.shape[-1] // config.patch_size
-        found: BaseModelOutput = self.encoder(pixel_values[:, None])
-        return found
+        output: BaseModelOutput = self.encoder(pixel_values[:, None])
+        return output
 
 
 class Family(Backbone):

@@ -45,16 +45,16 @@ def family_of(encoder: Encoder) -> type[EncoderModel]:
     return family(encoder.family, encoder.code, encoder.weights)
 
 
-def _held(found: Any, path: Path) -> type[EncoderModel]:
+def _held(named: Any, path: Path) -> type[EncoderModel]:
     from mllm_eval.adapters.base import NEEDED, EncoderModel
 
-    if not (isinstance(found, type) and issubclass(found, EncoderModel)):
+    if not (isinstance(named, type) and issubclass(named, EncoderModel)):
         raise UserError(f"{path}: has no class `Family` that derives from mllm_eval.adapters.base.EncoderModel")
-    lacking = [name for name in NEEDED if getattr(found, name) is getattr(EncoderModel, name)]
-    lacking += [name for name in ("build", "load") if _function(found, name) is _function(EncoderModel, name)]
+    lacking = [name for name in NEEDED if getattr(named, name) is getattr(EncoderModel, name)]
+    lacking += [name for name in ("build", "load") if _function(named, name) is _function(EncoderModel, name)]
     if lacking:
         raise UserError(f"{path}: class Family has no {', '.join(lacking)}; see mllm_eval.adapters.base.EncoderModel")
-    return found
+    return named
 
 
 def _function(owner: type, name: str) -> Any:

@@ -157,14 +157,14 @@ class Backbone(EncoderModel):
         return values.get("num_register_tokens", getattr(known, "num_register_tokens", 0)) or 0
 
     @classmethod
-    def _readers(cls, found: Any) -> str:
+    def _readers(cls, model_type: Any) -> str:
         """What to do about weights of another type than this family's."""
         kinds = {name: family(name) for name in NAMES}
         types = {one: name for name, kind in kinds.items() if issubclass(kind, Backbone) for one in kind.model_types}
-        if found in types:
+        if model_type in types:
             mine = f"family {cls.family_name()} reads {', '.join(cls.model_types)}"
-            return f"{mine}; set `family: {types[found]}` in the encoder's yaml"
-        return f"no family reads it (known: {', '.join(sorted(types))}).{near(str(found), types)} {PAGE}"
+            return f"{mine}; set `family: {types[model_type]}` in the encoder's yaml"
+        return f"no family reads it (known: {', '.join(sorted(types))}).{near(str(model_type), types)} {PAGE}"
 
     @classmethod
     def family_name(cls) -> str:

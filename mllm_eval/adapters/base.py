@@ -209,11 +209,11 @@ class EncoderModel(nn.Module):
                     self._hold_shapes(one, pixels)
         return maps
 
-    def _hold_shapes(self, found: FeatureMap, pixels: Tensor) -> None:
+    def _hold_shapes(self, features: FeatureMap, pixels: Tensor) -> None:
         count, size = len(pixels), self.cells(pixels.shape[-2], pixels.shape[-1])
         wanted = {"patches": (count, *size, self.width), "summary": (count, self.width)}
         for name, shape in wanted.items():
-            given = tuple(getattr(found, name).shape)
+            given = tuple(getattr(features, name).shape)
             if given != shape:
                 raise UserError(
                     f"encoder {self.facts.name}: family {self.facts.family} gives {name} {given}, the yaml says "

@@ -129,15 +129,15 @@ def describe(
 
 def _of_backbone(kind: type[Backbone], place: Path) -> Model:
     config = kind.read_config(place)
-    found, kin = kind.found_in(config), _kin(kind.family_name())
-    shape: dict[str, Any] = {key: found[key] for key in ("heads", "ffn", "hidden", "native") if key in found}
-    shape |= {"ffn": found.get("ffn", "mlp")} | ({"qkv_bias": found["qkv_bias"]} if "qkv_bias" in found else {})
+    facts, kin = kind.found_in(config), _kin(kind.family_name())
+    shape: dict[str, Any] = {key: facts[key] for key in ("heads", "ffn", "hidden", "native") if key in facts}
+    shape |= {"ffn": facts.get("ffn", "mlp")} | ({"qkv_bias": facts["qkv_bias"]} if "qkv_bias" in facts else {})
     return Model(
         family=kind.family_name(),
-        patch=int(found["patch"]),
-        width=int(found["width"]),
+        patch=int(facts["patch"]),
+        width=int(facts["width"]),
         depth=int(config.num_hidden_layers),
-        native=int(found["native"]),
+        native=int(facts["native"]),
         shape=shape,
         params=None,
         norm=kind.form.final_norm and (kin is None or kin.norm),
@@ -161,12 +161,12 @@ def _of_timm(place: Path) -> Model:
         except UserError as problem:
             refused.append(problem)
             continue
-        found, before = one.found_in(made), one.prefix_of(made)
+        facts, before = one.found_in(made), one.prefix_of(made)
         has_cls = getattr(made, "cls_token", None) is not None
         return Model(
             family=one.__module__.rpartition(".")[2],
-            patch=int(found["patch"]),
-            width=int(found["width"]),
+            patch=int(facts["patch"]),
+            width=int(facts["width"]),
             depth=len(one.blocks_of(made)),
             native=int(made.default_cfg["input_size"][-1]),
             shape=None,
@@ -213,18 +213,18 @@ def _decide(fields: dict[str, Any], model: Model, pixels: Pixels, size: int) -> 
 def _family(raw: dict[str, Any], path: Path) -> type[Backbone]:
     kinds: list[type[Backbone]] = [kind for name in NAMES if issubclass(kind := family(name), Backbone)]
     types = {one: kind for kind in kinds for one in kind.model_types}
-    found = raw.get("model_type")
-    if found not in types:
+    model_type = raw.get("model_type")
+    if model_type not in types:
         known = ", ".join(sorted(types))
-        hint = near(str(found), types)
-        raise UserError(f"{path}: model_type {found!r}: no family reads it (known: {known}).{hint} {PAGE}")
-    return types[found]
+        hint = near(str(model_type), types)
+        raise UserError(f"{path}: model_type {model_type!r}: no family reads it (known: {known}).{hint} {PAGE}")
+    return types[model_type]
 
 
 def _kin(name: str) -> Encoder | None:
     """A described encoder of the same family with released weights: what a person chose for it holds for others."""
-    found = [one for one in map(load_encoder, names("encoders")) if one.family == name and one.weights.source()]
-    return found[0] if found else None
+    kin = [one for one in map(load_encoder, names("encoders")) if one.family == name and one.weights.source()]
+    return kin[0] if kin else None
 
 
 def read_processor(place: Path) -> Pixels:

@@ -101,7 +101,7 @@ def _from_the_class(model: EncoderModel, patches: Tensor, stock: Tensor | None) 
     return [f"features are not {name}'s last_hidden_state: layer {facts.feature_layer}, {norm}"]
 
 
-def _compare_processor(found: Examination, model: EncoderModel, place: Path, image: Image.Image) -> None:
+def _compare_processor(examined: Examination, model: EncoderModel, place: Path, image: Image.Image) -> None:
     if not any((place / name).is_file() for name in PROCESSORS):
         return
     try:
@@ -112,7 +112,7 @@ def _compare_processor(found: Examination, model: EncoderModel, place: Path, ima
         theirs = np.asarray(own(image, return_tensors="np")["pixel_values"][0], np.float32)
     except Exception as problem:
         reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-        found.differs.append(f"the processor beside the weights cannot be used ({reason})")
+        examined.differs.append(f"the processor beside the weights cannot be used ({reason})")
         return
     facts = model.facts
     ways: dict[str, Preprocessing] = {facts.preprocessing.mode: facts.preprocessing}
@@ -121,14 +121,14 @@ def _compare_processor(found: Examination, model: EncoderModel, place: Path, ima
     for name, way in ways.items():
         difference = _levels(to_pixels(image, way), theirs, way)
         if difference is None:
-            found.processor.append(f"{name}: {way.size} x {way.size} pixels, the processor gives {theirs.shape[-1]}")
+            examined.processor.append(f"{name}: {way.size} x {way.size} pixels, the processor gives {theirs.shape[-1]}")
             continue
-        found.processor.append(f"{name}: largest difference {difference:.1f} of 255 levels")
+        examined.processor.append(f"{name}: largest difference {difference:.1f} of 255 levels")
         equal += [name] if difference <= SAME_LEVELS else []
     if facts.preprocessing.mode not in equal:
         as_theirs = f"; variant {equal[0]} does as it does" if equal else ""
-        found.differs.append(f"the processor beside the weights makes other pixels than the yaml{as_theirs}")
-    found.differs += _other_settings(own, facts.preprocessing)
+        examined.differs.append(f"the processor beside the weights makes other pixels than the yaml{as_theirs}")
+    examined.differs += _other_settings(own, facts.preprocessing)
 
 
 def _levels(mine: NDArray[np.float32], theirs: NDArray[np.float32], way: Preprocessing) -> float | None:

@@ -135,10 +135,10 @@ def hold_tensors(
 
     reshaped: name, shape in the file, shape in the architecture. left_out, mend: as for `load_whole`.
     """
-    for name, found, wanted in sorted(reshaped):
+    for name, given, wanted in sorted(reshaped):
         more = f"{len(reshaped)} tensors have another shape, the first is " if len(reshaped) > 1 else ""
         raise UserError(
-            f"{place}: {more}{name}: {tuple(found)} in the file, {tuple(wanted)} by config and yaml; "
+            f"{place}: {more}{name}: {tuple(given)} in the file, {tuple(wanted)} by config and yaml; "
             f"they are of another model, or the config was changed; {mend}"
         )
     told = []
@@ -150,10 +150,10 @@ def hold_tensors(
         raise UserError(f"{place}: {'; '.join(told)}: cut short, or of another architecture; {mend}")
 
 
-def reshaped(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
-    """Of tensors by name, those whose shapes differ: name, shape in `found`, shape in `wanted`."""
-    shared = [name for name in found if name in wanted]
-    both = [(name, tuple(found[name].shape), tuple(wanted[name].shape)) for name in shared]
+def reshaped(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """Of tensors by name, those whose shapes differ: name, shape in `given`, shape in `wanted`."""
+    shared = [name for name in given if name in wanted]
+    both = [(name, tuple(given[name].shape), tuple(wanted[name].shape)) for name in shared]
     return [one for one in both if one[1] != one[2]]
 
 

@@ -195,8 +195,8 @@ def read_original(
 def _targets(name: str, layout: Layout) -> tuple[str, ...] | None:
     # Empty: left out on purpose. None: nothing is known of it.
     for pattern, targets in layout.rows.items():
-        if found := re.fullmatch(pattern, name):
-            return tuple(found.expand(target) for target in targets)
+        if match := re.fullmatch(pattern, name):
+            return tuple(match.expand(target) for target in targets)
     return () if re.fullmatch(layout.left_out, name) else None
 
 

@@ -86,8 +86,8 @@ def is_gguf(place: Path) -> bool:
 def name_in_transformers(name: str) -> str:
     """The name of a tensor in `LlamaForCausalLM`; one that no row names stays as it is, and has no place there."""
     for pattern, target in NAMES.items():
-        if found := re.fullmatch(pattern, name):
-            return found.expand(target)
+        if match := re.fullmatch(pattern, name):
+            return match.expand(target)
     return name
 
 
@@ -161,17 +161,17 @@ def _rope(said: dict[str, Any], header: GgufHeader, head: int, path: Path) -> di
         return {"rope_theta": base, **_llama3(_numbers(path, factors.start, factors.size), base, head, path)}
     if kind == "none" or factor == 1.0:
         return {"rope_type": "default", "rope_theta": base}
-    found = {"rope_type": kind, "rope_theta": base, "factor": float(factor)}
+    rope = {"rope_type": kind, "rope_theta": base, "factor": float(factor)}
     if (length := said.get("rope.scaling.original_context_length")) is not None:
-        found["original_max_position_embeddings"] = length
-    return found
+        rope["original_max_position_embeddings"] = length
+    return rope
 
 
-def _llama3(found: NDArray[np.float32], base: float, head: int, path: Path) -> dict[str, Any]:
+def _llama3(factors: NDArray[np.float32], base: float, head: int, path: Path) -> dict[str, Any]:
     """The parameters that the divisors of the frequencies [head / 2] follow from."""
-    if len(found) == head // 2 and np.isfinite(found).all():
-        factor = float(found.max())
-        if np.allclose(found, llama3_factors(base, head, factor), rtol=1e-4):
+    if len(factors) == head // 2 and np.isfinite(factors).all():
+        factor = float(factors.max())
+        if np.allclose(factors, llama3_factors(base, head, factor), rtol=1e-4):
             return {"rope_type": "llama3", "factor": factor, **LLAMA3}
     raise UserError(
         f"{path}: {FACTORS} is not what scaling of LLaMA 3.1's type gives; use the weights it was made from"

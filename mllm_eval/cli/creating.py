@@ -47,7 +47,7 @@ def encoder(
     before_torch()
     from mllm_eval.adapters.describing import describe
 
-    place, weights, stem = _found(source, offline)
+    place, weights, stem = _weights_of(source, offline)
     own = name or stem
     if not re.fullmatch(r"[\w.-]+", own):
         raise UserError(f"name {own!r}: use letters, digits, dots, hyphens and underscores")
@@ -66,7 +66,7 @@ def encoder(
     raise typer.Exit(0 if right else 2)
 
 
-def _found(source: str, offline: bool) -> tuple[Path, dict[str, str], str]:
+def _weights_of(source: str, offline: bool) -> tuple[Path, dict[str, str], str]:
     """Where the weights lie, what the yaml says of that, and a name."""
     from mllm_eval.cli.display import display
     from mllm_eval.errors import UserError
@@ -78,13 +78,13 @@ def _found(source: str, offline: bool) -> tuple[Path, dict[str, str], str]:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", source) or source.startswith((".", "/")):
         raise UserError(f"{source}: no such folder, and no owner/name of the hub")
     repo, _, asked = source.partition("@")
-    (found,) = provide_weights([Whole.of(source)], offline, reporter=display())
-    commit = found.lock.revision_found if found.lock is not None else None
+    (provided,) = provide_weights([Whole.of(source)], offline, reporter=display())
+    commit = provided.lock.revision_found if provided.lock is not None else None
     if commit is None or commit == asked:
-        return found.place, {"repo": repo, **({"revision": commit} if commit else {})}, repo.rpartition("/")[2]
+        return provided.place, {"repo": repo, **({"revision": commit} if commit else {})}, repo.rpartition("/")[2]
     # The yaml names the commit, so that is what has to be locked, and not where a branch stood alone.
-    (found,) = provide_weights([Whole.of(f"{repo}@{commit}")], offline, reporter=display())
-    return found.place, {"repo": repo, "revision": commit}, repo.rpartition("/")[2]
+    (provided,) = provide_weights([Whole.of(f"{repo}@{commit}")], offline, reporter=display())
+    return provided.place, {"repo": repo, "revision": commit}, repo.rpartition("/")[2]
 
 
 def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
@@ -93,9 +93,9 @@ def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        found = tuple(float(one) for one in text.split(","))
+        numbers = tuple(float(one) for one in text.split(","))
     except ValueError:
-        found = ()
-    if len(found) != 3:
+        numbers = ()
+    if len(numbers) != 3:
         raise UserError(f"{option} {text!r}: write three numbers with commas, such as 0.5,0.5,0.5")
-    return found
+    return numbers

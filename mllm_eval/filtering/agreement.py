@@ -67,8 +67,8 @@ def agreement(tally: Tally) -> Agreement | None:
         own = slice(place * BINS // TENTHS, (place + 1) * BINS // TENTHS)
         here = sum(tally.labelled[own])
         if here:
-            mean, found = sum(tally.total[own]) / here, share(sum(tally.true[own]), here)
-            tenths.append(Tenth(place / TENTHS, (place + 1) / TENTHS, mean, found))
+            mean, share_true = sum(tally.total[own]) / here, share(sum(tally.true[own]), here)
+            tenths.append(Tenth(place / TENTHS, (place + 1) / TENTHS, mean, share_true))
             error += here * abs(mean - sum(tally.true[own]) / here)
     return Agreement(
         precision=share(tally.right_kept, tally.right_kept + tally.wrong_kept),
@@ -84,8 +84,8 @@ def agreement(tally: Tally) -> Agreement | None:
 def _area(tally: Tally, true: int, false: int) -> float | None:
     if not true or not false:
         return None
-    below = found = 0.0
+    below = ordered = 0.0
     for all_, own in zip(tally.labelled, tally.true, strict=True):
-        found += own * (below + (all_ - own) / 2)
+        ordered += own * (below + (all_ - own) / 2)
         below += all_ - own
-    return found / (true * false)
+    return ordered / (true * false)

@@ -28,15 +28,15 @@ def filtering_model(name: str, dtype: str | None = None) -> Run | ExternalModel:
     """
     known = read_all_saved()
     try:
-        found = known.find(name)
+        model = known.find(name)
     except UserError as problem:
         try:
             return ExternalModel.of(name, **({} if dtype is None else {"dtype": dtype}))  # type: ignore[arg-type]
         except UserError as other:
             raise (other if "/" in name else problem) from None
-    if isinstance(found, Imported):
+    if isinstance(model, Imported):
         raise UserError(f"{name}: holds answers of another tool, no model that could be asked about pictures")
-    return found
+    return model
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,8 @@ def columns_of(schema: pa.Schema, path: str, image: str | None = None) -> Column
         if kinds[image] not in ("image", "binary", "large_binary"):
             raise UserError(f"{path}: column {image!r} is {kinds[image]}; pictures are binary, or image of the hub")
     elif len(possible) != 1:
-        found = f"several could be it ({', '.join(possible)})" if possible else f"none of {', '.join(kinds)} is it"
-        raise UserError(f"{path}: which column holds the pictures? {found}; say --image-column")
+        reason = f"several could be it ({', '.join(possible)})" if possible else f"none of {', '.join(kinds)} is it"
+        raise UserError(f"{path}: which column holds the pictures? {reason}; say --image-column")
     key = next((name for name in KEYS if name in kinds), None)
     texts = tuple(name for name in CAPTIONS if kinds.get(name) == "string")
     return Columns(image or possible[0], key, texts, tuple(name for name in STATUS if name in kinds))

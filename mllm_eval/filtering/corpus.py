@@ -95,7 +95,7 @@ def open_corpus(place: Path) -> Corpus:
         return Corpus(place, kind, (place.name,))
     if not place.is_dir():
         raise UserError(f"{place}: no such file or folder")
-    found: dict[Kind, list[str]] = {"tar": [], "parquet": [], "files": []}
+    by_kind: dict[Kind, list[str]] = {"tar": [], "parquet": [], "files": []}
     stems: set[str] = set()
     for folder, inner, names in os.walk(place):
         inner.sort()
@@ -104,19 +104,19 @@ def open_corpus(place: Path) -> Corpus:
         for name in sorted(names):
             kind = shard_kind(name)
             if kind is not None and not name.startswith("."):
-                found[kind].append(str(below / name))
+                by_kind[kind].append(str(below / name))
                 if kind == "tar":
                     stems.add(str(below / name.partition(".")[0]))
-            elif not found["files"] and is_picture(name):
-                found["files"].append(name)
-    parquet = [one for one in sorted(found["parquet"]) if one.removesuffix(".parquet") not in stems]
-    beside = tuple(sorted(set(found["parquet"]) - set(parquet)))
-    if found["tar"]:
-        return Corpus(place, "tar", tuple(sorted(found["tar"])), tuple(sorted(found["parquet"])))
-    if parquet and not found["files"]:
+            elif not by_kind["files"] and is_picture(name):
+                by_kind["files"].append(name)
+    parquet = [one for one in sorted(by_kind["parquet"]) if one.removesuffix(".parquet") not in stems]
+    beside = tuple(sorted(set(by_kind["parquet"]) - set(parquet)))
+    if by_kind["tar"]:
+        return Corpus(place, "tar", tuple(sorted(by_kind["tar"])), tuple(sorted(by_kind["parquet"])))
+    if parquet and not by_kind["files"]:
         return Corpus(place, "parquet", tuple(parquet), beside)
-    if found["files"]:
-        return Corpus(place, "files", (), tuple(sorted(found["parquet"])))
+    if by_kind["files"]:
+        return Corpus(place, "files", (), tuple(sorted(by_kind["parquet"])))
     raise UserError(f"{place}: no tar, no parquet file and no image in it")
 
 

@@ -78,8 +78,8 @@ def filter_corpus(work: Work, do: Do | None = None, progress: Progress = unheard
         whole, count, todo = Tally(), work.corpus.count, list[Shard]()
         done = 0
         for shard in work.corpus.shards():
-            if (found := tally_of(shard, work.asked, work.places)) is not None:
-                whole.add(found)
+            if (finished := tally_of(shard, work.asked, work.places)) is not None:
+                whole.add(finished)
                 done += 1
             else:
                 todo.append(Shard(shard.name, shard.kind, shard.path))
@@ -162,8 +162,8 @@ def _hold(work: Work) -> dict[str, Any]:
         raise UserError(
             f"{work.places.out}: holds decisions by {name} {value!r}, not {work.config.get(name)!r}; give another --out"
         )
-    found: dict[str, Any] = said.get("judge", {})
-    return found
+    judge: dict[str, Any] = said.get("judge", {})
+    return judge
 
 
 def _write_config(work: Work, about: Mapping[str, Any]) -> None:

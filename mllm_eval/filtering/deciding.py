@@ -135,13 +135,13 @@ def _sum(said: dict[str, Any]) -> str:
     return sha256_bytes(json.dumps(own, sort_keys=True).encode())[:16]
 
 
-def judge_entries(found: Iterable[Entry], judge: Judge) -> Iterator[tuple[Entry, Judgement | str]]:
+def judge_entries(entries: Iterable[Entry], judge: Judge) -> Iterator[tuple[Entry, Judgement | str]]:
     """Entries in their order with a judgement, or with why there is none; decoded by threads ahead of the judge.
 
     A batch is as many entries as the judge takes at a time, broken ones among them: what stands in it depends on the
     shard alone.
     """
-    stream = iter(found)
+    stream = iter(entries)
     with ThreadPoolExecutor(decoders(), "decode") as pool:
 
         def begin() -> list[tuple[Entry, Future[Any] | None]]:

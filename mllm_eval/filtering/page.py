@@ -61,7 +61,7 @@ def thumbnails(corpus: Corpus, wanted: Sequence[Near], image_column: str | None 
     by_shard: dict[str, dict[str, Near]] = {}
     for near in wanted:
         by_shard.setdefault(near.shard, {})[near.key] = near
-    found: Images = {}
+    drawn: Images = {}
     for shard in corpus.shards() if by_shard else ():
         left = by_shard.pop(shard.name, {})
         if not left:
@@ -69,14 +69,14 @@ def thumbnails(corpus: Corpus, wanted: Sequence[Near], image_column: str | None 
         try:
             for entry in entries(shard, image_column=image_column):
                 if entry.data is not None and entry.key in left:
-                    found[left.pop(entry.key)] = _thumbnail(entry.data, entry.where)
+                    drawn[left.pop(entry.key)] = _thumbnail(entry.data, entry.where)
                     if not left:
                         break
         except Broken:
             pass
         if not by_shard:
             break
-    return found
+    return drawn
 
 
 def _thumbnail(data: bytes, where: str) -> str:
@@ -91,7 +91,7 @@ def page(made: Filtered, level: Level, projected: Projection | None, images: Ima
     """The whole page."""
     tally = made.tally
     kept = share(tally.kept, tally.judged)
-    found = agreement(tally)
+    measured = agreement(tally)
     said = f"{percent(kept.value)} of {tally.judged:,} images kept" if tally.judged else "No image was judged"
     parts = [
         headline(said, f"{level.name}: {made.config['question']}", _about(made)),
@@ -99,8 +99,8 @@ def page(made: Filtered, level: Level, projected: Projection | None, images: Ima
         section("histogram", "p(yes)", _histogram(tally, float(made.config["threshold"])), _little(tally)),
         section("threshold", "Around the threshold", _near(tally, images)),
     ]
-    if found is not None:
-        parts.append(section("agreement", "Agreement with the labels", _agreement(found, tally, made)))
+    if measured is not None:
+        parts.append(section("agreement", "Agreement with the labels", _agreement(measured, tally, made)))
     parts.append(section("faults", "What could not be judged", _faults(tally)))
     if projected is not None:
         parts.append(section("throughput", "Throughput", listed(projected.lines(), "words")))
@@ -122,9 +122,9 @@ def percent(value: float | None) -> str:
     return f"{100 * value:.2f} %" if 0 < value < 0.1 else f"{100 * value:.1f} %"
 
 
-def interval(found: Share) -> str:
+def interval(share: Share) -> str:
     """The 95 % interval of a share."""
-    return "-" if found.value is None else f"[{percent(found.low)}, {percent(found.high)}]"
+    return "-" if share.value is None else f"[{percent(share.low)}, {percent(share.high)}]"
 
 
 def _about(made: Filtered) -> Html:
@@ -216,7 +216,7 @@ def _picture(near: Near, image: str | None) -> Html:
     ).format(shown, near.p_yes, near.key, near.shard)  # fmt: skip
 
 
-def _agreement(found: Agreement, tally: Tally, made: Filtered) -> Html:
+def _agreement(measured: Agreement, tally: Tally, made: Filtered) -> Html:
     head: Sequence[tuple[str, bool]] = (("", False), ("labelled yes", True), ("labelled no", True))
     rows = [
         ("kept", f"{tally.right_kept:,}", f"{tally.wrong_kept:,}"),
@@ -224,28 +224,30 @@ def _agreement(found: Agreement, tally: Tally, made: Filtered) -> Html:
     ]
     counts = sheet("confusion", f"Decisions against the label {made.config.get('label')!r}", head, rows)
     values = [(name, percent(one.value), interval(one), f"{one.of:,}") for name, one in (
-        ("precision", found.precision), ("recall", found.recall), ("accuracy", found.accuracy),
-        ("labelled yes", found.true))]  # fmt: skip
-    values.append(("calibration error", f"{found.error:.3f}", "", f"{found.true.of:,}"))
-    values.append(("area under ROC", "-" if found.area is None else f"{found.area:.3f}", "", f"{found.true.of:,}"))
+        ("precision", measured.precision), ("recall", measured.recall), ("accuracy", measured.accuracy),
+        ("labelled yes", measured.true))]  # fmt: skip
+    values.append(("calibration error", f"{measured.error:.3f}", "", f"{measured.true.of:,}"))
+    values.append(
+        ("area under ROC", "-" if measured.area is None else f"{measured.area:.3f}", "", f"{measured.true.of:,}")
+    )
     head = (("", False), ("value", True), ("95 %", True), ("of", True))
     numbers = sheet("agreement-values", "Agreement", head, values)
     head = (("p(yes)", False), ("mean", True), ("labelled yes", True), ("95 %", True), ("images", True))
     tenths = [(f"{one.low:.1f} to {one.high:.1f}", f"{one.p_yes:.3f}", percent(one.true.value), interval(one.true),
-               f"{one.true.of:,}") for one in found.tenths]  # fmt: skip
-    return counts + numbers + _calibration(found, tally) + sheet("tenths", "Calibration", head, tenths)
+               f"{one.true.of:,}") for one in measured.tenths]  # fmt: skip
+    return counts + numbers + _calibration(measured, tally) + sheet("tenths", "Calibration", head, tenths)
 
 
-def _calibration(found: Agreement, tally: Tally) -> Html:
+def _calibration(measured: Agreement, tally: Tally) -> Html:
     def draw() -> Figure:
         figure = new_figure(9.6, 2.9)
         axes, beside = figure.subplots(1, 2, width_ratios=(1, 2.2))
         bare(axes, "y")
         axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=(0, (3, 2)))
-        places = [one.p_yes for one in found.tenths]
-        axes.vlines(places, [one.true.low for one in found.tenths], [one.true.high for one in found.tenths],
+        places = [one.p_yes for one in measured.tenths]
+        axes.vlines(places, [one.true.low for one in measured.tenths], [one.true.high for one in measured.tenths],
                     color=HUES[0], linewidth=1.2)  # fmt: skip
-        axes.plot(places, [one.true.value or 0.0 for one in found.tenths], "o", color=HUES[0], markersize=4.5)
+        axes.plot(places, [one.true.value or 0.0 for one in measured.tenths], "o", color=HUES[0], markersize=4.5)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         axes.set_xlabel("mean p(yes) of a tenth")

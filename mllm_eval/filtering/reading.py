@@ -54,11 +54,11 @@ def entries(shard: Shard, label: str | None = None, image_column: str | None = N
     Raises Broken where the shard can be read no further, UserError where it lacks what was asked for.
     """
     if shard.kind == "parquet":
-        found = _of_parquet(shard, label, image_column)
+        samples = _of_parquet(shard, label, image_column)
     else:
-        found = (one for members, _ in keyed_members(shard) for one in _sample(shard, members, label))
+        samples = (one for members, _ in keyed_members(shard) for one in _sample(shard, members, label))
     seen: set[bytes] = set()
-    for one in found:
+    for one in samples:
         # Sixteen bytes of each key, and of one shard at a time.
         mark = hashlib.blake2b(one.key.encode(), digest_size=16).digest()
         if mark in seen and not one.fault:
@@ -126,10 +126,10 @@ def _sample(shard: Shard, members: list[Member], label: str | None) -> Iterator[
 
 def _fields(data: bytes | None) -> dict[str, Any]:
     try:
-        found = parse_json(data or b"{}", fields_once=False)
+        fields = parse_json(data or b"{}", fields_once=False)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def truth(value: Any) -> bool | None:

@@ -45,16 +45,16 @@ def find_spellings(tokenizer: Any, vocabulary: int) -> Spellings:
     """
     special = set(tokenizer.all_special_ids)
     tokens = range(min(len(tokenizer), vocabulary))
-    found: dict[str, list[int]] = {word: [] for word in WORDS}
+    by_word: dict[str, list[int]] = {word: [] for word in WORDS}
     for token, piece in zip(tokens, tokenizer.convert_ids_to_tokens(list(tokens)), strict=True):
         # Pieces have marks for spaces and bytes; decoding each of 128,000 would take seconds.
         text = unicodedata.normalize("NFKC", str(piece)).casefold()
         if token in special or len(text) > LONGEST or not any(word in text for word in WORDS):
             continue
-        if (word := said(_text(tokenizer, token))) in found:
-            found[word].append(token)
-    if all(found.values()):
-        return Spellings(tuple(found["yes"]), tuple(found["no"]), True)
+        if (word := said(_text(tokenizer, token))) in by_word:
+            by_word[word].append(token)
+    if all(by_word.values()):
+        return Spellings(tuple(by_word["yes"]), tuple(by_word["no"]), True)
     first = {word: _first_pieces(tokenizer, word) & set(tokens) for word in WORDS}
     both = first["yes"] & first["no"]
     yes, no = (tuple(sorted(first[word] - both)) for word in WORDS)

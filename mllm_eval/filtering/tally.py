@@ -66,10 +66,10 @@ class Tally:
 
     def fault(self, kind: str, said: str) -> None:
         """Count a fault."""
-        found = self.faults.setdefault(kind, Fault())
-        found.count += 1
-        if len(found.first) < NAMED:
-            found.first.append(said)
+        fault = self.faults.setdefault(kind, Fault())
+        fault.count += 1
+        if len(fault.first) < NAMED:
+            fault.first.append(said)
 
     def decide(self, near: Near, mass: float, keeps: bool, size: int, label: bool | None) -> None:
         """Count a picture of `size` bytes that was judged."""
@@ -108,10 +108,10 @@ class Tally:
         self.near_kept += other.near_kept
         self.near_dropped += other.near_dropped
         self.close()
-        for kind, found in other.faults.items():
+        for kind, fault in other.faults.items():
             own = self.faults.setdefault(kind, Fault())
-            own.count += found.count
-            own.first += found.first[: NAMED - len(own.first)]
+            own.count += fault.count
+            own.first += fault.first[: NAMED - len(own.first)]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -127,6 +127,6 @@ class Tally:
         return cls(**plain)
 
 
-def nearest(found: Iterable[Near], keeps: bool) -> list[Near]:
+def nearest(entries: Iterable[Near], keeps: bool) -> list[Near]:
     """Those nearest to the threshold, of kept ones the lowest and of dropped ones the highest p(yes)."""
-    return sorted(found, key=lambda one: (one.p_yes if keeps else -one.p_yes, one.shard, one.key))[:SHOWN]
+    return sorted(entries, key=lambda one: (one.p_yes if keeps else -one.p_yes, one.shard, one.key))[:SHOWN]

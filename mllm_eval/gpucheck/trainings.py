@@ -167,11 +167,11 @@ def _free_port() -> int:
         return port
 
 
-def losses_apart(found: Sequence[float], wanted: Sequence[float]) -> tuple[float, float]:
+def losses_apart(given: Sequence[float], wanted: Sequence[float]) -> tuple[float, float]:
     """How far the first loss is off, and all on the mean. Infinite where there are more or fewer."""
-    if len(found) != len(wanted) or not found:
+    if len(given) != len(wanted) or not given:
         return float("inf"), float("inf")
-    apart = [abs(one - other) for one, other in zip(found, wanted, strict=True)]
+    apart = [abs(one - other) for one, other in zip(given, wanted, strict=True)]
     return apart[0], sum(apart) / len(apart)
 
 

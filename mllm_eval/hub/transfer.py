@@ -51,12 +51,12 @@ class Wanted:
     sha256: str | None = None
     blob: str | None = None
 
-    def is_listed(self, found: LockedFile, path: Path) -> bool:
+    def is_listed(self, file: LockedFile, path: Path) -> bool:
         """Whether a file is what the source lists: by its SHA-256, by git's own name of it if only that is known."""
-        if self.size is not None and found.size != self.size:
+        if self.size is not None and file.size != self.size:
             return False
         if self.sha256 is not None:
-            return found.sha256 == self.sha256
+            return file.sha256 == self.sha256
         return self.blob is None or git_blob(path) == self.blob
 
 
@@ -106,24 +106,24 @@ class Transfer:
     def _one(self, wanted: Wanted) -> LockedFile:
         target, part = wanted.target, wanted.part
         if target.is_file():
-            if wanted.is_listed(found := _file(target), target):
-                self.tell(found.size)
-                return found
+            if wanted.is_listed(file := _file(target), target):
+                self.tell(file.size)
+                return file
             target.unlink()
         part.parent.mkdir(parents=True, exist_ok=True)
         if part.is_file() and wanted.size is not None and part.stat().st_size > wanted.size:
             part.unlink()
         self.tell(part.stat().st_size if part.is_file() else 0)
         wanted.get(part, self.tell)
-        if not wanted.is_listed(found := _file(part), part):
+        if not wanted.is_listed(file := _file(part), part):
             part.unlink()
             said = f"{wanted.name} did not arrive as the hub lists it; {self.source.mend}"
             if self.source.kind == "url":
                 expected = str(wanted.sha256)[:12]
-                said = f"the file's SHA-256 is {found.sha256[:12]}..., {expected}... was expected; removed it"
+                said = f"the file's SHA-256 is {file.sha256[:12]}..., {expected}... was expected; removed it"
             raise UserError(f"{self.source}: {said}")
         disk.replace(part, target)
-        return found
+        return file
 
     def _check_room(self, wanted: Sequence[Wanted]) -> None:
         missing = sum(one.size or 0 for one in wanted if not one.target.is_file())

@@ -263,15 +263,15 @@ def _prove(model: VLM, folder: Path) -> str:
     return told
 
 
-def _hold_tokens(model: VLM, folder: Path, text: str, found: list[int]) -> None:
+def _hold_tokens(model: VLM, folder: Path, text: str, given: list[int]) -> None:
     """That a prompt of one image has the tokens of training. Raises UserError where it has others."""
     words = PromptTokens(model.tokenizer, model.config.template)
     before, behind = (ids for ids, _ in words.encode(words.chunks(prompt_parts(model.config.template, text, 1))))
     expected = [*before, *[model.config.image_token_id] * model.config.tokens, *behind]
-    if found != expected:
-        at = next((at for at, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]), len(found))
+    if given != expected:
+        at = next((at for at, pair in enumerate(zip(given, expected, strict=False)) if pair[0] != pair[1]), len(given))
         raise UserError(
-            f"{folder}: its processor gives a prompt {len(found)} tokens and training {len(expected)}, other ones from "
+            f"{folder}: its processor gives a prompt {len(given)} tokens and training {len(expected)}, other ones from "
             f"token {at} on: LLaVA's processor tokenises what follows an image otherwise; nothing was written"
         )
 

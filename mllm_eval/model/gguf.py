@@ -46,15 +46,15 @@ def dequantised(path: Path, heads: int, kv_heads: int, dtype: torch.dtype) -> di
     """
     quants = _package(path)
     data = np.memmap(path, np.uint8, "r")
-    found = {}
+    tensors = {}
     for name, facts in read_gguf(path).tensors.items():
         target = name_in_transformers(name)
         tensor = torch.from_numpy(_numbers(quants, data, name, facts, path))
         for part, count in (("q_proj", heads), ("k_proj", kv_heads)):
             if f"self_attn.{part}." in target:
                 tensor = _laid_back(tensor, count)
-        found[target] = tensor.to(dtype)
-    return found
+        tensors[target] = tensor.to(dtype)
+    return tensors
 
 
 def _package(path: Path) -> Any:

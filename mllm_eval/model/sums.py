@@ -16,16 +16,16 @@ Sums = dict[str, tuple[int, str]]
 def _sum(path: Path) -> str:
     from xxhash import xxh3_128  # as fast as memory: a checkpoint of a large LLM is 100 GB
 
-    found = xxh3_128()
+    digest = xxh3_128()
     with open(path, "rb") as file:
         while piece := file.read(PIECE):
-            found.update(piece)
-    return found.hexdigest()
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != FILE)
-    return {path.relative_to(folder).as_posix(): path for path in found}
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != FILE)
+    return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
 def write(folder: Path) -> None:
@@ -46,9 +46,9 @@ def read(folder: Path) -> Sums | None:
 def differing(folder: Path, expected: Sums) -> list[str]:
     """The files that are missing, too many, or not as they were said to be, in alphabetical order."""
     here = _files(folder)
-    found = set(here.keys() ^ expected.keys())
+    names = set(here.keys() ^ expected.keys())
     for name in here.keys() & expected.keys():
         size, digest = expected[name]
         if here[name].stat().st_size != size or (digest and _sum(here[name]) != digest):
-            found.add(name)
-    return sorted(found)
+            names.add(name)
+    return sorted(names)

@@ -67,8 +67,8 @@ def without_leaked(run: Scored, leaked: Mapping[str, set[str]]) -> Without:
     nothing = Interval(float("nan"), float("nan"), float("nan"))
     values = {}
     for key, value in {**own, **columns().means(own)}.items():
-        found = limits(reduced, draws, key, value) if key in draws else None
-        values[key] = replace(nothing, value=value) if found is None else found
+        bounds = limits(reduced, draws, key, value) if key in draws else None
+        values[key] = replace(nothing, value=value) if bounds is None else bounds
     return Without(values, counts)
 
 
@@ -97,13 +97,13 @@ def leaks_table(
     rows: list[Row] = []
     notes: list[str] = []
     for run, label in zip(scored, labels(scored), strict=True):
-        found = findings_for(run.record, corpus)
-        if found is None:
+        findings = findings_for(run.record, corpus)
+        if findings is None:
             own = run.record.recipe if corpus == OWN else f"--against {corpus}"
             notes.append(f"{label}: nobody has looked for leaks; `mllm-eval leaks {own}` does.")
             continue
-        rows += _rows(run, label, found, kind)
-        looked = next(iter(found.benchmarks.values()))
+        rows += _rows(run, label, findings, kind)
+        looked = next(iter(findings.benchmarks.values()))
         notes.append(f"{label}: looked through {looked.corpus} ({looked.images:,} images), copies confirmed by "
                      f"{looked.settings.encoder}.")  # fmt: skip
     if not rows:
@@ -116,8 +116,8 @@ def leaks_table(
     return Table("leaks", f"Scores without leaked samples: {rules} rules", COLUMNS, tuple(rows), tuple(notes))
 
 
-def _rows(run: Scored, label: str, found: Findings, kind: Kind) -> list[Row]:
-    leaked = {name: found.leaked(name, kind) for name in found.benchmarks}
+def _rows(run: Scored, label: str, findings: Findings, kind: Kind) -> list[Row]:
+    leaked = {name: findings.leaked(name, kind) for name in findings.benchmarks}
     left = without_leaked(run, leaked)
     facts = {"run": run.record.hash, "rules": run.rules, "variant": str(run.variant)}
     sizes = {name: int(run.summaries[name]["n"]) for name in run.benchmarks}

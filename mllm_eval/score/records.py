@@ -37,8 +37,8 @@ def check_fields(scorer: Scorer, record: Mapping[str, Any], where: str) -> None:
         if field not in record:
             raise UserError(f"{where}: the record has no field '{field}' ({kind}).{near(field, record)}")
         if not _is(record[field], kind):
-            found = type(record[field]).__name__
-            raise UserError(f"{where}: field '{field}' of the record is {found}, expected {kind}")
+            kind_given = type(record[field]).__name__
+            raise UserError(f"{where}: field '{field}' of the record is {kind_given}, expected {kind}")
 
 
 def _is(value: Any, kind: str) -> bool:

@@ -29,9 +29,9 @@ def compare_data(evidence: Evidence, about: list[dict[str, Any]]) -> dict[str, A
         seen = [*map(_number, _gain(one))] if one.gain else []
         pairs.setdefault(f"{keys[one.a]}|{keys[one.b]}", []).append([*map(_number, row), *counted, *seen])
     said = {}
-    for found, words in ((evidence.differences, sentences), (evidence.gains, _of_one_run)):
-        for a, b in dict.fromkeys((one.a, one.b) for one in found):
-            own = [one for one in found if (one.a, one.b) == (a, b)]
+    for differences, words in ((evidence.differences, sentences), (evidence.gains, _of_one_run)):
+        for a, b in dict.fromkeys((one.a, one.b) for one in differences):
+            own = [one for one in differences if (one.a, one.b) == (a, b)]
             said[f"{keys[a]}|{keys[b]}"] = " ".join(words(own))
     return {
         "alpha": ALPHA,
@@ -55,18 +55,19 @@ def _gain(one: Difference) -> list[float]:
     )
 
 
-def _of_one_run(found: Sequence[Difference]) -> list[str]:
+def _of_one_run(differences: Sequence[Difference]) -> list[str]:
     """What the images give a run, where that is more than chance."""
-    means = [one for one in found if one.key == AVERAGE or one.key in columns().categories]
-    clear = [one for one in means or found if one.holm < ALPHA]
+    means = [one for one in differences if one.key == AVERAGE or one.key in columns().categories]
+    clear = [one for one in means or differences if one.holm < ALPHA]
     if not clear:
-        return [f"Nothing here separates {found[0].a} from {found[0].b} at p < {ALPHA:g} after Holm."]
+        return [f"Nothing here separates {differences[0].a} from {differences[0].b} at p < {ALPHA:g} after Holm."]
     gained = [
         f"{title(one.key)} {'+' if one.difference.value > 0 else ''}{printed(one.difference.value, 1)} "
         f"[{printed(one.difference.low, 1)}, {printed(one.difference.high, 1)}]"
         for one in clear
     ]
-    return [f"Seeing the images gives {found[0].a} {', '.join(gained)} over {found[0].b}, p < {ALPHA:g} after Holm."]
+    first = differences[0]
+    return [f"Seeing the images gives {first.a} {', '.join(gained)} over {first.b}, p < {ALPHA:g} after Holm."]
 
 
 def _higher(a: Entry, b: Entry, name: str) -> tuple[int, int]:

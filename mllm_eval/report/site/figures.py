@@ -95,9 +95,9 @@ def write_figure(out: Path, name: str, draw: Draw, alt: str, caption: str) -> Ht
         save(figure, pdf, format="pdf", metadata={"CreationDate": None, "Title": escaping.lines(alt)})
 
     link = Html('{} <a href="figures/{}.pdf">PDF</a>').format(caption, name)
-    found = inline_figure(name, draw, alt, link, also_pdf)
+    html = inline_figure(name, draw, alt, link, also_pdf)
     write_atomic(out / "figures" / f"{name}.pdf", pdf.getvalue())
-    return found
+    return html
 
 
 def inline_figure(

@@ -26,7 +26,7 @@ PAIRS, QUESTIONS = 24, 12
 
 def found_leaks(evidence: Evidence, problems: list[str]) -> dict[str, Findings]:
     """Folder -> what was found of the training data of the runs shown; what can't be read is said in `problems`."""
-    found: dict[str, Findings] = {}
+    by_folder: dict[str, Findings] = {}
     for entry in evidence.seeing:
         try:
             own = findings_for(entry.scored.record)
@@ -34,11 +34,11 @@ def found_leaks(evidence: Evidence, problems: list[str]) -> dict[str, Findings]:
             problems.append(f"Leaks of {entry.label} are not shown: {problem}")
             continue
         if own is not None:
-            found.setdefault(str(own.folder), own)
-    return found
+            by_folder.setdefault(str(own.folder), own)
+    return by_folder
 
 
-def leaks_page(evidence: Evidence, found: dict[str, Findings], out: Path) -> Html:
+def leaks_page(evidence: Evidence, by_folder: dict[str, Findings], out: Path) -> Html:
     """The body of leaks.html."""
     about = "Pictures and questions of the benchmarks that stand in what the runs were trained on."
     parts = [headline("Leaks", about)]
@@ -49,7 +49,7 @@ def leaks_page(evidence: Evidence, found: dict[str, Findings], out: Path) -> Htm
         parts.append(section("without", table.title, _scores(table)))
     except UserError as problem:
         parts.append(section("without", "Scores without leaked samples", listed([str(problem)])))
-    for number, one in enumerate(found.values()):
+    for number, one in enumerate(by_folder.values()):
         parts += _corpus(one, number, out)
     return Html("\n").join(parts)
 
@@ -66,9 +66,9 @@ def _scores(table: Table) -> Html:
     return sheet("without-sheet", table.title, head, rows, " ".join(table.notes))
 
 
-def _corpus(found: Findings, number: int, out: Path) -> list[Html]:
-    order = [*columns().benchmarks, *found.benchmarks]
-    every = sorted(found.benchmarks.values(), key=lambda one: order.index(one.benchmark))
+def _corpus(findings: Findings, number: int, out: Path) -> list[Html]:
+    order = [*columns().benchmarks, *findings.benchmarks]
+    every = sorted(findings.benchmarks.values(), key=lambda one: order.index(one.benchmark))
     first = every[0]
     head = [("", False), ("Pictures", True), ("Near by hash", True), ("Copied pictures", True), ("Samples", True),
             ("Leaked samples", True), ("Questions standing", True), ("Both", True), ("False alarms", True)]  # fmt: skip
@@ -97,20 +97,20 @@ def _corpus(found: Findings, number: int, out: Path) -> list[Html]:
     for one in every:
         body = NOTHING
         if one.pairs:
-            cards = (_card(pair, found, out) for pair in islice(found.pairs(one.benchmark), PAIRS))
+            cards = (_card(pair, findings, out) for pair in islice(findings.pairs(one.benchmark), PAIRS))
             body += Html('<ul class="pairs">{}</ul>').format(NOTHING.join(cards))
             if one.pairs > PAIRS:
-                path = found.folder / f"{one.benchmark}.pairs.jsonl"
+                path = findings.folder / f"{one.benchmark}.pairs.jsonl"
                 body += note(f"{PAIRS} of {one.pairs:,} pairs, the most similar; all are in {path}.")
         if one.standing:
-            body += _questions(found.questions(one.benchmark), one.standing)
+            body += _questions(findings.questions(one.benchmark), one.standing)
         if body:
             parts.append(section(f"{key}-{one.benchmark}", title(one.benchmark), body))
     return parts
 
 
-def _card(pair: dict[str, Any], found: Findings, out: Path) -> Html:
-    shown = NOTHING.join(_picture(str(pair.get(key, "")), what, found, out)
+def _card(pair: dict[str, Any], findings: Findings, out: Path) -> Html:
+    shown = NOTHING.join(_picture(str(pair.get(key, "")), what, findings, out)
                     for key, what in (("picture_thumb", "benchmark"), ("image_thumb", "training")))  # fmt: skip
     more = int(pair["n_samples"]) - 1
     ids = str(pair["samples"][0]) + (f" and {more} more" if more else "")
@@ -118,11 +118,11 @@ def _card(pair: dict[str, Any], found: Findings, out: Path) -> Html:
     return Html("<li><div>{}</div><p>{}<br>{}</p></li>").format(shown, about, pair["image"])
 
 
-def _picture(name: str, what: str, found: Findings, out: Path) -> Html:
-    path = found.folder / "thumbs" / Path(name).name
+def _picture(name: str, what: str, findings: Findings, out: Path) -> Html:
+    path = findings.folder / "thumbs" / Path(name).name
     if not name or not path.is_file():
         return Html('<div class="picture none">{}: no picture kept</div>').format(what)
-    place = f"{FOLDER}/{found.folder.parent.parent.name}/{path.name}"
+    place = f"{FOLDER}/{findings.folder.parent.parent.name}/{path.name}"
     if not (out / place).is_file():
         write_atomic(out / place, path.read_bytes())
     return Html(

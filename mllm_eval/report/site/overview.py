@@ -101,8 +101,8 @@ def _asked(evidence: Evidence) -> str:
     every = len(evidence.benchmarks)
     if len(benchmarks) == len(questions) == 1 and benchmarks[0] == every:
         return f"{_counted(every, 'benchmark')} with {_counted(questions[0], 'question')} in all"
-    of, many = (" to ".join(f"{one:,}" for one in dict.fromkeys((found[0], found[-1])))
-                for found in (benchmarks, questions))  # fmt: skip
+    of, many = (" to ".join(f"{one:,}" for one in dict.fromkeys((counts[0], counts[-1])))
+                for counts in (benchmarks, questions))  # fmt: skip
     return f"not asked alike: {of} of {_counted(every, 'benchmark')}, {many} questions"
 
 
@@ -140,8 +140,8 @@ def lead_words(evidence: Evidence) -> str:
     return f"{said} Its lead of {lead} over {other.label} {verdict} ({p_words(difference.holm)} after correction{why})."
 
 
-def _between(found: Sequence[Difference], a: str, b: str) -> Difference | None:
-    return next((one for one in found if one.key == AVERAGE and {one.a, one.b} == {a, b}), None)
+def _between(differences: Sequence[Difference], a: str, b: str) -> Difference | None:
+    return next((one for one in differences if one.key == AVERAGE and {one.a, one.b} == {a, b}), None)
 
 
 def _table(evidence: Evidence) -> Html:
@@ -266,8 +266,8 @@ def scaling_page(evidence: Evidence, out: Path) -> Html:
     return Html("\n").join(parts)
 
 
-def _crossings(found: Sequence[Line]) -> Html:
-    met = crossings(found)
+def _crossings(fits: Sequence[Line]) -> Html:
+    met = crossings(fits)
     sure = [crossing_words(*one) for one in met if one[2].low == one[2].low]
     others = "Of other pairs of lines these points do not say where, or whether, they meet."
     return listed(sure, "words") + note(others if len(sure) < len(met) else "")

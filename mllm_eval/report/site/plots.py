@@ -105,7 +105,7 @@ def _category(name: str) -> str:
     return known.category if known else ""
 
 
-def curves(found: Sequence[Line], keys: Sequence[str], curve: str) -> Figure:
+def curves(fits: Sequence[Line], keys: Sequence[str], curve: str) -> Figure:
     """A panel each metric: points, fit and 95 % band of each family; measured ones filled, published ones hollow."""
     from matplotlib.figure import Figure
 
@@ -113,7 +113,7 @@ def curves(found: Sequence[Line], keys: Sequence[str], curve: str) -> Figure:
     tall = -(-len(keys) // wide)
     figure = Figure(figsize=(3.2 * wide, 2.55 * tall), layout="constrained")
     panels = figure.subplots(tall, wide, squeeze=False, sharex=True).reshape(-1)
-    families = list(dict.fromkeys(line.family for line in found))
+    families = list(dict.fromkeys(line.family for line in fits))
     for axes in panels[len(keys) :]:
         axes.set_visible(False)
     for axes, key in zip(panels, keys, strict=False):
@@ -121,7 +121,7 @@ def curves(found: Sequence[Line], keys: Sequence[str], curve: str) -> Figure:
         axes.set_title(metric_title(key))
         axes.set_xscale("log", base=2)
         ends: list[tuple[float, float, str, str]] = []
-        for line in (one for one in found if one.key == key):
+        for line in (one for one in fits if one.key == key):
             colour, own = hue(families.index(line.family)), line.source == "measured"
             x = np.geomspace(line.fit.x.min(), line.fit.x.max(), 40)
             low, high = line.fit.band(x)
@@ -131,7 +131,7 @@ def curves(found: Sequence[Line], keys: Sequence[str], curve: str) -> Figure:
                       markerfacecolor=colour if own else PAGE, markeredgewidth=1.2)  # fmt: skip
             ends.append((float(x[-1]), float(line.fit.at(x[-1:])[0]), line.family + (", here" if own else ""), colour))
         _named_ends(axes, ends)
-        sizes = np.concatenate([line.fit.x for line in found])
+        sizes = np.concatenate([line.fit.x for line in fits])
         ticks = [2.0**power for power in range(math.floor(np.log2(sizes.min())), math.ceil(np.log2(sizes.max())) + 1)]
         ticks = [tick for tick in ticks if sizes.min() * 0.87 <= tick <= sizes.max() * 1.3]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -54,36 +54,36 @@ def _probed(evidence: Evidence) -> dict[Path, Probed]:
     }
 
 
-def _of_encoders(found: Sequence[Aligned], evidence: Evidence) -> list[Aligned]:
+def _of_encoders(alignments: Sequence[Aligned], evidence: Evidence) -> list[Aligned]:
     own = _weights(evidence)
-    return [one for one in found if one.weights in own.get(one.encoder, {one.weights})]
+    return [one for one in alignments if one.weights in own.get(one.encoder, {one.weights})]
 
 
 def _weights(evidence: Evidence) -> dict[str, set[str]]:
     """Encoder -> digests of the weights that its runs were made with."""
-    found: dict[str, set[str]] = {}
+    sums: dict[str, set[str]] = {}
     for entry in evidence.seeing:
         run = entry.scored.record.run
         if isinstance(run, Run):
-            found.setdefault(run.encoder.name, set()).add(run.weights.get("encoder", ""))
-    return found
+            sums.setdefault(run.encoder.name, set()).add(run.weights.get("encoder", ""))
+    return sums
 
 
 def _kind(one: Aligned) -> tuple[str, str, str]:
     return one.protocol, one.metric, one.pictures
 
 
-def _aligned(found: list[Aligned], out: Path, number: int) -> Html:
+def _aligned(alignments: list[Aligned], out: Path, number: int) -> Html:
     name = f"alignment-{number}" if number else "alignment"
-    first = found[0]
-    figures = write_figure(out, f"{name}-layers", partial(heat_maps, found),
+    first = alignments[0]
+    figures = write_figure(out, f"{name}-layers", partial(heat_maps, alignments),
                       "Every block of each encoder against every layer of each language model",
                       f"{first.metric} of every pair of layers, one scale; square: the best pair.")  # fmt: skip
-    if sized(found):
-        figures += write_figure(out, f"{name}-size", partial(against_size, found), "Alignment against parameters",
+    if sized(alignments):
+        figures += write_figure(out, f"{name}-size", partial(against_size, alignments), "Alignment against parameters",
                            "Line: 95 % interval. Dashed: the 95th percentile of what chance gives.")  # fmt: skip
     heading = f"Alignment with language models: {first.metric}" + (f", {first.data}" if first.data else "")
-    return _table(name, heading, alignment_table(found), figures)
+    return _table(name, heading, alignment_table(alignments), figures)
 
 
 def _table(name: str, heading: str, table: Table, figures: Html = NOTHING) -> Html:

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 SIZES = ("llm_params", "encoder_params")
 
 
-def sweep_figure(found: Sequence[Probed]) -> Figure:
+def sweep_figure(sweeps: Sequence[Probed]) -> Figure:
     """A panel each probe: the value of every block over the depth of the encoder, with intervals, a line an encoder."""
-    probes = list(dict.fromkeys(one.probe for one in found))
-    encoders = list(dict.fromkeys(one.encoder for one in found))
+    probes = list(dict.fromkeys(one.probe for one in sweeps))
+    encoders = list(dict.fromkeys(one.encoder for one in sweeps))
     # Wide enough for a page at three panels.
     wide = min(3, len(probes))
     tall = -(-len(probes) // wide)
@@ -39,7 +39,7 @@ def sweep_figure(found: Sequence[Probed]) -> Figure:
         axes.set_visible(False)
     for axes, probe in zip(panels, probes, strict=False):
         bare(axes, "y")
-        own = [one for one in found if one.probe == probe]
+        own = [one for one in sweeps if one.probe == probe]
         for one in own:
             colour = hue(encoders.index(one.encoder))
             known = [reading for reading in one.readings if reading.value is not None]
@@ -58,9 +58,9 @@ def sweep_figure(found: Sequence[Probed]) -> Figure:
     return figure
 
 
-def write_sweep(found: Sequence[Probed], path: Path) -> Path | None:
+def write_sweep(sweeps: Sequence[Probed], path: Path) -> Path | None:
     """Draw the sweeps among some results into an svg file; None where there are none, or matplotlib is not here."""
-    swept = [one for one in found if len(one.readings) > 1]
+    swept = [one for one in sweeps if len(one.readings) > 1]
     if not swept:
         return None
     into = io.BytesIO()
