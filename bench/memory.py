@@ -138,7 +138,7 @@ def measured(profile: bool) -> dict[str, float]:
     from mllm_eval.pipeline.inference import Inference
     from mllm_eval.pipeline.ledger import Ledger
     from mllm_eval.pipeline.reporter import Silent
-    from mllm_eval.pipeline.scoring import States, score_answers
+    from mllm_eval.pipeline.runscores import States, score_answers
     from mllm_eval.run import Run
 
     before_torch()

@@ -83,7 +83,7 @@ def main() -> None:
         measured("1000 rows in random order", lambda: [found[row] for row in chosen])
 
         from mllm_eval.model import load_tokenizer
-        from mllm_eval.train.tokens import ImageReading, tokenise
+        from mllm_eval.train.rowtokens import ImageReading, tokenise
 
         tokenizer = load_tokenizer(load_llm(asked.llm), "llama_3_meta")
         rows = ConversationSet(short, folder / "images", index=index)

@@ -65,7 +65,7 @@ from mllm_eval.model.export import as_llava  # noqa: E402
 from mllm_eval.run import Run  # noqa: E402
 from mllm_eval.train.batches import Batches, Collator, RowNumbers, RowShape  # noqa: E402
 from mllm_eval.train.order import Plan  # noqa: E402
-from mllm_eval.train.tokens import TokenisedSet, tokenise  # noqa: E402
+from mllm_eval.train.rowtokens import TokenisedSet, tokenise  # noqa: E402
 from mllm_eval.train.trainer import StageTrainer, arguments  # noqa: E402
 
 

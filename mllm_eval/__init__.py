@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from mllm_eval.catalog import names
     from mllm_eval.errors import UserError
     from mllm_eval.leaks.check import check_leaks
-    from mllm_eval.library.comparison import Comparison, compare
-    from mllm_eval.library.encoder import LoadedEncoder, load_encoder
+    from mllm_eval.library.compared import Comparison, compare
     from mllm_eval.library.evaluation import Results, evaluate, external_model
+    from mllm_eval.library.frozen import LoadedEncoder, load_encoder
     from mllm_eval.pipeline import probe, score_run, train_run
     from mllm_eval.report.render import render, write_tables
     from mllm_eval.run import Run

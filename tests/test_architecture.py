@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 from places import ROOT
@@ -84,6 +85,16 @@ def test_no_module_is_longer_than_a_reader_holds() -> None:
         for path in (ROOT / folder).rglob("*.py")
     }
     assert len(lines) > 300 and {path: count for path, count in lines.items() if count > 300} == {}
+
+
+def test_no_two_files_of_one_name_take_part_in_an_evaluation() -> None:
+    """A room of its own kind of work (filtering, probes, the miniature, ...) may call a file as the evaluation does."""
+    apart = {"alignment", "filtering", "gpucheck", "leaks", "metrics", "miniature", "probes"}
+    package = ROOT / "mllm_eval"
+    files = [path for path in package.rglob("*.py") if not apart & set(path.relative_to(package).parts)]
+    names = Counter(path.name for path in files if path.name != "__init__.py")
+    assert len(names) > 200
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_make_lint_counts_parameters() -> None:

@@ -18,7 +18,7 @@ from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.adapters.loading import hold_layers, load_whole
 from mllm_eval.adapters.original import Layout, hold_format, read_original
 from mllm_eval.catalog.families import NAMES, PAGE
-from mllm_eval.catalog.llama import read_config
+from mllm_eval.catalog.llamaconfig import read_config
 from mllm_eval.errors import UserError, exception_words, near
 
 if TYPE_CHECKING:

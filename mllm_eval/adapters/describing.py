@@ -16,7 +16,7 @@ from mllm_eval.adapters.examination import RESAMPLE
 from mllm_eval.adapters.original import TENSORS, hold_format
 from mllm_eval.catalog import Encoder, load_encoder, names
 from mllm_eval.catalog.families import NAMES, PAGE
-from mllm_eval.catalog.llama import read_config
+from mllm_eval.catalog.llamaconfig import read_config
 from mllm_eval.errors import UserError, exception_words, near
 from mllm_eval.storage import parse_json
 

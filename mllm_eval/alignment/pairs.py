@@ -11,8 +11,8 @@ import PIL.Image
 
 from mllm_eval.alignment.protocol import Alignment, Columns, Pairs
 from mllm_eval.config import short_hash
-from mllm_eval.data.locks import matching
 from mllm_eval.data.parquet import open_parquet, rows_in
+from mllm_eval.data.snapshotlock import matching
 from mllm_eval.decoding import decode
 from mllm_eval.errors import UserError, near
 from mllm_eval.hub import Source, locked_folder

@@ -49,10 +49,10 @@ def align(
     from mllm_eval.alignment.protocol import load_alignment
     from mllm_eval.cli.display import display
     from mllm_eval.cli.options import split
-    from mllm_eval.cli.tables import print_and_write
+    from mllm_eval.cli.writing import print_and_write
     from mllm_eval.config import validate
     from mllm_eval.errors import UserError
-    from mllm_eval.report.aligning import alignment_table
+    from mllm_eval.report.alignmenttable import alignment_table
     from mllm_eval.report.site.visionplots import write_figures
     from mllm_eval.results.aligned import alignments_home
 

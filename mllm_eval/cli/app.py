@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mllm_eval.cli import scoring
+from mllm_eval.cli import rescoring
 from mllm_eval.cli.guard import Guarded
 from mllm_eval.cli.launching import Start, launchable
 from mllm_eval.cli.options import (
@@ -89,7 +89,7 @@ def eval_(
     """
     from mllm_eval.cli.display import display
     from mllm_eval.cli.models import External, eval_external
-    from mllm_eval.cli.tables import print_row
+    from mllm_eval.cli.writing import print_row
     from mllm_eval.errors import UserError
     from mllm_eval.library.evaluation import evaluate
     from mllm_eval.pipeline.asked import rules_asked
@@ -142,9 +142,9 @@ def compare_(
       mllm-eval compare mini-dino,mini-clip,mini-random
     """
     from mllm_eval.cli.display import display
-    from mllm_eval.cli.tables import print_compared
-    from mllm_eval.library.comparison import compare
-    from mllm_eval.report.options import TableOptions
+    from mllm_eval.cli.writing import print_compared
+    from mllm_eval.library.compared import compare
+    from mllm_eval.report.tableoptions import TableOptions
 
     chosen = split(benchmarks)
     compared = compare(
@@ -187,7 +187,7 @@ def train(
     train_run(encoder, recipe, llm, seed, prepare, start)
 
 
-scoring.register(app)
+rescoring.register(app)
 
 
 @app.command(short_help="print the table of runs, or one of the paper's")
@@ -222,7 +222,7 @@ def table(
       mllm-eval table --variants textvqa                  one benchmark, however it was asked
       mllm-eval table --leaks training --runs mini-dino   without what leaked into its own training data
     """
-    from mllm_eval.cli.tables import (
+    from mllm_eval.cli.writing import (
         detail,
         put,
         table_of,

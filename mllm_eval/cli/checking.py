@@ -44,7 +44,7 @@ def check_determinism(name: str | None, samples: int | None) -> bool:
         UserError: no such run, or several.
     """
     from mllm_eval.cli.display import display
-    from mllm_eval.pipeline.determinism import compare_engines
+    from mllm_eval.pipeline.recheck import compare_engines
     from mllm_eval.saved import saved_run
 
     if name is None:

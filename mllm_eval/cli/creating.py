@@ -70,7 +70,7 @@ def _weights_of(source: str, offline: bool) -> tuple[Path, dict[str, str], str]:
     """Where the weights lie, what the yaml says of that, and a name."""
     from mllm_eval.cli.display import display
     from mllm_eval.errors import UserError
-    from mllm_eval.pipeline.weights import Whole, provide_weights
+    from mllm_eval.pipeline.provision import Whole, provide_weights
 
     place = Path(source).expanduser()
     if place.exists():

@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 
-from mllm_eval.pipeline.display import listener
+from mllm_eval.pipeline.progressbar import listener
 from mllm_eval.pipeline.reporter import Reporter
 
 NOISY = ("transformers", "accelerate", "DeepSpeed", "deepspeed", "torch", "datasets", "huggingface_hub", "PIL")

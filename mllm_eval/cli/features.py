@@ -63,7 +63,7 @@ def ls(stores: Stores = None, as_json: AsJson = False) -> None:
 
     from mllm_eval.cli.listing import PIPED_WIDTH
     from mllm_eval.console import console as make_console
-    from mllm_eval.features.room import bound, features_root
+    from mllm_eval.features.eviction import bound, features_root
 
     console = make_console(highlight=False)
     if not console.is_terminal:
@@ -113,7 +113,7 @@ def verify(stores: Stores = None, as_json: AsJson = False) -> None:
       mllm-eval features verify mini-dino
     """
     from mllm_eval.cli.display import display
-    from mllm_eval.features.room import features_root
+    from mllm_eval.features.eviction import features_root
     from mllm_eval.features.verifying import verify as check
 
     damaged = 0
@@ -152,7 +152,7 @@ def gc(
     """
     import sys
 
-    from mllm_eval.features.room import features_root
+    from mllm_eval.features.eviction import features_root
     from mllm_eval.features.upkeep import collect
 
     root = features_root()
@@ -189,7 +189,7 @@ def _tell(removable: list[Waste]) -> None:
 
 
 def _chosen(asked: list[str] | None) -> list[Store]:
-    from mllm_eval.features.room import features_root
+    from mllm_eval.features.eviction import features_root
     from mllm_eval.features.upkeep import chosen, read_stores
 
     return chosen(read_stores(features_root()), asked or [])

@@ -35,7 +35,7 @@ def weights(
     from mllm_eval.catalog import LLM, Encoder, load_encoder, load_llm
     from mllm_eval.cli.display import display
     from mllm_eval.errors import UserError
-    from mllm_eval.pipeline.weights import Whole, provide_weights
+    from mllm_eval.pipeline.provision import Whole, provide_weights
 
     chosen: list[Encoder | LLM | Whole] = []
     chosen += [load_encoder(encoder)] if encoder else []

@@ -110,7 +110,7 @@ def show(
     from rich.table import Table
 
     from mllm_eval.catalog.variant import DEFAULT
-    from mllm_eval.cli.behind import most_frequent_answer, print_benchmark, print_parts, print_warning
+    from mllm_eval.cli.showing import most_frequent_answer, print_benchmark, print_parts, print_warning
     from mllm_eval.console import console as make_console
     from mllm_eval.data.rowcounts import row_counts
     from mllm_eval.errors import UserError, near

@@ -118,13 +118,13 @@ def text_rich(
     from mllm_eval import pipeline
     from mllm_eval.cli.display import display
     from mllm_eval.cli.options import split
-    from mllm_eval.cli.tables import print_and_write, print_compared
+    from mllm_eval.cli.writing import print_and_write, print_compared
     from mllm_eval.errors import UserError
-    from mllm_eval.library.comparison import compare
+    from mllm_eval.library.compared import compare
     from mllm_eval.miniature.pretrain.make import make
     from mllm_eval.miniature.textrich import load_pool
-    from mllm_eval.report.options import TableOptions
-    from mllm_eval.report.probing import probe_table
+    from mllm_eval.report.probetable import probe_table
+    from mllm_eval.report.tableoptions import TableOptions
     from mllm_eval.storage import results_home, write_atomic
 
     chosen = [load_pool(name) for name in split(corpora) or []]

@@ -34,7 +34,7 @@ class External:
 def eval_external(named: External, start: Start, **which: Unpack[Selection]) -> None:
     """Ask an external model the benchmarks, score, and print its row. Raises UserError for an unknown dtype."""
     from mllm_eval.cli.display import display
-    from mllm_eval.cli.tables import print_row
+    from mllm_eval.cli.writing import print_row
     from mllm_eval.library.evaluation import evaluate, external_model
     from mllm_eval.pipeline.asked import rules_asked
 
@@ -80,7 +80,7 @@ def export(
     chosen = saved_run(run)
     before_torch()
     from mllm_eval.model.export import export_llava
-    from mllm_eval.model.llm import export_llm
+    from mllm_eval.model.llmexport import export_llm
 
     if llm:
         with display().step(f"export: LLM of {chosen.name}"):

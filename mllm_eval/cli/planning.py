@@ -11,7 +11,7 @@ from mllm_eval.console import say
 
 if TYPE_CHECKING:
     from mllm_eval.plan import Plan
-    from mllm_eval.plan.disk import Keeping
+    from mllm_eval.plan.featurespace import Keeping
 
 
 def register(app: typer.Typer) -> None:
@@ -89,7 +89,7 @@ def show(made: Plan) -> None:
     from rich.table import Table
 
     from mllm_eval.console import console as make_console
-    from mllm_eval.features.room import VARIABLE
+    from mllm_eval.features.eviction import VARIABLE
 
     console = make_console(highlight=False, soft_wrap=True)
 

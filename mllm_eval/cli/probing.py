@@ -42,7 +42,7 @@ def probe(
     from mllm_eval import pipeline
     from mllm_eval.cli.display import display
     from mllm_eval.distributed.ranks import rank
-    from mllm_eval.pipeline.probing import ProbeSession
+    from mllm_eval.pipeline.probeflow import ProbeSession
 
     if start(lambda: ProbeSession(split(encoders) or [], split(probes) or [])):
         return
@@ -53,8 +53,8 @@ def probe(
         for folder, one in results.items():
             say(json.dumps({"folder": str(folder), **one.model_dump(mode="json", exclude={"environment"})}))
         return
-    from mllm_eval.cli.tables import print_and_write
-    from mllm_eval.report.probing import probe_table
+    from mllm_eval.cli.writing import print_and_write
+    from mllm_eval.report.probetable import probe_table
     from mllm_eval.report.site.visionplots import write_sweep
     from mllm_eval.storage import results_home
 

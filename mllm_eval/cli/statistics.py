@@ -58,8 +58,8 @@ def scaling(
       mllm-eval stats scaling samples --published-only --format csv
     """
     from mllm_eval.cli.options import split
-    from mllm_eval.cli.tables import put
-    from mllm_eval.report.scaling import scaling_table
+    from mllm_eval.cli.writing import put
+    from mllm_eval.report.scalingtable import scaling_table
     from mllm_eval.results import read_records
 
     runs = [] if published_only else _scored(read_records(), None, rules)
@@ -73,9 +73,9 @@ def seeds(runs: Runs = None, rules: Rules = "cambrian", form: Form = "terminal",
     \b
       mllm-eval eval mini-dino --seed 1 && mllm-eval stats seeds
     """
-    from mllm_eval.cli.tables import put
+    from mllm_eval.cli.writing import put
     from mllm_eval.errors import UserError
-    from mllm_eval.report.seeds import seed_table
+    from mllm_eval.report.seedtable import seed_table
     from mllm_eval.results import read_records
 
     shown = seed_table(_scored(read_records(), runs, rules))
@@ -98,9 +98,9 @@ def power(
     \b
       mllm-eval stats power mini-clip mini-dino --difference 2
     """
-    from mllm_eval.cli.tables import put
+    from mllm_eval.cli.writing import put
     from mllm_eval.report import read_scored
-    from mllm_eval.report.seeds import seed_groups
+    from mllm_eval.report.seedtable import seed_groups
     from mllm_eval.report.sizing import power_table
     from mllm_eval.results import read_records
 
@@ -122,7 +122,7 @@ def subset(
     \b
       mllm-eval stats subset --size 1000
     """
-    from mllm_eval.cli.tables import put
+    from mllm_eval.cli.writing import put
     from mllm_eval.report.comparison import labels
     from mllm_eval.report.sizing import subset_table
     from mllm_eval.results import read_records
@@ -146,7 +146,7 @@ def predict(
       mllm-eval stats predict --target ocr_chart --given in1k=84.1,ade20k_lin=46.2
     """
     from mllm_eval.cli.options import split
-    from mllm_eval.cli.tables import put
+    from mllm_eval.cli.writing import put
     from mllm_eval.errors import UserError
     from mllm_eval.report.prediction import draw_prediction, prediction_table
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mllm_eval.catalog.benchmark import Benchmark, folder_of, module_of
 from mllm_eval.config import short_hash
-from mllm_eval.data.locks import locked_snapshot
 from mllm_eval.data.samples import Sample
+from mllm_eval.data.snapshotlock import locked_snapshot
 from mllm_eval.data.tables import files_of, pictures_beside
 from mllm_eval.storage import PACKAGE
 

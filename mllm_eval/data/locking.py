@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from mllm_eval.catalog.benchmark import Benchmark, Pin
-from mllm_eval.data.locks import lock_path, locked_snapshot, matching, mend, read_lock, revision_of, rows_of
+from mllm_eval.data.snapshotlock import lock_path, locked_snapshot, matching, mend, read_lock, revision_of, rows_of
 from mllm_eval.data.snapshots import ids_hash, read_samples
 from mllm_eval.errors import UserError
 from mllm_eval.hub.fetch import fetch_files

@@ -10,13 +10,13 @@ from typing import Any
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import Benchmark
 from mllm_eval.catalog.variant import DEFAULT, VariantKey
-from mllm_eval.data.columns import named_columns
+from mllm_eval.data.columntypes import named_columns
 from mllm_eval.data.readers import Reading
 from mllm_eval.data.settings import settings_of
 from mllm_eval.data.snapshots import load_samples, reader_of
 from mllm_eval.data.tables import DataRow
 from mllm_eval.errors import UserError, near
-from mllm_eval.prompts.render import IMAGE, Part, prompt_parts, render, template_named
+from mllm_eval.prompts.strings import IMAGE, Part, prompt_parts, render, template_named
 from mllm_eval.prompts.tokens import PromptTokens
 from mllm_eval.storage import iter_jsonl
 

@@ -12,10 +12,10 @@ from typing import Any, cast
 
 from mllm_eval.catalog.benchmark import Benchmark, Pin, folder_of, module_of
 from mllm_eval.catalog.variant import DEFAULT, VariantKey
-from mllm_eval.data.locks import locked_snapshot
 from mllm_eval.data.readers import Reading
 from mllm_eval.data.samples import Kept, Pictures, Sample, Samples
 from mllm_eval.data.settings import check_named, settings_of
+from mllm_eval.data.snapshotlock import locked_snapshot
 from mllm_eval.data.tables import DataRow, files_of, rows_of
 from mllm_eval.decoding import Decoding
 from mllm_eval.errors import UserError, exception_words, near, origin

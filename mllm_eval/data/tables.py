@@ -9,7 +9,7 @@ from typing import Any
 
 from mllm_eval.catalog.benchmark import Pin
 from mllm_eval.data.cells import columns_of, csv_lines, filled_in, typed
-from mllm_eval.data.columns import check_columns, named_columns, type_name
+from mllm_eval.data.columntypes import check_columns, named_columns, type_name
 from mllm_eval.data.images import CellPicture, FilePicture, digest
 from mllm_eval.data.parquet import open_parquet, rows_in
 from mllm_eval.data.samples import Pictures

@@ -12,7 +12,7 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from mllm_eval.features import shards
+from mllm_eval.features import storeshards
 
 # Bytes of rows that are given before their files are mapped anew: pages that were read count as a process's memory.
 MAPPED_BYTES = 2**28
@@ -23,7 +23,7 @@ OPEN = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] % 2**31, 2**16) // 2
 class OpenShards:
     """Shards by their numbers. `form` is that of their rows, `dtype` what a row's numbers are."""
 
-    def __init__(self, form: shards.Form, dtype: torch.dtype) -> None:
+    def __init__(self, form: storeshards.Form, dtype: torch.dtype) -> None:
         self.form, self.dtype = form, dtype
         self._held: dict[int, IO[bytes]] = {}
         self._maps: dict[int, Tensor] = {}
@@ -39,7 +39,7 @@ class OpenShards:
         while len(self._held) >= OPEN:
             self._held.pop(next(iter(self._held))).close()
         try:
-            self._held[number] = shards.hold(shard)
+            self._held[number] = storeshards.hold(shard)
         except OSError:
             return False
         with suppress(OSError):
@@ -56,7 +56,7 @@ class OpenShards:
     def prefetch(self, number: int, row: int) -> None:
         """Let the system read a row from the disk, all of a batch at once."""
         if (file := self._held.get(number)) is not None:
-            start = shards.HEADER + row * self.form.row_bytes
+            start = storeshards.HEADER + row * self.form.row_bytes
             os.posix_fadvise(file.fileno(), start, self.form.row_bytes, os.POSIX_FADV_WILLNEED)
 
     def map(self, number: int, shard: Path, row: int) -> Tensor:
@@ -67,9 +67,11 @@ class OpenShards:
             self._maps.clear()
         self._given += row_bytes
         if number not in self._maps or row >= len(self._maps[number]):
-            rows = (os.stat(shard).st_size - shards.HEADER) // row_bytes
-            whole = torch.from_file(str(shard), shared=False, size=shards.HEADER + rows * row_bytes, dtype=torch.uint8)
-            self._maps[number] = whole[shards.HEADER :].view(self.dtype).view(rows, *self.form[1:])
+            rows = (os.stat(shard).st_size - storeshards.HEADER) // row_bytes
+            whole = torch.from_file(
+                str(shard), shared=False, size=storeshards.HEADER + rows * row_bytes, dtype=torch.uint8
+            )
+            self._maps[number] = whole[storeshards.HEADER :].view(self.dtype).view(rows, *self.form[1:])
         return self._maps[number]
 
     def close(self) -> None:
@@ -79,7 +81,7 @@ class OpenShards:
             self._held.popitem()[1].close()
 
 
-def let_go(opened: OpenShards | None, writers: list[shards.ShardWriter]) -> None:
+def let_go(opened: OpenShards | None, writers: list[storeshards.ShardWriter]) -> None:
     """Close the files of shards that are read, if any, and of all that are written."""
     while writers:
         writers.pop().close()

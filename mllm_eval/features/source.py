@@ -14,9 +14,9 @@ from mllm_eval.adapters import load_encoder_model
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.data.samples import ImageRef
 from mllm_eval.environment import device
+from mllm_eval.features.eviction import VARIABLE, available
 from mllm_eval.features.extraction import BATCH, OnBroken, encode, extract, lacking
 from mllm_eval.features.key import stored_dtype
-from mllm_eval.features.room import VARIABLE, available
 from mllm_eval.features.store import FeatureStore
 from mllm_eval.kernels import use_kernels
 from mllm_eval.progress import Progress

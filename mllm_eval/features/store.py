@@ -1,9 +1,9 @@
 """The feature store: features of images on disk, by the image's bytes, for one encoder as it is used.
 
 A store is a folder under results/features, named by a digest of everything that decides a feature's bits. It holds
-shards (`mllm_eval.features.shards`) of rows [h * w + 1, D]: the patches, then the summary. What all stores take is
-bounded (`mllm_eval.features.room`). Rows are read where they lie, in mapped files; the first time that a store gives a
-row it compares it with its checksum, and one that differs counts as missing and is computed again.
+shards (`mllm_eval.features.storeshards`) of rows [h * w + 1, D]: the patches, then the summary. What all stores take is
+bounded (`mllm_eval.features.eviction`). Rows are read where they lie, in mapped files. The first time that a store
+gives a row it compares it with its checksum; one that differs counts as missing and is computed again.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from torch import Tensor
 
 from mllm_eval.disk import NotWritten, saving
 from mllm_eval.errors import UserError
-from mllm_eval.features import shards
+from mllm_eval.features import storeshards
+from mllm_eval.features.eviction import features_root, make_room, root_lock
 from mllm_eval.features.key import DTYPES, folder_name, key_of
-from mllm_eval.features.memory import ReusedMemory
 from mllm_eval.features.opened import OpenShards, let_go
 from mllm_eval.features.places import Part, Places
-from mllm_eval.features.room import features_root, make_room, root_lock
+from mllm_eval.features.reuse import ReusedMemory
 from mllm_eval.storage import write_json
 
 if TYPE_CHECKING:
@@ -64,14 +64,14 @@ class FeatureStore:
         self.elsewhere: Callable[[Sequence[str]], Tensor] | None = None
         self._meta = meta
         self._kind: torch.dtype = getattr(torch, dtype)
-        self._form = shards.Form(dtype, grid[0] * grid[1] + 1, width)
+        self._form = storeshards.Form(dtype, grid[0] * grid[1] + 1, width)
         self._places = Places()
         self._shards: list[Path] = []
         self._read: dict[Path, tuple[int, int]] = {}
         """Shard -> its number, and how many of its lines were read."""
         self._left_out: set[Path] = set()
         self._open = OpenShards(self._form, self._kind)
-        self._writers: list[shards.ShardWriter] = []
+        self._writers: list[storeshards.ShardWriter] = []
         """The one that is written to, if any."""
         self._memory = ReusedMemory()
         weakref.finalize(self, let_go, self._open, self._writers)
@@ -107,7 +107,7 @@ class FeatureStore:
     @property
     def image_bytes(self) -> int:
         """Bytes that one image takes on the disk, with its line of the index."""
-        return self._form.row_bytes + shards.LINE.itemsize
+        return self._form.row_bytes + storeshards.LINE.itemsize
 
     @property
     def root(self) -> Path:
@@ -116,15 +116,15 @@ class FeatureStore:
 
     def refresh(self) -> None:
         """Read what was written since, by this process or another."""
-        paths = sorted(self.folder.glob(f"*{shards.SUFFIX}"))
+        paths = sorted(self.folder.glob(f"*{storeshards.SUFFIX}"))
         self._forget(self._read.keys() - set(paths))
         self._places.add([part for path in paths if (part := self._new(path)) is not None])
 
     def _new(self, shard: Path) -> Part | None:
         number, after = self._read.get(shard, (len(self._shards), 0))
         try:
-            lines, good = shards.read_lines(shard, self._form, after)
-        except (OSError, shards.NotAShard) as problem:
+            lines, good = storeshards.read_lines(shard, self._form, after)
+        except (OSError, storeshards.NotAShard) as problem:
             if shard not in self._left_out:
                 self._left_out.add(shard)
                 log.warning("%s: left out, its features are computed again (%s)", shard, problem)
@@ -198,10 +198,10 @@ class FeatureStore:
             stored = self._open.map(place >> 32, shard, row)[row]
         except (OSError, RuntimeError, IndexError):
             return None
-        if expected and shards.checksum(image.encode(), stored.view(torch.uint8).numpy()) != expected:
+        if expected and storeshards.checksum(image.encode(), stored.view(torch.uint8).numpy()) != expected:
             log.warning("%s: row %d is damaged, it is computed again", shard, row)
             with suppress(OSError):
-                shards.drop_line(shard, row)
+                storeshards.drop_line(shard, row)
             return None
         return stored
 
@@ -281,7 +281,7 @@ class FeatureStore:
                 return False
             if not self._writers or self._writers[0].full or self._writers[0].process != os.getpid():
                 # A forked process makes a shard of its own.
-                self._writers.append(shards.ShardWriter(self.folder, self._form))
+                self._writers.append(storeshards.ShardWriter(self.folder, self._form))
                 let_go(None, self._writers[:-1])
                 del self._writers[:-1]
             (writer,) = self._writers

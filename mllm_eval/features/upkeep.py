@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from mllm_eval.catalog import Encoder, load_encoder, names
 from mllm_eval.catalog.recipe import Kernels
 from mllm_eval.errors import UserError, near
-from mllm_eval.features import shards as files
+from mllm_eval.features import storeshards as files
+from mllm_eval.features.eviction import root_lock
 from mllm_eval.features.key import DTYPES, FIELDS, folder_name, key_of
-from mllm_eval.features.room import root_lock
-from mllm_eval.features.shards import HEADER, SUFFIX, Form, NotAShard, ShardWriter, index_of, unheld
+from mllm_eval.features.storeshards import HEADER, SUFFIX, Form, NotAShard, ShardWriter, index_of, unheld
 from mllm_eval.saved import saved_runs
 from mllm_eval.storage import parse_json
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mllm_eval.features import shards as files
+from mllm_eval.features import storeshards as files
 from mllm_eval.features.upkeep import Store, read_shards
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from mllm_eval.data.columns import type_name
+from mllm_eval.data.columntypes import type_name
 from mllm_eval.errors import UserError, near
 
 if TYPE_CHECKING:

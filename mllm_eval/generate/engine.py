@@ -15,7 +15,7 @@ from torch import Tensor
 from mllm_eval.generate.attention import SharedPrefixes, shared_prefix_attention, spans
 from mllm_eval.generate.batching import Piece, PromptRow, TokenBatch
 from mllm_eval.generate.embedding import EmbeddingBackend
-from mllm_eval.generate.layers import fill, newest_states
+from mllm_eval.generate.llamalayers import fill, newest_states
 from mllm_eval.generate.model import Answerer, embed_images, embed_pieces
 from mllm_eval.model.internals import KeyValues
 

@@ -15,7 +15,7 @@ from mllm_eval.catalog import Kept
 from mllm_eval.generate.attention import SharedPrefixes, shared_prefix_attention, spans
 from mllm_eval.generate.batching import Limits, Piece
 from mllm_eval.generate.engine import prefill_prefixes, suffix_mask
-from mllm_eval.generate.layers import newest_states
+from mllm_eval.generate.llamalayers import newest_states
 from mllm_eval.generate.model import Answerer, embed_pieces, grid_of
 from mllm_eval.model.internals import KeyValues, fault
 from mllm_eval.prompts import PromptTokens, prompt_parts

@@ -18,7 +18,7 @@ from mllm_eval.gpucheck.models import TINY_CLIP, TINY_LLAMA, random_model
 from mllm_eval.gpucheck.session import Session
 from mllm_eval.model import load_checkpoint
 from mllm_eval.model.checkpoint import load_tokenizer, save_checkpoint
-from mllm_eval.model.llm import export_llm
+from mllm_eval.model.llmexport import export_llm
 from mllm_eval.model.vlm import VLM
 
 WANTED = "torch.bfloat16"

@@ -121,7 +121,7 @@ def larger_loss() -> Iterator[None]:
 @contextmanager
 def dying(step: int) -> Iterator[None]:
     """The process is gone after this step of stage 2 is in the log, without a word to anyone."""
-    from mllm_eval.train.progress import StageLog
+    from mllm_eval.train.stageprogress import StageLog
 
     add = StageLog.add
 
@@ -177,7 +177,7 @@ def trained_parameters(run: Any) -> int:
 def answers(run: Any, questions: int, scale: float) -> dict[str, int]:
     """The engine against the plain loop, the engine's attention scaled: questions, and answers that no tie explains."""
     from mllm_eval.generate import attention
-    from mllm_eval.pipeline.determinism import compare_engines
+    from mllm_eval.pipeline.recheck import compare_engines
 
     right = attention.attend_to_both
 

@@ -17,9 +17,9 @@ from mllm_eval.environment import gpus, settings
 from mllm_eval.errors import UserError, near
 from mllm_eval.external import Dtype, ExternalModel
 from mllm_eval.pipeline.asked import asked_benchmarks
-from mllm_eval.pipeline.display import listener
+from mllm_eval.pipeline.progressbar import listener
 from mllm_eval.pipeline.reporter import Reporter
-from mllm_eval.pipeline.subset import shown_variants
+from mllm_eval.pipeline.selection import shown_variants
 from mllm_eval.report import Table, comparison
 from mllm_eval.results import RunRecord, record_of
 from mllm_eval.saved import Saved
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mllm_eval.html import Html
-    from mllm_eval.library.encoder import LoadedEncoder
+    from mllm_eval.library.frozen import LoadedEncoder
 
 COLUMNS = ("benchmark", "id", "prediction", "score", "parsed", "note", "group", "cluster", "stratum")
 

@@ -17,13 +17,13 @@ from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.adapters.loading import load_whole, understood
 from mllm_eval.catalog import LLM, Encoder, Recipe, TokenGrid
 from mllm_eval.catalog.gguf import is_gguf
-from mllm_eval.catalog.llama import llama_config
+from mllm_eval.catalog.llamaconfig import llama_config
 from mllm_eval.disk import saving
 from mllm_eval.errors import UserError
 from mllm_eval.kernels import use_kernels
 from mllm_eval.model import sums
-from mllm_eval.model.gguf import dequantised, gguf_tokenizer
-from mllm_eval.model.llama import DERIVED, llama_outline, plain_config
+from mllm_eval.model.dequantising import dequantised, gguf_tokenizer
+from mllm_eval.model.outline import DERIVED, llama_outline, plain_config
 from mllm_eval.model.processor import VLMImageProcessor, VLMProcessor, chat_template
 from mllm_eval.model.vlm import VLM, VLMConfig
 from mllm_eval.prompts import IMAGE, template_named

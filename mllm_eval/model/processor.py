@@ -69,7 +69,7 @@ class VLMProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """Model inputs of prompts: `input_ids` and `attention_mask` [n, N], `pixel_values` [images, 3, size, size].
 
-        A prompt is a string as `mllm_eval.prompts.render` and the chat template write it, whose questions' own control
+        A prompt is a string as `mllm_eval.prompts.strings` and the chat template write it, whose questions' own control
         marks are text, or its parts (`parts`). The tokenizer's begin token stands in front where the template wants
         it, whether the string holds its mark or not. kwargs: those of the tokenizer's `pad`; prompts are padded on the
         left unless told.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mllm_eval.catalog import LLM, Encoder, Recipe, Stage
 from mllm_eval.catalog.gguf import is_gguf
-from mllm_eval.catalog.llama import llama_config
+from mllm_eval.catalog.llamaconfig import llama_config
 from mllm_eval.errors import UserError, near
 
 

@@ -6,11 +6,11 @@ nothing to do loads no model.
 
 from __future__ import annotations
 
-from mllm_eval.pipeline.evaluation import Selection, evaluate, evaluate_external
+from mllm_eval.pipeline.completion import Selection, evaluate, evaluate_external
 from mllm_eval.pipeline.flow import prepare_run, provide_benchmarks, provide_data, score_run, train_run
-from mllm_eval.pipeline.probing import probe, provide_probes
+from mllm_eval.pipeline.probeflow import probe, provide_probes
 from mllm_eval.pipeline.reporter import Reporter, Silent
-from mllm_eval.pipeline.subset import shown_variants
+from mllm_eval.pipeline.selection import shown_variants
 from mllm_eval.progress import Progress
 
 __all__ = [

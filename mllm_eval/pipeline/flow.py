@@ -16,14 +16,14 @@ from mllm_eval.environment import cores, repeatable, settings
 from mllm_eval.errors import UserError
 from mllm_eval.locks import FileLock
 from mllm_eval.pipeline.asked import asked_benchmarks
+from mllm_eval.pipeline.datasets import lock_data, of_the_hub
 from mllm_eval.pipeline.inference import titled
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.pictures import look_at_images
 from mllm_eval.pipeline.reporter import Reporter, Silent
-from mllm_eval.pipeline.scoring import States, score_answers
-from mllm_eval.pipeline.snapshots import lock_data, of_the_hub
+from mllm_eval.pipeline.runscores import States, score_answers
+from mllm_eval.pipeline.selection import asked_samples
 from mllm_eval.pipeline.sources import folders_of, needed, provide
-from mllm_eval.pipeline.subset import asked_samples
 from mllm_eval.run import Run, RunFolder
 from mllm_eval.storage import remove_temporary
 from mllm_eval.train import clear_checkpoints, hold_to_its_data, is_trained, prepare, train

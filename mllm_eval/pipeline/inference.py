@@ -15,7 +15,7 @@ from mllm_eval.distributed import Share, decided
 from mllm_eval.generate import Hooks, Task, answer_tasks, answers_by_key, group_by_images
 from mllm_eval.pipeline.backends import BackendSource
 from mllm_eval.pipeline.ledger import Ledger, Part
-from mllm_eval.pipeline.subset import asked_samples
+from mllm_eval.pipeline.selection import asked_samples
 from mllm_eval.progress import Progress
 from mllm_eval.run import RunFolder
 

@@ -17,7 +17,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.pipeline.inference import titled
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.reporter import Reporter, Silent
-from mllm_eval.pipeline.scoring import answered
+from mllm_eval.pipeline.runscores import answered
 from mllm_eval.run import RunFolder
 
 

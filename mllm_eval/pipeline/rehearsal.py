@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mllm_eval.catalog import Benchmark
 from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.data.snapshots import first_sample, load_samples
-from mllm_eval.pipeline.scoring import States, answered, settled
+from mllm_eval.pipeline.runscores import States, answered, settled
 from mllm_eval.run import RunFolder
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from mllm_eval.answers import read_answers
 from mllm_eval.catalog.variant import DEFAULT, parse_stem
 from mllm_eval.errors import UserError
-from mllm_eval.pipeline.evaluation import evaluate
+from mllm_eval.pipeline.completion import evaluate
 from mllm_eval.pipeline.flow import train_run
 from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.run import Run, read_manifest

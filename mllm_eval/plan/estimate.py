@@ -7,9 +7,9 @@ from typing import Any
 
 from mllm_eval.catalog import Recipe, load_encoder, load_llm, load_recipe
 from mllm_eval.errors import UserError
+from mllm_eval.features.eviction import bound, features_root
 from mllm_eval.features.key import stored_dtype
-from mllm_eval.features.room import bound, features_root
-from mllm_eval.features.shards import LINE
+from mllm_eval.features.storeshards import LINE
 from mllm_eval.operations.count import Lessons, Questions, asking, encoding, learning, passing
 from mllm_eval.operations.shapes import (
     EncoderShape,
@@ -20,7 +20,7 @@ from mllm_eval.operations.shapes import (
     llama_shape,
     projector_shape,
 )
-from mllm_eval.plan.disk import Keeping, keeping
+from mllm_eval.plan.featurespace import Keeping, keeping
 from mllm_eval.plan.gpus import Gpu, parse_gpus
 from mllm_eval.plan.memory import checkpoint, loading
 from mllm_eval.plan.ways import GIB, RESERVE, Memory, parts, ways

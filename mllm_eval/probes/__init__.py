@@ -1,6 +1,6 @@
 """Probes of classic vision: what a simple head reads from an encoder's frozen features.
 
-A probe is a named protocol of configs/probes. `measure` does one for one encoder; `mllm_eval.pipeline.probing` makes
+A probe is a named protocol of configs/probes. `measure` does one for one encoder; `mllm_eval.pipeline.probeflow` makes
 the data and calls it.
 """
 

@@ -37,7 +37,7 @@ from mllm_eval.probes.layouts import read_examples
 from mllm_eval.probes.ranks import rank, told
 from mllm_eval.results.probed import IMAGES, RESULT, SCALE, TOP, Probed, Reading, encoder_key, probes_home, read_probed
 from mllm_eval.stats import seed_of
-from mllm_eval.stats.images import ImageSums, image_draws, image_interval
+from mllm_eval.stats.imageratios import ImageSums, image_draws, image_interval
 from mllm_eval.storage import write_atomic, write_json
 
 Progress = Callable[[int, int], None]

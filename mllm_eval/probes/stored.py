@@ -12,9 +12,9 @@ from torch import Tensor
 
 from mllm_eval.adapters.base import EncoderModel, FeatureMap
 from mllm_eval.features import FeatureStore
+from mllm_eval.features.eviction import features_root
 from mllm_eval.features.extraction import extract
 from mllm_eval.features.key import folder_name, key_of
-from mllm_eval.features.room import features_root
 from mllm_eval.probes.examples import Examples, Refs
 from mllm_eval.probes.ranks import rank
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mllm_eval.catalog.templates import TEMPLATES, Template
 from mllm_eval.prompts.marks import marks_of, may_hold_marks, unmarked
 from mllm_eval.prompts.reading import parts_of, placed_parts
-from mllm_eval.prompts.render import (
+from mllm_eval.prompts.strings import (
     IMAGE,
     Part,
     conversation,

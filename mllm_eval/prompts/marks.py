@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from mllm_eval.prompts.render import IMAGE
+from mllm_eval.prompts.strings import IMAGE
 
 # What tokenizers call their control tokens. Narrower than all that stands in square brackets: `x[n]` and `[0,1]` are
 # mathematics.

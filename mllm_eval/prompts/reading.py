@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mllm_eval.catalog.templates import Template
-from mllm_eval.prompts.render import IMAGE, Part, template_named
+from mllm_eval.prompts.strings import IMAGE, Part, template_named
 
 
 def parts_of(template: str, text: str, n_images: int | None = None) -> list[Part]:

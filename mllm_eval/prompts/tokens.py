@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from mllm_eval.prompts.render import IMAGE, Part, template_named
+from mllm_eval.prompts.strings import IMAGE, Part, template_named
 
 # A code point that is no character; other names are chosen for a text that holds one all the same.
 NAMED = "\ufdd0"

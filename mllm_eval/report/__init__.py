@@ -10,10 +10,10 @@ from mllm_eval.report.chance import AboveChance, above_chance, chance_table
 from mllm_eval.report.comparison import comparison
 from mllm_eval.report.differences import Difference, differences
 from mllm_eval.report.evidence import Scored, read_scored
-from mllm_eval.report.options import TableOptions
 from mllm_eval.report.paper import named_table, table_names
 from mllm_eval.report.render import FORMATS, render, write_tables
 from mllm_eval.report.table import Cell, Column, Row, Table
+from mllm_eval.report.tableoptions import TableOptions
 from mllm_eval.report.words import sentences
 
 __all__ = [

@@ -11,7 +11,7 @@ from mllm_eval.errors import UserError, near
 from mllm_eval.report.differences import Difference, differences, sound
 from mllm_eval.report.evidence import Scored, draw_together, read_blind, read_variants
 from mllm_eval.report.notes import failed_words, shared_notes, subset_notes
-from mllm_eval.report.probing import probe_words
+from mllm_eval.report.probetable import probe_words
 from mllm_eval.report.table import Cell, Column, Row, Table, score_cell, with_best, with_deltas
 from mllm_eval.report.words import GAINS, sentences, stars, title, variant_words
 from mllm_eval.results import AVERAGE, RunRecord, columns

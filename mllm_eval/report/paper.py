@@ -18,7 +18,6 @@ from mllm_eval.report.comparison import compare_scored, held_equal, labels, meas
 from mllm_eval.report.counted import Ways, as_counted, beside, counted_notes, ways_of
 from mllm_eval.report.evidence import Scored, draw_together, read_scored, read_variants
 from mllm_eval.report.notes import shared_notes, subset_notes
-from mllm_eval.report.options import AS_PRINTED, TableOptions
 from mllm_eval.report.table import (
     Cell,
     Column,
@@ -29,6 +28,7 @@ from mllm_eval.report.table import (
     with_best,
     with_deltas,
 )
+from mllm_eval.report.tableoptions import AS_PRINTED, TableOptions
 from mllm_eval.results import AVERAGE, RunRecord, columns, contradiction, published, read_records, values
 from mllm_eval.results.published import number
 

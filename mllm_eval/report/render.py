@@ -8,7 +8,7 @@ from pathlib import Path
 from mllm_eval.errors import UserError, near
 from mllm_eval.report.latex import latex
 from mllm_eval.report.page import html
-from mllm_eval.report.plain import csv, markdown
+from mllm_eval.report.plaintext import csv, markdown
 from mllm_eval.report.table import Table
 from mllm_eval.report.terminal import terminal
 from mllm_eval.storage import write_atomic

@@ -12,7 +12,7 @@ from mllm_eval import stats
 from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.errors import UserError
 from mllm_eval.report.evidence import Estimate, Scored, limits, with_means
-from mllm_eval.report.seeds import SeedGroup
+from mllm_eval.report.seedtable import SeedGroup
 from mllm_eval.report.table import MISSING, Cell, Column, Row, Table, printed, score_cell
 from mllm_eval.report.words import title
 from mllm_eval.results import AVERAGE, columns

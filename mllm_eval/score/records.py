@@ -8,7 +8,7 @@ from typing import Any
 
 from mllm_eval.catalog.benchmark import Benchmark
 from mllm_eval.config import canonical
-from mllm_eval.data.columns import named_columns
+from mllm_eval.data.columntypes import named_columns
 from mllm_eval.data.samples import Sample
 from mllm_eval.errors import UserError, near
 from mllm_eval.score.scorer import KINDS, Scorer, own_code

@@ -19,7 +19,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.features import FeatureStore
 from mllm_eval.model import IGNORED
 from mllm_eval.train.order import Plan
-from mllm_eval.train.tokens import TokenisedSet
+from mllm_eval.train.rowtokens import TokenisedSet
 
 
 class PlanSampler(Sampler[int]):

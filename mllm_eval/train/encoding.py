@@ -13,7 +13,7 @@ from mllm_eval.data.samples import ImageRef
 from mllm_eval.distributed import together
 from mllm_eval.features import Features, FeatureStore
 from mllm_eval.features.together import encode_together
-from mllm_eval.train.tokens import TokenisedSet
+from mllm_eval.train.rowtokens import TokenisedSet
 from mllm_eval.train.unreadable import Unreadable
 
 # Images whose names are held in memory, about a kilobyte each.

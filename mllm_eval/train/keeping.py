@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mllm_eval.distributed import decided
-from mllm_eval.features.room import VARIABLE, available
+from mllm_eval.features.eviction import VARIABLE, available
 from mllm_eval.storage import write_json
 from mllm_eval.train.encoding import missing
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from mllm_eval.features import Features
     from mllm_eval.run import Run
+    from mllm_eval.train.rowtokens import TokenisedSet
     from mllm_eval.train.stages import Prepared
-    from mllm_eval.train.tokens import TokenisedSet
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mllm_eval.catalog import LLM, Lora
 from mllm_eval.model import load_llm_model
-from mllm_eval.model.llama import plain_config
-from mllm_eval.train.settings import check_targets
+from mllm_eval.model.outline import plain_config
+from mllm_eval.train.argumentcheck import check_targets
 
 # peft writes an adapter's tensors under the names they have in a model that it wraps.
 WRAPPED = "base_model.model."

@@ -16,7 +16,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.model.chat import other_words
 from mllm_eval.run import Run
 from mllm_eval.storage import locate, results_home, write_atomic, write_json
-from mllm_eval.train.tokens import ImageReading, TokenisedSet, tokenise
+from mllm_eval.train.rowtokens import ImageReading, TokenisedSet, tokenise
 from mllm_eval.train.unreadable import Unreadable
 
 # Bytes of a file of conversations beyond which the index of its rows is kept on disk.

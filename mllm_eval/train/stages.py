@@ -31,17 +31,17 @@ from mllm_eval.model.internals import fault
 from mllm_eval.progress import Progress
 from mllm_eval.run import Run
 from mllm_eval.storage import hold_to_sum, write_summed
+from mllm_eval.train.argumentcheck import check_settings
 from mllm_eval.train.batches import Batches, Collator, RowNumbers, RowShape
+from mllm_eval.train.diskspace import check_room
 from mllm_eval.train.encoding import encode, missing, refs_of, spread, statistics
 from mllm_eval.train.keeping import with_room
 from mllm_eval.train.liger import use_liger
 from mllm_eval.train.order import Plan, planned
-from mllm_eval.train.progress import StageLog, Work, latest_whole, remove_others
 from mllm_eval.train.resharding import reshard, resharded_copy, shards
-from mllm_eval.train.room import check_room
-from mllm_eval.train.settings import check_settings
+from mllm_eval.train.rowtokens import TokenisedSet
+from mllm_eval.train.stageprogress import StageLog, Work, latest_whole, remove_others
 from mllm_eval.train.stagerows import check_data, note_rows, tokenise_all, tokenised
-from mllm_eval.train.tokens import TokenisedSet
 from mllm_eval.train.trainer import StageTrainer, arguments
 from mllm_eval.train.unreadable import Unreadable
 

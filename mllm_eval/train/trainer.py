@@ -22,10 +22,10 @@ from mllm_eval.environment import cores
 from mllm_eval.model import VLM
 from mllm_eval.train.batches import Batches, PlanSampler
 from mllm_eval.train.notice import Checkpoints, Notice
-from mllm_eval.train.probe import attention, check_rotary, try_longest
-from mllm_eval.train.progress import StageLog, mark_whole
+from mllm_eval.train.preflight import attention, check_rotary, try_longest
 from mllm_eval.train.resharding import forget
 from mllm_eval.train.sharding import deepspeed_config
+from mllm_eval.train.stageprogress import StageLog, mark_whole
 from mllm_eval.train.unreadable import Unreadable
 
 log = logging.getLogger(__name__)

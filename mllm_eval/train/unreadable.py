@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mllm_eval.errors import UserError
 from mllm_eval.storage import write_json
-from mllm_eval.train.tokens import TokenisedSet
+from mllm_eval.train.rowtokens import TokenisedSet
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mllm_eval.report.aligning import alignment_table
+from mllm_eval.report.alignmenttable import alignment_table
 from mllm_eval.report.site.visionplots import write_figures
 from mllm_eval.results.aligned import RESULT, Aligned, Null, read_aligned, saved_alignments
 

@@ -20,8 +20,8 @@ from mllm_eval.catalog import load_encoder, load_llm, load_recipe
 from mllm_eval.catalog.variant import BLIND
 from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
-from mllm_eval.pipeline.display import Lines, spoken
 from mllm_eval.pipeline.ledger import Ledger
+from mllm_eval.pipeline.progressbar import Lines, spoken
 from mllm_eval.pipeline.reporter import Silent
 from mllm_eval.pipeline.sources import provide
 from mllm_eval.results import read_timings
@@ -251,7 +251,7 @@ def test_time_left_counts_from_where_this_run_began(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 0.0, 30.0])
-    monkeypatch.setattr("mllm_eval.pipeline.display.time.monotonic", lambda: next(clock, 30.0))
+    monkeypatch.setattr("mllm_eval.pipeline.progressbar.time.monotonic", lambda: next(clock, 30.0))
     with Lines().step("training") as progress:
         progress(800, 1000)
         progress(850, 1000)

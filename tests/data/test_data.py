@@ -22,12 +22,12 @@ from mllm_eval.catalog import load_benchmark, paper_benchmarks
 from mllm_eval.catalog.benchmark import Benchmark
 from mllm_eval.cli.app import app
 from mllm_eval.data import images
-from mllm_eval.data.locks import lock_path, matching, read_lock
+from mllm_eval.data.snapshotlock import lock_path, matching, read_lock
 from mllm_eval.data.snapshots import ids_hash, load_samples
 from mllm_eval.errors import UserError
 from mllm_eval.hub import Source
 from mllm_eval.hub.fetch import fetch_files, folder_for
-from mllm_eval.pipeline.snapshots import lock_data, locked_or_told
+from mllm_eval.pipeline.datasets import lock_data, locked_or_told
 from mllm_eval.storage import sha256_bytes
 
 SECRET = "hf_thisMustNeverBeWritten"

@@ -35,8 +35,8 @@ from mllm_eval.report.table import Cell, Column, Row, Table
 from mllm_eval.results.timings import append_timing, read_timings
 from mllm_eval.run import Run
 from mllm_eval.storage import write_json
-from mllm_eval.train import tokens
-from mllm_eval.train.progress import StageLog, latest_whole, mark_whole, remove_others
+from mllm_eval.train import rowtokens
+from mllm_eval.train.stageprogress import StageLog, latest_whole, mark_whole, remove_others
 
 NAMES = "abcdef"
 
@@ -125,8 +125,8 @@ def index(folder: Path) -> bytes:
 def token_cache(folder: Path) -> bytes:
     rows, images = make_conversations(folder.parent / "conversations", 7)
     os.environ["MLLM_EVAL_RESULTS"] = str(folder)
-    tokens._compared.clear()
-    found = tokens.tokenise([ConversationSet(rows, images)], make_tokenizer(), "digest", "llama_3_meta")
+    rowtokens._compared.clear()
+    found = rowtokens.tokenise([ConversationSet(rows, images)], make_tokenizer(), "digest", "llama_3_meta")
     arrays = (found.ids, found.targets, found.offsets, found.image_of, found.origin, found.images.digests)
     return b"".join(one.tobytes() for one in arrays) + found.listing.read_bytes()
 

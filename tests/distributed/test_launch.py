@@ -21,7 +21,7 @@ from mllm_eval.distributed import launchers
 from mllm_eval.errors import UserError
 from mllm_eval.run import Run
 from mllm_eval.train import is_trained
-from mllm_eval.train.progress import latest_whole
+from mllm_eval.train.stageprogress import latest_whole
 
 # A Slurm of one machine: `sbatch` runs the script at once, `srun` starts its tasks and waits for them, `scontrol`
 # notes that a job is to run again, as one that is preempted does. What each was called with is kept.

@@ -23,7 +23,7 @@ from mllm_eval.data.samples import ImageRef
 from mllm_eval.errors import UserError
 from mllm_eval.features import Features, FeatureStore, extract
 from mllm_eval.features.extraction import OnBroken
-from mllm_eval.features.shards import HEADER, ShardWriter, index_of
+from mllm_eval.features.storeshards import HEADER, ShardWriter, index_of
 
 
 def names(count: int) -> list[str]:
@@ -224,7 +224,7 @@ def test_a_process_that_ends_without_closing_its_store_says_nothing_and_leaves_w
     code = f"""
 import contextlib, torch
 from pathlib import Path
-from mllm_eval.features.shards import HEADER, ShardWriter
+from mllm_eval.features.storeshards import HEADER, ShardWriter
 from mllm_eval.features.store import FeatureStore
 store = FeatureStore(Path({str(tmp_path)!r}), (3, 4), 5)
 store.put_rows({names(2)!r}, torch.zeros(2, 13, 5))

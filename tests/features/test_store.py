@@ -25,15 +25,14 @@ from mllm_eval.cli.app import app
 from mllm_eval.data.samples import ImageRef
 from mllm_eval.environment import parse_bytes
 from mllm_eval.errors import UserError
-from mllm_eval.features import Features, FeatureStore
-from mllm_eval.features import room as features_room
+from mllm_eval.features import Features, FeatureStore, eviction
+from mllm_eval.features.eviction import available, bound, make_room, shard_files, taken
 from mllm_eval.features.extraction import BATCH
-from mllm_eval.features.room import available, bound, make_room, shard_files, taken
-from mllm_eval.features.shards import HEADER, index_of
+from mllm_eval.features.storeshards import HEADER, index_of
 from mllm_eval.features.upkeep import collect
 from mllm_eval.features.verifying import verify as verify_store
 from mllm_eval.plan import PlanOptions, make_plan
-from mllm_eval.plan.disk import keeping
+from mllm_eval.plan.featurespace import keeping
 from mllm_eval.run import Run
 
 ROW = 13 * 5 * 4
@@ -79,7 +78,7 @@ def test_without_a_bound_features_take_half_of_what_is_free_without_them(
 ) -> None:
     monkeypatch.delenv("MLLM_EVAL_FEATURES_BYTES")
     disk = SimpleNamespace(free=1000 * ROW)
-    monkeypatch.setattr(features_room.shutil, "disk_usage", lambda folder: disk)
+    monkeypatch.setattr(eviction.shutil, "disk_usage", lambda folder: disk)
     before = bound(tmp_path)
     made(tmp_path, "a")
     disk.free -= taken(tmp_path)

@@ -93,7 +93,7 @@ def test_the_same_command_again_computes_nothing(first: dict[str, bytes], monkey
 
     # No model of any kind is made, whoever would load it.
     monkeypatch.setattr(torch.nn.Module, "__init__", loaded)
-    monkeypatch.setattr("mllm_eval.pipeline.evaluation.score_answers", loaded)
+    monkeypatch.setattr("mllm_eval.pipeline.completion.score_answers", loaded)
     results_before = {path: path.stat().st_mtime_ns for path in the_run().folder.rglob("*") if path.is_file()}
     assert results(evaluate()) == first
     for path, time in results_before.items():

@@ -17,7 +17,7 @@ from fuzzing.running import Changed, Subject
 from mllm_eval.hub.gguf_header import KINDS, read_gguf
 from mllm_eval.model import load_llm_model, load_tokenizer
 from mllm_eval.operations.shapes import llama_shape
-from mllm_eval.pipeline.weights import check
+from mllm_eval.pipeline.provision import check
 
 TEXTS = tuple(one for one in HOSTILE if isinstance(one, str))
 FLOATS = (0.0, -0.0, -1.0, 0.5, 1e-300, 1e38, float("inf"), float("nan"))

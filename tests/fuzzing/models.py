@@ -18,7 +18,7 @@ from mllm_eval.generate.positions import positions_in
 from mllm_eval.greedy import kept, overruled
 from mllm_eval.hub.safetensors_header import read_header
 from mllm_eval.model import assemble, load_checkpoint, load_llm_model, load_tokenizer, save_checkpoint, sums
-from mllm_eval.pipeline.weights import check
+from mllm_eval.pipeline.provision import check
 
 torch.set_num_threads(1)
 

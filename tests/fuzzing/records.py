@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from fuzzing.mutation import Strategy, changed_bytes, changed_json, changed_lines, changed_yaml
 from fuzzing.running import Changed, Subject
 from mllm_eval.cli.app import app
-from mllm_eval.data.locks import lock_path as data_lock
+from mllm_eval.data.snapshotlock import lock_path as data_lock
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.errors import UserError
 from mllm_eval.hub import Source, lock_path, locked_folder

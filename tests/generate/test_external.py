@@ -206,7 +206,7 @@ def test_the_same_command_again_loads_nothing(external_home: Path, monkeypatch: 
         raise AssertionError("something is computed again")
 
     monkeypatch.setattr("mllm_eval.generate.stock.StockModel.__init__", loaded)
-    monkeypatch.setattr("mllm_eval.pipeline.evaluation.score_answers", loaded)
+    monkeypatch.setattr("mllm_eval.pipeline.completion.score_answers", loaded)
     assert ask(external_home / "llava") == first
 
 

@@ -14,7 +14,7 @@ from mllm_eval.catalog import load_llm
 from mllm_eval.generate import attention
 from mllm_eval.generate.attention import SharedPrefixes, shared_prefix_attention, spans
 from mllm_eval.generate.engine import answer_mask
-from mllm_eval.generate.layers import newest_states
+from mllm_eval.generate.llamalayers import newest_states
 from mllm_eval.model.internals import KeyValues
 
 IMAGES, PREFIX, SUFFIX, STEPS = 16, 667, 96, 2

@@ -23,7 +23,7 @@ from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
 from mllm_eval.generate.server import Server, packed
 from mllm_eval.model import assemble, load_llm_model, load_tokenizer
-from mllm_eval.model.llm import export_llm
+from mllm_eval.model.llmexport import export_llm
 
 
 def test_it_answers_as_the_reference(held: tuple[Tiny, Fake], tmp_path: Path) -> None:

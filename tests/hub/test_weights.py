@@ -19,7 +19,7 @@ from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
 from mllm_eval.hub import read_lock
 from mllm_eval.model import load_llm_model, load_tokenizer
-from mllm_eval.pipeline.weights import needed_files, provide_weights
+from mllm_eval.pipeline.provision import needed_files, provide_weights
 
 
 @pytest.fixture

@@ -296,7 +296,7 @@ def test_a_call_leaves_the_process_as_it_was(name: str, home: Path, checkpoint: 
 
 
 FAULTS = {
-    "load_encoder": "mllm_eval.library.encoder.load_encoder_model",
+    "load_encoder": "mllm_eval.library.frozen.load_encoder_model",
     "encode": "mllm_eval.adapters.base.EncoderModel.forward",
     "train and evaluate": "mllm_eval.train.stages.encode",
     "evaluate": "mllm_eval.pipeline.inference.answer_tasks",
@@ -402,7 +402,7 @@ def test_within_a_call_there_is_no_network(home: Path, users: None, monkeypatch:
         seen.append((huggingface_hub.constants.HF_HUB_OFFLINE, os.environ["HF_HUB_OFFLINE"]))
         raise UserError("seen")
 
-    monkeypatch.setattr("mllm_eval.library.encoder.load_encoder_model", look)
+    monkeypatch.setattr("mllm_eval.library.frozen.load_encoder_model", look)
     with pytest.raises(UserError, match="seen"):
         mllm_eval.load_encoder("tiny-dinov2")
     assert seen == [(True, "1")]

@@ -17,7 +17,7 @@ from mllm_eval.catalog import LLM
 from mllm_eval.errors import UserError
 from mllm_eval.model import assemble, load_checkpoint, load_llm_model, load_tokenizer, save_checkpoint
 from mllm_eval.operations.shapes import llama_shape
-from mllm_eval.pipeline.weights import provide_weights
+from mllm_eval.pipeline.provision import provide_weights
 
 pytestmark = pytest.mark.usefixtures("results")
 SIZES = {

@@ -18,9 +18,9 @@ from mllm_eval.errors import UserError
 from mllm_eval.hub.gguf_header import KINDS, read_gguf
 from mllm_eval.model import load_llm_model, load_tokenizer
 from mllm_eval.model.chat import nearest_template, other_words
-from mllm_eval.model.llama import llama_outline
+from mllm_eval.model.outline import llama_outline
 from mllm_eval.operations.shapes import llama_shape
-from mllm_eval.pipeline.weights import provide_weights
+from mllm_eval.pipeline.provision import provide_weights
 from mllm_eval.results.record import record_of
 from mllm_eval.run import Run
 from mllm_eval.train import train

@@ -23,7 +23,7 @@ from mllm_eval.model import (
     make_processor,
     save_checkpoint,
 )
-from mllm_eval.model.llm import export_llm
+from mllm_eval.model.llmexport import export_llm
 from mllm_eval.prompts import TEMPLATES, conversation, render
 
 

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 from mllm_eval.adapters import load_encoder_model
 from mllm_eval.model import assemble, load_llm_model, load_tokenizer, save_checkpoint
 from mllm_eval.model.export import export_llava
-from mllm_eval.model.llm import export_llm
+from mllm_eval.model.llmexport import export_llm
 
 SCALED = {
     "rope_type": "llama3",

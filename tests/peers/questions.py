@@ -15,7 +15,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.generate import TemplateFormat
 from mllm_eval.generate.request import write_request
 from mllm_eval.pipeline.asked import asked_benchmarks
-from mllm_eval.pipeline.subset import asked_samples
+from mllm_eval.pipeline.selection import asked_samples
 from mllm_eval.run import Run
 from mllm_eval.saved import saved_run
 

@@ -21,7 +21,7 @@ from mllm_eval.probes.order import Order
 from mllm_eval.probes.segmentation import counted
 from mllm_eval.probes.views import drawing, random_box
 from mllm_eval.probes.windows import padded, windows
-from mllm_eval.stats.images import ImageSums, image_draws, image_interval, image_pair
+from mllm_eval.stats.imageratios import ImageSums, image_draws, image_interval, image_pair
 
 WIDTH, CLASSES, STEPS, BATCH = 6, 4, 15, 12
 

@@ -26,7 +26,7 @@ from mllm_eval.miniature.probes import build
 from mllm_eval.probes.layouts import read_examples
 from mllm_eval.probes.locking import lock_data, lock_path, locked_place
 from mllm_eval.probes.measuring import Measurement, measure, selected
-from mllm_eval.report.probing import differences, probe_table, read_sums
+from mllm_eval.report.probetable import differences, probe_table, read_sums
 from mllm_eval.report.render import render
 from mllm_eval.report.site.visionplots import sweep_figure
 from mllm_eval.results import probed, read_run

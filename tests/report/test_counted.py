@@ -19,7 +19,7 @@ from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.data import snapshots
 from mllm_eval.data.samples import Sample
-from mllm_eval.report import scaling
+from mllm_eval.report import scalingtable
 from mllm_eval.report.counted import recounted
 from mllm_eval.report.evidence import read_scored
 from mllm_eval.report.site.build import write_report
@@ -217,11 +217,11 @@ def test_a_measured_line_is_counted_as_the_published_one_beside_it() -> None:
         path = made_runs.make_run(name, reported={"mme": {"total_score": total}}).folder / "config.yaml"
         path.write_text(path.read_text().replace("params: 1300000", f"params: {params}", 1))
     runs = [read_scored(read_run(path.parent)) for path in sorted(Path("results/runs").glob("*/config.yaml"))]
-    (line,) = (one for one in scaling.lines("params", ["mme"], runs) if one.source == "measured")
+    (line,) = (one for one in scalingtable.lines("params", ["mme"], runs) if one.source == "measured")
     assert sorted(line.fit.y) == [1500.0, 1700.0]
-    notes = " ".join(scaling.scaling_table("params", ["avg_no_mathvista"], runs).notes)
+    notes = " ".join(scalingtable.scaling_table("params", ["avg_no_mathvista"], runs).notes)
     assert "Measured lines are counted as the published ones: by MME total." in notes
-    assert "MME" not in " ".join(scaling.scaling_table("params", ["gqa"], runs).notes)
+    assert "MME" not in " ".join(scalingtable.scaling_table("params", ["gqa"], runs).notes)
 
 
 def test_the_report_shows_it_with_the_published_rows(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

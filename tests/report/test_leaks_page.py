@@ -18,8 +18,8 @@ from mllm_eval.leaks import trainingsets
 from mllm_eval.leaks.findings import Found, Settings, place_of
 from mllm_eval.report import render
 from mllm_eval.report.evidence import read_scored
-from mllm_eval.report.leaks import leaks_table, without_leaked
 from mllm_eval.report.site import write_report
+from mllm_eval.report.withoutleaked import leaks_table, without_leaked
 from mllm_eval.results import read_run
 from mllm_eval.run import Run
 from mllm_eval.storage import write_json, write_jsonl

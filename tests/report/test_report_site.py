@@ -19,8 +19,8 @@ from mllm_eval.catalog.variant import DEFAULT
 from mllm_eval.data import snapshots
 from mllm_eval.errors import UserError
 from mllm_eval.report.site import build, write_report
-from mllm_eval.report.site.files import packed, unpacked, write_data
-from mllm_eval.report.site.samples import sample_lines, score_code
+from mllm_eval.report.site.datafiles import packed, unpacked, write_data
+from mllm_eval.report.site.samplepages import sample_lines, score_code
 from mllm_eval.results import read_run
 
 BENCHMARKS = ["gqa", "seed", "textvqa"]

@@ -13,7 +13,7 @@ from tiny_models import make_encoder
 
 from mllm_eval.probes.measuring import Measurement, measure
 from mllm_eval.report.site import write_report
-from mllm_eval.report.site.evidence import gather
+from mllm_eval.report.site.contents import gather
 from mllm_eval.report.site.vision import vision_page
 from mllm_eval.results import RunRecord, read_run
 from mllm_eval.results.aligned import RESULT, Aligned, Null

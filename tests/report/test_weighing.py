@@ -20,7 +20,7 @@ from mllm_eval.operations.count import encoding
 from mllm_eval.operations.shapes import encoder_shape
 from mllm_eval.pipeline.ledger import Ledger, Part
 from mllm_eval.pipeline.reporter import Silent
-from mllm_eval.report import choice, cost, diff, scaling, seeds, sizing
+from mllm_eval.report import choice, cost, diff, scalingtable, seedtable, sizing
 from mllm_eval.results import AVERAGE, columns, read_run, read_timings
 from mllm_eval.results.published import reference_folder
 from mllm_eval.run import Run
@@ -52,7 +52,7 @@ def test_fits_on_published_points_are_the_references_to_the_third_decimal(curve:
     names["avg_no_mathvista"] = "AVG_no_MathVista"
     wanted = {(row["family"], row["metric"]): row for row in _references()}
     met = 0
-    for line in scaling.lines(curve):
+    for line in scalingtable.lines(curve):
         row = wanted.get((line.family, names[line.key]))
         if row is None:
             continue
@@ -69,14 +69,14 @@ def test_fits_on_published_points_are_the_references_to_the_third_decimal(curve:
 def test_exact_sizes_are_those_of_the_model_zoo() -> None:
     with open(reference_folder() / "model_zoo.csv", encoding="utf-8") as file:
         zoo = {row["name"]: float(row["params_B"]) for row in csv.DictReader(file)}
-    sizes = scaling.scaling().sizes
+    sizes = scalingtable.scaling().sizes
     for label, exact in sizes.items():
         names = [name for name in zoo if re.match(rf"webssl-dino{label.lower()}-full\db-224", name)]
         assert names and all(zoo[name] == exact for name in names)
 
 
 def test_web_dino_passes_clip_within_the_sizes_that_were_trained() -> None:
-    said = scaling.scaling_table("params", [AVERAGE]).sentences
+    said = scalingtable.scaling_table("params", [AVERAGE]).sentences
     assert re.fullmatch(r"On AVG the line of Web-DINO passes that of CLIP at 4\.7 B \[\d\.\d, \d\.\d\]\.", said[0])
 
 
@@ -87,7 +87,7 @@ def test_measured_runs_have_a_line_of_their_own() -> None:
         path = run.folder / "config.yaml"
         path.write_text(path.read_text().replace("params: 1300000", f"params: {params}", 1))
     runs = [report.read_scored(read_run(folder)) for folder in sorted((results_home() / "runs").iterdir())]
-    mine = [line for line in scaling.lines("params", ["gqa"], runs) if line.source == "measured"]
+    mine = [line for line in scalingtable.lines("params", ["gqa"], runs) if line.source == "measured"]
     assert [line.family for line in mine] == ["Web-DINO"]
     assert sorted(mine[0].fit.x) == pytest.approx([1.1348, 2.0842]) and mine[0].fit.slope.value > 5
 
@@ -96,14 +96,14 @@ def test_measured_runs_have_a_line_of_their_own() -> None:
     ("text", "size"), [("2B", 2.0), ("700M", 0.7), ("1.5 B", 1.5), ("300 epochs", None), ("", None)]
 )
 def test_amounts_are_read(text: str, size: float | None) -> None:
-    assert scaling.billions(text) == (pytest.approx(size) if size else None)
+    assert scalingtable.billions(text) == (pytest.approx(size) if size else None)
 
 
 def test_unknown_curves_and_metrics_name_a_near_one() -> None:
     with pytest.raises(UserError, match=r"curve 'param'.*params"):
-        scaling.lines("param")
+        scalingtable.lines("param")
     with pytest.raises(UserError, match=r"metric 'generl'.*general"):
-        scaling.lines("params", ["generl"])
+        scalingtable.lines("params", ["generl"])
 
 
 # --- seeds -------------------------------------------------------------------
@@ -115,7 +115,7 @@ def _seeded(name: str, skills: list[float]) -> list[report.Scored]:
 
 
 def test_seeds_show_both_variances() -> None:
-    table = seeds.seed_table(_seeded("mini-dino", [0.3, 0.5, 0.7]))
+    table = seedtable.seed_table(_seeded("mini-dino", [0.3, 0.5, 0.7]))
     assert table is not None
     row = table.rows[0]
     assert row.label == "GQA" and row.group == "mini-dino, seeds 0, 1, 2"
@@ -127,13 +127,13 @@ def test_seeds_show_both_variances() -> None:
 
 def test_a_claim_smaller_than_seed_noise_is_called_that() -> None:
     both = [*_seeded("mini-dino", [0.3, 0.5, 0.7]), *_seeded("mini-clip", [0.35, 0.5, 0.75])]
-    said = seeds.seed_sentences(seeds.seed_groups(both))
+    said = seedtable.seed_sentences(seedtable.seed_groups(both))
     assert len(said) == 1 and "no more than what two seeds of one encoder differ by" in said[0]
 
 
 def test_a_claim_beyond_seed_noise_has_its_p() -> None:
     both = [*_seeded("mini-dino", [0.2, 0.22, 0.21]), *_seeded("mini-clip", [0.8, 0.81, 0.79])]
-    said = seeds.seed_sentences(seeds.seed_groups(both))
+    said = seedtable.seed_sentences(seedtable.seed_groups(both))
     assert re.search(r"mini-clip is \d+\.\d \[.*\] above mini-dino over 3 and 3 seeds, p", said[0])
 
 
@@ -144,14 +144,14 @@ def test_no_interval_over_two_seeds_leaves_the_scale() -> None:
         for seed, skill in enumerate(skills):
             run = made_runs.make_run(name, skill, seed=seed)
             both.append(report.read_scored(read_run(run.folder)))
-    table = seeds.seed_table(both)
+    table = seedtable.seed_table(both)
     assert table is not None
     ends = {"MME": 2000.0}
     limits = [(row.label, row.cells["mean"].low, row.cells["mean"].high) for row in table.rows]
     assert len(limits) == 2 * (len(columns().benchmarks) + 5)
     assert all(0 <= low < high <= ends.get(label, 100.0) for label, low, high in limits)
     assert {("MME", 0.0, 2000.0), ("GQA", 0.0, 100.0), ("AVG", 0.0, 100.0)} <= set(limits)
-    for one in seeds.compare_groups(seeds.seed_groups(both)):
+    for one in seedtable.compare_groups(seedtable.seed_groups(both)):
         assert -100 <= one.gap.difference.low < one.gap.difference.high <= 100 and one.gap.noise <= 100
 
 
@@ -175,7 +175,7 @@ def test_seeds_speak_of_sight_where_blind_rows_are(blind: tuple[float, ...], sai
     one, two = _seeded("mini-dino", [0.2, 0.22, 0.21]), _seeded("mini-clip", [0.8, 0.81, 0.79])
     for runs, share in zip((one, two), blind, strict=False):
         _blind(runs, share)
-    (found,) = seeds.seed_sentences(seeds.seed_groups([*one, *two]))
+    (found,) = seedtable.seed_sentences(seedtable.seed_groups([*one, *two]))
     assert re.search(said, found), found
 
 
@@ -188,7 +188,7 @@ def test_seeds_on_one_image_say_no_more_than_they_can() -> None:
                      for index, line in enumerate(made_runs.layout("gqa"))]  # fmt: skip
             made_runs.write_scores(run, "gqa", lines)
             both.append(report.read_scored(read_run(run.folder)))
-    table = seeds.seed_table(both)
+    table = seedtable.seed_table(both)
     assert table is not None
     assert [row.cells["mean"].interval for row in table.rows] == ["", ""]
     assert [row.cells["within"].text for row in table.rows] == ["–", "–"]  # noqa: RUF001
@@ -197,7 +197,7 @@ def test_seeds_on_one_image_say_no_more_than_they_can() -> None:
 
 def test_one_seed_each_has_no_table_and_the_comparison_says_so() -> None:
     runs = [made_runs.make_run(name, benchmarks=["gqa"]) for name in ("mini-dino", "mini-clip")]
-    assert seeds.seed_table([report.read_scored(read_run(run.folder)) for run in runs]) is None
+    assert seedtable.seed_table([report.read_scored(read_run(run.folder)) for run in runs]) is None
     assert any("One seed each" in note for note in report.comparison([read_run(run.folder) for run in runs]).notes)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from mllm_eval import report, results
 from mllm_eval.errors import UserError
-from mllm_eval.report.site.evidence import Entry
+from mllm_eval.report.site.contents import Entry
 from mllm_eval.report.site.runpage import probes_section
 from mllm_eval.report.table import MISSING
 from mllm_eval.results import read_run

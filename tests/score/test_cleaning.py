@@ -15,7 +15,7 @@ from mllm_eval.catalog import load_benchmark, paper_benchmarks
 from mllm_eval.catalog.benchmark import Benchmark
 from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.data.samples import Sample
-from mllm_eval.pipeline.scoring import States, score_answers
+from mllm_eval.pipeline.runscores import States, score_answers
 from mllm_eval.run import Run
 from mllm_eval.score.cleaning import clean_up_spaces
 

@@ -30,11 +30,11 @@ from mllm_eval.filtering.corpusrun import Filtered, Spent
 from mllm_eval.filtering.tally import Near, Tally
 from mllm_eval.html import Html, joined
 from mllm_eval.leaks.findings import Findings, Found, Settings
-from mllm_eval.pipeline.display import Bars, Lines
+from mllm_eval.pipeline.progressbar import Bars, Lines
 from mllm_eval.report.render import FORMATS, render
 from mllm_eval.report.site import figures, markup
 from mllm_eval.report.site.build import write_report
-from mllm_eval.report.site.leaks import leaks_page
+from mllm_eval.report.site.leakspage import leaks_page
 from mllm_eval.report.table import Cell, Column, Row, Table
 from mllm_eval.results import record_of
 from mllm_eval.score.frames import ScoredPredictions

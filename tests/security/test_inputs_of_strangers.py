@@ -22,12 +22,12 @@ from mllm_eval import config, yamlbounds
 from mllm_eval.adapters import load_encoder_model
 from mllm_eval.alignment.pairs import load_pairs
 from mllm_eval.alignment.protocol import Alignment
-from mllm_eval.catalog.llama import llama_config
+from mllm_eval.catalog.llamaconfig import llama_config
 from mllm_eval.data import parquet
 from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.errors import UserError
 from mllm_eval.model import load_tokenizer
-from mllm_eval.pipeline.weights import check
+from mllm_eval.pipeline.provision import check
 from mllm_eval.plan.workload import _text
 from mllm_eval.results import record_of
 from mllm_eval.results.timings import read_timings
@@ -185,7 +185,7 @@ def test_a_gguf_tokenizer_that_a_library_panics_at_or_that_is_an_array_is_one_li
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mllm_eval.hub.gguf_header import GgufHeader
-    from mllm_eval.model import gguf
+    from mllm_eval.model import dequantising
 
     class PanicException(BaseException):
         """What a library in Rust raises, which is no Exception."""
@@ -195,16 +195,16 @@ def test_a_gguf_tokenizer_that_a_library_panics_at_or_that_is_an_array_is_one_li
 
     said: dict[str, Any] = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
                             "tokenizer.ggml.tokens": ["a", "b"]}  # fmt: skip
-    monkeypatch.setattr(gguf, "read_gguf", lambda path: GgufHeader(said, {}))
-    assert gguf.gguf_tokenizer(tmp_path / "x.gguf")("ab")["input_ids"] == [0, 1]
+    monkeypatch.setattr(dequantising, "read_gguf", lambda path: GgufHeader(said, {}))
+    assert dequantising.gguf_tokenizer(tmp_path / "x.gguf")("ab")["input_ids"] == [0, 1]
     for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre"):
         with monkeypatch.context() as patch:
             patch.setitem(said, key, np.array([1, 2]))
             with pytest.raises(UserError, match=r"x.gguf: (has no|its) tokenizer"):
-                gguf.gguf_tokenizer(tmp_path / "x.gguf")
-    monkeypatch.setattr(gguf, "_byte_level", panics)
+                dequantising.gguf_tokenizer(tmp_path / "x.gguf")
+    monkeypatch.setattr(dequantising, "_byte_level", panics)
     with pytest.raises(UserError, match=r"x.gguf: its tokenizer cannot be read \(range end index 3.*name another"):
-        gguf.gguf_tokenizer(tmp_path / "x.gguf")
+        dequantising.gguf_tokenizer(tmp_path / "x.gguf")
 
 
 def test_a_broken_training_row_does_not_stop_a_plan(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from tiny_models import make_conversations, make_encoder, make_llm, make_recipe
 from mllm_eval.errors import UserError
 from mllm_eval.run import Run
 from mllm_eval.storage import sha256_tree
-from mllm_eval.train import room, stages, train
-from mllm_eval.train.progress import StageLog, latest_whole
-from mllm_eval.train.room import checkpoint_bytes, trained_parameters
+from mllm_eval.train import diskspace, stages, train
+from mllm_eval.train.diskspace import checkpoint_bytes, trained_parameters
+from mllm_eval.train.stageprogress import StageLog, latest_whole
 
 LORA = {"r": 4, "alpha": 8, "targets": ["q_proj", "down_proj"]}
 KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -93,11 +93,11 @@ def test_training_is_refused_where_its_checkpoints_have_no_room(
 ) -> None:
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
     run = make_run(tmp_path, "plain")
-    used = room.shutil.disk_usage(tmp_path)
+    used = diskspace.shutil.disk_usage(tmp_path)
     each = checkpoint_bytes(run, run.recipe.stage2)
     model = 4 * (run.llm.params + run.encoder.params)
     for free, enough in ((3 * each + model, True), (3 * each + model - 1, False)):
-        monkeypatch.setattr(room.shutil, "disk_usage", lambda _, free=free: used._replace(free=free))
+        monkeypatch.setattr(diskspace.shutil, "disk_usage", lambda _, free=free: used._replace(free=free))
         if enough:
             plain = stages.with_room
             monkeypatch.setattr(stages, "with_room", gone_far_enough)

@@ -15,7 +15,7 @@ from tiny_models import make_conversations, make_encoder, make_llm, make_recipe
 from mllm_eval.run import Run
 from mllm_eval.train import notice, train
 from mllm_eval.train.notice import SIGNALS, Checkpoints, Notice
-from mllm_eval.train.progress import latest_whole
+from mllm_eval.train.stageprogress import latest_whole
 
 
 @pytest.fixture

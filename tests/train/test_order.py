@@ -19,7 +19,7 @@ from mllm_eval.train import train
 from mllm_eval.train.batches import Collator, RowShape
 from mllm_eval.train.batchstats import row_facts
 from mllm_eval.train.order import Plan
-from mllm_eval.train.progress import Work
+from mllm_eval.train.stageprogress import Work
 from mllm_eval.train.stages import load_tokenizer, prepare_stage
 
 ORDERS = ("random", "modality", "length")

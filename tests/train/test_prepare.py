@@ -15,7 +15,7 @@ from mllm_eval.decoding import PLAIN
 from mllm_eval.errors import UserError
 from mllm_eval.model import load_tokenizer
 from mllm_eval.run import Run
-from mllm_eval.train import prepare, rowchunks, stages, tokens, train
+from mllm_eval.train import prepare, rowchunks, rowtokens, stages, train
 from mllm_eval.train.tokenising import BudgetedSet, Noted, Writer, write_tokens
 
 
@@ -99,7 +99,7 @@ def test_training_takes_what_was_prepared(tmp_path: Path, monkeypatch: pytest.Mo
     said: list[str] = []
     prepare(run, said.append, 2)
     assert [line.partition(":")[0] for line in said] == ["stage 1", "stage 2"]
-    monkeypatch.setattr(tokens, "write_tokens", lambda *_: pytest.fail("tokenised again"))
+    monkeypatch.setattr(rowtokens, "write_tokens", lambda *_: pytest.fail("tokenised again"))
     monkeypatch.setattr(stages, "with_room", gone_far_enough)
     with pytest.raises(InterruptedError):
         train(run)

@@ -18,7 +18,7 @@ from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.data.rowindex import row_index
 from mllm_eval.errors import UserError
 from mllm_eval.train import rowchunks, tokenising
-from mllm_eval.train.tokens import ImageReading, TokenisedSet, tokenise
+from mllm_eval.train.rowtokens import ImageReading, TokenisedSet, tokenise
 
 
 @pytest.fixture(autouse=True)

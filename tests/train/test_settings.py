@@ -80,7 +80,7 @@ def test_an_output_layer_of_its_own_may_have_an_adapter(tmp_path: Path) -> None:
 
 
 def test_fused_kernels_want_the_activation_that_they_compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mllm_eval.train.settings.check_liger", lambda *_: None)
+    monkeypatch.setattr("mllm_eval.train.argumentcheck.check_liger", lambda *_: None)
     llm = make_llm(tmp_path / "llm")
     change_config(tmp_path / "llm", hidden_act="gelu")
     refused(

@@ -27,8 +27,8 @@ from mllm_eval.storage import sha256_tree
 from mllm_eval.train import is_trained, train
 from mllm_eval.train.batches import Collator, RowShape
 from mllm_eval.train.order import Plan, planned
-from mllm_eval.train.progress import StageLog, latest_whole, mark_whole
-from mllm_eval.train.tokens import TokenisedSet, tokenise
+from mllm_eval.train.rowtokens import TokenisedSet, tokenise
+from mllm_eval.train.stageprogress import StageLog, latest_whole, mark_whole
 
 
 @pytest.fixture
@@ -61,12 +61,12 @@ def test_tokens_are_those_of_the_rendered_prompt_and_targets_those_of_the_answer
 
 
 def test_tokens_are_cached_until_an_image_or_the_file_changes(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mllm_eval.train import tokens
+    from mllm_eval.train import rowtokens
 
     run = make_run(home)
     written: list[Path] = []
-    write = tokens.write_tokens
-    monkeypatch.setattr(tokens, "write_tokens", lambda folder, *rest: (written.append(folder), write(folder, *rest)))
+    write = rowtokens.write_tokens
+    monkeypatch.setattr(rowtokens, "write_tokens", lambda folder, *rest: (written.append(folder), write(folder, *rest)))
     data = tokenised(run)
     tokenised(run)
     assert len(written) == 1
@@ -303,7 +303,7 @@ def test_the_projector_may_learn_at_its_own_rate(home: Path) -> None:
 
 def train_and_die(home: Path, at: tuple[str | int, int]) -> None:
     """A process that ends at once behind the encoding of so many images, or behind a step of a stage."""
-    from mllm_eval.train.progress import Work
+    from mllm_eval.train.stageprogress import Work
 
     encoded, steps = Work.encoded, Work.steps
 

@@ -20,8 +20,8 @@ from mllm_eval.run import Run
 from mllm_eval.train import encoding, train
 from mllm_eval.train.batches import Collator, RowShape
 from mllm_eval.train.encoding import encode, missing, refs_of
+from mllm_eval.train.rowtokens import ImageReading, Images, TokenisedSet, tokenise
 from mllm_eval.train.stagerows import conversations_of
-from mllm_eval.train.tokens import ImageReading, Images, TokenisedSet, tokenise
 from mllm_eval.train.unreadable import Unreadable
 
 

@@ -13,13 +13,13 @@ from mllm_eval.errors import UserError
 from mllm_eval.html import Html
 from mllm_eval.progress import Progress, unheard
 from mllm_eval.report.site.comparing import compare_data, compare_page
-from mllm_eval.report.site.evidence import Evidence, gather
-from mllm_eval.report.site.files import write_data
-from mllm_eval.report.site.leaks import FILE, found_leaks, leaks_page
+from mllm_eval.report.site.contents import Evidence, gather
+from mllm_eval.report.site.datafiles import write_data
+from mllm_eval.report.site.leakspage import FILE, found_leaks, leaks_page
 from mllm_eval.report.site.markup import page
 from mllm_eval.report.site.overview import overview, scaling_page
 from mllm_eval.report.site.runpage import run_page
-from mllm_eval.report.site.samples import write_samples
+from mllm_eval.report.site.samplepages import write_samples
 from mllm_eval.report.site.vision import FILE as VISION
 from mllm_eval.report.site.vision import vision_page
 from mllm_eval.results import RunRecord

@@ -8,7 +8,7 @@ from typing import Any
 
 from mllm_eval.html import NOTHING, Html
 from mllm_eval.report.differences import Difference
-from mllm_eval.report.site.evidence import Entry, Evidence
+from mllm_eval.report.site.contents import Entry, Evidence
 from mllm_eval.report.table import printed
 from mllm_eval.report.words import ALPHA, sentences, title
 from mllm_eval.results import AVERAGE, columns

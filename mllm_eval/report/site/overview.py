@@ -18,11 +18,10 @@ from mllm_eval.report.evidence import Scored
 from mllm_eval.report.given import one_answer_words
 from mllm_eval.report.notes import failed_words
 from mllm_eval.report.paper import PublishedRows, published_rows
-from mllm_eval.report.scaling import Line, crossing_words, crossings, lines, metrics, scaling, scaling_table
-from mllm_eval.report.seeds import seed_table
-from mllm_eval.report.site import plots
-from mllm_eval.report.site import scores as score_table
-from mllm_eval.report.site.evidence import Evidence
+from mllm_eval.report.scalingtable import Line, crossing_words, crossings, lines, metrics, scaling, scaling_table
+from mllm_eval.report.seedtable import seed_table
+from mllm_eval.report.site import bigtable, plots
+from mllm_eval.report.site.contents import Evidence
 from mllm_eval.report.site.figures import write_figure
 from mllm_eval.report.site.markup import headline, listed, note, opened, section, sheet
 from mllm_eval.report.table import MISSING, printed
@@ -149,7 +148,7 @@ def _table(evidence: Evidence) -> Html:
     rows, shown = list(evidence.table.rows) if evidence.entries else [], None
     if evidence.entries:
         shown = evidence.table.columns
-    wanted = shown or score_table.columns()
+    wanted = shown or bigtable.columns()
     ways = ways_of([PUBLISHED.file], {column.key for column in wanted})
     measured = {row.label: row for row in rows}
     # Measured rows counted as the published ones come and go with these.
@@ -164,7 +163,7 @@ def _table(evidence: Evidence) -> Html:
     caption += "".join(f" {text}" for text in said)
     hues = {run.label: i for i, run in enumerate(evidence.seeing)}
     files = {run.label: f"run-{run.scored.record.hash}.html" for run in evidence.entries}
-    html = score_table.html(wanted, rows, published, hues, files, known)
+    html = bigtable.html(wanted, rows, published, hues, files, known)
     legend = (
         "Small: 95 % interval, bootstrap clustered by image, pair or circular group. Bold: the best of its column. "
         "A dash: not every member was measured. Failed samples leave the value and show in the last column."

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mllm_eval.report.scaling import Line, metric_title, scaling
-from mllm_eval.report.site.evidence import Entry, Evidence
+from mllm_eval.report.scalingtable import Line, metric_title, scaling
+from mllm_eval.report.site.contents import Entry, Evidence
 from mllm_eval.report.site.figures import INK, LINE, PAGE, SOFT, bare, hue
 from mllm_eval.report.words import title
 from mllm_eval.results import AVERAGE, columns

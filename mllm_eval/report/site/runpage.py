@@ -14,10 +14,10 @@ from mllm_eval.report.chance import chance_p
 from mllm_eval.report.diff import flat
 from mllm_eval.report.evidence import read_blind
 from mllm_eval.report.site import plots
-from mllm_eval.report.site.behind import behind
-from mllm_eval.report.site.evidence import Entry
+from mllm_eval.report.site.contents import Entry
 from mllm_eval.report.site.figures import write_figure
 from mllm_eval.report.site.markup import facts, opened, section, sheet
+from mllm_eval.report.site.runparts import behind
 from mllm_eval.report.table import printed
 from mllm_eval.report.words import p_words, title
 from mllm_eval.results import RunRecord, Timing, columns

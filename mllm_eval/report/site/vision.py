@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from mllm_eval.html import NOTHING, Html
-from mllm_eval.report.aligning import alignment_table
-from mllm_eval.report.probing import probe_table
-from mllm_eval.report.site.evidence import Evidence
+from mllm_eval.report.alignmenttable import alignment_table
+from mllm_eval.report.probetable import probe_table
+from mllm_eval.report.site.contents import Evidence
 from mllm_eval.report.site.figures import write_figure
 from mllm_eval.report.site.markup import headline, listed, note, section, sheet
 from mllm_eval.report.site.visionplots import against_size, heat_maps, sized, sweep_figure

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mllm_eval.errors import UserError
-from mllm_eval.report.probing import UNITS
+from mllm_eval.report.probetable import UNITS
 from mllm_eval.report.site.figures import INK, SOFT, bare, hue, new_figure, save, style
 from mllm_eval.results.aligned import Aligned
 from mllm_eval.results.probed import Probed

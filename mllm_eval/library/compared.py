@@ -16,7 +16,7 @@ from mllm_eval.imported import Imported
 from mllm_eval.library.evaluation import Questions, Results, evaluate, facts_of, refuse_unknown, several, table_size
 from mllm_eval.pipeline.asked import asked_benchmarks, baseline_asked, rules_asked
 from mllm_eval.pipeline.reporter import Reporter
-from mllm_eval.pipeline.subset import shown_variants
+from mllm_eval.pipeline.selection import shown_variants
 from mllm_eval.report import Table, comparison, sentences
 from mllm_eval.report.comparison import held_equal, labels, row_of, tested
 from mllm_eval.report.differences import Difference
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mllm_eval.html import Html
-    from mllm_eval.library.encoder import LoadedEncoder
+    from mllm_eval.library.frozen import LoadedEncoder
 
 COLUMNS = (
     "a", "b", "column", "difference", "low", "high", "p", "holm", "only_a", "only_b", "mcnemar",

@@ -10,10 +10,10 @@ from typing import Any
 from mllm_eval.errors import UserError
 from mllm_eval.html import NOTHING, Html
 from mllm_eval.leaks.findings import Findings
-from mllm_eval.report.leaks import findings_for, leaks_table
-from mllm_eval.report.site.evidence import Evidence
+from mllm_eval.report.site.contents import Evidence
 from mllm_eval.report.site.markup import headline, listed, note, section, sheet
 from mllm_eval.report.table import Table
+from mllm_eval.report.withoutleaked import findings_for, leaks_table
 from mllm_eval.report.words import title
 from mllm_eval.results import columns
 from mllm_eval.storage import write_atomic

@@ -11,7 +11,7 @@ from mllm_eval.adapters.projector import Projector
 from mllm_eval.catalog import Stage
 from mllm_eval.errors import UserError
 from mllm_eval.run import Run
-from mllm_eval.train.progress import is_made
+from mllm_eval.train.stageprogress import is_made
 
 # Two checkpoints are kept, and the next is written beside them.
 AT_A_TIME = 3

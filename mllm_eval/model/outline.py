@@ -15,11 +15,11 @@ from mllm_eval.adapters.loading import first_line, hold_tensors, reshaped
 from mllm_eval.catalog import LLM
 from mllm_eval.catalog.gguf import DERIVED as DERIVED_IN_GGUF
 from mllm_eval.catalog.gguf import is_gguf
-from mllm_eval.catalog.llama import llama_config
+from mllm_eval.catalog.llamaconfig import llama_config
 from mllm_eval.errors import UserError
 from mllm_eval.hub.gguf_header import GgufTensor
 from mllm_eval.hub.safetensors_header import TensorFacts, read_header
-from mllm_eval.model.gguf import held_shapes
+from mllm_eval.model.dequantising import held_shapes
 
 # Frequencies that old conversions stored beside the weights; they follow from the config.
 DERIVED = rf"(.*\.)?rotary_emb\.inv_freq|{DERIVED_IN_GGUF}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mllm_eval.adapters import weights_place
 from mllm_eval.catalog import LLM, Encoder, Weights
-from mllm_eval.catalog.llama import llama_config
+from mllm_eval.catalog.llamaconfig import llama_config
 from mllm_eval.environment import before_torch
 from mllm_eval.errors import UserError
 from mllm_eval.hub import Lock, Source, lock_path, locked_folder, read_lock
@@ -180,7 +180,7 @@ def check(one: Encoder | LLM | Whole, place: Path) -> tuple[str, ...]:
         raise UserError(f"{place}: {held:,} parameters in its files, {one.name}'s yaml says {one.params:,}")
     before_torch()
     if isinstance(one, LLM):
-        from mllm_eval.model.llama import llama_outline
+        from mllm_eval.model.outline import llama_outline
 
         llama_outline(one, place)
         return _about_words(one, place)

@@ -15,8 +15,8 @@ from mllm_eval.data.content import content_of
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
 from mllm_eval.progress import Progress
-from mllm_eval.report.site.evidence import Entry, Evidence
-from mllm_eval.report.site.files import write_data
+from mllm_eval.report.site.contents import Entry, Evidence
+from mllm_eval.report.site.datafiles import write_data
 from mllm_eval.report.words import title
 from mllm_eval.results import columns
 

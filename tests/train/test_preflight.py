@@ -16,10 +16,9 @@ from mllm_eval.environment import cores
 from mllm_eval.errors import UserError
 from mllm_eval.run import Run
 from mllm_eval.storage import sha256_tree
-from mllm_eval.train import probe as probes
-from mllm_eval.train import train
+from mllm_eval.train import preflight, train
 from mllm_eval.train.order import Plan
-from mllm_eval.train.probe import attention, check_rotary, longest_rows
+from mllm_eval.train.preflight import attention, check_rotary, longest_rows
 
 
 def make_run(folder: Path, **changes: Any) -> Run:
@@ -34,7 +33,7 @@ def train_with_and_without(folder: Path, changes: dict[str, Any]) -> int:
     """A process of its own: whether the checkpoint is the same with the pass over the longest rows and without."""
     made = []
     tried: list[int] = []
-    plain = probes.try_pass
+    plain = preflight.try_pass
     for probe in (True, False):
         os.environ["MLLM_EVAL_RESULTS"] = str(folder / f"results-{probe}")
 
@@ -43,7 +42,7 @@ def train_with_and_without(folder: Path, changes: dict[str, Any]) -> int:
                 tried.append(given[2]["input_ids"].shape[1])
                 plain(*given)
 
-        probes.try_pass = pass_
+        preflight.try_pass = pass_
         run = make_run(folder, **changes)
         train(run)
         made.append(sha256_tree(run.checkpoint))
@@ -66,7 +65,7 @@ def test_rows_that_do_not_fit_are_told_before_the_first_step(tmp_path: Path, mon
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 18.00 GiB.\nmore")
 
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr(probes, "try_pass", full)
+    monkeypatch.setattr(preflight, "try_pass", full)
     run = make_run(tmp_path)
     with pytest.raises(UserError, match=r"^4 of the longest rows, of \d+ tokens, do not fit .* lower `micro_batch`"):
         train(run)

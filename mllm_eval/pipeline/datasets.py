@@ -8,7 +8,7 @@ from pathlib import Path
 from mllm_eval.catalog import Benchmark
 from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.data import locking
-from mllm_eval.data.locks import lock_path, locked_snapshot, read_lock, rows_of
+from mllm_eval.data.snapshotlock import lock_path, locked_snapshot, read_lock, rows_of
 from mllm_eval.hub.lock import Lock, Rows
 from mllm_eval.pipeline.reporter import Reporter, Silent
 

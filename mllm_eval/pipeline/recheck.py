@@ -14,7 +14,7 @@ from mllm_eval.generate import Task, TemplateFormat
 from mllm_eval.pipeline.asked import asked_benchmarks
 from mllm_eval.pipeline.inference import titled
 from mllm_eval.pipeline.reporter import Reporter, Silent
-from mllm_eval.pipeline.subset import asked_samples
+from mllm_eval.pipeline.selection import asked_samples
 from mllm_eval.run import Run
 from mllm_eval.train import is_trained
 

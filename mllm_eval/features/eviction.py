@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mllm_eval.environment import parse_bytes
-from mllm_eval.features.shards import SUFFIX, index_of, remove, unheld
+from mllm_eval.features.storeshards import SUFFIX, index_of, remove, unheld
 from mllm_eval.locks import FileLock
 from mllm_eval.storage import results_home
 

@@ -11,7 +11,7 @@ from mllm_eval.report.table import MISSING, Cell, Column, Row, Table, printed, s
 from mllm_eval.report.words import ALPHA, p_words
 from mllm_eval.results.aligned import Aligned
 from mllm_eval.stats import holm, seed_of
-from mllm_eval.stats.images import ImagePair, ImageSums, image_pair
+from mllm_eval.stats.imageratios import ImagePair, ImageSums, image_pair
 
 DECIMALS = 3
 COLUMNS = (

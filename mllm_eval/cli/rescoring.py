@@ -88,7 +88,7 @@ def score_file(
     if name is None:
         return
     from mllm_eval.cli.display import display
-    from mllm_eval.pipeline.imported import keep_answers
+    from mllm_eval.pipeline.importing import keep_answers
 
     kept = keep_answers(name, benchmark, answers, scored, options, display())
     shown = " and ".join(f"`mllm-eval {one} --runs {kept.label}`" for one in ("table", "report"))

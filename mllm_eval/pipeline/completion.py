@@ -15,16 +15,16 @@ from mllm_eval.environment import settings
 from mllm_eval.external import Dtype, ExternalModel
 from mllm_eval.pipeline.asked import asked_benchmarks, asked_variants, rules_asked
 from mllm_eval.pipeline.backends import BackendSource, ExternalSource, RunSource
+from mllm_eval.pipeline.datasets import locked_or_told
 from mllm_eval.pipeline.flow import train_missing, working
 from mllm_eval.pipeline.inference import Inference, titled
 from mllm_eval.pipeline.ledger import Ledger
 from mllm_eval.pipeline.pictures import conclude, tell_of_broken
 from mllm_eval.pipeline.rehearsal import unsettled
 from mllm_eval.pipeline.reporter import Reporter
-from mllm_eval.pipeline.scoring import States, score_answers, scored
-from mllm_eval.pipeline.snapshots import locked_or_told
+from mllm_eval.pipeline.runscores import States, score_answers, scored
+from mllm_eval.pipeline.selection import asked_samples, subset_words
 from mllm_eval.pipeline.sources import folders_of, needed, provide
-from mllm_eval.pipeline.subset import asked_samples, subset_words
 from mllm_eval.run import Run, RunFolder
 from mllm_eval.train import hold_to_its_data, is_trained
 

@@ -21,8 +21,8 @@ from mllm_eval.report.details import details_table
 from mllm_eval.report.evidence import read_scored
 from mllm_eval.report.gain import with_gains
 from mllm_eval.report.given import one_answer_words
-from mllm_eval.report.leaks import leaks_table
 from mllm_eval.report.notes import failed_words
+from mllm_eval.report.withoutleaked import leaks_table
 from mllm_eval.results import Records, RunRecord, record_of
 from mllm_eval.saved import Saved
 from mllm_eval.storage import results_home, write_atomic

@@ -7,7 +7,7 @@ from mllm_eval.catalog import Lora, Stage
 from mllm_eval.distributed.ranks import world_size
 from mllm_eval.errors import UserError
 from mllm_eval.kernels import resolve_kernels
-from mllm_eval.model.llama import Outline, llama_outline
+from mllm_eval.model.outline import Outline, llama_outline
 from mllm_eval.run import Run
 from mllm_eval.train.liger import check_liger
 from mllm_eval.train.sharding import deepspeed_config

@@ -15,7 +15,7 @@ from mllm_eval.data.content import content_of, contents_hash, state_of
 from mllm_eval.data.samples import Sample
 from mllm_eval.distribution import counted
 from mllm_eval.errors import UserError
-from mllm_eval.pipeline.subset import stratum_of
+from mllm_eval.pipeline.selection import stratum_of
 from mllm_eval.run import RunFolder
 from mllm_eval.storage import read_json, sha256_file, write_json, write_jsonl
 

@@ -22,7 +22,7 @@ from mllm_eval.data.snapshots import load_samples
 from mllm_eval.disk import sum_note
 from mllm_eval.errors import UserError
 from mllm_eval.model.vlm import VLM
-from mllm_eval.pipeline.subset import asked_samples
+from mllm_eval.pipeline.selection import asked_samples
 from mllm_eval.report import choice, comparison, read_scored
 from mllm_eval.report.sizing import thinned
 from mllm_eval.results import read_run

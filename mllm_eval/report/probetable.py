@@ -16,7 +16,7 @@ from mllm_eval.report.table import Column, Row, Table, printed, score_cell, with
 from mllm_eval.report.words import ALPHA, p_words
 from mllm_eval.results.probed import IMAGES, SCALE, TOP, Probed, Reading, read_probed
 from mllm_eval.stats import Interval, holm, seed_of
-from mllm_eval.stats.images import ImageSums, image_pair
+from mllm_eval.stats.imageratios import ImageSums, image_pair
 
 if TYPE_CHECKING:
     from mllm_eval.results import RunRecord

@@ -13,8 +13,8 @@ from mllm_eval.imported import Imported
 from mllm_eval.pipeline.flow import working
 from mllm_eval.pipeline.inference import titled
 from mllm_eval.pipeline.reporter import Reporter
-from mllm_eval.pipeline.scoring import States, score_answers
-from mllm_eval.pipeline.subset import asked_samples
+from mllm_eval.pipeline.runscores import States, score_answers
+from mllm_eval.pipeline.selection import asked_samples
 from mllm_eval.saved import saved_runs
 from mllm_eval.score.files import Scored, ScoringOptions
 from mllm_eval.storage import sha256_file, write_atomic
