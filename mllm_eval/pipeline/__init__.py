@@ -1,7 +1,7 @@
-"""The one flow: what is missing of data, training, answers and scores is made, what is there is kept.
+"""Provide data, train, answer and score: every step makes only what is missing and keeps what exists.
 
-Every step leaves a file that says it is done, so a flow that was stopped anywhere goes on there, and one with
-nothing to do loads no model.
+Every finished step leaves a file that marks it as done. An interrupted flow resumes after its last finished step, and
+a flow with nothing left to do loads no model.
 """
 
 from __future__ import annotations

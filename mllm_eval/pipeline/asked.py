@@ -1,4 +1,4 @@
-"""Which benchmarks and variants are asked, from the names that were given."""
+"""Resolve the names that a user gives to benchmarks and variants."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from mllm_eval.errors import UserError, near
 
 
 def asked_benchmarks(asked: Sequence[Given | Benchmark] | None, pin: str) -> list[Benchmark]:
-    """The benchmarks of these names, files or objects; without any, those of the paper's table that have this pin.
+    """Return the benchmarks with these names, files or objects.
+
+    Without `asked`: the benchmarks of the paper's table that have data for this pin.
 
     Raises:
         UserError: an unknown name, or a benchmark without data for this pin.
@@ -27,7 +29,9 @@ def asked_benchmarks(asked: Sequence[Given | Benchmark] | None, pin: str) -> lis
 
 
 def asked_variants(asked: Sequence[Benchmark], wanted: Sequence[str]) -> dict[str, list[str]]:
-    """Benchmark -> the variants to ask: `default`, and of those wanted the ones it has (`all`: all of its own).
+    """Return benchmark name -> the variants to ask: `default`, and each wanted variant that the benchmark has.
+
+    `all` stands for all variants that a benchmark defines itself.
 
     Raises:
         UserError: a variant that no benchmark has.
@@ -45,14 +49,14 @@ def asked_variants(asked: Sequence[Benchmark], wanted: Sequence[str]) -> dict[st
 
 
 def rules_asked(rules: str, benchmarks: Sequence[Given | Benchmark] | None, pin: str) -> None:
-    """UserError, with the nearest name, for a rule set of which no benchmark asked would have a score to print."""
+    """Raise UserError, with the nearest known name, where none of the chosen benchmarks has this rule set."""
     known = dict.fromkeys(name for benchmark in asked_benchmarks(benchmarks, pin) for name in benchmark.rules)
     if known and rules not in known:
         raise UserError(f"no benchmark asked has rules {rules!r}.{near(rules, known)} Known: {', '.join(known)}")
 
 
 def baseline_asked(baseline: str | None, own: Sequence[str]) -> None:
-    """UserError for a baseline that can be no row of encoders of these names: neither a hash nor a label of one."""
+    """Raise UserError for a baseline that is neither a run hash nor begins with one of these encoder names."""
     if baseline is None or re.fullmatch(r"[0-9a-f]{12}", baseline) or any(map(baseline.startswith, own)):
         return
     raise UserError(f"no row {baseline!r} to compare with.{near(baseline, own)}")

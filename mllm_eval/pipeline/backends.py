@@ -1,4 +1,4 @@
-"""Which backend answers for a run or an external model, loaded when the first question is asked."""
+"""Choose the backend that answers for a run or an external model, and load it when the first question is asked."""
 
 from __future__ import annotations
 
@@ -26,53 +26,53 @@ if TYPE_CHECKING:
 
 
 class BackendSource(Protocol):
-    """What must be known before a model is loaded, and the loading."""
+    """Loads a backend, and answers the questions about its model that come up before it is loaded."""
 
     @property
     def prompts(self) -> PromptFormat:
-        """How its prompts are written."""
+        """The format in which prompts are written for the model."""
         ...
 
     @property
     def positions(self) -> int | None:
-        """How many tokens its LLM can hold in a row, where that can be told without loading it."""
+        """The LLM's maximum sequence length in tokens; None where only a loaded model would tell it."""
         ...
 
     def load(self) -> Backend:
-        """The backend. Raises UserError where the model cannot be asked."""
+        """Load and return the backend. Raises UserError where the model cannot answer questions."""
         ...
 
     def missing_features(self, images: Sequence[ImageRef]) -> set[str]:
-        """The SHA-256 of those images that are to be encoded before they are asked about."""
+        """Return the SHA-256 of those images that must be encoded before their questions are asked."""
         ...
 
     def encode(
         self, images: Sequence[ImageRef], progress: Progress, broken: Callable[[ImageRef, Exception], None]
     ) -> None:
-        """Encode those of the images that are missing; `broken` is told of each that cannot be read."""
+        """Encode the images whose features are missing; call `broken` for each image that cannot be read."""
         ...
 
 
 class RunSource:
-    """A trained run, answered by this project's engine or by a server. Making one costs nothing."""
+    """A trained run whose questions this project's engine or a server answers. Nothing is loaded on construction."""
 
     def __init__(self, run: Run, train: Callable[[], None], ledger: Ledger, server: Server | None = None) -> None:
-        """`train` sees to the training. `server` answers in the engine's place, given embeddings."""
+        """`train` trains the run where needed. `server` answers in place of the engine, from embeddings."""
         self.run, self.train, self.ledger, self.server = run, train, ledger, server
 
     @property
     def prompts(self) -> PromptFormat:
-        """Those of the recipe's template."""
+        """The prompt format of the recipe's template."""
         return TemplateFormat(self.run.recipe.template)
 
     @cached_property
     def positions(self) -> int | None:
-        """How many tokens the trained LLM can hold in a row, where its checkpoint says so."""
+        """The trained LLM's maximum sequence length in tokens; None where its checkpoint does not state it."""
         return positions_in(self.run.checkpoint)
 
     @cached_property
     def model(self) -> VLM:
-        """The checkpoint, for evaluation."""
+        """The run's model, trained first where needed and loaded without its encoder."""
         self.train()
         repeatable(self.run.seed)
         import torch
@@ -89,19 +89,23 @@ class RunSource:
 
     @cached_property
     def features(self) -> Features:
-        """The encoder's features of any image, from the store where it has them."""
+        """The encoder's features of any image, read from the feature store where they are stored."""
         repeatable(self.run.seed)
         from mllm_eval.features import Features
 
         return Features.of(self.run)
 
     def load(self) -> Backend:
-        """The engine with the limits that the run has kept, or the server's backend."""
+        """Return the engine with the run's saved limits, or the server's backend where there is a server.
+
+        Where transformers' internals differ from what the engine needs, return `Reference`, which answers one
+        question at a time.
+        """
         model, template = self.model, self.run.recipe.template
         if self.server:
             from mllm_eval.generate.server import ServerBackend
 
-            # A line of the ledger says who answered: its sums are rounded otherwise than the engine's.
+            # The ledger must record that a server answered: it rounds differently from the engine.
             with self.ledger.step(f"asking {self.server.serves} at {self.server.url}", "server"):
                 pass
             return ServerBackend(model, template, lambda images: self.features(images), self.server)
@@ -122,13 +126,13 @@ class RunSource:
         return decided(lambda: kept_limits(self.run.answers_path("limits").with_suffix(".json"), model))
 
     def missing_features(self, images: Sequence[ImageRef]) -> set[str]:
-        """Those that the feature store does not have."""
+        """Return the SHA-256 of the images whose features are not in the store."""
         return set(self.features.store.missing(image.sha256 for image in images))
 
     def encode(
         self, images: Sequence[ImageRef], progress: Progress, broken: Callable[[ImageRef, Exception], None]
     ) -> None:
-        """Fill the feature store, each process with its share."""
+        """Fill the feature store; each process encodes its share of the images."""
         fill_together(self.features, images, progress, broken)
 
 
@@ -140,19 +144,23 @@ class ExternalSource:
 
     @property
     def prompts(self) -> PromptFormat:
-        """Its own, told apart by their messages."""
+        """The model's own chat format; prompts are identified by their chat messages."""
         return ChatFormat(self.model.overruled or {})
 
     @cached_property
     def positions(self) -> int | None:
-        """What its config says; None too where it is not on this machine: what was asked before is all there is."""
+        """The maximum sequence length in its config.
+
+        None where the config does not state it, or where the weights are not on this machine: then only answers that
+        were already given can be used.
+        """
         try:
             return positions_in(weights_folder(self.model.weights))
         except UserError:
             return None
 
     def load(self) -> Backend:
-        """The model with its processor."""
+        """Load and return the model with its processor."""
         repeatable(0)
         from mllm_eval.generate.stock import StockModel
 
@@ -161,10 +169,10 @@ class ExternalSource:
             return StockModel(weights_folder(chosen.weights), chosen.dtype, device(), chosen.batch)
 
     def missing_features(self, images: Sequence[ImageRef]) -> set[str]:
-        """None: it encodes what it is shown."""
+        """Return the empty set: the model encodes images itself."""
         return set()
 
     def encode(
         self, images: Sequence[ImageRef], progress: Progress, broken: Callable[[ImageRef, Exception], None]
     ) -> None:
-        """Nothing."""
+        """Do nothing: the model encodes images itself."""

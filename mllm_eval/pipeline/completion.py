@@ -1,4 +1,4 @@
-"""Evaluate a run or an external model: whatever is missing of answers and scores, by one flow for both."""
+"""Evaluate a run or an external model by the same flow: only missing answers and scores are made."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ class Selection(TypedDict, total=False):
     """Which questions are asked.
 
     benchmarks: names, files or objects; by default those of the paper's table that have the data pin.
-    blind: ask once more without images (variant `blind`).
+    blind: ask every question a second time without images (variant `blind`).
     variants: further variants of the benchmarks that have them; `all` stands for all of a benchmark's own.
-    subset: ask so many questions of the chosen benchmarks, a stratified part; answers and scores are kept apart.
-    rules: the rule set that will be shown; one that no benchmark has is refused before anything is computed.
-    retry_failed: ask failed samples again, whatever they failed by.
+    subset: number of questions to ask of the chosen benchmarks together, a stratified sample of them. Its answers and
+        scores are stored separately from those of the full benchmarks.
+    rules: the rule set that will be shown. Unknown names are refused before anything is computed.
+    retry_failed: ask failed samples again, whatever the reason for their failure.
     """
 
     benchmarks: Sequence[Given | Benchmark] | None
@@ -62,16 +63,15 @@ def evaluate(
     server: str | None = None,
     **which: Unpack[Selection],
 ) -> Run:
-    """Train an encoder's adapter, ask the benchmarks, score the answers: whatever of it is missing.
+    """Train an encoder's adapter, ask the benchmarks and score the answers; steps that are already done are skipped.
 
     Args:
-        encoder, recipe, llm: names, paths to yaml files, or what stands in them; the recipe names LLM and seed unless
-            given.
-        server: address of a vLLM server that holds the run's LLM and answers in the engine's place.
+        encoder, recipe, llm: names, paths to yaml files, or their contents. `llm` and `seed` default to the recipe's.
+        server: address of a vLLM server that serves the run's LLM and answers in place of the engine.
         which: see `Selection`.
 
     Raises:
-        UserError: an unknown name or bad input; whatever was computed before it stays.
+        UserError: an unknown name or bad input. Everything computed before the error is kept.
     """
     answering = _server_at(server)
     run = Run.of(encoder, recipe, llm, seed)
@@ -97,17 +97,18 @@ def evaluate_external(
     reporter: Reporter | None = None,
     **which: Unpack[Selection],
 ) -> ExternalModel:
-    """Ask an external model the benchmarks and score its answers: whatever of it is missing.
+    """Ask an external model the benchmarks and score its answers; steps that are already done are skipped.
 
     Args:
-        place: a folder in the hub's format, or `owner/name[@revision]` that `mllm-eval weights --model` locked; or a
-            model that knows data, dtype and batch itself.
+        place: a folder in the hub's format; or an `owner/name[@revision]` that `mllm-eval weights --model` has locked;
+            or an `ExternalModel`, whose own data pin, dtype and batch size replace the arguments.
         data: the benchmarks' data pin.
-        batch: questions that go through the model at a time.
+        dtype: floating-point type in which the model computes.
+        batch: number of questions in one batch.
         which: see `Selection`.
 
     Raises:
-        UserError: no such model or data, or a model that cannot be asked; what was answered stays.
+        UserError: no such model or data, or a model that cannot answer questions. Answers given before it are kept.
     """
     if isinstance(place, ExternalModel):
         data = place.data_pin
@@ -123,7 +124,7 @@ def evaluate_external(
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Benchmarks of a data pin, the variants of each, and what is said of a subset of them."""
+    """Benchmarks of a data pin, the variants of each, and a sentence about the subset (empty without one)."""
 
     data: str
     benchmarks: list[Benchmark]
@@ -191,7 +192,7 @@ def _drop_failed(row: RunFolder, chosen: _Chosen, reporter: Reporter) -> None:
 
 @dataclass
 class _Scores:
-    """Scores the answers to a variant for each variant that reads them (`readers`), where that is missing."""
+    """Makes missing scores: `readers` maps an answered variant to all variants that are scored from its answers."""
 
     row: RunFolder
     ledger: Ledger

@@ -1,4 +1,4 @@
-"""Benchmarks' data sets of the hub: fetched or taken from a folder, checked, locked; asked for before they are read."""
+"""Fetch the benchmarks' data sets from the hub or take them from a folder, check them, and lock their checksums."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ def lock_data(
     offline: bool = False,
     reporter: Reporter | None = None,
 ) -> bool:
-    """See to it that a pin of these benchmarks is here, checked and locked; True if anything had to be done.
+    """Provide a pin of these benchmarks: fetch, check and lock its files. Return True if anything had to be done.
 
     Args:
-        folder: take the files from here (read where they are), not from the hub.
+        folder: use the files in this folder, without copying them, instead of fetching from the hub.
         offline: fetch nothing; compare every file's content with its lock.
 
     Raises:
-        UserError: for the first benchmark that can't be had; those before it are locked, what was fetched stays.
+        UserError: for the first benchmark whose data can't be provided. The benchmarks before it are locked, and
+            fetched files are kept.
     """
     listener = reporter or Silent()
     changed = False
@@ -52,7 +53,7 @@ def lock_data(
 
 
 def of_the_hub(benchmarks: Iterable[Benchmark], pin: str) -> list[Benchmark]:
-    """Those of the benchmarks whose pin is a data set of the hub."""
+    """Return the benchmarks whose pin is a data set on the hub."""
     return [benchmark for benchmark in benchmarks if benchmark.pin(pin).source == "hub"]
 
 
@@ -66,7 +67,7 @@ def _sentence(lock: Lock, rows: Rows) -> str:
 
 
 def locked_or_told(benchmarks: Iterable[Benchmark], pin: str, variants: Sequence[VariantKey] = (DEFAULT,)) -> None:
-    """Nothing, if every pin of the hub that would be read is locked and here; else UserError names the command."""
+    """Raise UserError, which names the command to run, unless every hub data set to be read is here and locked."""
     for benchmark in benchmarks:
         for name in {benchmark.pin_name(pin, variant) for variant in variants}:
             if benchmark.data[name].source == "hub":

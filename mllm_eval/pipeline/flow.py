@@ -1,4 +1,4 @@
-"""Train, score, provide data: each makes what is missing for it and nothing else."""
+"""Train, score and provide data, each as a step of its own that makes only what it needs and lacks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def train_run(
     seed: int | None = None,
     reporter: Reporter | None = None,
 ) -> Run:
-    """Both stages of training, as far as they are missing; the arguments are those of `evaluate`."""
+    """Run the missing part of both training stages; arguments and errors are those of `evaluate`."""
     run = Run.of(encoder, recipe, llm, seed)
     with working(run, reporter) as ledger:
         meet()
@@ -65,7 +65,7 @@ def prepare_run(
     seed: int | None = None,
     reporter: Reporter | None = None,
 ) -> Run:
-    """What training does before it needs a GPU: checks, and the tokens of both stages, by all cores of this process."""
+    """Do the part of training that needs no GPU: check the inputs, and tokenise both stages on all available cores."""
     run = Run.of(encoder, recipe, llm, seed)
     with working(run, reporter) as ledger:
         if not is_trained(run):
@@ -77,10 +77,10 @@ def prepare_run(
 
 @settings()
 def score_run(run: RunFolder, reporter: Reporter | None = None) -> list[str]:
-    """Score all finished answers of a run anew, without a model; returns what was scored.
+    """Score all finished answers of a run again, without a model. Return the titles of the scored variants.
 
     Raises:
-        UserError: the answers do not fit the samples, or the run has no finished answers.
+        UserError: the answers do not belong to the samples, or the run has no finished answers.
     """
     done = []
     states = States(run.data)
@@ -100,7 +100,7 @@ def score_run(run: RunFolder, reporter: Reporter | None = None) -> list[str]:
 
 
 def provide_data(recipe: str = "mini", reporter: Reporter | None = None) -> bool:
-    """Make, fetch or check the data that a recipe trains on and the benchmarks it asks; True if any was made."""
+    """Make, fetch or check a recipe's training data and benchmarks. Return True if anything was made or fetched."""
     loaded = load_recipe(recipe)
     asked = asked_benchmarks(None, loaded.data)
     made = provide(needed(loaded, True, asked), reporter or Silent(), check=True)
@@ -116,16 +116,16 @@ def provide_benchmarks(
     offline: bool = False,
     reporter: Reporter | None = None,
 ) -> bool:
-    """See to it that a data pin of benchmarks is here and checked; True if anything had to be made or fetched.
+    """Provide and check a data pin of benchmarks. Return True if anything had to be made, fetched or locked.
 
     Args:
         benchmarks: names; by default those of the paper's table that have the pin.
-        pin: `hub`, `mini`, or another name that the benchmarks' yaml have under `data`.
-        folder: take a pin of the hub from here, not from the hub.
-        offline: fetch nothing; compare what is here with its lock, byte for byte.
+        pin: `hub`, `mini`, or another name that the benchmarks' yaml files have under `data`.
+        folder: take hub data from this folder instead of fetching it.
+        offline: fetch nothing; compare the local files with their lock, byte for byte.
 
     Raises:
-        UserError: an unknown name, or data that can't be had or are not what the yaml or the lock says.
+        UserError: an unknown name; data that can't be provided; or data that contradict the yaml or the lock.
     """
     asked = asked_benchmarks(benchmarks, pin)
     if not asked:
@@ -145,15 +145,15 @@ def provide_benchmarks(
 
 @contextmanager
 def working(run: RunFolder, reporter: Reporter | None) -> Iterator[Ledger]:
-    """Have a run's folder for oneself, its config written, its steps noted in its ledger."""
+    """Hold the lock of a run's folder, write its config, and yield the ledger that records its steps."""
     if rank():
-        # Rank 0 holds the lock, writes and tells; the others train and answer with it.
+        # Only rank 0 holds the lock, writes files and reports; the other ranks compute under its lock.
         yield Ledger(run.folder, Silent(), kept=False)
         return
     listener = reporter or Silent()
     lock = FileLock(run.folder / ".lock", lambda: listener.say(f"waiting: another process works on {run.name}"))
     with lock:
-        # Nobody else writes here now: what is half-written a killed process has left.
+        # With the lock held, any temporary file here was left by a killed process.
         remove_temporary(run.folder)
         clear_checkpoints(run)
         run.write_config()
@@ -161,7 +161,7 @@ def working(run: RunFolder, reporter: Reporter | None) -> Iterator[Ledger]:
 
 
 def train_missing(run: Run, ledger: Ledger) -> None:
-    """Train a run as far as it is not trained."""
+    """Train a run unless it is trained; an interrupted training resumes."""
     if is_trained(run):
         return
     for one in run.earlier_here():
@@ -174,7 +174,7 @@ def train_missing(run: Run, ledger: Ledger) -> None:
 
 
 def _read_by(run: RunFolder, benchmark: Benchmark, variant: VariantKey) -> list[VariantKey]:
-    """The variants that read these answers: their own, and those that were scored from them before."""
+    """Return the variants to score from these answers: `variant` itself, and those scored from them before."""
     others = [
         other
         for other in map(variant.named, benchmark.variants)

@@ -1,4 +1,4 @@
-"""Answers of others as a row: a file of them is journalled and scored as a run's own are."""
+"""Import a file of answers made elsewhere: journal and score them like a run's own, as a row of the table."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ def keep_answers(
     options: ScoringOptions,
     reporter: Reporter | None = None,
 ) -> Imported:
-    """Keep a scored file of answers under a name, and score it by all rule sets; what was there of both is replaced.
+    """Store a file of answers under a name and score it by all rule sets.
 
-    A sample that the file has no answer to is a failed one.
+    Answers and scores that this name already has for the benchmark and variant are replaced. Samples without an answer
+    in the file count as failed.
 
     Raises:
-        UserError: a name that can't name a row, or is an encoder's; answers that bring records of their own, which
-            no other row was asked.
+        UserError: the name can't name a row or is an encoder's; or the file brings its own records, so that its
+            answers are not comparable with other rows.
     """
     if name in {*names("encoders"), *(run.encoder.name for run in saved_runs())}:
         raise UserError(f"{name!r} is an encoder; give answers that were made elsewhere a name of their own")

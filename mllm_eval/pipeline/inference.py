@@ -1,4 +1,4 @@
-"""Answers of a run or an external model, where they are missing. Its model is loaded only if something is asked."""
+"""Make the missing answers of a run or an external model. The model is loaded only if an answer is missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mllm_eval.run import RunFolder
 
 @dataclass(frozen=True)
 class Inference:
-    """A run or an external model (`row`), what answers for it, and the ledger of the work. Making one costs nothing."""
+    """Answers questions for a run or an external model (`row`) by its `source`. Nothing is loaded on construction."""
 
     row: RunFolder
     source: BackendSource
@@ -34,10 +34,11 @@ class Inference:
         wanted: Sequence[tuple[Benchmark, VariantKey]],
         finished: Callable[[Benchmark, VariantKey, Sequence[Sample]], None],
     ) -> None:
-        """Answer what has no answer yet to these variants of benchmarks.
+        """Make the missing answers to these variants of benchmarks.
 
-        What shares images is answered together, the rest one after the other as wanted. `finished` is told of each
-        when all its answers are there, with its samples; of what was complete before at once.
+        Variants that share images are answered together, in one group; groups follow in the order of `wanted`.
+        `finished` is called on rank 0 for each variant, with its samples, when all its answers exist. For variants
+        that are complete already it is called at once.
         """
         opened = self._opened(wanted, finished)
         if not opened:
@@ -47,11 +48,11 @@ class Inference:
             for task in opened:
                 if outdated := task.count_outdated():
                     self.ledger.reporter.say(outdated_words(task.name, outdated))
-        # One rank's answers may be there before another looks.
+        # Ranks must agree: one rank may finish answers before another one looks.
         needed = decided(lambda: any(any(task.todo) for task in opened))
         backend = self.source.load() if needed else None
         if self.share.size > 1 and needed:
-            # All at once: processes that share work do not wait for each other between its parts.
+            # Encode everything up front: ranks that share the questions do not wait for each other between groups.
             self._encode("all", opened)
         groups, at = len(group_by_images([*opened])), count(1)
 
@@ -59,7 +60,7 @@ class Inference:
         def around(group: Sequence[Task]) -> Iterator[Progress]:
             chosen = {task: opened[task] for task in group}
             if self.share.size == 1:
-                # Variants that were answered just now may have answers, too.
+                # An earlier group may just have answered the same questions.
                 self._share_answers(chosen)
             with self._step(chosen, f", {next(at)} of {groups}" if groups > 1 else "") as progress:
                 yield progress
@@ -77,7 +78,7 @@ class Inference:
         wanted: Sequence[tuple[Benchmark, VariantKey]],
         finished: Callable[[Benchmark, VariantKey, Sequence[Sample]], None],
     ) -> dict[Task, tuple[Benchmark, VariantKey]]:
-        """A task for each that something is to be done for; of the others `finished` is told."""
+        """Return a task for each variant with work left; call `finished` for the others."""
         opened = {}
         for (benchmark, variant), journal in zip(wanted, self._journals(wanted), strict=True):
             samples = asked_samples(benchmark, self.row.data, variant)
@@ -105,7 +106,7 @@ class Inference:
 
     @contextmanager
     def _step(self, group: Mapping[Task, tuple[Benchmark, VariantKey]], which: str) -> Iterator[Progress]:
-        """What is left of a group, as a step of the ledger; the images that it shows are encoded before."""
+        """Answer the rest of a group as one step of the ledger, after encoding the images that it shows."""
         name = " + ".join(task.name for task in group)
         if not any(any(task.todo) for task in group):
             yield lambda done, total: None
@@ -120,8 +121,11 @@ class Inference:
             yield progress
 
     def _share_answers(self, opened: Mapping[Task, tuple[Benchmark, VariantKey]]) -> None:
-        """Take the answers that are there to the same questions: where nothing is answered yet, those of a benchmark's
-        other variants, and where its rows have changed, its own to the rows that moved."""
+        """Reuse existing answers to the same questions.
+
+        A variant without answers takes them from the benchmark's other variants. A complete variant whose rows have
+        changed takes its own answers to rows that only got another id.
+        """
 
         def take() -> None:
             for task, (benchmark, _) in opened.items():
@@ -136,7 +140,7 @@ class Inference:
                 task.look_again()
 
     def _others(self, benchmark: Benchmark, task: Task) -> list[Journal]:
-        """The other finished journals of the benchmark, the default first, under the same limit."""
+        """Return the benchmark's other finished journals with the same token limit, the default's first."""
         default = self.row.answers_path(benchmark.name)
         paths = [default, *sorted(default.parent.glob(f"{benchmark.name}.*.jsonl"))]
         finished = [
@@ -147,7 +151,7 @@ class Inference:
         return [journal for journal in finished if journal.complete]
 
     def _encode(self, name: str, group: Mapping[Task, tuple[Benchmark, VariantKey]]) -> None:
-        # An image that several show is the default's: what a variant adds is what it alone shows.
+        # The ledger counts each image once, for the default variant where it shows the image.
         order = sorted(group.items(), key=lambda one: one[1][1].name != DEFAULT.name)
         images: dict[str, ImageRef] = {}
         own: list[set[str]] = []
@@ -170,7 +174,7 @@ class Inference:
         ]
 
         def broken(image: ImageRef, problem: Exception) -> None:
-            # The requests that show it fail when they are asked, with this reason in the journal.
+            # Requests that show this image fail later, with this reason in the journal.
             self.ledger.reporter.say(f"broken image: {problem}")
 
         with self.ledger.step(f"features: {name}", "features", parts=parts, counted="images") as progress:
@@ -178,11 +182,11 @@ class Inference:
 
 
 def outdated_words(name: str, amount: int) -> str:
-    """What is said of answers that count no more."""
+    """Return the sentence that reports `amount` answers as outdated."""
     why = "to another prompt, other tokens or another image, or beyond the model's positions"
     return f"{name}: {amount:,} of its answers are {why}; asked again"
 
 
 def titled(benchmark: Benchmark, variant: VariantKey) -> str:
-    """A benchmark's name, its variant in brackets."""
+    """Return the benchmark's name, followed by the variant in brackets unless it is the default."""
     return benchmark.name if variant == DEFAULT else f"{benchmark.name} ({variant})"

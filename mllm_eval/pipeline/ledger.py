@@ -1,4 +1,4 @@
-"""Times the steps of a run, and adds each to the run's timings when it ends."""
+"""Time the steps of a run and append each to the run's timings when it ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from mllm_eval.results.timings import Kind, append_timing
 
 @dataclass(frozen=True)
 class Part:
-    """What several did in one step: a benchmark's variant, and how many of what the step counts were its own."""
+    """One variant's share of a step that several variants take part in.
+
+    amount: how many of the step's items (samples or images) belong to this variant.
+    """
 
     title: str
     benchmark: str
@@ -29,10 +32,10 @@ class Part:
 
 
 class Ledger:
-    """Steps of a run with their cost, appended as they end; a step that is skipped or dies leaves no line.
+    """Records each step of a run with its cost when it ends; a skipped or interrupted step leaves no line.
 
-    `begin` is called before the first step: a command that computes nothing leaves no trace. Of several processes
-    one keeps the book; `kept` is False for the others.
+    `begin` is called before the first step, so that a command that computes nothing leaves no trace. `kept` is False
+    on all ranks but one: only that rank writes the lines.
     """
 
     def __init__(
@@ -56,11 +59,14 @@ class Ledger:
         of: tuple[str, VariantKey] | None = None,
         **about: Any,
     ) -> Iterator[Progress]:
-        """Time a step: wall and processor seconds of this process and its children, and its memory peak.
+        """Time a step: wall-clock and CPU seconds of this process and its children, and peak resident memory in MiB.
 
-        `shown` stands for the title while it lasts. What several `parts` did together is a line each, the time split
-        by what is `counted` of each. `of`: the benchmark and variant whose step it was, where it was one's.
-        `about`: further fields of the line.
+        Args:
+            shown: title for the display while the step runs.
+            parts: variants that take part. Each gets a line of its own, with its share of the time by `amount`.
+            counted: what the amounts of `parts` count; the name of their field in the line.
+            of: benchmark and variant of a step that belongs to a single variant.
+            about: further fields of the line.
         """
         if self.begin:
             self.begin()

@@ -1,4 +1,4 @@
-"""Broken images: found before anything is trained, and of benchmarks counted where an answer failed for them."""
+"""Find broken images before training begins, and report the samples that failed because of them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from mllm_eval.run import RunFolder
 def look_at_images(
     benchmarks: Iterable[Benchmark], pin: str, reporter: Reporter | None = None, recipe: Recipe | None = None
 ) -> None:
-    """Say of each benchmark what its images are like once decoded; looked at once, kept beside the locks.
+    """Decode the images of each benchmark and report the result, which is stored next to the locks.
 
-    Of what a recipe trains on a part is looked at, each time.
+    Of a recipe's training images only a sample is decoded, anew at each call.
 
     Raises:
-        UserError: images that can't be decoded, of a training set more than its recipe skips, when all have been
-            looked at; what was fetched and locked stays.
+        UserError: after all sets were checked, where a benchmark image can't be decoded, or where a training set has
+            more broken images than its recipe lets it skip. Fetched and locked files are kept.
     """
     listener, faults = reporter or Silent(), []
     for benchmark in benchmarks:
@@ -45,7 +45,7 @@ def look_at_images(
 
 
 def _training_faults(recipe: Recipe, listener: Reporter) -> list[str]:
-    """Say of each training set, once where both stages read it, what a part of its images is like."""
+    """Decode a sample of each training set's images and report it; a set that both stages read is checked once."""
     faults = []
     sets = {(one.path, one.images, *one.exclude): one for one in (*recipe.stage1.data, *recipe.stage2.data)}
     for data in sets.values():
@@ -59,10 +59,10 @@ def _training_faults(recipe: Recipe, listener: Reporter) -> list[str]:
 def tell_of_broken(
     run: RunFolder, benchmarks: Sequence[Benchmark], left: Mapping[str, Sequence[VariantKey]], reporter: Reporter
 ) -> None:
-    """Say which images of what is left to be answered can't be decoded: a line a benchmark and pin.
+    """Report broken images of the questions still to be answered, in one line per benchmark and pin.
 
-    Data that are read as they are have each image decoded, unless `mllm-eval data` did that and they are the same. Of
-    data of the hub, which are locked, what was found then is said again.
+    Images of local data are decoded here, unless an earlier check covers the same files. Hub data are locked, so the
+    finding of `mllm-eval data` still holds and is repeated.
     """
     pins: dict[tuple[str, str], tuple[Benchmark, VariantKey]] = {}
     for one in benchmarks:
@@ -87,7 +87,7 @@ def tell_of_broken(
 def conclude(
     run: RunFolder, ledger: Ledger, benchmarks: Iterable[Benchmark], chosen: Mapping[str, Sequence[VariantKey]]
 ) -> None:
-    """Say what has failed, or else that a run was complete before."""
+    """Report failed samples; without any, report a run that had nothing left to do as complete."""
     failed = list(failures(run, benchmarks, chosen))
     for line in failed:
         ledger.reporter.say(line)
@@ -98,7 +98,7 @@ def conclude(
 def failures(
     run: RunFolder, benchmarks: Iterable[Benchmark], chosen: Mapping[str, Sequence[VariantKey]]
 ) -> Iterator[str]:
-    """A line for each benchmark and variant with samples that have no answer: how many, and why the first."""
+    """Yield a line for each benchmark and variant with failed samples: their number, and the first one's reason."""
     for benchmark in benchmarks:
         rules = next(iter(benchmark.rules))
         for variant in chosen[benchmark.name]:

@@ -1,4 +1,4 @@
-"""Probes of encoders: data made where it is missing, what is measured already kept, the rest measured."""
+"""Probe encoders: provide missing data, keep results that exist, and measure the rest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mllm_eval.storage import data_home, locate
 
 
 class ProbeSession(RunFolder):
-    """Probes of some encoders as one call, for a launcher: a name, and a folder for its logs."""
+    """Gives the probes of one call a name and a log folder, as a launcher of several processes needs them."""
 
     def __init__(self, encoders: Sequence[str], probes: Sequence[str]) -> None:
         self._asked = [load_encoder(name).name for name in encoders], [one.name for one in asked_protocols(probes)]
@@ -41,7 +41,10 @@ class ProbeSession(RunFolder):
 
 
 def asked_protocols(probes: str | Sequence[str] | None) -> list[Protocol]:
-    """The protocols of these names; `all`, or none, are all there are. Raises UserError with near names."""
+    """Return the protocols with these names; None and `all` mean every protocol.
+
+    Names may be joined by commas. Raises UserError, with the nearest known names, for an unknown one.
+    """
     given = [probes] if isinstance(probes, str) else list(probes or ["all"])
     listed = [part.strip() for name in given for part in name.split(",") if part.strip()]
     every = [one for name in listed for one in (names("probes") if name == "all" else [name])]
@@ -57,18 +60,18 @@ def probe(
     selection: str | None = None,
     reporter: Reporter | None = None,
 ) -> dict[Path, Probed]:
-    """Probe encoders: folder -> result, of every encoder and probe, measured as far as it is not there.
+    """Measure every probe of every encoder, where no result exists yet. Return result folder -> result.
 
     Args:
         encoders: names, or paths to yaml files.
         probes: names of configs/probes; by default all.
-        layers: `last`, `last4`, `even4`, `all` (each block by itself), or numbers of blocks with commas; by default
-            what the protocol says.
-        data: the probes' data, `mini` or what `mllm-eval data --probe` has locked.
-        selection: `train_holdout` or `val`, how heads are chosen; by default the protocol's.
+        layers: `last`, `last4`, `even4`, `all` (each block separately), or block numbers separated by commas; by
+            default the protocol's.
+        data: the probes' data pin: `mini`, or a pin that `mllm-eval data --probe` has locked.
+        selection: the split on which heads are selected, `train_holdout` or `val`; by default the protocol's.
 
     Raises:
-        UserError: an unknown name, data that are missing, or of which nothing can be used; what was measured stays.
+        UserError: an unknown name, missing data, or data without a usable image. Finished results are kept.
     """
     from mllm_eval.probes.measuring import Measurement, measure, selected
 
@@ -99,7 +102,7 @@ def probe(
 
 
 def _own_number() -> str:
-    # Of several processes that measure together each has a lock of its own: the first one's keeps others out.
+    # Ranks of one call must not block each other. Rank 0's lock keeps other calls out.
     number = rank()
     return "" if number == 0 else str(number)
 
@@ -123,8 +126,11 @@ def provide_probes(
     offline: bool = False,
     reporter: Reporter | None = None,
 ) -> None:
-    """Fetch, check and lock the data of probes, or take them from a folder; `data` is by default the first that is not
-    made here. Raises UserError for the first probe whose data can't be had."""
+    """Fetch, check and lock the data of probes, or take the files from a folder.
+
+    `data` defaults to each protocol's first pin that this project does not generate; with `folder`, to its first pin
+    of source `folder`. Raises UserError for the first probe whose data can't be provided.
+    """
     from mllm_eval.probes.locking import lock_data
 
     listener = reporter or Silent()
@@ -146,7 +152,7 @@ def provide_probes(
 
 
 def place_of(protocol: Protocol, data: str, reporter: Reporter) -> Path:
-    """The folder of a protocol's data, made where this machine can make it. Raises UserError where it is not here."""
+    """Return the folder of a protocol's data, generated first where this project can. Raises UserError if missing."""
     pin = protocol.pin(data)
     if pin.source == "local":
         folder = locate(str(pin.folder))

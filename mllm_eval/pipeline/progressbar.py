@@ -13,34 +13,34 @@ from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.progress import Progress
 
 EVERY_SECONDS = 20.0
-# The time left is told by the pace of so many lines: what is done changes, images are encoded before steps are trained.
+# The remaining time is estimated from this many latest lines: the pace changes, e.g. from encoding to training.
 PACE_LINES = 15
 
 
 def listener(progress: bool | Reporter = True) -> Reporter | None:
-    """Who is told: the display that fits stderr, nobody, or the one that is given."""
+    """Return the display that suits stderr for True, None for False, and a given reporter unchanged."""
     if isinstance(progress, bool):
         return (Bars() if sys.stderr.isatty() else Lines()) if progress else None
     return progress
 
 
 class Lines:
-    """One line a step when it ends, and now and then one while it goes on."""
+    """Prints one line when a step ends, and about every 20 seconds one while it runs."""
 
     def say(self, text: str) -> None:
-        """One line on stderr."""
+        """Print one line on stderr."""
         say(text, file=sys.stderr, flush=True)
 
     @contextmanager
     def step(self, title: str) -> Iterator[Progress]:
-        """Tell when the step ended and how long it took; of a long one, how far it is."""
+        """Print the duration of a step when it ends; of a long step, also its progress."""
         start = told = time.monotonic()
         marks: deque[tuple[float, int]] = deque(maxlen=PACE_LINES)
 
         def progress(done: int, total: int) -> None:
             nonlocal told
             now = time.monotonic()
-            # What was done by an earlier run says nothing about speed, and what was done long ago little.
+            # Work of an earlier run must not count towards the pace, nor work of long ago.
             if not marks:
                 marks.append((now, done))
             began, before = marks[0]
@@ -55,7 +55,7 @@ class Lines:
 
 
 class Bars:
-    """A bar for the step at hand; a line for each that ended."""
+    """Shows a progress bar for the current step and one line for each finished step."""
 
     def __init__(self) -> None:
         from mllm_eval.console import console as make_console
@@ -63,12 +63,12 @@ class Bars:
         self.console = make_console(stderr=True, highlight=False)
 
     def say(self, text: str) -> None:
-        """One line on stderr, as it is."""
+        """Print one line on stderr, without reading markup in it."""
         self.console.print(text, markup=False)
 
     @contextmanager
     def step(self, title: str) -> Iterator[Progress]:
-        """A bar that knows how long is left, replaced by one line in the end."""
+        """Show a bar with the remaining time, replaced by one line at the end."""
         from rich.progress import (
             BarColumn,
             SpinnerColumn,
@@ -91,7 +91,7 @@ class Bars:
 
             def progress(done: int, total: int) -> None:
                 if bar.tasks[0].total is None:
-                    # What was done before says nothing about speed.
+                    # Work of an earlier run must not count towards the pace.
                     bar.reset(task, completed=done, total=total)
                 bar.update(task, completed=done, total=total)
 
@@ -100,7 +100,7 @@ class Bars:
 
 
 def spoken(seconds: float) -> str:
-    """A time for people: `3.2 s`, `4 min 10 s`, `2 h 5 min`."""
+    """Format seconds for reading: `3.2 s`, `4 min 10 s`, `2 h 5 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""Weights of encoders and LLMs: fetched, checked against their yaml, locked."""
+"""Fetch the weights of encoders and LLMs, check them against their yaml, and lock their checksums."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ TOKENS = (
     "chat_template.json",
     "chat_template.jinja",
 )
-# Names that weights have on the hub, the wanted ones first.
+# File names of weights on the hub, the preferred form first.
 STEMS = (("model", ".safetensors"), ("open_clip_model", ".safetensors"), ("pytorch_model", ".bin"))
 
 
 @dataclass(frozen=True)
 class Whole:
-    """An external model of the hub, `owner/name[@revision]`, of which no yaml says anything."""
+    """An external model on the hub, `owner/name[@revision]`, that has no yaml."""
 
     name: str
     weights: Weights
@@ -52,9 +52,9 @@ class Whole:
 
 @dataclass(frozen=True)
 class Found:
-    """Weights that are here and checked; `lock` is None for those that were never anywhere else.
+    """Weights that are on this machine and were checked.
 
-    notes: what whoever uses them should know.
+    lock: None for weights that the yaml gives as a local folder. notes: sentences for the user of the weights.
     """
 
     name: str
@@ -65,16 +65,16 @@ class Found:
 
 
 def needed_files(names: Sequence[str]) -> list[str]:
-    """Of a repository's files those that loading reads: configs, tokenizer, and one form of the weights.
+    """Return the files of a repository that loading reads: configs, tokenizer, and one form of the weights.
 
-    The weights are safetensors where the repository has any; files in sub-folders (other formats) are left out.
+    Safetensors are preferred. Files in sub-folders are left out, as they hold other formats.
     """
     top = [name for name in names if "/" not in name]
     chosen = [name for name in top if name in CONFIGS or name in TOKENS]
     for stem, ending in STEMS:
         weights = [name for name in top if name.startswith(stem) and name.endswith(ending)]
         if weights:
-            # Shards and a whole file beside them would be the same weights twice.
+            # A repository with both shards and a single file holds the same weights twice.
             whole = [name for name in weights if "-of-" not in name]
             indexes = [name for name in top if name.startswith(stem) and name.endswith(f"{ending}.index.json")]
             return sorted([*chosen, *(whole or [*weights, *indexes])])
@@ -87,14 +87,14 @@ def provide_weights(
     folder: Path | None = None,
     reporter: Reporter | None = None,
 ) -> list[Found]:
-    """See to it that weights are here, whole, and what their yaml says; locked ones are read whole and compared.
+    """Provide weights: fetch and lock missing ones, compare locked ones byte for byte, check all against their yaml.
 
     Args:
-        offline: fetch nothing; lock what huggingface_hub's cache has, compare what is locked.
-        folder: lock the files in this folder instead (or in its sub-folder of the repository's name).
+        offline: fetch nothing; lock files from huggingface_hub's cache, and compare files that are locked already.
+        folder: lock the files in this folder instead (or in its sub-folder with the repository's name).
 
     Raises:
-        UserError: what can't be had, or is not what the lock or the yaml says; nothing is locked then.
+        UserError: weights that can't be provided, or that contradict the lock or the yaml. No lock is written then.
     """
     listener = reporter or Silent()
     return [_provide(one, offline, folder, listener) for one in chosen]
@@ -131,7 +131,7 @@ def _bring(weights: Weights, source: Source, offline: bool, folder: Path | None,
         except UserError:
             if offline:
                 raise
-            # What is gone or damaged is fetched again, and held to the same lock.
+            # Missing or damaged files are fetched again and compared with the same lock.
     if folder is not None:
         inner = folder / source.repo.rpartition("/")[2]
         given = inner if path is None and inner.is_dir() else folder
@@ -150,7 +150,7 @@ def _bring(weights: Weights, source: Source, offline: bool, folder: Path | None,
 
 
 class _only:
-    """The one file of that name."""
+    """Selects the file with this name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -164,10 +164,10 @@ def _file(folder: Path, name: str | None) -> Path:
 
 
 def check(one: Encoder | LLM | Whole, place: Path) -> tuple[str, ...]:
-    """Hold files against the yaml without reading the weights: headers, shards, architecture, parameters.
+    """Check headers, shards, architecture and parameter count against the yaml, without reading the weights.
 
-    What an LLM's user should know is returned: how it is quantised, which template its chat template is.
-    Raises UserError for what is cut short, missing, or of another architecture.
+    Returns notes on an LLM (its quantization, and which template its chat template matches), else nothing.
+    Raises UserError for truncated or missing files, or another architecture.
     """
     held = _elements(place) if place.is_dir() else None
     if isinstance(one, Whole):
@@ -191,7 +191,10 @@ def check(one: Encoder | LLM | Whole, place: Path) -> tuple[str, ...]:
 
 
 def _elements(folder: Path) -> int | None:
-    """Parameters in a folder's safetensors files, all shards of an index; None where it has another form."""
+    """Return the number of parameters in a folder's safetensors files; None for weights in another form.
+
+    Raises UserError for a folder without weights, or a shard or tensor that an index names and that is missing.
+    """
     for index in sorted(folder.glob("*.safetensors.index.json")):
         listed = weight_map(index)
         for shard in shards_of(index):
@@ -210,7 +213,7 @@ def _elements(folder: Path) -> int | None:
 
 
 def _tied(one: Encoder | LLM) -> int:
-    # A file holds tied words once.
+    # Tied input and output embeddings are stored once.
     shape = one.architecture if isinstance(one, LLM) else None
     return one.vocab * one.width if isinstance(one, LLM) and (shape is None or shape.tied) else 0
 

@@ -1,4 +1,4 @@
-"""A run's questions asked once more by the engine and by the plain loop. Its answers are left alone."""
+"""Answer a run's questions again by the engine and by the reference loop, without changing the run's answers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 @settings()
 def compare_engines(run: Run, samples: int | None = None, reporter: Reporter | None = None) -> dict[str, Agreement]:
-    """Benchmark -> how the engine's answers agree with those of the plain loop.
+    """Compare the engine's answers with those of the reference loop; return benchmark -> agreement.
 
-    Asked are the questions of the table, without images too where the run has such answers; about `samples` of each
-    benchmark and variant, all without. Every benchmark is planned with the limits that the run has kept.
+    The questions are those of the table's benchmarks, and also the variant `blind` where the run has answered it. About
+    `samples` questions are asked per benchmark and variant; all where it is None. Batches are planned with the run's
+    saved limits.
 
     Raises:
-        UserError: the run is not trained, or has no benchmarks.
+        UserError: the run is not trained, or no benchmark has its data pin.
     """
     listener = reporter or Silent()
     if not is_trained(run):

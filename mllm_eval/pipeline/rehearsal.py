@@ -1,4 +1,4 @@
-"""What can be found out about a benchmark before anything long is begun: its rows read, its scorer tried on them."""
+"""Find faults of a benchmark's data and scorer before any long computation begins."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mllm_eval.run import RunFolder
 
 
 def unsettled(run: RunFolder, benchmark: Benchmark, variants: Sequence[VariantKey], states: States) -> list[VariantKey]:
-    """The variants that something may be left to do for, the state of their data noted, their scorer tried.
+    """Return the variants that may still lack answers or scores, after trying the scorer on their data.
 
-    Raises UserError as `rehearse` does.
+    The state of their data is recorded in `states`. Raises UserError as `rehearse` does.
     """
     from mllm_eval.score import load_scorer
 
@@ -23,14 +23,16 @@ def unsettled(run: RunFolder, benchmark: Benchmark, variants: Sequence[VariantKe
     for variant in left:
         states.of(benchmark, variant)
     if left:
-        # Where all was answered before, a look at one row is as far from the scores as a look at all.
+        # Where everything is answered, scoring follows at once, so one row is enough to try the scorer on.
         whole = not all(answered(run, benchmark, variant) for variant in left)
         rehearse(benchmark, run.data, left, whole)
     return left
 
 
 def rehearse(benchmark: Benchmark, pin: str, variants: Sequence[VariantKey], whole: bool = True) -> None:
-    """Try a benchmark's scorer on its data: `whole`, or on a row. Of data of the hub, locked as they are, on a row.
+    """Try a benchmark's scorer on all rows of local data with `whole`, else on the first row.
+
+    Hub data are locked, so their first row is enough in both cases.
 
     Raises:
         UserError: rows that can't be read, or a scorer that can't score them.

@@ -1,4 +1,4 @@
-"""How the pipeline tells what it does, without knowing who listens."""
+"""The interface by which the pipeline reports its progress."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from mllm_eval.progress import Progress, unheard
 
 
 class Reporter(Protocol):
-    """Who listens: the command line's display, or nobody."""
+    """Receives the pipeline's messages, e.g. the command line's display."""
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Report one line of text."""
         ...
 
     def step(self, title: str) -> AbstractContextManager[Progress]:
-        """A step that takes a while; its progress is told to what the context gives."""
+        """Return a context for a long step; it yields the function to call with the step's progress."""
         ...
 
 
 class Silent:
-    """Nobody listens."""
+    """A reporter that discards everything."""
 
     def say(self, text: str) -> None:
-        """Nothing."""
+        """Discard the line."""
 
     @contextmanager
     def step(self, title: str) -> Iterator[Progress]:
-        """Nothing."""
+        """Discard the step's progress."""
         yield unheard

@@ -1,4 +1,4 @@
-"""A run made again from its record, in a fresh folder, and what of it is the same."""
+"""Reproduce a run from its recorded config in a new folder, and compare the results of both."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.run import Run, read_manifest
 from mllm_eval.storage import iter_jsonl, read_json, sha256_file, sha256_tree
 
-# Of a manifest's session: what results may hang on. Packages are compared one by one.
+# Fields of a manifest's session that can affect results. Packages are compared separately, each by its version.
 MACHINE = ("python", "platform", "cpu", "threads", "gpus", "git")
 
 
 @dataclass
 class Compared:
-    """What is the same of a run and its repetition.
+    """The comparison of a run with its reproduction.
 
-    answers: file -> (questions, answers of the same text, the whole file byte for byte). scores: file -> (value before,
-    value now). losses: stage -> (steps, the largest difference). checkpoint: whether its weights are the same bytes.
-    environment: what differs of versions and machine, in words. left_out: what was not made again, in words.
+    answers: file -> (number of questions, number of equal answers, whether the files are equal byte for byte).
+    scores: file -> (value before, value now).
+    losses: stage -> (number of steps, largest absolute difference of the training loss).
+    checkpoint: whether the weights are equal byte for byte.
+    environment: sentences on versions and hardware that differ.
+    left_out: sentences on answers that were not reproduced.
     """
 
     folder: Path
@@ -41,7 +44,7 @@ class Compared:
 
     @property
     def same(self) -> bool:
-        """Whether answers, scores, losses and weights are the same to the last bit."""
+        """Whether answers, scores, losses and weights are all exactly equal."""
         return (
             self.checkpoint
             and all(whole for _, _, whole in self.answers.values())
@@ -51,12 +54,13 @@ class Compared:
 
 
 def reproduce(run: Run, into: Path, reporter: Reporter | None = None) -> Compared:
-    """Make a run again under `into`, which takes the place of results meanwhile: features, training, answers, scores.
+    """Repeat a run's features, training, answers and scores in the results folder `into`, and compare both.
 
-    The record is the run's config.yaml; weights and data are those of this machine. Called again, it goes on.
+    The run's config.yaml is followed, with the weights and data of this machine. MLLM_EVAL_RESULTS is set to `into`
+    meanwhile. A second call resumes an interrupted reproduction. The run itself is never changed.
 
     Raises:
-        UserError: the weights are not those of the record, or bad input; the run itself is never touched.
+        UserError: the weights are not the recorded ones, or bad input.
     """
     before = run.folder
     fresh = Run.of(run.encoder, run.recipe, run.llm, run.seed)

@@ -1,4 +1,4 @@
-"""Scores of a run's answers, where they are missing or made by other rules. Needs no torch."""
+"""Score a run's answers where scores are missing or were made by other rules. Needs no torch."""
 
 from __future__ import annotations
 
@@ -22,21 +22,24 @@ from mllm_eval.storage import read_json, sha256_file, write_json, write_jsonl
 if TYPE_CHECKING:
     from mllm_eval.score import Score
 
-# Of a run's folder: in which state of its data each benchmark and variant was scored.
+# File in a run's folder: the state of the data on which each benchmark and variant was scored.
 SETTLED = "settled.json"
-# How it is told which answers hold. Of a run that was settled by other means the samples are looked at once.
+# Version of the rule that decides which answers are still valid. Under another version the samples are read once more.
 ASKED = "2"
 
 
 class States:
-    """The state of each data pin, as it was when it was first asked for: before the samples are read."""
+    """Remembers the state of each data pin at its first query, which must come before the samples are read.
+
+    Then the next command notices a file that changed while the samples were read.
+    """
 
     def __init__(self, pin: str) -> None:
         self.pin = pin
         self._states: dict[tuple[str, str], str | None] = {}
 
     def of(self, benchmark: Benchmark, variant: VariantKey) -> str | None:
-        """The state of the pin that a variant reads. Raises UserError as `state_of` does."""
+        """Return the state of the pin that a variant reads. Raises UserError as `state_of` does."""
         name = benchmark.pin_name(self.pin, variant)
         if (benchmark.name, name) not in self._states:
             self._states[benchmark.name, name] = state_of(benchmark, name)
@@ -44,14 +47,14 @@ class States:
 
 
 def answered(run: RunFolder, benchmark: Benchmark, variant: VariantKey) -> bool:
-    """Whether the answers that a variant reads were complete when they were last looked at."""
+    """Whether the journal of the answers that a variant is scored from is complete."""
     return Journal(run.answers_path(benchmark.name, answers_variant(benchmark, variant, run.data))).complete
 
 
 def settled(run: RunFolder, benchmark: Benchmark, variant: VariantKey, states: States) -> bool:
-    """Whether all is answered and scored as it would be now, told without reading the samples.
+    """Whether a variant is answered, and scored by today's rules, decided without reading the samples.
 
-    False also where that takes a look at them: a failed sample may be answered by now.
+    False also where only the samples could decide it: a failed sample may have become answerable.
     """
     if not answered(run, benchmark, variant):
         return False
@@ -66,9 +69,9 @@ def settled(run: RunFolder, benchmark: Benchmark, variant: VariantKey, states: S
 def scored(
     run: RunFolder, benchmark: Benchmark, variant: VariantKey, samples: Sequence[Sample], states: States
 ) -> bool:
-    """Whether these very answers to these very samples were scored by the rules as they are now.
+    """Whether the run's present answers to exactly these samples were scored by today's rules.
 
-    If so, it is noted in which state of their files the samples were these.
+    If so, the state of the data files is recorded, so that `settled` recognises it without reading the samples.
     """
     summaries = _summaries(run, benchmark, variant)
     if None in summaries or len({one.get("samples") for one in summaries if one}) > 1:
@@ -81,7 +84,7 @@ def scored(
 
 
 def _noted(run: RunFolder) -> dict[str, str]:
-    """Benchmark and variant -> the state of the data that their scores were made of."""
+    """Return `benchmark.variant` -> the state of the data that the scores were made from."""
     try:
         noted = read_json(run.folder / SETTLED)
     except UserError:
@@ -93,12 +96,12 @@ def _note(run: RunFolder, benchmark: Benchmark, variant: VariantKey, states: Sta
     noted, name = _noted(run), _name(benchmark, variant)
     state = states.of(benchmark, variant)
     if state is not None and noted.get(name) != (now := f"{ASKED}.{state}"):
-        # In one order, whatever was scored first: the file of an interrupted run is that of any other.
+        # Sorted, so that the file does not depend on the order of scoring or on interruptions.
         write_json(run.folder / SETTLED, dict(sorted({**noted, name: now}.items())))
 
 
 def _summaries(run: RunFolder, benchmark: Benchmark, variant: VariantKey) -> list[dict[str, Any] | None]:
-    """The summary by each rule set; None for what other rules, or other answers, have made."""
+    """Return the summary by each rule set; None where it is missing or made by other rules or from other answers."""
     from mllm_eval.score import protocol_hash
 
     answers = run.answers_path(benchmark.name, answers_variant(benchmark, variant, run.data))
@@ -114,7 +117,7 @@ def _summaries(run: RunFolder, benchmark: Benchmark, variant: VariantKey) -> lis
         except UserError:
             continue
         same = isinstance(summary, dict) and summary.get("answers") == digest
-        # Older versions counted neither which answers were given nor the empty ones.
+        # Summaries by older versions lack the counts of given and of empty answers.
         same = same and {"given", "n_empty"} <= summary.keys()
         if same and summary.get("protocol_hash") == protocol_hash(benchmark, rules, variant):
             summaries[-1] = summary
@@ -126,11 +129,11 @@ def score_answers(
 ) -> None:
     """Score a run's answers to a benchmark by each rule set that the benchmark has.
 
-    A variant that only counts otherwise, or asks the same of the same data, reads the answers of the one it equals.
+    A variant that differs only in how it counts is scored from the answers of the variant whose questions it shares.
     Nothing is written before all rule sets have scored.
 
     Raises:
-        UserError: the answers are not those to these samples, or the scorer fails.
+        UserError: the answers do not belong to these samples, or the scorer fails.
     """
     from mllm_eval.score import count_empty, score_samples, summarize
     from mllm_eval.score.cleaning import clean_up_spaces
@@ -155,7 +158,7 @@ def score_answers(
         summary = {**asdict(summaries[rules]), "samples": contents_hash(contents), "answers": digest}
         summary["chance"] = _chance(run, benchmark, variant, summary["chance"])
         summary["given"] = counted(pairs)
-        # Written last: a summary that names the answers stands for whole scores.
+        # Written last: the presence of a summary means that the scores are complete.
         write_json(run.summary_path(benchmark.name, rules, variant), summary)
     _note(run, benchmark, variant, states)
 
@@ -167,7 +170,7 @@ def _lines(
     contents: Sequence[str],
     pairs: Counter[tuple[str | None, str]],
 ) -> Iterator[dict[str, Any]]:
-    """A line a sample; on the way what was read from its answer is counted in `pairs`, with its gold."""
+    """Yield one line per sample, and count each pair (parsed answer, target) in `pairs`."""
     for one, sample, content in zip(scores, samples, contents, strict=True):
         if one.score is not None:
             pairs[one.parsed, sample.target] += 1
@@ -175,7 +178,7 @@ def _lines(
 
 
 class _Predictions(Mapping[str, str | None]):
-    """The texts of answers by sample id, as rules read them; None where there was none."""
+    """Maps a sample id to its answer's text, cleaned by `read`; to None for a failed sample."""
 
     def __init__(self, answers: Mapping[str, Answer], read: Callable[[str], str]) -> None:
         self._answers, self._read = answers, read
@@ -192,12 +195,12 @@ class _Predictions(Mapping[str, str | None]):
 
 
 def _chance(run: RunFolder, benchmark: Benchmark, variant: VariantKey, by_options: float) -> float:
-    """The higher of drawing an option at random and the best guess that the data pin knows of."""
+    """Return the higher of two chance levels: a random option, and the data pin's best guess without the image."""
     return max(by_options, benchmark.pin(run.data, variant).chance or 0.0)
 
 
 def _place(benchmark: Benchmark, sample: Sample) -> dict[str, str | None]:
-    """What statistics must know of a sample besides its score: what it hangs together with, what it counts under."""
+    """Return the group, cluster and stratum of a sample, which statistics need besides its score."""
     return {"group": sample.group, "cluster": sample.cluster, "stratum": stratum_of(benchmark, sample)}
 
 

@@ -1,4 +1,4 @@
-"""The samples that a variant asks: all of a benchmark's, or a stratified part of them."""
+"""Select the samples that a variant asks: all of a benchmark, or a stratified part of them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from mllm_eval.data.snapshots import load_samples
 
 
 def asked_samples(benchmark: Benchmark, data: str, variant: VariantKey) -> Sequence[Sample]:
-    """The samples of a data pin as a variant asks them, in the data set's order.
+    """Return the samples of a data pin that a variant asks, in the data set's order.
 
-    Of `default@1000` those that `mllm-eval stats subset --size 1000` counts: a sixteenth of them of each benchmark,
-    strata in their shares, samples that share an image or a group together. Raises UserError as `load_samples` does.
+    For `default@1000` these are the samples that `mllm-eval stats subset --size 1000` counts. Each of the 16 benchmarks
+    gives a sixteenth of the 1,000, with strata in proportion. Samples that share an image or a group stay together.
+    Raises UserError as `load_samples` does.
     """
     samples = load_samples(benchmark, data, VariantKey(variant.name))
     if variant.subset is None:
@@ -33,19 +34,22 @@ def asked_samples(benchmark: Benchmark, data: str, variant: VariantKey) -> Seque
 
 
 def stratum_of(benchmark: Benchmark, sample: Sample) -> str | None:
-    """What a sample counts under by the benchmark's own settings; None without."""
+    """Return the value of the field that the benchmark's setting `stratum` names; None without the setting."""
     stratum = sample.record.get(benchmark.settings.get("stratum", ""))
     return None if stratum is None else str(stratum)
 
 
 def subset_words(size: int | None, of_table: int | None, benchmarks: int) -> str:
-    """What a subset of chosen benchmarks is: how much each gives, and the name that its rows have."""
+    """Return the sentence about a subset: how many questions each benchmark gives, and the option that shows it."""
     return (f"a subset of {size:,} of {benchmarks} benchmarks is {(size or 0) // benchmarks:,} of each, as the table's "
             f"subset of {of_table:,} has them; `--subset {of_table}` shows its rows")  # fmt: skip
 
 
 def shown_variants(blind: bool = False, subset: int | None = None, whole: bool = False) -> list[VariantKey]:
-    """The variants that a table shows: of all questions or of a subset, of both only where `whole` asks for it."""
+    """Return the variants that a table shows, of all questions or of a subset.
+
+    With both `subset` and `whole`, the variants of all questions come first and those of the subset follow.
+    """
     plain = [DEFAULT, BLIND] if blind else [DEFAULT]
     parts = [VariantKey.of(one.name, subset) for one in plain]
     return list(dict.fromkeys([*(plain if whole else []), *parts]))

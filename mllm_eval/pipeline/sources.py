@@ -1,4 +1,4 @@
-"""Data that is missing: made where this machine can make it, named in one line where it can't."""
+"""Generate missing data where this project can; report it in one line where it can't."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from mllm_eval.storage import SHIPPED, data_home, locate, read_text
 
 
 class MadeFolder(Strict):
-    """What makes a folder of the data home (`make`), the file that says that it is whole, and what that file holds
-    when today's code made it (`version`); see configs/sources.yaml."""
+    """How a folder of the data home is generated; see configs/sources.yaml.
+
+    make: `module:function` that generates it. whole: the file that marks it as complete.
+    version: `module:function` that returns the text of that file as today's code writes it.
+    """
 
     make: str
     whole: str
@@ -26,18 +29,18 @@ class MadeFolder(Strict):
 
 
 class Sources(pydantic.RootModel[dict[str, MadeFolder]]):
-    """Folder name -> what makes it."""
+    """Folder name -> how it is generated."""
 
 
 def sources() -> dict[str, MadeFolder]:
-    """What this installation can make."""
+    """Return the folders that this installation can generate, by name."""
     return load(SHIPPED / "configs" / "sources.yaml", Sources).root
 
 
 def needed(recipe: Recipe, training: bool, benchmarks: Iterable[Benchmark]) -> list[Path]:
-    """The files and folders of data that training by this recipe, and asking these benchmarks, read.
+    """Return the data files and folders that these benchmarks read, and with `training` also the recipe's.
 
-    Those of the hub are not among them: what they are is in their locks.
+    Hub data are not included; their locks list their files.
     """
     paths = []
     if training:
@@ -47,16 +50,18 @@ def needed(recipe: Recipe, training: bool, benchmarks: Iterable[Benchmark]) -> l
 
 
 def folders_of(benchmarks: Iterable[Benchmark], data: str) -> list[Path]:
-    """The folders that benchmarks read of a data pin, those of the hub left out."""
+    """Return the local folders that benchmarks read for a data pin; hub data are left out."""
     pins = (benchmark.pin(data) for benchmark in benchmarks)
     return [data_home() / part.repo for pin in pins if pin.source == "local" for part in pin.tables().values()]
 
 
 def provide(paths: Iterable[Path], reporter: Reporter, check: bool = False) -> bool:
-    """Make what is missing of some data; True if anything was made. With `check`, its maker looks closely.
+    """Generate missing data. Return True if any data were generated or renewed.
+
+    With `check`, the generator also runs for existing folders, and renews those of another version.
 
     Raises:
-        UserError: a path is missing that no source makes, or that its source did not make.
+        UserError: a path that is missing after all generators ran.
     """
     wanted = list(paths)
     made = False
@@ -70,7 +75,7 @@ def provide(paths: Iterable[Path], reporter: Reporter, check: bool = False) -> b
             _make(name, source, reporter)
             made = made or not current
         elif not current:
-            # Not made anew unasked: trained runs belong to the data as they are, and others may be reading them.
+            # Not renewed unasked: trained runs belong to the present data, and other processes may be reading them.
             reporter.say(f"{folder}: made by another version of this code; `mllm-eval data` makes it anew")
     for path in wanted:
         if not path.exists():
@@ -81,7 +86,7 @@ def provide(paths: Iterable[Path], reporter: Reporter, check: bool = False) -> b
 
 
 def _near(path: Path) -> str:
-    """Where the missing data is in a folder `data` of the working directory, which counts in a checkout only."""
+    """Return a hint if the data lie in `data` of the working directory, which is the data home in a checkout only."""
     here = Path("data").absolute()
     if not path.is_relative_to(data_home()) or not (here / path.relative_to(data_home())).exists():
         return ""
