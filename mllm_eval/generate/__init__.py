@@ -1,4 +1,4 @@
-"""Greedy answers to many requests by whichever backend. torch is loaded when something is answered, not before."""
+"""Greedy decoding of many requests by any backend. torch is imported only when a request is answered."""
 
 from __future__ import annotations
 

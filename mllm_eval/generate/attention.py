@@ -1,8 +1,8 @@
-"""Attention of rows whose keys are a prefix that other rows share and a suffix of their own.
+"""Attention of rows whose keys consist of a prefix shared with other rows and a suffix of their own.
 
-Both parts are attended to apart and put together by their log-sum-exp, so that a prefix is neither copied for
-each of its rows nor read once for each: its rows' queries stand in one matrix. The sum is that of one
-softmax over both parts (as in Juravsky et al. 2024, "Hydragen", arXiv:2402.05099).
+Attention to prefix and suffix is computed separately and combined by their log-sum-exp, which equals one softmax over
+both parts (as in Juravsky et al. 2024, "Hydragen", arXiv:2402.05099). The queries of all rows with the same prefix form
+one matrix, so that the prefix is neither copied nor read once per row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAME = "mllm_eval_shared_prefixes"
 
 @dataclass(frozen=True)
 class SharedPrefixes:
-    """Keys and values [prefixes, key heads, tokens, width] of every layer."""
+    """Keys and values of prefixes, one tensor [prefixes, key heads, tokens, width] per layer."""
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -34,13 +34,13 @@ class SharedPrefixes:
         return self.keys[0].shape[-2] if self.keys else 0
 
     def of_layer(self, layer: int, rows: Sequence[Span]) -> LayerPrefixes | None:
-        """What rows with these prefixes see of them in a layer; None without prefixes."""
+        """Return one layer's prefixes for rows described by spans; None without prefixes."""
         return LayerPrefixes(self.keys[layer], self.values[layer], rows) if self.tokens else None
 
 
 @dataclass(frozen=True)
 class Span:
-    """Prefixes first, ..., first + count - 1, each shared by `each` rows, which stand in their order from `row` on."""
+    """Prefixes `first` to `first + count - 1`, each shared by `each` rows; their rows are consecutive from `row`."""
 
     first: int
     count: int
@@ -50,7 +50,7 @@ class Span:
 
 @dataclass(frozen=True)
 class LayerPrefixes:
-    """Keys and values [prefixes, key heads, tokens, width] of one layer, and which rows share which."""
+    """Keys and values [prefixes, key heads, tokens, width] of one layer, and the rows that share each prefix."""
 
     keys: Tensor
     values: Tensor
@@ -58,7 +58,7 @@ class LayerPrefixes:
 
 
 def spans(prefixes: Sequence[int]) -> list[Span]:
-    """The rows' prefixes, ascending, as spans."""
+    """Return spans for the rows' prefix numbers, which must ascend."""
     merged: list[Span] = []
     row = 0
     for prefix, rows in groupby(prefixes):
@@ -73,12 +73,12 @@ def spans(prefixes: Sequence[int]) -> list[Span]:
 
 
 def shared_prefix_attention(llm: Any) -> AbstractContextManager[None]:
-    """Within, the model attends to its cache and to the `prefixes` that it is called with."""
+    """Return a context in which the model attends to its cache and to the `prefixes` it is called with."""
     return attending_by(NAME, llm)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention [B, heads, N, width] and the log of its softmax's denominator [B, heads, N], float32 or wider.
+    """Return attention [B, heads, N, width] and the log-sum-exp of its scores [B, heads, N], float32 or wider.
 
     `mask` [B, 1, N, M] is added to the scaled scores.
     """
@@ -92,9 +92,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
 
 
 def attend_fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    """As `attend`, by the kernels of torch's own attention on GPUs, which give the logarithm with it: one launch.
+    """Compute `attend` on a GPU by torch's fused kernels, which return the log-sum-exp as well.
 
-    The last two strides of `mask` are multiples of eight numbers, or 0 or 1.
+    The last two strides of `mask` must be multiples of eight elements, or 0 or 1.
     """
     if mask is None and query.dtype in (torch.bfloat16, torch.float16):
         flash = torch.ops.aten._scaled_dot_product_flash_attention
@@ -103,13 +103,16 @@ def attend_fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
     efficient = torch.ops.aten._scaled_dot_product_efficient_attention
     bias = None if mask is None else mask.expand(*query.shape[:3], key.shape[2])
     out, total = efficient(query, key, value, bias, True, 0.0, False, scale=scale)[:2]
-    # Made in pieces of 32 positions.
+    # The kernel pads the log-sum-exp to a multiple of 32 positions.
     return out, total[..., : query.shape[2]]
 
 
 @cache
 def fused_agrees(device: torch.device, dtype: torch.dtype, width: int) -> bool:
-    """Whether those kernels, which torch calls its own, give here what two products give; looked at once a process."""
+    """Whether `attend_fused` agrees with `attend_by_products` on this device, to 2 %; tested once per process.
+
+    The fused kernels are private functions of torch, which may change between its versions.
+    """
     query, key, value = torch.randn(3, 2, 3, 24, width, device=device).to(dtype)
     mask = torch.zeros(2, 1, 24, 24, device=device, dtype=dtype)
     mask[:, :, :, :5] = torch.finfo(dtype).min
@@ -128,10 +131,10 @@ def fused_agrees(device: torch.device, dtype: torch.dtype, width: int) -> bool:
 def attend_by_products(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """As `attend`, by two matrix products, for devices without a fused kernel that gives the denominator.
+    """Compute `attend` by two matrix products, for devices without a fused kernel that returns the log-sum-exp.
 
-    Scores of half precision are summed and kept in float32, as fused kernels keep them: rounded to bfloat16 they are
-    off by up to 2^-9 of the largest, and so is, about, the logarithm of each weight.
+    Scores of half precision are kept in float32, as fused kernels do. Rounding them to bfloat16 would shift them, and
+    so the logarithm of each attention weight, by up to 2^-9 of the largest score.
     """
     scores = _float_product(query, key.mT) * scale
     if mask is not None:
@@ -141,11 +144,11 @@ def attend_by_products(
 
 
 def _float_product(one: Tensor, other: Tensor) -> Tensor:
-    """The product [B, heads, N, M] of [B, heads, N, K] and [B, heads, K, M], not rounded below float32."""
+    """Return the product [B, heads, N, M] of [B, heads, N, K] and [B, heads, K, M] in float32 or wider."""
     if one.dtype not in (torch.bfloat16, torch.float16):
         return one @ other
     if one.device.type == "cuda":
-        # The tensor cores' own sums, without float32 copies of the keys.
+        # Tensor cores accumulate in float32 anyway; this avoids float32 copies of the keys.
         product: Any = torch.bmm
         flat: Tensor = product(one.flatten(0, 1), other.flatten(0, 1), out_dtype=torch.float32)
         return flat.reshape(*one.shape[:2], *flat.shape[1:])
@@ -153,7 +156,7 @@ def _float_product(one: Tensor, other: Tensor) -> Tensor:
 
 
 def attend_to_prefixes(query: Tensor, prefixes: LayerPrefixes, scale: float) -> tuple[Tensor, Tensor]:
-    """As `attend`, with queries [rows, heads, N, width] and the keys and values of the prefixes the rows share."""
+    """Compute `attend` for queries [rows, heads, N, width] and the keys and values of the rows' shared prefixes."""
     outs, totals = [], []
     _, many, length, width = query.shape
     for span in prefixes.rows:
@@ -166,7 +169,7 @@ def attend_to_prefixes(query: Tensor, prefixes: LayerPrefixes, scale: float) -> 
         outs.append(out.reshape(*joined, width).transpose(1, 2).flatten(0, 1))
         totals.append(total.reshape(joined).transpose(1, 2).flatten(0, 1))
     if len(outs) == 1:
-        # Joining one part would copy it.
+        # torch.cat of one tensor would copy it.
         return outs[0], totals[0]
     return torch.cat(outs), torch.cat(totals)
 
@@ -179,22 +182,23 @@ def attend_to_both(
     scale: float,
     prefixes: LayerPrefixes | None,
 ) -> Tensor:
-    """Attention [rows, heads, N, width] of queries to keys and values of their own and to those of their prefixes.
+    """Return the attention [rows, heads, N, width] of queries to their rows' own keys and to their prefixes' keys.
 
-    There may be fewer key heads than query heads (grouped-query attention). `mask` is for the own keys.
+    There may be fewer key heads than query heads (grouped-query attention). `mask` applies to the rows' own keys; all
+    of a prefix is visible.
     """
-    # Queries that share a key head lie behind one another like further positions.
+    # Query heads that share a key head are laid out as further positions of one head.
     rows, many, length, width = query.shape
     groups = many // key.shape[1]
     query = query.reshape(rows, key.shape[1], groups * length, width)
     if mask is not None and groups > 1:
-        # Of one position there is one row to see by, without a copy.
+        # With one position the mask can be expanded without a copy.
         mask = mask.expand(-1, -1, groups, -1) if length == 1 else mask.repeat(1, 1, groups, 1)
     out, total = attend(query, key, value, mask, scale)
     if prefixes is not None:
         shared, shared_total = attend_to_prefixes(query, prefixes, scale)
         share = torch.sigmoid(shared_total - total)[..., None]
-        # Rounded once, behind the sum.
+        # Combined in float32, so that the result is rounded once.
         out = torch.lerp(out.to(share.dtype), shared.to(share.dtype), share).to(out.dtype)
     return out.reshape(rows, many, length, width)
 

@@ -1,6 +1,7 @@
-"""What answers requests: one protocol, whoever stands behind it. No torch.
+"""The protocol of the backends that answer requests. Needs no torch.
 
-Four do: this project's engine, the plain loop that it is held against, a vLLM server, and a stock transformers model.
+There are four backends: this project's engine, the reference loop that it is checked against, a vLLM server, and a
+stock transformers model.
 """
 
 from __future__ import annotations
@@ -18,75 +19,78 @@ from mllm_eval.generate.request import BROKEN, Request
 
 T = TypeVar("T")
 Loaded = tuple[dict[str, T], dict[str, str]]
-"""What was loaded of each image by its SHA-256, and for those that cannot be read why not."""
+"""SHA-256 -> what was loaded of each readable image, and SHA-256 -> the reason for each unreadable one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Requests that are answered together; `work` is what that costs, in any unit."""
+    """Requests that are answered together; `work` is their relative cost, in a unit of the backend's choice."""
 
     requests: tuple[Request, ...]
     work: int
 
 
 class Backend(Protocol):
-    """Greedy answers to requests.
+    """Answers requests by greedy decoding.
 
-    An answer depends on its request alone, but for the rounding of sums. A request that cannot be answered (an image
-    that cannot be read, a prompt beyond the positions) gets a failed answer, and costs no other its own.
+    An answer depends on its request alone, except for the rounding of sums. A request that cannot be answered
+    (unreadable image, prompt too long for the LLM) gets a failed answer and does not affect the others.
     """
 
     limits: Limits
-    """How much is computed at a time. Whoever asks lowers them where memory has run out."""
+    """How much is computed at a time. The caller lowers them when memory has run out."""
 
     @property
     def positions(self) -> int | None:
-        """How many tokens a prompt and its answer can have together, where that is known."""
+        """The maximum number of tokens of a prompt and its answer together; None where it is unknown."""
         ...
 
     def plan(self, requests: Sequence[Request], limits: Limits) -> list[Batch]:
-        """Batches that hold each request once. Which, depends on the list and the limits alone, so that a run that
-        was interrupted meets the same batches again, hence the same roundings."""
+        """Return batches that hold each request exactly once.
+
+        The batches depend on the list and the limits alone. A resumed run therefore computes the same batches, with
+        the same rounding.
+        """
         ...
 
     def prefetch(self, requests: Sequence[Request]) -> None:
-        """Begin to read what a batch shows that is asked next."""
+        """Begin to load the images of the next batch in the background."""
         ...
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
-        """The answers in the order of the requests. Those of a planned batch are computed as one batch.
+        """Return the answers in the order of the requests. The requests of a planned batch are computed as one batch.
 
-        Raises what torch raises where memory runs out, and UserError where a server answers no more.
+        Raises torch's errors where memory runs out, and UserError where a server no longer answers.
         """
         ...
 
     def count_tokens(self, request: Request) -> int | None:
-        """How many tokens a planned request's prompt has, where that is known before it is answered."""
+        """Return the number of tokens of a planned request's prompt; None if unknown before it is answered."""
         ...
 
 
 class ImageReader(Generic[T]):
-    """Images as a backend needs them, read by a thread of its own ahead of the batch that shows them."""
+    """Loads images in a background thread, ahead of the batch that shows them."""
 
     def __init__(self, load: Callable[[list[ImageRef]], Sequence[T]]) -> None:
-        """`load` reads several images; UserError, OSError or ValueError from it fail the image, all else goes on."""
+        """`load` reads several images. Its UserError, OSError or ValueError fail the image; other errors propagate."""
         self._load = load
         self._pool: ThreadPoolExecutor | None = None
         self._coming: deque[tuple[frozenset[str], Future[Loaded[T]]]] = deque()
         self._here: tuple[frozenset[str], Loaded[T]] = frozenset(), ({}, {})
 
     def begin(self, images: Collection[ImageRef]) -> None:
-        """Begin to read the images of a batch."""
+        """Begin to load the images of a batch."""
         if self._pool is None:
             import torch
 
-            # What the encoder computes depends on the number of threads, which every thread has of its own.
+            # The encoder's rounding depends on torch's number of threads, a setting that each thread has of its own.
             self._pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),))
         names = frozenset(image.sha256 for image in images)
         self._coming.append((names, self._pool.submit(load_images, self._load, images)))
 
     def read(self, images: Collection[ImageRef]) -> Loaded[T]:
-        """What was loaded of these images, and perhaps of others of their batch."""
+        """Return what was loaded of these images; other images of their batch may be included."""
         names = frozenset(image.sha256 for image in images)
         while not names <= self._here[0] and self._coming:
             coming, future = self._coming.popleft()
@@ -98,7 +102,7 @@ class ImageReader(Generic[T]):
 
 
 def load_images(load: Callable[[list[ImageRef]], Sequence[Any]], images: Collection[ImageRef]) -> Loaded[Any]:
-    """What `load` gives of those images that can be read: what cannot be read harms nothing else."""
+    """Load images, and where one of them cannot be read, load each alone, so that only the broken ones fail."""
     refs = list({image.sha256: image for image in images}.values())
     if not refs:
         return {}, {}

@@ -1,4 +1,4 @@
-"""Batches within memory: as large as a number of bytes allows, and halved where it runs out all the same."""
+"""Keep batches within memory: limits from a number of bytes, halved whenever memory runs out."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from mllm_eval.storage import read_json, write_json
 
 T = TypeVar("T")
 
-# What torch and its libraries say where memory runs out and the error has no class of its own.
+# Texts by which torch and its libraries report a lack of memory in errors without a class of their own.
 SAYINGS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 VARIABLE = "MLLM_EVAL_ANSWERS_BYTES"
 CGROUP = Path("/sys/fs/cgroup")
 
 
 class Backoff:
-    """Has a backend answer batches; where memory runs out, what follows is smaller, and what was answered stays."""
+    """Lets a backend answer batches. When memory runs out, the rest is answered in smaller batches."""
 
     def __init__(self, backend: Backend, say: Callable[[str], None] | None = None) -> None:
-        """`say` is told in a line what was halved."""
+        """`say` receives a line whenever the limits are halved."""
         self.backend, self.say = backend, say
         self.planned_for = backend.limits
-        """The limits that batches are to be planned for."""
+        """The limits to plan batches for: those before any halving."""
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
-        """The answers to a planned batch, in one go or, once memory has run out, in smaller ones.
+        """Answer a planned batch at once or, after memory has run out, in smaller batches.
 
-        Raises UserError where it runs out on a single question; any other error goes through.
+        Raises UserError where memory runs out on a single question; other errors propagate.
         """
         return self.compute(requests, self.backend.generate)
 
     def compute(self, requests: Sequence[Request], generate: Callable[[Sequence[Request]], Sequence[T]]) -> list[T]:
-        """As `generate`, with something else that is made of requests."""
+        """Call any `generate` on requests and return its results in their order; see `Backoff.generate`."""
         waiting: list[Sequence[Request]] = [requests]
         if self.backend.limits != self.planned_for:
             waiting = [batch.requests for batch in self.backend.plan(requests, self.backend.limits)]
@@ -63,7 +63,7 @@ class Backoff:
         except (RuntimeError, MemoryError) as problem:
             if not ran_out(problem):
                 raise
-        # Out here nothing holds the tensors of the attempt any more.
+        # Only outside the `except` block are the tensors of the failed attempt released.
         import torch
 
         if torch.cuda.is_available():
@@ -83,20 +83,20 @@ class Backoff:
         if self.say:
             less = "" if tokens is None else ", and half the tokens"
             self.say(f"memory ran out: from here on {limits.rows} questions at a time{less}")
-        # This batch may have been far from the limits, and must become smaller all the same.
+        # The batch may be far below the limits, so halving them alone might not make it smaller.
         smaller = replace(limits, rows=min(limits.rows, len(part) // 2))
         return [batch.requests for batch in self.backend.plan(part, smaller)]
 
 
 def halved(limits: Limits) -> Limits:
-    """Half of everything that takes memory."""
+    """Return the limits with tokens, rows and tokens per pass halved (at least 1)."""
     parts = (limits.tokens, limits.rows, limits.pass_tokens)
     tokens, rows, pass_tokens = (max(1, part // 2) for part in parts)
     return replace(limits, tokens=tokens, rows=rows, pass_tokens=pass_tokens)
 
 
 def ran_out(problem: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on a CPU."""
+    """Whether an error reports that memory ran out, on a GPU or a CPU."""
     import torch
 
     if isinstance(problem, MemoryError | torch.OutOfMemoryError):
@@ -105,10 +105,10 @@ def ran_out(problem: BaseException) -> bool:
 
 
 def kept_limits(path: Path, model: Any) -> Limits:
-    """The limits that the file `path` has from an earlier command, else those for this machine, which it keeps.
+    """Return the limits in the file `path`; if there are none, choose limits for this device and save them there.
 
-    A run that goes on elsewhere, or beside other programs, so meets the batches that it was planned in. Where
-    $MLLM_EVAL_ANSWERS_BYTES is set it decides anew; raises UserError where that is no size.
+    So a run that resumes on another machine, or with less free memory, still computes the batches it was planned in.
+    $MLLM_EVAL_ANSWERS_BYTES, where set, replaces saved limits. Raises UserError where its value is no size.
     """
     given = os.environ.get(VARIABLE)
     try:
@@ -117,7 +117,7 @@ def kept_limits(path: Path, model: Any) -> Limits:
             if all(type(part) is int and part > 0 for part in asdict(kept).values()):
                 return kept
     except (UserError, TypeError):
-        # Not there, or damaged: the worst that can come of it is another rounding.
+        # Missing or damaged: other limits change nothing but rounding.
         pass
     limits = limits_for(model, given)
     write_json(path, asdict(limits))
@@ -125,11 +125,11 @@ def kept_limits(path: Path, model: Any) -> Limits:
 
 
 def limits_for(model: Any, given: str | None = None) -> Limits:
-    """What a model answers at a time on the device it is on.
+    """Return the limits for a model on its present device.
 
-    Without `given` these are the default limits, the same on every machine, unless half of the memory that is free
-    holds fewer tokens. `given` (`20GB`) is used up, for fewer questions at a time or for more. Raises UserError
-    where that is no size.
+    Without `given` these are the default limits, unless half of the free memory holds fewer tokens. With `given`, a
+    size like `20GB`, the limits use that much memory, and may exceed the defaults. Raises UserError where it is no
+    size.
     """
     token = token_bytes(model.llm)
     if given:
@@ -138,10 +138,10 @@ def limits_for(model: Any, given: str | None = None) -> Limits:
 
 
 def limits_within(budget: int, token: int, more: bool = False) -> Limits:
-    """The default limits, with fewer tokens (or `more`, and rows to match) as `budget` bytes hold them.
+    """Return the default limits, with fewer tokens where `budget` bytes hold fewer; with `more`, also with more.
 
-    `token` is what a token's keys and values take. They are held twice for moments, when rows have left. Tokens are
-    a power of two: a budget that varies a little plans the same batches.
+    `token`: bytes of one token's keys and values. The budget counts them twice, as a cache is copied when finished
+    rows leave it. Tokens are a power of two, so that a slightly different budget plans the same batches.
     """
     default = Limits()
     tokens = 2 ** (max(1, budget // (2 * token)).bit_length() - 1)
@@ -151,24 +151,24 @@ def limits_within(budget: int, token: int, more: bool = False) -> Limits:
 
 
 def token_bytes(llm: Any) -> int:
-    """Bytes of a token's keys and values in a `LlamaForCausalLM`."""
+    """Return the bytes of one token's keys and values in all layers of a `LlamaForCausalLM`."""
     config, weight = llm.config, next(llm.parameters())
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(2 * config.num_hidden_layers * config.num_key_value_heads * width * weight.element_size())
 
 
 def free_bytes(device: Any) -> int:
-    """Memory that nobody uses on a model's device: the GPU's, or this machine's as far as its cgroup gives it."""
+    """Return the free bytes of a model's device: of the GPU, or of main memory within the process's cgroup limit."""
     import torch
 
     if torch.device(device).type == "cuda":
-        # What torch keeps for itself after a training is free, too.
+        # Memory that torch's allocator has reserved but does not use is free, too.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0] + kept)
     free = _available()
     try:
         most = int((CGROUP / "memory.max").read_text())
-        # Pages of files that were read count there, too, and are given back when they are needed.
+        # `memory.current` would also count the page cache, which the kernel frees when needed.
         used = int((CGROUP / "memory.stat").read_text().split()[1])
     except (OSError, ValueError):
         return free
@@ -180,5 +180,5 @@ def _available() -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
-        # Elsewhere half of what the machine has.
+        # Without /proc/meminfo (not Linux), assume that half of the physical memory is free.
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -1,9 +1,9 @@
-"""Which questions are answered together. No torch and no tokens: a plan is arithmetic on their numbers.
+"""Plan which requests are answered together, from token counts alone. Needs no torch.
 
-A prompt is split into a prefix that others share word for word (the text before the image and the image; for
-prompts without an image, the words that all of them begin with) and its own suffix. The prefix is computed once.
-The plan depends on the whole list of requests and on the limits, never on what has been answered already: a
-run that was interrupted meets the same batches again, hence the same roundings and the same bytes.
+A prompt is split into a prefix that other prompts share and a suffix of its own. With one image, the prefix is the
+text before the image and the image; without images, it is the text that all prompts begin with. Each prefix is
+computed once. The plan depends on the whole list of requests and on the limits, never on existing answers. A resumed
+run therefore computes the same batches, with the same rounding and the same output bytes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from itertools import groupby, pairwise
 from mllm_eval.catalog.grid import Kept
 
 Piece = tuple[int, ...] | str
-"""Token ids, or the sha256 of an image that stands there."""
+"""Token ids, or the SHA-256 of an image."""
 
-# Tokens of an answer where work is compared: most end after a few, whatever their limit.
+# Tokens assumed per answer when the work of batches is estimated: most answers are short, whatever their limit.
 ANSWER = 8
 
 
@@ -25,11 +25,13 @@ ANSWER = 8
 class Limits:
     """How much is computed at one time.
 
-    `tokens` bounds the keys and values held, in tokens (prompts and the longest answers allowed, shared prefixes
-    once): memory is this times the model's bytes per token, 2 x layers x key heads x head width x itemsize. A
-    request that exceeds it alone is answered alone. `rows` bounds the questions decoded together,
-    `pass_tokens` the tokens that go through the model at a time, padding included. `pass_cost` is what a pass
-    costs beside its tokens, in tokens: questions are parted by length only where that saves more padding.
+    tokens: most tokens in the key-value cache: prompts, shared prefixes once, and answers of the longest allowed
+        length. The cache takes tokens x 2 x layers x key heads x head width x itemsize bytes. A request that exceeds
+        the limit alone is answered alone.
+    rows: most requests that are decoded together.
+    pass_tokens: most tokens in one forward pass of the prefill, padding included.
+    pass_cost: fixed cost of a forward pass, in tokens. Requests are split by length only where that saves more
+        padding than this.
     """
 
     tokens: int = 32768
@@ -40,9 +42,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """A prompt as a plan sees it: `prefix` is the number of the prefix it shares, 0 for none.
+    """The lengths of a prompt, in tokens.
 
-    `suffix_tokens` follow the prefix's `prefix_tokens`; the answer may have `longest` tokens.
+    number: the request's number. prefix: number of the shared prefix, 0 for none. longest: most tokens of the answer.
     """
 
     number: int
@@ -54,12 +56,12 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A batch as numbers: prefixes of equal length, and the requests of each block, ascending in length."""
+    """A batch as numbers: prefixes of equal length, and the requests of each block, sorted by suffix length."""
 
     prefixes: tuple[int, ...]
     blocks: tuple[tuple[int, ...], ...]
     work: int
-    """Tokens that go through the model, about."""
+    """Approximate number of tokens that go through the model."""
 
     @property
     def requests(self) -> list[int]:
@@ -69,9 +71,10 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class PromptRow:
-    """The request number `request`, whose pieces after the batch's prefix number `prefix` are `suffix`.
+    """One request of a batch.
 
-    `longest` is how many tokens its answer may have.
+    request: the request's number. prefix: index of its prefix in the batch. suffix: the prompt's pieces after the
+    prefix. longest: most tokens of the answer.
     """
 
     request: int
@@ -83,9 +86,9 @@ class PromptRow:
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Prefixes of equal length, and blocks of rows that are decoded one block after the other.
+    """Prefixes of equal length, and blocks of rows; the blocks are decoded one after the other.
 
-    `kept`: what is shown of the images of which not all is, by sha256.
+    kept: SHA-256 -> the shown part of each image whose padding is hidden (`TokenGrid`).
     """
 
     prefixes: tuple[tuple[Piece, ...], ...]
@@ -94,12 +97,12 @@ class TokenBatch:
     kept: Mapping[str, Kept] = field(default_factory=dict)
 
     def images(self, row: PromptRow) -> list[str]:
-        """The sha256 of the images that a row shows."""
+        """Return the SHA-256 of the images that a row shows."""
         return [piece for piece in (*self.prefixes[row.prefix], *row.suffix) if isinstance(piece, str)]
 
 
 def plan(requests: Iterable[Lengths], limits: Limits) -> list[Planned]:
-    """Batches that hold every request exactly once."""
+    """Return batches that hold every request exactly once."""
     ordered = sorted(requests, key=lambda request: (request.prefix, request.suffix_tokens, request.number))
     groups = [
         part for _, group in groupby(ordered, lambda request: request.prefix) for part in _parts([*group], limits)
@@ -109,12 +112,12 @@ def plan(requests: Iterable[Lengths], limits: Limits) -> list[Planned]:
 
 
 def _held(prefixes: int, prefix_tokens: int, rows: int, longest: int) -> int:
-    """Tokens whose keys and values are held; `longest` counts a row's suffix and answer."""
+    """Return the tokens in the key-value cache; `longest` counts a row's suffix and answer."""
     return prefixes * prefix_tokens + rows * longest
 
 
 def _parts(group: Sequence[Lengths], limits: Limits) -> Iterator[Sequence[Lengths]]:
-    """Requests of one prefix, ascending in length, in parts that stay within the limits."""
+    """Split the requests of one prefix, sorted by length, into parts that stay within the limits."""
     start, answer = 0, 0
     for end, request in enumerate(group):
         answer = max(answer, request.longest)
@@ -142,7 +145,7 @@ def _packed(groups: Sequence[Sequence[Lengths]], limits: Limits) -> Iterator[lis
 
 
 def _planned(groups: Sequence[Sequence[Lengths]], limits: Limits) -> Planned:
-    # Prefixes that equally many rows share are attended to in one go if they stand together.
+    # Adjacent prefixes with equally many rows are attended to in one call (`attention.spans`).
     groups = sorted(groups, key=len)
     rows = sorted((one for group in groups for one in group), key=lambda one: (one.suffix_tokens, one.number))
     cuts = _cuts([one.suffix_tokens for one in rows], limits)
@@ -154,7 +157,10 @@ def _planned(groups: Sequence[Sequence[Lengths]], limits: Limits) -> Planned:
 
 
 def _cuts(lengths: Sequence[int], limits: Limits) -> list[int]:
-    """Where to cut ascending lengths so that passes and padding cost least in sum; from 0 to the end."""
+    """Return where to cut ascending lengths so that forward passes and padding cost least in total.
+
+    The result ascends from 0 to the number of lengths. Solved by dynamic programming over the end of the last part.
+    """
     best: list[tuple[int, int]] = [(0, 0)]
     for end in range(1, len(lengths) + 1):
         longest = lengths[end - 1]

@@ -1,4 +1,4 @@
-"""Whether the engine answers as the plain loop does, and by how little a token was chosen where it does not."""
+"""Compare the engine's answers with those of the reference loop, and measure how close a differing choice was."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ from mllm_eval.generate.reference import answer_one
 from mllm_eval.generate.task import Task, same_requests
 from mllm_eval.progress import Progress
 
-# Logits that differ by less than this many units in the last place of the largest are the same but for rounding,
-# in float32 or wider, where a batch of two may well be computed as a batch of one is.
+# Logits count as equal if they differ by less than this many units in the last place (float32 or wider) of the largest.
+# This covers rounding that `_moved` misses, since a batch of two is often summed in the same order as one.
 ROUNDING = 64
-# Either of the two logits that are compared may move so.
+# Factor on `_moved`, since rounding may move both of the compared logits.
 MOVES = 2
-# Roundings of the embeddings that are tried.
+# Number of random perturbations of the embeddings.
 DRAWS = 4
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A question that engine and reference answer otherwise.
+    """A question to which engine and reference give different answers.
 
-    `token` counts from 1; up to it both are the same. There the reference's logits, multiplied out in float32, prefer
-    its own token by `margin`; it is a `tie` where that is within what rounding moves them (`_moved`). Text behind a
-    token that was chosen by a tie says nothing.
+    asked: the task's name. id: the sample's id. text: the engine's answer. reference: the reference's answer.
+    token: index, from 1, of the first token that differs.
+    margin: logit of the reference's token there minus that of the engine's, by the reference in float32 or wider.
+    tie: whether the margin is within rounding (`_moved`). After a tie, the rest of the texts need not agree.
     """
 
     asked: str
@@ -52,7 +53,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How many questions were answered by both, how many of them not at all, and the differences."""
+    """Number of compared questions, the number that failed among them, and the questions with different answers."""
 
     questions: int
     failed: int
@@ -60,12 +61,12 @@ class Agreement:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing but ties differs."""
+        """Whether all differences are ties."""
         return all(one.tie for one in self.differences)
 
 
 def chosen(samples: Sequence[Sample], most: int | None) -> list[Sample]:
-    """About `most` samples, those on one image together, drawn by a hash of the image; all without `most`."""
+    """Return about `most` samples, chosen by a hash of their cluster, whole clusters at a time; all if None."""
     if most is None:
         return list(samples)
 
@@ -85,9 +86,9 @@ def compare_answers(
     limits: Limits | None = None,
     progress: Progress | None = None,
 ) -> Agreement:
-    """Answer every request by the engine, what is asked in one plan, and by the reference, and tell the differences.
+    """Answer every request by the engine, in one plan, and by the reference, and return the differences.
 
-    The journals are left alone.
+    Nothing is written to the tasks' journals.
     """
     engine = Engine(model, template, features, limits)
     backoff = Backoff(engine)
@@ -140,12 +141,15 @@ def _difference(
 
 
 def _moved(model: Answerer, inputs: Tensor, once: Tensor) -> float:
-    """By how much the plain loop's logits of the next token move by rounding alone.
+    """Estimate how much rounding alone changes the logits of the next token.
 
-    inputs: [1, N, H]; once: [1, V], their logits in one go. Beside that they are computed in a batch of two, in two
-    parts through a cache, and with the embeddings off by up to a unit in their last place either way; the greatest
-    difference is taken. In bfloat16 that is what all states are rounded by, and a batch of two may well be summed in
-    the same order as one.
+    Returns the largest absolute difference from `once` when the logits are computed in three other ways: in a batch of
+    two; in two parts through a cache; and with embeddings perturbed by up to one unit in the last place. The
+    perturbation matters in bfloat16, where a batch of two may be summed in the same order as one.
+
+    Args:
+        inputs: embeddings [1, N, H].
+        once: logits [1, V] of `inputs`, computed in one forward pass.
     """
     others = [_logits(model, inputs.repeat(2, 1, 1))]
     if inputs.shape[1] > 1:
@@ -163,7 +167,7 @@ def _moved(model: Answerer, inputs: Tensor, once: Tensor) -> float:
 
 
 def _logits(model: Answerer, inputs: Tensor, **options: Any) -> Tensor:
-    """[B, V] float32 or wider: the head's product is not rounded to the model's dtype, in which many logits tie."""
+    """Return the next token's logits [B, V] in float32 or wider, as rounding to bfloat16 would make many equal."""
     states: Tensor = model.llm.model(inputs_embeds=inputs, **options).last_hidden_state[:, -1]
     wide = torch.promote_types(states.dtype, torch.float32)
     logits: Tensor = states.to(wide) @ model.llm.lm_head.weight.to(wide).mT

@@ -1,4 +1,4 @@
-"""Backends that are given prompts as embeddings: text tokenised, images encoded and projected on this side."""
+"""The base of backends that read prompts as embeddings, made here from tokenised text and projected features."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from mllm_eval.generate.model import Answerer
 
 Features = Callable[[list[ImageRef]], "list[Tensor]"]
-"""The grids [h, w, D] of images; UserError, OSError or ValueError fail the requests that show the image."""
+"""Returns patch features [h, w, D] of images. UserError, OSError or ValueError fail the requests with that image."""
 
 
 class EmbeddingBackend:
-    """What three of the four backends share; they differ in how a batch of tokens is completed."""
+    """The common part of engine, reference and server; subclasses define `complete_batch`."""
 
     def __init__(self, model: Answerer, template: str, features: Features, limits: Limits | None = None) -> None:
-        """`template` is the one that the requests were written by."""
+        """`template` is the conversation template of the requests."""
         from mllm_eval.generate.model import end_tokens, grid_of
 
         self.model, self.limits = model, limits or Limits()
@@ -37,11 +37,11 @@ class EmbeddingBackend:
 
     @property
     def positions(self) -> int | None:
-        """How many tokens the LLM can hold in a row, where its config says so."""
+        """The LLM's maximum sequence length in tokens; None where its config does not state it."""
         return position_limit(getattr(self.model.llm, "config", None))
 
     def plan(self, requests: Sequence[Request], limits: Limits) -> list[Batch]:
-        """See `Backend.plan`; a request that the positions have no room for is a batch of its own."""
+        """See `Backend.plan`; a request that is too long for the LLM is a batch of its own."""
         lengths = self.prompts.lengths(requests)
         positions = self.positions
         fitting = [one for one in lengths if _fits(one, positions)]
@@ -49,7 +49,7 @@ class EmbeddingBackend:
         return [Batch(tuple(requests[number] for number in one.requests), one.work) for one in planned]
 
     def plan_lengths(self, lengths: Sequence[Lengths], limits: Limits) -> list[Planned]:
-        """The batches of prompts that fit."""
+        """Plan batches of requests that are not too long for the LLM."""
         return plan(lengths, limits)
 
     def prefetch(self, requests: Sequence[Request]) -> None:
@@ -57,7 +57,7 @@ class EmbeddingBackend:
         self.images.begin([image for request in requests for image in request.images])
 
     def count_tokens(self, request: Request) -> int:
-        """The length of a prompt, text and visual tokens."""
+        """Return the length of a prompt in tokens, text and image tokens together."""
         (prompt,) = self.prompts.prompts([request])
         return prompt.prefix_tokens + prompt.suffix_tokens
 
@@ -68,7 +68,7 @@ class EmbeddingBackend:
         return [self._answer(*pair, failed) for pair in zip(requests, tokens, strict=True)]
 
     def complete(self, requests: Sequence[Request]) -> list[list[int] | None]:
-        """The tokens of each answer, with its end token; None where there is no room or an image cannot be read."""
+        """Return the tokens of each answer with its end token; None if too long for the LLM or an image is broken."""
         features, _ = self.images.read([image for request in requests for image in request.images])
         lengths, positions = self.prompts.lengths(requests), self.positions
         tokens: dict[int, list[int]] = {}
@@ -79,7 +79,10 @@ class EmbeddingBackend:
         return [tokens.get(place) for place in range(len(requests))]
 
     def complete_batch(self, batch: TokenBatch, features: Mapping[str, Tensor]) -> dict[int, list[int]]:
-        """The tokens of each request of the batch that has all its images in `features`, by its number."""
+        """Return request number -> answer tokens, for each request of the batch whose images are all in `features`.
+
+        `features` maps an image's SHA-256 to its patch features [h, w, D].
+        """
         raise NotImplementedError
 
     def _answer(self, request: Request, tokens: list[int] | None, failed: Mapping[str, str]) -> Answer:
@@ -90,17 +93,17 @@ class EmbeddingBackend:
         if tokens is None:
             reason = next(failed[image.sha256] for image in request.images if image.sha256 in failed)
             return request.failure(reason, tokens_in)
-        # As the paper's code reads its model's tokens.
+        # The paper's code decodes its model's tokens in this way.
         text = self.model.tokenizer.decode(tokens, skip_special_tokens=True).strip()
         return request.answer(text, tokens_in, len(tokens))
 
 
 def _fits(length: Lengths, positions: int | None) -> bool:
-    """Whether there is room for a prompt and the longest answer allowed."""
+    """Whether a prompt and its longest allowed answer fit the LLM."""
     return positions is None or length.prefix_tokens + length.suffix_tokens + length.longest <= positions
 
 
 def alone(length: Lengths) -> Planned:
-    """A batch of one request."""
+    """Return a batch of one request."""
     tokens = length.prefix_tokens + length.suffix_tokens
     return Planned((length.prefix,), ((length.number,),), tokens)

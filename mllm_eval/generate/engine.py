@@ -1,7 +1,7 @@
-"""This project's engine: shared prefixes once, then the blocks of questions behind them, each row until it ends.
+"""This project's engine: batched greedy decoding that computes each shared prefix once.
 
-The answers are those of `reference.answer_one`, to the rounding of sums. A row stands behind its prefix as
-padding | suffix | answer: the padding is masked and takes no position.
+Its answers equal those of `reference.answer_one` except for the rounding of sums. After its prefix, a row is laid out
+as padding | suffix | answer. The padding is masked and takes no position.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from mllm_eval.generate.llamalayers import fill, newest_states
 from mllm_eval.generate.model import Answerer, embed_images, embed_pieces
 from mllm_eval.model.internals import KeyValues
 
-# Room made ahead for an answer: most end after a few tokens, and longer ones have the room extended.
+# Tokens reserved in the cache per answer. Most answers are shorter; the cache grows for longer ones.
 ROOM_FOR_ANSWER = 16
 
 
 class Engine(EmbeddingBackend):
-    """Each prefix computed once for all that share it, their suffixes and answers as rows of a batch."""
+    """Computes each prefix once for all requests that share it, and decodes these as rows of a batch."""
 
     def complete_batch(self, batch: TokenBatch, features: Mapping[str, Tensor]) -> dict[int, list[int]]:
         """See `answer_batch`."""
@@ -39,11 +39,13 @@ def answer_batch(
     ends: frozenset[int],
     pass_tokens: int,
 ) -> dict[int, list[int]]:
-    """The tokens of each request of the batch that has all its images, by the request's number.
+    """Return request number -> answer tokens, for each request of the batch whose images are all in `features`.
 
-    An answer ends with one of the tokens `ends`, or with as many tokens as its row may have. `features` holds
-    the grids [h, w, D] of the images that could be read, by sha256; requests with another image are left out
-    of what is returned. Prefixes go through the model by `pass_tokens` tokens at a time.
+    An answer ends with one of the tokens `ends`, which is included, or at its row's token limit.
+
+    Args:
+        features: SHA-256 -> patch features [h, w, D] of each readable image.
+        pass_tokens: most tokens of prefixes in one forward pass.
     """
     blocks = [[row for row in block if all(image in features for image in batch.images(row))] for block in batch.blocks]
     images = embed_images(model, features, batch.kept)
@@ -68,7 +70,10 @@ def prefill_prefixes(
     images: Mapping[str, Tensor],
     pass_tokens: int,
 ) -> SharedPrefixes:
-    """The keys and values of prefixes of `tokens` tokens each, `pass_tokens` of them at a time."""
+    """Return the keys and values of prefixes of `tokens` tokens each, at most `pass_tokens` tokens per forward pass.
+
+    A single prefix may exceed `pass_tokens`.
+    """
     if not prefixes or not tokens:
         return SharedPrefixes([], [])
     passes = []
@@ -92,7 +97,7 @@ def _answer_block(
     images: Mapping[str, Tensor],
     ends: frozenset[int],
 ) -> list[list[int]]:
-    """The greedy tokens of each row; the rows stand in the order of their prefixes."""
+    """Return each row's answer tokens by greedy decoding; the rows must be sorted by prefix."""
     suffixes = [embed_pieces(model, row.suffix, images) for row in rows]
     width = max(len(suffix) for suffix in suffixes)
     padding = torch.tensor([width - len(suffix) for suffix in suffixes], device=suffixes[0].device)
@@ -142,19 +147,22 @@ def _padded(suffix: Tensor, width: int) -> Tensor:
 
 
 def suffix_mask(padding: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-    """What to add to the scores [rows, 1, width, width] of the suffixes among themselves: 0 or the least number."""
+    """Return the additive causal mask [rows, 1, width, width] of left-padded suffixes: 0, or the dtype's minimum.
+
+    padding: [rows], padding tokens on each row's left.
+    """
     at = torch.arange(width, device=padding.device)
     seen = (at[None, :] <= at[:, None]) & (at[None, None, :] >= padding[:, None, None])
     return _least_where(~seen, dtype)[:, None]
 
 
 def answer_mask(padding: Tensor, length: int, dtype: torch.dtype) -> Tensor:
-    """What to add to the scores [rows, 1, 1, length] of the newest tokens: 0, or the least number for padding."""
+    """Return the additive mask [rows, 1, 1, length] of the newest tokens: 0, or the dtype's minimum for padding."""
     return _least_where(torch.arange(length, device=padding.device) < padding[:, None], dtype)[:, None, None, :]
 
 
 def _least_where(hidden: Tensor, dtype: torch.dtype) -> Tensor:
     length = hidden.shape[-1]
-    # Rows begin at multiples of eight numbers, as fused kernels on GPUs want them.
+    # Fused GPU kernels need rows whose stride is a multiple of eight elements.
     room = torch.zeros(*hidden.shape[:-1], -(-length // 8) * 8, dtype=dtype, device=hidden.device)
     return room[..., :length].masked_fill_(hidden, torch.finfo(dtype).min)

@@ -1,7 +1,7 @@
-"""The first token of the answers to one question about many images: one forward pass an image, nothing generated.
+"""Logits of the first answer token to one question about many images, by one forward pass per image.
 
-What stands before the image is the same in all prompts: its keys and values are computed once, for all images there
-ever are. The question behind it is the same too, so that rows of a batch need no padding.
+The text before the image is the same in all prompts, so its keys and values are computed once. The question after the
+image is the same too, so the rows of a batch need no padding.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mllm_eval.prompts import PromptTokens, prompt_parts
 
 
 class FirstToken:
-    """A question about one image, tokenised once; its answers' first tokens for any number of images."""
+    """Asks one question, tokenised once, about any number of images, and returns first-token logits."""
 
     def __init__(self, model: Answerer, template: str, question: str) -> None:
         """`template` is the conversation template that the model was trained with."""
@@ -31,16 +31,19 @@ class FirstToken:
         (before, _), (after, _) = chunks
         self.model, self.before, self.after = model, tuple(before), tuple(after)
         self.plain = fault() is not None
-        """Whether the installed transformers allows only the way through its public interface."""
+        """Whether only transformers' public interface can be used, as its internals differ from the known ones."""
         self._prefixes: SharedPrefixes | None = None
 
     @property
     def tokens(self) -> int:
-        """Tokens of a prompt that shows all of its image."""
+        """Number of tokens of a prompt that shows its whole image."""
         return len(self.before) + self.model.image_tokens + len(self.after)
 
     def embed(self, features: Tensor, kept: Sequence[Kept | None]) -> list[Tensor]:
-        """Embeddings [positions, H] of what is shown of each image, of features [B, h, w, D]."""
+        """Return embeddings [positions, H] of the shown part of each image, for patch features [B, h, w, D].
+
+        kept: the shown part of each image's grid (`TokenGrid.kept`); None for the whole grid.
+        """
         embedded = self.model.embed(features)
         grid = grid_of(self.model)
         if grid is None:
@@ -49,15 +52,15 @@ class FirstToken:
         return [row[torch.tensor(places, device=row.device)] for row, places in zip(embedded, shown, strict=True)]
 
     def prompt(self, image: Tensor) -> Tensor:
-        """The whole prompt as embeddings [N, H], for the embeddings of an image."""
+        """Return the whole prompt as embeddings [N, H], given an image's embeddings [positions, H]."""
         pieces: list[Piece] = [self.before, "image", self.after] if self.before else ["image", self.after]
         return embed_pieces(self.model, pieces, {"image": image})
 
     @torch.inference_mode()
     def logits(self, features: Tensor, kept: Sequence[Kept | None]) -> Tensor:
-        """Logits [B, vocabulary] of the first token of each answer, for features [B, h, w, D] of one image each.
+        """Return logits [B, vocabulary] of each answer's first token, for patch features [B, h, w, D] of B images.
 
-        kept: what is shown of each image's grid (`TokenGrid.kept`); None for all of it.
+        kept: the shown part of each image's grid (`TokenGrid.kept`); None for the whole grid.
         """
         images = self.embed(features, kept)
         by_length: dict[int, list[int]] = {}

@@ -1,7 +1,7 @@
-"""A LLaMA's layers as far as generation uses what they give.
+"""Forward passes of a LLaMA that skip what generation does not use of the last layer.
 
-The last layer's queries, attention, output and MLP are used where a token is chosen next, at one position of a row,
-and nowhere in a prefix that is only attended to. Its keys and values are used everywhere.
+Generation needs the last layer's keys and values at every position, but its queries, attention and MLP only at the
+last position of a row, where the next token is chosen. In a shared prefix it needs the latter nowhere.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from mllm_eval.model.internals import (
 
 
 def fill(model: Any, inputs: Tensor, cache: KeyValues) -> None:
-    """Put the keys and values of embeddings [B, N, H], the beginnings of their rows, into an empty cache.
+    """Compute the keys and values of embeddings [B, N, H] with causal attention, and put them into an empty cache.
 
-    `model` is a `LlamaModel`; every position sees those before it.
+    `model` is a `LlamaModel`. The embeddings begin at position 0.
     """
     states, rotary = below_last(model, inputs, cache)
     last = model.layers[-1]
@@ -40,10 +40,10 @@ def newest_states(
     prefixes: SharedPrefixes,
     row_prefixes: list[Span],
 ) -> Tensor:
-    """The final states [rows, H] at the last position of embeddings [rows, N, H].
+    """Return the final hidden states [rows, H] at the last position of embeddings [rows, N, H].
 
-    `positions` [rows, N]. `mask` [rows, 1, N, M] is added to the scores of the M tokens that the cache has then; the
-    prefixes are seen everywhere. To be called within `shared_prefix_attention`.
+    `positions`: [rows, N]. `mask` [rows, 1, N, M] is added to the scores of the M tokens in the cache, the new ones
+    included. All positions attend to the whole of their prefix. To be called within `shared_prefix_attention`.
     """
     rotary = model.rotary_emb(inputs, position_ids=positions)
     states = inputs

@@ -1,4 +1,4 @@
-"""What generation needs of a model, and the embedding of a prompt's pieces."""
+"""The protocol of models that can generate, and the embedding of a prompt's pieces."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from mllm_eval.generate.batching import Piece
 
 
 class Answerer(Protocol):
-    """A vision-language model: `mllm_eval.model.VLM`, or what stands for it in a test."""
+    """A vision-language model: `mllm_eval.model.VLM`, or a substitute in tests."""
 
     llm: Any
     """A `LlamaForCausalLM`."""
     tokenizer: Any
     image_tokens: int
-    """How many positions of a prompt an image takes, what is hidden of it counted. A model that hides parts of
-    images has a `grid` (`TokenGrid`), which says what is shown."""
+    """Positions that a whole image takes in a prompt. A model that hides the padding of images also has a `grid`
+    (`TokenGrid`), which tells the part that is shown."""
 
     def embed(self, features: Tensor) -> Tensor:
-        """Features [B, h, w, D] as embeddings [B, image_tokens, H]."""
+        """Project patch features [B, h, w, D] to embeddings [B, image_tokens, H]."""
         ...
 
 
 def grid_of(model: Answerer) -> TokenGrid | None:
-    """The grid of a model that hides parts of images; None for one that shows all of all."""
+    """Return the grid of a model that hides the padding of images; None for other models."""
     grid: TokenGrid | None = getattr(model, "grid", None)
     return grid if grid is not None and grid.hide else None
 
@@ -36,9 +36,9 @@ def grid_of(model: Answerer) -> TokenGrid | None:
 def embed_images(
     model: Answerer, features: Mapping[str, Tensor], kept: Mapping[str, Kept] | None = None
 ) -> dict[str, Tensor]:
-    """Embeddings [positions, H] of features [h, w, D], both by the image's sha256.
+    """Project patch features [h, w, D] to embeddings [positions, H]; both are keyed by the image's SHA-256.
 
-    Of an image in `kept` these are the positions that are shown, of another all `image_tokens`.
+    An image in `kept` has only the positions of its shown part; other images have `image_tokens` positions.
     """
     by_grid: dict[tuple[int, ...], list[str]] = {}
     for name, grid in features.items():
@@ -55,7 +55,7 @@ def embed_images(
 
 
 def embed_pieces(model: Answerer, pieces: Sequence[Piece], images: Mapping[str, Tensor]) -> Tensor:
-    """Embeddings [tokens, H] of text and images in their order."""
+    """Return the embeddings [tokens, H] of a prompt's pieces in their order."""
     words = model.llm.get_input_embeddings()
     return torch.cat(
         [
@@ -66,7 +66,7 @@ def embed_pieces(model: Answerer, pieces: Sequence[Piece], images: Mapping[str, 
 
 
 def end_tokens(tokenizer: Any, turn_end: str) -> frozenset[int]:
-    """The tokens that end an answer: the tokenizer's own end of text and the mark that ends the turn."""
+    """Return the ids of the tokens that end an answer: the tokenizer's EOS token, and `turn_end` if it is one token."""
     mark: Collection[int] = tokenizer(turn_end, add_special_tokens=False)["input_ids"]
     ends = set(mark) if len(mark) == 1 else set()
     if tokenizer.eos_token_id is not None:

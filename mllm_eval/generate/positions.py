@@ -1,4 +1,4 @@
-"""How many positions an LLM was made for; needs no torch."""
+"""Read an LLM's maximum sequence length from its config. Needs no torch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mllm_eval.storage import parse_json
 
 
 def position_limit(config: Any) -> int | None:
-    """The longest row of tokens by a transformers config, or None where it says none.
+    """Return the maximum sequence length, in tokens, by a transformers config; None where it states none.
 
-    `max_position_embeddings` counts those before a linear or dynamic stretching of rotary positions.
+    `max_position_embeddings` is multiplied by the factor of linear or dynamic RoPE scaling, which it excludes.
     """
     limit = getattr(config, "max_position_embeddings", None)
     if not isinstance(limit, int):
@@ -25,12 +25,12 @@ def position_limit(config: Any) -> int | None:
     return limit
 
 
-# Under which names a model for images and text keeps its LLM's config.
+# Names under which configs of vision-language models hold the LLM's config.
 _PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 
 
 def positions_in(folder: Path) -> int | None:
-    """`position_limit` of the model in a folder, by its config.json; None where there is none, or it says nothing."""
+    """Return `position_limit` for a folder's config.json; None where it is missing, unreadable or states none."""
     try:
         config = parse_json((folder / "config.json").read_text(encoding="utf-8"), fields_once=False)
     except (OSError, ValueError):

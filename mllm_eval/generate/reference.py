@@ -1,4 +1,4 @@
-"""The plain way to answer, one request after the other: what the engine is checked and measured against."""
+"""The reference: plain greedy decoding, one request at a time, against which the engine is checked and timed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mllm_eval.generate.model import Answerer, embed_images, embed_pieces
 
 
 class Reference(EmbeddingBackend):
-    """The plain loop as a backend."""
+    """The reference loop as a backend."""
 
     def plan_lengths(self, lengths: Sequence[Lengths], limits: Limits) -> list[Planned]:
-        """Each prompt is a batch of its own."""
+        """Return one batch per request."""
         return [*map(alone, lengths)]
 
     def complete_batch(self, batch: TokenBatch, features: Mapping[str, Tensor]) -> dict[int, list[int]]:
@@ -40,9 +40,12 @@ def answer_one(
     ends: frozenset[int],
     kept: Mapping[str, Kept] | None = None,
 ) -> list[int]:
-    """The tokens of the greedy answer to a prompt, with its end token where it has one.
+    """Return the tokens of the greedy answer to a prompt, including an end token if one was reached.
 
-    `features` holds the grid [h, w, D] of each of the prompt's images by sha256, `kept` what is shown of them.
+    Args:
+        features: SHA-256 -> patch features [h, w, D] of each image of the prompt.
+        ends: ids of the tokens that end an answer.
+        kept: SHA-256 -> the shown part of each image whose padding is hidden.
     """
     shown = {piece for piece in pieces if isinstance(piece, str)}
     images = embed_images(model, {name: features[name] for name in shown}, kept)

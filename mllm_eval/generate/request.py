@@ -1,4 +1,4 @@
-"""What a backend is asked: each question rendered once, with what its answer depends on. No torch."""
+"""Requests to a backend: each question's prompt, rendered once, and the key that decides its answer. No torch."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
 from mllm_eval.prompts import Part, may_hold_marks, prompt_parts
 
-# What a broken image raises when it is read. Anything else is a fault of the code and stops the run.
+# Errors that a broken image raises when it is read. Any other error is a bug and stops the run.
 BROKEN = (UserError, OSError, ValueError)
-# Why a sample failed whose prompt and longest answer have no room in the LLM: trying again gives nothing else.
+# Begins the reason of a sample whose prompt and longest answer exceed the LLM's context. Such a sample is not retried.
 TOO_LONG = "does not fit the LLM"
-# Behind a prompt whose own words hold control marks, where it is made a digest.
+# Appended to a prompt before hashing if its question contains the text of control tokens.
 AS_TEXT = "\0marks in the question are text"
 
 AnswerKey = tuple[str, tuple[str, ...]]
-"""What a greedy answer depends on: the first 16 hex digits of a digest of the prompt, and of each image's SHA-256."""
+"""What a greedy answer depends on: the first 16 hex digits of the prompt's and of each image's SHA-256."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Request:
-    """One question, as every backend is asked it.
+    """One question, in the form that every backend receives.
 
-    benchmark, variant, id: whose question it is. text: the user's words. prompt: the whole prompt up to the
-        assistant's turn, written by a template; empty where the model's own processor writes it. images: in the order
-        they are shown. max_new_tokens: how many tokens the answer may have. digest: of the prompt (`AnswerKey`).
+    benchmark, variant, id: identify the question. text: the user's turn.
+    prompt: the whole prompt up to the assistant's turn; empty where the model's own processor writes it.
+    images: in the order in which they are shown. max_new_tokens: most tokens of the answer.
+    digest: first 16 hex digits of the prompt's SHA-256 (`AnswerKey`).
     """
 
     benchmark: str
@@ -45,28 +46,28 @@ class Request:
 
     @property
     def key(self) -> AnswerKey:
-        """What the answer depends on, as the journal has it."""
+        """The prompt's and the images' digests, as the journal stores them."""
         return self.digest, tuple(image.sha256[:16] for image in self.images)
 
     def answer(self, text: str, tokens_in: int, tokens_out: int) -> Answer:
-        """The answer with this raw text."""
+        """Return the answer with this raw text."""
         return Answer(self.id, *self.key, text, tokens_in, tokens_out)
 
     def failure(self, reason: str, tokens_in: int = 0) -> Answer:
-        """The failed answer, with why there is none."""
+        """Return a failed answer with its reason."""
         return Answer(self.id, *self.key, "", tokens_in, 0, "error", reason)
 
     def too_long(self, tokens_in: int, positions: int | None) -> Answer:
-        """The failed answer to a prompt of `tokens_in` tokens that the LLM's positions have no room for."""
+        """Return the failed answer to a prompt of `tokens_in` tokens that is too long for the LLM."""
         room = f"{tokens_in} tokens and up to {self.max_new_tokens} of an answer, {positions} positions"
         return self.failure(f"{TOO_LONG}: {room}", tokens_in)
 
 
 class PromptFormat(Protocol):
-    """Who writes the prompts: a template of this project, or an external model's own processor."""
+    """Writes prompts: by a conversation template of this project, or later by a model's own processor."""
 
     def write(self, sample: Sample) -> tuple[tuple[Part, ...], str]:
-        """The prompt, empty where it is written later, and the digest of all that decides it."""
+        """Return the prompt (empty where the processor writes it later) and a digest of all that decides it."""
         ...
 
 
@@ -76,13 +77,13 @@ class TemplateFormat:
 
     template: str
     _own: dict[Part, Part] = field(default_factory=dict, compare=False, repr=False)
-    """What the template writes itself is the same in all prompts: held once."""
+    """The template's own parts, which all prompts share; one copy of each saves memory."""
 
     def write(self, sample: Sample) -> tuple[tuple[Part, ...], str]:
-        """The parts of the prompt, and the digest of its text.
+        """Return the parts of the prompt and the digest of its text.
 
-        Where a question holds control marks, the digest also says that these were read as text: answers of a version
-        that took them for control tokens are answers to another prompt.
+        If a question contains the text of control tokens, the digest also records that it was read as plain text. This
+        tells such answers apart from those of older versions, which read it as control tokens.
         """
         parts = tuple(
             self._own.setdefault(part, part) if part.own else part
@@ -94,42 +95,43 @@ class TemplateFormat:
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """Prompts by a model's own chat template, which is known when the model is: the messages tell them apart.
+    """Prompts by an external model's own chat template, identified by their chat messages.
 
-    overruled: what greedy decoding does not follow of the model's generation_config (`mllm_eval.greedy`). Answers of a
-    version that followed it are others, and so are those that took a question's own marks for control tokens.
+    overruled: fields of the model's generation_config that greedy decoding ignores (`mllm_eval.greedy`). They are part
+    of the digest, since older versions followed them and so gave other answers.
     """
 
     overruled: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, sample: Sample) -> tuple[tuple[Part, ...], str]:
-        """No parts, and the digest of the messages."""
+        """Return no parts, and the digest of the chat messages."""
         told = messages(sample.prompt, len(sample.images))
         asked: Any = [told, dict(self.overruled)] if self.overruled else told
         return (), _digest(canonical([asked, AS_TEXT] if may_hold_marks(sample.prompt) else asked))
 
 
 def messages(text: str, images: int) -> list[dict[str, Any]]:
-    """The one turn of a question, in the form that chat templates read: its images, then its text."""
+    """Return a question as chat messages: one user turn with its images, then its text."""
     parts: list[dict[str, Any]] = [{"type": "image"} for _ in range(images)]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
 
 
 def write_request(sample: Sample, prompts: PromptFormat, max_new_tokens: int, variant: VariantKey = DEFAULT) -> Request:
-    """The request that asks a sample; here its prompt is rendered, once."""
+    """Return the request for a sample, with its prompt rendered."""
     parts, digest = prompts.write(sample)
     return Request(sample.benchmark, variant, sample.id, sample.prompt, parts, sample.images, max_new_tokens, digest)
 
 
 def fits(answer: Answer, room: int | None) -> bool:
-    """Whether the prompt of an answer was within `room` tokens; beyond the LLM's positions answers are noise."""
+    """Whether the prompt of an answer has at most `room` tokens; beyond its context an LLM's answers are noise."""
     return room is None or answer.tokens_in <= room
 
 
 def is_settled(answer: Answer | None, request: Request, room: int | None) -> bool:
-    """Whether a question needs no further answer: it has one to this very prompt about these very images.
+    """Whether `answer` is a valid answer to exactly this prompt and these images, so that none is needed.
 
-    A failed one is tried again when its images can be decoded by now. Needs no torch and no model.
+    A failed answer counts as valid while an image cannot be decoded, or where the prompt is too long for the LLM. Needs
+    no torch and no model.
     """
     if answer is None or (answer.prompt, answer.images) != request.key:
         return False

@@ -1,4 +1,4 @@
-"""The one flow from tasks to journalled answers, whichever backend answers."""
+"""Answer tasks by any backend and write the answers to their journals."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from mllm_eval.progress import Progress
 
 @dataclass(frozen=True)
 class Hooks:
-    """Who takes part and who is told.
+    """How ranks share the work, and the callbacks that report it.
 
-    share: this process's part of the batches; by default it does all. The journals are of its rank, and that of rank 0
-        is finished when all have answered theirs: only there `finished` is called.
-    finished: told of each task whose journal is finished.
-    around: gives the context in which a group of tasks is answered, and where its progress goes instead of `progress`.
-    say: told in a line when memory has run out.
+    share: this process's part of the batches; by default all. Each rank appends to a journal of its own. Rank 0
+        finishes the journals when all ranks have answered their parts.
+    progress: called with the number of answered requests and their total.
+    finished: called on rank 0 with each task whose journal is finished.
+    around: returns the context in which a group of tasks is answered; it yields the group's progress callback, which
+        replaces `progress`.
+    say: receives a line when memory has run out.
     """
 
     share: Share | None = None
@@ -35,15 +37,19 @@ class Hooks:
 
 
 def answer_tasks(backend: Backend | None, tasks: Sequence[Task], hooks: Hooks | None = None) -> None:
-    """Answer every request of the tasks that needs it; the answers go to the journals batch by batch.
+    """Answer all requests of the tasks that need an answer, and append the answers to the journals batch by batch.
 
-    Tasks that share images are answered together; the others in the order given, as if each were asked alone. What a
-    later task of a group asks as an earlier one does is asked once. A batch of which all requests have their answers is
-    skipped, any other is computed whole, so that its roundings are always the same. Where memory runs out, batches are
-    halved from there on. A failed request is journalled as failed.
+    Tasks that share images form a group and are answered together; groups follow in the order given. Within a group,
+    equal requests are answered once. A batch is skipped if all its requests have answers. Otherwise it is computed
+    whole, so that its rounding never depends on existing answers. When memory runs out, the following batches are
+    halved. A failed request is journalled as failed.
 
     Args:
-        backend: None where all has been answered and journals are only to be finished.
+        backend: None where everything is answered and the journals only have to be finished.
+
+    Raises:
+        ValueError: a request needs an answer and `backend` is None.
+        UserError: memory ran out on a single question, or a server no longer answers.
     """
     hooks = hooks or Hooks()
     share = hooks.share or Share()
@@ -52,7 +58,7 @@ def answer_tasks(backend: Backend | None, tasks: Sequence[Task], hooks: Hooks | 
         for task in tasks:
             task.journal.hold_to(task.max_new_tokens)
 
-    # Rank 0 gathers what an earlier run has left before the others append; they only note the limits.
+    # Rank 0 merges the parts of an earlier run before other ranks append; these only note the token limits.
     share.first(hold)
     if share.rank:
         hold()
@@ -75,9 +81,9 @@ def answer_tasks(backend: Backend | None, tasks: Sequence[Task], hooks: Hooks | 
 
 
 def _answer_group(backoff: Backoff | None, group: Sequence[Task], share: Share) -> Iterator[int]:
-    """How many requests each batch answers, when their answers are in the journals."""
+    """Yield for each batch how many requests it answers, once their answers are in the journals."""
     if not any(any(task.todo) for task in group):
-        # Whoever has seen all answers takes nothing, but takes part in the taking.
+        # A rank without open requests must still take part in sharing out the batches.
         yield from (0 for _ in share.take([]))
         return
     if backoff is None:
@@ -91,7 +97,7 @@ def _answer_group(backoff: Backoff | None, group: Sequence[Task], share: Share) 
         if (task, place) not in repeated
     }
     backend = backoff.backend
-    # The same plan on all processes, whatever has been halved on this one.
+    # All ranks must plan the same batches, so limits halved on this rank do not count here.
     batches = backend.plan(list(asked), backoff.planned_for)
     coming: tuple[Batch, bool] | None = None
 
@@ -113,7 +119,7 @@ def _answer_group(backoff: Backoff | None, group: Sequence[Task], share: Share) 
 
 
 def _journal(answers: Iterable[tuple[Request, Answer]], asked: Mapping[Request, Sequence[tuple[Task, int]]]) -> None:
-    """Append the answers that are needed, each also to the other requests that ask the same."""
+    """Append the needed answers to the journals, for each request and for the requests equal to it."""
     new: dict[Task, list[Answer]] = {}
     for request, answer in answers:
         for task, place in asked[request]:

@@ -1,8 +1,8 @@
-"""Answers by a vLLM server: the embeddings of a prompt go out, the tokens of its answer come back.
+"""Answer requests by a vLLM server, which receives a prompt's embeddings and returns the tokens of its answer.
 
-The server holds the LLM alone (`mllm-eval export RUN --llm`); images are encoded, projected and put between the
-words' embeddings here. Its interface is the Completions API of vLLM's OpenAI-compatible server with `prompt_embeds`,
-a tensor saved by torch in base64 (https://docs.vllm.ai/en/stable/features/prompt_embeds/).
+The server holds the LLM alone (`mllm-eval export RUN --llm`). Images are encoded and projected on this side, and their
+embeddings inserted between those of the text. The interface is the Completions API of vLLM's OpenAI-compatible server
+with `prompt_embeds`, a base64-encoded torch file (https://docs.vllm.ai/en/stable/features/prompt_embeds/).
 """
 
 from __future__ import annotations
@@ -33,17 +33,19 @@ if TYPE_CHECKING:
     from mllm_eval.generate.embedding import Features
     from mllm_eval.generate.model import Answerer
 
-# Too busy, or not up yet: worth another try.
+# HTTP status codes of a busy or starting server; such requests are retried.
 BUSY = (429, 502, 503, 504)
-# As many as vLLM tells unless it is started with more (`--max-logprobs`).
+# vLLM's default maximum of log-probabilities per token (`--max-logprobs`).
 MOST_LOGPROBS = 20
 
 
 class Server:
-    """The server: what it serves, and how it is asked.
+    """A client of a vLLM server.
 
-    url: where it listens, with or without `/v1`. at_once: requests under way at a time; the server batches them.
-    timeout: seconds that one may take. waits: seconds before each further try. $VLLM_API_KEY is sent where it is set.
+    url: the server's address, with or without `/v1`; UserError unless it is http or https.
+    at_once: number of concurrent requests; the server batches them.
+    timeout: seconds allowed per request. waits: seconds to wait before each retry.
+    $VLLM_API_KEY, where set, is sent as the bearer token.
     """
 
     def __init__(
@@ -56,12 +58,12 @@ class Server:
 
     @property
     def limits(self) -> Limits:
-        """Batches of a few times as many requests as are under way; their visual tokens are held here."""
+        """Limits for batches of four times the concurrent requests; their image embeddings are held in memory here."""
         return Limits(tokens=1024 * self.at_once, rows=4 * self.at_once)
 
     @cached_property
     def serves(self) -> str:
-        """The name of the model that it serves. Raises UserError where it does not tell one."""
+        """The name of the model that the server serves. Raises UserError where it serves none or can't be reached."""
         models = self._said("/v1/models")
         try:
             return str(models["data"][0]["id"])
@@ -70,7 +72,7 @@ class Server:
 
     @property
     def positions(self) -> int | None:
-        """How many tokens it lets a prompt and its answer have, where it says so."""
+        """The server's `max_model_len`: most tokens of a prompt and its answer together; None where not stated."""
         try:
             length = self._said("/v1/models")["data"][0].get("max_model_len")
         except (KeyError, IndexError, TypeError, AttributeError):
@@ -80,10 +82,12 @@ class Server:
     def __call__(
         self, model: Answerer, batch: TokenBatch, features: Mapping[str, Tensor], ends: frozenset[int]
     ) -> dict[int, list[int]]:
-        """The tokens of each request of the batch that has all its images, by number; each image is projected once.
+        """Return request number -> answer tokens, for each request of the batch whose images are all in `features`.
+
+        `features` maps an image's SHA-256 to its patch features [h, w, D]. Each image is projected once.
 
         Raises:
-            UserError: the server refuses a prompt, or can't be reached any more.
+            UserError: the server refuses a prompt or can no longer be reached.
         """
         import torch
 
@@ -93,7 +97,7 @@ class Server:
             images = embed_images(model, features, batch.kept)
 
         def asked(number: int, pieces: Sequence[Piece], longest: int) -> tuple[int, list[int]]:
-            # Embedded only now: no more prompts are held than are under way.
+            # Embedding here keeps only as many prompts in memory as there are concurrent requests.
             with torch.inference_mode():
                 prompt = embed_pieces(model, pieces, images)
             return number, self.complete(prompt, longest, ends)
@@ -114,14 +118,17 @@ class Server:
                 raise
 
     def complete(self, prompt: Tensor, longest: int, ends: frozenset[int]) -> list[int]:
-        """The greedy answer, at most `longest` tokens, to embeddings [N, H], with its end token where it has one."""
+        """Return the greedy answer to embeddings [N, H], at most `longest` tokens, including an end token.
+
+        Raises UserError where the server refuses, can't be reached, or returns no token ids.
+        """
         body = {
             "model": self.serves,
             "prompt": "",
             "prompt_embeds": packed(prompt),
             "max_tokens": longest,
             "temperature": 0.0,
-            # The server takes what a request leaves out from its model's generation_config.
+            # Without this the server would use the value in its model's generation_config.
             "repetition_penalty": 1.0,
             "stop_token_ids": sorted(ends),
             "return_token_ids": True,
@@ -140,9 +147,9 @@ class Server:
         return [int(token) for token in tokens]
 
     def first_token(self, prompt: Tensor, most: int = MOST_LOGPROBS) -> dict[int, float]:
-        """Log-probabilities of the likeliest first tokens of the answer to embeddings [N, H], at most `most` of them.
+        """Return token id -> natural log-probability of the `most` likeliest first tokens of the answer.
 
-        Raises UserError where the server tells none, or is not to be reached.
+        `prompt` holds embeddings [N, H]. Raises UserError where the server returns none or can't be reached.
         """
         body = {
             "model": self.serves,
@@ -152,7 +159,7 @@ class Server:
             "temperature": 0.0,
             "repetition_penalty": 1.0,
             "logprobs": most,
-            # Texts of tokens are not unique; ids are.
+            # Several tokens can have the same text, so ids are needed.
             "return_tokens_as_token_ids": True,
         }
         said = self._said("/v1/completions", body)
@@ -187,16 +194,16 @@ class Server:
 
 
 class ServerBackend(EmbeddingBackend):
-    """A server that holds a run's LLM."""
+    """The backend that lets a server with a run's LLM answer."""
 
     def __init__(self, model: Answerer, template: str, features: Features, server: Server) -> None:
-        """`model` embeds and projects; its LLM's layers are not computed here."""
+        """`model` only embeds text and projects features; the server computes the LLM's layers."""
         super().__init__(model, template, features, server.limits)
         self.server = server
 
     @cached_property
     def positions(self) -> int | None:  # asked once
-        """The fewer of those of the LLM and those that the server allows."""
+        """The smaller of the LLM's and the server's limits, in tokens; None where neither is known."""
         known = [super().positions, self.server.positions]
         return min((one for one in known if one is not None), default=None)
 
@@ -206,10 +213,10 @@ class ServerBackend(EmbeddingBackend):
 
 
 def packed(prompt: Tensor) -> str:
-    """Embeddings [N, H] as the server reads them: saved by torch, in base64."""
+    """Return embeddings [N, H] in the server's format: a base64-encoded torch file."""
     import torch
 
     held = io.BytesIO()
-    # A copy of its own: torch saves the whole memory that a part of a tensor stands in.
+    # torch.save writes the whole storage behind a view, hence the copy.
     torch.save(prompt.detach().cpu().clone(), held)
     return base64.b64encode(held.getvalue()).decode()

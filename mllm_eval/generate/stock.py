@@ -1,4 +1,4 @@
-"""A stock transformers model as a backend: asked through its own processor and chat template."""
+"""The backend for stock transformers models, which are asked through their own processor and chat template."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ def _no_image() -> PIL.Image.Image:
     raise UserError("there is no image")
 
 
-# Stands in a request that is only written: what is shown is given beside it.
+# Placeholder in a request that only serves to write the prompt; the images are passed separately.
 NO_IMAGE = ImageRef("", _no_image)
 
 
 class StockModel:
-    """A model and its processor, loaded without any code of the model's own; it decodes greedily.
+    """A vision-language model with its processor that decodes greedily; code from its repository is never run.
 
-    `generate` fills in from the model's generation_config whatever a call does not name, so that penalties, forced and
-    forbidden tokens would stay in force: only the tokens that begin, end and fill an answer are kept of it.
-    `overruled`: the fields that are not followed.
+    transformers' `generate` takes any argument that a call omits from the model's generation_config, for instance
+    penalties or forced tokens. Therefore only the begin, end and padding tokens of that config are kept.
+    `overruled` holds the ignored fields.
     """
 
     def __init__(self, folder: Path, dtype: str, device: str, batch: int = 1) -> None:
-        """`batch` requests go through the model at a time.
+        """`batch`: number of requests in one batch.
 
-        Raises UserError for a folder without a model for images and text, a processor or a chat template.
+        Raises UserError for a folder without a vision-language model, a processor or a chat template.
         """
         import torch
         from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
-        # Registers this project's own checkpoints, which can be asked like any other.
+        # Registers this project's classes with transformers, so that its own checkpoints can be loaded, too.
         import mllm_eval.model  # noqa: F401
 
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -76,13 +76,13 @@ class StockModel:
             folder,
             left_out=None,
             dtype=getattr(torch, dtype),
-            # Given at once: transformers refuses to read some that contradict themselves.
+            # Passed here, because transformers refuses to load some files that contradict themselves.
             generation_config=None if own is None else plain(**own),
         )
         self.model = model.to(device).eval()
         self.overruled = overruled(folder)
         for part in self.model.modules():
-            # Also of a part that the model has generate for it.
+            # Sub-models with a generation_config of their own may run `generate`, too.
             if isinstance(said := getattr(part, "generation_config", None), GenerationConfig):
                 part.generation_config = plain(**{name: getattr(said, name) for name in KEPT})
         self.folder = folder
@@ -91,14 +91,14 @@ class StockModel:
 
     @property
     def positions(self) -> int | None:
-        """How many tokens a prompt and its answer can have, where the model's config says so."""
+        """The maximum number of tokens of a prompt and its answer; None where the model's config does not state it."""
         return position_limit(self.model.config.get_text_config())
 
     def render(self, request: Request) -> str:
-        """The prompt of a request by the model's template. Raises UserError where that leaves out an image."""
+        """Return a request's prompt by the model's chat template. Raises UserError where it leaves out an image."""
         mark = getattr(self.processor, "image_token", None)
-        # A mark in a question's own words is no image and no control token. transformers' `sanitize_control_tokens`
-        # would keep the words as they are, but is young and not for every processor.
+        # The text of a control token inside a question must not act as one. transformers' `sanitize_control_tokens`
+        # would keep the text unchanged, but it is recent and not available for every processor.
         asked = messages(unmarked(request.text, self.marks), len(request.images))
         text: str = self.processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
         if mark and text.count(mark) < len(request.images):
@@ -109,15 +109,15 @@ class StockModel:
         return text
 
     def write(self, request: Request) -> Any:
-        """What the processor is given: a prompt, or its parts where the processor knows text from marks."""
+        """Return the processor's input: the prompt, or its parts if the processor tells text from control tokens."""
         parts = getattr(self.processor, "parts", None)
         asked = messages(request.text, len(request.images))
         return parts(asked, add_generation_prompt=True) if parts else self.render(request)
 
     def plan(self, requests: Sequence[Request], limits: Limits) -> list[Batch]:
-        """See `Backend.plan`: `limits.rows` requests of a benchmark and variant, all with as many images.
+        """See `Backend.plan`. A batch holds at most `limits.rows` requests of one benchmark and variant.
 
-        Processors want no ragged batches.
+        All its requests have the same number of images, since processors do not support ragged batches.
         """
         batches = []
         for _, task in groupby(requests, lambda one: (one.benchmark, one.variant, one.max_new_tokens)):
@@ -133,7 +133,7 @@ class StockModel:
         self.images.begin([image for request in requests for image in request.images])
 
     def count_tokens(self, request: Request) -> None:
-        """Only the processor knows, together with the image."""
+        """Return None: only the processor knows the number, once it has the image."""
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """See `Backend.generate`."""
@@ -172,10 +172,10 @@ class StockModel:
         return [self._answer(*each) for each in zip(requests, tokens, counts, strict=True)]
 
     def first_logits(self, text: str, images: Sequence[PIL.Image.Image]) -> Tensor:
-        """Logits [B, vocabulary] of the first token of the answers to one question, about one image each.
+        """Return logits [B, vocabulary] of the first answer token to one question about each of B images.
 
-        One forward pass: `generate` of a single token, whose logits it gives as the output layer does. It knows what a
-        plain call of the model would have to be told: positions behind padding, and what this model wants besides.
+        `generate` is called for a single token, which is one forward pass and returns unprocessed logits. Unlike a
+        plain forward call, it prepares the positions after padding and other inputs that the model needs.
         """
         import torch
 
@@ -202,7 +202,7 @@ class StockModel:
         begin = self.tokenizer.bos_token
         options: dict[str, Any] = {"return_tensors": "pt", "padding": True}
         if begin and isinstance(texts[0], str) and texts[0].startswith(begin):
-            # The template has written it already.
+            # The chat template has already written the begin token.
             options["add_special_tokens"] = False
         if any(one.images for one in written):
             options["images"] = [list(one.images) for one in written]
@@ -223,7 +223,7 @@ class StockModel:
 
 @dataclass(frozen=True)
 class _Written:
-    """A request with its prompt and its decoded images."""
+    """A request with its written prompt and its decoded images."""
 
     request: Request
     prompt: Any

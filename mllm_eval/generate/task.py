@@ -1,4 +1,4 @@
-"""A benchmark in one variant as a list of requests with the journal of their answers. No torch."""
+"""A task: one variant of a benchmark as a list of requests, with the journal of their answers. No torch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from mllm_eval.generate.request import AnswerKey, PromptFormat, Request, fits, i
 
 
 class Task:
-    """Samples with unique ids, how their prompts are written, and the journal that their answers go to.
+    """Samples with unique ids, the format of their prompts, and the journal that receives their answers.
 
-    The samples are gone through once, when a request is first asked for: each becomes a request, and whether it needs
-    an answer is decided then. Requests are held until the journal is finished.
+    The samples are read once, when `requests` is first used. Requests stay in memory until the journal is finished.
     """
 
     def __init__(
@@ -29,15 +28,15 @@ class Task:
         variant: VariantKey = DEFAULT,
         positions: int | None = None,
     ) -> None:
-        """`name` is for people. `positions`: how many tokens the LLM can hold in a row, where it is known."""
+        """`name` is for display. `positions`: the LLM's maximum sequence length in tokens, None if unknown."""
         self.samples, self.max_new_tokens, self.journal = samples, max_new_tokens, journal
         self.prompts, self.name, self.variant = prompts, name, variant
         self.room = None if positions is None else positions - max_new_tokens
-        """How many tokens a prompt may have."""
+        """The maximum number of tokens of a prompt; None if unknown."""
 
     @cached_property
     def requests(self) -> list[Request]:
-        """A request for each sample, in their order. Raises ValueError where two have the same id."""
+        """One request per sample, in their order. Raises ValueError where two samples have the same id."""
         requests = [write_request(one, self.prompts, self.max_new_tokens, self.variant) for one in self.samples]
         if len({request.id for request in requests}) != len(requests):
             raise ValueError("two samples have the same id")
@@ -56,19 +55,19 @@ class Task:
 
     @property
     def is_open(self) -> bool:
-        """Whether something is to be done: an answer, or the journal is not finished, or has answers to others."""
+        """Whether answers are missing, or the journal is unfinished or has another number of answers."""
         if not self.journal.complete or len(self.journal.done()) != len(self.samples):
             return True
         return any(self.todo)
 
     def count_outdated(self) -> int:
-        """How many requests need an answer though they have one: it counts no more."""
+        """Return how many requests need a new answer because the answer they have is outdated."""
         answers = self.journal.done()
         old = (answers.get(one.id) for one in self.pending) if len(answers) else ()
         return sum(one is not None and one.state == "ok" for one in old)
 
     def take(self, known: Mapping[AnswerKey, Answer]) -> None:
-        """Journal the answers to these very prompts about these very images, under the requests' own ids."""
+        """Journal known answers for the open requests with the same prompt and images, under the requests' own ids."""
         pairs = ((place, one, known.get(one.key)) for place, one in enumerate(self.requests) if self.todo[place])
         taken = [(place, replace(answer, id=one.id)) for place, one, answer in pairs if answer is not None]
         if taken:
@@ -77,23 +76,25 @@ class Task:
             self.todo[place] = 0
 
     def finish(self) -> None:
-        """Finish the journal, and let go of the requests."""
+        """Finish the journal and free the requests."""
         self.journal.finish(request.id for request in self.requests)
         self.release()
 
     def look_again(self) -> None:
-        """Decide anew what needs an answer: another process may have journalled some."""
+        """Make `todo` read the journal again, since another process may have added answers."""
         self.__dict__.pop("todo", None)
 
     def release(self) -> None:
-        """Let go of the requests; they are made anew if they are asked for once more."""
+        """Free the requests; they are built again when used."""
         self.__dict__.pop("requests", None)
         self.__dict__.pop("todo", None)
 
 
 def answers_by_key(journals: Iterable[Journal], room: int | None = None) -> dict[AnswerKey, Answer]:
-    """The answers of journals by what they depend on, of several the first. Left out are failed ones, and those to
-    prompts beyond `room`."""
+    """Return the journals' answers by their keys; of several answers with the same key, the first.
+
+    Failed answers are left out, and so are answers to prompts of more than `room` tokens.
+    """
     known: dict[AnswerKey, Answer] = {}
     for journal in journals:
         for one in journal.done().values():
@@ -103,9 +104,9 @@ def answers_by_key(journals: Iterable[Journal], room: int | None = None) -> dict
 
 
 def same_requests(tasks: Sequence[Task]) -> dict[Request, list[tuple[Task, int]]]:
-    """Request -> those of later tasks, with their places, that ask the same under the same limit.
+    """Return request -> the equal requests of later tasks, as (task, index).
 
-    They are answered with it: a greedy answer depends on nothing else.
+    Requests are equal if prompt, images and token limit are: a greedy answer depends on nothing else.
     """
     first: dict[tuple[AnswerKey, int], tuple[Task, Request]] = {}
     same: dict[Request, list[tuple[Task, int]]] = {}
@@ -118,7 +119,10 @@ def same_requests(tasks: Sequence[Task]) -> dict[Request, list[tuple[Task, int]]
 
 
 def group_by_images(tasks: Sequence[Task]) -> list[list[Task]]:
-    """Those that share images, over any number of others, are one group; the groups stand in the order given."""
+    """Group tasks that share images, directly or through other tasks (connected components).
+
+    The groups are ordered by their first task.
+    """
     parent = list(range(len(tasks)))
 
     def root(number: int) -> int:

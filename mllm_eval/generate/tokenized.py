@@ -1,4 +1,4 @@
-"""Requests in tokens: each tokenised once, counted for the plan, and laid out as rows when its batch is answered."""
+"""Tokenise each request once, count its tokens for the plan, and lay it out as a row of its batch."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from mllm_eval.generate.request import BROKEN, Request
 from mllm_eval.prompts import Chunk, PromptTokens
 
 Pieces = tuple[Piece, ...]
-"""Text and images of a prompt in their order; two texts never stand next to each other."""
+"""Texts and images of a prompt in their order; two texts are never adjacent."""
 
-# Prompts that are tokenised in one call, which costs less than a call for each.
+# Prompts per call of the tokenizer: one call for many is faster than a call for each.
 AT_ONCE = 256
 NO_PREFIX = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt as prefix and suffix. `end`: the last text of the suffix, in a fifth of the memory of a tuple."""
+    """A prompt as prefix and suffix; the suffix is `inner` followed by the text `end`.
+
+    `end` is an array, as it takes a fifth of a tuple's memory.
+    """
 
     prefix: Pieces
     prefix_tokens: int
@@ -38,31 +41,31 @@ class Prompt:
 
     @property
     def pieces(self) -> Pieces:
-        """All of it, the text on both sides of the cut as one."""
+        """The whole prompt; a text that was cut into prefix and suffix is joined again."""
         if self.prefix and not self.inner and not isinstance(self.prefix[-1], str):
             return ((*self.prefix[-1], *self.end),)
         return (*self.prefix, *self.suffix)
 
 
 class TokenizedPrompts:
-    """The prompts of requests in tokens, held as long as the requests are.
+    """The tokenised prompts of requests, kept in memory as long as the requests.
 
-    A prompt about one image has what stands before its words, the image too, as prefix; prompts without an image have
-    the words that all of them begin with, of those that are tokenised together.
+    The prefix of a prompt with one image ends with the image. The prefix of prompts without images is the text that all
+    prompts of the same call begin with. Prompts with several images have no prefix.
     """
 
     def __init__(self, words: PromptTokens, image_tokens: int, grid: TokenGrid | None = None) -> None:
-        """`image_tokens`: positions of an image of which all is shown; `grid` says how much is shown of each."""
+        """`image_tokens`: positions of an image that is shown whole; `grid`: hides the padding of images, if given."""
         self.words, self.image_tokens, self.grid = words, image_tokens, grid
         self.kept: dict[str, Kept] = {}
-        """What is shown of the images of which not all is, by sha256."""
+        """SHA-256 -> the shown part of each image whose padding is hidden."""
         self._whole: set[str] = set()
-        # Texts before an image are the same in all prompts: held once.
+        # Texts before an image recur in all prompts, so one copy of each is kept.
         self._before: dict[Chunk, tuple[int, ...]] = {}
         self._prompts: WeakKeyDictionary[Request, Prompt] = WeakKeyDictionary()
 
     def prompts(self, requests: Sequence[Request]) -> list[Prompt]:
-        """The prompts of requests, tokenised if they are not yet."""
+        """Return the prompts of requests, tokenising those that are new."""
         new = [request for request in requests if request not in self._prompts]
         texts: list[tuple[Request, tuple[int, ...]]] = []
         for start in range(0, len(new), AT_ONCE):
@@ -72,7 +75,7 @@ class TokenizedPrompts:
                     texts.append((request, text))
                 else:
                     self._prompts[request] = self._split(pieces)
-        # Each keeps at least one token of its own.
+        # Each prompt keeps at least one token as its suffix.
         shared = _shared([text for _, text in texts])
         for request, text in texts:
             prefix, own = text[:shared], array("i", text[shared:])
@@ -80,12 +83,12 @@ class TokenizedPrompts:
         return [self._prompts[request] for request in requests]
 
     def pieces(self, request: Request) -> Pieces:
-        """The whole prompt of a request."""
+        """Return the whole prompt of a request."""
         (prompt,) = self.prompts([request])
         return prompt.pieces
 
     def lengths(self, requests: Sequence[Request]) -> list[Lengths]:
-        """The requests as a plan sees them, numbered by their places."""
+        """Return the lengths of requests, numbered by their index."""
         numbers: dict[Pieces, int] = {}
         rows = []
         for place, (request, one) in enumerate(zip(requests, self.prompts(requests), strict=True)):
@@ -94,7 +97,7 @@ class TokenizedPrompts:
         return rows
 
     def batch(self, requests: Sequence[Request], planned: Planned, lengths: Sequence[Lengths]) -> TokenBatch:
-        """A planned batch of some of the requests in tokens."""
+        """Return a planned batch in tokens; `lengths` must be those of `requests`."""
         numbers = planned.requests
         prompts = dict(zip(numbers, self.prompts([requests[number] for number in numbers]), strict=True))
         prefixes = {lengths[number].prefix: prompt.prefix for number, prompt in prompts.items()}
@@ -153,7 +156,7 @@ class TokenizedPrompts:
         try:
             kept = self.grid.kept(image.size())
         except BROKEN:
-            # Its samples fail, however long their prompts are.
+            # Samples with an unreadable image fail anyway, so its size does not matter.
             kept = self.grid.kept(None)
         if self.grid.count(kept) == self.grid.positions:
             self._whole.add(image.sha256)
@@ -162,13 +165,13 @@ class TokenizedPrompts:
 
 
 def _text(pieces: Pieces) -> tuple[int, ...] | None:
-    """The words of a prompt without images."""
+    """Return the tokens of a prompt without images; None for a prompt with images."""
     (first, *others) = pieces
     return None if others or isinstance(first, str) else first
 
 
 def _shared(texts: Sequence[tuple[int, ...]]) -> int:
-    """How many tokens all texts begin with, one of each left over; one alone shares none."""
+    """Return the length of the texts' common beginning, less than any text's length; 0 for a single text."""
     if len(texts) < 2:
         return 0
     alike = texts[0]
