@@ -1,4 +1,7 @@
-"""Training: stage 1 makes the projector, stage 2 projector and LLM, both from features in the store."""
+"""Training: stage 1 trains the projector, stage 2 projector and LLM.
+
+Both read the frozen encoder's features from the feature store, unless a stage sets `features: live`.
+"""
 
 from __future__ import annotations
 
@@ -16,28 +19,28 @@ __all__ = ["check_batches", "clear_checkpoints", "hold_to_its_data", "is_trained
 
 
 def is_trained(run: RunFolder) -> bool:
-    """Whether the run's checkpoint is there. It appears whole or not at all; needs no torch."""
+    """Whether the run's final checkpoint exists; it is written atomically. Needs no torch."""
     return (run.checkpoint / "config.json").is_file()
 
 
 def clear_checkpoints(run: RunFolder) -> None:
-    """Remove what a training that was killed behind its last step has left: large, and nothing goes on from it."""
+    """Remove the intermediate checkpoints of a finished training that was killed before it removed them itself."""
     if is_trained(run):
         for number in (1, 2):
             shutil.rmtree(run.stage_dir(number) / "checkpoints", ignore_errors=True)
 
 
 def check_batches(run: Run, processes: int) -> None:
-    """That a run's batches can be divided among processes, before any of them starts.
+    """Check, before processes are started, that both stages' batches can be divided among them.
 
-    Raises UserError where one cannot.
+    Raises UserError where a batch cannot.
     """
     for number, stage in ((1, run.recipe.stage1), (2, run.recipe.stage2)):
         stage.accumulation(processes, f"stage {number}")
 
 
 def train(run: Run, progress: Progress | None = None, say: Callable[[str], None] | None = None) -> None:
-    """Train what is missing of a run; see `mllm_eval.train.stages.train`. torch is loaded here, not before."""
+    """Train a run unless it is trained; see `mllm_eval.train.stages.train`. torch is imported only here."""
     if is_trained(run):
         return
     from mllm_eval.train.stages import train as train_stages
@@ -46,7 +49,7 @@ def train(run: Run, progress: Progress | None = None, say: Callable[[str], None]
 
 
 def prepare(run: Run, say: Callable[[str], None], processes: int) -> None:
-    """Do what training does before it needs a GPU; see `mllm_eval.train.stages.prepare`."""
+    """Do the part of training that needs no GPU; see `mllm_eval.train.stages.prepare`."""
     from mllm_eval.train.stages import prepare as prepare_stages
 
     prepare_stages(run, say, processes)

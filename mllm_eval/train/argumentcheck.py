@@ -1,4 +1,4 @@
-"""What is asked of a training, looked at before anything is computed: settings that cannot be, or say two things."""
+"""Check the settings of a training before anything is computed, to refuse impossible or contradictory ones."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mllm_eval.train.sharding import deepspeed_config
 
 
 def check_settings(run: Run) -> None:
-    """Hold recipe, LLM and encoder of a run to each other, without reading weights.
+    """Check that recipe, LLM and encoder of a run fit each other, without reading weights.
 
-    Raises UserError for what would fail after hours, or train something else than it says.
+    Raises UserError for settings that would fail after hours, or train something else than they state.
     """
     stages = {1: run.recipe.stage1, 2: run.recipe.stage2}
     resolve_kernels(run.recipe.kernels)
@@ -57,10 +57,10 @@ def _check_llm(run: Run, stage: Stage, where: str, outline: Outline) -> None:
 
 
 def check_targets(lora: Lora, linear: frozenset[str], tied: bool, where: str) -> None:
-    """That each target is a linear layer of the LLM, and that merging into it changes no other layer.
+    """Check that each LoRA target is a linear layer of the LLM, and that merging into it changes no other layer.
 
-    Raises UserError for embeddings, for other names, and for an output layer that is the embedding too: what is
-    merged into one would change what the words are read as.
+    Raises UserError for names that are no linear layer, and for an output layer tied to the input embedding: merging
+    would change the embedding as well.
     """
     for name in lora.targets:
         if name not in linear:

@@ -1,4 +1,4 @@
-"""The rows of a step as tensors."""
+"""Turn the rows of a training step into tensors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mllm_eval.train.rowtokens import TokenisedSet
 
 
 class PlanSampler(Sampler[int]):
-    """All rows of all steps, one after another: consecutive micro-batches make a step."""
+    """Yields the row numbers of all steps in order; consecutive micro-batches make a step."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -37,7 +37,7 @@ class PlanSampler(Sampler[int]):
 
 
 class RowNumbers(Dataset[int]):
-    """Rows by number; `Collator` reads them, a batch at a time."""
+    """A data set of row numbers; `Collator` reads the rows themselves, a batch at a time."""
 
     def __init__(self, rows: NDArray[np.int64]) -> None:
         self.rows = rows
@@ -51,8 +51,11 @@ class RowNumbers(Dataset[int]):
 
 @dataclass(frozen=True, slots=True)
 class RowShape:
-    """How a row's tokens become positions: ids of the image token and of what pads, how many positions an image takes,
-    the longest row, how many positions fewer a row without an image may have, and a grid that hides parts of images."""
+    """How a row's tokens become positions.
+
+    image_token, pad_token: token ids. image_tokens: positions that an image takes. max_length: most positions of a row.
+    grid: hides the padding of images, if given. dummy_positions: how much lower the limit is for rows without images.
+    """
 
     image_token: int
     image_tokens: int
@@ -63,16 +66,18 @@ class RowShape:
 
 
 class Collator:
-    """Rows to `input_ids`, `labels` [B, N] and their images: `features` [images, h, w, D] from a store, or
-    `pixel_values` [images, 3, H, W] for an encoder that is part of the model.
+    """Collates row numbers into a batch of tensors.
 
-    With a `grid` that hides the padding of images, `kept` [images, 2] says what is shown of each: the positions of
-    the rest are counted for `max_length` and then left out, which is what masking them and counting positions
-    without them gives.
-    A row without an image is cut `dummy_positions` earlier than `max_length`.
-    Padded on the right to the longest row; there is no attention mask, since nothing attends to what follows
-    it and padding is never a target. A row that shows one of the `broken` images (numbers), or one that cannot be
-    decoded now, has no target either, and blank images; what was found now is in `unreadable`, number and reason.
+    The batch holds `input_ids` and `labels`, int64 [B, N], and the rows' images: `features` [images, h, w, D] from a
+    store, or `pixel_values` float32 [images, 3, H, W] for an encoder that is part of the model. Rows are padded on the
+    right. There is no attention mask: causal attention never sees the padding, and padding is never a target. A row
+    without an image is cut `dummy_positions` earlier than `max_length`.
+
+    With a `grid` that hides the padding of images, `kept` int64 [images, 2] gives the shown rows and columns of each.
+    Hidden positions count for `max_length` and are then left out, which is equivalent to masking them.
+
+    A row has no targets, and zeros for the image, if it shows a `broken` image (given by number) or an image that turns
+    out to be undecodable. The batch lists the latter under `unreadable`, as (image number, reason).
     """
 
     def __init__(
@@ -93,7 +98,7 @@ class Collator:
         self.limits = data.limits(shape.max_length, shape.dummy_positions)
 
     def row(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """Token ids of a row with what is shown of its images, and which are targets; cut to the longest length."""
+        """Return a row's token ids [N] and whether each is a target [N], images expanded, cut to the longest length."""
         span = slice(self.data.offsets[number], self.data.offsets[number + 1])
         ids, targets = self.data.ids[span], self.data.targets[span]
         times = np.where(ids == self.image_token, self.image_tokens, 1)
@@ -110,7 +115,7 @@ class Collator:
         return spread[0][seen], spread[1][seen]
 
     def images(self, number: int) -> list[int]:
-        """A row's images in order, as numbers into the data's."""
+        """Return a row's images in order, as indices into `data.images`."""
         numbers: list[int] = self.data.image_of[
             self.data.image_offsets[number] : self.data.image_offsets[number + 1]
         ].tolist()
@@ -165,7 +170,7 @@ class Collator:
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """What a stage trains on: which rows in which step, their numbers, and what makes tensors of them."""
+    """The training data of a stage: the plan of its steps, the row numbers, and the collator."""
 
     plan: Plan
     rows: RowNumbers

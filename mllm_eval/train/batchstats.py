@@ -1,4 +1,4 @@
-"""What the steps of a stage learn from, told before anything is trained: kinds of rows, lengths, padding."""
+"""Statistics of a stage's batches before training: kinds of rows, their lengths, and padding."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from mllm_eval.prompts import IMAGE
 from mllm_eval.train.order import Plan, planned
 from mllm_eval.train.rowchunks import CHUNK, encode_rows
 
-# A row is of the first kind that fits; a short answer has at most so many target tokens.
+# A row is of the first kind that applies; a short answer has at most SHORT target tokens.
 KINDS = ("text only", "several turns", "one short answer", "one long answer")
 SHORT = 16
 
 
 @dataclass(frozen=True)
 class RowFacts:
-    """The usable rows of a stage: tokens and targets of each after the cut to `max_length`, and its kind.
+    """The usable rows of a stage.
 
-    lengths, targets [n]; kinds [n]: numbers into `KINDS`. left_out: rows that no step reads, by why.
-    broken: what is wrong with the first row that cannot be read.
+    lengths, targets: int64 [n], tokens and target tokens of each row after the cut to `max_length`.
+    kinds: int64 [n], indices into `KINDS`. left_out: reason -> number of rows that are not used.
+    broken: the error of the first row that cannot be read; None without one.
     """
 
     lengths: NDArray[np.int64]
@@ -46,10 +47,10 @@ def row_facts(
     max_length: int,
     dummy_positions: int = 0,
 ) -> RowFacts:
-    """Read and tokenise all rows; images are counted at `positions` tokens each and not looked for.
+    """Read and tokenise all rows; each image counts as `positions` tokens, and its file is not opened.
 
-    A row without an image is cut `dummy_positions` earlier than `max_length`. A row that cannot be read is counted and
-    not an error, since nothing is trained.
+    A row without an image is cut `dummy_positions` earlier than `max_length`. A row that cannot be read is only
+    counted, as nothing is trained here.
     """
     used: list[tuple[int, int, int]] = []
     left_out: Counter[str] = Counter()
@@ -91,11 +92,12 @@ def _kind(row: Conversation, targets: int) -> int:
 
 
 def batch_stats(rows: RowFacts, stage: Stage, number: int, seed: int) -> dict[str, Any]:
-    """What the steps of a stage see of these rows, as plain data; shares and spread are between 0 and 1.
+    """Return statistics of a stage's steps as a dictionary that can be written as JSON; shares lie between 0 and 1.
 
-    share_of_loss: a step's loss is the mean over its targets and each step counts alike, so a kind's share is the mean
-    over steps of its share of a step's targets. length_cv: standard deviation of the lengths in a step, divided by
-    their mean; the mean over steps. padding: of the positions of micro-batches; training computes none of it.
+    share_of_loss: the mean over steps of a kind's share of the step's targets. This is its weight in training, as a
+        step's loss is the mean over its targets, and all steps count alike.
+    length_cv: coefficient of variation (standard deviation / mean) of the lengths in a step, averaged over steps.
+    padding: share of padding among the positions of micro-batches; training skips these positions.
 
     Raises UserError where the rows do not fill one batch.
     """
@@ -139,7 +141,7 @@ def batch_stats(rows: RowFacts, stage: Stage, number: int, seed: int) -> dict[st
 
 
 def padding(plan: Plan, micro_batch: int) -> float:
-    """Share of positions that are padding when each micro-batch of a plan is padded to its longest row."""
+    """Return the share of padding, in [0, 1), when each micro-batch of a plan is padded to its longest row."""
     tokens = computed = 0
     for step in range(plan.steps):
         lengths = plan.lengths[plan.rows(step)].reshape(-1, micro_batch)
@@ -149,5 +151,5 @@ def padding(plan: Plan, micro_batch: int) -> float:
 
 
 def _targets(rows: RowFacts, step: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Target tokens of each kind in a step."""
+    """Return the number of target tokens of each kind [len(KINDS)] in a step."""
     return np.bincount(rows.kinds[step], rows.targets[step], len(KINDS)).astype(np.float64)

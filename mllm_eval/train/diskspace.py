@@ -1,4 +1,4 @@
-"""What a stage writes while it trains, and whether there is room for it on the disk."""
+"""Estimate what a stage writes while it trains, and check that the disk has room for it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mllm_eval.errors import UserError
 from mllm_eval.run import Run
 from mllm_eval.train.stageprogress import is_made
 
-# Two checkpoints are kept, and the next is written beside them.
+# Two checkpoints are kept while a third is written.
 AT_A_TIME = 3
-# AdamW's two moments, and the float32 weights that it steps.
+# Bytes per trained parameter: AdamW's two float32 moments, and the float32 weights.
 ADAM, FULL = 8, 4
 
 
 def trained_parameters(run: Run, stage: Stage) -> int:
-    """Parameters that a stage trains: the projector's, and the LLM's or those that LoRA adds to it."""
+    """Return the number of parameters that a stage trains: the projector's, and the LLM's or its LoRA adapters'."""
     recipe = run.recipe
     with torch.device("meta"):
         projector = Projector(
@@ -35,21 +35,21 @@ def trained_parameters(run: Run, stage: Stage) -> int:
 
 
 def checkpoint_bytes(run: Run, stage: Stage) -> int:
-    """Bytes of a checkpoint, over all processes: the optimiser's state and the weights of what is trained."""
+    """Return the bytes of a checkpoint, all processes together: optimiser state and weights of trained parameters."""
     half = run.recipe.dtype == "bfloat16"
     weights = (FULL + (2 if half else FULL)) if stage.deepspeed else FULL
     return (ADAM + weights) * trained_parameters(run, stage)
 
 
 def check_room(run: Run) -> None:
-    """Raise UserError where the disk of a run has no room for its checkpoints and for what it makes."""
+    """Raise UserError where the disk has no room for a run's checkpoints and its final model."""
     for number, stage in ((1, run.recipe.stage1), (2, run.recipe.stage2)):
         if is_made(run, number):
             continue
         each = checkpoint_bytes(run, stage)
         needed = min(AT_A_TIME, stage.steps or AT_A_TIME) * each
         if number == 2:
-            # The model is written before its checkpoints are removed.
+            # The final model is written before the checkpoints are removed.
             needed += (2 if run.recipe.dtype == "bfloat16" else FULL) * (run.llm.params + run.encoder.params)
         folder = run.stage_dir(number) / "checkpoints"
         free = shutil.disk_usage(_there(folder)).free + sum(

@@ -1,4 +1,4 @@
-"""The images of a stage on their way into the feature store, some thousands of names in memory at a time."""
+"""Encode the images of a stage into the feature store, in chunks whose names fit into memory."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ from mllm_eval.train.unreadable import Unreadable
 
 # Images whose names are held in memory, about a kilobyte each.
 CHUNK = 2**16
-# Images that standardisation is measured on.
+# Images on which the statistics for standardisation are measured.
 MEASURED = 2048
 # Images whose features are summed at a time.
 SUMMED = 64
 
 
 def chunks(images: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Numbers of images, some thousands at a time."""
+    """Yield `images` in parts of at most `CHUNK`."""
     for start in range(0, len(images), CHUNK):
         yield images[start : start + CHUNK]
 
 
 def missing(store: FeatureStore, sets: Iterable[tuple[TokenisedSet, NDArray[np.int64]]]) -> int:
-    """How many of those images (numbers into the data's) the store lacks, each counted once."""
+    """Return how many of the images, given as indices into each set's images, have no features in the store.
+
+    An image that occurs several times counts once.
+    """
     lacking = [
-        # Eight bytes of its SHA-256 stand for an image: enough to count by.
+        # Eight bytes of an image's SHA-256 are enough to count distinct images.
         np.array([int(name[:16], 16) for name in store.missing(data.names(numbers))], np.uint64)
         for data, images in sets
         for numbers in chunks(images)
@@ -42,7 +45,7 @@ def missing(store: FeatureStore, sets: Iterable[tuple[TokenisedSet, NDArray[np.i
 
 
 def refs_of(sets: Iterable[tuple[TokenisedSet, NDArray[np.int64]]], names: Sequence[str]) -> list[ImageRef]:
-    """The images of those names (SHA-256), for extraction, in the names' order."""
+    """Return the images with these names (SHA-256) as references for encoding, in the order of `names`."""
     refs: dict[str, ImageRef] = {}
     for data, _ in sets:
         refs |= {ref.sha256: ref for ref in data.refs(data.find(names))}
@@ -56,10 +59,10 @@ def encode(
     unreadable: Unreadable,
     progress: Callable[[int], None],
 ) -> None:
-    """Fill the store with the features of those images; every process encodes its share.
+    """Encode these images into the feature store; each process encodes its share.
 
-    `progress` gets the images done. Those that cannot be decoded are noted as `unreadable` where the data may have
-    broken rows. Raises UserError for one too many.
+    `progress` is called with the number of finished images. If the data allow broken rows, undecodable images are added
+    to `unreadable`. Raises UserError for more of them than allowed.
     """
     done = 0
     for numbers in chunks(images):
@@ -79,7 +82,7 @@ def encode(
 
         def note(numbers: NDArray[np.int64] = numbers, broken: dict[str, str] = broken) -> None:
             if broken:
-                # Two files may have the same bytes.
+                # Several image numbers may share a name, as files may have the same content.
                 named = zip(numbers.tolist(), data.names(numbers), strict=True)
                 unreadable.add({number: broken[name] for number, name in named if name in broken})
 
@@ -88,12 +91,12 @@ def encode(
 
 
 def spread(images: int) -> NDArray[np.int64]:
-    """Evenly spaced numbers of images that the statistics are taken from."""
+    """Return evenly spaced image numbers [at most MEASURED] for measuring statistics."""
     return np.unique(np.linspace(0, images - 1, MEASURED if images else 0).astype(np.int64))
 
 
 def statistics(store: FeatureStore, images: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per dimension [D] over the patches of those images (sha256), in float64."""
+    """Return mean and standard deviation per dimension, float64 [D] each, over all patches of images (SHA-256)."""
     total = torch.zeros(store.width, dtype=torch.float64)
     squares = torch.zeros_like(total)
     count = 0

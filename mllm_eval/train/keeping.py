@@ -1,4 +1,4 @@
-"""Whether a stage's features are kept: where they have no room in the store, the encoder runs in its steps instead."""
+"""Decide whether a stage's features fit into the feature store; if not, the encoder runs in every training step."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 
 def with_room(run: Run, prepared: Sequence[Prepared], features: Features) -> list[Prepared]:
-    """The stages, those whose features have no room in the store as `features: live` would have them.
+    """Return the stages; those whose features do not fit into the store are changed as if they set `features: live`.
 
-    What was decided for a stage is noted in its folder and stays, so that a stage that goes on goes on alike. The
-    features that standardisation is measured on are still taken from the store, or made again where it is full.
+    The decision is recorded in the stage's folder, so that a resumed stage continues in the same way. Features for
+    the statistics of standardisation still come from the store, or are computed again where it is full.
     """
     live = decided(lambda: _without_room(run, prepared, features))
     return [_live(one) if one.number in live else one for one in prepared]
@@ -61,7 +61,7 @@ def _without_room(run: Run, prepared: Sequence[Prepared], features: Features) ->
 
 
 def _tell(one: Prepared, needed: int, room: int) -> dict[str, Any]:
-    """Say what it costs, once."""
+    """Log once what encoding in every step costs, and return the record of the decision."""
     runs = max(1.0, one.plan.steps / one.plan.per_epoch)
     encodings = round(len(one.images) * runs)
     log.warning(

@@ -1,4 +1,4 @@
-"""Fused kernels for the LLM that a stage trains: an extra, for GPUs."""
+"""Liger's fused kernels for the LLM in training, an optional dependency that needs a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mllm_eval.errors import UserError
 
 
 def check_liger(kernels: str | None, where: str) -> None:
-    """Raises UserError where a stage asks for kernels that are not installed or cannot run here."""
+    """Raise UserError where a stage asks for kernels that are not installed or cannot run on this machine."""
     if kernels is None:
         return
     if importlib.util.find_spec("liger_kernel") is None:
@@ -23,16 +23,16 @@ def check_liger(kernels: str | None, where: str) -> None:
 
 
 def use_liger(llm: Any, kernels: str | None) -> None:
-    """Put Liger's RMS norm and SwiGLU into a LLaMA in place; no other model of this process gets them.
+    """Replace RMSNorm and SwiGLU of a LLaMA by Liger's kernels, in place; other models are not affected.
 
-    Its fused cross-entropy is not used: logits are computed for targets alone, which saves what it would.
+    Liger's fused cross-entropy is not used, as this project saves the same memory by computing logits for targets only.
     """
     if kernels is None:
         return
     from liger_kernel.transformers import apply_liger_kernel_to_llama
     from transformers.models.llama import modeling_llama
 
-    # It also replaces transformers' classes, which would reach the model that answers later on.
+    # Liger also replaces transformers' classes, which would change the model that answers questions later.
     before = dict(vars(modeling_llama))
     try:
         apply_liger_kernel_to_llama(

@@ -1,4 +1,4 @@
-"""Low-rank adapters of the LLM: put in, written in peft's own format, merged into the weights."""
+"""LoRA adapters of the LLM: insert them, save them in peft's format, and merge them into the weights."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mllm_eval.model import load_llm_model
 from mllm_eval.model.outline import plain_config
 from mllm_eval.train.argumentcheck import check_targets
 
-# peft writes an adapter's tensors under the names they have in a model that it wraps.
+# Prefix of tensor names in peft's adapter files.
 WRAPPED = "base_model.model."
 
 
 def lora_config(lora: Lora, llm: LLM) -> LoraConfig:
-    """The recipe's adapters as peft's config; it names the weights they belong to."""
+    """Return the recipe's adapters as a peft config that also names the LLM's base weights."""
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft divides by it; its type says int
@@ -36,9 +36,9 @@ def lora_config(lora: Lora, llm: LLM) -> LoraConfig:
 
 
 def add_lora(model: Any, lora: Lora, llm: LLM) -> None:
-    """Put adapters into a LLaMA in place, in float32 or its own dtype; they alone of it get gradients.
+    """Insert adapters into a LLaMA in place, and freeze all its other parameters.
 
-    Raises UserError where a target is no linear layer of it, or is its embedding too.
+    Raises UserError where a target is no linear layer, or is tied to the input embedding.
     """
     linear = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
     check_targets(lora, frozenset(linear), bool(model.config.tie_word_embeddings), "stage 2")
@@ -47,7 +47,7 @@ def add_lora(model: Any, lora: Lora, llm: LLM) -> None:
 
 
 def added_parameters(llm: LLM, lora: Lora) -> int:
-    """Parameters of the adapters: rank x (in + out) of each linear layer that has one; reads no weights."""
+    """Return the number of adapter parameters: rank x (in + out) for each target layer. Reads no weights."""
     with torch.device("meta"):
         shell: Any = LlamaForCausalLM(LlamaConfig(**plain_config(llm)))
     return sum(
@@ -58,11 +58,11 @@ def added_parameters(llm: LLM, lora: Lora) -> int:
 
 
 def save_adapter(model: Any, state: dict[str, Tensor], lora: Lora, llm: LLM, folder: Path) -> None:
-    """Write the adapters, from the LLM's whole state, as `PeftModel.from_pretrained` reads them."""
+    """Write the adapters in float32, in the format of `PeftModel.from_pretrained`; `state` is the LLM's state dict."""
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    # No embeddings are trained, and looking for new ones would ask the hub.
+    # Embeddings are not trained. Without this argument peft would query the hub about them.
     own = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
     save_file(
         {f"{WRAPPED}{name}": tensor.float().contiguous().cpu() for name, tensor in own.items()},
@@ -77,7 +77,7 @@ def save_adapter(model: Any, state: dict[str, Tensor], lora: Lora, llm: LLM, fol
 
 
 def merged_state(llm: LLM, folder: Path) -> dict[str, Tensor]:
-    """The LLM's weights in float32 with the adapters of a folder merged into them."""
+    """Return the LLM's state dict in float32 with the adapters in `folder` merged."""
     base = load_llm_model(llm)
     merged: Any = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
     state: dict[str, Tensor] = merged.state_dict()

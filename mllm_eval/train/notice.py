@@ -1,7 +1,7 @@
-"""Checkpoints beside those of a stage's schedule: after a notice that the machine is taken away, and after a while.
+"""Extra checkpoints: when a signal announces the end of the job, and when the last checkpoint is long ago.
 
-transformers' own checkpoint on SIGTERM is not used: each of its processes decides alone, one that gets the signal a
-step later waits for the others for ever, and it knows neither Slurm's signals nor time.
+transformers' own checkpoint on SIGTERM is not used. There, each process decides alone, so that a process that gets the
+signal one step later waits for the others forever. It also handles neither Slurm's signals nor elapsed time.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-# What launchers and Slurm send before they end a process.
+# Signals that launchers and Slurm send before they end a process.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-# Seconds between a launcher's notice and the end, where the launcher says them.
+# Environment variable with the seconds between the signal and the end of the job.
 VARIABLE = "MLLM_EVAL_NOTICE"
-# Seconds of training that a crash may cost at most.
+# Most seconds between two checkpoints, which bounds the work that a crash can lose.
 LONGEST = 30 * 60.0
 
 
@@ -29,14 +29,14 @@ log = logging.getLogger(__name__)
 
 
 class Notice:
-    """Notes a signal instead of obeying it, while in the `with` block; `obey` does what was put off.
+    """Context that records signals instead of handling them; `obey` then runs the previous handler.
 
-    Outside the main thread nothing can be noted, and signals do what they did.
+    Outside the main thread, Python cannot set handlers, so signals keep their previous effect.
     """
 
     def __init__(self) -> None:
         self.number = 0
-        """The signal that came; 0 for none."""
+        """The recorded signal; 0 for none."""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Notice:
@@ -53,7 +53,7 @@ class Notice:
         self.number = number
 
     def obey(self, number: int) -> None:
-        """What this signal did before this notice: it may end the process, put its job into the queue, or nothing."""
+        """Run the handler that this signal had before: it may end the process, requeue the job, or do nothing."""
         self.number = 0
         before = self._before.get(number, signal.SIG_DFL)
         if callable(before):
@@ -64,25 +64,25 @@ class Notice:
 
 
 class Checkpoints(TrainerCallback):
-    """Asks for a checkpoint at the end of a step when any process has a notice, or rank 0's last one is long ago."""
+    """Requests a checkpoint after a step if any rank has received a signal or rank 0's last checkpoint is long ago."""
 
     def __init__(self, notice: Notice, device: torch.device, longest: float = LONGEST) -> None:
         self.notice = notice
         self.device = device
         self.longest = longest
         self.agreed = 0
-        """The signal that all processes obey once the checkpoint is written; 0 for none."""
+        """The signal that all ranks obey once the checkpoint is written; 0 for none."""
         self._last = monotonic()
         self._step = self._last
         self._longest_step = 0.0
         self._told = False
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A step begins."""
+        """Start the timer of the step."""
         self._step = monotonic()
 
     def written(self, seconds: float) -> None:
-        """A checkpoint took so long: say once where the notice is too short for a step and one more such."""
+        """Warn once if the job's notice is too short for one more step and a checkpoint that takes `seconds`."""
         notice = float(os.environ.get(VARIABLE, "0"))
         needed = self._longest_step + seconds
         if notice and needed > notice and not self._told:
@@ -97,7 +97,7 @@ class Checkpoints(TrainerCallback):
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Agree with the other processes: what one of them has been told, all do."""
+        """Agree with the other ranks on a checkpoint: a signal or timeout on one rank applies to all."""
         self._longest_step = max(self._longest_step, monotonic() - self._step)
         due = state.is_world_process_zero and monotonic() - self._last >= self.longest
         told = torch.tensor([self.notice.number, int(due)], device=self.device)
@@ -107,5 +107,5 @@ class Checkpoints(TrainerCallback):
         control.should_save = control.should_save or bool(self.agreed or now)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The clock begins anew."""
+        """Restart the timer since the last checkpoint."""
         self._last = monotonic()

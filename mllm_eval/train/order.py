@@ -1,4 +1,4 @@
-"""Which rows a step sees, in which order steps come, and how a step's rows lie in its micro-batches."""
+"""Plan which rows each training step reads, the order of the steps, and the order of rows within a step."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ Order = Literal["random", "modality", "length"]
 LastStep = Literal["drop", "fill"]
 Rows = NDArray[np.int64]
 
-# `length` sorts within so many batches.
+# Number of batches within which the order `length` sorts rows.
 WINDOW = 50
 
 
 class Plan:
-    """The batches of a stage in order, over all epochs; the same whatever the number of processes.
+    """The batches of a stage in order, over all epochs. They do not depend on the number of processes.
 
-    order says which rows make a step. `random`: any. `modality`: rows with an image, or text alone; as in LLaVA's
-    sampler, which Cambrian-1 uses, the last batch of either kind, whole or not, is put aside, and both together are
-    an epoch's last one or two steps. `length`: rows of like length within a window of batches, which learns other
-    things than the others do: a step has the same weight however many targets it has.
-    last says what becomes of the rows that are over when an epoch is cut into batches: `drop` leaves them out of that
-    epoch, `fill` adds rows of the epoch's beginning to make a batch of them, as accelerate's `even_batches` does.
-
-    lengths [n]: tokens of each row. with_image [n]: whether a row shows one; all do unless given.
+    Args:
+        lengths: int64 [n], tokens of each row.
+        batch: rows per step. steps: number of steps. seed: seeds the shuffling, together with the epoch's number.
+        order: which rows share a step. `random`: any rows. `modality`: only rows with images, or only rows without.
+            As in LLaVA's sampler, which Cambrian-1 uses, the last batch of either kind, full or not, is set aside, and
+            both together form the epoch's last one or two steps. `length`: rows of similar length within a window of
+            batches. This changes what is learnt, as all steps have the same weight however many targets they have.
+        last: what happens to rows left over at the end of an epoch. `drop` skips them in that epoch. `fill` completes
+            the last batch with the epoch's first rows, as accelerate's `even_batches` does.
+        with_image: bool [n], whether each row shows an image; by default all do.
     """
 
     def __init__(
@@ -54,10 +56,10 @@ class Plan:
         self._batches: Rows = np.zeros((0, batch), np.int64)
 
     def rows(self, step: int) -> Rows:
-        """The rows of a step [batch], longest first.
+        """Return the row numbers of a step, int64 [batch], longest first.
 
-        Consecutive ones make a micro-batch, and consecutive micro-batches are computed by all processes at a time:
-        neither has much padding, and no process waits long for another.
+        Consecutive rows form a micro-batch, and consecutive micro-batches run in parallel on all processes. Sorting
+        thus keeps padding small and processes equally busy.
         """
         epoch, within = divmod(step, self.per_epoch)
         if epoch != self._epoch:
@@ -67,13 +69,13 @@ class Plan:
         return batch
 
     def read(self) -> Rows:
-        """The rows that any step reads, in ascending order."""
+        """Return the numbers of all rows that any step reads, in ascending order."""
         if self.steps > self.per_epoch:
             return np.arange(len(self.lengths))
         return np.unique(np.concatenate([self.rows(step) for step in range(self.steps)]))
 
     def tokens(self, step: int) -> int:
-        """Tokens of a step, padding not counted."""
+        """Return the number of tokens of a step, without padding."""
         return int(self.lengths[self.rows(step)].sum())
 
     def _shuffled(self, epoch: int) -> Rows:
@@ -103,14 +105,14 @@ class Plan:
         return np.concatenate([whole[random.permutation(len(whole))].ravel(), np.sort(rest)])
 
     def _whole(self, drawn: Rows) -> Rows:
-        """An epoch's rows as a whole number of batches."""
+        """Return an epoch's rows, cut or extended to a whole number of batches."""
         if self.last == "drop":
             return drawn[: self.per_epoch * self.batch]
         return np.concatenate([drawn, drawn[: self.per_epoch * self.batch - len(drawn)]])
 
 
 def planned(seed: int, number: int, stage: Stage, lengths: Rows, with_image: NDArray[np.bool_]) -> Plan:
-    """Which rows each step of a stage sees. Raises UserError where they do not fill one batch."""
+    """Return the plan of a stage for rows of these lengths [n]. Raises UserError where they do not fill one batch."""
     if len(lengths) < stage.batch:
         raise UserError(
             f"stage {number}: {len(lengths)} conversations with an answer within max_length do not fill a batch of "

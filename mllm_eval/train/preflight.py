@@ -1,4 +1,4 @@
-"""What is looked at before a stage's first step: whether its longest rows fit into memory, and torch's own choices."""
+"""Checks before a stage's first step: its longest rows must fit into memory, and torch's settings must be right."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mllm_eval.train.order import Plan
 
 
 def longest_rows(plan: Plan, micro_batch: int) -> NDArray[np.int64]:
-    """This process's micro-batch [micro_batch] of the longest rows that any step reads."""
+    """Return this rank's share [micro_batch] of the longest rows that any step reads."""
     own = rank()
     read = plan.read()
     order = read[np.argsort(-plan.lengths[read], kind="stable")]
@@ -26,7 +26,7 @@ def longest_rows(plan: Plan, micro_batch: int) -> NDArray[np.int64]:
 
 
 def check_rotary(model: Any) -> None:
-    """Raise UserError where the frequencies of rotary positions are no float32: DeepSpeed before 0.19.4 casts them."""
+    """Raise UserError where RoPE frequencies are not float32, as DeepSpeed before 0.19.4 casts them to bfloat16."""
     for name, buffer in model.named_buffers():
         if name.endswith("inv_freq") and buffer.dtype != torch.float32:
             raise UserError(
@@ -36,9 +36,10 @@ def check_rotary(model: Any) -> None:
 
 
 def attention(deterministic: bool) -> AbstractContextManager[Any]:
-    """Within, attention has no kernel whose backward pass is not repeatable, where that is an error (`deterministic`).
+    """Return a context that, with `deterministic`, restricts attention to kernels with a deterministic backward pass.
 
-    Of those that take a mask, as the last layer's needs, plain products alone are.
+    These are flash attention and the plain matrix products; only the latter accept a mask, which the last layer needs.
+    Does nothing where torch only warns about nondeterministic algorithms.
     """
     if not deterministic or torch.is_deterministic_algorithms_warn_only_enabled():
         return nullcontext()
@@ -50,15 +51,15 @@ def attention(deterministic: bool) -> AbstractContextManager[Any]:
 
 @contextmanager
 def same_chance(device: torch.device) -> Iterator[None]:
-    """What is drawn at random within is drawn again afterwards."""
+    """Restore torch's random state on exit, so that random draws inside leave no trace."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
 
 
 def try_pass(trainer: Any, model: Any, inputs: dict[str, Any]) -> None:
-    """Forward and backward of a micro-batch, whose gradients are zero: whatever is added to them stays as it is.
+    """Run forward and backward of a micro-batch without effect: its gradients are zero.
 
-    The optimiser is not stepped.
+    The optimiser is not stepped, and the random state is restored.
     """
     with same_chance(trainer.args.device):
         model.train()
@@ -74,7 +75,7 @@ def try_pass(trainer: Any, model: Any, inputs: dict[str, Any]) -> None:
 
 
 def try_longest(trainer: Any, model: Any) -> None:
-    """`try_pass` with the longest rows of the trainer's plan.
+    """Run `try_pass` on the longest rows of the trainer's plan.
 
     Raises UserError where they do not fit into the GPU's memory.
     """

@@ -1,7 +1,7 @@
-"""What a run was trained on: its files of conversations by content, held to for as long as the run lives.
+"""Record the content of a run's training data, and refuse to continue the run with other content.
 
-The run's hash names the files, not what is in them; a checkpoint of one content must not be gone on with, or be
-compared, as if it had been trained on another.
+The run's hash covers the names of the conversation files but not their content. Without this check, a run could be
+resumed on, or compared as if trained on, other data.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from mllm_eval.storage import known_sha256, locate
 
 
 def hold_to_its_data(run: Run) -> None:
-    """Note the content of the recipe's conversations in a run; once its first step is done, refuse any other content.
+    """Record the content of the recipe's conversation files, and after the first training step refuse other content.
 
-    Until then nothing was learnt from them, and a file may be mended. A file that is not here any more is passed
-    over: a trained run can be asked without it. Runs that were begun before contents were noted are not judged.
+    Before the first step, a file may still be changed. Missing files are ignored, as a trained run can be evaluated
+    without them. Runs that began under a version that did not record contents are not checked.
 
     Raises:
-        UserError: a file is not what the run was trained on.
+        UserError: a file differs from the one that the run was trained on.
     """
     noted = run.manifest().get("trained_on")
     if not _begun(run):
@@ -40,7 +40,7 @@ def hold_to_its_data(run: Run) -> None:
 
 
 def _begun(run: Run) -> bool:
-    """Whether a step was done: every step leaves a line in its stage's log, and a stage that is done its result."""
+    """Whether any training step was done, by the stages' logs, checkpoints and results."""
     stages = [run.stage_dir(stage) for stage in (1, 2)]
     results = [run.checkpoint, *(stage / "projector.safetensors" for stage in stages)]
     logs = [stage / "log.jsonl" for stage in stages]

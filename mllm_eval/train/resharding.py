@@ -1,4 +1,4 @@
-"""A sharded checkpoint of DeepSpeed, and how another number of processes goes on from it."""
+"""Convert sharded DeepSpeed checkpoints so that another number of processes can resume from them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ FOLDER = "resharded"
 
 
 def shards(checkpoint: Path) -> int:
-    """Processes that wrote a checkpoint; 0 where it is not sharded and any number can read it."""
+    """Return the number of processes that wrote a checkpoint; 0 for an unsharded one, which any number can read."""
     return len(list(checkpoint.glob(f"global_step*/{SHARDS}")))
 
 
 def resharded_copy(checkpoint: Path) -> Path:
-    """Where `reshard` puts its copy of a checkpoint."""
+    """Return the path of the copy that `reshard` makes of a checkpoint."""
     return checkpoint.parent / FOLDER / checkpoint.name
 
 
 def reshard(checkpoint: Path) -> None:
-    """Make a copy of a checkpoint in DeepSpeed's universal form, which any number of processes can read.
+    """Copy a checkpoint into DeepSpeed's universal format, which any number of processes can read.
 
-    It lies beside the checkpoint until the stage goes on from a checkpoint of its own. The weights of frozen
-    layers are not in it: they are those that were loaded anyway.
+    The copy is kept until the resumed stage writes a checkpoint of its own. It leaves out the weights of frozen layers,
+    which are loaded from their original files anyway.
     """
     from deepspeed.checkpoint import ds_to_universal
 
@@ -36,7 +36,7 @@ def reshard(checkpoint: Path) -> None:
     shutil.rmtree(made.parent, ignore_errors=True)
     made.mkdir(parents=True)
     for path in checkpoint.iterdir():
-        # Weights are in the converted shards.
+        # The converted shards already hold the weights.
         if path.is_file() and path.suffix != ".safetensors":
             shutil.copy2(path, made)
     workers = max(1, min(4, len(os.sched_getaffinity(0)) // 2))
@@ -54,5 +54,5 @@ def reshard(checkpoint: Path) -> None:
 
 
 def forget(checkpoints: Path) -> None:
-    """Remove a copy that `reshard` has made."""
+    """Remove the copies that `reshard` has made in a folder of checkpoints."""
     shutil.rmtree(checkpoints / FOLDER, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Rows of conversations as tokens, a chunk at a time, in one process or several."""
+"""Read and tokenise rows of conversations, a chunk at a time, in one process or several."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ from mllm_eval.process import end_with_parent
 from mllm_eval.prompts import IMAGE, PromptTokens, conversation_parts
 
 CHUNK = 1000
-# Images that a process remembers, some hundred bytes each.
+# Images in a process's cache, some hundred bytes each.
 KNOWN = 100_000
-# Chunks that are read ahead of the one that is written, for each process.
+# Chunks per process that are read ahead of the one being written.
 AHEAD = 3
 
 
 class Found(NamedTuple):
-    """A row that is left out (`why`: excluded, masked, broken) or was not taken as it stands (changed)."""
+    """A row that is left out (`why`: excluded, masked or broken), or used with changes (`why`: changed).
+
+    where: `file:line`. masked: number of answers that the row itself excludes from training.
+    changes: (kind, reason) of each change.
+    """
 
     why: str
     where: str
@@ -39,7 +43,11 @@ class Found(NamedTuple):
 
 
 class Image(NamedTuple):
-    """An image of a row: path, size and time of its file; digest and size where they were asked for."""
+    """An image of a row.
+
+    stamp: size in bytes and modification time in ns of the file. digest: SHA-256 of the decoded pixels, None if not
+    requested. size: width and height in pixels, None if not requested.
+    """
 
     path: str
     stamp: tuple[int, int]
@@ -49,10 +57,11 @@ class Image(NamedTuple):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows of a set up to number `end`: those that are used one after another, and what was found of the others.
+    """Consecutive rows of a set up to row `end` (exclusive).
 
-    ids, targets: all tokens. lengths, first_target, lines, shown [n]: tokens, first target, line of the file and
-    images of each row.
+    noted: rows that were left out or changed. ids, targets: tokens of all used rows, concatenated, and whether each is
+    a target. lengths, first_target, lines, shown [n]: number of tokens, index of the first target, line in the file
+    and number of images of each used row. images: of all used rows, in order.
     """
 
     end: int
@@ -67,7 +76,10 @@ class Chunk:
 
 
 def encode_rows(rows: Sequence[Conversation], tokenizer: Any, template: str) -> Iterator[tuple[list[int], list[bool]]]:
-    """Ids and targets of rows, an image as its one token; what precedes an answer has the tokens of the prompt."""
+    """Yield token ids and targets of each row, with one token per image.
+
+    The text before an answer has the same tokens as the prompt in evaluation.
+    """
     words = PromptTokens(tokenizer, template)
     image = tokenizer.convert_tokens_to_ids(IMAGE)
     cut = [
@@ -86,7 +98,7 @@ def encode_rows(rows: Sequence[Conversation], tokenizer: Any, template: str) -> 
 
 @dataclass
 class RowReader:
-    """Reads and tokenises rows of a set; `hashed` and `sized` as in `write_tokens`."""
+    """Reads and tokenises rows of a set; for `hashed` and `sized` see `mllm_eval.train.tokenising.Noted`."""
 
     rows: ConversationSet
     tokenizer: Any
@@ -95,14 +107,14 @@ class RowReader:
     sized: Decoding | None
 
     numbered: Callable[[str], bool] | None = None
-    """Whether an image of this path is hashed already, where the process that writes reads, too."""
+    """Whether the image at a path is hashed already; None where another process does the writing."""
 
     def __post_init__(self) -> None:
-        # Images are often shown again soon.
+        # The same image often recurs in nearby rows.
         self._known: dict[str, Image] = {}
 
     def read(self, begin: int) -> Chunk:
-        """The chunk that begins with a row."""
+        """Return the chunk of up to `CHUNK` rows from row number `begin`."""
         noted: list[Found] = []
         kept: list[tuple[Conversation, list[Image], int]] = []
         at = begin
@@ -143,7 +155,10 @@ class RowReader:
         )
 
     def _image(self, name: str, where: str) -> Image:
-        """An image file's state. One that is not encoded before training is looked at: its header at least."""
+        """Return an image's facts; if it is not encoded before training, check at least the header of its file.
+
+        Raises UserError, naming the row, for a missing or unreadable file.
+        """
         path = self.rows.image_path(name)
         if (known := self._known.get(name)) is not None:
             return known
@@ -176,12 +191,12 @@ class RowReader:
 
 
 def read_chunks(reader: RowReader, begin: int, processes: int) -> Iterator[Chunk]:
-    """All chunks of a set from a row on, in order."""
+    """Yield all chunks of a set from row number `begin`, in order."""
     starts = iter(range(begin, len(reader.rows), CHUNK))
     if processes < 2:
         yield from map(reader.read, starts)
         return
-    # Forked: neither the places of millions of rows nor the tokenizer has to be sent.
+    # Forking avoids sending the tokenizer and the index of millions of rows to each process.
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(processes, context, _take, (reader,)) as pool:
         waiting: deque[Future[Chunk]] = deque()

@@ -1,4 +1,4 @@
-"""Conversations as token arrays: tokenised once for a recipe and an LLM, and mapped into memory after that."""
+"""Conversations as token arrays, which are made once per data set and tokenizer and then memory-mapped."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VERSION = 5
 
 
 class Images(Sequence[tuple[str, str]]):
-    """Path and sha256 ("" where features are live) of each image, from mapped arrays."""
+    """(path, SHA-256) of each image, from memory-mapped arrays; the SHA-256 is "" where images are not hashed."""
 
     def __init__(self, names: NDArray[np.uint8], ends: NDArray[np.int64], digests: NDArray[np.uint8]) -> None:
         self._names = names
@@ -40,7 +40,7 @@ class Images(Sequence[tuple[str, str]]):
         return len(self._ends) - 1
 
     def __getitem__(self, image: Any) -> Any:
-        """The image of a number; slices are not offered."""
+        """Return path and SHA-256 of the image with this index; slices are not supported."""
         at = range(len(self))[image]
         name = self._names[self._ends[at] : self._ends[at + 1]].tobytes().decode()
         return name, self.digests[at].tobytes().hex() if len(self.digests) else ""
@@ -48,16 +48,17 @@ class Images(Sequence[tuple[str, str]]):
 
 @dataclass(frozen=True)
 class TokenisedSet:
-    """The rows of a stage's data; arrays are mapped, not read.
+    """The tokenised rows of a stage's data, in memory-mapped arrays.
 
-    ids, targets: all tokens one after another (an image is one token), and whether each is learnt.
-    offsets [n + 1]: where a row begins. image_offsets [n + 1], image_of: the images of a row, as numbers
-    into `images`. first_target [n]: position of a row's first target. origin [n, 2]: number of its set, and its line.
-    left_out: counts of rows that were broken or excluded; `listing` names them. changed: counts of what was not
-    taken as it stands in rows that are used; `changes` names them.
-    sizes [images, 2]: width and height of each, 0 where unknown; none where nothing hangs on them.
+    ids, targets [tokens]: all rows concatenated, with one token per image, and whether each token is a target.
+    offsets [n + 1]: the index in `ids` at which each row begins.
+    image_offsets [n + 1], image_of: the images of each row, as indices into `images`.
+    first_target [n]: index of a row's first target. origin [n, 2]: index of its set, and its line in the file.
+    left_out: reason -> number of rows left out; the file `listing` names them.
+    changed: kind -> number of changes to used rows; the file `changes` names them.
+    files, budgets, broken: per set, its file, how many broken rows may be left out, and how many were.
     how: how its images are decoded.
-    files, budgets, broken: of each set its file, how many broken rows may be left out, and how many were.
+    sizes [images, 2]: width and height in pixels, 0 where unknown; None if they are not needed.
     """
 
     ids: NDArray[np.int32]
@@ -82,22 +83,22 @@ class TokenisedSet:
         return len(self.offsets) - 1
 
     def where(self, row: int) -> str:
-        """`file:line` of a row."""
+        """Return `file:line` of a row."""
         number, line = self.origin[row].tolist()
         return f"{self.files[number]}:{line}"
 
     def lengths(self, image_tokens: int) -> NDArray[np.int64]:
-        """Tokens of each row with its images spread out, before any cut."""
+        """Return the length [n] of each row in tokens, each image expanded to `image_tokens`, before any cut."""
         lengths: NDArray[np.int64] = np.diff(self.offsets) + np.diff(self.image_offsets) * (image_tokens - 1)
         return lengths
 
     def kept(self, grid: TokenGrid, images: Sequence[int]) -> NDArray[np.int64]:
-        """Rows and columns [n, 2] that are shown of those images."""
+        """Return the shown rows and columns [len(images), 2] of these images' token grids."""
         sizes = np.zeros((len(images), 2), np.int32) if self.sizes is None else self.sizes[np.asarray(images, np.int64)]
         return grid.all_kept(sizes)
 
     def hidden(self, grid: TokenGrid) -> NDArray[np.int64]:
-        """Positions of each row that no one sees: those of its images' padding."""
+        """Return the number of hidden positions [n] of each row, which are those of its images' padding."""
         if not grid.hide or self.sizes is None:
             return np.zeros(len(self), np.int64)
         kept = grid.all_kept(self.sizes)
@@ -106,36 +107,36 @@ class TokenisedSet:
         return np.diff(sums[self.image_offsets])
 
     def limits(self, max_length: int, dummy_positions: int) -> NDArray[np.int64]:
-        """How long each row may be: `max_length`, and `dummy_positions` less where it shows no image."""
+        """Return the maximum length [n] of each row: `max_length`, less `dummy_positions` for rows without images."""
         return max_length - np.where(np.diff(self.image_offsets) == 0, dummy_positions, 0).astype(np.int64)
 
     def usable(self, image_tokens: int, max_length: int | NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows that have a target left after the cut to `max_length`, of all or of each."""
+        """Return the numbers of rows with a target left after the cut to `max_length`, one value or one per row."""
         first = self.first_target + np.diff(self.image_offsets) * (image_tokens - 1)
         return np.flatnonzero(first < max_length)
 
     def images_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The images of those rows, as numbers into `images`, in ascending order."""
+        """Return the images of these rows as ascending indices into `images`."""
         wanted = np.zeros(len(self), np.bool_)
         wanted[rows] = True
         return np.unique(self.image_of[np.repeat(wanted, np.diff(self.image_offsets))])
 
     def names(self, numbers: NDArray[np.int64]) -> list[str]:
-        """SHA-256 of those images."""
+        """Return the SHA-256 of images given by index, as hex digits."""
         return [digest.tobytes().hex() for digest in self.images.digests[numbers]]
 
     def find(self, names: Sequence[str]) -> NDArray[np.int64]:
-        """Numbers of the images of those SHA-256, in ascending order; none where the bytes were not hashed."""
+        """Return the ascending indices of images with these SHA-256; empty where images are not hashed."""
         if not len(self.images.digests):
             return np.zeros(0, np.int64)
         wanted = np.frombuffer(bytes.fromhex("".join(names)), np.uint64).reshape(-1, 4)
-        # Eight bytes first, which hardly ever are the same in two.
+        # Comparing eight bytes first leaves almost only true matches for the exact comparison.
         near = np.flatnonzero(np.isin(self.images.digests.view(np.uint64)[:, 0], wanted[:, 0]))
         exact = [name in set(names) for name in self.names(near)]
         return near[np.array(exact, np.bool_)]
 
     def refs(self, numbers: NDArray[np.int64]) -> list[ImageRef]:
-        """Those images, for extraction."""
+        """Return images given by index as references for encoding."""
         chosen = [self.images[number] for number in numbers]
         paths, how = [(Path(path), sha) for path, sha in chosen], self.how
         return [ImageRef(sha, partial(load_image, at, how), partial(size_of, at, how)) for at, sha in paths]
@@ -145,8 +146,8 @@ class TokenisedSet:
 class ImageReading:
     """What is read of the images of rows.
 
-    live: their bytes are not hashed, since no store will hold their features. how: how they are decoded. sized: whether
-    their sizes are read.
+    live: images are not hashed, as their features will not be stored. how: how they are decoded.
+    sized: whether their width and height are read.
     """
 
     live: bool = False
@@ -155,7 +156,7 @@ class ImageReading:
 
 
 AS_STORED = ImageReading()
-"""Of images whose features a store will hold."""
+"""For images whose features go into the feature store."""
 
 
 def tokenise(
@@ -167,11 +168,17 @@ def tokenise(
     images: ImageReading = AS_STORED,
     processes: int = 1,
 ) -> TokenisedSet:
-    """The rows of all sets in order, from the cache where it has them (results/tokens/<key>).
+    """Return the tokenised rows of all sets in order, from the cache in results/tokens/<key> or tokenised anew.
 
-    budgets: how many broken rows of each set may be left out (none). Killed and called again, it goes on where it was.
-    processes: how many read and tokenise what is not in the cache.
-    Raises UserError naming file and line of a broken row, and the image file a row names and that is missing.
+    An interrupted call resumes where it was.
+
+    Args:
+        tokenizer_digest: identifies the tokenizer in the cache's key.
+        budgets: how many broken rows of each set may be left out; by default 0.
+        processes: number of processes that read and tokenise.
+
+    Raises:
+        UserError: a broken row, named by file and line, beyond its set's budget.
     """
     allowed = list(budgets) or [0] * len(sets)
     sources = [BudgetedSet(one, budget) for one, budget in zip(sets, allowed, strict=True)]
@@ -217,7 +224,7 @@ def _key(
         "template": template,
         "tokenizer": tokenizer_digest,
         "live": hashed is None,
-        # Where images are not hashed, tokens do not hang on how they are decoded.
+        # Decoding matters only where images are hashed.
         **({} if hashed is None else {"pixels": hashed}),
         **({} if measured is None else {"sizes": measured}),
         "sets": [
@@ -236,11 +243,11 @@ def _key(
 
 
 _compared: set[tuple[Path, int]] = set()
-"""Folders whose arrays this process has compared, by their inode too: a folder that is made anew is another."""
+"""Folders whose arrays this process has verified, with their inode, which changes when a folder is made again."""
 
 
 def _as_written(folder: Path) -> bool:
-    """Whether the arrays have the checksums that were noted; where they have not, they are made again."""
+    """Whether the arrays have their recorded checksums; logs a warning otherwise."""
     key = folder, folder.stat().st_ino
     if key not in _compared:
         said = "%s: not what was written there (checksum); its rows are tokenised again"
@@ -257,7 +264,7 @@ def _as_written(folder: Path) -> bool:
 
 
 def _fresh(folder: Path) -> bool:
-    """Whether every image file still is what it was when its bytes were hashed."""
+    """Whether size and modification time of every image file are those at the time of hashing."""
     stamps = np.load(folder / "image_stamps.npy", mmap_mode="r")
     for (path, _), stamp in zip(_images(folder), stamps, strict=True):
         try:

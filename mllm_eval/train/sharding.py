@@ -1,4 +1,4 @@
-"""DeepSpeed's own JSON beside a recipe: what both set must agree, and what the JSON leaves out is the recipe's."""
+"""Combine a DeepSpeed JSON with a recipe: they must agree where both set a value, else the recipe's holds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mllm_eval.storage import parse_json
 AUTO = "auto"
 GATHER = "stage3_gather_16bit_weights_on_model_save"
 
-# Sections that train another way than a recipe can say.
+# Sections that change training in ways that a recipe cannot express.
 OTHERWISE = (
     "amp",
     "compression_training",
@@ -25,14 +25,17 @@ OTHERWISE = (
     "quantize_training",
     "torch_autocast",
 )
-# Sections that say nothing once they agree with the recipe: the stage makes its optimiser and schedule itself.
+# Sections that are compared with the recipe and then dropped, as the stage makes its own optimiser and schedule.
 SETTLED = ("optimizer", "scheduler", "fp16", "bfloat16")
-# DeepSpeed's schedules by what transformers calls them.
+# DeepSpeed's names of schedules -> transformers' names.
 SCHEDULES = {"WarmupLR": "constant_with_warmup", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
 
 
 def deepspeed_file(name: str) -> Path:
-    """The JSON of a name in configs/deepspeed. Raises UserError with the nearest name."""
+    """Return the path of a JSON in configs/deepspeed by its name.
+
+    Raises UserError, with the nearest known name, for an unknown one.
+    """
     files: dict[str, Path] = {}
     for root in reversed(roots()):
         files |= {path.stem: path for path in (root / "configs" / "deepspeed").glob("*.json")}
@@ -42,15 +45,15 @@ def deepspeed_file(name: str) -> Path:
 
 
 def deepspeed_config(recipe: Recipe, stage: Stage, processes: int, where: str) -> dict[str, Any] | None:
-    """DeepSpeed's config of a stage, or None for plain training.
+    """Return DeepSpeed's config for a stage; None for training without DeepSpeed.
 
-    What a recipe decides (batches, clipping, optimiser, schedule, dtype) is `auto` in it, which the Trainer fills in,
-    whether the JSON said the same or nothing: DeepSpeed and accelerate have defaults of their own for what is left
-    out, such as a clipping at 1.0.
+    Values that a recipe decides (batch sizes, clipping, dtype) are set to `auto`, which transformers' Trainer replaces
+    by its arguments. They must not be left out, because DeepSpeed and accelerate have defaults of their own, such as
+    clipping at 1.0.
 
     Raises:
-        UserError: a JSON that cannot be read, contradicts the recipe, trains in a way that no recipe says, or would
-            leave ZeRO-3's weights in pieces at the end.
+        UserError: a JSON that cannot be read, contradicts the recipe, changes training in a way that no recipe can
+            express, or would not gather ZeRO-3's weights at the end.
     """
     if stage.deepspeed is None:
         return None
@@ -85,8 +88,8 @@ def deepspeed_config(recipe: Recipe, stage: Stage, processes: int, where: str) -
         "gradient_clipping",
     )
     half = {**_section(config, "bfloat16"), **_section(config, "bf16"), "enabled": AUTO}
-    # The optimiser is made by the stage, with its groups; DeepSpeed takes no other than its own unless told.
-    # Micro-batches are summed in float32; DeepSpeed's default is the weights' type.
+    # DeepSpeed accepts an optimiser made elsewhere, as the stage's is, only with `zero_allow_untested_optimizer`.
+    # By default it would accumulate gradients over micro-batches in the weights' dtype instead of float32.
     summed = {**_section(config, "data_types"), "grad_accum_dtype": "fp32"}
     return {
         **clean,
@@ -105,7 +108,7 @@ def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
 def _shared(
     config: dict[str, Any], recipe: Recipe, stage: Stage, accumulation: int
 ) -> Iterator[tuple[str, Any, Any, str]]:
-    """What JSON and recipe both may say: key of the JSON, its value, the recipe's, and the name of that."""
+    """Yield each value that both may set: the JSON's key and value, the recipe's value, and its name there."""
     yield (
         "train_micro_batch_size_per_gpu",
         config.get("train_micro_batch_size_per_gpu"),
@@ -116,7 +119,7 @@ def _shared(
     steps = config.get("gradient_accumulation_steps")
     yield "gradient_accumulation_steps", steps, accumulation, "batch / (micro_batch x processes)"
     yield "gradient_clipping", config.get("gradient_clipping"), stage.max_grad_norm, "max_grad_norm"
-    # DeepSpeed still reads the older name.
+    # DeepSpeed still reads `bfloat16`, the older name of `bf16`.
     half = {**_section(config, "bfloat16"), **_section(config, "bf16")}
     yield "bf16.enabled", half.get("enabled"), recipe.dtype == "bfloat16", "dtype: bfloat16"
     for name in ("bf16_master_weights_and_grads", "bf16_optimizer_states"):
@@ -131,7 +134,7 @@ def _shared(
 def _optimiser(section: dict[str, Any], stage: Stage) -> Iterator[tuple[str, Any, Any, str]]:
     params = _section(section, "params")
     kind = section.get("type")
-    # DeepSpeed's Adam decays as AdamW does unless told otherwise.
+    # DeepSpeed's Adam is AdamW unless `adam_w_mode` is false.
     if kind == "Adam" and params.get("adam_w_mode", True) is True:
         kind = "AdamW"
     yield "optimizer.type", kind, "AdamW", "optimiser"
@@ -148,5 +151,5 @@ def _schedule(section: dict[str, Any], stage: Stage) -> Iterator[tuple[str, Any,
     yield "scheduler.params.warmup_max_lr", params.get("warmup_max_lr"), stage.lr, "lr"
     yield "scheduler.params.warmup_min_lr", params.get("warmup_min_lr"), 0, "first lr"
     for name in ("warmup_num_steps", "total_num_steps"):
-        # Known only when the rows are counted.
+        # The number of steps is known only once the rows are counted, so the JSON must leave it to us.
         yield f"scheduler.params.{name}", params.get(name), AUTO, "number of steps"

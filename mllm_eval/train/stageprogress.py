@@ -1,4 +1,4 @@
-"""What a stage tells while it runs: its log, which of its checkpoints are whole, and how far it is."""
+"""A stage's log, its complete checkpoints, and its progress."""
 
 from __future__ import annotations
 
@@ -28,14 +28,13 @@ if TYPE_CHECKING:
     from mllm_eval.run import Run
     from mllm_eval.train.stages import Prepared
 
-"""Gets the work done and all of it."""
 log = logging.getLogger(__name__)
 
 
 class StageLog:
-    """log.jsonl: one line a step with loss, learning rate, gradient norm, tokens and seconds.
+    """log.jsonl: one line per step with loss, learning rate, gradient norm, tokens and seconds.
 
-    Opening it for a step cuts away what lies behind: lines of steps that are done again, or half a line.
+    Opening the log at a step removes the lines of later steps, which are repeated, and an unfinished line.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -54,7 +53,7 @@ class StageLog:
         self._last = time.monotonic()
 
     def add(self, step: int, loss: float, lr: float, norm: float | None, tokens: int) -> None:
-        """Append a step. Raises UserError for a loss that is not finite: nothing after it would mean anything."""
+        """Append a step's line. Raises UserError, without writing it, for a loss that is not finite."""
         now = time.monotonic()
         entry = {
             "step": step,
@@ -72,14 +71,15 @@ class StageLog:
 
 
 def mark_whole(folder: Path) -> None:
-    """Say that a checkpoint is complete: its files, their sizes and checksums."""
+    """Mark a checkpoint as complete, by a file with the sizes and checksums of its files."""
     sums.write(folder)
 
 
 def latest_whole(folder: Path) -> Path | None:
-    """The newest complete `checkpoint-<step>` in a folder; incomplete newer ones are reported in a line each.
+    """Return the newest complete `checkpoint-<step>` in a folder, and log a warning for each incomplete newer one.
 
-    Raises UserError where none is complete and one was: its steps are not thrown away without being asked.
+    Returns None where no checkpoint was ever complete. Raises UserError where all complete ones were damaged later,
+    so that their steps are not discarded silently.
     """
     numbered = [(int(path.name.partition("-")[2]), path) for path in folder.glob("checkpoint-*")]
     damage = None
@@ -96,24 +96,24 @@ def latest_whole(folder: Path) -> Path | None:
 
 
 def remove_others(folder: Path, kept: Path | None) -> None:
-    """Remove the checkpoints of a folder that training does not go on from."""
+    """Remove all checkpoints of a folder except `kept`."""
     for path in folder.glob("checkpoint-*"):
         if path != kept:
             shutil.rmtree(path)
 
 
 def is_made(run: Run, number: int) -> bool:
-    """Whether what a stage makes is there."""
+    """Whether a stage is finished: its projector (stage 1) or the run's checkpoint (stage 2) exists."""
     made = run.stage_dir(1) / "projector.safetensors" if number == 1 else run.checkpoint / "config.json"
     return made.is_file()
 
 
 class Work:
-    """Images and steps as parts of one amount of work, which a bar and its time left can be told by.
+    """Progress of encoding and both stages together, in one unit, for a bar that shows the remaining time.
 
-    The unit is 10^6 floating-point operations, as `mllm_eval.operations` counts them for a plan: a stage's go to its
-    steps by their tokens. What an earlier call has done is no part of it, since it says nothing of the time left.
-    `missing`: images to encode.
+    The unit is 10^6 floating-point operations as counted by `mllm_eval.operations`. A stage's operations are divided
+    among its steps by their tokens. Work done by an earlier call is not counted, as it tells nothing about speed.
+    `missing`: number of images to encode.
     """
 
     def __init__(self, run: Run, prepared: Sequence[Prepared], missing: int, progress: Progress | None) -> None:
@@ -133,23 +133,23 @@ class Work:
                 self.total += self.steps_of[one.number][-1]
 
     def encoded(self, done: int) -> None:
-        """So many images of the set at hand are encoded."""
+        """Report that `done` images of the current set are encoded."""
         self.of_set = done * self.image
         self._tell(self.done + self.of_set)
 
     def next_set(self) -> None:
-        """The set at hand is encoded."""
+        """Report that the current set is encoded."""
         self.done += self.of_set
         self.of_set = 0.0
 
     def steps(self, number: int) -> Callable[[int], None]:
-        """What to call with the number of steps that a stage has done, each time that it has done one more."""
+        """Return the callback for a stage, to be called after each step with the number of its finished steps."""
         earlier: float | None = None
 
         def tell(step: int) -> None:
             nonlocal earlier
             if earlier is None:
-                # The first call tells where the stage went on: a checkpoint of an earlier call has the steps before.
+                # The first call shows where the stage resumed; the steps before it were done by an earlier call.
                 earlier = float(self.steps_of[number][step - 1])
                 self.total -= earlier
                 self.before = {one: work - earlier * (one > number) for one, work in self.before.items()}
@@ -163,7 +163,7 @@ class Work:
 
 
 def _learning(run: Run, stage: Stage, tokens: NDArray[np.float64]) -> float:
-    """Millions of operations of a stage whose steps have so many tokens; words are learnt at all behind the image."""
+    """Return 10^6 operations of a stage, given each step's tokens; all text after the image is counted as targets."""
     llm, rows = known_llama_shape(run.llm), len(tokens) * stage.batch
     added = added_parameters(stage, llm)
     length, image = round(tokens.sum() / max(1, rows)), run.recipe.positions

@@ -1,4 +1,4 @@
-"""The rows of a stage: read, tokenised, and what they are noted in the run's folder."""
+"""Read and tokenise the rows of a stage, and record in the run's folder what they are."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from mllm_eval.storage import locate, results_home, write_atomic, write_json
 from mllm_eval.train.rowtokens import ImageReading, TokenisedSet, tokenise
 from mllm_eval.train.unreadable import Unreadable
 
-# Bytes of a file of conversations beyond which the index of its rows is kept on disk.
+# Size in bytes above which a conversation file's index of rows is cached on disk.
 INDEXED = 64 * 2**20
 
 
 def tokenise_all(
     run: Run, stages: dict[int, Stage], tokenizer: Any, say: Callable[[str], None], processes: int = 1
 ) -> None:
-    """Make the tokens of each stage (by number) and note what its rows are; `say` is told of each.
+    """Tokenise the rows of each stage (keyed by number), record what they are, and report each stage by `say`.
 
-    Raises UserError for a stage 1 without an image.
+    Raises UserError for a stage 1 without any image, and as `tokenise` does.
     """
     if words := other_words(tokenizer, run.recipe.template):
         say(f"{run.llm.name}: {words}")
@@ -44,7 +44,7 @@ def tokenise_all(
 
 
 def note_rows(run: Run, number: int, data: TokenisedSet) -> RowCounts:
-    """In the run's folder: what the rows of a stage are, which were changed and which were left out."""
+    """Write to the run's folder how many rows a stage uses, and which were changed or left out; return the counts."""
     stage, folder = (run.recipe.stage1, run.recipe.stage2)[number - 1], run.stage_dir(number)
     unreadable = Unreadable(folder, data)
     listed = unreadable.listed()
@@ -69,7 +69,7 @@ def note_rows(run: Run, number: int, data: TokenisedSet) -> RowCounts:
 
 
 def check_data(stages: Iterable[Stage]) -> None:
-    """UserError where a file of conversations of a stage, or the folder of its images, is not there."""
+    """Raise UserError where a stage's conversation file or its image folder is missing."""
     for data in (data for stage in stages for data in stage.data):
         path, images = locate(data.path), locate(data.images)
         if not path.is_file():
@@ -79,14 +79,14 @@ def check_data(stages: Iterable[Stage]) -> None:
 
 
 def conversations_of(data: ConversationData) -> ConversationSet:
-    """The conversations of a file as the recipe reads them; the index of a large file is kept on disk."""
+    """Return the conversations of a file as the recipe reads them; the index of a large file is cached on disk."""
     path = locate(data.path)
     index = results_home() / "index" if path.stat().st_size > INDEXED else None
     return ConversationSet(path, locate(data.images), data.rows, data.exclude, data.system == "row", index, data.ignore)
 
 
 def tokenised(run: Run, stage: Stage, tokenizer: Any, processes: int = 1) -> TokenisedSet:
-    """A stage's rows as tokens, made by so many processes where they are not there yet."""
+    """Return a stage's tokenised rows; `processes` tokenise them if the cache lacks them. Raises as `tokenise`."""
     return tokenise(
         [conversations_of(data) for data in stage.data],
         tokenizer,

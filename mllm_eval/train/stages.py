@@ -1,4 +1,4 @@
-"""The two stages, from conversations and features to a checkpoint."""
+"""Run both training stages, from conversations and features to the final checkpoint."""
 
 from __future__ import annotations
 
@@ -58,20 +58,24 @@ class Prepared:
     rows: RowNumbers
     plan: Plan
     images: NDArray[np.int64]
-    """The images that the steps read, and those that standardisation is measured on, as numbers into the data's."""
+    """Images to encode first, as indices into `data.images`: those that steps read from the store, and `measured`."""
     measured: NDArray[np.int64]
-    """The latter alone."""
+    """Images on which the statistics for standardisation are measured, as indices into `data.images`."""
     unreadable: Unreadable
 
 
 def train(run: Run, progress: Progress | None = None, say: Callable[[str], None] | None = None) -> None:
-    """Stage 1 (projector), stage 2 (projector and LLM), then the checkpoint; what is complete is skipped.
+    """Train stage 1 (projector) and stage 2 (projector and LLM), and write the checkpoint; finished stages are skipped.
 
-    Killed at any moment and called again, on any number of processes, it goes on from the last whole checkpoint;
-    on the same number it ends with the same bytes. Under a launcher (torchrun and the like) every process calls
-    it. `progress` gets the work done and all of it, images to encode and steps, as `Work` counts it; `say`
-    what the rows of each stage are, one line a stage, before anything long is begun.
-    Raises UserError for bad input before anything long is begun: recipe, data, tokenizer, weights.
+    A call after an interruption resumes from the last complete checkpoint, on any number of processes. With the same
+    number, the result is the same byte for byte. Under a launcher (torchrun and the like) every process calls this.
+
+    Args:
+        progress: called with the work done and the total of encoding and steps, in the unit of `Work`.
+        say: called with one line per stage about its rows, before any long computation.
+
+    Raises:
+        UserError: bad recipe, data, tokenizer or weights, before any long computation.
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     stages = {1: run.recipe.stage1, 2: run.recipe.stage2}
@@ -86,7 +90,7 @@ def train(run: Run, progress: Progress | None = None, say: Callable[[str], None]
     features = Features.of(run)
     together(lambda: check_data(stages.values()))
     together(lambda: check_room(run), first_only=True)
-    # Rank 0 makes indexes and tokens; the others then find them.
+    # Rank 0 makes indexes and tokens; the other ranks then read them from the cache.
     together(lambda: tokenise_all(run, stages, tokenizer, say or log.warning), first_only=True)
     prepared = [prepare_stage(run, number, stage, tokenizer) for number, stage in stages.items()]
     prepared = with_room(run, prepared, features)
@@ -96,21 +100,21 @@ def train(run: Run, progress: Progress | None = None, say: Callable[[str], None]
     for one in prepared:
         encode(one.data, one.images, features, one.unreadable, todo.encoded)
         todo.next_set()
-    # It would stay on the device through both stages, which read from the store.
+    # The stages read features from the store, so the encoder must not occupy the device.
     features.release()
     for one in prepared:
         if one.number == 2 or not _projector(run).is_file():
             train_stage(run, one, features, tokenizer, todo.steps(one.number))
-        # Trainer, model and optimiser know each other: nothing but a collection frees them before the next stage.
+        # Trainer, model and optimiser form reference cycles, so only the garbage collector frees them.
         gc.collect()
         barrier()
     features.store.close()
 
 
 def prepare(run: Run, say: Callable[[str], None], processes: int) -> None:
-    """What training does before it needs a GPU, by so many processes: checks, and the tokens of both stages.
+    """Do the part of training that needs no GPU: check the inputs, and tokenise both stages in several processes.
 
-    Killed and called again, it goes on where it was; `train` then finds what it would have made itself, byte for byte.
+    A call after an interruption resumes. `train` then finds the same files that it would have made, byte for byte.
     Raises UserError for bad input.
     """
     stages = {1: run.recipe.stage1, 2: run.recipe.stage2}
@@ -141,10 +145,10 @@ def prepare_stage(run: Run, number: int, stage: Stage, tokenizer: Any) -> Prepar
 
 
 def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
-    """The model at the beginning of a stage, with gradients where the stage trains."""
+    """Return the model at the beginning of a stage, with `requires_grad` set for what the stage trains."""
     repeatable(run.seed, run.recipe.deterministic)
     stage = one.stage
-    # DeepSpeed keeps float32 copies of what is trained itself; plain training needs the weights in float32.
+    # DeepSpeed keeps its own float32 master weights; training without it needs float32 weights in the model.
     dtype = getattr(torch, run.recipe.dtype) if stage.deepspeed else torch.float32
     model = assemble(run.encoder, run.recipe, load_llm_model(run.llm, dtype), tokenizer)
     if one.number == 1 and run.recipe.standardize:
@@ -170,8 +174,8 @@ def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
 
 
 def train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, progress: Callable[[int], None]) -> None:
-    """Train a stage, or go on with it from its newest whole checkpoint, and keep what it has made."""
-    # Before the arguments: with ZeRO-3 in force, a model that is loaded would be cut up by its own means.
+    """Train a stage, resuming from its newest complete checkpoint, and write its result."""
+    # Loaded before the arguments are made: with ZeRO-3 active, transformers would shard the model while loading it.
     model = _model(run, one, features, tokenizer)
     own, size = rank(), world_size()
     folder = run.stage_dir(one.number)
@@ -206,7 +210,7 @@ def train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, pro
     trainer = StageTrainer(model, one.stage, args, batches, stage_log, progress, one.unreadable)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     repeatable(run.seed)
-    # The encoder is frozen and loaded again where it is kept; its tensors may be the model's own, which are let go of.
+    # The frozen encoder is left out, as `keep_stage` loads it again; its tensors may be freed by `release`.
     state = {name: one for name, one in trainer.whole_state().items() if not name.startswith("encoder.")}
     trainer.release(state.values())
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
@@ -217,7 +221,10 @@ def train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, pro
 
 
 def keep_stage(run: Run, number: int, model: VLM, state: dict[str, Tensor]) -> None:
-    """Write what a stage has made from the whole state of its model."""
+    """Write a stage's result from the model's gathered state dict.
+
+    Stage 1 writes the projector in float32, stage 2 the checkpoint in the recipe's dtype, with LoRA adapters merged.
+    """
     dtype = getattr(torch, run.recipe.dtype)
     projector, llm = (_part(state, prefix) for prefix in ("projector.", "llm."))
     if number == 1:

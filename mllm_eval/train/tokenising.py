@@ -1,4 +1,4 @@
-"""Writing token arrays: a chunk of rows at a time, to files that only grow, so that a kill loses minutes at most."""
+"""Write token arrays, a chunk of rows at a time, to files that only grow, so that a kill loses minutes at most."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from mllm_eval.locks import FileLock
 from mllm_eval.storage import parse_json, remove_temporary, write_json, write_summed
 from mllm_eval.train.rowchunks import Chunk, Image, RowReader, read_chunks
 
-# Chunks between two notes of how far the writing is.
+# Chunks between two records of the progress.
 NOTED = 50
 DONE = "tokens.json"
 LEFT_OUT = "left_out.jsonl"
 CHANGES = "changed.jsonl"
 
-# Arrays that grow with the rows, and what one of their entries is.
+# Arrays that grow with the rows: name -> (dtype, shape of one entry).
 FILES: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
     "ids": (np.int32, ()),
     "targets": (np.bool_, ()),
@@ -48,7 +48,7 @@ FILES: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
 
 @dataclass(frozen=True)
 class BudgetedSet:
-    """Conversations, and how many broken ones of them may be left out."""
+    """Conversations, and how many broken rows among them may be left out."""
 
     rows: ConversationSet
     budget: int
@@ -56,10 +56,11 @@ class BudgetedSet:
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """What is noted of rows: their tokens by a template, and what of their images.
+    """What is recorded of rows: their tokens by a conversation template, and facts about their images.
 
-    hashed: number each image once and hash what it shows when it is decoded so, as a feature store needs it.
-    sized: note width and height that each image has when it is decoded so; 0 where its header cannot be read.
+    hashed: how images are decoded for hashing, which a feature store needs; None for no hashes. With hashes, images
+        with the same path get one number.
+    sized: how images are decoded for recording width and height (0 where the header is unreadable); None for no sizes.
     """
 
     template: str
@@ -75,10 +76,10 @@ def write_tokens(
     usable: Callable[[Path], bool],
     processes: int = 1,
 ) -> None:
-    """Make the arrays of a folder, which appears complete or not at all; one process does, others wait for it.
+    """Write the arrays of a folder atomically; other processes that want the same folder wait for it.
 
-    usable: whether what is there by now will do. processes: how many read and tokenise; each number gives the same
-    bytes.
+    usable: whether a folder that exists by now can be used. processes: number of processes that read and tokenise; the
+    bytes do not depend on it. Raises UserError for a broken row beyond its set's budget.
     """
     partial = folder.with_name(f".{folder.name}")
     with FileLock(folder.with_name(f".{folder.name}.lock")):
@@ -102,7 +103,7 @@ def write_tokens(
 
 
 class Writer:
-    """The growing files of a folder. What lies behind the last note is cut away when it is opened again."""
+    """The growing files of a folder. Reopening truncates them to the last recorded progress."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -127,7 +128,7 @@ class Writer:
             path.touch()
             os.truncate(path, sizes.get(name, 0))
         self.files = {name: open(path, "ab") for name, path in paths.items()}  # noqa: SIM115
-        # Numbers of image names outside of memory: there are millions.
+        # Millions of image names and their numbers are kept on disk, not in memory.
         self.numbers = sqlite3.connect(folder / "numbers.sqlite")
         self.numbers.execute("PRAGMA synchronous = OFF")
         self.numbers.execute("CREATE TABLE IF NOT EXISTS image (name TEXT PRIMARY KEY, number INTEGER) WITHOUT ROWID")
@@ -145,7 +146,7 @@ class Writer:
         self.files[name].write(np.asarray(values, FILES[name][0]).tobytes())
 
     def rows_read(self, number: int) -> int:
-        """Rows of a set that are dealt with."""
+        """Return the number of rows of a set that are already processed."""
         return int(self.note["read"].get(str(number), 0))
 
     def leave_out(self, why: str, where: str, reason: str) -> None:
@@ -155,7 +156,7 @@ class Writer:
         self.files["left_out"].write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
     def changed(self, where: str, masked: int, changes: Sequence[tuple[str, str]]) -> None:
-        """Count what of a row is not taken as it stands, and list it but for answers that the row itself masks."""
+        """Count the changes to a row, and list them except for answers that the row itself masks."""
         counts = self.note["changed"]
         if masked:
             counts["masked answers"] = counts.get("masked answers", 0) + masked
@@ -174,7 +175,7 @@ class Writer:
         self.leave_out("broken", where, problem)
 
     def write(self, number: int, chunk: Chunk, budget: int) -> None:
-        """Append a chunk of the set of this number, of whose broken rows `budget` may be left out."""
+        """Append a chunk of set `number`. Raises UserError for more than `budget` broken rows of the set."""
         for row in chunk.noted:
             if row.why == "broken":
                 self.broken(number, row.where, row.reason, budget)
@@ -194,11 +195,11 @@ class Writer:
         self.chunk_done(number, chunk.end)
 
     def numbered(self, path: str) -> bool:
-        """Whether an image of this path has a number."""
+        """Whether the image with this path has a number."""
         return self.numbers.execute("SELECT 1 FROM image WHERE name = ?", (path,)).fetchone() is not None
 
     def _numbers(self, images: Sequence[Image]) -> list[int]:
-        """The number of each image, a new one where its bytes are not hashed or it was not shown before."""
+        """Return the number of each image, a new one if it is not hashed or its path is new."""
         first = self._images()
         numbers: list[int] = []
         new: list[Image] = []
@@ -225,14 +226,14 @@ class Writer:
         return numbers
 
     def chunk_done(self, number: int, read: int) -> None:
-        """Remember how far the writing is, now and then."""
+        """Record the progress every `NOTED` chunks."""
         self.note["read"][str(number)] = read
         self.chunks += 1
         if self.chunks % NOTED == 0:
             self.write_note()
 
     def write_note(self) -> None:
-        """Everything to the disk, then the note that counts it."""
+        """Flush all files to disk, then write the record of their sizes."""
         for file in self.files.values():
             file.flush()
             disk.sync(file.fileno())
@@ -241,7 +242,7 @@ class Writer:
         write_json(self.folder / "note.json", self.note)
 
     def finish(self) -> None:
-        """Turn the files into arrays that can be mapped."""
+        """Convert the files to .npy arrays, which can be memory-mapped, and write the file that marks completion."""
         self.write_note()
         self.close()
         for name, (kind, shape) in FILES.items():
@@ -253,14 +254,14 @@ class Writer:
         counts = {key: self.note[key] for key in ("left_out", "broken", "changed")}
         told = json.dumps({**counts, "sha256": {path.name: disk.checksum(path) for path in whole}}, indent=2)
         write_summed(self.folder / DONE, told.encode())
-        # The note first: without it, what is left of a killed clearing-up counts for nothing.
+        # The record goes first: without it, files left by an interrupted clean-up are ignored.
         for path in (self.folder / "note.json", *self.folder.glob("*.raw"), self.folder / "numbers.sqlite"):
             path.unlink()
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for file in self.files.values():
-            # What a full disk did not take is not taken now either.
+            # After a full disk, closing would fail on the same unwritten data.
             with suppress(OSError):
                 file.close()
         self.numbers.close()

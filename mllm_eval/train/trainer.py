@@ -1,4 +1,4 @@
-"""transformers' Trainer with this project's batches, parameter groups, log and checkpoints."""
+"""transformers' Trainer, adapted to this project's batches, parameter groups, log and checkpoints."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from mllm_eval.train.unreadable import Unreadable
 
 log = logging.getLogger(__name__)
 
-# A stage writes so many checkpoints on its way, but not at every step of a short one, and keeps two.
+# Checkpoints per stage, and the fewest steps between two of them. Only the last two are kept.
 CHECKPOINTS = 10
 FEWEST_STEPS = 4
-# Processes that read images for one trainer, where it encodes them itself.
+# Most data-loader processes per rank, where the stage encodes images itself.
 READERS = 8
 
 
 def _readers(stage: Stage) -> int:
-    """Processes that decode images ahead of a training step: this rank's share of the cores, less its own."""
+    """Return the number of processes that decode images in advance: this rank's share of the cores, less one."""
     if stage.features == "store":
         return 0
     return max(0, min(READERS, cores() - 1))
@@ -47,9 +47,9 @@ def _readers(stage: Stage) -> int:
 def arguments(
     recipe: Recipe, stage: Stage, folder: Path, steps: int, seed: int, where: str, resharded: bool = False
 ) -> Any:
-    """The Trainer's arguments of a stage; `resharded`: it goes on from what `reshard` has made.
+    """Return transformers' `TrainingArguments` for a stage; `resharded`: it resumes from a copy made by `reshard`.
 
-    Raises UserError for what this version cannot do.
+    Raises UserError as `deepspeed_config` does, and where the batch cannot be divided among the processes.
     """
     half = recipe.dtype == "bfloat16"
     config = deepspeed_config(recipe, stage, world_size(), where)
@@ -57,7 +57,7 @@ def arguments(
         config = {**(config or {}), "checkpoint": {"load_universal": True}}
     on_gpu = torch.cuda.is_available()
     backend = ("nccl" if on_gpu else "gloo") if torch.distributed.is_initialized() else None
-    # Only where asked: setting it at all makes the Trainer call the model's switch.
+    # Passed only if requested, because the Trainer then calls the model's method for it.
     asked: dict[str, Any] = {"gradient_checkpointing": True} if stage.gradient_checkpointing else {}
     made = TrainingArguments(
         output_dir=str(folder),
@@ -90,13 +90,13 @@ def arguments(
         dataloader_pin_memory=on_gpu,
         **asked,
     )
-    # Several GPUs in one process would mean torch's DataParallel; processes are the launcher's business.
+    # With several visible GPUs the Trainer would use DataParallel; here each process uses one GPU.
     made._n_gpu = min(made.n_gpu, 1)
     return made
 
 
 def tensors_in(thing: Any, seen: set[int] | None = None) -> Iterator[torch.Tensor]:
-    """The tensors in containers of any depth, and the gradients of those."""
+    """Yield the tensors in nested containers, and the gradients of these tensors."""
     seen = set() if seen is None else seen
     if id(thing) in seen:
         return
@@ -114,7 +114,7 @@ def tensors_in(thing: Any, seen: set[int] | None = None) -> Iterator[torch.Tenso
 
 
 class StageTrainer(Trainer):
-    """One stage: rows by `Plan`, AdamW over what is trainable, a line of log a step, checkpoints marked whole."""
+    """Trains one stage: rows by `Plan`, AdamW on trainable parameters, one log line per step, marked checkpoints."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class StageTrainer(Trainer):
         self.unreadable = unreadable
         self.decays: list[float] = []
         self.tried = False
-        # Checkpoints hold nothing of what is frozen: it is there before one is read.
+        # Checkpoints leave out frozen parameters, which are loaded before a checkpoint is read.
         frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
 
         def allow(_: Any, keys: Any) -> None:
@@ -157,7 +157,7 @@ class StageTrainer(Trainer):
         decayed = set(self.get_decay_parameter_names(trained))
         projector_lr = self.stage.projector_lr or self.stage.lr
         groups: list[dict[str, Any]] = []
-        # The LLM first: the learning rate that is logged is the first group's.
+        # The LLM comes first because the logged learning rate is the first group's.
         for prefix, lr in (("llm.", self.stage.lr), ("projector.", projector_lr)):
             for decay in (True, False):
                 parameters = [
@@ -174,7 +174,7 @@ class StageTrainer(Trainer):
         return self.optimizer
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer's; before the first one, a pass over the longest rows of the stage (`try_longest`)."""
+        """Run the Trainer's step; before the first step, try a pass over the stage's longest rows (`try_longest`)."""
         if not self.tried:
             self.tried = True
             check_rotary(self.model)
@@ -182,20 +182,20 @@ class StageTrainer(Trainer):
         return super().training_step(model, inputs, *args, **kwargs)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer's; images of the batch that could not be decoded are noted first.
+        """Record images of the batch that could not be decoded, then compute the loss as the Trainer does.
 
-        Raises UserError where they are more than the recipe allows.
+        Raises UserError for more broken rows than the recipe allows.
         """
         if (reasons := inputs.pop("unreadable", None)) and self.unreadable is not None:
             self.unreadable.add(dict(reasons))
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """None are counted: the Trainer would walk all parameters at every step."""
+        """Return 0: the Trainer's count would iterate over all parameters at every step."""
         return 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """One line of the stage's log instead of the Trainer's own history, which checkpoints would carry."""
+        """Write a line to the stage's log instead of the Trainer's history, which would be part of checkpoints."""
         if "loss" not in logs:
             return
         step = self.state.global_step
@@ -206,7 +206,10 @@ class StageTrainer(Trainer):
         self.progress(step)
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
-        """Also mend what DeepSpeed's universal form forgets: it gives every group the settings of the first."""
+        """Load them, then restore each parameter group's learning rate and weight decay.
+
+        DeepSpeed's universal format gives every group the settings of the first one.
+        """
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or self.args.deepspeed is None:
             return
@@ -217,12 +220,12 @@ class StageTrainer(Trainer):
             group.update(lr=now, initial_lr=first, weight_decay=decay)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The weights of a checkpoint; DeepSpeed's own checkpoint has them already."""
+        """Save the weights of a checkpoint, unless DeepSpeed's own checkpoint already holds them."""
         if not self.args.deepspeed:
             super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """What is trained, and buffers: the rest is as it was loaded."""
+        """Save trained parameters and buffers only; frozen parameters are unchanged since loading."""
         if state_dict is None:
             model: Any = self.model
             frozen = {name for name, one in model.named_parameters() if not one.requires_grad}
@@ -250,7 +253,7 @@ class StageTrainer(Trainer):
             forget(folder)
             self.checkpoints.written(monotonic() - begun)
         if told := self.checkpoints.agreed:
-            # The first that ends takes the others with it: not before the checkpoint is whole.
+            # When one rank ends, the launcher ends the others, so all wait until the checkpoint is complete.
             barrier()
             if self.is_world_process_zero():
                 name = signal.Signals(told).name
@@ -258,15 +261,15 @@ class StageTrainer(Trainer):
             self.checkpoints.notice.obey(told)
 
     def train(self, *args: Any, **options: Any) -> Any:
-        """As the Trainer does; a signal that ends this process first waits for a checkpoint at the step's end."""
+        """Train as the Trainer does, but delay signals that end the process until a checkpoint after the step."""
         with self.checkpoints.notice, attention(torch.are_deterministic_algorithms_enabled()):
             return super().train(*args, **options)
 
     def release(self, kept: Iterable[torch.Tensor]) -> None:
-        """Let go of the model and of what trained it, but for the tensors `kept`.
+        """Free the memory of a DeepSpeed model and its optimiser state, except for the tensors `kept`.
 
-        DeepSpeed's hooks and coordinators would hold them for the rest of the process: those of stage 1 beside
-        stage 2, and stage 2's, 16 bytes a trained parameter, beside whatever is asked afterwards.
+        DeepSpeed's hooks and coordinators would keep them, 16 bytes per trained parameter, until the process ends:
+        those of stage 1 during stage 2, and those of stage 2 during evaluation.
         """
         if not self.args.deepspeed:
             return
@@ -284,10 +287,10 @@ class StageTrainer(Trainer):
                 storage.resize_(0)
 
     def whole_state(self) -> dict[str, torch.Tensor]:
-        """All tensors of the trained model, gathered over the processes (complete on rank 0)."""
+        """Return the trained model's state dict, gathered from all ranks (complete on rank 0 only)."""
         wrapped = self.model_wrapped if self.args.deepspeed else self.model
-        # Under ZeRO-3 rank 0 alone gets them.
+        # With ZeRO-3 only rank 0 receives it.
         state: dict[str, torch.Tensor] = self.accelerator.get_state_dict(wrapped) or {}
-        # Small tensors are views of the buffer that holds all of them, which they would keep in memory.
+        # A small tensor may be a view of a buffer of many tensors and would keep the whole buffer in memory.
         whole = {name: one.untyped_storage().nbytes() <= one.nbytes for name, one in state.items()}
         return {name: one if whole[name] else one.clone() for name, one in state.items()}

@@ -1,7 +1,7 @@
-"""Images of a stage that cannot be decoded: their rows teach nothing, and count as broken rows.
+"""Record images of a stage that cannot be decoded; their rows have no targets and count as broken rows.
 
-Which images those are follows from their files alone, so it does not depend on processes, order or a kill in between.
-Each is a small file in the stage's folder that any process may write, and write again.
+The result depends on the image files alone, not on the number of processes, their order or interruptions. Each such
+image has a small file in the stage's folder, which any process may write, repeatedly.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Unreadable:
-    """The images of a stage found unreadable so far, by number; `refresh` reads what other processes found."""
+    """The numbers of a stage's images found unreadable so far; `refresh` reads what other processes found."""
 
     def __init__(self, stage: Path, data: TokenisedSet) -> None:
         self.folder = stage / "unreadable"
@@ -32,18 +32,18 @@ class Unreadable:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read what is noted."""
+        """Read the recorded images."""
         self.images = {int(path.stem) for path in self.folder.glob("[0-9]*.json")}
 
     def add(self, reasons: Mapping[int, str]) -> None:
-        """Note images and why they cannot be read.
+        """Record images (by number) with the reason why they cannot be read.
 
-        Raises UserError where more rows are broken by now than `skip_broken` of their set allows.
+        Raises UserError where a set now has more broken rows than its `skip_broken` allows.
         """
         for image, reason in sorted(reasons.items()):
             if image in self.images:
                 continue
-            # Refused ones are not noted: mended, they are read again.
+            # An image beyond the budget is not recorded, so that it is read again once its file is repaired.
             self.refresh()
             self._hold_to_budget(image, reason)
             write_json(self.folder / f"{image}.json", {"reason": reason})
@@ -51,13 +51,13 @@ class Unreadable:
             log.warning("%s; the rows that show it are left out", reason)
 
     def rows(self, images: set[int] | None = None) -> NDArray[np.int64]:
-        """The rows that show such an image, in ascending order."""
+        """Return the numbers of rows that show one of `images` (by default the unreadable ones), ascending."""
         wanted = np.array(sorted(self.images if images is None else images), np.int64)
         shown = np.flatnonzero(np.isin(self.data.image_of, wanted)) if len(wanted) else wanted
         return np.unique(np.searchsorted(self.data.image_offsets, shown, side="right") - 1)
 
     def listed(self) -> list[dict[str, Any]]:
-        """Row, why and reason of each row that shows such an image, in the rows' order."""
+        """Return a record with `row`, `why` and `reason` for each row that shows an unreadable image, in row order."""
         reasons = {
             image: json.loads((self.folder / f"{image}.json").read_bytes())["reason"] for image in sorted(self.images)
         }

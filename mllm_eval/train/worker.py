@@ -13,7 +13,7 @@ from mllm_eval.run import Run
 
 
 def main(words: list[str] | None = None) -> int:
-    """Train a run as the rank that the launcher's environment says. Exit code 2 and one line on bad input."""
+    """Train a run as one rank, given by the launcher's environment. Return 2, after one line, on bad input; else 0."""
     parser = argparse.ArgumentParser(prog="mllm_eval.train.worker", description=__doc__)
     parser.add_argument("--encoder", required=True, help="name or yaml file")
     parser.add_argument("--recipe", default="mini", help="name or yaml file")
