@@ -1,4 +1,4 @@
-"""Features: every image is encoded once per encoder, ever, and read from disk after that."""
+"""Encode every image once per encoder, and read its features from disk from then on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLACES = {"FeatureStore": "store", "Features": "source", "extract": "extraction"
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: looking after stores and planning need no torch.
+    # Imported lazily, as maintenance of stores and planning must not import torch.
     if name in PLACES:
         return getattr(import_module(f"mllm_eval.features.{PLACES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""How much of the disk features may take, and making room: the shards used longest ago go first."""
+"""Bound the disk space of all feature stores, and make room by removing the least recently used shards."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ VARIABLE = "MLLM_EVAL_FEATURES_BYTES"
 
 
 def features_root() -> Path:
-    """Where the stores of all encoders are: results/features."""
+    """Return the folder of all encoders' stores: results/features."""
     return results_home() / "features"
 
 
 def root_lock(root: Path) -> FileLock:
-    """Held while shards are made, reserved or removed; never while anything is computed or read."""
+    """Return the lock for creating, enlarging or removing shards; it is never held during computing or reading."""
     return FileLock(root / ".lock")
 
 
 class ShardFile(NamedTuple):
-    """A shard on disk, its bytes with its index; `used`: when a command last read or wrote it, seconds since 1970."""
+    """A shard on disk. size: bytes, index included. used: time of last reading or writing, seconds since 1970."""
 
     path: Path
     size: int
@@ -36,7 +36,7 @@ class ShardFile(NamedTuple):
 
 
 def shard_files(root: Path) -> Iterator[ShardFile]:
-    """All shards of all stores."""
+    """Yield all shards of all stores."""
     for path in root.glob(f"*/*{SUFFIX}"):
         try:
             status = path.stat()
@@ -46,25 +46,28 @@ def shard_files(root: Path) -> Iterator[ShardFile]:
 
 
 def taken(root: Path) -> int:
-    """Bytes that all stores take."""
+    """Return the bytes that all stores take."""
     return sum(shard.size for shard in shard_files(root))
 
 
 def free(root: Path) -> int:
-    """Bytes free on the disk that the stores are on, or will be on."""
+    """Return the free bytes of the disk on which the stores are, or will be."""
     folder = next(path for path in (root, *root.parents) if path.exists())
     return shutil.disk_usage(folder).free
 
 
 def bound(root: Path, used: int | None = None) -> int:
-    """Bytes that the stores may take: $MLLM_EVAL_FEATURES_BYTES, else half of what is free without them."""
+    """Return the most bytes that all stores together may take.
+
+    This is $MLLM_EVAL_FEATURES_BYTES, else half of the space that would be free without the stores.
+    """
     if given := os.environ.get(VARIABLE):
         return parse_bytes(given, VARIABLE)
     return (free(root) + (taken(root) if used is None else used)) // 2
 
 
 def available(root: Path) -> int:
-    """Bytes that could be written now, if all that no process holds were evicted."""
+    """Return the bytes that could be written after evicting all shards that no process holds."""
     used = fixed = 0
     with root_lock(root):
         for shard in shard_files(root):
@@ -75,9 +78,10 @@ def available(root: Path) -> int:
 
 
 def make_room(root: Path, needed: int) -> bool:
-    """Evict until so many bytes more keep within the bound; False, and nothing is gone, where that is impossible.
+    """Evict shards until `needed` more bytes fit within the bound.
 
-    Shards that processes hold stay. The caller has the root's lock.
+    Shards that a process holds are kept. Returns False, without evicting any, if the bytes cannot fit. The caller must
+    hold the root's lock.
     """
     shards = sorted(shard_files(root), key=lambda shard: (shard.used, shard.path))
     used = sum(shard.size for shard in shards)

@@ -1,4 +1,4 @@
-"""Filling the feature store: images through the encoder in batches, decoded ahead of it and written behind it."""
+"""Fill the feature store: encode images in batches, while threads decode the next and write the previous ones."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from mllm_eval.progress import Progress
 
 OnBroken = Callable[[ImageRef, Exception], None]
 
-# On a CPU a larger batch only leaves the caches: 32 images take half as long again as four times eight.
+# On a CPU, 32 images at once take 1.5 times as long as four batches of eight, which fit into the CPU's caches.
 BATCH = 32 if torch.cuda.is_available() else 8
-# Rows are written when so much is ready: what a crash can lose, and some four times of it is held in memory.
+# Bytes of rows per write. A crash loses at most this much; about four times as much is held in memory.
 WRITE_BYTES = 8 * 2**20
 # Batches that are decoded while the encoder computes.
 AHEAD = 2
-# What a broken image raises on its way to pixels; anything else is a fault of the code.
+# Errors that a broken image raises while it is decoded. Any other error is a bug.
 BROKEN = (UserError, OSError, ValueError)
 
 
 class Encoded(NamedTuple):
-    """A batch: the rows (`FeatureStore.as_rows`) of those images that could be read, the others with the reason."""
+    """An encoded batch: names (SHA-256) and rows (`FeatureStore.as_rows`) of readable images, and the broken ones."""
 
     names: list[str]
     rows: Tensor | None
@@ -42,10 +42,10 @@ class Encoded(NamedTuple):
 def encode(
     model: EncoderModel, images: Sequence[ImageRef], store: FeatureStore, batch: int = BATCH
 ) -> Iterator[Encoded]:
-    """The features of images as `store` would keep them, batch by batch in their order.
+    """Encode images in order and yield their features batch by batch, in the form in which `store` keeps them.
 
-    Every batch has the same shape (the last one is filled up), so an image's features do not depend on which
-    others stand beside it or how many threads decode. Raises UserError for features that are not finite.
+    Every batch is padded to the same shape, so that an image's features do not depend on the other images of its batch
+    or on the number of decoding threads. Raises UserError for features that are not finite.
     """
     weight = next(model.parameters())
     todo = (images[start : start + batch] for start in range(0, len(images), batch))
@@ -70,7 +70,7 @@ def encode(
                 filled = np.zeros((batch, *next(iter(pixels.values())).shape), np.float32)
                 filled[: len(pixels)] = list(pixels.values())
                 (made,) = model(torch.from_numpy(filled).to(weight.device, weight.dtype))
-                # Looked at on the GPU and off it at once: what is kept may be more than it has room for.
+                # `as_rows` moves the rows off the GPU, which may not have room for all that are kept.
                 rows = store.as_rows(made.patches[: len(pixels)], made.summary[: len(pixels)])
             yield Encoded(list(pixels), rows, broken)
     finally:
@@ -95,11 +95,11 @@ def extract(
     on_broken: OnBroken | None = None,
     batch: int = BATCH,
 ) -> int:
-    """Put the features of those images into the store that it lacks, and return how many those were.
+    """Encode the images that the store lacks, and return how many were processed, broken ones included.
 
-    Interrupted and continued, the store holds the same bits. It ends early where the store has no more room.
-    `on_broken` is told of an image that cannot be read, which is then left out; without it the error is
-    raised, after what was computed before it is stored. `progress` gets the images done and to do.
+    The stored bits do not depend on interruptions. The function returns early if the store has no more room.
+    `on_broken` is called for each image that cannot be read, and the image is skipped. Without it, the image's error
+    is raised once all earlier features are stored. `progress` receives the numbers of processed and of missing images.
     """
     todo = lacking(images, store)
     names: list[str] = []
@@ -109,7 +109,7 @@ def extract(
     with ThreadPoolExecutor(1, "write") as writer:
 
         def room() -> bool:
-            """Whether all that was to be written has been; what that has raised is raised here."""
+            """Whether the previous write had room; its errors are raised here."""
             return writing is None or writing.result()
 
         try:
@@ -140,7 +140,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def lacking(images: Iterable[ImageRef], store: FeatureStore) -> list[ImageRef]:
-    """The images that the store lacks, each once, in their order."""
+    """Return the images that the store lacks, each once, in their order."""
     by_digest: dict[str, ImageRef] = {}
     for image in images:
         by_digest.setdefault(image.sha256, image)

@@ -1,6 +1,6 @@
-"""What names a store: everything that decides a feature's bits, and nothing else.
+"""The key of a feature store: everything that decides a feature's bits, and nothing else.
 
-The LLM, the seed and whatever else a recipe says are not in the key: runs that differ in these read the same store.
+The LLM, the seed and the rest of a recipe are not part of the key, so runs that differ only in these share a store.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mllm_eval.catalog import Encoder, Recipe
     from mllm_eval.catalog.recipe import Kernels
 
-# Heads and activation (`architecture`) are nowhere in the bytes of an original checkpoint.
+# `architecture` (heads, activation) is listed because the weights of an original checkpoint do not determine it.
 FIELDS: tuple[str, ...] = (
     "family",
     "feature_layer",
@@ -24,20 +24,23 @@ FIELDS: tuple[str, ...] = (
     "width",
     "architecture",
 )
-# Only an encoder of one's own may have these.
+# Only encoders defined by the user's own code have these fields.
 FIELDS += ("code", "cells")
 DTYPES = ("float32", "float16", "bfloat16")
 
 
 def stored_dtype(recipe: Recipe) -> str:
-    """The dtype a recipe's features are kept in: `features_dtype`, else that of the computing."""
+    """Return the dtype in which a recipe's features are stored: `features_dtype`, else `dtype`."""
     return recipe.features_dtype or recipe.dtype
 
 
 def key_of(
     encoder: Encoder, digest: str, dtype: str, computed: str | None = None, kernels: Kernels = "auto"
 ) -> dict[str, Any]:
-    """The key of an encoder whose weights have this digest; `computed` is the encoder's dtype where it differs."""
+    """Return the key of an encoder whose weights have this digest.
+
+    dtype: of the stored features. computed: of the encoder, where it differs.
+    """
     facts = encoder.model_dump(mode="json", include=set(FIELDS))
     differs = {"computed": computed} if computed not in (None, dtype) else {}
     asked = {"kernels": kernels} if kernels != "auto" else {}
@@ -45,5 +48,5 @@ def key_of(
 
 
 def folder_name(key: dict[str, Any]) -> str:
-    """16 hex digits."""
+    """Return the folder's name: 16 hex digits of the key's hash."""
     return short_hash(key, 16)

@@ -1,4 +1,4 @@
-"""The shards of a store that this process holds open, so that nobody removes them, and has mapped."""
+"""The shards that this process holds open and locked, so that no process removes them, and their memory maps."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from mllm_eval.features import storeshards
 
-# Bytes of rows that are given before their files are mapped anew: pages that were read count as a process's memory.
+# Bytes of returned rows after which files are mapped again, because pages that were read count as process memory.
 MAPPED_BYTES = 2**28
-# Shards that a store holds at a time: half of the files that a process may have open.
+# Most shards that a store holds open: half of the process's limit of open files.
 OPEN = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] % 2**31, 2**16) // 2
 
 
 class OpenShards:
-    """Shards by their numbers. `form` is that of their rows, `dtype` what a row's numbers are."""
+    """Open shards by number. `form` describes their rows, `dtype` is the rows' torch dtype."""
 
     def __init__(self, form: storeshards.Form, dtype: torch.dtype) -> None:
         self.form, self.dtype = form, dtype
@@ -31,11 +31,11 @@ class OpenShards:
 
     @property
     def numbers(self) -> Set[int]:
-        """The shards that are held."""
+        """The numbers of the shards that are held open."""
         return self._held.keys()
 
     def hold(self, number: int, shard: Path) -> bool:
-        """Hold a shard, and let another go where too many are held; False where it can't be opened."""
+        """Open and lock a shard, closing another if too many are open. Return False if it can't be opened."""
         while len(self._held) >= OPEN:
             self._held.pop(next(iter(self._held))).close()
         try:
@@ -43,24 +43,24 @@ class OpenShards:
         except OSError:
             return False
         with suppress(OSError):
-            # The time of the last use, which eviction goes by.
+            # Eviction uses the modification time as the time of last use.
             os.utime(shard)
         return True
 
     def forget(self, number: int) -> None:
-        """Let go of a shard that was removed."""
+        """Close a shard that was removed."""
         self._maps.pop(number, None)
         if number in self._held:
             self._held.pop(number).close()
 
     def prefetch(self, number: int, row: int) -> None:
-        """Let the system read a row from the disk, all of a batch at once."""
+        """Ask the kernel to read a row in advance, so that all rows of a batch are read together."""
         if (file := self._held.get(number)) is not None:
             start = storeshards.HEADER + row * self.form.row_bytes
             os.posix_fadvise(file.fileno(), start, self.form.row_bytes, os.POSIX_FADV_WILLNEED)
 
     def map(self, number: int, shard: Path, row: int) -> Tensor:
-        """The rows [n, h * w + 1, D] of a shard, mapped, `row` among them."""
+        """Return the memory-mapped rows [n, h * w + 1, D] of a shard, at least up to `row`."""
         row_bytes = self.form.row_bytes
         if self._given > MAPPED_BYTES:
             self._given = 0
@@ -75,14 +75,14 @@ class OpenShards:
         return self._maps[number]
 
     def close(self) -> None:
-        """Let go of all."""
+        """Close all shards."""
         self._maps.clear()
         while self._held:
             self._held.popitem()[1].close()
 
 
 def let_go(opened: OpenShards | None, writers: list[storeshards.ShardWriter]) -> None:
-    """Close the files of shards that are read, if any, and of all that are written."""
+    """Close all shards that are being written, and those open for reading, if given."""
     while writers:
         writers.pop().close()
     if opened is not None:

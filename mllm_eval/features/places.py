@@ -1,4 +1,4 @@
-"""Which row of which shard holds an image: 88 bytes an image, found by bisection."""
+"""Look up which row of which shard holds an image, by bisection, with 88 bytes of memory per image."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Part = tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[np.bytes_]]
-"""Of places: the image's SHA-256 in hex, shard << 32 | row, the row's checksum, empty when it was compared."""
+"""Sorted arrays [n]: the image's SHA-256 in hex; shard << 32 | row; the row's checksum, empty once verified."""
 
 
 class Places:
-    """Places of images in a few sorted parts, each at least twice as large as the next, so that adding stays cheap."""
+    """Places of images in a few sorted parts, each at least twice as large as the next, which keeps adding cheap."""
 
     def __init__(self) -> None:
         self._parts: list[Part] = []
 
     def __len__(self) -> int:
-        """Images that have a place."""
+        """Return the number of images that have a place."""
         return len(np.unique(np.concatenate([part[0] for part in self._parts]))) if self._parts else 0
 
     def add(self, parts: Sequence[Part]) -> None:
@@ -34,7 +34,7 @@ class Places:
             parts = [self._parts.pop(), new]
 
     def find(self, images: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bytes_]]:
-        """Where images (SHA-256 in hex) are [n], -1 for those that are nowhere, and the checksums of their rows [n]."""
+        """Return the places [n] of images (SHA-256 in hex), -1 where there is none, and their rows' checksums [n]."""
         places, checksums = np.full(len(images), -1), np.zeros(len(images), "S16")
         for (_, where, sums), at, there in self._look(images):
             there &= places < 0
@@ -42,7 +42,7 @@ class Places:
         return places, checksums
 
     def compared(self, images: Sequence[str], places: NDArray[np.int64]) -> None:
-        """The rows at these places, where these images were found, were compared with their checksums."""
+        """Record that the rows of these images at these places were compared with their checksums."""
         for (_, where, sums), at, there in self._look(images):
             sums[at[there & (where[at] == places)]] = b""
 
@@ -53,7 +53,7 @@ class Places:
             yield part, at, part[0][at] == asked
 
     def drop(self, places: Collection[int] = (), shards: Collection[int] = ()) -> None:
-        """These places, and all in these shards, are gone; other places of the same images are found from now on."""
+        """Remove these places, and all places in these shards. Other places of the same images remain."""
         for number, part in enumerate(self._parts):
             kept = ~(np.isin(part[1], [*places]) | np.isin(part[1] >> 32, [*shards]))
             self._parts[number] = part[0][kept], part[1][kept], part[2][kept]

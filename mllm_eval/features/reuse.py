@@ -1,4 +1,4 @@
-"""Memory of batches that nobody has any more, taken over by the next."""
+"""Reuse the memory of batches that are no longer referenced."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import weakref
 import numpy as np
 from numpy.typing import NDArray
 
-# Batches whose memory is kept for the next.
+# Number of free buffers that are kept.
 SPARE = 2
 
 
 class ReusedMemory:
-    """Lends memory that comes back by itself when nothing refers to it any more: new pages cost more than a copy."""
+    """Lends buffers, and takes each back when nothing refers to it any more.
+
+    Touching newly allocated pages would take longer than copying the data.
+    """
 
     def __init__(self) -> None:
         self._spare: list[NDArray[np.uint8]] = []
 
     def lend(self, size: int) -> NDArray[np.uint8]:
-        """[size] bytes, whatever they hold."""
+        """Return an uninitialised uint8 buffer [size]."""
         at = next((at for at, one in enumerate(self._spare) if one.nbytes >= size), None)
         memory = np.empty(size, np.uint8) if at is None else self._spare.pop(at)
         lent = memory[:size]

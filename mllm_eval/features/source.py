@@ -1,4 +1,4 @@
-"""Features of images from where they are: the store, or the encoder for what the store lacks or cannot hold."""
+"""Provide features of images from the store, or from the encoder where the store lacks them or has no room."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Bytes of features that are kept in memory where the store has no room for them.
+# Bytes of features that are cached in memory if the store has no room for them.
 HELD_BYTES = 256 * 2**20
 
 
 class Features:
-    """Features of images by their refs: from the store, and computed where the store lacks them.
+    """Returns features of images, from the store or, where the store lacks them, from the encoder.
 
-    `load` makes the encoder when it is first needed: with a full store it never is.
+    `load` returns the encoder. It is called only when features must be computed.
     """
 
     def __init__(self, store: FeatureStore, load: Callable[[], EncoderModel]) -> None:
@@ -47,9 +47,9 @@ class Features:
 
     @classmethod
     def of(cls, run: Run) -> Features:
-        """The features that a run trains on and answers from, in its recipe's precision.
+        """Return the features for a run's training and evaluation, in its recipe's precision.
 
-        The encoder computes on the GPU where there is one; the store and what is read of it stay in memory.
+        The encoder computes on the GPU if there is one; features are returned in main memory.
         """
         computed, kernels = run.recipe.dtype, run.recipe.kernels
         store = FeatureStore.of(
@@ -70,7 +70,7 @@ class Features:
         return self._model
 
     def release(self) -> None:
-        """Let go of the encoder, which `model` loads again where it is needed after all."""
+        """Free the encoder; `model` loads it again when needed."""
         self._model = None
 
     def fill(
@@ -79,10 +79,10 @@ class Features:
         progress: Progress | None = None,
         on_broken: OnBroken | None = None,
     ) -> int:
-        """`extract` what is missing, and return how many images that were; loads nothing if none is.
+        """Encode the missing images into the store and return their number; load no encoder if none is missing.
 
-        What the store has no room for is left out and encoded when it is asked for, in this order if it can be;
-        what that costs is said once.
+        Images for which the store has no room are encoded on demand, and a warning tells the cost once. They are
+        expected in the order of `images` (see `expect`). `progress` and `on_broken` as in `extract`.
         """
         todo = lacking(images, self.store)
         self._full, self._coming = False, {}
@@ -111,19 +111,19 @@ class Features:
             )
 
     def expect(self, images: Sequence[ImageRef]) -> None:
-        """Say in which order images will be asked for; those the store has no room for are then encoded in batches."""
+        """Announce the order of later requests, so that images that are not in the store are encoded in batches."""
         if self._full:
             order = dict.fromkeys(image.sha256 for image in images)
             self._coming = {name: self._coming[name] for name in order if name in self._coming}
 
     def mends(self, find: Callable[[Sequence[str]], Sequence[ImageRef]]) -> None:
-        """Let the store itself give what it lacks or holds damaged: `find` gives the refs of such images."""
+        """Let the store compute missing or damaged rows itself; `find` maps SHA-256s to image references."""
         self.store.elsewhere = lambda names: self._live(find(names))
 
     def __call__(self, images: Sequence[ImageRef]) -> list[Tensor]:
-        """Patch features [h, w, D] of each image, not copied where they are stored.
+        """Return patch features [h, w, D] of each image, as views of mapped files where they are stored.
 
-        Raises UserError for an image that cannot be read.
+        Raises UserError, OSError or ValueError for an image that cannot be read.
         """
         names = [image.sha256 for image in images]
         rows = self.store.views(names)
@@ -136,12 +136,12 @@ class Features:
         return [row[:-1].view(*self.store.grid, self.store.width) for row in rows if row is not None]
 
     def _live(self, images: Sequence[ImageRef]) -> Tensor:
-        """Rows [n, h * w + 1, D] of images, encoded now unless they were a moment ago; the bits are the store's."""
+        """Return rows [n, h * w + 1, D] of images from the memory cache or the encoder, bit-equal to stored ones."""
         rows = {image.sha256: self._held[image.sha256] for image in images if image.sha256 in self._held}
         wanted = {image.sha256: image for image in images if image.sha256 not in rows}
         for name in wanted:
             self._coming.pop(name, None)
-        # A batch costs what it costs: it is filled up with what will be asked for next.
+        # A batch has a fixed cost, so it is filled up with the images that are expected next.
         ahead = list(self._coming)[: -len(wanted) % BATCH]
         todo = [*wanted.values(), *(self._coming.pop(name) for name in ahead)]
         for made in encode(self.model, todo, self.store):

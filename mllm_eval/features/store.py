@@ -1,9 +1,9 @@
-"""The feature store: features of images on disk, by the image's bytes, for one encoder as it is used.
+"""The feature store: an encoder's features of images on disk, keyed by the image's SHA-256.
 
 A store is a folder under results/features, named by a digest of everything that decides a feature's bits. It holds
-shards (`mllm_eval.features.storeshards`) of rows [h * w + 1, D]: the patches, then the summary. What all stores take is
-bounded (`mllm_eval.features.eviction`). Rows are read where they lie, in mapped files. The first time that a store
-gives a row it compares it with its checksum; one that differs counts as missing and is computed again.
+shards (`mllm_eval.features.storeshards`) of rows [h * w + 1, D]: patch features, then the summary feature. The total
+size of all stores is bounded (`mllm_eval.features.eviction`). Rows are read from memory-mapped files. A row is compared
+with its checksum when it is first read; a damaged row counts as missing and is computed again.
 """
 
 from __future__ import annotations
@@ -42,12 +42,11 @@ ROW = 2**32 - 1
 
 
 class FeatureStore:
-    """Features of one encoder, preprocessing and layer.
+    """Features of one encoder, with one preprocessing and layer.
 
-    `folder` is made when something is put. `grid` is (h, w) of the encoder's own patches and `width` is D. Any
-    number of processes may read and write; what others wrote is seen after `refresh`. Shards that this store has
-    found an image in, or has written, are not evicted while it lives. `elsewhere`, where it is set, gives rows
-    [n, h * w + 1, D] of images that the store lacks.
+    `folder` is created by the first write. `grid` is (h, w) of the encoder's own patches and `width` is D. Several
+    processes may read and write; `refresh` shows what others wrote. Shards that this store has written, or has found an
+    image in, are not evicted while it lives. `elsewhere`, if set, returns rows [n, h * w + 1, D] of missing images.
     """
 
     def __init__(
@@ -68,11 +67,11 @@ class FeatureStore:
         self._places = Places()
         self._shards: list[Path] = []
         self._read: dict[Path, tuple[int, int]] = {}
-        """Shard -> its number, and how many of its lines were read."""
+        """Shard -> its number, and how many lines of its index were read."""
         self._left_out: set[Path] = set()
         self._open = OpenShards(self._form, self._kind)
         self._writers: list[storeshards.ShardWriter] = []
-        """The one that is written to, if any."""
+        """At most one: the shard that is written to."""
         self._memory = ReusedMemory()
         weakref.finalize(self, let_go, self._open, self._writers)
         self.refresh()
@@ -90,10 +89,10 @@ class FeatureStore:
         computed: str | None = None,
         kernels: Kernels = "auto",
     ) -> FeatureStore:
-        """The store of an encoder whose weights have this digest, under `root` (results/features).
+        """Return the store of an encoder whose weights have this digest, under `root` (by default results/features).
 
-        What decides a feature is in the key, the encoder's name is not: weights, family, architecture, layer, norm,
-        summary, preprocessing, precision (`computed`: the encoder's, where another is stored), a recipe's `kernels`.
+        Its key is all that decides a feature: weights, family, architecture, layer, norm, summary, preprocessing,
+        precision (`computed`: dtype of the encoder, if not `dtype`) and `kernels`, but not the encoder's name.
         """
         key = key_of(encoder, digest, dtype, computed, kernels)
         folder = (root or features_root()) / folder_name(key)
@@ -101,21 +100,21 @@ class FeatureStore:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of the features of one image."""
+        """Bytes of one image's features."""
         return self._form.row_bytes
 
     @property
     def image_bytes(self) -> int:
-        """Bytes that one image takes on the disk, with its line of the index."""
+        """Bytes that one image takes on disk, with its line of the index."""
         return self._form.row_bytes + storeshards.LINE.itemsize
 
     @property
     def root(self) -> Path:
-        """The folder of all stores, which one bound holds for."""
+        """The folder of all stores, whose total size is bounded."""
         return self.folder.parent
 
     def refresh(self) -> None:
-        """Read what was written since, by this process or another."""
+        """Read index lines that this or another process has written since the last read."""
         paths = sorted(self.folder.glob(f"*{storeshards.SUFFIX}"))
         self._forget(self._read.keys() - set(paths))
         self._places.add([part for path in paths if (part := self._new(path)) is not None])
@@ -136,7 +135,7 @@ class FeatureStore:
         return lines["image"][rows], number << 32 | after + rows, lines["checksum"][rows]
 
     def _forget(self, gone: Iterable[Path]) -> None:
-        """Shards that another process has removed."""
+        """Forget shards that another process has removed."""
         if numbers := [self._read.pop(shard)[0] for shard in gone]:
             self._places.drop(shards=numbers)
             for number in numbers:
@@ -146,15 +145,15 @@ class FeatureStore:
         return len(self._places)
 
     def missing(self, images: Iterable[str]) -> list[str]:
-        """Those of the images (sha256) that the store lacks, each once, in their order.
+        """Return the images (SHA-256) that the store lacks, each once, in their order.
 
-        The others are not evicted from now on. Their rows are checked when they are read.
+        The other images are not evicted from now on. Their rows are verified only when they are read.
         """
         asked = list(dict.fromkeys(images))
         return [asked[at] for at in np.flatnonzero(self._hold(asked) < 0)]
 
     def _hold(self, images: Sequence[str]) -> NDArray[np.int64]:
-        """The places [n] of images, -1 where there is none, in shards that nobody removes any more."""
+        """Return the places [n] of images, -1 where there is none, after locking their shards against removal."""
         while True:
             where, _ = self._places.find(images)
             numbers = set(np.unique(where[where >= 0] >> 32).tolist()) - self._open.numbers
@@ -165,9 +164,9 @@ class FeatureStore:
             self.refresh()
 
     def views(self, images: Sequence[str]) -> list[Tensor | None]:
-        """Rows [h * w + 1, D] of images where they lie, in mapped files; None for those that are missing or damaged.
+        """Return rows [h * w + 1, D] of images as views of mapped files; None for missing or damaged ones.
 
-        Nothing is copied: a row's pages are read when the row is used. What is changed in one is not stored.
+        Pages are read from disk when a row is used. Changes to a row are not stored.
         """
         views: list[Tensor | None] = [None] * len(images)
         left = list(range(len(images)))
@@ -185,14 +184,14 @@ class FeatureStore:
                     bad.update([place] if row is None else [])
             if new.any():
                 self._places.compared(names, where)
-            # Damaged ones come around: the image may have another place.
+            # Damaged images are looked up again, as another shard may hold them, too.
             left = [at for at, place in zip(left, where.tolist(), strict=True) if place in bad]
             if bad:
                 self._places.drop(bad)
         return views
 
     def _row(self, image: str, place: int, expected: bytes) -> Tensor | None:
-        """The row at a place, None where it is not what was written; nothing is expected of one that was compared."""
+        """Return the row at a place; None if it is damaged. `expected` is its checksum, empty if already verified."""
         shard, row = self._shards[place >> 32], place & ROW
         try:
             stored = self._open.map(place >> 32, shard, row)[row]
@@ -206,7 +205,7 @@ class FeatureStore:
         return stored
 
     def rows(self, images: Sequence[str]) -> tuple[Tensor, list[int]]:
-        """Rows [n, h * w + 1, D], and the numbers of those images that the store lacks or holds damaged."""
+        """Return rows [n, h * w + 1, D], and the indices of missing or damaged images, whose rows are undefined."""
         rows, views = self._batch(len(images)), self.views(images)
         if whole := [row for row in views if row is not None]:
             if len(whole) == len(images):
@@ -216,7 +215,7 @@ class FeatureStore:
         return rows, [at for at, row in enumerate(views) if row is None]
 
     def _batch(self, count: int) -> Tensor:
-        # At least one: numpy's strides of no rows at all are not ones that torch can view as another type.
+        # At least one row: torch cannot reinterpret the dtype of an empty numpy array.
         rows = max(1, count)
         lent = self._memory.lend(rows * self.row_bytes)
         return torch.from_numpy(lent).view(self._kind).view(rows, *self._form[1:])[:count]
@@ -231,39 +230,39 @@ class FeatureStore:
         return rows
 
     def get_many(self, images: Sequence[str]) -> Tensor:
-        """Patch features [n, h, w, D] in the store's dtype. Raises UserError where an image has none."""
+        """Return patch features [n, h, w, D] in the store's dtype. Raises UserError where an image has none."""
         return self._all_rows(images)[:, :-1].reshape(len(images), *self.grid, self.width)
 
     def summaries(self, images: Sequence[str]) -> Tensor:
-        """Summary features [n, D] in the store's dtype. Raises UserError where an image has none."""
+        """Return summary features [n, D] in the store's dtype. Raises UserError where an image has none."""
         return self._all_rows(images)[:, -1]
 
     def as_rows(self, patches: Tensor, summaries: Tensor) -> Tensor:
-        """Rows [n, h * w + 1, D] in the store's dtype, in memory, of patches [n, h, w, D] and summaries [n, D].
+        """Pack patches [n, h, w, D] and summaries [n, D] into rows [n, h * w + 1, D] in the store's dtype, on the CPU.
 
-        They are made and looked at where the features are, on a GPU there. Raises UserError for features that are not
-        finite, which the store's dtype may have made so.
+        The work is done on the features' own device. Raises UserError for values that are not finite, for instance
+        because they overflow the store's dtype, and ValueError for another shape.
         """
         rows = torch.cat([patches.flatten(1, 2), summaries[:, None]], 1).to(self._kind)
         if tuple(rows.shape[1:]) != self._form[1:]:
             raise ValueError(f"features of shape {tuple(rows.shape)} do not fit rows of {self._form[1:]}")
-        # Not a number is both the least and the largest of numbers that it is among.
+        # aminmax returns NaN for both values if any element is NaN.
         if len(rows) and not torch.stack(torch.aminmax(rows)).isfinite().all():
             mend = "check the encoder's weights, or use a wider dtype"
             raise UserError(f"{self.folder}: features are not finite as {self.dtype}; {mend}")
         return rows.cpu()
 
     def put_many(self, images: Sequence[str], patches: Tensor, summaries: Tensor) -> bool:
-        """Append patches [n, h, w, D] and summaries [n, D] of n images (sha256); False where there is no room.
+        """Append patches [n, h, w, D] and summaries [n, D] of n images (SHA-256); return False if there is no room.
 
-        Raises UserError for features that are not finite, which the store's dtype may have made so.
+        Raises as `as_rows` and `put_rows`.
         """
         return not images or self.put_rows(images, self.as_rows(patches, summaries))
 
     def put_rows(self, images: Sequence[str], rows: Tensor) -> bool:
-        """Append rows as `as_rows` gives them; False where the bound leaves no room for them.
+        """Append rows made by `as_rows`; return False if the bound on all stores leaves no room.
 
-        Raises NotWritten where the system refuses; what was put before stays.
+        Raises NotWritten where the system can't write; earlier rows are kept.
         """
         if len(rows) != len(images):
             raise ValueError(f"{len(rows)} rows for {len(images)} images")
@@ -271,7 +270,7 @@ class FeatureStore:
             with saving(self.folder):
                 return self._append(images, rows)
         except NotWritten:
-            # What a shard holds behind its last whole row is cut off; more rows go to another one.
+            # Closing cuts off everything after the shard's last complete row. Later rows go to a new shard.
             let_go(None, self._writers)
             raise
 
@@ -280,7 +279,7 @@ class FeatureStore:
             if not make_room(self.root, len(images) * self.image_bytes):
                 return False
             if not self._writers or self._writers[0].full or self._writers[0].process != os.getpid():
-                # A forked process makes a shard of its own.
+                # A forked process must not write to its parent's shard.
                 self._writers.append(storeshards.ShardWriter(self.folder, self._form))
                 let_go(None, self._writers[:-1])
                 del self._writers[:-1]
@@ -295,6 +294,6 @@ class FeatureStore:
         return True
 
     def close(self) -> None:
-        """Let go of files and shards; what was put stays."""
+        """Close all files and release the shards; stored features are kept."""
         self.elsewhere = None
         let_go(self._open, self._writers)

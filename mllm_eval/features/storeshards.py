@@ -1,10 +1,10 @@
-"""A shard of a store: a safetensors file of one tensor that grows, and a text file that says whose rows it has.
+"""A shard of a store: a growing safetensors file with one tensor, and a text file that names the image of each row.
 
-`<name>.safetensors` holds `features` [n, h * w + 1, D]. Line i of `<name>.index` has the SHA-256 of row i's image and
-the XXH3 of that and the row, in hex. Length and header are set before rows are written, and a line is written when its
-row is on the disk (fsync): other tools can open the file at any time, and what a crash cuts off has no line. Each
-writing process makes shards of its own. Who reads or writes a shard has it open and locked (flock), which the system
-ends with the process: nobody removes it meanwhile.
+`<name>.safetensors` holds `features` [n, h * w + 1, D]. Line i of `<name>.index` holds the SHA-256 of row i's image and
+the XXH3 of that SHA-256 and the row, in hex. The file's length and header are set before rows are written, so that
+other tools can open the file at any time. A line is written only when its row is on disk (fsync), so a row that a crash
+cuts off has no line. Each process writes its own shards. A process that reads or writes a shard holds a lock on it
+(flock), which ends with the process; a locked shard is never removed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from mllm_eval import disk
 from mllm_eval.storage import parse_json
 
-# A shard takes no more rows beyond this: what is evicted at once, and what bounds the number of files.
+# Size at which a shard is full. Shards are evicted whole; smaller ones would mean more files.
 SHARD_BYTES = 2**30
 SUFFIX = ".safetensors"
 HEADER = 512
@@ -35,11 +35,11 @@ KINDS = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
 
 
 class NotAShard(ValueError):
-    """A file that is no shard of features, or of other rows."""
+    """A file is no shard of features, or its rows have another size."""
 
 
 class Form(NamedTuple):
-    """What rows are: [tokens, width] of a dtype."""
+    """The form of a row: dtype and shape [tokens, width]."""
 
     dtype: str
     tokens: int
@@ -51,7 +51,7 @@ class Form(NamedTuple):
         return self.tokens * self.width * KINDS[self.dtype][1]
 
     def header(self, rows: int) -> bytes:
-        """The beginning of a safetensors file of so many rows."""
+        """Return the header of a safetensors file with `rows` rows, padded to HEADER bytes."""
         tensor = {"dtype": KINDS[self.dtype][0], "shape": [rows, self.tokens, self.width]}
         tensor["data_offsets"] = [0, rows * self.row_bytes]
         text = json.dumps({"__metadata__": {"images": "line i of .index: row i"}, "features": tensor})
@@ -59,13 +59,13 @@ class Form(NamedTuple):
 
 
 def index_of(shard: Path) -> Path:
-    """The text file beside a shard."""
+    """Return the path of a shard's index file."""
     return shard.with_suffix(".index")
 
 
 def checksum(image: bytes, row: Any) -> bytes:
-    """XXH3 (64 bits, in hex) of an image's SHA-256 and the bytes of its row."""
-    from xxhash import xxh3_64  # listing stores does without
+    """Return the XXH3 (64 bits, in hex) of an image's SHA-256 and the bytes of its row."""
+    from xxhash import xxh3_64  # imported here, as listing stores does not need it
 
     digest = xxh3_64(image)
     digest.update(row)
@@ -73,7 +73,7 @@ def checksum(image: bytes, row: Any) -> bytes:
 
 
 def read_form(shard: Path) -> Form:
-    """What a shard's rows are. Raises NotAShard for another file, OSError if it can't be read."""
+    """Return the form of a shard's rows. Raises NotAShard for another file, OSError if it can't be read."""
     with open(shard, "rb") as file:
         head = file.read(HEADER)
     try:
@@ -85,9 +85,9 @@ def read_form(shard: Path) -> Form:
 
 
 def read_lines(shard: Path, form: Form, after: int = 0) -> tuple[NDArray[np.void], NDArray[np.bool_]]:
-    """The lines after the first `after`, and which of them count: whole, not dropped, with a row behind them.
+    """Return the index lines [n] after the first `after`, and which are valid [n]: complete, not dropped, with a row.
 
-    Raises NotAShard for a shard of other rows, OSError if it can't be read.
+    Raises NotAShard for rows of another size, OSError if a file can't be read.
     """
     if (row_bytes := read_form(shard).row_bytes) != form.row_bytes:
         raise NotAShard(f"rows of {row_bytes} bytes, not {form.row_bytes}")
@@ -95,23 +95,23 @@ def read_lines(shard: Path, form: Form, after: int = 0) -> tuple[NDArray[np.void
         file.seek(after * LINE.itemsize)
         data = file.read()
     lines = np.frombuffer(data, LINE, len(data) // LINE.itemsize)
-    # Looked at after the lines: another process may be writing both.
+    # Read after the lines, since another process may be writing: a row is on disk before its line.
     rows = (shard.stat().st_size - HEADER) // form.row_bytes
     good = (lines["end"] == b"\n") & (lines["image"] != DROPPED[:64]) & (np.arange(after, after + len(lines)) < rows)
     return lines, good
 
 
 def drop_line(shard: Path, row: int) -> None:
-    """Make a row's line one that does not count."""
+    """Overwrite a row's index line, so that the row is no longer valid."""
     with open(index_of(shard), "r+b") as file:
         file.seek(row * LINE.itemsize)
         file.write(DROPPED)
 
 
 def hold(shard: Path) -> IO[bytes]:
-    """A shard's open file: until it is closed, nobody removes the shard. Raises OSError where it has gone."""
+    """Open and lock a shard; until the file is closed, no process removes the shard. Raises OSError if it is gone."""
     file = open(shard, "rb", buffering=0)  # noqa: SIM115
-    with suppress(OSError):  # a file system without locks, where nobody removes anything
+    with suppress(OSError):  # a file system without locks; there `unheld` fails, too, so shards are never removed
         fcntl.flock(file, fcntl.LOCK_SH)
     if not os.fstat(file.fileno()).st_nlink:
         file.close()
@@ -121,7 +121,7 @@ def hold(shard: Path) -> IO[bytes]:
 
 @contextmanager
 def unheld(shard: Path) -> Iterator[bool]:
-    """Whether nobody holds a shard; if so, nobody can until the end of the `with` block."""
+    """Yield whether no process holds a shard; if so, none can until the end of the `with` block."""
     with ExitStack() as opened:
         try:
             file = opened.enter_context(open(shard, "r+b"))
@@ -133,18 +133,18 @@ def unheld(shard: Path) -> Iterator[bool]:
 
 
 def remove(shard: Path) -> None:
-    """Remove a shard: the index first, so that no line is ever without its row."""
+    """Remove a shard; the index goes first, so that a line never lacks its row."""
     index_of(shard).unlink(missing_ok=True)
     shard.unlink(missing_ok=True)
 
 
 class ShardWriter:
-    """A new shard of a folder, open for more rows. Who makes it has the root's lock."""
+    """Creates a shard in a folder and appends rows to it. The caller must hold the root's lock on creation."""
 
     def __init__(self, folder: Path, form: Form) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.form, self.count, self.process = form, 0, os.getpid()
-        # Names ascend with time; the token makes those of processes differ, and "x" sees to it.
+        # Names ascend with time. The token makes them unique; mode "x" fails if it does not.
         self.shard = folder / f"{int(time.time()):010x}-{secrets.token_hex(6)}{SUFFIX}"
         self._rows = open(self.shard, "xb", buffering=0)  # noqa: SIM115
         with suppress(OSError):
@@ -154,17 +154,17 @@ class ShardWriter:
 
     @property
     def full(self) -> bool:
-        """Whether no more rows go into it."""
+        """Whether the shard takes no more rows."""
         return self.count * self.form.row_bytes >= SHARD_BYTES
 
     def reserve(self, rows: int) -> None:
-        """Make length and header those of so many rows more, for others to reckon with."""
+        """Set length and header for `rows` more rows, so that other processes account for their space."""
         whole = self.count + rows
         self._rows.truncate(HEADER + whole * self.form.row_bytes)
         disk.write(self._rows.fileno(), self.form.header(whole), 0)
 
     def append(self, images: Sequence[str], rows: NDArray[np.uint8]) -> None:
-        """Add rows [n, row_bytes] of images (SHA-256 in hex); they are on the disk when this returns."""
+        """Append rows uint8 [n, row_bytes] of images (SHA-256 in hex); they are on disk when this returns."""
         if rows.shape != (len(images), self.form.row_bytes):
             raise ValueError(f"rows of shape {rows.shape} for {len(images)} images of {self.form.row_bytes} bytes")
         lines = (
@@ -179,7 +179,7 @@ class ShardWriter:
         self.count += len(images)
 
     def close(self) -> None:
-        """Cut off what was reserved and not used; a shard without rows leaves no file."""
+        """Cut off unused reserved space and close the files; a shard without rows is removed."""
         if not self._rows.closed and self.process == os.getpid():
             with suppress(OSError):
                 self.reserve(0)

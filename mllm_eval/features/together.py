@@ -1,4 +1,4 @@
-"""Filling the feature store with several processes: each encodes its share of the images that are missing."""
+"""Fill the feature store with several processes; each encodes its share of the missing images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def fill_together(
     progress: Progress,
     broken: Callable[[ImageRef, Exception], None],
 ) -> None:
-    """Fill the feature store with those images: `Features.fill` in one process, `encode_together` in several."""
+    """Fill the feature store, by `Features.fill` in a single process, else by `encode_together`."""
     if not several():
         features.fill(images, progress, broken)
         return
@@ -35,10 +35,10 @@ def encode_together(
     progress: Progress,
     on_broken: Callable[[ImageRef, Exception], None] | None = None,
 ) -> None:
-    """Fill the feature store: every process encodes its share of those images (by sha256) that are missing.
+    """Fill the feature store; every process encodes its share of the missing images (keyed by SHA-256).
 
-    `on_broken` is told on rank 0 of every image that cannot be read; without it one that cannot ends the work. Raises
-    SharedError on all processes where one met bad input.
+    `on_broken` is called on rank 0 for every image that cannot be read. Without it such an image ends the work. Raises
+    SharedError on all ranks where one rank met bad input.
     """
     names = list(images)
 

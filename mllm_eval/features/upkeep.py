@@ -1,4 +1,4 @@
-"""What lies in the stores and whose it is, checking it, and removing what nobody will read. Needs no torch."""
+"""List feature stores with the encoders that use them, and remove data that nothing will read. Needs no torch."""
 
 from __future__ import annotations
 
@@ -26,14 +26,18 @@ from mllm_eval.features.storeshards import HEADER, SUFFIX, Form, NotAShard, Shar
 from mllm_eval.saved import saved_runs
 from mllm_eval.storage import parse_json
 
-# A file that is being written has a name of its own for so many seconds at the most.
+# Seconds after which a temporary file is taken for the rest of a crash.
 HOUR = 3600.0
 # Bytes of rows that are copied at a time.
 COPIED = 2**23
 
 
 class Shard(NamedTuple):
-    """A shard on disk: its lines [n], which of them count, bytes of rows without a line, whether a process holds it."""
+    """A shard on disk.
+
+    lines [n]: its index. good [n]: which lines are valid. beyond: bytes after the last row that has a line.
+    held: whether a process has it open.
+    """
 
     path: Path
     form: Form
@@ -43,7 +47,7 @@ class Shard(NamedTuple):
     held: bool
 
     def rows(self) -> Iterator[tuple[int, str, Any]]:
-        """Row, image, and the row's bytes of each line that counts; None for bytes that are not what was written."""
+        """Yield row number, image and the row's bytes for each valid line; None for damaged bytes."""
         with open(self.path, "rb") as file:
             for row in np.flatnonzero(self.good).tolist():
                 image, expected = self.lines[["image", "checksum"]][row].tolist()
@@ -53,7 +57,7 @@ class Shard(NamedTuple):
 
 
 def read_shards(folder: Path) -> dict[Path, Shard | None]:
-    """The shards of a store; None for what is none. The caller has the root's lock."""
+    """Return the shards of a store; None for files that are no shards. The caller must hold the root's lock."""
     shards_by_path: dict[Path, Shard | None] = {}
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
@@ -69,11 +73,12 @@ def read_shards(folder: Path) -> dict[Path, Shard | None]:
 
 @dataclass(frozen=True)
 class Store:
-    """One store on disk, as `--json` tells of it.
+    """One store on disk, as `--json` prints it.
 
-    rows: what the shards hold, dropped and doubled ones too. last_used: reading or writing, seconds since 1970, 0 for
-    an empty store. owners: encoders of the catalog and of saved runs whose features these are, None where its
-    meta.json does not say what it holds. orphaned: no encoder that is known would read it. held: a living process does.
+    images: distinct images. rows: all rows, dropped and duplicate ones included. row_bytes, bytes: of one row, of the
+    whole store. last_used: time of last reading or writing, seconds since 1970, 0 for an empty store.
+    owners: encoders of the catalog and of saved runs that read this store; None if meta.json does not describe it.
+    orphaned: no known encoder reads it. held: a running process has it open.
     """
 
     store: str
@@ -94,7 +99,7 @@ class Store:
 
 
 def read_stores(root: Path) -> list[Store]:
-    """All stores under a root, by encoder and name; folders without shards and without meta.json are none."""
+    """Return all stores under a root, sorted by encoder and name; a store has shards or a meta.json."""
     if not root.is_dir():
         return []
     folders = {path.parent for pattern in (f"*{SUFFIX}", "meta.json") for path in root.glob(f"*/{pattern}")}
@@ -131,7 +136,7 @@ def _read(folder: Path) -> Store:
 
 
 def _facts(meta: Any) -> dict[str, Any]:
-    """What a store's meta.json says of its features; nothing where a fact is not of the kind that was written."""
+    """Return the facts in a store's meta.json; an empty dictionary if any fact has an unexpected type."""
     kinds = {"encoder": str, "dtype": str, "preprocessing": dict, "feature_layer": int, "norm": bool}
     whole = isinstance(meta, dict) and all(isinstance(meta.get(name), kind | None) for name, kind in kinds.items())
     return meta if whole else {}
@@ -141,13 +146,13 @@ def _owners(name: str, meta: dict[str, Any]) -> list[str]:
     owners = []
     for encoder, digest in known_encoders():
         facts = encoder.model_dump(mode="json", include=set(FIELDS))
-        # The weights are hashed only for an encoder that is used in the same way.
+        # Hashing weights is slow, so it is done only if all other facts match.
         if any(meta.get(field) != facts.get(field) for field in FIELDS):
             continue
         try:
             weights = digest or encoder.weights.digest()
         except UserError:
-            # Its weights are not here: nobody can say that the features are not theirs.
+            # Without its weights the features may or may not be this encoder's, so they are kept.
             owners.append(encoder.name)
             continue
         ways = product(DTYPES, (None, *DTYPES), get_args(Kernels))
@@ -159,7 +164,7 @@ def _owners(name: str, meta: dict[str, Any]) -> list[str]:
 
 @cache
 def known_encoders() -> list[tuple[Encoder, str | None]]:
-    """Encoders of the catalog with their variants, and those of saved runs with the digest of their weights."""
+    """Return the catalog's encoders and variants with None, and saved runs' encoders with their weights' digest."""
     known: list[tuple[Encoder, str | None]] = []
     for name in names("encoders"):
         try:
@@ -171,9 +176,9 @@ def known_encoders() -> list[tuple[Encoder, str | None]]:
 
 
 def chosen(stores: Sequence[Store], asked: Sequence[str]) -> list[Store]:
-    """The stores of these names: a store's, the beginning of one, or an encoder's; all where none is asked for.
+    """Return the stores selected by names: a store's name, its beginning, or an encoder; all if no name is given.
 
-    Raises UserError with the nearest name for one that none has.
+    Raises UserError, with the nearest known name, for a name that selects nothing.
     """
     called = [{str(store.encoder), *(store.owners or ())} - {"None"} for store in stores]
     selected = []
@@ -188,10 +193,10 @@ def chosen(stores: Sequence[Store], asked: Sequence[str]) -> list[Store]:
 
 @dataclass(frozen=True)
 class Waste:
-    """Something that can go: `count` files, rows or images, `size` bytes.
+    """Removable data: `count` files, rows or images, of `size` bytes.
 
-    cut off: what a crash left behind, or an older form of the store. superseded: rows dropped or doubled.
-    orphaned: a store whose encoder nobody has any more. scattered: small shards that become one; frees nothing.
+    kind: `cut off` (left by a crash or an older version), `superseded` (dropped or duplicate rows), `orphaned` (a store
+        that no known encoder reads) or `scattered` (small shards to be merged, which frees nothing).
     """
 
     kind: str
@@ -201,9 +206,9 @@ class Waste:
 
 
 def collect(root: Path, remove_them: bool, orphans: bool = True) -> Iterator[Waste]:
-    """Find what can go, store by store, and remove it if asked to; shards that processes hold are left alone.
+    """Find removable data, store by store, and remove it if `remove_them`. Shards that a process holds are kept.
 
-    `orphans`: whether stores whose encoder nobody has any more go, too.
+    `orphans`: whether stores that no known encoder reads are included.
     """
     for store in read_stores(root):
         with root_lock(root):
@@ -220,7 +225,7 @@ def collect(root: Path, remove_them: bool, orphans: bool = True) -> Iterator[Was
 
 
 def _strange(folder: Path, shards: dict[Path, Shard | None], remove_them: bool) -> Iterator[tuple[str, int, int]]:
-    """Files that are not of a store."""
+    """Find files that do not belong to a store."""
     own = {file for path, shard in shards.items() if shard for file in (path, index_of(path))}
     for path in sorted(set(folder.iterdir()) - own - {folder / "meta.json"}):
         status = path.stat()
@@ -231,10 +236,10 @@ def _strange(folder: Path, shards: dict[Path, Shard | None], remove_them: bool) 
 
 
 def _untidy(shards: dict[Path, Shard | None], remove_them: bool) -> Iterator[tuple[str, int, int]]:
-    """Shards with rows that nobody finds, and shards much smaller than they may be, become new ones."""
+    """Find shards with unusable rows, and small shards; with `remove_them`, rewrite them as new shards."""
     seen: set[bytes] = set()
     again, small = [], []
-    # Of two rows for an image, the one in a shard that stays is kept.
+    # Shards that are held come first, so that of duplicate rows the one that can't be removed is kept.
     for shard in sorted((one for one in shards.values() if one), key=lambda one: not one.held):
         for row in np.flatnonzero(shard.good):
             shard.good[row] = (image := shard.lines["image"][row]) not in seen
@@ -263,7 +268,7 @@ def _untidy(shards: dict[Path, Shard | None], remove_them: bool) -> Iterator[tup
 
 
 def _rewrite(group: Sequence[Shard]) -> None:
-    """One new shard of the rows that count; the old ones go when it is on the disk. Damaged rows stay behind."""
+    """Copy the valid, undamaged rows of several shards into a new one, then remove the old shards."""
     with ExitStack() as locks:
         free = [shard for shard in group if locks.enter_context(unheld(shard.path))]
         writer = ShardWriter(group[0].path.parent, group[0].form)

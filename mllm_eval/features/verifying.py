@@ -1,4 +1,4 @@
-"""Every row of a feature store against its checksum."""
+"""Compare every row of a feature store with its checksum."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mllm_eval.features.upkeep import Store, read_shards
 
 @dataclass(frozen=True)
 class Damage:
-    """A row whose checksum was wrong, which is dropped, or (row -1) lines of an index that are none."""
+    """A row that was dropped for its wrong checksum; or, with row -1, a number of invalid index lines (`entries`)."""
 
     store: str
     shard: str
@@ -22,9 +22,9 @@ class Damage:
 
 
 def verify(root: Path, store: Store, progress: Callable[[int], None] = lambda done: None) -> Iterator[Damage]:
-    """Read every row of a store; what is damaged is dropped, so that it is computed again when it is needed.
+    """Read every row of a store, and yield and drop damaged rows, so that they are computed again when needed.
 
-    `progress` gets the rows read. When a store was last used does not change.
+    `progress` receives the number of rows read. The store's time of last use does not change.
     """
     done = 0
     for path, shard in read_shards(root / store.store).items():
