@@ -1,4 +1,4 @@
-"""The model and its checkpoint. Importing this registers both with transformers' Auto classes."""
+"""The model and its checkpoint. Importing this package registers them with transformers' Auto classes."""
 
 from __future__ import annotations
 

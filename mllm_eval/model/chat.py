@@ -1,4 +1,4 @@
-"""An LLM's own chat template, as it lies with its tokenizer, against a conversation template of this project."""
+"""Compare the chat template of an LLM's tokenizer with the conversation templates of this project."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SHOWN = 40
 
 
 def other_words(tokenizer: Any, template: str) -> str | None:
-    """How what the tokenizer's own chat template writes differs from `template`; None for none, or the same.
+    """Return a sentence on how the tokenizer's own chat template differs from `template`.
 
-    Both write one conversation of a question, an answer and a question. A begin token in front counts nowhere: a
-    template here says whether it stands there.
+    Returns None if they agree, or if the tokenizer has no chat template. Both write the same conversation of question,
+    answer and question. A begin token at the start is ignored, as this project's template decides about it.
     """
     if not getattr(tokenizer, "chat_template", None):
         return None
@@ -30,7 +30,7 @@ def other_words(tokenizer: Any, template: str) -> str | None:
         return f"its own chat template cannot be used ({first_line(problem)})"
     ours: str = tokenizer.apply_chat_template(MESSAGES, tokenize=False, chat_template=chat_template(template))
     begin = tokenizer.bos_token or ""
-    # Where the mark of a turn is the begin token, as in SmolLM2, there is nothing in front of it.
+    # In SmolLM2 the begin token also opens each turn, so it must not be stripped from the first one.
     plain = ours if ours.startswith(begin) and not TEMPLATES[template].begin else ours.removeprefix(begin)
     if theirs.removeprefix(begin) == ours.removeprefix(begin):
         return None
@@ -47,7 +47,7 @@ def other_words(tokenizer: Any, template: str) -> str | None:
 
 
 def nearest_template(tokenizer: Any) -> str | None:
-    """The template that writes what the tokenizer's own chat template does, with how it differs; None without one."""
+    """Return a sentence on which template matches the tokenizer's own chat template; None without a chat template."""
     if not getattr(tokenizer, "chat_template", None):
         return None
     words = {name: other_words(tokenizer, name) for name in TEMPLATES}

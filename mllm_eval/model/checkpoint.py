@@ -1,4 +1,4 @@
-"""Loading what a model is made of, and the checkpoint: one folder that transformers' Auto classes load."""
+"""Load a model's parts, and write and load checkpoints, which are folders for transformers' Auto classes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ from mllm_eval.prompts import IMAGE, template_named
 
 
 def load_tokenizer(llm: LLM, template: str) -> Any:
-    """The LLM's tokenizer with an `<image>` token, which lies behind the vocabulary where it has none.
+    """Return the LLM's tokenizer with an `<image>` token, which is added after the vocabulary if it has none.
 
-    Raises UserError where a mark of the template is not one token: it would be spelt letter by letter.
+    Raises UserError where a control token of the template is not a single token, where another token lies beyond the
+    LLM's embedding, or where the tokenizer can't be read.
     """
     place = weights_place(llm.tokenizer or llm.weights)
     with understood(place, "the tokenizer cannot be read"):
@@ -56,12 +57,15 @@ def _tokenizer(llm: LLM, template: str, folder: Path) -> Any:
 
 
 def own_tokenizer(llm: LLM) -> Any:
-    """The tokenizer as it lies with the LLM's weights, or where its yaml says. Raises UserError if it can't be read."""
+    """Return the LLM's unchanged tokenizer, from the place in its yaml or with its weights.
+
+    Raises UserError if it can't be read.
+    """
     return tokenizer_at(weights_place(llm.tokenizer or llm.weights))
 
 
 def tokenizer_at(place: Path) -> Any:
-    """The tokenizer of a folder or of a GGUF file. Raises UserError if it cannot be read."""
+    """Return the tokenizer of a folder or a GGUF file. Raises UserError if it can't be read."""
     if is_gguf(place):
         return gguf_tokenizer(place)
     if not place.is_dir():
@@ -71,7 +75,7 @@ def tokenizer_at(place: Path) -> Any:
 
 
 def _check_embedded(tokenizer: Any, llm: LLM, folder: Path) -> None:
-    # The image's token alone is never looked up.
+    # Only the image token may exceed the embedding, as it is never looked up.
     behind = {name: number for name, number in tokenizer.get_vocab().items() if number >= llm.vocab and name != IMAGE}
     if behind:
         number, name = min((number, name) for name, number in behind.items())
@@ -83,7 +87,7 @@ def _check_embedded(tokenizer: Any, llm: LLM, folder: Path) -> None:
 
 
 def template_marks(template: str) -> list[str]:
-    """The marks `<...>` that a template puts around turns, each a single token in a fitting tokenizer."""
+    """Return the control tokens `<...>` of a template; each must be a single token of a matching tokenizer."""
 
     chosen = template_named(template)
     parts = (
@@ -99,14 +103,14 @@ def template_marks(template: str) -> list[str]:
 
 
 def load_llm_model(llm: LLM, dtype: torch.dtype = torch.float32) -> Any:
-    """A `LlamaForCausalLM`, its yaml and its config checked against its weights.
+    """Load an LLM as a `LlamaForCausalLM`, and check its yaml and config against its weights.
 
-    Raises UserError for weights that are unreadable, not whole, or of another architecture, and for facts that do
-    not match.
+    Raises UserError for weights that are unreadable, incomplete or of another architecture, and for facts in yaml or
+    config that contradict them.
     """
     folder = weights_place(llm.weights)
     if is_gguf(folder):
-        # Before anything is dequantised.
+        # Checked first, because dequantising takes long.
         llama_outline(llm, folder)
         config = LlamaConfig(**plain_config(llm, folder))
         heads = config.num_attention_heads
@@ -130,7 +134,10 @@ def load_llm_model(llm: LLM, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def assemble(encoder: Encoder, recipe: Recipe, llm: Any, tokenizer: Any) -> VLM:
-    """A model to train: a new projector before a loaded LLM, without the encoder. Seed torch before."""
+    """Return a model to train: a loaded LLM with a new projector and without the encoder.
+
+    The projector is initialised from torch's global random state, so seed it before.
+    """
     config = VLMConfig(
         encoder=encoder.model_dump(mode="json"),
         vision_config=None,
@@ -151,7 +158,7 @@ def assemble(encoder: Encoder, recipe: Recipe, llm: Any, tokenizer: Any) -> VLM:
 
 
 def make_processor(config: VLMConfig, tokenizer: Any) -> VLMProcessor:
-    """The processor that belongs to a model."""
+    """Return the processor for a model with this config."""
     facts = Encoder.model_validate(config.encoder)
     images = VLMImageProcessor(facts=facts.preprocessing.model_dump(mode="json"))
     options: dict[str, Any] = {"row_token": config.row_token, "hide": config.hide, "template": config.template}
@@ -165,10 +172,10 @@ def save_checkpoint(
     encoder: EncoderModel | None = None,
     state: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write the model (safetensors), its config, processor and checksums; the folder appears complete or not at all.
+    """Write the model (safetensors), its config, processor and checksums to a folder, atomically.
 
-    `encoder` is put into a model that was trained without one, its weights as they were
-    loaded. `state` holds the tensors where the model itself does not (sharded over processes, or cast).
+    encoder: the encoder to add to a model that was trained without it. state: the tensors, where they are not those of
+    the model itself (sharded over processes, or cast). Raises NotWritten where the system can't write.
     """
     config: VLMConfig = VLMConfig.from_dict(model.config.to_dict())
     tensors = dict(model.state_dict() if state is None else state)
@@ -177,7 +184,7 @@ def save_checkpoint(
         tensors |= {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     with torch.device("meta"):
         shell = VLM(config)
-    # The shell decides what config.json says, and with it the dtype in which anyone loads the tensors.
+    # The shell's dtype goes into config.json, and decides the dtype in which the checkpoint is loaded.
     dtype = tensors["llm.model.embed_tokens.weight"].dtype
     shell.to(dtype)
     shell.llm.config.dtype = dtype
@@ -200,11 +207,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path, dtype: torch.dtype | None = None, encoder: bool = True) -> VLM:
-    """The model of a checkpoint in evaluation mode, with its `tokenizer`, in its own dtype unless told.
+    """Load a checkpoint's model in evaluation mode, with its `tokenizer`; `dtype` defaults to the stored dtype.
 
-    Without `encoder` its tensors are not read: it then takes features, as those who answer from a store do.
+    Without `encoder`, the encoder's tensors are not read, and the model takes features instead of pixels.
 
-    Raises UserError where the folder is missing, cut short or of another kind.
+    Raises UserError where the folder is missing, damaged or no checkpoint of this project.
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no checkpoint here; train the run first")
@@ -216,7 +223,7 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None = None, encoder: boo
         loads = isinstance(config, VLMConfig)
         processor = VLMProcessor.from_pretrained(folder, local_files_only=True) if loads else None
         if processor is not None:
-            # What a tokenizer's settings say is first looked at when a text is cut.
+            # A tokenizer's settings are validated only when it first tokenises a text.
             processor.tokenizer(IMAGE)
     if processor is None:
         raise UserError(f"{folder}: holds a {config.model_type}, not a checkpoint of this project")

@@ -1,9 +1,10 @@
-"""A LLaMA in a GGUF file: its weights dequantised under transformers' names, and its tokenizer.
+"""Read a LLaMA from a GGUF file: its dequantised weights under transformers' names, and its tokenizer.
 
-transformers' own `from_pretrained(gguf_file=...)` is used for sentencepiece tokenizers alone. A model that it loads so
-counts as quantised, which refuses `.float()`, and it passes over `rope_freqs.weight`, in which LLaMA 3.1's scaling is
-kept. Of a byte-level tokenizer (5.23) it cuts texts of SmolLM2 as GPT-2's, and gives one without an unknown token one
-behind the vocabulary.
+transformers' own `from_pretrained(gguf_file=...)` is used for sentencepiece tokenizers only, for these reasons:
+- A model loaded by it counts as quantised and refuses `.float()`.
+- It ignores `rope_freqs.weight`, which holds LLaMA 3.1's RoPE scaling.
+- It splits texts of SmolLM2's byte-level tokenizer as GPT-2's does (transformers 5.23).
+- It adds an unknown token beyond the vocabulary to a byte-level tokenizer that has none (5.23).
 """
 
 from __future__ import annotations
@@ -23,24 +24,25 @@ from mllm_eval.errors import UserError
 from mllm_eval.hub.gguf_header import KINDS, GgufTensor, read_gguf
 
 EXTRA = 'needs the package gguf: pip install "mllm-eval[gguf]"'
-# `tokenizer.ggml.pre`, how a text is cut before merging: LLaMA 3's way, GPT-2's, and SmolLM's, digit by digit.
+# Values of `tokenizer.ggml.pre`, the pre-tokeniser: LLaMA 3's, GPT-2's, and SmolLM's, which separates digits.
 LLAMA3 = ("llama-bpe", "llama3", "llama-v3")
 GPT2 = ("gpt-2",)
 DIGITS = ("smollm",)
-# Of the tokenizer.json of LLaMA 3.
+# The regular expression of the pre-tokeniser in LLaMA 3's tokenizer.json.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
-# Kinds of tokens (`tokenizer.ggml.token_type`).
+# Token types (`tokenizer.ggml.token_type`): control tokens and user-defined ones.
 CONTROL, GIVEN = 3, 4
 
 
 def dequantised(path: Path, heads: int, kv_heads: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a file as `LlamaForCausalLM` has them, by its names.
+    """Return a file's dequantised tensors by their names in `LlamaForCausalLM`.
 
-    llama.cpp's converter lays the rows of queries and keys so that the two dimensions that a rotary embedding turns
-    stand side by side; transformers has them half a head apart, so they are laid back. A file keeps tied words once.
+    llama.cpp's converter permutes the rows of query and key weights so that the two dimensions that RoPE rotates
+    together are adjacent. transformers keeps them half a head apart, so the permutation is undone. Tied embeddings
+    are stored once.
 
     Raises UserError without the package gguf, and for a type that it cannot dequantise.
     """
@@ -72,7 +74,7 @@ def _numbers(quants: Any, data: NDArray[np.uint8], name: str, facts: GgufTensor,
         values = quants.dequantize(raw, _type(facts.kind))
     except (NotImplementedError, ValueError, KeyError) as problem:
         raise UserError(f"{path}: {name} of type {kind} cannot be dequantised ({first_line(problem)})") from None
-    # A copy: what is mapped goes with its file.
+    # Copied, because the memory-mapped file is closed later.
     return np.array(values, np.float32).reshape(facts.shape)
 
 
@@ -88,12 +90,12 @@ def _laid_back(tensor: Tensor, heads: int) -> Tensor:
 
 
 def held_shapes(path: Path) -> dict[str, GgufTensor]:
-    """The tensors of a file by transformers' names, unread."""
+    """Return the facts of a file's tensors by transformers' names, without reading the tensors."""
     return {name_in_transformers(name): facts for name, facts in read_gguf(path).tensors.items()}
 
 
 def gguf_tokenizer(path: Path) -> Any:
-    """The tokenizer of a file. Raises UserError for one that is none, or that cuts texts in a way not known here."""
+    """Return the tokenizer of a GGUF file. Raises UserError if it has none, or one of an unsupported kind."""
     said = read_gguf(path).metadata
     kind, cut = said.get("tokenizer.ggml.model"), said.get("tokenizer.ggml.pre")
     mend = "name another in the yaml: `tokenizer: {path: a folder with tokenizer.json}`"
@@ -119,7 +121,7 @@ def _byte_level(said: Mapping[str, Any], cut: str) -> Any:
 
     words: list[str] = said["tokenizer.ggml.tokens"]
     merges = [tuple(pair.split(" ", 1)) for pair in said.get("tokenizer.ggml.merges", [])]
-    # LLaMA 3: a word that is a token is that token, whatever merging would give.
+    # In LLaMA 3, a piece of text that is itself a token is not split by merges (`ignore_merges`).
     model = models.BPE(vocab={word: at for at, word in enumerate(words)}, merges=merges, ignore_merges=cut in LLAMA3)
     backend = Tokenizer(model)
     letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=cut not in LLAMA3)
@@ -137,7 +139,7 @@ def _byte_level(said: Mapping[str, Any], cut: str) -> Any:
     roles = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     known = {role: said.get(f"tokenizer.ggml.{name}_token_id") for role, name in roles.items()}
     marks: dict[str, Any] = {f"{role}_token": words[at] for role, at in known.items() if at is not None}
-    # llama.cpp puts LLaMA 3's in front unless the file says not to.
+    # llama.cpp adds LLaMA 3's begin token unless the file says otherwise.
     if "bos_token" in marks and said.get("tokenizer.ggml.add_bos_token", cut in LLAMA3):
         begin = marks["bos_token"]
         backend.post_processor = processors.TemplateProcessing(

@@ -1,4 +1,4 @@
-"""A checkpoint as transformers' own `LlavaForConditionalGeneration`, where that class says the same function."""
+"""Export a checkpoint as transformers' `LlavaForConditionalGeneration`, if that class computes the same function."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from mllm_eval.model.processor import VLMImageProcessor, chat_template
 from mllm_eval.model.vlm import VLM
 from mllm_eval.prompts import IMAGE, PromptTokens, prompt_parts, render
 
-# Of the largest logit: float32 sums in another order would differ by more than this only by mistake.
+# Tolerance relative to the largest logit; the rounding of float32 sums in another order stays below it.
 CLOSE = 1e-4
 SHAPES = ((64, 64), (97, 61), (40, 120))
 
 
 def why_not(model: VLM) -> str | None:
-    """Why LLaVA's class can't say a model's function, in words, or None where it can."""
+    """Return why LLaVA's class can't compute a model's function, as a sentence; None if it can."""
     facts = Encoder.model_validate(model.config.encoder)
     encoder: EncoderModel | None = model.encoder
     assert encoder is not None
@@ -62,12 +62,12 @@ def why_not(model: VLM) -> str | None:
 
 
 def export_llava(checkpoint: Path, to: Path) -> str:
-    """Write the checkpoint in LLaVA's form, load it as anyone would, and compare; returns the proof in words.
+    """Write a checkpoint in LLaVA's format, load it by the Auto classes, and compare logits, pixels and prompt.
 
-    The folder appears whole, or, where anything differs, not at all.
+    Returns a sentence on the result of the comparison. The folder is written atomically, and only if nothing differs.
 
     Raises:
-        UserError: LLaVA's class can't say the function (why), the folder is there already, or the proof failed.
+        UserError: LLaVA's class can't compute the function, the folder exists already, or the comparison failed.
     """
     if to.exists():
         raise UserError(f"{to}: is there already; name another folder")
@@ -92,7 +92,7 @@ def export_llava(checkpoint: Path, to: Path) -> str:
 
 
 def as_llava(model: VLM) -> Any:
-    """A `LlavaForConditionalGeneration` with a model's weights, for one of which `why_not` says nothing."""
+    """Return a `LlavaForConditionalGeneration` with a model's weights; `why_not(model)` must be None."""
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
     encoder: Any = model.encoder
@@ -100,7 +100,7 @@ def as_llava(model: VLM) -> Any:
     text = type(text)(**text.to_dict())
     vocabulary = text.vocab_size
     image = model.config.image_token_id
-    # LLaVA looks the image's token up before it puts the image in its place, so the token needs a row.
+    # LLaVA looks up the image token's embedding before it replaces it, so the embedding needs a row for it.
     text.vocab_size = max(vocabulary, image + 1)
     config = LlavaConfig(
         vision_config=encoder.model.config,
@@ -133,7 +133,7 @@ def as_llava(model: VLM) -> Any:
     llava.generation_config.eos_token_id = sorted({end for end in ends if end is not None})
     llava.generation_config.pad_token_id = model.tokenizer.pad_token_id
     if text.vocab_size > vocabulary:
-        # Rows that the LLM never had: no answer may hold them.
+        # The added rows are no tokens of the LLM, so they must not be generated.
         llava.generation_config.suppress_tokens = list(range(vocabulary, text.vocab_size))
     return llava
 
@@ -182,10 +182,10 @@ def _processor(model: VLM) -> Any:
 
 
 def stock_tokenizer(model: VLM) -> Any:
-    """The tokenizer, which puts its begin token in front where the template wants it there, and nowhere else.
+    """Return a copy of the tokenizer that adds its begin token exactly if the template begins with it.
 
-    Its end token is the one that ends a turn, where that is one token: some clients (lmms-eval) stop there alone,
-    whatever the generation_config lists.
+    Its end token is the one that ends a turn, if that is a single token. Some clients (lmms-eval) stop only at the
+    tokenizer's end token, whatever the generation_config lists.
     """
     from tokenizers import processors
 
@@ -219,14 +219,17 @@ The stock processor takes `{IMAGE}` and every control mark inside a question for
 
 
 def _prove(model: VLM, folder: Path) -> str:
-    """Logits, pixels and prompt of the written folder against the model's. Raises UserError where they differ."""
+    """Compare logits, pixels and prompt of the written folder with the model's, and return a sentence on the result.
+
+    Raises UserError where logits or prompt differ. Pixels may differ by rounding, which the sentence reports.
+    """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     load_processor: Any = AutoProcessor.from_pretrained
     processor = load_processor(folder, **options)
     load: Any = AutoModelForImageTextToText.from_pretrained
-    # By the same matrix products: what is held against each other is the function, not its roundings.
+    # The same kernels on both sides, so that rounding does not hide or cause a difference.
     llava: Any = use_kernels(load(folder, dtype=model.dtype, **options).eval())
     facts = Encoder.model_validate(model.config.encoder)
     ours = VLMImageProcessor(facts=facts.preprocessing.model_dump(mode="json"))
@@ -264,7 +267,7 @@ def _prove(model: VLM, folder: Path) -> str:
 
 
 def _hold_tokens(model: VLM, folder: Path, text: str, given: list[int]) -> None:
-    """That a prompt of one image has the tokens of training. Raises UserError where it has others."""
+    """Raise UserError unless a prompt with one image has the same tokens as in training."""
     words = PromptTokens(model.tokenizer, model.config.template)
     before, behind = (ids for ids, _ in words.encode(words.chunks(prompt_parts(model.config.template, text, 1))))
     expected = [*before, *[model.config.image_token_id] * model.config.tokens, *behind]

@@ -1,8 +1,8 @@
-"""All that this project knows of the inside of transformers' LLaMA, in one place: none of it is promised to stay.
+"""All uses of transformers' LLaMA internals, collected here because they may change with any version.
 
-The block's parts, the cache's layers, the registry of attention functions and the hook of checkpointing. `fault` tells
-whether the transformers that is installed still has them so; where it has not, training and answering take the plain
-path through its public interface, with the same results in more time.
+They are the decoder layer's parts, the cache's layers, the registry of attention functions and the hook of activation
+checkpointing. `fault` tests whether the installed transformers still has them in this form. If not, training and
+generation use the public interface, which gives the same results in more time.
 """
 
 from __future__ import annotations
@@ -28,47 +28,47 @@ except ImportError as problem:
     Cache = CacheLayerMixin = object  # type: ignore[misc, assignment]
 
 Rotary = tuple[Tensor, Tensor]
-"""Cosines and sines, to be broadcast with queries and keys [..., heads, head width]."""
+"""Cosines and sines of RoPE, which broadcast with queries and keys [..., heads, head width]."""
 
 
 # ---- the block ----
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of queries or keys, as transformers' LLaMA computes it; the three are broadcast."""
+    """Apply RoPE to queries or keys as transformers' LLaMA does; the arguments are broadcast."""
     rotated: Tensor = states * cos + rotate_half(states) * sin  # type: ignore[no-untyped-call]
     return rotated
 
 
 def project_queries(attention: Any, normed: Tensor, rotary: Rotary) -> Tensor:
-    """Queries [..., heads, width] of normed states [..., H]."""
+    """Return queries [..., heads, width], with RoPE, of normed states [..., H]."""
     return rotate(attention.q_proj(normed).unflatten(-1, (-1, attention.head_dim)), *rotary)
 
 
 def project_keys_values(attention: Any, normed: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
-    """Keys and values [..., key heads, width] of normed states [..., H]."""
+    """Return keys, with RoPE, and values [..., key heads, width] of normed states [..., H]."""
     key = attention.k_proj(normed).unflatten(-1, (-1, attention.head_dim))
     value = attention.v_proj(normed).unflatten(-1, (-1, attention.head_dim))
     return rotate(key, *rotary), value
 
 
 def repeat_key_heads(attention: Any, states: Tensor) -> Tensor:
-    """Keys or values [B, key heads, N, width] as often as there are query heads to each."""
+    """Repeat keys or values [B, key heads, N, width] to [B, query heads, N, width]."""
     repeated: Tensor = repeat_kv(states, attention.num_key_value_groups)
     return repeated
 
 
 def behind_attention(layer: Any, states: Tensor, mixed: Tensor) -> Tensor:
-    """States [..., H] behind a layer whose attention gave `mixed` [..., heads, width]."""
+    """Return a layer's output [..., H], given its input `states` [..., H] and attention `mixed` [..., heads, width]."""
     here = states + layer.self_attn.o_proj(mixed.flatten(-2))
     through: Tensor = here + layer.mlp(layer.post_attention_layernorm(here))
     return through
 
 
 def below_last(model: Any, embeds: Tensor, cache: Any = None) -> tuple[Tensor, Rotary]:
-    """The states [B, N, H] that the last layer of a `LlamaModel` gets, and the rotary embedding [1, N, 1, width].
+    """Return the input [B, N, H] of a `LlamaModel`'s last layer, and RoPE's cosines and sines [1, N, 1, width].
 
-    embeds: [B, N, H], rows from their beginning; every position sees those before it, so padding belongs on the right.
-    An empty `cache` gets the keys and values of these layers. Parts of layers are called as modules, so that sharding,
-    adapters, checkpointing and fused kernels that hook into them stay in force.
+    embeds: [B, N, H], from position 0 on; attention is causal, so padding must be on the right.
+    cache: empty; receives the keys and values of all layers but the last. Submodules are called as modules, so that
+    hooks of sharding, adapters, activation checkpointing and fused kernels still apply.
     """
     positions = torch.arange(embeds.shape[1], device=embeds.device)[None]
     cos, sin = model.rotary_emb(embeds, position_ids=positions)
@@ -93,7 +93,7 @@ def below_last(model: Any, embeds: Tensor, cache: Any = None) -> tuple[Tensor, R
 
 
 def checkpointed(layer: Any, through: Callable[..., Tensor], *given: Any) -> Tensor:
-    """What `through(layer, *given)` gives, kept for the backward pass or made again in it, as the layer is set."""
+    """Return `through(layer, *given)`, with activation checkpointing if the layer is set to it."""
     if layer.gradient_checkpointing and layer.training:
         states: Tensor = layer._gradient_checkpointing_func(through, layer, *given)
     else:
@@ -103,14 +103,14 @@ def checkpointed(layer: Any, through: Callable[..., Tensor], *given: Any) -> Ten
 
 # ---- attention by one's own function ----
 def register_attention(name: str, forward: Callable[..., tuple[Tensor, None]]) -> None:
-    """Make `forward` known to transformers by a name; layers hand on to it what they are called with by keyword."""
+    """Register `forward` as an attention function of transformers; it also receives a layer's keyword arguments."""
     if _gone is None:
         AttentionInterface.register(name, forward)
 
 
 @contextmanager
 def attending_by(name: str, llm: Any) -> Iterator[None]:
-    """Within, the model attends by the function of that name."""
+    """Make the model use the attention function of that name inside the context."""
     before = llm.config._attn_implementation
     llm.config._attn_implementation = name
     try:
@@ -121,7 +121,7 @@ def attending_by(name: str, llm: Any) -> Iterator[None]:
 
 # ---- keys and values ----
 class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """Keys and values [rows, key heads, room, width], of which the first `length` tokens are in use."""
+    """Keys and values [rows, key heads, room, width] of a layer; the first `length` tokens are in use."""
 
     is_sliding = False
     keys: Tensor
@@ -149,7 +149,7 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def keep(self, rows: Tensor | slice) -> None:
-        """Hold these rows alone, with room for `room` tokens."""
+        """Keep only these rows, in memory for `room` tokens."""
         used = self.keys[:, :, : self.length][rows], self.values[:, :, : self.length][rows]
         self.lazy_initialization(*used)
         self.keys[:, :, : self.length], self.values[:, :, : self.length] = used
@@ -165,9 +165,9 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
 
 class KeyValues(Cache):
-    """Keys and values of a LLaMA with `depth` layers, of rows that leave when they end.
+    """Key-value cache of a LLaMA with `depth` layers, from which finished rows can be removed.
 
-    There is `room` for tokens before anything must be moved; `DynamicCache` copies all it holds for every new token.
+    Memory is allocated for `room` tokens in advance, whereas `DynamicCache` copies its contents for every new token.
     """
 
     def __init__(self, depth: int, room: int) -> None:
@@ -175,7 +175,7 @@ class KeyValues(Cache):
         super().__init__(layers=[*self.held])
 
     def keep(self, rows: Tensor) -> None:
-        """Hold the rows of these numbers alone, in this order."""
+        """Keep only the rows with these indices, in this order."""
         for layer in self.held:
             layer.keep(rows)
 
@@ -183,17 +183,17 @@ class KeyValues(Cache):
 # ---- whether all this is still so ----
 @cache
 def fault() -> str | None:
-    """Which of these parts the installed transformers has otherwise, and what its version is; None where none.
+    """Return a sentence on the first internal that the installed transformers has changed; None if there is none.
 
-    Each is held against the public interface on a LLaMA of two layers. Random numbers drawn later are the same with
-    and without this.
+    Each internal is compared with the public interface on a random LLaMA of two layers. torch's random state is
+    restored afterwards.
     """
     if _gone is not None:
         return f"a part of LLaMA is gone in transformers {transformers.__version__} ({_gone})"
     for name, check in (("block", _check_block), ("attention", _check_attention), ("cache", _check_cache)):
         try:
             with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-                # What is used here may be renamed soon; that is not the user's matter.
+                # Deprecation warnings about internals do not concern the user.
                 warnings.simplefilter("ignore")
                 check()
         except Exception as problem:

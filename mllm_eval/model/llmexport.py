@@ -1,4 +1,4 @@
-"""A checkpoint's LLM alone, as transformers' own `LlamaForCausalLM`: for servers that are given embeddings."""
+"""Export a checkpoint's LLM alone as a `LlamaForCausalLM`, for servers that receive embeddings."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mllm_eval.model.older import write_for_both
 
 
 def export_llm(checkpoint: Path, to: Path) -> None:
-    """Write the LLM with its tokenizer; the folder appears whole or not at all.
+    """Write the LLM with its tokenizer to a new folder, atomically.
 
     Raises:
-        UserError: the folder is there already, or the checkpoint is not whole.
+        UserError: the folder exists already, or the checkpoint is incomplete.
     """
     if to.exists():
         raise UserError(f"{to}: is there already; name another folder")

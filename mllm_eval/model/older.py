@@ -1,8 +1,7 @@
-"""Exported folders in the spelling that transformers 4 reads as well: servers are often pinned to it.
+"""Rewrite exported folders so that transformers 4, to which servers are often pinned, reads them as version 5 does.
 
-transformers 5 writes rotary settings, towers' tensors and the tokenizer's class under names that 4.57 does not know,
-and 4.57 says so in a warning at most: it computes with rotary base 10,000 and a tower at random. Both read what is
-written here.
+transformers 5 writes RoPE settings, vision towers' tensors and the tokenizer's class under names that 4.57 does not
+know. Version 4.57 then at most warns, and computes with RoPE base 10,000 and a randomly initialised tower.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-# Towers whose class of transformers 4 has one module more around everything.
+# Vision towers whose class in transformers 4 wraps all modules in another one.
 WRAPPED = ("clip_vision_model", "siglip_vision_model")
 TOWER, INNER = re.compile(r"((?:model\.)?vision_tower\.)(?!vision_model\.)"), "vision_model."
-# What says where something lay when it was made, and nothing about what it is.
+# Config fields that record local paths at the time of writing, which mean nothing elsewhere.
 PLACES = ("_name_or_path", "is_local", "local_files_only")
 
 
 def write_for_both(folder: Path) -> None:
-    """Respell what `save_pretrained` wrote into a folder, so that transformers 4.57 and 5 read the same from it."""
+    """Rename what `save_pretrained` wrote into a folder, so that transformers 4.57 and 5 read the same model."""
     path = folder / "config.json"
     config = _without_places(json.loads(path.read_text(encoding="utf-8")))
     for part in (config, config.get("text_config")):
@@ -37,13 +36,13 @@ def write_for_both(folder: Path) -> None:
         tokenizer = _without_places(json.loads(path.read_text(encoding="utf-8")))
         if tokenizer.get("tokenizer_class") == "TokenizersBackend":
             tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
-        # A list there is of transformers 5 alone; the tokens themselves are in tokenizer.json.
+        # Only transformers 5 reads a list here; the tokens themselves are in tokenizer.json.
         tokenizer["extra_special_tokens"] = tokenizer.pop("model_specific_special_tokens", {})
         _write(path, tokenizer)
 
 
 def _rotary(parameters: dict[str, Any]) -> dict[str, Any]:
-    """`rope_theta` and `rope_scaling` that say what `rope_parameters` says."""
+    """Return `rope_theta` and `rope_scaling`, which are equivalent to `rope_parameters`."""
     scaling = {name: value for name, value in parameters.items() if name != "rope_theta"}
     plain = scaling.get("rope_type", "default") == "default"
     return {"rope_theta": parameters["rope_theta"], "rope_scaling": None if plain else scaling}

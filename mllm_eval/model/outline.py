@@ -1,4 +1,4 @@
-"""An LLM's outline: what its config and the headers of its files say, without reading its weights."""
+"""Check an LLM by its config and the headers of its files, without reading its weights."""
 
 from __future__ import annotations
 
@@ -21,15 +21,18 @@ from mllm_eval.hub.gguf_header import GgufTensor
 from mllm_eval.hub.safetensors_header import TensorFacts, read_header
 from mllm_eval.model.dequantising import held_shapes
 
-# Frequencies that old conversions stored beside the weights; they follow from the config.
+# RoPE frequencies that old conversions stored with the weights; they follow from the config.
 DERIVED = rf"(.*\.)?rotary_emb\.inv_freq|{DERIVED_IN_GGUF}"
 OUTPUT, WORDS = "lm_head.weight", "model.embed_tokens.weight"
 
 
 @dataclass(frozen=True)
 class Outline:
-    """positions: the longest prompt it was made for. activation: of its MLP. linear: names of its linear layers
-    (`q_proj`). tied: its output layer is its embedding."""
+    """Facts about an LLM.
+
+    positions: `max_position_embeddings`. activation: of its MLP. linear: names of its linear layers (e.g. `q_proj`).
+    tied: whether its output layer shares the input embedding's weights.
+    """
 
     positions: int
     activation: str
@@ -38,10 +41,10 @@ class Outline:
 
 
 def llama_outline(llm: LLM, folder: Path | None = None) -> Outline:
-    """The outline of an LLM in a folder or GGUF file (where its weights lie, unless given), held to its yaml.
+    """Return the outline of an LLM in a folder or GGUF file (by default its weights'), checked against its yaml.
 
-    Raises UserError for missing weights, for those of another architecture, and, where they are safetensors or GGUF,
-    for tensors that are missing, of another shape, or without a place in it.
+    Raises UserError for missing weights, another architecture, or another parameter count than the yaml's. For
+    safetensors and GGUF, also for tensors that are missing, unexpected or of another shape.
     """
     folder = folder or weights_place(llm.weights)
     try:
@@ -69,19 +72,19 @@ def llama_outline(llm: LLM, folder: Path | None = None) -> Outline:
 
 
 def plain_config(llm: LLM, folder: Path | None = None) -> dict[str, Any]:
-    """What `LlamaConfig` takes of an LLM's config.json. Raises UserError as `llama_config` does."""
+    """Return the arguments for `LlamaConfig` from an LLM's config.json. Raises UserError as `llama_config` does."""
     config = llama_config(llm, folder or weights_place(llm.weights))
     return {name: value for name, value in config.items() if name not in ("model_type", "transformers_version")}
 
 
 def _headers(folder: Path) -> dict[str, TensorFacts] | dict[str, GgufTensor] | None:
-    """The tensors of a GGUF file, or of the safetensors files that transformers reads; None for another form."""
+    """Return tensor facts by name, from a GGUF file or safetensors as transformers reads them; None for other forms."""
     if is_gguf(folder):
         return held_shapes(folder)
     whole = folder / "model.safetensors"
     files = [whole] if whole.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
     tensors = {name: facts for path in files for name, facts in read_header(path).items()}
-    # A model without its output layer is saved without the prefix.
+    # Checkpoints of a bare `LlamaModel` have no prefix `model.`.
     if tensors and not any(name.startswith("model.") for name in tensors):
         tensors = {f"model.{name}": facts for name, facts in tensors.items()}
     return tensors or None

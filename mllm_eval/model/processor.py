@@ -1,4 +1,4 @@
-"""Text and images to the model's inputs, in transformers' own form, so that `AutoProcessor` gives it."""
+"""The model's processor, in transformers' form, so that `AutoProcessor` loads it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mllm_eval.prompts import IMAGE, NAMED, TEMPLATES, Part, PromptTokens, parts
 
 
 class VLMImageProcessor(BaseImageProcessor):
-    """`mllm_eval`'s own preprocessing; `facts` is the encoder's `preprocessing` from the catalog."""
+    """Image processor with this project's preprocessing; `facts` is the encoder's `preprocessing` in the catalog."""
 
     model_input_names = ["pixel_values"]  # noqa: RUF012
 
@@ -30,18 +30,18 @@ class VLMImageProcessor(BaseImageProcessor):
         self.facts = facts
 
     def preprocess(self, images: Any, **kwargs: Any) -> BatchFeature:
-        """`pixel_values` [n, 3, size, size] of a PIL image or of any nesting of lists of them."""
+        """Return `pixel_values` float32 [n, 3, size, size] of a PIL image or of nested lists of PIL images."""
         facts = Preprocessing.model_validate(self.facts)
         pixels = np.stack([to_pixels(image, facts) for image in _flat(images)])
         return BatchFeature({"pixel_values": torch.from_numpy(pixels)})
 
 
 class VLMProcessor(ProcessorMixin):
-    """Tokenizer and image processor; the tokens of a prompt are those that training and evaluation give it.
+    """Tokenizer and image processor, which give a prompt the same tokens as training and evaluation do.
 
-    Every `<image>` that is an image becomes as many tokens as one takes. template: the conversation template;
-    checkpoints of earlier versions name it by their chat template alone. With `hide`, what is
-    shown of each image is in `kept` (see `VLM.fuse`).
+    Every `<image>` that stands for an image becomes that image's number of tokens. With `hide`, the output `kept` holds
+    the shown part of each image (see `VLM.fuse`). template: the conversation template; checkpoints of earlier versions
+    lack it, and it is then found by their chat template.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class VLMProcessor(ProcessorMixin):
         text: str | Sequence[str] | Sequence[Sequence[Part]] | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Model inputs of prompts: `input_ids` and `attention_mask` [n, N], `pixel_values` [images, 3, size, size].
+        """Return model inputs: `input_ids` and `attention_mask` [n, N], and `pixel_values` [images, 3, size, size].
 
-        A prompt is a string as `mllm_eval.prompts.strings` and the chat template write it, whose questions' own control
-        marks are text, or its parts (`parts`). The tokenizer's begin token stands in front where the template wants
-        it, whether the string holds its mark or not. kwargs: those of the tokenizer's `pad`; prompts are padded on the
-        left unless told.
+        A prompt is a string, as `mllm_eval.prompts.strings` or the chat template writes it, or a list of parts (see
+        `parts`). Control tokens spelled out inside a question count as plain text. The begin token is added where the
+        template requires it, whether or not the string contains it. kwargs: arguments of the tokenizer's `pad`; by
+        default prompts are padded on the left.
 
-        Raises ValueError where the marks of several prompts don't say which images are whose.
+        Raises ValueError where it is unclear which image belongs to which prompt, or with `truncation`.
         """
         prompts: list[Any] = [text] if isinstance(text, str) else list(text or [])
         counts = _counts(images, prompts)
@@ -85,16 +85,17 @@ class VLMProcessor(ProcessorMixin):
         shown = [] if images is None else _flat(images)
         grid = TokenGrid(math.isqrt(self.tokens), self.row_token, self.hide)
         kept = [grid.kept(upright_size(image)) for image in shown]
-        # A mark without a picture takes a whole grid.
+        # An `<image>` without a given image takes the positions of a whole grid.
         positions = chain(map(grid.count, kept), repeat(grid.positions))
         pixels = self.image_processor(images) if shown else {}
         cut = {"kept": torch.tensor(kept)} if shown and self.hide else {}
         return BatchFeature({**self._encoded(parts, positions, kwargs), **pixels, **cut})
 
     def parts(self, messages: Sequence[dict[str, Any]], **options: Any) -> list[Part]:
-        """The parts of a conversation, told apart before they stand in one string: no text passes for a turn.
+        """Return the parts of a conversation, so that no text in a message can act as a control token.
 
-        options: those of `apply_chat_template`.
+        The chat template is applied to placeholders, which the texts replace afterwards. options: those of
+        `apply_chat_template`.
         """
         texts: dict[str, str] = {}
 
@@ -105,7 +106,7 @@ class VLMProcessor(ProcessorMixin):
 
         def held(content: Any, role: str) -> Any:
             if isinstance(content, str):
-                # A user's string holds its own image marks, as training rows do.
+                # In a user's string, as in training rows, `<image>` stands for an image.
                 marked = content.split(IMAGE) if role == "user" else [content]
                 return IMAGE.join(kept(one) if one else one for one in marked)
             return [{**one, "text": kept(one["text"])} if one.get("text") else one for one in content]
@@ -117,7 +118,7 @@ class VLMProcessor(ProcessorMixin):
     def apply_chat_template(  # type: ignore[override]
         self, conversation: Any, chat_template: str | None = None, tokenize: bool = False, **kwargs: Any
     ) -> Any:
-        """As `ProcessorMixin.apply_chat_template`; what is tokenised has the tokens of `parts`."""
+        """Work as `ProcessorMixin.apply_chat_template`, but with `tokenize` return the tokens of `parts`."""
         if not tokenize:
             return super().apply_chat_template(conversation, chat_template=chat_template, **kwargs)
         own = {name: kwargs.pop(name) for name in _OF_TEMPLATE if name in kwargs}
@@ -131,7 +132,7 @@ class VLMProcessor(ProcessorMixin):
 
     def _parted(self, text: str, n_images: int | None) -> list[Part]:
         if self.template is None:
-            # Another chat template than one of this project: the string's marks are those of its writer.
+            # The chat template is none of this project's, so control tokens in the string are taken as such.
             return placed_parts(text, {})
         words = PromptTokens(self.tokenizer, self.template)
         begin = self.tokenizer.bos_token if words.begin else None
@@ -152,7 +153,7 @@ class VLMProcessor(ProcessorMixin):
         if not rows:
             return {}
         given = {"return_tensors": "pt", "padding": True, "padding_side": "left", **options}
-        # Nothing of these is left to the tokenizer: it would add its own begin token, or cut the images.
+        # These options must not reach the tokenizer, which would add its own begin token or cut off images.
         unused = {name: given.pop(name, None) for name in ("add_special_tokens", "truncation")}
         if unused["truncation"]:
             raise ValueError("a prompt is not cut: its images and its question stand in front of its end")
@@ -160,17 +161,17 @@ class VLMProcessor(ProcessorMixin):
         return padded
 
 
-# Options of `apply_chat_template` that the written text hangs on.
+# Options of `apply_chat_template` that change the written text.
 _OF_TEMPLATE = ("add_generation_prompt", "continue_final_message", "tools", "documents")
 
 
 def _named(jinja: str | None) -> str | None:
-    """The template whose chat template this is."""
+    """Return the name of the conversation template with this chat template; None for another one."""
     return next((name for name in TEMPLATES if chat_template(name) == jinja), None)
 
 
 def _counts(images: Any, prompts: Sequence[Any]) -> list[int | None]:
-    """How many images each prompt shows; None where all marks in it are images."""
+    """Return how many images each prompt shows; None where no images are given, so that every `<image>` counts."""
     if images is None:
         return [None] * len(prompts)
     if isinstance(images, (list, tuple)) and any(isinstance(one, (list, tuple)) for one in images):
@@ -208,14 +209,14 @@ def _flat(images: Any) -> list[Image.Image]:
 
 
 def chat_template(name: str) -> str:
-    """A conversation template as the Jinja text that `apply_chat_template` reads.
+    """Return a conversation template as Jinja text for `apply_chat_template`.
 
-    A message's content is a string, or a list of parts, of which `{"type": "image"}` is an `<image>` line.
+    A message's content is a string or a list of parts; a part `{"type": "image"}` becomes a line `<image>`.
     """
     chosen = template_named(name)
 
     def quoted(text: str) -> str:
-        # A JSON string is a Jinja string, and keeps line breaks that Jinja would trim.
+        # JSON strings are valid Jinja strings, and keep line breaks that Jinja would trim.
         return "{{ " + json.dumps(text, ensure_ascii=False) + " }}"
 
     default = "" if chosen.system is None else chosen.system_open + chosen.system + chosen.system_close

@@ -1,4 +1,4 @@
-"""Which files a folder of weights has, and their checksums: `files.json`, written last."""
+"""Record the files of a weights folder and their checksums in `files.json`, which is written last."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mllm_eval.storage import write_json
 FILE = "files.json"
 PIECE = 2**24
 Sums = dict[str, tuple[int, str]]
-"""Name below the folder -> size in bytes, and XXH3 (128 bits, in hex); an empty one is not compared."""
+"""Path relative to the folder -> size in bytes and XXH3 (128 bits, in hex); an empty checksum is not compared."""
 
 
 def _sum(path: Path) -> str:
-    from xxhash import xxh3_128  # as fast as memory: a checkpoint of a large LLM is 100 GB
+    from xxhash import xxh3_128  # fast enough for checkpoints of 100 GB
 
     digest = xxh3_128()
     with open(path, "rb") as file:
@@ -29,22 +29,22 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def write(folder: Path) -> None:
-    """Say that a folder is whole as it is now. Raises NotWritten where the system refuses."""
+    """Record the folder's present files as complete. Raises NotWritten where the system can't write."""
     write_json(folder / FILE, {name: [path.stat().st_size, _sum(path)] for name, path in _files(folder).items()})
 
 
 def read(folder: Path) -> Sums | None:
-    """What was said of a folder; None where nothing was, or a crash left half of it."""
+    """Return the recorded files of a folder; None if the record is missing or incomplete."""
     try:
         noted = json.loads((folder / FILE).read_bytes())
-        # Earlier versions wrote sizes alone.
+        # Earlier versions recorded sizes only.
         return {name: (one, "") if isinstance(one, int) else (int(one[0]), str(one[1])) for name, one in noted.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
 def differing(folder: Path, expected: Sums) -> list[str]:
-    """The files that are missing, too many, or not as they were said to be, in alphabetical order."""
+    """Return the files that are missing, unexpected, or differ from their record, in alphabetical order."""
     here = _files(folder)
     names = set(here.keys() ^ expected.keys())
     for name in here.keys() & expected.keys():

@@ -1,8 +1,8 @@
-"""A LLaMA's last hidden states where they are used, and nothing that they do not depend on.
+"""Compute a LLaMA's last hidden states only at the positions that the loss uses.
 
-Training uses the states before targets, a few of a hundred positions. What stands below needs every position before
-them, since later ones attend to it, and none behind a row's last one: neither the padding of a batch nor a row without
-a target is computed. Of the last layer, queries, attention, output and MLP are needed at the used positions alone.
+Training uses the states before targets, which are a few of a hundred positions. Lower layers are needed at all earlier
+positions, since later ones attend to them, but not after a row's last used position. So padding and rows without
+targets are skipped. The last layer's queries, attention and MLP are needed at the used positions only.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from mllm_eval.model.internals import (
 
 
 def states_before_targets(model: Any, embeds: Tensor, used: Tensor) -> Tensor:
-    """The final states [T, H] of a `LlamaModel` at the T positions where `used` [B, N] is true, row by row.
+    """Return the final hidden states [T, H] of a `LlamaModel` at the T positions where `used` [B, N] is true.
 
-    embeds: [B, N, H], padded on the right. The sums are those of `LlamaModel.forward` over each row by itself; parts of
-    layers are called as modules, so that sharding, adapters, checkpointing and fused kernels that hook into them stay
-    in force.
+    embeds: [B, N, H], padded on the right. used: bool. The states are ordered row by row, and equal those of
+    `LlamaModel.forward` over each row alone, except for rounding. Submodules are called as modules, so that hooks of
+    sharding, adapters, activation checkpointing and fused kernels still apply.
     """
     places = torch.arange(1, embeds.shape[1] + 1, device=embeds.device)
-    # At least one position of each row: processes that share weights all have to use them.
+    # At least one position per row, since with sharded weights every rank must run every layer.
     ends = (used * places).amax(1).clamp(min=1)
     inside = places <= ends[:, None]
     lengths: list[int] = ends.tolist()
@@ -49,7 +49,7 @@ def states_before_targets(model: Any, embeds: Tensor, used: Tensor) -> Tensor:
 
 
 def _layer(layer: Any, states: Tensor, rotary: Rotary, lengths: list[int]) -> Tensor:
-    """What the layer gives [P, H] of the states [P, H] of rows of these lengths, one after another."""
+    """Return a layer's output [P, H] for states [P, H] of concatenated rows of these lengths."""
     attention = layer.self_attn
     normed = layer.input_layernorm(states)
     query = project_queries(attention, normed, rotary)
@@ -68,9 +68,9 @@ def _last_layer(
     positions: Tensor,
     counts: list[int],
 ) -> Tensor:
-    """What the layer gives [T, H] at the used states `at` [T], which stand at these positions of their rows.
+    """Return the last layer's output [T, H] at the used states, given by their indices `at` [T].
 
-    counts: how many of each row are used.
+    positions: [T], their positions within their rows. counts: number of used states per row.
     """
     attention = layer.self_attn
     cos, sin = rotary
@@ -88,14 +88,14 @@ def _last_layer(
 
 
 def _rows(states: Tensor, lengths: list[int]) -> list[Tensor]:
-    """States [P, heads, width] of rows one after another as one [1, heads, length, width] a row."""
+    """Split states [P, heads, width] of concatenated rows into one [1, heads, length, width] per row."""
     return [row.transpose(0, 1)[None] for row in torch.split(states, lengths)]
 
 
 def attends_in_float32(device: torch.device) -> bool:
-    """Whether attention is computed in float32 there, whatever the precision of the rest.
+    """Whether attention on this device is always computed in float32.
 
-    A CPU's kernels of half precision are prepared anew for each length of a row, which takes longer than computing.
+    On CPUs, half-precision kernels are prepared again for each row length, which takes longer than the computation.
     """
     return device.type == "cpu"
 
@@ -108,7 +108,7 @@ def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, **seen: A
 
 
 def _fused(attention: Any, query: Tensor, key: Tensor, value: Tensor, **seen: Any) -> Tensor:
-    # Heads of keys and values are repeated here: GPUs have no fast attention for a mask and grouped heads at once.
+    # Key heads are repeated because no fused GPU kernel supports both a mask and grouped-query attention.
     return F.scaled_dot_product_attention(
         query,
         repeat_key_heads(attention, key),

@@ -1,8 +1,8 @@
-"""The model: a frozen encoder, a projector, and a LLaMA that is fed embeddings.
+"""The model: a frozen encoder, a projector, and a LLaMA that reads embeddings.
 
-transformers' own LLaVA class cannot say this function: its last layer stands before the final norm for every
-tower but CLIP, it cannot resize the grid to a token budget, and it cannot hold back an encoder whose features
-are already known.
+transformers' own LLaVA class cannot compute the same function. For every vision tower but CLIP, its last layer's
+features are taken before the final norm. It also cannot resize the patch grid to a token budget, and cannot be loaded
+without the encoder when features are already computed.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ IGNORED = -100
 
 
 class VLMConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
-    """Everything that decides the function of a model.
+    """The config of a `VLM`: everything that decides its function, except its weights.
 
-    encoder: the catalog's entry. vision_config: the encoder's transformers config, or None for a model
-    without one, which takes features only (training never runs the encoder). tokens: visual tokens of an image.
-    row_token, hide: as in `TokenGrid`. template: the conversation template it was trained with.
+    encoder: the catalog's entry. vision_config: the encoder's transformers config; None for a model without its
+    encoder, which takes features only. tokens: image tokens per image. projector: its type.
+    standardize, l2_normalize: how the projector's input is normalised. row_token, hide: as in `TokenGrid`.
+    template: the conversation template used in training. image_token_id: id of the image token.
     """
 
     model_type = "mllm_eval_vlm"
@@ -49,11 +50,10 @@ class VLMConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
 
 class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
-    """Encoder + projector + LLaMA.
+    """A vision-language model of encoder, projector and LLaMA.
 
-    An image takes `image_tokens` positions of a prompt, or as many of them as `grid` shows of it. `tokenizer` is set by
-    `load_checkpoint`.
-    With `llm` given, it is taken as it is instead of made at random.
+    An image takes `image_tokens` positions of a prompt; fewer if `grid` hides its padding. `tokenizer` is set by
+    `load_checkpoint`. A given `llm` is used unchanged; otherwise a new one is initialised at random.
     """
 
     config_class = VLMConfig
@@ -62,7 +62,7 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
     input_modalities = ["image", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     skips = True
-    """Whether training computes the used positions alone, which takes parts of LLaMA that may change
+    """Whether training skips unused positions, which relies on internals of transformers' LLaMA
     (`mllm_eval.model.internals`)."""
     accepts_loss_kwargs = True
     _supports_sdpa = True
@@ -93,14 +93,14 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
             self.llm: Any = LlamaForCausalLM(text)
             self.post_init()  # type: ignore[no-untyped-call]
         else:
-            # Afterwards, so that nothing initialises its weights again.
+            # The LLM is set after `post_init`, which would initialise its weights again.
             self.post_init()  # type: ignore[no-untyped-call]
             self.llm = llm
             tied = getattr(llm, "all_tied_weights_keys", {})
             self.all_tied_weights_keys.update({f"llm.{key}": f"llm.{to}" for key, to in tied.items()})
 
     def _init_weights(self, module: nn.Module) -> None:
-        # torch's own initialisation, as in LLaVA's and Cambrian's projectors.
+        # torch's default initialisation, as for LLaVA's and Cambrian-1's projectors.
         if isinstance(module, nn.Linear):
             module.reset_parameters()
 
@@ -113,28 +113,31 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
         return head
 
     def embed(self, features: Tensor) -> Tensor:
-        """Visual tokens [B, image_tokens, H] of an encoder's patch features [B, h, w, D] of any float dtype."""
+        """Project patch features [B, h, w, D] of any float dtype to image tokens [B, image_tokens, H].
+
+        The result has the projector's dtype.
+        """
         first: Tensor = next(self.projector.parameters())
         projected: Tensor = self.projector(features.to(first.device, first.dtype))
         return projected
 
     def encode(self, pixel_values: Tensor) -> Tensor:
-        """Patch features [B, h, w, D] of pixels [B, 3, H, W]. Raises ValueError without an encoder."""
+        """Encode pixels [B, 3, H, W] to patch features [B, h, w, D]. Raises ValueError for a model without encoder."""
         if self.encoder is None:
             raise ValueError("this model was made without an encoder; give it features")
         if not len(pixel_values):
-            # A batch of text alone: processes that share the encoder's weights all have to run it.
+            # With sharded weights all ranks must run the encoder, even for a batch of text alone.
             return self.encode(pixel_values.new_zeros(1, *pixel_values.shape[1:]))[:0]
         weight = next(self.encoder.parameters())
         features: Tensor = self.encoder(pixel_values.to(weight.device, weight.dtype))[0].patches
         return features
 
     def fuse(self, input_ids: Tensor, features: Tensor | None, kept: Tensor | None = None) -> Tensor:
-        """Embeddings [B, N, H] of token ids [B, N], with features in the place of image tokens.
+        """Embed token ids [B, N] as [B, N, H], with projected features in place of image tokens.
 
-        Of each image the rows and columns `kept` [images, 2] of its grid are shown, or all. The image token may lie
-        outside the vocabulary: it is never looked up. Raises ValueError where the number of image positions is not
-        that of the visual tokens shown.
+        features: [images, h, w, D]. kept: [images, 2], the shown rows and columns of each image's grid; None for the
+        whole grid. The image token's id may exceed the vocabulary, as its embedding is never looked up.
+        Raises ValueError where the numbers of image positions and of shown image tokens differ.
         """
         image = input_ids == self.config.image_token_id
         words: Tensor = self.get_input_embeddings()(input_ids.masked_fill(image, 0))
@@ -169,13 +172,14 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits, or with `labels` [B, N] the loss alone.
+        """Return logits [B, N, vocabulary]; with `labels` [B, N] return only the loss.
 
-        Give `inputs_embeds`, or `input_ids` with an image token on every position of an image and either
-        `pixel_values` [images, 3, H, W] or `features` [images, h, w, D]; `kept` as in `fuse`. The loss is the
-        cross-entropy of the targets (labels other than -100, each predicted from the position before), summed and
-        divided by `num_items_in_batch`, or by their number where that is not given; logits, and most of the last layer,
-        are computed for them only.
+        The input is `inputs_embeds` [B, N, H]; or `input_ids` [B, N] with an image token at every position of an image,
+        and either `pixel_values` [images, 3, H, W] or `features` [images, h, w, D]; `kept` as in `fuse`.
+
+        The loss is the sum of the targets' cross-entropies, divided by `num_items_in_batch` or, without it, by the
+        number of targets. Targets are labels other than -100, each predicted from the position before it. Logits, and
+        most of the last layer, are computed for these positions only.
         """
         if inputs_embeds is None:
             assert input_ids is not None
@@ -192,7 +196,7 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
                 states = self.llm.model(inputs_embeds=inputs_embeds, **rest, **kwargs).last_hidden_state[used]
             targets = labels[:, 1:][used[:, :-1]]
             loss = F.cross_entropy(self.llm.lm_head(states).float(), targets, reduction="sum")
-            # None at all where every row's image is unreadable.
+            # A batch has no targets if all its rows have unreadable images.
             count = torch.as_tensor(len(targets) if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
             return CausalLMOutputWithPast(loss=loss / count.to(loss.device))
         output = self.llm.model(inputs_embeds=inputs_embeds, **rest, **kwargs)
@@ -210,14 +214,14 @@ class VLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
         prepare: Any = GenerationMixin.prepare_inputs_for_generation
         inputs: dict[str, Any] = prepare(self, *args, **kwargs)
         if not kwargs.get("is_first_iteration"):
-            # The images are in the cache by then.
+            # After the first step the cache holds the images.
             inputs.pop("pixel_values", None)
             inputs.pop("features", None)
             inputs.pop("kept", None)
         return inputs
 
     def train(self, mode: bool = True) -> VLM:
-        """As `nn.Module.train`, but the encoder stays in evaluation mode: it is frozen."""
+        """Set the mode as `nn.Module.train` does, but keep the frozen encoder in evaluation mode."""
         super().train(mode)
         if self.encoder is not None:
             self.encoder.eval()
