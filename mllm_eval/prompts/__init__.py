@@ -1,4 +1,4 @@
-"""Prompts: conversation templates as data, and the one place that renders them."""
+"""Render prompts and conversations from conversation templates, for training and evaluation alike."""
 
 from __future__ import annotations
 

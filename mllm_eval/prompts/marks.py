@@ -1,4 +1,4 @@
-"""Control marks that a question holds in its own words: `</s>`, `<|eot_id|>`, `[INST]`."""
+"""Find the text of control tokens, such as `</s>`, `<|eot_id|>` or `[INST]`, inside a question."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from typing import Any
 
 from mllm_eval.prompts.strings import IMAGE
 
-# What tokenizers call their control tokens. Narrower than all that stands in square brackets: `x[n]` and `[0,1]` are
-# mathematics.
+# The form of tokenizers' control tokens. Not all text in square brackets, since `x[n]` and `[0,1]` are mathematics.
 _MARK = re.compile(r"<[^\s<>]+>|\[/?g?[A-Z][A-Z_]+\d*\]|\[unused\d+\]")
 
 
 def may_hold_marks(text: str) -> bool:
-    """Whether a text holds what may be the control mark of some tokenizer, other than `<image>`."""
+    """Whether a text contains what may be a control token of some tokenizer, other than `<image>`."""
     return any(match.group() != IMAGE for match in _MARK.finditer(text))
 
 
 def marks_of(processor: Any) -> tuple[str, ...]:
-    """The control marks of a `transformers` processor, the longest first.
+    """Return the control tokens of a `transformers` processor as text, the longest first.
 
-    These are its tokenizer's special tokens, added tokens in brackets that its chat template writes, and the marks of
-    images and other media. A mark of one character is none: nothing could be put into it.
+    These are its tokenizer's special tokens, added tokens in brackets that occur in its chat template, and the tokens
+    of images and other media. Tokens of a single character are left out, because `unmarked` could not break them.
     """
     tokenizer = processor.tokenizer
     template = str(getattr(processor, "chat_template", None) or "")
@@ -36,7 +35,7 @@ def marks_of(processor: Any) -> tuple[str, ...]:
 
 
 def unmarked(text: str, marks: Collection[str]) -> str:
-    """The text with a space in each mark, before its last character, so that no tokenizer takes it for the mark."""
+    """Return the text with a space before each mark's last character, so that no tokenizer reads it as a token."""
     if not marks:
         return text
     pattern = re.compile("|".join(map(re.escape, marks)))

@@ -1,4 +1,4 @@
-"""The parts of a prompt or conversation that stands as one string, as `transformers` processors are given it."""
+"""Split a prompt or conversation given as one string, as `transformers` processors receive it, into its parts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from mllm_eval.prompts.strings import IMAGE, Part, template_named
 
 
 def parts_of(template: str, text: str, n_images: int | None = None) -> list[Part]:
-    """What `prompt_parts` gives of the prompt that stands in a string, and alike for whole conversations.
+    """Return the parts of a prompt or conversation that a template wrote as a string; inverse of `prompt_parts`.
 
-    The first `n_images` marks in the users' texts are images, by default all of them. What stands between the marks
-    of a turn is text, also where it holds some of these marks; a whole change of turns inside a text cannot be told
-    from one. A string without the template's form is taken as its writer has marked it.
+    The first `n_images` occurrences of `<image>` in the users' texts are images; by default all are. The text of a turn
+    counts as plain text, even if it contains control tokens. Only a complete change of turns inside a text is
+    ambiguous; it is read as a change of turns. In a string that does not follow the template, all control tokens count
+    as such.
     """
     turns = _turns(template_named(template), text)
     if turns is None:
@@ -33,9 +34,9 @@ def parts_of(template: str, text: str, n_images: int | None = None) -> list[Part
 
 
 def placed_parts(text: str, texts: dict[str, str]) -> list[Part]:
-    """The parts of a string that holds placeholders for `texts`: these are text, and every other mark the string's.
+    """Return the parts of a string in which the keys of `texts` are placeholders for their values.
 
-    Every image mark outside of the texts is an image.
+    The values are plain text. In the rest of the string, control tokens count as such, and every `<image>` is an image.
     """
     names = re.compile("|".join(map(re.escape, [IMAGE, *texts])))
     parts, at = [], 0
@@ -48,7 +49,10 @@ def placed_parts(text: str, texts: dict[str, str]) -> list[Part]:
 
 
 def _turns(chosen: Template, text: str) -> list[tuple[str, bool, bool]] | None:
-    """(text, whether the template wrote it, whether its image marks may be images) of a string; None without form."""
+    """Return (text, whether the template wrote it, whether its `<image>`s may be images) for each piece of a string.
+
+    Returns None for a string that does not follow the template.
+    """
     close = chosen.user_close + chosen.assistant_open
     turn = chosen.assistant_close + chosen.between + chosen.user_open
     begin = chosen.begin if text.startswith(chosen.begin) else ""

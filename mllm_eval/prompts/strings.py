@@ -1,4 +1,4 @@
-"""Prompts and conversations as strings, for training and evaluation alike."""
+"""Write prompts and conversations as strings or parts, for training and evaluation alike."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ IMAGE = "<image>"
 class Part:
     """A piece of a rendered prompt or conversation.
 
-    own: the template wrote it, so that its marks are control tokens; all else is text. image: an image stands here,
-    and the text is its mark. target: it is learnt.
+    own: the template wrote it, so control tokens in it count as such; other parts are plain text.
+    target: it is a training target. image: it stands for an image, and its text is `<image>`.
     """
 
     text: str
@@ -26,7 +26,7 @@ class Part:
 
 
 def template_named(name: str) -> Template:
-    """The template of that name; UserError with the nearest name otherwise."""
+    """Return the template with this name. Raises UserError, with the nearest known name, for an unknown one."""
     if name not in TEMPLATES:
         hint = f"{near(name, TEMPLATES)} Known: {', '.join(TEMPLATES)}"
         raise UserError(f"unknown conversation template '{name}'.{hint}")
@@ -34,21 +34,21 @@ def template_named(name: str) -> Template:
 
 
 def user_turn(text: str, n_images: int) -> str:
-    """The user's turn: one `<image>` line per image, then the text."""
+    """Return the user's turn: one `<image>` line per image, then the text."""
     return f"{IMAGE}\n" * n_images + text
 
 
 def render(template: str, user: str, n_images: int) -> str:
-    """The whole prompt up to the assistant's turn, images first.
+    """Return the whole prompt up to the assistant's turn, images first.
 
-    `user` is the text without `<image>` lines. The string holds the begin mark that the template writes; one that
-    belongs to the tokenizer is put in front where it is tokenised (`PromptTokens`).
+    `user` is the text without `<image>` lines. The string contains a begin token only if the template itself writes
+    it. A begin token that the tokenizer adds comes with tokenisation (`PromptTokens`).
     """
     return "".join(part.text for part in prompt_parts(template, user, n_images))
 
 
 def prompt_parts(template: str, user: str, n_images: int) -> list[Part]:
-    """What `render` gives, in parts: the first `n_images` marks are images."""
+    """Return the parts of `render`'s prompt; the first `n_images` occurrences of `<image>` are images."""
     chosen = template_named(template)
     turn = _with_images(user_turn(user, n_images), n_images)
     close = Part(chosen.user_close + chosen.assistant_open, True)
@@ -62,11 +62,16 @@ def conversation_parts(
     system: str | None = None,
     masked: Collection[int] = (),
 ) -> list[Part]:
-    """A conversation of (user, assistant) pairs in parts; the first `n_images` marks of the users' texts are images.
+    """Return the parts of a conversation of (user, assistant) pairs.
 
-    The parts before the first target are those of `prompt_parts` for the same user text. A target ends with the
-    mark that ends the assistant's turn, so that the model learns to stop. masked: numbers of turns, from 0, whose
-    answers are no targets.
+    The parts before the first target equal those of `prompt_parts` for the same user text. A target includes the token
+    that ends the assistant's turn, so that the model learns to stop.
+
+    Args:
+        turns: (user, assistant) pairs.
+        n_images: the first `n_images` occurrences of `<image>` in the users' texts are images.
+        system: the system message; by default the template's.
+        masked: indices of turns whose answers are no targets.
     """
     chosen = template_named(template)
     parts, left = _opening(chosen, system), n_images
@@ -85,10 +90,10 @@ def conversation_parts(
 
 
 def conversation(template: str, turns: list[tuple[str, str]], system: str | None = None) -> list[tuple[str, bool]]:
-    """A conversation as (text, is_target) segments; `turns` are (user, assistant) pairs.
+    """Return a conversation of (user, assistant) pairs as (text, is_target) segments.
 
-    The user's text holds its own `<image>` lines (see `user_turn`). Joined, the segments of a one-turn
-    conversation start with exactly `render` of the same user text.
+    The user's text contains its own `<image>` lines (see `user_turn`). The joined segments of a one-turn conversation
+    begin with exactly `render` of the same user text.
     """
     segments: list[tuple[str, bool]] = []
     for part in conversation_parts(template, turns, 0, system):

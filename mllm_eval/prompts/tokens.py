@@ -1,8 +1,8 @@
-"""Prompts and conversations as tokens, the same way in training and evaluation.
+"""Tokenise prompts and conversations, in the same way in training and evaluation.
 
-A rendered whole is cut at its images, and what stands between is tokenised in one go, as `tokenizer_image_token` of
-LLaVA and Cambrian-1 does. Only marks that the template wrote become control tokens: the tokenizer is copied with
-other names for its control tokens, and the template's marks are given by those names.
+A rendered text is split at its images, and each piece is tokenised at once, as `tokenizer_image_token` of LLaVA and
+Cambrian-1 does. Only control tokens that the template wrote become control tokens. To that end, the tokenizer is copied
+with its control tokens renamed, and only the template's text uses the new names.
 """
 
 from __future__ import annotations
@@ -16,24 +16,28 @@ from weakref import WeakKeyDictionary
 
 from mllm_eval.prompts.strings import IMAGE, Part, template_named
 
-# A code point that is no character; other names are chosen for a text that holds one all the same.
+# A noncharacter of Unicode, used in the new names. Names that occur in a text are avoided for that text.
 NAMED = "\ufdd0"
 Tokens = tuple[list[int], list[bool]]
-"""Ids, and which of them are learnt."""
+"""Token ids, and whether each is a training target."""
 
 _copies: WeakKeyDictionary[Any, dict[int, tuple[Any, dict[str, int]]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What stands between two images: its parts as (text, own, target), and whether it begins the whole."""
+    """The text before, between or after images: its parts as (text, own, target), and whether it is the first chunk."""
 
     parts: tuple[tuple[str, bool, bool], ...]
     first: bool
 
 
 class PromptTokens:
-    """The tokens of parts under a template; None is that of another tool, which writes its own begin mark."""
+    """Tokenises the parts of a prompt.
+
+    `template` decides whether the tokenizer's begin token is added. None means the template of another tool, which
+    writes its own begin token.
+    """
 
     def __init__(self, tokenizer: Any, template: str | None) -> None:
         self.tokenizer = tokenizer
@@ -42,7 +46,7 @@ class PromptTokens:
         self.begin: list[int] = [] if begin is None else [begin]
 
     def chunks(self, parts: Sequence[Part]) -> list[Chunk]:
-        """What stands before, between and behind the images: one more than there are images."""
+        """Return the chunks before, between and after the images, one more than there are images."""
         pieces: list[list[tuple[str, bool, bool]]] = [[]]
         for part in parts:
             if part.image:
@@ -52,7 +56,7 @@ class PromptTokens:
         return [Chunk(tuple(own), number == 0) for number, own in enumerate(pieces)]
 
     def encode(self, chunks: Sequence[Chunk]) -> list[Tokens]:
-        """The tokens of chunks, the tokenizer's begin token in front of a first one where the template wants it."""
+        """Return the tokens of chunks, with the begin token before a first chunk if the template requires it."""
         if getattr(self.tokenizer, "backend_tokenizer", None) is None:
             tokens = [self._plain(chunk) for chunk in chunks]
         else:
@@ -76,7 +80,7 @@ class PromptTokens:
         return tokens
 
     def _plain(self, chunk: Chunk) -> Tokens:
-        """By a tokenizer that is no fast one: parts one by one, an image's mark in a text taken apart."""
+        """Tokenise a chunk part by part, for slow tokenizers; the text `<image>` is split so that it is no token."""
         ids: list[int] = []
         targets: list[bool] = []
         for text, _, target in chunk.parts:
@@ -95,7 +99,7 @@ def _free_name(chunk: Chunk) -> int:
 
 
 def _spelt(chunk: Chunk, controls: dict[str, int], name: int) -> list[tuple[str, bool]]:
-    """Runs of (text, target), the template's marks by their other names."""
+    """Return runs of (text, target), with the control tokens in the template's own parts renamed."""
     marks = re.compile("|".join(map(re.escape, sorted(controls, key=len, reverse=True))) or "(?!)")
     runs: list[tuple[str, bool]] = []
     for text, own, target in chunk.parts:
@@ -114,7 +118,7 @@ def _learnt(copy: Any, runs: Sequence[tuple[str, bool]], encoded: Any) -> Tokens
         ends.append(length)
     offsets = encoded.offsets
     if any(start < end < stop for end in ends[:-1] for start, stop in offsets):
-        # A token over the end of a prompt: at evaluation, where nothing follows, there is none.
+        # A token spans the end of the prompt. As nothing follows the prompt in evaluation, runs are tokenised alone.
         ids: list[int] = []
         targets: list[bool] = []
         for text, target in runs:
@@ -135,12 +139,12 @@ def _named(token: int, name: int) -> str:
 
 
 def is_control(content: str, special: bool) -> bool:
-    """Whether an added token is a control mark: a special one, or one that is written in brackets."""
+    """Whether an added token is a control token: it is special, or written in brackets."""
     return special or re.fullmatch(r"<[^\s<>]+>|\[[^\s\[\]]+\]", content) is not None
 
 
 def _copy(tokenizer: Any, name: int) -> tuple[Any, dict[str, int]]:
-    """The tokenizer with other names for its control tokens, and these by their own names."""
+    """Return a cached copy of the tokenizer with renamed control tokens, and original name -> id of these."""
     known = _copies.setdefault(tokenizer, {})
     if name not in known:
         known[name] = _made(tokenizer, name)
