@@ -1,6 +1,6 @@
-"""Floating-point operations, counted from the shapes that yaml files state; no torch, no weights.
+"""Count floating-point operations from the shapes in yaml files, without torch or weights.
 
-The one count of them: a plan foretells with it, a run's cost is told by it, and progress is weighed by it.
+Plans, the cost of runs and progress bars all use this count.
 """
 
 from __future__ import annotations

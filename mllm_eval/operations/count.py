@@ -1,4 +1,4 @@
-"""Floating-point operations of training, encoding and asking; a multiplication and an addition are two."""
+"""Floating-point operations of encoding, training and evaluation; a multiply-add counts as two."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from mllm_eval.operations.shapes import EncoderShape, LlamaShape, ProjectorShape
 
 
 def encoding(encoder: EncoderShape, images: int) -> int:
-    """The encoder's forward pass over images: 2 a weight and patch, and attention among the patches.
+    """Return the operations of encoding images: 2 per weight and patch, plus attention among the patches.
 
-    Blocks behind the one that is read are not computed. The class token and norms are left out.
+    Blocks after the one whose output is used are not computed. Class token and norms are neglected.
     """
     blocks = (encoder.params - encoder.positions - encoder.patches) * encoder.read // encoder.depth
     image = 2 * (encoder.patches + blocks) * encoder.tokens
@@ -18,13 +18,13 @@ def encoding(encoder: EncoderShape, images: int) -> int:
 
 
 def projecting(projector: ProjectorShape, tokens: int) -> int:
-    """The projector's forward pass over visual tokens."""
+    """Return the operations of the projector's forward pass over image tokens."""
     return 2 * projector.params * tokens
 
 
 @dataclass(frozen=True)
 class Pass:
-    """The LLM's forward pass: products with weights, attention, and the words at the targets."""
+    """Operations of an LLM's forward pass: products with weights, attention, and the output layer at the targets."""
 
     matrices: int
     attention: int
@@ -35,20 +35,20 @@ class Pass:
         return self.matrices + self.attention + self.words
 
     def training(self, trained: bool) -> int:
-        """Forward and backward.
+        """Return the operations of forward and backward pass; `trained`: whether the LLM's weights are trained.
 
-        The backward pass takes twice the forward's products: one for the gradient of the input, one for that
-        of the weight, which a frozen matrix does without. Attention has no weights and always takes both.
+        The backward pass takes twice the forward's products: one for the gradient of the input and one for that of
+        the weight, which frozen matrices do not need. Attention has no weights and always takes both.
         """
         weights = self.matrices + self.words
         return self.forward + 2 * self.attention + weights * (2 if trained else 1)
 
 
 def passing(llm: LlamaShape, rows: int, tokens: int, targets: int, seen: int | None = None) -> Pass:
-    """A pass over `rows` rows of `tokens` positions each, that choose words at `targets` positions each.
+    """Return the operations of a pass over `rows` rows of `tokens` positions, with logits at `targets` of them.
 
-    Every position attends to `seen` positions (the row's own), the masked half counted as PaLM's appendix B
-    (arXiv 2204.02311) does.
+    Every position attends to `seen` positions (by default the row's `tokens`). The causally masked half is counted, as
+    in appendix B of PaLM (arXiv 2204.02311).
     """
     across = tokens if seen is None else seen
     return Pass(
@@ -60,8 +60,11 @@ def passing(llm: LlamaShape, rows: int, tokens: int, targets: int, seen: int | N
 
 @dataclass(frozen=True, slots=True)
 class Lessons:
-    """What a stage trains on: `rows` of `tokens` positions each, `image_tokens` of them an image's, and words learnt at
-    `targets` of them. `llm`: whether the LLM's own weights learn; `added`: parameters of LoRA, which learn instead."""
+    """The size of a training stage.
+
+    rows: number of rows. tokens, targets, image_tokens: positions, targets and image positions per row.
+    llm: whether the LLM's own weights are trained. added: number of LoRA parameters trained in their place.
+    """
 
     rows: int
     tokens: int
@@ -72,16 +75,20 @@ class Lessons:
 
 
 def learning(llm: LlamaShape, projector: ProjectorShape, lessons: Lessons) -> int:
-    """Forward and backward passes of a stage; recomputation is not counted."""
+    """Return the operations of a stage's forward and backward passes, without recomputation (checkpointing)."""
     flops = passing(llm, lessons.rows, lessons.tokens, lessons.targets).training(lessons.llm)
-    # The projector's features want no gradient of their own, its weights do.
+    # Three products per weight: forward, and the gradients of weight and input. The first layer's input needs none,
+    # which is neglected.
     flops += 3 * projecting(projector, lessons.rows * lessons.image_tokens)
     return flops + 6 * lessons.added * lessons.rows * lessons.tokens
 
 
 @dataclass(frozen=True)
 class Asking:
-    """Work of answering one benchmark: images encoded once each, prefixes computed once an image, the rest."""
+    """Operations for answering one benchmark: `encoder`, `prompt` (prefill) and `answer` (decoding).
+
+    steps: number of decoding steps after the first token, over all questions.
+    """
 
     encoder: int
     prompt: int
@@ -95,8 +102,11 @@ class Asking:
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """`count` questions on `images`, which take `image_tokens` positions each; `text` tokens stand behind the image,
-    and `answer` tokens are answered."""
+    """The size of a benchmark.
+
+    count: number of questions. images: number of distinct images. image_tokens: positions per image.
+    text: tokens of a prompt after the image. answer: tokens per answer.
+    """
 
     count: int
     images: int
@@ -108,10 +118,9 @@ class Questions:
 def asking(
     llm: LlamaShape, projector: ProjectorShape, encoder: EncoderShape, asked: Questions, shared: bool = True
 ) -> Asking:
-    """Answering questions.
+    """Return the operations for answering questions.
 
-    With `shared` (this project's engine), an image is encoded, and its tokens prefilled, once; without, once
-    for each question, as a plain loop does it.
+    With `shared`, as in this project's engine, each image is encoded and prefilled once; otherwise once per question.
     """
     times = asked.images if shared else asked.count
     steps, before = max(0, asked.answer - 1), asked.image_tokens + asked.text

@@ -1,4 +1,4 @@
-"""The shapes that operations are counted by: LLaMA, projector, encoder."""
+"""The shapes of LLaMA, projector and encoder from which operations are counted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from mllm_eval.errors import UserError, near
 
 @dataclass(frozen=True)
 class LlamaShape:
-    """A LLaMA: `attention` and `keys` are the widths of all queries and of all keys (values likewise)."""
+    """The shape of a LLaMA.
+
+    attention: width of all query heads together. keys: width of all key heads together, equal to that of the values.
+    hidden: width of the MLP. tied: whether input and output embeddings share weights.
+    """
 
     params: int
     vocab: int
@@ -29,18 +33,18 @@ class LlamaShape:
 
     @property
     def block(self) -> int:
-        """Parameters of a block's matrices."""
+        """Number of parameters of a block's matrices."""
         return 2 * self.width * self.attention + 2 * self.width * self.keys + 3 * self.width * self.hidden
 
     @property
     def largest(self) -> int:
-        """Parameters of the largest module that ZeRO-3 gathers whole: a block, or the words."""
+        """Number of parameters of the largest module that ZeRO-3 gathers whole: a block or the embedding."""
         return max(self.block, self.vocab * self.width)
 
 
 @dataclass(frozen=True)
 class ProjectorShape:
-    """`inner` linear layers from `width` features to `out`, GELU between them."""
+    """A projector of `layers` linear layers, from `width` to `out`, with GELU between them."""
 
     width: int
     out: int
@@ -53,10 +57,10 @@ class ProjectorShape:
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """A vision transformer at the resolution it is used at.
+    """The shape of a vision transformer at the resolution at which it is used.
 
-    `positions`: weights that no product uses. `patches`: those that make tokens of patches. `read`: blocks
-    up to the one that is read; no other is computed.
+    grid: patches per side. positions: parameters of position embeddings, which no product uses.
+    patches: parameters of the patch embedding. read: number of blocks up to the one whose output is used.
     """
 
     params: int
@@ -69,14 +73,14 @@ class EncoderShape:
 
     @property
     def tokens(self) -> int:
-        """Patches of an image."""
+        """Number of patches of an image."""
         return self.grid * self.grid
 
 
 def llama_shape(llm: LLM) -> LlamaShape:
-    """The shape of an LLM, from its yaml, or from its config where the weights are here.
+    """Return the shape of an LLM from its yaml, or from its config if its weights are on this machine.
 
-    Raises UserError where neither says it, and where the weights are another architecture's.
+    Raises UserError where neither states it, and where the weights are of another architecture.
     """
     stated, folder = llm.architecture, llm.weights.folder()
     here = folder is not None and (folder.is_file() if is_gguf(folder) else (folder / "config.json").is_file())
@@ -111,10 +115,10 @@ def llama_shape(llm: LLM) -> LlamaShape:
 
 
 def llama_by_size(llm: LLM) -> LlamaShape:
-    """A LLaMA of an LLM's params, width, depth and vocabulary, for counting where nothing says more of its shape.
+    """Return an approximate shape from an LLM's parameter count, width, depth and vocabulary alone.
 
-    Keys are as wide as queries, and what the words leave of the parameters is the MLP's: products with weights are
-    the same however the weights are split, and attention hangs on the width alone.
+    Keys are assumed as wide as queries, and all remaining parameters are counted as the MLP's. This leaves the count of
+    operations right, because it depends only on the number of weights and on the width of attention.
     """
     words = llm.vocab * llm.width
     blocks = max(0, llm.params - 2 * words - llm.width) // llm.depth
@@ -123,7 +127,7 @@ def llama_by_size(llm: LLM) -> LlamaShape:
 
 
 def known_llama_shape(llm: LLM) -> LlamaShape:
-    """`llama_shape`, or where its yaml has no `architecture` and its weights are elsewhere, `llama_by_size`."""
+    """Return `llama_shape`, or `llama_by_size` where neither yaml nor weights tell the shape."""
     try:
         return llama_shape(llm)
     except UserError:
@@ -131,12 +135,12 @@ def known_llama_shape(llm: LLM) -> LlamaShape:
 
 
 def added_parameters(stage: Stage, llm: LlamaShape) -> int | None:
-    """What LoRA adds to the LLM and trains in its stead; None without LoRA."""
+    """Return the number of LoRA parameters that a stage trains in place of the LLM; None without LoRA."""
     return None if stage.lora is None else lora_parameters(llm, stage.lora.r, stage.lora.targets)
 
 
 def matrices(llm: LlamaShape) -> dict[str, tuple[int, int]]:
-    """Width of the input and of the output of each matrix of a block, by transformers' names."""
+    """Return (input width, output width) of each matrix of a block, by transformers' names."""
     return {
         "q_proj": (llm.width, llm.attention),
         "k_proj": (llm.width, llm.keys),
@@ -149,13 +153,13 @@ def matrices(llm: LlamaShape) -> dict[str, tuple[int, int]]:
 
 
 def lora_parameters(llm: LlamaShape, rank: int, targets: str | Sequence[str]) -> int:
-    """Parameters that LoRA (arXiv 2106.09685) adds: rank x (in + out) for each matrix it is put on, all blocks.
+    """Return the number of parameters that LoRA (arXiv 2106.09685) adds: rank x (in + out) per matrix, in all blocks.
 
-    `targets` are peft's names of the matrices, or `all-linear`. Raises UserError for an unknown one.
+    `targets` are peft's names of the matrices, or `all-linear`. Raises UserError for an unknown name.
     """
     sizes = {name: sum(matrix) for name, matrix in matrices(llm).items()}
     chosen = list(sizes) if targets == "all-linear" else [targets] if isinstance(targets, str) else list(targets)
-    # Of the whole model there is one; tied to the embedding it takes no adapter.
+    # The output layer exists once per model; if it is tied to the embedding, it can have no adapter.
     once = {} if llm.tied else {"lm_head": llm.width + llm.vocab}
     for name in chosen:
         if name not in sizes and name not in once:
@@ -165,7 +169,7 @@ def lora_parameters(llm: LlamaShape, rank: int, targets: str | Sequence[str]) ->
 
 
 def projector_shape(encoder: Encoder, recipe: Recipe, llm: LLM) -> ProjectorShape:
-    """The shape of a recipe's projector. Raises UserError for an unknown kind."""
+    """Return the shape of a recipe's projector. Raises UserError for an unknown type."""
     match = re.fullmatch(r"mlp([1-9])x_gelu", recipe.projector)
     if match is None and recipe.projector != "linear":
         raise UserError(f"recipe {recipe.name}: projector: {recipe.projector!r} is unknown; use mlp2x_gelu or linear")
@@ -173,9 +177,9 @@ def projector_shape(encoder: Encoder, recipe: Recipe, llm: LLM) -> ProjectorShap
 
 
 def encoder_shape(encoder: Encoder) -> EncoderShape:
-    """The shape of an encoder at the size of its preprocessing.
+    """Return the shape of an encoder at its preprocessing's image size.
 
-    A network without patches is reckoned as if each of its weights met every cell of its grid.
+    A network without patches is counted as if each of its weights were applied at every cell of its grid.
     """
     grid, patch, native = encoder.grid, encoder.patch or 0, encoder.native_grid
     layer, shape = encoder.feature_layer, encoder.architecture
@@ -192,5 +196,5 @@ def encoder_shape(encoder: Encoder) -> EncoderShape:
 
 
 def square(tokens: int) -> int:
-    """Edge of a square token budget."""
+    """Return the edge length of a square grid of `tokens` tokens."""
     return math.isqrt(tokens)
