@@ -1,4 +1,4 @@
-"""Runs, and what else has a folder under results/runs."""
+"""Runs, external models and imported answers, each with a folder under results/runs."""
 
 from __future__ import annotations
 

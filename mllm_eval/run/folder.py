@@ -1,4 +1,4 @@
-"""What a run and an external model have in common: a hash, a name, and a folder under results/runs with its files."""
+"""The common part of runs and external models: a hash, a name, and a folder under results/runs with its files."""
 
 from __future__ import annotations
 
@@ -17,37 +17,40 @@ from mllm_eval.storage import read_json, results_home, write_atomic, write_json
 
 @dataclass(frozen=True, slots=True)
 class _KeptSummary:
-    """A summary's content, and the file's inode, size and time of change when it was read."""
+    """A cached summary, with the file's inode, size and modification time (ns) when it was read."""
 
     state: tuple[int, int, int]
     content: Any
 
 
 class RunFolder:
-    """What has a hash, a name and a folder under results/runs: a run, or an external model, which is asked as it is
-    (`mllm_eval.external`) or whose answers were brought (`mllm_eval.imported`)."""
+    """Base of everything with a hash, a name and a folder under results/runs.
+
+    Subclasses are runs, external models that are evaluated unchanged (`mllm_eval.external`), and answers that were
+    made elsewhere (`mllm_eval.imported`).
+    """
 
     config_width = 80
-    """Letters of a line of config.yaml."""
+    """Maximum line length of config.yaml."""
 
     @property
     def hash(self) -> str:
-        """12 hex digits of everything that can change a result."""
+        """12 hex digits of a hash of everything that can change a result."""
         raise NotImplementedError
 
     @property
     def name(self) -> str:
-        """For people: the stem and the hash."""
+        """The name for display: the stem and the hash."""
         return f"{self.stem}-{self.hash}"
 
     @property
     def data(self) -> str:
-        """The data pin of the benchmarks that are asked."""
+        """The data pin of its benchmarks."""
         raise NotImplementedError
 
     @property
     def heading(self) -> str:
-        """Over its own table; `stem` names the table's files."""
+        """The heading of its own table; `stem` names the table's files."""
         raise NotImplementedError
 
     @property
@@ -55,22 +58,22 @@ class RunFolder:
         raise NotImplementedError
 
     def config(self) -> dict[str, Any]:
-        """What config.yaml says, as plain data."""
+        """Return the content of config.yaml as plain data."""
         raise NotImplementedError
 
     def write_config(self) -> None:
-        """Write config.yaml, from which the folder can be told, unless it is there and whole."""
+        """Write config.yaml, which identifies the folder, unless it already has this content."""
         text = yaml.safe_dump(self.config(), sort_keys=False, allow_unicode=True, width=self.config_width)
         path = self.folder / "config.yaml"
         if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
             write_atomic(path, text)
 
     def noted(self) -> dict[str, Any]:
-        """What manifest.json says beside name, hash and environments."""
+        """Return further fields of manifest.json, besides name, hash and sessions."""
         return {}
 
     def note_session(self) -> None:
-        """Write manifest.json, or add a session to it if the environment is not that of the last one."""
+        """Write manifest.json, adding a session if the environment differs from the last session's."""
         sessions, now = list(self.manifest().get("sessions", [])), describe()
         if sessions and {**sessions[-1], "time": ""} == {**now, "time": ""}:
             return
@@ -78,7 +81,7 @@ class RunFolder:
         write_json(self.folder / "manifest.json", manifest)
 
     def manifest(self) -> dict[str, Any]:
-        """What manifest.json says; empty where there is none, or a crash left half of one."""
+        """Return the content of manifest.json; empty where it is missing or damaged."""
         return read_manifest(self.folder)
 
     @property
@@ -102,7 +105,7 @@ class RunFolder:
         return self.folder / "scores" / f"{stem(benchmark, variant)}.{rules}.json"
 
     def read_summary(self, path: Path) -> Any:
-        """What a summary of this run's scores says; read once, and again where the file was replaced since.
+        """Return the content of a summary of this run's scores, cached until the file changes.
 
         Raises UserError as `read_json` does.
         """
@@ -122,7 +125,7 @@ class RunFolder:
 
 
 class External(RunFolder):
-    """What was not trained here: a row of its own name (`label`), asked about the data of a pin (`data_pin`)."""
+    """A row that was not trained here, with a name (`label`), evaluated on the data of a pin (`data_pin`)."""
 
     label: str
     data_pin: str
@@ -137,7 +140,7 @@ class External(RunFolder):
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What manifest.json of a run's folder says; empty where there is none, or a crash left half of one."""
+    """Return the content of a folder's manifest.json; empty where it is missing or damaged."""
     try:
         manifest = read_json(folder / "manifest.json")
     except UserError:

@@ -15,7 +15,7 @@ from mllm_eval.storage import write_json
 
 
 class RunConfig(Strict):
-    """What config.yaml of a run's folder holds: everything its hash is made of, and what was assumed."""
+    """The content of a run's config.yaml: everything that its hash covers, and the recipe's assumptions."""
 
     encoder: Encoder
     recipe: Recipe
@@ -26,9 +26,10 @@ class RunConfig(Strict):
 
 @dataclass(frozen=True)
 class Run(RunFolder):
-    """What is trained and evaluated, and where its files are.
+    """A combination of encoder, recipe, LLM and seed that is trained and evaluated, and the paths of its files.
 
-    `weights` (digests of the encoder's and the LLM's weights) is worked out from the files unless given.
+    `weights` holds digests of the encoder's and the LLM's weights (and of a tokenizer given separately). By default it
+    is computed from the files.
     """
 
     encoder: Encoder
@@ -52,7 +53,7 @@ class Run(RunFolder):
         llm: Given | LLM | None = None,
         seed: int | None = None,
     ) -> Run:
-        """The run of these names, files or objects; the recipe says the LLM and the seed unless they are given.
+        """Return the run of these names, files or objects; LLM and seed default to the recipe's.
 
         Raises:
             UserError: an unknown name (with the nearest known one), a yaml with a mistake, missing weights.
@@ -67,16 +68,16 @@ class Run(RunFolder):
 
     @classmethod
     def load(cls, folder: Path) -> Run:
-        """The run of a folder that `prepare` has written.
+        """Return the run of a folder that `prepare` has written.
 
         Raises:
-            UserError: no config.yaml, a mistake in it, or one that is not what the folder's name says.
+            UserError: no config.yaml, a mistake in it, or a hash that is not the folder's name.
         """
         return cls.of_config(load(folder / "config.yaml", RunConfig), folder)
 
     @classmethod
     def of_config(cls, config: RunConfig, folder: Path) -> Run:
-        """The run that a folder's config.yaml describes. Raises UserError where the folder has another's name."""
+        """Return the run of a config. Raises UserError where its hash is not the folder's name."""
         run = cls(config.encoder, config.recipe, config.llm, config.seed, config.weights)
         run.refuse_earlier_tokens(folder)
         if run.hash != folder.name:
@@ -87,7 +88,7 @@ class Run(RunFolder):
         return run
 
     def identity(self) -> dict[str, Any]:
-        """Everything that can change a result of this run; `hash` is made of it."""
+        """Return everything that can change a result of this run; `hash` is computed from it."""
         return {
             "encoder": self.encoder.identity(),
             "recipe": self.recipe.identity(),
@@ -98,11 +99,11 @@ class Run(RunFolder):
 
     @cached_property
     def hash(self) -> str:
-        """12 hex digits."""
+        """12 hex digits of the hash of `identity`."""
         return short_hash(self.identity())
 
     def earlier_hashes(self) -> list[str]:
-        """The hashes that this run had while its template's prompts became other tokens, the latest first."""
+        """Return this run's hashes under earlier versions that tokenised its template differently, latest first."""
         own = self.identity()
         recipe = {key: value for key, value in own["recipe"].items() if key != "template_tokens"}
         versions = range(own["recipe"].get("template_tokens", 1) - 1, 0, -1)
@@ -110,11 +111,11 @@ class Run(RunFolder):
         return [short_hash({**own, "recipe": {**recipe, **mark}}) for mark in marks]
 
     def earlier_here(self) -> list[str]:
-        """Those of them that have a folder."""
+        """Return those of `earlier_hashes` that have a folder."""
         return [one for one in self.earlier_hashes() if self.folder.with_name(one).is_dir()]
 
     def refuse_earlier_tokens(self, folder: Path) -> None:
-        """Raises UserError where a folder holds this run as it was trained on other tokens of its template."""
+        """Raise UserError where a folder holds this run as an earlier version trained it, on other template tokens."""
         if folder.name in self.earlier_hashes():
             raise UserError(
                 f"{folder / 'config.yaml'}: an earlier version trained it on other tokens of the template "
@@ -136,9 +137,9 @@ class Run(RunFolder):
         return self.recipe.data
 
     def prepare(self) -> None:
-        """Write config.yaml, and manifest.json with the versions, the git state and the machine.
+        """Write config.yaml, and manifest.json with software versions, git state and hardware.
 
-        A folder that a crash left half-written is mended.
+        Files that a crash left incomplete are rewritten.
         """
         self.write_config()
         self.note_session()
@@ -146,7 +147,7 @@ class Run(RunFolder):
     config_width = 110
 
     def config(self) -> dict[str, Any]:
-        """Encoder, recipe, LLM, seed and the digests of the weights."""
+        """Return encoder, recipe, LLM, seed and the digests of the weights as plain data."""
         return {
             "encoder": self.encoder.model_dump(mode="json"),
             "recipe": self.recipe.model_dump(mode="json"),
@@ -156,7 +157,7 @@ class Run(RunFolder):
         }
 
     def noted(self) -> dict[str, Any]:
-        """The recipe's hash and what it assumes, the seed, and what was trained on where that was noted."""
+        """Return the recipe's hash and assumptions, the seed, and the recorded training data if there are any."""
         held = self.manifest()
         return {
             "recipe_hash": self.recipe.hash,
@@ -167,6 +168,6 @@ class Run(RunFolder):
         }
 
     def note_training_data(self, files: dict[str, dict[str, Any]]) -> None:
-        """Add to manifest.json what the run is trained on: file of the recipe -> size and SHA-256."""
+        """Record the training data in manifest.json: the recipe's name of each file -> size in bytes and SHA-256."""
         self.note_session()
         write_json(self.folder / "manifest.json", {**self.manifest(), "trained_on": files})
