@@ -1,5 +1,4 @@
-"""Runs, external models and published rows: what tables are made of. Reads files only; computes nothing but
-categories and AVG."""
+"""Read runs, external models and published rows for tables. Only category means and AVG are computed here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results of alignment as values: what `mllm-eval align` writes, and what tables and the report read."""
+"""Results of `mllm-eval align` as data classes, as tables and the report read them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ RESULT = "alignment.json"
 
 @dataclass(frozen=True, slots=True)
 class Null:
-    """Maxima of shuffled captions: their mean, their 95th percentile, and p of the observed one."""
+    """The null distribution of the maximum score, from permuted captions.
+
+    mean, high: its mean and 95th percentile. p: p-value of the observed score. permutations: their number.
+    """
 
     mean: float
     high: float
@@ -24,24 +27,26 @@ class Null:
     permutations: int
 
     def calibrated(self, score: float) -> float:
-        """0 where chance is, 1 for the same neighbours everywhere."""
+        """Rescale a score so that chance is 0 and identical neighbours are 1: (score - mean) / (1 - mean)."""
         return (score - self.mean) / (1 - self.mean)
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """What was measured of an encoder and a language model.
+    """The alignment of an encoder with a language model.
 
     Attributes:
-        scores: of every pair of layers, [blocks, LLM layers]; `layer`, `llm_layer` count from 1 and from 0 (embedding).
-        score: the largest of them.
-        interval: 95 % limits of the best pair's value, by a bootstrap over pictures; None for metrics that are no mean.
-        null: of the maximum; None where no permutation was asked for, and for other metrics than mutual k-NN.
-        calibrated: score with chance at 0.
-        pairs, failed: pictures compared, and rows left out with the reason.
-        llm_base: the LLM that stage 2 of a run changed into this one; empty for an LLM as it is released.
-        data, pictures, weights: the pin, a hash of what was compared, and the digest of the encoder's weights.
-        by_picture: the best pair's value of each picture, in order; None where `interval` is.
+        scores: of every pair of layers, [blocks, LLM layers].
+        score: the largest of `scores`.
+        layer, llm_layer: the pair of layers with the largest score, counted from 1 and from 0 (embedding).
+        interval: 95 % confidence interval of that pair's score, by a bootstrap over images; None for metrics that are
+            no mean over images.
+        null: null distribution of `score`; None without permutations, and for other metrics than mutual k-NN.
+        calibrated: the score rescaled so that chance is 0 (`Null.calibrated`).
+        pairs: number of compared images. failed: the rows that were left out, with reasons.
+        llm_base: the LLM from which a run trained this one; empty for a released LLM.
+        data: the data pin. pictures: a hash of the compared data. weights: digest of the encoder's weights.
+        by_picture: each image's contribution to the best pair's score, in order; None if `interval` is None.
     """
 
     encoder: str
@@ -67,17 +72,17 @@ class Aligned:
     by_picture: list[float] | None = None
 
     def row(self) -> dict[str, Any]:
-        """All of it but the grid of scores and what each picture adds, as plain data."""
+        """Return all fields except `scores` and `by_picture` as plain data."""
         return {name: value for name, value in asdict(self).items() if name not in ("scores", "by_picture")}
 
 
 def alignments_home() -> Path:
-    """The folder of all results of alignment."""
+    """Return the folder of all alignment results."""
     return results_home() / "alignment"
 
 
 def read_aligned(path: Path) -> Aligned:
-    """The result in a file. Raises UserError where it is missing, damaged or of another form."""
+    """Return the result in a file. Raises UserError where it is missing, damaged or of another format."""
     try:
         return TypeAdapter(Aligned).validate_python(read_json(path))
     except ValidationError as problem:
@@ -87,7 +92,7 @@ def read_aligned(path: Path) -> Aligned:
 
 
 def saved_alignments() -> list[Aligned]:
-    """Every readable result that says which weights it is of, by encoder, then the smallest LLM first."""
+    """Return every readable result that names the encoder's weights, sorted by encoder and the LLM's size."""
     alignments = []
     for path in sorted(alignments_home().glob(f"*/{RESULT}")):
         try:

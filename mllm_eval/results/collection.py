@@ -1,4 +1,4 @@
-"""All runs and external models under results/runs as records."""
+"""The records of all runs and external models under results/runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mllm_eval.saved import SavedRuns, read_all_saved
 
 
 class Records:
-    """All of results/runs as records: `trained` are an encoder's runs, `every` these and the external models."""
+    """All records of results/runs: `trained` are the runs of encoders, `every` also includes external models."""
 
     def __init__(self, saved: SavedRuns) -> None:
         self.saved = saved
@@ -19,22 +19,22 @@ class Records:
 
     @property
     def notes(self) -> list[str]:
-        """A sentence for each folder whose run can't be told any more."""
+        """A sentence for each folder whose run can no longer be identified."""
         return self.saved.notes
 
     def find(self, name: str) -> RunRecord:
-        """The record of a name, as `SavedRuns.find` finds it. Raises UserError as that does."""
+        """Return the record that `SavedRuns.find` finds by a name. Raises UserError as it does."""
         run = self.saved.find(name)
         return next(record for record in self.every if record.run is run)
 
 
 def read_records() -> Records:
-    """Everything under results/runs; of each folder the config is read, the rest when it is asked for."""
+    """Return the records of results/runs. Only the configs are read; other files are read at first use."""
     return Records(read_all_saved())
 
 
 def hold_to_known_rules(records: Iterable[RunRecord], rules: str) -> None:
-    """UserError, with the nearest name, for a rule set that none of these has scores of, where any has some."""
+    """Raise UserError, with the nearest name, if none of these records has scores by `rules` but some have others."""
     chosen = list(records)
     if any(record.scored_by(rules) for record in chosen):
         return

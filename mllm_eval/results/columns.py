@@ -1,4 +1,4 @@
-"""The columns of the tables (configs/reference/columns.yaml) and the arithmetic of categories and AVG."""
+"""The columns of the tables (configs/reference/columns.yaml), and the means for categories and AVG."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ AVERAGE = "avg"
 
 
 class Named(Strict):
-    """A column's heading, its names in the published csv files, which end is better, and its digits where they are
-    not the table's."""
+    """A column of the tables.
+
+    title: its heading. csv: its names in published csv files. better: whether high or low values are better.
+    decimals: printed digits after the point, if not the table's default.
+    """
 
     title: str
     csv: list[str]
@@ -29,17 +32,18 @@ class Named(Strict):
 
 
 class Stratum(Strict):
-    """Where a stratum is read from in a score line that names none: a field, by a pattern's first group."""
+    """How to get the stratum of a score line that names none: the first group of `pattern` in `field`."""
 
     field: Literal["group", "id", "cluster"]
     pattern: str
 
 
 class CountedAs(Strict):
-    """Published tables whose numbers are counted otherwise than their heading says, as far as one can tell.
+    """Published tables that appear to use another metric than their heading says.
 
-    variant: of the benchmark, which asks the same and reports the number that they fit. files: names or patterns of
-    tables of configs/reference. known, inferred: the footnote: what is known of them, and what is concluded from it.
+    variant: the benchmark's variant with the same questions whose metric matches their numbers.
+    files: names or patterns of tables in configs/reference.
+    known, inferred: text of the footnote: known facts about the numbers, and the conclusion from them.
     """
 
     variant: str
@@ -49,8 +53,10 @@ class CountedAs(Strict):
 
 
 class BenchmarkColumn(Named):
-    """A benchmark's column: `percent` takes its value to the scale of 0 to 100; `published` are tables that hold
-    another number under its heading."""
+    """A benchmark's column.
+
+    percent: factor that scales its value to 0 to 100. published: tables with another metric under its heading.
+    """
 
     category: str
     percent: float = 1.0
@@ -61,7 +67,7 @@ class BenchmarkColumn(Named):
 
 
 class Columns(Strict):
-    """All columns, in the paper's order."""
+    """All columns of the tables, in the paper's order."""
 
     categories: dict[str, Named]
     average: Named
@@ -70,7 +76,7 @@ class Columns(Strict):
     facts: dict[str, Named]
 
     def named(self) -> dict[str, Named]:
-        """Key -> column, AVG first, then categories, benchmarks, classic vision, facts of the encoder."""
+        """Return key -> column: AVG, then categories, benchmarks, classic vision tasks and facts of the encoder."""
         return {
             AVERAGE: self.average,
             **self.categories,
@@ -80,15 +86,15 @@ class Columns(Strict):
         }
 
     def members(self, category: str) -> list[str]:
-        """The benchmarks of a category; all for AVG."""
+        """Return the benchmarks of a category; all for AVG."""
         return [k for k, b in self.benchmarks.items() if category in (AVERAGE, b.category)]
 
     def means_with(self, benchmark: str) -> list[str]:
-        """AVG and the category that a benchmark is part of."""
+        """Return the means that a benchmark is part of: AVG and its category."""
         return [AVERAGE, self.benchmarks[benchmark].category]
 
     def counted_as(self, file: str | Path) -> dict[str, CountedAs]:
-        """Benchmark -> how the rows of a published table count it, where that is not what its heading says."""
+        """Return benchmark -> the metric of a published table, where it is not the one that its heading says."""
         name = Path(file).name
         return {
             key: one
@@ -98,15 +104,15 @@ class Columns(Strict):
         }
 
     def percent(self, benchmark: str) -> float:
-        """What a value of the benchmark is multiplied by to lie between 0 and 100; 1 for one unknown here."""
+        """Return the factor that scales a benchmark's value to 0 to 100; 1 for an unknown benchmark."""
         return self.benchmarks[benchmark].percent if benchmark in self.benchmarks else 1.0
 
     def means(self, values: Mapping[str, float]) -> dict[str, float]:
-        """AVG and the categories of benchmark values as the paper counts them.
+        """Return AVG and category means of benchmark values as the paper computes them, on the scale of 0 to 100.
 
-        A category is the mean of its four benchmarks, AVG that of all sixteen, with MME perception divided
-        by 20 (Cambrian-1, arXiv 2406.16860). A mean with a missing or nan member is left out: it would be
-        another quantity under the same name.
+        A category is the mean of its four benchmarks, AVG the mean of all sixteen, with MME perception divided by 20
+        (Cambrian-1, arXiv 2406.16860). A mean with a missing or NaN member is left out, as it would be another
+        quantity under the same name.
         """
         means: dict[str, float] = {}
         for mean in (AVERAGE, *self.categories):
@@ -119,10 +125,13 @@ class Columns(Strict):
 def strata(
     benchmark: str, named: Sequence[str | None], fields: Mapping[str, Sequence[str]], every: bool = False
 ) -> list[str | None]:
-    """[N] the stratum of each sample of a benchmark: as `named`, or else where its column's yaml reads it from.
+    """Return the stratum of each sample of a benchmark [N].
 
-    `fields`: id, group and cluster of the samples. A stratum that the value does not count is None, unless `every`
-    one is wanted, as by a variant that counts more of them.
+    Args:
+        named: the samples' strata as recorded with their scores. If all are None, strata are read from `fields`, as
+            the benchmark's column in columns.yaml states.
+        fields: id, group and cluster of the samples.
+        every: keep all strata; by default, strata that the benchmark's value does not count become None.
     """
     column = columns().benchmarks.get(benchmark)
     of_samples = list(named)
@@ -137,5 +146,5 @@ def strata(
 
 @cache
 def columns() -> Columns:
-    """The columns that this installation knows."""
+    """Return the columns of the installed columns.yaml, cached."""
     return load(SHIPPED / "configs" / "reference" / "columns.yaml", Columns)

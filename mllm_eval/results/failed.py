@@ -1,4 +1,4 @@
-"""Samples without an answer: which they are and why, and how many a benchmark's number may lack."""
+"""List failed samples with their reasons, and limit how many of a benchmark's samples may have failed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mllm_eval.catalog.variant import parse_stem
 from mllm_eval.errors import UserError
 
 VARIABLE = "MLLM_EVAL_FAILED"
-# Of a benchmark's samples; with more, its number is one of other questions.
+# Allowed share of failed samples. With more, the score would describe another set of questions.
 SHARE = 0.001
 
 
 class Failed(NamedTuple):
-    """A sample that has no answer."""
+    """A sample without an answer, and the reason."""
 
     benchmark: str
     variant: str
@@ -26,7 +26,10 @@ class Failed(NamedTuple):
 
 
 def failed_samples(answers: Path) -> Iterator[Failed]:
-    """Those of a run's folder of finished answers, by file. Raises UserError for a line that is no answer."""
+    """Yield the failed samples in a run's folder of finished answers, sorted by file.
+
+    Raises UserError for a line that is no answer.
+    """
     for path in sorted(answers.glob("*.jsonl")):
         benchmark, variant = parse_stem(path.stem)
         for one in read_answers(path):
@@ -35,9 +38,9 @@ def failed_samples(answers: Path) -> Iterator[Failed]:
 
 
 def allowed_share() -> float:
-    """The share of a benchmark's samples that may have failed: $MLLM_EVAL_FAILED, such as `0.5%` or 0.005, else 0.1 %.
+    """Return the share, in [0, 1], of a benchmark's samples that may have failed.
 
-    Raises UserError for what is no share.
+    This is $MLLM_EVAL_FAILED, e.g. `0.5%` or `0.005`; by default 0.001. Raises UserError for another value.
     """
     said = os.environ.get(VARIABLE, "").strip()
     if not said:
@@ -52,6 +55,6 @@ def allowed_share() -> float:
 
 
 def too_many_failed(summary: Mapping[str, Any]) -> int:
-    """How many samples of a summary failed, where that is more than may; else 0."""
+    """Return the number of a summary's failed samples if it exceeds the allowed share; else 0."""
     failed, n = int(summary["n_failed"]), int(summary["n"])
     return failed if failed > allowed_share() * n else 0

@@ -1,4 +1,4 @@
-"""Results of probes on disk: results/probes/<hash>/result.json, and beside it what each image adds (images.npz)."""
+"""Probe results on disk: results/probes/<hash>/result.json, with per-image results in images.npz next to it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ from mllm_eval.storage import read_json, results_home
 
 RESULT, IMAGES = "result.json", "images.npz"
 SCALE = {"top1": 100.0, "miou": 100.0, "rmse": 1.0}
-# The most that a value can be, where that is known.
+# The largest possible value of each metric; None where it is unbounded.
 TOP = {"top1": 100.0, "miou": 100.0, "rmse": None}
 
 
 class Reading(Strict):
-    """What was read of some layers: the value with its 95 % interval, what was chosen, and further numbers."""
+    """The result for one set of layers.
+
+    value, low, high: the metric and its 95 % confidence interval. chosen: selected hyperparameters.
+    further: other metrics.
+    """
 
     layers: list[int]
     value: float | None
@@ -34,10 +38,12 @@ class Reading(Strict):
 
 
 class Probed(Strict):
-    """A probe of an encoder. `asked` is what was asked for of its layers; `selection` says how a head was chosen.
+    """The result of a probe of an encoder.
 
-    n counts the test images, n_failed those among them without a number, which `failed` names; `left_out` names
-    training images that could not be used.
+    asked: the requested layers. selection: how heads were selected. beside: data pin of the runs that it belongs to.
+    n: number of test images. n_failed: those among them without a result; `failed` names them with reasons.
+    n_train: number of training images. n_left_out: training images that could not be used; `left_out` names them.
+    seconds, cpu_seconds: wall-clock and CPU time.
     """
 
     encoder: str
@@ -70,18 +76,18 @@ class Probed(Strict):
 
     @property
     def best(self) -> Reading:
-        """The reading with the best value; the only one where one was asked for."""
+        """The reading with the best value."""
         known = [one for one in self.readings if one.value is not None]
         sign = -1 if self.metric == "rmse" else 1
         return max(known or self.readings, key=lambda one: sign * (one.value or 0.0))
 
     @property
     def better(self) -> Literal["high", "low"]:
-        """Which end of the metric is the better one."""
+        """Whether high or low values of the metric are better."""
         return "low" if self.metric == "rmse" else "high"
 
     def how(self) -> str:
-        """In words, for a footnote."""
+        """Return a description of the probe for a footnote."""
         failed = f", {self.n_failed:,} failed" if self.n_failed else ""
         left = f" ({self.n_left_out:,} left out)" if self.n_left_out else ""
         return (
@@ -91,7 +97,10 @@ class Probed(Strict):
 
 
 def encoder_key(encoder: Encoder) -> str:
-    """12 hex digits of what of an encoder decides what a probe reads; weights, layer and way of squaring apart."""
+    """Return 12 hex digits of a hash of the encoder's facts that affect a probe.
+
+    Weights, layer and the way of making images square are not included.
+    """
     facts = encoder.model_dump(
         mode="json", include={"family", "code", "patch", "cells", "width", "depth", "architecture", "summary"}
     )
@@ -100,18 +109,18 @@ def encoder_key(encoder: Encoder) -> str:
 
 
 def probes_home() -> Path:
-    """The folder of all results of probes."""
+    """Return the folder of all probe results."""
     return results_home() / "probes"
 
 
 def read_probed(folder: Path) -> Probed:
-    """The result in a folder. Raises UserError where it is missing or damaged."""
+    """Return the result in a folder. Raises UserError where it is missing or damaged."""
     path = folder / RESULT
     return validate(read_json(path), Probed, str(path))
 
 
 def saved_probes() -> dict[Path, Probed]:
-    """Folder -> result of every readable probe, by encoder and probe."""
+    """Return folder -> result of every readable probe, sorted by encoder and probe."""
     results = {}
     for path in sorted(probes_home().glob(f"*/{RESULT}")):
         try:
@@ -122,8 +131,10 @@ def saved_probes() -> dict[Path, Probed]:
 
 
 def probes_of(encoder: Encoder, weights: str, data: str) -> dict[Path, Probed]:
-    """Folder -> this project's own results for an encoder, as their protocols ask now, on data that stand beside those
-    of runs (`data`); those of another version of a protocol are not among them."""
+    """Return folder -> result of an encoder with these weights, by its protocols' defaults and present versions.
+
+    Only results that belong to runs with the data pin `data` are included.
+    """
     key = encoder_key(encoder)
     return {
         folder: one
@@ -133,7 +144,7 @@ def probes_of(encoder: Encoder, weights: str, data: str) -> dict[Path, Probed]:
 
 
 def columns_of(results: Iterable[Probed]) -> dict[str, Probe]:
-    """Column of classic vision -> the result that fills it, of some results of one encoder."""
+    """Return table column -> its value, from results of one encoder."""
     columns = {}
     for one in results:
         reading = one.readings[0]
@@ -144,7 +155,7 @@ def columns_of(results: Iterable[Probed]) -> dict[str, Probe]:
 
 
 def _current(one: Probed) -> bool:
-    """Whether a result is of the version that its protocol has now; one whose yaml is not here is taken as it is."""
+    """Whether a result has its protocol's present version; also true if the protocol's yaml is missing."""
     try:
         return load_protocol(one.probe).version == one.version
     except UserError:
@@ -157,5 +168,5 @@ def _stamps() -> list[tuple[str, int]]:
 
 @cache
 def _saved(stamps: tuple[tuple[str, int], ...]) -> dict[Path, Probed]:
-    # `stamps` is only a key.
+    # `stamps` only serves as the cache's key.
     return saved_probes()

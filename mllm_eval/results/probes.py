@@ -1,11 +1,11 @@
-"""Classic vision of a measured run: results of probes that lie in its folder, beside its scores.
+"""Read probe results on classic vision tasks that someone put into a run's folder.
 
-`results/runs/<hash>/probes.json` is an object of a column's name (`classic` in configs/reference/columns.yaml) ->
+`results/runs/<hash>/probes.json` is an object: column name (`classic` in configs/reference/columns.yaml) ->
 
     {"value": 76.4, "n": 50000, "interval": [76.0, 76.8], "how": "linear probe of the frozen patches, 10 epochs"}
 
-`value` and `interval` (95 %, may be left out) are on the scale that the column prints, `n` is how many images or
-pixels were tested, `how` says in words what was done and by which code. Whoever probes an encoder writes it.
+`value` and `interval` (95 % confidence, optional) are on the printed scale of the column, `n` is the number of tested
+images or pixels, and `how` describes the method and the code. The file is written by hand or by other tools.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FILE = "probes.json"
 
 
 class Probe(Strict):
-    """One result of a probe."""
+    """One result of a probe; its value must lie within its interval, if it has one."""
 
     value: float = Field(allow_inf_nan=False)
     n: int = Field(ge=1)
@@ -38,10 +38,10 @@ class Probe(Strict):
 
 
 def read_probes(folder: Path) -> dict[str, Probe]:
-    """Column -> result of a run's folder, in the order of the columns; empty without a file.
+    """Return column -> result of a run's folder, in the order of the columns; empty without a file.
 
     Raises:
-        UserError: naming file and entry, for a name that is no column of classic vision or an entry that is not whole.
+        UserError: naming file and entry, for a name that is no such column, or an incomplete entry.
     """
     path = folder / FILE
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Published rows: the csv files of configs/reference, their numbers kept as the text they are printed as."""
+"""Read published rows from the csv files in configs/reference, with numbers as printed text."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from mllm_eval.errors import UserError, near
 from mllm_eval.results.columns import AVERAGE, columns
 from mllm_eval.storage import SHIPPED
 
-# Half a unit of the last printed digit, and the cells' own rounding: 40 of the paper's 41 rows are within it.
+# Half a unit of the last printed digit, plus the rounding of the cells; 40 of the paper's 41 rows are within it.
 TOLERANCE = 0.0055
 
 
 def reference_folder() -> Path:
-    """The folder of the published tables."""
+    """Return the folder of the published tables."""
     return SHIPPED / "configs" / "reference"
 
 
 def published(file: str | Path) -> pd.DataFrame:
-    """A published table, every cell as text ("" where empty), columns under this project's names.
+    """Return a published table with every cell as text ("" where empty) and columns renamed to this project's keys.
 
-    `file` is a name in configs/reference or a path. Columns that `columns.yaml` does not know keep their
-    names.
+    `file` is a name in configs/reference or a path. Columns that `columns.yaml` does not list keep their names.
+    Raises UserError for a missing file, or one that is no csv table.
     """
     path = Path(file)
     if not path.is_file():
@@ -45,7 +45,7 @@ def published(file: str | Path) -> pd.DataFrame:
 
 
 def number(text: str, where: str) -> float | None:
-    """The number of a published cell, None for an empty one; UserError naming `where` otherwise."""
+    """Return a published cell's number; None for an empty cell. Raises UserError, naming `where`, for other text."""
     if not text.strip():
         return None
     try:
@@ -55,15 +55,15 @@ def number(text: str, where: str) -> float | None:
 
 
 def values(row: pd.Series[str], where: str) -> dict[str, float]:
-    """Benchmark -> number of a published row; benchmarks it does not have are left out."""
+    """Return benchmark -> number of a published row, without empty cells. Raises UserError as `number` does."""
     numbers = {key: number(str(row[key]), f"{where}, {key}") for key in columns().benchmarks if key in row.index}
     return {key: value for key, value in numbers.items() if value is not None}
 
 
 def contradiction(row: pd.Series[str], where: str) -> str | None:
-    """What is wrong with a published row by its own numbers, in words, or None.
+    """Return a sentence if a published row contradicts itself; None if not.
 
-    The printed AVG must be the mean of the sixteen printed values. One row of the paper's is not (I-JEPA).
+    The printed AVG must be the mean of the sixteen printed values. In one of the paper's rows (I-JEPA) it is not.
     """
     if AVERAGE not in row.index:
         return None

@@ -1,4 +1,4 @@
-"""A run or an external model as it lies on disk: the one record that tables, reports and statistics are made of."""
+"""The record of a run or an external model on disk, from which tables, reports and statistics are made."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Summary = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """How many tokens went in and came out for each answer."""
+    """The number of prompt tokens (`read`) and of generated tokens (`written`) of each answer."""
 
     read: list[int]
     written: list[int]
@@ -52,13 +52,13 @@ class Tokens:
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """What a table needs to know of a run or an external model. `held_equal` is the hash of what a comparison must
-    share.
+    """The facts about a run or an external model that tables need.
 
-    `run` is what its config says. Manifest, probes, summaries and timings are read from `folder` when they are first
-    asked for, once. `external`: what it is if not a run of this project, `an external model` or `imported answers`.
-    Such a one has no encoder that is told apart: its `params` are 0, its `facts` empty.
-    `views` is kept for those who make something of the record that others ask for again.
+    run: its config. Manifest, probes and timings are read from `folder` at first use and cached.
+    held_equal: hash of everything that two rows must share to be compared.
+    facts, params: of the encoder, for table columns. A row without an encoder of its own has none: {} and 0.
+    external: `an external model` or `imported answers`; empty for a run of this project.
+    views: a cache for values that other modules derive from the record.
     """
 
     run: Saved
@@ -79,17 +79,20 @@ class RunRecord:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """What manifest.json says; empty where there is none, or a crash left half of one."""
+        """The content of manifest.json; empty where it is missing or damaged."""
         return read_manifest(self.folder)
 
     @cached_property
     def probes(self) -> dict[str, Probe]:
-        """Its classic vision, where somebody measured it. Raises UserError for a file that can't be read."""
+        """Column -> result of probes of its encoder on classic vision tasks.
+
+        Results in the run's own folder take precedence. Raises UserError for a file that can't be read.
+        """
         return {**columns_of(self._probed.values()), **read_probes(self.folder)}
 
     @property
     def probed(self) -> tuple[Path, ...]:
-        """The folders of this project's own results of probes of its encoder."""
+        """The folders of probe results that this project measured for its encoder."""
         return tuple(self._probed)
 
     @cached_property
@@ -100,12 +103,12 @@ class RunRecord:
 
     @cached_property
     def timings(self) -> list[Timing]:
-        """The steps that were done, and how long each took."""
+        """The finished steps with their durations."""
         return read_timings(self.folder)
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of its row must know."""
+        """Sentences that a reader of its row must know."""
         if isinstance(self.run, ExternalModel):
             words = overruled_words(self.run.overruled)
             return (words,) if words else ()
@@ -120,7 +123,7 @@ class RunRecord:
 
     @cached_property
     def trained_on(self) -> dict[str, str]:
-        """Its files of conversations, by the recipe's names for them -> the content that each had."""
+        """The recipe's name of each training file -> a description of its content (bytes and SHA-256)."""
         noted = {} if self.external else self.manifest.get("trained_on")
         files = noted.items() if isinstance(noted, dict) else ()
         return {str(ref): f"{one['size']:,} bytes of SHA-256 {str(one['sha256'])[:12]}" for ref, one in files
@@ -128,27 +131,27 @@ class RunRecord:
 
     @property
     def data_hash(self) -> str:
-        """12 hex digits of what it was trained on; empty where that was not noted."""
+        """12 hex digits of a hash of `trained_on`; empty where that was not recorded."""
         return short_hash(self.trained_on) if self.trained_on else ""
 
     @cached_property
     def rules(self) -> list[str]:
-        """The rule sets that it has summaries of."""
+        """The rule sets for which it has summaries."""
         return sorted({str(summary.get("rules", "")) for summary in self._summaries("*.json")})
 
     def scored_by(self, rules: str) -> bool:
-        """Whether it has summaries of a rule set."""
+        """Whether it has summaries by a rule set."""
         return any(summary.get("rules") == rules for summary in self._summaries(f"*.{rules}.json"))
 
     def variants(self, rules: str) -> list[VariantKey]:
-        """The variants that it has summaries of, `default` first."""
+        """Return the variants for which it has summaries by a rule set, `default` first."""
         named = {str(summary.get("variant", "default")) for summary in self._summaries(f"*.{rules}.json")}
         return sorted(map(VariantKey.parse, named), key=lambda one: (one != DEFAULT, str(one)))
 
     def summaries(self, rules: str, variant: VariantKey = DEFAULT) -> dict[str, Summary]:
-        """Benchmark -> summary under a rule set and variant; empty if there are none.
+        """Return benchmark -> summary for a rule set and variant; empty if there are none.
 
-        Raises UserError for a summary that lacks something.
+        Raises UserError for a summary that lacks a field, or has text in place of a number.
         """
         own = {}
         for path in self._summary_paths(f"*.{rules}.json"):
@@ -166,7 +169,9 @@ class RunRecord:
     def scores(
         self, rules: str, variant: VariantKey = DEFAULT, benchmarks: Iterable[str] | None = None
     ) -> pd.DataFrame:
-        """Scores, a row a sample, in the order of benchmark and id, with the columns of `read_scores`.
+        """Return the scores, one row per sample, with the columns of `read_scores`.
+
+        Benchmarks are in the order given (by default that of `summaries`), samples in the order of their ids.
 
         Raises:
             UserError: no such scores, or as `read_scores` does.
@@ -181,9 +186,9 @@ class RunRecord:
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
 
     def given(self, summary: Summary) -> dict[str, Any]:
-        """Which answers were given, as `distribution` counts them; without the golds where an older version scored.
+        """Return how often each answer was given, as counted by `mllm_eval.distribution`.
 
-        Raises UserError where the file of scores has a line that is none.
+        Targets are missing if an older version scored. Raises UserError for an invalid line in the file of scores.
         """
         if isinstance(noted := summary.get("given"), dict):
             return noted
@@ -192,11 +197,11 @@ class RunRecord:
         return of_lines([row for row in rows if {"parsed", "score"} <= row.keys()])
 
     def answers_path(self, benchmark: str, variant: VariantKey = DEFAULT) -> Path:
-        """The journal of its answers."""
+        """Return the path of its answers to a benchmark."""
         return self.folder / "answers" / f"{stem(benchmark, variant)}.jsonl"
 
     def tokens(self, variant: VariantKey) -> Tokens:
-        """Of the answers to a variant of all benchmarks."""
+        """Return the token counts of all answers to a variant, over all benchmarks."""
         tokens = Tokens([], [])
         for path in sorted((self.folder / "answers").glob("*.jsonl")):
             if parse_stem(path.stem)[1] != variant:
@@ -208,7 +213,7 @@ class RunRecord:
 
     @property
     def scored_at(self) -> float:
-        """When a summary was last written, in seconds since 1970; 0 where there is none."""
+        """Time of the last writing of a summary, in seconds since 1970; 0 without summaries."""
         return max((path.stat().st_mtime for path in self._summary_paths("*.json")), default=0.0)
 
     def _lines_path(self, summary: Summary) -> Path:
@@ -229,19 +234,19 @@ class RunRecord:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """The record of a folder under results/runs.
+    """Return the record of a folder under results/runs.
 
-    Raises UserError if its config is missing or damaged, or not that of the folder's name.
+    Raises UserError if its config is missing or damaged, or its hash is not the folder's name.
     """
     return record_of(read_saved(folder), folder)
 
 
 def record_of(run: Saved, folder: Path | None = None) -> RunRecord:
-    """The record of a run or an external model that was read before; `folder` if it does not lie where such ones do."""
+    """Return the record of a run or an external model that is already loaded; `folder` defaults to its own."""
     where = run.folder if folder is None else folder
     if isinstance(run, External):
         what = "an external model" if isinstance(run, ExternalModel) else "imported answers"
-        # They share what they are asked, and nothing that an encoder's run holds equal.
+        # External rows of one data pin share their questions, but nothing else that runs hold equal.
         held_equal = short_hash(["finished", run.data])
         return RunRecord(run, where, where.name, run.name, run.label, "its own", what.removeprefix("an "), "its own",
                          held_equal, 0, {}, run.data, 0, what)  # fmt: skip
@@ -270,7 +275,7 @@ def _amount(count: int) -> str:
 
 
 def reported(summary: Mapping[str, Any], metric: str) -> float | None:
-    """A number that a summary reports beside its value, by its name or a path `a.b`; None where it has none."""
+    """Return a number from a summary's further metrics, by its name or a path `a.b`; None if it is missing."""
     value: Any = summary.get("reported")
     for part in metric.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

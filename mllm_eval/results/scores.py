@@ -1,4 +1,4 @@
-"""The scores of samples: a run's files of score lines as data frames."""
+"""Read a run's files of sample scores into data frames."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLUMNS = ("benchmark", *LINE, "stratum", "content")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """As `read_jsonl`; the lines of a file without fault are parsed in one call, which takes half as long."""
+    """Read lines as `read_jsonl` does, but parse those of a valid file in one call, in half the time."""
     lines = [line for line in path.read_bytes().split(b"\n") if line.strip()] if path.is_file() else []
     try:
         rows = parse_json(b"[%b]" % b",".join(lines), fields_once=False)
@@ -26,14 +26,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def read_scores(path: Path, benchmark: str, expected: int) -> pd.DataFrame:
-    """A row a sample, in the order of the ids.
+    """Return one row per sample, in the order of the ids.
 
-    Columns: benchmark, id, group, cluster, stratum (str or None), score (float, nan = failed), parsed, note, content
-    (of the sample when it was scored, None where an earlier version did not note it).
+    Columns: benchmark, id, group, cluster, stratum (str or None), score (float, NaN for a failed sample), parsed, note,
+    and content (hash of the sample when it was scored, None in files of earlier versions).
 
     Raises:
-        UserError: a missing file or key, a score that is no number from 0 to 1, an id that comes twice, or other than
-            `expected` samples.
+        UserError: a missing file or key, a score that is no number from 0 to 1, a duplicate id, or another number of
+            samples than `expected`.
     """
     rows = read_lines(path)
     for number, row in enumerate(rows, start=1):

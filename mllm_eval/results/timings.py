@@ -1,4 +1,4 @@
-"""How long each step of a run took: the lines of its ledger.jsonl, written and read here and nowhere else."""
+"""Write and read ledger.jsonl, which has a line with the duration of each step of a run."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from mllm_eval.disk import saving
 from mllm_eval.storage import parse_json
 
 Kind = Literal["training", "load", "server", "features", "answers", "scores", "other"]
-"""What a step was; who reads timings goes by this, never by a step's title."""
+"""The kind of a step. Readers of timings must rely on it, not on a step's title."""
 FILE = "ledger.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """A step that was done. `title` is for people to read.
+    """A finished step. `title` is for display.
 
-    kind                  empty in what versions wrote that did not say it
-    benchmark, variant    whose answers, scores or features; empty and None where the step was not one benchmark's
-    seconds, cpu_seconds  wall and processor seconds, its children's included
-    peak_mib              the most memory that the process had held when the step ended
-    amounts               what was counted, such as `samples` or `images` -> how many
+    kind                  empty in lines of versions that did not record it
+    benchmark, variant    what the step worked on; empty and None if it was not a single benchmark
+    seconds, cpu_seconds  wall-clock and CPU seconds, child processes included
+    peak_mib              peak resident memory of the process until the end of the step, in MiB
+    amounts               (what was counted, number), e.g. of `samples` or `images`
     """
 
     title: str
@@ -40,18 +40,21 @@ class Timing:
 
 
 def append_timing(folder: Path, line: dict[str, Any]) -> None:
-    """Add a step to a run's ledger: `step` (its title), `kind`, `seconds` and what `Timing` has beside them."""
+    """Append a step to a run's ledger: `step` (its title), `kind`, `seconds`, and further fields of `Timing`.
+
+    Raises NotWritten where the system can't write.
+    """
     path = folder / FILE
     with saving(path):
         folder.mkdir(parents=True, exist_ok=True)
         with open(path, "a+b", buffering=0) as file:
-            # A line cut off by a crash gets its end here, so that it can't swallow this one.
+            # A line that a crash cut off is ended first, so that it does not absorb this one.
             cut = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
             disk.write(file.fileno(), b"\n" * bool(cut) + json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 
 def read_timings(folder: Path) -> list[Timing]:
-    """The steps of a run in the order in which they ended; a line that a crash cut off is left out."""
+    """Return the steps of a run in the order in which they ended; lines that a crash cut off are skipped."""
     path, timings = folder / FILE, []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
