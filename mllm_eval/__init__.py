@@ -6,8 +6,8 @@
 torch.Size([1, 64, 128])
 >>> mllm_eval.compare(["mini-dino", "mini-random"], blind=True).differences
 
-What is named here is loaded when it is first used: `import mllm_eval` itself costs nothing, and no call leaves a
-setting of the process behind. docs/python.md shows all of it.
+Each name is imported at its first use, so that `import mllm_eval` itself costs nothing. No call changes settings of
+the process permanently. docs/python.md describes all functions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mllm_eval.saved import saved_run, saved_runs
     from mllm_eval.score.frames import ScoredPredictions, sample_frame, score
 
-# Not `train`: that is a room of this package. `score` is one that can be called.
+# `train` is missing, as it is a subpackage; `score` is a subpackage, too, but its module can be called.
 _HOMES = {
     "Comparison": "library.comparison",
     "LoadedEncoder": "library.encoder",
@@ -91,7 +91,7 @@ def __getattr__(name: str) -> Any:
 
     from mllm_eval.environment import settings
 
-    # numpy and others add filters of warnings, and draw numbers, when they are imported.
+    # On import, numpy and other libraries add warning filters and draw random numbers.
     with settings():
         module = import_module(f"{__name__}.{_HOMES[name]}")
     return module if _HOMES[name] == name else getattr(module, name)

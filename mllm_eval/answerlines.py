@@ -1,4 +1,4 @@
-"""Answers, and the files they stand in: a line of JSON each. Needs no torch."""
+"""Answers and their files, with one line of JSON per answer. Needs no torch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model said to one sample, raw.
+    """The model's raw answer to one sample.
 
-    `prompt` and each of `images` are the first 16 hex digits of a sha256: of the rendered prompt's text, with a note
-    where the question holds control marks of its own, and of the image's bytes. `tokens_in` counts text and image
-    tokens of the prompt, `tokens_out` the generated ones with the end token. `state` is `error` where no answer could
-    be made; `reason` then says why and `text` is empty.
+    prompt: first 16 hex digits of the prompt's SHA-256 (see `mllm_eval.generate.request`).
+    images: first 16 hex digits of each image's key, which is its SHA-256 or `mllm_eval.decoding.pixels_key`.
+    tokens_in: text and image tokens of the prompt. tokens_out: generated tokens, end token included.
+    state: `error` for a failed answer; then `reason` is set and `text` is empty.
     """
 
     id: str
@@ -37,31 +37,31 @@ class Answer:
     reason: str = ""
 
     def line(self) -> str:
-        """The answer as one line of JSON, with its line end."""
-        # `dataclasses.asdict` copies all it holds, and takes half of the time of writing an answer.
+        """Return the answer as one line of JSON, with its newline."""
+        # `dataclasses.asdict` would take half of the time of writing an answer.
         return json.dumps({name: getattr(self, name) for name in _TYPES}, ensure_ascii=False) + "\n"
 
 
 def part_line(answer: Answer) -> bytes:
-    """The answer as a line of a part: of JSON, which holds no tab, a tab, and the CRC-32 of what precedes it."""
+    """Return the answer as a line of a part: its JSON (without tabs), a tab, and the JSON's CRC-32 in hex."""
     line = answer.line().removesuffix("\n").encode()
     return b"%s\t%08x\n" % (line, zlib.crc32(line))
 
 
 def iter_answers(path: Path) -> Iterator[Answer]:
-    """The answers of a finished file, line by line. Raises UserError, naming file and line, for what is no answer."""
+    """Yield the answers of a finished file. Raises UserError, naming file and line, for a line that is no answer."""
     with path.open("rb") as file:
-        # A file's lines end with "\n" alone: an answer may hold other characters that str.splitlines splits at.
+        # Only "\n" ends a line; str.splitlines would also split at other characters inside an answer.
         for number, line in enumerate(file, start=1):
             yield _parse(path, number, line.removesuffix(b"\n"))
 
 
 def iter_part(path: Path) -> Iterator[Answer]:
-    """The answers of a part, line by line.
+    """Yield the answers of a part.
 
-    The last line counts only with its line end: it was being written when the run died. A line that is not what its
-    checksum says is left out, with a warning. Raises UserError, naming file and line, for a line that is no answer in a
-    part without checksums, as older versions wrote them.
+    A line without a newline was being written when the run died, and is skipped. A line whose checksum does not match
+    is skipped with a warning. In a part without checksums, as older versions wrote them, a line that is no answer
+    raises UserError, naming file and line.
     """
     summed, damaged = False, []
     problem: UserError | None = None
@@ -87,15 +87,16 @@ def iter_part(path: Path) -> Iterator[Answer]:
 
 
 def hold_to_written(path: Path) -> None:
-    """Raise UserError where the bytes of a finished file are not those that were written."""
+    """Raise UserError where the content of a finished file does not match its checksum."""
     mend = f"put the file back, or delete it to have its questions asked again; delete {sum_note(path).name} where the "
     hold_to_sum(path, mend + "answers were changed on purpose")
 
 
 def open_answers(path: Path) -> dict[str, Answer]:
-    """The answers of a finished file by sample id, in the file's order.
+    """Return the answers of a finished file by sample id, in the file's order.
 
-    Raises UserError, naming file and line, for a line that is not an answer or repeats a sample's id.
+    Raises UserError for a missing or damaged file, and, naming the line, for a line that is no answer or repeats a
+    sample's id.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file of answers; `mllm-eval eval` writes one per run and benchmark")
@@ -110,7 +111,7 @@ def open_answers(path: Path) -> dict[str, Answer]:
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """All answers of a finished file, in the file's order; raises UserError as `open_answers` does."""
+    """Return all answers of a finished file in the file's order. Raises UserError as `open_answers` does."""
     return list(open_answers(path).values())
 
 

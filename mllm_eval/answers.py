@@ -1,14 +1,12 @@
-"""Answers and the journal that keeps them. Needs no torch: scoring must not pull the engine in.
+"""The journal of a run's answers to a benchmark. Needs no torch, so that scoring need not import it.
 
-While a run answers, lines are appended to `<file>.part`; when all samples have an answer, `finish` writes
-`<file>` in sample order and removes the part. A file that exists under its own name is therefore complete,
-and holds the same bytes however often the run was interrupted. Of several processes each appends to a part of its
-own, `<file>.part.<rank>`; the next run takes them together, whatever its own number of processes. Beside it
-`<file's stem>.limit` holds the number of tokens that an answer could have: under another limit a cut answer would be
-another one.
+Answers are first appended to `<file>.part`. When all samples have an answer, `finish` writes `<file>` in sample order
+and removes the part. A file under its final name is therefore complete, and its bytes do not depend on interruptions.
+With several processes, each rank but 0 appends to its own `<file>.part.<rank>`; the next run merges the parts. The file
+`<file's stem>.limit` records the token limit of the answers, since another limit may change answers that were cut.
 
-A line of a part ends with a tab and its checksum (CRC-32, 8 hex digits): what a disk gives back otherwise than it was
-written is asked again. A finished file has its checksum beside it, in `.<file>.sum`, and is refused where it differs.
+Each line of a part ends with a tab and its checksum (CRC-32, 8 hex digits); the question of a damaged line is asked
+again. The checksum of a finished file is stored in `.<file>.sum`; a damaged file is refused.
 """
 
 from __future__ import annotations
@@ -38,8 +36,8 @@ __all__ = ["Answer", "Journal", "open_answers", "read_answers"]
 class Journal:
     """The answers of one run to one benchmark, in the file `path`.
 
-    Holding it to a limit and finishing it need the journal for themselves; several processes append at one time if
-    each has a `rank` of its own and all but 0 came after `hold_to`.
+    Several processes may append at the same time if each has its own `rank`, and if rank 0 has called `hold_to` before
+    the others append. During `hold_to` and `finish` no other process may use the journal.
     """
 
     def __init__(self, path: Path, rank: int = 0) -> None:
@@ -55,11 +53,11 @@ class Journal:
 
     @property
     def complete(self) -> bool:
-        """Whether the answers were finished and nothing has been appended since."""
+        """Whether the journal is finished, and nothing has been appended since."""
         return self.path.exists() and not self.parts()
 
     def parts(self) -> list[Path]:
-        """The parts that are there, that of rank 0 first."""
+        """Return the existing parts, that of rank 0 first."""
         name = self.path.name + ".part"
         numbered = [path for path in self.path.parent.glob(f"{name}.*") if path.suffix[1:].isdigit()]
         first = self.path.with_name(name)
@@ -67,11 +65,10 @@ class Journal:
         return journals + sorted(numbered, key=lambda path: int(path.suffix[1:]))
 
     def done(self) -> dict[str, Answer]:
-        """All answers by sample id; of two answers to one sample the later counts.
+        """Return all answers by sample id; of two answers to one sample the later one counts.
 
-        A last line of a part that has no line end was being written when the run died: it is left out, and so is a
-        line whose checksum says that it was another. Raises UserError, naming file and line, for any other line that is
-        not an answer, and for a finished file whose bytes are not those that were written.
+        Unfinished last lines and damaged lines of parts are skipped (see `iter_part`). Raises UserError, naming file
+        and line, for any other line that is no answer, and for a finished file that does not match its checksum.
         """
         parts = self.parts()
         state = [(path, stat.st_ino, stat.st_size, stat.st_mtime_ns) for path in (self.path, *parts)
@@ -87,23 +84,24 @@ class Journal:
         return self._done[1]
 
     def _gather(self) -> None:
-        """Make one part of those that several processes have left: what is appended from now on is later than all."""
+        """Merge the parts of an earlier run into one, so that answers appended from now on come later than all."""
         parts, self._gathered = self.parts(), True
         if not parts or parts == [self.part]:
             return
-        # A crash between writing and removing leaves lines twice, and both say the same.
+        # A crash between writing and removing leaves duplicate lines, which do no harm.
         write_atomic(self.part, (piece for part in parts for piece in _pieces(part)))
         for part in parts:
             if part != self.part:
                 part.unlink()
 
     def hold_to(self, max_new_tokens: int) -> int:
-        """Drop the answers that would be others under this limit of generation; how many these were.
+        """Drop answers that might differ under this token limit, and return their number.
 
-        Those are the answers longer than a lower limit, and those as long as the old limit where the new one is
-        higher: they may have been cut. A journal without a limit was made before there was one here, under the
-        limit that is asked for first. Rank 0 does so, and gathers what an earlier run's processes have left; the
-        others only note the limit. Raises UserError for a limit that is no number.
+        These are answers longer than the new limit; and, if the new limit is higher, answers as long as the old one,
+        which may have been cut. A journal without a recorded limit is taken to have been made under `max_new_tokens`.
+
+        Only rank 0 does this, and merges the parts of an earlier run; other ranks only note the limit. Raises UserError
+        for a recorded limit that is no number.
         """
         self._max_new_tokens = max_new_tokens
         if self.rank:
@@ -120,7 +118,7 @@ class Journal:
             done, limit = self.done(), old
             dropped = sum(_cut(one.tokens_out, limit, max_new_tokens) for one in done.values())
             if dropped:
-                # The limit is written last: a crash in between leaves answers that are right under both.
+                # The limit is written last: after a crash in between, all remaining answers are valid under both.
                 kept = (one for one in done.values() if not _cut(one.tokens_out, limit, max_new_tokens))
                 write_atomic(self.part, map(part_line, kept))
                 self.path.unlink(missing_ok=True)
@@ -128,14 +126,14 @@ class Journal:
         return dropped
 
     def drop_failed(self) -> int:
-        """Drop the answers that say why there is none, so that their questions are asked again; how many these were.
+        """Drop failed answers, so that their questions are asked again, and return their number.
 
-        Nobody else may be writing to the journal.
+        No other process may use the journal meanwhile.
         """
         done = self.done()
         kept = [one for one in done.values() if one.state == "ok"]
         if len(kept) < len(done):
-            # One part that stands for all: a crash before the rest has gone leaves answers that are dropped again.
+            # If a crash leaves some of the old files, their failed answers are dropped by the next call.
             write_atomic(self.part, map(part_line, kept))
             self.path.unlink(missing_ok=True)
             for part in self.parts():
@@ -152,9 +150,9 @@ class Journal:
         return int(text)
 
     def append(self, answers: Sequence[Answer]) -> None:
-        """Add answers in one write that is on the disk when this returns.
+        """Append answers in one write; they are on disk when this returns.
 
-        Raises NotWritten where the system refuses; the part is then as it was.
+        Raises NotWritten where the system can't write; the part is then unchanged.
         """
         if self._max_new_tokens is not None and not self.limit.exists():
             write_atomic(self.limit, f"{self._max_new_tokens}\n")
@@ -209,7 +207,7 @@ _PIECE = 2**16
 
 
 def _whole_lines(file: int) -> int:
-    """Bytes of an open file up to its last line end."""
+    """Return the number of bytes of an open file up to its last newline."""
     end = os.fstat(file).st_size
     while end:
         start = max(0, end - _PIECE)
@@ -220,7 +218,7 @@ def _whole_lines(file: int) -> int:
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
-    """What stands in a file up to its last line end."""
+    """Yield the content of a file up to its last newline, in pieces."""
     with path.open("rb") as file:
         left = _whole_lines(file.fileno())
         while left:

@@ -1,7 +1,7 @@
-"""`import mllm_eval` lets transformers' Auto classes load this project's checkpoints, and costs nothing.
+"""Register this project's checkpoints with transformers' Auto classes, without importing torch.
 
-The classes of a checkpoint need torch and are registered when an Auto class first loads something, whichever of the
-two packages was imported first. transformers has no entry point for that.
+A checkpoint's classes need torch. They are registered only when an Auto class first loads something, whichever of the
+two packages was imported first. transformers has no entry point for this purpose.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-# Whatever loads a checkpoint asks one of these first, AutoModel and `pipeline` as well.
+# Every way of loading a checkpoint, including AutoModel and `pipeline`, uses one of these classes first.
 ASKED_FIRST = {
     "transformers.models.auto.configuration_auto": "AutoConfig",
     "transformers.models.auto.image_processing_auto": "AutoImageProcessor",
@@ -24,10 +24,10 @@ ASKED_FIRST = {
 
 
 class _Watch(MetaPathFinder):
-    """Sees the modules of `ASKED_FIRST` come in, and finds nothing itself."""
+    """Import hook that patches the modules of `ASKED_FIRST` after their import."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """The module as the other finders find it, with a look at it once it has run."""
+        """Return the spec that the other finders return, extended to patch the module after its execution."""
         if name not in ASKED_FIRST:
             return None
         others = (one.find_spec(name, path, target) for one in sys.meta_path if one is not self)
@@ -39,13 +39,13 @@ class _Watch(MetaPathFinder):
                 run(module)
                 _ask(module)
 
-            # The loader is that module's alone.
+            # The loader instance serves only this module, so it can be patched.
             spec.loader.exec_module = run_and_ask  # type: ignore[method-assign]
         return spec
 
 
 def _ask(module: ModuleType) -> None:
-    """Have the module's Auto class register this project's classes before it first loads something."""
+    """Patch the module's Auto class to register this project's classes before it first loads something."""
     auto: Any = getattr(module, ASKED_FIRST[module.__name__], None)
     stock = vars(auto).get("from_pretrained") if auto is not None else None
     if not isinstance(stock, classmethod):
@@ -55,7 +55,7 @@ def _ask(module: ModuleType) -> None:
     def from_pretrained(cls: Any, *args: Any, **options: Any) -> Any:
         if vars(auto).get("from_pretrained") is asking:
             auto.from_pretrained = stock
-        # Without torch, as a light installation is, nothing of this project can be loaded, and all else as before.
+        # Without torch this project's checkpoints can't be loaded, but everything else must work as before.
         with suppress(ImportError):
             import mllm_eval.model  # noqa: F401
         return stock.__func__(cls, *args, **options)
@@ -65,7 +65,7 @@ def _ask(module: ModuleType) -> None:
 
 
 def register_when_asked() -> None:
-    """See to it that the Auto classes know this project's, now or when they are imported; nothing is imported here."""
+    """Arrange the registration, whether transformers is imported already or later; this imports nothing."""
     if any(isinstance(one, _Watch) for one in sys.meta_path):
         return
     sys.meta_path.insert(0, _Watch())

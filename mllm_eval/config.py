@@ -1,4 +1,4 @@
-"""Strict yaml: an unknown key, a wrong type or a doubled key is one line with file, line and the mend."""
+"""Read yaml files strictly: errors are reported in one line that names the file, the line and the correction."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from mllm_eval.yamlbounds import refuse_unbounded
 
 Where = dict[tuple[str | int, ...], str]
 SETTLED = 2 * 10**9
-"""Nanoseconds after which a file that was not changed counts as one that shows its next change."""
+"""Age in nanoseconds from which a file's modification time is trusted to show its next change."""
 
 
 class Strict(pydantic.BaseModel):
-    """Base of every config model: unknown keys are errors, instances can't be changed."""
+    """Base of every config model: unknown keys are errors, and instances are immutable."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -38,12 +38,12 @@ M = TypeVar("M", bound=pydantic.BaseModel)
 if typing.TYPE_CHECKING:
     from yaml import SafeLoader as _Parser
 else:
-    # In C it reads ten times as fast, which is half a second of every command that asks for all benchmarks.
+    # The parser in C is ten times as fast, which saves half a second when all benchmarks are read.
     _Parser = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Loader(_Parser):
-    """SafeLoader that reads `1e-3` as a number (YAML 1.1 reads a string) and refuses doubled keys."""
+    """SafeLoader that reads `1e-3` as a number (in YAML 1.1 it is a string) and refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -63,54 +63,53 @@ _Loader.add_implicit_resolver(
 )
 
 
-# `background: #ff0000` is an empty value and a comment: a colour would be dropped without a word.
+# In `background: #ff0000` yaml reads the colour as a comment and would silently drop it.
 _COMMENTED_COLOUR = re.compile(r"(?mi)^[ \t]*[\w-]+:[ \t]+(?P<colour>#(?:[0-9a-f]{3}|[0-9a-f]{6}))[ \t]*$")
 
 
 def load(path: Path, model: type[M], folders: Sequence[Path] = ()) -> M:
-    """Read a yaml file, and the files its `base:` names, into a model.
+    """Read a yaml file, together with the files that its `base:` names, into a model.
 
     `base: x` names a sibling (`x` or `x.yaml`), a relative path, a file of the package
-    (`package:configs/recipes/mini.yaml`), or a file in one of `folders`, in this order, and never the file itself
-    where there is another; its mapping is read first and this file's values are laid over it, mapping by mapping.
-    Lists are replaced whole.
+    (`package:configs/recipes/mini.yaml`), or a file in one of `folders`; they are tried in this order. The file itself
+    is not taken as its own base if there is another candidate. The file's values override the base's, mapping by
+    mapping; lists are replaced whole.
 
     Raises:
-        UserError: no such file, not yaml, a circle of bases, an unknown key (with the nearest known one),
-            a wrong type or a missing key; each with the file and, where there is one, the line.
+        UserError: a missing file, invalid yaml, circular bases, an unknown key (with the nearest known one), a wrong
+            type or a missing key; names the file and, where possible, the line.
     """
     data, where = _read(Path(path), (), folders)
     return validate(data, model, str(path), where)
 
 
 def load_chosen(path: Path, choose: Callable[[Mapping[str, Any]], type[M]]) -> M:
-    """As `load`, into the model that `choose` names for what the file says. Raises UserError as `load` does."""
+    """Read a yaml file into the model that `choose` returns for its content. Raises UserError as `load` does."""
     data, where = _read(Path(path), (), ())
     return validate(data, choose(data), str(path), where)
 
 
 def load_mapping(data: typing.Mapping[str, Any], model: type[M], source: str, folders: Sequence[Path] = ()) -> M:
-    """As `load`, of what stands in a file as plain data; `source` names it in messages.
+    """Validate plain data as `load` does a file's content; `source` names the data in messages.
 
-    Its `base:` names a file as that of a file in the working directory does.
+    Its `base:` is resolved as in a file in the working directory. Raises UserError as `load` does.
     """
     plain = dict(data)
     if (base := plain.pop("base", None)) is None:
         return validate(plain, model, source)
     under, where = _read(_base_path(Path(source), str(base), folders), (), folders)
-    # What the data says itself stands in no file.
+    # Keys of the data itself have no line in a file.
     kept = {at: line for at, line in where.items() if at[0] not in plain}
     return validate(_lay_over(under, plain), model, source, kept)
 
 
 def key_lines(path: Path, folders: Sequence[Path] = ()) -> Where:
-    """Where each key of a yaml file, and of its bases, stands: `file:line`. Takes `folders` and raises UserError as
-    `load` does."""
+    """Return the `file:line` of each key of a yaml file and its bases. For `folders` and UserError see `load`."""
     return _read(Path(path), (), folders)[1]
 
 
 def validate(data: Any, model: type[M], source: str, where: Where | None = None) -> M:
-    """Check plain data against a model; `source` (a file name) opens the message of a UserError."""
+    """Validate plain data by a model. Raises UserError, which begins with `file:line` from `where`, else `source`."""
     try:
         return model.model_validate(data)
     except pydantic.ValidationError as error:
@@ -121,7 +120,7 @@ def _read(path: Path, above: tuple[Path, ...], folders: Sequence[Path]) -> tuple
     if path.resolve() in above:
         raise UserError(f"{path}: its `base:` leads back to itself")
     document = _document(path)
-    # The models that take it in may change it.
+    # Copied, because a model's validators may change it.
     data, where = copy.deepcopy(document.data), document.where
     if (base := data.pop("base", None)) is None:
         return data, where
@@ -131,7 +130,7 @@ def _read(path: Path, above: tuple[Path, ...], folders: Sequence[Path]) -> tuple
 
 @dataclass(frozen=True, slots=True)
 class _Document:
-    """What one yaml file says by itself, and where each of its keys stands."""
+    """The content of one yaml file without its bases, and the place of each key."""
 
     data: dict[str, Any]
     where: Where
@@ -139,7 +138,7 @@ class _Document:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A document, and the file's inode, size and time of change when it was read."""
+    """A cached document, with the file's inode, size and modification time (ns) when it was read."""
 
     state: tuple[int, int, int]
     document: _Document
@@ -149,8 +148,10 @@ _kept: dict[tuple[Path, Path], _Kept] = {}
 
 
 def _document(path: Path) -> _Document:
-    """A yaml file, read once as long as it stays as it is; one changed a moment ago is read again, since clocks of file
-    systems tick slowly and it may change once more without showing it."""
+    """Read a yaml file, from the cache if it is unchanged.
+
+    Recently changed files are not cached: file systems' clocks are coarse, so another change might not show.
+    """
     try:
         status = path.stat()
     except OSError:
@@ -180,7 +181,7 @@ def _parsed(path: Path) -> _Document:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{path}{line}: not valid yaml ({error.problem})") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        # A date of no calendar is an error of Python's alone.
+        # An impossible date raises an error of Python, not of yaml.
         raise UserError(f"{path}: not valid yaml ({error})") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected `key: value` lines, found {type(data).__name__}")
@@ -193,9 +194,9 @@ def _parsed(path: Path) -> _Document:
 def _base_path(path: Path, base: str, folders: Sequence[Path]) -> Path:
     places = [path.parent, *folders]
     candidates = [one for place in places for one in (locate(base, place), locate(f"{base}.yaml", place))]
-    # Not Path.is_file, which raises for a name that is longer than the system allows.
+    # Path.is_file would raise for a name that is longer than the system allows.
     files = [candidate for candidate in candidates if os.path.isfile(candidate)]
-    # A file of one's own may carry the name of the one that it builds on.
+    # A user's file may have the same name as its base.
     other = [candidate for candidate in files if candidate.resolve() != path.resolve()]
     if files:
         return (other or files)[0]
@@ -208,7 +209,7 @@ def _lay_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(under)
     for key, value in over.items():
         old = merged.get(key)
-        # {value: x, assumed: source} is a leaf: laying a plain value over it must also drop the source.
+        # {value: x, assumed: source} is a single value: overriding it by a plain one must also drop the source.
         both = isinstance(old, dict) and isinstance(value, dict) and "assumed" not in {*old, *value}
         merged[key] = _lay_over(typing.cast("dict[str, Any]", old), value) if both else value
     return merged
@@ -280,10 +281,10 @@ def _plain(obj: Any) -> Any:
 
 
 def canonical(obj: Any) -> str:
-    """JSON with sorted keys, no spaces, UTF-8, no NaN; takes models, dataclasses, paths and sets, too."""
+    """Return JSON with sorted keys and without spaces or NaN; models, dataclasses, paths and sets are allowed."""
     return json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain)
 
 
 def short_hash(obj: Any, n: int = 12) -> str:
-    """The first `n` hex digits of the SHA-256 of `canonical(obj)`."""
+    """Return the first `n` hex digits of the SHA-256 of `canonical(obj)`."""
     return sha256_bytes(canonical(obj).encode())[:n]

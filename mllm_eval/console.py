@@ -1,4 +1,4 @@
-"""What commands print: texts of models, data and files are letters, never commands of a terminal, nor rich's markup."""
+"""Print untrusted text (of models, data, files) so that neither the terminal nor rich interprets it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 
 
 def say(*texts: object, sep: str = " ", end: str = "\n", file: IO[str] | None = None, flush: bool = False) -> None:
-    """As `print`, each text as `escaping.lines` has it."""
+    """Print texts as `print` does, each escaped by `escaping.lines`."""
     out = sys.stdout if file is None else file
     print(*(escaping.lines(str(text)) for text in texts), sep=sep, end=end, file=out, flush=flush)
 
 
 def console(**options: Any) -> Console:
-    """A console of rich that takes every text, those in the cells of its tables too, as it stands.
+    """Return a rich console that prints every text literally, table cells included.
 
-    Texts in brackets are no markup: an answer `[/b]` would end the program. Takes what `rich.console.Console` takes.
+    As markup, an answer `[/b]` would raise an error. Options are those of `rich.console.Console`.
     """
     from rich.console import Console
 
     class Plain(Console):
         def render_str(self, text: str, **how: Any) -> Any:
-            """The text without markup and without what a terminal acts on."""
+            """Render the text without markup, with control characters escaped."""
             return super().render_str(escaping.lines(text), **{**how, "markup": False, "emoji": False})
 
     return Plain(**{"highlight": False, "markup": False, "emoji": False, **options})

@@ -1,4 +1,4 @@
-"""The one way from an encoded image to RGB: bounded, upright, in eight bits; see "Pixels" in docs/data.md."""
+"""Decode images to 8-bit RGB, upright and within a size limit; see "Pixels" in docs/data.md."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 MAX_PIXELS = 100_000_000
 MOST_DECODERS = 8
 ORIENTATION = 0x0112
-# What images of data sets are encoded as, by PIL's modules. It reads many formats more, EPS by starting a program that
-# runs what the file says: none of them is asked for here.
+# Image formats of data sets, by PIL's modules. PIL's other formats are disabled, as reading EPS, for instance, runs a
+# program that executes the file's content.
 FORMATS = ("Png", "Jpeg", "Gif", "WebP", "Bmp", "Tiff", "Ppm", "Jpeg2K", "Avif", "Ico")
-# EXIF 2.32, 4.6.4: what makes an image of this orientation upright, in PIL's words.
+# EXIF orientation -> the PIL transposition that makes the image upright (EXIF 2.32, section 4.6.4).
 UPRIGHT = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270",
            7: "TRANSVERSE", 8: "ROTATE_90"}  # fmt: skip
 
 
 class Decoding(NamedTuple):
-    """How an image becomes RGB.
+    """How an image is converted to RGB.
 
-    upright: turned as its EXIF (or XMP) orientation says. background: the colour `#rrggbb` that a transparent image is
-    laid on; None drops its alpha, as PIL's `convert("RGB")` does.
+    upright: whether it is rotated by its EXIF (or XMP) orientation. background: colour `#rrggbb` behind a transparent
+    image; None drops the alpha channel, as PIL's `convert("RGB")` does.
     """
 
     upright: bool = True
@@ -46,25 +46,25 @@ PLAIN = Decoding()
 
 
 def decode(data: bytes, where: str, how: Decoding = PLAIN) -> PIL.Image.Image:
-    """An encoded image as RGB, frames after the first ignored.
+    """Decode an encoded image to RGB; only the first frame is read.
 
-    Raises UserError, naming `where`, for what is no image, is cut short, has over 100 million pixels, or values that
-    are not finite.
+    Raises UserError, naming `where`, for data that are no image or truncated, for more than 100 million pixels (or
+    PIL's own limit, if lower), and for values that are not finite.
     """
     with _Opened(io.BytesIO(data), where) as image:
         return to_rgb(image, how)
 
 
 def load_image(path: Path, how: Decoding = PLAIN, where: str = "") -> PIL.Image.Image:
-    """An image file, decoded as `decode` does; UserError, naming `where` or the file, where it is missing, too."""
+    """Decode an image file as `decode` does. Raises UserError, naming `where` or the file, also if it is missing."""
     where = where or str(path)
     return decode(encoded_image(path, where), where, how)
 
 
 def load_map(path: Path) -> NDArray[np.int64]:
-    """[H, W] the numbers of a file that has one whole number a pixel: a mask of classes, a map of depths.
+    """Read a file with one integer per pixel, such as a class mask or a depth map, as int64 [H, W].
 
-    Raises UserError, naming the file, where it is missing, is no such map, or is one that `decode` would refuse.
+    Raises UserError, naming the file, for a missing file, another kind of image, or one that `decode` would refuse.
     """
     import numpy as np
 
@@ -78,7 +78,7 @@ def load_map(path: Path) -> NDArray[np.int64]:
 
 
 def encoded_image(path: Path, where: str) -> bytes:
-    """The bytes of an image file. Raises UserError, which begins with `where`, where it can't be read."""
+    """Return the bytes of an image file. Raises UserError, which begins with `where`, if it can't be read."""
     try:
         return path.read_bytes()
     except OSError as problem:
@@ -86,9 +86,10 @@ def encoded_image(path: Path, where: str) -> bytes:
 
 
 class Peculiar(NamedTuple):
-    """What makes an image look otherwise than its pixels, read as eight bits a colour, would.
+    """Properties of an image that a plain conversion to 8-bit RGB gets wrong.
 
-    tagged: it has an EXIF (or XMP) orientation. deep: it is grey of 16 or 32 bits. clear: some of it is transparent.
+    tagged: it has an EXIF (or XMP) orientation. deep: it is greyscale of 16 or 32 bits. clear: it is partly
+    transparent.
     """
 
     tagged: bool
@@ -97,33 +98,33 @@ class Peculiar(NamedTuple):
 
 
 def peculiar(path: Path, where: str) -> Peculiar:
-    """What is peculiar about an image file, decoded to its end; UserError as of `load_image`."""
+    """Return the peculiarities of an image file, after decoding it completely. Raises UserError as `load_image`."""
     with _Opened(io.BytesIO(encoded_image(path, where)), where) as image:
         tagged = _orientation(image) is not None
         deep = image.mode.startswith("I") or image.mode == "F"
         to_rgb(image)
         clear = image.has_transparency_data
         if clear and not deep:
-            # An alpha of which nothing is clear changes nothing.
+            # A fully opaque alpha channel has no effect.
             clear = image.convert("RGBA").getchannel("A").histogram()[255] < image.width * image.height
         return Peculiar(tagged, deep, clear)
 
 
 def look_at_image(path: Path) -> None:
-    """Read an image file's header, not its pixels. Raises UserError where that tells that `decode` would."""
+    """Check an image file's header without decoding pixels. Raises UserError if the header can't be decoded."""
     with _Opened(path, str(path)):
         pass
 
 
 def upright_size(image: PIL.Image.Image, how: Decoding = PLAIN) -> tuple[int, int]:
-    """Width and height that an image has in RGB; its pixels are not read."""
+    """Return width and height of an image after decoding to RGB, without reading its pixels."""
     width, height = image.size
     turned = how.upright and image.format != "TIFF" and (_orientation(image) or 1) >= 5
     return (height, width) if turned else (width, height)
 
 
 def size_of(source: bytes | Path, how: Decoding = PLAIN, where: str = "") -> tuple[int, int]:
-    """`upright_size` of an encoded image or a file; UserError, naming `where`, for a header that cannot be read."""
+    """Return `upright_size` of an encoded image or a file. Raises UserError, naming `where`, for a broken header."""
     if isinstance(source, bytes):
         source, where = io.BytesIO(source), where or "image"  # type: ignore[assignment]
     with _Opened(source, where or str(source)) as image:
@@ -131,11 +132,11 @@ def size_of(source: bytes | Path, how: Decoding = PLAIN, where: str = "") -> tup
 
 
 def pixels_key(data: bytes, how: Decoding = PLAIN) -> str:
-    """What an image's features and answers are stored under, 64 hex digits.
+    """Return the key under which an image's features and answers are stored: 64 hex digits.
 
-    It is the SHA-256 of the encoded bytes where the pixels are those of PIL's `convert("RGB")` alone. Where the
-    decoding makes others of them (turned, scaled, laid on a colour), what it does is hashed with it: one image read in
-    two ways is two images. Reads the header; an image without a readable one has the SHA-256.
+    It is the SHA-256 of the encoded bytes if decoding equals PIL's `convert("RGB")`. If decoding does more (rotates,
+    rescales values, adds a background), these operations are hashed as well, so that one file decoded in two ways has
+    two keys. Only the header is read; an image with an unreadable header has the plain SHA-256.
     """
     sha = sha256_bytes(data)
     said = [] if _is_plain(data, how) else _changes(data, how)
@@ -143,7 +144,7 @@ def pixels_key(data: bytes, how: Decoding = PLAIN) -> str:
 
 
 def orientation_tag(data: bytes) -> int | None:
-    """The EXIF (or XMP) orientation that an image carries, 1 (upright already) among them; None without one."""
+    """Return an image's EXIF (or XMP) orientation, which may be 1 (upright); None without one."""
     if _is_plain(data, PLAIN):
         return None
     try:
@@ -154,15 +155,15 @@ def orientation_tag(data: bytes) -> int | None:
 
 
 def to_rgb(image: PIL.Image.Image, how: Decoding = PLAIN) -> PIL.Image.Image:
-    """An image of any of PIL's modes as RGB without a tag that a later reader could apply again.
+    """Convert an image of any PIL mode to RGB, without metadata that a later reader could apply again.
 
-    Raises ValueError for values that are not finite or a mode that has no RGB.
+    Raises ValueError for values that are not finite, or a mode that can't be converted.
     """
     import PIL.Image
 
     if image.mode == "RGB" and not image.info and not hasattr(image, "tag_v2"):
         return image.copy()
-    # TIFF's own reader turns the image while it loads it, and forgets the tag then.
+    # PIL's TIFF reader rotates the image while loading, and then removes the tag.
     image.load()
     turn = UPRIGHT.get(_orientation(image) or 1) if how.upright else None
     whole = in_eight_bits(image)
@@ -177,7 +178,7 @@ def to_rgb(image: PIL.Image.Image, how: Decoding = PLAIN) -> PIL.Image.Image:
 
 
 class _Opened:
-    """An image whose header was read and found within bounds; what goes wrong with it is a UserError."""
+    """Context of an opened image whose header is valid and within the size limit; errors inside become UserError."""
 
     def __init__(self, source: Any, where: str) -> None:
         self._source, self._where = source, where
@@ -191,7 +192,7 @@ class _Opened:
         except Exception as problem:
             raise self._error(problem) from None
         width, height = self._image.size
-        # PIL warns of what is above its own limit: that is an error here, not a line that nobody reads.
+        # PIL only warns about images above its own limit; here that is an error.
         most = min(MAX_PIXELS, PIL.Image.MAX_IMAGE_PIXELS or MAX_PIXELS)
         if width * height > most:
             self._image.close()
@@ -205,9 +206,9 @@ class _Opened:
             raise self._error(problem) from None
 
     def _error(self, problem: Exception) -> UserError:
-        # PIL's plugins raise nearly anything on a broken file.
+        # PIL's plugins raise errors of many types on a broken file.
         reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        # It names the bytes by where they lie in memory: two runs would give two reasons.
+        # Memory addresses in the message would make the reasons of two runs differ.
         reason = re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", reason)
         return UserError(f"{self._where}: the image can't be decoded ({reason})")
 
@@ -217,7 +218,7 @@ def _formats() -> tuple[str, ...]:
     import PIL.Image
 
     for name in FORMATS:
-        # A build of PIL may lack the library of one.
+        # A build of PIL may lack the library of a format.
         with suppress(ImportError):
             importlib.import_module(f"PIL.{name}ImagePlugin")
     return tuple(name for name in map(_opened_as, FORMATS) if name in PIL.Image.OPEN)
@@ -228,7 +229,7 @@ def _opened_as(name: str) -> str:
 
 
 def _is_plain(data: bytes, how: Decoding) -> bool:
-    """Whether the bytes alone tell that `_changes` will find nothing, as they do for most images."""
+    """Whether a quick look at the bytes shows that `_changes` would find nothing, as for most images."""
     if any(mark in data for mark in (b"Exif\0\0", b"tiff:Orientation", b"eXIf", b"Raw profile type")):
         return False
     if data[:2] == b"\xff\xd8":
@@ -248,7 +249,7 @@ def _changes(data: bytes, how: Decoding) -> list[str]:
                 said.append("range")
             if how.background is not None and image.has_transparency_data:
                 said.append(f"on {how.background}")
-            # A TIFF is turned by PIL itself, whatever is asked.
+            # PIL always rotates a TIFF itself.
             if how.upright and image.format != "TIFF" and (turn := _orientation(image)) in UPRIGHT:
                 said.append(f"orientation {turn}")
             return said
@@ -257,7 +258,7 @@ def _changes(data: bytes, how: Decoding) -> list[str]:
 
 
 def _orientation(image: PIL.Image.Image) -> int | None:
-    """The tag; None without one, and where the block that holds it can't be read, as viewers have it."""
+    """Return the orientation tag; None if it is missing or its block is unreadable, which viewers ignore as well."""
     try:
         orientation = image.getexif().get(ORIENTATION)
     except Exception:
@@ -266,5 +267,5 @@ def _orientation(image: PIL.Image.Image) -> int | None:
 
 
 def decoders() -> int:
-    """Threads that decode images, for which PIL works without Python's lock: this process's share of the cores."""
+    """Return the number of decoding threads: this process's share of the cores (PIL releases the GIL), at most 8."""
     return min(MOST_DECODERS, cores())

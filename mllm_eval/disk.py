@@ -1,4 +1,4 @@
-"""How bytes reach a disk, what is said where it refuses them, and how it is told that other bytes came back."""
+"""Write files durably, report write errors in one line, and detect changed content by checksums."""
 
 from __future__ import annotations
 
@@ -30,22 +30,25 @@ MENDS = {
     errno.EISDIR: f"remove the folder that stands where a file should {AGAIN}",
     errno.ENAMETOOLONG: "take shorter names",
 }
-# What the writers of libraries say, which raise no OSError: safetensors, torch.save, SQLite.
+# Messages of libraries whose writers raise no OSError: safetensors, torch.save, SQLite.
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _REFUSED = re.compile(r"PytorchStreamWriter|unexpected pos \d+ vs|file write failed|database or disk is full|disk I/O")
 
 
 class NotWritten(UserError, OSError):
-    """A file that the system would not write; what stood in its place before is still there."""
+    """A file could not be written; its previous content is unchanged."""
 
     reason = ""
 
     @classmethod
     def of(cls, path: Path, error: OSError) -> NotWritten:
-        """The line on an error that came up while `path` was written: of another file where the error names one."""
+        """Return the error with a one-line message for an OSError raised while `path` was written.
+
+        If the OSError names another file, the message is about that file.
+        """
         reason = error.strerror or str(error) or type(error).__name__
         named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
-        # What lies beside it or below is this file on its way.
+        # A file in the same folder or below is a temporary one of `path` itself.
         other = named.is_absolute() and path.parent not in named.parents
         said = f"{named}: cannot be read or written" if other else f"{path}: cannot be written"
         refusal = cls(f"{said} ({reason}); {MENDS.get(error.errno or 0, f'mend that {AGAIN}')}")
@@ -54,16 +57,16 @@ class NotWritten(UserError, OSError):
 
     @property
     def strerror(self) -> str:  # type: ignore[override]
-        """The system's words."""
+        """The system's message."""
         return self.reason
 
 
 @contextmanager
 def saving(path: Path) -> Iterator[None]:
-    """Say in one line that `path` could not be written, whatever writes it in the `with` block.
+    """Convert write errors inside the `with` block to NotWritten, whose message is one line about `path`.
 
     Raises:
-        NotWritten: the system refused; the writers of safetensors, torch and SQLite count like one's own.
+        NotWritten: the system could not write; errors of safetensors, torch and SQLite are recognised, too.
     """
     try:
         yield
@@ -80,18 +83,18 @@ def saving(path: Path) -> Iterator[None]:
 
 
 def _refused(error: Exception) -> OSError | None:
-    """What the system said where a library tells it in words of its own; None for any other exception."""
+    """Return the OSError behind a library's own write error; None for any other exception."""
     if match := _OS_ERROR.search(str(error)):
         number = int(match[1])
         return OSError(number, os.strerror(number))
     if _REFUSED.search(str(error)):
-        # Which of them it was is not told; a full disk is what it nearly always is.
+        # The library does not name the system's error, which is nearly always a full disk.
         return OSError(errno.ENOSPC, str(error).strip().splitlines()[0])
     return None
 
 
 def write(file: int, data: bytes | memoryview, at: int | None = None) -> None:
-    """Write all of `data` to an open file, at an offset or where it stands: the system may take a part at a time."""
+    """Write all of `data` to a file descriptor, at offset `at` or its current position, in several writes if needed."""
     rest = memoryview(data)
     while rest:
         done = os.write(file, rest) if at is None else os.pwrite(file, rest, at)
@@ -102,29 +105,29 @@ def write(file: int, data: bytes | memoryview, at: int | None = None) -> None:
 
 
 class Through(io.FileIO):
-    """An open file as `io.BufferedWriter` takes it, written by `os.write`; closing it closes the file."""
+    """Raw file for `io.BufferedWriter` that writes by `os.write`; closing it closes the file descriptor."""
 
     def __init__(self, file: int) -> None:
         super().__init__(file, "wb")
 
     def write(self, data: Any) -> int:
-        """How many bytes the system took."""
+        """Write and return the number of bytes that the system accepted."""
         return os.write(self.fileno(), data)
 
 
 def sync(file: int) -> None:
-    """See to it that what was written to an open file is on the disk."""
+    """Flush a file descriptor's data to disk."""
     os.fsync(file)
 
 
 def replace(fresh: Path | str, path: Path) -> None:
-    """Put a finished file or folder into the place of another, so that a crash of the machine leaves one of them."""
+    """Replace a file or folder by a finished one, so that one of them remains even if the machine crashes."""
     os.replace(fresh, path)
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """See to it that the names in a folder are on the disk; where a file system has no such thing, nothing is done."""
+    """Flush a folder's entries to disk; does nothing on file systems that do not support it."""
     with suppress(OSError):
         opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -134,20 +137,20 @@ def sync_folder(folder: Path) -> None:
 
 
 def sum_note(path: Path) -> Path:
-    """Where the checksum of a file stands."""
+    """Return the path of a file's checksum file."""
     return path.with_name(f".{path.name}.sum")
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, 64 hex digits. Raises OSError where it can't be read."""
+    """Return the SHA-256 of a file, 64 hex digits. Raises OSError if it can't be read."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def as_written(path: Path) -> bool:
-    """Whether a file's bytes are those that its note tells of; True where there is no note.
+    """Whether a file matches its checksum file; True without a checksum file.
 
-    Raises OSError where the file can't be read.
+    Raises OSError if the file can't be read.
     """
     try:
         noted = sum_note(path).read_text(encoding="utf-8", errors="replace").strip()
@@ -157,7 +160,7 @@ def as_written(path: Path) -> bool:
 
 
 def counted_lines(lines: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
-    """The lines as they are, each taken into a digest on its way."""
+    """Yield the lines unchanged, and update a digest with each."""
     for line in lines:
         digest.update(line)
         yield line

@@ -1,4 +1,4 @@
-"""Which answers a model gave, and which were right: what a score does not tell of a model that says C to everything."""
+"""Count which answers a model gave, to expose models that, for instance, answer C to every question."""
 
 from __future__ import annotations
 
@@ -7,54 +7,55 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-# An answer that is more than half of all, and so much more often given than right, says little of the image.
+# Thresholds of `one_answer`: share of all answers, ratio to the share of targets, and share if only two answers occur.
 MOST, TIMES, BINARY = 0.5, 1.5, 0.75
 LEAST = 20
-"""Answers fewer than these have no distribution to speak of."""
+"""Fewest answers for which `one_answer` judges a distribution."""
 NAMED = 20
-"""Different answers that are counted each; the others are counted together."""
+"""Number of distinct answers that are counted separately; the others are counted together."""
 LABELS = 12
-"""A confusion table has no more golds than these."""
+"""Most distinct targets of a confusion table."""
 LONGEST = 8
-"""Letters of the longest label, `(false).`"""
+"""Length of the longest label, `(false).`"""
 NONE = ""
-"""Stands in a confusion table for an answer in which no label was read."""
+"""Key of a confusion table for answers without a label."""
 
 _LABEL = re.compile(r"\(?([A-Za-z]|yes|no|true|false)[).:]?", re.IGNORECASE)
 
 
 def label(text: str | None) -> str | None:
-    """The option that a text is: an upper-case letter, or yes, no, true, false; None for any other text."""
+    """Return the option that a text names: an upper-case letter, yes, no, true or false; None for other texts."""
     text = (text or "").strip()
     match = _LABEL.fullmatch(text) if len(text) <= LONGEST else None
     return None if match is None else match[1].upper() if len(match[1]) == 1 else match[1].lower()
 
 
 def distribution(parsed: Iterable[tuple[str | None, float | None]], targets: Iterable[str]) -> dict[str, Any]:
-    """Counts of the answers that were read, of the golds, and of both together where the golds are labels.
+    """Count the parsed answers and the targets ("golds"), and their pairs where the targets are labels.
 
     Args:
-        parsed: of each sample what was read from its answer, and its score; a failed sample (None) counts nowhere.
-        targets: its gold answer.
+        parsed: (parsed answer, score) of each sample; samples with score None (failed) are not counted.
+        targets: the target of each sample.
 
     Returns:
-        {"answers": {text: count}, "others": count, "golds": {text: count}, "confusion": {gold: {answer: count}}};
-        answers and golds by falling count, `others` those beyond twenty. The table is empty unless half of the golds
-        are letters, or yes and no; golds that are none are left out of it.
+        {"answers": {text: count}, "others": count, "golds": {text: count}, "confusion": {gold: {answer: count}}}.
+        Answers and golds are the twenty most frequent, in descending order; `others` counts the remaining answers.
+        "confusion" is empty unless at least half of the targets are labels (see `label`), of 2 to 12 distinct values;
+        targets that are no labels are left out of it.
     """
     rows = zip(parsed, targets, strict=True)
     return counted(Counter((said, gold) for (said, score), gold in rows if score is not None))
 
 
 def counted(pairs: Mapping[tuple[str | None, str], int]) -> dict[str, Any]:
-    """As `distribution`, of how often each was read from an answer to each gold. What is equal is looked at once."""
+    """Return the same as `distribution`, from the counts of (parsed answer, target) pairs."""
     given = [
         (label(said) or (said and said.strip().lower()) or None, gold.strip(), n) for (said, gold), n in pairs.items()
     ]
     total = sum(n for *_, n in given)
     letters = sum(n for said, _, n in given if said and len(said) == 1 and said.isupper())
     if given and all(len(gold) == 1 and gold.isdigit() for _, gold, _ in given) and letters > total / 2:
-        # Golds that number the options from 0, where the model is asked for letters.
+        # The targets number the options from 0, but the model was asked for letters.
         given = [(said, chr(ord("A") + int(gold)), n) for said, gold, n in given]
     answers, golds = Counter[str](), Counter[str]()
     table: dict[str, Counter[str]] = {}
@@ -77,10 +78,11 @@ def counted(pairs: Mapping[tuple[str | None, str], int]) -> dict[str, Any]:
 
 
 def one_answer(counts: Mapping[str, Any]) -> tuple[str, float] | None:
-    """The answer that makes up most of a distribution without being right so often, and its share; None without one.
+    """Return an answer that dominates a distribution far beyond its share of targets, and its share; None without one.
 
-    It is more than half of all answers, and more than 1.5 times as frequent as among the golds; where the golds were
-    not counted, more than half of three or more different answers, or three quarters of two.
+    It makes up more than half of all answers, and its share is more than 1.5 times its share of the targets. Where
+    targets were not counted, it makes up more than half of three or more distinct answers, or more than three quarters
+    of two. Fewer than 20 answers are not judged.
     """
     answers: Mapping[str, int] = counts.get("answers") or {}
     total = sum(answers.values()) + int(counts.get("others") or 0)
@@ -95,6 +97,6 @@ def one_answer(counts: Mapping[str, Any]) -> tuple[str, float] | None:
 
 
 def of_lines(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The answers alone, of lines of scores ({"parsed", "score"}) whose golds are not at hand."""
+    """Return "answers" and "others" of `distribution` from lines of scores ({"parsed", "score"}) without targets."""
     counts = distribution(((line["parsed"], line["score"]) for line in lines), ("" for _ in lines))
     return {"answers": counts["answers"], "others": counts["others"]}

@@ -1,4 +1,4 @@
-"""The machine and the software a result was made with, and the settings that make it repeatable."""
+"""Describe hardware and software for manifests, and make results reproducible by settings."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mllm_eval import process
 from mllm_eval.errors import UserError
 from mllm_eval.storage import PACKAGE
 
-# Where the driver tells of its GPUs, and where a process finds those that it may use.
+# The NVIDIA driver's list of GPUs, and the folder with the devices that a process may use.
 DRIVER = Path("/proc/driver/nvidia/gpus")
 DEVICES = Path("/dev")
 
 
 def describe() -> dict[str, Any]:
-    """Time, python, packages, git state, processor, threads and GPUs, as plain data for a manifest."""
+    """Return time, Python version, platform, CPU, threads, GPUs, git state and packages as plain data."""
     packages = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -40,32 +40,32 @@ def describe() -> dict[str, Any]:
 
 
 def threads() -> int:
-    """Threads that torch computes with: $OMP_NUM_THREADS, else the cores this process may use."""
+    """Return the number of torch's threads: $OMP_NUM_THREADS, else the number of cores this process may use."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdigit() and int(given) > 0 else len(os.sched_getaffinity(0))
 
 
 def cores() -> int:
-    """Cores of this process: of those that it may use its share among the processes of this machine.
+    """Return the number of cores for this process: its share among the launcher's processes on this machine.
 
-    Slurm gives each of its tasks cores of its own, which are not to be shared out once more.
+    Cores that Slurm assigns to a task are not divided again.
     """
     here = len(os.sched_getaffinity(0))
     own = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    # A launcher that one task has started has its processes share that task's cores.
+    # If a launcher runs several processes within one Slurm task, they must share the task's cores.
     if own.isdigit() and os.environ.get("SLURM_NTASKS") == os.environ.get("WORLD_SIZE"):
         return max(1, min(here, int(own)))
     return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def gpus() -> list[str]:
-    """Names of the GPUs that this process may use, found without torch; empty without any."""
+    """Return the names of the GPUs that this process may use, found without torch; empty if there are none."""
     listed = _listed_gpus() or _driver_gpus()
     return [listed[at][1] for at in _visible([key for key, _ in listed], os.environ.get("CUDA_VISIBLE_DEVICES"))]
 
 
 def _listed_gpus() -> list[tuple[str, str]]:
-    """Key (such as GPU-1a2b...) and name of each, as nvidia-smi lists them."""
+    """Return (UUID, name) of each GPU by nvidia-smi."""
     if not (command := shutil.which("nvidia-smi")):
         return []
     listed = subprocess.run(
@@ -78,22 +78,22 @@ def _listed_gpus() -> list[tuple[str, str]]:
 
 
 def _driver_gpus() -> list[tuple[str, str]]:
-    """The same as the driver lists them: many containers have no nvidia-smi."""
+    """Return (UUID, name) of each GPU by the driver's files, as many containers have no nvidia-smi."""
     listed: list[tuple[str, str]] = []
     for path in sorted(DRIVER.glob("*/information")):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-        # A container sees the driver's whole list, but only the devices that it was given.
+        # A container sees the driver's list of all GPUs, but only its own devices.
         if (DEVICES / f"nvidia{said.get('Device Minor', '')}").exists():
             listed.append((said.get("GPU UUID", ""), said.get("Model", "NVIDIA GPU")))
     return listed
 
 
 def _visible(keys: Sequence[str], said: str | None) -> list[int]:
-    """Which of these GPUs CUDA shows where CUDA_VISIBLE_DEVICES is `said`: numbers, or beginnings of keys.
+    """Return the indices of GPUs that are visible if CUDA_VISIBLE_DEVICES is `said`: indices or UUID prefixes.
 
-    As CUDA reads it, the first entry that names none ends the list. A part of a GPU (MIG-...) stands for its GPU
-    where there is one alone.
+    As in CUDA, the first invalid entry ends the list. A part of a GPU (MIG-...) is resolved only on machines with a
+    single GPU.
     """
     if said is None:
         return list(range(len(keys)))
@@ -112,7 +112,7 @@ def _visible(keys: Sequence[str], said: str | None) -> list[int]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the checkout this package runs from and whether files differ from it; None when installed."""
+    """Return the commit of the checkout this package runs from, and its changed files; None if it is installed."""
     top = PACKAGE.parent
     if not (top / ".git").exists() or not shutil.which("git"):
         return None
@@ -136,25 +136,25 @@ def _cpu() -> str:
 
 @contextmanager
 def settings() -> Iterator[None]:
-    """Within, this project's settings: no network, quiet libraries, repeatable; behind it the process is as it was.
+    """Context with this project's settings (no network, quiet libraries), which restores the process on exit.
 
-    Every public function that computes enters it for the length of a call; also a decorator.
+    Every public function that computes uses it as a decorator.
     """
     with process.unchanged():
         before_torch()
         process.go_offline()
-        # A notebook without its widgets shows no bars, of which tqdm tells when transformers is imported.
+        # In a notebook without ipywidgets, tqdm warns when transformers is imported.
         warnings.filterwarnings("ignore", message="IProgress not found")
         yield
 
 
 def before_torch() -> None:
-    """Set what must be set before torch and transformers are imported: offline, quiet, repeatable.
+    """Set environment variables that torch and transformers read on import: offline, quiet, reproducible.
 
-    Values the user has set in the environment stay. `settings` puts all of it back.
+    Variables that the user has set are kept. `settings` restores the environment.
     """
     if not gpus() and not Path("/dev/kfd").exists():
-        # Without it accelerate's probe of deepspeed prints a warning and looks for a GPU.
+        # Otherwise accelerate's check for deepspeed prints a warning and searches for a GPU.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     quiet = {
         "TOKENIZERS_PARALLELISM": "false",
@@ -165,22 +165,22 @@ def before_torch() -> None:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         "DS_LOG_LEVEL": "error",
-        # cuBLAS is repeatable only with a workspace of this form.
+        # cuBLAS is deterministic only with a workspace configured like this.
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-        # oneDNN keeps what it has prepared for 1,024 shapes, and nearly every batch has another: hundreds of megabytes.
+        # oneDNN caches kernels for 1,024 shapes, and nearly every batch has a new one: hundreds of megabytes.
         "LRU_CACHE_CAPACITY": "32",
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
     }
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
-    # A transformers that was imported before has read it already.
+    # If transformers is imported already, it has read the variables before this change.
     process.go_quiet()
 
 
 def device() -> str:
-    """Where models go: this process's GPU if there is one. Imports torch.
+    """Return the device for models: this process's GPU as `cuda:<index>`, else `cpu`. Imports torch.
 
-    It has its number: a thread that was not told which GPU is current takes the first.
+    The index is explicit because in a new thread plain `cuda` means the first GPU.
     """
     import torch
 
@@ -190,9 +190,10 @@ def device() -> str:
 
 
 def repeatable(seed: int, strictly: bool = False) -> None:
-    """Seed python, numpy and torch, ask torch for deterministic algorithms and fix its threads; see `settings`.
+    """Seed Python, numpy and torch, enable torch's deterministic algorithms, and set its number of threads.
 
-    Where an operation has no deterministic form torch goes on with the other; `strictly` makes that an error.
+    Operations without a deterministic algorithm run nondeterministically; with `strictly` they raise RuntimeError.
+    `settings` restores all of this.
     """
     before_torch()
     import random
@@ -206,8 +207,8 @@ def repeatable(seed: int, strictly: bool = False) -> None:
     torch.manual_seed(seed)
     torch.set_num_threads(threads())
     torch.use_deterministic_algorithms(True, warn_only=not strictly)
-    # With deterministic algorithms torch also writes NaN into whatever it allocates. That shows who reads memory before
-    # it is written, and changes nothing else; it took a sixth of a training step.
+    # In deterministic mode torch also fills new memory with NaN, to expose reads of uninitialised memory. It has no
+    # other use, and took a sixth of a training step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     warnings.filterwarnings("ignore", message=".*deterministic.*", category=UserWarning)
 
@@ -216,7 +217,10 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def parse_bytes(text: str, variable: str) -> int:
-    """Bytes of `200GB`, `1.5T`, `500e9` or `0`; units are powers of 1000. Raises UserError for another form."""
+    """Return the bytes of a size like `200GB`, `1.5T`, `500e9` or `0`, with units as powers of 1000.
+
+    Raises UserError, naming `variable`, for another form.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
     if match is None:
         raise UserError(f"{variable}={text!r}: write a size such as 200GB or 1.5TB")

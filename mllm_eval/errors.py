@@ -1,4 +1,4 @@
-"""What a user did wrong, in one line."""
+"""Errors that the user can correct, each reported in one line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mllm_eval import escaping
 
 
 class UserError(Exception):
-    """Bad input: one line that names the file, the row, what is wrong and how to mend it.
+    """Bad input, with a message of one line that names the file, the row, the fault and the correction.
 
     The command line prints it without a traceback and exits with code 2.
     """
@@ -21,8 +21,10 @@ class UserError(Exception):
 
 
 def origin(error: BaseException, folder: Path) -> str:
-    """`file:line: ` where code of somebody's own failed: the innermost frame in a folder, or the place that an error
-    of syntax names; `""` where no frame lies there."""
+    """Return `file:line: ` of an error in user code: its innermost frame in `folder`, or the place of a syntax error.
+
+    Returns "" if no frame lies in the folder.
+    """
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}: "
     place, step = "", error.__traceback__
@@ -38,22 +40,22 @@ def _place(step: TracebackType) -> str:
 
 
 def exception_words(error: BaseException) -> str:
-    """An exception in a line: its type, and its text if it has any."""
+    """Return an exception as text: its type, and its message if it has one."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def fault(error: BaseException, said: str, *folders: Path, otherwise: str = "") -> UserError:
-    """A line on an exception of somebody's own code: where it failed in one of `folders`, what failed, and why.
+    """Return a UserError for an exception in user code: its place in one of `folders`, what failed (`said`), and why.
 
-    The folders are tried in turn; `otherwise` stands in place of file and line where no frame lies in any.
+    The folders are tried in order; `otherwise` replaces the place if no frame lies in any of them.
     """
     where = next(filter(None, (origin(error, folder) for folder in folders)), otherwise)
     return UserError(f"{where}{said} ({exception_words(error)})")
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """A hint at the known name closest to a mistyped one, `" Did you mean 'x'?"`, or `""` if none is."""
+    """Return a hint at the known name closest to a mistyped one, `" Did you mean 'x'?"`, or `""` if none is close."""
     options = sorted(known)
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if not close:

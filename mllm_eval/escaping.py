@@ -1,7 +1,7 @@
-"""What models, data sets and files say, written so that it is text wherever it is shown.
+"""Escape text of models, data sets and files, so that it is shown as text wherever it is printed.
 
-One function a surface: a terminal, html, LaTeX, markdown, a csv that a spreadsheet opens, a figure. Whoever writes a
-text that does not stand in this project's own code puts it through one of these; of html `mllm_eval.html` sees to it.
+There is one function per output format: terminal, html, LaTeX, markdown, csv for spreadsheets, and figures. All text
+that is not a literal of this project's code must pass through one of them; for html, `mllm_eval.html` ensures it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import json
 import re
 import unicodedata
 
-# Control characters, line ends of Unicode, marks that turn the order of letters around, halves of surrogate pairs, and
-# the invisible letters of the block of tags.
+# Control characters, Unicode line separators, bidirectional controls, surrogates, and the invisible characters of the
+# Tags block.
 _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]"
 )
@@ -31,15 +31,15 @@ _SIGNS = {
 
 
 def line(text: str) -> str:
-    """A text as one line for a terminal: blanks of any kind become one blank, the rest is as in `lines`."""
+    """Escape a text as one line for a terminal: runs of whitespace become one space, the rest is as in `lines`."""
     return lines(" ".join(text.split()))
 
 
 def lines(text: str) -> str:
-    """A text for a terminal, its own line ends and tabs kept: what a terminal would act on is spelt out as in JSON.
+    """Escape a text for a terminal; newlines and tabs are kept.
 
-    A control character may move the cursor, erase lines, change the window's title or its colours; a mark of direction
-    shows letters in another order than they have. They become `\\u001b`, `\\u202e`, so that JSON stays what it was.
+    Control characters could move the cursor, erase lines or change the window's title, and bidirectional controls
+    reorder the shown letters. They become JSON escapes such as `\\u001b`, so that printed JSON keeps its value.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -47,17 +47,17 @@ def lines(text: str) -> str:
 
 
 def html(text: str) -> str:
-    """A text for html, within an element or an attribute in quotes; control characters are spelt out as in `lines`."""
+    """Escape a text for an html element or a quoted attribute; control characters are escaped as in `lines`."""
     return _html.escape(lines(text))
 
 
 def figure(text: str) -> str:
-    """A text for a figure of matplotlib, which would take what stands between two dollars for mathematics."""
+    """Escape a text for a figure of matplotlib, which would read text between two dollar signs as mathematics."""
     return lines(text).replace("$", r"\$")
 
 
 def latex(text: str) -> str:
-    """Any text as LaTeX that prints it; letters without an ASCII form become `?`."""
+    """Escape a text for LaTeX; characters without an ASCII form become `?`."""
     out = []
     for sign in " ".join(text.split()):
         if sign in _SIGNS:
@@ -71,11 +71,11 @@ def latex(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """A text as markdown that shows it, in a cell of a table too: no html, no link, no picture, no emphasis."""
+    """Escape a text as one line of markdown, also for table cells: no html, links, images or emphasis."""
     return _MARKDOWN.sub(r"\\\1", line(text))
 
 
 def cell(text: str) -> str:
-    """A text for a cell of a csv: what a spreadsheet would compute begins with an apostrophe; numbers stay."""
+    """Escape a text for a csv cell: an apostrophe goes before text that a spreadsheet would compute, except numbers."""
     shown = lines(text)
     return f"'{shown}" if _FORMULA.match(shown) and not _NUMBER.fullmatch(shown) else shown

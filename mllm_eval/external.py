@@ -1,4 +1,4 @@
-"""An external vision-language model that is asked as it is: no encoder, no recipe, no training."""
+"""An external vision-language model that is evaluated without training, encoder or recipe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class ExternalModelConfig(Strict):
-    """What config.yaml of an external model's folder holds under `model`."""
+    """The field `model` of an external model's config.yaml."""
 
     name: str
     weights: Weights
@@ -30,19 +30,19 @@ class ExternalModelConfig(Strict):
 
 
 class ExternalModelFile(Strict):
-    """What config.yaml of an external model's folder holds."""
+    """The content of an external model's config.yaml."""
 
     model: ExternalModelConfig
 
 
 @dataclass(frozen=True)
 class ExternalModel(External):
-    """A model in the hub's format, and how it is asked.
+    """A model in the hub's format, and how it is evaluated.
 
-    `digest` says which bytes it is (worked out from the files unless given). `data` is the benchmarks' data pin.
-    `batch` questions go through the model at a time; with one, no question's answer hangs on another.
-    `overruled`: fields of its generation_config that greedy decoding does not follow; None in the folder of a version
-    that followed them.
+    label: its name. data_pin: the benchmarks' data pin. digest: of its files; computed unless given.
+    batch: number of questions in one batch; with 1, answers do not depend on other questions.
+    overruled: fields of its generation_config that greedy decoding ignores; None in folders of earlier versions, which
+        followed them.
     """
 
     label: str
@@ -59,9 +59,9 @@ class ExternalModel(External):
 
     @classmethod
     def of(cls, place: str, data: str = "hub", dtype: Dtype = "float32", batch: int = 1) -> ExternalModel:
-        """The model in a folder, or of a hub repository `owner/name[@revision]`.
+        """Return the model in a folder, or of a hub repository `owner/name[@revision]`.
 
-        Raises UserError for a folder without a model's config, and for what is neither.
+        Raises UserError for a folder without config.json, and for a `place` that is neither.
         """
         folder = Path(place).expanduser()
         if folder.is_dir():
@@ -78,18 +78,18 @@ class ExternalModel(External):
         try:
             said = overruled(weights_folder(weights))
         except UserError:
-            # Not on this machine: what was asked before is all there is to say.
+            # The weights are not on this machine, so the fields come from an earlier evaluation, if any.
             said = cls._overruled_before(model.folder)
         return replace(model, overruled=said)
 
     @classmethod
     def load(cls, folder: Path) -> ExternalModel:
-        """The model of a folder under results/runs. Raises UserError where the folder is not one of a model."""
+        """Return the model of a folder under results/runs. Raises UserError for a folder of another kind."""
         return cls.of_config(load(folder / "config.yaml", ExternalModelFile).model)
 
     @classmethod
     def of_config(cls, said: ExternalModelConfig) -> ExternalModel:
-        """The model that a folder's config.yaml describes."""
+        """Return the model that a folder's config.yaml describes."""
         return cls(said.name, said.weights, said.data, said.dtype, said.batch, said.digest, said.overruled)
 
     @classmethod
@@ -101,7 +101,7 @@ class ExternalModel(External):
 
     @cached_property
     def hash(self) -> str:
-        """12 hex digits of the model's bytes and how it is asked; where it lies does not matter."""
+        """12 hex digits of a hash of digest, data pin, dtype and batch; the model's location does not matter."""
         return short_hash({"model": self.digest, "data": self.data_pin, "dtype": self.dtype, "batch": self.batch})
 
     @property
@@ -109,7 +109,7 @@ class ExternalModel(External):
         return f"{self.label}, an external model"
 
     def config(self) -> dict[str, Any]:
-        """Name, weights and their digest, data pin, and how it is asked."""
+        """Return name, weights, digest, data pin, dtype, batch and overruled fields as plain data."""
         said = ExternalModelConfig(
             name=self.label, weights=self.weights, digest=self.digest, data=self.data_pin, dtype=self.dtype,
             batch=self.batch, overruled=self.overruled,

@@ -1,7 +1,7 @@
-"""What an external model's own files say of decoding, and how much of it greedy decoding overrules; no torch.
+"""Find the decoding settings of an external model that greedy decoding must override. Needs no torch.
 
-Words are those of transformers' `GenerationConfig`. A model's generation_config.json is in force in every call of
-`generate` that does not name the same field, greedy or not.
+Names are those of transformers' `GenerationConfig`. A model's generation_config.json applies to every call of
+`generate` that does not pass the same field, even for greedy decoding.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# Fields that change which tokens are written, or how many, each with values that change nothing. None, false and
-# empty lists never do. Limits in tokens (max_length, max_new_tokens) are the benchmark's anyway.
+# Fields that change which or how many tokens are generated, each with its neutral values. None, false and empty lists
+# are always neutral. Token limits (max_length, max_new_tokens) are missing, as the benchmark sets them.
 DECODING: dict[str, tuple[float, ...]] = {
     "begin_suppress_tokens": (),
     "bad_words_ids": (),
@@ -50,20 +50,20 @@ DECODING: dict[str, tuple[float, ...]] = {
     "temperature": (1,),
     "token_healing": (),
     "top_h": (),
-    # transformers' own default, which older versions wrote out.
+    # 50 is transformers' default, which older versions wrote into the file.
     "top_k": (0, 50),
     "top_p": (1,),
     "typical_p": (1,),
     "watermarking_config": (),
 }
-# Which tokens begin, end and fill an answer is the model's.
+# Fields that greedy decoding keeps: the model's begin, end and padding tokens.
 KEPT = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
 def overruled(folder: Path) -> dict[str, Any]:
-    """The fields of a model's folder that greedy decoding overrules, by name.
+    """Return name -> value of the fields of a model that greedy decoding overrides.
 
-    They stand in generation_config.json, or, in older models, in config.json and its parts.
+    They are in generation_config.json or, for older models, in config.json and its sub-configs.
     """
     path = folder / "generation_config.json"
     if path.is_file():
@@ -76,7 +76,7 @@ def overruled(folder: Path) -> dict[str, Any]:
 
 
 def kept(folder: Path) -> dict[str, Any] | None:
-    """The fields of a folder's generation_config.json that stay in force, or None where it has no such file."""
+    """Return the fields of a folder's generation_config.json that are kept; None without such a file."""
     path = folder / "generation_config.json"
     said = _read(path)
     return {name: said[name] for name in KEPT if name in said} if path.is_file() else None
@@ -86,7 +86,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        # What cannot be read is refused when the model is loaded.
+        # Loading the model will report an unreadable file.
         return {}
     return config if isinstance(config, dict) else {}
 
@@ -100,7 +100,7 @@ def _set(said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overruled_words(said: Mapping[str, Any] | None) -> str:
-    """What was overruled, in words; "" where nothing was. None: nobody had looked."""
+    """Return a note on overridden fields; "" if there are none. None as input means a version that did not check."""
     if said is None:
         return "decoded as its generation_config says, where it has one: ask it again to have it greedy"
     if not said:

@@ -1,8 +1,8 @@
-"""Html that shows texts as texts, whoever forgets to escape them.
+"""A type for html that escapes all text put into it.
 
-`Html` is the one type that pages, tables and notebooks take: a text that is put into it or joined with it is escaped on
-the way, and mypy holds that no plain text stands in its place. `tests/security/test_html.py` reads the syntax of the
-whole package: what is declared to be html stands there as a literal, save for the few sources that it lists.
+Pages, tables and notebooks accept only `Html`, which mypy checks. Text that is inserted into or joined with `Html` is
+escaped. `tests/security/test_html.py` checks the syntax tree of the whole package: only literals, and a few listed
+sources, may be declared as html.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from mllm_eval import escaping
 
 
 class Html(Markup):
-    """Html as it is written in this project's code: `Html("<p>{}</p>").format(text)` escapes the text, Html stays.
+    """A string of html. `Html("<p>{}</p>").format(text)` escapes the text; an argument of type Html is unchanged.
 
-    `format`, `join`, `+` and `replace` escape by `escaping.html` all that is not Html itself. An f-string gives a plain
-    text, which would be escaped in its turn.
+    `format`, `join`, `+` and `replace` escape everything that is not Html by `escaping.html`. An f-string gives a plain
+    string, which would be escaped when it is used.
     """
 
     __slots__ = ()
 
     @classmethod
     def escape(cls, s: Any, /) -> Self:
-        """Html stays as it is; of anything else its text, for an element or an attribute in quotes."""
+        """Return Html unchanged, and anything else as escaped text for an element or a quoted attribute."""
         return cls(s.__html__() if hasattr(s, "__html__") else escaping.html(str(s)))
 
 
 NOTHING = Html("")
-"""No html, where there may be some."""
+"""Empty html."""
 
 
 def joined(*parts: str) -> Html:
-    """The parts one behind the other, texts among them escaped."""
+    """Concatenate parts, escaping those that are not Html."""
     return NOTHING.join(parts)

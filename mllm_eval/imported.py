@@ -1,4 +1,4 @@
-"""Answers that were made elsewhere and are kept as a row: no weights, no recipe, a name and the data they answer."""
+"""Answers that were made elsewhere, stored as a row of the table with a name and a data pin, without weights."""
 
 from __future__ import annotations
 
@@ -18,41 +18,45 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,79}")
 
 
 class ImportedConfig(Strict):
-    """What config.yaml of the folder holds under `imported`."""
+    """The field `imported` of the folder's config.yaml."""
 
     name: str
     data: str
 
 
 class ImportedFile(Strict):
-    """What config.yaml of the folder holds."""
+    """The content of the folder's config.yaml."""
 
     imported: ImportedConfig
 
 
 @dataclass(frozen=True)
 class Imported(External):
-    """Whose answers these are, in the words of who brought them, and the data pin whose questions they answer."""
+    """Imported answers: the name that the user gave them (`label`), and the data pin that they answer (`data_pin`)."""
 
     label: str
     data_pin: str
 
     @classmethod
     def of(cls, name: str, data: str) -> Imported:
-        """Raises UserError for a name that can't name a row: of letters, digits and . _ + -, or like a run's hash."""
+        """Return the row with this name.
+
+        Raises UserError for an invalid name: over 80 characters, with characters other than letters, digits and
+        . _ + -, or like a run's hash.
+        """
         if not _NAME.fullmatch(name) or re.fullmatch(r"[0-9a-f]{4,12}", name):
             raise UserError(f"{name!r} can't name a row: up to 80 letters, digits and . _ + -, and no hash of a run")
         return cls(name, data)
 
     @classmethod
     def load(cls, folder: Path) -> Imported:
-        """The answers of a folder under results/runs. Raises UserError where the folder is not one of imported ones."""
+        """Return the row of a folder under results/runs. Raises UserError for a folder of another kind."""
         said = load(folder / "config.yaml", ImportedFile).imported
         return cls(said.name, said.data)
 
     @cached_property
     def hash(self) -> str:
-        """12 hex digits of name and data: more answers under the same name go to the same row."""
+        """12 hex digits of a hash of name and data pin, so that later imports under a name join the same row."""
         return short_hash({"imported": self.label, "data": self.data_pin})
 
     @property
@@ -60,15 +64,15 @@ class Imported(External):
         return f"{self.label}, imported answers"
 
     def config(self) -> dict[str, Any]:
-        """Name and data pin."""
+        """Return name and data pin as plain data."""
         return {"imported": ImportedConfig(name=self.label, data=self.data_pin).model_dump(mode="json")}
 
     def note_session(self) -> None:
-        """Write manifest.json where there is none: the environment of the first import."""
+        """Write manifest.json with the environment of the first import, unless it exists."""
         if not self.manifest():
             write_json(self.folder / "manifest.json", {"run": self.name, "hash": self.hash, "sessions": [describe()]})
 
     def note_file(self, title: str, about: dict[str, Any]) -> None:
-        """Add to manifest.json which file the answers to a benchmark, and variant, are from."""
+        """Record in manifest.json the file from which the answers to a benchmark's variant come."""
         held = self.manifest()
         write_json(self.folder / "manifest.json", {**held, "files": {**held.get("files", {}), title: about}})

@@ -1,8 +1,8 @@
-"""Linear layers through oneDNN: on request, or where nothing is said on CPUs with AVX-512.
+"""Compute linear layers by oneDNN, if a recipe's `kernels` says so, or by default on CPUs with AVX-512.
 
-torch multiplies float32 matrices with MKL, which keeps to 256-bit vectors on processors that Intel did not make;
-oneDNN, built into torch too, takes the widest there are. The function is the same, the rounding another, so a recipe
-may say which it is (`kernels`). A GPU and another precision always keep torch's own choice.
+torch multiplies float32 matrices by MKL, which uses only 256-bit vectors on CPUs that are not Intel's. oneDNN, which is
+part of torch as well, uses the widest vectors available. Results differ by rounding, so a recipe can fix the choice.
+On GPUs and for other dtypes torch's own choice is kept.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def has_onednn() -> bool:
 
 
 def has_avx512() -> bool:
-    """Whether this machine's CPU has the vectors that make oneDNN worth it, and this torch uses them."""
+    """Whether the CPU supports AVX-512, and this torch uses it; only then is oneDNN faster."""
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def resolve_kernels(kernels: Kernels) -> Literal["onednn", "torch"]:
-    """What linear layers are computed by on this machine's CPU. Raises UserError for oneDNN where torch has none."""
+    """Return the library for linear layers on this CPU. Raises UserError for oneDNN if torch was built without it."""
     if kernels == "onednn" and not has_onednn():
         raise UserError(
             "`kernels: onednn`: this torch was built without oneDNN; say `kernels: torch`, or install another"
@@ -42,14 +42,15 @@ def resolve_kernels(kernels: Kernels) -> Literal["onednn", "torch"]:
 
 
 def kernels_here(kernels: Kernels) -> Literal["onednn", "torch"]:
-    """What linear layers are computed by where models go on this machine, a GPU or its CPU."""
+    """Return the library for linear layers on this machine: `torch` on a GPU, else as `resolve_kernels`."""
     return "torch" if torch.cuda.is_available() else resolve_kernels(kernels)
 
 
 def product(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`states @ weight.T + bias`: states [..., K], weight [N, K], bias [N], float32 on the CPU; no gradient.
+    """Return `states @ weight.T + bias` [..., N] by oneDNN, without gradient.
 
-    `weight` must be contiguous: oneDNN reads other layouts slowly, a hundred times slower for some.
+    states [..., K], weight [N, K] and bias [N] must be float32 on the CPU. `weight` must be contiguous, since oneDNN is
+    up to a hundred times slower for other layouts.
     """
     multiplied: Tensor = torch.ops.mkldnn._linear_pointwise.default(states, weight, bias, "none", [], "")
     return multiplied
@@ -74,12 +75,12 @@ class _Product(torch.autograd.Function):
 
 
 class OnednnLinear(nn.Linear):
-    """A linear layer that computes with oneDNN where it can."""
+    """A linear layer that uses oneDNN for float32 on the CPU, and torch's implementation otherwise."""
 
     def forward(self, input: Tensor) -> Tensor:
         weight = self.weight
         fits = weight.device.type == "cpu" and weight.dtype == input.dtype == torch.float32 and weight.is_contiguous()
-        # Autocast asks for half precision of float32 tensors, and torch's own layer hears it.
+        # Autocast requests half precision for float32 tensors, which only torch's own layer respects.
         if torch.is_autocast_enabled("cpu") or not (fits and input.numel()):
             return F.linear(input, weight, self.bias)
         if torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad):
@@ -89,7 +90,7 @@ class OnednnLinear(nn.Linear):
 
 
 def use_kernels(model: M, kernels: Kernels = "auto") -> M:
-    """The model with its linear layers computed by these, weights where they are.
+    """Switch a model's linear layers to these kernels, in place, and return the model.
 
     Raises UserError as `resolve_kernels` does.
     """

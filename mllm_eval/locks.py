@@ -1,4 +1,4 @@
-"""Locks among processes, and folders that one process makes while others wait."""
+"""Locks between processes, and folders that one process creates while others wait."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mllm_eval.storage import read_text, write_atomic
 
 log = logging.getLogger(__name__)
 
-# What flock says on a file system that has no locks.
+# Errors of flock on a file system without locks.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 _held: set[IO[bytes]] = set()
 
 
 def _let_go_of_locks() -> None:
-    """In a forked process: locks are its parent's, and end with the parent though this process goes on."""
+    """Close inherited lock files in a forked child, so that a lock ends with its owner even if the child survives."""
     while _held:
         _held.pop().close()
 
@@ -35,10 +35,10 @@ os.register_at_fork(after_in_child=_let_go_of_locks)
 
 
 class FileLock:
-    """Hold an exclusive lock on a file while in the `with` block; released by the system if the process dies.
+    """Context that holds an exclusive lock on a file; the system releases it if the process dies.
 
-    `waiting` is called once if another process holds the lock, before this one waits for it. On a file system without
-    locks a warning says so, and nothing is held.
+    `waiting` is called once, before waiting for another process that holds the lock. On a file system without locks a
+    warning is logged, and no lock is held.
     """
 
     def __init__(self, path: Path, waiting: Callable[[], None] | None = None) -> None:
@@ -47,13 +47,13 @@ class FileLock:
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> FileLock:
-        """Raises NotWritten where the lock's file can't be opened."""
+        """Acquire the lock. Raises NotWritten if the lock's file can't be opened."""
         with saving(self.path):
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = open(self.path, "ab")
             except OSError as error:
-                # Where nobody can write nothing has to be kept from others: what is there can be looked at.
+                # On a read-only file system no process can write, so no lock is needed for reading.
                 if error.errno == errno.EROFS and self.path.parent.is_dir():
                     return self
                 raise
@@ -88,7 +88,7 @@ _unlocked: set[int] = set()
 
 
 def _say_no_locks(folder: Path, error: OSError) -> None:
-    """Once for each file system."""
+    """Log the warning, once per file system."""
     device = os.stat(folder).st_dev
     if device not in _unlocked:
         _unlocked.add(device)
@@ -98,10 +98,10 @@ def _say_no_locks(folder: Path, error: OSError) -> None:
 
 @contextmanager
 def made_whole(target: Path, whole: str, version: str) -> Iterator[Path | None]:
-    """Where to make a folder that appears as `target` behind the `with` block, or None where it is there already.
+    """Yield a path at which to create a folder that becomes `target` on exit; None if `target` is already complete.
 
-    It is there where its file `whole` says `version`, which is written last. One process makes it at a time; what an
-    interrupted one has left is removed, and never taken for a whole one.
+    A folder is complete if its file `whole`, which is written last, contains `version`. Only one process creates the
+    folder at a time. The rest of an interrupted attempt is removed.
     """
     with FileLock(target.with_name(f".{target.name}.lock")):
         if (target / whole).is_file() and read_text(target / whole).strip() == version:

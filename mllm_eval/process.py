@@ -1,6 +1,6 @@
-"""The process that a call runs in, left as it was: what the call and the libraries under it set is put back.
+"""Restore process-wide settings after a call, including those of the libraries that it uses.
 
-Nothing is imported here for its own sake. What a library keeps is looked at once that library is there.
+No library is imported for this purpose; a library's settings are read once it has been imported.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-# Libraries that keep what the environment said when they were imported, in globals of several of their modules.
+# Libraries that copy environment variables into module globals on import.
 KEEPERS = ("huggingface_hub", "transformers", "datasets")
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 SILENT = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_TELEMETRY")
-# Loggers whose level a variable sets when their library is imported, and the level that they have without it.
+# Loggers whose level an environment variable sets on import, and their default level.
 LEVELS = {"transformers": ("TRANSFORMERS_VERBOSITY", logging.WARNING), "DeepSpeed": ("DS_LOG_LEVEL", logging.WARNING)}
-# Of linux/prctl.h.
+# From linux/prctl.h.
 PR_SET_PDEATHSIG = 1
 _TRUE = {"1", "ON", "YES", "TRUE"}
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Something that a module holds: how it is read, how it is set again, and what it is after an import alone."""
+    """The state of a module: how to read it, how to write it back, and its value right after import (`fresh`)."""
 
     module: str
     read: Callable[[Any], Any]
@@ -66,7 +66,7 @@ def _write_torch(torch: Any, before: dict[str, Any]) -> None:
     if before["drawn_on_gpu"] is not None:
         torch.cuda.set_rng_state_all(before["drawn_on_gpu"])
     elif torch.cuda.is_available():
-        # The GPU was not begun: its numbers would have started from the CPU's seed.
+        # CUDA was not initialised before; its random state would then have started from the CPU's seed.
         torch.cuda.manual_seed_all(torch.initial_seed())
 
 
@@ -78,7 +78,7 @@ def _read_accelerate(state: Any) -> dict[str, dict[str, Any]]:
 
 
 def _write_accelerate(state: Any, before: dict[str, dict[str, Any]]) -> None:
-    # A Trainer's precision and devices would be those of every Accelerator that the user makes afterwards.
+    # Otherwise a Trainer's precision and devices would apply to every Accelerator that the user creates later.
     for name, held in before.items():
         shared = getattr(state, name)._shared_state
         shared.clear()
@@ -95,7 +95,7 @@ PARTS = (
 
 @dataclass
 class _Before:
-    """What was there when the outermost context was entered."""
+    """The settings of the process when the outermost context was entered."""
 
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
     levels: dict[str, int] = field(default_factory=lambda: {name: one.level for name, one in _loggers().items()})
@@ -105,16 +105,16 @@ class _Before:
     parts: dict[str, Any] = field(default_factory=dict)
 
     def note(self) -> None:
-        """Read what was imported since, before anything is set in it."""
+        """Read the state of modules that were imported since, before this project changes them."""
         for part in PARTS:
             module = sys.modules.get(part.module)
             if part.module not in self.parts and module is not None:
-                # A module that is half imported has nothing to read yet.
+                # A module whose import is still in progress may lack the attributes.
                 with suppress(AttributeError):
                     self.parts[part.module] = part.read(module)
 
     def restore(self) -> None:
-        """Set everything as it was."""
+        """Restore all settings."""
         alone = "WORLD_SIZE" not in self.environment
         for name in set(os.environ) - set(self.environment):
             del os.environ[name]
@@ -136,7 +136,7 @@ class _Before:
                 if logger.level != self.levels[name]:
                     logger.setLevel(self.levels[name])
             elif name in LEVELS and LEVELS[name][0] not in self.environment:
-                # Its library was imported within.
+                # The library was imported inside the context.
                 logger.setLevel(LEVELS[name][1])
 
     def _restore_kept(self) -> None:
@@ -156,7 +156,7 @@ def _loggers() -> dict[str, logging.Logger]:
 
 
 def _kept() -> list[tuple[tuple[str, str], ModuleType]]:
-    """(module, name) of each global in which a library has kept a variable of the environment."""
+    """Return ((module name, variable), module) for each global in which a library stores an environment variable."""
     loaded = [(name, one) for name, one in list(sys.modules.items()) if name.partition(".")[0] in KEEPERS]
     return [
         ((name, variable), one)
@@ -167,7 +167,7 @@ def _kept() -> list[tuple[tuple[str, str], ModuleType]]:
 
 
 def _said(variable: str) -> bool | None:
-    """What a library that is imported now would keep of a variable."""
+    """Return the value that a library imported now would store for an environment variable."""
     given = os.environ.get(variable)
     if variable in OFFLINE:
         given = given or os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE")
@@ -177,7 +177,7 @@ def _said(variable: str) -> bool | None:
 
 
 def _bars() -> bool | None:
-    """Whether transformers shows bars; None where it is not imported."""
+    """Whether transformers shows progress bars; None if it is not imported."""
     transformers_logging = sys.modules.get("transformers.utils.logging")
     return None if transformers_logging is None else bool(transformers_logging.is_progress_bar_enabled())
 
@@ -186,7 +186,7 @@ def _show_bars(shown: bool) -> None:
     transformers_logging: Any = sys.modules["transformers.utils.logging"]
     silent = {key: vars(one)[key[1]] for key, one in _kept() if key[1] == SILENT[0]}
     for name, variable in silent:
-        # Where the environment has said something, huggingface_hub warns of the other instead of doing it.
+        # If the environment sets the variable, huggingface_hub warns about a contrary request and ignores it.
         setattr(sys.modules[name], variable, None)
     (transformers_logging.enable_progress_bar if shown else transformers_logging.disable_progress_bar)()
     for key, value in silent.items():
@@ -194,7 +194,7 @@ def _show_bars(shown: bool) -> None:
 
 
 def _end_group(own: bool) -> None:
-    """End the process group that this process made for itself alone."""
+    """Destroy torch's process group if this process created it for itself alone."""
     torch: Any = sys.modules.get("torch")
     if own and torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
@@ -206,32 +206,32 @@ _before: _Before | None = None
 
 
 def note() -> None:
-    """Within `unchanged`, look at what was imported since it was entered; to be called before it is set."""
+    """Record the state of modules imported since `unchanged` was entered; call it before changing them."""
     if _before is not None:
         _before.note()
 
 
 def go_offline() -> None:
-    """Let libraries that are imported already see the variables that forbid the network."""
+    """Apply the environment variables that forbid network access to libraries that are imported already."""
     for key, module in _kept():
         if key[1] in OFFLINE and os.environ.get(key[1]):
             setattr(module, key[1], _said(key[1]))
 
 
 def go_quiet() -> None:
-    """Let a transformers that is imported already show no bars, where the environment says so."""
+    """Turn off progress bars of an already imported transformers, if the environment says so."""
     if _bars() and _said(SILENT[0]):
         _show_bars(False)
 
 
 @contextmanager
 def unchanged() -> Iterator[None]:
-    """Behind it the process is as it was, also where an error ends it.
+    """Context that restores the process's settings on exit, also after an error.
 
-    Put back are: the environment's variables; the states of the random numbers of Python, numpy and torch; torch's
-    deterministic mode, threads, precision and default dtype; filters of warnings; levels of loggers; whether Hugging
-    Face's libraries may use the network and show bars, and what accelerate knows of its process. Contexts within
-    change nothing, the outermost one puts back; of several threads the last one does.
+    Restored are: environment variables; random states of Python, numpy and torch; torch's deterministic mode, threads,
+    precision and default dtype; warning filters; logger levels; whether Hugging Face's libraries may use the network
+    and show progress bars; and accelerate's state. Of nested contexts only the outermost restores, of those in several
+    threads only the last one to exit.
     """
     global _depth, _before
     with _lock:
@@ -252,9 +252,9 @@ def unchanged() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """In a process that was forked: let it end when its parent does, however that ends (Linux; elsewhere nothing).
+    """Make this forked process end when its parent ends, however that happens (on Linux; elsewhere a no-op).
 
-    One that waits for work of a parent that was killed would wait for ever.
+    Otherwise a child that waits for work would wait forever after its parent was killed.
     """
     if sys.platform == "linux":
         import ctypes

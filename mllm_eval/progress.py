@@ -1,12 +1,12 @@
-"""How whatever takes a while tells how far it is."""
+"""The callback by which long operations report their progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[int, int], None]
-"""Called with the units done and the units in all."""
+"""Called with the number of units done and their total."""
 
 
 def unheard(done: int, total: int) -> None:
-    """The progress that nobody listens to."""
+    """Ignore the progress."""

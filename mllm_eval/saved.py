@@ -1,4 +1,4 @@
-"""What lies under results/runs: runs and external models, each config read once, and how a name finds one."""
+"""Read the configs of all runs and external models under results/runs, and find one by name."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Saved = Run | ExternalModel | Imported
 
 
 def read_saved(folder: Path) -> Saved:
-    """What a folder under results/runs is of: a run, an external model, or imported answers.
+    """Return the run, external model or imported answers of a folder under results/runs.
 
     Raises:
-        UserError: no config.yaml, a mistake in it, or a run that is not what the folder's name says.
+        UserError: no config.yaml, a mistake in it, or a run whose hash is not the folder's name.
     """
     config = load_chosen(folder / "config.yaml", _model_of)
     if isinstance(config, ExternalModelFile):
@@ -39,10 +39,10 @@ def _model_of(config: Mapping[str, Any]) -> type[Strict]:
 
 @dataclass(frozen=True)
 class SavedRuns:
-    """All that was under results/runs when it was read: `runs` and `external` by name.
+    """Everything under results/runs at the time of reading, `runs` and `external` each sorted by name.
 
-    `unreadable`: each folder whose run can't be told any more, and why, in words. Its config does not load (an older
-    version wrote it, or somebody changed it), or is gone from beside its answers.
+    unreadable: folder name -> the reason why its run can't be identified: the config does not load (written by an older
+    version, or edited), or is missing although there are answers, scores or a checkpoint.
     """
 
     runs: tuple[Run, ...]
@@ -51,11 +51,11 @@ class SavedRuns:
 
     @property
     def notes(self) -> list[str]:
-        """A sentence for each unreadable run, for those who show all runs."""
+        """A sentence for each unreadable run, for displays of all runs."""
         return [f"Left out: {name}, because its config no longer loads: {why}" for name, why in self.unreadable.items()]
 
     def find(self, name: str) -> Saved:
-        """The run or external model of a hash, a hash's beginning, a whole name, or a name of one only.
+        """Return the run or external model with this hash, unique hash prefix, full name, or unique short name.
 
         Raises UserError where none or several match.
         """
@@ -76,7 +76,7 @@ class SavedRuns:
             raise UserError(f"{problem}{hint}") from None
 
     def find_run(self, name: str) -> Run:
-        """The run of a hash, a hash's beginning, a whole name, or a name without hash or an encoder of one run only.
+        """Return the run with this hash, unique hash prefix, full name, unique name without hash, or unique encoder.
 
         Raises UserError where none or several match.
         """
@@ -96,7 +96,7 @@ class SavedRuns:
 
 
 def read_all_saved() -> SavedRuns:
-    """Everything under results/runs."""
+    """Read everything under results/runs."""
     runs: list[Run] = []
     external: list[ExternalModel | Imported] = []
     unreadable: dict[str, str] = {}
@@ -120,15 +120,15 @@ def read_all_saved() -> SavedRuns:
 
 
 def saved_runs() -> list[Run]:
-    """Every readable run of an encoder under results/runs, by name."""
+    """Return every readable run under results/runs, sorted by name; external models are left out."""
     return list(read_all_saved().runs)
 
 
 def saved_run(name: str) -> Run:
-    """The saved run of a name, as `SavedRuns.find_run` finds it. Raises UserError where none or several match."""
+    """Return the saved run that `SavedRuns.find_run` finds. Raises UserError where none or several match."""
     return read_all_saved().find_run(name)
 
 
 def saved(name: str) -> Saved:
-    """The run or external model of a name, as `SavedRuns.find` finds it. Raises UserError as that does."""
+    """Return the run or external model that `SavedRuns.find` finds. Raises UserError where none or several match."""
     return read_all_saved().find(name)

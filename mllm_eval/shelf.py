@@ -1,4 +1,4 @@
-"""Lists that are kept on disk: what a benchmark's questions take must not grow with their number."""
+"""Lists whose items are kept on disk, so that memory does not grow with a benchmark's number of questions."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
-# Bytes that are written, and read when all items are asked for, at a time.
+# Bytes per write, and per read when iterating over all items.
 PIECE = 2**20
 
 
 class Shelf(Sequence[T]):
-    """Items in a nameless temporary file, in the order they were appended; memory holds 8 bytes for each.
+    """A sequence whose items are kept in an unnamed temporary file, with 8 bytes of memory per item.
 
-    An item is pickled when it is appended and made anew whenever it is asked for: changing what one gets changes
-    nothing here. The file stands in the system's folder for such files ($TMPDIR), and is gone with the shelf or the
-    process. Threads, and processes made by fork, may read at the same time; one thread appends.
+    An item is pickled when appended and unpickled at each access, so changes to a returned item have no effect. The
+    file is in $TMPDIR and disappears with the shelf or the process. Several threads and forked processes may read at
+    the same time; only one thread may append.
     """
 
     def __init__(self, items: Iterable[T] = ()) -> None:
@@ -34,7 +34,7 @@ class Shelf(Sequence[T]):
         self._write()
 
     def append(self, item: T) -> None:
-        """Put an item behind the others."""
+        """Append an item."""
         data = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
         self._coming += data
         self._ends.append(self._ends[-1] + len(data))
@@ -81,7 +81,10 @@ class Shelf(Sequence[T]):
 
 
 def read_at(file: int, start: int, length: int) -> bytes:
-    """Bytes of an open file from a place on, fewer only where it ends; its own place stays where it is."""
+    """Return `length` bytes of a file descriptor from offset `start`, fewer only at the end of the file.
+
+    The file's current position is not changed.
+    """
     data = os.pread(file, length, start)
     while 0 < len(data) < length and (more := os.pread(file, length - len(data), start + len(data))):
         data += more

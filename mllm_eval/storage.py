@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, checksums, and where things live."""
+"""Atomic file writes, JSON files, checksums, and the locations of data and results."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from mllm_eval.errors import UserError
 log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).resolve().parent
-# Where adapters/, benchmarks/ and configs/ are: at the top of a checkout, and inside the package once it is installed.
+# The folder of adapters/, benchmarks/ and configs/: the top of a checkout, or the installed package.
 SHIPPED = PACKAGE if (PACKAGE / "configs").is_dir() else PACKAGE.parent
-# How the name ends of a file that is being written, and how many bytes are written at once.
+# Suffix of temporary files, and bytes per write.
 TEMPORARY = ".tmp"
 PIECE = 2**16
 
 
 def write_atomic(path: Path, data: str | bytes | Iterable[bytes]) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
+    """Write a file atomically: after a crash, and for readers, it has either the old or the new content.
 
-    Of pieces each is written as it comes; if one can't be had, the old content stays.
-    Raises NotWritten, which names the file and a mend, where the system refuses.
+    If `data` is an iterable that raises an error, the old content is kept. Raises NotWritten, which names the file and
+    a correction, where the system can't write.
     """
     payload = data.encode("utf-8") if isinstance(data, str) else data
     with replacing(path) as file:
@@ -40,9 +40,9 @@ def write_atomic(path: Path, data: str | bytes | Iterable[bytes]) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[io.BufferedIOBase]:
-    """A file to write to that takes the place of `path` behind the `with` block, or leaves no trace if that raises.
+    """Context with a writable file that replaces `path` on exit; if the block raises an error, `path` is unchanged.
 
-    Raises NotWritten, which names the file and a mend, where the system refuses.
+    Raises NotWritten, which names the file and a correction, where the system can't write.
     """
     path = Path(path)
     with saving(path):
@@ -53,7 +53,7 @@ def replacing(path: Path) -> Iterator[io.BufferedIOBase]:
                 yield file
                 file.flush()
                 disk.sync(handle)
-            # mkstemp makes the file private; give it the mode an ordinary open() would have given.
+            # mkstemp makes the file private; open() would give it this mode.
             umask = os.umask(0)
             os.umask(umask)
             os.chmod(temporary, 0o666 & ~umask)
@@ -64,9 +64,9 @@ def replacing(path: Path) -> Iterator[io.BufferedIOBase]:
 
 
 def write_summed(path: Path, data: bytes | Iterable[bytes]) -> None:
-    """Write a file as `write_atomic` does, with its checksum beside it, which `read_summed` and `as_written` go by.
+    """Write a file as `write_atomic` does, and its checksum to a second file, for `hold_to_sum` and `disk.as_written`.
 
-    While the file is replaced there is no checksum: a crash in between leaves a file that is not compared.
+    The old checksum is removed first, so that a crash in between leaves a file without a checksum, which is accepted.
     """
     note, digest = disk.sum_note(path), hashlib.sha256()
     with saving(note):
@@ -76,7 +76,7 @@ def write_summed(path: Path, data: bytes | Iterable[bytes]) -> None:
 
 
 def hold_to_sum(path: Path, mend: str) -> None:
-    """Raise UserError, with the mend, where a file's bytes are not those that were written."""
+    """Raise UserError, with the correction `mend`, where a file is unreadable or does not match its checksum."""
     try:
         same = disk.as_written(path)
     except OSError as error:
@@ -86,14 +86,14 @@ def hold_to_sum(path: Path, mend: str) -> None:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove what killed processes have left of files that were being written; nobody else may be writing there."""
+    """Remove temporary files left by killed processes; no other process may be writing in the folder."""
     for path in folder.rglob(f".*{TEMPORARY}"):
         with suppress(OSError):
             path.unlink()
 
 
 def write_json(path: Path, obj: Any) -> None:
-    """Write `obj` as indented JSON, atomically. NaN is refused: it is not JSON."""
+    """Write `obj` as indented JSON, atomically. Raises ValueError for NaN, which is not JSON."""
     write_atomic(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -112,10 +112,10 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str | bytes, fields_once: bool = True) -> Any:
-    """What a text of JSON says.
+    """Parse JSON.
 
-    fields_once: a field that an object names twice is an error, too. Raises ValueError for whatever is wrong (of
-    which `json.JSONDecodeError` is one), values that are nested deeper than Python goes among it.
+    fields_once: whether a duplicate field of an object is an error. Raises ValueError for invalid JSON (in part as its
+    subclass `json.JSONDecodeError`), and for values nested beyond Python's recursion limit.
     """
     try:
         return json.loads(text, object_pairs_hook=unique_fields if fields_once else None)
@@ -124,9 +124,9 @@ def parse_json(text: str | bytes, fields_once: bool = True) -> Any:
 
 
 def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; `object_pairs_hook` of `json.loads`, which by itself keeps the last of two fields of one name.
+    """Return an object's fields as a dictionary; for use as `object_pairs_hook` of `json.loads`.
 
-    Raises ValueError naming the field that is there twice.
+    Raises ValueError, naming the field, for a duplicate one, of which `json.loads` itself would keep the last.
     """
     fields = dict(pairs)
     if len(fields) < len(pairs):
@@ -139,7 +139,7 @@ def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON-lines file; blank lines are skipped.
 
     Raises:
-        UserError: "file:line: ..." for a missing file, a line that is not JSON, names a field twice, or is no object.
+        UserError: a missing file; or, as "file:line: ...", a line that is no JSON object or has a duplicate field.
     """
     try:
         with open(path, "rb") as file:
@@ -162,12 +162,12 @@ def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All objects of a JSON-lines file. Raises UserError as `iter_jsonl` does."""
+    """Return all objects of a JSON-lines file. Raises UserError as `iter_jsonl` does."""
     return list(iter_jsonl(path))
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one compact JSON object a line, atomically."""
+    """Write one compact JSON object per line, atomically."""
     lines = (json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n" for row in rows)
     write_atomic(path, (line.encode() for line in lines))
 
@@ -182,14 +182,14 @@ def _text(path: Path) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file. Raises UserError if it is missing or not UTF-8."""
+    """Return the text of a UTF-8 file. Raises UserError if it is missing or not UTF-8."""
     return _text(path)
 
 
 def within(folder: Path, name: str) -> Path:
-    """The file in a folder that a lock, an index, a list or a row names.
+    """Return the path of a file below a folder, for a name from a lock, an index, a list or a row.
 
-    Raises ValueError for a name that no file below the folder can have: empty, absolute, or with a step upwards.
+    Raises ValueError for a name that could lead out of the folder: empty, absolute, or with `..`.
     """
     if not name or "\0" in name or name.startswith(("/", "~")) or ".." in Path(name).parts:
         raise ValueError(f"{name[:80]!r} leaves the folder that it is to be in; name a file below it")
@@ -197,12 +197,12 @@ def within(folder: Path, name: str) -> Path:
 
 
 def sha256_bytes(data: bytes) -> str:
-    """SHA-256 of bytes, 64 hex digits."""
+    """Return the SHA-256 of bytes, 64 hex digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's content, 64 hex digits. Raises UserError if it can't be read."""
+    """Return the SHA-256 of a file's content, 64 hex digits. Raises UserError if it can't be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -211,10 +211,10 @@ def sha256_file(path: Path) -> str:
 
 
 def known_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, 64 hex digits; a large file is read once, and again when it was touched.
+    """Return the SHA-256 of a file's content, 64 hex digits, cached until the file's size or modification time changes.
 
-    What was read is noted beside the file, in `.<name>.sha256`, with the file's size and time of change; a folder
-    that can't be written has no note. Raises UserError if the file can't be read.
+    The cache is the file `.<name>.sha256` in the same folder; without write permission there is no cache. Raises
+    UserError if the file can't be read.
     """
     note = path.with_name(f".{path.name}.sha256")
     try:
@@ -232,9 +232,9 @@ def known_sha256(path: Path) -> str:
 
 
 def sha256_tree(folder: Path, keep: Callable[[Path], bool] = lambda _: True) -> str:
-    """SHA-256 over the relative names and contents of a folder's files, 64 hex digits.
+    """Return the SHA-256 over relative names and contents of a folder's files, 64 hex digits.
 
-    Hidden files are left out; `keep` may leave out more. Raises UserError if the folder is missing.
+    Hidden files are left out, and so are files for which `keep` is false. Raises UserError if the folder is missing.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -254,23 +254,22 @@ def in_checkout() -> bool:
 
 
 def data_home() -> Path:
-    """Where data lives: $MLLM_EVAL_DATA, else ./data in a checkout, else ~/.cache/mllm_eval."""
+    """Return the data folder: $MLLM_EVAL_DATA, else ./data in a checkout, else ~/.cache/mllm_eval."""
     if given := os.environ.get("MLLM_EVAL_DATA"):
         return Path(given).expanduser()
     return Path("data").absolute() if in_checkout() else Path.home() / ".cache" / "mllm_eval"
 
 
 def results_home() -> Path:
-    """Where runs, features and tables live: $MLLM_EVAL_RESULTS, else ./results."""
+    """Return the folder of runs, features and tables: $MLLM_EVAL_RESULTS, else ./results."""
     return Path(os.environ.get("MLLM_EVAL_RESULTS") or "results").expanduser().absolute()
 
 
 def locate(ref: str, base: Path | None = None) -> Path:
     """Resolve a reference of a yaml file to a path.
 
-    `package:x` is x of what comes with the package (`package:configs/llms`), `data:x` is x under `data_home()`;
-    anything else is a path, relative to the folder `base` (default: the working directory). Whether it exists is not
-    checked.
+    `package:x` is a file or folder of the package (`package:configs/llms`), and `data:x` is x under `data_home()`.
+    Anything else is a path, relative to the folder `base` (by default the working directory). The path need not exist.
     """
     scheme, _, rest = ref.partition(":")
     if scheme == "package":

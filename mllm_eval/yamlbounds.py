@@ -1,4 +1,4 @@
-"""What a yaml file may hold at most: far more than anyone writes by hand, far less than harms."""
+"""Limit the size of yaml files, to more than anyone writes by hand and less than could exhaust memory."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import yaml
 from mllm_eval.errors import UserError
 
 MOST_LETTERS, MOST_PARTS, DEEPEST = 2**21, 2**17, 50
-"""Letters, keys and values, and levels of lists and mappings in each other, of a yaml file that is read."""
+"""Limits of a yaml file: characters, keys and values together, and levels of nesting."""
 
 
 def refuse_unbounded(text: str, path: Path, loader: Any) -> None:
-    """Raise UserError for a yaml that is longer, deeper or of more parts than one that is written by hand.
+    """Raise UserError for a yaml text that exceeds the limits, with its aliases expanded, or that contains itself.
 
-    An alias (`*x`) stands for all that its anchor has: a few lines can be millions of parts, or hold themselves.
+    An alias (`*x`) repeats the whole content of its anchor, so a few lines can expand to millions of values.
     """
     if len(text) > MOST_LETTERS:
         raise UserError(f"{path}: {len(text):,} letters; a yaml file of at most {MOST_LETTERS:,} is read")
@@ -40,5 +40,5 @@ def refuse_unbounded(text: str, path: Path, loader: Any) -> None:
             if len(opened) > DEEPEST or parts > MOST_PARTS:
                 raise UserError(f"{where}: more than {DEEPEST} levels, or {MOST_PARTS:,} parts, aliases written out")
     except yaml.YAMLError:
-        # What is wrong with it is said by who reads it.
+        # The caller's own parsing will report invalid yaml.
         return
