@@ -31,6 +31,7 @@ class SharedPrefixes:
 
     @property
     def tokens(self) -> int:
+        """Number of tokens of each prefix."""
         return self.keys[0].shape[-2] if self.keys else 0
 
     def of_layer(self, layer: int, rows: Sequence[Span]) -> LayerPrefixes | None:

@@ -37,6 +37,7 @@ class Prompt:
 
     @property
     def suffix(self) -> Pieces:
+        """The pieces after the prefix."""
         return (*self.inner, tuple(self.end)) if self.end else self.inner
 
     @property

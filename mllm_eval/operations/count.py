@@ -32,6 +32,7 @@ class Pass:
 
     @property
     def forward(self) -> int:
+        """Operations of the forward pass."""
         return self.matrices + self.attention + self.words
 
     def training(self, trained: bool) -> int:
@@ -97,6 +98,7 @@ class Asking:
 
     @property
     def flops(self) -> int:
+        """Operations of encoding, prefill and decoding together."""
         return self.encoder + self.prompt + self.answer
 
 

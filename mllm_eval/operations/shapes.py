@@ -52,6 +52,7 @@ class ProjectorShape:
 
     @property
     def params(self) -> int:
+        """Number of parameters, biases included."""
         return (self.width + 1) * self.out + (self.layers - 1) * (self.out + 1) * self.out
 
 

@@ -46,6 +46,7 @@ class Whole:
 
     @classmethod
     def of(cls, text: str) -> Whole:
+        """Parse `owner/name[@revision]`."""
         repo, _, revision = text.partition("@")
         return cls(text, Weights(repo=repo, revision=revision or None))
 
@@ -166,7 +167,7 @@ def _file(folder: Path, name: str | None) -> Path:
 def check(one: Encoder | LLM | Whole, place: Path) -> tuple[str, ...]:
     """Check headers, shards, architecture and parameter count against the yaml, without reading the weights.
 
-    Returns notes on an LLM (its quantization, and which template its chat template matches), else nothing.
+    Returns notes on an LLM (its quantisation, and which template its chat template matches), else nothing.
     Raises UserError for truncated or missing files, or another architecture.
     """
     held = _elements(place) if place.is_dir() else None

@@ -55,6 +55,7 @@ class RunFolder:
 
     @property
     def stem(self) -> str:
+        """The name without the hash."""
         raise NotImplementedError
 
     def config(self) -> dict[str, Any]:
@@ -86,22 +87,28 @@ class RunFolder:
 
     @property
     def folder(self) -> Path:
+        """The folder of all its files."""
         return results_home() / "runs" / self.hash
 
     @property
     def checkpoint(self) -> Path:
+        """The folder of the trained model."""
         return self.folder / "checkpoint"
 
     def stage_dir(self, stage: int) -> Path:
+        """Return the folder of a training stage (1 or 2)."""
         return self.folder / f"stage{stage}"
 
     def answers_path(self, benchmark: str, variant: VariantKey = DEFAULT) -> Path:
+        """Return the path of the journal of answers."""
         return self.folder / "answers" / f"{stem(benchmark, variant)}.jsonl"
 
     def scores_path(self, benchmark: str, rules: str, variant: VariantKey = DEFAULT) -> Path:
+        """Return the path of the scores of single samples."""
         return self.folder / "scores" / f"{stem(benchmark, variant)}.{rules}.jsonl"
 
     def summary_path(self, benchmark: str, rules: str, variant: VariantKey = DEFAULT) -> Path:
+        """Return the path of the summary of all samples' scores."""
         return self.folder / "scores" / f"{stem(benchmark, variant)}.{rules}.json"
 
     def read_summary(self, path: Path) -> Any:

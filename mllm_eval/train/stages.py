@@ -130,6 +130,7 @@ def _projector(run: Run) -> Path:
 
 
 def prepare_stage(run: Run, number: int, stage: Stage, tokenizer: Any) -> Prepared:
+    """Read a stage's tokenised rows and plan its steps. Raises UserError where the rows do not fill one batch."""
     recipe = run.recipe
     data = tokenised(run, stage, tokenizer)
     grid = TokenGrid.of(recipe, run.encoder)
