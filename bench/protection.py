@@ -129,7 +129,10 @@ def child(protected: bool, words: list[str]) -> int:
 
 def once(protected: bool, words: list[str], source: Path | None) -> dict[str, Any]:
     """Seconds of a command from a copy of a folder of results."""
-    with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-", dir=results_home().parent) as folder:
+    # On the disk of the results, and where git looks at nothing.
+    place = results_home() / "bench"
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="protection-", dir=place) as folder:
         if source is not None:
             shutil.copytree(source, folder, dirs_exist_ok=True)
         command = [sys.executable, __file__, "--child", "on" if protected else "off", *words]
@@ -149,7 +152,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="as --train, with so few steps of each stage")
     asked = parser.parse_args()
     begins = asked.train or asked.steps is not None
-    with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-", dir=results_home().parent) as folder:
+    # On the disk of the results, and where git looks at nothing.
+    place = results_home() / "bench"
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="protection-", dir=place) as folder:
         recipe, source = asked.recipe, None
         if asked.steps is not None:
             recipe = str(few_steps(asked.recipe, asked.steps, Path(folder)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,8 @@ from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.progress import Progress
 
 EVERY_SECONDS = 20.0
+# The time left is told by the pace of so many lines: what is done changes, images are encoded before steps are trained.
+PACE_LINES = 15
 
 
 def listener(progress: bool | Reporter = True) -> Reporter | None:
@@ -32,15 +35,18 @@ class Lines:
     def step(self, title: str) -> Iterator[Progress]:
         """Tell when the step ended and how long it took; of a long one, how far it is."""
         start = told = time.monotonic()
-        first: tuple[float, int] | None = None
+        marks: deque[tuple[float, int]] = deque(maxlen=PACE_LINES)
 
         def progress(done: int, total: int) -> None:
-            nonlocal told, first
+            nonlocal told
             now = time.monotonic()
-            # What was done by an earlier run says nothing about speed.
-            began, before = first = first or (now, done)
+            # What was done by an earlier run says nothing about speed, and what was done long ago little.
+            if not marks:
+                marks.append((now, done))
+            began, before = marks[0]
             if now - told >= EVERY_SECONDS and before < done < total:
                 told = now
+                marks.append((now, done))
                 left = (now - began) * (total - done) / (done - before)
                 self.say(f"  {title}: {100 * done / total:.0f} %, about {spoken(left)} left")
 

@@ -112,7 +112,8 @@ class Work:
     """Images and steps as parts of one amount of work, which a bar and its time left can be told by.
 
     The unit is 10^6 floating-point operations, as `mllm_eval.operations` counts them for a plan: a stage's go to its
-    steps by their tokens. `missing`: images to encode.
+    steps by their tokens. What an earlier call has done is no part of it, since it says nothing of the time left.
+    `missing`: images to encode.
     """
 
     def __init__(self, run: Run, prepared: Sequence[Prepared], missing: int, progress: Progress | None) -> None:
@@ -128,7 +129,8 @@ class Work:
             cost = tokens * (_learning(run, one.stage, tokens) / max(1.0, tokens.sum()))
             self.before[one.number] = self.total
             self.steps_of[one.number] = np.concatenate([[0.0], np.cumsum(cost)])
-            self.total += self.steps_of[one.number][-1]
+            if not is_made(run, one.number):
+                self.total += self.steps_of[one.number][-1]
 
     def encoded(self, done: int) -> None:
         """So many images of the set at hand are encoded."""
@@ -141,8 +143,19 @@ class Work:
         self.of_set = 0.0
 
     def steps(self, number: int) -> Callable[[int], None]:
-        """What to call with the number of steps that a stage has done."""
-        return lambda step: self._tell(self.before[number] + self.steps_of[number][step])
+        """What to call with the number of steps that a stage has done, each time that it has done one more."""
+        earlier: float | None = None
+
+        def tell(step: int) -> None:
+            nonlocal earlier
+            if earlier is None:
+                # The first call tells where the stage went on: a checkpoint of an earlier call has the steps before.
+                earlier = float(self.steps_of[number][step - 1])
+                self.total -= earlier
+                self.before = {one: work - earlier * (one > number) for one, work in self.before.items()}
+            self._tell(self.before[number] + self.steps_of[number][step] - earlier)
+
+        return tell
 
     def _tell(self, done: float) -> None:
         if self.progress is not None:

@@ -258,6 +258,19 @@ def test_time_left_counts_from_where_this_run_began(
     assert "training: 85 %, about 1 min 30 s left" in capsys.readouterr().err
 
 
+def test_time_left_follows_a_pace_that_changes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fast beginning (100 units in each 30 s, then 1) is forgotten."""
+    now = 0.0
+    monkeypatch.setattr("mllm_eval.pipeline.progressbar.time.monotonic", lambda: now)
+    with Lines().step("training") as progress:
+        for done in (*range(0, 1000, 100), *range(1000, 1031)):
+            progress(done, 1130)
+            now += 30
+    assert "training: 91 %, about 50 min 0 s left" in capsys.readouterr().err
+
+
 def test_plain_progress_is_a_line_a_step(capsys: pytest.CaptureFixture[str]) -> None:
     with Lines().step("answers: mme") as progress:
         progress(1, 2)
