@@ -121,7 +121,7 @@ def _seed_words(groups: Sequence[SeedGroup], wanted: float) -> list[str]:
 
 
 def thinned(run: Scored, size: int) -> dict[str, Estimate]:
-    """Benchmark -> its estimate on the samples that `mllm-eval eval --subset` asks where the table gives `size`."""
+    """Benchmark -> its estimate on the samples that `mllm-eval eval --subset` asks in a subset of `size` questions."""
     values = {}
     for name, one in run.estimates.items():
         keep = stats.part_of_table(list(one.frame["cluster"]), one.stratum, size, name)
