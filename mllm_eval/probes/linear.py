@@ -28,7 +28,7 @@ CHUNK = 64
 
 
 def inputs_of(protocol: LinearProbe, groups: Layers) -> list[list[Input]]:
-    """The inputs of each group of layers: the last so many of them, with and without the mean patch."""
+    """The inputs of each group: its last layers, at each depth of the protocol, with and without the mean patch."""
     inputs = []
     for layers in groups:
         depths = sorted({min(depth, len(layers)) for depth in protocol.depths})
