@@ -51,8 +51,7 @@ def nearest(features: Tensor, count: int) -> Tensor:
 
 
 def _largest(values: Tensor, count: int) -> Tensor:
-    """The indices [N, count] of each row's largest values [N, M], M > count; of equal values the lower index comes
-    first.
+    """The indices [N, count] of each row's largest values [N, M], M > count; ties by lower index.
 
     It equals the head of a stable sort in a tenth of the time. `topk` does not specify which of equal values it takes,
     so rows where that matters are sorted.

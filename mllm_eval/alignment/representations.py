@@ -129,8 +129,7 @@ def _tokenizer(folder: Path) -> Any:
 
 @torch.no_grad()
 def of_captions(language: Language, texts: Sequence[str], progress: Progress | None = None) -> Tensor:
-    """The features of captions: the mean of each layer's states over a caption's tokens, float32 [layers + 1, samples,
-    width].
+    """The mean of each layer's states over a caption's tokens: float32 [layers + 1, samples, width].
 
     The first layer is the embedding, and the last includes the final norm, as in transformers' `hidden_states`. Tokens
     that the tokenizer adds in front (begin of text) count. Texts of similar length are batched and padded on the right,

@@ -65,9 +65,7 @@ class Corpus:
         return sum(1 for _ in self.shards()) if self.kind == "files" else len(self.paths)
 
     def shards(self) -> Iterator[Shard]:
-        """The shards in the order of their names; only one of them is in memory if they are parts of a folder of
-        images.
-        """
+        """The shards in the order of their names. Of a folder of images, only one shard is in memory at a time."""
         if self.kind == "files":
             yield from _parts(self.place)
             return

@@ -69,11 +69,10 @@ Do = Callable[[Work, Iterable[Shard]], Iterator[tuple[str, Tally]]]
 
 
 def filter_corpus(work: Work, do: Do | None = None, progress: Progress = unheard) -> Filtered:
-    """Decides all shards that are not decided yet, and counts all. After a kill, the same call ends with the same
-    bytes.
+    """Decides all shards that are not decided yet, and counts all.
 
-    `do` decides the shards (default: one after another in this process). Raises UserError if `out` holds the decisions
-    of another filter.
+    A call that was killed can be repeated, and ends with the same bytes. `do` decides the shards (default: one after
+    another in this process). Raises UserError if `out` holds the decisions of another filter.
     """
     out = work.places.out
     with FileLock(out / ".lock"):

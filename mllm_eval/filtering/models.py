@@ -33,16 +33,14 @@ if TYPE_CHECKING:
 
 
 class Prepared(NamedTuple):
-    """The pixels float32 [3, H, W] of an image, and which image tokens are shown to the LLM (None: all)."""
+    """The pixels float32 [3, H, W] of an image, and how many rows and columns of its tokens are shown (None: all)."""
 
     pixels: NDArray[np.float32]
     kept: Kept | None
 
 
 def judgements(logits: Tensor, spellings: Spellings) -> list[Judgement | str]:
-    """A judgement for each row of logits [B, vocabulary], computed in float64. Raises ValueError if they are not
-    finite.
-    """
+    """A judgement for each row of logits [B, vocabulary], in float64. Raises ValueError if they are not finite."""
     said = torch.log_softmax(logits.double(), -1)
     yes, no = (torch.logsumexp(said[:, list(ids)], -1) for ids in (spellings.yes, spellings.no))
     p_yes, mass = torch.sigmoid(yes - no).tolist(), (yes.exp() + no.exp()).tolist()
@@ -119,9 +117,7 @@ class ServedJudge(RunJudge):
 
     @torch.inference_mode()
     def judge(self, prepared: Sequence[Prepared]) -> list[Judgement | str]:
-        """See `Judge.judge`. The server returns only the likeliest tokens; a word that is not among them has
-        probability 0.
-        """
+        """See `Judge.judge`. The server returns only the likeliest tokens; a word that is not among them gets 0."""
         images = self.question.embed(self.features(prepared), [one.kept for one in prepared])
         prompts = [self.question.prompt(image) for image in images]
         with ThreadPoolExecutor(self.server.at_once) as pool:

@@ -77,9 +77,7 @@ def on_ray(address: str = LOCAL, workers: int = 2, gpus: float = 0) -> Do:
 
 
 def _environment() -> dict[str, str]:
-    """The environment of a worker on any machine: the same folders, and as many threads, since rounding depends on
-    them.
-    """
+    """A worker's environment on any machine: the same folders, and as many threads, which affect rounding."""
     said = {"MLLM_EVAL_RESULTS": str(results_home()), "MLLM_EVAL_DATA": str(data_home())}
     if path := os.environ.get("MLLM_EVAL_PATH"):
         said["MLLM_EVAL_PATH"] = os.pathsep.join(str(Path(part).absolute()) for part in path.split(os.pathsep) if part)

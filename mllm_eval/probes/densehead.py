@@ -52,8 +52,9 @@ class DenseHead:
             return self.logits(features, self.mean, self.variance)
 
     def follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Updates the running statistics by a batch's mean and biased variance over `count` patches, as torch's batch
-        norm does.
+        """Updates the running statistics as torch's batch norm does.
+
+        `mean` and the biased `variance` are those of a batch of `count` patches.
         """
         self.mean.lerp_(mean, MOMENTUM)
         self.variance.lerp_(variance * (count / max(1, count - 1)), MOMENTUM)
@@ -105,9 +106,7 @@ class Training:
         self._weight = next(model.parameters())
 
     def features(self, pixels: Tensor) -> list[Tensor]:
-        """The features [B, C, h, w] that each head reads of pixels [B, 3, H, W], which are zero-padded to whole
-        patches.
-        """
+        """The features [B, C, h, w] that each head reads of pixels [B, 3, H, W], zero-padded to whole patches."""
         patch = self.model.facts.patch or 1
         maps = self.model(padded(pixels, patch).to(self._weight.device, self._weight.dtype), self._read)
         of = dict(zip(self._read, maps, strict=True))

@@ -23,10 +23,10 @@ FLOOR, SMALL = 0.1, 1e-3
 
 
 def read_out(logits: Tensor, low: float, high: float) -> Tensor:
-    """Depths [B, H, W] in metres from logits [B, bins, H, W]: a weighted mean of bins spaced evenly from `low` to
-    `high`.
+    """Depths [B, H, W] in metres from logits [B, bins, H, W]: a weighted mean of evenly spaced bins.
 
-    The weights are relu(logit) + 0.1, divided by their sum (AdaBins, arXiv:2011.14141, with the linear norm).
+    The bins go from `low` to `high`. The weights are relu(logit) + 0.1, divided by their sum (AdaBins,
+    arXiv:2011.14141, with the linear norm).
     """
     weights = logits.relu() + FLOOR
     bins = torch.linspace(low, high, logits.shape[1], device=logits.device)
@@ -47,8 +47,7 @@ def upsampled(logits: Tensor, factor: int) -> Tensor:
 
 
 def sig_loss(found: Tensor, wanted: Tensor, mean_share: float, still: bool) -> Tensor:
-    """sqrt(var(g) + mean_share * mean(g)^2) with g = log(found) - log(wanted), over pixels with a known depth (above
-    0).
+    """sqrt(var(g) + mean_share * mean(g)^2) with g = log(found) - log(wanted), over pixels with wanted > 0.
 
     `still` leaves out the variance, as published code does in its first steps. 0 if fewer than two pixels are known.
     """

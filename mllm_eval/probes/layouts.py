@@ -126,8 +126,7 @@ def ade20k(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
 
 
 def nyu(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
-    """Reads lists with lines `<image> <depth> <focal length>`; paths are relative to the folder of `roots` that has
-    them.
+    """Reads lists with lines `<image> <depth> <focal length>`, whose paths are relative to one of `roots`.
 
     The paths of the test split are relative to one of `test_roots`, if these are given. Raises UserError if several
     roots have different files of a name, or if both splits contain the same image.

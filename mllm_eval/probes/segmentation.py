@@ -43,9 +43,7 @@ def mask_of(example: Example, classes: int, size: tuple[int, int]) -> NDArray[np
 
 
 def counted(answer: Tensor, mask: Tensor, classes: int) -> Tested:
-    """The pixels in the intersection and the union per class, of an answer and a mask [H, W]; ignored pixels do not
-    count.
-    """
+    """The pixels in the intersection and the union per class, of an answer and a mask [H, W] without ignored pixels."""
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
     # With deterministic algorithms torchmetrics builds a table of pixels x classes^2, 60 GB for a mask of ADE20K. They

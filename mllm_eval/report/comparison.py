@@ -60,7 +60,7 @@ def labels(runs: Sequence[Scored]) -> list[str]:
 
 
 def held_equal(runs: Sequence[Scored], mixed_recipes: bool) -> None:
-    """Raises UserError if the runs differ in recipe, LLM or protocol: their scores would differ by more than the
+    """Raises UserError if the runs differ in recipe, LLM or protocol, since scores then differ by more than the
     encoder.
 
     `mixed_recipes` permits different recipes and LLMs, but not different protocols.

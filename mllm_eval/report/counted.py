@@ -58,8 +58,7 @@ def reports(run: Scored, name: str, way: CountedAs) -> bool:
 
 
 def recounted(run: Scored, ways: Ways) -> Scored:
-    """The run with the values of these benchmarks replaced by the numbers of the variants, which its scores hold as
-    well.
+    """The run with the values of these benchmarks replaced by the variants' numbers, which its scores also hold.
 
     If the scores lack the number, the benchmark has no value, and neither have the means over it.
     """

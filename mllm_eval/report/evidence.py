@@ -88,9 +88,7 @@ class Scored:
 
     @cached_property
     def failing(self) -> dict[str, int]:
-        """Benchmark -> failed samples, for benchmarks with more failures than allowed. They count in no mean or
-        sentence.
-        """
+        """Benchmark -> failed samples, where they are more than allowed: it then counts in no mean and no sentence."""
         return {name: failed for name in self.benchmarks if (failed := too_many_failed(self.summaries[name]))}
 
     @cached_property
@@ -228,8 +226,7 @@ def read_variants(
 
 
 def draw_together(runs: Sequence[Scored]) -> None:
-    """Makes the bootstrap draws of several runs at once, so that runs with the same samples share the weights of a
-    draw.
+    """Makes the bootstrap draws of several runs at once; runs with the same samples share the weights of a draw.
 
     Draws that a run already has are kept.
     """

@@ -47,9 +47,7 @@ class Prediction(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The rows that a prediction is fitted on: predictors `x` [N, P] and target `y` [N], float64, with names and
-    families.
-    """
+    """The rows that a prediction is fitted on: float64 predictors `x` [N, P] and target `y` [N], names and families."""
 
     x: Floats
     y: Floats

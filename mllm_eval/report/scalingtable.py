@@ -99,10 +99,9 @@ def billions(text: str) -> float | None:
 
 
 def lines(curve: str, keys: Sequence[str] | None = None, runs: Iterable[Scored] = ()) -> list[Line]:
-    """The fits of a curve: for each family one on its published rows, and one on its measured runs of two or more
-    sizes.
+    """The fits of a curve: for each family one on its published rows, and one on its measured runs.
 
-    Runs of the same encoder with different seeds are averaged to one point.
+    A fit needs two different sizes. Runs of the same encoder with different seeds are averaged to one point.
 
     Raises:
         UserError: an unknown curve or metric, or a published row whose size is not known.
