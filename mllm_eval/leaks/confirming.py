@@ -21,7 +21,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.features.extraction import BATCH
 
 Floats = NDArray[np.float32]
-# The threshold is calibrated on so many images of a benchmark, each with so many most similar different images.
+# Number of a benchmark's images that the threshold is calibrated on, and of different images compared with each.
 CALIBRATED, ALIKE = 1024, 8
 
 

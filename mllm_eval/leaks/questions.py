@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from mllm_eval.data.samples import Sample
 
-# A question is looked up by so many first words before it is compared completely.
+# Number of first words by which a question is looked up, before it is compared completely.
 HEAD = 3
 _TAGS = re.compile(r"<[^<>\s][^<>]{0,40}>")
 _MARKS = re.compile(r"[\W_]+")

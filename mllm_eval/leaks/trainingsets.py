@@ -129,7 +129,7 @@ class TrainingSets:
             yield Shown(number, name, own.where(row), partial(read_file, own.image_path(name), own.where(row)))
 
     def key(self, image: int) -> int:
-        """The key by which `stands` refers to an image."""
+        """The key of an image in the array that `stands` returns."""
         return int(self._images["key"][image])
 
     def where(self, number: int, row: int) -> str:

@@ -26,8 +26,8 @@ class Cost:
     """The cost of one run, over its answers to one variant.
 
     visual_tokens   LLM positions that an image takes; where padding tokens are hidden, those of an image without
-                    padding. For an external model: the mean number of tokens that a question has more than without its
-                    image; None if it was not asked without
+                    padding. For an external model: the mean number of tokens that an image adds to a question; None if
+                    no question was asked without its image
     encoder_gflop   GFLOP of one image through the encoder; None for an external model
     llm_gflop       GFLOP of a question of average length through projector and LLM, image tokens included; None for an
                     external model, and without answers
@@ -81,7 +81,7 @@ def cost_of(record: RunRecord, variant: VariantKey = DEFAULT) -> Cost:
 
 
 def _more_than_blind(record: RunRecord, variant: VariantKey, asked: Tokens) -> float | None:
-    """Mean number of tokens that a question has more than without its image; None if it was not asked without."""
+    """The mean number of tokens that an image adds to a question; None if none was asked without its image."""
     blind = record.tokens(variant.named(BLIND.name))
     # Imported answers have no tokens.
     known = sum(asked.read) > 0 and len(blind.read) == len(asked.read)
