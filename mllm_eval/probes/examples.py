@@ -37,7 +37,7 @@ class Example(NamedTuple):
     def values(self) -> NDArray[np.int64]:
         """The values int64 [H, W] of the mask or depth file.
 
-        Raises UserError, which names the file, unless it is an image with one channel.
+        Raises UserError, which names the file, unless it is an image with one integer per pixel.
         """
         return load_map(Path(self.map_path))
 

@@ -25,7 +25,7 @@ TOGETHER = 4
 def mask_of(example: Example, classes: int, size: tuple[int, int]) -> NDArray[np.int64]:
     """The mask int64 [H, W] with classes from 0; `IGNORED` where the file has 0 (no class) or 255.
 
-    `size` is the image's (width, height). Raises UserError, which names the file, for a value above `classes`, another
+    `size` is the image's (width, height). Raises UserError, which names the file, for a value that is no class, another
     size than the image's, or a mask without any class.
     """
     values = example.values()
