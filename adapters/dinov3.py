@@ -25,7 +25,7 @@ class Family(Backbone):
 
     @classmethod
     def shape_values(cls, facts: Encoder) -> dict[str, Any]:
-        """A gated network has SiLU. Keys have no bias; queries and values have one unless the yaml says otherwise."""
+        """A gated network has SiLU by default. Keys have no bias; queries and values have one by default."""
         shape = facts.architecture
         assert shape is not None
         gated, bias = shape.ffn == "swiglu", shape.qkv_bias is not False

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 else:
     from mllm_eval.adapters.dinov2 import Family as Dinov2
 
-# Layer scales exist in transformers' class but not in the published files. Their values there are all 1.
+# Layer scales, which transformers' class has and the published files lack. They are set to 1.
 SCALES = ".lambda1"
 
 

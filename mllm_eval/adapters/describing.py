@@ -79,8 +79,8 @@ def describe(
 ) -> Description:
     """Write the yaml of the encoder in a folder. `mean` and `std` take precedence over the processor's.
 
-    Raises UserError for a folder without a config or weights, a format without named tensors, a model that no family
-    reads (with the nearest ones), and if neither the processor nor the arguments give mean and std.
+    Raises UserError for a folder without a config or weights, for a format without named tensors, and for a model
+    that no family reads (with the nearest names). It also does if neither processor nor arguments give mean and std.
     """
     hold_format(place)
     if place.is_file() or (not (place / "config.json").is_file() and (place / OPEN_CLIP).is_file()):

@@ -85,17 +85,23 @@ def load_encoder(source: Given | Encoder, recipe: Recipe | None = None) -> Encod
 
 
 def load_llm(source: Given | LLM) -> LLM:
-    """Load an LLM by name, from a yaml file or from a dict; an `LLM` is returned unchanged. Raises UserError."""
+    """Load an LLM by name, from a yaml file or from a dict; an `LLM` is used as given.
+
+    Raises UserError with the nearest known names, and for a mistake in the yaml.
+    """
     return _loaded("llms", source, LLM)
 
 
 def load_recipe(source: Given | Recipe) -> Recipe:
-    """Load a recipe by name, from a yaml file or from a dict; a `Recipe` is returned unchanged. Raises UserError."""
+    """Load a recipe by name, from a yaml file or from a dict; a `Recipe` is used as given.
+
+    Raises UserError with the nearest known names, and for a mistake in the yaml.
+    """
     return _loaded("recipes", source, Recipe)
 
 
 def load_benchmark(source: Given | Benchmark) -> Benchmark:
-    """Load a benchmark by name, from its folder or from a dict; a `Benchmark` is returned unchanged.
+    """Load a benchmark by name, from its folder or from a dict; a `Benchmark` is used as given.
 
     A dict with `base:` inherits from that benchmark, and uses the reader and scorer in its folder.
     Raises UserError with the nearest known names, and for a mistake in the yaml.

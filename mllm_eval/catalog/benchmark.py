@@ -196,12 +196,12 @@ def answers_variant(benchmark: Benchmark, variant: VariantKey, pin: str) -> Vari
 
 
 def read_benchmark(path: Path) -> Benchmark:
-    """Read a benchmark's yaml, and record its folder, where its scorer and reader are. Raises UserError."""
+    """Read a benchmark's yaml, and record its folder, where scorer and reader are. Raises UserError for mistakes."""
     return load(path, Benchmark).model_copy(update={"folder": path.resolve().parent})
 
 
 def folder_of(benchmark: Benchmark) -> Path:
-    """The folder of a benchmark's yaml: where it was read, or else where its name is found. Raises UserError."""
+    """The folder of a benchmark's yaml: where it was read, else found by name. Raises UserError if it is unknown."""
     return benchmark.folder or find("benchmarks", benchmark.name).resolve().parent
 
 

@@ -38,7 +38,7 @@ def contents_hash(contents: Iterable[str]) -> str:
 
 
 def state_of(benchmark: Benchmark, pin: str) -> str | None:
-    """12 hex digits that change whenever the samples of a data pin might change; None if a file changed just now.
+    """12 hex digits that change whenever the samples of a data pin might change; None if a file is new or missing.
 
     The state covers names, sizes and times of data and code files, not their content. Equal states mean equal samples;
     a new state only means that the samples must be read again.

@@ -123,7 +123,7 @@ def choice_columns(record: Record, settings: Settings) -> Reading:
 
 @takes(YesNoSettings)
 def yes_no(record: Record, settings: Settings) -> Reading:
-    """Ask a yes/no question. A group is scored together, as MME's two questions about an image. Raises UserError."""
+    """Ask a yes/no question; a group is scored together, as in MME. Raises UserError for another gold answer."""
     said = gold(record, settings).strip().lower()
     if said not in ("yes", "no"):
         raise UserError(f"column '{settings.get('answer', 'answer')}' is {said!r}, expected yes or no")

@@ -48,7 +48,7 @@ class RowCounts:
 
 
 def row_counts(folder: Path) -> dict[int, RowCounts]:
-    """Read the counts of a run's stages, by stage number. Stages of older versions have none. Raises UserError."""
+    """Read the counts of a run by stage; older stages have none. Raises UserError for a file with other content."""
     counts = {}
     for number in (1, 2):
         path = folder / f"stage{number}" / FILE

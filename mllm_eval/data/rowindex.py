@@ -84,7 +84,7 @@ def _chunks(rows: Iterator[tuple[int, int, int]]) -> Iterator[list[tuple[int, in
 
 
 def row_starts(path: Path) -> Iterator[tuple[int, int, int]]:
-    """Yield begin, end (bytes) and line number of each row of a jsonl file or JSON array. Raises UserError."""
+    """Yield begin, end (bytes) and line of each row of a jsonl file or JSON array. Raises UserError if truncated."""
     with open(path, "rb") as file:
         head = file.read(PIECE).removeprefix(codecs.BOM_UTF8).lstrip(_SPACE)
     return _array_rows(path) if head.startswith(b"[") else _line_rows(path)

@@ -58,7 +58,7 @@ def _here(benchmark: Benchmark, name: str) -> tuple[Pin, Files]:
 
 
 def first_sample(benchmark: Benchmark, pin: str, variant: VariantKey = DEFAULT) -> Sample:
-    """Read the first sample of a data pin, without images and other rows. Raises UserError as `load_samples`."""
+    """Read only the first sample of a data pin, without its images. Raises UserError as `load_samples` does."""
     name = benchmark.pin_name(pin, variant)
     asked, files = _here(benchmark, name)
     read = reader_of(benchmark)

@@ -1,8 +1,8 @@
 """Downloads files of a hub repository or a URL at one revision, and checks and locks them.
 
-Only `fetch` and `fetch_url` use the network. They record what they downloaded in a lock: the resolved commit, and
-the files with sizes and SHA-256. All other code gets the files from `locked_folder`, which never downloads, and refuses
-files that differ from the lock.
+Only `mllm_eval.hub.fetch` downloads. A lock records the result: the resolved commit, and the files with sizes and
+SHA-256. All other code gets the files from `locked_folder`, which never downloads, and refuses files that differ from
+the lock.
 """
 
 from __future__ import annotations

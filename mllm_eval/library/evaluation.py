@@ -231,6 +231,6 @@ def several(given: Any) -> list[Any] | None:
 
 
 def table_size(subset: int | None, benchmarks: Sequence[Any] | None) -> int | None:
-    """Size of the table's subset in which these benchmarks have `subset` questions together. Raises UserError."""
+    """Size of the table's subset where these benchmarks have `subset` questions. Raises UserError if too small."""
     names = [load_benchmark(one).name for one in benchmarks] if subset is not None and benchmarks else None
     return size_of_table(subset, names)

@@ -59,7 +59,7 @@ class LoadedEncoder:
         return self.facts.width
 
     def preprocess(self, image: Picture) -> Tensor:
-        """Preprocess an image as the yaml says, to float32 [3, size, size] on the CPU. Raises UserError."""
+        """Preprocess an image to float32 [3, size, size] on the CPU. Raises UserError if it is not an image."""
         return torch.from_numpy(self.model.preprocess(_rgb(image)))
 
     def encode(self, images: Picture | Iterable[Picture], batch: int = BATCH) -> Tensor:
