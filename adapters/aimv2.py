@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Family(Backbone):
-    """`Aimv2VisionModel`. The class takes images of its native size only; here its positions are interpolated."""
+    """`Aimv2VisionModel`. That class accepts only its native size; this family interpolates its positions."""
 
     model_types = ("aimv2_vision_model",)
     class_name = "Aimv2VisionModel"
@@ -36,7 +36,7 @@ class Family(Backbone):
         self._rows_columns = (cells.shape[-2], cells.shape[-1])
 
     def _fit_positions(self, _module: nn.Module, _inputs: Any, positions: Tensor) -> Tensor:
-        """Positions [1, N, D] of the native grid for the grid at hand, bicubic as for the other families."""
+        """Interpolate positions [1, N, D] of the native grid to the current grid, bicubic as in the other families."""
         native = int(positions.shape[1] ** 0.5)
         if self._rows_columns == (native, native):
             return positions
@@ -46,12 +46,12 @@ class Family(Backbone):
 
     @classmethod
     def shape_values(cls, facts: Encoder) -> dict[str, Any]:
-        """As of every family; the class is made without its pooling head."""
+        """The base values; the class is made without its pooling head."""
         return {**super().shape_values(facts), "use_head": False}
 
     @classmethod
     def read_config(cls, folder: Path) -> Any:
-        """As of every family. Raises UserError for the two kinds of weights that are another architecture."""
+        """Read the config as `Backbone` does. Also raises UserError for computed positions and for a pooling head."""
         config = super().read_config(folder)
         for name, other in (("is_native", "positions that are computed"), ("use_head", "a pooling head")):
             if getattr(config, name):
@@ -63,9 +63,9 @@ class Family(Backbone):
 
     @classmethod
     def ffn(cls, config: Any) -> str:
-        """Always gated."""
+        """Always `swiglu`."""
         return "swiglu"
 
     def forward_options(self, pixels: Tensor) -> dict[str, Any]:
-        """Positions are interpolated by this class, not by the one it wraps."""
+        """None: `_fit_positions` interpolates the positions."""
         return {}

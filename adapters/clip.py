@@ -1,4 +1,4 @@
-"""CLIP and MetaCLIP: `post_layernorm` is meant for the CLS token only, so patches want `norm: false`."""
+"""CLIP and MetaCLIP. `post_layernorm` was trained on the CLS token only, so their yamls say `norm: false`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mllm_eval.catalog.architecture import FORMS
 
 
 class Family(Backbone):
-    """`CLIPVisionModel`; pooled = post_layernorm(CLS), the vector that the text projection sees."""
+    """`CLIPVisionModel`. `pooled` is post_layernorm(CLS), the input of the text-image projection."""
 
     model_types: ClassVar[tuple[str, ...]] = ("clip_vision_model", "clip")
     class_name = "CLIPVisionModel"
@@ -23,6 +23,6 @@ class Family(Backbone):
     layout: ClassVar[Layout | None] = OPEN_CLIP
 
     def pool(self, states: Tensor) -> Tensor:
-        """post_layernorm(CLS) [B, D]."""
+        """post_layernorm(CLS) [B, D] from states [B, N, D]."""
         pooled: Tensor = self.final_norm()(states[:, 0])
         return pooled

@@ -14,18 +14,18 @@ from mllm_eval.errors import UserError
 if TYPE_CHECKING:
     from mllm_eval.catalog import Encoder
 
-# Any network ever trained has a ratio in this range; it is 4 in all that were released.
+# Ratios of hidden width to width that are tried; all released checkpoints have 4.
 RATIOS = range(1, 17)
 
 
 def hidden_width(width: int, ratio: float, swiglu: bool) -> int:
-    """Width inside the feed-forward network: a SwiGLU has two thirds of an MLP's, rounded up to eights."""
+    """Hidden width of the feed-forward network: for a SwiGLU 2/3 of an MLP's, rounded up to a multiple of 8."""
     hidden = int(width * ratio)
     return (int(hidden * 2 / 3) + 7) // 8 * 8 if swiglu else hidden
 
 
 class Family(Backbone):
-    """`Dinov2Model`. Weights with registers are of another type and are refused."""
+    """`Dinov2Model`. Weights with registers have another model type and are refused."""
 
     model_types: ClassVar[tuple[str, ...]] = ("dinov2",)
     class_name = "Dinov2Model"
@@ -37,7 +37,7 @@ class Family(Backbone):
 
     @classmethod
     def shape_values(cls, facts: Encoder) -> dict[str, Any]:
-        """The class knows a ratio instead of a width. Raises UserError where no ratio gives the yaml's."""
+        """The class takes a ratio instead of a hidden width. Raises UserError if no whole ratio gives the yaml's."""
         shape = facts.architecture
         assert shape is not None
         swiglu = shape.ffn == "swiglu"
@@ -51,14 +51,14 @@ class Family(Backbone):
 
     @classmethod
     def hidden(cls, config: Any) -> int:
-        """Width inside the feed-forward network."""
+        """Hidden width of the feed-forward network."""
         return hidden_width(config.hidden_size, config.mlp_ratio, config.use_swiglu_ffn)
 
     @classmethod
     def ffn(cls, config: Any) -> str:
-        """`mlp` or `swiglu`."""
+        """Kind of feed-forward network, `mlp` or `swiglu`."""
         return "swiglu" if config.use_swiglu_ffn else "mlp"
 
     def forward_options(self, pixels: Tensor) -> dict[str, Any]:
-        """The class interpolates its position embeddings by itself."""
+        """None: the class interpolates its position embeddings itself."""
         return {}

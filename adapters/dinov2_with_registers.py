@@ -1,4 +1,4 @@
-"""DINOv2 with registers: as `dinov2`, with four learned tokens between CLS and the patches."""
+"""DINOv2 with registers: `dinov2` with four learned tokens between CLS and the patches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_eval.catalog.architecture import FORMS
 
 if TYPE_CHECKING:
-    # Its name by its path; at run time the families are part of mllm_eval.adapters.
+    # mypy finds the file under this path; at run time it is part of mllm_eval.adapters.
     from adapters.dinov2 import Family as Dinov2
     from mllm_eval.catalog import Encoder
 else:
@@ -15,7 +15,7 @@ else:
 
 
 class Family(Dinov2):
-    """`Dinov2WithRegistersModel`; the registers are counted off behind CLS and never become part of the grid."""
+    """`Dinov2WithRegistersModel`. The registers after CLS are left out of the patch grid."""
 
     model_types = ("dinov2_with_registers",)
     class_name = "Dinov2WithRegistersModel"
@@ -23,5 +23,5 @@ class Family(Dinov2):
 
     @classmethod
     def shape_values(cls, facts: Encoder) -> dict[str, Any]:
-        """As of `dinov2`, and the registers."""
+        """The values of `dinov2`, and the number of registers."""
         return {**super().shape_values(facts), "num_register_tokens": cls.form.registers}

@@ -1,4 +1,4 @@
-"""DINOv3: one CLS token, four registers, rotary positions that are computed anew for every size."""
+"""DINOv3: one CLS token, four registers, and rotary positions, which are computed for every image size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Family(Backbone):
-    """`DINOv3ViTModel`. Patches before the final norm are of another size altogether: `norm` says which are meant."""
+    """`DINOv3ViTModel`. The final norm changes the scale of the patches a lot, so the yaml's `norm` matters here."""
 
     model_types = ("dinov3_vit",)
     class_name = "DINOv3ViTModel"
@@ -25,7 +25,7 @@ class Family(Backbone):
 
     @classmethod
     def shape_values(cls, facts: Encoder) -> dict[str, Any]:
-        """Gated networks have another activation; keys never have a bias, queries and values but in the largest."""
+        """A gated network has SiLU by default. Keys have no bias; queries and values have one by default."""
         shape = facts.architecture
         assert shape is not None
         gated, bias = shape.ffn == "swiglu", shape.qkv_bias is not False
@@ -40,14 +40,14 @@ class Family(Backbone):
 
     @classmethod
     def ffn(cls, config: Any) -> str:
-        """`mlp` or `swiglu`."""
+        """Kind of feed-forward network, `mlp` or `swiglu`."""
         return "swiglu" if config.use_gated_mlp else "mlp"
 
     @classmethod
     def found_in(cls, config: Any) -> dict[str, Any]:
-        """As of every family, and whether queries and values have a bias."""
+        """The base facts, and whether queries and values have a bias."""
         return {**super().found_in(config), "qkv_bias": bool(config.query_bias and config.value_bias)}
 
     def forward_options(self, pixels: Tensor) -> dict[str, Any]:
-        """Rotary positions fit every size."""
+        """None: rotary positions fit every size."""
         return {}

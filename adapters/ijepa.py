@@ -1,4 +1,4 @@
-"""I-JEPA: no CLS token, every token is a patch. Mind its converted processor: wrong mean and std."""
+"""I-JEPA: no CLS token; every token is a patch. Its converted processor on the hub has a wrong mean and std."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""InternViT of 300M: a vision transformer with layer scales and no final norm."""
+"""InternViT-300M: a vision transformer with layer scales and without a final norm."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Family(Backbone):
-    """`InternVLVisionModel`; InternViT's own repositories hold code and other names, and are read as one file."""
+    """`InternVLVisionModel`. InternViT's own repositories use other tensor names, so they are read as one file."""
 
     model_types = ("internvl_vision",)
     class_name = "InternVLVisionModel"
@@ -27,19 +27,19 @@ class Family(Backbone):
 
     @classmethod
     def shape_values(cls, facts: Encoder) -> dict[str, Any]:
-        """As of every family, and the biases of queries, keys and values, which the class leaves out otherwise."""
+        """The base values, and the biases of queries, keys and values, which the class omits by default."""
         shape = facts.architecture
         assert shape is not None
         return {**super().shape_values(facts), "attention_bias": shape.qkv_bias is not False}
 
     @classmethod
     def native(cls, config: Any) -> int:
-        """Its config holds rows and columns."""
+        """Edge in pixels; the config holds rows and columns."""
         return int(config.image_size[0])
 
     @classmethod
     def found_in(cls, config: Any) -> dict[str, Any]:
-        """As of every family; its config holds rows and columns, and says whether queries have a bias."""
+        """The base facts. The config holds the patch size as rows and columns, and says whether queries have a bias."""
         return {
             **super().found_in(config),
             "patch": int(config.patch_size[0]),
@@ -47,5 +47,5 @@ class Family(Backbone):
         }
 
     def forward_options(self, pixels: Tensor) -> dict[str, Any]:
-        """The class interpolates its position embeddings by itself."""
+        """None: the class interpolates its position embeddings itself."""
         return {}

@@ -1,4 +1,4 @@
-"""MLCD of rotary positions: a CLIP whose patches have no learned positions; the class token has angles of its own."""
+"""MLCD with rotary positions: a CLIP without learned patch positions. The class token has learned rotary angles."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 from mllm_eval.catalog.architecture import FORMS
 
 if TYPE_CHECKING:
-    # Its name by its path; at run time the families are part of mllm_eval.adapters.
+    # mypy finds the file under this path; at run time it is part of mllm_eval.adapters.
     from adapters.clip import Family as Clip
 else:
     from mllm_eval.adapters.clip import Family as Clip
 
 
 class Family(Clip):
-    """`MLCDVisionModel`; pooled = post_layernorm(CLS). The smaller MLCD models are of family `clip`."""
+    """`MLCDVisionModel`. `pooled` is post_layernorm(CLS). The smaller MLCD models belong to family `clip`."""
 
     model_types = ("mlcd_vision_model", "mlcd")
     class_name = "MLCDVisionModel"
@@ -25,5 +25,5 @@ class Family(Clip):
     layout = None
 
     def forward_options(self, pixels: Tensor) -> dict[str, Any]:
-        """Rotary positions fit every size."""
+        """None: rotary positions fit every size."""
         return {}

@@ -1,4 +1,4 @@
-"""C-RADIO: three class tokens and seven registers, no final norm; it normalises pixels by itself."""
+"""C-RADIO: three class tokens and seven registers, no final norm. The model normalises pixels itself."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mllm_eval.adapters.original import RADIO
 from mllm_eval.catalog.architecture import FORMS, ratio_of
 
 if TYPE_CHECKING:
-    # Its name by its path; at run time the families are part of mllm_eval.adapters.
+    # mypy finds the file under this path; at run time it is part of mllm_eval.adapters.
     from adapters.dinov2 import Family as Dinov2
     from mllm_eval.catalog import Encoder
 else:
     from mllm_eval.adapters.dinov2 import Family as Dinov2
 
-# What transformers' class has, and the published files, whose values these are, have not.
+# Layer scales, which transformers' class has and the published files lack. They are set to 1.
 SCALES = ".lambda1"
 
 
@@ -35,7 +35,7 @@ class Family(Dinov2):
 
     @classmethod
     def shape_values(cls, facts: Encoder) -> dict[str, Any]:
-        """The positions are those of the largest image; class tokens and registers are counted apart."""
+        """Positions are made for the largest image. Class tokens and registers have separate counts in the config."""
         shape = facts.architecture
         assert shape is not None
         return {
@@ -47,28 +47,28 @@ class Family(Dinov2):
 
     @classmethod
     def native(cls, config: Any) -> int:
-        """Edge in pixels of the largest image, for which there are positions."""
+        """Edge, in pixels, of the largest image that has positions."""
         size: int = config.max_img_size
         return size
 
     @classmethod
     def registers_in(cls, values: dict[str, Any], known: Any) -> int:
-        """Class tokens beside the first count as what stands before the patches, as registers do."""
+        """Registers, and the class tokens after the first, which are treated as registers."""
         default = {name: getattr(known, name) for name in ("num_cls_tokens", "num_registers")}
         said = {name: int(values.get(name, default[name])) for name in default}
         return said["num_cls_tokens"] - cls.form.prefix + said["num_registers"]
 
     @classmethod
     def original_tensors(cls, facts: Encoder, path: Path, wanted: dict[str, torch.Size]) -> dict[str, Tensor]:
-        """As of every family; the layer scales, which the published files have not, are 1."""
+        """Read the tensors as `Backbone` does, and set the layer scales, which the published files lack, to 1."""
         scales = {name: torch.ones(shape) for name, shape in wanted.items() if name.endswith(SCALES)}
         rest = {name: shape for name, shape in wanted.items() if name not in scales}
         return super().original_tensors(facts, path, rest) | scales
 
     def stock_patches(self, pixels: Tensor) -> Tensor:
-        """As of every family; the class refuses a rest beyond the last whole patch."""
+        """The patches as in `Backbone`; the class accepts only whole patches, so the remainder is cut off."""
         return super().stock_patches(self.whole_patches(pixels))
 
     def forward(self, pixels: Tensor, layers: Sequence[int] = ()) -> list[FeatureMap]:
-        """As the contract says; the class refuses a rest beyond the last whole patch."""
+        """Compute features as in `EncoderModel`; the class accepts only whole patches, so the remainder is cut off."""
         return super().forward(self.whole_patches(pixels), layers)

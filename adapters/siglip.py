@@ -1,4 +1,4 @@
-"""SigLIP and fixed-resolution SigLIP2: no CLS token to drop; an attention head pools."""
+"""SigLIP and fixed-resolution SigLIP2: no CLS token; an attention head pools."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mllm_eval.catalog.architecture import FORMS
 
 
 class Family(Backbone):
-    """`SiglipVisionModel`; pooled = its attention pooling of the normed tokens."""
+    """`SiglipVisionModel`. `pooled` is its attention pooling of the normed tokens."""
 
     model_types = ("siglip_vision_model", "siglip")
     class_name = "SiglipVisionModel"
@@ -19,6 +19,6 @@ class Family(Backbone):
     left_out = r"text_model\..*|logit_scale|logit_bias|(.*\.)?position_ids"
 
     def pool(self, states: Tensor) -> Tensor:
-        """The head's attention pooling [B, D]."""
+        """Attention pooling [B, D] of states [B, N, D]."""
         pooled: Tensor = self.model.head(self.final_norm()(states))
         return pooled

@@ -1,7 +1,7 @@
-"""Any vision transformer of timm, where timm is installed (`pip install mllm-eval[timm]`).
+"""Vision transformers of timm (`pip install mllm-eval[timm]`).
 
-Weights are a folder as timm keeps them on the hub: `config.json` with the `architecture`'s name, and
-`model.safetensors` or `pytorch_model.bin`. The model must have `blocks` and square patches.
+The weights are a folder as timm publishes it: `config.json`, which names the `architecture`, and `model.safetensors`
+or `pytorch_model.bin`. The model must have `blocks` and square patches.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mllm_eval.catalog import Encoder
 
 FILES = ("model.safetensors", "pytorch_model.bin")
-# What a classifier has behind the features.
+# Tensors of a classifier head, which the features do not need.
 HEADS = r"(head|head_dist|fc)\..*"
 
 
@@ -36,7 +36,7 @@ def _timm(who: str) -> Any:
             f"{who}: family timm needs the package {missing}; install it with `pip install mllm-eval[timm]`"
         ) from None
     except Exception as problem:
-        # A torchvision that was built for another torch fails while it is imported, with errors of many classes.
+        # Importing a torchvision built for another torch version fails with errors of many classes.
         raise UserError(
             f"{who}: timm cannot be imported ({exception_words(problem)}); install the torchvision that belongs "
             f"to torch {torch.__version__}"
@@ -47,8 +47,8 @@ def _timm(who: str) -> Any:
 class Family(EncoderModel):
     """A timm model made with `dynamic_img_size`, so that positions are interpolated at other sizes.
 
-    options: arguments that its models are made with, beside those of their config. needed: paths of what a model of
-    the family has.
+    options: arguments for `timm.create_model`, in addition to those of the config. needed: paths of submodules that a
+    model must have to belong to the family.
     """
 
     options: ClassVar[dict[str, Any]] = {"dynamic_img_size": True}
@@ -57,7 +57,7 @@ class Family(EncoderModel):
     # ---- models ----
     @classmethod
     def read_config(cls, place: Path) -> dict[str, Any]:
-        """The config of a timm folder. Raises UserError for one that names no architecture."""
+        """Read the config of a timm folder. Raises UserError if it names no architecture."""
         path = place / "config.json"
         try:
             config = parse_json(path.read_text(), fields_once=False)
@@ -69,10 +69,10 @@ class Family(EncoderModel):
 
     @classmethod
     def made(cls, who: str, config: dict[str, Any]) -> Any:
-        """The timm model of a config, with weights yet to be loaded.
+        """Create the timm model of a config, without loading weights.
 
-        Raises UserError, which begins with `who`, without timm, for a name that it does not know, with the nearest, and
-        for a model of another family.
+        who: the start of error messages. Raises UserError if timm is not installed, for a name that timm does not know
+        (with the nearest ones), and for a model of another family.
         """
         name, timm = config["architecture"], _timm(who)
         if not isinstance(name, str) or not timm.is_model(name):
@@ -90,12 +90,12 @@ class Family(EncoderModel):
 
     @classmethod
     def build(cls, facts: Encoder, config: dict[str, Any]) -> EncoderModel:
-        """The architecture with weights yet to be loaded. Raises UserError as `made` does."""
+        """Build the model without loading weights. Raises UserError as `made` does."""
         return cls(facts, cls.made(f"encoder {facts.name}", config))
 
     @classmethod
     def load(cls, facts: Encoder, place: Path, dtype: torch.dtype) -> EncoderModel:
-        """The weights of a timm folder, all of them. Raises UserError for what is missing or does not fit."""
+        """Load all weights of a timm folder. Raises UserError for tensors that are missing or do not fit."""
         hold_format(place)
         config = cls.read_config(place)
         weights = next((place / name for name in FILES if (place / name).is_file()), None)
@@ -114,7 +114,7 @@ class Family(EncoderModel):
 
     @classmethod
     def norm_of(cls, model: Any) -> nn.Module:
-        """`norm`, or `fc_norm` in models that pool before they norm; nn.Identity() where there is none."""
+        """The final norm: `norm`, or `fc_norm` in models that pool before it; `nn.Identity()` if there is none."""
         norm: nn.Module = model.norm
         if isinstance(norm, nn.Identity) and hasattr(model, "fc_norm"):
             norm = model.fc_norm
@@ -122,59 +122,59 @@ class Family(EncoderModel):
 
     @classmethod
     def prefix_of(cls, model: Any) -> int:
-        """CLS and registers of a timm model."""
+        """Number of class tokens and registers before the patches of a timm model."""
         return int(model.num_prefix_tokens)
 
     @classmethod
     def found_in(cls, model: Any) -> dict[str, Any]:
-        """Patch, width and heads by a timm model."""
+        """Patch size, width and number of heads of a timm model."""
         return {
             "patch": model.patch_embed.patch_size[0],
             "width": model.embed_dim,
             "heads": cls.blocks_of(model)[0].get_submodule("attn").num_heads,
         }
 
-    # ---- what the contract asks ----
+    # ---- the interface of EncoderModel ----
     @property
     def prefix(self) -> int:
-        """CLS and registers."""
+        """Number of class tokens and registers before the patches."""
         return self.prefix_of(self.model)
 
     @property
     def has_cls(self) -> bool:
-        """Whether a class token is the first of them."""
+        """Whether the first token is a class token."""
         return getattr(self.model, "cls_token", None) is not None
 
     def config_values(self) -> dict[str, Any]:
-        """The architecture's name and its arguments."""
+        """Name of the architecture, and its arguments."""
         values: dict[str, Any] = self.model.mllm_eval_config
         return values
 
     def found(self) -> dict[str, Any]:
-        """What the model says of itself."""
+        """Patch size, width and number of heads."""
         return self.found_in(self.model)
 
     def blocks(self) -> Sequence[nn.Module]:
-        """The transformer blocks in order."""
+        """The transformer blocks, in order."""
         return self.blocks_of(self.model)
 
     def final_norm(self) -> nn.Module:
-        """The norm behind the last block."""
+        """The norm after the last block."""
         return self.norm_of(self.model)
 
     def pool(self, states: Tensor) -> Tensor:
-        """The vector before the classifier [B, D]."""
+        """The input [B, D] of timm's classifier, from states [B, N, D]."""
         pooled: Tensor = self.model.forward_head(self.model.norm(states), pre_logits=True)
         return pooled
 
     def stock_patches(self, pixels: Tensor) -> Tensor:
-        """What the class calls its features, without what stands before the patches [B, N, D]."""
+        """Patches [B, N, D] of timm's `forward_features`, without class tokens and registers."""
         with torch.no_grad():
             states = self.tokens(self.model.forward_features(self.whole_patches(pixels)))
         return states[:, self.prefix :]
 
     def forward(self, pixels: Tensor, layers: Sequence[int] = ()) -> list[FeatureMap]:
-        """As the contract says; pixels beyond the last whole patch, which timm refuses, are cut off first."""
+        """Compute features as in `EncoderModel`; timm accepts only whole patches, so the remainder is cut off."""
         return super().forward(self.whole_patches(pixels), layers)
 
 

@@ -1,4 +1,4 @@
-"""timm's ConvNeXt, as CLIP's image half: cells that overlap, and no patches (`pip install mllm-eval[timm]`)."""
+"""timm's ConvNeXt as the image tower of a CLIP: overlapping cells instead of patches (`mllm-eval[timm]`)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    # Its name by its path; at run time the families are part of mllm_eval.adapters.
+    # mypy finds the file under this path; at run time it is part of mllm_eval.adapters.
     from adapters.timm import Family as Timm
 else:
     from mllm_eval.adapters.timm import Family as Timm
 
 
 class OverTokens(nn.Module):
-    """A norm of maps [B, D, h, w] applied to tokens [B, N, D], with its own weights."""
+    """Applies a norm of maps [B, D, h, w] to tokens [B, N, D], with the same weights."""
 
     def __init__(self, norm: Any) -> None:
         super().__init__()
-        # In a tuple the weights stay the model's alone.
+        # The tuple keeps torch from registering the norm's weights a second time.
         self._norm = (norm,)
 
     def forward(self, states: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ class OverTokens(nn.Module):
 
 
 class Family(Timm):
-    """Layers are the four stages; only the last has the width and the grid that the yaml tells."""
+    """ConvNeXt. Its layers are the four stages; only the last one has the yaml's width and grid."""
 
     options: ClassVar[dict[str, Any]] = {}
     needed: ClassVar[tuple[str, ...]] = ("stages", "head.norm")
@@ -45,12 +45,12 @@ class Family(Timm):
 
     @classmethod
     def norm_of(cls, model: Any) -> nn.Module:
-        """The head's, which the class applies to the mean of all cells."""
+        """The norm of the head, which timm applies to the mean of all cells."""
         return OverTokens(model.head.norm)
 
     @classmethod
     def prefix_of(cls, model: Any) -> int:
-        """None: every token is a cell."""
+        """0: every token is a cell."""
         return 0
 
     @classmethod

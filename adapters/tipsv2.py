@@ -1,4 +1,4 @@
-"""TIPSv2: DINOv2's transformer with one register, which is a second class token trained on other captions."""
+"""TIPSv2: DINOv2's transformer with one register, which is a second class token trained with other captions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_eval.catalog.architecture import FORMS, ratio_of
 
 if TYPE_CHECKING:
-    # Its name by its path; at run time the families are part of mllm_eval.adapters.
+    # mypy finds the file under this path; at run time it is part of mllm_eval.adapters.
     from adapters.dinov2 import Family as Dinov2
     from mllm_eval.catalog import Encoder
 else:
@@ -15,7 +15,7 @@ else:
 
 
 class Family(Dinov2):
-    """`Tipsv2VisionModel`. CLS is the token that captions of the web supervised; the second is left out of the grid."""
+    """`Tipsv2VisionModel`. CLS is the token trained with web captions; the second one is left out of the grid."""
 
     model_types = ("tipsv2_vision_model", "tipsv2")
     class_name = "Tipsv2VisionModel"
@@ -25,7 +25,7 @@ class Family(Dinov2):
 
     @classmethod
     def shape_values(cls, facts: Encoder) -> dict[str, Any]:
-        """As of `dinov2`, with a ratio that need not be whole, and the register."""
+        """The values of `dinov2`, where the ratio of an MLP need not be whole, and the number of registers."""
         shape = facts.architecture
         assert shape is not None
         gated = shape.ffn == "swiglu"

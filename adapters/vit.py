@@ -1,4 +1,4 @@
-"""ViT, and MAE's weights through `ViTModel`: `ViTMAEModel` shuffles its tokens even at mask ratio 0."""
+"""ViT, and MAE's weights in `ViTModel`, because `ViTMAEModel` shuffles its tokens even at mask ratio 0."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mllm_eval.catalog.architecture import FORMS
 
 
 class Family(Backbone):
-    """`ViTModel` without its pooling head, which MAE's weights do not hold and Web-MAE's do not use."""
+    """`ViTModel` without its pooling head, which MAE's weights lack and Web-MAE does not use."""
 
     model_types = ("vit", "vit_mae")
     class_name = "ViTModel"

@@ -1,4 +1,4 @@
-"""V-JEPA 2 on images: no class token, rotary positions in time, rows and columns; its predictor is left out."""
+"""V-JEPA 2 on images: no class token; rotary positions over time, rows and columns; no predictor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class VJEPA2ImageEncoder(VJEPA2PreTrainedModel):
-    """The encoder of `VJEPA2Model`, shown an image as two equal frames, the span of one of its patches in time."""
+    """The encoder of `VJEPA2Model` for images. An image becomes two equal frames, which one patch spans in time."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -29,8 +29,8 @@ class VJEPA2ImageEncoder(VJEPA2PreTrainedModel):
         self.post_init()
 
     def forward(self, pixel_values: Tensor) -> BaseModelOutput:
-        """Tokens of the patches, behind the final norm, for pixels [B, 3, H, W], H = W."""
-        # The class counts rows and columns by the size it was made for, whatever it is given.
+        """Normed patch tokens of square pixels [B, 3, H, W]."""
+        # The class takes rows and columns from its config, so they are set to the actual size here.
         config: Any = self.config
         for layer in self.encoder.layer:
             attention: Any = layer.attention
@@ -40,7 +40,7 @@ class VJEPA2ImageEncoder(VJEPA2PreTrainedModel):
 
 
 class Family(Backbone):
-    """`VJEPA2Model` without its predictor; a classifier's pooler is left out as well."""
+    """`VJEPA2Model` without its predictor and without a classifier's pooler."""
 
     model_types = ("vjepa2",)
     class_name = "VJEPA2Model"
@@ -51,12 +51,12 @@ class Family(Backbone):
 
     @classmethod
     def transformers_class(cls) -> Any:
-        """The encoder alone."""
+        """`VJEPA2ImageEncoder`."""
         return VJEPA2ImageEncoder
 
     @classmethod
     def shape_values(cls, facts: Encoder) -> dict[str, Any]:
-        """The class knows a ratio instead of a width, and calls the native size `crop_size`."""
+        """The class takes a ratio instead of a hidden width, and calls the native size `crop_size`."""
         shape = facts.architecture
         assert shape is not None
         return {
@@ -69,7 +69,7 @@ class Family(Backbone):
 
     @classmethod
     def read_config(cls, folder: Path) -> Any:
-        """As of every family. Raises UserError for weights whose patches span another number of frames."""
+        """Read the config as `Backbone` does. Also raises UserError if patches span another number of frames."""
         config = super().read_config(folder)
         if config.tubelet_size != cls.form.frames:
             raise UserError(
@@ -80,26 +80,26 @@ class Family(Backbone):
 
     @classmethod
     def hidden(cls, config: Any) -> int:
-        """Width inside the feed-forward network."""
+        """Hidden width of the feed-forward network."""
         return int(config.hidden_size * config.mlp_ratio)
 
     @classmethod
     def native(cls, config: Any) -> int:
-        """Edge in pixels that it was trained with."""
+        """Edge, in pixels, of the training images."""
         size: int = config.crop_size
         return size
 
     @classmethod
     def found_in(cls, config: Any) -> dict[str, Any]:
-        """As of every family, and whether queries, keys and values have a bias."""
+        """The base facts, and whether queries, keys and values have a bias."""
         return {**super().found_in(config), "qkv_bias": bool(config.qkv_bias)}
 
     def forward_options(self, pixels: Tensor) -> dict[str, Any]:
-        """Rotary positions fit every size."""
+        """None: rotary positions fit every size."""
         return {}
 
     def forward(self, pixels: Tensor, layers: Sequence[int] = ()) -> list[FeatureMap]:
-        """As the contract says. Raises UserError for pixels that are no square, whose rows the class would miscount."""
+        """Compute features as in `EncoderModel`. Raises UserError if the pixels are not square."""
         rows, columns = self.cells(pixels.shape[-2], pixels.shape[-1])
         if rows != columns:
             raise UserError(f"encoder {self.facts.name}: family vjepa2 takes squares, not {tuple(pixels.shape[-2:])}")

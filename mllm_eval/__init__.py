@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 
 # `train` is missing, as it is a subpackage; `score` is a subpackage, too, but its module can be called.
 _HOMES = {
-    "Comparison": "library.comparison",
-    "LoadedEncoder": "library.encoder",
+    "Comparison": "library.compared",
+    "LoadedEncoder": "library.frozen",
     "Results": "library.evaluation",
     "Run": "run",
     "ScoredPredictions": "score.frames",
     "UserError": "errors",
     "align": "alignment.measure",
     "check_leaks": "leaks.check",
-    "compare": "library.comparison",
+    "compare": "library.compared",
     "evaluate": "library.evaluation",
     "external_model": "library.evaluation",
-    "load_encoder": "library.encoder",
+    "load_encoder": "library.frozen",
     "names": "catalog",
     "probe": "pipeline",
     "render": "report.render",

@@ -97,6 +97,16 @@ def test_no_two_files_of_one_name_take_part_in_an_evaluation() -> None:
     assert [name for name, count in names.items() if count > 1] == []
 
 
+def test_files_of_the_code_that_pages_name_are_there() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    named = {
+        (page.name, path)
+        for page in pages
+        for path in re.findall(r"\b(?:tests|bench|mllm_eval)/[\w/-]+\.(?:py|sh|yaml)", page.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 20 and {(page, path) for page, path in named if not (ROOT / path).is_file()} == set()
+
+
 def test_make_lint_counts_parameters() -> None:
     """More than seven travel as a typed object; a function of eight is refused, of seven it is not."""
     config = str(ROOT / "pyproject.toml")

@@ -1,6 +1,6 @@
-"""Encoders behind one contract. Each family is a file of adapters/; it is imported when an encoder of it is loaded.
+"""Vision encoders behind one interface, `EncoderModel`. Each family of architectures is one file of adapters/.
 
-Families of somebody's own are found as `mllm_eval.catalog.families` says.
+A family is imported only when one of its encoders is loaded. `mllm_eval.catalog.families` finds users' own families.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ if TYPE_CHECKING:
 FAMILIES = NAMES
 
 if SHIPPED != PACKAGE:
-    # In a checkout the families lie in adapters/ at its top; an installed package has them beside this file.
+    # In a checkout the families are in the top-level folder adapters/; an installed package has them in this folder.
     __path__.append(str(SHIPPED / "adapters"))
 
 
 def family(name: str, code: str | None = None, weights: Weights | None = None) -> type[EncoderModel]:
-    """The class of a family, a shipped one or one of somebody's own.
+    """Return the class of a family, either a shipped one or a user's own.
 
-    code: SHA-256 that the file of one's own must have. weights: where no code may lie. Raises UserError for an unknown
-    name, with the nearest, and for a file that is not the one meant, can't be imported or does not keep the contract.
+    code: the SHA-256 that the file of a user's own family must have. weights: the encoder's weights, whose folder must
+    not contain that file. Raises UserError for an unknown name (with the nearest known ones), and for a file that has
+    another SHA-256, can't be imported or lacks a part of the interface.
     """
     if name in FAMILIES:
         family_class: type[EncoderModel] = importlib.import_module(f"mllm_eval.adapters.{name}").Family
@@ -41,7 +42,7 @@ def family(name: str, code: str | None = None, weights: Weights | None = None) -
 
 
 def family_of(encoder: Encoder) -> type[EncoderModel]:
-    """The class of an encoder's family, of the very code that the encoder names. Raises UserError as `family` does."""
+    """Return the class of an encoder's family, with the code that the encoder names. Raises UserError as `family`."""
     return family(encoder.family, encoder.code, encoder.weights)
 
 
@@ -62,9 +63,9 @@ def _function(owner: type, name: str) -> Any:
 
 
 def weights_place(weights: Weights) -> Path:
-    """Where weights lie on this machine, a hub-format folder or one file; nothing is fetched.
+    """Return the local path of some weights, a hub-format folder or one file. Nothing is downloaded.
 
-    Raises UserError if they are missing, or not those of their lock.
+    Raises UserError if the weights are missing or do not match their lock.
     """
     place, source = weights.folder(), weights.source()
     if source is not None and read_lock(source) is not None:
@@ -79,7 +80,7 @@ def weights_place(weights: Weights) -> Path:
 
 
 def weights_folder(weights: Weights) -> Path:
-    """The local hub-format folder of some weights; nothing is fetched. Raises UserError if it is missing."""
+    """Return the local hub-format folder of some weights. Raises UserError if it is missing, or is a single file."""
     place = weights_place(weights)
     if not place.is_dir():
         raise UserError(f"{place}: is a file, where a folder in hub format is needed")
@@ -87,9 +88,9 @@ def weights_folder(weights: Weights) -> Path:
 
 
 def load_encoder_model(encoder: Encoder, dtype: torch.dtype | None = None) -> EncoderModel:
-    """The frozen encoder in evaluation mode, float32 unless told otherwise; its yaml is checked.
+    """Load a frozen encoder in evaluation mode, by default in float32, and check its yaml against the weights.
 
-    Raises UserError for an unknown family, missing or unreadable weights, and facts that do not match.
+    Raises UserError for an unknown family, missing or unreadable weights, and weights that differ from the yaml.
     """
     import torch
 
@@ -103,7 +104,10 @@ def load_encoder_model(encoder: Encoder, dtype: torch.dtype | None = None) -> En
 
 
 def build_encoder(encoder: Encoder, config: dict[str, Any]) -> EncoderModel:
-    """The architecture that `config_values` told, weights yet to be loaded. Raises UserError as `family` does."""
+    """Build an encoder from its `config_values`, without loading weights.
+
+    Raises UserError as `family` does, and for a config of which no model can be made.
+    """
     from mllm_eval.adapters.faults import own_code
 
     kind = family_of(encoder)
@@ -112,7 +116,7 @@ def build_encoder(encoder: Encoder, config: dict[str, Any]) -> EncoderModel:
 
 
 def hold_encoder(encoder: Encoder, place: Path) -> None:
-    """Hold an encoder's weights to its yaml as far as it is seen without reading them all. Raises UserError."""
+    """Check an encoder's weights against its yaml without reading all of them. Raises UserError where they differ."""
     from mllm_eval.adapters.faults import own_code
 
     kind = family_of(encoder)

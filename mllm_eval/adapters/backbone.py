@@ -1,6 +1,6 @@
-"""Families that a transformers class holds: hub-format folders, and checkpoints of the original code.
+"""Families that wrap one transformers class. They read hub-format folders and checkpoints of the original code.
 
-A family names the class, the model types whose weights it reads, and where in the class things are.
+A family names the class, the model types that it reads, and the paths of the submodules it needs.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from mllm_eval.catalog import Encoder
     from mllm_eval.catalog.architecture import Form
 
-# Of a config, what says where it came from and not what the model is.
+# Config fields that say where a checkpoint came from and do not describe the model.
 ORIGIN = {"model_type", "architectures", "transformers_version", "torch_dtype", "dtype"}
-# What some vision transformers have, and what is computed by none of these classes whose config does not know it.
+# Features of some vision transformers. A class whose config has no such field does not compute them.
 STRANGE = ("use_qk_norm", "qk_norm", "use_rope", "rope_theta", "window_size")
 
 
 class Backbone(EncoderModel):
-    """A family of one transformers class.
+    """Base class of the families that wrap one transformers class.
 
-    model_types: `model_type` of the configs it reads. class_name: of transformers. options: keyword arguments
-    of the class beside its config. blocks_at, norm_at: paths of submodules. norm_eps: what its config calls the norms'
-    epsilon. form: what the class has beside the blocks. layout: how the original code named the tensors; None where
-    nothing is known of that. left_out: names of tensors in a folder that the encoder does not use: heads, decoders.
+    model_types: the `model_type` of the configs it reads. class_name: the transformers class. options: keyword
+    arguments of the class beside its config. blocks_at, norm_at: paths of submodules. norm_eps: the config's name of
+    the norms' epsilon. form: the parts of the class outside the blocks. layout: names of tensors in the original code,
+    None if unknown. left_out: regular expression of tensors in a folder that are not used, such as heads and decoders.
     """
 
     model_types: ClassVar[tuple[str, ...]]
@@ -60,33 +60,33 @@ class Backbone(EncoderModel):
     # ---- configs ----
     @classmethod
     def shape_values(cls, facts: Encoder) -> dict[str, Any]:
-        """The config's values that say what the yaml's `architecture` says."""
+        """Config values that correspond to the yaml's `architecture`, beside those that `config_of` sets."""
         shape = facts.architecture
         assert shape is not None
         return {"intermediate_size": shape.hidden}
 
     @classmethod
     def hidden(cls, config: Any) -> int:
-        """Width inside the feed-forward network."""
+        """Hidden width of the feed-forward network."""
         width: int = config.intermediate_size
         return width
 
     @classmethod
     def ffn(cls, config: Any) -> str:
-        """`mlp` or `swiglu`."""
+        """Kind of feed-forward network, `mlp` or `swiglu`."""
         return "mlp"
 
     @classmethod
     def native(cls, config: Any) -> int:
-        """Edge in pixels of the images that the positions were made for."""
+        """Edge, in pixels, of the images that the position embeddings were made for."""
         size: int = config.image_size
         return size
 
     @classmethod
     def config_of(cls, facts: Encoder) -> Any:
-        """The transformers config that the yaml alone describes.
+        """Build the transformers config from the yaml alone.
 
-        Raises UserError where the yaml has no `architecture`.
+        Raises UserError if the yaml has no `architecture`.
         """
         shape = facts.architecture
         if shape is None:
@@ -108,13 +108,13 @@ class Backbone(EncoderModel):
 
     @classmethod
     def config_from(cls, values: dict[str, Any]) -> Any:
-        """The transformers config of this family from plain values."""
+        """Build the transformers config of this family from plain values."""
         config_class = cls.transformers_class().config_class
         return config_class(**{key: value for key, value in values.items() if key not in ORIGIN})
 
     @classmethod
     def read_config(cls, folder: Path) -> Any:
-        """The vision config in a hub-format folder. Raises UserError where it is of another architecture."""
+        """Read the vision config of a hub-format folder. Raises UserError if this family does not read it."""
         path = folder / "config.json"
         hold_format(folder)
         raw = read_config(folder)
@@ -146,19 +146,19 @@ class Backbone(EncoderModel):
         except UserError:
             raise
         except Exception as problem:
-            # transformers' own errors on a field of another type are of many classes.
+            # transformers raises errors of many classes when a field has an unexpected type.
             raise UserError(
                 f"{path}: is no config of a {model_type!r} ({exception_words(problem)}); fetch it again"
             ) from None
 
     @classmethod
     def registers_in(cls, values: dict[str, Any], known: Any) -> int:
-        """How many learned tokens a config says that are no patch and no class token. known: its class."""
+        """Count the learned tokens of a config that are neither patches nor class tokens. known: its config class."""
         return values.get("num_register_tokens", getattr(known, "num_register_tokens", 0)) or 0
 
     @classmethod
     def _readers(cls, model_type: Any) -> str:
-        """What to do about weights of another type than this family's."""
+        """Tell the user what to do about weights of a type that this family does not read."""
         kinds = {name: family(name) for name in NAMES}
         types = {one: name for name, kind in kinds.items() if issubclass(kind, Backbone) for one in kind.model_types}
         if model_type in types:
@@ -168,14 +168,14 @@ class Backbone(EncoderModel):
 
     @classmethod
     def family_name(cls) -> str:
-        """The name that a yaml calls the family by."""
+        """The name of the family as a yaml writes it."""
         module = sys.modules[cls.__module__]
         return Path(str(module.__file__)).stem
 
     # ---- models ----
     @classmethod
     def build(cls, facts: Encoder, config: dict[str, Any]) -> EncoderModel:
-        """The architecture with weights yet to be loaded."""
+        """Build the model without loading weights. Raises UserError if no model can be made of the config."""
         try:
             return cls(facts, cls.transformers_class()(cls.config_from(config), **cls.options))
         except UserError:
@@ -188,15 +188,15 @@ class Backbone(EncoderModel):
 
     @classmethod
     def load(cls, facts: Encoder, place: Path, dtype: torch.dtype) -> EncoderModel:
-        """The weights of a hub-format folder, or of one file in the layout of the original code.
+        """Load a hub-format folder, or one file in the layout of the original code.
 
-        Raises UserError for weights that are cut short, of another architecture, or not what the yaml says.
+        Raises UserError for weights that are truncated, of another architecture, or different from the yaml.
         """
         if place.is_file():
             config, source, state = cls.config_of(facts), None, cls._read_original(facts, place)
         else:
             config, source, state = cls.read_config(place), place, None
-            # Before gigabytes are read for nothing.
+            # Compared before loading, so that a wrong yaml does not cost the reading of gigabytes.
             cls.compare_facts(facts, {**cls.found_in(config), "depth": config.num_hidden_layers})
         model = load_whole(
             cls.transformers_class().from_pretrained,
@@ -212,9 +212,9 @@ class Backbone(EncoderModel):
 
     @classmethod
     def hold(cls, facts: Encoder, place: Path) -> None:
-        """Hold names and shapes of a file, or the config of a folder, to the yaml; the weights are not read."""
+        """Check the tensors' names and shapes of a file, or the config of a folder, against the yaml."""
         if place.is_file():
-            # Mapped into memory.
+            # The file is mapped into memory, so its weights are not read.
             cls._read_original(facts, place)
             return
         config = cls.read_config(place)
@@ -233,24 +233,24 @@ class Backbone(EncoderModel):
 
     @classmethod
     def original_tensors(cls, facts: Encoder, path: Path, wanted: dict[str, torch.Size]) -> dict[str, Tensor]:
-        """The tensors of an original file by the names of the class. Raises UserError as `read_original` does."""
+        """Return a file's tensors under the class's names. Raises UserError as `read_original` does."""
         assert cls.layout is not None
         return read_original(path, cls.layout, wanted, facts.weights.key)
 
-    # ---- what the contract asks ----
+    # ---- the interface of EncoderModel ----
     @property
     def prefix(self) -> int:
-        """CLS and registers."""
+        """Number of tokens before the patches: class tokens and registers."""
         return self.form.prefix + self.form.registers
 
     @property
     def behind(self) -> int:
-        """Registers behind the patches."""
+        """Number of registers after the patches."""
         return self.form.behind
 
     @property
     def has_cls(self) -> bool:
-        """Whether there is a CLS token before the registers."""
+        """Whether the first token is a class token."""
         return self.form.prefix > 0
 
     def config_values(self) -> dict[str, Any]:
@@ -260,7 +260,7 @@ class Backbone(EncoderModel):
 
     @classmethod
     def found_in(cls, config: Any) -> dict[str, Any]:
-        """Patch, width and architecture that a config says."""
+        """Patch size, width and architecture according to a config."""
         return {
             "patch": config.patch_size,
             "width": config.hidden_size,
@@ -273,28 +273,28 @@ class Backbone(EncoderModel):
         }
 
     def found(self) -> dict[str, Any]:
-        """Patch, width and architecture by the weights' config."""
+        """Patch size, width and architecture according to the model's config."""
         return self.found_in(self.model.config)
 
     def stock_patches(self, pixels: Tensor) -> Tensor:
-        """What the class itself gives: the patches [B, N, D] of its `last_hidden_state`."""
+        """Patches [B, N, D] of the `last_hidden_state` that the class itself returns for pixels [B, 3, H, W]."""
         with torch.no_grad():
             states: Tensor = self.model(pixels, **self.forward_options(pixels)).last_hidden_state
         return states[:, self.prefix : states.shape[1] - self.behind]
 
     def blocks(self) -> Sequence[nn.Module]:
-        """The transformer blocks in order."""
+        """The transformer blocks, in order."""
         blocks: Sequence[nn.Module] = self.model.get_submodule(self.blocks_at)
         return blocks
 
     def final_norm(self) -> nn.Module:
-        """The norm behind the last block, if the class has one."""
+        """The norm after the last block, or `nn.Identity()` if the class has none."""
         if not self.form.final_norm:
             return nn.Identity()
         norm: nn.Module = self.model.get_submodule(self.norm_at)
         return norm
 
     def forward_options(self, pixels: Tensor) -> dict[str, Any]:
-        """Position embeddings are interpolated at other sizes than the native one, and only there."""
+        """Ask for interpolated position embeddings if the pixels do not have the native size."""
         native = self.model.config.image_size
         return {} if pixels.shape[-2:] == (native, native) else {"interpolate_pos_encoding": True}

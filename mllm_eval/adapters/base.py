@@ -1,7 +1,7 @@
-"""The one contract of the encoder side: images in, patch features and a summary out.
+"""The interface of all encoders: pixels in, patch features and one summary vector out.
 
-A family (one file beside this one, or one of somebody's own) says how its weights become a model, how many tokens
-stand around the patches, where its blocks and its final norm are, and how it pools. Everything else is here.
+A family implements it in one file, shipped or a user's own. It defines how weights become a model, how many tokens
+come before and after the patches, where the blocks and the final norm are, and how it pools. The rest is here.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from mllm_eval.errors import UserError
 if TYPE_CHECKING:
     from mllm_eval.catalog import Encoder
 
-# What every family says, beside `build` and `load`.
+# What every family must define, in addition to `build` and `load`.
 NEEDED = ("prefix", "config_values", "found", "blocks")
 
 
 class FeatureMap(NamedTuple):
-    """What one layer of an encoder says about a batch: patches [B, h, w, D] and summary [B, D]."""
+    """Output of one encoder layer for a batch: patches [B, h, w, D] and summary [B, D]."""
 
     patches: Tensor
     summary: Tensor
 
 
 class _Enough(Exception):
-    """Ends a forward pass whose further layers nobody asked for."""
+    """Ends a forward pass after the last layer that was asked for."""
 
 
 class EncoderModel(nn.Module):
-    """A frozen vision backbone behind one interface. Made by `load_encoder_model` or, empty, by `build`."""
+    """A frozen vision backbone. `load_encoder_model` makes it with its weights, `build` without them."""
 
-    # Whether cells see pixels of their neighbours, as those of a convolutional network do.
+    # Whether a cell of the grid sees pixels of its neighbours, as in a convolutional network.
     overlaps: ClassVar[bool] = False
-    # Whether what stands behind the blocks takes only what the last of them gives, whose width is its own.
+    # Whether the part after the blocks accepts only the last block's output, because each stage has its own width.
     tapers: ClassVar[bool] = False
 
     def __init__(self, facts: Encoder, model: Any) -> None:
@@ -55,53 +55,53 @@ class EncoderModel(nn.Module):
         self.eval()
         self._check_facts()
 
-    # ---- what a family says ----
+    # ---- what a family defines ----
     @classmethod
     def build(cls, facts: Encoder, config: dict[str, Any]) -> EncoderModel:
-        """The architecture of `config_values`, weights yet to be loaded (a checkpoint's own loading fills them)."""
+        """Build the architecture that `config_values` describes; the checkpoint that is loaded fills its weights."""
         raise NotImplementedError
 
     @classmethod
     def load(cls, facts: Encoder, place: Path, dtype: torch.dtype) -> EncoderModel:
-        """The weights of a folder or file, all of them: a missing tensor is an error, not a random one."""
+        """Load all weights of a folder or file. A missing tensor is an error and is never initialised at random."""
         raise NotImplementedError
 
     @classmethod
     def hold(cls, facts: Encoder, place: Path) -> None:
-        """Raise UserError where a folder or file is not what the yaml says, as far as is seen without its weights."""
+        """Raise UserError if a folder or file differs from the yaml, without reading its weights."""
 
     @property
     def prefix(self) -> int:
-        """Tokens before the patches."""
+        """Number of tokens before the patches."""
         raise NotImplementedError
 
     @property
     def behind(self) -> int:
-        """Tokens behind the patches."""
+        """Number of tokens after the patches."""
         return 0
 
     @property
     def has_cls(self) -> bool:
-        """Whether the first token stands for the whole image; a register does not."""
+        """Whether the first token represents the whole image. A register does not."""
         return self.prefix > 0
 
     def config_values(self) -> dict[str, Any]:
-        """What `build` needs to make the same architecture again, as plain data."""
+        """Plain data from which `build` makes the same architecture again."""
         raise NotImplementedError
 
     def found(self) -> dict[str, Any]:
-        """The weights' own `patch`, `width`, and as much as can be known of the yaml's `architecture`."""
+        """`patch` and `width` of the weights, and those fields of the yaml's `architecture` that they determine."""
         raise NotImplementedError
 
     def blocks(self) -> Sequence[nn.Module]:
-        """The transformer blocks, or the stages of a network without any, in order; `depth` is their number."""
+        """The transformer blocks, in order, or the stages of a convolutional network. `depth` is their number."""
         raise NotImplementedError
 
     def tokens(self, output: Any) -> Tensor:
-        """The tokens [B, prefix + N + behind, D] in what one of `blocks` gives.
+        """Return the tokens [B, prefix + N + behind, D] from the output of one of `blocks`.
 
-        A map [B, D, h, w] becomes a row of them. A block that gives something else (channels last, a dict) wants this
-        method in its family; another shape raises UserError.
+        A map [B, D, h, w] is flattened to [B, h * w, D]. Any other output raises UserError: a family whose blocks
+        return something else (channels last, a dict) must override this method.
         """
         states = output[0] if isinstance(output, tuple) else output
         if isinstance(states, Tensor) and states.ndim == 4:
@@ -115,38 +115,38 @@ class EncoderModel(nn.Module):
         return states
 
     def cells(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the grid that pixels of this size give."""
+        """Rows and columns of the patch grid for images of `height` x `width` pixels."""
         facts = self.facts
         if facts.patch is None or (facts.cells is not None and height == width == facts.preprocessing.size):
             return facts.grid, facts.grid
         return height // facts.patch, width // facts.patch
 
     def whole_patches(self, pixels: Tensor) -> Tensor:
-        """Pixels [B, 3, H, W] without what is beyond the last whole patch, for a class that takes no rest."""
+        """Cut pixels [B, 3, H, W] to whole patches, for a class that accepts no remainder."""
         patch = self.facts.patch or 1
         height, width = (edge // patch * patch for edge in pixels.shape[-2:])
         return pixels[..., :height, :width]
 
     def final_norm(self) -> nn.Module:
-        """The norm behind the last block, for tokens [B, N, D]; `nn.Identity()` where there is none."""
+        """The norm after the last block, for tokens [B, N, D]; `nn.Identity()` if there is none."""
         raise NotImplementedError
 
     def pool(self, states: Tensor) -> Tensor:
-        """The family's own pooled vector [B, D] from un-normed states [B, N, D]; not every family has one."""
+        """Pool states [B, N, D], before the final norm, to [B, D] as the family does. Not every family pools."""
         raise NotImplementedError
 
     def stock_patches(self, pixels: Tensor) -> Tensor | None:
-        """Patches [B, N, D] that the wrapped class itself calls its output, or None where it has no such thing."""
+        """Patches [B, N, D] as the wrapped class itself returns them, or None if it has no such output."""
         return None
 
     def forward_options(self, pixels: Tensor) -> dict[str, Any]:
-        """Keyword arguments of the forward pass for pixels [B, 3, H, W]."""
+        """Keyword arguments of the wrapped model's forward pass for pixels [B, 3, H, W]."""
         return {}
 
-    # ---- what every family shares ----
+    # ---- what all families share ----
     @staticmethod
     def compare_facts(facts: Encoder, found: dict[str, Any]) -> None:
-        """Raise UserError where the yaml says otherwise than the weights, of what both say."""
+        """Raise UserError if the yaml and the weights disagree on a value that both state."""
         said = {"patch": facts.patch, "width": facts.width, "depth": facts.depth}
         if facts.architecture is not None:
             said |= facts.architecture.model_dump(exclude_none=True)
@@ -166,7 +166,7 @@ class EncoderModel(nn.Module):
                 f"encoder {facts.name}: the yaml says params: {facts.params}, the weights have {params}; "
                 "correct the yaml"
             )
-        # A family of one's own may mean that its tokens are fit as they are.
+        # A user's own family may have tokens that need no final norm.
         if facts.norm and facts.code is None and isinstance(self.final_norm(), nn.Identity):
             raise UserError(f"encoder {facts.name}: its class has no final norm; set norm: false")
         if facts.summary == "cls" and not self.has_cls:
@@ -178,16 +178,16 @@ class EncoderModel(nn.Module):
 
     @property
     def width(self) -> int:
-        """Dimensions of a feature."""
+        """Dimensions of a feature vector."""
         return self.facts.width
 
     @property
     def grid(self) -> int:
-        """Patches along one edge at the encoder's own resolution (384 / 14 is 27: the rest is cut off)."""
+        """Patches or cells along one edge at the encoder's own resolution, rounded down (384 / 14 is 27)."""
         return self.facts.grid
 
     def preprocess(self, image: Image.Image) -> NDArray[np.float32]:
-        """float32 [3, H, W] as the yaml's preprocessing makes it."""
+        """Preprocess one image as the yaml says, to float32 [3, size, size]."""
         return to_pixels(image, self.facts.preprocessing)
 
     def _layer(self, layer: int) -> int:
@@ -200,7 +200,7 @@ class EncoderModel(nn.Module):
         return index
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """As `forward`; a family of one's own is held to the contract."""
+        """Call `forward`; the output of a user's own family is checked against the interface."""
         with own_code(type(self), self.facts, "forward"):
             maps = super().__call__(*args, **kwargs)
             if self.facts.code is not None:
@@ -222,13 +222,13 @@ class EncoderModel(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: Tensor, layers: Sequence[int] = ()) -> list[FeatureMap]:
-        """Features of each asked layer (the yaml's `feature_layer` where none is named).
+        """Compute the features of each layer in `layers`, by default the yaml's `feature_layer`.
 
-        pixels [B, 3, H, W] in the weights' dtype. Layers count blocks from 1, or from the end as -1, -2.
-        The final norm is applied to the layer where the yaml says `norm: true`, whatever the class does:
+        pixels: [B, 3, H, W] in the weights' dtype. layers: block numbers from 1, or from the end as -1, -2.
+        The final norm is applied to each layer if the yaml says `norm: true`, whatever the wrapped class does:
         transformers' `last_hidden_state` is normed for Dinov2, ViT, SigLIP and I-JEPA, and not for CLIP.
-        No block is computed behind the last layer asked for.
-        Raises UserError for a layer the encoder does not have.
+        Blocks after the last requested layer are not computed.
+        Raises UserError for a layer that the encoder does not have.
         """
         wanted = [self._layer(layer) for layer in layers or (self.facts.feature_layer,)]
         states: dict[int, Tensor] = {}
@@ -251,14 +251,14 @@ class EncoderModel(nn.Module):
 
     @contextmanager
     def _first_blocks(self, count: int) -> Iterator[None]:
-        """Within, the wrapped model computes no block behind the first `count`."""
+        """Within the `with` block, the wrapped model computes only its first `count` blocks."""
         blocks: Any = self.blocks()
         if count == len(blocks):
             yield
             return
         if self.facts.code is None and not self.tapers and isinstance(blocks, nn.ModuleList | nn.Sequential):
-            # The others are taken out. An exception would leave the modules around them entered and never left, which
-            # sharding that hooks into modules (ZeRO-3) takes amiss.
+            # The other blocks are removed for the pass. Ending it by an exception would skip the exit hooks of the
+            # modules around them, which ZeRO-3 relies on.
             behind = {name: blocks._modules.pop(name) for name in list(blocks._modules)[count:]}
             try:
                 yield
@@ -266,7 +266,7 @@ class EncoderModel(nn.Module):
                 blocks._modules.update(behind)
             return
 
-        # A family of one's own may taper without saying so.
+        # A user's own family may taper without declaring it, so its blocks stay in place.
         def stop(*_: Any) -> None:
             raise _Enough
 

@@ -1,4 +1,4 @@
-"""The yaml of an encoder from a folder in the hub's format: what its config and its processor say of it."""
+"""Writes the yaml of an encoder from the config and the processor in a hub-format folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNKNOWN = "not looked up"
 
 @dataclass(frozen=True)
 class Description:
-    """text: the yaml. decide: what it leaves to a person, a line each."""
+    """A yaml as text, and the decisions that it leaves to the user, one line each (`decide`)."""
 
     text: str
     decide: tuple[str, ...]
@@ -35,7 +35,10 @@ class Description:
 
 @dataclass(frozen=True)
 class Pixels:
-    """What a processor says: `mode` and edge, the short side before a crop, mean, std, interpolation; None: unsaid."""
+    """What a processor's config says about pixels. A field is None if the config does not say it.
+
+    mode: `pad`, `crop` or `squash`. size: edge in pixels. resize: short side in pixels before a crop.
+    """
 
     mode: str | None = None
     size: int | None = None
@@ -47,10 +50,10 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Model:
-    """What a folder's config says of its model.
+    """What a folder's config says about its model.
 
-    shape: the yaml's `architecture`; None where nothing computes parameters from it, which are `params` then. kin: a
-    described encoder of the same family, whose choices hold for this one. before, behind: tokens around the patches.
+    shape: the yaml's `architecture`; None for timm, where `params` is counted instead. kin: a known encoder of the
+    same family, whose choices are taken over. before, behind: numbers of tokens before and after the patches.
     """
 
     family: str
@@ -74,10 +77,10 @@ def describe(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Description:
-    """The yaml of the encoder in a folder. `mean` and `std` are for a folder without a processor.
+    """Write the yaml of the encoder in a folder. `mean` and `std` take precedence over the processor's.
 
-    Raises UserError for a folder without a config, weights of a format without named tensors, a model that no family
-    reads (near names, and the page to read), and one that nothing says mean and std of.
+    Raises UserError for a folder without a config or weights, for a format without named tensors, and for a model
+    that no family reads (with the nearest names). It also does if neither processor nor arguments give mean and std.
     """
     hold_format(place)
     if place.is_file() or (not (place / "config.json").is_file() and (place / OPEN_CLIP).is_file()):
@@ -149,7 +152,7 @@ def _of_backbone(kind: type[Backbone], place: Path) -> Model:
 
 
 def _of_timm(place: Path) -> Model:
-    """timm's config names an architecture, and timm makes it, without memory."""
+    """Build the architecture that timm's config names on the meta device, and read its facts there."""
     timm: Any = family("timm")
     kinds = [kind for name in NAMES if issubclass(kind := family(name), timm)]
     config, refused = timm.read_config(place), []
@@ -180,7 +183,7 @@ def _of_timm(place: Path) -> Model:
 
 
 def _lines(fields: dict[str, Any], indent: str = "") -> Iterator[str]:
-    """Yaml as the encoders here are written: one line a field, but for what holds more than plain values."""
+    """Yield yaml lines in the style of configs/encoders: one line for each field whose values are plain."""
     for key, value in fields.items():
         if isinstance(value, dict) and any(isinstance(one, dict) for one in value.values()):
             yield f"{indent}{key}:\n"
@@ -222,13 +225,13 @@ def _family(raw: dict[str, Any], path: Path) -> type[Backbone]:
 
 
 def _kin(name: str) -> Encoder | None:
-    """A described encoder of the same family with released weights: what a person chose for it holds for others."""
+    """Find a known encoder of this family with released weights. Its choices are the defaults for new ones."""
     kin = [one for one in map(load_encoder, names("encoders")) if one.family == name and one.weights.source()]
     return kin[0] if kin else None
 
 
 def read_processor(place: Path) -> Pixels:
-    """What the processor's file beside the weights says; nothing where there is none.
+    """Read the processor's config beside the weights. All fields are None if there is none.
 
     Raises UserError for a file that cannot be read.
     """
@@ -256,7 +259,7 @@ def read_processor(place: Path) -> Pixels:
 
 
 def read_timm_pixels(raw: dict[str, Any], path: Path) -> Pixels:
-    """What timm's config says of pixels; nothing where it says nothing. Raises UserError for what cannot be read."""
+    """Read what timm's config says about pixels; all fields None if nothing. Raises UserError if it is unreadable."""
     said = raw.get("pretrained_cfg")
     if said is None:
         return Pixels()

@@ -1,4 +1,4 @@
-"""What a reader would try out on a loaded encoder: is it what its yaml says, and how is it fed?"""
+"""Checks of a loaded encoder on a sample image: whether it matches its yaml, and how it must be preprocessed."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from mllm_eval.adapters.preprocessing import to_pixels
 from mllm_eval.catalog import Preprocessing
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-# PIL's numbers, as configs of processors hold them.
+# PIL's numbers of the filters, as strings, as processors' configs hold them.
 RESAMPLE = {"2": "bilinear", "3": "bicubic"}
-# Two resizings of one kind may differ by rounding; a level of 8 bits is what an image can show.
+# Two implementations of one resize may differ by rounding; one 8-bit level is the smallest visible step.
 SAME_LEVELS = 1.0
 
 
 @dataclass
 class Examination:
-    """The findings, most of them numbers; `differs` says in words what is not as elsewhere.
+    """Results of the checks. Most are numbers; `differs` lists in words what differs from the usual.
 
     Attributes:
         repeatable: two passes over the same pixels gave the same bits.
-        batch_difference: largest difference of a feature alone and in a batch of two.
-        ordered: a change in the last patch moves the last token most; where cells overlap, that or one beside it.
-        mean, std: over all features of all patches; median_norm, largest_norm: of a patch's feature vector.
-        processor: how the processor beside the weights compares, a line a way to preprocess; empty without one.
+        batch_difference: largest difference between a feature computed alone and in a batch of two.
+        ordered: a change in the last patch moves the last token most; if cells overlap, that token or a neighbour.
+        mean, std: over all features of all patches. median_norm, largest_norm: of the patches' feature vectors.
+        processor: comparison with the processor beside the weights, one line per preprocessing; empty without one.
     """
 
     repeatable: bool
@@ -47,7 +47,7 @@ class Examination:
 
 
 def sample_image(width: int = 320, height: int = 240) -> Image.Image:
-    """An image without symmetry: slopes of colour, and stripes on a part of it."""
+    """Make an RGB image without symmetry: colour gradients, with stripes on the right half."""
     rows, columns = np.mgrid[0:height, 0:width]
     red, green = columns / width, rows / height
     blue = 0.5 + 0.5 * np.sin(columns / 5) * (columns > width / 2)
@@ -56,7 +56,7 @@ def sample_image(width: int = 320, height: int = 240) -> Image.Image:
 
 
 def examine(model: EncoderModel, place: Path | None = None) -> Examination:
-    """Try a loaded encoder out on one image; with the folder of its weights, hold its processor against the yaml."""
+    """Check a loaded encoder on one image. place: the folder of its weights, to compare its processor with the yaml."""
     image = sample_image()
     weight = next(model.parameters())
     pixels = torch.from_numpy(model.preprocess(image))[None].to(weight.device, weight.dtype)
@@ -64,7 +64,7 @@ def examine(model: EncoderModel, place: Path | None = None) -> Examination:
     again = model(pixels)[0].patches
     changed = pixels.clone()
     size = model.facts.preprocessing.size
-    # The last cell of a grid that the image does not fill ends where the image does.
+    # With `cells`, the last cell may reach beyond the image, so it ends at the image's edge.
     cell = model.facts.patch or size // model.grid
     edge = min(model.grid * cell, size)
     changed[..., edge - cell : edge, edge - cell : edge] += 2
@@ -87,7 +87,7 @@ def examine(model: EncoderModel, place: Path | None = None) -> Examination:
 
 
 def _at_the_end(moved: Tensor, reach: int) -> bool:
-    """Whether the largest value of a grid [h, w] is in its last corner, or at most `reach` rows and columns from it."""
+    """Whether the maximum of a grid [h, w] is within `reach` rows and columns of the last corner."""
     row, column = divmod(int(moved.argmax()), moved.shape[1])
     return row >= moved.shape[0] - 1 - reach and column >= moved.shape[1] - 1 - reach
 
@@ -132,7 +132,7 @@ def _compare_processor(examined: Examination, model: EncoderModel, place: Path, 
 
 
 def _levels(mine: NDArray[np.float32], theirs: NDArray[np.float32], way: Preprocessing) -> float | None:
-    """Largest difference in levels of an 8-bit image; None where the sizes differ."""
+    """Largest difference in 8-bit levels between two normalised images [3, H, W]; None if their sizes differ."""
     if mine.shape != theirs.shape:
         return None
     return float((np.abs(mine - theirs) * np.asarray(way.std)[:, None, None]).max() * 255)

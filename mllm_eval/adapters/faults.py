@@ -1,4 +1,4 @@
-"""Whose fault an exception is: that of a family of one's own is told with its file and line."""
+"""Reports exceptions from users' own families with their file and line."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def own_code(kind: type, facts: Encoder, doing: str) -> Iterator[None]:
-    """Code of a family of one's own in the `with` block: what it raises is told with its file and line.
+    """Turn exceptions of a user's own family in the `with` block into a UserError with file and line.
 
-    Raises UserError in place of any exception but those that say it themselves or speak of memory; what a shipped
-    family raises is left as it is.
+    doing: the method that is called. UserError and out-of-memory errors pass unchanged, and so does every exception
+    of a shipped family.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""Weights into a transformers class: all of them, each in its place and shape, or one line that says which not.
+"""Loads weights into a transformers class, and refuses weights that are incomplete or do not fit.
 
-transformers leaves tensors out that its class has no place for, and fills in at random what a file lacks; both make
-another function than the one that was trained. Everything here that loads weights loads them through `load_whole`.
+transformers ignores tensors that its class has no place for, and initialises missing ones at random. Either way the
+model is not the one that was trained. All weights are therefore loaded through `load_whole`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mllm_eval.hub.safetensors_header import elements_in
 log = logging.getLogger(__name__)
 
 MOST_LAYERS = 2048
-# How many times more than its files hold a config may say before it is refused without being made.
+# A config that describes more than this many times the parameters in its files is refused before the model is made.
 TIMES = 8
 ANEW = "fetch or copy them again, or correct the yaml"
 
@@ -29,17 +29,17 @@ ANEW = "fetch or copy them again, or correct the yaml"
 def load_whole(
     load: Callable[..., Any], place: Path, *source: Any, left_out: str | None = "", mend: str = ANEW, **options: Any
 ) -> Any:
-    """What `from_pretrained` makes of a place, if that is the whole of it; nothing is fetched, no foreign code is run.
+    """Load a model with `from_pretrained` and refuse incomplete weights. No download, no code from the repository.
 
     Args:
-        load: a `from_pretrained`; it is called with `source`, or with the place where nothing else is given.
-        left_out: regular expression of whole names of tensors that are left out on purpose; with None a line of the
-            log says which were, where the class alone knows what it needs.
-        mend: what to do about weights that are not whole.
+        load: a `from_pretrained`. It is called with `source`, or with `place` if `source` is empty.
+        left_out: regular expression of the names of tensors that may be ignored. With None, all unexpected tensors
+            are ignored with a warning in the log; for classes that know best what they need.
+        mend: advice at the end of an error message.
 
     Raises:
-        UserError: files that cannot be read, and tensors of another shape (both are named), without a place in the
-            architecture, or missing.
+        UserError: files that cannot be read, and tensors that are missing, have no place in the architecture, or have
+            another shape (both shapes are named).
     """
     _hold_size(load, place, options.get("config"), mend)
     try:
@@ -71,10 +71,10 @@ def load_whole(
 
 
 def _hold_size(load: Callable[..., Any], place: Path, config: Any, mend: str) -> None:
-    """Raise UserError where the architecture of a config is far larger than what the files hold.
+    """Raise UserError if the config describes a far larger model than its files hold.
 
-    Memory is taken for the whole architecture before a tensor is compared; a config that says a thousand times more
-    than its files have would take a machine's.
+    transformers allocates the whole architecture before it compares tensors. A config that is a thousand times too
+    large would therefore exhaust the memory.
     """
     if not place.is_dir() or (held := elements_in(place)) is None:
         return
@@ -98,7 +98,7 @@ def _hold_size(load: Callable[..., Any], place: Path, config: Any, mend: str) ->
 
 
 def hold_layers(config: Any, place: Path, at: str = "") -> None:
-    """Raise UserError for a config of more layers than any model has: each is made before it is compared."""
+    """Raise UserError for a config with more than MOST_LAYERS layers: transformers builds all of them first."""
     for name, value in config.items() if isinstance(config, dict) else ():
         if isinstance(value, dict):
             hold_layers(value, place, f"{at}{name}.")
@@ -108,10 +108,10 @@ def hold_layers(config: Any, place: Path, at: str = "") -> None:
 
 @contextmanager
 def understood(place: Path, what: str, mend: str = ANEW) -> Iterator[None]:
-    """Turns what a library raises on files of weights, configs and tokenizers into a UserError: `place: what (why)`.
+    """Turn any exception of a library that reads weights, configs or tokenizers into a UserError, `place: what (why)`.
 
-    Their parsers raise nearly anything on a file that says something else than they expect, and one in Rust may panic,
-    which is no Exception.
+    These parsers raise exceptions of nearly any class on unexpected content. A Rust parser may also panic, and its
+    exception does not derive from Exception.
     """
     try:
         yield
@@ -131,7 +131,7 @@ def hold_tensors(
     left_out: str = "",
     mend: str = ANEW,
 ) -> None:
-    """Raise UserError unless a file's tensors were those of the architecture.
+    """Raise UserError unless a file's tensors are exactly those of the architecture.
 
     reshaped: name, shape in the file, shape in the architecture. left_out, mend: as for `load_whole`.
     """
@@ -151,18 +151,18 @@ def hold_tensors(
 
 
 def reshaped(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
-    """Of tensors by name, those whose shapes differ: name, shape in `given`, shape in `wanted`."""
+    """List the tensors whose shapes differ between two mappings: name, shape in `given`, shape in `wanted`."""
     shared = [name for name in given if name in wanted]
     both = [(name, tuple(given[name].shape), tuple(wanted[name].shape)) for name in shared]
     return [one for one in both if one[1] != one[2]]
 
 
 def first_line(problem: BaseException) -> str:
-    """What an exception says, in one line."""
+    """The message of an exception in one line, or its class name if it has none."""
     text = str(problem).strip()
     first = text.splitlines()[0].strip() if text else type(problem).__name__
     if "above report" in text:
-        # transformers has printed a table of what it could not convert.
+        # transformers has logged a table of the tensors that it could not convert.
         return "its tensors are not those that this architecture is made of"
     return f"{type(problem).__name__} {first}" if isinstance(problem, KeyError) else first
 

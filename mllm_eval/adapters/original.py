@@ -1,18 +1,18 @@
-"""Checkpoints of the original code, their tensors renamed to those of the transformers classes.
+"""Reads checkpoints of the original code, and renames their tensors to those of the transformers classes.
 
-Each layout below is the whole mapping of one code base, a row a kind of tensor. A row with several targets
-splits the tensor in equal parts along its first dimension: query, key and value were stored as one, and so
-were the gate and the up projection of a SwiGLU. The code bases:
+Each layout below maps one code base completely, one row per kind of tensor. A row with several targets splits the
+tensor into equal parts along its first dimension, because the original code stores query, key and value as one
+tensor, and also the gate and up projections of a SwiGLU. The code bases:
 
 - DINOV2: facebookresearch/webssl and facebookresearch/dinov2. Blocks may be in chunks, `blocks.<chunk>.<block>`,
-  as Web-SSL released them; blocks count on from chunk to chunk. A teacher with its heads (`teacher`,
+  as Web-SSL released them; block numbers continue from chunk to chunk. A teacher with its heads (`teacher`,
   `backbone.`) is read too.
-- VIT: facebookresearch/mae, facebookresearch/ijepa and timm's VisionTransformer, which all share one layout.
-- OPEN_CLIP: mlfoundations/open_clip and facebookresearch/MetaCLIP, of which the image half is read.
-- INTERNVIT: OpenGVLab's InternViT, as its repositories on the hub hold it beside their code.
-- RADIO: NVlabs/RADIO, likewise; its teachers' heads are left out.
+- VIT: facebookresearch/mae, facebookresearch/ijepa and timm's VisionTransformer, which share one layout.
+- OPEN_CLIP: mlfoundations/open_clip and facebookresearch/MetaCLIP; only the image tower is read.
+- INTERNVIT: OpenGVLab's InternViT, as in its repositories on the hub.
+- RADIO: NVlabs/RADIO, as in its repositories on the hub; the teachers' heads are left out.
 
-Nothing is guessed: a tensor that no row names, and that is not of a head or a decoder, is refused.
+A tensor is refused if no row matches it and `left_out` does not either.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from torch import Tensor, nn
 from mllm_eval.adapters.loading import hold_tensors, reshaped
 from mllm_eval.errors import UserError
 
-# Names under which training scripts keep the weights, and prefixes that wrappers put before them.
+# Keys under which training scripts keep the weights, and name prefixes that wrapper modules add.
 HOLDERS = ("teacher", "encoder", "target_encoder", "state_dict", "model", "ema")
 WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|backbone)\.)+")
 
-# Files that people have of encoders and that hold no named tensors of one.
+# File formats of encoders that hold no named tensors of one, with the reason.
 OTHER_FORMATS = {
     ".onnx": "an ONNX file is a graph of operations, whose matrices have lost their names",
     ".gguf": "a GGUF file holds a language model",
@@ -51,7 +51,7 @@ Rows = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Layout:
-    """Rows of regular expressions over whole names, and the names that are left out on purpose."""
+    """Mapping of tensor names: regular expressions of whole names to target names, and of names to leave out."""
 
     rows: Rows
     left_out: str
@@ -98,7 +98,7 @@ OPEN_CLIP = Layout(
         r"visual\.class_embedding": ("embeddings.class_embedding",),
         r"visual\.positional_embedding": ("embeddings.position_embedding.weight",),
         r"visual\.conv1\.weight": ("embeddings.patch_embedding.weight",),
-        # transformers spells it so.
+        # The typo is in transformers.
         r"visual\.ln_pre\.(\w+)": (r"pre_layrnorm.\1",),
         LAYER + r"ln_([12])\.(\w+)": (r"encoder.layers.\1.layer_norm\2.\3",),
         LAYER + r"attn\.in_proj_(\w+)": tuple(rf"encoder.layers.\1.self_attn.{part}_proj.\2" for part in "qkv"),
@@ -107,7 +107,7 @@ OPEN_CLIP = Layout(
         LAYER + r"mlp\.c_proj\.(\w+)": (r"encoder.layers.\1.mlp.fc2.\2",),
         r"visual\.ln_post\.(\w+)": (r"post_layernorm.\1",),
     },
-    # The text half, and what takes both halves to the space they share.
+    # The text tower, and the projections into the shared embedding space.
     left_out=r"(?!visual\.).*|visual\.proj",
 )
 
@@ -151,11 +151,11 @@ RADIO = Layout(
 def read_original(
     path: Path, layout: Layout, wanted: Mapping[str, torch.Size], key: str | None = None
 ) -> dict[str, Tensor]:
-    """The tensors of an original checkpoint under the names, and in the shapes, that a model wants.
+    """Read an original checkpoint, and return its tensors under the names, and in the shapes, of `wanted`.
 
-    Nothing but tensors is unpickled, and the file is mapped into memory rather than read where its form
-    allows. `key` is as in `read_tensors`. Raises UserError for a file that cannot be read so, and for tensors that
-    are missing, of another shape, or that no row of the layout names.
+    Only tensors are unpickled. The file is mapped into memory where its format allows this. `key` is as in
+    `read_tensors`. Raises UserError for a file that cannot be read in this way, and for tensors that are missing, have
+    another shape, or match no row of the layout.
     """
     renamed: dict[str, Tensor] = {}
     came_from: dict[str, str] = {}
@@ -193,7 +193,7 @@ def read_original(
 
 
 def _targets(name: str, layout: Layout) -> tuple[str, ...] | None:
-    # Empty: left out on purpose. None: nothing is known of it.
+    # Empty tuple: left out on purpose. None: unknown name.
     for pattern, targets in layout.rows.items():
         if match := re.fullmatch(pattern, name):
             return tuple(match.expand(target) for target in targets)
@@ -204,10 +204,10 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def fill(encoder: M, path: Path, left_out: str = "") -> M:
-    """An encoder whose `model` gets the tensors of a file, each in its place and shape, and none left over.
+    """Load a file's tensors into `encoder.model`. Names and shapes must match exactly.
 
-    left_out: regular expression of whole names of tensors that are not wanted where the model has no place for them.
-    Raises UserError for a file that can't be read, and for tensors that are missing, have no place, or are of another
+    left_out: regular expression of whole names of tensors that are ignored if the model has no place for them.
+    Raises UserError for a file that can't be read, and for tensors that are missing, have no place, or have another
     shape.
     """
     model: Any = encoder.model
@@ -219,10 +219,10 @@ def fill(encoder: M, path: Path, left_out: str = "") -> M:
 
 
 def read_tensors(path: Path, key: str | None = None) -> dict[str, Tensor]:
-    """The named tensors of a checkpoint, without the names of what wrapped them.
+    """Read the named tensors of a checkpoint. Name prefixes of wrapper modules are removed.
 
-    `key` names those that are meant where a file keeps several; one that holds tensors alone has nothing to choose.
-    Raises UserError for a file that holds none, none under `key`, or more than tensors and plain data.
+    `key` selects one of several sets of weights in a file. It is ignored if the file holds only tensors.
+    Raises UserError for a file that holds no tensors, none under `key`, or more than tensors and plain data.
     """
     held = _load(path)
     if key is not None and isinstance(held, Mapping):
@@ -241,7 +241,7 @@ def read_tensors(path: Path, key: str | None = None) -> dict[str, Tensor]:
 
 
 def hold_format(place: Path) -> None:
-    """Raise UserError for a file of a format without named tensors, and for a folder whose weights are all such."""
+    """Raise UserError for a file, or a folder whose weight files are all, in a format without named tensors."""
     files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
     if any(path.suffix in TENSORS for path in files):
         return
@@ -264,7 +264,7 @@ def _load(path: Path) -> Any:
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError as problem:
-            # The form of files before torch 1.6 cannot be mapped.
+            # Files from before torch 1.6 cannot be mapped into memory.
             if "mmap" not in str(problem):
                 raise
             return torch.load(path, map_location="cpu", weights_only=True)

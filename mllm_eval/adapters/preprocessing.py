@@ -1,4 +1,4 @@
-"""From an image to the pixels an encoder expects: one function per way of making it square."""
+"""Turns images into the pixels that an encoder expects, with one function per way of making an image square."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from mllm_eval.catalog import Preprocessing
 
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-# The share of the shortest edge that torchvision's usual "resize 256, crop 224" keeps.
+# The share of the short edge that torchvision's usual "resize 256, crop 224" keeps.
 CROP_SHARE = 224 / 256
-# An edge that is made a square; longer ones are averaged down first.
+# Longest edge, in pixels, that is padded to a square; larger images are averaged down first.
 LONGEST = 20_000
-# Of how many of its heights a crop takes the middle: beyond, nothing of the image is left in it.
+# Largest aspect ratio that a crop keeps. Beyond it, the image is first cut to this ratio at its centre.
 WIDEST = 64
 
 
 def expand_to_square(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
-    """Centre an RGB image on a square of its longer edge, of one colour (Cambrian's `expand2square`)."""
+    """Centre an RGB image on a square of one colour, whose edge is the longer edge (Cambrian's `expand2square`)."""
     width, height = image.size
     if width == height:
         return image
@@ -35,9 +35,9 @@ def expand_to_square(image: Image.Image, fill: tuple[int, int, int]) -> Image.Im
 
 
 def pad(image: Image.Image, facts: Preprocessing) -> Image.Image:
-    """Square by padding with `int(255 * fill)`, then one resize, as Cambrian does before an encoder's own transforms.
+    """Pad to a square of colour `int(255 * fill)`, and resize it to `size`, as Cambrian does before its transforms.
 
-    With `recrop`, the transforms that its MAE and I-JEPA bring follow: the square is scaled up and its centre cut out.
+    With `recrop`, the square is then scaled up and its centre cut out, as in Cambrian's transforms for MAE and I-JEPA.
     """
     red, green, blue = (int(255 * value) for value in facts.fill or facts.mean)
     square = expand_to_square(image, (red, green, blue))
@@ -50,12 +50,12 @@ def pad(image: Image.Image, facts: Preprocessing) -> Image.Image:
 
 
 def squash(image: Image.Image, facts: Preprocessing) -> Image.Image:
-    """Resize to a square and let the proportions go: what the Web-SSL demo does."""
+    """Resize to a square without keeping the aspect ratio, as the Web-SSL demo does."""
     return image.resize((facts.size, facts.size), RESAMPLING[facts.interpolation])
 
 
 def crop(image: Image.Image, facts: Preprocessing) -> Image.Image:
-    """Resize the shortest edge to `resize` (or size * 256 / 224, the stock DINOv2 processor), then cut the centre."""
+    """Resize the short edge to `resize` (default: size * 256 / 224, as the DINOv2 processor), then crop the centre."""
     edge = facts.resize or round(facts.size / CROP_SHARE)
     width, height = image.size
     if max(width, height) > WIDEST * min(width, height):
@@ -63,7 +63,7 @@ def crop(image: Image.Image, facts: Preprocessing) -> Image.Image:
         left, top = (width - across) // 2, (height - down) // 2
         image = image.crop((left, top, left + across, top + down))
         width, height = image.size
-    # The long edge is cut to an integer, not rounded, as transformers' processors do.
+    # The long edge is truncated to an integer, as in transformers' processors.
     if width <= height:
         width, height = edge, int(edge * height / width)
     else:
@@ -81,12 +81,12 @@ MODES: dict[str, Callable[[Image.Image, Preprocessing], Image.Image]] = {
 
 
 def to_pixels(image: Image.Image, facts: Preprocessing) -> NDArray[np.float32]:
-    """The normalised pixels of one image, float32 [3, size, size], channels in RGB order.
+    """Preprocess one image to normalised pixels, float32 [3, size, size], channels in RGB order.
 
-    An image of another mode, or with an orientation tag, is decoded as `mllm_eval.decoding.to_rgb` does.
+    `mllm_eval.decoding.to_rgb` converts other image modes and applies orientation tags.
     """
     image = to_rgb(image)
-    # A hair of 60,000 pixels would become a square of 10 GB before it is made small.
+    # A 60,000 pixels wide, 1 pixel high image would be padded to a square of 10 GB before it is resized.
     if max(image.size) > LONGEST:
         image = image.reduce(-(-max(image.size) // LONGEST))
     square = MODES[facts.mode](image, facts)

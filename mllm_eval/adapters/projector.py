@@ -1,4 +1,4 @@
-"""The adapter: patch grid -> token budget -> LLM width. The only part that stage 1 trains."""
+"""The projector: resizes the patch grid to the token budget and maps it to the LLM's width. Stage 1 trains only it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mllm_eval.errors import UserError
 
 
 def grid_edge(tokens: int) -> int:
-    """Tokens along one edge of the budget. Raises UserError where the budget is not a square."""
+    """Tokens along one edge of a budget of `tokens`. Raises UserError if the budget is not a square number."""
     edge = math.isqrt(tokens)
     if edge * edge != tokens or tokens < 1:
         raise UserError(f"recipe: tokens: {tokens} is not a square, so no grid has it; use for example 576 (24 x 24)")
@@ -21,9 +21,9 @@ def grid_edge(tokens: int) -> int:
 
 
 def resize_grid(patches: Tensor, edge: int) -> Tensor:
-    """Bilinear resize of [B, h, w, D] to [B, edge, edge, D]: in float32, align_corners off, no antialias.
+    """Resize [B, h, w, D] to [B, edge, edge, D] bilinearly: in float32, align_corners off, no antialiasing.
 
-    This is Cambrian's interpolation, up (16 -> 24) and down (37 -> 24) alike; the input's dtype is kept.
+    Cambrian interpolates in the same way, up (16 -> 24) and down (37 -> 24). The result has the input's dtype.
     """
     if patches.shape[1] == edge and patches.shape[2] == edge:
         return patches
@@ -33,13 +33,15 @@ def resize_grid(patches: Tensor, edge: int) -> Tensor:
 
 
 class Projector(nn.Module):
-    """Patch features [B, h, w, width] to visual tokens [B, tokens, out].
+    """Maps patch features [B, h, w, width] to image tokens [B, tokens, out].
 
-    `kind` is `linear` or `mlpNx_gelu` (N linear layers with GELU between; 2 in Cambrian and Web-SSL).
-    With `standardize`, features are first shifted and scaled per dimension by the buffers `mean` and `std`,
-    which `set_statistics` fills once from the alignment images. With `l2_normalize`, those of each token are scaled
-    to length 1 after the resize, as MetaMorph does. With `row_token`, a learned embedding stands behind each row of
-    the grid, [B, tokens + rows, out], as in Cambrian-1; it begins as there, normal with a deviation of 1 / sqrt(out).
+    kind: `linear`, or `mlpNx_gelu` with N linear layers and GELU between them (N is 2 in Cambrian and Web-SSL).
+    standardize: first shift and scale each dimension by the buffers `mean` and `std`, which `set_statistics` fills
+    once from the alignment images. l2_normalize: scale each token to length 1 after the resize, as MetaMorph does.
+    row_token: append a learned embedding to each row of the grid, which gives [B, tokens + rows, out], as in
+    Cambrian-1; it is initialised as there, normal with a standard deviation of 1 / sqrt(out).
+
+    Raises UserError for an unknown kind, and for a number of tokens that is not a square.
     """
 
     mean: Tensor
@@ -74,7 +76,7 @@ class Projector(nn.Module):
             self.register_buffer("std", torch.ones(width))
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Fill the standardisation's buffers (each [width]); a dimension that never varies stays unscaled."""
+        """Fill the buffers `mean` and `std` (each [width]). A dimension with std 0 is shifted but not scaled."""
         self.mean.copy_(mean)
         self.std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
 

@@ -1,4 +1,4 @@
-"""Alignment of vision encoders with language models: whether pictures and their captions have the same neighbours."""
+"""Alignment of vision encoders with language models: whether images and their captions have the same neighbours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Alignment", "align", "load_alignment"]
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: the protocol needs no torch, the measuring does.
+    # Imported on first use: the measurement needs torch, the protocol does not.
     if name == "align":
         from mllm_eval.alignment.measure import align
 

@@ -1,8 +1,8 @@
-"""What chance gives: the null distribution of the maximum over pairs of layers, and an interval over pictures.
+"""The null distribution of the maximum over pairs of layers, and an interval over images.
 
-The maximum over many pairs is above one pair's chance even for noise, the more so the more layers there are, so scores
-of models of different depth cannot be compared raw. The captions are shuffled against the pictures, and the maximum is
-taken anew (a permutation test; the calibration is that of arXiv:2602.14486).
+The maximum over many pairs of layers exceeds the chance level of a single pair even for noise, and more so with more
+layers. Raw scores of models of different depth therefore can't be compared. The null distribution shuffles captions
+against images and takes the maximum anew (a permutation test; calibration as in arXiv:2602.14486).
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ def null_of_maximum(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Null:
-    """The null distribution of the maximum of mutual k-NN over all pairs of layers of features [Lx, N, D], [Ly, N, D].
+    """The null distribution of the maximum of mutual k-NN over all pairs of layers of x [Lx, N, D] and y [Ly, N, D].
 
-    Neighbours do not change when samples are renamed: only who is compared with whom does. p counts the observed
-    arrangement among the shuffled ones, so it is never zero.
+    A permutation renames the samples of y; neighbours within y stay the same, only their pairing with x changes. p
+    counts the observed arrangement as one of the shuffled ones, so it is never zero. Raises UserError as `nearest`
+    does.
     """
     of_x, of_y = nearest(x, count), nearest(y, count)
     marked = masks(of_x)
@@ -43,20 +44,21 @@ def null_of_maximum(
         renamed = torch.randperm(samples, generator=draw)
         places = torch.empty_like(renamed)
         places[renamed] = torch.arange(samples)
-        # Sample a of y now stands at renamed[a].
+        # Sample a of y is now sample renamed[a].
         moved = renamed[of_y][:, places]
         maxima[at] = float(shared(marked, moved).mean(1).max()) / count
         if progress is not None:
             progress(at + 1, permutations)
-    # Counts are whole numbers over N k: what is equal must not differ by rounding.
+    # Scores are multiples of 1 / (N k): half of that is subtracted so that rounding does not break ties.
     above = int((maxima > observed - 0.5 / (samples * count)).sum())
     return Null(float(maxima.mean()), float(np.quantile(maxima, 0.95)), (1 + above) / (1 + permutations), permutations)
 
 
 def interval_over_pictures(by_sample: NDArray[np.float64], draws: int, seed: int = 0) -> tuple[float, float]:
-    """95 % limits of the mean of one pair of layers' values [N], by the percentiles of a bootstrap over pictures.
+    """95 % limits of the mean of the values [N] of one pair of layers, by a percentile bootstrap over images.
 
-    The pair is the one that was best on all pictures, and neighbours stay those among all of them.
+    The pair is the best one on all images, and the neighbours are those among all images: neither is found anew in a
+    draw.
     """
     random = np.random.default_rng(seed)
     samples = len(by_sample)

@@ -1,4 +1,4 @@
-"""One encoder and one language model: features of all layers, the score of each pair, and what chance gives."""
+"""Measures the alignment of one encoder and one language model: features, scores of all pairs of layers, and chance."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.results.aligned import RESULT, Aligned, alignments_home
 from mllm_eval.storage import write_json, write_summed
 
-# More failures than this share, and the score would be one of other pictures.
+# The largest share of failed pairs: with more, the score would not be comparable to others of the same data.
 FAILURES = 0.01
 
 
@@ -36,13 +36,13 @@ def align(
     permutations: int | None = None,
     reporter: Reporter | None = None,
 ) -> Aligned:
-    """Measure how far an encoder and a language model are aligned, and write it to results/alignment.
+    """Measures the alignment of an encoder with a language model, and writes it to results/alignment.
 
-    encoder: a name or a yaml's object. llm: a name of configs/llms, a run's hash (its LLM as stage 2 left it), or a
-    folder in hub format. permutations: of the null distribution, the protocol's unless given; 0 leaves it out. Features
-    of all layers are kept under results/alignment/features, so that another metric or partner computes what is new.
+    encoder: a name, or the encoder itself. llm: a name of configs/llms, a run's hash (its LLM after stage 2), or a
+    folder in the hub's format. permutations: number for the null distribution (default: the protocol's); 0 skips it.
 
-    Raises UserError for unknown names, data that are not here, and where more than 1 % of the rows cannot be read.
+    The features of all layers are kept under results/alignment/features, so that another metric or model reuses them.
+    Raises UserError for unknown names, missing data, or if more than 1 % of the pairs can't be read.
     """
     reporter = reporter or Silent()
     encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
@@ -92,7 +92,7 @@ def align(
         weights=encoder.weights.digest(),
         by_picture=None if best is None else [round(value, 6) for value in best.tolist()],
     )
-    # One folder for each encoder, its weights, language model, protocol and data.
+    # The folder is named by the encoder with its weights, the language model, the protocol and the data.
     asked = protocol.model_dump(mode="json", exclude={"data"})
     key = short_hash([_asked_of(encoder), language.what, asked, pairs.identity])
     write_json(alignments_home() / f"{encoder.name}-{key}" / RESULT, asdict(result))
@@ -100,7 +100,7 @@ def align(
 
 
 def _asked_of(encoder: Encoder) -> list[Any]:
-    """What an encoder's features here depend on: its weights, and its yaml but for what is left aside."""
+    """What an encoder's features depend on here: its weights, and the fields of its yaml that this measurement uses."""
     facts = encoder.model_dump(mode="json", exclude={"name", "facts", "norm", "feature_layer", "weights"})
     return [encoder.weights.digest(), facts]
 

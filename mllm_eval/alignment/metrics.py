@@ -1,8 +1,7 @@
-"""What two sets of features of the same samples have in common, for every pair of layers at once.
+"""Metrics of the similarity of two sets of features of the same samples, for all pairs of layers at once.
 
-Mutual k-NN is the measure of Huh et al. 2024 (arXiv:2405.07987); the others are those that its released code
-(minyoungg/platonic-rep, metrics.py) offers beside it, under the same names. Neighbours and Gram matrices are made once
-a layer, and all pairs of layers are compared in one product.
+Mutual k-NN is the metric of Huh et al. 2024 (arXiv:2405.07987). The others are those of its released code
+(minyoungg/platonic-rep, metrics.py), under the same names. Neighbours and Gram matrices are computed once per layer.
 """
 
 from __future__ import annotations
@@ -18,8 +17,10 @@ from mllm_eval.errors import UserError
 
 
 def clipped(features: Tensor, quantile: float) -> Tensor:
-    """Features [L, N, D] as float32, values beyond +-t set to +-t; t is the mean over samples of the `quantile` of a
-    sample's absolute values in all layers."""
+    """The features [L, N, D] as float32, clamped to [-t, t].
+
+    t is the mean over samples of the `quantile` of a sample's absolute values in all layers; 1 clamps nothing.
+    """
     features = features.float()
     if quantile >= 1:
         return features
@@ -29,14 +30,14 @@ def clipped(features: Tensor, quantile: float) -> Tensor:
 
 
 def normalised(features: Tensor) -> Tensor:
-    """Each sample's vector of each layer [L, N, D] at length one."""
+    """The features [L, N, D] with each sample's vector of each layer scaled to length one."""
     return F.normalize(features, dim=-1)
 
 
 def nearest(features: Tensor, count: int) -> Tensor:
-    """The numbers [L, N, count] of each sample's nearest others by cosine, nearest first; ties go to the lower number.
+    """The indices int64 [L, N, count] of each sample's nearest others by cosine, nearest first; ties by lower index.
 
-    Raises UserError where there are no so many others.
+    Raises UserError if there are not more than `count` samples.
     """
     samples = features.shape[1]
     if samples <= count:
@@ -50,16 +51,16 @@ def nearest(features: Tensor, count: int) -> Tensor:
 
 
 def _largest(values: Tensor, count: int) -> Tensor:
-    """The places [N, count] of each row's largest values [N, M], M > count; of equal ones the lower place is first.
+    """The indices [N, count] of each row's largest values [N, M], M > count; ties by lower index.
 
-    The same as the head of a stable sort, for a tenth of its time: which of several equal values `topk` takes is not
-    said, so rows where the choice hangs on that are sorted.
+    It equals the head of a stable sort in a tenth of the time. `topk` does not specify which of equal values it takes,
+    so rows where that matters are sorted.
     """
     top = values.topk(count + 1, dim=1)
     places = top.indices[:, :count].sort(dim=1).values
     order = values.gather(1, places).sort(dim=1, descending=True, stable=True).indices
     places = places.gather(1, order)
-    # Not greater covers nan, too.
+    # "Not greater" instead of "equal", so that rows with nan are sorted too.
     open_rows = (~(top.values[:, count - 1] > top.values[:, count])).nonzero()[:, 0]
     if len(open_rows):
         places[open_rows] = values[open_rows].sort(dim=1, descending=True, stable=True).indices[:, :count]
@@ -67,7 +68,7 @@ def _largest(values: Tensor, count: int) -> Tensor:
 
 
 def masks(neighbours: Tensor) -> Tensor:
-    """Which others are a sample's neighbours, as 0 and 1: [N * N, L], for neighbours [L, N, k]."""
+    """Which samples are a sample's neighbours, as float32 0 and 1 [N * N, L], for neighbours [L, N, k]."""
     layers, samples, _ = neighbours.shape
     places = neighbours + samples * torch.arange(samples)[:, None]
     marked = torch.zeros(samples * samples, layers)
@@ -76,9 +77,9 @@ def masks(neighbours: Tensor) -> Tensor:
 
 
 def shared(masks_of: Tensor, neighbours: Tensor) -> Tensor:
-    """How many of each sample's neighbours [Ly, N, k] are marked in `masks_of` [N * N, Lx]: [Ly, N, Lx].
+    """How many of each sample's neighbours [Ly, N, k] are marked in `masks_of` [N * N, Lx]: float32 [Ly, N, Lx].
 
-    The product of both sets' masks; since one side has k ones in a row of N, only those are looked at.
+    It is the product of the masks of both sides, computed only at the k ones in each row of `neighbours`.
     """
     layers, samples, count = neighbours.shape
     places = (neighbours + samples * torch.arange(samples)[:, None]).reshape(layers * samples, count)
@@ -86,28 +87,28 @@ def shared(masks_of: Tensor, neighbours: Tensor) -> Tensor:
 
 
 def mutual_knn_by_sample(x: Tensor, y: Tensor, count: int) -> Tensor:
-    """Share of neighbours [Lx, Ly, N] that both sides have in common, for features [Lx, N, Dx] and [Ly, N, Dy]."""
+    """The share of common neighbours per sample, [Lx, Ly, N], for features [Lx, N, Dx] and [Ly, N, Dy]."""
     return shared(masks(nearest(x, count)), nearest(y, count)).permute(2, 0, 1) / count
 
 
 def mutual_knn(x: Tensor, y: Tensor, count: int) -> Tensor:
-    """Mean share of common neighbours [Lx, Ly]. Raises UserError as `nearest` does."""
+    """The mean share of common neighbours, [Lx, Ly]. Raises UserError as `nearest` does."""
     return mutual_knn_by_sample(x, y, count).mean(-1)
 
 
 def cycle_knn(x: Tensor, y: Tensor, count: int) -> Tensor:
-    """Share of samples [Lx, Ly] that are among the x-neighbours of their own y-neighbours."""
+    """The share of samples that are among the x-neighbours of their own y-neighbours, [Lx, Ly]."""
     of_x, of_y = nearest(x, count), nearest(y, count)
     own = torch.arange(of_x.shape[1])[:, None, None]
     return torch.stack([torch.stack([(a[b] == own).flatten(1).any(1).float().mean() for b in of_y]) for a in of_x])
 
 
 def lcs_knn(x: Tensor, y: Tensor, count: int) -> Tensor:
-    """Mean length, over k, of the longest common subsequence of the ordered neighbours [Lx, Ly]."""
+    """The mean length of the longest common subsequence of the ordered neighbours, divided by k, [Lx, Ly]."""
     of_x, of_y = nearest(x, count), nearest(y, count)
     scores = torch.empty(len(of_x), len(of_y))
     for at, a in enumerate(of_x):
-        # All layers of y, all samples at a time; the table of lengths is filled cell by cell.
+        # The usual dynamic programme over (i, j), for all layers of y and all samples at once.
         same = (a[None, :, :, None] == of_y[:, :, None, :]).long()
         lengths = torch.zeros(*same.shape[:2], count + 1, count + 1, dtype=torch.long)
         for i in range(count):
@@ -124,7 +125,10 @@ def _grams(features: Tensor) -> Tensor:
 
 
 def cka(x: Tensor, y: Tensor, count: int = 0) -> Tensor:
-    """Linear centred kernel alignment [Lx, Ly] (Kornblith et al. 2019) of the normalised features."""
+    """Linear centred kernel alignment of the normalised features, [Lx, Ly] (Kornblith et al. 2019).
+
+    `count` is not used.
+    """
     of_x, of_y = (_centred(_grams(one)).flatten(1) for one in (x, y))
     similarity: Tensor = (of_x @ of_y.T / of_x.norm(dim=1)[:, None] / of_y.norm(dim=1)).float()
     return similarity
@@ -135,7 +139,7 @@ def _centred(grams: Tensor) -> Tensor:
 
 
 def unbiased_cka(x: Tensor, y: Tensor, count: int = 0) -> Tensor:
-    """CKA [Lx, Ly] by the unbiased estimator of HSIC (Song et al. 2012, equation 5)."""
+    """CKA by the unbiased estimator of HSIC (Song et al. 2012, equation 5), [Lx, Ly]. `count` is not used."""
     of_x, of_y = (_without_diagonal(_grams(one)) for one in (x, y))
     both, own_x, own_y = _hsic(of_x, of_y), _own(of_x), _own(of_y)
     return (both / (own_x[:, None] * own_y).sqrt()).float()
@@ -146,7 +150,7 @@ def _without_diagonal(grams: Tensor) -> Tensor:
 
 
 def _hsic(of_x: Tensor, of_y: Tensor) -> Tensor:
-    """Unbiased HSIC [Lx, Ly] of matrices [L, N, N] without their diagonals; masked Grams are not symmetric."""
+    """The unbiased HSIC [Lx, Ly] of matrices [L, N, N] with zero diagonals, which need not be symmetric."""
     samples = of_x.shape[-1]
     columns_x, rows_y = of_x.sum(-2), of_y.sum(-1)
     traces = of_x.flatten(1) @ of_y.mT.flatten(1).T
@@ -160,8 +164,10 @@ def _own(grams: Tensor) -> Tensor:
 
 
 def cknna(x: Tensor, y: Tensor, count: int) -> Tensor:
-    """CKA [Lx, Ly] of what mutual neighbours say of each other: both Grams are zero where two samples are not
-    neighbours on both sides; unbiased, as the released code has it."""
+    """CKA restricted to mutual neighbours, [Lx, Ly], with the unbiased estimator as in the released code.
+
+    The Gram matrices are set to zero for pairs of samples that are not neighbours on both sides.
+    """
     of_x, of_y = (_without_diagonal(_grams(one)) for one in (x, y))
     mark_x, mark_y = (_square(nearest(one, count)) for one in (x, y))
     own_x, own_y = (_own(grams * marks) for grams, marks in ((of_x, mark_x), (of_y, mark_y)))

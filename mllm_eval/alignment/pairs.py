@@ -1,4 +1,4 @@
-"""Pictures with their captions, from parquet files; a row that cannot be read is named, and the others go on."""
+"""Images with their captions, from parquet files; a row that can't be read is named, and the others are used."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mllm_eval.storage import locate, sha256_file
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A picture, decoded when asked for, and its caption. where: file and row, for messages."""
+    """An image, which `load` decodes, with its caption. `where` is file and row, for messages."""
 
     where: str
     load: Callable[[], PIL.Image.Image]
@@ -34,7 +34,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class PairSet:
-    """Pairs in order, the rows that are none with the reason, and what was read (a hash of files and columns)."""
+    """The pairs in order, the reasons of the rows that failed, and a hash of the files and columns that were read."""
 
     pairs: list[Pair]
     failed: list[str]
@@ -42,11 +42,11 @@ class PairSet:
 
 
 def load_pairs(protocol: Alignment, pin: str, reporter: Reporter | None = None) -> PairSet:
-    """The pairs of a data pin; those that this machine can make are made where they are missing.
+    """The pairs of a data pin. Pairs that this project makes itself are made if they are missing.
 
     Raises:
-        UserError: an unknown pin, no files, a file that is no parquet or lacks a column; a single row that has no
-            picture or no caption is among `failed` instead.
+        UserError: an unknown pin, no files, a file that is no parquet or lacks a column. A row without image or caption
+            is listed in `failed` instead.
     """
     if source_of(protocol, pin) is None:
         provide([locate(str(_place(protocol, pin).path))], reporter or Silent())
@@ -64,9 +64,9 @@ def load_pairs(protocol: Alignment, pin: str, reporter: Reporter | None = None) 
 
 
 def fetch_pairs(protocol: Alignment, pin: str, folder: Path | None, reporter: Reporter) -> None:
-    """Fetch a pin's pairs from the hub (or take them from `folder`) and lock them; nothing for files of this machine.
+    """Fetches a pin's pairs from the hub, or takes them from `folder`, and locks them. Does nothing for local files.
 
-    Raises UserError where they cannot be had.
+    Raises UserError if they can't be fetched.
     """
     place, source = _place(protocol, pin), source_of(protocol, pin)
     if source is None:
@@ -86,7 +86,7 @@ def _place(protocol: Alignment, pin: str) -> Pairs:
 
 
 def source_of(protocol: Alignment, pin: str) -> Source | None:
-    """The hub repository of a pin, or None for files of this machine."""
+    """The hub repository of a pin; None for local files."""
     place = _place(protocol, pin)
     if place.repo is None:
         return None

@@ -1,4 +1,4 @@
-"""What an alignment is measured by: one yaml in configs/alignments. No torch."""
+"""The protocol of an alignment: one yaml in configs/alignments. No torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MetricName = Literal["mutual_knn", "cycle_knn", "lcs_knn", "cka", "unbiased_cka"
 
 
 class Pairs(Strict):
-    """Where pictures and captions lie: a folder of parquet files (`path`), or a data set of the hub at a revision."""
+    """The location of images and captions: a folder of parquet files (`path`), or a hub data set at a revision."""
 
     path: str | None = None
     repo: str | None = None
@@ -29,7 +29,7 @@ class Pairs(Strict):
 
 
 class Columns(Strict):
-    """Columns of the picture and of its caption, or list of captions of which the first is used."""
+    """The columns of the image and of its caption; of a list of captions the first is used."""
 
     image: str = "image"
     text: str = "text"
@@ -39,12 +39,12 @@ class Alignment(Strict):
     """A protocol of alignment.
 
     Attributes:
-        metric: what two layers have in common; see `mllm_eval.alignment.metrics`.
-        neighbours: k of the metrics that look at nearest neighbours.
-        clip: quantile of absolute values beyond which features are clipped; 1 clips nothing.
-        permutations: shuffles of the captions that the null distribution of the maximum is made of.
-        draws: of the bootstrap over pictures.
-        data: pin -> where its pairs lie.
+        metric: how similar two layers are; see `mllm_eval.alignment.metrics`.
+        neighbours: k of the metrics on nearest neighbours.
+        clip: quantile of absolute values at which features are clamped; 1 clamps nothing.
+        permutations: number of shuffles in the null distribution of the maximum.
+        draws: number of bootstrap draws over images.
+        data: pin -> location of its pairs.
     """
 
     name: str
@@ -59,5 +59,5 @@ class Alignment(Strict):
 
 
 def load_alignment(name: str) -> Alignment:
-    """The protocol of a name or of a path to a yaml file. Raises UserError with near names."""
+    """The protocol with this name, or in this yaml file. Raises UserError, with similar names, if there is none."""
     return load_named("alignments", name, partial(load, model=Alignment, folders=folders("alignments")))

@@ -1,4 +1,4 @@
-"""What every layer of an encoder says of pictures, and every layer of a language model of their captions."""
+"""The features of all layers: of an encoder for images, and of a language model for their captions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BATCH = 16
 
 
 class Seen(NamedTuple):
-    """Features [layers, samples, width], float32, of the samples that could be read, and the others with the reason."""
+    """Features float32 [layers, samples, width] of the readable samples, and index -> reason for the others."""
 
     features: Tensor
     failed: dict[int, str]
@@ -34,10 +34,11 @@ class Seen(NamedTuple):
 
 @torch.no_grad()
 def of_pictures(encoder: Encoder, pairs: Sequence[Pair], progress: Progress | None = None) -> Seen:
-    """The declared summary of every block, as it leaves the block.
+    """The features of images: each block's summary, before any final norm.
 
-    The final norm is left out whatever the yaml says: it belongs to the last block alone. An encoder without a CLS
-    token gives the summary that its yaml names, never a patch.
+    The final norm is skipped whatever the yaml says, since it belongs to the last block alone. The summary is the one
+    that the yaml declares, which for an encoder without a CLS token is not a patch. Raises UserError if no image can be
+    read.
     """
     model = load_encoder_model(encoder.model_copy(update={"norm": False})).to(device())
     weight = next(model.parameters())
@@ -68,8 +69,11 @@ def of_pictures(encoder: Encoder, pairs: Sequence[Pair], progress: Progress | No
 
 
 class Language(NamedTuple):
-    """A causal language model with its tokenizer. what: says which weights these are (a digest). params: how many.
-    base: the LLM that stage 2 of a run changed into this one, or nothing."""
+    """A causal language model with its tokenizer.
+
+    what: digest of the weights, or the run's hash. params: number of parameters. base: for a run's LLM, the LLM that
+    stage 2 started from; else "".
+    """
 
     name: str
     model: Any
@@ -80,9 +84,9 @@ class Language(NamedTuple):
 
 
 def load_language(name: str) -> Language:
-    """A language model: one of configs/llms, a run's LLM (its hash: as stage 2 left it), or a folder in hub format.
+    """A language model: one of configs/llms, a run's LLM after stage 2 (by the run's hash), or a folder in hub format.
 
-    Raises UserError with near names for anything else, and for weights that cannot be read.
+    Raises UserError, with similar names, if it is none of these, and for weights that can't be read.
     """
     from mllm_eval.model.checkpoint import load_checkpoint, load_llm_model, own_tokenizer
 
@@ -125,11 +129,11 @@ def _tokenizer(folder: Path) -> Any:
 
 @torch.no_grad()
 def of_captions(language: Language, texts: Sequence[str], progress: Progress | None = None) -> Tensor:
-    """The mean over a caption's tokens of every layer's states: [layers + 1, samples, width], float32.
+    """The mean of each layer's states over a caption's tokens: float32 [layers + 1, samples, width].
 
-    The first layer is the embedding, the last has the final norm behind it, as transformers' `hidden_states` have;
-    tokens that the tokenizer puts in front (begin of text) count. Texts of like length are computed together, padded on
-    the right, which a causal model does not see.
+    The first layer is the embedding, and the last includes the final norm, as in transformers' `hidden_states`. Tokens
+    that the tokenizer adds in front (begin of text) count. Texts of similar length are batched and padded on the right,
+    which does not affect a causal model. Raises UserError for a caption without tokens.
     """
     model = language.model.to(device())
     ids = [language.tokenizer(text)["input_ids"] for text in texts]

@@ -1,4 +1,4 @@
-"""Yaml folders -> typed encoders, recipes, LLMs, benchmarks."""
+"""Reads yaml files into typed encoders, recipes, LLMs and benchmarks."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: encoders and recipes need none of the benchmark models.
+    # Imported on demand, because encoders and recipes do not need the benchmark classes.
     if name in ("Benchmark", "Generation", "Pin", "RulesRef"):
         from mllm_eval.catalog import benchmark
 
@@ -63,14 +63,14 @@ def __getattr__(name: str) -> Any:
 
 
 Given = str | PathLike[str] | Mapping[str, Any]
-"""A name, a path to a yaml file (of a benchmark to its folder, too), or what stands in one as a dict."""
+"""A name, a path to a yaml file (for a benchmark also to its folder), or a yaml file's content as a dict."""
 
 
 def load_encoder(source: Given | Encoder, recipe: Recipe | None = None) -> Encoder:
-    """The encoder of a name, a yaml file or a dict; `NAME@VARIANT` preprocesses as its variant says.
+    """Load an encoder by name, from a yaml file or from a dict. `NAME@VARIANT` preprocesses as that variant does.
 
-    With a recipe, as that reads it: `final_norm` of the recipe holds for every encoder, its `images` for one that is
-    named without a variant. An `Encoder` is taken as it is. Raises UserError with near names.
+    A recipe may override the yaml: `final_norm` applies to every encoder, `images` to one named without a variant.
+    An `Encoder` is used as given. Raises UserError with the nearest known names, and for a mistake in the yaml.
     """
     split = re.fullmatch(r"(.+)@([\w-]+)", source) if isinstance(source, str) else None
     plain, variant = split.groups() if split else (source, None)
@@ -85,20 +85,26 @@ def load_encoder(source: Given | Encoder, recipe: Recipe | None = None) -> Encod
 
 
 def load_llm(source: Given | LLM) -> LLM:
-    """The LLM of a name, a yaml file or a dict; an `LLM` is taken as it is. Raises UserError with near names."""
+    """Load an LLM by name, from a yaml file or from a dict; an `LLM` is used as given.
+
+    Raises UserError with the nearest known names, and for a mistake in the yaml.
+    """
     return _loaded("llms", source, LLM)
 
 
 def load_recipe(source: Given | Recipe) -> Recipe:
-    """The recipe of a name, a yaml file or a dict; a `Recipe` is taken as it is. Raises UserError with near names."""
+    """Load a recipe by name, from a yaml file or from a dict; a `Recipe` is used as given.
+
+    Raises UserError with the nearest known names, and for a mistake in the yaml.
+    """
     return _loaded("recipes", source, Recipe)
 
 
 def load_benchmark(source: Given | Benchmark) -> Benchmark:
-    """The benchmark of a name, of a path to its folder, or of a dict; a `Benchmark` is taken as it is.
+    """Load a benchmark by name, from its folder or from a dict; a `Benchmark` is used as given.
 
-    `base:` of a dict names a benchmark; its folder, where reader and scorer lie, is then the dict's, too.
-    Raises UserError with near names.
+    A dict with `base:` inherits from that benchmark, and uses the reader and scorer in its folder.
+    Raises UserError with the nearest known names, and for a mistake in the yaml.
     """
     from mllm_eval.catalog.benchmark import Benchmark, read_benchmark
 
@@ -106,7 +112,7 @@ def load_benchmark(source: Given | Benchmark) -> Benchmark:
         path = find("benchmarks", str(base)).resolve()
         known = read_benchmark(path)
         own = {"folder": known.folder, **source, "base": str(path)}
-        # Without a word of its own a scorer has the benchmark's name.
+        # A scorer that the yaml does not name has the benchmark's name, so a renamed benchmark must name it.
         renamed = source.get("name", known.name) != known.name
         source = {"scorer": known.scorer or known.name, **own} if renamed else own
     return _loaded("benchmarks", source, Benchmark, read_benchmark)

@@ -1,4 +1,4 @@
-"""The shape of a vision transformer, and from it the number of its parameters: no torch, no weights."""
+"""The shape of a vision transformer and the number of its parameters, computed without torch and without weights."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from mllm_eval.config import Strict
 
 
 class Architecture(Strict):
-    """What patch, width and depth leave open.
+    """The shape of a vision transformer beyond patch, width and depth.
 
     Attributes:
         heads: attention heads.
         ffn: `mlp` (two layers) or `swiglu` (three, one of them a gate).
-        hidden: width inside the feed-forward network.
-        native: edge in pixels of the images that the position embeddings were made for.
-        activation, norm_eps: of the blocks; None is the default of the family's transformers class. Weights of
-            the hub bring both in their config, a checkpoint of the original code does not.
-        qkv_bias: whether queries and values, and the family's keys, have a bias; None is the first that its class has.
-        stem: weights of what makes tokens of pixels, where that is not one projection of each patch (convolutions).
+        hidden: hidden width of the feed-forward network.
+        native: edge, in pixels, of the images that the position embeddings were made for.
+        activation, norm_eps: of the blocks; None for the default of the family's transformers class. A hub-format
+            folder has both in its config, a checkpoint of the original code does not.
+        qkv_bias: whether queries and values (and keys, if the family's have one) have a bias; None for the family's
+            default.
+        stem: number of weights that turn pixels into tokens, if that is not one projection per patch (convolutions).
     """
 
     heads: int = Field(gt=0)
@@ -37,28 +38,28 @@ class Architecture(Strict):
 
 @dataclass(frozen=True)
 class Form:
-    """What the class of a family has beside patches, blocks and the final norm.
+    """Parts of a family's class outside patches, blocks and the final norm.
 
     Attributes:
-        prefix: tokens before the patches that stand for the whole image (CLS).
-        registers: learned tokens without a position, between those and the patches.
-        behind: learned tokens without a position behind the patches.
-        positions: each patch, and each token of the prefix, has a learned position; without, they are computed.
+        prefix: tokens before the patches that represent the whole image (CLS).
+        registers: learned tokens without a position, between the prefix and the patches.
+        behind: learned tokens without a position, after the patches.
+        positions: each patch, and each token of the prefix, has a learned position; if False, they are computed.
         patch_bias: the patch projection has a bias.
-        mask_token: the token that hides a patch in pretraining is kept.
-        layer_scale: two learned scales a block.
+        mask_token: the mask token of pretraining is kept.
+        layer_scale: two learned scales per block.
         pre_norm: a norm before the first block.
         head: an attention head that pools, with an MLP.
-        ffns: the feed-forward networks that the class can have.
-        qkv_biases: whether queries, keys and values can have a bias; the first is meant unless the yaml says another.
-        key_bias: keys have one where queries and values do.
-        biases: the linear layers behind those, of attention and feed-forward networks, have a bias.
-        norm_shifts: norms shift as well as scale (layer norms, and not RMS norms).
-        prefix_positions: tokens of the prefix have a learned position where patches have one.
-        prefix_angles: half a head's width of rotary angles is learned for the tokens of the prefix.
-        final_norm: there is a norm behind the last block.
-        frames: how many frames of a video one patch spans; an image is shown as so many equal ones.
-        key: which weights of an original file are meant unless the yaml names others, where it keeps several.
+        ffns: the kinds of feed-forward network that the class supports.
+        qkv_biases: whether queries, keys and values can have a bias; the first value is the default.
+        key_bias: keys have a bias if queries and values do.
+        biases: the output projection of attention and the layers of the feed-forward network have a bias.
+        norm_shifts: norms shift as well as scale (layer norms do, RMS norms do not).
+        prefix_positions: tokens of the prefix have a learned position if patches have one.
+        prefix_angles: rotary angles, half a head's width, are learned for the tokens of the prefix.
+        final_norm: there is a norm after the last block.
+        frames: video frames that one patch spans; an image is given as this many equal frames.
+        key: set of weights that is read from an original file with several, unless the yaml names another.
     """
 
     prefix: int = 0
@@ -91,14 +92,14 @@ FORMS = {
     "dinov2": DINO,
     "dinov2_with_registers": replace(DINO, registers=4),
     "dinov3": replace(DINO, registers=4, positions=False, qkv_biases=(True, False), key_bias=False),
-    # Its file has `encoder` and `target_encoder`, the running mean of the former. Cambrian-1's code and the hub's
-    # conversion both read `encoder`.
+    # The file has `encoder` and `target_encoder`, an exponential moving average of it. Cambrian-1's code and the
+    # conversion on the hub both read `encoder`.
     "ijepa": Form(key="encoder"),
     "internvit": Form(prefix=1, layer_scale=True, qkv_biases=(True, False), final_norm=False),
     "metaclip2": CLIP,
     "mlcd": replace(CLIP, positions=False, prefix_angles=True),
     "openvision": replace(CLIP, pre_norm=False),
-    # A class token a teacher, and registers. The class has layer scales, which released weights leave at 1.
+    # One class token per teacher, and registers. The class has layer scales, which are 1 in released weights.
     "radio": Form(
         prefix=3,
         registers=7,
@@ -110,7 +111,7 @@ FORMS = {
     ),
     "siglip": Form(head=True),
     "siglip2_naflex": Form(head=True),
-    # Its one register is a second class token, trained on other captions.
+    # The register is a second class token, trained with other captions.
     "tipsv2": replace(DINO, registers=1),
     "vit": Form(prefix=1),
     "vjepa2": Form(positions=False, qkv_biases=(True, False), frames=2),
@@ -118,17 +119,17 @@ FORMS = {
 
 
 def ratio_of(hidden: int, width: int) -> float:
-    """The ratio of which a class, cutting off what is behind the point, makes this width of a feed-forward network."""
+    """Ratio r for which int(width * r) is exactly `hidden`, as classes compute the width of a feed-forward network."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def parameters(form: Form, shape: Architecture, patch: int, width: int, depth: int, cells: int | None = None) -> int:
-    """Parameters of the backbone, to the last one.
+    """Count the parameters of the backbone exactly.
 
-    A linear layer from a to b has a * b, and b more with a bias; a layer norm 2 * width, an RMS norm half of that;
-    the number of positions is that of the patches of a native image and of the prefix. The tests hold this against
-    transformers' own classes.
+    A linear layer from a to b has a * b weights, and b more with a bias. A layer norm has 2 * width, an RMS norm
+    width. There is one position per patch of a native image and per token of the prefix. The tests compare the count
+    with transformers' classes. patch: edge in pixels. cells: edge of the native grid, if not native // patch.
     """
 
     def linear(inner: int, outer: int, bias: bool = True) -> int:
@@ -147,6 +148,6 @@ def parameters(form: Form, shape: Architecture, patch: int, width: int, depth: i
     stem += learned * width + form.prefix_angles * (width // shape.heads // 2)
     block = 2 * norm + attention + (swiglu if shape.ffn == "swiglu" else mlp)
     block += 2 * width * form.layer_scale
-    # A probe, its attention to the tokens, and a normed MLP.
+    # A learned query, its attention to the tokens, and an MLP with a norm.
     head = (width + 4 * linear(width, width) + norm + mlp) * form.head
     return stem + depth * block + norm * form.final_norm + norm * form.pre_norm + head

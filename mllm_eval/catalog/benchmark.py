@@ -1,4 +1,4 @@
-"""What a benchmark's yaml says: where its data is, how its rows become samples, how answers become scores."""
+"""The content of a benchmark's yaml: where its data is, how rows become samples, and how answers are scored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mllm_eval.storage import sha256_bytes
 
 
 class Join(Strict):
-    """Images kept in a table of their own: row[column] == table[key], the picture is table[image]."""
+    """Images in a separate table: the image of a row is table[image] where row[column] == table[key]."""
 
     table: str
     column: str
@@ -32,15 +32,15 @@ class Join(Strict):
 class Pin(Strict):
     """One snapshot of a data set in the hub's layout.
 
-    source: `local` is a folder under the data home, read as it is; `hub` is a data set of the hub, which
-        `mllm-eval data` fetches and locks, and of which nothing but the locked files is read.
+    source: `local` is a folder under the data home, read without a lock; `hub` is a data set of the hub, which
+        `mllm-eval data` downloads and locks, and of which only the locked files are read.
     repo: the folder, or the hub's name of the data set.
     path: glob of the split's files inside it (default `{config}/{split}-*.parquet`).
-    revision: commit or tag of the hub; without it the first fetch takes the newest commit, and the lock keeps it.
-    rows, ids: expected number of samples, and sha256 of their ids joined by newlines; without them no check.
-    chance: what the best guess without the image gets here, in per cent: the commonest option text of each question.
-    columns: upstream column -> type, laid over the benchmark's; `int64|string` takes either and reads the first.
-    image_files: for a csv with an image folder, the image's path as a template over the row's columns.
+    revision: commit or tag of the hub; if None, the first download takes the newest commit, and the lock keeps it.
+    rows, ids: expected number of samples, and SHA-256 of their ids joined by newlines; None for no check.
+    chance: accuracy in per cent of the best guess without the image, the commonest option text of each question.
+    columns: upstream column -> type; overrides the benchmark's. `int64|string` accepts both and reads the first.
+    image_files: for a csv with an image folder, the image's path as a template with the row's columns.
     """
 
     source: Literal["local", "hub"] = Field(default="local", exclude_if=lambda source: source == "local")
@@ -59,17 +59,17 @@ class Pin(Strict):
 
     @property
     def pattern(self) -> str:
-        """Glob of the files, relative to the repo's folder."""
+        """Glob of the data files, relative to the repo's folder."""
         return self.path or f"{self.config or 'data'}/{self.split}-*.parquet"
 
     @property
     def patterns(self) -> list[str]:
-        """Globs of all files that the pin reads: its tables, and the images beside a csv."""
+        """Globs of all files that the pin reads: its tables, and the image files of a csv."""
         beside = [re.sub(r"{[^}]*}", "*", self.image_files)] if self.image_files else []
         return [self.pattern, *beside]
 
     def tables(self) -> dict[str, Pin]:
-        """The pin's own table, named `questions`, and those it joins. They are of one source."""
+        """The pin's own table, named `questions`, and the tables that it joins; all have the same `source`."""
         return {
             "questions": self,
             **{k: pin.model_copy(update={"source": self.source}) for k, pin in self.extra.items()},
@@ -83,11 +83,11 @@ class Generation(Strict):
 
 
 class RulesRef(Strict):
-    """A rule set: `metric` is the reported number that the table prints, times `scale`.
+    """A rule set. The table prints its reported number `metric`, times `scale`.
 
-    clean_up_spaces: a model's answers are read without the spaces before punctuation and contractions that
-        `mllm_eval.score.cleaning` takes away, as transformers did in decoding when the paper's code was written. A file
-        of answers from elsewhere is scored as it stands.
+    clean_up_spaces: remove spaces before punctuation and contractions from a model's answers before they are scored,
+        as transformers did in decoding when the paper's code was written (`mllm_eval.score.cleaning`). Imported answer
+        files are scored unchanged.
     """
 
     version: int
@@ -97,10 +97,10 @@ class RulesRef(Strict):
 
 
 class Variant(Strict):
-    """A named way to ask or to count that differs from the default.
+    """A named way to ask or to score that differs from the default.
 
-    settings: changed prompt settings. pins: pin asked for -> pin used.
-    metric: another reported number as the value, times `scale`.
+    settings: changed prompt settings. pins: requested pin -> pin that is used.
+    metric: another reported number for the table, times `scale`.
     images: `own`, `none` (blind) or `other` (another sample's image).
     """
 
@@ -122,9 +122,9 @@ GENERIC: dict[str, Variant] = {
 class Benchmark(Strict):
     """One benchmark.
 
-    reader: `module:function`; a module without a dot lies beside the yaml.
-    background: the colour (a CSS name or `"#rrggbb"`) that transparent images are laid on; null drops their alpha, as
-        the paper's code does, and shows whatever colour lies under the clear parts.
+    reader: `module:function`; a module name without a dot is a file beside the yaml.
+    background: the colour (a CSS name or `"#rrggbb"`) under transparent images. null drops their alpha channel, as
+        the paper's code does, which shows the hidden colours of transparent pixels.
     """
 
     name: str
@@ -147,7 +147,7 @@ class Benchmark(Strict):
     @model_validator(mode="before")
     @classmethod
     def _share_columns(cls, raw: Any) -> Any:
-        # A pin's columns are laid over the benchmark's, so that every pin can be checked on its own.
+        # Each pin gets the benchmark's columns, so that every pin can be checked on its own.
         shared = raw.get("columns") if isinstance(raw, dict) else None
         if shared and isinstance(shared, dict) and isinstance(raw.get("data"), dict):
             return {**raw, "data": {name: _with_columns(pin, shared) for name, pin in raw["data"].items()}}
@@ -156,7 +156,7 @@ class Benchmark(Strict):
     _background = field_validator("background", mode="after")(colour)
 
     def variant(self, key: VariantKey) -> Variant:
-        """How a variant, or a subset of it, asks; UserError with the nearest name if there is none of that name."""
+        """The settings of a variant (a subset has its variant's). Raises UserError with the nearest known name."""
         known, name = {**GENERIC, **self.variants}, key.name
         if name not in known:
             hint = f"{near(name, known)} Known: {', '.join(known)}"
@@ -164,7 +164,7 @@ class Benchmark(Strict):
         return known[name]
 
     def pin_name(self, name: str, variant: VariantKey = DEFAULT) -> str:
-        """The name of the pin that a variant reads when asked for `name`."""
+        """Name of the pin that a variant reads when `name` is requested. Raises UserError with the nearest name."""
         wanted = self.variant(variant).pins.get(name, name)
         if wanted not in self.data:
             hint = f"{near(wanted, self.data)} Known: {', '.join(self.data)}"
@@ -172,7 +172,7 @@ class Benchmark(Strict):
         return wanted
 
     def pin(self, name: str, variant: VariantKey = DEFAULT) -> Pin:
-        """The pin that a variant reads when asked for `name`."""
+        """The pin that a variant reads when `name` is requested. Raises UserError with the nearest known name."""
         return self.data[self.pin_name(name, variant)]
 
 
@@ -182,7 +182,10 @@ def _with_columns(pin: Any, shared: dict[str, Any]) -> Any:
 
 
 def answers_variant(benchmark: Benchmark, variant: VariantKey, pin: str) -> VariantKey:
-    """The variant whose answers this one reads: the first that asks the same of the same data (pin asked for)."""
+    """The variant whose answers can be reused: the first one with equal prompts, images and data.
+
+    pin: the requested data pin.
+    """
 
     def asks(name: str) -> Any:
         chosen = benchmark.variant(VariantKey(name))
@@ -193,20 +196,20 @@ def answers_variant(benchmark: Benchmark, variant: VariantKey, pin: str) -> Vari
 
 
 def read_benchmark(path: Path) -> Benchmark:
-    """The benchmark of a yaml file, knowing its own folder (where its scorer and reader lie)."""
+    """Read a benchmark's yaml, and record its folder, where scorer and reader are. Raises UserError for mistakes."""
     return load(path, Benchmark).model_copy(update={"folder": path.resolve().parent})
 
 
 def folder_of(benchmark: Benchmark) -> Path:
-    """The folder of a benchmark's yaml: where it was read from, else where its name is found."""
+    """The folder of a benchmark's yaml: where it was read, else found by name. Raises UserError if it is unknown."""
     return benchmark.folder or find("benchmarks", benchmark.name).resolve().parent
 
 
 def module_of(benchmark: Benchmark, module: str) -> ModuleType:
-    """A module of the project (dotted name) or a file that lies beside the benchmark's yaml.
+    """Import a module of the project (dotted name), or a file beside the benchmark's yaml.
 
-    The file may import its neighbours relatively, as it does when the `evaluate` library loads it. It is imported anew
-    when the folder's code was changed meanwhile. Raises UserError, naming file and line, when it can't be imported.
+    The file may import its neighbours relatively, as it can under the `evaluate` library. It is imported again if code
+    in its folder has changed. Raises UserError with file and line if it can't be imported.
     """
     folder = folder_of(benchmark)
     try:
@@ -228,13 +231,13 @@ def _beside(folder: Path, module: str) -> ModuleType:
         for known in [known for known in sys.modules if known == name or known.startswith(f"{name}.")]:
             del sys.modules[known]
         for changed, _, _ in states:
-            # Python tells a compiled file's age in whole seconds.
+            # Python compares compiled files by whole seconds, so a file changed within one second would be missed.
             with suppress(OSError):
                 Path(importlib.util.cache_from_source(changed)).unlink(missing_ok=True)
         importlib.invalidate_caches()
     _imported[name] = states
     if name not in sys.modules:
-        # Its own folder is where it looks for what it imports relatively.
+        # This makes relative imports look in the benchmark's folder.
         spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=[str(folder)])
         assert spec is not None and spec.loader is not None
         sys.modules[name] = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""Colours as a yaml file writes them."""
+"""Validates colours in yaml files."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from contextlib import suppress
 
 
 def colour(value: str | None) -> str | None:
-    """`#rrggbb` of a CSS name or a colour in hex, so that two ways to write one are one; None stays None.
+    """Convert a CSS name or a hex colour to `#rrggbb`, so that equal colours are written equally. None stays None.
 
-    Raises ValueError for what is neither, or has alpha of its own.
+    Raises ValueError for any other text, and for a colour with alpha.
     """
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""What a frozen vision encoder is: weights, preprocessing, and facts that are checked, never trusted."""
+"""A frozen vision encoder's yaml: weights, preprocessing, and facts that are checked against the weights."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from mllm_eval.errors import UserError, near
 Triple = tuple[float, float, float]
 Mode = Literal["pad", "squash", "crop"]
 Interpolation = Literal["bicubic", "bilinear"]
-# Fields that one mode alone has: another mode does not take them over.
+# Fields that belong to one mode and are dropped when a variant changes the mode.
 OF_A_MODE = ("resize", "fill", "recrop")
 
 
 class Recrop(Strict):
-    """What some code does to the scaled square: it is scaled once more, to `resize`, and the centre is cut from it."""
+    """A second step after padding and scaling: scale the square to `resize`, then crop its centre."""
 
     resize: int = Field(gt=0)
     interpolation: Interpolation = "bicubic"
 
 
 class Preprocessing(Strict):
-    """How an image becomes `size` x `size` pixels: `pad` to a square and scale, `squash` without regard to its shape,
-    or scale the short side and `crop` the centre; then (x - mean) / std.
+    """How an image becomes `size` x `size` pixels; then (x - mean) / std.
 
     Attributes:
-        resize: the short side before the crop; without it, size * 256 / 224.
-        fill: the colour of the padding, each channel from 0 to 1; without it, the mean.
-        recrop: after padding and scaling, the centre is cut out as well.
+        mode: `pad` to a square and scale; `squash` to a square without keeping the aspect ratio; or scale the short
+            side and `crop` the centre.
+        resize: short side in pixels before the crop; None for size * 256 / 224.
+        fill: colour of the padding, each channel from 0 to 1; None for the mean.
+        recrop: after padding and scaling, scale again and crop the centre.
     """
 
     mode: Mode
@@ -59,7 +60,7 @@ class Preprocessing(Strict):
 
 
 class Change(Strict):
-    """What a variant of the preprocessing changes; the rest stays."""
+    """The fields that a preprocessing variant changes; None leaves a field unchanged."""
 
     mode: Mode | None = None
     size: int | None = Field(default=None, gt=0)
@@ -72,7 +73,7 @@ class Change(Strict):
 
 
 def _written(value: Any) -> Any:
-    """A number where a text is wanted, as yaml reads `samples_seen: 0`."""
+    """Convert a number to text, since yaml reads `samples_seen: 0` as a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     return str(int(value)) if isinstance(value, int) or value.is_integer() else str(value)
@@ -82,7 +83,7 @@ Text = Annotated[str, BeforeValidator(_written)]
 
 
 class Facts(Strict):
-    """What is known of the pretraining; for tables and plots, never for computing.
+    """Facts about the pretraining. Tables and plots show them; nothing is computed from them.
 
     `published`: rows of published tables that were measured with these weights, as `Table 6: Web-DINO ViT-1B`.
     """
@@ -97,19 +98,19 @@ class Encoder(Strict):
     """A frozen vision backbone with its preprocessing: one yaml in configs/encoders.
 
     Attributes:
-        family: the adapter that loads it (`mllm_eval.adapters`), or a file of one's own (`mllm_eval.catalog.families`).
-        code: SHA-256 of that file, worked out unless given; None for the shipped families. It belongs to what a run
-            and a feature are, and another file is refused.
+        family: the module that loads it (`mllm_eval.adapters`), or a user's own file (`mllm_eval.catalog.families`).
+        code: SHA-256 of a user's own family file, computed if absent; None for the shipped families. It is part of the
+            hash of runs and features, and a file with another SHA-256 is refused.
         patch: edge of a patch in pixels; `width`: features per patch; `depth`: transformer blocks;
             `params`: weights of the backbone. All four are checked against the loaded weights.
-        cells: features along one edge of the grid, for an encoder that doesn't cut patches, or whose grid is not
-            size // patch; `patch` is then its stride, if it has one.
-        architecture: what else its shape needs. With it, `params` is computed and need not be written, and a
-            checkpoint of the original code, which has no config of its own, can be loaded.
-        feature_layer: block whose output is used, -1 = last, -2 = last but one.
-        norm: whether the final layer norm is applied to it.
-        summary: what stands for the whole image in classic vision and alignment.
-        variants: other ways to preprocess, by name; `NAME@squash` is the encoder with the one called squash.
+        cells: features along one edge of the grid, for an encoder without patches, or whose grid is not size // patch;
+            `patch` is then its stride, if it has one.
+        architecture: the rest of its shape. With it, `params` is computed and may be left out, and a checkpoint of the
+            original code, which has no config, can be loaded.
+        feature_layer: block whose output is used; -1 is the last, -2 the one before it.
+        norm: whether the final norm is applied to that output.
+        summary: the vector for the whole image, used in classic vision and alignment.
+        variants: other preprocessings by name; `NAME@squash` is the encoder with the variant `squash`.
     """
 
     name: str
@@ -121,7 +122,7 @@ class Encoder(Strict):
     width: int = Field(gt=0)
     depth: int = Field(gt=0)
     params: int = Field(default=0, ge=0)
-    # Unset fields that came later are not written, so that the hashes of older runs stay.
+    # Newer fields are left out of dumps while unset, so that hashes of older runs do not change.
     architecture: Architecture | None = Field(default=None, exclude_if=lambda value: value is None)
     feature_layer: int = -1
     norm: bool = True
@@ -132,9 +133,9 @@ class Encoder(Strict):
 
     @model_validator(mode="after")
     def _find_code(self) -> Encoder:
-        # What was saved names the code it was made with, which need not be here to look at its numbers.
+        # A saved encoder names the code it was made with. Its results can be read even if that code is missing.
         if self.code is None:
-            # The instance is frozen for its users, not for its own making.
+            # Validators may set fields of the frozen model.
             object.__setattr__(self, "code", code_of(self.family))
         elif self.family in NAMES:
             raise ValueError(f"`code` belongs to a family of one's own; {self.family} is shipped")
@@ -145,7 +146,7 @@ class Encoder(Strict):
         return self
 
     def _form(self) -> Form | None:
-        """What the family has beside its blocks. The file of a family of one's own is asked only where it must be."""
+        """The form of the family. A user's own family file is imported only if `params` must be computed from it."""
         if self.code is None or self.architecture is None or self.params:
             return FORMS.get(self.family)
         return getattr(getattr(module_of_family(self.family, self.code, self.weights), "Family", None), "form", None)
@@ -181,7 +182,7 @@ class Encoder(Strict):
 
     @property
     def grid(self) -> int:
-        """Patches, or cells, along one edge: 384 / 14 is 27, the rest is cut off."""
+        """Patches, or cells, along one edge, rounded down (384 / 14 is 27)."""
         if self.cells is not None:
             return self.cells
         assert self.patch is not None
@@ -189,7 +190,7 @@ class Encoder(Strict):
 
     @property
     def native_grid(self) -> int:
-        """The grid that the position embeddings were made for; the same as `grid` where no `architecture` tells."""
+        """Patches along one edge that the position embeddings were made for; `grid` if `architecture` is absent."""
         if self.architecture is None:
             return self.grid
         if self.cells is not None:
@@ -198,14 +199,14 @@ class Encoder(Strict):
         return self.architecture.native // self.patch
 
     def identity(self) -> dict[str, Any]:
-        """The fields that can change a result; `params` and `facts` describe and can't."""
+        """The fields that can change a result. `params` and `facts` cannot, and `weights` have their own digest."""
         return self.model_dump(mode="json", exclude={"weights", "params", "facts"})
 
     def variant(self, name: str) -> Encoder:
-        """This encoder with the preprocessing of one of its `variants`; its name becomes `NAME@variant`.
+        """Return this encoder with the preprocessing of one of its `variants`, named `NAME@variant`.
 
         Raises:
-            UserError: it has no such variant, or the changed preprocessing contradicts itself.
+            UserError: an unknown variant, or a changed preprocessing that contradicts itself.
         """
         if name not in self.variants:
             known = f" Known: {', '.join(self.variants)}." if self.variants else ""
@@ -213,9 +214,10 @@ class Encoder(Strict):
         return self._changed(f"{self.name}@{name}", self.variants[name].model_dump(exclude_none=True), name)
 
     def squared(self, mode: Mode) -> Encoder:
-        """This encoder, under its own name, with images made square in another way.
+        """Return this encoder, with the same name, with another `mode` to make images square.
 
-        Of a variant with the mode's name, the interpolation is taken: it is that of the processor beside the weights.
+        If a variant has the mode's name, its interpolation and its fields of this mode are used as well, because they
+        are those of the encoder's own processor. Raises UserError if the result contradicts itself.
         """
         changes: dict[str, Any] = {"mode": mode}
         if mode in self.variants:

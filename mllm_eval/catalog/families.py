@@ -1,7 +1,7 @@
-"""Families of encoders: those that are shipped, and files of somebody's own. Nothing is imported here but on request.
+"""Finds encoder families: the shipped ones, and users' own files, which are imported only on request.
 
-A family of one's own is one file, `adapters/NAME.py` or `configs/encoders/NAME.py`, in the working folder or in one
-that $MLLM_EVAL_PATH names. Code comes from nowhere else: never from a folder of weights, never from the hub.
+A user's own family is one file, `adapters/NAME.py` or `configs/encoders/NAME.py`, in the working folder or in a folder
+of $MLLM_EVAL_PATH. Code is never run from a folder of weights or from the hub.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ NAMES = (
     "vit",
     "vjepa2",
 )
-# Under a root; the first that has a name wins, as for yaml files.
+# Subfolders of a root that may hold families. The first file with a name wins, as for yaml files.
 PLACES = ("adapters", "configs/encoders")
 PAGE = "docs/add-an-encoder.md, 'A new family', says how to add one"
 _CLASS = re.compile(r"^(class\s+Family\b|Family\s*[:=]|from\s.*\bimport\b.*\bFamily\b)", re.MULTILINE)
 
 
 def own_files() -> dict[str, Path]:
-    """Name -> file of every family of one's own; names of shipped families always mean those."""
+    """Map the name of every user's own family to its file. A shipped family's name never refers to a user's file."""
     files: dict[str, Path] = {}
     for root in roots():
         for place in PLACES:
@@ -59,15 +59,15 @@ def own_files() -> dict[str, Path]:
 
 
 def unknown(name: str) -> str:
-    """What to say of a family that is none: the known ones, the nearest name, and the page to read."""
+    """Error text for an unknown family: the known ones, the nearest name, and the page to read."""
     known = [*NAMES, *(own for own, path in own_files().items() if _CLASS.search(_text(path)))]
     return f"family {name!r}: no family reads it (known: {', '.join(sorted(known))}).{near(name, known)} {PAGE}"
 
 
 def code_of(name: str) -> str | None:
-    """SHA-256 of the file of a family of one's own; None for a shipped family.
+    """SHA-256 of a user's own family file, as 64 hex digits; None for a shipped family.
 
-    Raises ValueError, with what `unknown` says, for a family that is none.
+    Raises ValueError for an unknown family, with the text of `unknown`.
     """
     if name in NAMES:
         return None
@@ -78,10 +78,10 @@ def code_of(name: str) -> str | None:
 
 
 def module_of_family(name: str, code: str | None, weights: Weights | None = None) -> ModuleType:
-    """The imported file of a family of one's own, which must be the one that `code` is the SHA-256 of.
+    """Import the file of a user's own family. code: the SHA-256 that the file must have, or None for any.
 
-    A file that was changed meanwhile is imported anew. Raises UserError for a family that is none, a file that is not
-    the one that was meant, that lies among the weights, or that can't be imported (with its line).
+    A changed file is imported again. Raises UserError for an unknown family, and for a file that has another SHA-256,
+    is inside the folder of the weights, or can't be imported (with its line).
     """
     path = own_files().get(name)
     if path is None:
@@ -107,10 +107,10 @@ def module_of_family(name: str, code: str | None, weights: Weights | None = None
 def _executed(name: str, path: Path, data: bytes) -> ModuleType:
     module = ModuleType(name)
     module.__file__ = str(path)
-    # Classes look themselves up there while they are made.
+    # Dataclasses and pydantic models look up their module in sys.modules while the class is created.
     sys.modules[name] = module
     try:
-        # What was hashed is what is run, whatever lies compiled beside it.
+        # The hashed bytes are compiled here, because a cached .pyc could come from other code.
         exec(compile(data, str(path), "exec", dont_inherit=True), module.__dict__)
     except BaseException as error:
         del sys.modules[name]
@@ -122,7 +122,7 @@ def _executed(name: str, path: Path, data: bytes) -> ModuleType:
 
 
 def _place(weights: Weights) -> Path | None:
-    """The folder of weights that are here, or of the one file that they are."""
+    """The local folder or file of the weights, or None if they are not on this machine."""
     source = weights.source()
     try:
         place = weights.folder()
@@ -132,7 +132,7 @@ def _place(weights: Weights) -> Path | None:
         return None
     if place is None or not place.exists():
         return None
-    # A single file stands in a folder that may be anybody's.
+    # A single file is returned itself, because its folder may belong to anything.
     return place.resolve()
 
 

@@ -1,4 +1,4 @@
-"""Where the yaml files are, and the nearest name to a mistyped one."""
+"""Finds yaml files by name in the folders of configurations."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Model = TypeVar("Model", bound=Strict)
 
 
 def roots() -> list[Path]:
-    """Where `configs/` and `benchmarks/` may be: the working directory, what is shipped, $MLLM_EVAL_PATH."""
+    """Folders that may hold `configs/` and `benchmarks/`: the working folder, the shipped one, $MLLM_EVAL_PATH."""
     given = os.environ.get("MLLM_EVAL_PATH", "")
     return [Path.cwd(), SHIPPED, *(Path(part).expanduser() for part in given.split(os.pathsep) if part)]
 
 
 def files(kind: Kind) -> dict[str, Path]:
-    """Name -> yaml file of every encoder, LLM, recipe, probe or benchmark; the first folder that has a name wins."""
+    """Map every name of a kind to its yaml file. If several folders have a name, the first folder wins."""
     paths_by_name: dict[str, Path] = {}
     for root in roots():
         if kind == "benchmarks":
@@ -37,19 +37,19 @@ def files(kind: Kind) -> dict[str, Path]:
 
 
 def folders(kind: Kind) -> list[Path]:
-    """The folders of a kind's yaml files, the first to be looked in first; a `base:` may name a file of any."""
+    """Folders of a kind's yaml files, in search order. The `base:` of a yaml may name a file in any of them."""
     return [root / "configs" / kind for root in roots()]
 
 
 def names(kind: Kind) -> list[str]:
-    """All known names, sorted; benchmarks in the order of configs/benchmarks.yaml, others behind."""
+    """All known names, sorted. Benchmarks come in the order of configs/benchmarks.yaml, other ones after them."""
     known = files(kind)
     order = paper_benchmarks() if kind == "benchmarks" else []
     return [name for name in order if name in known] + sorted(set(known) - set(order))
 
 
 def paper_benchmarks() -> list[str]:
-    """The benchmarks of the paper's table in its order, whether or not they are installed."""
+    """The benchmarks of the paper's table, in its order, whether or not they are installed."""
     return list(_paper_order())
 
 
@@ -60,10 +60,10 @@ def _paper_order() -> tuple[str, ...]:
 
 
 def find(kind: Kind, name: str) -> Path:
-    """The yaml file of a name, or of a path to a yaml file (for a benchmark: to its folder, too).
+    """The yaml file of a name, or of a path to a yaml file (for a benchmark, also to its folder).
 
     Raises:
-        UserError: unknown name, with the nearest known one.
+        UserError: an unknown name (with the nearest known one), or no file at the path.
     """
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name).expanduser()
@@ -80,7 +80,7 @@ def find(kind: Kind, name: str) -> Path:
 
 
 def load_named(kind: Kind, name: str, read: Callable[[Path], Model]) -> Model:
-    """Read the yaml file of a name; the file must carry the name it is found by."""
+    """Read the yaml file of a name. Raises UserError if the file's `name:` differs from the name it is found by."""
     path = find(kind, name)
     loaded = read(path)
     stem = path.parent.name if kind == "benchmarks" else path.stem

@@ -1,4 +1,4 @@
-"""A GGUF file of a LLaMA as the config.json and the tensors' names that transformers has for it: no torch, no weights.
+"""Reads the header of a LLaMA's GGUF file as transformers' config.json and tensor names, without torch or weights.
 
 The keys and names are llama.cpp's: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and its converter
 (convert_hf_to_gguf.py).
@@ -18,7 +18,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.hub.gguf_header import GgufHeader, read_gguf
 
 SUFFIX = ".gguf"
-# llama.cpp's name of a key behind `llama.` -> transformers' of a LLaMA's config, or of what a LLaMA does not have.
+# llama.cpp's key after `llama.` -> the field of a transformers config, some of which no LLaMA has.
 FIELDS = {
     "context_length": "max_position_embeddings",
     "embedding_length": "hidden_size",
@@ -37,7 +37,7 @@ FIELDS = {
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
 }
-# Those that are read otherwise, or say nothing of the function.
+# Keys that are read elsewhere, or that do not change the function.
 OTHERS = (
     "vocab_size",
     "rope.dimension_count",
@@ -56,7 +56,7 @@ TEXTS = ("rope.scaling.type", "tensor_data_layout")
 NEEDED = ("context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count",
           "attention.layer_norm_rms_epsilon")  # fmt: skip
 BLOCK = r"blk\.(\d+)\."
-# llama.cpp's name of a tensor -> transformers'.
+# llama.cpp's tensor name -> transformers'.
 NAMES = {
     r"token_embd\.weight": "model.embed_tokens.weight",
     r"output_norm\.weight": "model.norm.weight",
@@ -67,10 +67,11 @@ NAMES = {
     BLOCK + r"attn_output\.(weight|bias)": r"model.layers.\1.self_attn.o_proj.\2",
     BLOCK + r"ffn_(gate|up|down)\.(weight|bias)": r"model.layers.\1.mlp.\2_proj.\3",
 }
-# Follow from the config: frequencies, and what rope scaling of type llama3 divides each of them by.
+# Tensors that follow from the config: rotary frequencies, and the divisors that rope scaling of type llama3 uses.
 FACTORS = "rope_freqs.weight"
 DERIVED = rf"{re.escape(FACTORS)}|blk\.\d+\.attn_rot_embd"
-# Of LLaMA 3.1 to 3.3 (their config.json): a file holds what follows from these, not these. The factor is its largest.
+# Parameters in the config.json of LLaMA 3.1 to 3.3. A file holds only the divisors computed from them; `factor` is
+# the largest divisor.
 LLAMA3: dict[str, float] = {
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
@@ -79,12 +80,12 @@ LLAMA3: dict[str, float] = {
 
 
 def is_gguf(place: Path) -> bool:
-    """Whether weights are one file of this format, by its name."""
+    """Whether a path is a GGUF file, by its suffix."""
     return place.suffix.lower() == SUFFIX
 
 
 def name_in_transformers(name: str) -> str:
-    """The name of a tensor in `LlamaForCausalLM`; one that no row names stays as it is, and has no place there."""
+    """Name of a tensor in `LlamaForCausalLM`. An unknown name is returned unchanged, and is refused when loading."""
     for pattern, target in NAMES.items():
         if match := re.fullmatch(pattern, name):
             return match.expand(target)
@@ -92,10 +93,10 @@ def name_in_transformers(name: str) -> str:
 
 
 def gguf_config(path: Path) -> dict[str, Any]:
-    """What config.json would say of the model in a file.
+    """Build the config.json of the model in a GGUF file.
 
-    Another architecture has its name as `model_type`, and no more. Raises UserError for a file that is no GGUF, is cut
-    short, lacks what a LLaMA needs, or says what a LLaMA does not have.
+    For another architecture than LLaMA the config holds only its name, as `model_type`. Raises UserError for a file
+    that is not GGUF, is truncated, lacks a key that a LLaMA needs, or has a key that a LLaMA does not have.
     """
     header = read_gguf(path)
     kind = header.metadata.get("general.architecture")
@@ -121,7 +122,7 @@ def gguf_config(path: Path) -> dict[str, Any]:
         )
     config: dict[str, Any] = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu"}
     config |= {FIELDS[key]: value for key, value in said.items() if key in FIELDS}
-    # Stored with 24 bits: 1e-5 is 9.999999747378752e-06 there.
+    # Stored in float32, where 1e-5 reads as 9.999999747378752e-06.
     config["rms_norm_eps"] = float(f"{config['rms_norm_eps']:.6g}")
     head = _head_width(said, path)
     config["head_dim"] = head
@@ -168,7 +169,7 @@ def _rope(said: dict[str, Any], header: GgufHeader, head: int, path: Path) -> di
 
 
 def _llama3(factors: NDArray[np.float32], base: float, head: int, path: Path) -> dict[str, Any]:
-    """The parameters that the divisors of the frequencies [head / 2] follow from."""
+    """The llama3 rope parameters from which the frequency divisors [head / 2] follow. Raises UserError if none do."""
     if len(factors) == head // 2 and np.isfinite(factors).all():
         factor = float(factors.max())
         if np.allclose(factors, llama3_factors(base, head, factor), rtol=1e-4):
@@ -179,10 +180,10 @@ def _llama3(factors: NDArray[np.float32], base: float, head: int, path: Path) ->
 
 
 def llama3_factors(base: float, head: int, factor: float) -> NDArray[np.float64]:
-    """What LLaMA 3.1 divides the frequency of each pair of a head's dimensions by [head / 2].
+    """Divisor of each rotary frequency in LLaMA 3.1's rope scaling, float64 [head / 2].
 
-    Long waves are divided by `factor`, short ones not, those between by what lies between (transformers'
-    `_compute_llama3_parameters`).
+    Frequencies with long waves are divided by `factor`, those with short waves are kept, and those between are
+    interpolated. Source: transformers' `_compute_llama3_parameters`.
     """
     low, high, length = (
         LLAMA3["low_freq_factor"],

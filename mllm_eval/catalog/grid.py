@@ -1,4 +1,4 @@
-"""Which positions of the LLM an image takes: the grid of its visual tokens, and what of it is shown. No torch."""
+"""Which positions of the LLM an image takes: the grid of its image tokens, and the shown part of it. No torch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from mllm_eval.catalog.recipe import Recipe
 
 Kept = tuple[int, int]
-"""Rows and columns of the grid that are shown: those in its middle."""
+"""Rows and columns of the centred part of the grid that is shown to the LLM."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenGrid:
-    """`edge` rows of `edge` visual tokens, each with a row token behind it where `row_token` says so.
+    """A square grid of `edge` x `edge` image tokens, with a row token after each row if `row_token` is set.
 
-    With `hide`, the tokens of the rim that pads a picture to a square are not shown.
+    With `hide`, image tokens of the padding around a picture are not shown to the LLM.
     """
 
     edge: int
@@ -30,48 +30,48 @@ class TokenGrid:
 
     @classmethod
     def of(cls, recipe: Recipe, encoder: Encoder) -> TokenGrid:
-        """The grid of a recipe. Only a padded picture has a rim: of another nothing is hidden."""
+        """The grid of a recipe for an encoder. Tokens can only be hidden if the encoder pads images to a square."""
         hide = recipe.padding == "hide" and encoder.preprocessing.mode == "pad"
         return cls(math.isqrt(recipe.tokens), recipe.row_token, hide)
 
     @property
     def positions(self) -> int:
-        """Positions of a whole grid."""
+        """LLM positions of the whole grid, row tokens included."""
         return self.count((self.edge, self.edge))
 
     def count(self, kept: Kept) -> int:
-        """Positions of what is shown."""
+        """LLM positions of the shown part, row tokens included."""
         return kept[0] * (kept[1] + self.row_token)
 
     def kept(self, size: tuple[int, int] | None) -> Kept:
-        """What is shown of a picture of that width and height; the whole grid where nothing is hidden, or of no size.
+        """Shown rows and columns for a picture of (width, height); the whole grid if nothing is hidden or size is None.
 
-        As Cambrian-1 counts it (cambrian/model/cambrian_arch.py, `unpad_image`): the long side fills the grid, the
-        short one gets the whole part of its share, and half of what is left, rounded down, goes at either end. A
-        picture that is so long that nothing would be left there keeps what one of a single row or column does.
+        Computed as in Cambrian-1 (cambrian/model/cambrian_arch.py, `unpad_image`): the long side fills the grid, the
+        short side gets its share rounded down, and half of the remaining rows or columns, rounded down, is hidden on
+        each side. A picture so long that nothing would be left keeps as much as one of a single row or column.
         """
         edge = self.edge
         if not self.hide or size is None:
             return edge, edge
         width, height = size
-        # The order of the operations is the original's: its rounding decides at exact shares.
+        # The order of operations is that of the original, because its rounding matters at exact shares.
         if width / height > 1:
             return edge - (edge - max(1, int(height * (edge / width)))) // 2 * 2, edge
         return edge, edge - (edge - max(1, int(width * (edge / height)))) // 2 * 2
 
     def all_kept(self, sizes: NDArray[np.int32]) -> NDArray[np.int64]:
-        """`kept` [n, 2] of many sizes [n, 2]; where one is 0, the whole grid."""
+        """`kept` for many sizes: int32 [n, 2] (width, height) to int64 [n, 2]. A size with a 0 gives the whole grid."""
         import numpy as np
 
-        # Millions of images have some thousands of sizes.
+        # Millions of images have only thousands of distinct sizes.
         distinct, which = np.unique(sizes.reshape(-1, 2), axis=0, return_inverse=True)
         kept = [self.kept((width, height) if width and height else None) for width, height in distinct.tolist()]
         return np.array(kept, np.int64).reshape(-1, 2)[which.reshape(-1)]
 
     def shown(self, kept: Kept) -> list[int]:
-        """The places of what is shown among the positions of the whole grid, ascending."""
+        """Indices of the shown positions within the whole grid, row tokens included, ascending."""
         rows, columns = kept
         top, left, across = (self.edge - rows) // 2, (self.edge - columns) // 2, self.edge + self.row_token
-        # The row token stands behind the row, beyond the rim on the right.
+        # The row token comes after the full row, so after the hidden columns on the right.
         own = [*range(left, left + columns), *([self.edge] if self.row_token else [])]
         return [row * across + column for row in range(top, top + rows) for column in own]

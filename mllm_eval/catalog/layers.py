@@ -1,4 +1,4 @@
-"""Which layers of an encoder a probe reads, from the words of its yaml or of the command line."""
+"""Which encoder layers a probe reads, from its yaml or the command line."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ Layers = Literal["last", "last4", "even4"]
 
 
 def chosen_layers(asked: Layers | list[int] | str, depth: int, where: str) -> list[tuple[int, ...]]:
-    """The blocks, from 1, that are read together; several tuples, each a block, for `all`.
+    """Return the blocks to read, numbered from 1: one tuple of blocks, or for `all` one tuple for each block.
 
-    asked: `last`, `last4`, `even4`, `all`, or numbers of blocks (as a list, or with commas), negative from the end.
+    asked: `last`, `last4`, `even4`, `all`, or block numbers (a list, or a text with commas), negative from the end.
+    where: the start of error messages. Raises UserError for anything else and for blocks that do not exist.
     """
     if asked == "all":
         return [(number,) for number in range(1, depth + 1)]

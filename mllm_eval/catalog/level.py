@@ -1,4 +1,4 @@
-"""What a corpus is filtered by: a question that a picture is kept for if the answer is yes. No torch."""
+"""A filter of an image corpus: a yes/no question. A picture is kept if the answer is yes. No torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mllm_eval.config import Strict, load
 
 
 class Published(Strict):
-    """The share of the pictures that somebody kept by the same question, and where that is said."""
+    """Share of pictures that a published filter with the same question kept, and its source."""
 
     share: float = Field(gt=0, lt=1)
     source: str
@@ -21,9 +21,9 @@ class Level(Strict):
     """A filter: one yaml in configs/filters.
 
     Attributes:
-        question: the words that stand behind the picture, the same for all.
-        threshold: p(yes) from which a picture is kept.
-        published: what the same question kept elsewhere, to stand beside one's own share.
+        question: the text after the picture, the same for all pictures.
+        threshold: a picture is kept if p(yes) is at least this.
+        published: the share that the same question kept elsewhere, shown for comparison.
     """
 
     name: str
@@ -33,8 +33,8 @@ class Level(Strict):
 
 
 def load_level(name: str) -> Level:
-    """The filter of a name in configs/filters, or of a path to a yaml file.
+    """Load a filter by its name in configs/filters, or by the path of a yaml file.
 
-    Raises UserError for an unknown name, with the nearest, and a yaml with a mistake.
+    Raises UserError for an unknown name, with the nearest, and for a mistake in the yaml.
     """
     return load_named("filters", name, partial(load, model=Level, folders=folders("filters")))

@@ -1,4 +1,4 @@
-"""Whether weights are the LLaMA that a yaml says, by their config.json or GGUF header alone: no torch, no weights."""
+"""Checks by config.json or GGUF header that weights are the LLaMA of the yaml, without torch or weights."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mllm_eval.errors import UserError
 from mllm_eval.hub.gguf_header import read_gguf
 from mllm_eval.storage import parse_json
 
-# Rotary embeddings that hang on a token's position alone. Those that also hang on the length of the prompt (dynamic,
-# longrope) would make a beginning that several prompts share another one in each of them.
+# Rotary embeddings that depend only on a token's position. Types that also depend on the length of the prompt
+# (dynamic, longrope) would change a prefix that several prompts share.
 ROPES = ("default", "linear", "llama3", "yarn")
-# What a config that names none means (transformers' LlamaConfig).
+# Defaults of transformers' LlamaConfig for a config without these fields.
 ROPE_BASE, NORM_EPS = 10000.0, 1e-6
 
-# What other decoders' configs say of their function and a LLaMA's class does not read. Each maps to the value
-# that leaves a LLaMA; None and false always do.
+# Fields of other decoders' configs that change the function and that the LLaMA class ignores, with the values that
+# leave a LLaMA unchanged. None and false always do.
 FOREIGN: dict[str, tuple[Any, ...]] = {
     # Which positions are attended to.
     "attention_chunk_size": (),
@@ -57,7 +57,7 @@ FOREIGN: dict[str, tuple[Any, ...]] = {
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a folder in the hub's format. Raises UserError where it cannot be read."""
+    """Read config.json of a hub-format folder. Raises UserError if it is unreadable, or the weights are quantised."""
     path = folder / "config.json"
     try:
         config = parse_json(path.read_text(encoding="utf-8"), fields_once=False)
@@ -70,7 +70,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def refuse_quantised(config: dict[str, Any], path: Path) -> None:
-    """Raise UserError where weights are kept in fewer bits than a float has: such are not read here."""
+    """Raise UserError if the config says that the weights are quantised. Of quantised weights, only GGUF is read."""
     said = config.get("quantization_config")
     if said:
         method = said.get("quant_method", "unnamed") if isinstance(said, dict) else said
@@ -78,11 +78,11 @@ def refuse_quantised(config: dict[str, Any], path: Path) -> None:
 
 
 def llama_config(llm: LLM, folder: Path) -> dict[str, Any]:
-    """The config beside an LLM's weights, or in a GGUF file, held to what this project computes and to the yaml.
+    """Read the config of an LLM's weights (config.json or a GGUF file), and check it against the yaml.
 
-    Weights of many architectures have the names of a LLaMA's tensors, and would load as one.
-    Raises UserError for another architecture, for a field that a LLaMA does not have and that changes the function,
-    for quantised weights other than GGUF, and for sizes and a quantisation that are not the yaml's.
+    The check is needed because many architectures use a LLaMA's tensor names and would load without an error.
+    Raises UserError for another architecture, a field that changes the function and that a LLaMA does not have,
+    quantised weights other than GGUF, and sizes or a quantisation that differ from the yaml.
     """
     if is_gguf(folder):
         path, config = folder, gguf_config(folder)
@@ -119,7 +119,7 @@ def _refuse_foreign(config: dict[str, Any], path: Path) -> None:
         if value is not None and value is not False and value not in neutral:
             raise UserError(f"{path}: `{name}: {value}` is no LLaMA's and would be left out; use a LLaMA's weights")
     window, longest = config.get("sliding_window"), config.get("max_position_embeddings")
-    # A window as wide as the longest prompt hides nothing.
+    # A window at least as long as the longest prompt has no effect.
     if window and config.get("use_sliding_window", True) and not (isinstance(longest, int) and window >= longest):
         raise UserError(
             f"{path}: `sliding_window: {window}` is no LLaMA's: every position here sees all before it; "

@@ -1,4 +1,4 @@
-"""What a language model is to this project."""
+"""The yaml of a language model."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mllm_eval.config import Strict
 
 
 class LlamaArchitecture(Strict):
-    """What width, depth and vocabulary leave open of a LLaMA.
+    """The shape of a LLaMA beyond width, depth and vocabulary.
 
     Attributes:
-        heads: attention heads; `kv_heads`: those of keys and values (grouped-query attention).
-        head: width of a head, width / heads unless given.
-        hidden: width inside the feed-forward network (SwiGLU: two layers in, one out).
-        tied: the output layer is the embedding of the words.
-        rope_base: of the rotary embeddings; norm_eps: of the norms. Held against the weights where they are given.
+        heads: attention heads; `kv_heads`: heads of keys and values (grouped-query attention).
+        head: width of a head; None for width / heads.
+        hidden: hidden width of the feed-forward network (SwiGLU: two layers in, one out).
+        tied: the output layer shares the embedding's weights.
+        rope_base, norm_eps: base of the rotary embeddings, and epsilon of the norms; checked if given.
     """
 
     heads: int = Field(gt=0)
@@ -34,11 +34,11 @@ class LLM(Strict):
     """A LLaMA-style language model: one yaml in configs/llms. The four sizes are checked against the weights.
 
     Attributes:
-        gated: the hub asks for a licence before it hands out the weights.
-        architecture: what else its shape needs, to plan with it before its weights are here.
-        quantisation: the types in which a GGUF file keeps the matrices, those of most numbers first (`Q4_1+Q8_0`).
-            It is part of what a run is, and its row says it.
-        tokenizer: where the tokenizer lies where it is not with the weights.
+        gated: the hub hands out the weights only after a licence is accepted.
+        architecture: the rest of its shape, so that a run can be planned before the weights are downloaded.
+        quantisation: types of the matrices in a GGUF file, the most used first (`Q4_1+Q8_0`). It is part of the run's
+            hash and is shown in its row.
+        tokenizer: where the tokenizer is, if not beside the weights.
     """
 
     name: str
@@ -48,7 +48,7 @@ class LLM(Strict):
     depth: int = Field(gt=0)
     vocab: int = Field(gt=0)
     gated: bool = False
-    # Unset fields that came later are not written, so that the hashes of older runs stay.
+    # Newer fields are left out of dumps while unset, so that hashes of older runs do not change.
     architecture: LlamaArchitecture | None = Field(default=None, exclude_if=lambda value: value is None)
     quantisation: str | None = Field(default=None, exclude_if=lambda value: value is None)
     tokenizer: Weights | None = Field(default=None, exclude_if=lambda value: value is None)
@@ -62,12 +62,12 @@ class LLM(Strict):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """The fields that can change a result."""
+        """The fields that can change a result; the weights have their own digest."""
         return self.model_dump(mode="json", exclude={"weights", "params", "gated", "architecture", "tokenizer"})
 
 
 def llama_parameters(shape: LlamaArchitecture, vocab: int, width: int, depth: int) -> int:
-    """Parameters of a LLaMA, to the last one: no biases, two norms a block and one behind them."""
+    """Count the parameters of a LLaMA exactly: no biases, two norms per block and a final norm."""
     head = shape.head or width // shape.heads
     attention = 2 * width * shape.heads * head + 2 * width * shape.kv_heads * head
     block = attention + 3 * width * shape.hidden + 2 * width

@@ -1,7 +1,7 @@
-"""What a probe's yaml says: which features it reads, how its head is trained and chosen, on which data.
+"""The yaml of a probe: which features it reads, how its head is trained and selected, and on which data.
 
-Each kind of head is a model of its own (`KINDS`); the yaml's `kind` names it. Where two data sets want other numbers
-(steps, sizes), each says so under `scaled`: the code is one and the same.
+Each kind of head has its own class in `KINDS`, which the yaml's `kind` names. Values that differ for one data set
+(steps, sizes) are in that data set's `scaled`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Span = tuple[float, float]
 class ProbeData(Strict):
     """A data set in one of the layouts that `mllm_eval.probes.layouts` reads.
 
-    source: `local` is a folder of the data home (`folder`, as `storage.locate` reads it), read as it is; `hub` is a
-        data set of the hub (`repo`, `revision`), `url` an archive, `folder` what somebody brings with `--from`: these
-        three are locked by `mllm-eval data --probe`, and nothing but what is locked is read.
-    train, test: the splits, as the layout names them. train_rows, test_rows: how many images they have.
-    roots: the folders at which the paths of a list may begin; test_roots: those of the test split, where they differ.
-        Frames of both splits may have the same path, so that one list of folders for both can lead to the wrong ones.
-    scaled: fields of the protocol that have other values on this data. beside: the data pin of the runs in whose rows a
-        result on this data stands.
+    source: `local` is a folder under the data home (`folder`, see `storage.locate`), read without a lock. `hub` is a
+        data set of the hub (`repo`, `revision`), `url` an archive, `folder` a folder that the user gives with `--from`:
+        `mllm-eval data --probe` locks these three, and only locked files are read.
+    train, test: names of the splits in the layout. train_rows, test_rows: their numbers of images.
+    roots: folders that the paths of a list may be relative to; test_roots: those of the test split if they differ,
+        because both splits may contain the same relative path.
+    scaled: fields of the protocol with other values on this data. beside: the data pin of the runs in whose table rows
+        results on this data are shown.
     """
 
     layout: Literal["imagenet", "imagenet_parquet", "ade20k", "nyu"]
@@ -60,16 +60,16 @@ class ProbeData(Strict):
 
 
 class Protocol(Strict):
-    """What every probe has.
+    """Fields that all probes have.
 
     Attributes:
-        version: raised whenever a change can move a value. column: of the classic vision of tables, where it fills one.
-        metric: `top1` and `miou` are in per cent, `rmse` in metres.
-        layers: the blocks whose output is read; `even4` is round(depth * i / 4) for i of 1 to 4, so that the last block
-            is always among them. norm: whether the encoder's final norm is applied to each of them.
-        selection: how the head is chosen, and `none` where there is one alone. holdout: share of the training images
-            that are kept for it.
-        dtype: what the encoder computes in on a GPU; on a CPU it is float32. Heads are float32 everywhere.
+        version: raised whenever a change can move a value. column: the classic-vision column of tables that it fills.
+        metric: `top1` and `miou` in per cent, `rmse` in metres.
+        layers: the blocks whose output is read; `even4` is depth * i / 4, rounded half up, for i of 1 to 4.
+            norm: whether the encoder's final norm is applied to each of them.
+        selection: the images on which the head is selected; `none` if there is only one head. holdout: share of the
+            training images that are held out for it.
+        dtype: dtype of the encoder on a GPU; on a CPU it is float32. Heads are always float32.
     """
 
     name: str
@@ -90,11 +90,11 @@ class Protocol(Strict):
 
     @property
     def better(self) -> Literal["high", "low"]:
-        """Which end of the metric is the better one."""
+        """Whether high or low values of the metric are better."""
         return "low" if self.metric == "rmse" else "high"
 
     def identity(self) -> dict[str, Any]:
-        """The fields that can change a value; titles and words can't."""
+        """The fields that can change a value."""
         return self.model_dump(mode="json", exclude={"title", "about", "sources", "column", "data"})
 
     @property
@@ -103,13 +103,13 @@ class Protocol(Strict):
         return short_hash(self.identity())
 
     def on(self, pin: str) -> Protocol:
-        """The protocol as it is on a data set. Raises UserError for one it does not have, or a wrong value of its."""
+        """The protocol with a data set's `scaled` values. Raises UserError for an unknown data set or a wrong value."""
         data = self.pin(pin)
         values = {**self.model_dump(exclude={"data"}), **data.scaled}
         return validate({**values, "data": {pin: data}}, type(self), f"probe {self.name}, `scaled` of {pin}")
 
     def pin(self, pin: str) -> ProbeData:
-        """The data set of a name; UserError with the nearest otherwise."""
+        """The data set of a name. Raises UserError with the nearest name."""
         if pin not in self.data:
             raise UserError(f"probe {self.name} has no data {pin!r}.{near(pin, self.data)} "
                             f"Known: {', '.join(self.data)}")  # fmt: skip
@@ -117,10 +117,10 @@ class Protocol(Strict):
 
 
 class ImageProbe(Protocol):
-    """Whole images, of which each has one class.
+    """A probe of whole images with one class each.
 
-    size: edge in pixels; None is the encoder's own. shorter: the shorter side before the centre is cut out, as a
-    multiple of it.
+    size: edge in pixels; None for the encoder's own. shorter: the shorter side before the centre crop, as a multiple
+    of `size`.
     """
 
     size: int | None = Field(default=None, gt=0)
@@ -129,10 +129,11 @@ class ImageProbe(Protocol):
 
 
 class LinearProbe(ImageProbe):
-    """Linear heads by SGD, one for each rate, number of blocks, and with or without the mean patch.
+    """Linear heads trained by SGD, one for each combination of `rates`, `depths` and `patch_mean`.
 
-    rates: for a batch of `rate_batch`. depths: how many of the last of `layers` a head reads.
-    crop: share of the area that a random crop takes; ratio: its width by its height.
+    rates: learning rates for a batch of `rate_batch`. depths: how many of the last of `layers` a head reads.
+    patch_mean: whether a head also reads the mean of the patches. deviation: standard deviation of initial weights.
+    crop: range of the share of the area in a random crop; ratio: range of its aspect ratio (width / height).
     """
 
     kind: Literal["linear"]
@@ -150,7 +151,7 @@ class LinearProbe(ImageProbe):
 
 
 class NeighbourProbe(ImageProbe):
-    """Votes of the nearest training images, weighted by exp(cosine / temperature); `neighbours` are tried."""
+    """k nearest training images vote, weighted by exp(cosine / temperature). neighbours: the values of k to try."""
 
     kind: Literal["knn"]
     neighbours: list[int]
@@ -158,7 +159,7 @@ class NeighbourProbe(ImageProbe):
 
 
 class LogisticProbe(ImageProbe):
-    """Logistic regression with an L2 penalty; C is 10 to the power of `count` numbers from `low` to `high`."""
+    """Logistic regression with an L2 penalty; log10(C) takes `count` values from `low` to `high`."""
 
     kind: Literal["logreg"]
     low: float
@@ -169,9 +170,9 @@ class LogisticProbe(ImageProbe):
 
 
 class DenseProbe(Protocol):
-    """A head on every patch, by AdamW.
+    """A head on every patch, trained by AdamW.
 
-    batch: crops of a step; group: of how many of them one loss is, as on one GPU of those who published it.
+    batch: crops per step. group: crops per loss, as on one GPU in the published code.
     crop: height and width in pixels. clip: largest norm of the gradient.
     """
 
@@ -196,10 +197,10 @@ class DenseProbe(Protocol):
 
 
 class SegmentationProbe(DenseProbe):
-    """Batch norm and a linear layer; windows of `crop` each `stride` pixels.
+    """Batch norm and a linear layer. Test images are read in windows of `crop` every `stride` pixels.
 
-    shorter: the shorter side before a training crop is cut, scaled by a factor from `ratio`, and of a test image.
-    most: the share that one class may have of a crop, for `tries` draws. scales: of the test images.
+    shorter: shorter side of an image in pixels, for a training image scaled by a factor from `ratio` before the crop.
+    most: largest share of a crop that one class may have; `tries`: draws for it. scales: of the test images.
     """
 
     kind: Literal["segmentation"]
@@ -217,12 +218,13 @@ class SegmentationProbe(DenseProbe):
 
 
 class DepthProbe(DenseProbe):
-    """Bins of depth, read out with the linear norm.
+    """Depth as an average of bins, weighted by linearly normalised scores.
 
-    summary: whether the summary stands beside every patch. upsample: of the grid, before the read-out.
-    frame: of a training image, left, top, right, bottom; window: of a test image, where errors are counted, top,
-    bottom, left, right. unit: of the depth files, values in a metre. still: steps in which the loss has no variance.
-    cycle: the first beta goes from the first value to the second and back, the second after this share of the steps.
+    low, high: depths in metres. summary: append the summary to every patch. upsample: factor by which logits are
+    upsampled. frame: crop of a training image, (left, top, right, bottom); window: part of a test image where errors
+    count, (top, bottom, left, right), both in pixels. unit: values of the depth files per metre. still: first steps,
+    whose loss leaves out the variance. cycle: AdamW's first beta goes from the first value to the second and back; the
+    third value is the share of the steps at which it turns.
     """
 
     kind: Literal["depth"]
@@ -256,14 +258,14 @@ KINDS: dict[str, type[Protocol]] = {
 
 
 class _Kind(BaseModel):
-    """The one field that says which model the others belong to."""
+    """Reads only the field `kind`, which says which class validates the others."""
 
     model_config = ConfigDict(extra="ignore")
     kind: str = ""
 
 
 def read_protocol(path: Path) -> Protocol:
-    """The protocol of a yaml file. Raises UserError, with the file and the line, for whatever is wrong in it."""
+    """Read a probe's yaml file. Raises UserError with file and line for any mistake in it."""
     places = folders("probes")
     kind = load(path, _Kind, places).kind
     if kind not in KINDS:
@@ -273,5 +275,5 @@ def read_protocol(path: Path) -> Protocol:
 
 
 def load_protocol(name: str) -> Protocol:
-    """The probe of a name or of a path to a yaml file. Raises UserError with near names."""
+    """Load a probe by name or by the path of a yaml file. Raises UserError with the nearest known names."""
     return load_named("probes", name, read_protocol)

@@ -1,4 +1,4 @@
-"""What a recipe is: all that is held equal between encoders, and what of it the paper does not state."""
+"""The yaml of a recipe: everything that is held equal between encoders, and which of it the paper does not state."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from mllm_eval.catalog.templates import TEMPLATES
 from mllm_eval.config import Strict, short_hash
 from mllm_eval.errors import UserError
 
-# `exclude_if`: a field that came later is not dumped while unset, so that older runs keep their hash.
+# `exclude_if`: newer fields are left out of dumps while unset, so that hashes of older runs do not change.
 
 Kernels = Literal["auto", "onednn", "torch"]
 
 
 class ConversationData(Strict):
-    """A training set in Cambrian's format: conversations (.jsonl or a .json array) and their images' folder.
+    """A training set in Cambrian's format: conversations (.jsonl or a .json array) and the folder of their images.
 
-    Both are read by `storage.locate`.
+    `storage.locate` resolves both paths.
 
     Attributes:
-        rows: number of rows of the file, if it is to be checked.
-        about: so many rows its source speaks of; only for planning before the file is here.
-        exclude: rows that show an image whose name fits one of these patterns (`*laion*`, upper and lower case
-            alike) are left out; they are counted before `skip_broken` is.
+        rows: number of rows of the file, checked if given.
+        about: number of rows according to its source; only for planning before the file is downloaded.
+        exclude: rows whose image name matches one of these patterns (`*laion*`, case-insensitive) are left out. They
+            do not count towards `skip_broken`.
         system: `row` uses a row's own system prompt, `template` the template's for all rows.
-        skip_broken: so many rows that cannot be read, or whose image is missing, may be left out; each is
+        skip_broken: number of unreadable rows, or rows with a missing image, that may be left out. Each is
             listed in the run's folder. One more stops the training.
-        ignore: fields of rows and messages that may stand there and are not read; never one that is called after
-            a picture, a video or a sound.
+        ignore: fields of rows and messages that may be present and are not read. A field named after a picture, a
+            video or a sound cannot be ignored.
     """
 
     path: str
@@ -46,11 +46,11 @@ class ConversationData(Strict):
 
 
 class Lora(Strict):
-    """Low-rank adapters of the LLM's linear layers, in peft's words.
+    """Low-rank adapters of the LLM's linear layers, with peft's terms.
 
     Attributes:
         r, alpha, dropout: rank, scale (alpha / r) and dropout of the adapters.
-        targets: names of the linear layers that get one.
+        targets: names of the linear layers with an adapter.
     """
 
     r: int = Field(gt=0)
@@ -62,24 +62,24 @@ class Lora(Strict):
 
 
 class Stage(Strict):
-    """One stage of training: AdamW over the projector (stage 1) or projector and LLM (stage 2).
+    """One training stage: AdamW over the projector (stage 1), or over the projector and the LLM (stage 2).
 
     Attributes:
-        batch: conversations per optimiser step over all processes; `micro_batch`: at a time on one process.
-        steps: if given, overrides `epochs`.
+        batch: conversations per optimiser step over all processes; `micro_batch`: per forward pass of one process.
+        steps: number of optimiser steps; if given, overrides `epochs`.
         warmup: share of the steps over which the learning rate rises.
-        max_length: tokens of a conversation, image tokens included; longer ones are cut.
-        deepspeed: name of a native JSON file in configs/deepspeed, or none for plain training.
-        lora: train adapters of the LLM instead of its weights; they are merged in the checkpoint.
-        projector_lr: learning rate of the projector where it differs from `lr`.
+        max_length: tokens of a conversation, image tokens included; longer ones are truncated.
+        deepspeed: name of a native JSON file in configs/deepspeed; None trains without DeepSpeed.
+        lora: train adapters of the LLM instead of its weights; the checkpoint has them merged.
+        projector_lr: learning rate of the projector, if it differs from `lr`.
         features: `store` encodes each image once and keeps its features on disk; `live` runs the frozen encoder
-            in every step, where the features of all images would not fit.
-        kernels: `liger` trains the LLM with Liger's fused kernels, on a GPU; they round otherwise.
-        order: which rows make a step. `random`: any; `modality`: all with an image, or all text alone; `length`: of
-            like length, which gives rows of a rare length more weight. It is `length` where a recipe names none, as
-            it was before there was a choice.
-        last_step: an epoch's rows beyond its last whole batch: `drop` leaves them out of that epoch, `fill` makes a
-            batch of them with rows of the epoch's beginning, as transformers' Trainer does unless told otherwise.
+            in every step, for training sets whose features do not fit on disk.
+        kernels: `liger` trains the LLM with Liger's fused kernels on a GPU; they round differently.
+        order: which rows share a step. `random`: any; `modality`: only rows with an image, or only rows without;
+            `length`: rows of similar length, which gives rows of a rare length more weight. The default is `length`,
+            because older recipes were trained with it.
+        last_step: the rows of an epoch after its last full batch. `drop` leaves them out of that epoch; `fill`
+            completes the batch with the epoch's first rows, as transformers' Trainer does by default.
     """
 
     data: list[ConversationData] = Field(min_length=1)
@@ -113,14 +113,14 @@ class Stage(Strict):
         return self
 
     def steps_for(self, rows: int) -> int:
-        """Optimiser steps over so many usable rows."""
+        """Number of optimiser steps for a number of usable rows."""
         if self.steps is not None:
             return self.steps
         an_epoch = -(-rows // self.batch) if self.last_step == "fill" else rows // self.batch
         return max(1, round(self.epochs * an_epoch))
 
     def accumulation(self, processes: int, where: str) -> int:
-        """Micro-batches per step on one of so many processes. Raises UserError where the batch does not divide."""
+        """Micro-batches per step on each process. Raises UserError if the batch cannot be divided equally."""
         if self.batch % (self.micro_batch * processes):
             raise UserError(
                 f"{where}: batch {self.batch} is not a multiple of micro_batch {self.micro_batch} x {processes} "
@@ -130,34 +130,33 @@ class Stage(Strict):
 
 
 class Recipe(Strict):
-    """How every encoder of a comparison is adapted and asked: one yaml in configs/recipes.
+    """How every encoder of a comparison is trained and evaluated: one yaml in configs/recipes.
 
-    Any leaf may be written `{value: x, assumed: "source"}` where the paper does not state it; the field then
-    holds x and `assumed()` lists the source.
+    Any value that the paper does not state may be written `{value: x, assumed: "source"}`. The field then holds x, and
+    `assumed()` lists the source.
 
     Attributes:
-        llm: the LLM used unless another is asked for.
+        llm: the default LLM.
         template: conversation template (`mllm_eval.prompts`), the same in training and evaluation.
-        tokens: visual tokens the LLM sees of an image; a square number.
-        data: which data pin of the benchmarks is asked (`mini`, `hub`).
+        tokens: image tokens that the LLM sees of an image; a square number.
+        data: data pin of the benchmarks (`mini`, `hub`).
         standardize: whether the projector's input is standardised per dimension.
-        features_dtype: in what the encoder's features are stored, where not in `dtype`; it halves or doubles their
-            size and rounds them.
-        upright: whether training images are turned as their EXIF orientation says; LLaVA's and Cambrian's training code
-            does not. Benchmarks' images always are, as `datasets` gives them.
-        images: how images become square where an encoder is named without a variant of its own, instead of as its yaml
-            says; with the `interpolation` of the encoder's variant of that mode, where it has one.
-        final_norm: whether features are taken behind the encoder's final norm, instead of as its yaml says.
-        l2_normalize: each visual token's features are scaled to length 1 before the projector.
-        row_token: a learned embedding stands behind each row of an image's visual tokens, one more a row.
-        padding: `hide` shows the LLM no visual token of the rim that pads a picture to a square; `max_length` counts
-            them all the same.
-        dummy_image: rows without an image are cut to `max_length` as if they showed one.
-        deterministic: whether every sum of a training on a GPU is done in the same order each time, so that training
-            again gives the same bytes; what has no such kernel is an error instead of a rounding.
+        features_dtype: dtype of the stored features, if not `dtype`; it halves or doubles their size and rounds them.
+        upright: whether training images are rotated as their EXIF orientation says; LLaVA's and Cambrian's training
+            code does not. Benchmark images always are, as in `datasets`.
+        images: how images are made square, instead of the encoder's own mode, for encoders named without a variant;
+            the `interpolation` of the encoder's variant of that mode is used, if it has one.
+        final_norm: whether features are taken after the encoder's final norm; overrides the encoder's yaml.
+        l2_normalize: scale each image token's features to length 1 before the projector.
+        row_token: append a learned embedding to each row of image tokens, one more token per row.
+        padding: `hide` does not show the LLM the image tokens of the padding around a picture; `max_length` counts
+            them nevertheless.
+        dummy_image: truncate rows without an image to `max_length` as if they contained one.
+        deterministic: whether training on a GPU repeats every sum in the same order, so that a second training gives
+            the same bytes. An operation without such a kernel is an error.
         kernels: what multiplies the float32 matrices of linear layers on a CPU: `onednn`, or `torch` for torch's own
-            choice (MKL or OpenBLAS). They round otherwise. `auto`: `onednn` on processors with AVX-512, else `torch`.
-        background: the colour that transparent training images are laid on; null drops their alpha, as LLaVA's and
+            choice (MKL or OpenBLAS). They round differently. `auto`: `onednn` on CPUs with AVX-512, else `torch`.
+        background: colour under transparent training images; null drops their alpha channel, as LLaVA's and
             Cambrian's training code does.
     """
 
@@ -207,30 +206,30 @@ class Recipe(Strict):
 
     @property
     def positions(self) -> int:
-        """Positions of the LLM that an image of which all is shown takes: its visual tokens and its row tokens."""
+        """LLM positions of an image of which everything is shown: image tokens and row tokens."""
         return self.tokens + (math.isqrt(self.tokens) if self.row_token else 0)
 
     @property
     def dummy_positions(self) -> int:
-        """Positions of `max_length` that are kept free in rows without an image."""
+        """Positions of `max_length` that rows without an image leave free."""
         return self.positions if self.dummy_image else 0
 
     def assumed(self) -> dict[str, str]:
-        """Field -> source of each value that the paper does not state."""
+        """Map each field that the paper does not state to the source of its value."""
         return dict(self.assumptions)
 
     def identity(self) -> dict[str, Any]:
-        """The fields that can change a result, apart from `llm` and `seed`, which a run resolves itself."""
+        """The fields that can change a result, except `llm` and `seed`, which the run adds itself."""
         fields = self.model_dump(mode="json", exclude={"assumptions", "llm", "seed"})
         if self.dtype == "bfloat16" and (self.stage1.deepspeed or self.stage2.deepspeed):
-            # Micro-batches were summed in bfloat16 before.
+            # Changes the hash: older versions summed the gradients of micro-batches in bfloat16.
             fields["gradients"] = "float32"
         known = TEMPLATES.get(self.template)
         return fields if known is None or known.tokens == 1 else {**fields, "template_tokens": known.tokens}
 
     @property
     def hash(self) -> str:
-        """12 hex digits of `identity()`: rows of one table share it."""
+        """12 hex digits of `identity()`; equal for all rows of a table."""
         return short_hash(self.identity())
 
 

@@ -1,10 +1,10 @@
 """The conversation templates, byte for byte.
 
-`llama_3`, `vicuna_v1` and `chatml_direct` are those of Cambrian-1's released code
-(cambrian/conversation.py): its llama_3 has no blank line after a header, and its system text keeps the
-source file's line breaks and indentation. `llama_3_meta` is the template of Meta's LLaMA-3 model card.
-`chatml` is that of SmolLM2's and many other chat models' files, without the system text that theirs begin with.
-`llama_3_metamorph` is that of MetaMorph (metamorph/conversation.py): no system prompt, one line break after a header.
+`llama_3`, `vicuna_v1` and `chatml_direct` come from Cambrian-1's released code (cambrian/conversation.py). Its
+llama_3 has no blank line after a header, and its system text contains the line breaks and indentation of the source
+file. `llama_3_meta` is the template of Meta's LLaMA-3 model card. `chatml` is the template of SmolLM2 and many other
+chat models without their default system text. `llama_3_metamorph` comes from MetaMorph (metamorph/conversation.py):
+no system prompt, one line break after a header.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _CAMBRIAN = (
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A conversation: begin, system, then user and assistant for each turn, each between open and close.
+    """Texts around the parts of a conversation: begin, system, then user and assistant for each turn.
 
-    system: the default system text, None for a template that has none unless one is given.
-    between: what follows an answer's closing mark before the next user's turn; never learnt.
-    begin_of_tokenizer: where the tokenizer's begin token stands in front, which the template does not write, how that
-        token is spelt in the tokenizer that the template was made for.
-    assistant_lead: stands between the assistant's open mark and the answer; learnt, absent from a prompt.
-    tokens: version of how its prompts become tokens. A run's hash holds it where it is not 1, so that what was trained
-        on other tokens is another run.
+    system: the default system text; None if the template has none.
+    between: text after an answer's closing mark, before the next user turn; not trained on.
+    begin_of_tokenizer: for templates whose begin token comes from the tokenizer, how the tokenizer that the template
+        was made for spells it.
+    assistant_lead: text between the assistant's opening mark and the answer; trained on, absent from prompts.
+    tokens: version of how prompts are tokenised. It is part of a run's hash unless it is 1, so that training on other
+        tokens is another run.
     """
 
     begin: str
@@ -71,7 +71,7 @@ TEMPLATES: dict[str, Template] = {
     "llama_3_metamorph": Template(
         begin="<|begin_of_text|>",
         system=None,
-        # It skips a row's own system turn; one that a recipe lets through is headed like the other turns.
+        # MetaMorph skips a row's own system turn. If a recipe keeps it, its header is formed like the others.
         system_open="<|start_header_id|>system<|end_header_id|>\n",
         system_close="<|eot_id|>",
         user_open="<|start_header_id|>user<|end_header_id|>\n",
@@ -91,7 +91,7 @@ TEMPLATES: dict[str, Template] = {
         assistant_lead=" ",
         assistant_close="</s>",
         begin_of_tokenizer="<s>",
-        # 1 had no begin token, and tokenised parts of a conversation on their own.
+        # Version 1 had no begin token, and tokenised the parts of a conversation separately.
         tokens=2,
     ),
     "chatml_direct": Template(

@@ -1,4 +1,4 @@
-"""Which variant of a benchmark, and of how many questions: the key of answers and scores, and how it is written."""
+"""The key of answers and scores: a variant of a benchmark, and how many of its questions are asked."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from mllm_eval.errors import UserError
 
 SMALLEST = 16
-"""Benchmarks of the table, each of which gives as many questions."""
+"""Smallest subset of the table: one question for each of its 16 benchmarks."""
 
 
 @dataclass(frozen=True, slots=True)
 class VariantKey:
-    """A variant of a benchmark, of all its questions or of its part of a subset of the table.
+    """A variant of a benchmark, with all its questions or with its part of a subset of the table.
 
-    As text, which is what files and options hold, it is `blind`, or `blind@1000` for a subset of 1,000 questions.
+    Files and options write it as text: `blind`, or `blind@1000` for a subset of 1,000 questions.
     """
 
     name: str = "default"
@@ -24,13 +24,13 @@ class VariantKey:
 
     @classmethod
     def parse(cls, text: str) -> VariantKey:
-        """The key that a text is."""
+        """Parse the text form of a key."""
         part = re.fullmatch(r"(.+)@(\d+)", text)
         return cls(part[1], int(part[2])) if part else cls(text)
 
     @classmethod
     def of(cls, name: str, subset: int | None) -> VariantKey:
-        """The key of a subset that is asked for; of None all questions.
+        """The key of a requested subset; None means all questions.
 
         Raises UserError for a size that leaves benchmarks of the table without questions.
         """
@@ -39,7 +39,7 @@ class VariantKey:
         return cls(name, subset)
 
     def named(self, name: str) -> VariantKey:
-        """Another variant of the same questions."""
+        """Another variant with the same questions."""
         return replace(self, name=name)
 
     def __str__(self) -> str:
@@ -47,13 +47,13 @@ class VariantKey:
 
 
 DEFAULT = VariantKey()
-"""As the paper's code asks, all questions."""
+"""Prompts as in the paper's code, all questions."""
 BLIND = VariantKey("blind")
-"""Without images, all questions."""
+"""No images, all questions."""
 
 
 def stem(benchmark: str, variant: VariantKey) -> str:
-    """What the files of a benchmark's answers and scores are named by: `mme`, `mme.blind`, `mme.blind@1000`."""
+    """Stem of the file names of a benchmark's answers and scores: `mme`, `mme.blind`, `mme.blind@1000`."""
     return benchmark if variant == DEFAULT else f"{benchmark}.{variant}"
 
 
@@ -64,10 +64,10 @@ def parse_stem(text: str) -> tuple[str, VariantKey]:
 
 
 def size_of_table(size: int | None, benchmarks: Sequence[str] | None) -> int | None:
-    """The size of the table's subset in which the chosen benchmarks give `size` questions together.
+    """Size of the table's subset in which the chosen benchmarks have `size` questions together.
 
-    It is `size` itself where none were chosen. So a benchmark's part of one size is the same whatever else is asked,
-    and is part of any larger one. Raises UserError for a size that leaves a chosen benchmark without questions.
+    Without chosen benchmarks it is `size`. A benchmark's part of a subset thus depends only on the subset's size, and
+    is contained in larger ones. Raises UserError for a size that leaves a chosen benchmark without questions.
     """
     if size is None or not benchmarks:
         return size

@@ -1,4 +1,4 @@
-"""Where weights come from, and a digest that says which bytes they are."""
+"""Where weights come from, and a digest of their bytes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mllm_eval.storage import locate, sha256_file, sha256_tree
 
 
 class Weights(Strict):
-    """A local folder in hub format (`path`, read by `storage.locate`) or a hub `repo` at a `revision`.
+    """A local folder in hub format (`path`, see `storage.locate`), or a hub `repo` at a `revision`.
 
-    `path` may also be one file, a checkpoint of the original code; `url` is where that is published, and `key` the name
-    under which such a file keeps the weights that are meant, where it keeps several.
+    `path` may also be one file, a checkpoint of the original code. `url` is where that file is published, and `key`
+    selects one of several sets of weights in it.
     """
 
     path: str | None = None
@@ -40,21 +40,21 @@ class Weights(Strict):
         return self
 
     def folder(self) -> Path | None:
-        """The local folder or file, or None for weights of a hub repository."""
+        """The local folder or file; None for weights of a hub repository."""
         return locate(self.path) if self.path is not None else None
 
     def source(self) -> Source | None:
-        """Where `mllm-eval weights` fetches them from, or None for weights that are only local."""
+        """Where `mllm-eval weights` downloads them from; None for weights that exist only locally."""
         mend = "fetch and lock them with `mllm-eval weights`"
         if self.repo is not None:
             return Source("model", self.repo, self.revision, mend)
         return Source("url", self.url, None, mend) if self.url is not None else None
 
     def digest(self) -> str:
-        """64 hex digits of a local folder's content (model cards aside) or file, or `repo@revision`.
+        """SHA-256 (64 hex digits) of a local file or of a folder without its model cards, or `repo@revision`.
 
-        Of a repository without a pinned revision, it is that of the lock, so that it says which bytes. `#key` behind
-        that of a file says which of its weights.
+        For a repository without a pinned revision, the revision is that of the lock. `#key` after the digest of a file
+        names the set of weights in it.
 
         Raises:
             UserError: the folder or file does not exist.
@@ -86,7 +86,7 @@ class Weights(Strict):
 
 @cache
 def _digest(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> str:
-    # `stamp` is only a key: a changed file makes a new entry.
+    # `stamp` is only part of the cache key, so that a changed file is hashed again.
     return sha256_tree(folder, keep=lambda path: path.suffix != ".md")
 
 

@@ -1,1 +1,1 @@
-"""Data: snapshots of benchmarks and conversations to train on."""
+"""Data: snapshots of benchmarks, and conversations for training."""

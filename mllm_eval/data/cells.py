@@ -1,4 +1,4 @@
-"""Cells of a csv: texts that are held against their column's type, and the image that a row names."""
+"""Reads the cells of a csv as the types of their columns, and finds the image that a row names."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from mllm_eval.errors import UserError, near
 from mllm_eval.storage import parse_json
 
 TYPES = ("string", "int32", "int64", "float32", "float64", "bool", "list<...>")
-"""What the columns of a csv can be; a list is written as JSON."""
+"""Types that a csv's columns can have. A list is written as JSON."""
 _BOOLS = {"true": True, "false": False}
 
 
 def csv_lines(path: Path, aliases: Mapping[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """(file and row, column -> text) of each row, the columns renamed by `aliases`.
+    """Yield ("file row N", column -> text) for each row of a csv, with columns renamed by `aliases`.
 
-    Raises UserError for a file that is no csv in UTF-8, a column named twice, and a row with other than its columns.
+    Raises UserError for a file that is not a csv in UTF-8, a repeated column name, and a row with too few or too many
+    cells.
     """
     csv.field_size_limit(2**27)
     try:
@@ -42,7 +43,7 @@ def csv_lines(path: Path, aliases: Mapping[str, str]) -> Iterator[tuple[str, dic
 
 
 def typed(text: str | None, kind: str, column: str, where: str) -> Any:
-    """A cell as its column's type; of several (`int64|string`) the first.
+    """Convert a cell to its column's type. If several types are allowed (`int64|string`), the first one is used.
 
     Raises UserError for a cell that is not of the type, and for a type that a csv can't have.
     """
@@ -78,7 +79,7 @@ def _read(text: str, kind: str) -> Any:
 
 
 def _listed(value: Any, kind: str) -> Any:
-    """A value of JSON, if it is of the kind; ValueError otherwise, KeyError for a kind that does not exist."""
+    """Check a JSON value against a type. Raises ValueError if it does not fit, KeyError for an unknown type."""
     if kind.startswith("list<"):
         if not isinstance(value, list):
             raise ValueError(value)
@@ -92,7 +93,7 @@ def _listed(value: Any, kind: str) -> Any:
 
 
 def columns_of(template: str) -> list[str]:
-    """The columns that a template for the name of a row's image is filled in from."""
+    """Names of the columns in a template of image names; empty if the template is malformed."""
     try:
         named = [name for _, name, _, _ in Formatter().parse(template) if name]
     except ValueError:
@@ -101,7 +102,7 @@ def columns_of(template: str) -> list[str]:
 
 
 def filled_in(template: str, record: Mapping[str, Any], where: str) -> str:
-    """The name of a row's image. Raises UserError for a template that the row has no column for."""
+    """Fill in the name of a row's image. Raises UserError for a template that does not fit the row's columns."""
     try:
         return template.format(**record)
     except KeyError as error:

@@ -1,4 +1,4 @@
-"""Names of column types, and the check of a table's columns against what a benchmark expects."""
+"""Names column types, and checks a table's columns against those that a benchmark expects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PLAIN = {"double": "float64", "float": "float32", "large_string": "string", "st
 
 
 def type_name(kind: pa.DataType) -> str:
-    """The name of an arrow type: `string`, `float64`, `list<string>`, `image`, `struct<a: int64>`."""
+    """Name of an arrow type: `string`, `float64`, `list<string>`, `image`, `struct<a: int64>`."""
     import pyarrow.types as t
 
     if t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind):
@@ -30,9 +30,9 @@ def type_name(kind: pa.DataType) -> str:
 
 
 def matches(found: str, wanted: str) -> bool:
-    """Whether a type is the wanted one, or one of several (`int64|string`).
+    """Whether a type is the wanted one, or one of several wanted ones (`int64|string`).
 
-    Bare `list` and `struct` match any, a column of nulls matches all.
+    The bare names `list` and `struct` match any list or struct. A column of nulls matches every type.
     """
     if "|" in wanted:
         return any(matches(found, one.strip()) for one in wanted.split("|"))
@@ -40,7 +40,7 @@ def matches(found: str, wanted: str) -> bool:
 
 
 def named_columns(names: Iterable[str], aliases: Mapping[str, str], source: str) -> dict[str, str]:
-    """Name here -> upstream name. Raises UserError where two columns have one name, by themselves or by an alias."""
+    """Map renamed columns to upstream names. Raises UserError if two columns have one name, also after renaming."""
     named: dict[str, str] = {}
     for own in names:
         name = aliases.get(own, own)
@@ -52,7 +52,7 @@ def named_columns(names: Iterable[str], aliases: Mapping[str, str], source: str)
 
 
 def check_columns(found: Mapping[str, str], wanted: Mapping[str, str], source: str) -> None:
-    """UserError for the first column that is missing or of another type; further columns are allowed."""
+    """Raise UserError for the first column that is missing or has another type. Additional columns are allowed."""
     for column, kind in wanted.items():
         if column not in found:
             raise UserError(f"{source}: column '{column}' is missing.{near(column, found)} Is it another release?")
@@ -61,7 +61,7 @@ def check_columns(found: Mapping[str, str], wanted: Mapping[str, str], source: s
 
 
 def _sorted(kind: str) -> str:
-    # The order of a struct's fields says nothing; only flat structs are ever named in full.
+    # The order of a struct's fields does not matter. Only flat structs are ever written out in full.
     if kind.startswith("struct<") and kind.count("<") == 1:
         return f"struct<{', '.join(sorted(kind[7:-1].split(', ')))}>"
     return kind

@@ -1,4 +1,4 @@
-"""What samples hold, by hash, and whether the files that they are read from are as they were."""
+"""Hashes the content of samples, and detects changes in the files that they are read from."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from mllm_eval.data.snapshotlock import locked_snapshot
 from mllm_eval.data.tables import files_of, pictures_beside
 from mllm_eval.storage import PACKAGE
 
-# A file changed so short a time ago may change once more without showing it: clocks of file systems tick slowly.
+# Nanoseconds. A file changed more recently might change again without a new time, because file systems' clocks are
+# coarse.
 SETTLED = 2 * 10**9
 
 
 def content_of(sample: Sample) -> str:
-    """16 hex digits over all of a sample that a score and its statistics hang on: record, gold, group, cluster."""
+    """16 hex digits over the fields of a sample that affect scores and statistics: record, gold, group, cluster."""
     parts = [sample.id, sample.target, sample.group, sample.cluster, sample.record]
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=repr)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def contents_hash(contents: Iterable[str]) -> str:
-    """12 hex digits over the contents of samples in their order."""
+    """12 hex digits over the `content_of` of samples, in order."""
     digest = hashlib.sha256()
     for one in contents:
         digest.update(one.encode())
@@ -37,13 +38,13 @@ def contents_hash(contents: Iterable[str]) -> str:
 
 
 def state_of(benchmark: Benchmark, pin: str) -> str | None:
-    """12 hex digits that change whenever the samples of a data pin may read otherwise; None where that can't be told.
+    """12 hex digits that change whenever the samples of a data pin might change; None if a file is new or missing.
 
-    Made of names, sizes and times of the files of data and code, not of what is in them: the same state stands for
-    the same samples, another one for a second look at them.
+    The state covers names, sizes and times of data and code files, not their content. Equal states mean equal samples;
+    a new state only means that the samples must be read again.
 
     Raises:
-        UserError: there are no such files, a lock that they are not those of, or a csv that can't be read.
+        UserError: the files are missing or differ from their lock, or a csv can't be read.
     """
     asked = benchmark.data[pin]
     if asked.source == "hub":
@@ -68,7 +69,7 @@ def state_of(benchmark: Benchmark, pin: str) -> str | None:
 
 
 def _code(benchmark: Benchmark) -> list[tuple[str, int, int]]:
-    """The state of all code that reads the samples: the benchmark's own, and this project's."""
+    """Name, size and time of all code files that read samples: the benchmark's own, and this package's."""
     own = sorted(folder_of(benchmark).glob("*.py"))
     reader = module_of(benchmark, benchmark.reader.partition(":")[0]).__file__
     return [*_states([*own, Path(str(reader))]), *_package()]

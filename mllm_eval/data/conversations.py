@@ -1,4 +1,4 @@
-"""Training conversations in Cambrian's format: objects with `id`, `image` and `conversations`."""
+"""Reads training conversations in Cambrian's format: JSON objects with `id`, `image` and `conversations`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from mllm_eval.errors import UserError
 from mllm_eval.prompts import IMAGE, user_turn
 from mllm_eval.storage import parse_json
 
-# The fields that nearly all rows have, none of which can hide a picture from a row that names one.
+# Fields of nearly all rows. If a row has only these, no unread field can name a picture.
 _PLAIN = frozenset({"image", "conversations"})
 
-# What files of conversations are sometimes given as, by their first bytes.
+# Formats that users sometimes give instead, by the first bytes of the file.
 _OTHER_KINDS = {
     b"PAR1": "parquet",
     b"ARROW1": "arrow",
@@ -31,7 +31,7 @@ _OTHER_KINDS = {
 
 
 class Change(NamedTuple):
-    """Something of a row that was not taken as it stands: what it is called in counts, and in words."""
+    """A part of a row that was not used as written: its kind (`why`, the key of counts) and a sentence (`reason`)."""
 
     why: str
     reason: str
@@ -39,11 +39,11 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One row.
+    """One training row.
 
-    images: file names relative to the image root. turns: (user, assistant) pairs; the images stand, one line
-    each, at the beginning of the first user's turn. system: the row's own system prompt. masked: numbers of the
-    turns whose answer is shown and not learnt. changes: what of the row was not taken as it stands.
+    images: file names relative to the image root. turns: (user, assistant) pairs; the image marks come first in the
+    first user turn, one per line. system: the row's own system prompt. masked: indices of the turns whose answers are
+    not trained on. changes: parts of the row that were not used as written.
     """
 
     images: tuple[str, ...]
@@ -54,14 +54,14 @@ class Conversation:
 
 
 class ConversationSet:
-    """The rows of a .jsonl file or a .json array, read when they are asked for.
+    """The rows of a .jsonl file or a JSON array, read on access.
 
-    exclude: patterns of image names; a row that shows such an image is left out by `rows`. system: whether rows
-    keep their own system prompt. index: a folder for the places of the rows, which are held in memory without it.
-    ignore: fields of rows and messages that are passed over.
+    rows: expected number of rows. exclude: patterns of image names; `read_from` skips rows with such an image.
+    system: whether rows keep their own system prompt. index: a folder for the index of row positions, which is
+    otherwise kept in memory. ignore: fields of rows and messages that are not read.
 
-    Raises UserError where the file or the image root is missing, where the file is of another kind or has not
-    `rows` rows, and, on reading a broken row, naming file and line.
+    Raises UserError if the file or the image root is missing, or if the file is in another format, empty, or does not
+    have `rows` rows. Reading a broken row raises UserError with file and line.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class ConversationSet:
         return len(self._places)
 
     def where(self, row: int) -> str:
-        """`file:line` of a row."""
+        """`file:line` of a row, for messages."""
         return f"{self.path}:{self._places[row][2]}"
 
     def __getitem__(self, row: int) -> Conversation:
@@ -109,7 +109,7 @@ class ConversationSet:
                 yield self._read(file, row)
 
     def read_from(self, start: int) -> Iterator[Conversation | UserError | None]:
-        """The rows from a number on: a conversation, the fault of a broken row, or None for an excluded one."""
+        """Yield the rows from `start` on: a conversation, the error of a broken row, or None for an excluded row."""
         with open(self.path, "rb") as file:
             for row in range(start, len(self)):
                 try:
@@ -120,7 +120,7 @@ class ConversationSet:
                 yield None if self.excludes(row_read) else row_read
 
     def excludes(self, row: Conversation) -> bool:
-        """Whether a row shows an image that `exclude` names."""
+        """Whether a row has an image that `exclude` matches."""
         pattern = self._excluded
         return pattern is not None and any(pattern.match(name.lower()) for name in row.images)
 
@@ -135,7 +135,7 @@ class ConversationSet:
         return conversation if self.system else replace(conversation, system=None)
 
     def image_path(self, name: str) -> Path:
-        """The file of an image name."""
+        """Path of an image by its name in a row."""
         return self.images / name
 
 
@@ -148,7 +148,7 @@ def _refuse_other_kinds(path: Path) -> None:
 
 
 def parse(row: Any, ignored: Collection[str] = ()) -> Conversation:
-    """A conversation from a row; `ignored` are fields that are passed over. Raises ValueError saying what is wrong."""
+    """Parse a row of JSON. ignored: fields that are not read. Raises ValueError that says what is wrong."""
     if not isinstance(row, dict):
         raise ValueError("is not a JSON object")
     parts: list[str | None] = []
@@ -158,7 +158,7 @@ def parse(row: Any, ignored: Collection[str] = ()) -> Conversation:
         check_fields(row, READ, bool(images), ignored)
     check_messages(row, bool(images), ignored)
     changes = []
-    # As Cambrian does, an answer before the first question is left out.
+    # Cambrian leaves out an answer before the first question, too.
     if messages and messages[0][0] == "assistant":
         del messages[0]
         changes.append(Change("leading answer", "an answer before the first question is left out"))
@@ -193,7 +193,7 @@ def parse(row: Any, ignored: Collection[str] = ()) -> Conversation:
 
 
 def _with_parts(images: tuple[str, ...], parts: Sequence[str | None]) -> tuple[str, ...]:
-    """The row's images, where parts of its messages may name them instead."""
+    """The images of a row, which may be named in parts of its messages instead of in the row."""
     named = tuple(name for name in parts if name is not None)
     if not named:
         return images

@@ -1,4 +1,4 @@
-"""Encoded images of a snapshot: where they stand, hashed when read, decoded when asked for, never trusted."""
+"""Images of a snapshot, by their place in files: hashed when read, and decoded on access."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def digest(data: bytes | None, where: str, how: Decoding = PLAIN) -> str:
-    """The key of an image's pixels (`pixels_key`); UserError, naming `where`, for one that has no bytes."""
+    """Key of an image's pixels (`pixels_key`). Raises UserError that starts with `where` if it has no bytes."""
     if not data:
         raise UserError(f"{where}: the image has no bytes")
     return pixels_key(data, how)
 
 
 class FilePicture(NamedTuple):
-    """An image in a file of its own."""
+    """An image in its own file."""
 
     sha256: str
     path: str
@@ -32,25 +32,25 @@ class FilePicture(NamedTuple):
     how: Decoding = PLAIN
 
     def encoded(self) -> bytes:
-        """The bytes of the file. Raises UserError where they can't be read."""
+        """Read the file's bytes. Raises UserError if it can't be read."""
         try:
             return Path(self.path).read_bytes()
         except OSError as problem:
             raise UserError(f"{self.where}: the image can't be read ({problem.strerror})") from None
 
     def load(self) -> PIL.Image.Image:
-        """The image, decoded as `decode` does."""
+        """Decode the image as `decode` does. Raises UserError if it can't be read or decoded."""
         return decode(self.encoded(), self.where, self.how)
 
     def size(self) -> tuple[int, int]:
-        """Width and height of the image that `load` gives."""
+        """Width and height, in pixels, of the image that `load` returns."""
         return size_of(self.encoded(), self.how, self.where)
 
 
 class CellPicture(NamedTuple):
-    """An image in a parquet file: in a row group's column, in a row of the group, at a place in its list if it is one.
+    """An image in a parquet file, by row group, column, row in the group, and position in a list of images.
 
-    `number` is the row's in the whole file.
+    `number` is the row's number in the whole file.
     """
 
     sha256: str
@@ -64,11 +64,11 @@ class CellPicture(NamedTuple):
 
     @property
     def where(self) -> str:
-        """File, row and column."""
+        """File, row and column, for messages."""
         return f"{self.path} row {self.number}, column '{self.column}'"
 
     def encoded(self) -> bytes:
-        """The bytes in the table."""
+        """Read the image's bytes from the table. Raises UserError if the file can't be read or was replaced."""
         path = Path(self.path)
         try:
             value = columns.get(path, path.stat().st_mtime_ns, self.group, self.column)[self.row].as_py()
@@ -80,16 +80,16 @@ class CellPicture(NamedTuple):
             raise UserError(f"{self.where}: the image has no bytes, or the file was replaced") from None
 
     def load(self) -> PIL.Image.Image:
-        """The image, decoded as `decode` does."""
+        """Decode the image as `decode` does. Raises UserError if it can't be read or decoded."""
         return decode(self.encoded(), self.where, self.how)
 
     def size(self) -> tuple[int, int]:
-        """Width and height of the image that `load` gives."""
+        """Width and height, in pixels, of the image that `load` returns."""
         return size_of(self.encoded(), self.how, self.where)
 
 
 class _Columns:
-    """The row groups' columns that were read last: neighbours are asked for one after the other."""
+    """A cache of the last columns of row groups, because neighbouring images are requested one after the other."""
 
     def __init__(self, most: int = 4, bytes_: int = 256 * 2**20) -> None:
         self._most, self._bytes = most, bytes_
@@ -97,11 +97,11 @@ class _Columns:
         self._lock = Lock()
 
     def get(self, path: Path, written: int, group: int, column: str) -> pa.ChunkedArray:
-        """A row group's column; `written` makes a file that was replaced another file."""
+        """A row group's column. `written`, the file's time in nanoseconds, makes a replaced file miss the cache."""
         key = (path, written, group, column)
         with self._lock:
             if key not in self._held:
-                # Room is made before: a row group of photographs takes hundreds of megabytes.
+                # Evicted before reading, because a row group of photographs takes hundreds of megabytes.
                 while len(self._held) >= self._most or sum(one.nbytes for one in self._held.values()) > self._bytes:
                     self._held.popitem(last=False)
                 self._held[key] = column_in(path, group, column)
@@ -109,7 +109,7 @@ class _Columns:
             return self._held[key]
 
     def clear(self) -> None:
-        """Hold nothing."""
+        """Empty the cache."""
         with self._lock:
             self._held.clear()
 

@@ -1,4 +1,4 @@
-"""From files to a lock: fetched or found in a folder, read whole, held against the yaml, written down."""
+"""Makes locks of data sets: gets the files, reads all rows, checks them against the yaml, and writes the lock."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ MB = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A table's files: what they are, and where."""
+    """The files of a table, as recorded in a lock, and the folder they are in."""
 
     table: Part
     folder: Path
 
 
 def is_whole(benchmark: Benchmark, pin: str) -> bool:
-    """Whether a pin is locked and every file is here and is the lock's. Raises UserError for a lock that is wrong."""
+    """Whether a pin is locked and its files match the lock. Raises UserError if the lock contradicts the yaml."""
     if read_lock(benchmark, pin) is None or places(lock_path(benchmark.name, pin)) is None:
         return False
     try:
@@ -39,10 +39,10 @@ def is_whole(benchmark: Benchmark, pin: str) -> bool:
 
 
 def fetched(benchmark: Benchmark, pin: str, progress: Progress) -> dict[str, Found]:
-    """The files of each table of a pin, fetched from the hub as far as they are not here.
+    """Get the files of each table of a pin from the hub; files that are present are not downloaded again.
 
-    A pin that is locked is fetched at the commit of its lock; `progress` gets megabytes. Raises UserError as
-    `fetch_files` does, and for files that no glob matches or that are not one whole set.
+    A locked pin is fetched at the commit of its lock. progress: called with (done, total) in megabytes. Raises
+    UserError as `fetch_files` does, if no file matches a glob, and if the files are not one complete set.
     """
     asked, lock = benchmark.data[pin], read_lock(benchmark, pin)
     located: dict[str, Found] = {}
@@ -50,7 +50,7 @@ def fetched(benchmark: Benchmark, pin: str, progress: Progress) -> dict[str, Fou
     for name, part in asked.tables().items():
         held = lock.parts[name] if lock else None
         revision = revision_of(asked, part)
-        # Tables of one repository are of one commit, whatever happens there between two requests.
+        # Tables of one repository must have the same commit, even if the repository changes between two requests.
         exact = (held and held.commit) or commits.get(part.repo) or revision
         source = Source("dataset", part.repo, exact, mend(benchmark.name, pin))
         choose = partial(_chosen, source, part.patterns)
@@ -75,7 +75,7 @@ def _chosen(source: Source, patterns: Iterable[str], listed: Sequence[str]) -> l
 
 
 def whole_set(names: Iterable[str], where: str) -> None:
-    """UserError where names that end in `-00001-of-00004` are not all the parts of one table, each once."""
+    """Raise UserError if names that end in `-00001-of-00004` are not all parts of one table, each exactly once."""
     parts = [name for name in names if "-of-" in name]
     for name in parts:
         total = name.rpartition("-of-")[2][:5]
@@ -92,9 +92,10 @@ def _megabytes(done: int, total: int) -> tuple[int, int]:
 
 
 def adopted(benchmark: Benchmark, pin: str, root: Path) -> dict[str, Found]:
-    """The files of each table of a pin in a folder that someone brought: read where they are, not copied.
+    """Find the files of each table of a pin in a folder that the user gives. They are read in place, not copied.
 
-    `root` holds the data set itself, `<name>/`, `<owner>/<name>/`, or is huggingface_hub's cache.
+    root: the data set itself, a folder that contains `<name>/` or `<owner>/<name>/`, or huggingface_hub's cache.
+    Raises UserError if files are missing or incomplete, or if the cache holds another commit than the yaml pins.
     """
     asked = benchmark.data[pin]
     located: dict[str, Found] = {}
@@ -137,11 +138,13 @@ def _names(folder: Path, pattern: str) -> list[str]:
 
 
 def lock(benchmark: Benchmark, pin: str, located: dict[str, Found], rows_told: Progress) -> Lock:
-    """Read all rows of these files, hold them against the yaml and the lock there is, and write the lock.
+    """Read all rows of the files, check them against the yaml and an existing lock, and write the lock.
+
+    rows_told: called with (rows read, expected rows).
 
     Raises:
-        UserError: a column that is missing or of another type, a row that can't be read, other rows or ids than
-            the yaml pins, other files than the lock's. Nothing is locked then; the files stay.
+        UserError: a column is missing or has another type, a row can't be read, the rows or ids differ from the yaml's
+            pin, the files differ from the lock's, or the lock can't be written. The old lock and the files then stay.
     """
     asked = benchmark.data[pin]
     before = read_lock(benchmark, pin)

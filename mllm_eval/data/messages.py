@@ -1,4 +1,4 @@
-"""The turns of a training row: `from` and `value` as LLaVA and Cambrian have them, or `role` and `content` as chats."""
+"""Reads the turns of a training row: `from` and `value` (LLaVA, Cambrian), or `role` and `content` (chat formats)."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from mllm_eval.errors import near
 from mllm_eval.prompts import IMAGE
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-# Fields of other tools that take a turn out of the loss: OpenAI and Mistral, ms-swift, Axolotl.
+# Fields of other tools that exclude a turn from the loss: OpenAI and Mistral, ms-swift, Axolotl.
 LEARNT = ("weight", "loss", "train")
 
 
 Message = tuple[str, str, bool]
-"""One turn: who speaks (user, assistant, system), the text, and whether it counts in the loss, if it is an answer."""
+"""One turn: speaker (user, assistant, system), text, and whether an answer counts in the loss."""
 
 
 def messages_of(row: Mapping[str, Any], parts: list[str | None]) -> tuple[str | None, list[Message]]:
-    """A row's system prompt and the turns after it.
+    """Return a row's system prompt, and the turns after it.
 
-    parts: gets an entry for each part of a message that is an image: its file, or None for the row's next one.
+    parts: is extended by one entry for each message part that is an image: its file, or None for the row's next image.
 
-    Raises ValueError saying what is wrong with them.
+    Raises ValueError that says what is wrong with the row.
     """
     read = [_message(message, parts) for message in _raw(row)]
     system, given = row.get("system"), None
@@ -53,9 +53,9 @@ def _raw(row: Mapping[str, Any]) -> list[Any]:
 
 
 def check_messages(row: Mapping[str, Any], pictured: bool, ignored: Collection[str]) -> None:
-    """That every field of every message is known; see `check_fields`."""
+    """Raise ValueError for an unknown field in any message of a row, as `check_fields` does."""
     for message in _raw(row):
-        # Two fields are the speaker and the text, or the message had been refused by `messages_of`.
+        # A message with only two fields has a speaker and a text; `messages_of` has refused any other.
         if len(message) > 2:
             check_fields(message, READ_OF_MESSAGE, pictured, ignored, "a message: ")
 
@@ -64,7 +64,7 @@ def _message(message: Any, parts: list[str | None]) -> Message:
     if not isinstance(message, dict):
         raise ValueError("a message has no text in `value`")
     if len(message) == 2:
-        # What nearly all messages are, first: there are tens of millions.
+        # Nearly all messages take this fast path. Training sets have tens of millions.
         speaker, text = message.get("from"), message.get("value")
         if type(speaker) is str and speaker in ROLES and type(text) is str and text.isascii():
             return ROLES[speaker], text, True
@@ -106,7 +106,7 @@ def _learnt(message: Mapping[str, Any], role: str) -> bool:
 
 
 def _part(part: Any, parts: list[str | None]) -> str:
-    """A part of a message as text, an image as its mark."""
+    """Text of a message part. An image becomes its mark."""
     if not isinstance(part, dict):
         raise ValueError("a part of a message is not an object with a `type`")
     given = {key: value for key, value in part.items() if value is not None}
@@ -119,7 +119,7 @@ def _part(part: Any, parts: list[str | None]) -> str:
     index, name = given.pop("index", None), given.pop("image", None) or given.pop("path", None)
     if given or not isinstance(name, str | None):
         raise ValueError("a part that is an image has more than the name of its file in `image` or `path`")
-    # All images stand at the beginning, in the order of the row's list.
+    # All images come at the beginning of the prompt, in the order of the row's list.
     if index not in (None, len(parts)):
         raise ValueError(f"a part shows image {index!r} where image {len(parts)} comes next")
     parts.append(None if name is None else file_name(name, "image"))

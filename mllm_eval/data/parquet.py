@@ -1,4 +1,4 @@
-"""Parquet files of anyone: opened, held to bounds and read; whatever is wrong with one is a line that names it."""
+"""Reads parquet files of unknown origin within limits. Every failure becomes one line that names the file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 BATCH = 64
-"""Rows that are read at a time."""
+"""Rows per read."""
 GROUP_BYTES = 8 * 2**30
-"""What a row group may hold unpacked: its column of images is read at once."""
+"""Largest uncompressed size of a row group, whose column of images is read at once."""
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns what pyarrow raises on a file that is cut short, damaged or no parquet file into a UserError."""
+    """Turn pyarrow's exceptions for a truncated, damaged or non-parquet file into a UserError."""
     import pyarrow as pa
 
     try:
@@ -32,12 +32,12 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """A parquet file. Raises UserError for what is none, and for a row group that is larger than `GROUP_BYTES`."""
+    """Open a parquet file. Raises UserError if it is not one, or if a row group is larger than `GROUP_BYTES`."""
     import pyarrow.parquet as pq
 
     with reading(path):
         file = pq.ParquetFile(path)
-        # Columns are asked for by their names, which have to be text.
+        # Raises an error here for names that are not valid Unicode, because columns are read by name.
         for name in file.schema_arrow.names:
             name.encode()
         sizes = [file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups)]
@@ -52,9 +52,9 @@ def open_parquet(path: Path) -> pq.ParquetFile:
 def rows_in(
     path: Path, file: pq.ParquetFile, groups: Sequence[int] | None = None, columns: Sequence[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a file, or of some of its row groups, as plain data. Raises UserError where one can't be read."""
+    """Yield the rows of a file, or of some of its row groups, as plain data. Raises UserError if one can't be read."""
     with reading(path):
-        # By names that are there: of a name that is not, pyarrow reads nothing and says nothing.
+        # `columns` must exist: pyarrow silently skips unknown names.
         batches = file.iter_batches(batch_size=BATCH, row_groups=groups, columns=columns)
         for batch in batches:
             rows = batch.to_pylist()
@@ -62,7 +62,7 @@ def rows_in(
 
 
 def column_in(path: Path, group: int, column: str) -> pa.ChunkedArray:
-    """One column of a row group. Raises UserError where it can't be read."""
+    """Read one column of a row group. Raises UserError if it can't be read or does not exist."""
     file = open_parquet(path)
     if group >= file.num_row_groups or column not in file.schema_arrow.names:
         raise UserError(f"{path}: has no row group {group} with a column {column!r}; it was replaced meanwhile")

@@ -1,4 +1,4 @@
-"""`mllm-eval prompt`: the prompts that a benchmark's rows become."""
+"""`mllm-eval prompt`: shows the prompts of a benchmark's rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mllm_eval.storage import iter_jsonl
 
 
 def begin_words(template: str) -> str:
-    """What the tokenizer puts in front of every prompt of a template, in words; "" where the template writes it all."""
+    """A sentence about the begin token that the tokenizer adds to a template's prompts; "" if it adds none."""
     mark = template_named(template).begin_of_tokenizer
     return f"{mark} stands in front of each prompt: the tokenizer's own begin token, which it adds once" if mark else ""
 
@@ -35,10 +35,11 @@ def show_prompts(
     variant: VariantKey = DEFAULT,
     tokenizer: Any = None,
 ) -> Iterator[str]:
-    """JSON lines {"prompt"} of the records of a file (lines {"record"}), or {"id", "prompt"} of the data.
+    """Yield JSON lines: {"prompt"} for the records of a file (lines {"record"}), or {"id", "prompt"} for the data.
 
-    A record that doesn't speak of its image has one; one whose image is null has none. With a tokenizer each line has
-    `ids` and `tokens`, too: what the model gets, its begin token included, each image as its one mark.
+    A record without an image field is shown with its image; one whose image is null has none. With a tokenizer, each
+    line also has `ids` and `tokens`: the model's input, with the begin token, and one mark for each image.
+    Raises UserError for an unknown name, and for a record that can't be read.
     """
     template_named(template)
     words = None if tokenizer is None else PromptTokens(tokenizer, template)
@@ -63,7 +64,7 @@ def show_prompts(
 
 
 def _tokens(words: PromptTokens, parts: Sequence[Part]) -> dict[str, Any]:
-    """Ids of a prompt, and how the tokenizer spells each."""
+    """Token ids of a prompt, and the tokenizer's text for each."""
     image = words.tokenizer.convert_tokens_to_ids(IMAGE)
     first, *others = [ids for ids, _ in words.encode(words.chunks(parts))]
     ids = [*first, *(token for more in others for token in (image, *more))]
@@ -71,7 +72,7 @@ def _tokens(words: PromptTokens, parts: Sequence[Part]) -> dict[str, Any]:
 
 
 def read_record(benchmark: Benchmark, record: Mapping[str, Any], where: str, variant: VariantKey = DEFAULT) -> Reading:
-    """What the benchmark's reader makes of a record that came from a file."""
+    """Apply the benchmark's reader to a record from a file. Raises UserError that starts with `where`."""
     from mllm_eval.data.snapshots import read_row
 
     names = named_columns(record, benchmark.aliases, where)

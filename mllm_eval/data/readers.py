@@ -1,6 +1,6 @@
-"""Rows of a data set -> what is asked: `question`, `choices`, `choice_columns`, `yes_no`.
+"""Readers, which turn rows of a data set into questions: `question`, `choices`, `choice_columns`, `yes_no`.
 
-A benchmark of peculiar rows brings a `records.py` of its own, and may declare its settings with `takes`.
+A benchmark whose rows fit none of them has its own `records.py`, which may declare its settings with `takes`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a reader makes of a row.
+    """A reader's result for one row.
 
-    id: None lets the row's number be the id; an id's second occurrence becomes `id#2`.
-    group: what is scored together; None lets the sample stand alone.
+    id: None uses the row's number as id. The second occurrence of an id becomes `id#2`.
+    group: name of the samples that are scored together; None for a sample on its own.
     asked: whether the benchmark asks this row at all.
     images: (column, position in its list) of each image of the prompt, in order.
     """
@@ -37,23 +37,23 @@ class Reading:
 
 
 def present(record: Record, column: str) -> bool:
-    """Whether the row has this image; a record that doesn't speak of it has."""
+    """Whether the row has this image. A record without the column counts as having it."""
     value = record.get(column, True)
     return value is not None and value != []
 
 
 def lettered(options: Sequence[str]) -> str:
-    """A line for each option: "\\nA. first\\nB. second"."""
+    """One line for each option: "\\nA. first\\nB. second"."""
     return "".join(f"\n{chr(ord('A') + i)}. {option}" for i, option in enumerate(options))
 
 
 def with_suffix(text: str, suffix: str | None) -> str:
-    """The text and, on a line of its own, the instruction that ends it."""
+    """The text, followed on its own line by the instruction that ends the prompt, if there is one."""
     return f"{text}\n{suffix}" if suffix else text
 
 
 class QuestionSettings(Asked):
-    """question, answer: columns of the question and its gold answer. group: of what is scored together."""
+    """question, answer: columns of the question and its gold answer. group: column of the group scored together."""
 
     columns: ClassVar[tuple[str, ...]] = (*Asked.columns, "question", "answer", "group")
     needed: ClassVar[tuple[str, ...]] = (*Asked.needed, "question")
@@ -74,7 +74,7 @@ class ChoicesSettings(QuestionSettings):
 
 
 class ChoiceColumnsSettings(QuestionSettings):
-    """options: the columns of the options, whose letters are A, B, ... heading: as of `ChoicesSettings`."""
+    """options: the columns of the options, lettered A, B, ... heading: text between the question and its options."""
 
     columns: ClassVar[tuple[str, ...]] = (*QuestionSettings.columns, "options")
     needed: ClassVar[tuple[str, ...]] = (*QuestionSettings.needed, "options")
@@ -84,20 +84,20 @@ class ChoiceColumnsSettings(QuestionSettings):
 
 
 class YesNoSettings(QuestionSettings):
-    """group: the column that the questions on one image share."""
+    """group: the column whose value the questions about one image share."""
 
     group: str
 
 
 @takes(QuestionSettings)
 def question(record: Record, settings: Settings) -> Reading:
-    """A question as it stands."""
+    """Ask the question unchanged."""
     return _asked(record, settings, str(record[settings.get("question", "question")]), gold(record, settings))
 
 
 @takes(ChoicesSettings)
 def choices(record: Record, settings: Settings) -> Reading:
-    """A question and a list of options, which get letters."""
+    """Ask a question with a list of options, which get letters. Raises UserError if the options are not a list."""
     column = settings.get("options", "options")
     options = record[column]
     if not isinstance(options, list | tuple) or not options or not all(isinstance(one, str) for one in options):
@@ -108,9 +108,10 @@ def choices(record: Record, settings: Settings) -> Reading:
 
 @takes(ChoiceColumnsSettings)
 def choice_columns(record: Record, settings: Settings) -> Reading:
-    """A question whose options stand in columns of their own, A to D by default.
+    """Ask a question whose options are in separate columns, A to D by default.
 
-    An option that a row lacks (null, empty, the text "nan") is left out, and the others keep their letters.
+    An option that is absent (null, empty, the text "nan") is left out, and the others keep their letters.
+    Raises UserError for fewer than two options.
     """
     letters = {chr(ord("A") + at): record[column] for at, column in enumerate(settings.get("options", "ABCD"))}
     options = {letter: str(text) for letter, text in letters.items() if str(text or "").strip() not in ("", "nan")}
@@ -122,7 +123,7 @@ def choice_columns(record: Record, settings: Settings) -> Reading:
 
 @takes(YesNoSettings)
 def yes_no(record: Record, settings: Settings) -> Reading:
-    """A question whose answer is yes or no; those of one group are scored together, as MME's two on an image."""
+    """Ask a yes/no question; a group is scored together, as in MME. Raises UserError for another gold answer."""
     said = gold(record, settings).strip().lower()
     if said not in ("yes", "no"):
         raise UserError(f"column '{settings.get('answer', 'answer')}' is {said!r}, expected yes or no")
@@ -144,19 +145,19 @@ def _headed(record: Record, settings: Settings) -> str:
 
 
 def identity(record: Record, settings: Settings) -> str | None:
-    """The id that the row carries, if the settings name a column and the record has it."""
+    """The row's id, or None if the settings name no column or the record does not have it."""
     column = settings.get("id")
     return None if column is None or record.get(column) is None else str(record[column])
 
 
 def pictures(record: Record, settings: Settings) -> tuple[tuple[str, int], ...]:
-    """The row's one image, or none."""
+    """The place of the row's image, or an empty tuple."""
     column = settings.get("image", "image")
     return ((column, 0),) if column is not None and present(record, column) else ()
 
 
 def gold(record: Record, settings: Settings) -> str:
-    """The gold answer to show; empty where the data set hides it. UserError for one that was left empty."""
+    """The gold answer as text, for display; empty if the data set hides it. Raises UserError for a blank answer."""
     column = str(settings.get("answer", "answer"))
     value = record.get(column)
     if isinstance(value, str) and not value.strip():
@@ -169,7 +170,7 @@ def _text(value: object) -> str | None:
 
 
 def shown(answer: object) -> str:
-    """A gold answer as a line of text."""
+    """A gold answer as one line of text."""
     if isinstance(answer, list | tuple):
         return " | ".join(str(part) for part in answer)
     return "" if answer is None else str(answer)

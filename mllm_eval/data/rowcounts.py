@@ -1,4 +1,4 @@
-"""What the rows of a stage of training are, counted: said before it begins, and read from the run's folder later."""
+"""Counts the rows of a training stage: reported before training, and read later from the run's folder."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mllm_eval.errors import UserError
 from mllm_eval.storage import read_json, write_json
 
 FILE = "rows.json"
-# Beside it: one line for each row of which something was not taken as it stands.
+# In the same folder: one line for each row of which a part was not used as written.
 CHANGED = "changed.jsonl"
 
-# What is counted of rows that are used, in the order in which it is said; `{}` is the number.
+# Texts for the counts of changed rows, in output order; `{}` is the count.
 _WORDS = {
     "last question": "{} last questions without an answer left out",
     "leading answer": "{} answers before the first question left out",
@@ -23,10 +23,10 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class RowCounts:
-    """Rows of a stage: those that steps read, with an image and without.
+    """Counts of the rows that a stage trains on, with and without an image.
 
-    changed: what of the file's rows was not taken as it stands, and how often. left_out: rows that no step reads, by
-    why: broken, excluded, masked (no answer to learn), unreadable (the image), too long (no answer in `max_length`).
+    changed: how often each kind of `Change` occurred. left_out: rows that are not trained on, by reason: broken,
+    excluded, masked (no answer to train on), unreadable (the image), too long (no answer within `max_length`).
     """
 
     with_image: int
@@ -35,7 +35,7 @@ class RowCounts:
     left_out: dict[str, int] = field(default_factory=dict)
 
     def spoken(self) -> str:
-        """In one line."""
+        """The counts as one line of text."""
         rows = self.with_image + self.text_only
         said = f"{rows:,} rows, {self.with_image:,} with image, {self.text_only:,} text only"
         more = [words.format(f"{self.changed[key]:,}") for key, words in _WORDS.items() if self.changed.get(key)]
@@ -43,12 +43,12 @@ class RowCounts:
         return "; ".join([said, *more])
 
     def write(self, folder: Path) -> None:
-        """Into a stage's folder."""
+        """Write the counts to a stage's folder."""
         write_json(folder / FILE, asdict(self))
 
 
 def row_counts(folder: Path) -> dict[int, RowCounts]:
-    """The counts of each stage of a run's folder; stages trained before they were kept have none."""
+    """Read the counts of a run by stage; older stages have none. Raises UserError for a file with other content."""
     counts = {}
     for number in (1, 2):
         path = folder / f"stage{number}" / FILE

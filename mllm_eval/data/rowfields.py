@@ -1,7 +1,7 @@
-"""Which fields a training row may have: what is read, what may stand there, and what stops the training.
+"""Which fields a training row may have: fields that are read, known notes, and fields that stop the training.
 
-A row whose picture is not read would be learnt as text alone, so no field is passed over unless it is listed here
-or in `ignore` of the recipe, and never one that speaks of a picture, a video or a sound that the row does not show.
+A row whose picture is not read would be trained on as text alone. A field is therefore only skipped if it is listed
+here or in the recipe's `ignore`. A field about a picture, video or sound that the row does not show is never skipped.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 from mllm_eval.errors import near
 
-# What a row, or a message of it, is read from.
+# Fields that a row, or one of its messages, is read from.
 READ = frozenset({"image", "images", "conversations", "messages", "system"})
 READ_OF_MESSAGE = frozenset({"from", "value", "role", "content", "weight", "loss", "train"})
 
-# Notes of public training sets (LLaVA, ShareGPT4V, ALLaVA, InternVL, OpenHermes and others), which no model is shown.
+# Metadata fields of public training sets (LLaVA, ShareGPT4V, ALLaVA, InternVL, OpenHermes and others).
 NOTES = frozenset({
     "id", "idx", "index", "uid", "uuid", "key", "hash", "title", "name", "source", "sources", "data_source",
     "datasource", "source_dataset", "dataset", "dataset_name", "dataset_id", "subset", "subset_name", "split",
@@ -27,7 +27,7 @@ NOTES = frozenset({
     "num_turns", "num_tokens", "token_count", "n_tokens", "question_id", "conversation_id", "sample_id", "qid",
 })  # fmt: skip
 
-# Notes about the picture that the row shows; without one they tell of a picture that is not here.
+# Metadata about the row's picture. In a row without a picture they show that a picture is missing.
 NOTES_OF_IMAGE = frozenset({
     "image_id", "img_id", "image_url", "image_source", "image_size", "image_width", "image_height", "image_hash",
     "image_sha256", "image_name", "coco_url", "flickr_url", "url", "original_url", "bbox", "bboxes", "boxes",
@@ -40,20 +40,20 @@ _FILE = re.compile(
     r"mpe?g|wav|mp3|flac|ogg|opus|m4a)(?:[?#].*)?\s*$",
     re.IGNORECASE,
 )
-# A picture's place in the text as some tools write it, a name between marks or a mark of their own.
+# Marks that other tools put into the text in place of a picture: a file name between tags, or a special token.
 _MARK_OF_OTHERS = re.compile(
-    # All begin alike, so that a search goes from one "<" to the next.
+    # Every alternative begins with "<", so that the search can jump from one "<" to the next.
     r"<(?:img>[^<>]+</img>|\|(?:image|video|audio|vision)\w*\|>|ImageHere>|image_placeholder>|"
     r"(?<=\A<)(?:video|audio)>(?!.*</))",
     re.DOTALL,
 )
 
-# As Cambrian's reader has it, which looks at the text of the value.
+# Texts that mean "no image", as in Cambrian's reader, which compares the text form of the value.
 _NO_NAME = frozenset({"", "None", "none", "nan"})
 
 
 def is_nothing(value: object) -> bool:
-    """Whether a value says that there is nothing: null, NaN, an empty text or list, or the texts None, none, nan."""
+    """Whether a value is empty: null, NaN, an empty text or list, a dict of nulls, or the texts None, none, nan."""
     if value is None or (isinstance(value, str) and value in _NO_NAME):
         return True
     if isinstance(value, float):
@@ -64,12 +64,12 @@ def is_nothing(value: object) -> bool:
 
 
 def speaks_of_media(key: str) -> bool:
-    """Whether a field is called after a picture, a video or a sound."""
+    """Whether a field's name refers to a picture, a video or a sound."""
     return _MEDIUM.search(key.lower()) is not None
 
 
 def foreign_mark(text: str) -> str | None:
-    """Another tool's mark of a picture, video or sound in a question, if it holds one."""
+    """Another tool's mark for a picture, video or sound in a question; None if there is none."""
     mark = _MARK_OF_OTHERS.search(text)
     return mark and mark.group()
 
@@ -77,10 +77,10 @@ def foreign_mark(text: str) -> str | None:
 def check_fields(
     fields: Mapping[str, Any], read: Collection[str], pictured: bool, ignored: Collection[str], of: str = ""
 ) -> None:
-    """That all fields of a row, or of a message of it, are read, or are notes.
+    """Check that all fields of a row, or of one of its messages, are read or are known notes.
 
-    pictured: whether the row shows an image. ignored: fields that the recipe passes over. of: what has the fields,
-    for the message. Raises ValueError naming the field.
+    pictured: whether the row shows an image. ignored: fields that the recipe skips. of: start of the error message.
+    Raises ValueError that names the field.
     """
     for key, value in fields.items():
         if key in read or is_nothing(value):
@@ -103,7 +103,7 @@ def _unknown(key: str, read: Collection[str]) -> str:
 
 
 def _media_in(value: object, at: str) -> str | None:
-    """Where a value holds the name of a picture, video or sound file, or a field that is called after one."""
+    """Path of the first entry in a value that names a picture, video or sound file, or whose field name does."""
     if isinstance(value, str):
         return at if _FILE.search(value) else None
     if isinstance(value, list):
@@ -119,9 +119,9 @@ def _media_in(value: object, at: str) -> str | None:
 
 
 def pictures(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """The image files that a row names under `image` or `images`; none where it names nothing.
+    """The image files that a row names under `image` or `images`; empty if there are none.
 
-    Raises ValueError where they are no file names, or both fields name different ones.
+    Raises ValueError if the values are not file names, or if the two fields name different files.
     """
     first, second = (_names(row[key], key) if key in row else () for key in ("image", "images"))
     if first and second and first != second:
@@ -140,7 +140,7 @@ def _names(value: object, key: str) -> tuple[str, ...]:
 
 
 def _name(value: object, key: str) -> str:
-    # `datasets` writes an image as its path and its bytes.
+    # `datasets` writes an image as a dict of its path and its bytes.
     if isinstance(value, dict) and value.keys() <= {"path", "bytes"}:
         if value.get("bytes") is not None:
             raise ValueError(f"`{key}` holds an image's bytes; write them to a file and name it")
@@ -151,7 +151,7 @@ def _name(value: object, key: str) -> str:
 
 
 def file_name(name: str, key: str) -> str:
-    """A name that a file can have. Raises ValueError for an address, for data, and for what no system takes."""
+    """Return a valid file name. Raises ValueError for a URL, for inline data, and for a path that can't exist."""
     if "://" in name or name.startswith("data:"):
         raise ValueError(f"`{key}` is {name[:40]!r}, not a file name; fetch the image and name its file")
     if len(name) > 4096 or "\0" in name or not is_text(name):
@@ -162,7 +162,7 @@ def file_name(name: str, key: str) -> str:
 
 
 def is_text(text: str) -> bool:
-    """Whether a text can be written: JSON can hold half of a surrogate pair, which is no character."""
+    """Whether a text can be encoded. JSON can contain one half of a surrogate pair, which is not a character."""
     if text.isascii():
         return True
     try:

@@ -1,6 +1,6 @@
-"""Where the rows of a large JSON file stand: found once, kept on disk, mapped into memory after that.
+"""An index of the rows of a large JSON file: computed once, kept on disk, and then mapped into memory.
 
-Reads JSON lines and one JSON array of objects alike, a piece at a time: memory does not grow with the file.
+It covers JSON lines and one JSON array of objects. Files are read in pieces, so memory does not grow with their size.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from mllm_eval.disk import saving
 from mllm_eval.errors import UserError
 
 PIECE = 2**22
-# Rows of the index that are held in memory before they are written.
+# Rows of the index that are collected in memory before they are written.
 CHUNK = 2**16
 VERSION = 2
 
-# What an array's structure hangs on: whole strings, brackets outside of them, and a string that is cut off.
+# Tokens that matter for an array's structure: whole strings, brackets outside of strings, and an unfinished string.
 _MARKS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]|"', re.DOTALL)
 _OPEN = (b"[", b"{")
 _CLOSE = (b"]", b"}")
@@ -35,10 +35,10 @@ Index = NDArray[np.int64]
 
 
 def row_index(path: Path, keep: Path | None = None) -> Index:
-    """Begin, end (bytes) and line of each row [n, 3].
+    """Begin and end in bytes, and line number, of each row: int64 [n, 3].
 
-    With `keep`, a folder, the index is written there once and mapped; a file that changed gets a new one.
-    Raises UserError for an array that is cut short.
+    keep: a folder where the index is written once and then mapped; a changed file gets a new index.
+    Raises UserError for a truncated array.
     """
     if keep is None:
         return np.asarray(list(row_starts(path)), np.int64).reshape(-1, 3)
@@ -52,7 +52,7 @@ def row_index(path: Path, keep: Path | None = None) -> Index:
 
 
 def _write(path: Path, target: Path) -> None:
-    """Write the index beside its place and move it there: a crash leaves nothing that passes for one."""
+    """Write the index to temporary files and rename it, so that a crash leaves no incomplete index."""
     raw, whole = (target.with_name(f".{target.stem}.{os.getpid()}.{kind}") for kind in ("raw", "npy"))
     with saving(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def _write_beside(path: Path, raw: Path, whole: Path, target: Path) -> None:
             for chunk in _chunks(row_starts(path)):
                 np.asarray(chunk, np.int64).tofile(file)
                 count += len(chunk)
-        # The header tells the number of rows, which is known only now; an empty file cannot be mapped.
+        # The npy header needs the number of rows, which is known only now. An empty file cannot be mapped.
         rows = np.memmap(raw, np.int64, "r", shape=(count, 3)) if count else np.zeros((0, 3), np.int64)
         with open(whole, "wb") as file:
             np.save(file, rows)
@@ -84,7 +84,7 @@ def _chunks(rows: Iterator[tuple[int, int, int]]) -> Iterator[list[tuple[int, in
 
 
 def row_starts(path: Path) -> Iterator[tuple[int, int, int]]:
-    """Where each row of a jsonl or JSON array begins and ends, and its line, read from the file."""
+    """Yield begin, end (bytes) and line of each row of a jsonl file or JSON array. Raises UserError if truncated."""
     with open(path, "rb") as file:
         head = file.read(PIECE).removeprefix(codecs.BOM_UTF8).lstrip(_SPACE)
     return _array_rows(path) if head.startswith(b"[") else _line_rows(path)

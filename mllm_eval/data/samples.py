@@ -1,4 +1,4 @@
-"""What the rest of the project sees of a benchmark's row."""
+"""Samples: the form in which the rest of the project uses a benchmark's rows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """An image by its content.
+    """An image, identified by its content.
 
-    sha256: 64 hex digits, the key of the feature store: the digest of the encoded bytes as they stand in the data set,
-        unless decoding turns, scales or composites them (`mllm_eval.decoding.pixels_key`).
-    load: decodes the image to RGB; raises UserError naming file and row when it is broken or too large.
-    measure: width and height of what `load` gives, from the header alone where it can be; raises as `load` does.
+    sha256: 64 hex digits, the key in the feature store. It is the digest of the encoded bytes as they are in the data
+        set, unless decoding rotates, scales or composites the image (`mllm_eval.decoding.pixels_key`).
+    load: decodes the image to RGB; raises UserError with file and row if it is broken or too large.
+    measure: width and height of the image that `load` returns, from the header if possible; raises as `load` does.
     """
 
     sha256: str
@@ -34,10 +34,10 @@ class Sample:
     """One question.
 
     id: unique in its benchmark. prompt: the user's text without `<image>` lines and without a template.
-    target: the gold answer as text (to show, not to score).
-    group: samples that are scored together (a pair, the rotations of a question).
-    cluster: samples that are not independent, normally those on one image.
-    record: the upstream row without image bytes; the scorers read it.
+    target: the gold answer as text (for display, not for scoring).
+    group: name shared by samples that are scored together (a pair, the rotations of a question).
+    cluster: name shared by samples that are not independent, normally those about one image.
+    record: the upstream row without image bytes; scorers read it.
     """
 
     benchmark: str
@@ -51,7 +51,7 @@ class Sample:
 
 
 class Picture(Protocol):
-    """Where an image's bytes stand."""
+    """An encoded image at its place in a file."""
 
     @property
     def sha256(self) -> str: ...
@@ -66,7 +66,7 @@ Pictures = tuple[Picture, ...]
 
 
 class Kept(NamedTuple):
-    """What a row was read to; `row` is its number in the data set, from 0, those that are not asked counted."""
+    """A row after reading. `row` is its number in the data set, from 0; rows that are not asked count."""
 
     row: int
     id: str
@@ -78,7 +78,7 @@ class Kept(NamedTuple):
 
 
 class Samples(list[Sample]):
-    """A benchmark's samples in the data set's order, and the rows they were read from."""
+    """A benchmark's samples in the order of the data set, with the rows they were read from."""
 
     def __init__(
         self,
@@ -88,9 +88,9 @@ class Samples(list[Sample]):
         rows: int,
         pictures: Sequence[Pictures] | None = None,
     ) -> None:
-        """`clusters` and `pictures` stand in the order of the samples; without `pictures` they have their own.
+        """clusters, pictures: one entry per sample. Without `pictures`, samples have their own.
 
-        `rows` is the number of the data set's rows, those that are not asked counted.
+        rows: number of rows in the data set; rows that are not asked count.
         """
         self.benchmark, self.kept, self.clusters, self.rows = benchmark, kept, clusters, rows
         shown = [one.pictures for one in kept] if pictures is None else pictures
@@ -100,11 +100,11 @@ class Samples(list[Sample]):
         )
 
     def showing(self, pictures: Sequence[Pictures]) -> Samples:
-        """The same samples with other images."""
+        """The same samples with other images, one entry per sample."""
         return Samples(self.benchmark, self.kept, self.clusters, self.rows, pictures)
 
     def row_numbers(self) -> Iterator[int]:
-        """The row of each sample in the data set, from 0, those that are not asked counted."""
+        """The row number of each sample in the data set, from 0; rows that are not asked count."""
         return (kept.row for kept in self.kept)
 
 
@@ -113,7 +113,7 @@ def _ref(picture: Picture) -> ImageRef:
 
 
 def shown(several: Iterable[Sequence[Sample]]) -> list[ImageRef]:
-    """The images that samples show, each once, where it is shown first."""
+    """The distinct images of samples, in order of first appearance."""
     refs: dict[str, ImageRef] = {}
     for samples in several:
         for sample in samples:

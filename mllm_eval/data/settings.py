@@ -1,4 +1,4 @@
-"""The settings of readers, typed: a mistyped name, or a column that the data set lacks, is an error."""
+"""Typed settings of readers. A misspelt setting, or a column that the data set lacks, is an error."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ Reads = TypeVar("Reads", bound=Callable[..., Any])
 
 
 class Asked(Strict):
-    """What every reader's settings have.
+    """Settings that all readers share.
 
-    id: column of the rows' ids; without it the row's number, from 0, is the id.
+    id: column of the rows' ids; None uses the row's number, from 0.
     image: column of the image; null for a benchmark without images.
-    suffix: the instruction that ends the prompt, on a line of its own; null for none.
-    stratum: column of what a row counts under where a subset is drawn and where a value is a mean over strata.
+    suffix: the instruction that ends the prompt, on its own line; null for none.
+    stratum: column of a row's stratum, for drawing subsets and for values that are means over strata.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("id", "image", "stratum")
     """The settings that name columns."""
     needed: ClassVar[tuple[str, ...]] = ("image",)
-    """Those of them whose column must be there by default, too."""
+    """Those of `columns` whose default column must exist as well."""
 
     id: str | None = None
     image: str | None = "image"
@@ -33,7 +33,7 @@ class Asked(Strict):
 
 
 def takes(model: type[Strict]) -> Callable[[Reads], Reads]:
-    """Declare the settings of a reader: a decorator. A reader that declares none takes any."""
+    """Decorator that declares the settings class of a reader. A reader without it accepts any settings."""
 
     def declared(read: Reads) -> Reads:
         read.settings = model  # type: ignore[attr-defined]  # a function's own attribute
@@ -43,9 +43,9 @@ def takes(model: type[Strict]) -> Callable[[Reads], Reads]:
 
 
 def settings_of(benchmark: Benchmark, read: Callable[..., Any], changed: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A benchmark's settings with those that a variant changes laid over them, as the yaml has them.
+    """A benchmark's settings, overridden by those that a variant changes.
 
-    Raises UserError, with file and line, for a setting that the reader does not have, or of another type.
+    Raises UserError with file and line for an unknown setting, or one of another type.
     """
     said = {**benchmark.settings, **(changed or {})}
     model = getattr(read, "settings", None)
@@ -58,7 +58,7 @@ def settings_of(benchmark: Benchmark, read: Callable[..., Any], changed: Mapping
 def check_named(
     benchmark: Benchmark, read: Callable[..., Any], settings: Mapping[str, Any], columns: Mapping[str, Any]
 ) -> None:
-    """UserError for a setting that names a column which the data set (`columns`: of its first row) does not have."""
+    """Raise UserError if a setting names a column that the data set lacks. columns: those of its first row."""
     model = getattr(read, "settings", None)
     if model is None or not issubclass(model, Asked):
         return
@@ -76,7 +76,7 @@ def check_named(
 
 
 def _lines(benchmark: Benchmark) -> tuple[str, Where]:
-    """The benchmark's yaml, and where each of its settings stands in it; those of variants stand in none."""
+    """The path of the benchmark's yaml, and the line of each setting in it. Settings of variants have no line."""
     path = folder_of(benchmark) / "benchmark.yaml"
     try:
         lines = key_lines(path)

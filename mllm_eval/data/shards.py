@@ -1,4 +1,4 @@
-"""Files that hold pictures of a corpus: which they are by name, and the members of a tar, as a stream. No torch."""
+"""Files that hold many pictures of a corpus: their kinds by name, and the members of a tar as a stream. No torch."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from mllm_eval.errors import UserError
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
 MEMBER_BYTES = 2**30
-"""What a member of a tar may hold: it is read at once, and a compressed tar says of a few bytes that they are many."""
+"""Largest size of a tar member in bytes. Members are read at once, and a small compressed tar can claim huge ones."""
 WITHIN = "the shard ends within it"
-# What reading a damaged archive raises, beside an OSError without a number.
+# Exceptions from reading a damaged archive, in addition to an OSError without errno.
 DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 
 def shard_kind(name: str) -> Literal["tar", "parquet"] | None:
-    """What a file that holds many pictures is, by its name; None for any other."""
+    """Kind of a file that holds many pictures, by its name; None for any other file."""
     lowered = name.lower()
     return "tar" if lowered.endswith(TARS) else "parquet" if lowered.endswith(".parquet") else None
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file is taken for a picture, by its name."""
+    """Whether a file is treated as a picture, by its name."""
     return name.lower().endswith(IMAGES)
 
 
 class Broken(Exception):
-    """A shard ends before its end, or cannot be opened; what was read of it before stands. fault: its kind."""
+    """A shard is truncated or cannot be opened. Members read before are valid. fault: `cut` or `unreadable`."""
 
     def __init__(self, fault: Literal["cut", "unreadable"], reason: str) -> None:
         super().__init__(reason)
@@ -41,7 +41,7 @@ class Broken(Exception):
 
 
 class Member(NamedTuple):
-    """A file of an archive or folder; `data` None where it is no plain file, too large, or could not be read."""
+    """A file of an archive or folder. `data` is None, with a `reason`, if it is not a plain file or can't be read."""
 
     name: str
     data: bytes | None
@@ -49,10 +49,10 @@ class Member(NamedTuple):
 
 
 def tar_members(path: Path | str, take: Callable[[str], bool] | None = None) -> Iterator[Member]:
-    """The members of a tar, in its order, folders left out; one is held at a time.
+    """Yield the members of a tar in order, without folders. Only one member is in memory at a time.
 
-    take: told the name of each plain file; those that it refuses are passed over unread, as is what is no plain file.
-    Raises Broken where the tar ends without the mark of its end, or within a member, UserError where it can't be read.
+    take: decides by name which plain files are read; with it, all other members are skipped. Raises Broken if the tar
+    has no end mark or ends within a member, and UserError if the system can't read the file.
     """
     with _opened(path) as archive:
         count = 0
@@ -63,7 +63,7 @@ def tar_members(path: Path | str, take: Callable[[str], bool] | None = None) -> 
                 if info is None:
                     break
                 begun = name_of(info.name)
-                # tarfile keeps all it has met.
+                # tarfile keeps every member in memory otherwise.
                 archive.members.clear()
                 if info.isdir():
                     continue
@@ -79,7 +79,7 @@ def tar_members(path: Path | str, take: Callable[[str], bool] | None = None) -> 
                 raise Broken("cut", f"{path}: ends behind {count} members ({first_line(problem)})") from None
             yield member
     if archive.ended != "EOFHeaderError":
-        # tarfile takes the end of the file, or a header that is none, for the end of the archive.
+        # tarfile treats the end of the file, or an invalid header, as the end of the archive.
         raise Broken("cut", f"{path}: ends behind {count} members without a mark of its end")
 
 
@@ -96,7 +96,7 @@ def _read(archive: _Archive, info: tarfile.TarInfo, name: str) -> Member:
 
 
 class _Archive(tarfile.TarFile):
-    """An archive that notes why the last header was none."""
+    """An archive that records why its last header was invalid."""
 
     ended = ""
     members: list[tarfile.TarInfo]
@@ -114,7 +114,7 @@ class _Info(tarfile.TarInfo):
 
 def _opened(path: Path | str) -> _Archive:
     try:
-        # As a stream: nothing is sought, so that pipes and network disks serve.
+        # Opened as a stream without seeking, which also works on pipes and network disks.
         return _Archive.open(path, "r|*", tarinfo=_Info, errors="surrogateescape")
     except (*DAMAGED, OSError) as problem:
         _hold_to_archive(path, problem)
@@ -122,19 +122,19 @@ def _opened(path: Path | str) -> _Archive:
 
 
 def _hold_to_archive(path: Path | str, problem: Exception) -> None:
-    """Raise UserError where the system failed, not the archive: what could not be read may be there.
+    """Raise UserError if the system failed and not the archive, because the archive may be intact.
 
-    bz2 says with an OSError that its data are damaged, but gives no number of the system's.
+    bz2 reports damaged data as an OSError without errno.
     """
     if isinstance(problem, OSError) and problem.errno is not None:
         raise UserError(f"{path}: cannot be read ({problem.strerror})") from None
 
 
 def name_of(name: str) -> str:
-    """A name as UTF-8; bytes of it that are none stand as \\udc.. escapes."""
+    """A name as valid UTF-8; undecodable bytes become \\udc.. escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def first_line(problem: BaseException) -> str:
-    """The first line of an error, or its class where it says nothing."""
+    """The first line of an error's message, or its class name if it has none."""
     return str(problem).splitlines()[0] if str(problem) else type(problem).__name__

@@ -1,7 +1,7 @@
-"""The lock of a benchmark's snapshot: which commit and files it is made of, and whether they are still there.
+"""The lock of a benchmark's snapshot: its commit and files, and the check that they are still present.
 
-A lock says nothing of the machine it was made on: put into another data home, it holds the fetch there to the
-same files. Where the files lie on this machine stands beside it (`.place`). Nothing here touches the network.
+A lock does not depend on the machine: copied to another data home, it makes the download there get the same files.
+The folder of the files on this machine is in a `.place` file beside it. Nothing here uses the network.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mllm_eval.storage import data_home
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A locked snapshot whose files are all here: rows and ids to hold it to, and each table's files in order."""
+    """A locked snapshot with all its files: expected rows and ids, and the files of each table in order."""
 
     rows: int
     ids: str
@@ -27,22 +27,22 @@ class Snapshot:
 
 
 def lock_path(benchmark: str, pin: str) -> Path:
-    """`locks/<benchmark>.<pin>.json` under the data home."""
+    """Path of a lock: `locks/<benchmark>.<pin>.json` under the data home."""
     return data_home() / "locks" / f"{benchmark}.{pin}.json"
 
 
 def mend(benchmark: str, pin: str) -> str:
-    """The command that fetches a pin, for messages."""
+    """The command that downloads a pin, for messages."""
     return f"run `mllm-eval data {benchmark} --data {pin}`"
 
 
 def revision_of(pin: Pin, table: Pin) -> str | None:
-    """The revision that the yaml pins a table to; one of the pin's own repository shares the pin's."""
+    """The revision that the yaml pins a table to. A table in the pin's own repository shares the pin's revision."""
     return table.revision or (pin.revision if table.repo == pin.repo else None)
 
 
 def matching(names: Iterable[str], pattern: str) -> list[str]:
-    """The names that a glob matches, sorted; as in a folder, `*` does not reach over a `/`."""
+    """The names that match a glob, sorted. As in a file system, `*` does not match `/` or hidden files."""
     parts = pattern.split("/")
     return sorted(
         name
@@ -56,10 +56,10 @@ def _hidden(parts: list[str]) -> bool:
 
 
 def read_lock(benchmark: Benchmark, pin: str) -> Lock | None:
-    """The lock of a pin, held against what the yaml pins now; None where there is none.
+    """Read the lock of a pin and check it against the yaml; None if there is no lock.
 
     Raises:
-        UserError: a damaged lock, or one that the yaml has moved away from.
+        UserError: the lock is damaged, or the yaml now says something else.
     """
     path = lock_path(benchmark.name, pin)
     lock = read(path)
@@ -88,7 +88,7 @@ def read_lock(benchmark: Benchmark, pin: str) -> Lock | None:
 
 
 def rows_of(lock: Lock, path: Path) -> Rows:
-    """What a benchmark's lock says of its rows. Raises UserError for a lock of something else."""
+    """The rows section of a benchmark's lock. Raises UserError for a lock of something else."""
     if lock.data is None:
         raise UserError(f"{path}: key 'data' is missing: it is not a benchmark's lock; delete it")
     return lock.data
@@ -99,10 +99,12 @@ def _pinned(rows: Rows, pin: Pin) -> list[tuple[str, object, object]]:
 
 
 def locked_snapshot(benchmark: Benchmark, pin: str, whole: bool = False) -> Snapshot:
-    """The files of a locked pin, held to their lock as `mllm_eval.hub.lock.hold` does.
+    """The files of a locked pin, checked against the lock as `mllm_eval.hub.lock.hold` does.
+
+    whole: hash the files again, even if their sizes and times are unchanged.
 
     Raises:
-        UserError: no lock, files that were never fetched here, are missing or are not those of the lock.
+        UserError: there is no lock, or files were never downloaded here, are missing, or differ from the lock.
     """
     lock, path = read_lock(benchmark, pin), lock_path(benchmark.name, pin)
     command = mend(benchmark.name, pin)

@@ -1,4 +1,4 @@
-"""A benchmark's local snapshot as samples. Nothing here touches the network."""
+"""Reads a benchmark's local snapshot into samples. Nothing here uses the network."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from mllm_eval.storage import sha256_bytes
 
 Reader = Callable[[Mapping[str, Any], Mapping[str, Any]], Reading]
 Files = Mapping[str, Sequence[Path]]
-"""Table -> its files in order; a pin's own table is `questions`."""
+"""Table -> its files in order. A pin's own table is named `questions`."""
 
 
 def load_samples(benchmark: Benchmark, pin: str, variant: VariantKey = DEFAULT) -> Samples:
-    """The samples of a data pin (`mini`, `hub`, ...) as a variant asks them, in the data set's order.
+    """Read the samples of a data pin (`mini`, `hub`, ...) for a variant, in the order of the data set.
 
-    `blind` has no images; `shuffled` has another sample's, the same in every run; clusters stay those of the
-    true images. Of a pin of the hub only locked files are read, and they must still be those of the lock.
-    Raises UserError, naming file and row, for missing files, columns of another name or type, rows that can't
+    `blind` has no images; `shuffled` has another sample's images, the same in every run. Clusters are always those of
+    the true images. For a pin of the hub only locked files are read, and they must match the lock.
+    Raises UserError with file and row for missing files, columns with another name or type, rows that can't
     be read, and row counts or ids that differ from the pin's or the lock's.
     """
     chosen, name = benchmark.variant(variant), benchmark.pin_name(pin, variant)
@@ -49,7 +49,7 @@ def load_samples(benchmark: Benchmark, pin: str, variant: VariantKey = DEFAULT) 
 
 
 def _here(benchmark: Benchmark, name: str) -> tuple[Pin, Files]:
-    """A pin, held to its lock where it has one, and its files."""
+    """A pin and its files. If the pin has a lock, the files are checked, and its rows and ids are used."""
     asked = benchmark.data[name]
     if asked.source == "hub":
         locked = locked_snapshot(benchmark, name)
@@ -58,7 +58,7 @@ def _here(benchmark: Benchmark, name: str) -> tuple[Pin, Files]:
 
 
 def first_sample(benchmark: Benchmark, pin: str, variant: VariantKey = DEFAULT) -> Sample:
-    """The first sample of a data pin, without its images; only its row is read. Raises UserError as `load_samples`."""
+    """Read only the first sample of a data pin, without its images. Raises UserError as `load_samples` does."""
     name = benchmark.pin_name(pin, variant)
     asked, files = _here(benchmark, name)
     read = reader_of(benchmark)
@@ -78,12 +78,12 @@ def _empty(pin: Pin, files: Files) -> UserError:
     return UserError(f"{where}: no rows to ask in the data set ({pin.repo}); put its questions there")
 
 
-# Variants of a benchmark are asked for one after the other, and mostly read the same rows.
+# A cache: variants of a benchmark are loaded one after the other, and mostly share their rows.
 recent: deque[tuple[object, Samples]] = deque(maxlen=2)
 
 
 def _key(benchmark: Benchmark, pin: Pin, files: Files, changed: Mapping[str, Any]) -> object:
-    """All that decides what `read_samples` gives, but for files beside a csv."""
+    """Everything that affects the result of `read_samples`, except image files beside a csv."""
     states = [(str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns) for paths in files.values()
               for path in paths if (stat := path.stat())]  # fmt: skip
     said = (benchmark.reader, benchmark.aliases, benchmark.settings, benchmark.background)
@@ -98,9 +98,10 @@ def read_samples(
     changed: Mapping[str, Any] | None = None,
     told: Callable[[int], None] = lambda _: None,
 ) -> tuple[list[Kept], int]:
-    """The samples in these files of a pin's tables, checked against the pin, and the number of rows read.
+    """Read the samples in the files of a pin's tables, and check them against the pin. Also returns the row count.
 
-    `changed` settings are laid over the benchmark's; `told` hears of rows as they are read.
+    changed: settings that override the benchmark's. told: called with the number of rows read so far. Raises UserError
+    as `load_samples` does.
     """
     read = reader_of(benchmark)
     settings = settings_of(benchmark, read, changed)
@@ -126,7 +127,7 @@ def read_samples(
 
 
 def ids_hash(ids: Iterable[str]) -> str:
-    """The hash by which a pin knows its samples: sha256 of the ids in order, joined by newlines."""
+    """Hash that identifies a pin's samples: SHA-256 of the ids in order, joined by newlines, as 64 hex digits."""
     digest, between = hashlib.sha256(), ""
     for one in ids:
         digest.update(f"{between}{one}".encode())
@@ -135,7 +136,7 @@ def ids_hash(ids: Iterable[str]) -> str:
 
 
 def reader_of(benchmark: Benchmark) -> Reader:
-    """The function that reads this benchmark's rows."""
+    """The function that reads this benchmark's rows. Raises UserError if it can't be imported."""
     module, _, function = benchmark.reader.partition(":")
     reader = getattr(module_of(benchmark, module), function, None)
     if reader is None:
@@ -144,12 +145,12 @@ def reader_of(benchmark: Benchmark) -> Reader:
 
 
 def read_row(read: Reader, row: DataRow, settings: Mapping[str, Any]) -> Reading:
-    """What a reader makes of a row, with the reader's errors as UserError naming the row."""
+    """Apply a reader to a row. The reader's exceptions become a UserError that names the row."""
     marks = {column: ["image"] * len(refs) or None for column, refs in row.images.items()}
     code = getattr(read, "__code__", None)
     folder = Path(code.co_filename).parent if code else Path()
     try:
-        # The column that a csv's image is named in keeps its text.
+        # A csv column that names the image keeps its text, because the record comes last.
         reading = read({**marks, **row.record}, settings)
     except UserError as error:
         raise UserError(f"{row.where}: {error}") from None
@@ -206,7 +207,7 @@ def _check_ids(benchmark: Benchmark, pin: str, asked: Pin, samples: Sequence[Kep
 
 
 def _clusters(samples: Sequence[Kept]) -> list[str]:
-    """The cluster of each: samples that share an image or a group are not independent, nor those linked by a third."""
+    """Cluster of each sample: samples that share an image or a group, directly or through other samples."""
     parent = array("l")
     groups: dict[str, int] = {}
     images: dict[bytes, int] = {}
@@ -232,7 +233,7 @@ def _clusters(samples: Sequence[Kept]) -> list[str]:
 
 
 def _shuffled(samples: Sequence[Kept]) -> list[Pictures]:
-    """For each sample another one's images: those that follow its own in a drawn order of all."""
+    """For each sample other images: each image is replaced by its successor in a fixed pseudo-random order."""
     pictures = {picture.sha256: picture for sample in samples for picture in sample.pictures}
     order = sorted(pictures, key=lambda sha: sha256_bytes(f"shuffled {sha}".encode()))
     following = dict(zip(order, [*order[1:], *order[:1]], strict=True))

@@ -1,4 +1,4 @@
-"""What a benchmark's images are like once decoded: turned ones, blank ones, broken ones."""
+"""Surveys the decoded images of a benchmark: rotated, blank and broken ones."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from mllm_eval.errors import UserError
 from mllm_eval.progress import Progress, unheard
 from mllm_eval.storage import data_home, read_json, write_json
 
-# Images decoded before their findings are counted, and samples that are named of each kind.
+# Images that are decoded per step, and number of samples that are named for each kind.
 AT_ONCE = 64
 NAMED = 3
-# Fewer colours than this and there is nothing to see.
+# An image with fewer colours than this counts as blank.
 COLOURS = 3
 
 
 class Survey(Strict):
-    """Counts of a benchmark's images, each once, and the first samples (ids) that show one of a kind.
+    """Counts of a benchmark's distinct images, and the ids of the first samples with a blank or broken one.
 
-    of: what was looked at, for a survey that is kept.
+    of: hash of the images, by which a saved survey is recognised.
     """
 
     of: str
@@ -36,7 +36,7 @@ class Survey(Strict):
     broken_first: tuple[str, ...] = ()
 
     def sentence(self) -> str:
-        """The counts in words."""
+        """The counts as text."""
         said = [f"{self.images:,} images", f"{self.tagged:,} with an orientation tag"]
         said.append(f"{self.flat:,} of fewer than {COLOURS} colours{_named(self.flat, self.flat_first)}")
         if self.broken:
@@ -44,7 +44,7 @@ class Survey(Strict):
         return ", ".join(said)
 
     def fault(self, benchmark: str, samples: Iterable[Kept]) -> str:
-        """What is broken of these samples' images, with file, row and mend, in a line; empty where nothing is."""
+        """One line about the broken images of these samples, with file, row and advice; empty if none are broken."""
         if not self.broken:
             return ""
         many = f"{self.broken:,} of {self.images:,} images can't be decoded"
@@ -53,7 +53,7 @@ class Survey(Strict):
 
 
 def _reason(name: str, samples: Iterable[Kept]) -> str:
-    """Why the image of a sample can't be decoded, with its place."""
+    """Why a sample's image can't be decoded, with its place in a file."""
     shown = next((sample.pictures for sample in samples if sample.id == name), ())
     for picture in shown:
         try:
@@ -64,7 +64,7 @@ def _reason(name: str, samples: Iterable[Kept]) -> str:
 
 
 def known_survey(benchmark: str, pin: str) -> Survey | None:
-    """What was found when the images of a pin were last looked at; None where nothing is kept of it."""
+    """The saved survey of a pin's images; None if there is none."""
     path = data_home() / "locks" / f"{benchmark}.{pin}.images.json"
     with suppress(UserError):
         return validate(read_json(path), Survey, str(path)) if path.is_file() else None
@@ -72,9 +72,9 @@ def known_survey(benchmark: str, pin: str) -> Survey | None:
 
 
 def survey(benchmark: str, pin: str, samples: Iterable[Kept], told: Progress = unheard) -> Survey:
-    """Look at every image of a pin, or read what was found when the same images were looked at before.
+    """Decode every image of a pin and count findings, or return the saved survey of the same images.
 
-    It is kept beside the locks, where that folder can be written. `told` hears of images as they are decoded.
+    The result is saved beside the locks if that folder is writable. told: called with (images decoded, all images).
     """
     shown = list(_firsts(samples))
     of = short_hash([picture.sha256 for _, picture in shown])
@@ -88,7 +88,7 @@ def survey(benchmark: str, pin: str, samples: Iterable[Kept], told: Progress = u
 
 
 def _firsts(samples: Iterable[Kept]) -> Iterator[tuple[str, Picture]]:
-    """Each image where it is shown first."""
+    """Each distinct image, with the id of the first sample that shows it."""
     seen: set[str] = set()
     for sample in samples:
         for picture in sample.pictures:
@@ -116,7 +116,7 @@ def _look(shown: list[tuple[str, Picture]], of: str, told: Progress) -> Survey:
 
 
 def _one(picture: Picture) -> tuple[bool, bool | None]:
-    """Whether an image carries a tag, and whether it is blank (None: it can't be decoded)."""
+    """Whether an image has an orientation tag, and whether it is blank (None if it can't be decoded)."""
     try:
         tag = orientation_tag(picture.encoded()) is not None
     except UserError:

@@ -1,4 +1,4 @@
-"""Tables of a snapshot as rows: parquet files in the hub's layout, or a csv beside an image folder."""
+"""Reads tables of a snapshot as rows: parquet files in the hub's layout, or a csv beside an image folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mllm_eval.storage import data_home, within
 class DataRow:
     """A row: its place (for messages), its columns without images, and its images by column.
 
-    A column that the row leaves empty is an empty tuple in `images`.
+    If the row leaves an image column empty, its entry in `images` is an empty tuple.
     """
 
     where: str
@@ -31,7 +31,7 @@ class DataRow:
 
 
 def pictures_beside(pin: Pin, aliases: Mapping[str, str], files: Sequence[Path]) -> Iterator[str]:
-    """The image files that the rows of a pin's csv name; nothing for other tables. The images are not looked at."""
+    """Yield the image files that the rows of a pin's csv name; nothing for other tables. The files are not opened."""
     for path in files if pin.image_files else ():
         if path.suffix == ".csv":
             template, folder = str(pin.image_files), str(path.parent)
@@ -42,7 +42,7 @@ def pictures_beside(pin: Pin, aliases: Mapping[str, str], files: Sequence[Path])
 
 
 def files_of(pin: Pin) -> list[Path]:
-    """The files of a local pin in the order of their names; UserError when there are none."""
+    """The files of a local pin, sorted by name. Raises UserError if there are none."""
     folder = data_home() / pin.repo
     paths = sorted(folder.glob(pin.pattern))
     if not paths:
@@ -51,10 +51,10 @@ def files_of(pin: Pin) -> list[Path]:
 
 
 def rows_of(pin: Pin, aliases: Mapping[str, str], files: Sequence[Path], how: Decoding = PLAIN) -> Iterator[DataRow]:
-    """All rows of a pin's files, one at a time; images are hashed on the way and their bytes dropped.
+    """Yield all rows of a pin's files. Images are hashed while reading, and their bytes are dropped.
 
-    Columns are renamed by `aliases` (upstream name -> name here) before they are checked.
-    how: how images are decoded.
+    Columns are renamed by `aliases` (upstream name -> new name) before they are checked. how: how images are decoded.
+    Raises UserError with file and row for wrong columns, cells that can't be read, and missing images.
     """
     for path in files:
         yield from (_csv_rows if path.suffix == ".csv" else _parquet_rows)(path, pin, aliases, how)

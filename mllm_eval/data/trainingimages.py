@@ -1,7 +1,7 @@
-"""What the images of a training set are like, by a part of its rows: turned, deep, transparent, broken ones.
+"""Surveys a part of a training set's images: rotated, 16- or 32-bit, transparent and broken ones.
 
-A training set has millions of images: a part that is chosen by chance, the same each time, and no longer than a minute,
-says what kinds there are and how common they are. It does not say that the rest are whole.
+A training set has millions of images. A pseudo-random part, the same each time, is decoded for at most a minute. It
+shows which kinds there are and how common they are, but not that all other images can be read.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from mllm_eval.progress import Progress, unheard
 from mllm_eval.storage import locate
 
 ROWS, SECONDS = 2_000, 60.0
-# Rows whose images are decoded before the time is looked at.
+# Rows whose images are decoded between two checks of the time.
 AT_ONCE = 64
 NAMED = 3
 
 
 @dataclass
 class TrainingSurvey:
-    """What was found: rows in all and looked at, images, and the first names of each kind beside its count.
+    """Result of a survey: rows in total (`of`) and examined, images, and the names of the images of each kind.
 
-    broken: reasons, with their places, of images and rows that can't be read, all of them.
+    kinds: names by kind. broken: error messages of all images and rows that can't be read.
     """
 
     name: str
@@ -44,7 +44,7 @@ class TrainingSurvey:
     broken: list[str] = field(default_factory=list)
 
     def sentence(self) -> str:
-        """The counts in words, and what training makes of each kind."""
+        """The counts as text, with what training does to each kind."""
         part = f"{self.rows:,} of {self.of:,} rows, " if self.rows < self.of else ""
         clear = f"laid on {self.how.background}" if self.how.background else "alpha dropped"
         said = [
@@ -65,7 +65,7 @@ class TrainingSurvey:
         return f"{len(counted):,} {words} ({done}; {', '.join(counted[:NAMED])}{more})"
 
     def fault(self, skipped: int) -> str:
-        """A line for what can't be read, where that is more than a recipe skips; else nothing."""
+        """One line about what can't be read, if that is more than the recipe skips; otherwise empty."""
         if len(self.broken) <= skipped:
             return ""
         looked = (
@@ -84,10 +84,10 @@ def training_survey(
     told: Progress = unheard,
     clock: Callable[[], float] = monotonic,
 ) -> TrainingSurvey:
-    """Decode the images of at most `ROWS` rows of a training set, for `SECONDS` at most.
+    """Decode the images of at most `ROWS` rows of a training set, for about `SECONDS` seconds at most.
 
     Raises:
-        UserError: there is no such file, it is of another kind, or it has other rows than the recipe says.
+        UserError: the file is missing, is in another format, or has not as many rows as the recipe says.
     """
     end = clock() + SECONDS
     with (
@@ -118,7 +118,7 @@ def training_survey(
 
 
 def _shown(rows: ConversationSet, some: list[int], seen: set[str], survey: TrainingSurvey) -> list[tuple[str, int]]:
-    """The images of these rows that were not seen before, with the row that shows each."""
+    """The images of these rows that were not seen before, each with the number of its row."""
     shown = []
     for row in some:
         try:

@@ -1,6 +1,6 @@
-"""Several processes that do one command together: ranks, collectives, the work queue, and launchers.
+"""Support for commands that run as several processes: ranks, collectives, the work queue, and launchers.
 
-Nothing here knows a command or a run, and torch is used only where a launcher has started several processes.
+Nothing here depends on a command or a run. torch is used only if a launcher has started several processes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Whether all processes of a group are there: each is heard of every few seconds, and all stop when one is not.
+"""Detects lost processes by heartbeats. If one process is lost, all others stop.
 
-A launcher ends the others when one process ends badly. One that is stopped, cut off, or on a machine that is gone ends
-in no way: the others would wait for it in a collective until its time is out, up to days. Beats are counted, not timed:
-clocks that disagree do no harm.
+A launcher ends all processes if one exits with an error. But a process that is suspended, disconnected, or on a lost
+machine does not exit. The others would wait for it in a collective until its timeout, up to days. Heartbeats are
+counters, so clocks may differ between machines.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import threading
 import time
 from typing import Any
 
-# Seconds between two beats, and without any until a process counts as lost.
+# Seconds between two heartbeats, and seconds without one after which a process counts as lost.
 EVERY = 5.0
 LOST = 120.0
 
 
 class Watch:
-    """This process's beats, and its look at those of the others; a thread does both until `leave`."""
+    """Sends this process's heartbeats and checks those of the others, in a thread that runs until `leave`."""
 
     def __init__(self, board: Any, rank: int, size: int, every: float | None = None, lost: float | None = None) -> None:
-        """`board`: torch's store that all processes see, through a connection of its own."""
+        """board: torch's store that all processes share, on a connection of its own. every, lost: in seconds."""
         self.board, self.rank, self.size = board, rank, size
         self.every, self.lost = EVERY if every is None else every, LOST if lost is None else lost
         self._left = threading.Event()
@@ -36,17 +36,17 @@ class Watch:
         atexit.register(self.leave)
 
     def fail(self, reason: str) -> None:
-        """Tell the others why this process ends; they stop with that."""
+        """Tell the other processes why this one ends. They stop with that message."""
         if not self._left.is_set():
             self._left.set()
             try:
-                # The first reason counts: the others' are its consequences.
+                # Only the first reason is kept, because later ones are its consequences.
                 self.board.compare_set("failed", "", f"rank {self.rank}: {' '.join(reason.split())}")
             except Exception:
                 return
 
     def leave(self) -> None:
-        """This process has done its part and is missed by nobody."""
+        """Stop the heartbeats of a process that has finished its work, so that it does not count as lost."""
         if not self._left.is_set() and self._process == os.getpid():
             self._left.set()
             self._thread.join(2 * self.every)
@@ -63,12 +63,12 @@ class Watch:
                     self._stop(problem)
                 self._heard[self.rank] = (0, time.monotonic())
             except Exception:
-                # The board is rank 0's.
+                # Rank 0 holds the store, so errors mean that rank 0 cannot be reached.
                 if time.monotonic() - self._heard[self.rank][1] > self.lost and not self._left.is_set():
                     self._stop(f"rank 0 has not been heard of for {self.lost:.0f} s")
 
     def look(self) -> str:
-        """What is wrong with the others; empty while they are there."""
+        """An error message if a process failed or is lost; empty otherwise."""
         if self.board.check(["failed"]) and (reason := self.board.get("failed").decode()):
             return str(reason)
         now = time.monotonic()
@@ -87,7 +87,7 @@ class Watch:
     def _stop(self, problem: str) -> None:
         said = f"mllm-eval: {problem}; rank {self.rank} stops with it, and the same command goes on from what is kept"
         print(said, file=sys.stderr, flush=True)
-        # The main thread may be in a call that nothing else ends.
+        # os._exit, because the main thread may be blocked in a collective.
         os._exit(1)
 
 
@@ -95,7 +95,7 @@ _watch: Watch | None = None
 
 
 def watch(group: Any) -> None:
-    """Begin to watch over torch's process group; all its processes call it, once."""
+    """Start the heartbeats in torch's process group. All its processes must call this once."""
     global _watch
     rank, size = group.get_rank(), group.get_world_size()
     if size == 1 or (_watch is not None and not _watch._left.is_set()):
@@ -108,6 +108,6 @@ def watch(group: Any) -> None:
 
 
 def failed(reason: str) -> None:
-    """Tell the others, where there are any, why this process ends."""
+    """Tell the other processes, if there are any, why this process ends."""
     if _watch is not None:
         _watch.fail(reason)

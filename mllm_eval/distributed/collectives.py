@@ -1,6 +1,6 @@
-"""Collectives: how processes meet, wait for each other, agree, and end together.
+"""Collectives: how processes meet, wait for each other, agree on a value, and end together.
 
-Each does what it should in one process, too, and loads torch only where there are several.
+Each function also works in a single process. torch is loaded only if there are several.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from mllm_eval.errors import UserError
 
 Decision = TypeVar("Decision")
 
-# Others wait for the slowest as long as it prepares data.
+# Timeout outside of training, where all processes wait for the slowest one to prepare data.
 WAIT = timedelta(days=7)
-# Within training all do the same at the same time: who has not come by then has failed.
+# Timeout within training, where all processes do the same steps. A process that takes longer has failed.
 COLLECTIVE = timedelta(minutes=30)
 _waiting: Any = None
-"""The group in which processes wait for what one of them does alone."""
+"""The default group it was made for, and the group in which processes wait while one works alone."""
 
 
 class SharedError(UserError):
-    """Bad input that every process was told of; one of them prints it."""
+    """Bad input that all processes know of; only one of them prints it."""
 
 
 def _group() -> Any:
-    """torch.distributed where this process has joined the others, else None."""
+    """torch.distributed if this process has joined a process group, else None."""
     torch = sys.modules.get("torch")
     return torch.distributed if torch is not None and torch.distributed.is_initialized() else None
 
 
 def join(distributed: bool) -> None:
-    """Make the process group where there are several processes, or where `distributed` asks for it anyway."""
+    """Initialise the process group if `distributed` is set. A process without a launcher becomes a group of one."""
     if not distributed or _group() is not None:
         return
     import torch
@@ -59,7 +59,7 @@ def join(distributed: bool) -> None:
 
 
 def _patient() -> Any:
-    """The group that waits for `WAIT`, on the CPU; every process that asks for it first makes it with the others."""
+    """The CPU group with the timeout `WAIT`. All processes must call this together the first time, to make it."""
     import torch
 
     global _waiting
@@ -69,13 +69,13 @@ def _patient() -> Any:
 
 
 def meet() -> None:
-    """Wait for the other processes, if a launcher has started any."""
+    """Join the process group, if a launcher has started several processes."""
     join(several())
 
 
 @contextmanager
 def sharing() -> Iterator[Share]:
-    """`meet`, and this process's share of what all do in the `with` block."""
+    """Join the process group, and yield this process's share of the work in the `with` block."""
     meet()
     share = Share.of_group() if several() else Share()
     yield share
@@ -83,7 +83,7 @@ def sharing() -> Iterator[Share]:
 
 
 def without_compiling() -> None:
-    """Keep DeepSpeed on a CPU from compiling its shared-memory reduction, a minute of gcc that inference alone uses."""
+    """Keep DeepSpeed on a CPU from compiling its shared-memory reduction, a minute of gcc that only inference needs."""
     import torch
 
     if not torch.cuda.is_available():
@@ -93,15 +93,15 @@ def without_compiling() -> None:
 
 
 def barrier() -> None:
-    """Wait for the other processes, if there are any, however long they are busy."""
+    """Wait for the other processes, if there are any, up to `WAIT`."""
     if (group := _group()) is not None:
         group.barrier(_patient())
 
 
 def together(work: Callable[[], None], first_only: bool = False) -> None:
-    """Do some work on every process, or on rank 0 alone, and go on when all have done it.
+    """Run some work on every process, or only on rank 0, and return when all have finished it.
 
-    Raises SharedError on all of them where one met bad input: none waits for a process that has gone.
+    If one process meets a UserError, all raise it as SharedError, so that none waits for a process that has ended.
     """
     problem: str | None = None
     try:
@@ -120,7 +120,7 @@ def together(work: Callable[[], None], first_only: bool = False) -> None:
 
 
 def gathered(own: Decision) -> list[Decision]:
-    """What every process has, by rank; nothing on those that are not rank 0."""
+    """The values of all processes, by rank, on rank 0; an empty list on other ranks."""
     if (group := _group()) is None:
         return [own]
     by_rank: list[Any] = [None] * group.get_world_size()
@@ -129,9 +129,9 @@ def gathered(own: Decision) -> list[Decision]:
 
 
 def decided(decide: Callable[[], Decision]) -> Decision:
-    """What rank 0 decides, on all processes: what each finds on the disk may change between one look and the next.
+    """Return rank 0's decision on all processes, because what each finds on the disk may change between two looks.
 
-    Raises SharedError on all of them where rank 0 met bad input.
+    Raises SharedError on all of them if rank 0 met bad input.
     """
     sent: list[Any] = [None]
 
@@ -146,6 +146,6 @@ def decided(decide: Callable[[], Decision]) -> Decision:
 
 
 def tells(problem: UserError) -> bool:
-    """Whether this process prints a problem: rank 0, or a process that met it alone while others were training."""
+    """Whether this process prints an error: rank 0, or a process that met it alone while the others were training."""
     alone = _group() is not None and not isinstance(problem, SharedError)
     return rank() == 0 or alone

@@ -1,4 +1,4 @@
-"""Several processes on one machine, through torchrun or the deepspeed launcher."""
+"""Starts several processes on one machine, with torchrun or the deepspeed launcher."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ LAUNCHERS = ("here", "torchrun", "deepspeed", "slurm")
 
 
 def default_processes() -> int:
-    """One a GPU; one on a machine without."""
+    """One process per GPU; one on a machine without GPUs."""
     return max(1, len(gpus()))
 
 
 def run_processes(launcher: str, module: str, words: Sequence[str], processes: int) -> int:
-    """Call a module, as `python -m` does, with these words on so many processes, and return the exit code.
+    """Run a module, as `python -m` does, with the arguments `words` in a number of processes. Returns the exit code.
 
     Raises UserError for an unknown launcher.
     """
@@ -30,7 +30,7 @@ def run_processes(launcher: str, module: str, words: Sequence[str], processes: i
 def _command(launcher: str, processes: int) -> list[str]:
     port = str(_free_port())
     if launcher == "torchrun":
-        # An address of its own: what `--standalone` does takes the machine's name, which may not resolve.
+        # Not `--standalone`, which uses the machine's host name. The name may not resolve.
         meeting = ["--master-addr", "127.0.0.1", "--master-port", port]
         start = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), *meeting]
         return [sys.executable, *start, "-m"]
@@ -42,7 +42,7 @@ def _command(launcher: str, processes: int) -> list[str]:
 
 def _environment(processes: int) -> dict[str, str]:
     threads = str(max(1, len(os.sched_getaffinity(0)) // processes))
-    # Without a number of its own each process would take all cores.
+    # Without this limit each process would use all cores. A value that the user sets has priority.
     return {"OMP_NUM_THREADS": threads, **os.environ}
 
 

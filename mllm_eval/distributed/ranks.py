@@ -1,4 +1,4 @@
-"""Which process this is and how many there are, as a launcher's environment says."""
+"""The rank and number of processes, from the environment that a launcher sets."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes there are on all machines; 1 without a launcher."""
+    """Number of processes on all machines; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_world_size() -> int:
-    """How many of them are on this machine."""
+    """Number of processes on this machine; 1 without a launcher."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def several() -> bool:
-    """Whether a launcher has started more than one."""
+    """Whether a launcher has started more than one process."""
     return world_size() > 1

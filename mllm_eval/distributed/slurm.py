@@ -1,4 +1,4 @@
-"""A command as a job of a Slurm cluster, through submitit: one task a GPU, and back in the queue when preempted."""
+"""Runs a command as a Slurm job through submitit: one task per GPU by default, and requeued after preemption."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 from mllm_eval.errors import UserError
 
-# Seconds before its end at which Slurm tells a job to go back into the queue: the step at hand and a checkpoint.
+# Seconds before the end at which Slurm signals a job to requeue: enough for the current step and a checkpoint.
 NOTICE = 300
-# How often a job may run out of its time and go back into the queue; being preempted does not count.
+# How often a job may reach its time limit and be requeued. Preemptions are not counted.
 REQUEUES = 100
 KEPT = ("MLLM_EVAL_RESULTS", "MLLM_EVAL_DATA", "MLLM_EVAL_PATH")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked of Slurm. `gpus` and `processes` are per node; one process a GPU unless said otherwise."""
+    """Resources of a Slurm job. gpus and processes are per node; processes: None for one per GPU."""
 
     partition: str | None = None
     nodes: int = 1
@@ -34,15 +34,15 @@ class Job:
 
     @property
     def tasks(self) -> int:
-        """Processes of a node."""
+        """Processes per node."""
         return self.processes or max(1, self.gpus)
 
 
 @dataclass
 class Call:
-    """What every task of a job calls: `main` (a function of a module) with a command's words; it returns an exit code.
+    """The function that every task of a job calls: `main`, with a command's arguments; it returns an exit code.
 
-    A command goes on where it was, so a job that is queued again does.
+    A requeued job repeats the call, because commands continue where they stopped.
     """
 
     main: Callable[[list[str]], int]
@@ -50,7 +50,7 @@ class Call:
     environment: dict[str, str] = field(default_factory=dict)
 
     def __call__(self) -> None:
-        """Do the command as the rank that Slurm says. Raises SystemExit where its exit code is not 0."""
+        """Run the command as the rank that Slurm assigns. Raises SystemExit if its exit code is not 0."""
         import submitit
 
         os.environ.update(self.environment)
@@ -59,16 +59,16 @@ class Call:
             raise SystemExit(code)
 
     def checkpoint(self) -> Any:
-        """What submitit puts back into the queue: the same again."""
+        """What submitit requeues: the same call."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
 
 
 def submit(name: str, logs: Path, call: Call, job: Job) -> Any:
-    """Put a call into the queue under a name; submitit's job, whose logs are in the folder `logs`.
+    """Submit a call as a Slurm job and return submitit's job. logs: the folder for its logs.
 
-    Raises UserError where submitit or Slurm is missing, or Slurm refuses the job.
+    Raises UserError if submitit or Slurm is missing, or if Slurm refuses the job.
     """
     try:
         import submitit
@@ -90,8 +90,8 @@ def submit(name: str, logs: Path, call: Call, job: Job) -> Any:
         "qos": job.qos,
         "mem": job.memory,
         "signal_delay_s": job.notice,
-        # srun takes neither from the job: without them a task may get one core.
-        # A rank that ends takes the others with it: they would wait for it until the job's time is over.
+        # srun inherits neither value from the job; without them a task may get one core.
+        # With --kill-on-bad-exit a failed rank ends the others, which would otherwise wait until the job's time limit.
         "srun_args": [
             f"--cpus-per-task={job.cpus}",
             *([f"--mem={job.memory}"] if job.memory else []),

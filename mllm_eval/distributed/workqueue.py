@@ -1,7 +1,7 @@
-"""The work queue of several processes: whoever is free takes the costliest piece of work that is left.
+"""A work queue for several processes: a free process takes the costliest remaining piece of work.
 
-A counter that all processes add to says how many pieces are taken. Nobody has to wait for anybody in between, and
-a slow process holds the others up by no more than what it has taken last.
+A counter that all processes increment says how many pieces are taken. No process waits for another in between, and a
+slow process delays the others only by its last piece.
 """
 
 from __future__ import annotations
@@ -12,39 +12,39 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Protocol
 
-# A process may be busy with its last batch for as long.
+# A process may be busy with its last batch for this long.
 WAIT = timedelta(days=7)
 
 
 class Board(Protocol):
-    """What all processes see: numbers by name, 0 at first. torch's stores are boards."""
+    """Named counters that all processes share, 0 at first. torch's stores fulfil this protocol."""
 
     def add(self, name: str, amount: int) -> int:
-        """Add to a number and return the sum; one process at a time."""
+        """Add to a counter atomically, and return the sum."""
         ...
 
     def wait(self, names: list[str], timeout: timedelta) -> None:
-        """Return when all these numbers were added to."""
+        """Return when all these counters exist. The store raises an error after the timeout."""
         ...
 
 
 class Alone:
-    """The board of one process."""
+    """The board of a single process."""
 
     def __init__(self) -> None:
         self._numbers: Counter[str] = Counter()
 
     def add(self, name: str, amount: int) -> int:
-        """The sum."""
+        """Add to a counter and return the sum."""
         self._numbers[name] += amount
         return self._numbers[name]
 
     def wait(self, names: list[str], timeout: timedelta) -> None:
-        """Nobody is waited for."""
+        """Return at once, because there are no other processes."""
 
 
 class Share:
-    """One process's part in work that several do. Made alike on all of them, and asked the same things in order."""
+    """One process's part of shared work. All processes must construct it alike and call it in the same order."""
 
     def __init__(self, rank: int = 0, size: int = 1, board: Board | None = None) -> None:
         if size > 1 and board is None:
@@ -57,7 +57,7 @@ class Share:
 
     @classmethod
     def of_group(cls) -> Share:
-        """The share of this process in torch's process group, if there is one. All processes must call it."""
+        """The share of this process in torch's process group, if there is one. All processes must call this."""
         import torch
 
         group: Any = torch.distributed
@@ -65,21 +65,22 @@ class Share:
             return cls()
         rank, size = group.get_rank(), group.get_world_size()
         host = os.environ.get("MASTER_ADDR", "127.0.0.1")
-        # Port 0: the system chooses a free one, which the others are told.
+        # Port 0 lets the system choose a free port, which is then broadcast.
         own = group.TCPStore(host, 0, is_master=True, wait_for_workers=False) if rank == 0 else None
         port: list[int | None] = [own.port if own else None]
         group.broadcast_object_list(port, src=0)
         share = cls(rank, size, own or group.TCPStore(host, port[0], is_master=False))
-        # Rank 0 holds the board: it does not go before the others have found it, nor (`close`) while they look at it.
+        # Rank 0 holds the board. It must wait here until the others are connected, and in `close` until they finish.
         group.barrier()
         return share
 
     def take(self, work: Sequence[int]) -> Iterator[int]:
-        """The numbers of the pieces of work that are this process's to do, as it comes to do them.
+        """Yield the indices of the pieces of work that this process gets, one at a time.
 
         Args:
-            work: what each piece costs, in any unit, the same list on all processes. One process does all in order;
-                of several each gets the costliest that no other has got. Over all of them every number comes once.
+            work: cost of each piece in any unit, the same list on all processes. A single process gets all pieces in
+                order. With several, each gets the costliest piece that is not taken. Every index is yielded once
+                overall.
         """
         if self.size == 1:
             yield from range(len(work))
@@ -90,12 +91,12 @@ class Share:
             yield order[taken - 1]
 
     def counter(self) -> Callable[[int], int]:
-        """Adds an amount to a sum that all processes add to, and returns it."""
+        """Return a function that adds to a sum over all processes, and returns the sum so far."""
         name = self._name("sum")
         return lambda amount: self._board.add(name, amount)
 
     def first(self, do: Callable[[], None]) -> None:
-        """Rank 0 does something before the others go on; an error of its own is no news to them: they go on."""
+        """Run `do` on rank 0 before the others continue. If it fails, only rank 0 raises, and the others continue."""
         name = self._name("first")
         if self.rank:
             self._board.wait([name], WAIT)
@@ -106,7 +107,7 @@ class Share:
             self._board.add(name, 1)
 
     def last(self, do: Callable[[], None]) -> None:
-        """Rank 0 does something once all processes have come as far as this; none waits for it before `end`."""
+        """Run `do` on rank 0 after all processes have called this. Nobody waits before `end`."""
         name = self._name("last")
         if self._board.add(f"{name}/come", 1) == self.size:
             self._board.add(name, 1)
@@ -116,14 +117,14 @@ class Share:
                 self._later.popleft()[1]()
 
     def end(self) -> None:
-        """Rank 0 waits for the others and does what was left for `last`."""
+        """Rank 0 waits for the others, and runs what `last` has left."""
         while self._later:
             name, do = self._later.popleft()
             self._board.wait([name], WAIT)
             do()
 
     def close(self) -> None:
-        """Say that this process asks no more; rank 0 waits until all have said so, for it holds what they look at."""
+        """Declare this process finished. Rank 0 waits until all processes are, because it holds the board."""
         if self._board.add("closed/come", 1) == self.size:
             self._board.add("closed", 1)
         if self.rank == 0:

@@ -1,7 +1,8 @@
-"""Web images filtered by what can be read in them: a multimodal model answers one question about each of a corpus.
+"""Filters web images by what can be read in them: a multimodal model answers one yes-no question about each image.
 
-p(yes) is read from the first token's logits, one forward pass an image. A shard of the corpus is filtered whole or not
-at all, so that a filter that was killed goes on and ends with the same bytes, on one machine or many. docs/filter.md
+p(yes) is computed from the logits of the first token, in one forward pass per image. A shard of the corpus is filtered
+completely or not at all. A filter that was killed therefore resumes and ends with the same bytes, on one machine or
+many. See docs/filter.md.
 """
 
 from __future__ import annotations

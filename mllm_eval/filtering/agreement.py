@@ -1,4 +1,4 @@
-"""Decisions against labels, and shares with their intervals: counts in, numbers out. No torch."""
+"""The agreement of decisions with labels, and shares with their intervals, from counts alone. No torch."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from mllm_eval.filtering.tally import BINS, Tally
 
-# Bins of the calibration.
+# Number of bins of the calibration.
 TENTHS = 10
 
 
 class Share(NamedTuple):
-    """A share, in [0, 1], of so many (`of`), with the 95 % interval by Wilson (1927); None of nothing."""
+    """A share in [0, 1] of `of` items, with its 95 % interval by Wilson (1927). `value` is None without items."""
 
     value: float | None
     low: float
@@ -21,7 +21,7 @@ class Share(NamedTuple):
 
 
 def share(part: int, count: int) -> Share:
-    """`part` of `count`, as of a sample drawn at random."""
+    """The share `part` / `count`, as of a random sample."""
     if not count:
         return Share(None, 0.0, 1.0, 0)
     from scipy.stats import binomtest
@@ -31,7 +31,7 @@ def share(part: int, count: int) -> Share:
 
 
 class Tenth(NamedTuple):
-    """Labelled pictures with p(yes) from `low` to `high`: their mean p(yes), and the share that is labelled yes."""
+    """The labelled images with p(yes) from `low` to `high`: their mean p(yes), and the share that is labelled yes."""
 
     low: float
     high: float
@@ -41,10 +41,18 @@ class Tenth(NamedTuple):
 
 @dataclass(frozen=True)
 class Agreement:
-    """precision: of kept pictures, labelled yes. recall: of pictures labelled yes, kept. accuracy: decided as labelled.
-    true: labelled yes of all that have a label. tenths: the calibration. error: expected calibration error, the mean
-    over pictures of |mean p(yes) - share labelled yes| of their tenth (Naeini et al. 2015, equal widths). area: under
-    the ROC curve, pictures of one hundredth of p(yes) counted as ties; None where all labels are alike."""
+    """How well the decisions agree with the labels, over images that have one.
+
+    precision  share of kept images that are labelled yes
+    recall     share of images labelled yes that are kept
+    accuracy   share of images that are decided as labelled
+    true       share of images that are labelled yes
+    tenths     the calibration, in bins of equal width
+    error      expected calibration error: the mean over images of |mean p(yes) - share labelled yes| of their bin
+               (Naeini et al. 2015)
+    area       area under the ROC curve, with p(yes) in bins of one hundredth whose images count as ties; None if all
+               labels are the same
+    """
 
     precision: Share
     recall: Share
@@ -56,7 +64,7 @@ class Agreement:
 
 
 def agreement(tally: Tally) -> Agreement | None:
-    """How far decisions and labels agree; None where nothing that was judged has a label."""
+    """The agreement of decisions with labels; None if no judged image has a label."""
     count = sum(tally.labelled)
     if not count:
         return None

@@ -1,4 +1,4 @@
-"""Which model filters, by what question, and how: known before the model is loaded. No torch."""
+"""The model that filters, its question and its settings, without loading the model. No torch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mllm_eval.saved import read_all_saved
 if TYPE_CHECKING:
     from mllm_eval.filtering.judging import Judge
 
-# Pictures at a time: on a CPU more only leave the caches.
+# Images per batch. On a CPU, larger batches no longer fit its caches.
 BATCH = {"cpu": 16, "cuda": 64}
 
 
 def filtering_model(name: str, dtype: str | None = None) -> Run | ExternalModel:
-    """The run or external model of a name, or the model in a folder or of a hub repository.
+    """The run or external model with this name, or the model in a folder or hub repository.
 
-    Raises UserError where it is none of these, and for imported answers, which answer nothing else.
+    Raises UserError if there is none, and for imported answers, which have no model to ask.
     """
     known = read_all_saved()
     try:
@@ -41,9 +41,9 @@ def filtering_model(name: str, dtype: str | None = None) -> Run | ExternalModel:
 
 @dataclass(frozen=True)
 class Question:
-    """A model and what it is asked; `load` makes the judge. May be sent to another process.
+    """A model and the question that it is asked. It can be pickled; `load` makes the judge.
 
-    threshold: p(yes) from which a picture is kept. server: address of a vLLM server that holds the run's LLM.
+    threshold: the lowest p(yes) at which an image is kept. server: address of a vLLM server that holds the run's LLM.
     """
 
     model: Run | ExternalModel
@@ -61,8 +61,10 @@ class Question:
         batch: int | None = None,
         server: str | None = None,
     ) -> Question:
-        """Defaults filled in: the level's threshold, the device's batch. Raises UserError for a threshold beyond 0 to
-        1, and a server for a model that is no run."""
+        """The question with defaults: the level's threshold and the device's batch size.
+
+        Raises UserError for a threshold outside 0 to 1, and for a server with a model that is no run.
+        """
         chosen = level.threshold if threshold is None else threshold
         if not 0 < chosen < 1:
             raise UserError(f"--threshold {chosen:g}: p(yes) lies between 0 and 1")
@@ -71,7 +73,7 @@ class Question:
         return cls(model, level, chosen, batch or BATCH[device().partition(":")[0]], server)
 
     def config(self) -> dict[str, Any]:
-        """All that decides a decision, as plain data."""
+        """Everything that can change a decision, as plain data."""
         return {
             "model": self.model.name,
             "hash": self.model.hash,
@@ -79,7 +81,7 @@ class Question:
             "question": self.level.question,
             "threshold": self.threshold,
             "batch": self.batch,
-            # Its sums are rounded otherwise, and it tells the likeliest tokens alone.
+            # A server rounds differently, and returns the probabilities of the likeliest tokens only.
             "by": "server" if self.server else "here",
         }
 
@@ -89,7 +91,7 @@ class Question:
         return short_hash(self.config())
 
     def load(self) -> Judge:
-        """The judge. Raises UserError where the model cannot be loaded."""
+        """Loads the judge. Raises UserError if the model can't be loaded."""
         from mllm_eval.environment import before_torch
 
         before_torch()

@@ -1,4 +1,4 @@
-"""Which columns of a parquet file are the picture, its key and its caption: img2dataset's layout and the hub's."""
+"""Finds the columns of a parquet file that hold image, key and caption, in img2dataset's layout and in the hub's."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from mllm_eval.errors import UserError, near
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# img2dataset names the column of bytes by the format that it writes.
+# img2dataset names the column of the bytes by the image format that it writes.
 BYTES = ("jpg", "jpeg", "png", "webp", "image", "img", "image_bytes", "bytes")
 KEYS = ("key", "__key__", "id", "image_id", "uid")
 CAPTIONS = ("txt", "caption", "text", "TEXT")
-# Why img2dataset has no bytes of a picture.
+# Columns where img2dataset says why an image could not be downloaded.
 STATUS = ("status", "error_message")
 
 
 class Columns(NamedTuple):
-    """Names of columns; `key` None where rows are known by their number."""
+    """The names of the columns. `key` is None if rows are identified by their number."""
 
     image: str
     key: str | None
@@ -28,14 +28,14 @@ class Columns(NamedTuple):
 
     @property
     def read(self) -> tuple[str, ...]:
-        """All of them."""
+        """All columns to read."""
         return (self.image, *([self.key] if self.key else []), *self.captions, *self.status)
 
 
 def columns_of(schema: pa.Schema, path: str, image: str | None = None) -> Columns:
-    """The columns of a file; `image` names that of the pictures where there are several.
+    """The columns of a file. `image` names the column of the images, if several could hold them.
 
-    Raises UserError where none or several could be it.
+    Raises UserError if `image` is unknown or of another type, and without it if not exactly one column qualifies.
     """
     kinds = {field.name: type_name(field.type) for field in schema}
     possible = [name for name, kind in kinds.items()

@@ -1,4 +1,4 @@
-"""A corpus of pictures as shards: WebDataset tars, parquet files, or parts of a folder of image files. No torch."""
+"""A corpus of images in shards: WebDataset tars, parquet files, or parts of a folder of image files. No torch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from mllm_eval.errors import UserError
 from mllm_eval.storage import sha256_bytes
 
 Kind = Literal["tar", "parquet", "files"]
-# Image files that are one shard of a folder.
+# Number of image files in a shard of a folder.
 FILES = 1000
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of a corpus that is filtered whole or not at all.
+    """A part of a corpus that is filtered completely or not at all.
 
-    name: relative to the corpus, unique in it. path: of the file, or of the folder that `files` lie in (their names
-    relative to it, sorted, what lies beside the images among them).
+    name: relative to the corpus, unique in it. path: of the tar or parquet file, or of the folder of `files`. files:
+    sorted paths of image files relative to `path`, with their text and json files.
     """
 
     name: str
@@ -32,9 +32,9 @@ class Shard:
     files: tuple[str, ...] = ()
 
     def signature(self) -> str:
-        """Which bytes these are, without reading them: names, sizes and times of change, 16 hex digits.
+        """Identifies the shard's bytes by names, sizes and modification times, without reading them; 16 hex digits.
 
-        Raises UserError where a tar or parquet file is gone; an image file that is counts as gone.
+        Raises UserError if a tar or parquet file is missing. A missing image file is part of the signature.
         """
         paths = [Path(self.path, name) for name in self.files] or [Path(self.path)]
         told = []
@@ -52,7 +52,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Where pictures lie. `left_out`: files that were taken for metadata and not for shards, named."""
+    """The images below a place. `left_out`: parquet files that were taken for metadata and are not shards."""
 
     place: Path
     kind: Kind
@@ -61,11 +61,11 @@ class Corpus:
 
     @property
     def count(self) -> int:
-        """How many shards there are; of a folder of images that takes a walk."""
+        """The number of shards. For a folder of image files this walks the folder."""
         return sum(1 for _ in self.shards()) if self.kind == "files" else len(self.paths)
 
     def shards(self) -> Iterator[Shard]:
-        """The shards in the order of their names; of a folder of images no more than one is held."""
+        """The shards in the order of their names. Of a folder of images, only one shard is in memory at a time."""
         if self.kind == "files":
             yield from _parts(self.place)
             return
@@ -74,7 +74,7 @@ class Corpus:
             yield Shard(name, self.kind, str(path))
 
     def shard(self, name: str) -> Shard:
-        """The shard of that name. Raises KeyError for an unknown one."""
+        """The shard with this name. Raises KeyError if there is none."""
         for one in self.shards():
             if one.name == name:
                 return one
@@ -82,10 +82,10 @@ class Corpus:
 
 
 def open_corpus(place: Path) -> Corpus:
-    """What a file or folder holds: the tars in it, else the parquet files, else the images.
+    """The corpus in a file or folder: the tars in it, else the parquet files, else the images.
 
-    A parquet file beside a tar or folder of its own name is img2dataset's metadata: it tells of the pictures and does
-    not hold them. Raises UserError for a place that is missing or holds nothing of the three.
+    A parquet file with the name of a tar or folder next to it is img2dataset's metadata: it describes the images and
+    does not hold them. Raises UserError if the place does not exist or holds none of the three.
     """
     place = Path(place).expanduser().absolute()
     if place.is_file():
@@ -125,7 +125,7 @@ def _parts(place: Path) -> Iterator[Shard]:
     images = number = 0
     for name in _walked(place):
         is_image = is_picture(name)
-        # What belongs to one key is not parted.
+        # Files with the same key stay in one shard.
         if is_image and images >= FILES and stem_of(name) != stem_of(held[-1]):
             yield _part(number, place, held)
             held, images, number = [], 0, number + 1
@@ -140,7 +140,7 @@ def _part(number: int, place: Path, names: list[str]) -> Shard:
 
 
 def _walked(place: Path, below: str = "") -> Iterator[str]:
-    """Names of files, relative, in an order in which those of one key stand together; hidden ones left out."""
+    """The relative paths of image, text and json files; those of one key are adjacent. Hidden files are left out."""
     names = sorted(os.listdir(place / below), key=lambda name: (stem_of(name), name))
     for name in names:
         relative = f"{below}/{name}" if below else name
@@ -149,7 +149,7 @@ def _walked(place: Path, below: str = "") -> Iterator[str]:
         try:
             is_folder = stat.S_ISDIR(os.stat(place / relative).st_mode)
         except OSError:
-            # A link to nothing: it is named when it is read.
+            # A broken link: reading it later reports it by name.
             is_folder = False
         if is_folder:
             yield from _walked(place, relative)
@@ -158,6 +158,6 @@ def _walked(place: Path, below: str = "") -> Iterator[str]:
 
 
 def stem_of(name: str) -> str:
-    """The key of a member as WebDataset has it: its name up to the first dot behind the last slash."""
+    """The key of a tar member, as in WebDataset: its path up to the first dot of the file name."""
     head, slash, tail = name.rpartition("/")
     return f"{head}{slash}{tail.partition('.')[0]}"

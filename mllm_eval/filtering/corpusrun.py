@@ -1,4 +1,4 @@
-"""A corpus filtered, shard by shard: what is done stays, what is left is done, and the whole is counted."""
+"""Filters a corpus shard by shard: finished shards are kept, the others are decided, and all are counted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONFIG, SUMMARY, TIMINGS = "filter.json", "summary.json", "timings.jsonl"
 
 @dataclass(frozen=True)
 class Spent:
-    """What judging shards took: pictures, seconds and processor seconds, decoding and writing among them."""
+    """The number of judged images, and the wall and CPU seconds that they took, decoding and writing included."""
 
     pictures: int = 0
     seconds: float = 0.0
@@ -38,7 +38,10 @@ class Spent:
 
 @dataclass(frozen=True)
 class Filtered:
-    """A filtered corpus. about: how the judge judged, spellings of yes and no among it; spent: over all commands."""
+    """A filtered corpus.
+
+    about: settings of the judge, including its spellings of yes and no. spent: time over all calls.
+    """
 
     out: Path
     config: dict[str, Any]
@@ -51,7 +54,7 @@ class Filtered:
 
 @dataclass(frozen=True)
 class Work:
-    """What is done of one corpus: `judge` loads the model, once and only if something is left."""
+    """The work on one corpus. `judge` loads the model; it is called only if shards are left to decide."""
 
     corpus: Corpus
     asked: Asked
@@ -62,14 +65,14 @@ class Work:
 
 
 Do = Callable[[Work, Iterable[Shard]], Iterator[tuple[str, Tally]]]
-"""Decides shards, in any order and by any number of processes; gives each with its tally as it is done."""
+"""Decides shards in any order, by any number of processes; yields each shard's name and counts when it is done."""
 
 
 def filter_corpus(work: Work, do: Do | None = None, progress: Progress = unheard) -> Filtered:
-    """Decide every shard that is not decided yet, and count all. A killed call, made again, ends with the same bytes.
+    """Decides all shards that are not decided yet, and counts all.
 
-    `do`: by default one shard after the other in this process.
-    Raises UserError where `out` holds the decisions of another filter.
+    A call that was killed can be repeated, and ends with the same bytes. `do` decides the shards (default: one after
+    another in this process). Raises UserError if `out` holds the decisions of another filter.
     """
     out = work.places.out
     with FileLock(out / ".lock"):
@@ -93,7 +96,7 @@ def filter_corpus(work: Work, do: Do | None = None, progress: Progress = unheard
                 done += 1
                 progress(done, count)
             about = work.about or about
-            # A worker on Ray that died has left what it was writing.
+            # A worker on Ray that died may have left temporary files.
             _sweep(out)
         _write_config(work, about)
         spent = read_spent(out)
@@ -103,7 +106,7 @@ def filter_corpus(work: Work, do: Do | None = None, progress: Progress = unheard
 
 
 def one_by_one(work: Work, shards: Iterable[Shard]) -> Iterator[tuple[str, Tally]]:
-    """The shards in their order, by this process."""
+    """Decides the shards in their order, in this process."""
     judge = work.judge()
     work.about.update(judge.about)
     _write_config(work, work.about)
@@ -112,20 +115,20 @@ def one_by_one(work: Work, shards: Iterable[Shard]) -> Iterator[tuple[str, Tally
 
 
 def timed(shard: Shard, judge: Judge, asked: Asked, places: Places) -> Tally:
-    """`decide_shard`, with a line of what it took."""
+    """Calls `decide_shard` and appends a line with its time to the timings."""
     wall, cpu = time.perf_counter(), time.process_time()
     tally = decide_shard(shard, judge, asked, places)
     line = {"shard": shard.name, "pictures": tally.judged + tally.failed,
             "seconds": round(time.perf_counter() - wall, 4),
             "cpu_seconds": round(time.process_time() - cpu, 4)}  # fmt: skip
-    # One short line a write: several processes append to it.
+    # A single unbuffered write per line, since several processes append to the file.
     with saving(places.out / TIMINGS), open(places.out / TIMINGS, "ab", buffering=0) as file:
         disk.write(file.fileno(), (json.dumps(line) + "\n").encode())
     return tally
 
 
 def read_spent(out: Path) -> Spent:
-    """What all shards took that were ever decided here; a line that was cut short is left out."""
+    """The time of all shards that were ever decided in this folder; truncated lines are skipped."""
     total = Spent()
     if (out / TIMINGS).is_file():
         with open(out / TIMINGS, encoding="utf-8", errors="replace") as file:
@@ -139,12 +142,12 @@ def read_spent(out: Path) -> Spent:
 
 
 def summary(made: Filtered) -> dict[str, Any]:
-    """The counts as plain data; nothing that hangs on the machine or the hour."""
+    """The counts as plain data, without anything that depends on the machine or the time."""
     return {"filter": made.config, "judge": made.about, "shards": made.shards, **made.tally.to_dict()}
 
 
 def _sweep(out: Path) -> None:
-    """Remove what those that were killed have left; called while nobody writes."""
+    """Removes temporary files of processes that were killed. Call it only while nobody writes."""
     remove_temporary(out)
 
 

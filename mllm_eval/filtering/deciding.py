@@ -1,4 +1,4 @@
-"""One shard: its pictures judged in batches, its decisions written as they come, whole or not at all. No torch."""
+"""Decides one shard: judges its images in batches and writes the decisions, completely or not at all. No torch."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from mllm_eval.storage import replacing, sha256_bytes
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Rows of a row group: what is held of decisions.
+# Rows of a row group, which is also the largest number of decisions in memory.
 ROWS = 8192
 META = b"mllm_eval.filter"
 KEPT, DROPPED, FAILED = "kept", "dropped", "failed"
-# What a broken picture raises on its way to pixels.
+# The errors that a damaged image raises.
 BROKEN = (UserError, OSError, ValueError)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """How a corpus is filtered.
+    """The settings of a filter.
 
-    key: names the filter; decisions of another one are made anew. threshold: p(yes) from which a picture is kept.
-    label, image_column: as of `entries`. shards: whether the kept pictures are written, too.
+    key: hash of the filter; decisions of another filter are not reused. threshold: the lowest p(yes) at which an image
+    is kept. label, image_column: see `entries`. shards: whether to write the kept images as shards too.
     """
 
     key: str
@@ -48,25 +48,25 @@ class Asked:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the files of a filtered corpus are."""
+    """The paths of the files of a filtered corpus."""
 
     out: Path
 
     def decisions(self, shard: str) -> Path:
-        """The decisions of a shard; it is done when they are there."""
+        """The decisions of a shard. The shard is done once this file exists."""
         return self.out / "decisions" / f"{shard}.parquet"
 
     def index(self, shard: str) -> Path:
-        """The keys of its kept pictures, one a line."""
+        """The keys of the shard's kept images, one per line."""
         return self.out / "kept" / f"{shard}.txt"
 
     def shard(self, shard: Shard) -> Path:
-        """The shard with the kept pictures alone."""
+        """The shard that holds only the kept images."""
         return self.out / "shards" / (f"{shard.name}.tar" if shard.kind == "files" else shard.name)
 
 
 def tally_of(shard: Shard, asked: Asked, places: Places) -> Tally | None:
-    """What was counted of a shard that is done: for this filter, and of these bytes; None otherwise."""
+    """The counts of a shard that was decided by this filter and has not changed since; else None."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -77,7 +77,7 @@ def tally_of(shard: Shard, asked: Asked, places: Places) -> Tally | None:
     source = shard.signature()
     try:
         said = json.loads(pq.read_metadata(path).metadata[META])
-        # What a disk gives back otherwise than it was written is judged again; earlier versions wrote no checksum.
+        # The checksum detects corruption on disk; earlier versions wrote none.
         if said["filter"] != asked.key or said["source"] != source or said.get("sum", _sum(said)) != _sum(said):
             return None
         return Tally.of_dict(said["tally"])
@@ -86,9 +86,9 @@ def tally_of(shard: Shard, asked: Asked, places: Places) -> Tally | None:
 
 
 def decide_shard(shard: Shard, judge: Judge, asked: Asked, places: Places) -> Tally:
-    """Judge a shard's pictures and write its files; those of an earlier version are replaced, the decisions last.
+    """Judges the images of a shard and writes its files; existing ones are replaced, the decisions last.
 
-    Raises UserError for what no later try without a change can do; what is wrong with single pictures is counted.
+    Raises UserError for errors that a retry can't solve. Errors in single images are counted instead.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -130,16 +130,15 @@ def decide_shard(shard: Shard, judge: Judge, asked: Asked, places: Places) -> Ta
 
 
 def _sum(said: dict[str, Any]) -> str:
-    """A checksum of what is counted of a shard, 16 hex digits."""
+    """A checksum of a shard's counts, 16 hex digits."""
     own = {name: value for name, value in said.items() if name != "sum"}
     return sha256_bytes(json.dumps(own, sort_keys=True).encode())[:16]
 
 
 def judge_entries(entries: Iterable[Entry], judge: Judge) -> Iterator[tuple[Entry, Judgement | str]]:
-    """Entries in their order with a judgement, or with why there is none; decoded by threads ahead of the judge.
+    """The entries in order, each with its judgement or the reason why there is none. Threads decode ahead of the judge.
 
-    A batch is as many entries as the judge takes at a time, broken ones among them: what stands in it depends on the
-    shard alone.
+    A batch is the judge's batch size in entries, including damaged ones, so that it depends on the shard alone.
     """
     stream = iter(entries)
     with ThreadPoolExecutor(decoders(), "decode") as pool:
@@ -166,7 +165,7 @@ def judge_entries(entries: Iterable[Entry], judge: Judge) -> Iterator[tuple[Entr
 
 @dataclass(frozen=True)
 class BadPicture:
-    """Why a picture cannot be decoded."""
+    """The reason why an image can't be decoded."""
 
     reason: str
 
@@ -205,7 +204,7 @@ def _row(shard: Shard, entry: Entry, judged: Judgement | str, asked: Asked, tall
 
 
 class _Captions:
-    """Which pictures have no caption, until it is known whether others of the shard have one."""
+    """Collects the images without a caption: they are faults only if other images of the shard have captions."""
 
     def __init__(self) -> None:
         self.with_, self.without = 0, 0

@@ -1,4 +1,4 @@
-"""What a judge of pictures is, and what its judgement is made of. No torch."""
+"""The interface of a judge of images, and its judgements. No torch."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ if TYPE_CHECKING:
 
 
 class Judgement(NamedTuple):
-    """p_yes: P(yes) / (P(yes) + P(no)), each summed over its spellings as the answer's first token.
-    mass: P(yes) + P(no): how much of the first token is an answer at all."""
+    """The judgement of an image, from the probabilities of the answer's first token.
+
+    p_yes: P(yes) / (P(yes) + P(no)), each summed over the word's spellings. mass: P(yes) + P(no).
+    """
 
     p_yes: float
     mass: float
 
 
 class Judge(Protocol):
-    """Answers one question about pictures with yes or no."""
+    """Answers one yes-no question about images."""
 
     batch: int
-    """Pictures that are judged together."""
+    """Number of images per batch."""
 
     @property
     def about(self) -> dict[str, Any]:
-        """How it judges, as plain data: what decides a judgement and is not in the model's bytes."""
+        """The judge's settings as plain data: all that can change a judgement besides the model's weights."""
         ...
 
     def prepare(self, image: PIL.Image.Image) -> Any:
-        """What is needed of a picture; called by several threads at once."""
+        """Preprocesses an image; several threads call it at once."""
         ...
 
     def judge(self, prepared: Sequence[Any]) -> list[Judgement | str]:
-        """A judgement a picture, of at most `batch`; a text says why there is none."""
+        """A judgement for each of at most `batch` images, or a text that says why there is none."""
         ...

@@ -1,4 +1,4 @@
-"""Judges: a run of this project by its own engine or through a server, and an external model as it is."""
+"""Judges: a run of this project, in this process or through a server, and an external model."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 
 class Prepared(NamedTuple):
-    """Pixels [3, H, W] of a picture, and what is shown of its grid."""
+    """The pixels float32 [3, H, W] of an image, and how many rows and columns of its tokens are shown (None: all)."""
 
     pixels: NDArray[np.float32]
     kept: Kept | None
 
 
 def judgements(logits: Tensor, spellings: Spellings) -> list[Judgement | str]:
-    """A judgement a row of logits [B, vocabulary]; in float64."""
+    """A judgement for each row of logits [B, vocabulary], in float64. Raises ValueError if they are not finite."""
     said = torch.log_softmax(logits.double(), -1)
     yes, no = (torch.logsumexp(said[:, list(ids)], -1) for ids in (spellings.yes, spellings.no))
     p_yes, mass = torch.sigmoid(yes - no).tolist(), (yes.exp() + no.exp()).tolist()
@@ -50,16 +50,16 @@ def judgements(logits: Tensor, spellings: Spellings) -> list[Judgement | str]:
 
 
 class RunJudge:
-    """A trained run: encoder, projector and LLM, each once an image; no features are stored."""
+    """A trained run as a judge: each image passes once through encoder, projector and LLM; no features are stored."""
 
     def __init__(self, run: Run, question: str, batch: int) -> None:
-        """Raises UserError where the run is not trained."""
+        """Loads the run's checkpoint. Raises UserError if the run is not trained."""
         repeatable(run.seed)
         self._take(run.checkpoint, run.recipe.template, question, batch, getattr(torch, run.recipe.dtype))
 
     @classmethod
     def of_checkpoint(cls, folder: Path, template: str, question: str, batch: int) -> RunJudge:
-        """The judge of a checkpoint of no run, in its own dtype."""
+        """The judge of a checkpoint that belongs to no run, in the checkpoint's own dtype."""
         made = cls.__new__(cls)
         made._take(folder, template, question, batch, None)
         return made
@@ -91,7 +91,7 @@ class RunJudge:
         return Prepared(self.model.encoder.preprocess(image), kept)
 
     def features(self, prepared: Sequence[Prepared]) -> Tensor:
-        """Patch features [n, h, w, D]. Every batch is encoded in the same shape, the last one filled up."""
+        """Patch features [n, h, w, D]. The batch is padded to full size, so that every batch has the same shape."""
         filled = np.zeros((self.batch, *prepared[0].pixels.shape), np.float32)
         filled[: len(prepared)] = [one.pixels for one in prepared]
         return self.model.encode(torch.from_numpy(filled))[: len(prepared)]
@@ -104,7 +104,7 @@ class RunJudge:
 
 
 class ServedJudge(RunJudge):
-    """A trained run whose LLM a vLLM server holds: prompts go out as embeddings, log-probabilities come back."""
+    """A trained run whose LLM is on a vLLM server, which gets prompts as embeddings and returns log-probabilities."""
 
     def __init__(self, run: Run, question: str, batch: int, server: Server) -> None:
         super().__init__(run, question, batch)
@@ -117,7 +117,7 @@ class ServedJudge(RunJudge):
 
     @torch.inference_mode()
     def judge(self, prepared: Sequence[Prepared]) -> list[Judgement | str]:
-        """See `Judge.judge`. The server tells the likeliest tokens alone; a word that is not among them has p 0."""
+        """See `Judge.judge`. The server returns only the likeliest tokens; a word that is not among them gets 0."""
         images = self.question.embed(self.features(prepared), [one.kept for one in prepared])
         prompts = [self.question.prompt(image) for image in images]
         with ThreadPoolExecutor(self.server.at_once) as pool:
@@ -150,7 +150,7 @@ class StockJudge:
                 **self.spellings.texts(self.stock.tokenizer)}  # fmt: skip
 
     def prepare(self, image: PIL.Image.Image) -> PIL.Image.Image:
-        """The picture: its processor does the rest, a batch at a time."""
+        """Returns the image itself, since the model's processor preprocesses whole batches."""
         return image
 
     def judge(self, prepared: Sequence[PIL.Image.Image]) -> list[Judgement | str]:

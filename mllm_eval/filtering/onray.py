@@ -1,7 +1,8 @@
-"""The same filter on Ray: shards as rows of a data set, the model as an actor, files where every machine sees them.
+"""Filters a corpus on Ray: shards are rows of a data set, the model is an actor, the files are on a shared disk.
 
-A worker writes a shard's files itself, whole or not at all, and only the name of the shard and its counts come back: no
-picture passes through Ray's store. What was done by a worker that died stays, and its shard is tried again.
+A worker writes the files of a shard itself, completely or not at all, and returns only the shard's name and counts: no
+image passes through Ray's object store. Shards that a worker finished before it died are kept; the one it was working
+on is retried.
 """
 
 from __future__ import annotations
@@ -23,23 +24,23 @@ from mllm_eval.storage import data_home, results_home
 
 LACKING = "filtering on Ray needs it: pip install 'mllm_eval[filter]'"
 LOCAL = "local"
-# How often a shard whose worker died is tried again.
+# How often a shard is retried after its worker died.
 TRIES = 3
-# More only cost Ray time: of shards in one block those that are done are not done again.
+# The largest number of blocks, since each costs Ray time. A retried block skips the shards that are already done.
 BLOCKS = 2000
 
 
 class Worker:
-    """A model that decides shards: one actor."""
+    """The Ray actor: a model that decides shards."""
 
     def __init__(self, judge: Callable[[], Judge], asked: Asked, places: Places) -> None:
         self.judge, self.asked, self.places = judge(), asked, places
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row with a shard -> a row with its name and its counts."""
+        """Decides the shard of a row; returns a row with its name and counts, or with a problem."""
         shard = Shard(row["name"], row["kind"], row["path"], tuple(json.loads(row["files"])))
         try:
-            # A shard that is tried again may have been done when its worker died.
+            # A retried shard may have been finished before its worker died.
             tally = tally_of(shard, self.asked, self.places)
             tally = tally or timed(shard, self.judge, self.asked, self.places)
         except UserError as problem:
@@ -49,9 +50,9 @@ class Worker:
 
 
 def on_ray(address: str = LOCAL, workers: int = 2, gpus: float = 0) -> Do:
-    """Decide shards by `workers` models at a time on a Ray cluster, or on one that is started here (`local`).
+    """Decides shards with `workers` models at a time on a Ray cluster; `local` starts one on this machine.
 
-    gpus: of each model. Raises UserError where Ray is not installed.
+    gpus: number of GPUs per model. Raises UserError if Ray is not installed.
     """
     try:
         import ray
@@ -76,7 +77,7 @@ def on_ray(address: str = LOCAL, workers: int = 2, gpus: float = 0) -> Do:
 
 
 def _environment() -> dict[str, str]:
-    """What a worker is told, wherever it starts: the same folders, and the same threads, on which roundings hang."""
+    """A worker's environment on any machine: the same folders, and as many threads, which affect rounding."""
     said = {"MLLM_EVAL_RESULTS": str(results_home()), "MLLM_EVAL_DATA": str(data_home())}
     if path := os.environ.get("MLLM_EVAL_PATH"):
         said["MLLM_EVAL_PATH"] = os.pathsep.join(str(Path(part).absolute()) for part in path.split(os.pathsep) if part)
@@ -89,12 +90,12 @@ def _decided(work: Work, shards: Iterable[Shard], workers: int, gpus: float) -> 
     rows = [{"name": one.name, "kind": one.kind, "path": one.path, "files": json.dumps(one.files)} for one in shards]
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # A worker that dies is a machine that went away, not a fault of the shard.
+    # Errors of a shard are returned as problems; a worker that dies is a lost machine, which restarts handle.
     context.max_errored_blocks = 0
     data = ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).map(
         Worker,
         fn_constructor_args=(work.judge, work.asked, work.places),
-        # A shard at a time, so that none waits behind a slow one: what is held back is Ray's own back-pressure.
+        # One shard in flight per actor, so that no shard waits behind a slow one.
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows)), max_tasks_in_flight_per_actor=1),
         num_cpus=1,
         num_gpus=gpus,

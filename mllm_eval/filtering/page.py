@@ -1,4 +1,4 @@
-"""The report of a filtered corpus: one html file that needs no other. No torch."""
+"""The report of a filtered corpus: one self-contained html file. No torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STYLE = Html("""
 .gone { display: block; height: 8.2rem; background: var(--band); }
 """)
 Images = dict[Near, str]
-"""Data addresses of the thumbnails of pictures that could be read again."""
+"""Image -> data URL of its thumbnail, for the images that could be read again."""
 
 
 def write_page(
@@ -47,7 +47,7 @@ def write_page(
     projected: Projection | None,
     image_column: str | None = None,
 ) -> Path:
-    """Write report.html beside the decisions, and return it. The pictures nearest to the threshold are read again."""
+    """Writes report.html next to the decisions, and returns its path. Images near the threshold are read again."""
     tally = made.tally
     shown = [*tally.near_kept, *tally.near_dropped]
     images = thumbnails(corpus, shown, image_column)
@@ -57,7 +57,7 @@ def write_page(
 
 
 def thumbnails(corpus: Corpus, wanted: Sequence[Near], image_column: str | None = None) -> Images:
-    """Small JPEGs of pictures, each shard read once and no further than its last picture asked for."""
+    """JPEG thumbnails of the wanted images. Each shard is read once, and only up to its last wanted image."""
     by_shard: dict[str, dict[str, Near]] = {}
     for near in wanted:
         by_shard.setdefault(near.shard, {})[near.key] = near
@@ -88,7 +88,7 @@ def _thumbnail(data: bytes, where: str) -> str:
 
 
 def page(made: Filtered, level: Level, projected: Projection | None, images: Images) -> Html:
-    """The whole page."""
+    """The complete page."""
     tally = made.tally
     kept = share(tally.kept, tally.judged)
     measured = agreement(tally)
@@ -116,7 +116,7 @@ def page(made: Filtered, level: Level, projected: Projection | None, images: Ima
 
 
 def percent(value: float | None) -> str:
-    """A share as per cent, small ones with more digits."""
+    """A share in percent; with two decimals below 10 %, else one."""
     if value is None:
         return "-"
     return f"{100 * value:.2f} %" if 0 < value < 0.1 else f"{100 * value:.1f} %"

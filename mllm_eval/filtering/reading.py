@@ -1,4 +1,4 @@
-"""The pictures of a shard one by one, with what is wrong with them: never held together, never trusted. No torch."""
+"""Reads the images of a shard one at a time, with their faults. No torch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ TRUE, FALSE = ("1", "true", "yes", "y"), ("0", "false", "no", "n")
 
 
 class Entry(NamedTuple):
-    """A picture of a shard.
+    """An image of a shard.
 
-    key: unique in the shard but for entries whose `fault` says that it is not. where: file and member, for messages.
-    data: the encoded picture, None with a fault. fault: its kind (`FAULTS`), "" for none; reason: in words.
-    captioned: whether a caption stands with it. label: what the corpus says of it, None where it says nothing.
+    key: unique in the shard, except for entries whose fault is a repeated key. where: file and member, for messages.
+    data: the encoded image; None with a fault. fault: a key of `FAULTS`, or ""; reason: the fault in words. captioned:
+    whether it has a caption. label: the label in the corpus, or None.
     """
 
     key: str
@@ -44,14 +44,14 @@ FAULTS = {
     "no caption": "pictures have no caption where others of their shard have one",
     "no label": "pictures have no label where one was asked for, or one that is neither yes nor no",
 }
-"""Kinds of faults. Those of a shard have no entry of their own; `no caption` and `no label` cost no decision."""
+"""Kinds of faults. Faults of a whole shard have no entry; images without caption or label are decided all the same."""
 
 
 def entries(shard: Shard, label: str | None = None, image_column: str | None = None) -> Iterator[Entry]:
-    """The pictures of a shard in its order; those of one key after the first are faults.
+    """The images of a shard in order. After the first image of a key, others with the same key are faults.
 
-    label: the field that says what is true of a picture: of the .json beside it, or a column of a parquet file.
-    Raises Broken where the shard can be read no further, UserError where it lacks what was asked for.
+    label: the field that holds the label, in the .json of an image or as a column of a parquet file. Raises Broken if
+    the shard can't be read further, and UserError if it lacks what was asked for.
     """
     if shard.kind == "parquet":
         samples = _of_parquet(shard, label, image_column)
@@ -59,7 +59,7 @@ def entries(shard: Shard, label: str | None = None, image_column: str | None = N
         samples = (one for members, _ in keyed_members(shard) for one in _sample(shard, members, label))
     seen: set[bytes] = set()
     for one in samples:
-        # Sixteen bytes of each key, and of one shard at a time.
+        # Only a 16-byte digest of each key is kept, for one shard at a time.
         mark = hashlib.blake2b(one.key.encode(), digest_size=16).digest()
         if mark in seen and not one.fault:
             one = one._replace(data=None, fault="key twice", reason=f"key {one.key!r} is there twice")
@@ -76,9 +76,9 @@ def _of_files(shard: Shard) -> Iterator[Member]:
 
 
 def keyed_members(shard: Shard) -> Iterator[tuple[list[Member], int]]:
-    """Members of one key that stand together, as WebDataset has samples, and how many entries they are.
+    """Adjacent members with the same key, which are a sample of WebDataset, and the number of their entries.
 
-    Raises Broken behind the last of them where the shard can be read no further.
+    Raises Broken after the last of them if the shard can't be read further.
     """
     held: list[Member] = []
     try:
@@ -133,7 +133,7 @@ def _fields(data: bytes | None) -> dict[str, Any]:
 
 
 def truth(value: Any) -> bool | None:
-    """A label as yes or no; None for what is neither."""
+    """A label as a bool; None if it is neither yes nor no."""
     text = str(int(value) if isinstance(value, bool | float) and value in (0, 1) else value).strip().lower()
     return True if text in TRUE else False if text in FALSE else None
 

@@ -1,4 +1,4 @@
-"""Which tokens say yes, and which say no: read off a tokenizer, not listed by hand. No torch."""
+"""Finds the tokens that mean yes and no in a tokenizer's vocabulary. No torch."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 from mllm_eval.errors import UserError
 
-# Beyond, a token has other words beside yes or no.
+# The longest text of a token that can be yes or no with marks and spaces; longer ones hold other words.
 LONGEST = 24
 WORDS = ("yes", "no")
 
 
 @dataclass(frozen=True)
 class Spellings:
-    """Ids of the tokens that an answer of yes, or of no, may begin with.
+    """The ids of the tokens that an answer of yes, or of no, may begin with.
 
-    whole: each is the whole word. Otherwise the tokenizer has no token for one of the words, and these are the first
-    pieces of their spellings, those left out with which both begin.
+    whole: whether each token is the whole word. If not, the tokenizer lacks a token for one of the words, and the ids
+    are those of the first pieces of their spellings, without the pieces that both words begin with.
     """
 
     yes: tuple[int, ...]
@@ -33,21 +33,21 @@ class Spellings:
 
 
 def said(text: str) -> str:
-    """A token's text without the space, punctuation, case and width that make spellings of one word."""
+    """A token's text without surrounding spaces and punctuation, in lower case and NFKC form."""
     return unicodedata.normalize("NFKC", text).strip(string.whitespace + string.punctuation).casefold()
 
 
 def find_spellings(tokenizer: Any, vocabulary: int) -> Spellings:
-    """The spellings in a tokenizer of which the model's output layer knows the first `vocabulary` tokens.
+    """The spellings in a tokenizer's vocabulary; the model's output layer covers its first `vocabulary` tokens.
 
-    Every token of the vocabulary that reads yes or no, but for case, space and punctuation around it.
-    Raises UserError where the words cannot be told apart by their first token.
+    These are all tokens that read yes or no, in any case, with any space and punctuation around them. Raises UserError
+    if the first token of an answer can't tell the words apart.
     """
     special = set(tokenizer.all_special_ids)
     tokens = range(min(len(tokenizer), vocabulary))
     by_word: dict[str, list[int]] = {word: [] for word in WORDS}
     for token, piece in zip(tokens, tokenizer.convert_ids_to_tokens(list(tokens)), strict=True):
-        # Pieces have marks for spaces and bytes; decoding each of 128,000 would take seconds.
+        # A cheap test on the raw pieces: to decode all of 128,000 tokens would take seconds.
         text = unicodedata.normalize("NFKC", str(piece)).casefold()
         if token in special or len(text) > LONGEST or not any(word in text for word in WORDS):
             continue

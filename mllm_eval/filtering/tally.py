@@ -1,4 +1,4 @@
-"""What is counted of decisions: enough for a report of any number of pictures, in a few kilobytes. No torch."""
+"""The counts of a filter: a few kilobytes that suffice for the report of any number of images. No torch."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-# Bins of p(yes), of equal width.
+# Number of bins of p(yes), which have equal width.
 BINS = 100
-# Pictures on either side of the threshold that are shown, and faults of a kind that are named with what was counted.
+# How many images on each side of the threshold are shown, and how many faults of a kind are named.
 SHOWN, NAMED = 12, 20
-# Below this share of the first token's probability, the model has answered something else than yes or no.
+# If P(yes) + P(no) is less than this, the model mostly answers something else.
 LITTLE = 0.5
 
 
 class Near(NamedTuple):
-    """A picture near the threshold: its p(yes), and where it is."""
+    """An image near the threshold: its p(yes), shard and key."""
 
     p_yes: float
     shard: str
@@ -24,7 +24,7 @@ class Near(NamedTuple):
 
 @dataclass
 class Fault:
-    """Faults of a kind: how many, and the first of them in words."""
+    """The faults of one kind: their number, and the first of them in words."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
@@ -32,13 +32,16 @@ class Fault:
 
 @dataclass
 class Tally:
-    """Counts over pictures.
+    """Counts over images.
 
-    kept, dropped, failed: pictures by decision. bytes: of all encoded pictures, kept_bytes: of the kept ones.
-    little: judged ones of whose first token less than half is yes or no. bins: judged pictures by p(yes); labelled:
-    those of them that have a label, true: whose label is yes, total: their sum of p(yes). right_kept, wrong_kept,
-    right_dropped, wrong_dropped: decisions against labels. near_kept, near_dropped: nearest to the threshold, the
-    nearest first.
+    kept, dropped, failed: number of images by decision. bytes, kept_bytes: bytes of all encoded images, and of the kept
+    ones. little: judged images with P(yes) + P(no) below `LITTLE`.
+
+    By bin of p(yes): bins: judged images; labelled: those with a label; true: those labelled yes; total: the sum of
+    p(yes) over labelled images.
+
+    right_kept, wrong_kept, right_dropped, wrong_dropped: decisions against labels. near_kept, near_dropped: the images
+    nearest to the threshold, nearest first.
     """
 
     kept: int = 0
@@ -61,18 +64,18 @@ class Tally:
 
     @property
     def judged(self) -> int:
-        """Pictures that were kept or dropped."""
+        """The number of images that were kept or dropped."""
         return self.kept + self.dropped
 
     def fault(self, kind: str, said: str) -> None:
-        """Count a fault."""
+        """Counts a fault."""
         fault = self.faults.setdefault(kind, Fault())
         fault.count += 1
         if len(fault.first) < NAMED:
             fault.first.append(said)
 
     def decide(self, near: Near, mass: float, keeps: bool, size: int, label: bool | None) -> None:
-        """Count a picture of `size` bytes that was judged."""
+        """Counts a judged image of `size` bytes."""
         place = min(BINS - 1, int(near.p_yes * BINS))
         self.bins[place] += 1
         self.bytes += size
@@ -94,11 +97,11 @@ class Tally:
             setattr(self, said, getattr(self, said) + 1)
 
     def close(self) -> None:
-        """Let go of the pictures that are not among the nearest."""
+        """Discards all but the images nearest to the threshold."""
         self.near_kept, self.near_dropped = nearest(self.near_kept, True), nearest(self.near_dropped, False)
 
     def add(self, other: Tally) -> None:
-        """Add what was counted of other pictures."""
+        """Adds the counts of other images."""
         for name in ("kept", "dropped", "failed", "bytes", "kept_bytes", "little"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for side in ("right_kept", "wrong_kept", "right_dropped", "wrong_dropped"):
@@ -114,12 +117,12 @@ class Tally:
             own.first += fault.first[: NAMED - len(own.first)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """The counts as plain data."""
         return asdict(self)
 
     @classmethod
     def of_dict(cls, data: dict[str, Any]) -> Tally:
-        """What `to_dict` gave."""
+        """The tally that `to_dict` turned into plain data."""
         plain = dict(data)
         for name in ("near_kept", "near_dropped"):
             plain[name] = [Near(*one) for one in plain[name]]
@@ -128,5 +131,5 @@ class Tally:
 
 
 def nearest(entries: Iterable[Near], keeps: bool) -> list[Near]:
-    """Those nearest to the threshold, of kept ones the lowest and of dropped ones the highest p(yes)."""
+    """The images nearest to the threshold: of kept ones those with the lowest p(yes), of dropped ones the highest."""
     return sorted(entries, key=lambda one: (one.p_yes if keeps else -one.p_yes, one.shard, one.key))[:SHOWN]

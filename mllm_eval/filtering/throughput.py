@@ -1,4 +1,4 @@
-"""What filtering took here, and what two billion pictures would take: hours, cost, disk. No torch."""
+"""The time that filtering took, and a projection to two billion images: hours, cost, disk. No torch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from mllm_eval.operations.shapes import encoder_shape, known_llama_shape, projec
 from mllm_eval.plan.gpus import parse_gpus
 from mllm_eval.run import Run
 
-# As many pictures as the paper filters.
+# The number of images that the paper filters.
 PICTURES = 2_000_000_000
 
 
 @dataclass(frozen=True)
 class Projection:
-    """What `pictures` would take.
+    """The cost of filtering `pictures` images.
 
-    a_second, a_cpu_second: pictures that were filtered here, decoding and files among it. hours: of this machine at
-    that pace. flops: a picture's; gpu_hours, cost: on `gpus` at `mfu`, None where the model's shape is not known.
-    decisions, kept: bytes of the decisions, and of the kept pictures where they are written.
+    a_second, a_cpu_second  images per second and per CPU second on this machine, decoding and files included
+    hours                   hours on this machine at that rate
+    flops                   floating-point operations per image; None if the model's shape is unknown
+    gpu_hours, cost         on `gpus` at `mfu`, decoding not included, at `price` per GPU hour; None without `flops`
+    decisions, kept         bytes of the decisions, and of the kept images if they are written
     """
 
     pictures: int
@@ -38,11 +40,11 @@ class Projection:
     cost: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; sizes in bytes."""
+        """The projection as plain data."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """As `mllm-eval plan` says it, sizes in GiB of 2^30 bytes."""
+        """The projection in sentences; sizes in GiB."""
         said = [
             f"here: {self.a_second:,.1f} pictures a second, {self.a_cpu_second:,.1f} a processor second",
             f"{self.pictures:,} pictures at this pace: {self.hours:,.0f} h of this machine",
@@ -64,7 +66,7 @@ def project(
     mfu: float = 0.4,
     price: float = 2.5,
 ) -> Projection | None:
-    """The projection of what was filtered; None where nothing was. Raises UserError for unknown GPUs."""
+    """The projection from a filtered corpus; None if nothing was judged. Raises UserError for unknown GPUs."""
     number, name, gpu = parse_gpus(gpus)
     spent, tally = made.spent, made.tally
     seen = tally.judged + tally.failed
@@ -91,7 +93,7 @@ def project(
 
 
 def _flops(model: Any, made: Filtered) -> int | None:
-    """Of a run, counted from its shapes; the words before the picture are computed once for all."""
+    """The operations per image of a run, from its shapes; the prompt before the image is computed only once for all."""
     tokens = made.about.get("tokens")
     if not isinstance(model, Run) or not isinstance(tokens, int):
         return None

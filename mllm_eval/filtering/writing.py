@@ -1,4 +1,4 @@
-"""The kept pictures of a shard as a shard of their own: the members or rows as they stand, byte by byte. No torch."""
+"""Writes the kept images of a shard as a shard of their own, with unchanged bytes. No torch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mllm_eval.storage import replacing
 
 
 def write_kept(shard: Shard, kept: bytearray, path: Path) -> None:
-    """Write those pictures of a shard for which `kept`, in the order of `entries`, is not 0.
+    """Writes the images of a shard for which `kept`, in the order of `entries`, is not 0.
 
-    A tar becomes a tar with what lies beside the pictures; image files become a tar, too; parquet stays parquet, with
-    all of its columns. The source is read once more: nothing of it is held.
+    A tar becomes a tar, with the other files of each kept key. A folder of image files becomes a tar too. Parquet stays
+    parquet with all columns. The source is read again, so that none of it has to be held in memory.
     """
     if shard.kind == "parquet":
         _rows(shard, kept, path)
@@ -43,7 +43,7 @@ def _kept_members(shard: Shard, kept: bytearray) -> Iterator[tuple[str, bytes]]:
                 yield from ((one.name, one.data) for one in members if one.data is not None)
             place += count
     except Broken:
-        # Told when the shard was judged; what was read of it stands.
+        # Already counted as a fault when the shard was judged; the readable part is written.
         return
 
 
@@ -55,12 +55,12 @@ def _rows(shard: Shard, kept: bytearray, path: Path) -> None:
         try:
             source = open_parquet(Path(shard.path))
         except UserError:
-            # Told when it was judged; an empty shard stands in its place.
+            # Already counted as a fault when the shard was judged; an empty shard takes its place.
             pq.write_table(pa.table({}), file)
             return
         with pq.ParquetWriter(file, source.schema_arrow) as writer:
             place, batches = 0, source.iter_batches(batch_size=64)
-            # Of a damaged file no more is read than was judged.
+            # A damaged file is read only as far as it was judged.
             while place < len(kept) and (batch := next(batches, None)) is not None:
                 mask = [bool(one) for one in kept[place : place + len(batch)]]
                 mask += [False] * (len(batch) - len(mask))

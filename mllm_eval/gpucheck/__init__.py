@@ -1,6 +1,6 @@
-"""`mllm-eval check gpu`: what this project claims of a GPU, held against one in minutes.
+"""`mllm-eval check gpu`: tests on a GPU, in minutes, what this project claims about GPUs.
 
-Eight checks, each a module with one function `check`, which tells a `Session` what it measured. The same code runs on a
-CPU at tiny shapes (`--dry`): what is right or wrong is judged there too, what is fast or large is only shown. Every
-check brings a fault of its own (`planted`), with which it must fail; a check that cannot fail says nothing.
+There are eight checks. Each is a module with a function `check` that reports its measurements to a `Session`. The same
+code runs on a CPU with tiny shapes (`--dry`), where correctness is judged but speed and memory are only shown. Each
+module also has a context manager `planted` that introduces a fault, with which its check must fail.
 """

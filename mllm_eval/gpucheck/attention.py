@@ -1,4 +1,4 @@
-"""The engine's attention against float64, beside what torch's fused kernel is off by on the same numbers."""
+"""Compares the engine's attention with float64, relative to the error of torch's fused kernel on the same inputs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch import Tensor
 from mllm_eval.generate import attention as engine
 from mllm_eval.gpucheck.session import Session
 
-# Times the fused kernel's own error.
+# The largest error, as a multiple of the fused kernel's.
 BOUND = 2.0
-# Variances of the scores, whose largest decide: random weights give the first, trained ones the others.
+# Variances of the attention scores. Random weights give the first; trained weights give larger ones.
 SPREADS = (1.0, 4.0, 16.0)
 ROWS, KEY_HEADS, WIDTH = 4, 8, 128
 
 
 @contextmanager
 def planted() -> Iterator[None]:
-    """Scores rounded to bfloat16 before the softmax."""
+    """Rounds the scores to bfloat16 before the softmax."""
 
     def rounded(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
         scores = ((query @ key.mT) * scale).float()
@@ -36,7 +36,7 @@ def planted() -> Iterator[None]:
 
 
 def check(session: Session) -> None:
-    """Attention to keys of one's own, and to a prefix that rows share beside them, as decoding has it."""
+    """Checks attention to a row's own keys, and attention to a shared prefix together with own keys, as in decoding."""
     prefix, suffix, groups = (60, 13, 2) if session.dry else (640, 27, 4)
     scale = WIDTH**-0.5
     alone, joined = 0.0, 0.0
@@ -69,7 +69,7 @@ def _alone(device: str, keys: int, spread: float, scale: float) -> tuple[float, 
 
 
 def _joined(device: str, prefix: int, suffix: int, groups: int, spread: float, scale: float) -> tuple[float, float]:
-    """All rows share a prefix of `prefix` keys, and have `suffix` of their own."""
+    """The two errors if all rows share a prefix of `prefix` keys and have `suffix` keys of their own."""
     root = math.sqrt(spread)
     query = _drawn(device, KEY_HEADS * groups, 1, root)
     keys, values = _drawn(device, KEY_HEADS, prefix + suffix, root), _drawn(device, KEY_HEADS, prefix + suffix)

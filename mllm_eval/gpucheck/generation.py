@@ -1,4 +1,4 @@
-"""Answering at LLaMA-3-8B's and ViT-L/14@336's shape against transformers' `LlavaForConditionalGeneration.generate`."""
+"""Compares answering with transformers' `LlavaForConditionalGeneration.generate`, for LLaMA-3-8B and ViT-L/14@336."""
 
 from __future__ import annotations
 
@@ -39,25 +39,27 @@ from mllm_eval.gpucheck.session import Session
 from mllm_eval.model.vlm import VLM
 from mllm_eval.prompts import PromptTokens
 
-# Tokens of an answer, as benchmarks want them; all answers have as many.
+# Tokens per answer, the same for all answers and typical of the benchmarks.
 TOKENS = 8
 BATCH = 16
-# Times the questions a second of `generate` at batch 1; and at batch 16, nothing stored and features stored.
+# Required speed as a multiple of `generate` at batch 1, by questions per image; and at batch 16, as a pair: with an
+# empty feature store, and with all features stored.
 ALONE = {1: 4.0, 2: 4.0, 31: 20.0}
 BATCHED = {1: (1.0, 1.0), 2: (1.2, 1.6), 31: (4.0, 8.0)}
-# Questions an image -> images.
+# Questions per image -> number of images.
 FULL, DRY = {1: 64, 2: 32, 31: 4}, {1: 6, 2: 3, 31: 1}
-# Answers at batch 1 are compared and timed on so many, at batch 16 on more.
+# Number of questions compared and timed at batch 1, and timed at batch 16.
 COMPARED, TIMED = 20, 64
-# Seconds that a workload takes at most; with less left it is skipped.
+# The longest time of a workload in seconds; it is skipped if less is left.
 WORKLOAD = 40.0
-# Share of answers: one of 16 is 0.06. Where LLaVA's own batching changes many, two standard errors of a difference.
+# Allowed difference in the share of equal answers (one of 16 is 0.06). If LLaVA's own batching changes many answers,
+# two standard errors of a difference are allowed instead.
 SLACK = 0.1
 
 
 @contextmanager
 def planted() -> Iterator[None]:
-    """The engine's attention scaled by 0.7."""
+    """Scales the engine's attention by 0.7."""
     right = engine.attend_to_both
 
     def scaled(query: Any, key: Any, value: Any, mask: Any, scale: float, *rest: Any) -> Any:
@@ -69,7 +71,7 @@ def planted() -> Iterator[None]:
 
 @dataclass
 class Rivals:
-    """The same weights twice, and how each is asked."""
+    """The same weights in this project's model and in transformers' LLaVA."""
 
     session: Session
     model: VLM
@@ -77,7 +79,7 @@ class Rivals:
     limits: Limits
 
     def inputs(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-        """A batch for LLaVA, padded on the left. Its pixels are made beforehand, at no cost to it."""
+        """A left-padded batch for LLaVA. Its pixels are preprocessed here, outside the measured time."""
         tokens = self.model.config.tokens
         prompts = TokenizedPrompts(PromptTokens(self.model.tokenizer, TEMPLATE), tokens)
         requests = [write_request(one, TemplateFormat(TEMPLATE), TOKENS) for one in samples]
@@ -99,7 +101,7 @@ class Rivals:
 
     @torch.inference_mode()
     def theirs(self, batches: Sequence[dict[str, torch.Tensor]]) -> list[list[int]]:
-        """Tokens of LLaVA's answers, batch by batch."""
+        """The tokens of LLaVA's answers to all batches."""
         options = {"do_sample": False, "max_new_tokens": TOKENS, "min_new_tokens": TOKENS}
         answers: list[list[int]] = []
         for one in batches:
@@ -107,7 +109,7 @@ class Rivals:
         return answers
 
     def ours(self, samples: Sequence[Sample], folder: Path, name: str) -> list[str]:
-        """Texts of this project's answers, from the images' bytes, by the feature store in `folder`."""
+        """The texts of this project's answers, from encoded images, with the feature store in `folder`."""
         facts = Encoder.model_validate(self.model.config.encoder)
         store = FeatureStore(
             folder / "features", (facts.grid, facts.grid), facts.width, str(self.model.dtype).removeprefix("torch.")
@@ -124,13 +126,13 @@ class Rivals:
 
 
 def check(session: Session) -> None:
-    """Questions a second at 1, 2 and 31 questions an image, and whether the answers are the same."""
+    """Measures questions per second at 1, 2 and 31 questions per image, and checks that the answers agree."""
     shapes = (TINY_CLIP, TINY_LLAMA) if session.dry else (CLIP_L_336, LLAMA_3_8B)
-    # On a CPU LLaVA's batching changes nothing in bfloat16, so its own noise would say nothing of what rounding may do.
+    # float32 on a CPU: there LLaVA's batching changes no answer in bfloat16, so it would not show what rounding can do.
     model = random_model(*shapes, session.device, torch.float32 if session.dry else torch.bfloat16)
     rivals = Rivals(session, model, llava_of(model, session.device), limits_for(model))
     session.seen("batches are planned for", f"{rivals.limits.rows} questions, {rivals.limits.tokens} tokens")
-    # Answers compared, of this engine and of LLaVA's batches, that are LLaVA's at batch 1.
+    # Answers compared; those of this engine, and of LLaVA at batch 16, that equal LLaVA's at batch 1.
     counted, same, own = 0, 0, 0
     for each, images in (DRY if session.dry else FULL).items():
         if session.left < WORKLOAD and not session.dry:
@@ -147,14 +149,17 @@ def check(session: Session) -> None:
 
 
 def _compare(rivals: Rivals, each: int, samples: list[Sample]) -> tuple[int, int, int]:
-    """Times both; returns how many answers were compared, and how many of either are LLaVA's at batch 1."""
+    """Times both models. Returns the number of answers compared, and how many of each equal LLaVA's at batch 1.
+
+    "Each" is this engine, and LLaVA at batch 16.
+    """
     session, name = rivals.session, f"{each} an image"
     few, more = samples[:COMPARED], samples[:TIMED]
     single = [rivals.inputs([one]) for one in few]
     many = [rivals.inputs(more[at : at + BATCH]) for at in range(0, len(more), BATCH)]
     alone: list[list[int]] = []
     batched: list[list[int]] = []
-    # The first call of each shape is slow, of both.
+    # Warm-up: the first call with a new shape is slow in both models.
     rivals.theirs(single[:1] + many[:1])
     rate_alone = len(few) / session.seconds(lambda: alone.extend(rivals.theirs(single)))
     rate_batched = len(more) / session.seconds(lambda: batched.extend(rivals.theirs(many)))

@@ -1,6 +1,6 @@
-"""Write golden.json anew, on a CPU: `python -m mllm_eval.gpucheck.golden [NAME ...]`, after a change that moves losses.
+"""Rewrites golden.json on a CPU, after a change that affects losses: `python -m mllm_eval.gpucheck.golden [NAME ...]`.
 
-The losses are those of the miniature trained plainly in float32, for each number of steps that a check trains.
+The losses are those of the miniature trained in float32 without DeepSpeed, for each number of steps that a check uses.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WAYS = {"dry": DRY, "full": FULL}
 
 
 def main(names: list[str]) -> None:
-    """Train for each of these numbers of steps, all without names, and keep the losses beside those of the others."""
+    """Trains for the steps of these names (default: all), and stores the losses; those of other names are kept."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for name in names or WAYS:
         with tempfile.TemporaryDirectory(prefix="mllm-eval-golden-") as folder:

@@ -1,4 +1,4 @@
-"""What a training under ZeRO-3 leaves in the memory of its process, which then evaluates."""
+"""Checks how much memory a training under ZeRO-3 leaves allocated in its process, which evaluates afterwards."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from mllm_eval.gpucheck.session import Session
 from mllm_eval.gpucheck.trainings import ZERO, trained
 
-# Bytes a trained parameter. An optimiser that is still there holds 16 and more.
+# Bytes per trained parameter. An optimiser that was not released holds 16 or more.
 BOUND = 1.0
 
 
 @contextmanager
 def planted() -> Iterator[None]:
-    """The worker's own: nothing is let go of."""
+    """Does nothing: the worker itself skips the release of memory if `session.planted` is set."""
     yield
 
 
 def check(session: Session) -> None:
-    """After stage 1 under ZeRO-2, stage 2 under ZeRO-3 with the encoder live, and a collection."""
+    """Measures the memory after stage 1 under ZeRO-2, stage 2 under ZeRO-3 with live features, and a collection."""
     outcome = trained(session, ZERO)
     session.seen("parameters that were trained", outcome["trained"])
     held = outcome["held"] / outcome["trained"]

@@ -1,4 +1,4 @@
-"""The ceilings of this GPU: what it multiplies and moves, beside its data sheet."""
+"""Measures the peak rates of this GPU, in products and copies, against its data sheet."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from mllm_eval.gpucheck.session import Session
 from mllm_eval.plan.gpus import Gpu, Gpus
 from mllm_eval.storage import SHIPPED
 
-# An H200 gave 769 to 798 of 989 TFLOP/s, and 4.3 of 4.8 TB/s.
+# Required shares of the data sheet. An H200 reached 769 to 798 of 989 TFLOP/s, and 4.3 of 4.8 TB/s.
 OF_PRODUCTS, OF_BANDWIDTH = 0.7, 0.75
-# TF32 keeps 10 bits of each factor, and is off by 3e-4.
+# Largest relative error of a float32 product. TF32 keeps 10 bits of each factor and has an error of 3e-4.
 FLOAT32 = 1e-5
 
 
 def sheet(name: str) -> Gpu | None:
-    """The data sheet of a GPU by the name that its driver gives, None for one that configs/gpus.yaml has not."""
+    """The data sheet for a GPU's name as its driver reports it; None if configs/gpus.yaml does not have it."""
     known = load(SHIPPED / "configs" / "gpus.yaml", Gpus).root
-    # `A100-40` is told apart by its memory, which the name has: NVIDIA A100-SXM4-40GB.
+    # A key like `A100-40` includes the memory, which the name has as well: NVIDIA A100-SXM4-40GB.
     fitting = [key for key in known if all(part in name for part in key.split("-"))]
     return known[max(fitting, key=len)] if fitting else None
 
 
 def product(one: Tensor, other: Tensor) -> Tensor:
-    """A matrix product, as models have it."""
+    """A matrix product as in models."""
     return one @ other
 
 
 @contextmanager
 def planted() -> Iterator[None]:
-    """Factors rounded, as TF32 and narrower kinds do."""
+    """Rounds the factors to bfloat16, which is more than TF32 does."""
 
     def rounded(one: Tensor, other: Tensor) -> Tensor:
         return one.bfloat16().to(one.dtype) @ other.bfloat16().to(one.dtype)
@@ -45,7 +45,7 @@ def planted() -> Iterator[None]:
 
 
 def check(session: Session) -> None:
-    """Products in bfloat16 and float32, copies within the device and to it."""
+    """Measures products in bfloat16 and float32, and copies within the device and to it."""
     device, facts = session.device, None if session.dry else sheet(session.device_name)
     size = 256 if session.dry else 8192
     one, other = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
@@ -76,7 +76,7 @@ def check(session: Session) -> None:
 
 
 def _moved(session: Session) -> float:
-    """TB/s of a copy, of which every byte is read once and written once."""
+    """The rate of a copy in TB/s, counting each byte as read once and written once."""
     held = torch.empty(2**20 if session.dry else 4 * 2**30, dtype=torch.uint8, device=session.device)
     to = torch.empty_like(held)
     return 2 * held.numel() / session.seconds(lambda: to.copy_(held), 5, 1) / 1e12

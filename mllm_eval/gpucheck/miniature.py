@@ -1,4 +1,4 @@
-"""The miniature trained on this device against the losses of a CPU, and the engine against the plain loop."""
+"""Compares the miniature's training on this device with losses from a CPU, and the engine with the plain loop."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from contextlib import contextmanager
 from mllm_eval.gpucheck.session import Session
 from mllm_eval.gpucheck.trainings import PLAIN, ZERO, golden, tell_losses, trained
 
-# Of the first loss, and on the mean: float32 sums in another order; bfloat16 rounds to 2^-9 of a value.
+# Largest differences of the first loss, and of all losses on average. float32 sums in another order; bfloat16 rounds to
+# 2^-9 of a value.
 FLOAT32, BFLOAT16 = (1e-4, 5e-3), (1e-2, 2e-2)
 
-# In bfloat16 the few roundings that are tried may miss the worst: 2 of 52 answers were no tie, and there was no fault.
+# Largest share of answers that no tie explains, in bfloat16 and without a fault (2 of 52 were seen: the few roundings
+# that are tried may miss the worst); and the smallest share that the fault must cause.
 ROUNDED, FAULTY = 0.05, 0.1
 TRAININGS = ((PLAIN, FLOAT32), (ZERO, BFLOAT16))
 
 
 @contextmanager
 def planted() -> Iterator[None]:
-    """The worker's own: a larger loss, and the engine's fault where none should be."""
+    """Does nothing: the worker itself increases the loss and swaps the engine's fault if `session.planted` is set."""
     yield
 
 
 def check(session: Session) -> None:
-    """float32 plainly, bfloat16 under ZeRO-2 and, the encoder live, ZeRO-3; both checkpoints answer."""
+    """Trains in float32, and in bfloat16 under ZeRO-2 and ZeRO-3 with live features; both checkpoints then answer."""
     wanted = golden(session)
     for training, bounds in TRAININGS:
         outcome = trained(session, training)

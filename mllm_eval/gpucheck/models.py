@@ -1,4 +1,4 @@
-"""Models of true shapes with random weights, on the device from the start, and questions to ask them."""
+"""Models of real sizes with random weights, created on the device, and questions to ask them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from mllm_eval.model.vlm import VLM, VLMConfig
 from mllm_eval.storage import sha256_bytes
 
 TEMPLATE, PATCH = "llama_3", 14
-# Token ids: padding, and an image's place.
+# Token ids of padding and of the image token.
 PAD, IMAGE = 0, 4
 FIRST_WORD = 8
 
 
 @dataclass(frozen=True)
 class LlamaSizes:
-    """A LLaMA: width, blocks, heads, key heads, width inside the MLP, vocabulary; whether both ends share weights."""
+    """The sizes of a LLaMA: hidden size, blocks, heads, key-value heads, MLP size, vocabulary, and tied embeddings."""
 
     width: int
     depth: int
@@ -42,7 +42,7 @@ class LlamaSizes:
     tied: bool = False
 
     def with_words(self, words: int) -> LlamaSizes:
-        """The same with another vocabulary."""
+        """The same sizes with another vocabulary."""
         return replace(self, words=words)
 
     def config(self) -> LlamaConfig:
@@ -60,7 +60,7 @@ class LlamaSizes:
 
 @dataclass(frozen=True)
 class ClipSizes:
-    """A CLIP tower: width, blocks, heads, width inside the MLP, pixels of an edge."""
+    """The sizes of a CLIP vision tower: hidden size, blocks, heads, MLP size, and image size in pixels."""
 
     width: int
     depth: int
@@ -88,9 +88,9 @@ TINY_CLIP = ClipSizes(32, 2, 2, 64, 56)
 
 @contextmanager
 def placed(device: str, dtype: torch.dtype = torch.bfloat16) -> Iterator[None]:
-    """Within, tensors are made on the device and floats in the dtype: no copy of 8 billion on the host before.
+    """A context in which tensors are created on `device`, and floats in `dtype`, so that no copy is made on the host.
 
-    A model is never cast afterwards, which would round its rotary frequencies, too.
+    The model is not cast afterwards, since a cast would round its rotary frequencies too.
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -102,7 +102,7 @@ def placed(device: str, dtype: torch.dtype = torch.bfloat16) -> Iterator[None]:
 
 
 def encoder_facts(eye: ClipSizes) -> Encoder:
-    """An encoder's yaml, as the catalog has it. LLaVA and Cambrian read CLIP's last layer but one."""
+    """The encoder's configuration in the catalog's form; as in LLaVA and Cambrian it uses CLIP's penultimate layer."""
     with torch.device("meta"):
         params = sum(weight.numel() for weight in CLIPVisionModel(eye.config()).parameters())
     grey = (0.5, 0.5, 0.5)
@@ -125,7 +125,7 @@ def encoder_facts(eye: ClipSizes) -> Encoder:
 
 
 def random_model(eye: ClipSizes, mind: LlamaSizes, device: str, dtype: torch.dtype = torch.bfloat16) -> VLM:
-    """A model, the same at every call, whose answers hang on what it is asked."""
+    """A model with the same random weights at each call, whose answers depend on the question."""
     facts = encoder_facts(eye)
     config = VLMConfig(
         encoder=facts.model_dump(mode="json"),
@@ -142,7 +142,7 @@ def random_model(eye: ClipSizes, mind: LlamaSizes, device: str, dtype: torch.dty
         with torch.no_grad():
             for weight in model.llm.parameters():
                 if weight.dim() > 1:
-                    # Large enough that different questions get different answers.
+                    # With smaller weights, different questions would get the same answer.
                     weight.normal_(0, 2 / weight.shape[1] ** 0.5)
     model.tokenizer = Words(mind.words)
     model.train(False)
@@ -150,19 +150,19 @@ def random_model(eye: ClipSizes, mind: LlamaSizes, device: str, dtype: torch.dty
 
 
 def llava_of(model: VLM, device: str) -> Any:
-    """transformers' own class with a model's weights; the rotary frequencies, which `as_llava` rounds, made anew."""
+    """transformers' LLaVA with the weights of a model; rotary frequencies, which `as_llava` rounds, are set anew."""
     with placed(device, model.dtype):
         llava = as_llava(model)
         words = llava.model.language_model
         words.rotary_emb = type(words.rotary_emb)(words.config)
     given = llava.generation_config
-    # Answers of equal length, so that what is compared is speed.
+    # No end token, so that all answers have the same length and only speed is compared.
     given.eos_token_id, given.pad_token_id, given.suppress_tokens = None, PAD, None
     return llava.to(device).eval()
 
 
 class Words:
-    """A token a word, about as many as LLaMA-3's own tokenizer gives; none of them ends an answer."""
+    """A tokenizer with a token per word, which gives about as many as LLaMA-3's; no token ends an answer."""
 
     eos_token_id: int | None = None
     pad_token_id = PAD
@@ -171,7 +171,11 @@ class Words:
         self.vocabulary = vocabulary
 
     def __call__(self, text: str | list[str], add_special_tokens: bool) -> dict[str, list[Any]]:
-        """The ids of a text or of several. A mark is several tokens: one alone would end an answer."""
+        """The token ids of a text, or of each of several.
+
+        Special tokens such as `<|eot_id|>` are split at punctuation, so that none is a single id, which would end an
+        answer.
+        """
         if isinstance(text, list):
             return {"input_ids": [self(part, add_special_tokens)["input_ids"] for part in text]}
         return {"input_ids": [self._id(part) for part in re.findall(r" ?\w+|[^\w]", text)]}
@@ -180,12 +184,12 @@ class Words:
         return FIRST_WORD + zlib.crc32(part.encode()) % (self.vocabulary - FIRST_WORD)
 
     def decode(self, tokens: Sequence[int], skip_special_tokens: bool) -> str:
-        """The numbers of the tokens."""
+        """The token ids as text."""
         return " ".join(str(token) for token in tokens)
 
 
 def questions(asked: Sequence[int], name: str) -> list[Sample]:
-    """Questions of 6 to 20 words about photographs of 640 x 480, in a random order; `asked`: how many about each."""
+    """Questions of 6 to 20 words about images of 640 x 480 pixels, in random order; `asked` is the number per image."""
     chance = random.Random(0)
     words = [f"word{number}" for number in range(300)]
     order = [(image, question) for image, count in enumerate(asked) for question in range(count)]

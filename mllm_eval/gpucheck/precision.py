@@ -1,4 +1,4 @@
-"""A bfloat16 model through a checkpoint and back: the same dtype, the same bits, the same answers."""
+"""Checks that a bfloat16 model keeps its dtype and its bits when it is saved as a checkpoint and loaded again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WANTED = "torch.bfloat16"
 
 @contextmanager
 def planted() -> Iterator[None]:
-    """A config.json that says float32, tensors that are off, and rotary frequencies that are rounded."""
+    """Writes float32 into config.json, changes the tensors by 1 %, and rounds the rotary frequencies."""
     save = VLM.save_pretrained
 
     def written(model: Any, folder: Path, *, state_dict: dict[str, torch.Tensor], **rest: Any) -> None:
@@ -45,7 +45,7 @@ def planted() -> Iterator[None]:
 
 
 def check(session: Session) -> None:
-    """What is written says bfloat16 and is loaded so, by this project and by transformers' own classes."""
+    """Checks that bfloat16 is written and loaded, by this project and by transformers' own classes."""
     model = random_model(TINY_CLIP, TINY_LLAMA.with_words(1000), session.device)
     model.config.template = "llama_3_meta"
     model.tokenizer = load_tokenizer(load_llm("mini-llama"), "llama_3_meta")

@@ -1,4 +1,4 @@
-"""Stage 2 on several GPUs over nccl: the losses of one process, and the same after a process was killed."""
+"""Checks stage 2 on several GPUs over NCCL: the losses equal those of one process, also after a process was killed."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from mllm_eval.gpucheck.trainings import (
     tell_losses,
 )
 
-# Sums of gradients in another order, in bfloat16; on the mean over more steps, whose roundings add up.
+# Largest differences of the first loss, and of all losses on average: bfloat16 gradients are summed in another order,
+# and the rounding errors of many steps add up.
 BOUNDS = (1e-2, 5e-2)
-# On a GPU the backward of some operations adds in any order.
+# Largest difference between two runs on GPUs, where some backward operations add in an arbitrary order.
 AGAIN = 1e-2
 ONCE = "each once"
 
 
 @contextmanager
 def planted() -> Iterator[None]:
-    """The worker's own: a larger loss, but neither in the run that others are held against nor in
-    the one that goes on."""
+    """Does nothing: the worker itself increases the loss, except within `sound`."""
     yield
 
 
 @contextmanager
 def sound(session: Session) -> Iterator[None]:
-    """Within, trainings have no fault."""
+    """A context in which trainings have no planted fault."""
     before, session.planted = session.planted, False
     try:
         yield
@@ -41,7 +41,7 @@ def sound(session: Session) -> Iterator[None]:
 
 
 def check(session: Session) -> None:
-    """One process; several; several of which one is killed in the middle of stage 2; and that one again, to its end."""
+    """Trains with one process, with several, and with several of which one is killed; then resumes the killed run."""
     steps = DRY_SEVERAL if session.dry else FULL_SEVERAL
     with sound(session):
         alone = run_worker(session, ZERO, steps, "alone")
@@ -49,7 +49,7 @@ def check(session: Session) -> None:
     session.judge("processes", whole["processes"], "==", session.gpus)
     session.judge("they speak over", whole["backend"], "==", "gloo" if session.dry else "nccl")
     tell_losses(session, f"{session.gpus} processes against one", whole, alone["losses"], BOUNDS)
-    # Not at a step that has a checkpoint: some steps are done twice.
+    # Between two checkpoints, so that the resumed run has to repeat some steps.
     at = steps.stage2 * 3 // 4 + 1
     killed = call_worker(session, ZERO, steps, "again", session.gpus, [f"--die={at}"])
     session.judge(f"exit code where one is killed at step {at}", killed.returncode, ">=", 1)

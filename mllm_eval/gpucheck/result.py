@@ -1,4 +1,4 @@
-"""What a check has found: one value, its bound, and what follows."""
+"""The result of a check: a value, its bound, and whether the value meets it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Direction = Literal["", ">=", "<=", "=="]
-"""Which values are right: those at least, at most or equal to the bound; empty where nothing is asked of a value."""
+"""How a value must compare with its bound; "" if there is no bound."""
 State = Literal["PASS", "FAIL", "SKIP", "SEEN"]
 Value = float | int | str | None
 
@@ -20,9 +20,9 @@ HOLDS: dict[str, Callable[[Any, Any], bool]] = {">=": operator.ge, "<=": operato
 class Check:
     """One line of the report.
 
-    group: the check it belongs to. passed: None where it is not judged, because nothing is asked of it, because a
-    tiny shape on a CPU says nothing of it, or because it was skipped. seconds: since the check's last line.
-    note: why it was skipped or failed, or what explains the value.
+    group: the check it belongs to. passed: None if it is not judged: it has no bound, it depends on a GPU and this is a
+    CPU, or it was skipped. seconds: time since the previous line of the same check. note: why it was skipped or failed,
+    or an explanation of the value.
     """
 
     group: str
@@ -39,26 +39,26 @@ class Check:
 
     @property
     def state(self) -> State:
-        """SKIP is never PASS, and neither is SEEN: a value that was shown and not judged."""
+        """PASS or FAIL if the value was judged; else SKIP if it was skipped, or SEEN if it was only shown."""
         if self.passed is None:
             return "SKIP" if self.skipped else "SEEN"
         return "PASS" if self.passed else "FAIL"
 
     def line(self) -> str:
-        """For people."""
+        """The result as a line of text."""
         value = "" if self.value is None else f": {_short(self.value)}{_unit(self.unit)}"
         bound = f" ({self.direction} {_short(self.bound)})" if self.direction else ""
         note = f"; {self.note}" if self.note else ""
         return f"{self.state} {self.group:<10} {self.name}{value}{bound}{note}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data that is JSON: what is no finite number is its name."""
+        """The result as JSON data; numbers that are not finite become strings."""
         fields = {**asdict(self), "state": self.state}
         return {key: _finite(value) for key, value in fields.items()}
 
 
 def holds(value: Value, direction: Direction, bound: Value) -> bool:
-    """Whether a value is right. NaN never is, nor is a missing value."""
+    """Whether a value meets its bound. NaN and a missing value never do."""
     return value is not None and bool(HOLDS[direction](value, bound))
 
 

@@ -1,4 +1,4 @@
-"""All checks in their order, within a number of seconds, and the file with what they found."""
+"""Runs all checks in order within a time budget, and writes their results to a file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BUDGET = 460.0
 
 @dataclass(frozen=True)
 class Kind:
-    """A check: its module, and the seconds that it takes on an H200 and on two CPU cores beside its trainings."""
+    """A check: its module, and its seconds on an H200 and on two CPU cores, without its trainings."""
 
     module: str
     cost: float
@@ -37,13 +37,13 @@ class Kind:
     trainings: tuple[Training, ...] = ()
 
     def seconds(self, session: Session) -> float:
-        """What it will take, trainings that another check has done left out."""
+        """The expected seconds of the check, without the trainings that an earlier check did."""
         left = [one for one in self.trainings if one.name not in session.trained]
         parts = [(self.cost, self.dry_cost), *((one.cost, one.dry_cost) for one in left)]
         return sum(dry if session.dry else full for full, dry in parts)
 
 
-# What is quick and tells most comes first.
+# Quick and informative checks come first.
 ONE_GPU = {
     "ceilings": Kind("machine", 5, 2),
     "attention": Kind("attention", 5, 2),
@@ -58,7 +58,10 @@ SEVERAL_GPUS = {"processes": Kind("processes", 240, 120)}
 
 
 def chosen(only: Sequence[str], gpus: int) -> dict[str, Kind]:
-    """The checks of these names, of one GPU or of several, all without names. Raises UserError for an unknown one."""
+    """The checks with these names, or all, for one GPU or for several.
+
+    Raises UserError for an unknown name, and for a number of GPUs that does not divide the batch.
+    """
     if BATCH % gpus:
         raise UserError(f"gpus {gpus}: they share batches of {BATCH} rows evenly; ask for 1, 2, 4, 8 or 16")
     known = ONE_GPU if gpus == 1 else SEVERAL_GPUS
@@ -77,12 +80,12 @@ def run_checks(
     gpus: int = 1,
     to: Path | None = None,
 ) -> list[Check]:
-    """Run the checks, tell each line as it comes, and write all of them to `to` after each check.
+    """Runs the checks, passes each line to `tell` as it comes, and writes all lines to `to` after each check.
 
-    One that raises has failed with the reason, and the others go on. One for which the budget has too little left is
-    skipped, and said to be.
+    A check that raises an exception has failed, and the others continue. A check that would exceed the budget is
+    reported as skipped.
 
-    Raises UserError for an unknown check, and without `dry` where there is no GPU, or too few.
+    Raises UserError for an unknown check, and without `dry` if there are too few GPUs.
     """
     kinds = chosen(only, gpus)
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if dry else {}

@@ -1,4 +1,4 @@
-"""What all checks share: the device, the clock, the folder for their files, and where they tell what they found."""
+"""The session that all checks share: device, clock, temporary folder, and the report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GIB = 2**30
 
 
 class Wanted(NamedTuple):
-    """What a value is held to, and its unit."""
+    """How a value must compare with its bound, and its unit."""
 
     direction: Direction = ""
     bound: Value = None
@@ -26,8 +26,9 @@ class Wanted(NamedTuple):
 class Session:
     """A run of the checks.
 
-    folder: thrown away at the end. budget: seconds for all checks together. dry: on a CPU, with tiny shapes.
-    planted: each check has its fault in it. gpus: of the checks for several. tell: is given every line as it comes.
+    folder: temporary, deleted at the end. budget: seconds for all checks together. dry: on a CPU with tiny shapes.
+    tell: called with each line. planted: each check contains its planted fault. gpus: number of GPUs. trained: results
+    of trainings, which several checks share.
     """
 
     folder: Path
@@ -46,7 +47,7 @@ class Session:
 
     @property
     def left(self) -> float:
-        """Seconds of the budget."""
+        """The seconds that are left of the budget."""
         return self.budget - (time.perf_counter() - self.begun)
 
     def judge(
@@ -58,28 +59,28 @@ class Session:
         unit: str = "",
         note: str = "",
     ) -> None:
-        """A value that is right or wrong on any device and at any shape."""
+        """Reports a value that is judged on every device and at every shape."""
         self._add(name, value, Wanted(direction, bound, unit), holds(value, direction, bound), note)
 
     def judge_on_gpu(
         self, name: str, value: Value, direction: Direction, bound: Value, unit: str = "", note: str = ""
     ) -> None:
-        """A speed, or a size in memory: judged at true shapes on a GPU, shown elsewhere."""
+        """Reports a speed or a memory size: judged on a GPU at real shapes, only shown on a CPU."""
         if self.dry:
             self._add(name, value, Wanted(direction, bound, unit), None, note or "not judged on a CPU")
         else:
             self.judge(name, value, direction, bound, unit, note)
 
     def seen(self, name: str, value: Value, unit: str = "", note: str = "") -> None:
-        """A value of which nothing is asked."""
+        """Reports a value without a bound."""
         self._add(name, value, Wanted(unit=unit), None, note)
 
     def skip(self, name: str, why: str) -> None:
-        """What was not tried, and why."""
+        """Reports what was skipped, and why."""
         self._add(name, None, Wanted(), None, why, skipped=True)
 
     def fail(self, name: str, why: str) -> None:
-        """What could not be tried because something broke."""
+        """Reports what failed because of an error."""
         self._add(name, None, Wanted(), False, why)
 
     def _add(
@@ -99,14 +100,14 @@ class Session:
         self.tell(one)
 
     def wait(self) -> None:
-        """Until the device has done what it was given."""
+        """Waits until the device has finished its work."""
         import torch
 
         if not self.dry:
             torch.cuda.synchronize()
 
     def seconds(self, work: Callable[[], object], rounds: int = 1, warm: int = 0) -> float:
-        """Wall seconds of some work, the median of `rounds`, after `warm` calls that are not timed."""
+        """The median wall seconds of `rounds` calls of `work`, after `warm` calls that are not timed."""
         taken = []
         for at in range(-warm, rounds):
             self.wait()
@@ -118,7 +119,7 @@ class Session:
         return sorted(taken)[len(taken) // 2]
 
     def free(self) -> None:
-        """Give back what nothing holds any more, and count the peak anew."""
+        """Frees unused memory, and resets the peak."""
         import torch
 
         gc.collect()
@@ -127,7 +128,7 @@ class Session:
             torch.cuda.reset_peak_memory_stats()
 
     def peak(self) -> float | None:
-        """GiB, the most since `free`; None on a CPU, where nobody counts."""
+        """The peak of allocated GPU memory in GiB since `free`; None on a CPU."""
         import torch
 
         return None if self.dry else torch.cuda.max_memory_allocated() / GIB

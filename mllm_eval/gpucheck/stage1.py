@@ -1,4 +1,4 @@
-"""The paper's stage 1 at its true size, Web-DINO 7B at 518 pixels before LLaMA-3 8B: share of the peak, and memory."""
+"""Checks the paper's stage 1 at its real size, Web-DINO 7B at 518 pixels with LLaMA-3 8B: MFU and peak memory."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from mllm_eval.operations.count import encoding, passing, projecting
 from mllm_eval.operations.shapes import LlamaShape, encoder_shape, llama_shape, projector_shape
 from mllm_eval.plan import PlanOptions, make_plan
 
-# Model FLOPs utilisation: what the model needs, recomputation not counted, of what the data sheet promises.
+# Model FLOPs utilisation: operations of the model, without recomputation, as a share of the data sheet's peak.
 MFU = 0.35
-# Share that the peak may be off the plan's.
+# Largest relative difference between the measured peak memory and the planned one.
 OF_PLAN = 0.15
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What is trained, rows at a time, and rows as (positions, targets): those of mean length and the longest."""
+    """The models, the rows per step, and the kinds of rows as (positions, targets): of mean length, and the longest."""
 
     encoder: str
     recipe: str
@@ -44,7 +44,7 @@ DRY = Scale("mini-dino", "mini", 2, (60, 12), (160, 100))
 
 @contextmanager
 def planted() -> Iterator[None]:
-    """The whole model cast, rotary frequencies too; and nothing frozen."""
+    """Casts the whole model, including rotary frequencies, to bfloat16, and freezes nothing."""
     freeze = VLM.requires_grad_
 
     def thawed(model: Any, wanted: bool = True) -> Any:
@@ -55,7 +55,7 @@ def planted() -> Iterator[None]:
 
 
 def check(session: Session) -> None:
-    """Rows of mean length and the longest rows, forward and backward with gradient checkpointing."""
+    """Runs forward and backward with gradient checkpointing, on rows of mean length and on the longest rows."""
     scale = DRY if session.dry else FULL
     recipe = load_recipe(scale.recipe)
     eye, llm = load_encoder(scale.encoder, recipe), load_llm(recipe.llm)
@@ -98,8 +98,8 @@ def _memory(session: Session, scale: Scale) -> None:
 
 
 def _model(session: Session, eye: Encoder, mind: LlamaShape, tokens: int) -> VLM:
-    """Random weights; the encoder and the LLM frozen, as stage 1 has them."""
-    # Shapes of the miniature are told by its weights' own config.
+    """A model with random weights; encoder and LLM are frozen, as in stage 1."""
+    # The miniature's yaml has no architecture: its shapes are in the config of its weights.
     told = eye.architecture is not None
     kind: Any = family(eye.family)
     vision = kind.config_of(eye).to_dict() if told else load_encoder_model(eye).config_values()

@@ -1,4 +1,4 @@
-"""Stage 2 at LLaMA-3.2-3B's shape, encoder live, in bfloat16, against training transformers' LLaVA plainly."""
+"""Compares stage 2 at LLaMA-3.2-3B's size, with live features in bfloat16, with plain training of LLaVA."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from mllm_eval.gpucheck.worker import larger_loss
 from mllm_eval.model.vlm import IGNORED
 from mllm_eval.train.order import Plan
 
-# Times the plain way's tokens a second.
+# Required speed in tokens per second, as a multiple of plain training.
 FASTER = 1.3
-# Roundings of bfloat16 add up to far less; another function, or another target, to far more.
+# Largest relative differences. Rounding in bfloat16 causes far less; a different function or target, far more.
 SAME_LOSS, SAME_GRADIENT = 0.01, 0.05
-# GiB that a peak may be more than the plain way's and still be called no higher.
+# GiB by which the peak may exceed that of plain training.
 SLACK = 0.1
-# (share, questions and answers a row, tokens of a question, of an answer): medians and sigmas of log-normal lengths, an
-# assumption after what Cambrian-7M consists of, as nobody publishes its lengths.
+# Kinds of rows: share, range of questions per row, and tokens of a question and of an answer as (median, sigma) of
+# log-normal lengths. They are assumed from the composition of Cambrian-7M, whose lengths are not published.
 KINDS = ((0.7, (1, 6), (25, 0.5), (5, 0.6)), (0.3, (1, 2), (30, 0.5), (140, 0.7)))
 LONGEST = 2048
-# The template's own tokens before the image.
+# Number of the template's tokens before the image.
 BEFORE = 5
 
 
 @contextmanager
 def planted() -> Iterator[None]:
-    """A loss that is divided by fewer targets than there are."""
+    """Increases the loss, as if it were divided by too few targets."""
     with larger_loss():
         yield
 
 
 def row_lengths(rows: int, tokens: int, seed: int = 0) -> NDArray[np.int64]:
-    """Tokens of each row [rows]: an image's `tokens` and its text."""
+    """The number of tokens of each row, int64 [rows]: the image's `tokens`, the template and the text."""
     draw = np.random.default_rng(seed)
     lengths = np.zeros(rows, np.int64)
     for at in range(rows):
@@ -61,12 +61,12 @@ def row_lengths(rows: int, tokens: int, seed: int = 0) -> NDArray[np.int64]:
 
 
 def check(session: Session) -> None:
-    """The same rows both ways: as they come and padded, and as this project orders them."""
+    """Trains on the same rows in both ways: padded in their given order, and ordered as this project orders them."""
     shapes = (TINY_CLIP, replace(TINY_LLAMA, tied=True)) if session.dry else (CLIP_L_336, LLAMA_32_3B)
     micro, steps = (2, 3) if session.dry else (8, 6)
     model = random_model(*shapes, session.device)
     lengths = row_lengths(micro * steps, model.config.tokens)
-    # A step of the recipes, whose micro-batches are these.
+    # All rows form one step of a recipe, which this project divides into micro-batches by length.
     ordered = Plan(lengths, len(lengths), 1, (0,), "modality").rows(0)
     tower, words, size = model.config.tokens, shapes[1].words, shapes[0].pixels
     made = [_batch(session, lengths[at : at + micro], tower, words, size) for at in range(0, len(lengths), micro)]
@@ -74,7 +74,7 @@ def check(session: Session) -> None:
         _batch(session, lengths[ordered[at : at + micro]], tower, words, size) for at in range(0, len(lengths), micro)
     ]
     llava = llava_of(model, session.device)
-    # Each alone on the device, or one's peak would hold the other's weights.
+    # Only one model at a time on the device: the peak of one must not include the other's weights.
     del model
     theirs = _trained(session, llava, llava.model.vision_tower, [own[0], *made], masked=True)
     del llava
@@ -94,7 +94,7 @@ def check(session: Session) -> None:
 
 
 class Trained:
-    """Loss and norm of the gradient of the first batch, seconds of the others, and the peak in GiB."""
+    """Loss and gradient norm of the first batch, seconds of the other batches, and peak memory in GiB."""
 
     def __init__(self, loss: float, norm: float, seconds: float, peak: float | None) -> None:
         self.loss, self.norm, self.seconds, self.peak = loss, norm, seconds, peak
@@ -107,7 +107,7 @@ def _apart(one: float, other: float) -> float:
 def _batch(
     session: Session, lengths: Sequence[int] | NDArray[np.int64], tokens: int, words: int, size: int
 ) -> dict[str, Any]:
-    """Rows with an image in front, of which the last half of the text is learnt, padded to the longest."""
+    """Rows with an image in front, padded to the longest row; the second half of each row's text is the target."""
     chance = torch.Generator().manual_seed(int(sum(lengths)))
     width = max(int(one) for one in lengths)
     ids = torch.full((len(lengths), width), PAD)
@@ -124,7 +124,10 @@ def _batch(
 
 
 def _trained(session: Session, model: Any, tower: Any, batches: Sequence[dict[str, Any]], masked: bool) -> Trained:
-    """A step a batch: all but the encoder, gradients checkpointed, torch's fused AdamW. The first is not timed."""
+    """One step per batch on all weights except the encoder's, with gradient checkpointing and torch's fused AdamW.
+
+    The first step is not timed.
+    """
     model.requires_grad_(True)
     tower.requires_grad_(False)
     model.train()
@@ -135,7 +138,7 @@ def _trained(session: Session, model: Any, tower: Any, batches: Sequence[dict[st
     optimiser = torch.optim.AdamW(trained, lr=1e-6, fused=True)
 
     def step(batch: dict[str, Any]) -> float:
-        # Rows are padded behind, where no position looks: this project needs no mask.
+        # Padding is on the right, where causal attention does not look, so this project passes no mask.
         given = batch if masked else {name: one for name, one in batch.items() if name != "attention_mask"}
         loss = model(**given).loss
         loss.backward()

@@ -1,4 +1,4 @@
-"""The miniature trained in processes of their own, which DeepSpeed changes, in a folder that is thrown away."""
+"""Trains the miniature in separate processes, since DeepSpeed changes its process, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from mllm_eval.gpucheck.session import Session
 from mllm_eval.storage import PACKAGE, read_json
 
 GOLDEN = PACKAGE / "gpucheck" / "golden.json"
-# Rows of a step of stage 2, which several processes share.
+# Rows per step of stage 2, which several processes share.
 BATCH = 16
-# Beyond the budget a training may go on so long, so that one that is late is told from one that hangs.
+# Seconds that a training may continue beyond the budget, so that a late one is not mistaken for one that hangs.
 GRACE = 120.0
-# Seconds that one which is stopped has to end its processes.
+# Seconds that a stopped training has to end its processes.
 TO_END = 30.0
 
 
 @dataclass(frozen=True)
 class Steps:
-    """How much is trained, on how many rows, and how many questions of each benchmark are asked afterwards."""
+    """The steps of each stage, the rows of each training set, and the questions per benchmark asked afterwards."""
 
     stage1: int
     stage2: int
@@ -36,14 +36,14 @@ class Steps:
 
 FULL = Steps(stage1=40, stage2=60, alignment=1500, instruction=1200, questions=20)
 DRY = Steps(stage1=4, stage2=4, alignment=160, instruction=160, questions=2)
-# On several GPUs stage 2 is what is tried.
+# The check of several GPUs is about stage 2, so stage 1 is short.
 FULL_SEVERAL = Steps(stage1=4, stage2=100, alignment=1500, instruction=1200, questions=0)
 DRY_SEVERAL = Steps(stage1=1, stage2=6, alignment=160, instruction=160, questions=0)
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training of the miniature, and what it takes on an H200 and on two CPU cores, in seconds."""
+    """A training of the miniature; `cost` and `dry_cost` are its seconds on an H200 and on two CPU cores."""
 
     name: str
     dtype: str
@@ -53,7 +53,7 @@ class Training:
     stage2: str = ""
 
     def recipe(self, steps: Steps, processes: int = 1) -> str:
-        """Its yaml, for processes that share a batch of 16 evenly. What is not said is recipe `mini`'s."""
+        """The recipe as yaml, for processes that share a batch of 16 evenly. Other fields come from recipe `mini`."""
         first = f"steps: {steps.stage1}, micro_batch: {32 // processes}{self.stage1}"
         second = f"steps: {steps.stage2}, micro_batch: {min(8, BATCH // processes)}{self.stage2}"
         head = f"base: mini\nname: gpu-{self.name}\ndtype: {self.dtype}\n"
@@ -62,25 +62,25 @@ class Training:
 
 LIVE = ", gradient_checkpointing: true, features: live"
 PLAIN = Training("float32", "float32", 50, 30)
-# Stage 1 measures features to standardise them, which it does on stored ones.
+# Only stage 2 has live features: stage 1 standardises features, whose statistics it computes from stored ones.
 ZERO = Training("zero", "bfloat16", 60, 40, ", deepspeed: zero2", f", deepspeed: zero3{LIVE}")
 
 
 def steps_of(session: Session) -> Steps:
-    """The steps of a session's trainings on one device."""
+    """The steps of a session's trainings on a single device."""
     return DRY if session.dry else FULL
 
 
 def golden(session: Session) -> dict[str, list[float]]:
-    """The losses of each step, `stage1` and `stage2`, of the plain training in float32 on a CPU."""
+    """The stored losses per step, for `stage1` and `stage2`, of the float32 training on a CPU."""
     losses: dict[str, list[float]] = read_json(GOLDEN)["dry" if session.dry else "full"]
     return losses
 
 
 def trained(session: Session, training: Training) -> dict[str, Any]:
-    """What `mllm_eval.gpucheck.worker` tells of a training, done at the first call and never twice.
+    """The result that `mllm_eval.gpucheck.worker` writes for a training; each training runs only once per session.
 
-    Raises RuntimeError with the last line of what it said where it failed.
+    Raises RuntimeError, with the error's last line, if the training failed.
     """
     if training.name not in session.trained:
         try:
@@ -98,11 +98,11 @@ def trained(session: Session, training: Training) -> dict[str, Any]:
 def run_worker(
     session: Session, training: Training, steps: Steps, name: str, processes: int = 1, more: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Train in new processes, under torchrun where there are several. Raises RuntimeError as `trained` does."""
+    """Trains in new processes, under torchrun if there are several. Raises RuntimeError as `trained` does."""
     outcome = call_worker(session, training, steps, name, processes, more)
     if outcome.returncode:
         lines = [line for line in (outcome.stderr + outcome.stdout).splitlines() if line.strip()]
-        # Behind it torchrun says only which of its processes failed.
+        # Lines after the error are torchrun's, which say only which process failed.
         said = [line for line in lines if "Error" in line and "ChildFailed" not in line] or lines or ["it said nothing"]
         raise RuntimeError(f"the training ended with {outcome.returncode}: {said[-1].strip()[:300]}")
     result: dict[str, Any] = read_json(session.folder / f"{name}.json")
@@ -112,7 +112,7 @@ def run_worker(
 def call_worker(
     session: Session, training: Training, steps: Steps, name: str, processes: int = 1, more: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """As `run_worker`, whatever the exit code."""
+    """Trains as `run_worker` does, but returns the finished process whatever its exit code."""
     home = session.folder / name
     home.mkdir(exist_ok=True)
     recipe = home / f"gpu-{training.name}.yaml"
@@ -136,7 +136,10 @@ def call_worker(
 
 
 def run_bounded(command: Sequence[str], environment: dict[str, str], most: float) -> subprocess.CompletedProcess[str]:
-    """As subprocess.run, but torchrun is asked to end, and so takes its processes with it, after `most` seconds."""
+    """Runs a command like subprocess.run, but stops it after `most` seconds and raises RuntimeError.
+
+    It sends SIGTERM first, so that torchrun can end its own processes.
+    """
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
         try:
@@ -152,7 +155,7 @@ def run_bounded(command: Sequence[str], environment: dict[str, str], most: float
 
 
 def rendered(session: Session, steps: Steps) -> Path:
-    """Where the miniature's data are: the first training that needs them renders them, for all of a session."""
+    """The folder of the miniature's data; the first training of a session that needs them renders them."""
     return session.folder / f"data-{steps.alignment}-{steps.instruction}"
 
 
@@ -168,7 +171,7 @@ def _free_port() -> int:
 
 
 def losses_apart(given: Sequence[float], wanted: Sequence[float]) -> tuple[float, float]:
-    """How far the first loss is off, and all on the mean. Infinite where there are more or fewer."""
+    """The absolute difference of the first loss, and the mean over all losses; infinite if the lengths differ."""
     if len(given) != len(wanted) or not given:
         return float("inf"), float("inf")
     apart = [abs(one - other) for one, other in zip(given, wanted, strict=True)]
@@ -178,8 +181,10 @@ def losses_apart(given: Sequence[float], wanted: Sequence[float]) -> tuple[float
 def tell_losses(
     session: Session, name: str, outcome: dict[str, Any], wanted: dict[str, list[float]], bounds: tuple[float, float]
 ) -> None:
-    """Two lines a stage; `name` ends with whose losses are `wanted`. `bounds` are of the first loss, which no step
-    stands before, and of the mean."""
+    """Judges the losses in two lines per stage, the first loss and the mean, against `wanted`.
+
+    `bounds` are (first loss, mean). No optimiser step comes before the first loss.
+    """
     for stage in ("stage1", "stage2"):
         first, mean = losses_apart(outcome["losses"][stage], wanted[stage])
         session.judge(f"{stage}, first loss: {name}", first, "<=", bounds[0])

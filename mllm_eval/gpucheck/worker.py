@@ -23,12 +23,12 @@ from mllm_eval.environment import before_torch, device
 from mllm_eval.errors import UserError
 from mllm_eval.storage import data_home, read_jsonl, write_json
 
-# Attention scaled so is wrong, and must be told from a tie.
+# A wrong scale of attention, whose answers must not be taken for ties.
 FAULT = 0.7
 
 
 def main(words: list[str] | None = None) -> int:
-    """Render, train, look. Exit code 2 and one line on bad input."""
+    """Renders the data, trains, and measures. Returns 2, after one line on stderr, for bad input."""
     parser = argparse.ArgumentParser(prog="mllm_eval.gpucheck.worker", description=__doc__)
     parser.add_argument("recipe")
     parser.add_argument("out", type=Path)
@@ -53,7 +53,7 @@ def _work(asked: Any) -> None:
     from mllm_eval.run import Run
     from mllm_eval.train import hold_to_its_data, train
 
-    # Of several processes the first renders, and the others wait for its lock.
+    # One process renders the data, and the others wait for its lock.
     build(data_home(), None, asked.alignment, asked.instruction)
     run = Run.of("mini-dino", asked.recipe)
     if rank() == 0:
@@ -82,7 +82,7 @@ def _work(asked: Any) -> None:
         "backend": torch.distributed.get_backend() if joined else "",
     }
     if asked.questions:
-        # A plant turns the two round: the fault is there where it should not be, and not where it should.
+        # The planted fault swaps the two: the engine is wrong where it should be right, and right with the fault.
         scales = {"engine": 1.0, "fault": FAULT}
         if asked.planted:
             scales = {"engine": FAULT, "fault": 1.0}
@@ -92,7 +92,7 @@ def _work(asked: Any) -> None:
 
 @contextmanager
 def planted() -> Iterator[None]:
-    """A loss that is larger than it is, and nothing let go of at the end of a training."""
+    """Increases the loss, and skips the release of memory at the end of a training."""
     from mllm_eval.train.trainer import StageTrainer
 
     with larger_loss(), patch.object(StageTrainer, "release", lambda *_: None):
@@ -101,12 +101,12 @@ def planted() -> Iterator[None]:
 
 @contextmanager
 def larger_loss() -> Iterator[None]:
-    """The loss divided by fewer targets than there are, by 10 %."""
+    """Multiplies the loss by 1.1, as if it were divided by too few targets."""
     from mllm_eval.model import VLM
 
     forward = VLM.forward
 
-    # The Trainer looks at what it takes.
+    # `wraps` keeps the signature, which the Trainer inspects.
     @wraps(forward)
     def larger(*args: Any, **given: Any) -> Any:
         made: Any = forward(*args, **given)
@@ -120,7 +120,7 @@ def larger_loss() -> Iterator[None]:
 
 @contextmanager
 def dying(step: int) -> Iterator[None]:
-    """The process is gone after this step of stage 2 is in the log, without a word to anyone."""
+    """Ends the process without cleanup once this step of stage 2 is in the log, like a crash."""
     from mllm_eval.train.stageprogress import StageLog
 
     add = StageLog.add
@@ -135,11 +135,11 @@ def dying(step: int) -> Iterator[None]:
 
 
 def held_bytes() -> int:
-    """Bytes of tensors on the GPU; on a CPU of all that Python's collector knows, each storage once."""
+    """The bytes of tensors on the GPU; on a CPU, of all storages that Python's garbage collector knows."""
     import torch
 
     if torch.cuda.is_available():
-        # What cuBLAS computes in, 32 MiB and more, is torch's to hold, and no training's.
+        # cuBLAS workspaces of 32 MiB and more belong to torch and not to the training.
         clear: Any = torch._C._cuda_clearCublasWorkspaces
         clear()
         return int(torch.cuda.memory_allocated())
@@ -148,7 +148,7 @@ def held_bytes() -> int:
         try:
             tensors = [one, getattr(one, "ds_tensor", None)] if isinstance(one, torch.Tensor) else []
         except ReferenceError:
-            # A weak proxy whose object has gone.
+            # A weak proxy whose object no longer exists.
             continue
         for tensor in tensors:
             if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu":
@@ -158,7 +158,7 @@ def held_bytes() -> int:
 
 
 def trained_parameters(run: Any) -> int:
-    """Parameters that stage 2 trains: all of the checkpoint but the encoder's."""
+    """The number of parameters that stage 2 trains: all in the checkpoint except the encoder's."""
     from safetensors import safe_open
 
     count = 0
@@ -175,7 +175,10 @@ def trained_parameters(run: Any) -> int:
 
 
 def answers(run: Any, questions: int, scale: float) -> dict[str, int]:
-    """The engine against the plain loop, the engine's attention scaled: questions, and answers that no tie explains."""
+    """Compares the engine, with its attention scaled by `scale`, with the plain loop.
+
+    Returns the numbers of questions, of failed ones, and of answers that differ by a tie (`ties`) or by more (`wrong`).
+    """
     from mllm_eval.generate import attention
     from mllm_eval.pipeline.recheck import compare_engines
 

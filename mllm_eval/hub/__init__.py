@@ -1,8 +1,8 @@
-"""Files of a hub repository or a web address, at one revision: fetched, checked, and locked.
+"""Downloads files of a hub repository or a URL at one revision, and checks and locks them.
 
-Only `fetch` and `fetch_url` touch the network. What they fetched is written down in a lock (the resolved
-commit, the files with their sizes and SHA-256), and everything later asks `locked_folder` for the files: it
-never fetches, and refuses files that are not those of the lock.
+Only `mllm_eval.hub.fetch` downloads. A lock records the result: the resolved commit, and the files with sizes and
+SHA-256. All other code gets the files from `locked_folder`, which never downloads, and refuses files that differ from
+the lock.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Fetching what a source has, checking it, and locking it; huggingface_hub resolves names and lists files.
+"""Downloads, checks and locks the files of a source. huggingface_hub resolves names and lists files.
 
-It finds the user's own login (`hf auth login`, $HF_TOKEN) and sends it to the hub; this project neither reads nor
-writes it.
+huggingface_hub finds the user's own login (`hf auth login`, $HF_TOKEN) and sends it to the hub. This project neither
+reads nor writes it.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from mllm_eval.progress import Progress, unheard
 from mllm_eval.storage import data_home, within
 
 Choose = Callable[[Sequence[str]], Sequence[str]]
-"""Picks the wanted ones of a repository's files; may raise UserError."""
+"""Selects the needed files from those of a repository; may raise UserError."""
 
 
 def folder_for(repo: str, commit: str) -> Path:
-    """Where a data set's commit is kept: `hub/<owner>/<name>@<commit>` under the data home."""
+    """Folder of a data set's commit: `hub/<owner>/<name>@<commit>` under the data home."""
     return data_home() / "hub" / f"{repo}@{commit[:12]}"
 
 
 def fetch_files(
     source: Source, choose: Choose, progress: Progress = unheard, folder: Path | None = None
 ) -> tuple[Path, str, dict[str, LockedFile]]:
-    """Fetch the files that `choose` picks of a repository's, as far as they are not here: folder, commit and files.
+    """Download the repository's files that `choose` selects and that are missing. Returns folder, commit and files.
 
-    A model's files go to huggingface_hub's own cache, where other programs find them, a data set's to `folder_for`;
-    both to `folder` where one is given. Every file is held against the size and the hash that the hub lists for it.
-    `progress` gets bytes done and in all.
+    A model's files go to huggingface_hub's cache, where other programs find them, a data set's to `folder_for`, and
+    both to `folder` if it is given. Every file is checked against the size and hash that the hub lists for it.
+    progress: called with (bytes done, bytes in total).
 
     Raises:
-        UserError: one line for no network, no access, no such repository or revision, a full disk, a file that came
-            out wrong. What was fetched stays.
+        UserError: one line for no network, no access, an unknown repository or revision, a full disk, or a file that
+            does not match. Files downloaded before the error are kept.
     """
     with explained(source):
         api = _api()
@@ -66,7 +66,7 @@ def fetch_files(
 
 
 def _hold_names(source: Source, commit: str, listed: Mapping[str, Any]) -> None:
-    """Raise UserError where a hub gives a name that is no file's of a repository: files are written under it."""
+    """Raise UserError for file names and hashes that no repository can have, because paths are made of them."""
     try:
         for name, entry in listed.items():
             within(Path(), name)
@@ -84,7 +84,7 @@ def _to_cache(
     from huggingface_hub.file_download import repo_folder_name
 
     cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=source.repo, repo_type=source.kind)
-    # The cache keeps contents by their hash, and a snapshot's names as links to them, which huggingface_hub makes.
+    # The cache stores contents by their hash. huggingface_hub makes a snapshot's names as links to them.
     blobs = [entry.lfs.sha256 if entry.lfs else entry.blob_id for entry in entries]
     places = [cache / "blobs" / blob for blob in blobs]
     wanted = [of_hub(source, commit, entry, place, api.endpoint) for entry, place in zip(entries, places, strict=True)]
@@ -93,7 +93,7 @@ def _to_cache(
     for name in files:
         with saving(cache / name):
             path = Path(api.hf_hub_download(source.repo, name, repo_type=source.kind, revision=commit))
-        # A file of a sub-folder stands so many levels below the snapshot.
+        # The snapshot is one level above the file, plus one for each subfolder in its name.
         folder = path.parents[name.count("/")]
     return folder, commit, files
 
@@ -101,9 +101,10 @@ def _to_cache(
 def fetch(
     source: Source, choose: Choose, folder: Path | None = None, progress: Progress = unheard, home: Path | None = None
 ) -> Path:
-    """Fetch files of a repository as `fetch_files` does, and lock them; returns the folder.
+    """Download files of a repository as `fetch_files` does, and lock them. Returns the folder.
 
-    A lock that exists is kept: the revision must still mean its commit, the files must be its files.
+    An existing lock is kept: its commit is downloaded, and the files must match it. Raises UserError otherwise, and as
+    `fetch_files` does.
     """
     before = read_lock(source, home)
     asked = Source(source.kind, source.repo, before.only.commit or source.revision, source.mend) if before else source
@@ -115,10 +116,10 @@ def fetch(
 def fetch_url(
     source: Source, path: Path, sha256: str | None = None, progress: Progress = unheard, home: Path | None = None
 ) -> Path:
-    """Fetch one file from a web address to `path`, go on where a broken transfer stopped, check and lock it.
+    """Download one file from a URL to `path`, and check and lock it. An interrupted download is resumed.
 
-    Without `sha256` the first fetch decides what the file is, and the lock holds later ones to it.
-    Returns the folder.
+    Without `sha256` the first download is trusted, and the lock holds its hash for later ones. Returns the folder.
+    Raises UserError if the download fails or the file does not match.
     """
     before = read_lock(source, home)
     expected = before.only.files[path.name].sha256 if before and path.name in before.only.files else sha256
@@ -127,9 +128,9 @@ def fetch_url(
 
 
 def adopt(source: Source, choose: Choose, folder: Path, home: Path | None = None) -> Path:
-    """Lock files that are on this machine already: a copy brought here, or huggingface_hub's cache.
+    """Lock files that are already on this machine: a copy that the user gives, or huggingface_hub's cache.
 
-    Where a lock exists they must be its files. Raises UserError where they are not, or where none is there.
+    If a lock exists, the files must match it. Raises UserError if they do not, or if there are none.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -143,7 +144,7 @@ def adopt(source: Source, choose: Choose, folder: Path, home: Path | None = None
 
 
 def cached_folder(source: Source) -> Path:
-    """Where huggingface_hub's cache has a revision. Raises UserError where it has not."""
+    """Folder of a revision in huggingface_hub's cache. Raises UserError if it is not there."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -156,7 +157,7 @@ def cached_folder(source: Source) -> Path:
 def _api() -> Any:
     from huggingface_hub import HfApi
 
-    # Read now: huggingface_hub itself reads it once, when it is imported.
+    # Read here, because huggingface_hub reads this variable only once, when it is imported.
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
 
 
@@ -183,7 +184,7 @@ def _lock(
 
 
 class explained:
-    """Turns what huggingface_hub raises into one line with the mend. No message of its carries the login."""
+    """Turns exceptions of huggingface_hub into a UserError of one line with advice, which never contains the login."""
 
     def __init__(self, source: Source) -> None:
         self.source = source

@@ -1,7 +1,7 @@
-"""What a GGUF file says it holds, read from its first bytes; needs no torch, and not the package gguf.
+"""Reads the header of a GGUF file, without torch and without the package gguf.
 
-The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Every count and length in it is held to the bytes
-that are left before anything is made of it: the numbers of a damaged file are as large as eight bytes can say.
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Every count and length is compared with the bytes
+that are left before it is used, because a damaged file can contain any 64-bit number.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 from mllm_eval.errors import UserError
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
-# Bytes of metadata and tensors' names; those of the largest vocabularies take some 20 million.
+# Largest number of header bytes (metadata and tensor names); the largest vocabularies take about 20 million.
 LONGEST = 200_000_000
 DIMENSIONS, NESTED = 4, 4
-# Type of a value -> how it is written. Strings and arrays are apart.
+# Type number of a value -> its numpy dtype, except for strings and arrays.
 NUMBERS = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "u1", 10: "<u8", 11: "<i8", 12: "<f8"}
 BOOL, STRING, ARRAY = 7, 8, 9
-# Type of a tensor -> its name, the numbers of a block, and the bytes of one (GGML_QUANT_SIZES of the package gguf).
+# Type number of a tensor -> name, elements per block, bytes per block (GGML_QUANT_SIZES of the package gguf).
 KINDS: dict[int, tuple[str, int, int]] = {
     0: ("F32", 1, 4),
     1: ("F16", 1, 2),
@@ -53,7 +53,7 @@ KINDS: dict[int, tuple[str, int, int]] = {
 
 
 class GgufTensor(NamedTuple):
-    """kind: its type's number (`KINDS`). shape: rows first, as torch has it. start, size: its bytes in the file."""
+    """kind: type number (`KINDS`). shape: in torch's order, rows first. start, size: its bytes in the file."""
 
     kind: int
     shape: tuple[int, ...]
@@ -66,14 +66,14 @@ class GgufTensor(NamedTuple):
 
 
 class GgufHeader(NamedTuple):
-    """metadata: key -> number, text, bool, or a list of texts, or an array of numbers. tensors: by their names."""
+    """metadata: key -> number, text, bool, list of texts, or array of numbers. tensors: by name."""
 
     metadata: dict[str, Any]
     tensors: dict[str, GgufTensor]
 
     @property
     def quantisation(self) -> str:
-        """The types of the matrices, those of most numbers first: `Q4_1+Q8_0`."""
+        """Types of the matrices, the one with most elements first: `Q4_1+Q8_0`."""
         held: dict[str, int] = {}
         for one in self.tensors.values():
             if len(one.shape) > 1:
@@ -82,7 +82,7 @@ class GgufHeader(NamedTuple):
 
 
 def read_gguf(path: Path) -> GgufHeader:
-    """Metadata and tensors of a file. Raises UserError: not GGUF, cut short, or damaged in its header."""
+    """Read metadata and tensors of a file. Raises UserError if it is not GGUF, truncated, or has a damaged header."""
     try:
         status = path.stat()
     except OSError as problem:
@@ -92,7 +92,7 @@ def read_gguf(path: Path) -> GgufHeader:
 
 @cache
 def _read(path: Path, size: int, changed: int) -> GgufHeader:
-    # `changed` is only a key: another file of that name is read anew.
+    # `changed` is only part of the cache key, so that a replaced file is read again.
     with open(path, "rb") as file:
         cursor = _Cursor(path, file.read(min(size, LONGEST)), size)
     if cursor.take(4) != MAGIC:
@@ -104,7 +104,7 @@ def _read(path: Path, size: int, changed: int) -> GgufHeader:
         many = version & 0xFFFF == 0
         raise UserError(f"{path}: GGUF of {'big-endian machines' if many else f'version {version}'}; convert it anew")
     tensors, values = cursor.number("<u8"), cursor.number("<u8")
-    # A key has a length, a type and a byte; a tensor a length, a rank, a type and a place.
+    # Smallest sizes: a key has a length (8 bytes), a type (4) and a value (1); a tensor has 24 bytes.
     cursor.hold(values, 13, "values")
     metadata: dict[str, Any] = {}
     for _ in range(values):
@@ -146,7 +146,7 @@ def _tensor(cursor: _Cursor, name: str) -> GgufTensor:
 
 
 class _Cursor:
-    """Reads on in the first bytes of a file, and never behind their end."""
+    """Reads consecutive values from the first bytes of a file, and raises UserError at their end."""
 
     def __init__(self, path: Path, raw: bytes, size: int) -> None:
         self.path, self.raw, self.size, self.at = path, raw, size, 0
@@ -155,7 +155,7 @@ class _Cursor:
         return UserError(f"{self.path}: its GGUF header {what}: damaged or cut short; fetch or copy it again")
 
     def hold(self, count: int, each: int, what: str) -> None:
-        """Raise unless so many things of at least so many bytes can still follow."""
+        """Raise UserError unless `count` items of at least `each` bytes can follow."""
         left = len(self.raw) - self.at
         if count * each > left:
             raise self.damaged(f"says {count:,} {what} where {left:,} bytes are left")

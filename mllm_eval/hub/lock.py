@@ -1,4 +1,4 @@
-"""The lock of what was fetched: which files it is, and whether those on this machine still are these files."""
+"""Locks: which files were downloaded, and the check that the files on this machine are still the same."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from mllm_eval.storage import data_home, read_json, sha256_file, within, write_j
 
 Kind = Literal["model", "dataset", "url"]
 State = tuple[int, int]
-"""Size in bytes and time of change in nanoseconds."""
+"""Size in bytes, and modification time in nanoseconds."""
 ONLY = "files"
-"""The one part of a model's lock, and of an address's."""
+"""Name of the only part in the lock of a model or a URL."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where files come from: a hub repository (`model`, `dataset`) at a revision, or a web address (`url`).
+    """Where files come from: a hub repository (`model`, `dataset`) at a revision, or a URL (`url`).
 
-    `mend` is the command that fetches it, for messages.
+    mend: the command that downloads it, for messages.
     """
 
     kind: Kind
@@ -46,7 +46,7 @@ class LockedFile(Strict):
 
 
 class Part(Strict):
-    """Files of one source: `revision` as it was asked for, `commit` as the hub resolved it (None: unknown)."""
+    """Files of one source. revision: as requested; commit: as resolved by the hub, None if unknown."""
 
     kind: Kind
     repo: str
@@ -57,14 +57,14 @@ class Part(Strict):
     @field_validator("files", mode="after")
     @classmethod
     def _below_the_folder(cls, files: dict[str, LockedFile]) -> dict[str, LockedFile]:
-        # A lock may be a stranger's, and its names are opened.
+        # A lock may come from someone else, and its names are opened as paths.
         for name in files:
             within(Path(), name)
         return files
 
 
 class Rows(Strict):
-    """What a benchmark's data turned out to be. `trusted`: what the yaml did not pin and the first fetch decided."""
+    """Facts about a benchmark's data. trusted: facts that the yaml does not pin, taken from the first download."""
 
     benchmark: str
     pin: str
@@ -75,9 +75,9 @@ class Rows(Strict):
 
 
 class Lock(Strict):
-    """What was fetched: a model or an address is one part, a benchmark's data a part a table, with its rows.
+    """A record of downloaded files. A model or URL is one part; a benchmark's data has one part per table, and rows.
 
-    It says nothing of this machine: a lock made by someone else can be put in its place and holds here.
+    A lock contains nothing about this machine: a lock made elsewhere can be copied here and is valid.
     """
 
     parts: dict[str, Part]
@@ -86,7 +86,7 @@ class Lock(Strict):
     @model_validator(mode="before")
     @classmethod
     def _older(cls, raw: Any) -> Any:
-        # Up to 0.1 a lock of one source was its part itself, and a benchmark's had its facts beside its tables.
+        # Until version 0.1, a lock of one source was its part, and a benchmark's lock had its facts beside its tables.
         if isinstance(raw, dict) and "files" in raw:
             return {"parts": {ONLY: raw}}
         if isinstance(raw, dict) and isinstance(tables := raw.get("tables"), dict):
@@ -107,13 +107,13 @@ class Lock(Strict):
 
     @property
     def revision_found(self) -> str:
-        """The commit, or for files that were brought without one, a hash of what they are."""
+        """The commit, or a hash of the files if they were given without one."""
         return self.only.commit or f"files-{short_hash(self.only.files)}"
 
 
 class Places(Strict):
     """Where the files of a lock are on this machine: the folder of each part, and the state of each file when it was
-    last read whole."""
+    last read completely."""
 
     folders: dict[str, str]
     seen: dict[str, dict[str, State]]
@@ -127,28 +127,28 @@ class Places(Strict):
 
 
 def read(path: Path) -> Lock | None:
-    """The lock of a file, or None where there is none. Raises UserError for one that is damaged."""
+    """Read a lock file; None if there is none. Raises UserError if it is damaged."""
     return validate(read_json(path), Lock, str(path)) if path.is_file() else None
 
 
 def write(path: Path, lock: Lock, folders: Mapping[str, Path]) -> None:
-    """Write a lock whose files were just read whole in these folders, and note that they lie there."""
+    """Write a lock whose files were just read completely, and record the folders they are in."""
     seen = {name: {file: _state(folders[name] / file) for file in part.files} for name, part in lock.parts.items()}
     _note(path, Places(folders={name: str(folder.absolute()) for name, folder in folders.items()}, seen=seen))
     write_json(path, lock.model_dump(mode="json"))
 
 
 def places(path: Path) -> Places | None:
-    """Where the files of a lock are on this machine; None where they were never fetched or brought here."""
+    """Where the files of a lock are on this machine; None if they were never downloaded or given here."""
     beside = _beside(path)
     return validate(read_json(beside), Places, str(beside)) if beside.is_file() else None
 
 
 def hold(path: Path, lock: Lock, missing: UserError, mend: str, whole: bool = False) -> dict[str, Path]:
-    """The folder of each part of a lock, whose files must still be the lock's. Reads no network.
+    """Check that the files of a lock are unchanged, without the network. Returns the folder of each part.
 
-    Every file's size is compared with the lock, and its content where the file was touched since it was last compared,
-    or with `whole`. Raises `missing` where the files were never here, UserError for one that is missing or another.
+    Every file's size is compared with the lock. Its content is hashed if the file changed since the last check, or
+    with `whole`. Raises `missing` if the files were never here, and UserError for a missing or different file.
     """
     known = places(path)
     if known is None or set(known.folders) != set(lock.parts):
@@ -167,18 +167,18 @@ def hold(path: Path, lock: Lock, missing: UserError, mend: str, whole: bool = Fa
 
 
 def _named(part: Part) -> str | None:
-    # A model is known by the revision that its yaml says, a table by the commit that it was.
+    # Messages name a model by the revision in its yaml, and a table by its commit.
     return part.revision if part.kind != "dataset" else part.commit or part.revision
 
 
 def lock_path(source: Source, home: Path | None = None) -> Path:
-    """The lock's file: `locks/<kind>/<repo>@<revision>.json` under the data home."""
+    """Path of a lock: `locks/<kind>/<repo>@<revision>.json` under the data home."""
     name = str(source).partition("://")[2] or str(source)
     return (home or data_home()) / "locks" / source.kind / f"{name.replace('/', '--')}.json"
 
 
 def read_lock(source: Source, home: Path | None = None) -> Lock | None:
-    """The lock of a source, or None where there is none. Raises UserError for one that is damaged."""
+    """Read the lock of a source; None if there is none. Raises UserError if it is damaged or of another source."""
     path = lock_path(source, home)
     lock = read(path)
     if lock is None:
@@ -191,7 +191,7 @@ def read_lock(source: Source, home: Path | None = None) -> Lock | None:
 
 
 def locked_files(folder: Path, names: Iterable[str]) -> dict[str, LockedFile]:
-    """Size and SHA-256 of files of a folder. Raises UserError for one that is missing."""
+    """Size and SHA-256 of files in a folder. Raises UserError for a missing file."""
     files = {}
     for name in sorted(names):
         path = folder / name
@@ -202,10 +202,10 @@ def locked_files(folder: Path, names: Iterable[str]) -> dict[str, LockedFile]:
 
 
 def locked_folder(source: Source, home: Path | None = None, whole: bool = False) -> Path:
-    """The folder of a locked snapshot, held to its lock as `hold` does.
+    """The folder of a locked snapshot, checked against its lock as `hold` does.
 
     Raises:
-        UserError: no lock, a file that is missing, or one that is not the lock's.
+        UserError: there is no lock, or a file is missing or differs from the lock.
     """
     lock = read_lock(source, home)
     if lock is None:
@@ -216,9 +216,9 @@ def locked_folder(source: Source, home: Path | None = None, whole: bool = False)
 
 
 def compare_file(path: Path, expected: LockedFile, source: Source, seen: State | None = None) -> State:
-    """Hold a file against its lock and return its state (size, time of change); reads it unless it is as `seen`.
+    """Compare a file with its lock, and return its state. It is read only if its state differs from `seen`.
 
-    Raises UserError: missing, of another size, of other content.
+    Raises UserError if it is missing, or has another size or content.
     """
     if not path.is_file():
         raise UserError(f"{path}: the file is gone ({source} has it locked); {source.mend}")
@@ -243,11 +243,11 @@ def _state(path: Path) -> State:
 
 
 def _beside(path: Path) -> Path:
-    # Beside the lock, not in it: the place belongs to this machine, the lock to anyone.
+    # In a separate file, because a lock is independent of the machine and the folder is not.
     return path.with_suffix(".place")
 
 
 def _note(path: Path, places: Places) -> None:
-    # Only a note that spares the next reading; in a folder that can't be written it is done without.
+    # This record only saves reading the files again. It is optional, so an unwritable folder is no error.
     with suppress(OSError):
         write_json(_beside(path), places.model_dump(mode="json"))

@@ -1,4 +1,4 @@
-"""What a safetensors file says it holds, read from its first bytes; needs no torch."""
+"""Reads the header of a safetensors file, without torch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import NamedTuple
 from mllm_eval.errors import UserError
 from mllm_eval.storage import parse_json
 
-# The format's own limit of a header (https://github.com/huggingface/safetensors).
+# Largest header that the format allows (https://github.com/huggingface/safetensors).
 LONGEST = 100_000_000
 
 
 class TensorFacts(NamedTuple):
-    """Type as the format names it (`F32`, `BF16`, ...), shape, and the bytes it takes."""
+    """dtype as the format names it (`F32`, `BF16`, ...), shape, and size in bytes of a tensor."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -26,10 +26,10 @@ class TensorFacts(NamedTuple):
 
 
 def read_header(path: Path) -> dict[str, TensorFacts]:
-    """Tensor name -> its facts.
+    """Map tensor names to their facts.
 
     Raises:
-        UserError: not a safetensors file, or one whose length is not what its header says.
+        UserError: not a safetensors file, or one whose length differs from its header.
     """
     mend = "fetch or copy it again"
     size = path.stat().st_size
@@ -57,9 +57,9 @@ def read_header(path: Path) -> dict[str, TensorFacts]:
 
 
 def weight_map(index: Path) -> dict[str, str]:
-    """Tensor name -> shard, as the index of a model in several files says.
+    """Map tensor names to shards, as the index of a model in several files lists them.
 
-    Raises UserError for one that cannot be read, and for a shard that is no file beside the index.
+    Raises UserError if it cannot be read, or if a shard's name is not that of a file beside the index.
     """
     try:
         listed = parse_json(index.read_text(encoding="utf-8"), fields_once=False)["weight_map"]
@@ -73,14 +73,14 @@ def weight_map(index: Path) -> dict[str, str]:
 
 
 def shards_of(index: Path) -> list[str]:
-    """The files that an index names, each once. Raises UserError as `weight_map` does."""
+    """Names of the shards in an index, without repetition. Raises UserError as `weight_map` does."""
     return sorted(set(weight_map(index).values()))
 
 
 def elements_in(folder: Path) -> int | None:
-    """Numbers in all safetensors files of a folder, by their headers; None where it has none.
+    """Number of elements in all safetensors files of a folder, from their headers; None if there are no such files.
 
-    Raises UserError for one that is cut short.
+    Raises UserError for a truncated or unreadable file.
     """
     for index in folder.glob("*.safetensors.index.json"):
         weight_map(index)

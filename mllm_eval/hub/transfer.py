@@ -1,7 +1,7 @@
-"""The one downloader: files of a hub's repository or of an address, with many hands, gone on with where it stopped.
+"""The downloader for hub repositories and URLs: downloads in parallel, and resumes interrupted downloads.
 
-Bytes go to a part beside the file first, because huggingface_hub throws away what it has of a file when it is
-interrupted, and a file may have gigabytes. A file takes its own name once it is what its source lists.
+Bytes are first written to a `.part` file, because huggingface_hub discards a partial file when it is interrupted, and
+files can have gigabytes. The file gets its final name after it was checked against its source.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ HANDS = 6
 CHUNK = 1 << 20
 WAIT_SECONDS = 60
 Tell = Callable[[int], None]
-"""Told of bytes as they arrive, or negatively of those that were thrown away."""
+"""Called with numbers of received bytes; negative if bytes were discarded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A file to have at `target`. `size` in bytes, `sha256`, and `blob` (git's own name of its content) as listed.
+    """A file to download to `target`. size in bytes, sha256 and blob (git's hash of its content) as listed.
 
-    `get` adds to the part what is missing of it, from the byte on that it ends with.
+    get: appends the missing bytes to the part file.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Wanted:
     blob: str | None = None
 
     def is_listed(self, file: LockedFile, path: Path) -> bool:
-        """Whether a file is what the source lists: by its SHA-256, by git's own name of it if only that is known."""
+        """Whether a file matches its listing: by size, and by SHA-256 or else git's hash, as far as they are known."""
         if self.size is not None and file.size != self.size:
             return False
         if self.sha256 is not None:
@@ -61,7 +61,7 @@ class Wanted:
 
 
 class Transfer:
-    """The files of one source: who has how many bytes, and whether all should stop."""
+    """A download of several files of one source: counts bytes, and stops all threads if one file fails."""
 
     def __init__(self, source: Source, progress: Progress) -> None:
         self.source = source
@@ -71,9 +71,10 @@ class Transfer:
         self.stopped = threading.Event()
 
     def all(self, wanted: Sequence[Wanted]) -> dict[str, LockedFile]:
-        """Fetch what is not here; every file's size and hash, in order of the names. `progress` gets bytes.
+        """Download missing files. Returns size and hash of every file by name. `progress` gets bytes.
 
-        Raises UserError for a file that came out wrong, NotWritten where the disk refuses. What was fetched stays.
+        Raises UserError for a file that does not match or a disk that is too full, NotWritten if writing fails.
+        Downloaded files are kept.
         """
         self.total = sum(one.size or 0 for one in wanted)
         self._check_room(wanted)
@@ -91,7 +92,7 @@ class Transfer:
         return {name: running[name].result() for name in sorted(running)}
 
     def tell(self, more: int) -> None:
-        """Note bytes that arrived, or were there."""
+        """Count bytes that were received or already present. Raises InterruptedError if another file failed."""
         if self.stopped.is_set():
             raise InterruptedError("another file failed")
         with self.guard:
@@ -99,7 +100,7 @@ class Transfer:
             self.progress(self.done, max(self.total, self.done))
 
     def one(self, wanted: Wanted) -> LockedFile:
-        """Fetch a file unless it is here. Raises NotWritten where the disk refuses it."""
+        """Download a file unless it is present. Raises UserError if it does not match, NotWritten if writing fails."""
         with saving(wanted.target):
             return self._one(wanted)
 
@@ -138,25 +139,25 @@ class Transfer:
 
 
 def of_hub(source: Source, commit: str, entry: Any, target: Path, endpoint: str | None) -> Wanted:
-    """A file of a repository, as the hub lists it in `entry`."""
+    """A file of a repository. entry: the hub's listing of it."""
     sha256 = entry.lfs.sha256 if entry.lfs else None
-    # Named by content: what another revision left half fetched is never gone on with.
+    # The part's name contains the hash, so that an incomplete file of another revision is not resumed.
     part = target.with_name(f".{target.name}.{(sha256 or entry.blob_id)[:12]}.part")
     get = functools.partial(_from_hub, source, commit, entry, endpoint)
     return Wanted(entry.rfilename, target, part, get, entry.size, sha256, None if sha256 else entry.blob_id)
 
 
 def of_address(source: Source, target: Path, sha256: str | None) -> Wanted:
-    """The file of a web address."""
+    """The file of a URL."""
     part = target.with_name(f"{target.name}.part")
     return Wanted(target.name, target, part, functools.partial(_from_address, source), sha256=sha256)
 
 
 @contextmanager
 def _appended(part: Path) -> Iterator[io.BufferedWriter[disk.Through]]:
-    """The part of a file to write on at its end. What was written is on the disk behind the `with` block.
+    """Open a part file for appending. After the `with` block its content is on the disk.
 
-    Raises NotWritten where the disk refuses, which a broken connection is not.
+    Raises NotWritten if writing fails, which is thus distinguished from a failing connection.
     """
     with saving(part):
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -176,7 +177,7 @@ def _from_hub(source: Source, commit: str, entry: Any, endpoint: str | None, par
     place = get_hf_file_metadata(url, endpoint=endpoint, retry_on_errors=True).location
     headers = build_hf_headers(library_name="mllm-eval")
     if urlsplit(place).netloc != urlsplit(url).netloc:
-        # A login is for the hub alone, not for the store that it sends us to.
+        # The login is only for the hub, and must not be sent to the storage server it redirects to.
         headers.pop("authorization", None)
     with _appended(part) as file:
         http_get(
@@ -196,7 +197,7 @@ def _from_address(source: Source, part: Path, tell: Tell) -> None:
     try:
         with urllib.request.urlopen(request, timeout=WAIT_SECONDS) as answer:
             if have and answer.status != 206:
-                # A server that knows no ranges sends the file from its beginning.
+                # A server without support for ranges sends the whole file.
                 tell(-have)
                 part.unlink()
                 have = 0
@@ -221,7 +222,7 @@ def _from_address(source: Source, part: Path, tell: Tell) -> None:
 
 
 class _Bar:
-    """What huggingface_hub takes for a progress bar."""
+    """Stands in for huggingface_hub's progress bar."""
 
     def __init__(self, tell: Tell, *_: object, **__: object) -> None:
         self.tell = tell
@@ -233,7 +234,7 @@ class _Bar:
         """Nothing to close."""
 
     def update(self, more: int) -> None:
-        """Bytes that arrived."""
+        """Count received bytes."""
         self.tell(more)
 
 
@@ -242,7 +243,7 @@ def _file(path: Path) -> LockedFile:
 
 
 def git_blob(path: Path) -> str:
-    """git's own name of a file's content, 40 hex digits: the hub gives no SHA-256 of small files."""
+    """git's hash of a file's content, 40 hex digits, because the hub lists no SHA-256 for small files."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with open(path, "rb") as file:
         while block := file.read(CHUNK):

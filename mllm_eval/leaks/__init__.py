@@ -1,4 +1,4 @@
-"""Leaks: pictures of a benchmark, and its questions, that stand in what a model was trained on.
+"""Leaks: images and questions of benchmarks that occur in a model's training data.
 
-`check` is the whole of it; `findings` reads what it has found, without torch.
+`check` runs the search; `findings` reads its results, without torch.
 """

@@ -1,4 +1,4 @@
-"""The whole check: hash, find candidates, confirm them, look for the questions, and write what was found."""
+"""The search for leaks: hash, find candidates, confirm them, look for the questions, and write the findings."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from mllm_eval.leaks.confirming import Judge
 
 MOST = 256
-# Pairs of a benchmark whose pictures are kept, and names that a line lists.
+# Pairs of a benchmark whose thumbnails are written, and sample ids that a line lists.
 PICTURED, NAMED = 60, 20
 USUAL = Tolerance()
 
@@ -64,7 +64,7 @@ class _Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class _Source:
-    """What is looked through: a corpus, where its files are kept, its hashes, and where its questions stand."""
+    """What is searched: a corpus, the folder of its files, its hashes, its rows, and where questions occur in it."""
 
     corpus: Corpus
     folder: Path
@@ -89,20 +89,20 @@ def check_leaks(
     step: Step = _silent,
     say: Callable[[str], None] = lambda _: None,
 ) -> Findings:
-    """Look for benchmarks' pictures and questions in what a recipe trains on, or in a folder of images.
+    """Searches a recipe's training data, or a folder of images, for the images and questions of benchmarks.
 
     Args:
         source: a recipe (a name, a dict, or the object), or the `Path` of a folder of images, tar shards or parquet
-            files, or of one such file, which has no text.
-        benchmarks: by default the sixteen of the paper.
-        pin: which data of the benchmarks; by default the recipe's, else `mini`.
-        encoder: whose summaries confirm what the hashes find near.
-        tolerance: how near hashes and features of a pair must be.
+            files, or of one such file. A `Path` has no text, so only images are searched.
+        benchmarks: default: the paper's sixteen.
+        pin: the data pin of the benchmarks; default: the recipe's, or `mini` for a folder.
+        encoder: the encoder whose summaries confirm candidates.
+        tolerance: how similar the hashes and features of a pair must be.
 
-    What is done is kept, by piece and by benchmark: the same call goes on where it was, and computes nothing twice.
+    Results are saved per piece and per benchmark: the same call resumes where it stopped, and computes nothing twice.
 
     Raises:
-        UserError: data or a library that are not here, no images, values out of their range.
+        UserError: missing data or library, no readable images, or a value out of range.
     """
     source = source if isinstance(source, Path) else load_recipe(source)
     pin = pin or ("mini" if isinstance(source, Path) else source.data)
@@ -169,7 +169,7 @@ def _check_benchmark(benchmark: _Asked, source: _Source, settings: Settings, jud
     path = folder / f"{name}.json"
     if path.is_file() and validate(read_json(path), Found, str(path)).of == of:
         return
-    # A benchmark that is looked for again has nothing until it is whole.
+    # Old counts are removed first, so that they never stand next to new lists of pairs.
     path.unlink(missing_ok=True)
     with step(f"leaks: {name} (hashes)") as told:
         viewed = hash_views(pictures, source.folder.parent / "benchmarks", told)
@@ -239,7 +239,7 @@ def _write_pairs(
 def _flags(
     samples: Sequence[Sample], texts: Sequence[str], pairs: Pairs, pictures: Sequence[ImageRef], source: _Source
 ) -> list[dict[str, Any]]:
-    """The leaked samples: whether a picture of theirs is, their question is, and it stands in a row of that picture."""
+    """A row for each leaked sample: whether it has a copied image, whether its question occurs, and both in one row."""
     copies: dict[str, set[int]] = {}
     own = source.own
     for picture, image in zip(pairs.picture.tolist(), pairs.image.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Whether two pictures are the same to an encoder: its summaries, about a benchmark's mean, over a threshold."""
+"""Confirms that two images are the same by an encoder: cosine of their centred summaries above a threshold."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from mllm_eval.errors import UserError
 from mllm_eval.features.extraction import BATCH
 
 Floats = NDArray[np.float32]
-# Pictures of a benchmark that the threshold is calibrated on, and for each the different ones that look most alike.
+# Number of a benchmark's images that the threshold is calibrated on, and of different images compared with each.
 CALIBRATED, ALIKE = 1024, 8
 
 
 class Judge:
-    """An encoder, loaded when it is first asked."""
+    """An encoder that is loaded at its first use."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.facts = encoder
@@ -34,7 +34,7 @@ class Judge:
 
     @torch.no_grad()
     def summaries(self, pictures: Iterable[Callable[[], PIL.Image.Image]]) -> Iterator[Floats | None]:
-        """The summary [D] of each picture as its yaml declares it, float32; None for one that can't be read."""
+        """The summary float32 [D] of each image, as the encoder's yaml declares it; None if the image can't be read."""
         if self._model is None:
             self._model = load_encoder_model(self.facts).to(device())
         model: Any = self._model
@@ -62,8 +62,12 @@ class Judge:
 
 
 class Calibration(NamedTuple):
-    """The mean summary [D], the pairs known to be different, the threshold that `alarm` of them pass (at least one in
-    `pairs` is what can be known), and None for each where there are no such pairs."""
+    """The threshold for pairs of a benchmark, and what it was computed from.
+
+    mean: the mean summary [D]. pairs: number of pairs known to be different. threshold: the similarity that a copy must
+    exceed. alarm: share of different pairs that may exceed it, at least 1 / `pairs`. The last two are None without such
+    pairs.
+    """
 
     mean: Floats
     pairs: int
@@ -72,13 +76,16 @@ class Calibration(NamedTuple):
 
 
 def calibrate(summaries: Floats, views: NDArray[np.uint64], radius: int, alarm: float) -> Calibration:
-    """The threshold that a share `alarm` of different pictures of one benchmark pass.
+    """Computes the similarity threshold that a share `alarm` of pairs of different images exceeds.
 
     Args:
-        summaries: [n, D] of some of its pictures. views: [n, V] their hashes. radius: what is a candidate.
+        summaries: [n, D] of some images of the benchmark.
+        views: [n, V] uint64, the hashes of their views.
+        radius: largest distance in bits between candidates.
 
-    A pair is known to be different where no view of one is within the radius of the other. Of these the eight for each
-    picture whose hashes are nearest are taken: pictures of one benchmark, and of one look.
+    Two images count as different if no view of one is within the radius of the other. For each image, the eight
+    different images with the nearest hashes are used: a benchmark's images resemble each other, so they give a strict
+    threshold.
     """
     mean = summaries.mean(0)
     unit = directions(summaries, mean)
@@ -97,7 +104,7 @@ def calibrate(summaries: Floats, views: NDArray[np.uint64], radius: int, alarm: 
 
 
 def directions(summaries: Floats, mean: Floats) -> Floats:
-    """[n, D] summaries about the mean, brought to length 1."""
+    """The summaries [n, D] minus the mean, scaled to length 1."""
     about = summaries - mean
     length = np.linalg.norm(about, axis=-1, keepdims=True)
     units: Floats = about / np.maximum(length, 1e-12)

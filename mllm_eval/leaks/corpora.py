@@ -1,6 +1,7 @@
-"""What is looked through: the images of a recipe's training sets, or those of a folder, tar shards or parquet files.
+"""The corpora that are searched: a recipe's training sets, or images in a folder, in tar shards or in parquet files.
 
-Each is cut into pieces, the unit of work and of going on: a piece's images always come in the same order.
+Each corpus is divided into pieces, which are hashed and saved one at a time. The images of a piece always have the same
+order.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from mllm_eval.decoding import PLAIN, Decoding, encoded_image
 from mllm_eval.errors import UserError
 from mllm_eval.shelf import Shelf
 
-# Images of a piece, where a corpus has no pieces of its own.
+# Number of images in a piece, if the corpus has no shards or row groups to serve as pieces.
 PIECE = 4096
 
 
 class Shown(NamedTuple):
-    """An image: its name in the corpus, where it stands, and its bytes (which may raise UserError)."""
+    """An image of a piece: its number, its name, where it is stored, and a function that reads its bytes.
+
+    The function may raise UserError.
+    """
 
     number: int
     name: str
@@ -31,13 +35,13 @@ class Shown(NamedTuple):
 
 
 class Corpus(Protocol):
-    """Images in pieces."""
+    """A sequence of images in pieces."""
 
     @property
     def name(self) -> str: ...
     @property
     def identity(self) -> Any:
-        """All that decides which images these are, as plain data."""
+        """Everything that determines which images these are, as plain data."""
         ...
 
     @property
@@ -45,17 +49,17 @@ class Corpus(Protocol):
     @property
     def pieces(self) -> int: ...
     def images(self, piece: int, wanted: Collection[int] | None = None) -> Iterator[Shown]:
-        """Those of a piece, or of its numbers `wanted`, in order.
+        """The images of a piece, or those with the numbers `wanted`, in order.
 
-        Raises UserError for a piece that can't be read on; what came before it counts.
+        Raises UserError if the piece can't be read further; images before that point count.
         """
         ...
 
 
 class Folder:
-    """Image files, tar shards (WebDataset) and parquet files with a column of images, below a folder; or one such file.
+    """Image files, tar shards (WebDataset) and parquet files with a column of images, in a folder; or one such file.
 
-    Raises UserError where there is none of them.
+    Raises UserError if there are none.
     """
 
     how = PLAIN
@@ -67,7 +71,7 @@ class Folder:
             raise UserError(f"{path}: no such folder or file of images")
         self._files: Shelf[str] = Shelf()
         self._pieces: list[tuple[str, str, int]] = []
-        """Kind, file (of `files` none), and number of the row group, or of the first of `PIECE` files."""
+        """Kind, file ("" for `files`), and number of the row group, or index of the first image file."""
         states = []
         for file in self._walk():
             kind = shard_kind(file.name)
@@ -93,7 +97,7 @@ class Folder:
             yield from (folder / name for name in sorted(files) if not name.startswith("."))
 
     def _digest(self) -> str:
-        """Which image files there are, by name: a name whose content changed is not told."""
+        """A digest of the names of the image files; it does not change with their contents."""
         import hashlib
 
         digest = hashlib.sha256()
@@ -106,7 +110,7 @@ class Folder:
         return len(self._pieces)
 
     def images(self, piece: int, wanted: Collection[int] | None = None) -> Iterator[Shown]:
-        """As `Corpus` says."""
+        """See `Corpus.images`."""
         kind, file, first = self._pieces[piece]
         if kind == "files":
             for number in range(min(PIECE, len(self._files) - first)):
@@ -121,7 +125,7 @@ class Folder:
 
 
 def read_file(path: Path, where: str = "") -> bytes:
-    """The bytes of an image file. Raises UserError, naming `where` too, where it can't be read."""
+    """The bytes of an image file. Raises UserError, which names `where` too, if it can't be read."""
     return encoded_image(path, f"{where}, {path}" if where else str(path))
 
 
@@ -141,7 +145,7 @@ def _of_tar(path: Path, wanted: Collection[int] | None) -> Iterator[Shown]:
 
     try:
         for name, data, reason in tar_members(path, take):
-            # One that the shard ends within counts once, with the shard.
+            # An image that is cut by the shard's end is reported only once, as the damaged shard.
             if reason != WITHIN:
                 where = f"{path}: {name}"
                 encoded = partial(_held, data, f"{where}: {reason or 'the image has no bytes'}")
@@ -169,7 +173,7 @@ def _held(data: bytes | None, reason: str) -> bytes:
 
 
 def _image_column(schema: Any, path: Path) -> str:
-    """The first column of bytes, or of structs that have some (the hub's layout)."""
+    """The first column of bytes, or of structs with a field `bytes` (the hub's layout)."""
     import pyarrow as pa
 
     for field in schema:

@@ -1,6 +1,7 @@
-"""What was found, as files: counts of a benchmark, its leaked samples, both pictures of each pair, its questions.
+"""The findings as files: counts per benchmark, leaked samples, both images of each pair, and questions.
 
-They lie under results/leaks/NAME-HASH/found/PIN: BENCHMARK.json is written last, and says what the others were made of.
+They are under results/leaks/NAME-HASH/found/PIN. BENCHMARK.json is written last, and identifies what the others were
+computed from.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from mllm_eval.storage import iter_jsonl, read_json, results_home
 Kind = Literal["pictures", "questions", "both", "either"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 OWN = "training"
-"""What names a run's own training data among the places that were looked through."""
+"""The name of a run's own training data among the searched corpora."""
 
 
 class Settings(Strict):
-    """How it was looked.
+    """The settings of a search.
 
-    radius: bits in which hashes of candidates differ at most. alarm: share of different pairs that may pass the
-    threshold. most: candidates of a picture that are looked at, its nearest.
+    radius: largest distance in bits between the hashes of candidates. alarm: share of different pairs that may exceed
+    the threshold. most: number of nearest candidates that are compared for each image.
     """
 
     hash: str
@@ -38,13 +39,17 @@ class Settings(Strict):
 
 
 class Found(Strict):
-    """A benchmark's counts.
+    """The counts of a benchmark.
 
-    of: what was looked at, settings included. images, broken_images: of the corpus. pictures, broken_pictures: of the
-    benchmark. candidates: pairs near by their hashes; looked_at: those of them that features were compared of.
-    different, alarm: pairs known to be different, and the share of them over `threshold` (None: too few pictures to
-    say, nothing is confirmed). pairs: confirmed ones. leaked: samples by kind. asked, standing: distinct questions,
-    and those found in the training text (None where a corpus has no text).
+    of: hash of everything that was searched, settings included. images, broken_images: of the corpus. pictures,
+    broken_pictures: of the benchmark. candidates: pairs with similar hashes; looked_at: those whose features were
+    compared.
+
+    different: pairs known to be different; alarm: the share of them above `threshold`. Both alarm and threshold are
+    None if there are too few images to calibrate; nothing is then confirmed. pairs: confirmed pairs.
+
+    leaked: kind -> number of samples. asked: distinct questions; standing: those found in the training text (None if
+    the corpus has no text).
     """
 
     benchmark: str
@@ -75,26 +80,26 @@ class Found(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """All that was found of a corpus and a data pin. `folder` holds its files."""
+    """All findings for one corpus and data pin. `folder` holds the files."""
 
     folder: Path
     benchmarks: dict[str, Found]
 
     @property
     def corpus(self) -> str:
-        """What was looked through."""
+        """The name of the corpus."""
         return next(iter(self.benchmarks.values())).corpus
 
     def leaked(self, benchmark: str, kind: Kind = "pictures") -> set[str]:
-        """The ids of a benchmark's leaked samples."""
+        """The ids of a benchmark's leaked samples of this kind."""
         return {str(row["id"]) for row in self._rows(benchmark, "samples") if _is(row, kind)}
 
     def pairs(self, benchmark: str) -> Iterator[dict[str, Any]]:
-        """Confirmed pairs, the most similar first: picture, samples, view, distance, similarity, image, where."""
+        """The confirmed pairs, most similar first: picture, samples, view, distance, similarity, image, where."""
         return self._rows(benchmark, "pairs")
 
     def questions(self, benchmark: str) -> Iterator[dict[str, Any]]:
-        """Questions that stand in the training text: question, samples, rows (how many), where (the first)."""
+        """The questions found in the training text: question, samples, rows (number of rows), where (the first row)."""
         return self._rows(benchmark, "questions")
 
     def _rows(self, benchmark: str, what: str) -> Iterator[dict[str, Any]]:
@@ -107,27 +112,27 @@ def _is(row: dict[str, Any], kind: Kind) -> bool:
 
 
 def root() -> Path:
-    """Where all findings are."""
+    """The folder of all findings."""
     return results_home() / "leaks"
 
 
 def place_of(name: str, identity: Any) -> Path:
-    """The folder of a corpus: its name and what it is."""
+    """The folder of a corpus, from its name and a hash of its identity."""
     return root() / f"{name}-{short_hash(identity)}"
 
 
 def read_findings(folder: Path, pin: str) -> Findings | None:
-    """What was found of a corpus' folder and a pin; None where nothing was. Raises UserError for a damaged file."""
+    """The findings in a corpus's folder for a pin; None if there are none. Raises UserError for a damaged file."""
     where = folder / "found" / pin
     by_benchmark = {path.stem: validate(read_json(path), Found, str(path)) for path in sorted(where.glob("*.json"))}
     return Findings(where, by_benchmark) if by_benchmark else None
 
 
 def findings_of(recipe: Recipe | None, pin: str, corpus: str = OWN) -> Findings | None:
-    """What was found of a recipe's own training data, or of another corpus by its folder's name; None for nothing.
+    """The findings for a recipe's own training data, or for another corpus by its folder's name; None without any.
 
-    Raises UserError, with the nearest name, for a corpus that was never looked through, and where a recipe's training
-    data are not here, so that nothing says whether they are those that were looked through.
+    Raises UserError, with similar names, for a corpus that was never searched; also if a recipe's training data are
+    missing, since it is then unknown whether they are the data that were searched.
     """
     known = [path.name for path in sorted(root().glob("*")) if (path / "found").is_dir()]
     if corpus == OWN:

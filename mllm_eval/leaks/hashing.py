@@ -1,4 +1,4 @@
-"""Hashes of a whole corpus, piece by piece on disk, and of a benchmark's pictures in all views."""
+"""Hashes a whole corpus, saved piece by piece, and a benchmark's images in all views."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from mllm_eval.progress import Progress
 
 T = TypeVar("T")
 R = TypeVar("R")
-# Images of a piece that wait, read, for a thread.
+# Images per thread that are read ahead.
 AHEAD = 4
 
 
 class Hashed(NamedTuple):
-    """The hashes of the images that could be read, and where each stands.
+    """The hashes of the readable images of a corpus, and their positions.
 
-    hashes: [n] uint64. image: [n] number of each in the corpus, over all pieces. begins: [pieces + 1] number of each
-    piece's first image. broken: how many can't be read; reasons: the first, with their places.
+    hashes: uint64 [n]. image: int64 [n], the number of each image in the corpus, over all pieces. begins: int64 [pieces
+    + 1], the number of each piece's first image. broken: how many images can't be read; reasons: the first ones.
     """
 
     hashes: Hashes
@@ -41,17 +41,20 @@ class Hashed(NamedTuple):
 
     @property
     def images(self) -> int:
-        """All of them, unreadable ones too."""
+        """The number of all images, including unreadable ones."""
         return int(self.begins[-1])
 
     def place(self, image: int) -> tuple[int, int]:
-        """Piece of an image, and its number in it."""
+        """The piece of an image, and its number within the piece."""
         piece = int(np.searchsorted(self.begins, image, side="right")) - 1
         return piece, image - int(self.begins[piece])
 
 
 def hash_corpus(corpus: Corpus, folder: Path, told: Progress, named: int = 3) -> Hashed:
-    """Hash the images that were not hashed before; `folder` keeps a file a piece, which a killed run goes on from."""
+    """Hashes the images that are not hashed yet. `folder` keeps one file per piece, from which a killed run resumes.
+
+    `named`: how many reasons of unreadable images are returned.
+    """
     parts: list[dict[str, NDArray[Any]]] = []
     kept = folder / short_hash([NAME, EDGE], 8)
     reasons: list[str] = []
@@ -72,7 +75,7 @@ def hash_corpus(corpus: Corpus, folder: Path, told: Progress, named: int = 3) ->
 
 
 def _hash_piece(corpus: Corpus, piece: int, hands: ThreadPoolExecutor) -> dict[str, NDArray[Any]]:
-    """Hashes by number in the piece; one that ends early counts once among the broken."""
+    """The hashes by number in the piece. A piece that ends early adds one to the unreadable images."""
     made: dict[int, int] = {}
     reasons: list[str] = []
 
@@ -91,7 +94,7 @@ def _hash_piece(corpus: Corpus, piece: int, hands: ThreadPoolExecutor) -> dict[s
             else:
                 made[shown.number] = hashed
     except UserError as problem:
-        # A shard that is cut: what came before the cut is kept.
+        # A truncated shard: the images before the cut are kept.
         reasons.append(str(problem))
     hashes = np.zeros(max(last, *made, -1) + 1 if made else last + 1, np.uint64)
     good = np.zeros(len(hashes), bool)
@@ -105,7 +108,10 @@ def _at(shown: Shown) -> str:
 
 
 def in_order(hands: ThreadPoolExecutor, do: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
-    """What threads make of items, in their order, some items ahead. An error of `items` comes behind all results."""
+    """Applies `do` to the items in threads, some items ahead, and yields (item, result) in order.
+
+    A UserError of `items` is raised after all results.
+    """
     waiting: deque[tuple[T, Future[R]]] = deque()
     coming, problem = iter(items), None
     while True:
@@ -128,7 +134,7 @@ def in_order(hands: ThreadPoolExecutor, do: Callable[[T], R], items: Iterable[T]
 
 
 class Viewed(NamedTuple):
-    """A benchmark's pictures: hashes [P, views] of those that could be read, which they are, why others could not."""
+    """A benchmark's images: uint64 [P, views] hashes of the readable ones, these images, and why others failed."""
 
     views: NDArray[np.uint64]
     pictures: list[ImageRef]
@@ -136,7 +142,7 @@ class Viewed(NamedTuple):
 
 
 def hash_views(pictures: Sequence[ImageRef], folder: Path, told: Progress) -> Viewed:
-    """Hash a benchmark's pictures in all views; `folder` keeps what was made, by the pictures' content."""
+    """Hashes a benchmark's images in all views. The result is saved in `folder`, by the images' contents."""
     path = folder / f"{short_hash([NAME, EDGE, VIEWS, [one.sha256 for one in pictures]], 16)}.npz"
     if not path.is_file():
         save(path, _hash_views(pictures, told))

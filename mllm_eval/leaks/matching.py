@@ -1,4 +1,4 @@
-"""Candidates by hash, and which of them an encoder confirms."""
+"""Finds candidates by hash, and computes which of them an encoder confirms."""
 
 from __future__ import annotations
 
@@ -22,21 +22,26 @@ from mllm_eval.progress import Progress
 if TYPE_CHECKING:
     from mllm_eval.leaks.confirming import Calibration, Judge
 
-# Images of a corpus whose summaries are held at a time.
+# Number of the corpus's images whose summaries are in memory at a time.
 BLOCK = 4096
 
 
 class Tolerance(NamedTuple):
-    """Bits of 64 in which the hashes of candidates differ at most (0 to 20), and the share of pairs of different
-    pictures that may pass the threshold of similarity."""
+    """The largest distance in bits (0 to 20 of 64) between the hashes of candidates, and the share of false alarms.
+
+    `alarm` is the share of pairs of different images that may exceed the similarity threshold.
+    """
 
     radius: int = 10
     alarm: float = 0.001
 
 
 class Pairs(NamedTuple):
-    """[n] pairs: number of the benchmark's picture, of the corpus' image, of the view, bits apart, similarity (nan:
-    not looked at). total: pairs near by their hashes, those beyond the nearest of a picture too."""
+    """n pairs of a benchmark's image and an image of the corpus.
+
+    picture, image, view: [n] numbers of both images and of the view. distance: [n] in bits. similarity: [n], nan if not
+    compared. total: number of pairs within the radius, including those beyond an image's nearest that are not listed.
+    """
 
     picture: NDArray[np.int64]
     image: NDArray[np.int64]
@@ -46,7 +51,7 @@ class Pairs(NamedTuple):
     total: int
 
     def where(self, kept: NDArray[np.bool_]) -> Pairs:
-        """Those of a mask, the most similar first."""
+        """The pairs selected by a mask [n], most similar first."""
         order = np.flatnonzero(kept)
         order = order[np.argsort(-self.similarity[order], kind="stable")]
         return Pairs(self.picture[order], self.image[order], self.view[order], self.distance[order],
@@ -54,7 +59,10 @@ class Pairs(NamedTuple):
 
 
 def candidates(hashed: Hashed, viewed: Viewed, radius: int, most: int) -> Pairs:
-    """Pairs of a benchmark's picture, in any view, and an image whose hashes differ in at most `radius` bits."""
+    """Pairs of a benchmark's image, in any view, and a corpus image whose hashes differ in at most `radius` bits.
+
+    At most the `most` nearest pairs of each image are listed.
+    """
     picture, place, view, distance, total = nearest(hashed.hashes, viewed.views, radius, most)
     unknown = np.full(len(picture), np.nan, np.float32)
     return Pairs(picture, hashed.image[place], view, distance, unknown, int(total.sum()))
@@ -69,9 +77,10 @@ def confirm(
     tolerance: Tolerance,
     told: Progress,
 ) -> tuple[Pairs, Calibration | None]:
-    """The pairs with their similarities, and the threshold, where there are any.
+    """The pairs with their similarities, and the calibration of the threshold; None without pairs.
 
-    The picture is compared in the view in which its hash is nearest. A picture that can't be read again has nan.
+    The benchmark's image is compared in the view with the nearest hash. The similarity is nan if an image can't be read
+    again.
     """
     from mllm_eval.leaks.confirming import CALIBRATED, calibrate, directions
 
@@ -91,7 +100,7 @@ def confirm(
         some = images[start : start + BLOCK]
         loads, place = _loads(corpus, hashed, some)
         summaries = np.full((len(some), len(calibration.mean)), np.nan, np.float32)
-        # The summaries first: the list of what came grows as they are computed.
+        # `zip` must advance the summaries first, since `place` is filled while they are computed.
         for row, number in zip(judge.summaries(loads), place, strict=False):
             if row is not None:
                 summaries[number] = row
@@ -119,7 +128,10 @@ def _views(pictures: list[ImageRef], shown: NDArray[np.int64]) -> Iterator[Calla
 def _loads(
     corpus: Corpus, hashed: Hashed, images: NDArray[np.int64]
 ) -> tuple[Iterator[Callable[[], PIL.Image.Image]], list[int]]:
-    """What decodes each of those images (ascending), as they come; and, filled along the way, which of them came."""
+    """Functions that decode each of these images (ascending numbers), and a list of the places of those that were read.
+
+    The list is filled while the functions are consumed.
+    """
     came: list[int] = []
 
     def loads() -> Iterator[Callable[[], PIL.Image.Image]]:
@@ -131,12 +143,12 @@ def _loads(
 
 
 def load(shown: Shown, corpus: Corpus) -> PIL.Image.Image:
-    """An image of a corpus, decoded as it is trained on."""
+    """Decodes an image of a corpus in the same way as training does."""
     return decode(shown.encoded(), shown.where, corpus.how)
 
 
 def images_of(corpus: Corpus, hashed: Hashed, images: NDArray[np.int64]) -> Iterator[tuple[int, Shown]]:
-    """Those images (numbers in the corpus, ascending) with their place in the list; what can't be read is left out."""
+    """The images with these numbers (ascending), each with its place in `images`; unreadable pieces are skipped."""
     at = {int(image): number for number, image in enumerate(images)}
     by_piece: dict[int, set[int]] = {}
     for image in at:

@@ -1,4 +1,4 @@
-"""Arrays of a piece of work on disk, whole or absent."""
+"""Arrays on disk, written atomically, one file per piece of work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mllm_eval.storage import write_atomic
 
 
 def save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays by name (.npz), or the only one (.npy), atomically."""
+    """Writes named arrays (.npz), or the only array (.npy), atomically."""
     data = io.BytesIO()
     if path.suffix == ".npy":
         np.save(data, next(iter(arrays.values())))
@@ -25,7 +25,7 @@ def save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def saved(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a file that `save` has written. Raises UserError for a damaged one."""
+    """The arrays of a .npz file that `save` wrote. Raises UserError for a damaged file."""
     try:
         with np.load(path) as arrays:
             return {name: arrays[name] for name in arrays.files}

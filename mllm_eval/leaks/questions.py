@@ -1,4 +1,4 @@
-"""Questions that stand in a training text word for word, once both are brought to small letters without marks."""
+"""Finds questions that occur in a training text word for word, after both are normalised."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from collections.abc import Iterable, Sequence
 
 from mllm_eval.data.samples import Sample
 
-# Words that a question is found by before it is compared whole.
+# Number of first words by which a question is looked up, before it is compared completely.
 HEAD = 3
 _TAGS = re.compile(r"<[^<>\s][^<>]{0,40}>")
 _MARKS = re.compile(r"[\W_]+")
 
 
 def normalised(text: str) -> str:
-    """Small letters, compatible forms (NFKC) as one, marks and spaces as one space, without `<image 1>` and such."""
+    """The text in NFKC form and lower case, without tags (`<image 1>`), with marks and spaces as single spaces."""
     plain = unicodedata.normalize("NFKC", _TAGS.sub(" ", text)).casefold()
     return _MARKS.sub(" ", plain).strip()
 
 
 def question_of(sample: Sample, column: str) -> str:
-    """What a sample asks, without options and instructions: its row's column, else the first line of its prompt."""
+    """The question of a sample, without options and instructions: its row's `column`, else its prompt's first line."""
     own = sample.record.get(column)
     return own if isinstance(own, str) and own.strip() else sample.prompt.strip().partition("\n")[0]
 
 
 class Questions:
-    """Questions to look for, each once, by number."""
+    """The distinct normalised questions to look for, numbered in sorted order."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self.texts: list[str] = sorted({wording for text in texts if (wording := normalised(text))})
@@ -42,7 +42,7 @@ class Questions:
         return len(self.texts)
 
     def found_in(self, texts: Sequence[str]) -> set[int]:
-        """The numbers of those that stand, as whole words in a row, in any of the texts."""
+        """The numbers of the questions that occur in any of the texts as a sequence of whole words."""
         numbers: set[int] = set()
         for text in texts:
             words = normalised(text).split()

@@ -1,9 +1,9 @@
-"""Which of many 64-bit hashes lie near a query: multi-index hashing (Norouzi, Punjani & Fleet 2012), in numpy.
+"""Finds the 64-bit hashes near a query: multi-index hashing (Norouzi, Punjani & Fleet 2012), in numpy.
 
-A hash is cut into four words of 16 bits. Where two hashes differ in at most r bits, some word of theirs differs in few:
-with radii r_i of the words such that the sum of r_i + 1 is r + 1, at least one word is within its own. So each word's
-table is looked up at all values that near, and only what stands there is compared. The work is a small part of all
-pairs; memory is the hashes, once more in the order of a word, and blocks of `BLOCK` pairs.
+A hash is divided into four words of 16 bits, and each word gets its own radius r_i, with the sum of r_i + 1 equal to r
++ 1. If two hashes differ in at most r bits, at least one of their words then differs in at most its r_i. So each word's
+table is looked up at all values within its radius, and only the hashes found there are compared. That is a small part
+of all pairs. Memory holds the hashes, a copy sorted by one word, and blocks of `BLOCK` pairs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BLOCK = 2**21
 
 
 class Near(NamedTuple):
-    """Pairs of a block: number of the query, number of the hash, bits in which they differ. A pair may come again."""
+    """A block of pairs: index of the query, index of the hash, and their distance in bits. Pairs may repeat."""
 
     query: NDArray[np.int64]
     found: NDArray[np.int64]
@@ -29,9 +29,9 @@ class Near(NamedTuple):
 
 
 def near(hashes: Hashes, queries: Hashes, radius: int) -> Iterator[Near]:
-    """All pairs of a query [Q] and a hash [N] that differ in at most `radius` bits, a block at a time.
+    """Yields all pairs of a query uint64 [Q] and a hash uint64 [N] that differ in at most `radius` bits, in blocks.
 
-    The same pair comes as often as words of it are near, four times at most.
+    A pair occurs once for each of its words that is within the word's radius, so at most four times.
     """
     if not len(hashes) or not len(queries):
         return
@@ -41,7 +41,7 @@ def near(hashes: Hashes, queries: Hashes, radius: int) -> Iterator[Near]:
 
 
 def _radii(radius: int) -> list[int]:
-    """The radius of each word: together `radius - WORDS + 1`; -1 for a word that needs no look."""
+    """The radius of each word; their sum is `radius - WORDS + 1`. -1 means that the word need not be looked up."""
     share, more = divmod(radius + 1, WORDS)
     return [share - 1 + (word < more) for word in range(WORDS)]
 
@@ -75,9 +75,9 @@ def _near_in_word(hashes: Hashes, queries: Hashes, radius: int, word: int, own: 
 
 
 def _blocks(size: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-    """Queries, where each begins in its bucket, and how much of it, so that a block has about `BLOCK` pairs.
+    """Splits the lookups into blocks of about `BLOCK` pairs: queries, their starts in the buckets, and lengths.
 
-    A bucket may hold more than a block: it is taken in parts.
+    A bucket that is larger than a block is split too.
     """
     part = 0
     while True:
@@ -100,15 +100,17 @@ def _blocks(size: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArra
 def nearest(
     hashes: Hashes, views: NDArray[np.uint64], radius: int, most: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
-    """Pictures near others by any of their views; [n] picture, hash, view, distance, each pair once.
+    """The nearest hashes of images by any of their views, each pair of image and hash once.
 
     Args:
-        hashes: [N] of what is looked through. views: [P, V] of each picture that is looked for.
-        most: pairs of a picture that are kept, its nearest ones.
+        hashes: uint64 [N], the hashes to search.
+        views: uint64 [P, V], the hashes of the views of each image to look for.
+        radius: largest distance in bits.
+        most: number of nearest pairs to keep of each image.
 
     Returns:
-        picture, hash, view and distance of each pair, and [P] how many pairs each picture has in all; of a picture with
-        very many (over a million in all are held back for) the count is of those that were left when others went.
+        [n] image, hash, view and distance of each pair, and [P] the number of all pairs of each image. The number is a
+        lower bound where the pairs are so many (over 2 * BLOCK in all) that some are dropped during the search.
     """
     pictures, several = views.shape
     held: list[NDArray[np.int64]] = []
@@ -117,7 +119,7 @@ def nearest(
 
     def reduced(parts: list[NDArray[np.int64]], last: bool) -> list[NDArray[np.int64]]:
         rows = np.concatenate(parts, axis=1) if parts else np.zeros((4, 0), np.int64)
-        # Each pair once, by its nearest view; then the nearest of each picture.
+        # Keep each pair once, with its nearest view; then the nearest pairs of each image.
         rows = rows[:, np.lexsort((rows[2], rows[3], rows[1], rows[0]))]
         fresh = np.ones(rows.shape[1], bool)
         fresh[1:] = (rows[0, 1:] != rows[0, :-1]) | (rows[1, 1:] != rows[1, :-1])
@@ -133,7 +135,7 @@ def nearest(
         waiting += len(block.query)
         if waiting > 2 * BLOCK:
             held = reduced(held, False)
-            # What stays must not be sorted again with every block.
+            # Counts new pairs only, so that the kept ones are not sorted again with every block.
             waiting = 0
     (rows,) = reduced(held, True)
     return rows[0], rows[1], rows[2], rows[3].astype(np.uint8), total

@@ -1,4 +1,4 @@
-"""Both pictures of a pair, small, beside what was found: the report shows them without the training data."""
+"""Thumbnails of both images of a pair, so that the report can show them without the training data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EDGE = 240
 
 
 def write_thumbnails(pairs: Pairs, pictures: Sequence[ImageRef], corpus: Corpus, hashed: Hashed, folder: Path) -> None:
-    """Write `BENCHMARK-PICTURE.webp` and `c-IMAGE.webp` of these pairs; one that can't be read has none."""
+    """Writes `p-SHA256.webp` and `c-NUMBER.webp` for the images of these pairs; unreadable images get none."""
     for number in np.unique(pairs.picture).tolist():
         name = folder / picture_name(pictures[number])
         if not name.is_file():
@@ -39,12 +39,12 @@ def write_thumbnails(pairs: Pairs, pictures: Sequence[ImageRef], corpus: Corpus,
 
 
 def picture_name(picture: ImageRef) -> str:
-    """The file of a benchmark's picture, by its content."""
+    """The thumbnail's file name for a benchmark's image, by its content."""
     return f"p-{picture.sha256[:16]}.webp"
 
 
 def image_name(image: int) -> str:
-    """The file of a corpus' image, by its number."""
+    """The thumbnail's file name for an image of the corpus, by its number."""
     return f"c-{image:09d}.webp"
 
 

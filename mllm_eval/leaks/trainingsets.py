@@ -1,6 +1,7 @@
-"""A recipe's training sets: each image once, however many rows show it, and the questions that stand in the rows.
+"""A recipe's training sets as a corpus: each image once, and the questions that occur in the rows.
 
-Names are not held: the sets are read once for a number a name (8 bytes), and a name is read again where it is wanted.
+Image names are not kept in memory: one pass stores a hash of 8 bytes for each name, and a name is read again when it is
+needed.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from mllm_eval.leaks.questions import Questions
 from mllm_eval.progress import Progress
 from mllm_eval.storage import known_sha256, locate
 
-# Rows that are read between two looks at the clock, and lost by a kill.
+# Rows per saved part, which is also how many rows a killed run may have to read again.
 ROWS = 2**15
 IMAGE = np.dtype([("key", "u8"), ("set", "u2"), ("row", "i8"), ("place", "u2")])
 STANDS = np.dtype([("question", "u4"), ("key", "u8"), ("set", "u2"), ("row", "i8")])
 
 
 class Read(NamedTuple):
-    """Rows of all sets that were read, and those that can't be, with the first reasons."""
+    """The number of rows of all sets, how many of them can't be read, and the first reasons."""
 
     rows: int
     broken: int
@@ -40,9 +41,9 @@ class Read(NamedTuple):
 
 
 class TrainingSets:
-    """The images of a recipe's training sets, stage 1 and 2 together, as a `Corpus`.
+    """The images of a recipe's training sets, of stages 1 and 2 together, as a `Corpus`.
 
-    `read` comes first. Raises UserError for files that are missing or of another kind.
+    Call `read` first. Raises UserError for missing or malformed files.
     """
 
     def __init__(self, recipe: Recipe, folder: Path | None = None) -> None:
@@ -62,7 +63,7 @@ class TrainingSets:
 
     @property
     def rows(self) -> int:
-        """Rows of all sets."""
+        """The number of rows of all sets."""
         return sum(len(one) for one in self._sets)
 
     def _parts(self) -> list[tuple[int, int]]:
@@ -79,7 +80,7 @@ class TrainingSets:
         return int.from_bytes(blake2b(f"{root}\0{name}".encode(errors="replace"), digest_size=8).digest(), "big")
 
     def read(self, folder: Path, told: Progress) -> Read:
-        """List the images, each once; what was read before a kill is not read again."""
+        """Lists each image once. It resumes after a kill without reading again what was saved."""
         parts, broken = self._parts(), 0
         reasons: list[str] = []
         for done, (number, start) in enumerate(parts):
@@ -115,11 +116,11 @@ class TrainingSets:
 
     @property
     def pieces(self) -> int:
-        """Each of at most `PIECE` images."""
+        """The number of pieces, each of at most `PIECE` images."""
         return -(-len(self._images) // PIECE)
 
     def images(self, piece: int, wanted: Collection[int] | None = None) -> Iterator[Shown]:
-        """As `Corpus` says; the row that is named is the first that shows the image."""
+        """See `Corpus.images`. `where` is the first row that shows the image."""
         for number, one in enumerate(self._images[piece * PIECE : (piece + 1) * PIECE]):
             if wanted is not None and number not in wanted:
                 continue
@@ -128,7 +129,7 @@ class TrainingSets:
             yield Shown(number, name, own.where(row), partial(read_file, own.image_path(name), own.where(row)))
 
     def key(self, image: int) -> int:
-        """The number that `stands` names an image by."""
+        """The key of an image in the array that `stands` returns."""
         return int(self._images["key"][image])
 
     def where(self, number: int, row: int) -> str:
@@ -136,9 +137,10 @@ class TrainingSets:
         return self._sets[number].where(row)
 
     def stands(self, asked: Questions, folder: Path, told: Progress) -> NDArray[Any]:
-        """Which questions stand in which rows, word for word: question, key of the row's first image (0: none), row.
+        """Which questions occur in which rows, word for word: an array of `STANDS`.
 
-        A row that can't be read has none; it is counted by `read`.
+        Its fields are the question's number, the key of the row's first image (0: none), the set and the row.
+        Unreadable rows are skipped; `read` counts them.
         """
         parts, lists = self._parts(), []
         for done, (number, start) in enumerate(parts):
@@ -161,8 +163,11 @@ class TrainingSets:
 
 
 def identity_of(recipe: Recipe) -> Any:
-    """What decides which images and texts a recipe trains on: its files by content, their image roots, and how they are
-    decoded. Raises UserError where a file is not here."""
+    """Everything that determines a recipe's training images and texts, as plain data.
+
+    These are its files by content, their image folders, and how images are decoded. Raises UserError if a file is
+    missing.
+    """
     given = {(one.path, one.images, *one.exclude): one for one in (*recipe.stage1.data, *recipe.stage2.data)}
     files = [[known_sha256(locate(one.path)), one.images, one.exclude, one.ignore] for one in given.values()]
     return ["recipe", files, recipe.upright, recipe.background]

@@ -1,7 +1,7 @@
-"""What `import mllm_eval` offers, and the commands `eval` and `compare` call: encoders, evaluations, comparisons.
+"""The functions that `import mllm_eval` offers: encoders, evaluations and comparisons. `eval` and `compare` use them.
 
-Every function here leaves the process as it was (`mllm_eval.environment.settings`). Nothing but `encoder` imports torch
-before something is computed.
+Every function restores the process's global settings when it returns (`mllm_eval.environment.settings`). Only `frozen`
+imports torch before something is computed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Several models under the same questions: one table, and every difference with its test."""
+"""Compares several models on the same questions: one table, and a significance test for every difference."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """Results side by side. Made by `compare`; shown as its table.
+    """Several results side by side. `compare` makes it; a notebook shows its table.
 
     Attributes:
-        results: of each model, in the order they were given.
+        results: one for each model, in the order given.
         rules: the rule set of the numbers.
-        baseline: the row (label, encoder or hash) that all others are held against; None for every pair.
-        mixed_recipes: whether rows of unequal recipes may stand side by side.
+        baseline: the row (label, encoder or hash) that all others are compared with; None for every pair.
+        mixed_recipes: whether rows with different recipes may be in one table.
     """
 
     results: tuple[Results, ...]
@@ -54,21 +54,24 @@ class Comparison:
     mixed_recipes: bool = False
 
     def table(self, intervals: bool = False) -> Table:
-        """A row for each result, and for its blind one, with what the differences say in words.
+        """A table with one row per result, and one per blind result, and sentences about the differences.
 
-        Raises UserError for recipes or protocols that differ, or an unknown baseline.
+        intervals: show 95 % confidence intervals. Raises UserError for recipes or protocols that differ, or an unknown
+        baseline.
         """
         return comparison(self._records, self.baseline, self.rules, self._variants, intervals=intervals,
                           mixed_recipes=self.mixed_recipes, benchmarks=self._names)  # fmt: skip
 
     @cached_property
     def differences(self) -> pd.DataFrame:
-        """A row for each pair of results and each column of the table, tested on the samples that both answered.
+        """One row for each pair of results and each column of the table, tested on the samples that both answered.
 
         Columns: a, b (labels of rows), column (benchmark, category or AVG), difference (a - b in the table's points),
-        low, high (95 % interval), p (permutation test), holm (p corrected for all rows), only_a, only_b, mcnemar
-        (samples that one alone has right, and McNemar's p; missing where scores are not 0 or 1), and of the visual
-        gains, where both were asked blind, gain, gain_low, gain_high, gain_p, gain_holm.
+        low, high (95 % confidence interval), p (permutation test), holm (p corrected for all rows by Holm), only_a,
+        only_b, mcnemar (samples that only a or only b has right, and McNemar's p; missing unless scores are 0 or 1),
+        and gain, gain_low, gain_high, gain_p, gain_holm: the same for the visual gains, if both were asked blind.
+
+        Raises UserError as `table` does.
         """
         import pandas as pd
 
@@ -81,7 +84,7 @@ class Comparison:
 
     @property
     def sentences(self) -> list[str]:
-        """What the differences say, in words."""
+        """The differences in words. Raises UserError as `table` does."""
         return sentences(self._tested)
 
     @cached_property
@@ -130,17 +133,17 @@ def compare(
     mixed_recipes: bool = False,
     **questions: Unpack[Questions],
 ) -> Comparison:
-    """Evaluate several models under one recipe, as far as that is missing, and hold them against each other.
+    """Evaluate several models under one recipe, where results are missing, and compare them.
 
     Args:
-        models: what `evaluate` takes, and what it gave before; runs that are saved, too.
+        models: anything that `evaluate` accepts, its results, and saved runs.
         progress, recipe, llm, seed: as for `evaluate`.
-        baseline: a row (encoder, label or hash) that all others are held against; by default every pair is.
-        mixed_recipes: let rows of unequal recipes stand side by side, as those of external models beside encoders.
+        baseline: a row (encoder, label or hash) that all others are compared with; by default every pair is compared.
+        mixed_recipes: allow rows with different recipes, such as external models next to encoders.
         questions: `benchmarks`, `subset`, `blind` and `rules`, as for `evaluate`.
 
     Raises:
-        UserError: bad input; all names are looked up before anything is computed.
+        UserError: bad input. All names are checked before anything is computed.
     """
     if isinstance(models, str) or not models:
         raise UserError("say what to compare: a list of encoders, models or results")

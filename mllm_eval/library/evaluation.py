@@ -1,4 +1,4 @@
-"""An encoder or an external model is asked the benchmarks: what is missing is computed, results can be looked at."""
+"""Evaluates an encoder or an external model on the benchmarks. Only what is missing is computed."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ COLUMNS = ("benchmark", "id", "prediction", "score", "parsed", "note", "group", 
 
 @dataclass(frozen=True)
 class Results:
-    """What a model answered and how that was scored. Made by `evaluate`; shown as its table.
+    """A model's answers and their scores. `evaluate` makes it; a notebook shows its table.
 
     Attributes:
-        run: the run or external model; `run.folder` holds its files, `run.hash` names it.
-        benchmarks: what was asked.
-        rules: the rule set of the numbers; `under` gives those of another.
-        blind: whether it was asked without images, too.
-        subset: the size of the table's subset that was asked, None for all questions.
+        run: the run or external model; `run.folder` holds its files, `run.hash` is its name.
+        benchmarks: the benchmarks that were asked.
+        rules: the rule set of the numbers; `under` switches to another one.
+        blind: whether the benchmarks were also asked without images.
+        subset: size of the table's subset that was asked; None for all questions.
     """
 
     run: Saved
@@ -53,9 +53,9 @@ class Results:
 
     @classmethod
     def of(cls, run: Saved, rules: str = "cambrian", benchmarks: Sequence[Given | Benchmark] | None = None) -> Results:
-        """What is there of a saved run, of all questions, of these benchmarks or of all that were scored.
+        """Results of a saved run on all questions, for these benchmarks or for all that were scored.
 
-        Raises UserError for a benchmark that is not known, any more.
+        Raises UserError for a benchmark that is not known (any more).
         """
         record = record_of(run)
         scored, unseen = record.summaries(rules), record.summaries(rules, BLIND)
@@ -63,15 +63,15 @@ class Results:
 
     @property
     def record(self) -> RunRecord:
-        """What tables are made of, as the files are now."""
+        """The data behind the table, read from the run's current files."""
         return record_of(self.run)
 
     def under(self, rules: str) -> Results:
-        """The same answers by another rule set."""
+        """The same answers, scored by another rule set."""
         return replace(self, rules=rules)
 
     def table(self, intervals: bool = False) -> Table:
-        """Its row, and its blind row; with 95 % intervals if asked for. Raises UserError if the rules scored none."""
+        """A table of its row and its blind row. intervals: with 95 % intervals. Raises UserError if unscored."""
         names = [one.name for one in self.benchmarks]
         variants = shown_variants(self.blind, self.subset)
         table = comparison([self.record], None, self.rules, variants, intervals=intervals, benchmarks=names)
@@ -79,21 +79,21 @@ class Results:
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """A row a sample, by benchmark and id, as the questions stand; see `scores_of`."""
+        """One row per sample, by benchmark and id, for the default variant; see `scores_of`."""
         return self.scores_of()
 
     def scores_of(self, variant: str = DEFAULT.name) -> pd.DataFrame:
-        """A row a sample, as asked in a variant (`blind`, ...).
+        """One row per sample for a variant (`blind`, ...).
 
         Columns: benchmark, id, prediction (None: failed), score (0 to 1, NaN: failed), parsed (what was read from the
-        prediction), note, group (samples that are scored together), cluster (the image: samples of one are not
-        independent), stratum (str or None).
+        prediction), note, group (samples that are scored together), cluster (usually the image: samples of a cluster
+        are not independent), stratum (str or None).
 
         Raises:
             UserError: the variant was not asked, or the rule set has not scored it.
         """
         wanted = VariantKey.of(variant, self.subset)
-        # A variant of one benchmark is none of another.
+        # Benchmarks that do not have this variant are left out.
         names = [one.name for one in self.benchmarks if wanted.name == DEFAULT.name or self._has(one.name, wanted)]
         if not names:
             raise UserError(f"{self.run.name}: nothing scored by {self.rules!r} rules ({wanted})")
@@ -122,13 +122,13 @@ class Results:
 def external_model(
     place: str | PathLike[str], *, data: str = "hub", dtype: str | None = None, batch: int = 1
 ) -> ExternalModel:
-    """A vision-language model that was not trained here, as `evaluate` takes it; nothing is loaded yet.
+    """Describe a vision-language model that was not trained here, for `evaluate`. Nothing is loaded yet.
 
     Args:
         place: a folder in the hub's format, or `owner/name[@revision]` that `mllm-eval weights --model` locked.
-        data: the benchmarks' data that it is asked, `hub` or `mini`.
-        dtype: float32, bfloat16 or float16; by default bfloat16 where there is a GPU and float32 elsewhere.
-        batch: questions that are asked at once.
+        data: data pin of the benchmarks, `hub` or `mini`.
+        dtype: float32, bfloat16 or float16; by default bfloat16 on a machine with a GPU, otherwise float32.
+        batch: questions per batch.
 
     Raises:
         UserError: neither a folder nor a repository, a folder without a model's config, or an unknown dtype.
@@ -141,13 +141,13 @@ def external_model(
 
 
 class Questions(TypedDict, total=False):
-    """Which questions are asked, and how their scores are shown.
+    """Options for which questions are asked and which scores are shown.
 
     benchmarks: names, paths to folders, dicts or `mllm_eval.catalog.Benchmark`, one or several; by default those of the
         paper's table.
-    subset: ask so many questions of the chosen benchmarks, a stratified part.
-    blind: ask once more without images.
-    rules: the rule set to show, by default `cambrian`; answers are scored by all that a benchmark has.
+    subset: ask about this many questions of the chosen benchmarks together, a stratified sample.
+    blind: also ask without images.
+    rules: the rule set to show, by default `cambrian`. Answers are always scored by all rule sets of a benchmark.
     """
 
     benchmarks: Given | Benchmark | Sequence[Given | Benchmark] | None
@@ -157,8 +157,8 @@ class Questions(TypedDict, total=False):
 
 
 class Asked(Questions, total=False):
-    """As `Questions`; and `variants`: further variants to ask, `all` stands for all that a benchmark has;
-    `retry_failed`: ask failed samples again, whatever they failed by."""
+    """Options of `Questions`, and `variants`: further variants to ask (`all` for all that a benchmark has);
+    `retry_failed`: ask failed samples again, whatever the reason of the failure."""
 
     variants: Sequence[str]
     retry_failed: bool
@@ -175,20 +175,20 @@ def evaluate(
     server: str | None = None,
     **asked: Unpack[Asked],
 ) -> Results:
-    """Train an encoder's adapter, ask the benchmarks, score the answers: whatever of it is missing.
+    """Train an encoder's adapter, ask the benchmarks and score the answers, each only if it is missing.
 
-    What was computed before is kept under `results/runs`, so the same call again computes nothing.
+    Results are kept under `results/runs`, so that a second identical call computes nothing.
 
     Args:
-        model: an encoder, by name, path of a yaml file, dict, `mllm_eval.catalog.Encoder` or as `load_encoder` gave it
-            (its yaml and weights count, not its device and dtype, which are the recipe's); or an `external_model`.
-        progress: show on stderr what is done; or a `mllm_eval.pipeline.Reporter` that is told.
-        recipe, llm, seed: of an encoder: by default recipe `mini`, and the recipe's LLM and seed.
-        server: of an encoder: address of a vLLM server that answers in the engine's place.
+        model: an encoder, as name, path of a yaml file, dict, `mllm_eval.catalog.Encoder` or result of `load_encoder`
+            (device and dtype of the latter are not used: the recipe decides); or an `external_model`.
+        progress: True prints progress on stderr; a `mllm_eval.pipeline.Reporter` receives it instead.
+        recipe, llm, seed: only for encoders; by default recipe `mini`, and the recipe's LLM and seed.
+        server: only for encoders: address of a vLLM server that generates the answers.
         asked: `benchmarks`, `subset`, `blind`, `variants`, `rules` and `retry_failed`, see `Asked`.
 
     Raises:
-        UserError: an unknown name or bad input; whatever was computed before it stays.
+        UserError: an unknown name or bad input. Results computed before the error are kept.
     """
     refuse_unknown("evaluate", asked, Asked)
     names, subset, rules = several(asked.get("benchmarks")), asked.get("subset"), asked.get("rules", "cambrian")
@@ -211,19 +211,19 @@ def evaluate(
 
 
 def refuse_unknown(function: str, given: Mapping[str, Any], known: Any) -> None:
-    """TypeError for an option that a function does not have, as Python has it for a parameter."""
+    """Raise TypeError for an option that the function does not have, as Python does for an unknown parameter."""
     if unknown := [name for name in given if name not in known.__required_keys__ | known.__optional_keys__]:
         raise TypeError(f"{function}() got an unexpected keyword argument {unknown[0]!r}")
 
 
 def facts_of(model: Any) -> Any:
-    """The yaml's content of an encoder that is loaded; whatever else is given, as it is."""
+    """The yaml's content of a loaded encoder. Any other argument is returned unchanged."""
     facts = getattr(model, "facts", None)
     return facts if isinstance(facts, Encoder) else model
 
 
 def several(given: Any) -> list[Any] | None:
-    """A list of what was given, one or several; None for none."""
+    """The argument as a list, whether one value or several were given; None if it is None or empty."""
     if given is None:
         return None
     single = isinstance(given, str | PathLike | dict | Benchmark)
@@ -231,6 +231,6 @@ def several(given: Any) -> list[Any] | None:
 
 
 def table_size(subset: int | None, benchmarks: Sequence[Any] | None) -> int | None:
-    """The size of the table's subset that asks so many questions of these benchmarks."""
+    """Size of the table's subset where these benchmarks have `subset` questions. Raises UserError if too small."""
     names = [load_benchmark(one).name for one in benchmarks] if subset is not None and benchmarks else None
     return size_of_table(subset, names)

@@ -1,4 +1,4 @@
-"""A frozen encoder in hand: images in, features out; without a run, and without a file written."""
+"""Computes features of images with a frozen encoder, without a run and without writing files."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class LoadedEncoder:
-    """An encoder with its weights. Made by `load_encoder`.
+    """An encoder with its weights. `load_encoder` makes it.
 
     Attributes:
-        facts: what its yaml says, a `mllm_eval.catalog.Encoder`.
-        model: the module, in evaluation mode and frozen; pixels [B, 3, H, W] in, a `FeatureMap` a layer out.
+        facts: the content of its yaml, a `mllm_eval.catalog.Encoder`.
+        model: the frozen module in evaluation mode; maps pixels [B, 3, H, W] to one `FeatureMap` per layer.
     """
 
     def __init__(self, model: EncoderModel) -> None:
@@ -40,17 +40,17 @@ class LoadedEncoder:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the weights."""
         return next(self.model.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in."""
+        """Dtype of the weights."""
         return next(self.model.parameters()).dtype
 
     @property
     def tokens(self) -> int:
-        """Tokens of an image: rows times columns of its grid."""
+        """Tokens per image: rows times columns of the grid."""
         return self.facts.grid**2
 
     @property
@@ -59,22 +59,22 @@ class LoadedEncoder:
         return self.facts.width
 
     def preprocess(self, image: Picture) -> Tensor:
-        """float32 [3, H, W] as the yaml's preprocessing makes it, on the CPU. Raises UserError for what is no image."""
+        """Preprocess an image to float32 [3, size, size] on the CPU. Raises UserError if it is not an image."""
         return torch.from_numpy(self.model.preprocess(_rgb(image)))
 
     def encode(self, images: Picture | Iterable[Picture], batch: int = BATCH) -> Tensor:
-        """What an LLM is shown of images, before the projector: a tensor [N, tokens, width] on the CPU.
+        """Compute the image features that the projector receives: a tensor [N, tokens, width] on the CPU.
 
         Args:
-            images: paths of image files or images of Pillow, one or many; each is preprocessed as the yaml says.
-            batch: images that are encoded at once; it moves sums by rounding alone.
+            images: one or many image files (paths) or Pillow images; each is preprocessed as the yaml says.
+            batch: images per batch; it changes results only by rounding.
 
         Returns:
-            In the encoder's dtype, the patches of the layer that the yaml names, row by row of the grid, without CLS
-            and registers; the final norm is applied where the yaml says so.
+            Patches of the yaml's layer in the encoder's dtype, row by row, without CLS and registers. The final norm
+            is applied if the yaml says so.
 
         Raises:
-            UserError: no images, one that can't be read, or something that is no image.
+            UserError: no images, a file that can't be read, an object that is not an image, or a batch below 1.
         """
         return self.features(images, batch=batch)[0].patches.flatten(1, 2)
 
@@ -82,14 +82,14 @@ class LoadedEncoder:
     def features(
         self, images: Picture | Iterable[Picture], layers: Sequence[int] = (), batch: int = BATCH
     ) -> list[FeatureMap]:
-        """For each layer asked for, patches [N, rows, columns, width] and summaries [N, width], on the CPU.
+        """Compute patches [N, rows, columns, width] and summaries [N, width] on the CPU for each requested layer.
 
         Args:
             images, batch: as for `encode`.
-            layers: blocks counted from 1, or from the end as -1; by default that of the yaml alone.
+            layers: block numbers from 1, or from the end as -1; by default only the yaml's layer.
 
         Raises:
-            UserError: as `encode` does, and for a layer that the encoder does not have.
+            UserError: as `encode`, and for a layer that the encoder does not have.
         """
         if isinstance(images, str | PathLike | PIL.Image.Image):
             images = [images]
@@ -121,17 +121,17 @@ class LoadedEncoder:
 def load_encoder(
     encoder: Given | Encoder, device: str | torch.device | None = None, dtype: str = "float32"
 ) -> LoadedEncoder:
-    """An encoder with its weights, frozen, its yaml checked against them.
+    """Load an encoder with its weights, frozen, and check its yaml against them.
 
     Args:
-        encoder: a name as `mllm-eval encoders` lists them, also `NAME@VARIANT`; a path to a yaml file; what would stand
-            in one, as a dict; or a `mllm_eval.catalog.Encoder`.
-        device: where it computes, `cpu`, `cuda` or `cuda:1`; by default the GPU where there is one.
+        encoder: a name that `mllm-eval encoders` lists, also `NAME@VARIANT`; a path to a yaml file; the content of one
+            as a dict; or a `mllm_eval.catalog.Encoder`.
+        device: `cpu`, `cuda` or `cuda:1`; by default the GPU if there is one.
         dtype: float32, bfloat16 or float16.
 
     Raises:
-        UserError: an unknown name, weights that are not here or not what the yaml says, a device or dtype that this
-            machine does not have.
+        UserError: an unknown name, weights that are missing or differ from the yaml, an unknown dtype, or a device
+            that this machine does not have.
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r} is unknown.{near(str(dtype), DTYPES)} Known: {', '.join(DTYPES)}")

@@ -1,8 +1,7 @@
-"""What a run will need before anything is fetched or computed: memory, work, hours, cost.
+"""Estimates what a run needs before anything is downloaded or computed: memory, operations, hours and cost.
 
-Arithmetic on the shapes that the yaml files state; no torch, no weights. Operations are counted by
-`mllm_eval.operations`. The formulas and where they are from
-are in docs/plan.md; the tests hold them against tensors that were counted and products that were counted.
+It computes from the shapes in the yaml files, without torch and without weights. `mllm_eval.operations` counts the
+operations. docs/plan.md has the formulas and their sources; the tests compare them with counted tensors and products.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The plan itself: memory for each way to share it out, work, hours and cost of each step."""
+"""Makes a plan: memory for each way of sharding, and operations, hours and cost of each step."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ from mllm_eval.plan.workload import ANSWER, QUESTION, BenchmarkLoad, StageLoad, 
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the flow. `flops` are the model's own; `again` those that gradient checkpointing repeats.
+    """A step of the flow.
 
-    `units` are steps or images.
+    units: optimiser steps, images or questions. flops: operations of the model; `again`: those that gradient
+    checkpointing repeats.
     """
 
     name: str
@@ -45,10 +46,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a plan says; `to_dict` for a file.
+    """The whole plan. Sizes are in bytes, times in hours.
 
-    loading: bytes of its machine's memory that each process of a stage takes before its weights are on the GPU.
-    checkpoints: bytes of one checkpoint of a stage; two are kept, and the next is written beside them.
+    loading: host memory that each process of a stage needs before its weights are on the GPU.
+    checkpoints: size of one checkpoint of a stage; two are kept, and a third exists while it is written.
     """
 
     encoder: str
@@ -94,9 +95,9 @@ class Plan:
 class PlanOptions:
     """What a run is planned for.
 
-    gpus: number and name, of configs/gpus.yaml. mfu: the share of the GPUs' peak that the model's own products reach.
-    price: of an hour of one GPU, in any currency. rows: of stage 1 and stage 2; None for the recipe's. text: mean
-    tokens of a row beside its image. micro_batch: rows at a time on a GPU, instead of the recipe's.
+    gpus: number and name, from configs/gpus.yaml. mfu: model FLOPs utilisation, the share of the GPUs' peak that the
+    model's own operations reach. price: per GPU hour, in any currency. rows: of stage 1 and stage 2; None for the
+    recipe's. text: mean tokens per row without the image. micro_batch: rows per GPU and pass, instead of the recipe's.
     """
 
     gpus: str = "8xH100"
@@ -116,25 +117,25 @@ class _Machines:
 
     @property
     def rate(self) -> float:
-        """Operations of the model a second, by all GPUs."""
+        """Model operations per second, on all GPUs together."""
         return self.number * self.gpu.peak(self.dtype) * 1e12 * self.mfu
 
     @property
     def bandwidth(self) -> float:
-        """Bytes of memory a second, by all GPUs."""
+        """Bytes of GPU memory read per second, on all GPUs together."""
         return self.number * self.gpu.tb_per_second * 1e12
 
 
 AS_THE_RECIPE_SAYS = PlanOptions()
-"""On eight H100."""
+"""The recipe's own values on eight H100."""
 
 
 def make_plan(
     encoder: str, recipe: str = "mini", llm: str | None = None, options: PlanOptions = AS_THE_RECIPE_SAYS
 ) -> Plan:
-    """The plan of a run.
+    """Make the plan of a run.
 
-    Raises UserError for unknown names, sizes nobody states, and a batch that the GPUs cannot share.
+    Raises UserError for unknown names, missing sizes, an mfu outside (0, 1], and a batch that the GPUs cannot divide.
     """
     chosen = load_recipe(recipe)
     eye, mind = load_encoder(encoder, chosen), load_llm(llm or chosen.llm)
@@ -211,7 +212,7 @@ def make_plan(
 
 
 def _fitting(batch: int, micro_batch: int, number: int) -> int | None:
-    """The largest number of rows at a time, of at most `micro_batch`, in which so many GPUs share a batch."""
+    """The largest micro-batch, at most `micro_batch`, with which `number` GPUs can divide a batch; None if none can."""
     each, rest = divmod(batch, number)
     return None if rest else max(size for size in range(1, micro_batch + 1) if each % size == 0)
 
@@ -235,7 +236,7 @@ def _stage_step(
     hours = flops / rate / 3600
     if not stage.gradient_checkpointing:
         return Step(name, load.steps, load.rows * tokens, flops, hours)
-    # Blocks go forward once more in the backward pass; the words do not.
+    # The backward pass repeats the forward pass of the blocks, but not of the output layer.
     work = passing(llm, load.rows, tokens, load.targets)
     again = work.matrices + work.attention + 2 * (added or 0) * load.rows * tokens
     note = (
@@ -253,7 +254,7 @@ def _evaluation(
     encoder: EncoderShape,
     machines: _Machines,
 ) -> tuple[Step, list[dict[str, Any]], float]:
-    """The step, a line for each benchmark, and the FLOPs of a loop that shares nothing between questions."""
+    """The step, a line per benchmark, and the FLOPs of a plain loop that shares no prefix between questions."""
     each: list[dict[str, Any]] = []
     plain = 0
     for one in loads:
@@ -272,11 +273,11 @@ def _evaluation(
                 "answer_flops": work.answer,
             }
         )
-    # The images are encoded in the step of the features.
+    # The step "features" already counts the encoding of the images.
     flops = sum(line["prompt_flops"] + line["answer_flops"] for line in each)
     questions = sum(one.questions for one in loads)
     tokens = sum(one.images * recipe.positions + one.questions * (QUESTION + ANSWER) for one in loads)
-    # A token of answer reads all weights once for all rows that are decoded together.
+    # Each generated token reads all weights once for a batch of rows.
     rows = 64
     reading = questions * ANSWER / rows * 2 * llm.params / machines.bandwidth
     note = f"the 16 benchmarks; of these {reading / 3600:.2f} h reading weights for {rows} answers at a time"

@@ -1,4 +1,4 @@
-"""Which features have room on the disk, and what is encoded again in every run because they have not."""
+"""Estimates which features fit on the disk, and which images every run must encode again."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class Keeping:
     """The features of a stage or of the evaluation.
 
-    size: bytes of all of them. kept: images whose features stay on the disk. again: encodings that every run does
-    anew, for the images that are not kept; the first run encodes the kept ones, too. live: the recipe keeps none.
+    size: bytes of all features. kept: images whose features stay on the disk. again: encodings that every run repeats,
+    because their features are not kept; the first run also encodes the kept ones. live: the recipe stores none.
     """
 
     images: int
@@ -22,17 +22,17 @@ class Keeping:
 
     @property
     def first(self) -> int:
-        """Encodings of the first run."""
+        """Encodings in the first run."""
         return self.kept + self.again
 
 
 def keeping(
     row: int, images: Mapping[str, int], shown: Mapping[str, int], live: Mapping[str, bool], bound: int
 ) -> dict[str, Keeping]:
-    """What is kept of each step's features, in order, where all together may take `bound` bytes.
+    """Decide which features of each step are kept, in order, if all together may take `bound` bytes.
 
-    `row`: bytes of an image. `shown`: how often a step shows an image. A stage is kept whole or not at all, as
-    training does it; of the evaluation's images as many are kept as there is room for.
+    row: bytes per image. shown: how often a step shows an image. live: whether each stage encodes in every step.
+    A stage is kept completely or not at all, as in training. Of the evaluation's images, as many are kept as fit.
     """
     by_step = {}
     for name, count in images.items():

@@ -1,4 +1,4 @@
-"""GPUs, and a laptop, by name: `8xH100` is eight of those that configs/gpus.yaml calls H100."""
+"""GPUs, and a laptop, by name: `8xH100` is eight of the entry H100 in configs/gpus.yaml."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mllm_eval.storage import SHIPPED
 
 
 class Gpu(Strict):
-    """Peak dense TFLOP/s in bfloat16 and in float32, memory in GiB, its bandwidth in TB/s."""
+    """tflops, float32: peak dense TFLOP/s in bfloat16 and float32. gib: memory. tb_per_second: memory bandwidth."""
 
     tflops: float
     float32: float
@@ -21,7 +21,7 @@ class Gpu(Strict):
     about: str
 
     def peak(self, dtype: str) -> float:
-        """TFLOP/s of products in a recipe's dtype."""
+        """Peak TFLOP/s of matrix products in a dtype."""
         return self.float32 if dtype == "float32" else self.tflops
 
 

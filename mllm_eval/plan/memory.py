@@ -1,4 +1,4 @@
-"""Bytes on one GPU while a stage trains. All sizes in bytes; formulas and sources in docs/plan.md."""
+"""Memory of one GPU while a stage trains. All sizes are in bytes; docs/plan.md has the formulas and sources."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from mllm_eval.operations.shapes import EncoderShape, LlamaShape, ProjectorShape
 Zero = Literal[0, 2, 3]
 FULL = 4
 ADAM = 8
-"""Two float32 moments a parameter."""
+"""AdamW's two float32 moments, in bytes per parameter."""
 SUB_GROUP = 10**9
-"""Parameters of a process that ZeRO-3 steps at a time (DeepSpeed's `sub_group_size`)."""
+"""Parameters per process that ZeRO-3 updates at a time (DeepSpeed's `sub_group_size`)."""
 ENCODING = 12
-"""Widths of a token that an encoder's pass without gradients holds at most: a block's own, before and behind."""
+"""Largest memory of an encoder's forward pass without gradients, in widths per token: the tensors of one block."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Bytes of a number: `weights` as they are held, `compute` as the products see them.
+    """Bytes per number: `weights` as stored, `compute` in matrix products.
 
-    float32 without or with DeepSpeed: 4 and 4. bfloat16 under DeepSpeed: 2 and 2, with a float32 copy beside
-    the moments. bfloat16 without it is torch's autocast: 4 and 2.
+    float32, with or without DeepSpeed: 4 and 4. bfloat16 under DeepSpeed: 2 and 2, with a float32 copy in the
+    optimiser. bfloat16 without DeepSpeed is torch's autocast: 4 and 2.
     """
 
     weights: int
@@ -37,9 +37,9 @@ class Precision:
 
 @dataclass(frozen=True)
 class States:
-    """What holds weights and what trains them, on one GPU; `host` is what lies in one node's own memory.
+    """Weights, gradients and optimiser states on one GPU, in bytes. host: bytes in the memory of one node.
 
-    stepping: there while the optimiser steps, when no activations are. gathered: there during the passes alone.
+    stepping: extra memory of the optimiser step, when no activations exist. gathered: extra memory of the passes.
     """
 
     weights: int
@@ -51,18 +51,18 @@ class States:
 
     @property
     def lasting(self) -> int:
-        """What stays from step to step."""
+        """Bytes that stay from step to step."""
         return self.weights + self.gradients + self.optimiser
 
     def peak(self, activations: int) -> int:
-        """The most at one time: in the passes, with what is gathered for them, or while the optimiser steps."""
+        """Largest memory: during the passes, with the gathered parameters, or during the optimiser step."""
         return self.lasting + max(self.stepping, self.gathered + activations)
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """How many there are: trained, frozen, in the largest module; and of a live encoder, which is held in the recipe's
-    `dtype` whatever the rest is."""
+    """Numbers of parameters: trained, frozen, those of the largest module, and those of a live encoder, which always
+    has the recipe's `dtype`."""
 
     trained: int
     frozen: int = 0
@@ -71,12 +71,12 @@ class Parameters:
 
 
 def states(parameters: Parameters, dtype: str, zero: Zero, gpus: int, nodes: int = 1, offload: bool = False) -> States:
-    """Weights, gradients and AdamW states of parameters over `gpus` processes.
+    """Memory of weights, gradients and AdamW states over `gpus` processes.
 
-    ZeRO as in Rajbhandari et al. 2020 (arXiv 1910.02054): stage 2 shares out gradients and optimiser, stage 3
-    weights too; gradients are summed in float32. While the optimiser steps there is a float32 copy of the gradients;
-    during the passes of ZeRO-3 the largest module is gathered with its gradient, as DeepSpeed's own estimators
-    count it. With `offload`, gradients and optimiser are on the host.
+    ZeRO as in Rajbhandari et al. 2020 (arXiv 1910.02054): stage 2 shards gradients and optimiser states, stage 3 also
+    the weights. Gradients are summed in float32. The optimiser step has a float32 copy of the gradients. During the
+    passes of ZeRO-3 the largest module is gathered with its gradient, as in DeepSpeed's own estimators. With
+    `offload`, gradients and optimiser states are in host memory.
     """
     trained, frozen = parameters.trained, parameters.frozen
     precision = Precision.of(dtype, zero)
@@ -85,7 +85,7 @@ def states(parameters: Parameters, dtype: str, zero: Zero, gpus: int, nodes: int
     if zero == 0:
         cast = 0 if dtype == "float32" else 2 * (trained + frozen)
         return States(weights, size * trained, ADAM * trained, 0, cast)
-    # Under ZeRO the optimiser steps a flat float32 copy, whatever the weights are.
+    # ZeRO's optimiser updates a flat float32 copy of the weights, whatever their dtype is.
     optimiser, step = (FULL + ADAM) * trained, FULL * trained
     gathered = 0
     if zero == 3:
@@ -100,15 +100,15 @@ def states(parameters: Parameters, dtype: str, zero: Zero, gpus: int, nodes: int
 
 
 def loading(trained: int, frozen: int, dtype: str, deepspeed: bool, encoder: int = 0) -> int:
-    """Bytes of its machine's memory in which each process loads its weights, before they go to its GPU."""
+    """Bytes of host memory in which each process loads its weights before they are moved to its GPU."""
     size = Precision.of(dtype, 2 if deepspeed else 0)
     return size.weights * (trained + frozen) + size.compute * encoder
 
 
 def checkpoint(trained: int, dtype: str, deepspeed: bool) -> int:
-    """Bytes of a checkpoint of a stage, over all processes: of what is trained the optimiser's state and the weights.
+    """Bytes of a stage's checkpoint, over all processes: optimiser states and weights of the trained parameters.
 
-    Under DeepSpeed the state holds the float32 weights; those in the computing type are written once more.
+    Under DeepSpeed the states contain the float32 weights, and the weights in the computing dtype are saved as well.
     """
     size = Precision.of(dtype, 2 if deepspeed else 0)
     return (ADAM + size.weights + (FULL if deepspeed else 0)) * trained
@@ -120,11 +120,11 @@ def _share(whole: int, parts: int) -> int:
 
 @dataclass(frozen=True)
 class Activations:
-    """What the forward pass keeps for the backward pass, of one micro-batch.
+    """Activations of one micro-batch, in bytes.
 
-    `kept`: at the end of the forward pass. `logits`: the rest of the loss's peak, over the words at all targets.
-    `again`: what the backward pass of a block takes at a time, with gradient checkpointing its activations made again.
-    `encoder`: what a live encoder's pass takes, before anything is kept.
+    kept: what the forward pass keeps for the backward pass. logits: additional memory at the loss, over the vocabulary
+    at all targets. again: memory of a block's backward pass; with gradient checkpointing it includes the block's
+    recomputed activations. encoder: memory of a live encoder's pass, before anything is kept.
     """
 
     kept: int
@@ -134,13 +134,13 @@ class Activations:
 
     @property
     def peak(self) -> int:
-        """The most at one time: at the loss, in a block's backward pass, or in the encoder."""
+        """Largest memory: at the loss, in a block's backward pass, or in the encoder."""
         return max(self.kept + max(self.logits, self.again), self.encoder)
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """A micro-batch: `tokens` positions in all, `images` images of `image_tokens` of them, `targets` targets."""
+    """A micro-batch: `tokens` positions in total, `images` images of `image_tokens` each, and `targets` targets."""
 
     tokens: int
     images: int
@@ -150,7 +150,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Adapters:
-    """LoRA of a block: the widths of all inputs, how many there are, their rank, and whether they drop inputs out."""
+    """LoRA in one block: sum of the input widths, number of adapters, rank, and whether they use dropout."""
 
     inputs: int
     count: int
@@ -160,10 +160,10 @@ class Adapters:
 
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """What the passes of a step do.
+    """What the passes of a training step do.
 
-    train_llm: the LLM's own weights are trained. checkpointing: blocks are computed once more in the backward pass.
-    adapters: LoRA's, where there are any. encoder: a live one.
+    train_llm: the LLM's own weights are trained. checkpointing: blocks are recomputed in the backward pass.
+    adapters: LoRA, if used. encoder: a live encoder, if used.
     """
 
     train_llm: bool
@@ -179,10 +179,10 @@ def activations(
     precision: Precision,
     passes: Passes,
 ) -> Activations:
-    """The activations of a micro-batch, as this project's step with torch's fused attention keeps them.
+    """Activations of a micro-batch in this project's training step with torch's fused attention.
 
-    Counted tensor by tensor in the manner of Korthikanti et al. 2022 (arXiv 2205.05198), whose layer has
-    neither RMSNorm nor SwiGLU nor fused attention. A frozen matrix keeps no input: its gradient is not wanted.
+    Counted tensor by tensor as in Korthikanti et al. 2022 (arXiv 2205.05198), whose layer has no RMSNorm, SwiGLU or
+    fused attention. A frozen matrix does not keep its input, because it needs no gradient.
     """
     train_llm, encoder = passes.train_llm, passes.encoder
     block = _block(llm, precision, train_llm, passes.adapters)
@@ -190,28 +190,28 @@ def activations(
     stream = precision.weights * llm.width
     tail = _norm(llm, precision, train_llm) - (precision.compute * llm.width if train_llm else 0)
     e = precision.compute
-    # The projector keeps its input, and before and behind each GELU.
+    # The projector keeps its input, and the input and output of each GELU.
     inner = (projector.layers - 1) * 2 * e * projector.out
     projected = batch.images * batch.image_tokens * (e * projector.width + inner)
-    # Softmax over the words in float32; the hidden states at the targets where the words are trained.
+    # Softmax over the vocabulary in float32, and the hidden states at the targets if the output layer is trained.
     loss = batch.targets * (FULL * llm.vocab + (e * llm.width if train_llm else 0) + tail)
     around = projected + loss
-    # Backward holds two more tensors over the words: the gradient of the softmax, and that of its input.
+    # The backward pass has two more tensors over the vocabulary: the gradients of the softmax and of its input.
     logits = batch.targets * llm.vocab * 2 * FULL
-    # A block's backward pass: gradients of the stream, and of what its MLP multiplies.
+    # A block's backward pass has gradients of the residual stream and of the factors in its MLP.
     passing = batch.tokens * e * (2 * llm.width + (1 if train_llm else 2) * llm.hidden)
     seen = 0 if encoder is None else batch.images * (encoder.tokens + 1) * encoder.width * e * ENCODING
     if passes.checkpointing:
         kept = around + batch.tokens * llm.depth * stream
         return Activations(kept, logits, batch.tokens * block + passing, seen)
-    # The last block's queries, attention and MLP are computed at targets alone.
+    # The last block computes queries, attention and MLP only at the targets.
     last = batch.targets * block + (batch.tokens - batch.targets) * _norm(llm, precision, train_llm)
     kept = around + batch.tokens * (llm.depth - 1) * block + last
     return Activations(kept, logits, passing, seen)
 
 
 def _norm(llm: LlamaShape, precision: Precision, train: bool) -> int:
-    """RMSNorm, a token: its input in float32, the root; where trained, the normed input and the output."""
+    """Bytes per token of an RMSNorm: input in float32, the root; if trained, also the normed input and the output."""
     kept = FULL * llm.width + FULL
     if train:
         kept += (precision.weights + precision.compute) * llm.width
@@ -219,23 +219,23 @@ def _norm(llm: LlamaShape, precision: Precision, train: bool) -> int:
 
 
 def _block(llm: LlamaShape, precision: Precision, train: bool, adapters: Adapters | None = None) -> int:
-    """A block, a token: two norms; queries, keys, values, the attended and its log-sum; gate and MLP; adapters.
+    """Bytes per token of a block: two norms; queries, keys, values, attention output and log-sum; MLP; adapters.
 
-    Keys and values are kept as attention reads them, repeated for all the queries that share them.
+    Keys and values are counted as attention reads them, repeated for all queries that share them.
     """
     e = precision.compute
     attention = e * 4 * llm.attention + FULL * llm.heads
-    # silu's input and output and what it gates; where trained, their product, which the last matrix reads.
+    # Input and output of SiLU, and the other factor; if trained, also their product, the input of the last matrix.
     mlp = e * llm.hidden * (4 if train else 3)
-    # Rows are put one after another again before the output's matrix, which reads that.
+    # Rows are concatenated again before the output matrix, which keeps this copy as its input if it is trained.
     joined = e * llm.attention if train else 0
     recast = 0
     if train and precision.weights != precision.compute:
-        # Autocast makes a copy for each matrix that reads: three more for attention, one more for the MLP.
+        # Autocast copies the input for each matrix: two more for attention, and one more for the MLP, than in `_norm`.
         recast = 3 * e * llm.width
     added = 0
     if adapters is not None:
-        # Each drops out a copy of its input of its own, and keeps what it dropped and the product of its first half.
+        # With dropout each adapter keeps its own input copy and mask. All keep the output of their first matrix.
         own = (e + 1) * adapters.inputs if adapters.dropout else e * (2 * llm.width + llm.attention + llm.hidden)
         added = own + e * adapters.count * adapters.rank
     return 2 * _norm(llm, precision, train) + attention + mlp + joined + recast + added

@@ -1,4 +1,4 @@
-"""The ways to share a stage out over GPUs, and what each takes of one."""
+"""The ways of sharding a stage over GPUs, and the memory that each needs on one GPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mllm_eval.plan.memory import (
 
 GIB = 2**30
 PER_NODE = 8
-# CUDA's context, NCCL's buffers and the allocator's waste.
+# CUDA's context, NCCL's buffers, and fragmentation in the allocator.
 RESERVE = 3 * GIB
 WAYS: tuple[tuple[str, Zero, bool], ...] = (
     ("no ZeRO", 0, False),
@@ -35,7 +35,7 @@ WAYS: tuple[tuple[str, Zero, bool], ...] = (
 
 @dataclass(frozen=True)
 class Memory:
-    """One way to share a stage out: model states and activations on a GPU, and what the host must hold."""
+    """One way of sharding a stage: memory of model states and activations, and whether they fit on a GPU."""
 
     way: str
     checkpointing: bool
@@ -49,7 +49,7 @@ class Memory:
 
 
 def parts(stage: Stage, llm: LlamaShape, joint: ProjectorShape, encoder: EncoderShape) -> tuple[int, int, int]:
-    """Parameters of a stage's model: trained, frozen, and those of an encoder that runs in its steps."""
+    """Numbers of parameters in a stage: trained, frozen, and those of an encoder that runs in every step."""
     added = added_parameters(stage, llm)
     whole = stage.train_llm and added is None
     trained = joint.params + (llm.params if whole else added or 0)
@@ -57,7 +57,7 @@ def parts(stage: Stage, llm: LlamaShape, joint: ProjectorShape, encoder: Encoder
 
 
 def adapters(stage: Stage, llm: LlamaShape) -> Adapters | None:
-    """LoRA of a block, as far as activations hang on it; None without LoRA."""
+    """The facts about LoRA in one block that activations depend on; None without LoRA."""
     if stage.lora is None:
         return None
     inputs = [width for name, (width, _) in matrices(llm).items() if name in stage.lora.targets]
@@ -73,7 +73,7 @@ def ways(
     gpu: Gpu,
     number: int,
 ) -> list[Memory]:
-    """Every way to share a stage out, with and without gradient checkpointing, at rows of the longest length."""
+    """Memory of every way of sharding, with and without gradient checkpointing, for rows of the maximal length."""
     trained, frozen, eyes = parts(stage, llm, joint, encoder)
     targets = stage.micro_batch * max(1, stage.max_length - recipe.positions)
     batch = MicroBatch(stage.micro_batch * stage.max_length, stage.micro_batch, recipe.positions, targets)

@@ -1,4 +1,4 @@
-"""How much a recipe trains on and a benchmark asks: counted where it can be, assumed and said so where not."""
+"""Sizes of training sets and benchmarks: counted if possible, and otherwise assumed and reported as such."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mllm_eval.catalog import Benchmark, ConversationData, Recipe, Stage, load_b
 from mllm_eval.errors import UserError
 from mllm_eval.storage import SHIPPED, locate, parse_json
 
-# Of a local training set, so many rows are looked at for the length of their texts.
+# Number of rows of a local training set that are read to estimate the length of texts.
 LOOKED_AT = 2000
-# A token of English is about four letters in LLaMA's vocabulary.
+# In LLaMA's vocabulary, a token of English text has about four letters.
 LETTERS = 4
 TEXT = 256
 QUESTION = 96
@@ -23,7 +23,7 @@ TARGETS = 0.5
 
 @dataclass(frozen=True)
 class StageLoad:
-    """Rows, images and tokens of a stage; `assumed` says which of these are not counted."""
+    """Rows, steps, images, and text and target tokens per row of a stage; `assumed` lists what is not counted."""
 
     rows: int
     steps: int
@@ -35,7 +35,7 @@ class StageLoad:
 
 @dataclass(frozen=True)
 class BenchmarkLoad:
-    """A benchmark's questions, its distinct images (`bound`: at most so many), and the longest answer allowed."""
+    """A benchmark's questions, distinct images (`bound`: an upper bound), and longest answer in tokens."""
 
     name: str
     questions: int
@@ -47,9 +47,9 @@ class BenchmarkLoad:
 def stage_load(
     recipe: Recipe, number: int, stage: Stage, rows: int | None = None, text: int | None = None
 ) -> StageLoad:
-    """What a stage goes through; `rows` and `text` (tokens a row beside the image) override what is found.
+    """Size of a stage. rows, text: override the counted rows and the text tokens per row.
 
-    Raises UserError where nobody says how many rows there are.
+    Raises UserError if the number of rows is unknown.
     """
     counted = [_rows(data) for data in stage.data]
     assumed = []
@@ -72,7 +72,7 @@ def stage_load(
         assumed.append(f"{text} text tokens a row, as given")
     assumed.append("one image a row; half of the text is answer")
     steps = stage.steps_for(rows)
-    # No row is longer than the recipe cuts it.
+    # Rows are truncated to the recipe's maximal length.
     text = max(1, min(text, stage.max_length - recipe.positions))
     seen = steps * stage.batch
     return StageLoad(seen, steps, min(rows, seen), text, round(text * TARGETS), tuple(assumed))
@@ -89,7 +89,7 @@ def _rows(data: ConversationData) -> int | None:
 
 
 def made_rows() -> dict[str, int]:
-    """File of conversations that this project makes -> its rows, which the tests hold against those that are made."""
+    """Map conversation files that this project generates to their numbers of rows; the tests check them."""
     with open(SHIPPED / "configs" / "reference" / "training_sizes.csv", encoding="utf-8", newline="") as file:
         return {row["path"]: int(row["rows"]) for row in csv.DictReader(file)}
 
@@ -101,7 +101,7 @@ def _text(stage: Stage) -> tuple[int, str]:
         if path.is_file():
             with open(path, encoding="utf-8", errors="replace") as file:
                 for line in islice(file, LOOKED_AT):
-                    # What training will make of a broken row is told when it is read; its length tells nothing.
+                    # Broken rows are skipped here; training reports them when it reads them.
                     with suppress(ValueError, TypeError, AttributeError):
                         turns = parse_json(line, fields_once=False).get("conversations", [])
                         letters += sum(len(str(turn.get("value", ""))) for turn in turns)
@@ -113,10 +113,10 @@ def _text(stage: Stage) -> tuple[int, str]:
 
 
 def benchmark_loads(pin: str) -> list[BenchmarkLoad]:
-    """The benchmarks of the paper's table that have this pin.
+    """The benchmarks of the paper's table that have this pin. Raises UserError if a pin does not say its rows.
 
-    For the hub's data the counts are those of configs/reference/benchmark_sizes.csv, which the tests hold
-    against the pins and the published counts; elsewhere the pin's rows, each with an image of its own.
+    For the hub's data, the counts come from configs/reference/benchmark_sizes.csv, which the tests compare with the
+    pins and the published counts. For other data, it is the pin's rows, with one image each.
     """
     here = set(names("benchmarks"))
     benchmarks = [load_benchmark(name) for name in paper_benchmarks() if name in here]
@@ -125,7 +125,7 @@ def benchmark_loads(pin: str) -> list[BenchmarkLoad]:
 
 
 def reference_sizes() -> dict[str, tuple[int, int, bool]]:
-    """Benchmark -> questions, images, and whether the images are only a bound."""
+    """Map benchmarks to questions, images, and whether the images are only an upper bound."""
     with open(SHIPPED / "configs" / "reference" / "benchmark_sizes.csv", encoding="utf-8", newline="") as file:
         return {
             row["benchmark"]: (int(row["questions"]), int(row["images"]), row["images_are"] == "bound")

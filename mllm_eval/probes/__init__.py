@@ -1,7 +1,7 @@
-"""Probes of classic vision: what a simple head reads from an encoder's frozen features.
+"""Probes of classic vision: they measure what a simple head reads from an encoder's frozen features.
 
-A probe is a named protocol of configs/probes. `measure` does one for one encoder; `mllm_eval.pipeline.probeflow` makes
-the data and calls it.
+Each probe is a protocol in configs/probes. `measure` runs one probe on one encoder; `mllm_eval.pipeline.probeflow`
+provides the data and calls it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PLACES = {"Example": "examples", "Examples": "examples", "read_examples": "layou
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: reading a layout needs no torch.
+    # Imported on first use, since reading a layout needs no torch.
     if name in PLACES:
         return getattr(import_module(f"mllm_eval.probes.{PLACES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,8 @@
-"""Heads on every patch: features from the frozen encoder, one step of AdamW a batch, then image after image tested.
+"""Trains heads on patch features of the frozen encoder, one AdamW step per batch, and tests them image by image.
 
-The encoder gets no gradient, so neither do the statistics of a batch norm: a head is a linear layer on normalised
-features, and its gradient is a sum over groups of crops. Each process computes its groups; all add up the same numbers
-in the same order, so that any number of processes has the weights of one.
+Only the head gets a gradient: the batch norm's statistics depend on the frozen encoder's features alone. The
+gradient is a sum over groups of crops. Each process computes its groups, and all processes add the same numbers in the
+same order, so that the weights do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -32,13 +32,16 @@ from mllm_eval.probes.tasks import Task, Tested
 from mllm_eval.probes.views import drawing
 
 Progress = Callable[[int, int], None]
-# Test images after which processes exchange what they found, and it may be kept.
+# Number of test images after which the processes exchange their results and may save them.
 CHUNK = 16
 AHEAD = 2
 
 
 class Crops(NamedTuple):
-    """A group of training crops: pixels [B, 3, H, W] and targets [B, H, W], None where none of them can be used."""
+    """A group of training crops: pixels float32 [B, 3, H, W] and targets [B, H, W]; both None if no crop is usable.
+
+    `broken`: image id -> why it can't be used.
+    """
 
     pixels: Tensor | None
     targets: Tensor | None
@@ -46,7 +49,7 @@ class Crops(NamedTuple):
 
 
 def task_of(protocol: DenseProbe, model: EncoderModel) -> Task:
-    """What a protocol asks of its heads."""
+    """The task of a protocol: segmentation or depth."""
     if isinstance(protocol, SegmentationProbe):
         return Segmentation(protocol, model.facts)
     assert isinstance(protocol, DepthProbe)
@@ -57,7 +60,11 @@ def measure(
     protocol: DenseProbe, model: EncoderModel, train: Examples, test: Examples, groups: Sequence[tuple[int, ...]],
     kept: Kept, progress: Progress,
 ) -> Found:  # fmt: skip
-    """Train a head for each group of layers, all from the same crops, and test each on every image."""
+    """Trains a head for each group of layers, all on the same crops, and tests each on every test image.
+
+    It continues from the state in `kept`, if there is one. Raises UserError if no image of a batch, or no test image,
+    can be used.
+    """
     task = task_of(protocol, model)
     place = next(model.parameters()).device
     heads = [
@@ -94,7 +101,7 @@ def measure(
 
 
 def _crops(protocol: DenseProbe, task: Task, train: Examples, begun: int) -> Iterator[list[Crops]]:
-    """The groups of each step that this process computes, made ahead by threads."""
+    """The groups of crops of each step that this process computes, prepared ahead by threads."""
     order = Order(len(train), protocol.batch, protocol.seed)
     numbers = share(protocol.batch // protocol.group)
     coming: deque[list[list[tuple[str, Future[Any]]]]] = deque()
@@ -143,7 +150,7 @@ def _group(waiting: Sequence[tuple[str, Future[Any]]]) -> Crops:
 def _tested(
     task: Task, training: Training, test: Examples, kept: Kept, progress: Callable[[int], None]
 ) -> tuple[list[Group], dict[str, str]]:
-    """What each test image adds under each head, and the images that can't be tested, with the reason."""
+    """Each test image's contribution under each head, and the images that can't be tested, with the reason."""
     count = len(training.heads)
     arrays = _empty(task, len(test), count)
     failed: dict[str, str] = {}

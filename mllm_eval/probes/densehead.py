@@ -1,4 +1,4 @@
-"""A linear layer on every patch, with or without a batch norm before it, and how a batch changes it."""
+"""A linear layer on every patch, optionally after a batch norm, and its training step."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from mllm_eval.probes.ranks import exchanged
 from mllm_eval.probes.tasks import Task
 from mllm_eval.probes.windows import padded
 
-# torch's batch norm, and mmsegmentation's first weights of a last layer.
+# The constants of torch's batch norm, and the deviation of the initial weights of mmsegmentation's last layer.
 EPSILON, MOMENTUM, DEVIATION = 1e-5, 0.1, 0.01
 
 
 class DenseHead:
-    """weight [O, C], bias [O]; with `batch_norm` also gain and shift [C], and running mean and variance [C]."""
+    """A linear head of `outputs` O on features of `channels` C: weight float32 [O, C], bias [O].
+
+    With `batch_norm` it also has gain and shift [C], and running mean and variance [C].
+    """
 
     def __init__(self, channels: int, outputs: int, batch_norm: bool, seed: int, place: torch.device | str) -> None:
         self.batch_norm = batch_norm
@@ -34,30 +37,34 @@ class DenseHead:
         self.mean, self.variance = torch.zeros(channels, device=place), torch.ones(channels, device=place)
 
     def logits(self, features: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        """[B, O, h, w] of features [B, C, h, w], normalised by these statistics [C] where there is a batch norm."""
+        """Logits [B, O, h, w] of features [B, C, h, w]; a batch norm uses the statistics `mean` and `variance` [C]."""
         weight, bias = self.learnt["weight"], self.learnt["bias"]
         if self.batch_norm:
-            # Norm and linear layer are one: the norm's factors go into the weights, not into every patch.
+            # The norm is folded into the linear layer, so that it is computed per weight and not per patch.
             factor = self.learnt["gain"] * torch.rsqrt(variance + EPSILON)
             bias = bias + weight @ (self.learnt["shift"] - mean * factor)
             weight = weight * factor
         return torch.nn.functional.conv2d(features, weight[:, :, None, None], bias)
 
     def tested(self, features: Tensor) -> Tensor:
-        """[B, O, h, w] by the running statistics."""
+        """Logits [B, O, h, w] with the running statistics, without a gradient."""
         with torch.no_grad():
             return self.logits(features, self.mean, self.variance)
 
     def follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Move the running statistics towards a batch's of so many patches, as torch's batch norm does."""
+        """Updates the running statistics as torch's batch norm does.
+
+        `mean` and the biased `variance` are those of a batch of `count` patches.
+        """
         self.mean.lerp_(mean, MOMENTUM)
         self.variance.lerp_(variance * (count / max(1, count - 1)), MOMENTUM)
 
 
 def rate_at(protocol: DenseProbe, step: int) -> float:
-    """The rate of a step: a linear warm-up, and a fall to `rate_to` by a cosine, or to 0 in a line, as mmcv has them.
+    """The learning rate of a step, as mmcv schedules it.
 
-    Both run from the first step on: the warm-up is a factor on what the fall gives.
+    It falls to `rate_to` of its start by a cosine (depth), or linearly to 0 (segmentation). A linear warm-up is a
+    factor on it.
     """
     done = step / protocol.steps
     if isinstance(protocol, DepthProbe):
@@ -71,7 +78,7 @@ def rate_at(protocol: DenseProbe, step: int) -> float:
 
 
 def betas_at(protocol: DenseProbe, step: int) -> tuple[float, float]:
-    """AdamW's betas of a step; of a cycle the first one goes down and up again by cosines (mmcv's OneCycle)."""
+    """AdamW's betas of a step; with a `cycle`, the first one falls and rises again by cosines (mmcv's OneCycle)."""
     if not isinstance(protocol, DepthProbe) or protocol.cycle is None:
         return protocol.betas
     high, low, rise = protocol.cycle
@@ -83,7 +90,7 @@ def betas_at(protocol: DenseProbe, step: int) -> tuple[float, float]:
 
 
 class Training:
-    """Heads that are trained from the same crops, each as if it were alone."""
+    """Trains several heads on the same crops; each gets the weights that it would get alone."""
 
     def __init__(
         self, protocol: DenseProbe, heads: Sequence[DenseHead], groups: Sequence[tuple[int, ...]], task: Task,
@@ -99,18 +106,18 @@ class Training:
         self._weight = next(model.parameters())
 
     def features(self, pixels: Tensor) -> list[Tensor]:
-        """Of each head [B, C, h, w] what it reads of pixels [B, 3, H, W], padded with zeros to whole patches."""
+        """The features [B, C, h, w] that each head reads of pixels [B, 3, H, W], zero-padded to whole patches."""
         patch = self.model.facts.patch or 1
         maps = self.model(padded(pixels, patch).to(self._weight.device, self._weight.dtype), self._read)
         of = dict(zip(self._read, maps, strict=True))
         return [self.task.features([of[layer] for layer in group]) for group in self.groups]
 
     def logits(self, pixels: Tensor) -> list[Tensor]:
-        """Of each head [B, O, h, w] for pixels [B, 3, H, W]."""
+        """The test logits [B, O, h, w] of each head for pixels [B, 3, H, W]."""
         return [head.tested(one) for head, one in zip(self.heads, self.features(pixels), strict=True)]
 
     def step(self, step: int, crops: Sequence[Any]) -> None:
-        """One step on a batch: `crops` are the groups of this process."""
+        """Trains all heads on one batch; `crops` are this process's groups of it."""
         count = self.protocol.batch // self.protocol.group
         seen = [self.features(one.pixels) if one.pixels is not None else None for one in crops]
         rate, betas = rate_at(self.protocol, step), betas_at(self.protocol, step)
@@ -142,7 +149,7 @@ class Training:
             stepping.step()
 
     def _statistics(self, head: DenseHead, own: Sequence[Tensor | None], count: int) -> tuple[Tensor, Tensor]:
-        """Mean and variance [C] of the whole batch's patches; those that it has where there is no batch norm."""
+        """Mean and variance [C] over the patches of the whole batch; without a batch norm, the head's own."""
         if not head.batch_norm:
             return head.mean, head.variance
         like = torch.zeros(1 + 2 * len(head.mean), dtype=torch.float64, device=head.mean.device)
@@ -162,7 +169,7 @@ class Training:
         return mean, variance
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that training goes on from, by name."""
+        """The weights, statistics and optimiser state of all heads by name, to resume from."""
         tensors = {}
         for number, (head, stepping) in enumerate(zip(self.heads, self._steps, strict=True)):
             for name, one in head.learnt.items():
@@ -173,7 +180,7 @@ class Training:
         return tensors
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state` gave."""
+        """Loads what `state` returned."""
         with torch.no_grad():
             for number, (head, stepping) in enumerate(zip(self.heads, self._steps, strict=True)):
                 for name, one in head.learnt.items():

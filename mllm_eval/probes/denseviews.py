@@ -1,4 +1,4 @@
-"""Random crops of pictures together with their masks or depth maps."""
+"""Random crops of images together with their masks or depth maps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Map = NDArray[Any]
 
 
 def scaled_size(width: int, height: int, shorter: float) -> tuple[int, int]:
-    """Width and height with this shorter side, the proportions kept."""
+    """The width and height that give the shorter side the length `shorter`, at the same aspect ratio."""
     factor = shorter / min(width, height)
     return max(1, int(width * factor + 0.5)), max(1, int(height * factor + 0.5))
 
@@ -26,10 +26,11 @@ def segmentation_view(
     image: Image.Image, mask: NDArray[np.int64], protocol: SegmentationProbe, facts: Preprocessing,
     rng: np.random.Generator,
 ) -> tuple[Pixels, NDArray[np.int64]]:  # fmt: skip
-    """A crop of a scaled picture, perhaps mirrored, its colours changed, and the mask of it, ignored where padded.
+    """A random crop of the rescaled image with its mask: pixels float32 [3, *crop], mask int64 [*crop].
 
-    Pixels are float32 [3, *crop], the mask int64 [*crop]. Of up to `tries` places for the crop the first is taken at
-    which no class has more than `most` of the pixels that count.
+    The crop may be mirrored, and its colours are distorted. Padding is `IGNORED` in the mask. Up to `tries` crops are
+    drawn, until one has at least two classes and none with a share of `most` or more of the pixels that count; else the
+    last one is used.
     """
     size = scaled_size(*image.size, protocol.shorter * rng.uniform(*protocol.ratio))
     image = image.resize(size, Image.Resampling.BILINEAR)
@@ -54,8 +55,10 @@ def segmentation_view(
 
 
 def distorted(image: NDArray[np.uint8], protocol: SegmentationProbe, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Brightness, contrast, saturation and hue, each changed in half of the pictures; contrast first or last, as in
-    mmsegmentation's PhotoMetricDistortion. RGB [H, W, 3] from 0 to 255."""
+    """Changes brightness, contrast, saturation and hue, each in half of the images; contrast comes first or last.
+
+    RGB uint8 [H, W, 3]; as mmsegmentation's PhotoMetricDistortion.
+    """
     values: NDArray[Any] = image.astype(np.float32)
     if rng.random() < 0.5:
         values += rng.uniform(-protocol.brightness, protocol.brightness)
@@ -67,7 +70,7 @@ def distorted(image: NDArray[np.uint8], protocol: SegmentationProbe, rng: np.ran
     if saturation != 1.0 or hue:
         whole = Image.fromarray(np.rint(values.clip(0, 255)).astype(np.uint8)).convert("HSV")
         colours = np.asarray(whole).astype(np.float32)
-        # PIL's hue goes round in 256, the protocol's in 180.
+        # A full circle of hue is 256 in PIL and 180 in the protocol.
         colours[..., 0] = (colours[..., 0] + hue * 256 / 180) % 256
         colours[..., 1] = (colours[..., 1] * saturation).clip(0, 255)
         values = np.asarray(Image.fromarray(colours.astype(np.uint8), "HSV").convert("RGB")).astype(np.float32)
@@ -81,9 +84,10 @@ def depth_view(
     image: Image.Image, depth: NDArray[np.float32], protocol: DepthProbe, facts: Preprocessing,
     rng: np.random.Generator,
 ) -> tuple[Pixels, NDArray[np.float32]]:  # fmt: skip
-    """A crop of a picture, perhaps turned a little and mirrored, its colours changed, and the depth of it in metres.
+    """A random crop of the image with its depth: pixels float32 [3, *crop], depth in metres float32 [*crop].
 
-    Pixels are float32 [3, *crop], depth float32 [*crop], 0 where it is not known: what a turn brings in is not.
+    The image may be rotated a little and mirrored, and its colours changed. Depth is 0 where it is not known, which
+    includes the corners that a rotation fills in.
     """
     known = Image.fromarray(depth)
     if protocol.frame is not None:

@@ -1,4 +1,4 @@
-"""Depth of pixels: bins of logits read out as metres, the scale-invariant loss, errors image by image."""
+"""Depth per pixel: metres from logits over bins, the scale-invariant loss, and the error per image."""
 
 from __future__ import annotations
 
@@ -18,25 +18,28 @@ from mllm_eval.probes.examples import Example
 from mllm_eval.probes.tasks import Logits, Task, Tested
 from mllm_eval.probes.views import normalised
 
-# What is added to logits after the ReLU, and to depths before the logarithm.
+# Added to the logits after the ReLU, and to the depths before the logarithm.
 FLOOR, SMALL = 0.1, 1e-3
 
 
 def read_out(logits: Tensor, low: float, high: float) -> Tensor:
-    """Depths [B, H, W] of logits [B, bins, H, W]: bins even from `low` to `high`, weighted by relu(logit) + 0.1, the
-    weights divided by their sum (AdaBins, arXiv:2011.14141, with the linear norm). Equal logits give the bins' mean."""
+    """Depths [B, H, W] in metres from logits [B, bins, H, W]: a weighted mean of evenly spaced bins.
+
+    The bins go from `low` to `high`. The weights are relu(logit) + 0.1, divided by their sum (AdaBins,
+    arXiv:2011.14141, with the linear norm).
+    """
     weights = logits.relu() + FLOOR
     bins = torch.linspace(low, high, logits.shape[1], device=logits.device)
-    # Both sums are one product.
+    # One product computes both the weighted sum and the sum of the weights.
     sums = torch.einsum("bkhw,kn->bnhw", weights, torch.stack([bins, torch.ones_like(bins)], 1))
     return sums[:, 0] / sums[:, 1]
 
 
 def upsampled(logits: Tensor, factor: int) -> Tensor:
-    """Logits on a grid `factor` times as fine, bilinear.
+    """Logits on a grid `factor` times as fine, by bilinear interpolation.
 
-    Published code makes the features finer and then applies the linear layer; a linear layer and an interpolation
-    whose weights add up to 1 may change places, which here is a sixteenth of the work.
+    Published code interpolates the features and then applies the linear layer. The order does not matter, since the
+    weights of an interpolation add up to 1, and interpolating logits is much less work.
     """
     if factor == 1:
         return logits
@@ -44,9 +47,9 @@ def upsampled(logits: Tensor, factor: int) -> Tensor:
 
 
 def sig_loss(found: Tensor, wanted: Tensor, mean_share: float, still: bool) -> Tensor:
-    """sqrt(var(g) + mean_share * mean(g)^2) of g = log(found) - log(wanted), where `wanted` is known (above 0).
+    """sqrt(var(g) + mean_share * mean(g)^2) with g = log(found) - log(wanted), over pixels with wanted > 0.
 
-    `still` leaves the variance out, as in the first steps of published code. 0 where nothing is known.
+    `still` leaves out the variance, as published code does in its first steps. 0 if fewer than two pixels are known.
     """
     known = wanted > 0
     if int(known.sum()) < 2:
@@ -57,7 +60,7 @@ def sig_loss(found: Tensor, wanted: Tensor, mean_share: float, still: bool) -> T
 
 
 class Depth(Task):
-    """Depth from bins, one linear layer."""
+    """The task of estimating depth by a linear layer over bins."""
 
     batch_norm = False
 
@@ -68,7 +71,10 @@ class Depth(Task):
         self.with_summary = protocol.summary
 
     def metres(self, example: Example, size: tuple[int, int]) -> NDArray[np.float32]:
-        """[H, W] depth, 0 where it is not known. Raises UserError for another size than the picture's, or no depth."""
+        """The depth float32 [H, W] in metres of an image of `size` (width, height); 0 where it is not known.
+
+        Raises UserError if the map has another size than the image, or no depth at all.
+        """
         values = example.values()
         if values.shape != (size[1], size[0]):
             raise UserError(f"{example.map_path}: {values.shape[1]} x {values.shape[0]}, the picture is "
@@ -78,25 +84,28 @@ class Depth(Task):
         return (values / self.protocol.unit).astype(np.float32)
 
     def view(self, example: Example, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """A random crop and its depth."""
+        """A random crop and its depth; see `depth_view`."""
         image = example.image()
         depth = self.metres(example, image.size)
         return depth_view(image, depth, self.protocol, self.facts.preprocessing, rng)
 
     def predicted(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        """Depths [B, *size] of logits [B, bins, h, w] at the grid."""
+        """Depths [B, *size] in metres from logits [B, bins, h, w]; `size` is (height, width)."""
         protocol = self.protocol
         metres = read_out(upsampled(logits, protocol.upsample), protocol.low, protocol.high)
         return F.interpolate(metres[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
     def loss(self, logits: Tensor, target: Tensor, step: int) -> Tensor:
-        """The scale-invariant loss over all known pixels of the group."""
+        """The scale-invariant loss over all pixels of the group with a known depth."""
         height, width = target.shape[1:]
         depths = self.predicted(logits, (height, width))
         return sig_loss(depths, target, self.protocol.mean_share, step < self.protocol.still)
 
     def test(self, example: Example, logits: Logits) -> list[Tested]:
-        """The root of the mean squared error of the picture and its mirror image, averaged, within the window."""
+        """The root mean squared error in metres of each head within the protocol's window.
+
+        The prediction is the mean over the image and its mirror image.
+        """
         image = example.image()
         wanted = self.metres(example, image.size)
         pixels = torch.from_numpy(normalised(image, self.facts.preprocessing))

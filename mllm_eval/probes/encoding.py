@@ -1,4 +1,4 @@
-"""Pictures through the frozen encoder, batch after batch, decoded ahead of it by threads and shared among processes."""
+"""Encodes images batch by batch; threads decode them ahead, and several processes share each batch."""
 
 from __future__ import annotations
 
@@ -17,32 +17,34 @@ from mllm_eval.decoding import decoders
 from mllm_eval.probes.examples import BROKEN
 from mllm_eval.probes.ranks import exchanged, share, told
 
-# Pictures that are encoded at once. It is part of the result: an encoder's last bits depend on the batch's shape.
+# Images per forward pass. The result depends on it: the last bits of an encoder's features vary with the batch's shape.
 TOGETHER = 64 if torch.cuda.is_available() else 8
 AHEAD = 2
 View = Callable[[], NDArray[np.float32]]
 
 
 class Encoded(NamedTuple):
-    """Features [n, 2, L, D] float32 of a batch: of each layer the summary and the mean of the patches; `broken` are the
-    places of pictures that can't be read, whose features are 0, with the reason."""
+    """Features float32 [n, 2, L, D] of a batch: for each layer the summary and the mean over patches.
+
+    `broken`: position in the batch -> why that image can't be read; its features are 0.
+    """
 
     features: Tensor
     broken: dict[int, str]
 
 
 def summaries(model: EncoderModel, pixels: Tensor, layers: Sequence[int]) -> Tensor:
-    """[B, 2, L, D] float32: of each layer the summary and the mean of the patches."""
+    """Features float32 [B, 2, L, D]: for each layer the summary and the mean over patches."""
     maps = model(pixels, layers)
     pairs = [torch.stack([one.summary, one.patches.flatten(1, 2).mean(1)], 1) for one in maps]
     return torch.stack(pairs, 2).float()
 
 
 def encoded(model: EncoderModel, batches: Iterable[Sequence[View]], layers: Sequence[int]) -> Iterator[Encoded]:
-    """The features of batches of views, each made by calling it in a thread.
+    """The features of batches of views; each view is made by calling it in a thread.
 
-    A batch is cut into parts of `TOGETHER`, the last one filled up with zeros: a picture's features do not depend on
-    how many processes share the work, nor on which pictures stand beside it.
+    A batch is split into parts of `TOGETHER`, and the last part is padded with zeros. An image's features therefore do
+    not depend on the number of processes, nor on the other images of its batch.
     """
     weight = next(model.parameters())
     coming: deque[tuple[int, list[tuple[int, list[Future[Any]]]]]] = deque()

@@ -1,4 +1,4 @@
-"""What a probe learns from and is tested on: pictures with a class, a mask or a depth map, kept on disk as a list."""
+"""The examples of a probe: images with a class, a mask or a depth map, listed on disk."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from mllm_eval.shelf import Shelf
 if TYPE_CHECKING:
     import PIL.Image
 
-# What a broken picture or map raises on its way to numbers; anything else is a fault of the code.
+# The errors that a damaged image or map raises; any other error is a bug.
 BROKEN = (UserError, OSError, ValueError)
 
 
 class Example(NamedTuple):
-    """A picture and what is to be learnt of it: `label` for a class, `map_path` for a mask or depth file."""
+    """An image and its target: `label` is its class, `map_path` its mask or depth file."""
 
     id: str
     picture: FilePicture | CellPicture
@@ -31,17 +31,19 @@ class Example(NamedTuple):
     map_path: str = ""
 
     def image(self) -> PIL.Image.Image:
-        """The picture in RGB. Raises UserError, naming it, where it can't be decoded."""
+        """The image in RGB. Raises UserError, which names the image, if it can't be decoded."""
         return self.picture.load()
 
     def values(self) -> NDArray[np.int64]:
-        """[H, W] the numbers in the mask or depth file. Raises UserError, naming it, for what is no map of one number
-        a pixel."""
+        """The values int64 [H, W] of the mask or depth file.
+
+        Raises UserError, which names the file, unless it is an image with one integer per pixel.
+        """
         return load_map(Path(self.map_path))
 
 
 class Examples(Sequence[Example]):
-    """The examples of a split; memory holds 8 bytes of each and what `kept` picks."""
+    """The examples of a split. Memory holds 8 bytes per example, and the indices `kept` of a part."""
 
     def __init__(
         self, shelf: Shelf[Example], classes: Sequence[str] = (), kept: NDArray[np.int64] | None = None
@@ -67,7 +69,7 @@ class Examples(Sequence[Example]):
         return (self[number] for number in range(len(self)))
 
     def split(self, share: float, seed: int) -> tuple[Examples, Examples]:
-        """Those that are kept for learning, and a random `share` of them that is held out; the same every time."""
+        """Splits the examples into a part to train on and a random `share` that is held out; fixed by the seed."""
         order = np.random.default_rng([seed, 1]).permutation(len(self)).astype(np.int64)
         count = max(1, round(share * len(self)))
         return self._part(np.sort(order[count:])), self._part(np.sort(order[:count]))
@@ -77,12 +79,12 @@ class Examples(Sequence[Example]):
         return Examples(self._shelf, self.classes, chosen)
 
     def labels(self) -> NDArray[np.int64]:
-        """[N] the classes' numbers."""
+        """The class numbers, int64 [N]."""
         return np.fromiter((one.label for one in self), np.int64, len(self))
 
 
 class Refs(Sequence[ImageRef]):
-    """The pictures of examples as the feature store knows them, hashed once, 32 bytes of each in memory."""
+    """The examples' images as references for the feature store, each hashed once. Memory holds 32 bytes per image."""
 
     def __init__(self, examples: Examples) -> None:
         self._examples = examples
@@ -98,7 +100,7 @@ class Refs(Sequence[ImageRef]):
         return len(self._examples)
 
     def key(self, index: int) -> str:
-        """The picture's key, 64 hex digits."""
+        """The key of an image in the feature store: 64 hex digits."""
         key: str = self._keys[index].tobytes().hex()
         return key
 

@@ -1,4 +1,4 @@
-"""What a probe found, before it is written: the numbers of every image, and what was chosen and why."""
+"""The result of a probe in memory: each image's contribution, and which head was chosen and how."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from mllm_eval.errors import UserError
 
 @dataclass(slots=True)
 class Group:
-    """One reading of the encoder: which layers, what was chosen, and each test image's part of the value.
+    """One reading of the encoder: its layers, the chosen settings, and each test image's contribution to the value.
 
-    scores [N]: 1 or 0 for right or wrong, or an error in metres; nan where the image failed.
-    inside, union [N, C]: of each class the pixels where mask and prediction agree, and where either has it.
+    scores         float32 [N]: 1 or 0 for right or wrong, or an error in metres; nan if the image failed
+    inside, union  int32 [N, C]: for each class the pixels in the intersection and the union of mask and prediction
+    further        other values to report, by name
     """
 
     layers: tuple[int, ...]
@@ -28,7 +29,12 @@ class Group:
 
 @dataclass(slots=True)
 class Found:
-    """All readings of a probe. `selection` says in words how a head was chosen; `broken` names images that failed."""
+    """All readings of a probe.
+
+    selection  how a head was chosen, in words
+    n          number of test images; `broken`: those that failed, with the reason
+    n_train    number of training images; `left_out`: images to train or select on that failed, with the reason
+    """
 
     groups: list[Group]
     selection: str
@@ -39,13 +45,13 @@ class Found:
 
 
 def hold_to_any(measured: int, asked: int, first: str, what: str) -> None:
-    """UserError where every one of some images failed: there is nothing to measure."""
+    """Raises UserError if all of the images failed. `first` is the first reason, `what` names the kind of images."""
     if asked and not measured:
         raise UserError(f"{first} (and so all {asked:,} {what})")
 
 
 def chosen_words(selection: str, holdout: float) -> str:
-    """How a head was chosen, for a footnote."""
+    """The way a head was chosen, in words for a footnote."""
     return {
         "train_holdout": f"head chosen on {100 * holdout:g} % of the training images, held out",
         "val": "head chosen on the reported images themselves, as published",

@@ -1,8 +1,8 @@
-"""Many linear heads as one: all rates of an input share one product, one softmax and one update.
+"""Trains many linear heads at once: all learning rates of an input share one product, one softmax and one update.
 
-A head is a rate and an input; heads never mix, so each is what it would be if it were trained alone by torch's SGD
-with a cosine (tested). The gradient of the summed cross entropies needs no graph: it is (softmax - one-hot) / batch,
-transposed, times the features.
+A head is a combination of a learning rate and an input. Heads do not influence each other: each gets the weights that
+torch's SGD with a cosine schedule would give it alone. The gradient of the summed cross entropies needs no autograd: it
+is the transpose of (softmax - one-hot) / batch, times the features.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from torch import Tensor
 
 
 class Input(NamedTuple):
-    """What a head reads: the summaries of these layers, and the mean patch of the last of them or not."""
+    """The features that a head reads: the summaries of `layers`, and optionally the mean patch of the last of them."""
 
     layers: tuple[int, ...]
     patch_mean: bool
 
     def words(self) -> str:
-        """For people."""
+        """The input in words, for people."""
         blocks = ", ".join(str(layer) for layer in self.layers)
         return f"block{'s' * (len(self.layers) > 1)} {blocks}{' with the mean patch' if self.patch_mean else ''}"
 
 
 class Descent(NamedTuple):
-    """How heads are trained: the deviation of their first weights, the momentum, and the seed of these weights."""
+    """The training settings of all heads: standard deviation and seed of the initial weights, and the momentum."""
 
     deviation: float
     momentum: float
@@ -38,11 +38,11 @@ class Descent(NamedTuple):
 
 
 class Heads:
-    """Linear heads of `classes` for every rate and input.
+    """Linear heads over `classes` C, one for each of R learning rates and each input.
 
-    Weights of an input are [R * C, d], its biases [R * C]; features come as [B, 2, L, D] (`encoding.Encoded`) for
-    the layers `read`. `rates` [R] are those of the batch that is trained on. Initial weights are normal with
-    `descent.deviation`, drawn on the CPU from its seed, biases 0.
+    The weights of an input are float32 [R * C, d] and its biases [R * C]. Features come as [B, 2, L, D]
+    (`encoding.Encoded`), where `read` lists the L layers. `rates` [R] already include the scaling by batch size.
+    Initial weights are normal with `descent.deviation`, drawn on the CPU from `descent.seed`; biases start at 0.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Heads:
         self.weights, self._moves = [], []
         for one in self.inputs:
             size = width * (len(one.layers) + one.patch_mean)
-            # A head's first weights do not depend on which others there are beside it.
+            # Seeded by the input's name, so that a head's initial weights do not depend on which others exist.
             draws = torch.Generator().manual_seed(zlib.crc32(f"{descent.seed} {one.words()}".encode()))
             parts = [torch.empty(size, classes).normal_(0, descent.deviation, generator=draws).T for _ in self.rates]
             self.weights.append(torch.cat(parts).to(device))
@@ -77,34 +77,36 @@ class Heads:
         return len(self.inputs) * len(self.rates)
 
     def seen(self, features: Tensor, one: Input) -> Tensor:
-        """[B, d] what an input reads of features [B, 2, L, D]."""
+        """The features [B, d] that an input reads of features [B, 2, L, D]."""
         parts = [features[:, 0, self._read[layer]] for layer in one.layers]
         if one.patch_mean:
             parts.append(features[:, 1, self._read[one.layers[-1]]])
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0].contiguous()
 
     def _made(self, at: int, own: Tensor) -> Tensor:
-        """Logits [R, C, B] of an input that reads `own` [B, d]. With the batch last, a softmax goes along whole
-        vectors, however few classes there are."""
+        """Logits [R, C, B] of an input that reads `own` [B, d].
+
+        The batch is the last axis so that the softmax is vectorised even with few classes.
+        """
         made = torch.addmm(self.biases[at][:, None], self.weights[at], own.T)
         return made.view(len(self.rates), self.classes, -1)
 
     def logits(self, features: Tensor) -> Tensor:
-        """[B, heads, C]; heads in the order of inputs, then rates."""
+        """Logits [B, heads, C]; heads are ordered by input, then by learning rate."""
         made = [self._made(at, self.seen(features, one)) for at, one in enumerate(self.inputs)]
         return torch.cat(made).permute(2, 0, 1)
 
     def step(self, features: Tensor, labels: Tensor, done: float) -> None:
-        """One step of SGD on a batch: features [B, 2, L, D], labels [B]; `done` is the share of all steps before it.
+        """One SGD step on a batch: features [B, 2, L, D], labels int64 [B]; `done` is the share of all steps before it.
 
-        The rate is multiplied by (1 + cos(pi * done)) / 2, which torch's CosineAnnealingLR does, too.
+        The learning rate is multiplied by (1 + cos(pi * done)) / 2, as in torch's CosineAnnealingLR.
         """
         factor = (1 + math.cos(math.pi * done)) / 2
         wanted = F.one_hot(labels, self.classes).T.float().contiguous()
-        # torch's SGD: pace = momentum * pace + gradient, weight -= rate * factor * pace. A head's rate is the same at
-        # every step, so that it may go into the small matrix of errors in the place of all weights.
+        # torch's SGD: pace = momentum * pace + gradient, weight -= rate * factor * pace. A head's rate is constant, so
+        # it can be multiplied into the small matrix of errors instead of the large one of weights.
         share = self._rate / len(labels)
-        # Input after input: its weights are still in the processor's cache when they are updated.
+        # One input at a time: its weights are then still in the processor's cache when they are updated.
         for at, one in enumerate(self.inputs):
             own = self.seen(features, one)
             wrong = self._made(at, own).softmax(1).sub_(wanted).mul_(share).flatten(0, 1)
@@ -114,13 +116,13 @@ class Heads:
         self.biases.sub_(self._bias_moves, alpha=factor)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that training goes on from, by name."""
+        """The weights and momenta by name, to resume from."""
         held = {f"{name}.{at}": one for name, some in (("weight", self.weights), ("move", self._moves))
                 for at, one in enumerate(some)}  # fmt: skip
         return {**held, "biases": self.biases, "bias_moves": self._bias_moves}
 
     def restore(self, state: dict[str, Tensor]) -> bool:
-        """Go on from what `state` gave; False, and nothing is changed, where it is not of these heads."""
+        """Loads what `state` returned. Returns False, and changes nothing, if it belongs to other heads."""
         own = self.state()
         if any(name not in state or state[name].shape != tensor.shape for name, tensor in own.items()):
             return False

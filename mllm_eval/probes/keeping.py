@@ -1,4 +1,4 @@
-"""What a probe that is stopped goes on from: one file of tensors, whole or absent, written now and then."""
+"""The state that a stopped probe resumes from: one file of tensors, written atomically from time to time."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mllm_eval.probes.ranks import rank
 from mllm_eval.storage import write_summed
 
 EVERY_SECONDS = 20.0
-# Of the time at most so much goes into writing.
+# The largest share of the run time that may be spent on writing.
 SHARE = 0.05
 
 
 class Kept:
-    """A file in a probe's folder that one process writes and all read."""
+    """The state file in a probe's folder. Only the first process writes it; all of them read it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._next = time.monotonic() + EVERY_SECONDS
 
     def load(self) -> dict[str, Tensor]:
-        """What was kept, on the CPU; empty where nothing was, or where it is damaged."""
+        """The saved tensors, on the CPU; empty if there are none, or if the file is damaged."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -35,11 +35,11 @@ class Kept:
             return {}
 
     def due(self) -> bool:
-        """Whether it is time to keep something again."""
+        """Whether the state should be saved again."""
         return time.monotonic() >= self._next
 
     def save(self, tensors: dict[str, Tensor]) -> None:
-        """Keep tensors in the place of those before; of several processes the first does it."""
+        """Replaces the saved tensors; in a process group only the first process writes."""
         from safetensors.torch import save
 
         began = time.monotonic()
@@ -49,12 +49,12 @@ class Kept:
         self._next = time.monotonic() + max(EVERY_SECONDS, took / SHARE)
 
     def remove(self) -> None:
-        """Nothing is left to go on from."""
+        """Deletes the state, since the probe is complete."""
         if rank()[0] == 0:
             self.path.unlink(missing_ok=True)
             sum_note(self.path).unlink(missing_ok=True)
 
 
 def number(value: int) -> Tensor:
-    """A number as a tensor, to keep."""
+    """A number as a tensor, so that it can be saved."""
     return torch.tensor([value])

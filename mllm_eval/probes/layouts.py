@@ -1,4 +1,4 @@
-"""Readers of the real layouts: ImageNet in folders or in the hub's parquet, ADE20K, and NYUv2 as BTS lays it out."""
+"""Readers of data-set layouts: ImageNet as folders or as the hub's parquet, ADE20K, and NYUv2 as BTS arranges it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 def read_examples(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
-    """The training and the test examples of a data set that lies in `folder`, in the order of their names.
+    """The training and the test examples of a data set in `folder`, in the order of their names.
 
-    Raises UserError, naming file or folder, where something is missing or has another form, or where there are other
-    numbers of images or classes than the yaml says.
+    Raises UserError, which names the file or folder, if something is missing or malformed, or if the number of images
+    or classes differs from the yaml.
     """
     train, test = LAYOUTS[data.layout](data, folder)
     for split, rows, examples in ((data.train, data.train_rows, train), (data.test, data.test_rows, test)):
@@ -44,12 +44,12 @@ def _pictures(folder: Path) -> Iterator[Path]:
 
 
 def _file(path: Path) -> FilePicture:
-    # The key is worked out by those who need it: it means reading every picture.
+    # The key stays empty: to compute it means to read every image, and not every caller needs it.
     return FilePicture("", str(path), str(path))
 
 
 def imagenet(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
-    """`train/<class>/*` and `val/<class>/*`; classes are numbered in the order of their names."""
+    """Reads `train/<class>/*` and `val/<class>/*`; classes are numbered in the order of their names."""
     top = folder / data.train
     if not top.is_dir():
         raise UserError(f"{top}: no such folder")
@@ -74,7 +74,7 @@ def imagenet(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
 
 
 def imagenet_parquet(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
-    """`<split>-*.parquet` with `image` and `label`, as the hub has ImageNet; labels are numbers from 0."""
+    """Reads `<split>-*.parquet` with columns `image` and `label`, as the hub has ImageNet; labels count from 0."""
     both = []
     for split in (data.train, data.test):
         files = sorted(folder.glob(f"{split}-*.parquet"))
@@ -110,7 +110,7 @@ def _parquet(path: Path, split: str) -> Iterator[Example]:
 
 
 def ade20k(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
-    """`images/<split>/x.jpg` with `annotations/<split>/x.png`, in the folder itself or in ADEChallengeData2016/."""
+    """Reads `images/<split>/x.jpg` and `annotations/<split>/x.png`, from the folder or its ADEChallengeData2016/."""
     inside = folder / "ADEChallengeData2016"
     top = inside if inside.is_dir() else folder
     both = []
@@ -126,10 +126,10 @@ def ade20k(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
 
 
 def nyu(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
-    """Lists of lines `<image> <depth> <focal length>`, whose paths begin at the one of `roots` that has them.
+    """Reads lists with lines `<image> <depth> <focal length>`, whose paths are relative to one of `roots`.
 
-    Those of the test split begin at one of `test_roots`, if there are any. Raises UserError for an image that several
-    of them have, and for one that both splits have.
+    The paths of the test split are relative to one of `test_roots`, if these are given. Raises UserError if several
+    roots have different files of a name, or if both splits contain the same image.
     """
     train = _listed(folder, data.train, data.roots)
     test = _listed(folder, data.test, data.roots if data.test_roots is None else data.test_roots)

@@ -1,4 +1,4 @@
-"""Linear heads on whole images: all trained in one pass over random views, one chosen, its answers kept."""
+"""Linear heads on whole images: all are trained in one pass over random crops, and the best one is tested."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from mllm_eval.probes.views import drawing, random_view
 
 Progress = Callable[[int, int], None]
 Layers = Sequence[tuple[int, ...]]
-# Test images of which the answers are kept at a time.
+# Test images per batch; the answers may be saved after each.
 CHUNK = 64
 
 
 def inputs_of(protocol: LinearProbe, groups: Layers) -> list[list[Input]]:
-    """The inputs of each group of layers: the last so many of them, with and without the mean patch."""
+    """The inputs of each group: its last layers, at each depth of the protocol, with and without the mean patch."""
     inputs = []
     for layers in groups:
         depths = sorted({min(depth, len(layers)) for depth in protocol.depths})
@@ -40,9 +40,10 @@ def measure(
     protocol: LinearProbe, model: EncoderModel, train: Examples, test: Examples, groups: Layers, kept: Kept,
     progress: Progress,
 ) -> Found:  # fmt: skip
-    """Train the heads, choose one for each group of layers, and test it.
+    """Trains the heads, chooses one for each group of layers, and tests it.
 
-    `model` preprocesses as `views.probed` says. What was kept of an earlier call is gone on with.
+    `model` must preprocess as `views.probed` describes. The measurement continues from the state in `kept`, if there is
+    one. Raises UserError if no image of a batch, or no image to test, can be read.
     """
     learnt, held = (
         train.split(protocol.holdout, protocol.seed) if protocol.selection == "train_holdout" else (train, test)
@@ -55,7 +56,7 @@ def measure(
     descent = Descent(protocol.deviation, protocol.momentum, protocol.seed)
     heads = Heads(every, scaled, len(train.classes), read, model.width, descent, weight.device)
     state = kept.load()
-    # What another version of this code kept is not gone on with.
+    # State that another version of this code saved has other names or shapes and is not used.
     begun = int(state["step"]) if "step" in state and heads.restore(state) else 0
     asked = len(held) * (protocol.selection == "train_holdout") + len(test)
     total = protocol.steps * protocol.batch + asked
@@ -114,7 +115,7 @@ def _tested(
     name: str, heads: Heads, model: EncoderModel, examples: Examples, read: Sequence[int], kept: Kept,
     told: Callable[[int], None],
 ) -> tuple[NDArray[np.float32], dict[str, str]]:  # fmt: skip
-    """[N, heads] whether each head's answer is right, nan where the image can't be read, and those images."""
+    """Whether each head's answer is right, float32 [N, heads], nan for images that can't be read; and these images."""
     right = np.full((len(examples), len(heads)), np.nan, np.float32)
     state = kept.load()
     begun = int(state[f"{name}.done"]) if f"{name}.done" in state else 0
@@ -126,7 +127,7 @@ def _tested(
         for start in range(begun, len(examples), CHUNK):
             yield [partial(_centre, model, one) for one in examples[start : start + CHUNK]]
 
-    # What could not be read before the stop is asked again, so that it can be named again.
+    # The saved state does not hold the reasons, so images that failed before are read again to name them.
     for place in np.flatnonzero(np.isnan(right[:begun, 0])):
         try:
             _centre(model, examples[int(place)])
@@ -158,7 +159,7 @@ def _chosen(
     heads: Heads, every: Sequence[Input], own: Sequence[Input], layers: tuple[int, ...], shares: NDArray[np.float64],
     right: NDArray[np.float32], protocol: LinearProbe,
 ) -> Group:  # fmt: skip
-    """The best head of a group by `shares` [heads]; of several that are as good, the first."""
+    """The best head of a group by its accuracy `shares` [heads]; the first one of ties."""
     count = len(protocol.rates)
     places = [every.index(one) * count + rate for one in own for rate in range(count)]
     best = places[int(np.argmax(shares[places]))]

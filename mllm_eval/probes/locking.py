@@ -1,4 +1,4 @@
-"""The lock of a probe's data: fetched, unpacked or found in a folder, read whole, and held to that ever after."""
+"""Locks a probe's data: fetches or finds them, hashes every file, and checks later uses against that lock."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from mllm_eval.storage import data_home, read_json, sha256_file, within, write_j
 
 Progress = Callable[[int, int], None]
 MEMBERS, UNPACKED = 2_000_000, 2**39
-"""Files and bytes that an archive may hold: ImageNet-1k, the largest that is probed, has 1.4 million of 150 GB."""
+"""Limits on the files and bytes of an archive. ImageNet-1k, the largest data set, has 1.4 million files of 150 GB."""
 
 
 class ProbeLock(Strict):
-    """What a data set turned out to be; it says nothing of this machine.
+    """The lock of a data set. It does not depend on the machine.
 
-    files, size: how many files and bytes its examples are made of. listing: SHA-256 of their names and sizes, content:
-    of their names and contents. train, test: examples. commit: of the hub.
+    files, size: number of files and of bytes that the examples use. listing: SHA-256 of their names and sizes; content:
+    SHA-256 of their names and contents. train, test: number of examples. commit: of the hub's repository.
     """
 
     source: str
@@ -47,13 +47,13 @@ class ProbeLock(Strict):
 
 
 class ProbePlace(Strict):
-    """Where the files are on this machine."""
+    """The folder that holds the files on this machine."""
 
     folder: str
 
 
 def lock_path(data: ProbeData) -> Path:
-    """The lock's file: probes that read the same data share it."""
+    """The path of the lock; probes that read the same data share it."""
     what = data.repo or data.url or "folder"
     name = re.sub(r"[^\w.-]+", "--", what.partition("://")[2] or what)
     splits = short_hash([data.layout, data.revision, data.train, data.test, data.roots, data.test_roots], 6)
@@ -64,13 +64,14 @@ def lock_data(
     protocol: Protocol, pin: str, folder: Path | None = None, offline: bool = False,
     progress: Progress = lambda *_: None,
 ) -> ProbeLock:  # fmt: skip
-    """See to it that a probe's data are here and are those of their lock, which is written the first time.
+    """Makes sure that a probe's data are present and match their lock, which the first call writes.
 
     Args:
-        folder: take them from here, where they stay. offline: fetch nothing; compare every file with the lock.
+        folder: use the data in this folder; they are not copied.
+        offline: fetch nothing, and compare every file with the lock.
 
     Raises:
-        UserError: data that can't be had, that are not whole, or not those of the lock. What was fetched stays.
+        UserError: the data can't be fetched, are incomplete, or differ from the lock. Fetched files are kept.
     """
     data = protocol.pin(pin)
     if data.source == "local":
@@ -114,8 +115,7 @@ def lock_data(
 
 
 def locked_place(protocol: Protocol, pin: str) -> Path:
-    """The folder of locked data. Raises UserError where they are not here, or no longer those of the lock by their
-    names and sizes."""
+    """The folder of locked data. Raises UserError if they are missing, or if names or sizes differ from the lock."""
     data = protocol.pin(pin)
     path = lock_path(data)
     lock = _read(path)
@@ -161,7 +161,7 @@ def _fetched(protocol: Protocol, pin: str, commit: str | None, progress: Progres
 
 
 def _matching(data: ProbeData, names: Sequence[str]) -> list[str]:
-    """The files that the data set's globs match, each of which has to match some."""
+    """The files that match the data set's globs. Raises UserError for a glob that matches none."""
     for pattern in data.patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UserError(f"{data.repo}: has no files {pattern}; correct `patterns` or `revision`")
@@ -169,7 +169,7 @@ def _matching(data: ProbeData, names: Sequence[str]) -> list[str]:
 
 
 def _unpacked(archive: Path) -> Path:
-    """The folder that a zip file was unpacked to, whole or not at all. Raises UserError for what is no zip file."""
+    """The folder that a zip file is unpacked to, completely or not at all. Raises UserError if it can't be unpacked."""
     target = archive.with_suffix("")
     if target.is_dir():
         return target
@@ -187,9 +187,9 @@ def _unpacked(archive: Path) -> Path:
 
 
 def _hold_members(archive: Path, members: Sequence[zipfile.ZipInfo]) -> None:
-    """Raise UserError for an archive of too many files or bytes, and for a member that is a link or leaves the folder.
+    """Raises UserError if an archive has too many files or bytes, or a member that is a link or leaves the folder.
 
-    `extractall` would put it into the folder under another name; it reads no more of a member than its listed size.
+    `extractall` would rename such a member instead. It reads no more of a member than its listed size.
     """
     size, most = sum(one.file_size for one in members), UNPACKED
     if len(members) > MEMBERS or size > most:
@@ -206,7 +206,7 @@ def _hold_members(archive: Path, members: Sequence[zipfile.ZipInfo]) -> None:
 
 
 def _files(data: ProbeData, folder: Path) -> Iterator[str]:
-    """The files that the examples are made of, relative to the folder, each once."""
+    """The files that the examples use, relative to the folder, each once."""
     seen: set[str] = set()
     for examples in read_examples(data, folder):
         for one in examples:

@@ -1,4 +1,4 @@
-"""Logistic regression on stored summaries, by scikit-learn. It needs all training summaries in memory at once."""
+"""Logistic regression on stored summaries, by scikit-learn. It holds all training summaries in memory."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Doubles = NDArray[np.float64]
 
 
 def strengths(protocol: LogisticProbe) -> list[float]:
-    """The values of C that are tried, from the strongest penalty to the weakest."""
+    """The values of C to try, from the strongest penalty to the weakest."""
     return [float(10**power) for power in np.linspace(protocol.low, protocol.high, protocol.count)]
 
 
 def fitted(
     protocol: LogisticProbe, strength: float, rows: Doubles, labels: NDArray[np.int64], start: Any = None
 ) -> Any:
-    """The regression on rows [N, D]; from the weights of `start`, a fitted one, where it is given."""
+    """A logistic regression fitted to float64 rows [N, D], starting from the weights of `start` if it is given."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -35,7 +35,7 @@ def fitted(
     if start is not None:
         made.coef_, made.intercept_, made.classes_ = start.coef_.copy(), start.intercept_.copy(), start.classes_
     with warnings.catch_warnings():
-        # The limit of iterations is the protocol's: whether it was reached is in the result.
+        # The protocol limits the iterations, and the result states whether the limit was reached.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return made.fit(rows, labels)
 
@@ -43,9 +43,9 @@ def fitted(
 def measure(
     protocol: LogisticProbe, stored: Stored, train: Examples, test: Examples, groups: Sequence[tuple[int, ...]]
 ) -> Found:
-    """Choose C for each group of layers, fit all training images with it, and answer the test images.
+    """Chooses C for each group of layers, fits all training images with it, and classifies the test images.
 
-    Raises UserError where the training images that can be read are of fewer than two classes.
+    Raises UserError if no training or no test image can be read, or if the training images have fewer than two classes.
     """
     every = stored(train)
     hold_to_any(len(every), len(train), next(iter(every.broken.values()), ""), "training images")
@@ -85,7 +85,7 @@ def measure(
 
 
 def _rows(held: Summaries, layers: Sequence[int]) -> Doubles:
-    """[N, D] in double precision, of all readable examples."""
+    """The features float64 [N, D] of all readable examples."""
     parts = [
         held.rows(start, min(len(held), start + ROWS))[:, list(layers)].flatten(1).double().numpy()
         for start in range(0, len(held), ROWS)

@@ -1,4 +1,4 @@
-"""One probe of one encoder: what names it, where it lies, and from data to a result that is whole or absent."""
+"""Runs one probe on one encoder: its hash, its folder, and its result, which is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ from mllm_eval.stats.imageratios import ImageSums, image_draws, image_interval
 from mllm_eval.storage import write_atomic, write_json
 
 Progress = Callable[[int, int], None]
-# Of images that failed so many are named in the result.
+# How many failed images the result names.
 NAMED = 20
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A probe of an encoder on data that lie in `place`. `asked` are the layers that were asked for, or None."""
+    """A probe of an encoder on the data in `place`. `asked` is the choice of layers, or None for the protocol's."""
 
     encoder: Encoder
     protocol: Protocol
@@ -57,12 +57,12 @@ class Measurement:
 
     @cached_property
     def examples(self) -> tuple[Examples, Examples]:
-        """The training and the test examples. Raises UserError as `read_examples`."""
+        """The training and the test examples. Raises UserError as `read_examples` does."""
         return read_examples(self.protocol.pin(self.data), self.place)
 
     @cached_property
     def groups(self) -> list[tuple[int, ...]]:
-        """The layers that are read, group by group."""
+        """The groups of layers to read."""
         return chosen_layers(self.asked or self.protocol.layers, self.encoder.depth, f"encoder {self.encoder.name}")
 
     @cached_property
@@ -72,7 +72,7 @@ class Measurement:
 
     @cached_property
     def data_hash(self) -> str:
-        """12 hex digits of the names and sizes of all examples, in order."""
+        """12 hex digits of the ids, labels and file sizes of all examples, in order."""
         digest = hashlib.sha256()
         for examples in self.examples:
             for one in examples:
@@ -97,23 +97,22 @@ class Measurement:
 
     @property
     def folder(self) -> Path:
-        """Where the result lies."""
+        """The folder of the result."""
         return probes_home() / self.hash
 
     def done(self) -> Probed | None:
-        """The result, if it is there and whole."""
+        """The result, or None if it is missing or incomplete."""
         if not (self.folder / RESULT).is_file() or not (self.folder / IMAGES).is_file():
             return None
         return read_probed(self.folder)
 
 
 def measure(job: Measurement, progress: Progress = lambda *_: None) -> Probed:
-    """The result of a job, measured if it is not there; of several processes each calls it.
+    """The result of a job, measured if it does not exist. In a process group, all processes must call it.
 
-    A measurement that was stopped goes on where it was, to the same figures. Raises UserError for data that can't be
-    used at all.
+    A measurement that was stopped continues where it was, with the same result. Raises UserError for unusable data.
     """
-    # Of several processes the first decides: another session may have ended while it waited.
+    # The first process decides for all: another session may finish the job while this one checks.
     if (known := told(job.done())[0]) is not None:
         return known  # type: ignore[no-any-return]
     repeatable(job.protocol.seed)
@@ -164,7 +163,7 @@ def _run(job: Measurement, kept: Kept, progress: Progress) -> Found:
 
 
 def sums_of(group: Group, metric: str) -> ImageSums:
-    """What each image adds to a group's value."""
+    """The contribution of each image to a group's value."""
     if group.scores is not None:
         return ImageSums.of_scores(group.scores.astype(np.float64), SCALE[metric], TOP[metric])
     assert group.inside is not None and group.union is not None
@@ -236,7 +235,7 @@ def _packed(groups: Sequence[Group]) -> bytes:
 
 
 def selected(protocol: Protocol, rule: str | None) -> Protocol:
-    """The protocol with another way to choose a head. Raises UserError for one that it can't be chosen by."""
+    """The protocol with another rule to choose a head. Raises UserError for an unknown rule, or with a single head."""
     if rule is None or rule == protocol.selection:
         return protocol
     if protocol.selection == "none":

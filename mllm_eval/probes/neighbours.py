@@ -21,9 +21,10 @@ Stored = Callable[[Examples], Summaries]
 
 
 def nearest(queries: Tensor, references: Callable[[int, int], Tensor], count: int, most: int) -> tuple[Tensor, Tensor]:
-    """Cosines and places [Q, most] of the nearest of `count` references for queries [Q, D], the nearest first.
+    """The cosines and indices [Q, most] of the nearest references for queries [Q, D], nearest first.
 
-    `references(start, stop)` gives [n, D]. Of two that are as near, the one that comes first counts as nearer.
+    There are `count` references; `references(start, stop)` returns some of them as [n, D]. Of equally near references
+    the one with the lower index comes first. With fewer than `most` references, all are returned.
     """
     asked = F.normalize(queries.float(), dim=1)
     near = torch.full((len(asked), 0), -2.0)
@@ -39,7 +40,10 @@ def nearest(queries: Tensor, references: Callable[[int, int], Tensor], count: in
 
 
 def votes(cosines: Tensor, labels: Tensor, classes: int, temperature: float) -> Tensor:
-    """The class [Q] with the largest sum of exp(cosine / temperature) of neighbours [Q, k] of these labels [Q, k]."""
+    """The class int64 [Q] with the largest sum of exp(cosine / temperature) over k neighbours.
+
+    `cosines` and `labels` are those of the neighbours, [Q, k], nearest first.
+    """
     weights = ((cosines - cosines[:, :1]) / temperature).exp()
     return torch.zeros(len(cosines), classes).scatter_add_(1, labels, weights).argmax(1)
 
@@ -47,7 +51,10 @@ def votes(cosines: Tensor, labels: Tensor, classes: int, temperature: float) -> 
 def measure(
     protocol: NeighbourProbe, stored: Stored, train: Examples, test: Examples, groups: Sequence[tuple[int, ...]]
 ) -> Found:
-    """Choose the number of neighbours for each layer, and answer the test images from all training images."""
+    """Chooses the number of neighbours for each group of layers, and classifies the test images by all training images.
+
+    Raises UserError if no training or no test image can be read, or if the training images are too few.
+    """
     every = stored(train)
     hold_to_any(len(every), len(train), next(iter(every.broken.values()), ""), "training images")
     asked = stored(test)
@@ -55,7 +62,7 @@ def measure(
     labels = torch.from_numpy(train.labels()[every.places])
     wanted = torch.from_numpy(test.labels()[asked.places])
     held = _held(protocol, len(every))
-    # A number that there are not so many neighbours for would be another number under its name.
+    # A k above the number of references would silently be a smaller k.
     known = len(every) if held is None else len(held[0])
     protocol, few = _within(protocol, known)
     scored_groups = []
@@ -85,9 +92,9 @@ def measure(
 
 
 def _within(protocol: NeighbourProbe, known: int) -> tuple[NeighbourProbe, list[int]]:
-    """The protocol with the numbers of neighbours that so many images can give, and those that they cannot.
+    """The protocol with the values of k that `known` images allow, and the values that they do not allow.
 
-    Raises UserError where they can give none.
+    Raises UserError if they allow none.
     """
     fit = [k for k in protocol.neighbours if k <= known]
     if not fit:
@@ -97,7 +104,7 @@ def _within(protocol: NeighbourProbe, known: int) -> tuple[NeighbourProbe, list[
 
 
 def _held(protocol: NeighbourProbe, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """The training images that answer and those that ask, where k is chosen on a hold-out."""
+    """The indices of the training images that vote and of those held out, if k is chosen on a hold-out; else None."""
     if protocol.selection != "train_holdout":
         return None
     order = np.random.default_rng([protocol.seed, 1]).permutation(count)
@@ -106,7 +113,7 @@ def _held(protocol: NeighbourProbe, count: int) -> tuple[NDArray[np.int64], NDAr
 
 
 class _Labels(NamedTuple):
-    """The classes of images [N] by number, and how many there are."""
+    """The class numbers int64 [N] of images, and how many classes there are."""
 
     numbers: Tensor
     classes: int
@@ -116,7 +123,10 @@ def _answered(
     protocol: NeighbourProbe, references: Summaries, queries: Summaries, layers: Sequence[int], labels: _Labels,
     among: NDArray[np.int64], asking: NDArray[np.int64] | None = None,
 ) -> Tensor:  # fmt: skip
-    """[Q, K] the classes that each number of neighbours votes for; `among` the references, `asking` of the queries."""
+    """The classes [Q, K] that each of K numbers of neighbours votes for.
+
+    `among` are the indices of the references that vote; `asking` those of the queries (default: all).
+    """
     count = len(queries) if asking is None else len(asking)
     most = max(protocol.neighbours)
 

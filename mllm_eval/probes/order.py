@@ -1,4 +1,4 @@
-"""Which examples a step sees: one random order after the other, without end, the same whatever computes it."""
+"""The order of training examples: one random permutation after another, which depends on the seed alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class Order:
-    """Places from 0 to `count` in steps of `batch`; every place comes once before any comes twice."""
+    """The indices from 0 to `count` - 1 in batches of `batch`; a permutation is used up before the next one begins."""
 
     def __init__(self, count: int, batch: int, seed: int) -> None:
         self.count, self.batch, self.seed = count, batch, seed
@@ -20,10 +20,10 @@ class Order:
         return np.random.default_rng([self.seed, 2, number]).permutation(self.count).astype(np.int32)
 
     def places(self, step: int) -> list[int]:
-        """The places of a step [batch]."""
+        """The indices of a step, a list of `batch`."""
         numbers = np.arange(step * self.batch, (step + 1) * self.batch)
         return [int(self._round(int(at // self.count))[at % self.count]) for at in numbers]
 
     def steps(self, start: int, stop: int) -> Iterator[list[int]]:
-        """The places of these steps, one after the other."""
+        """The indices of the steps from `start` to `stop` - 1."""
         return (self.places(step) for step in range(start, stop))

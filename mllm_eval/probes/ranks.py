@@ -1,4 +1,4 @@
-"""What several processes do of a probe together: each its parts, and all the same sums in the same order."""
+"""Shares the work of a probe among processes, so that each of them ends with the same sums, bit for bit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def rank() -> tuple[int, int]:
-    """This process's number and how many there are; (0, 1) where no group was made."""
+    """This process's rank and the world size; (0, 1) without a process group."""
     group = torch.distributed
     if not group.is_available() or not group.is_initialized():
         return 0, 1
@@ -18,15 +18,15 @@ def rank() -> tuple[int, int]:
 
 
 def share(count: int) -> list[int]:
-    """The parts of `count` that this process computes: part i belongs to process i modulo their number."""
+    """The parts, of `count` in all, that this process computes: those with index = rank modulo world size."""
     own, world = rank()
     return list(range(own, count, world))
 
 
 def exchanged(parts: Sequence[Tensor], count: int, like: Tensor) -> list[Tensor]:
-    """All `count` parts, in order, of which this process computed those of `share`; each has `like`'s shape and type.
+    """Gathers all `count` parts in order; this process passes those of `share`. Each has the shape and dtype of `like`.
 
-    The same on every process, bit for bit: what follows is computed by each alone and stays equal.
+    The result is bit-identical on every process.
     """
     _, world = rank()
     if world == 1:
@@ -41,7 +41,7 @@ def exchanged(parts: Sequence[Tensor], count: int, like: Tensor) -> list[Tensor]
 
 
 def told(own: Any) -> list[Any]:
-    """What every process says, by rank."""
+    """The objects that the processes pass, by rank."""
     _, world = rank()
     if world == 1:
         return [own]

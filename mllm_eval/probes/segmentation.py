@@ -1,4 +1,4 @@
-"""Classes of pixels: cross entropy at the size of the mask, windows over test images, and counts by class."""
+"""Semantic segmentation: cross entropy at the size of the mask, sliding windows in tests, and counts per class."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from mllm_eval.probes.tasks import Logits, Task, Tested
 from mllm_eval.probes.views import normalised
 from mllm_eval.probes.windows import windows
 
-# Windows of an image that are encoded at once.
+# Windows of an image per forward pass.
 TOGETHER = 4
 
 
 def mask_of(example: Example, classes: int, size: tuple[int, int]) -> NDArray[np.int64]:
-    """[H, W] classes from 0, `IGNORED` where the mask has 0 (none of the classes) or 255.
+    """The mask int64 [H, W] with classes from 0; `IGNORED` where the file has 0 (no class) or 255.
 
-    Raises UserError, naming the file, for a value of no class, another size than the picture's, or nothing but what is
-    ignored.
+    `size` is the image's (width, height). Raises UserError, which names the file, for a value that is no class, another
+    size than the image's, or a mask without any class.
     """
     values = example.values()
     if values.shape != (size[1], size[0]):
@@ -43,11 +43,11 @@ def mask_of(example: Example, classes: int, size: tuple[int, int]) -> NDArray[np
 
 
 def counted(answer: Tensor, mask: Tensor, classes: int) -> Tested:
-    """Of each class the pixels of intersection and union, of answers and mask [H, W], ignored pixels left out."""
+    """The pixels in the intersection and the union per class, of an answer and a mask [H, W] without ignored pixels."""
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-    # Asked for deterministic algorithms, torchmetrics counts in a table of pixels x classes^2, 60 GB for a mask of
-    # ADE20K; whole numbers add up to the same in any order.
+    # With deterministic algorithms torchmetrics builds a table of pixels x classes^2, 60 GB for a mask of ADE20K. They
+    # are not needed here: integer sums are the same in any order.
     asked = torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(False)
@@ -63,7 +63,7 @@ def counted(answer: Tensor, mask: Tensor, classes: int) -> Tested:
 
 
 class Segmentation(Task):
-    """Semantic segmentation with a batch norm and one linear layer."""
+    """The task of semantic segmentation by a batch norm and a linear layer."""
 
     batch_norm = True
     with_summary = False
@@ -77,18 +77,21 @@ class Segmentation(Task):
         self.outputs = classes
 
     def view(self, example: Example, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """A random crop and its mask."""
+        """A random crop and its mask; see `segmentation_view`."""
         image = example.image()
         mask = mask_of(example, self.outputs, image.size)
         return segmentation_view(image, mask, self.protocol, self.facts.preprocessing, rng)
 
     def loss(self, logits: Tensor, target: Tensor, step: int) -> Tensor:
-        """Cross entropy, summed where the mask counts and divided by all pixels, as mmsegmentation does."""
+        """Cross entropy summed over pixels that are not ignored and divided by all pixels, as in mmsegmentation."""
         whole = F.interpolate(logits, size=target.shape[1:], mode="bilinear", align_corners=False)
         return F.cross_entropy(whole, target, ignore_index=IGNORED, reduction="sum") / target.numel()
 
     def test(self, example: Example, logits: Logits) -> list[Tested]:
-        """Logits of all windows, averaged where they overlap; softmax averaged over scales and the mirror image."""
+        """The counts per class of each head on an image.
+
+        Logits are averaged where windows overlap; their softmax is averaged over scales and the mirror image.
+        """
         image = example.image()
         mask = torch.from_numpy(mask_of(example, self.outputs, image.size))
         summed: list[Tensor] = []
@@ -106,7 +109,7 @@ class Segmentation(Task):
                     for one in upright
                 ]
                 views += 1
-                # Of a single view the softmax changes no argmax.
+                # With a single view the argmax needs no softmax.
                 shares = [one.softmax(0) for one in whole] if self._several else whole
                 summed = shares if not summed else [a + b for a, b in zip(summed, shares, strict=True)]
         return [counted(one.argmax(0), mask.to(one.device), self.outputs) for one in summed]
@@ -116,7 +119,7 @@ class Segmentation(Task):
         return len(self.protocol.scales) > 1 or self.protocol.test_flip
 
     def slid(self, pixels: Tensor, logits: Logits) -> list[Tensor]:
-        """Of each head [C, H, W] the mean logits of the windows over pixels [3, H, W]."""
+        """The logits [C, H, W] of each head for pixels [3, H, W], averaged over the windows that cover a pixel."""
         height, width = pixels.shape[1:]
         places = windows(height, width, self.protocol.crop, self.protocol.stride)
         summed: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Summaries of whole images, encoded once and kept in the feature store: what kNN and logistic regression read."""
+"""Summaries of whole images, encoded once and kept in the feature store; kNN and logistic regression read them."""
 
 from __future__ import annotations
 
@@ -22,27 +22,30 @@ ROWS = 4096
 
 
 class Summarised:
-    """An encoder whose features are the summaries of several layers, as one row of the store."""
+    """Wraps an encoder so that its features are the summaries of several layers, stored as one row."""
 
     def __init__(self, model: EncoderModel, layers: Sequence[int]) -> None:
         self.model, self.layers = model, tuple(layers)
 
     def parameters(self) -> Any:
-        """Those of the encoder."""
+        """The encoder's parameters."""
         return self.model.parameters()
 
     def preprocess(self, image: Any) -> Any:
-        """As the encoder does."""
+        """Preprocesses as the encoder does."""
         return self.model.preprocess(image)
 
     def __call__(self, pixels: Tensor) -> list[FeatureMap]:
-        """The last layer's summary, and those of the others in the place of patches [B, L - 1, 1, D]."""
+        """A feature map with the last layer's summary; the other layers' take the place of patches [B, L - 1, 1, D]."""
         every = torch.stack([one.summary for one in self.model(pixels, self.layers)], 1)
         return [FeatureMap(every[:, :-1, None], every[:, -1])]
 
 
 class Summaries:
-    """Summaries [L, D] of every readable example, in the order of the examples, read in chunks."""
+    """The summaries float32 [L, D] of all readable examples, in their order, read in chunks.
+
+    `places`: indices of the readable examples; `broken`: id -> why the example can't be read.
+    """
 
     def __init__(
         self, model: EncoderModel, digest: str, dtype: str, layers: Sequence[int], examples: Examples,
@@ -80,13 +83,13 @@ class Summaries:
         return len(self.places)
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """[n, L, D] float32 of these of the readable examples."""
+        """The summaries float32 [n, L, D] of the readable examples from `start` to `stop` - 1."""
         rows, _ = self.store.rows([self.refs.key(at) for at in self.places[start:stop]])
         return rows
 
 
 class _Some(Sequence[Any]):
-    """References at some places, made when they are asked for."""
+    """The references at some indices, made on access."""
 
     def __init__(self, refs: Refs, places: NDArray[np.int64]) -> None:
         self._refs, self._places = refs, places

@@ -1,4 +1,4 @@
-"""What the head on every patch is asked: the classes of pixels, or their depth."""
+"""The tasks of heads on patches: the class of each pixel, or its depth."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mllm_eval.catalog import Encoder
 from mllm_eval.probes.examples import Example
 
 Logits = Callable[[Tensor], list[Tensor]]
-"""Pixels [B, 3, H, W] -> of each head, logits [B, O, h, w] at the encoder's grid."""
+"""Maps pixels [B, 3, H, W] to the logits [B, O, h, w] of each head on the encoder's grid."""
 
 
 class Tested(NamedTuple):
-    """What one image adds under one head: a score, or of each class the pixels in the intersection and the union."""
+    """An image's contribution under one head: a score, or for each class the pixels in intersection and union."""
 
     score: float | None = None
     inside: NDArray[np.int64] | None = None
@@ -27,7 +27,12 @@ class Tested(NamedTuple):
 
 
 class Task:
-    """A task for heads on patches. `outputs` of a head; whether a batch norm stands before it."""
+    """A task for heads on patches.
+
+    outputs       number of outputs of a head
+    batch_norm    whether a batch norm comes before the linear layer
+    with_summary  whether each patch's features are joined with the layer's summary
+    """
 
     outputs: int
     batch_norm: bool
@@ -37,19 +42,19 @@ class Task:
         self.facts = facts
 
     def view(self, example: Example, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        """Pixels [3, H, W] and the target [H, W] of a training crop. Raises UserError for what can't be learnt from."""
+        """Pixels float32 [3, H, W] and target [H, W] of a training crop. Raises UserError for an unusable example."""
         raise NotImplementedError
 
     def loss(self, logits: Tensor, target: Tensor, step: int) -> Tensor:
-        """The loss of a group: logits [B, O, h, w] at the grid, target [B, H, W]."""
+        """The loss of a group: logits [B, O, h, w] on the encoder's grid, target [B, H, W]."""
         raise NotImplementedError
 
     def test(self, example: Example, logits: Logits) -> list[Tested]:
-        """What an image adds, for each head. Raises UserError for one that can't be tested."""
+        """An image's contribution for each head. Raises UserError for an unusable example."""
         raise NotImplementedError
 
     def features(self, maps: Sequence[FeatureMap]) -> Tensor:
-        """[B, C, h, w] float32 of the layers' features, side by side, each with its summary where the task has it."""
+        """The features float32 [B, C, h, w] of the layers, concatenated, each with its summary if `with_summary`."""
         parts = []
         for one in maps:
             patches = one.patches.permute(0, 3, 1, 2)
@@ -59,5 +64,5 @@ class Task:
         return torch.cat(parts, 1).float()
 
     def channels(self, layers: int) -> int:
-        """C of so many layers."""
+        """The number of channels C for a number of layers."""
         return layers * self.facts.width * (2 if self.with_summary else 1)

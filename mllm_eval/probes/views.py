@@ -1,4 +1,4 @@
-"""From a picture to the pixels of a probe: crops for learning, the centre for testing. Draws come from a generator."""
+"""Turns images into the pixels of a probe: random crops to train on, the centre to test on."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Pixels = NDArray[np.float32]
 
 
 def drawing(seed: int, step: int, place: int) -> np.random.Generator:
-    """The generator of one picture of one step: the same whoever computes it, whatever was computed before."""
+    """The random generator of one image of one step; it depends on nothing else."""
     return np.random.default_rng([seed, step, place])
 
 
 def probed(encoder: Encoder, protocol: ImageProbe) -> Encoder:
-    """The encoder as a probe of whole images reads it: scaled to the shorter side, the centre cut out."""
+    """The encoder with the preprocessing of a whole-image probe: shorter side scaled, centre cropped."""
     size = protocol.size or encoder.preprocessing.size
     own = encoder.preprocessing
     seen = Preprocessing(
@@ -37,7 +37,7 @@ def probed(encoder: Encoder, protocol: ImageProbe) -> Encoder:
 
 
 def normalised(image: NDArray[np.generic] | Image.Image, facts: Preprocessing) -> Pixels:
-    """float32 [3, H, W] of an RGB image of values from 0 to 255: (x / 255 - mean) / std, channel by channel."""
+    """(x / 255 - mean) / std per channel of an RGB image with values from 0 to 255, as float32 [3, H, W]."""
     pixels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
     mean = np.asarray(facts.mean, dtype=np.float32)[:, None, None]
     std = np.asarray(facts.std, dtype=np.float32)[:, None, None]
@@ -47,9 +47,11 @@ def normalised(image: NDArray[np.generic] | Image.Image, facts: Preprocessing) -
 def random_box(
     rng: np.random.Generator, width: int, height: int, area: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a random crop: its share of the area is uniform in `area`, its width by its height
-    log-uniform in `ratio`; after ten that do not fit, the largest centre crop of an allowed ratio (as torchvision's
-    RandomResizedCrop)."""
+    """Left, top, right, bottom of a random crop, as torchvision's RandomResizedCrop draws it.
+
+    Its share of the area is uniform in `area`, its aspect ratio (width / height) log-uniform in `ratio`. After ten
+    draws that do not fit, it is the largest centre crop with an allowed aspect ratio.
+    """
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(TRIES):
         wanted = width * height * rng.uniform(*area)
@@ -66,7 +68,7 @@ def random_box(
 
 
 def random_view(image: Image.Image, encoder: Encoder, protocol: LinearProbe, rng: np.random.Generator) -> Pixels:
-    """A random crop of an RGB image, scaled to the encoder's size, and mirrored or not; float32 [3, size, size]."""
+    """A random crop of an RGB image, scaled to the encoder's size and randomly mirrored; float32 [3, size, size]."""
     size = encoder.preprocessing.size
     box = random_box(rng, *image.size, protocol.crop, protocol.ratio)
     view = image.crop(box).resize((size, size), RESAMPLING[protocol.interpolation])

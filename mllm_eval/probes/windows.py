@@ -1,4 +1,4 @@
-"""Windows over an image, and padding to whole patches."""
+"""Sliding windows over an image, and padding to whole patches."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ Window = tuple[int, int, int, int]
 
 
 def windows(height: int, width: int, crop: tuple[int, int], stride: int) -> list[Window]:
-    """Top, bottom, left, right of the windows that cover an image, row by row.
+    """Top, bottom, left, right of the windows that cover an image, row by row, as mmsegmentation slides them.
 
-    Their number along a side is max(side - crop + stride - 1, 0) // stride + 1; the last one is moved inside, and a
-    side shorter than the crop has one window of its own length (mmsegmentation's sliding window).
+    A side has max(side - crop + stride - 1, 0) // stride + 1 windows, of which the last is moved inside the image. A
+    side shorter than the crop has one window of its own length.
     """
     return [
         (top, bottom, left, right)
@@ -27,7 +27,7 @@ def _along(side: int, crop: int, stride: int) -> list[tuple[int, int]]:
 
 
 def padded(pixels: Tensor, patch: int) -> Tensor:
-    """Pixels [B, C, H, W] with zeros on all sides, as evenly as can be, up to the next multiple of the patch."""
+    """Pads pixels [B, C, H, W] with zeros on all sides, as evenly as possible, to the next multiple of the patch."""
     height, width = pixels.shape[-2:]
     down, across = -height % patch, -width % patch
     return F.pad(pixels, (across // 2, across - across // 2, down // 2, down - down // 2))

@@ -1,4 +1,6 @@
-"""Tables, tests in words, and the files they are written to. Works from files; loads no model.
+"""Makes tables of runs, states in sentences what the tests found, and writes both to files.
+
+It reads result files and loads no model.
 
 >>> table = comparison([read_run(folder), read_run(other)], baseline="mini-random")
 >>> write_tables(table, results_home() / "tables", "compare")

@@ -1,4 +1,4 @@
-"""Alignment in a table: which encoder lies nearer to a language model, and what stage 2 changes."""
+"""The table of alignment scores between encoders and language models, with sentences on the tests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ COLUMNS = (
 
 
 def alignment_table(alignments: Sequence[Aligned]) -> Table:
-    """A row an encoder and LLM, by one protocol and metric; sentences say which lie nearer, tested on the pictures."""
+    """The table of alignment scores: one row per pair of encoder and LLM.
+
+    The sentences say which encoder is nearer to an LLM, and whether stage 2 brought an LLM nearer to an encoder. Both
+    are paired tests over the pictures, corrected together (Holm). `alignments` must not be empty; the notes name the
+    protocol and the number of pictures of the first one.
+    """
     first = alignments[0]
     rows = [_row(one) for one in alignments]
     same = len({one.metric for one in alignments}) == 1
@@ -68,7 +73,11 @@ def _row(one: Aligned) -> Row:
 
 
 def _sentences(alignments: Sequence[Aligned]) -> tuple[tuple[str, ...], int]:
-    """What the paired tests say: of encoders beside one LLM as released, and of an LLM before and after a stage 2."""
+    """Sentences on the paired tests, and the number of tests.
+
+    Two encoders are compared at the same LLM as released. An LLM after stage 2 is compared with the one it started
+    from, at the same encoder.
+    """
     asked: list[tuple[str, str, str, ImagePair]] = []
     for one, other in combinations(alignments, 2):
         alike = (one.metric, one.protocol, one.pictures) == (other.metric, other.protocol, other.pictures)

@@ -16,10 +16,11 @@ from mllm_eval.results import RunRecord
 
 @dataclass(frozen=True, slots=True)
 class AboveChance:
-    """A benchmark's value against its chance level (same scale), p one-sided and clustered by image.
+    """The test of one benchmark's value against its chance level, both on the benchmark's own scale.
 
-    `p` is None where the value's make-up is unknown. `blind` is the value without images, if it was measured: then
-    the value must be above it as well, tested on the same questions, and `p` is the larger of the two.
+    `p` is one-sided and clustered by image; None where it can't be computed. `blind` is the value without images, or
+    None. Where the run was asked blind on the same samples, the value must exceed the blind value too (paired test),
+    and `p` is the larger of the two.
     """
 
     benchmark: str
@@ -33,7 +34,7 @@ class AboveChance:
 def above_chance(
     record: RunRecord, rules: str = "cambrian", variant: VariantKey = DEFAULT, alpha: float = ALPHA
 ) -> list[AboveChance]:
-    """Every benchmark of a run against its chance level. Raises UserError if nothing was scored."""
+    """Tests each benchmark of a run against its chance level. Raises UserError if nothing was scored by `rules`."""
     run = read_scored(record, rules, variant)
     blind = read_blind(run)
     tested = []
@@ -47,7 +48,10 @@ def above_chance(
 
 
 def chance_p(run: Scored, blind: Scored | None, name: str) -> float | None:
-    """One-sided p of a benchmark's value being above chance and, where asked, above the same run's blind value."""
+    """One-sided p of a benchmark's value being above chance, or None where it can't be computed.
+
+    Where `blind` has the same samples, the value is also tested against the blind value; the larger p is returned.
+    """
     if name not in run.estimates:
         return None
     against = [stats.above_chance(run.estimates[name].units, float(run.summaries[name]["chance"]))]
@@ -63,7 +67,7 @@ def chance_table(
     alpha: float = ALPHA,
     intervals: bool = True,
 ) -> Table:
-    """`above_chance` as a table, with a sentence that counts and names the benchmarks that are not."""
+    """`above_chance` as a table. Its sentence counts the benchmarks above chance and names the others."""
     run, tested = read_scored(record, rules, variant), above_chance(record, rules, variant, alpha)
     number = {
         key: Column(key, name)

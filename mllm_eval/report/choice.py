@@ -1,4 +1,4 @@
-"""Which runs a table shows that was not told: those of one recipe, and what it leaves out."""
+"""Which runs a table shows by default: those of one recipe. Sentences name the runs that are left out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mllm_eval.results import RunRecord, hold_to_known_rules
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The runs to show, and a sentence for each kind of run that was left out."""
+    """The runs to show, and a sentence for each kind of run that is left out."""
 
     runs: list[RunRecord]
     left_out: list[str]
@@ -20,10 +20,12 @@ class Choice:
 def choose_one_recipe(
     records: Sequence[RunRecord], rules: str, mixed: bool = False, variants: Sequence[VariantKey] = (DEFAULT,)
 ) -> Choice:
-    """The runs scored in any of the variants, of the recipe and LLM that most of them share (the latest, of equally
-    many; external models only where nothing else is there); with `mixed`, those of all recipes.
+    """Chooses, from the runs scored in any of `variants`, those that share one recipe and LLM.
 
-    Raises UserError for a rule set that no run has scores of, where any has some.
+    The recipe and LLM with the most runs are taken; of several with equally many, the one scored last. External models
+    are taken only if nothing else is scored. With `mixed`, all scored runs are taken.
+
+    Raises UserError if no run has scores by `rules`, but some have scores by other rules.
     """
     scored = [record for record in records if set(variants) & set(record.variants(rules))]
     kinds: dict[str, list[RunRecord]] = {}

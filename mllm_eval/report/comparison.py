@@ -1,4 +1,4 @@
-"""The comparison of runs: one table, its intervals, its tests, its sentences."""
+"""The table that compares runs, with intervals, tests and sentences."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from mllm_eval.results import AVERAGE, RunRecord, columns
 
 
 def score_columns(own: Sequence[str], decimals: int = 1) -> tuple[Column, ...]:
-    """Columns for the benchmarks `own`: AVG, categories, benchmarks by category, one's own at the end.
+    """Columns for the benchmarks in `own`: AVG, the categories, the paper's benchmarks by category, then all others.
 
-    AVG and the categories stand there where any of the paper's benchmarks does.
+    AVG and the categories are left out if `own` holds none of the paper's benchmarks.
     """
     known = columns()
     shown = []
@@ -37,7 +37,7 @@ def score_columns(own: Sequence[str], decimals: int = 1) -> tuple[Column, ...]:
 
 
 def classic_columns(runs: Sequence[Scored], decimals: int = 1) -> tuple[Column, ...]:
-    """Columns for the probes of classic vision that any of the runs has."""
+    """Columns for the classic-vision probes that at least one of the runs has."""
     return tuple(
         Column(key, named.title, False, named.decimals or decimals, named.better, "Classic vision")
         for key, named in columns().classic.items()
@@ -46,7 +46,7 @@ def classic_columns(runs: Sequence[Scored], decimals: int = 1) -> tuple[Column, 
 
 
 def labels(runs: Sequence[Scored]) -> list[str]:
-    """A name for each row: encoder, variant, and as much of LLM, recipe, seed, hash as tells them apart."""
+    """A label for each row: the encoder and variant, with LLM, recipe, seed and hash where these tell rows apart."""
     names = []
     for run in runs:
         twins = [r.record for r in runs if (r.record.encoder, r.variant) == (run.record.encoder, run.variant)]
@@ -60,7 +60,11 @@ def labels(runs: Sequence[Scored]) -> list[str]:
 
 
 def held_equal(runs: Sequence[Scored], mixed_recipes: bool) -> None:
-    """Refuses runs that differ in recipe, LLM or protocol: their difference is not the encoder's."""
+    """Raises UserError if the runs differ in recipe, LLM or protocol, since scores then differ by more than the
+    encoder.
+
+    `mixed_recipes` permits different recipes and LLMs, but not different protocols.
+    """
     kinds = {
         run.record.held_equal: f"{run.record.recipe} ({run.record.recipe_hash}) with {run.record.llm}" for run in runs
     }
@@ -82,9 +86,9 @@ def held_equal(runs: Sequence[Scored], mixed_recipes: bool) -> None:
 
 
 def measured_row(run: Scored, label: str, shown: Sequence[Column], intervals: bool) -> Row:
-    """The row of a run, with its footnotes."""
+    """The row of a run, with its footnotes. Intervals are shown if `intervals` is set, and always for a subset."""
     cells = {}
-    # Classic vision is the encoder's: without images there is none of it.
+    # Probes measure the encoder alone, so they do not belong in a row without images.
     probes = run.record.probes if run.plain == "default" else {}
     for column in shown:
         if column.text:
@@ -143,13 +147,13 @@ def comparison(
     mixed_recipes: bool = False,
     benchmarks: Sequence[str] | None = None,
 ) -> Table:
-    """The table of runs, a row for each and for each variant (blind) it was asked in; of all benchmarks or of these.
+    """The table of runs: one row per run and variant (such as blind), over all benchmarks or those in `benchmarks`.
 
-    With a `baseline` (a row's label, an encoder or a run's hash), every row shows its difference to it and
-    marks what is significant; without one, the sentences speak of every pair of runs.
+    `baseline` is a row's label, an encoder or a run's hash. With it, each row shows its difference to that row, with
+    stars where it is significant. Without it, the sentences compare every pair of runs.
 
     Raises:
-        UserError: no scores, recipes or protocols that differ, an unknown baseline.
+        UserError: nothing scored, different recipes or protocols, or an unknown baseline.
     """
     return compare_scored(read_variants(runs, rules, variants, benchmarks), baseline, intervals, mixed_recipes)
 
@@ -161,14 +165,14 @@ def compare_scored(
     mixed_recipes: bool = False,
     heading: str = "Comparison of encoders",
 ) -> Table:
-    """As `comparison`, of evidence that was read before."""
+    """The table that `comparison` makes, from evidence that was already read."""
     held_equal(scored, mixed_recipes)
     names = labels(scored)
     base = None if baseline is None else row_of(baseline, scored, names)
     if intervals or len({run.record.hash for run in scored}) > 1:
         draw_together(scored)
     shown = score_columns(list(dict.fromkeys(name for run in scored for name in run.benchmarks)))
-    # A mean that no row has would be a column of dashes; a footnote says what it lacks.
+    # A mean that no row has gets no column; a footnote of each row names the missing benchmarks.
     shown = tuple(one for one in shown if one.group or any(one.key in run.values for run in scored))
     shown += classic_columns(scored)
     rows = [measured_row(run, name, shown, intervals) for run, name in zip(scored, names, strict=True)]
@@ -206,7 +210,10 @@ def compare_scored(
 
 
 def tested(runs: Sequence[Scored], names: Sequence[str], base: int | None = None) -> list[Difference]:
-    """The differences of every pair of rows that show the images, or of each to the row `base`; names are labels."""
+    """Tests each pair of rows with images, or each row against row `base`; only rows of the same subset are compared.
+
+    `names` are the rows' labels.
+    """
     plain = [i for i, run in enumerate(runs) if run.plain == "default"]
     pairs = combinations(plain, 2) if base is None else ((i, base) for i in plain if i != base)
     alike = [(i, j) for i, j in pairs if runs[i].subset == runs[j].subset]
@@ -214,7 +221,7 @@ def tested(runs: Sequence[Scored], names: Sequence[str], base: int | None = None
 
 
 def blind_rows(runs: Sequence[Scored], names: Sequence[str]) -> dict[str, Scored]:
-    """Label -> the run of that label without images, where it was asked so."""
+    """Label -> the same run asked without images, for the runs that were asked blind."""
     shown = {(run.record.hash, run.subset): run for run in runs if run.plain == "blind"}
     blind_of = {
         name: shown.get((run.record.hash, run.subset)) or read_blind(run)
@@ -225,7 +232,7 @@ def blind_rows(runs: Sequence[Scored], names: Sequence[str]) -> dict[str, Scored
 
 
 def row_of(baseline: str, runs: Sequence[Scored], names: Sequence[str]) -> int:
-    """The row of a label, an encoder or a hash. Raises UserError where there is none."""
+    """The index of the row with this label, encoder or run hash. Raises UserError if there is none."""
     for index, (run, name) in enumerate(zip(runs, names, strict=True)):
         if baseline == name or (run.plain == "default" and baseline in (run.record.encoder, run.record.hash)):
             return index
@@ -248,7 +255,7 @@ def _blind_words(runs: Sequence[Scored], names: Sequence[str]) -> list[str]:
         for other, seeing in zip(runs, names, strict=True):
             if (other.record.hash, other.subset, other.plain) == (run.record.hash, run.subset, "default"):
                 both = [key for key in other.values if key in run.values]
-                # Without AVG, of benchmarks of one's own or some of the paper's, each speaks for itself.
+                # Where AVG is not available, the sentence gives the gain on each benchmark instead.
                 spoken = [AVERAGE] if AVERAGE in both else [key for key in both if key in other.benchmarks]
                 gains = [f"{other.values[key] - run.values[key]:+.1f} {title(key)}" for key in spoken]
                 if gains:

@@ -1,7 +1,7 @@
-"""What a score cost: visual tokens, floating point operations and seconds of a question, beside the score.
+"""What a run cost: visual tokens, floating-point operations and seconds per question, shown next to the scores.
 
-Operations are counted, not measured, by `mllm_eval.operations`, as `mllm-eval plan` counts them: of the encoder's
-blocks those that are run, of the LLM those of a question that is asked alone. Seconds are those of the run's timings on
+Operations are counted, not measured, by `mllm_eval.operations`, as in `mllm-eval plan`: the encoder blocks that are
+run, and projector and LLM on a question that shares its prefix with no other. Seconds are the run's own timings, on
 whatever machine it ran.
 """
 
@@ -23,15 +23,17 @@ from mllm_eval.run import Run
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one run, over its default answers.
+    """The cost of one run, over its answers to one variant.
 
-    visual_tokens   positions of the LLM that an image takes; where padding is hidden, one without any. Of an external
-                     model, those that a question has more than without its image, where it was asked so, too
-    encoder_gflop   of one image through the encoder; None for an external model, whose work is not counted
-    llm_gflop       of a question of average length through projector and LLM, image tokens included; likewise
-    training_s, features_s, answers_s   wall seconds in all; None where the ledger has no such step
-    questions       how many were answered
-    typed           whether the ledger says what each step was; without that, no seconds
+    visual_tokens   LLM positions that an image takes; where padding tokens are hidden, those of an image without
+                    padding. For an external model: the mean number of tokens that an image adds to a question; None if
+                    no question was asked without its image
+    encoder_gflop   GFLOP of one image through the encoder; None for an external model
+    llm_gflop       GFLOP of a question of average length through projector and LLM, image tokens included; None for an
+                    external model, and without answers
+    training_s, features_s, answers_s   total wall seconds; None if the run's timings hold no such step
+    questions       number of answered questions
+    typed           whether the timings name the kind of each step; if not, all seconds are None
     """
 
     visual_tokens: float | None
@@ -45,15 +47,18 @@ class Cost:
 
     @property
     def seconds_a_question(self) -> float | None:
-        """Wall seconds of features and answers by question."""
+        """Wall seconds of features and answers, per question; None if unknown."""
         if self.answers_s is None or not self.questions:
             return None
         return (self.answers_s + (self.features_s or 0.0)) / self.questions
 
 
 def cost_of(record: RunRecord, variant: VariantKey = DEFAULT) -> Cost:
-    """What a run cost, from its config, its timings and its answers to a variant: the default, or a subset of it."""
-    # Blind answers would make the question look cheap.
+    """The cost of a run, from its config, timings and answers to `variant`: the default variant or a subset of it.
+
+    Raises UserError for a damaged journal of answers.
+    """
+    # Requests without images are shorter and would make a question look cheap.
     tokens = record.tokens(variant)
     run = record.run if isinstance(record.run, Run) else None
     work = None if run is None else _work(run, tokens)
@@ -76,7 +81,7 @@ def cost_of(record: RunRecord, variant: VariantKey = DEFAULT) -> Cost:
 
 
 def _more_than_blind(record: RunRecord, variant: VariantKey, asked: Tokens) -> float | None:
-    """Mean tokens that a question has more than the same one without its image; None where that was not asked."""
+    """The mean number of tokens that an image adds to a question; None if none was asked without its image."""
     blind = record.tokens(variant.named(BLIND.name))
     # Imported answers have no tokens.
     known = sum(asked.read) > 0 and len(blind.read) == len(asked.read)
@@ -84,10 +89,10 @@ def _more_than_blind(record: RunRecord, variant: VariantKey, asked: Tokens) -> f
 
 
 def _work(run: Run, tokens: Tokens) -> Asking | None:
-    """Of a question of average length; None where nothing was asked."""
+    """Operations of a question of average length; None if nothing was answered."""
     if not tokens.read:
         return None
-    # What is hidden of images is in no count of tokens: an image takes at most as many positions as a question has.
+    # Token counts leave out hidden padding tokens, so an image can't take more positions than its prompt has tokens.
     whole = round(sum(tokens.read) / len(tokens.read))
     image = min(run.recipe.positions, whole)
     answer = max(1, round(sum(tokens.written) / len(tokens.written)))
@@ -109,12 +114,12 @@ NOTE = (
 
 
 def untimed_note(runs: Sequence[str]) -> str:
-    """What a table says of runs whose ledger has no kinds."""
+    """The note on runs whose timings do not name the kinds of steps."""
     return f"No seconds of {', '.join(runs)}: the ledger there is of a version that did not say what each step was."
 
 
 def external_note(rows: Sequence[str]) -> str:
-    """What a table says of rows whose models are not this project's."""
+    """The note on rows of external models."""
     return (
         f"{', '.join(rows)}: of a model that is not this project's no operations are counted; its visual tokens are "
         "what a question has more than without its image, where that was asked."
@@ -122,7 +127,7 @@ def external_note(rows: Sequence[str]) -> str:
 
 
 def with_costs(table: Table, records: Mapping[str, RunRecord]) -> Table:
-    """The table with what a question cost in each measured row; `records`: hash -> run of the rows."""
+    """Adds the columns of cost per question to a table's measured rows. `records`: run hash -> run."""
     rows, untimed, external = [], [], []
     for row in table.rows:
         record = records.get(row.facts.get("run", ""))
@@ -145,7 +150,7 @@ def _known_cost(record: RunRecord, row: Row) -> Cost | None:
     try:
         return cost_of(record, VariantKey.parse(row.facts.get("variant", DEFAULT.name)))
     except UserError:
-        # A journal of answers that is damaged says nothing of the scores.
+        # A damaged journal of answers hides only the cost: the scores are stored apart from it.
         return None
 
 

@@ -1,4 +1,4 @@
-"""Measured rows beside published ones that count a benchmark otherwise: counted as those do, in a row of their own."""
+"""Adds a second row to a run where the published rows count a benchmark differently: it counts as they do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ Ways = Mapping[str, CountedAs]
 
 
 def ways_of(files: Iterable[str | Path], keys: Set[str]) -> dict[str, CountedAs]:
-    """How the rows of published tables count what these columns show, where that is not what their headings say."""
+    """How these published files count benchmarks where that differs from the column headings.
+
+    Only benchmarks that affect one of the columns `keys` are listed, by their own column or by a mean over them.
+    """
     return {
         name: way
         for file in files
@@ -33,7 +36,7 @@ def _touched(benchmark: str) -> list[str]:
 
 
 def as_counted(row: Row, ways: Ways) -> Row:
-    """The row, its cells marked that count a benchmark so: the benchmark's own and the means that it is part of."""
+    """The row with `counted` set in each cell that the ways affect: a benchmark's own cell and those of its means."""
     cells = dict(row.cells)
     for name, way in ways.items():
         for key in _touched(name):
@@ -50,14 +53,14 @@ def _number(run: Scored, name: str, way: CountedAs) -> float | None:
 
 
 def reports(run: Scored, name: str, way: CountedAs) -> bool:
-    """Whether the run's scores report the number that a variant of the benchmark counts."""
+    """Whether the run's scores hold the number that the variant `way` counts."""
     return _number(run, name, way) is not None
 
 
 def recounted(run: Scored, ways: Ways) -> Scored:
-    """The run with these benchmarks counted by the variants' numbers, which its scores report beside the value.
+    """The run with the values of these benchmarks replaced by the variants' numbers, which its scores also hold.
 
-    A benchmark whose scores lack the number has no value then, nor have the means that it is part of.
+    If the scores lack the number, the benchmark has no value, and neither have the means over it.
     """
     changed = {name: {**run.summaries[name], "value": _number(run, name, way)}
                for name, way in ways.items() if name in run.summaries}  # fmt: skip
@@ -65,10 +68,10 @@ def recounted(run: Scored, ways: Ways) -> Scored:
 
 
 def beside(run: Scored, row: Row, shown: Sequence[Column], intervals: bool, ways: Ways) -> list[Row]:
-    """A run's row and below it the one to hold against the published rows, with a footnote that says how it counts.
+    """A run's row, followed by a second row that counts as the published rows do, with a footnote that says how.
 
-    That row is aside: never the best of a column, nor a run more. Where the run's scores lack the number there is
-    none, and its own row has a footnote that says so.
+    The second row is `aside`: it is never marked as best, nor counted as another run. If the run's scores lack the
+    numbers, there is no second row, and a footnote of the first says so.
     """
     own = {name: way for name, way in ways.items() if reports(run, name, way)}
     if missing := lacking([run], ways):
@@ -87,7 +90,7 @@ def beside(run: Scored, row: Row, shown: Sequence[Column], intervals: bool, ways
 
 
 def lacking(runs: Sequence[Scored], ways: Ways) -> list[str]:
-    """What runs were asked and their scores do not report so, in sentences."""
+    """Sentences that name the runs whose scores lack a number that the published rows count."""
     return [
         f"{names({name: way})} of {run.record.encoder} is not in its scores; `mllm-eval score` makes them again"
         for run in runs
@@ -97,8 +100,7 @@ def lacking(runs: Sequence[Scored], ways: Ways) -> list[str]:
 
 
 def counted_notes(ways: Ways, measured: bool) -> list[str]:
-    """What is known of published rows that count otherwise, and where `measured` rows stand beside them, which of
-    these compares with them."""
+    """Notes on how the published rows count. With `measured`, they also say which measured row compares with them."""
     said = []
     for name, way in ways.items():
         where = f"{title(name)} of the published rows"
@@ -115,5 +117,5 @@ def counted_notes(ways: Ways, measured: bool) -> list[str]:
 
 
 def names(ways: Ways) -> str:
-    """Benchmarks and their variants, as `MME total`."""
+    """Benchmarks with their variants as text, such as `MME total`."""
     return ", ".join(f"{title(name)} {way.variant}" for name, way in ways.items())

@@ -1,4 +1,4 @@
-"""What stands behind each cell: how many samples, how many failed or were not understood, chance, protocol, hash."""
+"""The table of details: for each value the samples, failed and unparsed answers, chance level and protocol."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COUNTS = {"n": "n", "n_failed": "failed", "n_unparsed": "unparsed", "n_empty": "
 def details_table(
     runs: Sequence[RunRecord], rules: str = "cambrian", variants: Sequence[VariantKey] = (DEFAULT,), decimals: int = 2
 ) -> Table:
-    """A row for each cell of the runs' table, grouped by run.
+    """One row for each value of each run, followed by rows for its parts, grouped by run.
 
     Raises:
         UserError: no runs, or nothing scored by these rules.
@@ -73,7 +73,7 @@ def _parts(run: Scored, label: str, name: str, shown: Sequence[Column]) -> list[
 
 
 def _most_frequent_answer(run: Scored, name: str) -> str:
-    """The answer that was given most often, and its share."""
+    """The most frequent answer with its share."""
     return top_answer(run.record.given(run.summaries[name]))
 
 

@@ -15,8 +15,11 @@ from mllm_eval.storage import iter_jsonl
 
 @dataclass(frozen=True, slots=True)
 class AnswersDiff:
-    """One benchmark of two runs. `same`: answers that are the same text; `only_a`: samples that a scores higher;
-    `shared`: samples that both were asked. Values are None where a run was not scored."""
+    """The answers and values of two runs on one benchmark.
+
+    `shared`: number of samples that both runs were asked. `same`: those with the same answer text. `only_a`, `only_b`:
+    those that one of the runs scores higher. A value is None if that run was not scored.
+    """
 
     benchmark: str
     value_a: float | None
@@ -29,8 +32,10 @@ class AnswersDiff:
 
 @dataclass(frozen=True, slots=True)
 class RunsDiff:
-    """config, data, environment: key -> what the two have, equal ones left out; "" where one has nothing. data: the
-    files that were trained on, and by which protocol each benchmark was scored."""
+    """What differs between two runs: in each mapping key -> both values as text, "" where a run has none.
+
+    `data` covers the files trained on and the protocol that scored each benchmark. Equal values are left out.
+    """
 
     config: dict[str, tuple[str, str]]
     data: dict[str, tuple[str, str]]
@@ -39,7 +44,7 @@ class RunsDiff:
 
 
 def diff(a: RunRecord, b: RunRecord, rules: str = "cambrian") -> RunsDiff:
-    """Two runs held side by side. Raises UserError for damaged scores."""
+    """Compares two runs. Raises UserError for damaged scores."""
     runs = (a, b)
     configs = [flat(record.run.config()) for record in runs]
     worlds = [flat(_session(record)) for record in runs]
@@ -80,7 +85,7 @@ def _texts(path: Path) -> dict[str, str]:
 
 
 def _session(record: RunRecord) -> dict[str, Any]:
-    """The environment of the last session; the time, which always differs, and the list of files left out."""
+    """The environment of the run's last session: without its time, and with changed files counted, not listed."""
     try:
         last = dict(record.manifest["sessions"][-1])
     except (KeyError, TypeError, ValueError, IndexError):

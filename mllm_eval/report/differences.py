@@ -1,4 +1,4 @@
-"""Differences between runs on the samples they share, tested over the whole table."""
+"""Paired tests between runs, on the samples that they share, corrected over the whole table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from mllm_eval.stats.estimator import Floats
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """a - b on a benchmark, category or AVG, in points of what the table prints; `holm` is p corrected."""
+    """a - b on a benchmark, category or AVG, in points of the table, tested by permutation clustered by image.
+
+    `holm` is p after Holm's correction. `only_a`, `only_b` and `mcnemar` are set for scores of 0 and 1 only: the
+    samples that one run alone has right, and p of McNemar's exact test.
+    """
 
     a: str
     b: str
@@ -33,7 +37,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """The difference of two runs' visual gains (value minus blind value), tested as their difference is."""
+    """The difference of two runs' visual gains (value minus blind value), by the same test as `Difference`."""
 
     difference: Interval
     p: float
@@ -43,12 +47,13 @@ class Gain:
 def differences(
     pairs: Sequence[tuple[str, Scored, str, Scored]], blind: Mapping[str, Scored] | None = None
 ) -> list[Difference]:
-    """Paired tests of (label, run, label, run) on every benchmark, category and AVG; Holm over all of them.
+    """Paired tests of runs on every benchmark, category and AVG, corrected together (Holm).
 
-    Only samples that both runs answered count. Benchmarks that one of the two lacks, or of which it was asked other
-    samples, are left out; no mean is tested of one of which too many failed. `blind`: label -> the run without images;
-    where both runs of a pair have one of the same samples, the difference of the visual gains is tested too, with Holm
-    over all such differences.
+    `pairs`: (label, run, label, run). Only samples that both runs answered count. A benchmark is left out if one run
+    lacks it or was asked other samples; a mean is left out if too many samples of one of its members failed.
+
+    `blind`: label -> the same run without images. If both runs of a pair have one on the same samples, the difference
+    of their visual gains is tested too; these tests have a Holm correction of their own.
     """
     tested: list[Difference] = []
     for label_a, a, label_b, b in pairs:
@@ -87,7 +92,7 @@ def differences(
 
 
 def sound(pairwise: Sequence[Difference], runs: Sequence[Scored]) -> list[Difference]:
-    """Those that sentences may speak of: not of a benchmark of which too many samples failed in any of the runs."""
+    """The differences that sentences may report: not on a benchmark of which too many samples failed in any run."""
     failing = {name for run in runs for name in run.failing}
     return [one for one in pairwise if one.key not in failing]
 
@@ -97,11 +102,14 @@ def _gain(pair: Paired | None) -> Gain | None:
 
 
 def _paired(name: str, *runs: Scored) -> Paired | None:
-    """a - b, or of two runs and the same two without images, (a - blind a) - (b - blind b)."""
+    """The paired test of a - b. For runs (a, b, blind a, blind b), that of (a - blind a) - (b - blind b).
+
+    None if a run lacks the benchmark or was asked other samples.
+    """
     if any(name not in run.estimates or not same_samples(runs[0], run, name) for run in runs):
         return None
     units = shared_units(name, runs)
-    # paired, since the same seed drew the same clusters
+    # The draws are paired: with the same seed each run's draws pick the same clusters.
     draws = (
         None
         if any(np.isnan(run.estimates[name].score).any() for run in runs)
@@ -111,14 +119,14 @@ def _paired(name: str, *runs: Scored) -> Paired | None:
         a, b = units
         gaps = draws[0] - draws[1] if draws else stats.DRAWS
     else:
-        # Both names of an image are exchanged together, seen and blind: one permutation of the gains.
+        # A permutation exchanges the two runs' results on an image with and without the image together.
         a, b = units[0].minus(units[2]), units[1].minus(units[3])
         gaps = draws[0] - draws[2] - (draws[1] - draws[3]) if draws else stats.DRAWS
     return stats.paired(a, b, stats.seed_of(name), gaps)
 
 
 def shared_units(name: str, runs: Sequence[Scored]) -> list[Units]:
-    """Each run's units of a benchmark on the samples that failed in none of them."""
+    """The units of each run on a benchmark, over the samples that failed in none of the runs."""
     sides = [run.estimates[name] for run in runs]
     failed = np.isnan([side.score for side in sides]).any(axis=0)
     if not failed.any():
@@ -127,7 +135,7 @@ def shared_units(name: str, runs: Sequence[Scored]) -> list[Units]:
 
 
 def same_samples(a: Scored, b: Scored, name: str) -> bool:
-    """Whether two runs that have a benchmark's samples were asked the same ones, grouped and counted alike."""
+    """Whether two runs were asked the same samples of a benchmark, with the same groups, clusters and estimator."""
     return _same_samples(a.estimates[name], b.estimates[name])
 
 

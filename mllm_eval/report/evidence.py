@@ -1,4 +1,4 @@
-"""What a scored run can show: values, intervals, p-values above chance, differences to another run."""
+"""The evidence of a scored run: its values and intervals, and the per-sample scores that tests need."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from mllm_eval.stats.estimator import Floats
 
 @dataclass(frozen=True)
 class Estimate:
-    """One benchmark's samples and the estimator that makes its value of them."""
+    """The samples of one benchmark, and the estimator that computes the benchmark's value from them.
+
+    `frame` has one row per sample (id, score, group, cluster); `stratum` [N] is the stratum of each.
+    """
 
     estimator: Estimator
     frame: pd.DataFrame
@@ -31,24 +34,24 @@ class Estimate:
 
     @cached_property
     def units(self) -> Units:
-        """The scores summed up per cluster."""
+        """The scores summed per cluster."""
         return self.units_of(self.score)
 
     @property
     def score(self) -> Floats:
-        """[N] scores in the order of the ids, nan where the sample failed."""
+        """[N] float64 scores in the order of the ids; nan if the sample failed."""
         return self.frame["score"].to_numpy(dtype=np.float64)
 
     def units_of(self, score: Floats) -> Units:
-        """As `units`, of other scores of the same samples."""
+        """The same sums for other scores [N] of the same samples."""
         return stats.summed(self.estimator, score, list(self.frame["cluster"]), list(self.frame["group"]), self.stratum)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A run under one rule set and variant. Draws are made when first asked for and kept.
+    """A run's scores under one rule set and variant. Bootstrap draws are made at first use and kept.
 
-    `samples`: the same run, whose scores of samples this one shares, where it only counts them otherwise.
+    `samples` is another view of the same run, if this view only counts its per-sample scores differently.
     """
 
     record: RunRecord
@@ -59,51 +62,54 @@ class Scored:
 
     @property
     def plain(self) -> str:
-        """The variant without its subset: `default`, `blind`, ..."""
+        """The variant without its subset: `default`, `blind` and so on."""
         return self.variant.name
 
     @property
     def subset(self) -> int | None:
-        """How many questions of the table's were asked; None for all."""
+        """The number of questions of the table's subset; None if all were asked."""
         return self.variant.subset
 
     @cached_property
     def benchmarks(self) -> list[str]:
-        """The benchmarks that have a value, in the order of the paper's table, others behind."""
+        """The benchmarks that have a value: the paper's in the order of its table, then the others by name."""
         order = paper_benchmarks()
         known = [name for name, summary in self.summaries.items() if summary["value"] is not None]
         return sorted(known, key=lambda n: (order.index(n) if n in order else len(order), n))
 
     @cached_property
     def values(self) -> dict[str, float]:
-        """Benchmark, category and AVG -> value on the scale the paper prints; no mean of what failed too often."""
+        """Benchmark, category or AVG -> value on the scale that the paper prints.
+
+        A benchmark of which too many samples failed enters no mean.
+        """
         own = {name: float(self.summaries[name]["value"]) for name in self.benchmarks}
         return {**own, **columns().means({name: own[name] for name in own if name not in self.failing})}
 
     @cached_property
     def failing(self) -> dict[str, int]:
-        """Benchmark -> failed samples, of those where more failed than may: they count in no mean and no sentence."""
+        """Benchmark -> failed samples, where they are more than allowed: it then counts in no mean and no sentence."""
         return {name: failed for name in self.benchmarks if (failed := too_many_failed(self.summaries[name]))}
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """One row a sample, all benchmarks."""
+        """The per-sample scores of all benchmarks, one row per sample."""
         if self.samples is not None:
             return self.samples.scores
         return self.record.scores(self.rules, self.variant, self.benchmarks)
 
     def scores_of(self, name: str) -> pd.DataFrame:
-        """One row a sample of a benchmark; not kept, unless the scores of all are."""
+        """The per-sample scores of one benchmark; read from disk unless `scores` is loaded."""
         if "scores" in self.__dict__:
             return self.scores[self.scores["benchmark"] == name]
         return self.record.scores(self.rules, self.variant, [name])
 
     @cached_property
     def estimates(self) -> dict[str, Estimate]:
-        """Benchmark -> how its value is made of its samples, where that gives the summary's value.
+        """Benchmark -> its samples and estimator, if these reproduce the value in the summary.
 
-        A benchmark whose value the known estimators do not reproduce has no entry: no interval is better than
-        one of another quantity.
+        A benchmark whose value no known estimator reproduces has no entry: an interval would be that of another
+        quantity.
         """
         estimates = {}
         for name, frame in self.scores.groupby("benchmark", sort=False):
@@ -114,42 +120,41 @@ class Scored:
 
     @cached_property
     def own_draws(self) -> dict[str, Floats]:
-        """Benchmark -> bootstrap values [draws] on the value's own scale."""
+        """Benchmark -> bootstrap values [draws] on the benchmark's own scale."""
         return {
             name: stats.distribution([one.units], seed=stats.seed_of(name))[0] for name, one in self.estimates.items()
         }
 
     @cached_property
     def draws(self) -> dict[str, Floats]:
-        """As `own_draws`, with categories and AVG."""
+        """`own_draws`, with the categories and AVG added."""
         sound = {name: draws for name, draws in self.own_draws.items() if name not in self.failing}
         return {**self.own_draws, **with_means(sound)}
 
     def interval(self, key: str) -> Interval | None:
-        """95 % interval of a benchmark, a category or AVG; None where it can't be had, as from one image alone."""
+        """The 95 % interval of a benchmark, category or AVG; None if it can't be computed, as from a single image."""
         return limits(self.estimates, self.draws, key, self.values[key]) if key in self.draws else None
 
     @cached_property
     def single(self) -> list[str]:
-        """Benchmarks of which all questions, or those of a stratum, are on one image (or pair, or circular group):
-        they bear no interval."""
+        """Benchmarks without an interval: all questions, or all of a stratum, are on one image, pair or group."""
         return [name for name, one in self.estimates.items() if one.units.freedom < 1]
 
     @property
     def counts(self) -> tuple[int, int, int]:
-        """Samples scored, samples in all, samples scored but not parsed."""
+        """The numbers of scored samples, of all samples, and of scored samples that could not be parsed."""
         total = sum(int(s["n"]) for s in self.summaries.values())
         failed = sum(int(s["n_failed"]) + int(s.get("n_unscored", 0)) for s in self.summaries.values())
         return total - failed, total, sum(int(s["n_unparsed"]) for s in self.summaries.values())
 
     @property
     def empty(self) -> int:
-        """Answers without a visible character; those that an earlier version scored are not counted."""
+        """The number of answers without a visible character; 0 for scores of versions that did not count them."""
         return sum(int(s.get("n_empty", 0)) for s in self.summaries.values())
 
 
 def with_means(draws: Mapping[str, Floats]) -> dict[str, Floats]:
-    """Bootstrap values by benchmark, with those of the categories and AVG that all members are there of."""
+    """The bootstrap values of benchmarks, with those of each category and AVG that has all its members."""
     drawn = dict(draws)
     for mean in (AVERAGE, *columns().categories):
         members = columns().members(mean)
@@ -159,13 +164,13 @@ def with_means(draws: Mapping[str, Floats]) -> dict[str, Floats]:
 
 
 def limits(estimates: Mapping[str, Estimate], draws: Mapping[str, Floats], key: str, value: float) -> Interval | None:
-    """95 % interval of a benchmark, a category or AVG from its draws; None where it can't be had, as from one image."""
+    """The 95 % interval of a benchmark, category or AVG from its draws; None if it can't be computed."""
     between = stats.widened(stats.interval(value, draws[key]), weighed(estimates, key))
     return None if math.isnan(between.low) else between
 
 
 def weighed(estimates: Mapping[str, Estimate], key: str) -> list[tuple[Units, float]]:
-    """What a benchmark, a category or AVG is the sum of: values and their weights."""
+    """The terms of a benchmark, category or AVG as a weighted sum: (units, weight) for each member."""
     if key in estimates:
         return [(estimates[key].units, 1.0)]
     members = columns().members(key)
@@ -175,7 +180,7 @@ def weighed(estimates: Mapping[str, Estimate], key: str) -> list[tuple[Units, fl
 def read_scored(
     record: RunRecord, rules: str = "cambrian", variant: VariantKey = DEFAULT, benchmarks: Sequence[str] | None = None
 ) -> Scored:
-    """The evidence of a run, of all benchmarks or of these, the same one whenever it is asked for.
+    """The evidence of a run on all benchmarks, or on those in `benchmarks`. Repeated calls return the same object.
 
     Raises UserError if the rules scored none of them.
     """
@@ -194,7 +199,7 @@ def read_scored(
 
 
 def read_blind(run: Scored) -> Scored | None:
-    """The same run asked the same questions without images; None where it never was, or is itself such a variant."""
+    """The same run asked the same questions without images; None if it was not, or if `run` is no default variant."""
     blind = run.variant.named(BLIND.name)
     asked = run.plain == DEFAULT.name and blind in run.record.variants(run.rules)
     return read_scored(run.record, run.rules, blind) if asked else None
@@ -203,10 +208,10 @@ def read_blind(run: Scored) -> Scored | None:
 def read_variants(
     records: Sequence[RunRecord], rules: str, variants: Sequence[VariantKey], benchmarks: Sequence[str] | None = None
 ) -> list[Scored]:
-    """The evidence of runs in each of the variants that they were scored in, variant by variant.
+    """The evidence of runs in each of the variants that they were scored in, ordered by variant, then by run.
 
     Raises:
-        UserError: no runs, or one that was scored in none of the variants.
+        UserError: no runs, or a run that was scored in none of the variants.
     """
     if not records:
         raise UserError("no runs to show")
@@ -221,9 +226,9 @@ def read_variants(
 
 
 def draw_together(runs: Sequence[Scored]) -> None:
-    """Draw for runs that share their samples at once, making the weights of a draw once for all of them.
+    """Makes the bootstrap draws of several runs at once; runs with the same samples share the weights of a draw.
 
-    What was drawn before stays.
+    Draws that a run already has are kept.
     """
     waiting = [run for run in runs if "own_draws" not in run.__dict__]
     drawn: list[dict[str, Floats]] = [{} for _ in waiting]
@@ -241,8 +246,10 @@ def draw_together(runs: Sequence[Scored]) -> None:
 
 
 def draw_alone(run: Scored) -> Scored:
-    """The same run, to be drawn by itself whatever it was drawn with: sums of float32 round by how many runs are summed
-    at once, which shows in the fourth decimal of a limit."""
+    """The same run, with bootstrap draws that do not depend on which other runs were drawn with it.
+
+    float32 sums round differently with the number of runs summed at once, which shows in the fourth decimal of a limit.
+    """
     alone = replace(run, samples=run.samples or run)
     alone.__dict__["estimates"] = run.estimates  # where cached_property keeps it
     return alone
@@ -261,7 +268,7 @@ def _estimate(name: str, frame: pd.DataFrame, summary: dict[str, Any]) -> Estima
     for estimator, stratum in tried:
         estimate = Estimate(estimator, frame, stratum)
         value = estimate.units.value if estimate.units.clusters else math.nan
-        # the value may be printed with two decimals
+        # a scorer may report its value rounded to two decimals
         if math.isclose(value, float(summary["value"]), rel_tol=1e-6, abs_tol=0.006):
             return estimate
     return None

@@ -1,4 +1,4 @@
-"""Visual gain: what seeing the images adds to a score, its value minus that of the same questions asked blind."""
+"""Visual gain: a run's value minus its value on the same questions without the images."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mllm_eval.stats import Interval
 
 
 def gains(run: Scored, blind: Scored) -> dict[str, Interval]:
-    """Benchmark, category or AVG -> score minus blind with a 95 % interval, on the scale that the table prints.
+    """Benchmark, category or AVG -> visual gain with its 95 % interval, on the scale that the table prints.
 
-    The bootstrap draws the same images for both (paired, clustered). Where the value's make-up is unknown, the
-    limits are nan; where either run lacks the benchmark there is no entry.
+    The bootstrap draws the same images for both runs (paired, clustered). The limits are nan if the value can't be
+    computed from the samples. There is no entry if either run lacks the benchmark.
     """
     added = {
         key: Interval(value - blind.values[key], float("nan"), float("nan"))
@@ -28,9 +28,9 @@ def gains(run: Scored, blind: Scored) -> dict[str, Interval]:
 
 
 def with_gains(table: Table, records: Mapping[str, RunRecord], rules: str = "cambrian") -> Table:
-    """The table with a row of visual gains below each run's; `records`: hash -> run of the rows.
+    """Adds a row of visual gains below each run's row. `records`: run hash -> run.
 
-    Published rows have none, and a run that was never asked blind is named in the notes.
+    Published rows get none. A note names the runs that were never asked blind.
     """
     rows: list[Row] = []
     lacking: list[str] = []

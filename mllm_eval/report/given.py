@@ -1,4 +1,4 @@
-"""Which answers were given, in words and as tables of golds and answers."""
+"""The distribution of the answers that a run gave, in words and as a table against the gold answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ UNREAD = "none read"
 
 
 def one_answer_words(run: Scored) -> str:
-    """The benchmarks where one answer makes up most, in a sentence without its end; empty where there are none."""
+    """Names the benchmarks where a single answer makes up most of all answers; "" if there are none.
+
+    The text is a clause without a full stop.
+    """
     said = []
     for name in run.benchmarks:
         if most := one_answer(run.record.given(run.summaries[name])):
@@ -23,9 +26,9 @@ def one_answer_words(run: Scored) -> str:
 
 
 def confusion(given: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the table of golds (rows) and answers (columns); no rows where the golds are no labels.
+    """Head and rows of the confusion table: golds as rows, answers as columns. No rows if the golds are not labels.
 
-    Each cell is a count, the last column says how many of the row are right.
+    Each cell is a count. The last column gives the share of the row that is right.
     """
     table: Mapping[str, Mapping[str, int]] = given.get("confusion") or {}
     said = sorted({*table, *itertools.chain(*table.values())}, key=lambda text: (text == NONE, len(text), text))
@@ -37,7 +40,7 @@ def confusion(given: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def top_answer(given: Mapping[str, Any]) -> str:
-    """The most frequent answer with its share: `A 46%`; empty where nothing was read."""
+    """The most frequent answer with its share, such as `A 46%`; "" if no answer could be read."""
     answers: Mapping[str, int] = given.get("answers") or {}
     if not answers:
         return ""
@@ -46,7 +49,7 @@ def top_answer(given: Mapping[str, Any]) -> str:
 
 
 def most_frequent(given: Mapping[str, Any], most: int = 6) -> str:
-    """The most frequent answers with their shares: `A 46%, B 30%, others 24%`."""
+    """The `most` most frequent answers with their shares: `A 46%, B 30%, others 24%`."""
     answers: Mapping[str, int] = given.get("answers") or {}
     total = sum(answers.values()) + int(given.get("others") or 0)
     if not total:

@@ -1,4 +1,4 @@
-"""Tables as LaTeX that compiles in a plain article with booktabs and graphicx."""
+"""Tables as LaTeX for a plain article with booktabs and graphicx."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from itertools import groupby
 from mllm_eval.escaping import latex as escaped
 from mllm_eval.report.table import Cell, Column, Row, Table, blocks
 
-LETTERS = 108  # about what fits a line of an article in small type
+LETTERS = 108  # characters that fit a line of an article in small type, roughly
 
 
 def latex(table: Table) -> str:
-    """A `table` environment; a wide table is stacked in blocks, each scaled down if it is still too wide, and all of
-    them where they are higher than a page."""
+    """The table as a LaTeX `table` environment.
+
+    The columns of a wide table are stacked in blocks. A block that is still wider than the line is scaled down, and so
+    is the whole table if it is higher than a page.
+    """
     notes, marks = table.footnotes()
     lines = [
         r"% needs \usepackage{booktabs,graphicx}",
@@ -65,7 +68,7 @@ def _tabular(table: Table, shown: Sequence[Column], marks: dict[int, str]) -> li
 
 
 def _numbers(text: str) -> str:
-    """Text of numbers: a hyphen before a digit is a minus."""
+    """Escapes a text of numbers and sets a hyphen before a digit as a minus sign."""
     return re.sub(r"(?<![\w.])-(?=[\d.])", "$-$", escaped(text))
 
 

@@ -1,4 +1,4 @@
-"""What is said of measured rows beside their figures: what failed, what they share, what a subset says."""
+"""Footnotes on measured rows: failed samples, what the rows share, and what a subset stands for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mllm_eval.results.failed import allowed_share
 
 
 def failed_words(run: Scored) -> list[str]:
-    """A sentence part for each benchmark of which too many samples failed, in the order of the table."""
+    """A clause for each benchmark of which too many samples failed, in the order of the table."""
     return [
         f"{title(name)}: {failed:,} of {int(run.summaries[name]['n']):,} samples failed, more than "
         f"{100 * allowed_share():g} %, so that it counts in no mean and no sentence"
@@ -19,7 +19,7 @@ def failed_words(run: Scored) -> list[str]:
 
 
 def shared_notes(runs: Sequence[Scored]) -> list[str]:
-    """What all measured rows have in common, or what they were allowed not to have in common."""
+    """Notes on the rules, recipes and LLMs of the measured rows, and on training data that differ between them."""
     rules = sorted({run.rules for run in runs})
     recipes = sorted({f"{run.record.recipe} ({run.record.recipe_hash}), LLM {run.record.llm}" for run in runs})
     notes = [f"Measured: rules {', '.join(rules)}; recipe {'; '.join(recipes)}."]
@@ -31,7 +31,7 @@ def shared_notes(runs: Sequence[Scored]) -> list[str]:
 
 
 def _data_notes(runs: Sequence[Scored]) -> list[str]:
-    """A note for each training file that was another one for some of the rows; what was not noted is passed over."""
+    """A note for each training file whose content differs between rows; runs that did not record it are skipped."""
     notes = []
     records = {run.record.hash: run.record for run in runs}
     for ref in dict.fromkeys(ref for record in records.values() for ref in record.trained_on):
@@ -46,7 +46,7 @@ def _data_notes(runs: Sequence[Scored]) -> list[str]:
 
 
 def subset_notes(runs: Sequence[Scored]) -> list[str]:
-    """What a row of a subset says of all questions; nothing where there is none."""
+    """A note on how a subset was drawn and what its interval means; none if no row is of a subset."""
     sizes = sorted({run.subset for run in runs if run.subset})
     if not sizes:
         return []

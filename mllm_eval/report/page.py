@@ -1,4 +1,4 @@
-"""Tables as one html page that needs nothing else: light and dark, readable on a phone, printable."""
+"""Tables as one self-contained html page: light and dark, readable on a phone, printable."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ sup { line-height: 0; font-size: .72em; color: var(--soft); }
 """)
 
 
-# A notebook has colours and fonts of its own.
+# Sets no colours or fonts, which a notebook has of its own.
 _FRAGMENT = Html("""
 .mllm-eval .scroll { overflow-x: auto; }
 .mllm-eval td, .mllm-eval th { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
@@ -60,14 +60,14 @@ _FRAGMENT = Html("""
 
 
 def fragment(table: Table) -> Html:
-    """The table for a notebook: no page around it, and a style that touches nothing else."""
+    """The table as html for a notebook, with a style that affects nothing else in it."""
     return Html(
         '<div class="mllm-eval"><style>{}</style>\n<p><b>{}</b></p>\n<div class="scroll">{}</div>'
     ).format(_FRAGMENT, table.title, _inner(table))  # fmt: skip
 
 
 def html(table: Table) -> Html:
-    """A whole page, from which nothing is fetched."""
+    """The table as a whole page that loads nothing from elsewhere."""
     return Html(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -79,7 +79,7 @@ def html(table: Table) -> Html:
 
 
 def _inner(table: Table) -> Html:
-    """Rows and cells, the end of the box that they scroll in, and the words below."""
+    """The table's html up to the end of its scrolling box, and below it the sentences and notes."""
     notes, marks = table.footnotes()
     starts = _starts(table.columns)
     body = []

@@ -1,4 +1,4 @@
-"""The named tables (configs/tables/*.yaml): published rows, and measured rows that drop in beside them."""
+"""The named tables of configs/tables/*.yaml: published rows, and the measured runs that match."""
 
 from __future__ import annotations
 
@@ -34,8 +34,11 @@ from mllm_eval.results.published import number
 
 
 class PublishedRows(Strict):
-    """Rows of a csv. `where`: column -> allowed texts; `label` and `group` are templates over the columns;
-    `note`: label -> footnote."""
+    """Rows of a csv of published numbers.
+
+    `where`: column -> allowed texts. `label` and `group` are templates that the row's columns fill. `note`: label ->
+    footnote.
+    """
 
     file: str
     where: dict[str, list[str]] = Field(default_factory=dict)
@@ -45,7 +48,7 @@ class PublishedRows(Strict):
 
 
 class MeasuredRows(Strict):
-    """Runs whose encoder, recipe, LLM and data pin match these patterns (`webssl-*`)."""
+    """The runs whose encoder, recipe, LLM and data pin match these shell patterns, such as `webssl-*`."""
 
     encoder: str = "*"
     recipe: str = "*"
@@ -55,14 +58,14 @@ class MeasuredRows(Strict):
 
 
 class Delta(Strict):
-    """Differences to the row of this label, for these columns (default: all)."""
+    """Adds differences to the row with this label, in these columns (default: all)."""
 
     row: str
     columns: list[str] | None = None
 
 
 class TableConfig(Strict):
-    """A table as its yaml describes it; `decimals` per column, `default` for the others."""
+    """A table as its yaml describes it. `decimals`: column -> digits, with `default` for all others."""
 
     name: str
     title: str
@@ -95,13 +98,13 @@ def named_table(
     runs: Sequence[RunRecord] | None = None,
     options: TableOptions = AS_PRINTED,
 ) -> Table:
-    """A table of configs/tables with the runs that belong into it (default: an encoder's under results/runs).
+    """A table of configs/tables, with the runs that match it (default: of the trained runs under results/runs).
 
-    A table without published rows is the comparison of its runs, with tests and sentences. With a subset, measured
-    rows are those of `mllm-eval eval --subset`.
+    A table without published rows is a comparison of its runs, with tests and sentences. With `options.subset`, the
+    measured rows are those of `mllm-eval eval --subset`.
 
     Raises:
-        UserError: unknown table or column, no runs for a table that needs them, or runs of unequal recipes.
+        UserError: unknown table or column, no runs for a table that needs them, or runs of different recipes.
     """
     files = _files()
     if name not in files:
@@ -193,7 +196,7 @@ def _measured_rows(
 
 
 def published_rows(part: PublishedRows, shown: Sequence[Column], rounding: Rounding = "round") -> list[Row]:
-    """The rows of a csv with these columns. Raises UserError for an unknown column, or where no row matches."""
+    """The rows of a csv, with these columns. Raises UserError for an unknown column, or if no row matches."""
     frame = published(part.file)
     for key, allowed in part.where.items():
         if key not in frame.columns:

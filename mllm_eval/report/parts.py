@@ -1,4 +1,4 @@
-"""What a benchmark's value is made of, as its report gives it: MME's tasks, SEED's types, OCRBench's ten."""
+"""The parts of a benchmark's value, as its scorer reports them: MME's tasks, SEED's types, OCRBench's categories."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mllm_eval.catalog.benchmark import RulesRef
 from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.errors import UserError
 
-# How reports call the number of samples; `accurcay` is the spelling of the paper's code.
+# Fields of a report that hold counts of samples, or a value. `accurcay` is spelled as in the paper's code.
 COUNTS = ("total", "size", "total_count", "circular_count", "count", "n", "correct")
 VALUES = ("accuracy", "accurcay", "score")
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of a report: its name (`task / subtask`), value and number of samples, and the numbers beside them."""
+    """A part of a report: its name (`task / subtask`), value and number of samples; `more` holds its other numbers."""
 
     name: str
     value: float | None
@@ -28,16 +28,16 @@ class Part:
 
     @property
     def words(self) -> str:
-        """The numbers beside the value: `acc_score 57.1, acc_plus_score 28.6`."""
+        """The other numbers as text: `acc_score 57.1, acc_plus_score 28.6`."""
         return ", ".join(f"{name} {number(value)}" for name, value in self.more)
 
 
 def parts(summary: Mapping[str, Any]) -> list[Part]:
-    """All parts of a summary's report but the value that the table prints.
+    """All parts of a summary's report, without the value that the table itself prints.
 
     A part's value is the field that the benchmark's `metric` names, else its accuracy or score, else its first number.
-    Where the metric has a `scale`, shares from 0 to 1 are multiplied with it, too; where none is said and the parts are
-    shares all of them, they are in percent. What is no number is left out.
+    Values from 0 to 1 are multiplied by the metric's `scale`. If all parts are then still shares, they are given in
+    percent. Fields that are not numbers are skipped.
     """
     reported = summary.get("reported")
     if not isinstance(reported, Mapping):
@@ -46,14 +46,14 @@ def parts(summary: Mapping[str, Any]) -> list[Part]:
     listed = list(_parts(reported, metric, scale, ()))
     shares = [one.value for one in listed if one.n is not None and one.value is not None]
     if all(0 <= value <= 1 for value in shares) and any(0 < value < 1 for value in shares):
-        # CV-Bench's parts are shares, though its value is in percent.
+        # CV-Bench reports its parts as shares and its value in percent.
         listed = [replace(one, value=100 * one.value) if one.n is not None and one.value is not None else one
                  for one in listed]  # fmt: skip
     return listed
 
 
 def number(value: float) -> str:
-    """A number of a report: one decimal, three where it is a share."""
+    """A number of a report as text: with three decimals if it is a share, else with one."""
     return f"{value:.3f}" if 0 < abs(value) < 1 else f"{value:,.1f}"
 
 

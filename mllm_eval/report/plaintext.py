@@ -27,14 +27,16 @@ FACTS = (
 
 
 def csv(table: Table) -> str:
-    """One line a row: label, group, measured or published, the run's facts, then the columns as printed.
+    """The table as csv: one line per row with label, group, source, the run's facts, then the columns as printed.
 
-    `counted` says how, where rows count otherwise than the headings say: `MME total` for measured rows, `MME total
-    (inferred)` for the published ones that these compare with.
-    A fact whose name is a column's too is `run_<name>`, and so is `run_seed`, always: `seed` is SEED-Bench.
-    Columns that have intervals, deltas or too many failed samples anywhere are followed by `<key>_low`, `<key>_high`,
-    `<key>_delta`, `<key>_failed`.
-    Empty cells are empty. Headings are the columns' keys, so that a table can be read back.
+    The source is `measured` or `published`. `counted` names how a row counts if that differs from the headings: `MME
+    total` for measured rows, `MME total (inferred)` for the published rows that they compare with.
+
+    A fact that shares its name with a column is called `run_<name>`. The seed is always `run_seed`, since `seed` is
+    SEED-Bench. If any cell of a column has an interval, a delta or too many failed samples, the column is followed by
+    `<key>_low`, `<key>_high`, `<key>_delta` or `<key>_failed`.
+
+    Missing values are empty. Headings are the columns' keys, so that the table can be read back.
     """
     out = io.StringIO()
     writer = csv_module.writer(out, lineterminator="\n")
@@ -78,7 +80,7 @@ def _value(cell: Cell, part: str) -> str:
 
 
 def markdown(table: Table) -> str:
-    """A GitHub table: best in bold, rows' footnotes below."""
+    """The table as a GitHub table, with the best values in bold and footnotes below."""
     notes, marks = table.footnotes()
     lines = [f"**{md(table.title)}**", ""]
     head = ["", *(column.title for column in table.columns)]

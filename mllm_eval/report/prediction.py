@@ -1,4 +1,7 @@
-"""Which encoder is worth a GPU week: the VQA row from cheap measurements, fitted on published rows."""
+"""Predicts an encoder's VQA score from cheap probe results, fitted on published rows.
+
+It helps to decide which encoder is worth a full training.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ TOGETHER = "all of them"
 
 
 class PublishedPair(Strict):
-    """Where an encoder's VQA row and its classic row stand; `samples` tells rows of one name apart."""
+    """The VQA row and the classic-vision row of one published encoder. `samples` selects among rows of one name."""
 
     family: str
     table: str
@@ -36,7 +39,7 @@ class PublishedPair(Strict):
 
 
 class Prediction(Strict):
-    """What configs/prediction.yaml says: the probes that predict, and the rows to learn from."""
+    """The contents of configs/prediction.yaml: the probes that predict, and the published rows to fit on."""
 
     predictors: list[str]
     rows: list[PublishedPair]
@@ -44,7 +47,7 @@ class Prediction(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The rows a prediction is fitted on: predictors [N, P] and target [N], names and families."""
+    """The rows that a prediction is fitted on: float64 predictors `x` [N, P] and target `y` [N], names and families."""
 
     x: Floats
     y: Floats
@@ -53,7 +56,7 @@ class Evidence:
     predictors: tuple[str, ...]
 
     def of(self, predictor: str) -> Floats:
-        """[N, 1] of one predictor, or [N, P] of all."""
+        """The column [N, 1] of one predictor, or `x` [N, P] for all of them."""
         if predictor == TOGETHER:
             return self.x
         at = self.predictors.index(predictor)
@@ -61,7 +64,7 @@ class Evidence:
 
 
 def evidence(target: str = AVERAGE) -> Evidence:
-    """The published rows. Raises UserError for an unknown target, and for rows that the tables do not have."""
+    """Reads the published rows. Raises UserError for an unknown target, and for rows that the tables do not have."""
     config = load(SHIPPED / "configs" / "prediction.yaml", Prediction)
     known = [AVERAGE, *columns().categories]
     if target not in known:
@@ -84,9 +87,9 @@ def evidence(target: str = AVERAGE) -> Evidence:
 
 
 def prediction_table(target: str = AVERAGE, given: Mapping[str, float] | None = None) -> Table:
-    """What each cheap measurement tells of the target, and what it predicts for `given` ones (predictor -> value).
+    """How well each probe result predicts the target, and what it predicts for the values `given` (predictor -> value).
 
-    Raises UserError for predictors that are not known.
+    Raises UserError for an unknown predictor or target.
     """
     observed = evidence(target)
     given = dict(given or {})
@@ -138,7 +141,10 @@ def _predicted(observed: Evidence, name: str, given: Mapping[str, float]) -> dic
 
 
 def draw_prediction(target: str, path: Path) -> None:
-    """A panel a predictor: published values against what the others predict, families told apart; written to `path`."""
+    """Draws a panel per predictor: published values against leave-one-out predictions, a marker per family.
+
+    The figure is written to `path`.
+    """
     known = evidence(target)
     names: Sequence[str] = [*known.predictors, TOGETHER]
     figure = new_figure(2.5 * len(names), 2.9)

@@ -1,4 +1,4 @@
-"""Probes in a table: values with intervals, tests between encoders, and which layer serves a task best."""
+"""The table of probes: values with intervals, tests between encoders, and the best layer for each task."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ UNITS = {"top1": "top-1 accuracy in %", "miou": "mean IoU in %", "rmse": "RMSE i
 
 @dataclass(frozen=True, slots=True)
 class ProbeDifference:
-    """Two encoders on the same test images: a - b in the metric's unit, its interval, p, and p after Holm."""
+    """The difference a - b of two encoders on the same test images, in the metric's unit, tested by permutation.
+
+    `holm` is p after Holm's correction; `better` is `high` or `low`.
+    """
 
     probe: str
     title: str
@@ -40,7 +43,7 @@ class ProbeDifference:
     decimals: int
 
     def words(self) -> str:
-        """A sentence: who is better by how much, or that they can't be told apart."""
+        """A sentence that says which encoder is better and by how much, or that the test does not separate them."""
         low, high = (printed(one, self.decimals) for one in (self.difference.low, self.difference.high))
         gap = f"{printed(self.difference.value, self.decimals)} [{low}, {high}], {p_words(self.holm)}"
         if not self.holm < ALPHA:
@@ -50,7 +53,10 @@ class ProbeDifference:
 
 
 def read_sums(folder: Path) -> list[ImageSums]:
-    """What each image adds to each reading, in the order of the readings. Raises UserError for a damaged file."""
+    """What each test image contributes to each reading of a stored probe, in the order of the readings.
+
+    Raises UserError for a damaged file.
+    """
     path = folder / IMAGES
     try:
         with np.load(path) as held:
@@ -68,9 +74,9 @@ def read_sums(folder: Path) -> list[ImageSums]:
 
 
 def probe_table(results: Mapping[Path, Probed]) -> Table:
-    """The table of probes (folder -> result): a row an encoder, of a sweep over layers a row a layer.
+    """The table of probes (folder -> result): one row per encoder, or one row per layer for a sweep over layers.
 
-    Each cell has its interval. Encoders are compared pair by pair on the same images, by a permutation test, corrected
+    Each cell has its interval. Each pair of encoders is compared on the same images by a permutation test, corrected
     for all tests of the table (Holm).
     """
     every = list(results.values())
@@ -124,7 +130,10 @@ def _chosen(reading: Reading) -> str:
 
 
 def differences(results: Mapping[Path, Probed]) -> list[ProbeDifference]:
-    """Every pair of encoders on every probe that both have on the same images and layers, the first reading of each."""
+    """Tests each pair of encoders on each probe that both were measured on with the same data, images and layers.
+
+    Sweeps over several layers are not tested.
+    """
     pairs = []
     for (a, one), (b, other) in combinations(results.items(), 2):
         same = all(
@@ -143,7 +152,7 @@ def differences(results: Mapping[Path, Probed]) -> list[ProbeDifference]:
 
 
 def probe_words(records: Sequence[RunRecord]) -> list[str]:
-    """What the tests between the encoders of some runs say of each probe that fills a column of classic vision."""
+    """Sentences on the tests between the runs' encoders, for each probe that fills a column of classic vision."""
     results = {folder: read_probed(folder) for record in records for folder in record.probed}
     return [one.words() for one in differences({folder: one for folder, one in results.items() if one.column})]
 
@@ -154,13 +163,13 @@ def _stamp(folder: Path) -> int:
 
 @cache
 def _pair(a: Path, b: Path, probe: str, stamp_a: int, stamp_b: int) -> tuple[Interval, float]:
-    # The stamps are only a key: a result that was made anew is tested anew.
+    # The time stamps are part of the cache's key, so that a result that was measured again is tested again.
     tested = image_pair(read_sums(a)[0], read_sums(b)[0], seed=seed_of(probe))
     return tested.difference, tested.p
 
 
 def _sweep_words(one: Probed) -> list[str]:
-    """Which layer serves a task best, and which others its interval does not exclude."""
+    """Says which layer serves a task best, and which other layers lie within its interval."""
     known = [reading for reading in one.readings if reading.value is not None]
     if not known:
         return []

@@ -1,4 +1,4 @@
-"""A table in one of five formats, and into files."""
+"""Renders a table in one of five formats, and writes tables to files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ENDINGS = {"terminal": "txt"}
 
 
 def render(table: Table, form: str = "terminal") -> str:
-    """The table as text in one of `FORMATS`, ending in a newline. Raises UserError for another format."""
+    """The table as text in one of `FORMATS`, ending in a newline. Raises UserError for an unknown format."""
     if form not in FORMATS:
         raise UserError(f"unknown format {form!r}.{near(form, FORMATS)} Known: {', '.join(FORMATS)}")
     return str(FORMATS[form](table))
@@ -33,7 +33,7 @@ def render(table: Table, form: str = "terminal") -> str:
 def write_tables(
     table: Table, out_dir: Path, stem: str, formats: Sequence[str] = ("csv", "md", "tex", "html")
 ) -> list[Path]:
-    """Writes the table as out_dir/stem.<ending> in each format, each file whole or not at all."""
+    """Writes the table to out_dir/stem.<ending> in each format, each file atomically. Returns the paths."""
     written = []
     for form in formats:
         path = Path(out_dir) / f"{stem}.{_ENDINGS.get(form, form)}"

@@ -1,4 +1,4 @@
-"""Scores of a family against the size of its members: fits, their table, and where families cross."""
+"""Scores of encoder families against the sizes of their members: fits, their table, and where families cross."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _UNITS = {"": 1e-9, "k": 1e-6, "M": 1e-3, "B": 1.0, "T": 1e3}
 
 
 class Metric(Strict):
-    """A mean without some of its members."""
+    """The mean `of` a category or AVG, without some of its members."""
 
     title: str
     of: str
@@ -39,14 +39,14 @@ class Metric(Strict):
 
 
 class Family(Strict):
-    """Published rows of a family, and a pattern of the names of encoders that belong to it."""
+    """The published rows of a family, and a shell pattern for the names of measured encoders that belong to it."""
 
     file: str
     measured: str
 
 
 class Curve(Strict):
-    """Families over one axis; `column` is where a published row has its size."""
+    """Families over one axis. `column` is the column of the published rows that holds the size."""
 
     title: str
     axis: str
@@ -56,7 +56,7 @@ class Curve(Strict):
 
 
 class Scaling(Strict):
-    """What configs/scaling.yaml says."""
+    """The contents of configs/scaling.yaml."""
 
     sizes: dict[str, float]
     metrics: dict[str, Metric]
@@ -65,7 +65,7 @@ class Scaling(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The fit of one family on one axis; `names` are those of its points."""
+    """The fit of one family's scores on one axis. `names` are the encoders of its points."""
 
     curve: str
     family: str
@@ -82,29 +82,29 @@ def scaling() -> Scaling:
 
 
 def metric_title(key: str) -> str:
-    """The heading of AVG, a category, a benchmark or a metric of scaling.yaml."""
+    """The heading of AVG, a category, a benchmark, or a metric of scaling.yaml."""
     named, own = columns().named(), scaling().metrics
     return own[key].title if key in own else named[key].title
 
 
 def metrics() -> list[str]:
-    """What is fitted by default: AVG, the categories, and the metrics of scaling.yaml."""
+    """The metrics that are fitted by default: AVG, the categories, and the metrics of scaling.yaml."""
     return [AVERAGE, *columns().categories, *scaling().metrics]
 
 
 def billions(text: str) -> float | None:
-    """`2B`, `700M` or `1.5 B` in billions; None for what is no amount (`300 epochs`)."""
+    """An amount such as `2B`, `700M` or `1.5 B`, in billions; None for other texts (`300 epochs`)."""
     amount = _AMOUNT.fullmatch(text)
     return float(amount[1]) * _UNITS[amount[2]] if amount and amount[2] else None
 
 
 def lines(curve: str, keys: Sequence[str] | None = None, runs: Iterable[Scored] = ()) -> list[Line]:
-    """The fits of a curve: each family's published rows, and its measured ones where two sizes were run.
+    """The fits of a curve: for each family one on its published rows, and one on its measured runs.
 
-    Of several runs of one encoder (seeds), the mean is one point.
+    A fit needs two different sizes. Runs of the same encoder with different seeds are averaged to one point.
 
     Raises:
-        UserError: an unknown curve or metric, or a published size that is no number.
+        UserError: an unknown curve or metric, or a published row whose size is not known.
     """
     config = scaling()
     if curve not in config.curves:
@@ -119,7 +119,7 @@ def lines(curve: str, keys: Sequence[str] | None = None, runs: Iterable[Scored] 
         rows = _published(config, config.curves[curve], family)
         fits += _fits(curve, name, "published", wanted, rows, config)
         mine = [run for run in measured if fnmatch(run.record.encoder, family.measured)]
-        # a measured line stands beside a published one: counted as that is
+        # drawn next to the published line, so benchmarks are counted as the published rows count them
         mine = [recounted(run, columns().counted_as(family.file)) for run in mine]
         fits += _fits(curve, name, "measured", wanted, _measured(config.curves[curve].column, mine), config)
     return fits
@@ -140,7 +140,7 @@ def _published(config: Scaling, curve: Curve, family: Family) -> Points:
 
 
 def _calculated(row: pd.Series[str], where: str) -> dict[str, float]:
-    """AVG and the categories as the csv has calculated them, to three decimals, which the fits are made on."""
+    """AVG and the categories of a published row as the csv calculates them, to three decimals; the fits use these."""
     points = {}
     for key, named in {AVERAGE: columns().average, **columns().categories}.items():
         for name in (f"{one}_calc" for one in named.csv):
@@ -151,7 +151,7 @@ def _calculated(row: pd.Series[str], where: str) -> dict[str, float]:
 
 def _measured(column: str, runs: Sequence[Scored]) -> Points:
     points: Points = []
-    # What is no run of an encoder has no size that is told apart.
+    # An external model has no separate encoder whose size is known.
     for name in dict.fromkeys(run.record.encoder for run in runs if not run.record.external):
         own = [run for run in runs if run.record.encoder == name]
         record = own[0].record
@@ -181,7 +181,7 @@ def _fits(curve: str, family: str, source: Source, keys: Sequence[str], rows: Po
 
 
 def crossings(drawn_lines: Sequence[Line]) -> list[tuple[Line, Line, stats.Crossing]]:
-    """Pairs of families on the same axis and metric that meet within half the smallest and twice the largest size."""
+    """Pairs of families on one axis and metric that cross between half the smallest and twice the largest size."""
     pairs = []
     for i, a in enumerate(drawn_lines):
         for b in drawn_lines[i + 1 :]:
@@ -195,7 +195,10 @@ def crossings(drawn_lines: Sequence[Line]) -> list[tuple[Line, Line, stats.Cross
 
 
 def scaling_table(curve: str, keys: Sequence[str] | None = None, runs: Iterable[Scored] = ()) -> Table:
-    """Slope per doubling with its interval, value at one billion and R2, a row each family and metric."""
+    """One row per family and metric: slope per doubling with its interval, value at one billion, and R².
+
+    Raises UserError as `lines` does.
+    """
     runs = list(runs)
     fits, config = lines(curve, keys, runs), scaling().curves[curve]
     shown = (
@@ -225,7 +228,7 @@ def scaling_table(curve: str, keys: Sequence[str] | None = None, runs: Iterable[
 
 
 def _counted(curve: Curve, drawn_lines: Sequence[Line], runs: Sequence[Scored]) -> list[str]:
-    """Notes on benchmarks that published rows count otherwise than their headings say, where a line shows them."""
+    """Notes on benchmarks that the published rows count differently from their headings, if a line shows them."""
     metrics = scaling().metrics
     keys = {metrics[line.key].of if line.key in metrics else line.key for line in drawn_lines}
     ways = ways_of([family.file for family in curve.families.values()], keys)
@@ -242,7 +245,7 @@ def _signed(value: float) -> str:
 
 
 def crossing_words(a: Line, b: Line, met: stats.Crossing) -> str:
-    """Who passes whom, where, and how sure that is, as a sentence."""
+    """A sentence that says which family overtakes which, at what size, and with what interval."""
     up, down = (a, b) if a.fit.slope.value > b.fit.slope.value else (b, a)
     said = f"On {metric_title(a.key)} the line of {up.family} passes that of {down.family} at {printed(met.x, 1)} B"
     if math.isnan(met.low):

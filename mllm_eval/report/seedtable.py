@@ -1,4 +1,4 @@
-"""Runs that differ only in their seed: variance between seeds and within, and claims smaller than seed noise."""
+"""Runs that differ only in their seed: variance between seeds and within a seed, and differences within seed noise."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mllm_eval.stats.estimator import Floats
 
 @dataclass(frozen=True, slots=True)
 class SeedGroup:
-    """Two or more seeds of one encoder, all else equal; `of` holds their spread by benchmark, category and AVG."""
+    """Two or more seeds of one encoder, all else equal. `of`: benchmark, category or AVG -> spread over the seeds."""
 
     encoder: str
     runs: tuple[Scored, ...]
@@ -30,7 +30,7 @@ class SeedGroup:
 
 
 def seed_groups(runs: Sequence[Scored]) -> list[SeedGroup]:
-    """The encoders of which several seeds are there, in the order of the runs."""
+    """The encoders with at least two seeds, in the order of the runs. Only the default variant counts."""
     alike: dict[tuple[str, str], list[Scored]] = {}
     for run in runs:
         if run.variant == DEFAULT:
@@ -55,15 +55,15 @@ def _spread(runs: Sequence[Scored], key: str) -> Seeds:
 
 
 def _scale(run: Scored, key: str) -> Scale:
-    """From nothing right to all right: 0 to 100 of most, 0 to 2,000 of MME."""
+    """The range of possible values: 0 to 100 for most, 0 to 2,000 for MME."""
     top = sum(share * float(units.weight.sum()) for units, share in weighed(run.estimates, key))
     return Scale(0.0, top)
 
 
 def _questions(sides: Sequence[Sequence[tuple[Scored, Scored | None]]], key: str) -> tuple[Floats, float]:
-    """Draws of the mean over seeds, or of the difference of two sides' means, and their degrees of freedom.
+    """Bootstrap draws of the mean over seeds, with their degrees of freedom; of two sides, draws of the difference.
 
-    Each seed is (run, None), or (run, the same without images) for the mean of visual gains.
+    Each seed is (run, None), or (run, the same run without images) to draw the mean of visual gains.
     """
     known = columns()
     members = [(key, 1.0)] if key in sides[0][0][0].estimates else [
@@ -84,8 +84,11 @@ def _questions(sides: Sequence[Sequence[tuple[Scored, Scored | None]]], key: str
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Two groups of seeds on AVG, a category or a benchmark. `gains`: the gap of the visual gains, score minus blind
-    score; None unless every seed of both was asked the same questions without images."""
+    """The comparison of two groups of seeds on AVG, a category or a benchmark.
+
+    `gains` compares their visual gains (score minus blind score); None unless each seed of both groups was asked the
+    same questions without images.
+    """
 
     a: SeedGroup
     b: SeedGroup
@@ -95,7 +98,7 @@ class Compared:
 
 
 def compare_groups(groups: Sequence[SeedGroup]) -> list[Compared]:
-    """Every pair of groups on AVG and the categories (benchmarks where there are none)."""
+    """Compares each pair of groups on AVG and the categories, or on the benchmarks if they share none of these."""
     compared = []
     for a, b in combinations(groups, 2):
         shared = [key for key in a.of if key in b.of]
@@ -129,9 +132,9 @@ def _gap_of_gains(sides: Sequence[Sequence[tuple[Scored, Scored | None]]], key: 
 
 
 def seed_sentences(groups: Sequence[SeedGroup]) -> list[str]:
-    """What the seeds allow to be said of pairs of encoders; smaller than seed noise is said to be that.
+    """A sentence for each comparison of two encoders; a difference within seed noise is called that.
 
-    Of what is larger the sentence says whether it is one of sight: whether the visual gains differ as well.
+    For a larger difference, the sentence adds whether the visual gains differ as well.
     """
     said = []
     for one in compare_groups(groups):
@@ -154,7 +157,7 @@ def seed_sentences(groups: Sequence[SeedGroup]) -> list[str]:
 
 
 def _sight(gap: SeedGap, gains: SeedGap | None) -> str:
-    """Whether the visual gains differ too, and the same way; else what the two differ by without the image."""
+    """Whether the visual gains differ in the same direction; else by how much the two differ without images."""
     if gains is None:
         return f" ({NO_BLIND})"
     value = gap.difference.value
@@ -164,7 +167,7 @@ def _sight(gap: SeedGap, gains: SeedGap | None) -> str:
 
 
 def seed_table(runs: Sequence[Scored]) -> Table | None:
-    """Mean over seeds with its interval, deviation between seeds and within; None without two seeds of anything."""
+    """The mean over seeds with its interval, and the deviations between and within seeds; None without two seeds."""
     groups = seed_groups(runs)
     if not groups:
         return None

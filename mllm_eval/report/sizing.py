@@ -1,4 +1,4 @@
-"""How much evidence there is and how much a difference needs: power, and subsets of the questions."""
+"""How many questions a difference needs: the power of paired tests, and how well a subset stands for the whole."""
 
 from __future__ import annotations
 
@@ -20,8 +20,13 @@ from mllm_eval.results import AVERAGE, columns
 
 @dataclass(frozen=True, slots=True)
 class Power:
-    """What can be seen of a difference of two runs: its standard error, the smallest difference found in 4 of 5
-    cases, and the questions that a difference of `wanted` needs. All in points of the table; nan is unknown."""
+    """The power of the paired test between two runs, in points of the table; nan is unknown.
+
+    error       standard error of the difference
+    detectable  the smallest difference that is found with probability 0.8
+    questions   number of questions that both runs answered
+    needed      number of questions for the wanted difference to be found with probability 0.8
+    """
 
     key: str
     difference: float
@@ -32,7 +37,10 @@ class Power:
 
 
 def power(a: Scored, b: Scored, wanted: float) -> list[Power]:
-    """Benchmarks that both runs answered alike, then categories and AVG. Failed samples are left out of both."""
+    """The power on each benchmark of which both runs were asked the same samples, on the categories and on AVG.
+
+    `wanted` is a difference on the scale of 0 to 100. Samples that failed in either run are left out.
+    """
     powers: dict[str, Power] = {}
     for name, one in a.estimates.items():
         other = b.estimates.get(name)
@@ -41,7 +49,7 @@ def power(a: Scored, b: Scored, wanted: float) -> list[Power]:
         failed = np.isnan(one.score) | np.isnan(other.score)
         left, right = (side.units_of(np.where(failed, np.nan, side.score)) for side in (one, other))
         error, asked = stats.paired_error(left, right), int((~failed).sum())
-        # `wanted` is on the scale of 0 to 100, the benchmark may have another (MME)
+        # `wanted` is on the scale of 0 to 100; the benchmark's own scale may differ (MME)
         scale = columns().percent(name)
         needed = stats.questions_needed(wanted / scale, error, asked)
         powers[name] = Power(name, left.value - right.value, error, stats.detectable(error), asked, needed)
@@ -59,7 +67,10 @@ def power(a: Scored, b: Scored, wanted: float) -> list[Power]:
 
 
 def power_table(a: Scored, b: Scored, wanted: float, groups: Sequence[SeedGroup] = ()) -> Table:
-    """`power` as a table, with the seeds that AVG would need where several seeds are there."""
+    """`power` as a table. Its sentences say how many seeds a difference in AVG needs, for each group of seeds.
+
+    Raises UserError if the runs share no benchmark with the same samples.
+    """
     shown = (
         Column("difference", "Difference"),
         Column("error", "Std. error", decimals=2),
@@ -110,7 +121,7 @@ def _seed_words(groups: Sequence[SeedGroup], wanted: float) -> list[str]:
 
 
 def thinned(run: Scored, size: int) -> dict[str, Estimate]:
-    """Benchmark -> its estimate on the samples that `mllm-eval eval --subset` asks where the table gives `size`."""
+    """Benchmark -> its estimate on the samples that `mllm-eval eval --subset` asks in a subset of `size` questions."""
     values = {}
     for name, one in run.estimates.items():
         keep = stats.part_of_table(list(one.frame["cluster"]), one.stratum, size, name)
@@ -120,7 +131,7 @@ def thinned(run: Scored, size: int) -> dict[str, Estimate]:
 
 
 def subset_table(runs: Sequence[Scored], labels: Sequence[str], size: int) -> Table:
-    """Every run on the whole and on a subset, with the interval that the subset implies and the rank correlation.
+    """Each run on all questions and on a subset of `size`, with the subset's interval and the rank correlations.
 
     Raises:
         UserError: a size that leaves a benchmark without questions.

@@ -1,4 +1,4 @@
-"""A table before it is drawn: rows, columns, cells with all that is printed in them."""
+"""A table before it is rendered: rows, columns, and cells with all texts that are printed in them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MISSING = "–"  # noqa: RUF001  the dash of an empty cell
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of numbers, or of text about the row (`text=True`); `group` is the heading above several."""
+    """A column of numbers, or of text (`text=True`). `group` is a heading shared by neighbouring columns."""
 
     key: str
     title: str
@@ -31,11 +31,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What is printed at a place: text, then what failed, delta, marks and interval where there are any.
+    """The contents of a cell: the number's text, followed by failed samples, delta, marks and interval if present.
 
-    `failed` says how many samples failed where these are too many for the number to be one of all.
-
-    `counted` names the way its number is counted where that is not the column's: between two ways there is no delta.
+    `failed` is the text on failed samples, if too many failed for the value to count. `counted` names how the value is
+    counted if that differs from the column; no delta is taken between values that are counted differently.
     """
 
     text: str = MISSING
@@ -52,7 +51,10 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A run or a published row. `aside` rows (blind ones) never count as the best; notes are footnotes."""
+    """A measured run or a published row. `notes` become footnotes.
+
+    `aside` rows, such as blind rows and visual gains, are never marked as best.
+    """
 
     label: str
     source: Literal["measured", "published"]
@@ -65,7 +67,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows and columns with a title, footnotes on the whole and sentences on what it shows."""
+    """Rows and columns with a title, notes on the whole table, and sentences on what it shows."""
 
     name: str
     title: str
@@ -76,7 +78,7 @@ class Table:
 
     @property
     def mixed(self) -> bool:
-        """Whether measured and published rows stand side by side; each published row is marked then."""
+        """Whether the table has both measured and published rows; published rows are then marked."""
         return len({row.source for row in self.rows}) > 1
 
     def __str__(self) -> str:
@@ -85,13 +87,13 @@ class Table:
         return terminal(self).rstrip("\n")
 
     def _repr_html_(self) -> Html:
-        """What a notebook shows."""
+        """The html that a notebook shows."""
         from mllm_eval.report.page import fragment
 
         return fragment(self)
 
     def footnotes(self) -> tuple[list[tuple[str, str]], dict[int, str]]:
-        """(mark, text) of the rows' notes, each text once, and row index -> its marks joined by commas."""
+        """The footnotes as (mark, text), each text once; and row index -> its marks, joined by commas."""
         marks: dict[str, str] = {}
         of_row: dict[int, str] = {}
         for index, row in enumerate(self.rows):
@@ -108,7 +110,7 @@ def _letter(index: int) -> str:
 
 
 def printed(value: float | None, decimals: int, rounding: Rounding = "round") -> str:
-    """A number as it is printed, a dash for none. Works on the shortest text: 0.125 is an exact tie."""
+    """A number as it is printed; a dash for None and nan. Rounds its shortest decimal text, so that 0.125 is a tie."""
     if value is None or math.isnan(value):
         return MISSING
     step = Decimal(1).scaleb(-decimals)
@@ -122,7 +124,7 @@ def score_cell(
     rounding: Rounding = "round",
     limits: tuple[float, float] | None = None,
 ) -> Cell:
-    """The cell of a number, with its interval if limits are given."""
+    """The cell of a number; `limits` (low, high) add its interval."""
     text = printed(value, column.decimals, rounding)
     if value is None or limits is None or math.isnan(limits[0]):
         return Cell(text, value)
@@ -132,7 +134,7 @@ def score_cell(
 
 
 def with_best(rows: Sequence[Row], columns: Sequence[Column], scope: Literal["table", "group", "none"]) -> list[Row]:
-    """Marks the best printed number of each column, ties together; measured and published rows apart."""
+    """Marks the best printed number of each column, including ties; measured and published rows separately."""
     if scope == "none":
         return list(rows)
     marked = list(rows)
@@ -151,7 +153,7 @@ def with_best(rows: Sequence[Row], columns: Sequence[Column], scope: Literal["ta
             top[key] = pick(top.get(key, number), number)
         for index, row in enumerate(marked):
             cell, key = row.cells.get(column.key, Cell()), _scope(row, scope)
-            # the only number of its kind is not the best of anything
+            # a number without others to compare with is not marked
             if row.aside or cell.text == MISSING or cell.failed or size[key] < 2 or float(cell.text) != top[key]:
                 continue
             marked[index] = replace(row, cells={**row.cells, column.key: replace(cell, best=True)})
@@ -165,9 +167,9 @@ def _scope(row: Row, scope: str) -> tuple[str, str]:
 def with_deltas(
     rows: Sequence[Row], columns: Sequence[Column], base: str, keys: Sequence[str] | None = None
 ) -> list[Row]:
-    """Adds the difference to the row labelled `base` after each number, as `(+6.4)`.
+    """Adds to each number its difference to the row labelled `base`, as `(+6.4)`.
 
-    The difference is that of the printed numbers, so that a reader who subtracts finds it.
+    It is the difference of the printed numbers, so that a reader can check it by subtraction.
     """
     anchor = next((row for row in rows if row.label == base), None)
     if anchor is None:
@@ -188,7 +190,7 @@ def with_deltas(
 
 
 def blocks(table: Table, width: int) -> list[list[Column]]:
-    """The columns cut into blocks that fit `width` letters beside the labels, groups kept whole where they can be."""
+    """Splits the columns into blocks that fit `width` characters next to the labels; groups stay whole if they fit."""
     room = width - max([len(row.label) + 4 + 12 * table.mixed for row in table.rows] + [8])
     sizes = {column.key: _letters(table, column) + 2 for column in table.columns}
     cut: list[list[Column]] = [[]]

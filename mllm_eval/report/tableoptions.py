@@ -1,4 +1,4 @@
-"""What can be asked of a table of runs."""
+"""The options of a table of runs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class TableOptions:
-    """rules          the rule set whose values are shown
+    """The options of a table of runs.
+
+    rules          the rule set whose values are shown
     baseline       the row (label, encoder or hash) that all others are compared with; None compares every pair
-    intervals      whether each value has its 95 % interval
-    mixed_recipes  whether runs of unequal recipes may stand side by side
-    subset         the rows of this subset, not those of all questions
+    intervals      whether to show 95 % intervals
+    mixed_recipes  whether to allow runs of different recipes in one table
+    subset         show the rows of this subset of the questions; None shows those of all questions
     """
 
     rules: str = "cambrian"
@@ -22,4 +24,4 @@ class TableOptions:
 
 
 AS_PRINTED = TableOptions()
-"""What a table shows where nothing else is asked."""
+"""The default options."""

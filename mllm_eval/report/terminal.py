@@ -1,4 +1,4 @@
-"""Tables in a terminal: wide ones in blocks that fit, each with the labels."""
+"""Tables for a terminal. A wide table is split into blocks that fit, each with the row labels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mllm_eval.report.table import Cell, Column, Row, Table, blocks
 
 
 def terminal(table: Table, width: int | None = None, color: bool | None = None) -> str:
-    """The table for a terminal of `width` columns (default: this one's), coloured if it can show colours."""
+    """The table for a terminal of `width` columns (default: the current one), in colour if the terminal supports it."""
     if color is None:
         color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     if width is None:

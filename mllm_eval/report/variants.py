@@ -1,4 +1,4 @@
-"""The variants of one benchmark side by side: other prompts, other counts, other releases, blind, shuffled."""
+"""The table of one benchmark's variants: other prompts, counts and releases, blind, shuffled."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mllm_eval.results import RunRecord
 
 
 def variants_table(runs: Sequence[RunRecord], benchmark: str, rules: str = "cambrian", decimals: int = 1) -> Table:
-    """A row for each run, a column for each variant of the benchmark that any of the runs was scored in.
+    """One row per run, and one column per variant of the benchmark that any of the runs was scored in.
 
     Raises:
-        UserError: an unknown benchmark, no runs, or none that was scored on it by these rules.
+        UserError: an unknown benchmark, no runs, or no run scored on it by these rules.
     """
     chosen = load_benchmark(benchmark)
     values: dict[RunRecord, dict[VariantKey, float | None]] = {}

@@ -1,4 +1,4 @@
-"""Scores without leaked samples, beside the scores, which stay as they are stored."""
+"""Scores without leaked samples, shown next to the stored scores, which do not change."""
 
 from __future__ import annotations
 
@@ -36,18 +36,21 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Without:
-    """A run's numbers without leaked samples: benchmark, category or AVG -> value with its 95 % interval (limits of nan
-    where it has none), and how many samples left each benchmark."""
+    """A run's results without leaked samples.
+
+    `values`: benchmark, category or AVG -> value with its 95 % interval (nan limits if it has none). `leaked`:
+    benchmark -> number of samples left out.
+    """
 
     values: dict[str, Interval]
     leaked: dict[str, int]
 
 
 def without_leaked(run: Scored, leaked: Mapping[str, set[str]]) -> Without:
-    """What a run scores on the samples that are not leaked.
+    """Computes a run's values over the samples that are not leaked. `leaked`: benchmark -> ids of leaked samples.
 
-    A leaked sample counts as one without a score: it leaves the sums, and where groups count its whole group does.
-    A benchmark that nobody looked through, or of which nothing is left, has no value; nor has a mean that needs it.
+    A leaked sample counts as a sample without a score; where groups are scored, its whole group is left out. A
+    benchmark has no value if it is not in `leaked`, or if nothing is left; neither has a mean that includes it.
     """
     reduced: dict[str, Estimate] = {}
     counts: dict[str, int] = {}
@@ -73,7 +76,10 @@ def without_leaked(run: Scored, leaked: Mapping[str, set[str]]) -> Without:
 
 
 def findings_for(record: RunRecord, corpus: str = OWN) -> Findings | None:
-    """What was found of a run's own training data, or of another corpus; None for nothing, and without a recipe."""
+    """The leaks found in a run's own training data, or in another corpus. Raises UserError as `findings_of` does.
+
+    None if nobody looked for them, or if the run has no training data of its own (external models).
+    """
     if corpus == OWN and not isinstance(record.run, Run):
         return None
     return findings_of(record.run.recipe if isinstance(record.run, Run) else None, record.data, corpus)
@@ -86,10 +92,10 @@ def leaks_table(
     rules: str = "cambrian",
     variants: Sequence[VariantKey] = (DEFAULT,),
 ) -> Table:
-    """A row for each benchmark, category and AVG of each run: its score, and its score without leaked samples.
+    """One row for each benchmark, category and AVG of each run: its score, and its score without leaked samples.
 
     Raises:
-        UserError: no runs, nothing scored by these rules, nothing looked through, or an unknown kind.
+        UserError: no runs, nothing scored by these rules, no findings of leaks, or an unknown kind.
     """
     if kind not in KINDS:
         raise UserError(f"samples can't leak by {kind!r}; known: {', '.join(KINDS)}")

@@ -1,4 +1,4 @@
-"""What the tests found, in sentences."""
+"""States in sentences what the tests found."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GAINS = (
 
 
 def p_words(p: float) -> str:
-    """`p < 0.001`, or p with three decimals; `p unknown` where there were too few images for a test."""
+    """`p < 0.001`, or p with three decimals; `p unknown` if it is nan (too few images for a test)."""
     if math.isnan(p):
         return "p unknown"
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
@@ -34,13 +34,13 @@ def stars(p: float) -> str:
 
 
 def variant_words(variant: VariantKey) -> str:
-    """A variant for a row's label: nothing for `default`, `blind`, `blind, subset of 1,000`."""
+    """A variant as part of a row's label: "" for the default, `blind`, or `blind, subset of 1,000`."""
     said = [] if variant.name == DEFAULT.name else [variant.name]
     return ", ".join([*said, f"subset of {variant.subset:,}"] if variant.subset else said)
 
 
 def title(key: str) -> str:
-    """The heading of a column: of columns.yaml, of a benchmark of one's own, or else the key itself."""
+    """The heading of a column, from columns.yaml or a benchmark's own yaml; else the key itself."""
     named = columns().named()
     if key in named:
         return named[key].title
@@ -51,11 +51,13 @@ def title(key: str) -> str:
 
 
 def sentences(differences: Sequence[Difference], alpha: float = ALPHA) -> list[str]:
-    """Where each pair of runs differs by AVG and categories, in a sentence or more; in one, which pairs don't.
+    """Sentences on where each pair of runs differs in AVG and the categories, and which pairs do not differ.
 
-    Where no category is complete, the benchmarks are spoken of instead. Each number is the difference with
-    its 95 % interval, each p is corrected for everything tested together. "Beats" is said of sight: the visual
-    gains must differ too; otherwise the sentence says what the wording gives, or that nothing blind was asked.
+    If no category is complete, the benchmarks are named instead. Each number is the difference with its 95 % interval;
+    each p is corrected for all tests together.
+
+    "Beats" requires that the visual gains differ too. Otherwise the sentence says how much the runs differ without
+    images, or that they were not asked without images.
     """
     said: list[str] = []
     apart: dict[str, list[tuple[str, str]]] = {}
@@ -104,19 +106,19 @@ def _either(names: Sequence[str]) -> str:
 
 
 def by_sight(one: Difference, alpha: float = ALPHA) -> bool:
-    """Whether the difference of the visual gains is there too, and the same way."""
+    """Whether the visual gains differ significantly in the same direction as the scores."""
     return one.gain is not None and one.gain.holm < alpha and one.gain.difference.value * one.difference.value > 0
 
 
 def doubt(one: Difference) -> str:
-    """Why a difference is not one of sight: what the two differ by without the image, and their visual gains."""
+    """Why a difference is not attributed to sight: the difference without images, and that of the visual gains."""
     if one.gain is None:
         return NO_BLIND
     return f"{apart_words(one.difference.value, one.gain.difference)}, {p_words(one.gain.holm)} after Holm"
 
 
 def apart_words(value: float, gain: Interval) -> str:
-    """A difference's two parts, as seen from the higher run: what is there without the image, and what sight gives."""
+    """The two parts of a difference, signed for the higher run: without images, and in visual gain."""
     sign = 1 if value >= 0 else -1
     low, high = sorted((sign * gain.low, sign * gain.high))
     wording = printed(sign * (value - gain.value), 1)

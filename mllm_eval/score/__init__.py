@@ -1,6 +1,6 @@
-"""Scores: parse, rules, aggregate. Nothing model-sized is imported here.
+"""Scoring: parses answers, applies rule sets, and aggregates. It imports nothing that loads a model.
 
-The package can be called, as `mllm_eval.score("chartqa", {"0": "yellow"})`: that is `frames.score`.
+The package itself can be called: `mllm_eval.score("chartqa", {"0": "yellow"})` calls `frames.score`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class _Callable(ModuleType):
-    """Python binds the name of a package in the one above; calling it is what lets a function have that name, too."""
+    """Makes the package callable. Python binds a package's name in its parent, which hides a function of that name."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         from mllm_eval.score.frames import score

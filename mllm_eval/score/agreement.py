@@ -1,7 +1,7 @@
-"""Whether a line of someone's file speaks of a sample: its question and its gold answer in a normal form.
+"""Checks whether a line of an answer file belongs to a sample, by normal forms of question and gold answer.
 
-Harnesses write the same question with other suffixes, options or marks, and the same gold as a letter, a number or a
-text. What says the same must agree here; what says another thing must not.
+Evaluation harnesses write the same question with different suffixes, options or marks, and the same gold answer as a
+letter, a number or a text. Equal meanings must agree here, and different ones must not.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _NO_WORD = re.compile(r"[\W_]+")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _OPTION = re.compile(r"^[ \t]*\(?([A-Z])[.):][ \t]*(.*)$", re.MULTILINE)
 _SENTENCE_END = re.compile(r"[?\n]")
-# A first sentence of fewer letters says too little; the whole text is taken then.
+# A first sentence with fewer letters is too unspecific, so the whole text is used instead.
 _SHORTEST = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a line says of its question.
+    """What a line says about its question. None or empty means that it does not say.
 
-    own_id: what stands in the benchmark's own column of ids. question: the question as the data set has it.
-    prompt: the text that was given to the model, with whatever the harness adds. golds: the gold answer, perhaps in
+    own_id: value of the benchmark's own id column. question: the question as in the data set.
+    prompt: the text given to the model, with everything that the harness adds. golds: the gold answer, possibly in
     several forms.
     """
 
@@ -42,7 +42,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a sample says of itself: its column of ids, its question as written, as normal forms, and its golds."""
+    """What a sample says about itself: its id column, its question as written, normal forms, and its gold answers."""
 
     own_id: str | None
     question: str
@@ -53,13 +53,13 @@ class Known:
 
 
 def normal(text: str) -> str:
-    """Letters and digits alone, without case and marks of images; of a text that has none, what is not blank."""
+    """Letters and digits of a text, casefolded, without image marks; if there are none, its non-blank characters."""
     text = unicodedata.normalize("NFKC", _IMAGE_MARK.sub(" ", text)).casefold()
     return _NO_WORD.sub("", text) or "".join(text.split())
 
 
 def known(sample: Sample, settings: Mapping[str, Any]) -> Known:
-    """What a sample says of itself; `settings` are the benchmark's, which name its columns."""
+    """What a sample says about itself. settings: the benchmark's settings, which name its columns."""
     record = sample.record
     asked = [record.get(column) for column in (settings.get("question", "question"), "question")]
     texts = list(dict.fromkeys(text for text in (*asked, sample.prompt) if isinstance(text, str) and text.strip()))
@@ -78,18 +78,18 @@ def known(sample: Sample, settings: Mapping[str, Any]) -> Known:
 
 
 def disagreement(said: Said, sample: Known) -> tuple[str, str, str] | None:
-    """What they disagree in, in words, what the line says and what the sample says; None where they agree.
+    """The first contradiction between a line and a sample: (what differs, the line's text, the sample's text).
 
-    What either of them leaves open agrees.
+    Returns None if they agree. A value that one of them does not state never contradicts.
     """
     if said.own_id is not None and sample.own_id is not None and said.own_id != sample.own_id:
         return "id", said.own_id, sample.own_id
     text = _question(said.question)
-    # A question without its options, or with what a harness adds, is the same one.
+    # The question may lack its options, or contain additions of the harness.
     if text and sample.forms and not any(text in form or form in text for form in sample.forms):
         return "question", said.question or "", sample.question
     text = _question(said.prompt)
-    # lmms-eval takes the last sentence of MME's questions away before it adds its own.
+    # lmms-eval removes the last sentence of MME's questions before it adds its own.
     if text and sample.forms and not any(form in text for form in (*sample.forms, *sample.openings)):
         return "prompt", said.prompt or "", sample.question
     for gold in said.golds:
@@ -100,14 +100,14 @@ def disagreement(said: Said, sample: Known) -> tuple[str, str, str] | None:
 
 
 def number_or_text(value: Any) -> str:
-    """An id as text: whole numbers without leading zeros and without the `.0` that a sheet may add."""
+    """An id as text. Whole numbers lose leading zeros, and the `.0` that a spreadsheet may add."""
     text = str(value).strip()
     whole = re.fullmatch(r"(\d+)(?:\.0+)?", text, re.ASCII)
     return str(int(whole[1])) if whole and len(whole[1]) < 19 else text
 
 
 def _question(text: str | None) -> str:
-    """A question's normal form, "" for one of a letter or two, which holds a place and asks nothing."""
+    """Normal form of a question; "" if it has only one or two letters, which is a placeholder."""
     form = normal(text or "")
     return form if len(form) > 2 else ""
 
@@ -118,7 +118,7 @@ def _opening(text: str) -> str:
 
 
 def _each(gold: Any) -> Iterator[str]:
-    """The texts of a gold answer, which may be a list or the text of one; none where it is hidden."""
+    """Yield the texts of a gold answer, which may be a list or the text of a list; nothing if it is hidden."""
     if isinstance(gold, list | tuple):
         for one in gold:
             yield from _each(one)
@@ -135,7 +135,7 @@ def _each(gold: Any) -> Iterator[str]:
 
 
 def _form(text: str) -> str:
-    """A gold's normal form: that of a number is its value, so that 14, 14.0 and 1,000 are what 14 and 1000 are."""
+    """Normal form of a gold answer. A number's form is its value, so that 14.0 equals 14 and 1,000 equals 1000."""
     plain = text.strip().replace(",", "")
     if _NUMBER.fullmatch(plain) and math.isfinite(value := float(plain)):
         return f"{value:.12g}"
@@ -143,9 +143,9 @@ def _form(text: str) -> str:
 
 
 def _with_options(gold: str, options: Mapping[str, str]) -> Iterator[str]:
-    """A gold's form, and those of the letter, the place from 0 and the text of the option that it may name.
+    """Yield the form of a gold answer, and of the letter, index and text of the option that it may name.
 
-    A place that is the text of an option says that option.
+    The index, from 0, is left out if it is also the text of an option.
     """
     form = _form(gold)
     yield form

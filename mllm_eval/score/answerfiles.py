@@ -1,4 +1,4 @@
-"""Files of answers, of this project or of another: lines of id, prediction and perhaps a record."""
+"""Reads answer files of this project and of other harnesses: lines of id, prediction and, in some, a record."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from mllm_eval.storage import parse_json
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """An answer: where it stands in its file, whose it is, its text (None: failed), and its own record.
+    """An answer: its place in the file, sample id, text (None: failed), and its own record.
 
-    id: what stands in the file's field `key`, which may be a number that is no sample's id.
-    says: what the line says besides of its question, to hold against the sample.
+    id: value of the file's field `key`; it may be a row number instead of a sample's id.
+    says: other statements of the line about its question, which are compared with the sample.
     """
 
     where: str
@@ -33,11 +33,11 @@ class Line:
 
     @property
     def says_something(self) -> bool:
-        """Whether there is anything to hold against the sample."""
+        """Whether the line states anything that can be compared with the sample."""
         return self.says != _NOTHING
 
     def of(self, id_: str) -> Line:
-        """The same line as an answer to the sample `id_`."""
+        """The same answer with the id of a sample."""
         return dataclasses.replace(self, id=id_)
 
 
@@ -46,7 +46,7 @@ Layout = Callable[[Path, Benchmark], list[Line]]
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file:line, object) of a jsonl file; UserError for a line that is no object, or names a field twice."""
+    """Yield (file:line, object) of a jsonl file. Raises UserError for a line that is no object or repeats a field."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -68,17 +68,17 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def jsonl(path: Path, benchmark: Benchmark) -> list[Line]:
-    """This project's layout: {"id", "prediction"} or {"id", "record", "prediction"}.
+    """Read this project's layout: {"id", "prediction"} or {"id", "record", "prediction"}.
 
-    `question`, `prompt` and `target`, `gold`, `gt_answer` or `answer` may stand beside, and are held against the
-    sample. A line that brings its record asks what the rules make of its text, be it empty; without one, an empty text
-    is what a crashed model leaves.
+    `question`, `prompt` and `target`, `gold`, `gt_answer` or `answer` are optional, and are compared with the sample.
+    With a record, an empty prediction is scored like any text. Without one, it is a failed sample, because crashed
+    models leave empty texts. Raises UserError with file and line.
     """
     return [line_of(fields, where) for where, fields in json_lines(path)]
 
 
 def line_of(fields: Mapping[str, Any], where: str) -> Line:
-    """An answer in this project's layout; `where` names its place. Raises UserError as `jsonl` does."""
+    """Read an answer in this project's layout. where: its place, for errors. Raises UserError as `jsonl` does."""
     for key in ("id", "prediction"):
         if key not in fields:
             raise UserError(f"{where}: field '{key}' is missing.{near(key, fields)}")
@@ -93,9 +93,10 @@ def line_of(fields: Mapping[str, Any], where: str) -> Line:
 
 
 def cambrian(path: Path, benchmark: Benchmark) -> list[Line]:
-    """Answers files of Cambrian-1's scripts, where questions without an image are left empty.
+    """Read answer files of Cambrian-1's scripts. Questions without an image are skipped, because they are empty there.
 
-    `question_id` or `questionId` numbers the data set's rows, `index` and DocVQA's `questionId` are its own ids.
+    `question_id` and `questionId` are row numbers of the data set; `index` and DocVQA's `questionId` are its own ids.
+    Raises UserError with file and line.
     """
     lines = []
     for where, line in json_lines(path):
@@ -108,7 +109,7 @@ def cambrian(path: Path, benchmark: Benchmark) -> list[Line]:
         if text not in line:
             raise UserError(f"{where}: field 'answer' is missing")
         prompt = _said(line.get("prompt"))
-        # OCRBench's script writes the first character of its prompt.
+        # OCRBench's script writes only the first character of its prompt.
         prompt = prompt if prompt and len(prompt) > 1 else None
         says = Said(None, _said(line.get("question")), prompt, (line.get("gt_answer"),))
         lines.append(Line(where, _id(line[key], where, key), _answer(_text(line[text], where, text)), None, key, says))
@@ -116,14 +117,15 @@ def cambrian(path: Path, benchmark: Benchmark) -> list[Line]:
 
 
 def lmms_eval(path: Path, benchmark: Benchmark) -> list[Line]:
-    """Samples files of lmms-eval: `doc_id` numbers the rows, the text is in `filtered_resps` or `resps`.
+    """Read sample files of lmms-eval: `doc_id` is the row number, `filtered_resps` or `resps` the text.
 
-    Newer ones write `input`, the prompt; older ones `doc`, the row without its image.
+    Newer versions write `input`, the prompt; older ones `doc`, the row without its image. Raises UserError with file
+    and line.
     """
     settings = benchmark.settings
     id_, question, answer = settings.get("id"), settings.get("question", "question"), settings.get("answer", "answer")
     rows = list(json_lines(path))
-    # Where a task names a column that its data lacks, lmms-eval takes the name for the target of every row.
+    # If a task names a column that its data lacks, lmms-eval writes the column's name as target of every row.
     targets = {str(line.get("target")) for _, line in rows}
     named = len(rows) > 1 and targets <= {"answer", "answers"}
     lines = []
@@ -146,9 +148,9 @@ def lmms_eval(path: Path, benchmark: Benchmark) -> list[Line]:
 
 
 def vlmevalkit(path: Path, benchmark: Benchmark) -> list[Line]:
-    """Result files of VLMEvalKit (xlsx, tsv, csv): columns `index` and `prediction`, and those of its data set.
+    """Read result files of VLMEvalKit (xlsx, tsv, csv): columns `index`, `prediction`, and those of its data set.
 
-    An index is a sample's id or numbers the rows or the questions, from 0 or 1.
+    An index is a sample's id, or counts rows or questions from 0 or 1. Raises UserError with file and row.
     """
     id_ = benchmark.settings.get("id")
     own = id_ if id_ not in (None, "index", "prediction", "question", "answer") else None
@@ -169,12 +171,12 @@ LAYOUTS: dict[str, Layout] = {
     "vlmevalkit": vlmevalkit,
 }
 
-# What VLMEvalKit and lmms-eval write where a model or its server gave no answer.
+# Texts that VLMEvalKit and lmms-eval write if a model or its server gave no answer.
 _NO_ANSWER = ("Failed to obtain answer", "[LMMS_EVAL_REQUEST_FAILED")
 
 
 def _answer(text: str | None) -> str | None:
-    """The text of an answer; None where there is none: an empty one is what a crashed question leaves."""
+    """The text of an answer; None if it is absent or empty, because crashed runs leave empty texts."""
     return None if text is None or not text.strip() or text.startswith(_NO_ANSWER) else text
 
 

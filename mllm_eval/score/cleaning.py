@@ -1,8 +1,8 @@
-"""The spaces that transformers took away when it decoded, up to version 4, where a tokenizer did not say otherwise."""
+"""Removes the spaces that tokenizers in transformers up to version 4 removed by default when decoding."""
 
 from __future__ import annotations
 
-# In this order, as transformers 4.37 has it (PreTrainedTokenizerBase.clean_up_tokenization).
+# In the order of transformers 4.37 (PreTrainedTokenizerBase.clean_up_tokenization).
 TAKEN = (
     (" .", "."),
     (" ?", "?"),
@@ -18,9 +18,9 @@ TAKEN = (
 
 
 def clean_up_spaces(text: str) -> str:
-    """A decoded answer without its spaces before punctuation and contractions: "Yes ." becomes "Yes.".
+    """Remove spaces before punctuation and contractions in a decoded answer: "Yes ." becomes "Yes.".
 
-    From version 5 on transformers leaves the text of byte-pair tokenizers such as LLaMA's alone, whatever
+    Since version 5, transformers does not do this for byte-pair tokenizers such as LLaMA's, whatever
     `clean_up_tokenization_spaces` says.
     """
     for spaced, closed in TAKEN:

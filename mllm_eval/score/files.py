@@ -1,4 +1,4 @@
-"""`mllm-eval score BENCHMARK --answers FILE`: answers of anyone -> scores, without a model."""
+"""`mllm-eval score BENCHMARK --answers FILE`: scores answers from any source, without a model."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from mllm_eval.storage import write_json, write_jsonl
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A file of answers, scored: samples and scores in one order, predictions by id.
+    """A scored file of answers: samples and scores in the same order, predictions by id.
 
-    `brought`: the samples are made of records that stand in the file, not of the benchmark's data.
+    brought: whether the samples come from records in the file instead of the benchmark's data.
     """
 
     samples: Sequence[Sample]
@@ -40,10 +40,10 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class ScoringOptions:
-    """How answers are read and scored, and what they are held against.
+    """How a file of answers is read and scored.
 
-    rules: the rule set. partial: samples may be missing. layout: of the file. pin, variant: of the benchmark's
-    data, whose samples they answer.
+    rules: the rule set. partial: whether samples may be missing. layout: of the file. pin, variant: the benchmark's
+    data that the answers belong to.
     """
 
     rules: str = "cambrian"
@@ -54,19 +54,19 @@ class ScoringOptions:
 
 
 WHOLE = ScoringOptions()
-"""Of all samples, under the paper's rules."""
+"""All samples, under the paper's rules."""
 
 
 def score_file(
     benchmark: str, answers: Path, options: ScoringOptions = WHOLE, out: Path | None = None, as_json: bool = False
 ) -> Scored:
-    """Score a file of answers, print its numbers, and write a line per sample to `out`.
+    """Score a file of answers, print its numbers, and write one line per sample to `out`.
 
-    Where the gold is hidden and a server scores, the file for it is written beside `out`.
-    The lines are matched by id to the benchmark's own data (`pin`), or bring their own records.
-    Raises UserError for anything that would change the score unseen: ids twice, unknown or missing, lines whose
-    question or gold is not that of their sample, groups that are not whole (unless `partial`), lines that are not
-    valid, records without a needed field.
+    If gold answers are hidden, the file for the scoring server is written beside `out`, as `.submission.json`.
+    Lines are matched to the benchmark's data (`pin`) by id, or have their own records.
+    Raises UserError for everything that would change the score unnoticed: repeated, unknown or missing ids, lines
+    whose question or gold answer differs from their sample's, incomplete groups (unless `partial`), invalid lines, and
+    records without a needed field.
     """
     chosen = load_benchmark(benchmark)
     rules_of(chosen, options.rules)
@@ -90,7 +90,7 @@ def score_file(
 
 
 def score_answers(benchmark: Benchmark, answers: Path, options: ScoringOptions = WHOLE) -> Scored:
-    """The scores of a file of answers, in the order of the samples, and their summary."""
+    """Score a file of answers without printing. Raises UserError as `score_file` does."""
     layout = "jsonl" if options.layout == "auto" else options.layout
     if layout not in LAYOUTS:
         raise UserError(f"unknown layout '{layout}'.{near(layout, LAYOUTS)} Known: {', '.join(LAYOUTS)}")
@@ -99,7 +99,7 @@ def score_answers(benchmark: Benchmark, answers: Path, options: ScoringOptions =
 
 
 def score_lines(benchmark: Benchmark, answers: str, lines: Sequence[Line], options: ScoringOptions = WHOLE) -> Scored:
-    """The scores of lines of answers, in the order of the samples; `answers` says in errors where they are from."""
+    """Score lines of answers. answers: where they come from, for errors. Raises UserError as `score_file` does."""
     if not lines:
         raise UserError(f"{answers}: no answers in it")
     if options.layout == "jsonl":
@@ -173,7 +173,7 @@ def _brought(benchmark: Benchmark, answers: str, lines: Sequence[Line], options:
 
 
 def submission(benchmark: Benchmark, scored: Scored) -> list[dict[str, Any]] | None:
-    """The entries for the server that scores what can't be scored here; None where all could."""
+    """Entries for the server that scores samples with hidden gold answers; None if all could be scored here."""
     entry = load_scorer(benchmark).submission
     if entry is None or scored.summary.n_unscored == 0:
         return None
@@ -182,7 +182,7 @@ def submission(benchmark: Benchmark, scored: Scored) -> list[dict[str, Any]] | N
 
 
 def sentence(summary: Summary) -> str:
-    """A summary in a line: protocol, value, counts."""
+    """A summary as one line: protocol, value, counts."""
     value = "no value" if summary.value is None else f"{summary.value:.2f}"
     marked = " (partial)" if summary.partial else ""
     counts = f"n {summary.n}, failed {summary.n_failed}, unparsed {summary.n_unparsed}"

@@ -1,4 +1,4 @@
-"""Samples and scores as data frames: a benchmark in a notebook, without a run and without files."""
+"""Samples and scores as data frames, for use in a notebook without a run and without files."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScoredPredictions:
-    """A benchmark's numbers, and a row a sample: id, prediction, score (NaN: failed), parsed, note."""
+    """A benchmark's summary, and one row per sample: id, prediction, score (0 to 1, NaN: failed), parsed, note."""
 
     summary: Summary
     scores: pd.DataFrame
 
     @property
     def value(self) -> float | None:
-        """The number that a table prints; None where no sample has a score."""
+        """The number in a table; None if no sample has a score."""
         return self.summary.value
 
     def __repr__(self) -> str:
         return f"<{sentence(self.summary)}>"
 
     def _repr_html_(self) -> Html:
-        # pandas escapes what stands in the cells, save for what turns letters around.
+        # pandas escapes HTML in cells, but not characters that change the direction of text.
         cells = Html(escaping.lines(self.scores._repr_html_()))  # type: ignore[operator]
         return Html("<p>{}</p>{}").format(sentence(self.summary), cells)
 
 
 @settings()
 def sample_frame(benchmark: Given | Benchmark, data: str = "mini", variant: str = DEFAULT.name) -> pd.DataFrame:
-    """The samples of a benchmark, a row each, in the data set's order.
+    """The samples of a benchmark, one row each, in the order of the data set.
 
-    Columns: `id`, `question` (the text that is asked, its suffix included, without a template), `gold` (to show; the
-    rules read the record), `images` (a tuple of `ImageRef`, `load()` gives the image), `group` (samples that are scored
+    Columns: `id`, `question` (the prompt's text with its suffix, without a template), `gold` (for display; rules read
+    the record), `images` (a tuple of `ImageRef`, whose `load()` returns the image), `group` (samples that are scored
     together), `cluster` (samples that are not independent), `record` (the upstream row without image bytes).
 
     Raises:
-        UserError: an unknown benchmark, pin or variant, or data that are not here or can't be read.
+        UserError: an unknown benchmark, pin or variant, or data that are missing or can't be read.
     """
     import pandas as pd
 
@@ -78,17 +78,17 @@ def score(
     """Score answers to a benchmark in memory, as `mllm-eval score BENCHMARK --answers FILE` scores a file.
 
     Args:
-        predictions: id -> answer; or a frame with columns `id` and `prediction`; or rows, each what a line of a file
-            would be, perhaps with a `record` of its own, which needs no data here. None, NaN and an empty text are
-            failed samples. `question`, `prompt`, `gold` and `target` of a frame are held against the samples; further
-            columns are not read.
-        rules: `cambrian`, `robust`, or another that the benchmark's yaml has.
-        data, variant: whose samples they answer.
-        partial: answers to some of the samples are enough.
+        predictions: a mapping of id to answer; a frame with columns `id` and `prediction`; or rows like the lines of a
+            file. A row may have its own `record`, and then needs no data here. None, NaN and an empty text are failed
+            samples. `question`, `prompt`, `gold` and `target` of a frame are compared with the samples; other columns
+            are ignored.
+        rules: `cambrian`, `robust`, or another rule set of the benchmark's yaml.
+        data, variant: the data pin and variant that the answers belong to.
+        partial: whether answers to some of the samples are enough.
 
     Raises:
-        UserError: what `mllm-eval score` refuses too: ids twice, unknown or missing, a question or gold that is not the
-            sample's, a rule that fails.
+        UserError: as `mllm-eval score`: repeated, unknown or missing ids, a question or gold answer that differs from
+            the sample's, or a rule that fails.
     """
     import pandas as pd
 
@@ -105,7 +105,7 @@ def score(
 
 
 def _whole(text: str | None) -> str | None:
-    # Half of a surrogate pair, legal in JSON, is nothing that a column of texts can hold.
+    # A column of texts cannot hold half of a surrogate pair, which JSON allows.
     return None if text is None else text.encode("utf-8", "replace").decode()
 
 
@@ -130,7 +130,7 @@ def _rows(answers: Any, source: str) -> list[dict[str, Any]]:
     kept = answers[[name for name in READ if name in answers.columns]]
     if not kept.columns.is_unique:
         raise UserError(f"{source}: a column stands in the frame twice ({', '.join(map(str, kept.columns))})")
-    # Missing cells of any dtype are None; numbers are plain, as they are in a file.
+    # Missing cells of any dtype become None, and numpy numbers become plain ones, as in a file.
     plain = kept.astype(object).where(kept.notna(), None)
     return [
         {str(name): value.item() if hasattr(value, "item") else value for name, value in row.items()}

@@ -1,7 +1,7 @@
-"""Whose answer is it: lines of another harness's file and the samples of this data set, by id and never by position.
+"""Matches the lines of another harness's file to samples, by their numbers and never by their order.
 
-A harness numbers its rows by ids, by rows of the data set or by questions asked, from 0 or from 1. A numbering is taken
-when every number is of this data set and all that the lines say of their questions agrees with the samples.
+A harness numbers answers by ids, rows of the data set, or questions asked, from 0 or 1. A numbering is accepted if
+every number exists in this data set and everything that the lines say about their questions agrees with the samples.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ NUMBERINGS: dict[str, tuple[Numbering, ...]] = {
     "lmms_eval": ("own id", "row", "question"),
     "vlmevalkit": ("own id", "id", "row", "question", "row from 1", "question from 1"),
 }
-"""What the numbers of a layout may mean, the usual first."""
+"""What the numbers in a layout may mean, most usual first."""
 
-# So many questions that agree are no accident, where a file is not whole and its numbers could mean several things.
+# If a file is incomplete and its numbers are ambiguous, this many agreeing questions decide the numbering.
 _EVIDENCE = 10
 
 
 def join(benchmark: Benchmark, lines: Sequence[Line], samples: Samples, numberings: Sequence[Numbering]) -> list[Line]:
-    """The lines with the ids of their samples; those of rows that the benchmark does not ask are left out.
+    """Return the lines with their samples' ids, without the lines of rows that the benchmark does not ask.
 
-    `numberings` are what the numbers of this layout may mean, the usual one first.
+    numberings: what the numbers of this layout may mean, most usual first.
 
     Raises:
-        UserError: a number that is there twice or of no sample, or what a line says of its question or gold
-            is not what the sample says; with the line, and both texts.
+        UserError: a repeated number, a number without a sample, or a line whose question or gold answer differs from
+            the sample's; names the line and both texts.
     """
     _no_repeats(lines)
     data = _Data(benchmark, samples)
@@ -54,7 +54,7 @@ def join(benchmark: Benchmark, lines: Sequence[Line], samples: Samples, numberin
 
 
 def agree(benchmark: Benchmark, lines: Sequence[Line], samples: Samples) -> None:
-    """Hold what lines of this project's layout say besides against the samples of their ids; raises UserError."""
+    """Raise UserError if a line of this project's layout contradicts the sample with its id."""
     if any(line.says_something for line in lines):
         data = _Data(benchmark, samples)
         places = [data.exact.get(line.id) for line in lines]
@@ -63,7 +63,7 @@ def agree(benchmark: Benchmark, lines: Sequence[Line], samples: Samples) -> None
 
 
 class _Data:
-    """The samples, by what a number may mean."""
+    """Looks up samples by each possible meaning of a number."""
 
     def __init__(self, benchmark: Benchmark, samples: Samples) -> None:
         self._settings = benchmark.settings
@@ -73,7 +73,7 @@ class _Data:
         self._known: dict[int, Known] = {}
 
     def places(self, lines: Sequence[Line], numbering: Numbering) -> list[int | None] | None:
-        """The sample of each line, None for a row that is not asked; None where a number is of no sample."""
+        """Index of each line's sample, None for a row that is not asked; None overall if a number has no sample."""
         place_of = self._reader(numbering)
         places: list[int | None] = []
         for line in lines:
@@ -89,7 +89,7 @@ class _Data:
             plain: dict[str, int] = {}
             for id_, place in self.exact.items():
                 key = number_or_text(id_)
-                # Two ids that only their zeros tell apart are found as they are written.
+                # Ids that differ only in zeros are ambiguous here, and are only found as written.
                 plain[key] = -1 if key in plain else place
 
             def by_id(line: Line) -> int:
@@ -115,7 +115,7 @@ class _Data:
         return by_number
 
     def problem(self, lines: Sequence[Line], places: Sequence[int | None]) -> str | None:
-        """The first line that says another thing than its sample, as a sentence."""
+        """An error message for the first line that contradicts its sample; None if all agree."""
         for line, place in zip(lines, places, strict=True):
             if place is None or not line.says_something:
                 continue
@@ -142,7 +142,7 @@ def _no_repeats(lines: Sequence[Line]) -> None:
 
 
 def _say_strange(benchmark: Benchmark, lines: Sequence[Line], data: _Data, numberings: Sequence[Numbering]) -> None:
-    """Raise for the first line whose number is of no sample, however numbers are read."""
+    """Raise UserError for the first line whose number has no sample under any numbering."""
     for line in lines:
         if all(data.places([line], numbering) is None for numbering in numberings):
             raise UserError(

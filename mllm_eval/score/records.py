@@ -1,4 +1,4 @@
-"""Records that come with the answers: their fields checked, and whether their groups are whole."""
+"""Records that an answer file contains: checks their fields, and whether their groups are complete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mllm_eval.score.scorer import KINDS, Scorer, own_code
 
 
 def sample_of(benchmark: Benchmark, scorer: Scorer, id_: str, record: Mapping[str, Any], where: str) -> Sample:
-    """A sample made of a brought record; UserError naming the field that is missing or of another type."""
+    """Make a sample from a record. Raises UserError naming a field that is missing or has another type."""
     names = named_columns(record, benchmark.aliases, where)
     named = {name: record[own] for name, own in names.items()}
     check_fields(scorer, named, where)
@@ -30,7 +30,7 @@ def sample_of(benchmark: Benchmark, scorer: Scorer, id_: str, record: Mapping[st
 
 
 def check_fields(scorer: Scorer, record: Mapping[str, Any], where: str) -> None:
-    """UserError naming the first field that the scorer needs and the record lacks, or has of another type."""
+    """Raise UserError for the first field that the scorer needs and that is missing or has another type."""
     for field, kind in scorer.needs.items():
         if field not in record and kind.endswith("?"):
             continue
@@ -51,10 +51,10 @@ def _is(value: Any, kind: str) -> bool:
 
 
 def whole_groups(scorer: Scorer, samples: Sequence[Sample]) -> tuple[set[str], str]:
-    """The groups that have each of their members once, and what is wrong with the first that has not.
+    """The groups that contain each member exactly once, and an error message for the first other group.
 
-    Of a list of trial answers (the same question three times or more, and no group whole) nothing is wrong:
-    each line can be scored, and no number counts them together.
+    If no group is complete and the same question occurs three times or more, the lines are taken as trial answers:
+    the message is empty, each line is scored, and no number combines them.
     """
     if scorer.group is None:
         return {sample.group for sample in samples}, ""

@@ -1,4 +1,4 @@
-"""A benchmark's scorer: the functions of the module beside its yaml, and the name and hash of its protocol."""
+"""Loads a benchmark's scorer, the module beside its yaml, and computes the name and hash of its protocol."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "float64": (int, float),
     "bool": bool,
 }
-"""Types of fields of records, by their names in NEEDS; `list<string>` and the like are made of them."""
+"""Types of record fields by their names in NEEDS; lists (`list<string>`) are formed from them."""
 
 _SHARED = re.compile(r"^(?:from|import) mllm_eval\.metrics(?:\.(\w+)|\s+import ([^\n]+))", re.MULTILINE)
 
@@ -36,14 +36,14 @@ Rows = Sequence[tuple[Record, float]]
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """What a scorer module offers.
+    """The functions of a scorer module.
 
     needs: field -> type of the records it scores. rules: name -> (record, prediction) -> (score in [0, 1],
     what was parsed, note). report: (rules, scored rows) -> the numbers of the table.
-    group: record -> (group, how many records make it whole), for benchmarks that score groups.
-    guess: record -> share of blind guesses that are right. chance: records -> value of blind guessing, where
-    the report is no mean of the scores; or metric -> value, where variants count by other metrics.
-    submission: (record, prediction) -> entry of a file for a server.
+    group: record -> (group, number of records in the complete group), for benchmarks that score groups.
+    guess: record -> probability that a blind guess is right. chance: records -> value of blind guessing, if the report
+    is not a mean of the scores; or metric -> value, if variants use other metrics.
+    submission: (record, prediction) -> entry of a file for a scoring server.
     """
 
     needs: Mapping[str, str]
@@ -56,10 +56,10 @@ class Scorer:
 
 
 def load_scorer(benchmark: Benchmark) -> Scorer:
-    """The scorer of a benchmark.
+    """Load and check the scorer of a benchmark.
 
     Raises:
-        UserError: its module can't be imported, lacks something, or has no function for a rule set of the yaml.
+        UserError: its module can't be imported, lacks a part, or has no function for a rule set of the yaml.
     """
     module = load_module(benchmark)
     where = str(module.__file__)
@@ -94,10 +94,10 @@ def _check(benchmark: Benchmark, module: ModuleType, where: str, optional: Mappi
 
 @contextmanager
 def own_code(benchmark: Benchmark, doing: str) -> Iterator[None]:
-    """Somebody's own function in the `with` block: what it raises is its fault, told with file and line.
+    """Turn exceptions of a benchmark's own code in the `with` block into a UserError with file and line.
 
-    Raises UserError in place of any exception but those that say it themselves. A scorer is asked for the score of
-    what a model said, and not for 0 where it can't give it.
+    UserError and MemoryError pass unchanged. A failing rule must stop the scoring, because a score of 0 would blame
+    the answer.
     """
     try:
         yield
@@ -109,12 +109,12 @@ def own_code(benchmark: Benchmark, doing: str) -> Iterator[None]:
 
 
 def load_module(benchmark: Benchmark) -> ModuleType:
-    """The module that a benchmark's scorer is."""
+    """Import the scorer module of a benchmark. Raises UserError if it can't be imported."""
     return module_of(benchmark, benchmark.scorer or benchmark.name)
 
 
 def rules_of(benchmark: Benchmark, rules: str) -> RulesRef:
-    """The yaml's entry of a rule set; UserError with the nearest name otherwise."""
+    """The yaml's entry of a rule set. Raises UserError with the nearest known name."""
     if rules not in benchmark.rules:
         hint = f"{near(rules, benchmark.rules)} Known: {', '.join(benchmark.rules)}"
         raise UserError(f"{benchmark.name} has no rules '{rules}'.{hint}")
@@ -122,12 +122,12 @@ def rules_of(benchmark: Benchmark, rules: str) -> RulesRef:
 
 
 def protocol(benchmark: Benchmark, rules: str) -> str:
-    """Name and version, as `mme@cambrian.v1`."""
+    """Name and version of a protocol, as `mme@cambrian.v1`. Raises UserError for an unknown rule set."""
     return f"{benchmark.name}@{rules}.v{rules_of(benchmark, rules).version}"
 
 
 def protocol_hash(benchmark: Benchmark, rules: str, variant: VariantKey = DEFAULT) -> str:
-    """12 hex digits over all that decides the score: the yaml, the variant, and the source of the rules."""
+    """12 hex digits over everything that affects scores: the yaml, the variant, and the source of the rules."""
     folder = folder_of(benchmark)
     sources = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))}
     if "." in benchmark.scorer:
@@ -137,7 +137,7 @@ def protocol_hash(benchmark: Benchmark, rules: str, variant: VariantKey = DEFAUL
 
 
 def _with_shared(sources: Mapping[str, str]) -> dict[str, str]:
-    """These sources, and those of `mllm_eval.metrics` that they import, and that these import in turn."""
+    """These sources, and those of the `mllm_eval.metrics` modules that they import, directly or indirectly."""
     sources_read, waiting = dict(sources), list(sources.values())
     while waiting:
         for module, names in _SHARED.findall(waiting.pop()):

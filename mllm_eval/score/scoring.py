@@ -1,4 +1,4 @@
-"""Answers -> scores -> the numbers of the table. Error is not wrong: a failed sample has no score."""
+"""Turns answers into scores and table values. A failed sample has no score, and is not counted as wrong."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FAILED = "failed"
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A sample's score in [0, 1]; None for a failed sample. parsed is None where nothing could be read."""
+    """A sample's score in [0, 1]; None for a failed sample. parsed is None if nothing could be read."""
 
     id: str
     score: float | None
@@ -38,7 +38,7 @@ class Score:
     note: str
 
     def __reduce__(self) -> tuple[type[Score], tuple[str, float | None, str | None, str]]:
-        # Many are kept on disk: thrice as fast as what dataclasses do.
+        # Many scores are pickled to disk; this is three times as fast as the default of dataclasses.
         return Score, (self.id, self.score, self.parsed, self.note)
 
 
@@ -46,12 +46,13 @@ class Score:
 class Summary:
     """A benchmark's numbers under a rule set.
 
-    value: on the scale that the paper prints (MME: perception, 0-2000); None where nothing could be counted.
-    n_failed: samples without an answer, which no number counts. n_unparsed: scored, but nothing could be read.
-    chance: the value of blind guessing, from these very samples where the scorer can say it.
-    n_unscored: samples whose gold is hidden. n_empty: answers without a visible character, which count as answers: the
-        model ended at once.
-    partial: some samples or members of groups are missing; groups that are not whole count nowhere.
+    value: on the paper's scale (MME: perception, 0-2000); None if nothing could be counted.
+    n: all samples. n_failed: samples without an answer, which no number counts. n_unparsed: scored samples from whose
+        answer nothing could be read.
+    chance: value of blind guessing, computed from these samples if the scorer can do that.
+    n_unscored: samples whose gold answer is hidden. n_empty: answers without a visible character; they count as
+        answers, because the model ended at once.
+    partial: some samples or members of groups are missing; incomplete groups are not counted.
     """
 
     benchmark: str
@@ -73,7 +74,7 @@ class Summary:
 def score_samples(
     benchmark: Benchmark, rules: str, samples: Sequence[Sample], predictions: Mapping[str, str | None]
 ) -> Sequence[Score]:
-    """The score of every sample, in order; a sample without a prediction (or with None) is failed.
+    """Score every sample, in order. A sample without a prediction (or with None) is failed.
 
     Raises UserError as `score_one` does.
     """
@@ -83,13 +84,13 @@ def score_samples(
 
 
 def _place(benchmark: Benchmark, function: Any) -> str:
-    """Where a function of a scorer is defined."""
+    """File and line where a scorer's function is defined."""
     code = getattr(function, "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else str(load_module(benchmark).__file__)
 
 
 def _no_score(result: Any) -> str:
-    """What is wrong with what a rule gives; empty for a score."""
+    """What is wrong with the return value of a rule; empty if it is valid."""
     if not isinstance(result, tuple | list) or len(result) != 3:
         return repr(result)[:80]
     score, parsed, note = result
@@ -101,15 +102,15 @@ def _no_score(result: Any) -> str:
 
 
 class _Rows(Sequence[tuple[Record, float]]):
-    """The records and values of the samples that count: values stand in memory, records where the samples are."""
+    """The (record, value) of all samples that count. Values are in memory; records are read from the samples."""
 
     def __init__(self, samples: Sequence[Sample], values: Sequence[float]) -> None:
-        """`values` are in the order of the samples; those that do not count are NaN."""
+        """values: one per sample, NaN for samples that do not count."""
         self._samples, self._values = samples, values
         self._length = sum(value == value for value in values)
 
     def of(self, value: Callable[[Record], float]) -> _Rows:
-        """The same records with other values."""
+        """The same records with the values that a function gives."""
         return _Rows(
             self._samples,
             array("d", (value(sample.record) if own == own else own
@@ -136,7 +137,7 @@ class _Rows(Sequence[tuple[Record, float]]):
 
 
 class _Records(Sequence[Record]):
-    """The records of rows."""
+    """Only the records of `_Rows`."""
 
     def __init__(self, rows: _Rows) -> None:
         self._rows = rows
@@ -156,10 +157,10 @@ class _Records(Sequence[Record]):
 
 
 def score_one(benchmark: Benchmark, scorer: Scorer, rules: str, sample: Sample, prediction: str | None) -> Score:
-    """One sample's score.
+    """Score one sample.
 
     Raises:
-        UserError: the rule fails, which is no score of the answer, or what it gives is no score.
+        UserError: the rule fails, or returns something that is not a score.
     """
     if prediction is None:
         return Score(sample.id, None, None, f"{FAILED}: no prediction")
@@ -172,7 +173,7 @@ def score_one(benchmark: Benchmark, scorer: Scorer, rules: str, sample: Sample, 
     score, parsed, note = outcome
     score = None if score is None else float(score)
     if parsed is not None:
-        # A lone surrogate, legal in JSON, can't be written as UTF-8.
+        # A lone surrogate, which JSON allows, can't be written as UTF-8.
         parsed = parsed[:200].encode("utf-8", "replace").decode()
     return Score(sample.id, score, parsed, note)
 
@@ -186,10 +187,10 @@ def summarize(
     whole: set[str] | None = None,
     empty: int = 0,
 ) -> Summary:
-    """The numbers over scored samples; of a benchmark that scores groups, over whole groups only.
+    """Compute a benchmark's numbers from scores. If it scores groups, only complete groups count.
 
-    `whole` names the groups that are whole; by default those all of whose samples have a score. `empty`: how many of
-    the answers are empty (`count_empty`).
+    whole: names of the complete groups; by default all groups whose samples all have a score. empty: number of empty
+    answers (`count_empty`). Raises UserError if the scorer's functions fail or return something unexpected.
     """
     scorer, entry, chosen = load_scorer(benchmark), rules_of(benchmark, rules), benchmark.variant(variant)
     values = array("d", (math.nan if score.score is None else score.score for score in scores))
@@ -225,7 +226,7 @@ def summarize(
 
 
 def count_empty(predictions: Iterable[str | None]) -> int:
-    """How many texts hold no character; None, a failed sample, is none of them."""
+    """Number of texts without a visible character; None, a failed sample, does not count."""
     return sum(text is not None and not text.strip() for text in predictions)
 
 
@@ -244,7 +245,7 @@ def _reported(benchmark: Benchmark, scorer: Scorer, rules: str, rows: _Rows) -> 
 
 
 def _value(benchmark: Benchmark, reported: dict[str, Any], metric: str, scale: float) -> float | None:
-    """The number of a report that the yaml names; None where it says so. Raises UserError where it lacks the number."""
+    """The reported number that `metric` names, times `scale`; None if it is None. Raises UserError if it is missing."""
     value: Any = reported
     where = f"{load_module(benchmark).__file__}: {benchmark.name}: `report`"
     for part in metric.split("."):

@@ -1,4 +1,4 @@
-"""Sheets of answers: xlsx, tsv and csv as rows of text, of bounded size."""
+"""Reads sheets of answers (xlsx, tsv and csv) as rows of text, up to a size limit."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from mllm_eval.errors import UserError, near
 
 _ESCAPED = re.compile(r"_x(00[01][0-9A-Fa-f])_")
 UNPACKED = 512 * 1024**2
-"""Bytes that an xlsx may hold when unpacked; 14,233 answers of 512 tokens are about 50 MB."""
+"""Largest unpacked size of an xlsx in bytes; 14,233 answers of 512 tokens are about 50 MB."""
 
 
 def sheet(path: Path, needed: Sequence[str], beside: Sequence[str] = ()) -> list[tuple[str, dict[str, str]]]:
-    """(file:row, column -> text) of the first sheet; its first row names the columns, empty cells are "".
+    """(file:row, column -> text) of the first sheet, whose first row names the columns. Empty cells are "".
 
-    Columns are those that are needed, and of `beside` those that are there.
+    needed: columns that must exist. beside: columns that are read if they exist.
 
     Raises:
-        UserError: a file that is no such sheet, is too large unpacked, or lacks a column.
+        UserError: the file is not such a sheet, is too large unpacked, or lacks a column.
     """
     suffix = path.suffix.lower()
     if suffix not in (".xlsx", ".tsv", ".csv", ".txt"):
@@ -75,7 +75,7 @@ def _xlsx(path: Path) -> Iterator[list[str]]:
         finally:
             book.close()
     except Exception as error:
-        # A broken part makes openpyxl raise whatever its parsers do.
+        # openpyxl passes on whatever its parsers raise for a broken part.
         raise UserError(f"{path}: can't be read as xlsx ({_short(error)})") from None
 
 
@@ -83,7 +83,7 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        # The format's way to write control characters, as in "_x000D_" for a carriage return; openpyxl leaves it.
+        # xlsx writes control characters as "_x000D_" (a carriage return), and openpyxl does not decode them.
         return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), value)
     if isinstance(value, bool):
         return str(value)

@@ -1,4 +1,4 @@
-"""A scorer tried on the data set it is for, before anything long is begun: it must not fail after the training."""
+"""Tries a scorer on its data set before a long computation, so that it does not fail after the training."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mllm_eval.score.scoring import score_one, summarize
 
 
 def try_scorer(benchmark: Benchmark, samples: Sequence[Sample], variants: Sequence[VariantKey], whole: bool) -> None:
-    """Score the first sample by every rule set, answered by its gold, by a letter and by nothing.
+    """Score the first sample under every rule set, with its gold answer, a letter and an empty text.
 
-    With `whole`, `samples` are all of the data set, and the reports that the variants show are made of them too, as
-    if each had the first one's score.
+    With `whole`, `samples` are the complete data set, and the reports of the variants are computed as well, as if
+    every sample had the first one's score.
 
     Raises:
-        UserError: a field that the scorer needs is missing, a function of it fails or gives what is no score, or the
-            report lacks what the yaml calls its `metric`.
+        UserError: a needed field is missing, a function of the scorer fails or returns something that is not a score,
+            or the report lacks the yaml's `metric`.
     """
     scorer, first = load_scorer(benchmark), samples[0]
     check_fields(scorer, first.record, f"{benchmark.name}, sample '{first.id}'")

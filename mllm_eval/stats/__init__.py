@@ -1,4 +1,4 @@
-"""Statistics: arrays in, numbers out. Nothing here knows a benchmark, a run or a file."""
+"""Statistics: functions from arrays to numbers, without any knowledge of benchmarks, runs or files."""
 
 from __future__ import annotations
 

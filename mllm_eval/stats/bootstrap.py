@@ -1,8 +1,8 @@
-"""Intervals by the cluster bootstrap, as products of matrices.
+"""Confidence intervals by the cluster bootstrap, computed as matrix products.
 
-Clusters are drawn whole and within their layer. From n clusters n - 1 are drawn and weighted by n / (n - 1),
-which makes the variance of a mean unbiased where a layer has few clusters (Rao & Wu 1988, "Resampling
-inference with complex survey data").
+Whole clusters are drawn within their layer. Of n clusters, n - 1 are drawn and weighted by n / (n - 1). This makes the
+variance of a mean unbiased even if a layer has few clusters (Rao & Wu 1988, "Resampling inference with complex survey
+data").
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CELLS = 4_000_000  # weights held at a time: 16 MB of float32
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A value with its confidence limits, all on the value's own scale."""
+    """A value with its confidence limits, on the value's own scale."""
 
     value: float
     low: float
@@ -31,15 +31,15 @@ class Interval:
 
 
 def seed_of(name: str) -> int:
-    """A seed that depends on the name only: two runs draw the same images of the same benchmark."""
+    """A seed that depends only on the name, so that all runs draw the same images of a benchmark."""
     return zlib.crc32(name.encode())
 
 
 def draw_weights(layer: Ints, draws: int, seed: int) -> Iterator[npt.NDArray[np.float32]]:
-    """How much each cluster counts in each draw: float32 chunks [some draws, clusters], `draws` rows in all.
+    """Yield the weight of each cluster in each draw: float32 chunks [some draws, clusters], `draws` rows in total.
 
-    `layer` [clusters] says which clusters are drawn from the same ones. n - 1 of a layer's n clusters are drawn with
-    replacement and weigh n / (n - 1); one that is alone in its layer always counts once.
+    layer [clusters]: clusters are drawn from their own layer. Of a layer's n clusters, n - 1 are drawn with
+    replacement and weighted by n / (n - 1). A cluster alone in its layer always has weight 1.
     """
     rng = np.random.default_rng(seed)
     places = [np.flatnonzero(layer == part) for part in np.unique(layer)]
@@ -59,10 +59,10 @@ def draw_weights(layer: Ints, draws: int, seed: int) -> Iterator[npt.NDArray[np.
 
 
 def distribution(runs: Sequence[Units], draws: int = DRAWS, seed: int = 0) -> Floats:
-    """[R, draws] bootstrap values of R runs that share their clusters; draw i is the same images for all.
+    """[R, draws] bootstrap values of R runs with the same clusters. Draw i uses the same clusters for all runs.
 
-    Since the draws depend only on the clusters and the seed, runs given in separate calls stay paired too.
-    A draw that holds no valid sample of a term is nan.
+    The draws depend only on the clusters and the seed, so runs in separate calls are paired as well. A draw without a
+    valid sample of a term is nan. Raises ValueError if the runs have different clusters.
     """
     first = runs[0]
     if any(run.clusters != first.clusters for run in runs):
@@ -81,7 +81,7 @@ def distribution(runs: Sequence[Units], draws: int = DRAWS, seed: int = 0) -> Fl
 
 
 def interval(value: float, draws: Floats, level: float = 0.95) -> Interval:
-    """Percentile interval of a bootstrap distribution [draws]."""
+    """Percentile interval of a bootstrap distribution [draws]; limits are nan if all draws are nan."""
     tail = 50.0 * (1.0 - level)
     if not np.isfinite(draws).any():
         return Interval(value, float("nan"), float("nan"))
@@ -90,9 +90,9 @@ def interval(value: float, draws: Floats, level: float = 0.95) -> Interval:
 
 
 def satterthwaite(variances: Sequence[float], freedoms: Sequence[float]) -> float:
-    """Degrees of freedom of a sum of independent variances (Satterthwaite 1946); inf where none of them varies.
+    """Degrees of freedom of a sum of independent variances (Satterthwaite 1946); inf if all variances are 0.
 
-    0 where one of them has none: a variance that can't be known leaves the sum unknown.
+    0 if one of them has less than one degree of freedom, because then the variance of the sum is unknown.
     """
     if any(one < 1 for one in freedoms):
         return 0.0
@@ -101,10 +101,10 @@ def satterthwaite(variances: Sequence[float], freedoms: Sequence[float]) -> floa
 
 
 def t_ratio(parts: Sequence[tuple[Units, float]], level: float = 0.95) -> float:
-    """How much wider Student's t makes an interval of the sum of values times weights than the normal does.
+    """Ratio of the interval widths by Student's t and by the normal, for a weighted sum of values.
 
-    Degrees of freedom by `satterthwaite` from each part that varies; 1 where none does, nan where one of them has a
-    single cluster.
+    Degrees of freedom come from `satterthwaite` over the parts that vary. 1 if no part varies, nan if one of them
+    has a single cluster.
     """
     varied = [(units, share) for units, share in parts if share and not (units.freedom and units.still)]
     freedom = satterthwaite([(share * one.error) ** 2 for one, share in varied], [one.freedom for one, _ in varied])
@@ -117,14 +117,15 @@ def t_ratio(parts: Sequence[tuple[Units, float]], level: float = 0.95) -> float:
 def widened(
     percentile: Interval, parts: Sequence[tuple[Units, float]], floor: float = 0.0, level: float = 0.95
 ) -> Interval:
-    """The interval as few clusters bear it: limits moved from the value by `t_ratio`, within what the value can be.
+    """Widen a percentile interval for few clusters: its limits move away from the value by the factor `t_ratio`.
 
-    `floor` times the top is the least that the value can be: 0 for a value, -1 for a difference. A part of which one
-    cluster is all there is says nothing of how clusters differ: the limits are nan then.
+    parts: (units, weight) of the values in the sum. floor: smallest possible value as a multiple of the largest, 0 for
+    a value, -1 for a difference; limits stay in this range. They are nan if a part has a single cluster, which shows
+    no variation between clusters.
 
-    A part in which nothing varies (all wrong, all right, as much on every cluster) has a point for a bootstrap, which
-    would claim certainty. Its own limits are those of `_unvaried`, and the squares of the distances of value and limit
-    add up over the parts (MOVER, Zou & Donner 2008).
+    A part without any variation (all wrong, all right, the same on every cluster) has a bootstrap interval of one
+    point, which would claim certainty. It gets the limits of `_unvaried`. The squared distances between value and
+    limit are summed over the parts (MOVER, Zou & Donner 2008).
     """
     if any(units.freedom < 1 for units, share in parts if share):
         return Interval(percentile.value, float("nan"), float("nan"))
@@ -142,10 +143,11 @@ def widened(
 
 
 def _unvaried(units: Units, share: float, floor: float, level: float) -> tuple[float, float]:
-    """How far below and above a value that is the same on every cluster, times its weight, the truth may be.
+    """Distances from a value that is the same on every cluster to its lower and upper limit, times its weight.
 
-    The limit of Clopper & Pearson (1934) with one trial a cluster, ``1 - ((1 - level) / 2) ** (1 / n)``, n being the
-    fewest clusters of a layer: that share of other clusters may be otherwise, and none was seen.
+    The limit is that of Clopper & Pearson (1934) with one trial per cluster: the largest share of differing clusters
+    that is compatible with having seen none, ``1 - ((1 - level) / 2) ** (1 / n)``. n is the smallest number of
+    clusters in a layer.
     """
     top = float(units.weight.sum())
     fewest = int(np.unique(units.layer[units.answered], return_counts=True)[1].min())
@@ -154,5 +156,5 @@ def _unvaried(units: Units, share: float, floor: float, level: float) -> tuple[f
 
 
 def value_interval(units: Units, draws: Floats, level: float = 0.95) -> Interval:
-    """Interval of a value from its draws: percentiles, `widened`; nan for a single cluster."""
+    """Confidence interval of a value from its draws [draws]: percentiles, then `widened`; nan for a single cluster."""
     return widened(interval(units.value, draws, level), [(units, 1.0)], level=level)

@@ -1,7 +1,7 @@
-"""How a benchmark's value is made of its samples, as data that the statistics can resample.
+"""How a benchmark's value is computed from its samples, in a form that can be resampled.
 
-A value is a weighted sum of ratios of sums. Resampling then is a product of matrices: the weights of the
-drawn clusters times each cluster's numerators and denominators.
+A value is a weighted sum of ratios of sums. Resampling is therefore a matrix product: the weights of the drawn
+clusters times each cluster's numerators and denominators.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Estimator:
-    """The recipe of one value.
+    """The formula of one value.
 
     In every stratum the term is ``sample * (mean of the samples' scores) + group * (share of groups whose
-    samples are all right)``; the strata's terms are then averaged or added. With ``strata="pooled"`` there is
-    one stratum. Samples without a stratum take part only where the strata are pooled.
+    samples are all right)``. The terms of the strata are then averaged or summed. With ``strata="pooled"`` there is
+    one stratum. Samples without a stratum are left out unless the strata are pooled.
 
     =====================================  ======  =====  ========
     value                                  sample  group  strata
@@ -45,7 +45,7 @@ class Estimator:
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], where: str) -> Estimator:
-        """Reads a mapping with any of the fields; raises UserError naming `where` for anything else."""
+        """Read a mapping of these fields. where: start of error messages. Raises UserError for anything else."""
         known = {field.name for field in fields(cls)}
         for name in data:
             if name not in known:
@@ -63,11 +63,11 @@ class Estimator:
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """One run's scores on one benchmark, summed up per cluster.
+    """One run's scores on one benchmark, summed per cluster, for C clusters and T terms.
 
-    clusters [C]         names of what is resampled as a whole
-    numerator [C, T]     sum of scores of the cluster in each of T terms
-    denominator [C, T]   how many samples or groups that is
+    clusters [C]         names of the clusters, which are resampled as a whole
+    numerator [C, T]     sum of the cluster's scores in each term
+    denominator [C, T]   number of samples or groups in that sum
     weight [T]           the value is ``sum_t weight_t * numerator_t / denominator_t``
     layer [C]            clusters are drawn within their layer, so that a small stratum keeps its size
     """
@@ -85,7 +85,7 @@ class Units:
             return float((self.weight * self.numerator.sum(0) / self.denominator.sum(0)).sum())
 
     def minus(self, other: Units) -> Units:
-        """The units of the difference of the two values. Raises ValueError where the valid samples differ."""
+        """The units of the difference of two values. Raises ValueError if clusters or valid samples differ."""
         if self.clusters != other.clusters or not np.array_equal(self.denominator, other.denominator):
             raise ValueError("a difference needs the same valid samples on both sides")
         return replace(self, numerator=self.numerator - other.numerator)
@@ -100,7 +100,7 @@ class Units:
 
     @property
     def error(self) -> float:
-        """Standard error of the value: the variance of the clusters' influences within layers, summed."""
+        """Standard error of the value: root of the sum over layers of n times the variance of the influences."""
         influence, variance = self.influence, 0.0
         for layer in np.unique(self.layer):
             part = influence[self.layer == layer]
@@ -110,15 +110,15 @@ class Units:
 
     @property
     def answered(self) -> npt.NDArray[np.bool_]:
-        """[C] which clusters hold a valid sample; the others say nothing."""
+        """[C] whether each cluster has a valid sample."""
         return np.asarray((self.denominator > 0).any(1))
 
     @property
     def freedom(self) -> int:
-        """Degrees of freedom of `error`: clusters with a valid sample minus layers; 0 where `error` can't be known.
+        """Degrees of freedom of `error`: clusters with a valid sample minus layers; 0 if `error` is unknown.
 
-        That is so where a term hangs on one cluster alone: one says nothing of how clusters differ, and would add
-        no variance to a sum over strata.
+        It is unknown if a term has only one cluster: a single cluster shows no variation, and would add no variance to
+        a sum over strata.
         """
         if (np.count_nonzero(self.denominator, axis=0) < 2).any():
             return 0
@@ -126,7 +126,7 @@ class Units:
 
     @property
     def still(self) -> bool:
-        """Whether nothing varies from cluster to cluster, rounding aside."""
+        """Whether all clusters are the same, apart from rounding."""
         return self.error <= 1e-9 * float(np.abs(self.weight).sum())
 
 
@@ -136,10 +136,10 @@ def _codes(names: Sequence[str]) -> tuple[list[str], Ints]:
 
 
 def _layers(strata: Ints, owner: Ints, clusters: int) -> Ints:
-    """[C] clusters that touch the same set of strata form a layer.
+    """[C] layer of each cluster. Clusters with samples in the same set of strata form a layer.
 
-    A cluster that is alone with its set is drawn with the layer that shares most of it, since a layer of one never
-    varies (collapsed strata, Cochran 1977, 5A.12).
+    A cluster that is alone with its set joins the layer that shares most of it, because a layer of one cluster
+    never varies (collapsed strata, Cochran 1977, 5A.12).
     """
     touched = np.zeros((clusters, int(strata.max(initial=0)) + 1), dtype=bool)
     touched[owner, strata] = True
@@ -159,12 +159,12 @@ def summed(
     group: Sequence[str],
     stratum: Sequence[str | None],
 ) -> Units:
-    """Sums up the N samples of one benchmark per cluster.
+    """Sum the N samples of one benchmark per cluster. The order of the samples does not matter.
 
-    A nan score is a failed sample: it leaves numerator and denominator, and where the value counts groups, its
-    whole group does: the scoring rules leave out a group that is not whole.
-    Where the value counts groups, clusters joined by a group become one: neither half can be drawn alone.
-    The order of the samples does not matter.
+    score [N]: nan marks a failed sample, which counts in neither numerator nor denominator. If the value counts
+    groups, its whole group is left out, because scoring rules leave out incomplete groups.
+    cluster, group, stratum: N names each. If the value counts groups, clusters that share a group are merged, because
+    they cannot be drawn separately.
     """
     scores = np.asarray(score, dtype=np.float64)
     keep = np.ones(len(scores), dtype=bool)
@@ -175,7 +175,7 @@ def summed(
         layer_of = _codes([str(name) for name in np.asarray(stratum, dtype=object)[keep]])[1]
     scores = scores[keep]
     names, owner = _codes(list(np.asarray(cluster, dtype=object)[keep]))
-    # a group's name may come back in another stratum: MME has the same photo in several tasks
+    # A group's name may be repeated in another stratum: MME has the same photo in several tasks.
     _, member = _codes(
         [f"{part}\0{name}" for part, name in zip(layer_of, np.asarray(group, dtype=object)[keep], strict=True)]
     )

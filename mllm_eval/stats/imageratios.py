@@ -1,8 +1,8 @@
-"""Values that are sums over images and then ratios: accuracy, mean errors, mean IoU. Arrays in, numbers out.
+"""Values that are ratios of sums over images: accuracy, mean errors, mean IoU. Functions from arrays to numbers.
 
-The value is the mean over terms of (sum of an image's numerators) / (sum of its denominators); a term whose
-denominators are all 0 is left out, as a class that no image has is left out of mean IoU. Images are resampled, not
-terms: another test set has other images of the same classes.
+The value is the mean over terms of (sum of the images' numerators) / (sum of their denominators). A term whose
+denominators are all 0 is left out, as mean IoU leaves out a class that no image has. Images are resampled and terms
+are not, because another test set would have other images of the same classes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ _CELLS = 8_000_000
 
 @dataclass(frozen=True, slots=True)
 class ImageSums:
-    """What each image adds: `numerator` and `denominator` [N, T]; an image that failed has 0 in both."""
+    """Each image's contribution: `numerator` and `denominator` [N, T], both 0 for a failed image.
+
+    top: largest possible value, if it is known and the smallest is 0.
+    """
 
     numerator: Floats
     denominator: Floats
@@ -30,34 +33,34 @@ class ImageSums:
 
     @classmethod
     def of_scores(cls, scores: Floats, scale: float = 1.0, top: float | None = None) -> ImageSums:
-        """Of one number an image [N], nan where it failed: the value is their mean times `scale`; `top` is the most
-        that it can be, where it is known and 0 is the least."""
+        """Make the sums from one score per image [N], nan for a failed image: the value is their mean times `scale`.
+        top: largest possible value, if it is known and the smallest is 0."""
         valid = np.isfinite(scores)
         return cls(np.where(valid, scores, 0.0)[:, None] * scale, valid[:, None].astype(np.float64), top)
 
     @property
     def still(self) -> bool:
-        """Whether every image adds the same, as where all answers are right."""
+        """Whether every image contributes the same, as when all answers are right."""
         known = self.numerator[(self.denominator > 0).any(1)]
         return bool(len(known) and (known == known[0]).all()) and self.numerator.shape[1] == 1
 
     @property
     def value(self) -> float:
-        """The value; nan where no term has a denominator."""
+        """The value; nan if no term has a denominator."""
         return float(_ratio(self.numerator.sum(0)[None], self.denominator.sum(0)[None])[0])
 
     @property
     def valid(self) -> int:
-        """Images that say something."""
+        """Number of images with a denominator."""
         return int((self.denominator > 0).any(1).sum())
 
     def only(self, kept: npt.NDArray[np.bool_]) -> ImageSums:
-        """These images [N] (True is kept), the others as if they had failed."""
+        """The sums of the images that `kept` [N] marks; all others count as failed."""
         return ImageSums(self.numerator * kept[:, None], self.denominator * kept[:, None], self.top)
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """[draws] the means over terms of sums [draws, T]."""
+    """[draws] means over terms of the ratios of sums [draws, T]."""
     here = denominator > 0
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = np.where(here, numerator / np.where(here, denominator, 1.0), 0.0).sum(1) / here.sum(1)
@@ -65,9 +68,9 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
 
 
 def image_draws(several: list[ImageSums], draws: int = DRAWS, seed: int = 0) -> Floats:
-    """[R, draws] bootstrap values of R results on the same images; draw i is of the same images for all.
+    """[R, draws] bootstrap values of R results on the same images. Draw i uses the same images for all results.
 
-    Raises ValueError where the numbers of images differ.
+    Raises ValueError if the numbers of images differ.
     """
     count = len(several[0].numerator)
     if any(len(one.numerator) != count for one in several):
@@ -87,10 +90,10 @@ def image_draws(several: list[ImageSums], draws: int = DRAWS, seed: int = 0) -> 
 
 
 def image_interval(sums: ImageSums, draws: Floats, level: float = 0.95) -> Interval:
-    """Percentile interval of the value, which it holds; nan where fewer than two images say something.
+    """Percentile interval of the value, extended to contain it; nan for fewer than two images with a denominator.
 
-    Where all images are alike the bootstrap is a point, which would claim certainty: the limits are those of Clopper &
-    Pearson (1934) then, of a value whose range is known, and nan otherwise.
+    If all images are equal, the bootstrap interval is a point, which would claim certainty. The limits are then those
+    of Clopper & Pearson (1934) if the value's range is known, and nan otherwise.
     """
     if sums.valid < 2 or (sums.still and sums.top is None):
         return Interval(sums.value, float("nan"), float("nan"))
@@ -103,7 +106,7 @@ def image_interval(sums: ImageSums, draws: Floats, level: float = 0.95) -> Inter
 
 @dataclass(frozen=True, slots=True)
 class ImagePair:
-    """The difference a - b on the images that both have, its interval, and a two-sided p-value."""
+    """The difference a - b on the `n` images that both results have, its interval, and a two-sided p-value."""
 
     difference: Interval
     p: float
@@ -124,7 +127,7 @@ def image_pair(a: ImageSums, b: ImageSums, draws: int = DRAWS, flips: int = FLIP
 
 
 def _exchanged(a: ImageSums, b: ImageSums, flips: int, seed: int) -> Floats:
-    """[flips] differences with the two results exchanged on a random half of the images."""
+    """[flips] differences after the two results were exchanged on a random half of the images."""
     first = np.concatenate([a.numerator, a.denominator], 1)
     second = np.concatenate([b.numerator, b.denominator], 1)
     half, gap, terms = (first + second).sum(0) / 2, ((first - second) / 2).astype(np.float32), a.numerator.shape[1]

@@ -1,7 +1,7 @@
-"""How many questions, or how many seeds, a difference needs to be seen.
+"""Numbers of questions or seeds that are needed to detect a difference.
 
-Questions: the test of a paired difference is near enough a z-test over clusters, so that the standard error goes
-with one over the root of their number. Seeds: the two-sample t-test, with the noncentral t (Cohen 1988).
+Questions: the test of a paired difference is approximated by a z-test over clusters, whose standard error falls with
+the root of their number. Seeds: the two-sample t-test, by the noncentral t distribution (Cohen 1988).
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ MOST_SEEDS = 10_000
 
 
 def paired_error(a: Units, b: Units) -> float:
-    """Standard error of the difference of two runs on the same valid samples, from the clusters' effects within layers.
+    """Standard error of the difference of two runs on the same valid samples, from cluster effects within layers.
 
-    nan where the clusters don't show how they differ: one alone, or the same difference on each.
+    nan if the clusters show no variation: only one cluster, or the same difference on each.
     """
     gap = a.minus(b)
     return gap.error if gap.freedom and not gap.still else math.nan
 
 
 def detectable(error: float, alpha: float = ALPHA, power: float = POWER) -> float:
-    """The smallest difference that a two-sided test at `alpha` finds with probability `power`, given the
-    difference's standard error."""
+    """The smallest difference that a two-sided test at level `alpha` finds with probability `power`. error: the
+    difference's standard error, in the same unit."""
     return error * float(special.ndtri(1.0 - alpha / 2.0) + special.ndtri(power))
 
 
 def questions_needed(
     difference: float, error: float, questions: int, alpha: float = ALPHA, power: float = POWER
 ) -> float:
-    """How many questions a difference needs, from the standard error that `questions` of them gave.
+    """Number of questions that a difference needs, from the standard error that `questions` questions gave.
 
-    The new questions must be such as these: asked in the same number of an image, as hard, as correlated. inf for
-    a difference of 0, nan for an unknown error.
+    It assumes that further questions are alike: as many per image, as hard, as correlated. inf for a difference of 0,
+    nan for an unknown error.
     """
     return questions * (detectable(error, alpha, power) / abs(difference)) ** 2 if difference else math.inf
 
 
 def seeds_needed(difference: float, between: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
-    """How many seeds of each encoder a difference needs where one seed's value varies by `between` (a standard
-    deviation); 1 where it does not vary, None where more than `MOST_SEEDS` would be needed."""
+    """Number of seeds per encoder that a difference needs. between: standard deviation of one seed's value. 1 if it
+    is 0; None if more than `MOST_SEEDS` would be needed."""
     if between == 0:
         return 1
     if not difference:
@@ -62,7 +62,7 @@ def seeds_needed(difference: float, between: float, alpha: float = ALPHA, power:
 
 
 def seed_power(difference: float, between: float, seeds: int, alpha: float = ALPHA) -> float:
-    """Probability that a two-sided two-sample t-test of `seeds` runs each finds the difference; 0 for one run."""
+    """Probability that a two-sided two-sample t-test with `seeds` runs each finds the difference; 0 for one run."""
     if seeds < 2:
         return 0.0
     freedom = 2 * (seeds - 1)
@@ -74,5 +74,5 @@ def seed_power(difference: float, between: float, seeds: int, alpha: float = ALP
 
 def _nct(freedom: int, shift: float, edge: float) -> float:
     chance: Any = special.nctdtr(freedom, shift, edge)
-    # far out the series gives up; there the answer is 0 or 1
+    # Far from the centre the series returns nan. The probability is 0 or 1 there.
     return float(chance) if chance == chance else float(edge > shift)

@@ -1,4 +1,4 @@
-"""Predicting one number from a few others, with what such a prediction is worth on rows that it has not seen."""
+"""Predicts one number from a few others, and measures how well this works on rows that were left out."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 
 from mllm_eval.stats.estimator import Floats
 
-# Shares of the largest eigenvalue that the ridge is chosen among, by leave-one-out within the rows it is fitted on.
+# Ridge strengths to choose from, relative to the largest eigenvalue; chosen by leave-one-out on the fitted rows.
 RIDGES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-# Shuffled targets. Those of one predictor are predicted all at once; a ridge is chosen anew for each.
+# Numbers of shuffled targets. With one predictor all are predicted at once; with more, each needs its own ridge.
 PERMUTATIONS, RIDGE_PERMUTATIONS = 999, 99
 
 
 @dataclass(frozen=True, slots=True)
 class Worth:
-    """How well rows that were left out are predicted.
+    """How well rows are predicted when they are left out.
 
-    left_out     predictions of each row from the others
-    families     the same, from rows of other families alone
-    skill        1 - squared error / that of the others' mean: 0 is no better than the mean, 1 is perfect
-    by_family    the same where whole families are left out; nan with one family
-    p            how often shuffled targets are predicted as well (one-sided, over `permutations`)
+    left_out     [N] prediction of each row from all others
+    families     [N] prediction of each row from rows of other families
+    skill        1 - squared error / that of the others' mean: 0 is as good as the mean, 1 is perfect
+    by_family    the same if whole families are left out; nan with one family
+    p            share of shuffled targets that are predicted as well (one-sided permutation test)
     error        root mean squared error of `left_out`, in the target's units
     """
 
@@ -37,14 +37,14 @@ class Worth:
 
     @property
     def better_than_the_mean(self) -> bool:
-        """Whether both ways of leaving out say so, and chance does not do as well in one of twenty."""
+        """Whether the skill is above 0 in both ways of leaving out (if known), and p is at most 0.05."""
         return self.skill > 0 and not self.by_family <= 0 and self.p <= 0.05
 
 
 def fit(x: Floats, y: Floats) -> tuple[Floats, float]:
-    """Slopes [P] and intercept of least squares of y [N] on x [N, P]; several predictors by ridge regression.
+    """Least squares of y [N] on x [N, P]: slopes [P] and intercept. With several predictors, ridge regression.
 
-    The ridge's strength is the one that predicts left-out rows best, in closed form.
+    The ridge strength is the one of `RIDGES` with the smallest leave-one-out error, computed in closed form.
     """
     centre, spread = x.mean(0), x.std(0)
     spread = np.where(spread > 0, spread, 1.0)
@@ -63,7 +63,7 @@ def fit(x: Floats, y: Floats) -> tuple[Floats, float]:
 
 
 def predicted(x: Floats, y: Floats, groups: Sequence[object]) -> Floats:
-    """Each row's value [N] by a fit on the rows of other groups; nan where too few are left."""
+    """Prediction of each row [N] by a fit on the rows of other groups; nan if too few rows are left."""
     marks = np.array([list(dict.fromkeys(groups)).index(one) for one in groups])
     predictions = np.full(len(y), math.nan)
     for group in np.unique(marks):
@@ -75,7 +75,7 @@ def predicted(x: Floats, y: Floats, groups: Sequence[object]) -> Floats:
 
 
 def worth(x: Floats, y: Floats, families: Sequence[str], seed: int = 0) -> Worth:
-    """What x [N, P] tells of y [N]. Raises ValueError for fewer than five rows."""
+    """Measure how well x [N, P] predicts y [N]. Raises ValueError for fewer than five rows."""
     if len(y) < 5:
         raise ValueError("a prediction needs five rows at least")
     alone = list(range(len(y)))
@@ -88,13 +88,13 @@ def worth(x: Floats, y: Floats, families: Sequence[str], seed: int = 0) -> Worth
 
 
 def _p(x: Floats, y: Floats, reached: float, random: np.random.Generator) -> float:
-    """How often shuffled targets have at least this skill."""
+    """Share of shuffled targets with at least the skill `reached`, the observed targets included."""
     alone = list(range(len(y)))
     if x.shape[1] > 1:
         shuffles = (random.permutation(y) for _ in range(RIDGE_PERMUTATIONS))
         above = sum(skill(predicted(x, other, alone), other, alone) >= reached - 1e-9 for other in shuffles)
         return (1 + above) / (1 + RIDGE_PERMUTATIONS)
-    # A left-out row's residual is its residual over one minus its leverage.
+    # Leave-one-out residuals in closed form: residual / (1 - leverage).
     with_one = np.column_stack([np.ones(len(y)), x])
     hat = with_one @ np.linalg.pinv(with_one)
     targets = np.stack([random.permutation(y) for _ in range(PERMUTATIONS)], axis=1)
@@ -105,7 +105,7 @@ def _p(x: Floats, y: Floats, reached: float, random: np.random.Generator) -> flo
 
 
 def skill(predictions: Floats, y: Floats, groups: Sequence[object]) -> float:
-    """1 - squared error of predictions over that of the mean of the same rows that they were made from."""
+    """1 - squared error of predictions / squared error of the mean of the rows that each was predicted from."""
     whole = ~np.isnan(predictions)
     if not whole.any():
         return math.nan
@@ -115,11 +115,10 @@ def skill(predictions: Floats, y: Floats, groups: Sequence[object]) -> float:
 
 
 def interval(x: Floats, y: Floats, new: Floats, coverage: float = 0.9) -> tuple[float, float, float]:
-    """Prediction at `new` [P] and the limits of the jackknife+ (Barber et al. 2021).
+    """Prediction at `new` [P], with lower and upper limit of the jackknife+ (Barber et al. 2021).
 
-    They cover 2 x coverage - 1 at worst, and about `coverage` mostly.
-
-    The limits are infinite where there are too few rows for the coverage.
+    The limits cover at least 2 * coverage - 1, and usually about `coverage`. They are infinite if there are too few
+    rows for the coverage.
     """
     slopes, intercept = fit(x, y)
     low, high = [], []

@@ -1,9 +1,9 @@
-"""Score against the logarithm of a size: slope per doubling, its band, and where two families cross.
+"""Score as a function of the logarithm of a size: slope per doubling, its band, and where two families cross.
 
-Ordinary least squares of y on log2(x). With the four or five sizes of a family the plain bootstrap of
-residuals is much too narrow (it covers 81 to 86 % where 95 % is claimed), so residuals are divided by
-sqrt(1 - leverage) and centred (Davison & Hinkley 1997, "Bootstrap Methods and their Application", 6.2.3), and
-deviations are widened by the ratio of Student's t to the normal quantile at n - 2 degrees of freedom.
+The fit is least squares of y on log2(x). With the four or five sizes of a family, the plain bootstrap of residuals is
+much too narrow (a nominal 95 % interval covers 81 to 86 %). Residuals are therefore divided by sqrt(1 - leverage) and
+centred (Davison & Hinkley 1997, "Bootstrap Methods and their Application", 6.2.3), and deviations are widened by the
+ratio of Student's t quantile at n - 2 degrees of freedom to the normal quantile.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from mllm_eval.stats.estimator import Floats
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """y = intercept + slope * log2(x): `slope` is what a doubling of x adds, `intercept` the value at x = 1.
+    """y = intercept + slope * log2(x): `slope` is the gain per doubling of x, `intercept` the value at x = 1.
 
-    x, y [n]       the points, x on its own scale (not its logarithm)
-    r2             share of the variance of y that the line explains; nan where y does not vary
+    x, y [n]       the points, with x itself and not its logarithm
+    r2             share of the variance of y that the line explains; nan if y does not vary
     lines [D, 2]   bootstrap draws of (intercept, slope), around the fit; nan with fewer than three points
     """
 
@@ -37,19 +37,19 @@ class Fit:
     lines: Floats
 
     def at(self, x: npt.ArrayLike) -> Floats:
-        """[m] the line at x [m]."""
+        """[m] values of the line at x [m]."""
         return np.asarray(self.intercept.value + self.slope.value * np.log2(np.asarray(x, dtype=np.float64)))
 
     def band(self, x: npt.ArrayLike, level: float = 0.95) -> Floats:
-        """[2, m] lower and upper limit of the line (not of a new point) at x [m]."""
+        """[2, m] lower and upper confidence limit of the line (not of a new point) at x [m]."""
         where = np.log2(np.asarray(x, dtype=np.float64))
         return _limits(self.lines[:, :1] + self.lines[:, 1:] * where, level)
 
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """Where two lines meet, on the scale of x. `share` of the draws meet at all between `within`; the limits
-    are those of these draws, and nan where less than 95 % do: then the data do not say where."""
+    """Where two lines cross, on the scale of x. share: share of the bootstrap draws that cross within the range of
+    `crossing`. low, high: limits over these draws; nan if the share is below the confidence level."""
 
     x: float
     low: float
@@ -58,10 +58,10 @@ class Crossing:
 
 
 def log_linear(x: Sequence[float], y: Sequence[float], draws: int = DRAWS, seed: int = 0, level: float = 0.95) -> Fit:
-    """Least squares of y on log2(x).
+    """Least squares of y on log2(x), with bootstrap intervals.
 
     Raises:
-        ValueError: fewer than two different sizes, a size that is not positive, lengths that differ, or nan.
+        ValueError: fewer than two different sizes, a size that is not positive, different lengths, or nan.
     """
     sizes, values = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if sizes.shape != values.shape or len(np.unique(sizes)) < 2:
@@ -96,7 +96,7 @@ def log_linear(x: Sequence[float], y: Sequence[float], draws: int = DRAWS, seed:
 
 
 def crossing(a: Fit, b: Fit, within: tuple[float, float] = (1e-3, 1e3), level: float = 0.95) -> Crossing:
-    """Where the lines of a and b meet. A crossing outside `within` is as good as none."""
+    """Where the lines of a and b cross. A crossing at an x outside `within` counts as none."""
 
     def meet(intercept: Floats, slope: Floats) -> Floats:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

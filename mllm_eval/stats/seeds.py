@@ -1,9 +1,9 @@
-"""Several seeds of one run: what training again changes, and what other questions would change.
+"""Several seeds of one run: separates the variance of training from that of the choice of questions.
 
-The seeds answer the same questions. The variance between their values is that of training; the variance within
-is that of drawing questions. The mean over S seeds has variance between / S + (that of the mean's own draws), and
-degrees of freedom by Satterthwaite (1946). The interaction of seed and question is in both terms, which makes the
-interval a little too wide, not too narrow.
+All seeds answer the same questions. The variance between their values is that of training, and the bootstrap variance
+is that of drawing questions. The mean over S seeds has the variance between ** 2 / S + (that of the mean's own draws),
+with degrees of freedom by Satterthwaite (1946). The interaction of seed and question is counted in both terms, which
+makes the interval slightly too wide.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from mllm_eval.stats.estimator import Floats
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The least and the most that a value can be; no interval reaches beyond."""
+    """The smallest and largest possible value. No interval reaches beyond."""
 
     low: float = -math.inf
     high: float = math.inf
 
     def around(self, value: float, reach: float) -> Interval:
-        """A value with limits `reach` to each side, as far as the scale goes; nan stays nan."""
+        """A value with limits at the distance `reach`, cut to the scale; nan stays nan."""
         return Interval(value, max(value - reach, self.low), min(value + reach, self.high))
 
     def minus(self, other: Scale) -> Scale:
-        """That of the difference of a value on this scale and one on the other."""
+        """The scale of the difference of a value on this scale and a value on the other."""
         return Scale(self.low - other.high, self.high - other.low)
 
 
@@ -40,13 +40,13 @@ UNBOUNDED = Scale()
 
 @dataclass(frozen=True, slots=True)
 class Seeds:
-    """A value over seeds, all on the value's own scale; nan is unknown.
+    """A value over several seeds, everything on the value's own scale; nan means unknown.
 
     mean       with its 95 % interval, over seeds and questions
-    between    standard deviation of the seeds' values: what training once more changes
+    between    standard deviation of the seeds' values: the effect of training again
     within     standard deviation of one seed's value over draws of questions
-    error      standard error of the mean; `freedom` its degrees of freedom
-    scale      the least and the most that the value can be
+    error      standard error of the mean; `freedom`: its degrees of freedom
+    scale      the smallest and largest possible value
     """
 
     values: tuple[float, ...]
@@ -61,14 +61,14 @@ class Seeds:
 def over_seeds(
     values: Sequence[float], draws: Sequence[Floats], freedom: float = math.inf, scale: Scale = UNBOUNDED
 ) -> Seeds:
-    """The spread of S seeds' values, given the paired bootstrap draws [D] of each.
+    """Mean and spread of S seeds' values. draws: for each seed its bootstrap draws [D], paired over seeds.
 
-    `freedom`: degrees of freedom of the questions' variance, clusters minus layers. Without any, as from one image,
-    what other questions would change is unknown, and so are the limits. With two seeds Student's t has one degree of
-    freedom and reaches far: the limits stay on the value's `scale`.
+    freedom: degrees of freedom of the questions' variance, clusters minus layers. Below 1, as with one image, the
+    variance over questions is unknown, and so are the limits. With two seeds Student's t has one degree of
+    freedom and wide limits, which are cut to the value's `scale`.
 
     Raises:
-        ValueError: fewer than two seeds.
+        ValueError: fewer than two seeds, or not one array of draws per seed.
     """
     if len(values) < 2 or len(values) != len(draws):
         raise ValueError("a spread over seeds needs two seeds at least, and the draws of each")
@@ -89,8 +89,8 @@ def over_seeds(
 
 @dataclass(frozen=True, slots=True)
 class SeedGap:
-    """The difference of two means over seeds. `noise`: 95 % limit of what exchanging the seeds alone would give
-    between one seed of each; a difference below it says nothing of the encoders. Both on the scale of a difference."""
+    """The difference of two means over seeds. noise: 95 % limit of the difference between two runs that differ only by
+    seed; a smaller difference is no evidence about the encoders. Both on the scale of a difference."""
 
     difference: Interval
     p: float
@@ -98,10 +98,10 @@ class SeedGap:
 
 
 def gap_over_seeds(a: Seeds, b: Seeds, draws: Floats, freedom: float = math.inf) -> SeedGap:
-    """a - b, with training as the seeds show it and questions as the paired draws [D] of the means' difference do.
+    """a - b, with the variance of training from the seeds and that of questions from the paired draws [D] of a - b.
 
-    Welch's test with the questions' variance added; degrees of freedom by Satterthwaite. `freedom`: those of the
-    questions' variance, as `over_seeds` takes them; without any, limits and p are nan.
+    Welch's t-test with the questions' variance added, and degrees of freedom by Satterthwaite. freedom: degrees of
+    freedom of the questions' variance, as for `over_seeds`; below 1, limits and p are nan.
     """
     parts = [(side.between**2 / len(side.values), float(len(side.values) - 1)) for side in (a, b)]
     count = sum(count for _, count in parts)
@@ -120,7 +120,7 @@ def gap_over_seeds(a: Seeds, b: Seeds, draws: Floats, freedom: float = math.inf)
 
 
 def t_quantile(freedom: float, level: float = 0.95) -> float:
-    """How many standard errors an interval of `level` reaches to each side; the normal's for infinite freedom."""
+    """Half the width of an interval of `level`, in standard errors; the normal quantile for infinite freedom."""
     tail = 0.5 + level / 2.0
     return float(special.ndtri(tail) if math.isinf(freedom) else special.stdtrit(freedom, tail))
 

@@ -1,6 +1,6 @@
-"""Is it more than chance, is it more than the other: tests that take the clusters for what they are.
+"""Significance tests of a value against chance and against another run, which respect clusters.
 
-Every p-value here treats an image (or pair, or circular group) as one piece of evidence, however many
+Every p-value except McNemar's counts an image (or pair, or circular group) as one piece of evidence, however many
 questions are asked about it.
 """
 
@@ -20,11 +20,11 @@ _CELLS = 8_000_000
 
 
 def above_chance(units: Units, chance: float) -> float:
-    """One-sided p-value of the value being above `chance` (same scale): cluster-robust t-test.
+    """One-sided p-value that the value is above `chance` (same scale): cluster-robust t-test.
 
-    The standard error is the delta method's over clusters, with one degree of freedom lost a layer; for a
-    plain mean it is the cluster-robust t-test of Liang & Zeger (1986). Without any variation, the chance of a
-    result as good from coin flips at the chance level, one a cluster, is given instead.
+    The standard error is that of the delta method over clusters, with clusters minus layers degrees of freedom. For a
+    plain mean this is the cluster-robust t-test of Liang & Zeger (1986). If nothing varies, the p-value is the
+    probability of as good a result if each cluster is right with the probability of the chance level.
     """
     if units.freedom < 1 or not np.isfinite(units.value):
         return float("nan")
@@ -36,9 +36,10 @@ def above_chance(units: Units, chance: float) -> float:
 
 
 def above_other(a: Units, b: Units) -> float:
-    """One-sided p-value of a's value being above b's on the same valid samples: paired cluster-robust t-test.
+    """One-sided p-value that a is above b on the same valid samples: paired cluster-robust t-test.
 
-    Without any variation, the chance of as many equal signs from fair coins, one a cluster, is given instead.
+    If nothing varies, the p-value is that of a sign test with one fair coin per cluster. Raises ValueError if the
+    valid samples differ.
     """
     gap = a.minus(b)
     if gap.error > 0 or gap.freedom < 1 or not np.isfinite(gap.value):
@@ -47,7 +48,7 @@ def above_other(a: Units, b: Units) -> float:
 
 
 def effects(a: Units, b: Units) -> Floats:
-    """[C] what each cluster adds to the difference of the values a - b. Same valid samples on both sides."""
+    """[C] contribution of each cluster to the difference a - b. Raises ValueError if the valid samples differ."""
     if a.clusters != b.clusters or not np.array_equal(a.denominator, b.denominator):
         raise ValueError("a paired test needs the same valid samples on both sides")
     total = a.denominator.sum(0)
@@ -56,10 +57,10 @@ def effects(a: Units, b: Units) -> Floats:
 
 
 def flipped(effect: Floats, flips: int = FLIPS, seed: int = 0) -> Floats:
-    """[flips] differences if the names were exchanged at random, cluster by cluster (signs of effect [C]).
+    """[flips] differences if a and b are exchanged at random on each cluster: random signs of effect [C].
 
-    Signs of k effects of one size add up to that size times 2 Binomial(k, 1/2) - k: equal effects, which right
-    and wrong answers mostly are, cost one draw together.
+    Random signs of k effects of equal size sum to that size times 2 * Binomial(k, 1/2) - k. Equal effects, which are
+    the rule for right and wrong answers, therefore cost only one draw together.
     """
     rng = np.random.default_rng(seed)
     sizes, counts = np.unique(np.round(np.abs(effect[effect != 0]), 9), return_counts=True)
@@ -71,22 +72,22 @@ def flipped(effect: Floats, flips: int = FLIPS, seed: int = 0) -> Floats:
     for start in range(0, flips if len(single) else 0, step):
         rows = min(step, flips - start)
         bits = np.unpackbits(rng.integers(0, 256, size=(rows, -(-len(single) // 8)), dtype=np.uint8), axis=1)
-        # a sum of flipped signs is the whole minus twice the part that was flipped
+        # A sum with random signs is the total minus twice the sum of the negated part.
         out[start : start + rows] += single.sum() - 2.0 * (bits[:, : len(single)].astype(np.float32) @ single)
     return out
 
 
 def two_sided(observed: float, null: Floats) -> float:
-    """p-value of `observed` under a null distribution, the observed arrangement counted in (never 0)."""
+    """Two-sided p-value of `observed` under a null distribution. The observed one is included, so it is never 0."""
     close = 1e-5 * max(1.0, abs(observed))  # float32 sums of equal effects differ in their last digits
     return float((1 + (np.abs(null) >= abs(observed) - close).sum()) / (len(null) + 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Two runs on the same samples: the difference a - b, and the draws that categories are made of.
+    """Two runs on the same samples: the difference a - b, and the draws from which categories are combined.
 
-    `units` holds, with their weights, the differences that it is the sum of.
+    units: (units, weight) of the benchmark differences whose sum this is.
     """
 
     difference: Interval
@@ -97,9 +98,10 @@ class Paired:
 
 
 def paired(a: Units, b: Units, seed: int = 0, draws: Floats | int = DRAWS, flips: int = FLIPS) -> Paired:
-    """Bootstrap interval and permutation p-value of a - b, clustered.
+    """Cluster bootstrap interval and permutation p-value of a - b.
 
-    `draws` is how many to make, or the differences [draws] of two paired bootstraps made already.
+    draws: number of draws, or the differences [draws] of two paired bootstraps. Raises ValueError if the valid samples
+    differ.
     """
     if isinstance(draws, int):
         boot = distribution([a, b], draws, seed)
@@ -111,14 +113,14 @@ def paired(a: Units, b: Units, seed: int = 0, draws: Floats | int = DRAWS, flips
 
 
 def _tested(difference: float, draws: Floats, null: Floats, units: tuple[tuple[Units, float], ...]) -> Paired:
-    """Limits as few clusters bear them; no limits and no p-value (nan) from one cluster."""
+    """Interval and p-value of a difference. Both are nan if a part has a single cluster."""
     between = widened(interval(difference, draws), units, floor=-1.0)
     single = any(one.freedom < 1 for one, share in units if share)
     return Paired(between, float("nan") if single else two_sided(difference, null), draws, null, units)
 
 
 def combined(parts: Sequence[Paired], weights: Sequence[float]) -> Paired:
-    """A weighted sum of differences on benchmarks drawn independently: a category, or AVG."""
+    """Weighted sum of differences on independently drawn benchmarks, for a category or AVG."""
     draws = np.asarray(sum(w * part.draws for w, part in zip(weights, parts, strict=True)))
     null = np.asarray(sum(w * part.null for w, part in zip(weights, parts, strict=True)))
     difference = float(sum(w * part.difference.value for w, part in zip(weights, parts, strict=True)))
@@ -127,9 +129,10 @@ def combined(parts: Sequence[Paired], weights: Sequence[float]) -> Paired:
 
 
 def mcnemar(a: Floats, b: Floats) -> tuple[int, int, float]:
-    """Samples only a has right, samples only b has right, and the exact two-sided p-value (McNemar 1947).
+    """Samples that only a has right, samples that only b has right, and the exact two-sided p-value (McNemar 1947).
 
-    Scores must be 0 or 1; nan pairs are left out. Questions are taken as independent here, clusters ignored.
+    a, b [N]: scores 0 or 1; pairs with nan are left out. Questions are treated as independent, without clusters.
+    Raises ValueError for other scores.
     """
     valid = ~(np.isnan(a) | np.isnan(b))
     values = np.concatenate([a[valid], b[valid]])
@@ -144,7 +147,7 @@ def mcnemar(a: Floats, b: Floats) -> tuple[int, int, float]:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979), in the order given; nan stays nan, uncounted."""
+    """Correct p-values for multiple tests (Holm 1979), in the given order; nan stays nan and is not counted."""
     values = np.asarray(p, dtype=np.float64)
     corrected = np.full(len(values), np.nan)
     known = np.flatnonzero(~np.isnan(values))

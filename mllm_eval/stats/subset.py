@@ -1,4 +1,4 @@
-"""Part of the questions instead of all: which, how precise it is, and whether it ranks runs as the whole does."""
+"""Subsets of questions: which to choose, their precision, and whether they rank runs as the whole does."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from mllm_eval.stats.estimator import Units
 def stratified(
     cluster: Sequence[str], stratum: Sequence[str | None], size: int, salt: str = ""
 ) -> npt.NDArray[np.bool_]:
-    """[N] which samples to ask so that about `size` are asked, whole clusters only.
+    """[N] mask of about `size` samples to ask, in whole clusters.
 
-    Every stratum gives the same share of its samples, as near as whole clusters allow, and at least two clusters
-    where it has them: one alone says nothing of how clusters differ.
-    Clusters are taken in the order of a hash of their names: the choice does not depend on the machine, the order
-    of samples or the run, and a smaller subset is part of a larger one.
+    Every stratum gives the same share of its samples, as nearly as whole clusters allow, and at least two clusters
+    if it has them, because one shows no variation between clusters.
+    Clusters are taken in the order of a hash of their names. The choice thus does not depend on the machine, the order
+    of the samples or the run, and a smaller subset is part of a larger one.
     """
     total = len(cluster)
     chosen = np.zeros(total, dtype=bool)
@@ -38,7 +38,7 @@ def stratified(
         quota, taken = size * sum(map(len, members.values())) / total, 0
         order = sorted(members, key=lambda name: hashlib.sha256(f"{salt}\0{name}".encode()).digest())
         for number, name in enumerate(order):
-            # to within half a cluster of the quota
+            # Stops when half of the next cluster would exceed the quota.
             if number >= 2 and taken + len(members[name]) / 2 > quota:
                 break
             chosen[members[name]] = True
@@ -49,23 +49,23 @@ def stratified(
 def part_of_table(
     cluster: Sequence[str], stratum: Sequence[str | None], size: int, benchmark: str, benchmarks: int = 16
 ) -> npt.NDArray[np.bool_]:
-    """[N] `stratified` of one benchmark where all `benchmarks` of a table give `size` questions together.
+    """[N] mask by `stratified` for one benchmark, if all `benchmarks` of a table have `size` questions together.
 
-    Each gives as many, since AVG weighs benchmarks alike; one that has fewer gives all. What one gives does not
-    depend on which others are asked.
+    Each benchmark gives the same number, because AVG weights them equally; a smaller one gives all. The mask does not
+    depend on which other benchmarks are asked.
     """
     return stratified(cluster, stratum, max(1, size // benchmarks), salt=benchmark)
 
 
 def implied_error(units: Units, share: float) -> float:
-    """Standard error of the value on a random `share` (0 to 1) of the clusters, by that of the whole."""
+    """Standard error of the value on a random `share` (0 to 1) of the clusters, from that of the whole."""
     return units.error / math.sqrt(share) if share > 0 else math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How a subset ranks runs, held against the whole: Spearman's rho and Kendall's tau-b of the values, the
-    number of runs, and the largest difference between the two values of a run."""
+    """How well a subset ranks runs: Spearman's rho and Kendall's tau-b with the values of the whole, the
+    number of runs, and the largest difference between a run's two values."""
 
     spearman: float
     kendall: float
@@ -74,8 +74,8 @@ class Agreement:
 
 
 def agreement(whole: Sequence[float], part: Sequence[float]) -> Agreement:
-    """Rank correlations of two lists of values, one each a run; nan with fewer than three runs or without
-    variation, since two runs are always ranked perfectly or perfectly wrong."""
+    """Rank correlations of two lists with one value per run. nan with fewer than three runs, whose ranking is always
+    fully right or wrong, or without variation."""
     a, b = np.asarray(whole, dtype=np.float64), np.asarray(part, dtype=np.float64)
     known = np.isfinite(a) & np.isfinite(b)
     a, b = a[known], b[known]
@@ -91,6 +91,6 @@ def agreement(whole: Sequence[float], part: Sequence[float]) -> Agreement:
 
 
 def clusters_needed(error: float, clusters: int, wanted: float, level: float = 0.95) -> int:
-    """How many clusters give an interval of plus or minus `wanted`, where `clusters` of them gave `error`."""
+    """Number of clusters for an interval of plus or minus `wanted`, given that `clusters` clusters gave `error`."""
     reach = float(special.ndtri(0.5 + level / 2.0))
     return math.ceil(clusters * (reach * error / wanted) ** 2)

@@ -1,4 +1,4 @@
-"""The report site: static pages, data files beside them, nothing fetched from elsewhere.
+"""The report site: static pages and data files that load nothing from elsewhere.
 
 >>> write_report([read_run(folder), read_run(other)], results_home() / "report")
 """

@@ -1,4 +1,4 @@
-"""The big table of the first page: tabs by category, sortable, published rows on demand."""
+"""The large table of the overview page: tabs by category, sortable, with published rows on demand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OWN_TABS = {"Other": "other", "Classic vision": "classic"}
 
 
 def columns() -> tuple[Column, ...]:
-    """The columns where there are no runs: the paper's."""
+    """The columns of the paper's table, for a report without runs."""
     return score_columns(list(known_columns().benchmarks))
 
 
@@ -27,9 +27,10 @@ def html(
     files: Mapping[str, str],
     known: Columns,
 ) -> Html:
-    """Tabs, the switch for published rows, and the table; without script, all columns and rows are shown.
+    """Tabs, the switch for published rows, and the table. Without JavaScript all columns and rows are visible.
 
-    `published`: the rows that the switch shows, published ones and measured ones counted as those are.
+    `published`: the rows that the switch shows. They include measured rows that count as the published ones do. `hues`
+    and `files`: row label -> index of its colour, and file of its page.
     """
     means = [column.key for column in shown if not column.group]
     tabs = [("means", "Categories")] if means else []
@@ -63,7 +64,7 @@ def html(
 
 def _tab(column: Column, known: Columns) -> str:
     if not column.group:
-        return f"means {column.key}"  # a category's mean stands before its benchmarks, too
+        return f"means {column.key}"  # a category's mean is shown on the tab of its benchmarks, too
     return next(
         (key for key, named in known.categories.items() if named.title == column.group),
         OWN_TABS.get(column.group, "other"),

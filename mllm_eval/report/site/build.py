@@ -1,4 +1,4 @@
-"""The one call that writes the site."""
+"""Writes the report site."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mllm_eval.storage import write_atomic
 ASSETS = Path(__file__).parent / "assets"
 MARK = "assets/site.css"
 COMPARED = "compare.html"
-"""The page that a report of runs has, and one of published rows alone has not."""
+"""The page that only a report with runs has: a report of published rows alone lacks it."""
 
 
 def write_report(
@@ -40,21 +40,22 @@ def write_report(
     progress: Progress = unheard,
     unreadable: Sequence[str] = (),
 ) -> Path:
-    """Write the site of these runs to the folder `out`, and return it. Thumbnails that are there are kept.
+    """Writes the report site of these runs to the folder `out`, and returns it. Thumbnails that exist there are kept.
 
     Args:
-        records: the runs; without `asked`, those of one recipe are taken and the others named on the page.
-        rules: the rule set of tables and tests; the others show with each sample.
-        images: also write a thumbnail of every image.
-        unreadable: sentences on runs that can't be read; they stand on the page, too.
+        records: the runs. Without `asked`, only those of one recipe are shown; the page names the others.
+        rules: the rule set of tables and tests. Other rule sets are shown with each sample.
+        images: also write a thumbnail of each image.
+        asked: whether the caller named these runs.
+        unreadable: sentences on runs that can't be read, to be shown on the page.
 
     Raises:
-        UserError: nothing scored by these rules, runs on different data, or `out` holds something else; what is in
-            `out` stays then.
+        UserError: nothing scored by these rules, runs on different data, or `out` holds other files. In these cases the
+            contents of `out` do not change.
     """
     out = Path(out)
     held = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    # A report that was killed has left what it was making, and perhaps not yet its mark.
+    # A report that was killed during its first build leaves only `.new` and `thumbs`, without the stylesheet.
     if not ((out / MARK).is_file() or ".new" in held or held <= {"thumbs"}):
         raise UserError(f"{out}: holds other files; give an empty folder, or that of an earlier report")
     evidence = gather(records, rules, asked)
@@ -74,9 +75,9 @@ def write_report(
 
 @contextmanager
 def _beside(out: Path) -> Iterator[Path]:
-    """A folder to write a site to that takes the place of the one in `out` when it is whole; until then that stays.
+    """A folder to build a site in, which replaces the one in `out` once it is complete.
 
-    Thumbnails go by content: they are kept, and shared by both.
+    Thumbnails are named by their content, so old and new site share them.
     """
     new, thumbs = out / ".new", out / "thumbs"
     shutil.rmtree(new, ignore_errors=True)
@@ -86,7 +87,7 @@ def _beside(out: Path) -> Iterator[Path]:
     try:
         yield new
         (new / "thumbs").unlink()
-        # What an earlier report had of other runs must not stay.
+        # Pages of runs that this report does not show must not remain.
         for old in [*(out / part for part in ("data", "figures", "assets")), *out.glob("*.html")]:
             shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         for path in new.iterdir():
@@ -108,7 +109,7 @@ def _write_pages(evidence: Evidence, out: Path, problems: list[str], about: list
     vision = vision_page(evidence, out)
     if vision:
         nav.append((VISION, "Vision"))
-    # More are reached from the table.
+    # The navigation lists six runs; the table links to the pages of all.
     runs = [(f"run-{run.scored.record.hash}.html", run.label) for run in evidence.seeing[:6]]
     by = f"; protocols {', '.join(_protocols(evidence))}" if evidence.entries else ""
     foot = Html(

@@ -1,4 +1,4 @@
-"""The compare page: its frame, and the data that fills it."""
+"""The compare page: its html, and the data that its script shows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mllm_eval.results import AVERAGE, columns
 
 
 def compare_data(evidence: Evidence, about: list[dict[str, Any]]) -> dict[str, Any]:
-    """Runs, benchmarks, values with intervals, and the tests of every pair with what they allow to be said."""
+    """The data of the compare page: runs, benchmarks, values with intervals, and each pair's tests with sentences."""
     known, index = columns(), {run.key: i for i, run in enumerate(evidence.seeing)}
     keys = {entry.label: entry.key for entry in evidence.entries}
     pairs: dict[str, list[list[Any]]] = {}
@@ -56,7 +56,7 @@ def _gain(one: Difference) -> list[float]:
 
 
 def _of_one_run(differences: Sequence[Difference]) -> list[str]:
-    """What the images give a run, where that is more than chance."""
+    """Sentences on the significant differences between a run with and without images."""
     means = [one for one in differences if one.key == AVERAGE or one.key in columns().categories]
     clear = [one for one in means or differences if one.holm < ALPHA]
     if not clear:
@@ -71,7 +71,7 @@ def _of_one_run(differences: Sequence[Difference]) -> list[str]:
 
 
 def _higher(a: Entry, b: Entry, name: str) -> tuple[int, int]:
-    """How many questions a scores higher, and b, where scores are not only 0 and 1."""
+    """How many questions a scores higher than b, and b higher than a."""
     left, right = a.scored.estimates[name].score, b.scored.estimates[name].score
     return int((left > right).sum()), int((right > left).sum())
 
@@ -93,7 +93,7 @@ def _number(value: Any) -> Any:
 
 
 def compare_page(evidence: Evidence) -> Html:
-    """The body of compare.html; the script fills it."""
+    """The body of compare.html; its script fills it with the data."""
     option = Html('<option value="{}">{}</option>')
     options = NOTHING.join(option.format(one.key, one.label) for one in evidence.entries)
     return _FRAME.format(options=options, alpha=f"{ALPHA:g}")

@@ -1,4 +1,4 @@
-"""What the site shows: runs with their variants and rule sets, their tests, what was left out."""
+"""The contents of the site: runs with their variants and rule sets, their tests, and the runs left out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHOWN_VARIANTS = (DEFAULT, BLIND)
 
 @dataclass(frozen=True)
 class Entry:
-    """A run asked in one variant: what can be chosen on the compare page. `others` are its other rule sets."""
+    """A run asked in one variant: an entry of the compare page's menus. `others`: other rule set -> scores."""
 
     key: str
     label: str
@@ -30,18 +30,18 @@ class Entry:
 
     @property
     def blind(self) -> bool:
-        """Whether it was asked without images."""
+        """Whether the run was asked without images."""
         return self.scored.variant == BLIND
 
     @property
     def by_rules(self) -> dict[str, Scored]:
-        """Rule set -> scores, that of the tables first."""
+        """Rule set -> scores; the rule set of the tables comes first."""
         return {self.scored.rules: self.scored, **self.others}
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything of the runs that the pages are made of."""
+    """All evidence that the pages are made of."""
 
     entries: tuple[Entry, ...]
     rules: str
@@ -49,30 +49,30 @@ class Evidence:
 
     @cached_property
     def seeing(self) -> list[Entry]:
-        """The entries asked with images, one a run."""
+        """The entries asked with images, one per run."""
         return [entry for entry in self.entries if not entry.blind]
 
     @cached_property
     def table(self) -> Table:
-        """All rows with intervals, and the sentences."""
+        """The table of all rows with intervals and sentences."""
         shown = {entry.scored.record.hash for entry in self.seeing}
         scored = [entry.scored for entry in self.entries if entry.scored.record.hash in shown]
         return compare_scored(scored, intervals=True, mixed_recipes=True, heading="All scores")
 
     @cached_property
     def differences(self) -> list[Difference]:
-        """Every pair of runs on all they share, Holm over all: what the table of these runs tests."""
+        """Tests of each pair of runs, corrected together (Holm): the same tests as in the table."""
         pairs = [(a.label, a.scored, b.label, b.scored) for a, b in combinations(self.seeing, 2)]
         return differences(pairs, {run.label: blind.scored for run, blind in self.blind_pairs})
 
     @cached_property
     def gains(self) -> list[Difference]:
-        """Every run against itself without images; a question of its own, corrected on its own."""
+        """Tests of each run against itself without images; corrected together, apart from `differences`."""
         return differences([(a.label, a.scored, b.label, b.scored) for a, b in self.blind_pairs])
 
     @cached_property
     def blind_pairs(self) -> list[tuple[Entry, Entry]]:
-        """Each run with its blind variant, where it has one."""
+        """Each run that was asked blind, with its blind entry."""
         return [
             (entry, other)
             for entry in self.seeing
@@ -82,29 +82,28 @@ class Evidence:
 
     @cached_property
     def benchmarks(self) -> list[str]:
-        """Every benchmark that any run was scored on, in the order of the paper's table."""
+        """The benchmarks that any run was scored on: the paper's in the order of its table, then the others."""
         names = dict.fromkeys(name for entry in self.entries for name in entry.scored.benchmarks)
         known = [name for name in columns().benchmarks if name in names]
         return known + [name for name in names if name not in known]
 
     @cached_property
     def keys(self) -> list[str]:
-        """AVG and categories that any run has, then the benchmarks."""
+        """AVG and the categories that any run has, followed by the benchmarks."""
         means = (AVERAGE, *columns().categories)
         return [key for key in means if any(key in entry.scored.values for entry in self.entries)] + self.benchmarks
 
     @property
     def pin(self) -> str:
-        """The data that the runs were asked on."""
+        """The data pin that all runs were asked on; "" if there are no runs."""
         return self.entries[0].scored.record.data if self.entries else ""
 
 
 def gather(records: Sequence[RunRecord], rules: str, asked: bool) -> Evidence:
-    """The evidence of runs: those of one recipe, unless they were asked for by name.
+    """Reads the evidence of the runs; unless `asked`, only of those that share one recipe.
 
     Raises:
-        UserError: rules that no run was scored by, runs on different data, or a run that was asked for and has no
-            scores.
+        UserError: rules that no run was scored by, runs on different data, or with `asked` a run without scores.
     """
     hold_to_known_rules(records, rules)
     choice = Choice(list(records), []) if asked else choose_one_recipe(records, rules)

@@ -1,8 +1,8 @@
-"""The figures, in one style, as SVG for the pages and PDF for papers.
+"""The common style of all figures, which are written as SVG for the pages and as PDF for papers.
 
-In an SVG the colours of the style are CSS variables, so that a figure follows the page into the dark; its text
-takes the page's font. Eight hues that colour-blind readers tell apart (Okabe & Ito 2008), and no meaning rests on
-hue alone: rows and lines carry their names.
+In an SVG the colours are CSS variables, so that a figure follows the page's light or dark theme; its text takes the
+page's font. The eight hues can be told apart by colour-blind readers (Okabe & Ito 2008), and rows and lines are
+labelled, so that nothing depends on hue alone.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def hue(index: int) -> str:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches. Raises UserError where matplotlib is not installed."""
+    """An empty matplotlib figure; width and height in inches. Raises UserError if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -70,7 +70,10 @@ def new_figure(width: float, height: float) -> Figure:
 
 @contextmanager
 def style(name: str) -> Iterator[None]:
-    """The style, for drawing; `name` keeps the ids of one page's figures apart."""
+    """A context manager that sets the style for drawing. `name` makes the ids inside an SVG unique on its page.
+
+    Raises UserError if matplotlib is not installed.
+    """
     try:
         import logging
 
@@ -88,7 +91,7 @@ Draw = Callable[[], "Figure"]
 
 
 def write_figure(out: Path, name: str, draw: Draw, alt: str, caption: str) -> Html:
-    """Draw a figure; writes figures/<name>.pdf and gives the html of the figure with its caption, a text or Html."""
+    """Draws a figure, writes it to figures/<name>.pdf, and returns the html of the figure with its caption."""
     pdf = io.BytesIO()
 
     def also_pdf(figure: Figure) -> None:
@@ -103,7 +106,7 @@ def write_figure(out: Path, name: str, draw: Draw, alt: str, caption: str) -> Ht
 def inline_figure(
     name: str, draw: Draw, alt: str, caption: str, also: Callable[[Figure], None] = lambda _: None
 ) -> Html:
-    """Draw a figure; gives its html with its caption, a text or Html. `also` is given what was drawn."""
+    """Draws a figure and returns its html with its caption. `also` is called with the figure that was drawn."""
     with style(name):
         figure = draw()
         also(figure)
@@ -116,13 +119,16 @@ def inline_figure(
 
 
 def save(figure: Figure, into: Path | IO[Any], **options: Any) -> None:
-    """Write a figure, its texts shown as they stand; options are those of matplotlib's `savefig`."""
+    """Writes a figure with all its texts escaped, so that matplotlib does not read them as formulas.
+
+    `options` are those of matplotlib's `savefig`.
+    """
     from matplotlib.text import Text
     from matplotlib.ticker import FuncFormatter
 
     ticks: set[int] = set()
     for axis in (one for axes in figure.axes for one in (axes.xaxis, axes.yaxis)):
-        # The words at an axis are its formatter's, which writes them anew whenever the figure is drawn.
+        # The formatter writes the tick labels each time the figure is drawn, so its output must be escaped.
         named = axis.get_major_formatter()
         if isinstance(named, FuncFormatter):
             axis.set_major_formatter(_escaped(named))
@@ -138,7 +144,7 @@ def _escaped(named: Callable[..., str]) -> Callable[..., str]:
 
 
 def _themed(svg: str, alt: str) -> Html:
-    """The drawing of matplotlib, which escapes the texts in it, in the page's colours and font."""
+    """Replaces fixed colours and fonts in matplotlib's SVG, which escapes its texts, by those of the page."""
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
     body = re.sub(r'<g id="[^"]*"', "<g", body)  # several figures on a page would share these names
@@ -156,6 +162,6 @@ def _themed(svg: str, alt: str) -> Html:
 
 
 def bare(axes: Any, grid: str = "x") -> None:
-    """An axes with grid lines in one direction and nothing else."""
+    """Draws grid lines in one direction only, and removes the bottom spine unless the grid is horizontal."""
     axes.grid(True, axis=grid)
     axes.spines["bottom"].set_visible(grid == "y")

@@ -1,4 +1,4 @@
-"""The page of leaks: counts, scores without leaked samples, both pictures of each pair, questions."""
+"""The page of leaks: counts, scores without leaked samples, both images of each pair, and questions."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from mllm_eval.storage import write_atomic
 
 FILE = "leaks.html"
 FOLDER = "figures/leaks"
-# Pairs and questions of a benchmark that the page shows; the files have all.
+# How many pairs and questions of a benchmark the page shows; the files hold all.
 PAIRS, QUESTIONS = 24, 12
 
 
 def found_leaks(evidence: Evidence, problems: list[str]) -> dict[str, Findings]:
-    """Folder -> what was found of the training data of the runs shown; what can't be read is said in `problems`."""
+    """Folder -> the leaks found in the runs' training data. Findings that can't be read are added to `problems`."""
     by_folder: dict[str, Findings] = {}
     for entry in evidence.seeing:
         try:
@@ -44,7 +44,7 @@ def leaks_page(evidence: Evidence, by_folder: dict[str, Findings], out: Path) ->
     parts = [headline("Leaks", about)]
     runs = [entry.scored.record for entry in evidence.seeing]
     try:
-        # Of a run that was asked a part of the questions there is nothing to say that the whole does not say better.
+        # Only the default variant: a subset of the questions would tell less than all of them.
         table = leaks_table(runs, rules=evidence.rules)
         parts.append(section("without", table.title, _scores(table)))
     except UserError as problem:

@@ -1,4 +1,4 @@
-"""Pieces of html: what they are given is text, and escaped, unless it is Html."""
+"""Builders of html. They escape the texts that they are given, unless a text is of type Html."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def page(
     scripts: Sequence[str] = (),
     foot: Html = NOTHING,
 ) -> Html:
-    """A whole page; `nav` and `runs` are (file, name), `here` is this page's file."""
+    """A complete page. `nav` and `runs` are (file, name) of the links; `here` is this page's own file."""
 
     def link(file: str, name: str) -> Html:
         current = Html(" aria-current=page") if file == here else NOTHING
@@ -46,12 +46,12 @@ def page(
 
 
 def headline(heading: str, lead: str, more: Html = NOTHING) -> Html:
-    """What a page begins with: its heading, a sentence on it, and perhaps more."""
+    """The head of a page: its heading, a sentence below it, and optional html."""
     return Html('<section class="headline"><h1>{}</h1><p class="lead">{}</p>{}</section>').format(heading, lead, more)
 
 
 def section(name: str, heading: str, body: Html, lead: str = "") -> Html:
-    """A section with its heading; `lead` may be a text or Html."""
+    """A section with its heading. `lead` is a text or Html."""
     led = Html('<p class="lead">{}</p>\n').format(lead) if lead else NOTHING
     return Html(
         '<section id="{name}" aria-labelledby="{name}-h">\n<h2 id="{name}-h">{heading}</h2>\n{led}{body}\n</section>\n'
@@ -61,8 +61,10 @@ def section(name: str, heading: str, body: Html, lead: str = "") -> Html:
 def sheet(
     name: str, caption: str, head: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]], text: str = ""
 ) -> Html:
-    """A plain table; `head` is (title, whether numbers). The first cell of a row is its heading, a row of one cell the
-    heading of a group; `text` stands below."""
+    """A plain table. `head` is (title, whether the column holds numbers) per column; `text` is a note below the table.
+
+    The first cell of a row is its heading. A row of a single cell is the heading of a group.
+    """
 
     def cell(text: str, number: bool, first: bool) -> Html:
         kind = Html(' class="num"') if number else NOTHING
@@ -85,12 +87,12 @@ def sheet(
 
 
 def note(text: str) -> Html:
-    """A note below something; nothing where there is no text."""
+    """A note as a paragraph; nothing if the text is empty."""
     return Html('<p class="note">{}</p>').format(text) if text else NOTHING
 
 
 def opened(summary: str, body: Html) -> Html:
-    """What a click on its summary shows."""
+    """A block that unfolds with a click on its summary."""
     return Html("<details><summary>{}</summary>{}</details>").format(summary, body)
 
 
@@ -102,6 +104,6 @@ def listed(items: Iterable[str], kind: str = "") -> Html:
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> Html:
-    """A list of names and what they are."""
+    """A list of names with their values."""
     one = Html("<div><dt>{}</dt><dd>{}</dd></div>")
     return Html("<dl>{}</dl>").format(NOTHING.join(one.format(name, said) for name, said in pairs))

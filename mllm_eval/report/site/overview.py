@@ -1,4 +1,4 @@
-"""The first page: who is ahead and how surely, in words, bars, and the table."""
+"""The overview page: which run leads and how surely, in words, bars and the table."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _counted(number: int, what: str) -> str:
 
 
 def _asked(evidence: Evidence) -> str:
-    """How much the runs were asked; where they were not asked alike, the fewest and the most."""
+    """How many benchmarks and questions the runs were asked; the smallest and largest numbers if these differ."""
     benchmarks = sorted({len(run.scored.benchmarks) for run in evidence.seeing})
     questions = sorted({run.scored.counts[1] for run in evidence.seeing})
     every = len(evidence.benchmarks)
@@ -106,12 +106,12 @@ def _asked(evidence: Evidence) -> str:
 
 
 def _unbroken(text: str) -> str:
-    """Intervals and p-values stay on one line."""
+    """Replaces spaces in intervals and p-values by no-break spaces."""
     return re.sub(r"\[[^]]*\]|p [<=] [\d.]+", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
 
 
 def lead_words(evidence: Evidence) -> str:
-    """Who has the highest AVG, and whether its lead is more than chance."""
+    """A sentence that names the run with the highest AVG, and whether its lead over the second is significant."""
     runs = [run for run in evidence.seeing if AVERAGE in run.scored.values]
     if not runs:
         return f"{', '.join(run.label for run in evidence.seeing)} on {len(evidence.benchmarks)} benchmarks"
@@ -151,7 +151,7 @@ def _table(evidence: Evidence) -> Html:
     wanted = shown or bigtable.columns()
     ways = ways_of([PUBLISHED.file], {column.key for column in wanted})
     measured = {row.label: row for row in rows}
-    # Measured rows counted as the published ones come and go with these.
+    # The switch for published rows also shows the measured rows that count as they do.
     added = [again for run in evidence.seeing
              for again in beside(run.scored, measured[run.label], wanted, True, ways)[1:]]  # fmt: skip
     published = [*added, *(replace(row, group="Published") for row in published_rows(PUBLISHED, wanted))]
@@ -235,7 +235,7 @@ def _costs(evidence: Evidence) -> Html:
         numbers = [(cost.encoder_gflop, 3), (cost.llm_gflop, 3), (cost.seconds_a_question, 4), (cost.training_s, 0)]
         rows.append([run.label, printed(run.scored.values.get(AVERAGE), 1), printed(cost.visual_tokens, 0),
                      *(printed(value, digits) for value, digits in numbers)])  # fmt: skip
-    # What no run has is no column, and of which nothing is known is no row.
+    # Rows and columns without any value are left out.
     rows = [row for row in rows if any(text != MISSING for text in row[2:])]
     if not rows:
         return NOTHING
@@ -249,7 +249,7 @@ def _costs(evidence: Evidence) -> Html:
 
 
 def scaling_page(evidence: Evidence, out: Path) -> Html:
-    """The body of scaling.html: the curves of published families and of measured ones."""
+    """The body of scaling.html: the fitted curves of published and measured families."""
     parts = [headline("Score against size", "Least squares on the logarithm of size: what each doubling adds.")]
     runs = [run.scored for run in evidence.seeing]
     for name, curve in scaling().curves.items():

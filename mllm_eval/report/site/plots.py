@@ -1,4 +1,4 @@
-"""What each figure draws. matplotlib is loaded when one is drawn."""
+"""The figures of the overview and run pages. matplotlib is imported only when a figure is drawn."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Chances = dict[str, float]
 
 
 def categories(evidence: Evidence, keys: Sequence[str], chances: Chances) -> Figure:
-    """A panel each for AVG and the categories: a bar a run with its interval, blind value and chance as marks."""
+    """A panel each for AVG and the categories, a bar per run with its interval; marks show blind value and chance."""
     from matplotlib.figure import Figure
 
     blind = dict((a.key, b) for a, b in evidence.blind_pairs)
-    # A run of some benchmarks has none of these; its colour stays its own.
+    # A run without AVG or category is left out; the others keep their colours.
     every = [(index, run) for index, run in enumerate(evidence.seeing)]
     runs = [(index, run) for index, run in every if any(key in run.scored.values for key in keys)]
     figure = Figure(figsize=(9.6, 0.75 + 0.3 * len(runs)), layout="constrained")
@@ -63,7 +63,7 @@ def _hollow(axes: Axes, value: float, place: float) -> None:
 
 
 def benchmarks(evidence: Evidence, chances: Chances) -> Figure:
-    """A row each benchmark, by category: a dot a run with its interval, chance as a tick, blind as a ring."""
+    """A line per benchmark, by category: a dot per run with its interval, a tick for chance, a ring for blind."""
     from matplotlib.figure import Figure
 
     runs, blind = evidence.seeing, dict((a.key, b) for a, b in evidence.blind_pairs)
@@ -106,7 +106,7 @@ def _category(name: str) -> str:
 
 
 def curves(fits: Sequence[Line], keys: Sequence[str], curve: str) -> Figure:
-    """A panel each metric: points, fit and 95 % band of each family; measured ones filled, published ones hollow."""
+    """A panel per metric: points, fit and 95 % band of each family; measured points filled, published ones hollow."""
     from matplotlib.figure import Figure
 
     wide = min(3, len(keys))
@@ -145,7 +145,7 @@ def curves(fits: Sequence[Line], keys: Sequence[str], curve: str) -> Figure:
 
 
 def _named_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
-    """Names at the lines' right ends, moved apart where they would lie on each other."""
+    """Writes names at the right ends of the lines, moved apart if they would overlap."""
     low, high = axes.get_ylim()
     apart, last = (high - low) * 0.085, -math.inf
     right = max((x for x, *_ in ends), default=1.0)
@@ -157,7 +157,7 @@ def _named_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
 
 
 def losses(stages: Sequence[tuple[str, Sequence[float], Sequence[float]]]) -> Figure:
-    """A panel each stage: the loss of every step, light, and its running mean."""
+    """A panel per stage: the loss of each step in a light colour, and its running mean."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 2.7), layout="constrained")
@@ -175,7 +175,10 @@ def losses(stages: Sequence[tuple[str, Sequence[float], Sequence[float]]]) -> Fi
 
 
 def chance_levels(runs: Sequence[Entry], keys: Sequence[str]) -> Chances:
-    """Chance of each benchmark, and of categories and AVG whose members all have one; where runs disagree, none."""
+    """Chance levels of the benchmarks, and of categories and AVG if all their members have one.
+
+    A benchmark whose level differs between runs has none.
+    """
     chances: Chances = {}
     for name in dict.fromkeys(name for run in runs for name in run.scored.benchmarks):
         levels = {float(run.scored.summaries[name]["chance"]) for run in runs if name in run.scored.summaries}

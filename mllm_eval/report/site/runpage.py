@@ -1,4 +1,4 @@
-"""A page of one run: what it is, what it assumed, how it trained, what it scored and what it cost."""
+"""The page of one run: its configuration and assumptions, its training, its scores and its cost."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _shown(config: Run) -> str:
 
 
 def _head(entry: Entry, about: Html) -> list[Html]:
-    """What every page begins with: whose it is, facts `about` it, and what was measured."""
+    """The head of every run's page: the name and the facts in `about`, followed by scores and probes."""
     record = entry.scored.record
     title = Html(
         '<section class="headline"><h1>{}</h1><p class="lead">Run <code>{}</code></p>{}</section>'
@@ -71,7 +71,7 @@ def _head(entry: Entry, about: Html) -> list[Html]:
 
 
 def _external(entry: Entry) -> Html:
-    """The page of an external model, or of answers from elsewhere."""
+    """The body of the page of an external model or of imported answers."""
     record = entry.scored.record
     files = _files(record)
     about = facts([("What", record.external), ("Data", record.data), *(("Note", note) for note in record.notes)])
@@ -115,7 +115,7 @@ def _scores(entry: Entry) -> Html:
 
 
 def probes_section(entry: Entry) -> Html:
-    """Classic vision of a run as html; empty for a run that has none."""
+    """The section on the encoder's classic-vision probes; empty if the run has none."""
     known, rows = columns().classic, []
     for key, one in entry.scored.record.probes.items():
         digits = known[key].decimals or 1
@@ -131,14 +131,14 @@ def probes_section(entry: Entry) -> Html:
 
 
 def training_section(folder: Path, run: str, out: Path) -> Html:
-    """The losses of both stages and what the rows were, as html; empty for a run without logs."""
+    """The section on training: the losses of both stages and the counts of rows; empty if there are no logs."""
     stages = []
     for number, what in ((1, "projector"), (2, "projector and LLM")):
         path = folder / f"stage{number}" / "log.jsonl"
         try:
             steps = [line for line in iter_jsonl(path) if "loss" in line] if path.is_file() else []
         except UserError:
-            steps = []  # a log that a crash cut off says nothing of the scores
+            steps = []  # a damaged log does not affect the scores, so the page is written without it
         if steps:
             stages.append((f"Stage {number}: {what}", [s["step"] for s in steps], [s["loss"] for s in steps]))
     rows = [(f"Stage {number}", counts.spoken()) for number, counts in row_counts(folder).items()]
@@ -155,7 +155,7 @@ def training_section(folder: Path, run: str, out: Path) -> Html:
 
 
 def _ending(loss: list[float]) -> float:
-    """Mean of the last twenty."""
+    """The mean of the last twenty losses."""
     last = loss[-20:]
     return sum(last) / len(last)
 
@@ -201,7 +201,7 @@ def _world(record: RunRecord) -> Html:
     shown, before = list[Html](), dict[str, str]()
     for number, session in enumerate(sessions, start=1):
         fields = _session(dict(session))
-        # A later session says only what had changed.
+        # Of a later session, only what changed since the one before is shown.
         new = [(key, value) for key, value in fields.items() if before.get(key) != value]
         packages = [(key.removeprefix("packages."), value) for key, value in new if key.startswith("packages.")]
         plain = [(key, value) for key, value in new if not key.startswith("packages.")]

@@ -1,4 +1,4 @@
-"""What stands behind the values on a run's page: their parts, the answers that were given, golds against answers."""
+"""The details of each value on a run's page: its parts, the answers given, and answers against golds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mllm_eval.report.words import title
 
 
 def behind(scored: Scored) -> Html:
-    """The section: a warning where one answer makes up most, and what can be opened of each benchmark."""
+    """The section: a warning if one answer makes up most of the answers, and foldable details of each benchmark."""
     words = one_answer_words(scored)
     lead = note(f"{words[0].upper()}{words[1:]}." if words else "")
     parts_ = (_of(scored, name) for name in scored.benchmarks)

@@ -1,4 +1,4 @@
-"""Every question with its answers and scores: an index to filter by, and pages of what is shown."""
+"""The data of every question with its answers and scores: an index to filter by, and pages of questions."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from mllm_eval.results import columns
 
 PAGE = 250
 EDGE = 320  # pixels of a thumbnail's longer side
-FAILED = "failed"  # what the note of a sample without an answer begins with
-LONGEST = 1200  # signs of a question; OCR tokens of a full page are cut
+FAILED = "failed"  # the note of a sample without an answer begins with this
+LONGEST = 1200  # characters of a question that are shown: prompts with the OCR tokens of a full page are cut
 
 
 def write_samples(
     evidence: Evidence, out: Path, images: bool, progress: Progress, problems: list[str]
 ) -> list[dict[str, Any]]:
-    """Write the samples of all benchmarks; returns what the compare page must know of each benchmark.
+    """Writes the samples of all benchmarks; returns what the compare page needs to know of each benchmark.
 
-    Where the data set is not on this machine, ids, answers and scores are shown without questions, and
-    `problems` says so.
+    If the data set is not available, or has changed since it was scored, ids, answers and scores are shown without the
+    questions, and a sentence is added to `problems`.
     """
     about, total = [], len(evidence.benchmarks)
     for number, name in enumerate(evidence.benchmarks):
@@ -75,9 +75,9 @@ def _load(name: str, pin: str, problems: list[str]) -> dict[str, Sample]:
 
 
 def _changed(entries: Sequence[Entry], name: str, samples: dict[str, Sample]) -> str:
-    """What is wrong where questions or golds are not those that were scored any more; empty where all are.
+    """Says which questions or golds differ from those that were scored; "" if none do.
 
-    Scores that were made before contents were noted are not judged.
+    Scores that recorded no content hashes are not checked.
     """
     if not samples:
         return ""
@@ -117,14 +117,16 @@ def _answers(entry: Entry, name: str, problems: list[str]) -> dict[str, Answer]:
 
 
 def score_code(line: Line | None) -> str:
-    """One sign a sample: A to K for scores of 0 to 1 in tenths, a to k where nothing could be read from the answer,
-    `-` for a failed sample, `.` for one that was not scored."""
+    """One character per sample: A to K for scores from 0 to 1 in tenths, a to k if the answer could not be parsed.
+
+    `-` is a failed sample, `.` a sample that was not scored.
+    """
     if line is None:
         return "."
     if math.isnan(line["score"]):
-        # A hidden gold answer is no failure of the model.
+        # A sample whose gold answer is not public has no score either, but did not fail.
         return "-" if str(line["note"]).startswith(FAILED) else "."
-    # Rounded towards the middle, so that A and K are exactly wrong and right.
+    # Other scores are clamped to 1 to 9 tenths, so that A means exactly 0 and K exactly 1.
     score = float(line["score"])
     tenths = 0 if score == 0 else 10 if score == 1 else min(9, max(1, round(10 * score)))
     return chr(ord("a" if _empty(line["parsed"]) else "A") + tenths)
@@ -163,7 +165,7 @@ def _question(sample: Sample | None, suffix: str) -> str:
 
 
 def _answer(answer: Answer | None) -> str | dict[str, str] | None:
-    """The answer's text; {"failed": reason} where there is none."""
+    """The answer's text; {"failed": reason} if it failed, None if there is no answer."""
     if answer is None:
         return None
     return {"failed": answer.reason} if answer.state == "error" else answer.text[:LONGEST]
@@ -172,8 +174,10 @@ def _answer(answer: Answer | None) -> str | dict[str, str] | None:
 def sample_lines(
     ids: Sequence[str], answers: dict[str, Answer], by_rules: dict[str, dict[str, Line]]
 ) -> dict[str, list[list[Any] | int | None]]:
-    """Rule set -> a line a sample; nothing is said twice: `true` stands for the answer itself as what was read from
-    it, 0 for the line of the first rule set. The compare page reads both."""
+    """Rule set -> one line per sample, without repetitions; the compare page's script expands them.
+
+    `true` as the parsed text stands for the answer itself; 0 as a line stands for the line of the first rule set.
+    """
     by_benchmark: dict[str, list[list[Any] | int | None]] = {}
     first: list[list[Any] | None] = []
     for rules, lines in by_rules.items():
@@ -189,7 +193,7 @@ def sample_lines(
 
 
 def _score(line: Line | None) -> list[Any] | None:
-    """[score, what was read from the answer, why], the end left out where it is empty."""
+    """[score, text parsed from the answer, note], without empty values at the end."""
     if line is None:
         return None
     score = None if math.isnan(line["score"]) else round(float(line["score"]), 4)
@@ -200,13 +204,13 @@ def _score(line: Line | None) -> list[Any] | None:
 
 
 def _suffix(samples: Sequence[Sample]) -> str:
-    """The instruction that ends every prompt, if one does: said once, not under every question."""
+    """The instruction that ends every prompt, or "". The page shows it once instead of with each question."""
     ends = {sample.prompt.rpartition("\n")[2] for sample in samples}
     return ends.pop() if len(ends) == 1 and len(samples) > 1 else ""
 
 
 def _thumbs(samples: Sequence[Sample], out: Path) -> dict[str, str]:
-    """sha256 -> name of its thumbnail under thumbs/; those that are there already are not made again."""
+    """Image sha256 -> file name of its thumbnail under thumbs/; existing thumbnails are not made again."""
     made: dict[str, str] = {}
     for sample in samples:
         for image in sample.images:
@@ -222,10 +226,10 @@ def _thumb(image: ImageRef, out: Path) -> str | None:
         try:
             picture = image.load()
         except UserError:
-            return None  # the sample's answer says why
+            return None  # the sample's answer, which failed for the same reason, names it
         picture.thumbnail((EDGE, EDGE))
         data = io.BytesIO()
-        # Small drawings keep their edges; photographs keep their size down.
+        # Lossless for small drawings, which have sharp edges; lossy for photographs, which would be large.
         picture.save(data, "WEBP", lossless=max(picture.size) <= 128, quality=80, method=4)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")

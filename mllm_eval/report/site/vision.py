@@ -1,4 +1,4 @@
-"""The page of classic vision and alignment: probes with their tests, sweeps over depth, heat maps, curves."""
+"""The page of classic vision and alignment: probes with their tests, sweeps over layers, heat maps, curves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILE = "vision.html"
 
 
 def vision_page(evidence: Evidence, out: Path) -> Html:
-    """The body of vision.html; empty where nothing of it was measured."""
+    """The body of vision.html; empty if nothing of it was measured."""
     probed = _probed(evidence)
     usual = {folder: one for folder, one in probed.items() if one.default}
     swept = [one for one in probed.values() if len(one.readings) > 1]
@@ -35,7 +35,7 @@ def vision_page(evidence: Evidence, out: Path) -> Html:
                          "Band: 95 % interval, bootstrap over test images.")  # fmt: skip
         said = probe_table({folder: one for folder, one in probed.items() if one in swept}).sentences
         parts.append(section("depth", "Which block serves a task best", figure + listed(said, "words")))
-    # One protocol, metric and set of pictures at a time: others are not comparable.
+    # Scores compare only within one protocol, metric and set of pictures.
     for number, key in enumerate(dict.fromkeys(_kind(one) for one in aligned)):
         parts.append(_aligned([one for one in aligned if _kind(one) == key], out, number))
     if not parts:
@@ -45,7 +45,10 @@ def vision_page(evidence: Evidence, out: Path) -> Html:
 
 
 def _probed(evidence: Evidence) -> dict[Path, Probed]:
-    """Results of probes that stand beside the runs' data, of the runs' weights where an encoder has a run."""
+    """The stored probes that belong to the shown runs, by folder.
+
+    They were measured for the runs' data pin; of an encoder that has a run, only those of the run's weights count.
+    """
     own = _weights(evidence)
     return {
         folder: one
@@ -60,7 +63,7 @@ def _of_encoders(alignments: Sequence[Aligned], evidence: Evidence) -> list[Alig
 
 
 def _weights(evidence: Evidence) -> dict[str, set[str]]:
-    """Encoder -> digests of the weights that its runs were made with."""
+    """Encoder -> digests of the weights that its runs used."""
     sums: dict[str, set[str]] = {}
     for entry in evidence.seeing:
         run = entry.scored.record.run
@@ -87,7 +90,7 @@ def _aligned(alignments: list[Aligned], out: Path, number: int) -> Html:
 
 
 def _table(name: str, heading: str, table: Table, figures: Html = NOTHING) -> Html:
-    """What the tests say, figures, and the table with its footnotes."""
+    """A section with the sentences on the tests, the figures, and the table with its footnotes."""
     marks, of_row = table.footnotes()
     head = [("", False), *((column.title, not column.text) for column in table.columns)]
     rows = [

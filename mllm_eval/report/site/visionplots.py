@@ -1,6 +1,6 @@
-"""What is drawn of classic vision and alignment: sweeps over depth, heat maps of layers, curves against size.
+"""The figures of classic vision and alignment: sweeps over layers, heat maps, and scores against model size.
 
-matplotlib is loaded when one is drawn.
+matplotlib is imported only when a figure is drawn.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ SIZES = ("llm_params", "encoder_params")
 
 
 def sweep_figure(sweeps: Sequence[Probed]) -> Figure:
-    """A panel each probe: the value of every block over the depth of the encoder, with intervals, a line an encoder."""
+    """A panel per probe: the value of each block with its interval, a line per encoder."""
     probes = list(dict.fromkeys(one.probe for one in sweeps))
     encoders = list(dict.fromkeys(one.encoder for one in sweeps))
-    # Wide enough for a page at three panels.
+    # Three panels fill the width of a page.
     wide = min(3, len(probes))
     tall = -(-len(probes) // wide)
     figure = new_figure(3.4 * wide, 2.8 * tall)
@@ -59,7 +59,7 @@ def sweep_figure(sweeps: Sequence[Probed]) -> Figure:
 
 
 def write_sweep(sweeps: Sequence[Probed], path: Path) -> Path | None:
-    """Draw the sweeps among some results into an svg file; None where there are none, or matplotlib is not here."""
+    """Draws the sweeps among these results into an svg file; None without sweeps, or without matplotlib."""
     swept = [one for one in sweeps if len(one.readings) > 1]
     if not swept:
         return None
@@ -74,7 +74,7 @@ def write_sweep(sweeps: Sequence[Probed], path: Path) -> Path | None:
 
 
 def heat_maps(results: Sequence[Aligned]) -> Figure:
-    """A row an encoder, a column an LLM: every pair of layers, the best one marked; one scale for all."""
+    """A row per encoder and a column per LLM: the score of each pair of layers on one scale, the best pair marked."""
     encoders = list(dict.fromkeys(one.encoder for one in results))
     llms = list(dict.fromkeys(one.llm for one in results))
     figure = new_figure(3.0 * len(llms) + 0.9, 2.3 * len(encoders) + 0.6)
@@ -101,8 +101,10 @@ def heat_maps(results: Sequence[Aligned]) -> Figure:
 
 
 def against_size(results: Sequence[Aligned]) -> Figure:
-    """Scores with their intervals against the parameters of the LLM, a line an encoder, and against those of the
-    encoder, a dot an encoder and LLM, where sizes differ; the null's 95th percentile dashed."""
+    """Scores with their intervals against the parameters of the LLM (a line per encoder) and of the encoder (dots).
+
+    An axis is drawn only if sizes differ. The dashed line is the largest 95th percentile of the null distributions.
+    """
     sides = [size for size in SIZES if _differ(results, size)]
     figure = new_figure(4.8 * len(sides), 3.2)
     panels = figure.subplots(1, len(sides), squeeze=False, sharey=True)[0]
@@ -112,7 +114,7 @@ def against_size(results: Sequence[Aligned]) -> Figure:
         named, ends = ("encoder" if of_llm else "llm"), []
         for index, name in enumerate(dict.fromkeys(getattr(one, named) for one in results)):
             own = sorted((one for one in results if getattr(one, named) == name), key=lambda one: getattr(one, size))
-            # Encoders are of different kinds: a line between them would say that size is all that differs.
+            # No line between encoders: it would suggest that they differ in size alone.
             axes.plot([getattr(one, size) for one in own], [one.score for one in own], "o-" if of_llm else "o",
                       markersize=4, linewidth=1.2, color=hue(index), label=name)  # fmt: skip
             for one in own:
@@ -137,18 +139,18 @@ def against_size(results: Sequence[Aligned]) -> Figure:
 
 
 def _differ(results: Sequence[Aligned], size: str) -> bool:
-    """Whether sizes lie far enough apart for an axis of them: by half at least."""
+    """Whether the largest size is at least 1.5 times the smallest, so that an axis of sizes is useful."""
     sizes = [float(getattr(one, size)) for one in results]
     return max(sizes) >= 1.5 * min(sizes)
 
 
 def sized(results: Sequence[Aligned]) -> bool:
-    """Whether there are sizes to draw against."""
+    """Whether encoders or LLMs differ enough in size for `against_size`."""
     return any(_differ(results, size) for size in SIZES)
 
 
 def write_figures(results: Sequence[Aligned], folder: Path) -> list[Path]:
-    """Write the heat maps, and where encoders or LLMs differ in size the curves, as PNG and PDF; their paths."""
+    """Writes the heat maps, and the curves against size if sizes differ, as PNG and PDF; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     with style("alignment"):
