@@ -44,6 +44,7 @@ def main() -> None:
         model.config.image_token_id, model.image_tokens, tokenizer.pad_token_id, stages[2].max_length, model.grid
     )
     collator = Collator(one.data, run.encoder.preprocessing, shape)
+    dtype = getattr(torch, run.recipe.dtype)
     first = 0
     for data in stages[2].data:
         with open(locate(data.path), "rb") as file:
@@ -62,15 +63,14 @@ def main() -> None:
             batch = collator(drawn[at : at + BATCH].tolist())
             pixels, labels = batch["pixel_values"], batch["labels"]
             here = int((labels[:, 1:] != -100).sum())
-            with torch.inference_mode(), torch.autocast("cpu", getattr(torch, run.recipe.dtype)):
+            with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
                 for place, images in enumerate((pixels, pixels.roll(1, 0))):
                     loss = model(input_ids=batch["input_ids"], pixel_values=images, labels=labels).loss
                     sums[place] += here * float(loss)
             tokens += here
         own, others = sums / tokens
-        print(
-            f"{data.path}: {len(drawn)} rows, {tokens:,} tokens, {own:.3f} with the right image, {others:.3f} with another"
-        )
+        losses = f"{own:.3f} with the right image, {others:.3f} with another"
+        print(f"{data.path}: {len(drawn)} rows, {tokens:,} tokens, {losses}")
         first += count
 
 
