@@ -1,6 +1,6 @@
-"""The command line: a thin layer over `mllm_eval.pipeline` and its neighbours.
+"""The command line: commands that parse options, call the library (mostly `mllm_eval.pipeline`) and print results.
 
-Modules here import nothing heavy at their top, so that `--help` answers at once.
+Modules of this package import nothing heavy at their top level, so that `--help` answers at once.
 """
 
 from __future__ import annotations

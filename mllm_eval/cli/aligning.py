@@ -1,4 +1,4 @@
-"""`mllm-eval align`: do pictures and their captions have the same neighbours?"""
+"""`mllm-eval align`: representational alignment of vision encoders with language models."""
 
 from __future__ import annotations
 
@@ -12,33 +12,36 @@ from mllm_eval.console import say
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command("align", short_help="alignment of encoders with language models")(align)
+    app.command("align", short_help="measure how similar encoders and LLMs are")(align)
 
 
 def align(
-    encoders: Annotated[str, typer.Argument(help="names in configs/encoders, comma-separated, or paths to yaml files")],
+    encoders: Annotated[str, typer.Argument(help="names in configs/encoders, or paths to yaml files; comma-separated")],
     llm: Annotated[
-        str, typer.Option(help="names in configs/llms, hashes of runs, or folders in hub format; comma-separated")
+        str, typer.Option(help="names in configs/llms, hashes of runs, or folders in the hub's format; comma-separated")
     ] = "mini-llama",
     protocol: Annotated[str, typer.Option(help="name in configs/alignments, or path to a yaml file")] = "platonic",
-    data: Annotated[str, typer.Option(help="pictures and captions: mini, or hub (WiT-1024)")] = "mini",
+    data: Annotated[str, typer.Option(help="pairs of an image and a caption: mini, or hub (WiT-1024)")] = "mini",
     metric: Annotated[
-        str | None, typer.Option(help="mutual_knn (default), cycle_knn, lcs_knn, cka, unbiased_cka, cknna")
+        str | None, typer.Option(help="mutual_knn (default), cycle_knn, lcs_knn, cka, unbiased_cka or cknna")
     ] = None,
-    permutations: Annotated[int | None, typer.Option(help="of the null distribution; 0: none", min=0)] = None,
-    fetch: Annotated[bool, typer.Option("--fetch", help="fetch and lock the pairs first")] = False,
-    folder: Annotated[Path | None, typer.Option("--from", help="with --fetch: take the pairs from this folder")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    permutations: Annotated[int | None, typer.Option(help="shuffles for the chance level; 0: none", min=0)] = None,
+    fetch: Annotated[bool, typer.Option("--fetch", help="download and lock the pairs first")] = False,
+    folder: Annotated[
+        Path | None, typer.Option("--from", help="with --fetch: read the pairs from here instead")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object per line")] = False,
 ) -> None:
-    """Measure how far encoders and language models find the same things alike: the platonic measure of Huh et al. 2024.
+    """Measure how similar the features of encoders are to those of language models (alignment, Huh et al. 2024).
 
-    Every block of an encoder is compared with every layer of an LLM, on pictures and their captions. The score is the
-    largest share of common nearest neighbours; chance, which grows with the number of layers, is measured by shuffling
-    captions. Nothing is trained. A run's hash as --llm takes the LLM as stage 2 left it.
+    Every block of an encoder is compared with every layer of an LLM: the encoder sees images, the LLM their captions.
+    By default the score is the share of nearest neighbours that both have in common, for the pair of layers with the
+    largest share. The largest of many pairs grows by chance, so the same value is computed on shuffled captions, too.
+    Nothing is trained. If --llm is the hash of a run, its LLM is used as it was after stage 2.
 
     \b
-      mllm-eval align mini-dino,mini-clip,mini-random
-      mllm-eval align mini-clip --llm mini-llama,afb84f2ff91b   does adapting bring the LLM nearer?
+      mllm-eval align mini-dino,mini-clip,mini-random           three encoders, the miniature's LLM
+      mllm-eval align mini-clip --llm mini-llama,afb84f2ff91b   an LLM before and after training in a run
       mllm-eval align webssl-dino1b-full2b-224 --llm llama-3.1-8b --data hub --fetch
     """
     import json

@@ -1,4 +1,4 @@
-"""The commands that make something: eval, compare, train, score, table."""
+"""The app, its help, and the commands eval, compare, train and table; the other commands are registered here."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from mllm_eval.pipeline import Selection
 
 EXAMPLES = """
-Cambrian-style VQA evaluation of frozen vision encoders.
+Evaluate frozen vision encoders on VQA benchmarks, as in Cambrian-1 and the Web-SSL paper.
 
 \b
-  mllm-eval eval mini-dino                          everything, to a row of the table
-  mllm-eval eval mini-dino --blind                  and once more without the images
-  mllm-eval compare mini-dino,mini-clip,mini-random one table, trains what is missing
-  mllm-eval ls encoders                             what can be evaluated
-  mllm-eval show mini-dino                          what a run is, has and cost
+  mllm-eval eval mini-dino                          train, answer, score; print the row of the table
+  mllm-eval eval mini-dino --blind                  also ask every question without its image
+  mllm-eval compare mini-dino,mini-clip,mini-random evaluate several encoders; print one table
+  mllm-eval ls encoders                             list the encoders that can be evaluated
+  mllm-eval show mini-dino                          show a run: config, scores, time and memory
 
-A command that was stopped goes on where it was; one with nothing to do ends in seconds.
-Results are under ./results, or $MLLM_EVAL_RESULTS; data under $MLLM_EVAL_DATA, else ./data in a
-checkout of this project, else ~/.cache/mllm_eval.
+Commands compute only what is missing, and continue where they were stopped. Results are written to
+./results or $MLLM_EVAL_RESULTS. Data are in $MLLM_EVAL_DATA; if it is not set, in the folder data of
+a checkout of this project; without a checkout in ~/.cache/mllm_eval.
 """
 
 app = typer.Typer(
@@ -54,7 +54,7 @@ app = typer.Typer(
 )
 
 
-@app.command("eval", short_help="everything, to a row of the table")
+@app.command("eval", short_help="train, answer, score; print the row of the table")
 @launchable("eval")
 def eval_(
     encoder: Annotated[str | None, typer.Argument(help="name in configs/encoders, or path to a yaml file")] = None,
@@ -64,27 +64,29 @@ def eval_(
     benchmarks: Benchmarks = None,
     blind: Blind = False,
     rules: Rules = "cambrian",
-    model: Annotated[str | None, typer.Option(help="instead: an external model, folder or owner/name")] = None,
-    data: Annotated[str, typer.Option(help="of an external model: the benchmarks' data, hub or mini")] = "hub",
-    dtype: Annotated[str | None, typer.Option(help="of an external model: bfloat16 on a GPU, else float32")] = None,
-    batch: Annotated[int, typer.Option(help="of an external model: questions at a time", min=1)] = 1,
-    variants: Annotated[str | None, typer.Option(help="also ask these variants, or all of a benchmark's own")] = None,
+    model: Annotated[str | None, typer.Option(help="instead: an external model, folder or hub's owner/name")] = None,
+    data: Annotated[str, typer.Option(help="with --model: data of the benchmarks, hub or mini")] = "hub",
+    dtype: Annotated[str | None, typer.Option(help="with --model; default: bfloat16 on a GPU, else float32")] = None,
+    batch: Annotated[int, typer.Option(help="with --model: questions per batch", min=1)] = 1,
+    variants: Annotated[str | None, typer.Option(help="also ask these variants (comma-separated), or all")] = None,
     subset: Subset = None,
-    server: Annotated[str | None, typer.Option(help="a vLLM server that answers: docs/vllm.md")] = None,
+    server: Annotated[str | None, typer.Option(help="address of a vLLM server that answers: docs/vllm.md")] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="ask failed samples again, as `show --failed` lists them")
+        bool, typer.Option("--retry-failed", help="ask failed samples again (`show --failed`)")
     ] = False,
     *,
     start: Start,
 ) -> None:
-    """Train an encoder's adapter, ask the benchmarks, score, and print the row: whatever of it is missing.
+    """Train projector and LLM for an encoder, answer the benchmarks, score the answers, and print the row of the table.
+
+    Steps that are done already are skipped. An external model (--model) is not trained.
 
     \b
-      mllm-eval eval mini-dino
+      mllm-eval eval mini-dino                             all sixteen benchmarks
       mllm-eval eval mini-dino --benchmarks mme,chartqa --seed 1 --blind
       mllm-eval eval mini-dino --benchmarks textvqa --variants all
-      mllm-eval eval mini-dino --subset 1000               a part of the questions, with its interval
-      mllm-eval eval --model my-vlm --data mini            an external model, as it is
+      mllm-eval eval mini-dino --subset 1000               1000 questions in all; intervals say how exact that is
+      mllm-eval eval --model my-vlm --data mini            an external model
       mllm-eval eval mini-dino --launch torchrun --processes 2
     """
     from mllm_eval.cli.display import display
@@ -123,9 +125,9 @@ def eval_(
     print_row(evaluation.run, rules, blind, evaluation.subset)
 
 
-@app.command("compare", short_help="several encoders in one table")
+@app.command("compare", short_help="evaluate several encoders; print one table")
 def compare_(
-    encoders: Annotated[str, typer.Argument(help="comma-separated names, at least two")],
+    encoders: Annotated[str, typer.Argument(help="two or more names or yaml files of encoders, comma-separated")],
     recipe: Recipe = "mini",
     llm: Llm = None,
     seed: Seed = None,
@@ -136,7 +138,9 @@ def compare_(
     intervals: Intervals = False,
     subset: Subset = None,
 ) -> None:
-    """Evaluate several encoders under one recipe and print one table; also written to results/tables.
+    """Evaluate several encoders with one recipe, and print one table with tests of their differences.
+
+    What is missing is trained and asked first. The table is also written to results/tables.
 
     \b
       mllm-eval compare mini-dino,mini-clip,mini-random
@@ -163,22 +167,22 @@ def compare_(
     print_compared([one.record for one in compared.results], options, blind)
 
 
-@app.command(short_help="both stages of training and nothing else")
+@app.command(short_help="train projector and LLM, ask nothing")
 @launchable("train")
 def train(
     encoder: Encoder,
     recipe: Recipe = "mini",
     llm: Llm = None,
     seed: Seed = None,
-    prepare: Annotated[bool, typer.Option(help="only what needs no GPU: checks and tokens, by all cores")] = False,
+    prepare: Annotated[bool, typer.Option(help="only check and tokenise the data, on all CPU cores")] = False,
     *,
     start: Start,
 ) -> None:
-    """Both stages of training and nothing else: stage 1 the projector, stage 2 projector and LLM.
+    """Train for an encoder without asking benchmarks: stage 1 the projector, stage 2 the projector and the LLM.
 
     \b
       mllm-eval train mini-dino --seed 1
-      mllm-eval train mini-dino --prepare
+      mllm-eval train mini-dino --prepare                  the part that needs no GPU
       mllm-eval train mini-dino --launch torchrun --processes 2
       mllm-eval train webssl-dino1b-full2b-224 --recipe webssl-paper --launch slurm --nodes 4 --partition gpu
     """
@@ -190,37 +194,37 @@ def train(
 rescoring.register(app)
 
 
-@app.command(short_help="print the table of runs, or one of the paper's")
+@app.command(short_help="print the table of runs, or a table of the paper")
 def table(
-    name: Annotated[str | None, typer.Argument(help="of `mllm-eval ls tables`; default: the runs")] = None,
-    runs: Annotated[str | None, typer.Option(help="comma-separated; default: all")] = None,
+    name: Annotated[str | None, typer.Argument(help="a name of `mllm-eval ls tables`; default: the runs")] = None,
+    runs: Annotated[str | None, typer.Option(help="hashes, names or encoders, comma-separated; default: all")] = None,
     rules: Rules = "cambrian",
-    blind: Annotated[bool, typer.Option("--blind", help="with the rows asked without images")] = False,
+    blind: Annotated[bool, typer.Option("--blind", help="also show the rows asked without images")] = False,
     baseline: Baseline = None,
     intervals: Intervals = False,
-    subset: Annotated[int | None, typer.Option(help="the rows of this subset, not those of all questions")] = None,
-    whole: Annotated[bool, typer.Option("--whole", help="with --subset: and the rows of all questions")] = False,
+    subset: Annotated[int | None, typer.Option(help="show the rows of a subset of so many questions")] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="with --subset: show rows of all questions, too")] = False,
     mixed_recipes: Mixed = False,
-    published_only: Annotated[bool, typer.Option("--published-only", help="without runs")] = False,
-    cost: Annotated[bool, typer.Option("--cost", help="with tokens, operations and seconds of a question")] = False,
-    gain: Annotated[bool, typer.Option("--gain", help="with visual gain (score - blind) and its interval")] = False,
+    published_only: Annotated[bool, typer.Option("--published-only", help="leave out runs")] = False,
+    cost: Annotated[bool, typer.Option("--cost", help="add visual tokens, FLOPs and seconds per question")] = False,
+    gain: Annotated[bool, typer.Option("--gain", help="add the gain from images (score - blind score)")] = False,
     details: Annotated[bool, typer.Option("--details", help="instead: n, failed, unparsed, chance, hash")] = False,
-    variants: Annotated[str | None, typer.Option(help="instead: the variants of this benchmark")] = None,
+    variants: Annotated[str | None, typer.Option(help="instead: scores by variant of this benchmark")] = None,
     leaks: Annotated[
         str | None,
-        typer.Option(help="instead: scores without samples that `leaks` found in training, or in a folder's name"),
+        typer.Option(help="instead: scores without samples that `leaks` found; training, or the name of a folder"),
     ] = None,
     leaked: Annotated[str, typer.Option(help="with --leaks: by pictures, questions, both or either")] = "pictures",
-    form: Annotated[str, typer.Option("--format", help="terminal, csv, md, tex, html")] = "terminal",
-    out: Annotated[Path | None, typer.Option(help="write it here instead of printing it")] = None,
+    form: Annotated[str, typer.Option("--format", help="terminal, csv, md, tex or html")] = "terminal",
+    out: Annotated[Path | None, typer.Option(help="file to write instead of printing")] = None,
 ) -> None:
-    """Print the table of runs with its tests, or a named one with the paper's rows beside yours.
+    """Print a table of runs with significance tests, or a table of the paper with your runs as further rows.
 
     \b
       mllm-eval table --runs mini-dino,mini-clip --baseline mini-clip
       mllm-eval table offshelf --published-only --format tex
-      mllm-eval table --variants textvqa                  one benchmark, however it was asked
-      mllm-eval table --leaks training --runs mini-dino   without what leaked into its own training data
+      mllm-eval table --variants textvqa                  one benchmark, asked in different ways
+      mllm-eval table --leaks training --runs mini-dino   without samples found in the run's training data
     """
     from mllm_eval.cli.writing import (
         detail,

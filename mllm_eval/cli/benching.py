@@ -1,4 +1,4 @@
-"""`mllm-eval bench`: the timings of bench/, each a script in a process of its own."""
+"""`mllm-eval bench`: runs the timing scripts in bench/, each in its own process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mllm_eval.storage import PACKAGE
 
 
 def folder() -> Path:
-    """Where the timings are: bench/ of the checkout. Raises UserError where there is none."""
+    """The folder of the timing scripts: bench/ of the checkout. Raises UserError if there is none."""
     bench = PACKAGE.parent / "bench"
     if not bench.is_dir():
         raise UserError(f"{bench}: no such folder; the timings are part of a checkout, not of an installed package")
@@ -23,7 +23,7 @@ def folder() -> Path:
 
 
 def timings() -> dict[str, str]:
-    """Name -> what it times (the first line of the script's docstring)."""
+    """Map the name of each timing script to the first line of its docstring, which says what it times."""
     benches = {}
     for path in sorted(folder().glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -33,10 +33,12 @@ def timings() -> dict[str, str]:
 
 
 def run_timings(names: Sequence[str], options: Sequence[str]) -> bool:
-    """Run timings by name (default: all), `options` handed to each; False if one of them failed.
+    """Run timing scripts one after another. Return False if any of them failed.
+
+    names: scripts to run; empty: all. options: command-line options that are passed to the script.
 
     Raises:
-        UserError: an unknown name, or options without a name.
+        UserError: a name is unknown, or there are options but not exactly one name.
     """
     known = timings()
     for name in names:
@@ -44,7 +46,7 @@ def run_timings(names: Sequence[str], options: Sequence[str]) -> bool:
             raise UserError(f"unknown timing {name!r}.{near(name, known)} Known: {', '.join(known)}")
     if options and len(names) != 1:
         raise UserError(f"options ({' '.join(options)}) belong to one timing: mllm-eval bench NAME -- OPTIONS")
-    # Timings import the harness beside them and the package of this checkout.
+    # Python itself lets a script import bench/harness.py; this path adds the package of this checkout.
     paths = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
     failed = []
     for name in names or known:

@@ -1,4 +1,4 @@
-"""`mllm-eval check`: facts in yaml files against the weights they name, and the engine against the plain loop."""
+"""`mllm-eval check`: compares encoder yaml files with their weights, and the engine with the plain loop."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def check_encoders(name: str | None) -> bool:
-    """Load one encoder, or all that are on this machine, and print what is right and what is not.
+    """Load one encoder, or all, compare it with the facts in its yaml, and print the result. Return True if all agree.
 
-    True if all is right. Encoders whose weights were not fetched are named, and are no fault, unless asked for.
+    If no name is given, encoders whose weights were not downloaded are listed, and do not count as errors.
 
     Raises:
-        UserError: an unknown name.
+        UserError: the name is unknown.
     """
     before_torch()
     right = True
@@ -36,12 +36,13 @@ def check_encoders(name: str | None) -> bool:
 
 
 def check_determinism(name: str | None, samples: int | None) -> bool:
-    """Answer a run's questions by the engine and by the plain loop, and print how many agree and which do not.
+    """Answer a run's questions by the engine and by the plain loop, and print how many answers agree, and the others.
 
-    True if nothing differs but by a tie. `samples`: about so many of each benchmark, default all.
+    Return True if the only differences are ties (two logits that are equal up to rounding). `samples`: approximate
+    number of questions per benchmark; None: all.
 
     Raises:
-        UserError: no such run, or several.
+        UserError: no name was given, or it fits no run or several.
     """
     from mllm_eval.cli.display import display
     from mllm_eval.pipeline.recheck import compare_engines
@@ -59,7 +60,10 @@ def check_determinism(name: str | None, samples: int | None) -> bool:
 
 
 def agreement_line(agreements: list[Agreement], asked: int) -> str:
-    """How many of the questions of so many lists have the plain loop's tokens, in a line."""
+    """One line: how many questions got the same tokens from the engine and the plain loop.
+
+    asked: number of lists of questions (one per benchmark and variant).
+    """
     questions, failed = sum(one.questions for one in agreements), sum(one.failed for one in agreements)
     differences = [difference for one in agreements for difference in one.differences]
     lost = f", {failed} failed in both" if failed else ""
@@ -71,7 +75,7 @@ def agreement_line(agreements: list[Agreement], asked: int) -> str:
 
 
 def difference_lines(one: Difference) -> list[str]:
-    """What the engine and the plain loop gave for one question, in three lines."""
+    """Three lines: where two answers to one question part, the engine's answer, and the plain loop's."""
     kind = "a tie" if one.tie else "NO TIE"
     head = f"  {one.asked} {one.id}: token {one.token}, margin {one.margin:.1e} of its logits ({kind})"
     return [head, f"    engine     {one.text!r}", f"    plain loop {one.reference!r}"]

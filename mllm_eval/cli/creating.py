@@ -1,4 +1,4 @@
-"""`mllm-eval new`: what a person would otherwise write by hand."""
+"""`mllm-eval new`: writes the yaml file of a new encoder."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ import typer
 from mllm_eval.cli.guard import Guarded
 from mllm_eval.console import say
 
-app = typer.Typer(cls=Guarded, short_help="an encoder's yaml from its weights", no_args_is_help=True)
+app = typer.Typer(cls=Guarded, short_help="write the yaml of a new encoder from its weights", no_args_is_help=True)
 
 
 @app.callback()
 def _only_a_group() -> None:
-    """Write what a person would otherwise write by hand.
+    """Write files that describe something new, so that you need not write them by hand.
 
     \b
       mllm-eval new encoder /models/my-dinov2
     """
 
 
-@app.command("encoder", short_help="an encoder's yaml from its config and processor")
+@app.command("encoder", short_help="write an encoder's yaml from its config and processor")
 def encoder(
     source: Annotated[str, typer.Argument(help="a folder in the hub's format, or owner/name[@revision] of the hub")],
-    name: Annotated[str | None, typer.Option(help="default: that of the folder or repository")] = None,
+    name: Annotated[str | None, typer.Option(help="of the encoder; default: that of the folder or repository")] = None,
     to: Annotated[Path | None, typer.Option(help="file to write; default: configs/encoders/NAME.yaml")] = None,
-    mean: Annotated[str | None, typer.Option(help="three numbers with commas, where no processor says them")] = None,
-    std: Annotated[str | None, typer.Option(help="likewise")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="fetch nothing: what the hub's cache has")] = False,
+    mean: Annotated[str | None, typer.Option(help="of pixels, if no processor has it: 0.5,0.5,0.5")] = None,
+    std: Annotated[str | None, typer.Option(help="of pixels, if no processor has it: 0.5,0.5,0.5")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="download nothing, use the hub's cache")] = False,
 ) -> None:
-    """Write an encoder's yaml from its config and its processor, check it, and say what is left to decide.
+    """Write the yaml of an encoder from its config and its image processor, check it, and list what is left to decide.
 
-    A repository of the hub is fetched, locked and named with its commit.
+    A repository of the hub is downloaded and locked, and the yaml names its commit.
 
     \b
-      mllm-eval new encoder /models/my-dinov2
-      mllm-eval new encoder facebook/dinov2-small --name my-dinov2-small
+      mllm-eval new encoder /models/my-dinov2                              from a folder
+      mllm-eval new encoder facebook/dinov2-small --name my-dinov2-small   from the hub
     """
     from mllm_eval.cli.checking import check_encoders
     from mllm_eval.environment import before_torch
@@ -67,7 +67,10 @@ def encoder(
 
 
 def _weights_of(source: str, offline: bool) -> tuple[Path, dict[str, str], str]:
-    """Where the weights lie, what the yaml says of that, and a name."""
+    """Return the folder of the weights, the yaml's `weights` field, and a default name for the encoder.
+
+    Downloads and locks a repository of the hub. Raises UserError if `source` is neither a folder nor owner/name.
+    """
     from mllm_eval.cli.display import display
     from mllm_eval.errors import UserError
     from mllm_eval.pipeline.provision import Whole, provide_weights
@@ -82,7 +85,7 @@ def _weights_of(source: str, offline: bool) -> tuple[Path, dict[str, str], str]:
     commit = provided.lock.revision_found if provided.lock is not None else None
     if commit is None or commit == asked:
         return provided.place, {"repo": repo, **({"revision": commit} if commit else {})}, repo.rpartition("/")[2]
-    # The yaml names the commit, so that is what has to be locked, and not where a branch stood alone.
+    # The yaml names the commit, so the lock must name it as well; so far only the branch is locked.
     (provided,) = provide_weights([Whole.of(f"{repo}@{commit}")], offline, reporter=display())
     return provided.place, {"repo": repo, "revision": commit}, repo.rpartition("/")[2]
 

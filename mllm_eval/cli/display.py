@@ -1,4 +1,4 @@
-"""The command line's display: progress on stderr, and no word of a library that no user can act on."""
+"""Progress display on stderr. It silences messages of libraries about which a user can do nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ NOISY = ("transformers", "accelerate", "DeepSpeed", "deepspeed", "torch", "datas
 
 
 def display() -> Reporter:
-    """The display that fits stderr. Library logs and warnings that no user can act on are silenced."""
+    """Return a progress display that suits stderr, and silence the logs and warnings of libraries.
+
+    They stay visible if MLLM_EVAL_VERBOSE is set.
+    """
     if "MLLM_EVAL_VERBOSE" not in os.environ:
         warnings.filterwarnings("ignore")
         for name in NOISY:

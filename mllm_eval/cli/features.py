@@ -1,4 +1,4 @@
-"""`mllm-eval features`: what is kept of encoded images, whether it is whole, and what of it can go."""
+"""`mllm-eval features`: lists, checks and cleans the stores of image features."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ if TYPE_CHECKING:
     from mllm_eval.features.upkeep import Store, Waste
 
 EXAMPLES = """
-What is kept of encoded images: each image is encoded once per encoder, and every run reads it from results/features.
+List, check and clean stored features. Each image is encoded once per encoder; runs read its features from
+results/features.
 
 \b
-  mllm-eval features ls                    what there is, how large, used when, by whom
-  mllm-eval features verify                read everything, drop what is damaged
-  mllm-eval features gc --dry-run          what a crash, an old encoder or a rewriting left behind
-  mllm-eval features gc                    remove it, after asking
+  mllm-eval features ls                    list the stores: encoder, images, size, last use
+  mllm-eval features verify                compare every row with its checksum; drop damaged rows
+  mllm-eval features gc --dry-run          say what could be removed: remains of crashes, unused stores
+  mllm-eval features gc                    remove it; asks first
 
 All stores together take at most $MLLM_EVAL_FEATURES_BYTES (`200GB`, `1.5TB`; 0 keeps nothing), by default half of
-what the disk would have free without them. What was used longest ago goes first; what a running command reads stays.
-Nothing here changes a result: what is removed is computed again when a run needs it.
+the space that the disk would have free without them. When they are full, the features used longest ago are removed
+first, except those that a running command reads. Removing features changes no result: they are computed again when
+a run needs them.
 """
 
 features = typer.Typer(
     no_args_is_help=True,
     help=EXAMPLES,
-    short_help="what is kept of encoded images: ls, verify, gc",
+    short_help="list, check and clean stored image features: ls, verify, gc",
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
-Stores = Annotated[list[str] | None, typer.Argument(help="encoders, or stores of `ls`; default: all")]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
+Stores = Annotated[list[str] | None, typer.Argument(help="encoders, or stores as `ls` names them; default: all")]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object per line")]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,12 +45,12 @@ def register(app: typer.Typer) -> None:
     app.add_typer(features, name="features")
 
 
-@features.command("ls", short_help="what there is, how large, used when, by whom")
+@features.command("ls", short_help="list the stores: encoder, images, size, last use")
 def ls(stores: Stores = None, as_json: AsJson = False) -> None:
-    """List the stores of features: encoder, preprocessing, layer, images, size, last use.
+    """List the stores of features with encoder, preprocessing, layer, dtype, number of images, size and last use.
 
-    `orphan`: no encoder of the catalog and no saved run would read it; `mllm-eval features gc` removes it.
-    `in use`: a running command reads or writes it.
+    `orphan`: neither an encoder of the catalog nor a saved run would read this store; `mllm-eval features gc` removes
+    it. `in use`: a running command reads or writes it.
 
     \b
       mllm-eval features ls
@@ -98,15 +100,16 @@ def _cells(store: Store) -> list[str]:
     size = f"{pixels.get('mode', '?')} {pixels.get('size', '?')}"
     dtype = (store.dtype or "?").replace("bfloat", "bf").replace("float", "fp")
     layer = "?" if store.layer is None else str(store.layer)
-    # So many digits are enough to name a store by.
+    # Commands accept the beginning of a store's name, and eight digits tell stores apart.
     facts = [store.store[:8], owners, size, layer, dtype]
     return [*facts, f"{store.images:,}", f"{store.bytes / 1e6:,.0f}", used, state]
 
 
-@features.command(short_help="read everything, drop what is damaged")
+@features.command(short_help="check all rows, drop damaged ones")
 def verify(stores: Stores = None, as_json: AsJson = False) -> None:
-    """Read every row and compare it with its checksum. Damaged ones are named and dropped: the next run that needs
-    such an image encodes it again. Exit code 1 if any was found.
+    """Read every stored row and compare it with its checksum. Damaged rows are listed and dropped.
+
+    The next run that needs such an image encodes it again. The exit code is 1 if any row was damaged.
 
     \b
       mllm-eval features verify
@@ -134,21 +137,21 @@ def verify(stores: Stores = None, as_json: AsJson = False) -> None:
     raise typer.Exit(1 if damaged else 0)
 
 
-@features.command(short_help="remove what nobody will read")
+@features.command(short_help="remove what no run will read")
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would go")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask before orphaned stores go")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would be removed")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="remove orphaned stores without asking")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what crashes have cut off, rows that were dropped or are there twice, and the stores of encoders that
-    neither the catalog nor a saved run has any more; small shards become large ones.
+    """Remove stored features that no run will read, and merge small shards.
 
-    Before orphaned stores go it asks; where nobody can answer they stay, unless --yes is given. Stores that a
-    running command uses are left alone.
+    Removed are files that a crash cut short, rows that were dropped or stored twice, and orphaned stores: those whose
+    encoder is neither in the catalog nor in a saved run. Before it removes orphaned stores the command asks; without a
+    terminal it keeps them unless --yes is given. Stores that a running command uses are skipped.
 
     \b
-      mllm-eval features gc --dry-run
-      mllm-eval features gc --yes
+      mllm-eval features gc --dry-run                      only list it
+      mllm-eval features gc --yes                          remove it without asking
     """
     import sys
 

@@ -1,4 +1,4 @@
-"""`mllm-eval weights` and `data`: made or fetched, checked and locked."""
+"""`mllm-eval weights` and `mllm-eval data`: download or render files, check them, and lock them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from mllm_eval.console import say
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command("data", short_help="make, fetch, check and lock data")(data)
-    app.command("weights", short_help="fetch, check and lock weights")(weights)
+    app.command("data", short_help="render or download data, check and lock them")(data)
+    app.command("weights", short_help="download weights, check and lock them")(weights)
 
 
 def weights(
     encoder: Annotated[str | None, typer.Argument(help="name in configs/encoders, or path to a yaml file")] = None,
     llm: Annotated[str | None, typer.Option(help="name in configs/llms, or path to a yaml file")] = None,
     model: Annotated[str | None, typer.Option(help="an external model of the hub, owner/name[@revision]")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="fetch nothing: lock and compare what is here")] = False,
-    folder: Annotated[Path | None, typer.Option("--from", help="take the files from this folder")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="download nothing; check and lock local files")] = False,
+    folder: Annotated[Path | None, typer.Option("--from", help="read the files from this folder instead")] = None,
 ) -> None:
-    """Fetch the pinned weights of an encoder or an LLM, check them against their yaml, and lock them.
+    """Download the pinned weights of an encoder or an LLM, check them against their yaml, and lock them.
 
-    Later runs read what is locked and nothing else, without a network. A gated LLM is fetched with your own login
-    (`hf auth login`), which this project neither reads nor writes.
+    A lock records the revision and the checksum of every file. Later runs read only locked files and need no network.
+    A gated LLM is downloaded with your own login (`hf auth login`), which this project neither reads nor writes.
 
     \b
       mllm-eval weights webssl-dino1b-full2b-224
-      mllm-eval weights --llm mini-llama --offline
+      mllm-eval weights --llm mini-llama --offline           only check files that are here
     """
     from mllm_eval.catalog import LLM, Encoder, load_encoder, load_llm
     from mllm_eval.cli.display import display
@@ -53,21 +53,21 @@ def weights(
 
 
 def data(
-    benchmarks: Annotated[list[str] | None, typer.Argument(help="names; default: what the recipe needs")] = None,
-    recipe: Annotated[str | None, typer.Option(help="data of a recipe; default: mini")] = None,
-    pin: Annotated[str | None, typer.Option("--data", help="of benchmarks: hub (default), mini, ...")] = None,
-    folder: Annotated[Path | None, typer.Option("--from", help="take the files from this folder")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="only compare what is here with its locks")] = False,
-    probe: Annotated[str | None, typer.Option(help="instead: of these probes, comma-separated, or all")] = None,
+    benchmarks: Annotated[list[str] | None, typer.Argument(help="names; default: the recipe's data")] = None,
+    recipe: Annotated[str | None, typer.Option(help="the recipe whose data are made; default: mini")] = None,
+    pin: Annotated[str | None, typer.Option("--data", help="source of benchmarks: hub (default), mini, ...")] = None,
+    folder: Annotated[Path | None, typer.Option("--from", help="read the files from this folder instead")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="only compare local files with their locks")] = False,
+    probe: Annotated[str | None, typer.Option(help="instead: data of these probes, comma-separated, or all")] = None,
 ) -> None:
-    """Make or check the data of a recipe, or fetch, check and lock the data of benchmarks.
+    """Render or check the data of a recipe, or download, check and lock the data of benchmarks or probes.
 
     \b
-      mllm-eval data                                     the miniature
-      mllm-eval data --data hub                          the sixteen benchmarks, from the hub
-      mllm-eval data chartqa docvqa --from /copies       two of them, from a folder
-      mllm-eval data --probe in1k_linear                 ImageNet-1k, from the hub
-      mllm-eval data --probe nyu_linear1 --from /nyu     what nobody may pass on, from a folder
+      mllm-eval data                                     render the miniature's data, or check them
+      mllm-eval data --data hub                          download the sixteen benchmarks from the hub
+      mllm-eval data chartqa docvqa --from /copies       read two of them from a folder
+      mllm-eval data --probe in1k_linear                 download ImageNet-1k from the hub
+      mllm-eval data --probe nyu_linear1 --from /nyu     data that may not be redistributed: read your own copy
     """
     from mllm_eval import pipeline
     from mllm_eval.cli.display import display

@@ -1,4 +1,4 @@
-"""`mllm-eval filter`: web images filtered by what can be read in them."""
+"""`mllm-eval filter`: keeps the web images in which a multimodal model sees readable text."""
 
 from __future__ import annotations
 
@@ -17,38 +17,42 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command("filter", short_help="keep the images of a corpus in which something can be read")(filter_)
+    app.command("filter", short_help="keep the images of a corpus that contain readable text")(filter_)
 
 
 def filter_(
     images: Annotated[Path, typer.Option(help="folder of tars, parquet files or images; or one tar or parquet")],
-    model: Annotated[str, typer.Option(help="a run (hash, name, encoder), a folder in hub format, or owner/name")],
-    level: Annotated[str, typer.Option(help="light, heavy: name in configs/filters, or path to a yaml")] = "light",
-    out: Annotated[Path | None, typer.Option(help="default: results/filter/CORPUS.LEVEL.MODEL")] = None,
-    write: Annotated[str, typer.Option(help="of kept images: index (keys), or shards (the images too)")] = "index",
-    threshold: Annotated[float | None, typer.Option(help="p(yes) that keeps an image; default: the level's")] = None,
+    model: Annotated[
+        str, typer.Option(help="a run (hash, name, encoder), a folder of the hub's format, or owner/name")
+    ],
+    level: Annotated[str, typer.Option(help="the question: light, heavy (configs/filters), or a yaml file")] = "light",
+    out: Annotated[Path | None, typer.Option(help="folder; default: results/filter/CORPUS.LEVEL.MODEL")] = None,
+    write: Annotated[str, typer.Option(help="index (keys of kept images), or shards (also the images)")] = "index",
+    threshold: Annotated[float | None, typer.Option(help="least p(yes) of a kept image; default: the level's")] = None,
     label: Annotated[
-        str | None, typer.Option(help="field (of the .json, or column) that says what is true: agreement is reported")
+        str | None, typer.Option(help="field of the .json, or parquet column, with true labels to measure agreement")
     ] = None,
-    image_column: Annotated[str | None, typer.Option(help="of parquet: where several could be it")] = None,
-    batch: Annotated[int | None, typer.Option(help="images at a time; default: 16, on a GPU 64", min=1)] = None,
+    image_column: Annotated[str | None, typer.Option(help="parquet column of the images, if several fit")] = None,
+    batch: Annotated[int | None, typer.Option(help="images per batch; default: 16, on a GPU 64", min=1)] = None,
     dtype: Annotated[str | None, typer.Option(help="of an external model; default: float32")] = None,
-    server: Annotated[str | None, typer.Option(help="a vLLM server that holds the run's LLM: docs/vllm.md")] = None,
-    ray: Annotated[str | None, typer.Option(help="on Ray: local, or the address of a cluster")] = None,
-    workers: Annotated[int | None, typer.Option(help="on Ray: models at a time; default: 2", min=1)] = None,
-    gpus: Annotated[str, typer.Option(help="to project to: number and name, of configs/gpus.yaml")] = "8xH100",
-    mfu: Annotated[float, typer.Option(help="share of their peak", min=0.01, max=1)] = 0.4,
-    price: Annotated[float, typer.Option(help="of an hour of one GPU")] = 2.5,
-    pictures: Annotated[str, typer.Option(help="to project to: how many images")] = "2B",
-    report: Annotated[bool, typer.Option("--report/--no-report", help="a page with pictures: report.html")] = True,
+    server: Annotated[str | None, typer.Option(help="address of a vLLM server of the run's LLM: docs/vllm.md")] = None,
+    ray: Annotated[str | None, typer.Option(help="run on Ray: local, or the address of a cluster")] = None,
+    workers: Annotated[int | None, typer.Option(help="with --ray: number of workers; default: 2", min=1)] = None,
+    gpus: Annotated[str, typer.Option(help="of the estimate: number and name, as in configs/gpus.yaml")] = "8xH100",
+    mfu: Annotated[float, typer.Option(help="assumed share of the GPUs' peak FLOPs", min=0.01, max=1)] = 0.4,
+    price: Annotated[float, typer.Option(help="of one GPU hour, in any currency")] = 2.5,
+    pictures: Annotated[str, typer.Option(help="of the estimate: number of images")] = "2B",
+    report: Annotated[bool, typer.Option("--report/--no-report", help="write a page with examples")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
-    """Ask a multimodal model one question about every image of a corpus, and keep those it answers with yes.
+    """Ask a multimodal model one yes/no question about every image of a corpus, and keep the images with answer yes.
 
-    p(yes) is read from the first token of the answer, over all spellings of yes and no in the model's vocabulary: one
-    forward pass an image, nothing generated. Written for each shard: decisions (key, p_yes, mass, decision, reason),
-    the keys of kept images and, with --write shards, the kept images. Broken images, keys there twice, missing captions
-    and tars cut short are counted and named; the rest goes on. A filter that was stopped goes on where it was.
+    p(yes) = P(yes) / (P(yes) + P(no)) of the answer's first token, summed over all spellings of yes and no in the
+    vocabulary. This takes one forward pass per image; no text is generated. Written for each shard: a table of
+    decisions (key, p_yes, mass = P(yes) + P(no), decision, reason), the keys of kept images and, with --write shards,
+    the kept images. Broken images, repeated keys, missing captions and truncated tars are counted and named, and the
+    other images are still filtered. A filter that was stopped continues where it was. At the end it estimates time and
+    cost of a larger corpus (--pictures) on other GPUs (--gpus).
 
     \b
       mllm-eval filter --images corpus/ --level heavy --model mini-dino-reader
@@ -104,14 +108,14 @@ def filter_(
 
 
 def result(made: Filtered, projected: Projection | None) -> dict[str, Any]:
-    """What --json prints."""
+    """The object that --json prints: output folder, counts, and the estimate for a larger corpus (or None)."""
     from mllm_eval.filtering.corpusrun import summary
 
     return {"out": str(made.out), **summary(made), "projection": None if projected is None else projected.to_dict()}
 
 
 def said(made: Filtered, projected: Projection | None) -> list[str]:
-    """The result in lines."""
+    """The lines that are printed without --json."""
     from mllm_eval.filtering.reading import FAULTS
 
     tally, about = made.tally, made.about
@@ -136,7 +140,7 @@ def said(made: Filtered, projected: Projection | None) -> list[str]:
 
 
 def agreed(made: Filtered) -> list[str]:
-    """Kept share beside the published one, and agreement with labels, in lines."""
+    """Lines with the share of kept images, the published share, and the agreement with labels, if there are any."""
     from mllm_eval.filtering.agreement import agreement, share
     from mllm_eval.filtering.page import interval, percent
 

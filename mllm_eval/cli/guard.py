@@ -1,4 +1,4 @@
-"""What the user sees when something ends early: one line and an exit code."""
+"""Ends a command that fails or is stopped with one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from mllm_eval.process import unchanged
 
 
 def _tells(error: UserError) -> bool:
-    """Whether this process is the one of several that prints what all of them met."""
+    """Whether this process prints the error. If several processes meet the same error, only one prints it."""
     from mllm_eval.distributed import tells
 
     return tells(error)
 
 
 def _fails(error: Exception) -> None:
-    """Tell the other processes, where a launcher has started any, why this one ends, unless all know it."""
+    """Tell the other processes of a launcher why this one ends, unless they all met the same error."""
     from mllm_eval.distributed import SharedError, alive
 
     if not isinstance(error, SharedError):
@@ -37,15 +37,15 @@ def _fails(error: Exception) -> None:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came; what is half-written is cleared away on the way out, as after Ctrl-C."""
+    """SIGTERM was received. It is raised like Ctrl-C, so that unfinished files are removed."""
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends what is done in the `with` block as Ctrl-C does.
+    """Make SIGTERM raise `Terminated` inside the `with` block.
 
-    Only where nobody else deals with it. One of several processes ends at once, for it may be waiting for the others in
-    a call that no exception reaches.
+    Does nothing outside the main thread or if SIGTERM has a handler already. Among several processes SIGTERM keeps its
+    default, which ends the process at once: it may be waiting for the others in a call that no exception interrupts.
     """
     from mllm_eval.distributed.ranks import several
 
@@ -67,13 +67,16 @@ class Guarded(TyperGroup):
     """A group of commands that turns bad input into one line and exit code 2."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """A command may have a name of two words, where the first is a command of its own: `check gpu`."""
+        """Find a command, also one whose name is two words, such as `check gpu`, next to `check`."""
         if (name := " ".join(args[:2])) in self.commands and len(args) > 1:
             args = [name, *args[2:]]
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; the process is as it was behind it. Ctrl-C exits with 130, a reader who has gone with 0."""
+        """Run the command, and restore the process's settings afterwards.
+
+        Exit codes: 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM, 0 if the reader of a pipe has closed it.
+        """
         try:
             with unchanged(), _terminable():
                 return super().invoke(ctx)
@@ -90,7 +93,7 @@ class Guarded(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except OSError as error:
-            # What no one nearer to it has put in words: a disk that fails, a file that may not be read.
+            # An error that no inner function has explained: a failing disk, or a file without read permission.
             if error.errno not in MENDS:
                 _fails(error)
                 raise

@@ -1,4 +1,4 @@
-"""The options of a launcher, for the commands that can be several processes, and what they start."""
+"""Launcher options (torchrun, DeepSpeed, Slurm) for the commands that can run as several processes."""
 
 from __future__ import annotations
 
@@ -18,30 +18,36 @@ if TYPE_CHECKING:
     from mllm_eval.run import Run
 
 Start = Callable[[Callable[[], Any]], bool]
-"""Starts the processes that were asked for, which do a command of the `Run` or `ExternalModel` given;
-False for none: it is done here."""
+"""Starts the command in other processes, if the launcher options ask for them, and returns whether it did.
+
+Its argument is a function that returns the command's `Run`, `ExternalModel` or `ProbeSession`. After False the caller
+does the work in its own process."""
 
 
 def _options(
-    launch: Annotated[str, typer.Option(help="here, torchrun, deepspeed or slurm")] = "here",
-    processes: Annotated[int | None, typer.Option(help="per machine; default: one a GPU", min=1)] = None,
-    nodes: Annotated[int | None, typer.Option(help="slurm: machines", min=1)] = None,
-    gpus: Annotated[int | None, typer.Option(help="slurm: GPUs of a machine", min=0)] = None,
-    cpus: Annotated[int | None, typer.Option(help="slurm: cores of a process", min=1)] = None,
-    memory: Annotated[str | None, typer.Option(help="slurm: of a machine, such as 480G")] = None,
-    notice: Annotated[int | None, typer.Option(help="slurm: seconds before its end, default 300", min=1)] = None,
-    hours: Annotated[float | None, typer.Option(help="slurm: after these it queues again", min=0.1)] = None,
-    partition: Annotated[str | None, typer.Option(help="slurm")] = None,
-    account: Annotated[str | None, typer.Option(help="slurm")] = None,
-    qos: Annotated[str | None, typer.Option(help="slurm")] = None,
+    launch: Annotated[str, typer.Option(help="this process (here), torchrun, deepspeed or slurm")] = "here",
+    processes: Annotated[int | None, typer.Option(help="per node; default: one per GPU", min=1)] = None,
+    nodes: Annotated[int | None, typer.Option(help="slurm: number of nodes; default: 1", min=1)] = None,
+    gpus: Annotated[int | None, typer.Option(help="slurm: GPUs per node; default: 8", min=0)] = None,
+    cpus: Annotated[int | None, typer.Option(help="slurm: CPU cores per process; default: 16", min=1)] = None,
+    memory: Annotated[str | None, typer.Option(help="slurm: memory per node, such as 480G")] = None,
+    notice: Annotated[
+        int | None, typer.Option(help="slurm: seconds of warning before the time limit; default: 300", min=1)
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(help="slurm: time limit, then it is requeued; default: 24", min=0.1)
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="slurm: partition of the job")] = None,
+    account: Annotated[str | None, typer.Option(help="slurm: account of the job")] = None,
+    qos: Annotated[str | None, typer.Option(help="slurm: quality of service of the job")] = None,
 ) -> None:
-    """What every command that can be launched takes besides its own options."""
+    """Hold the launcher options in its signature. They are added to every command that can be launched."""
 
 
 def launchable(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give the command of this name a launcher's options. Its parameter `start` gets a `Start` in their stead.
+    """Decorator: add the launcher options to the command `name`, and pass it a `Start` as its parameter `start`.
 
-    What is started is the same command with the same options but the launcher's.
+    The processes that `Start` starts run the same command with the same options, without the launcher options.
     """
 
     def wrap(command: Callable[..., None]) -> Callable[..., None]:
@@ -72,7 +78,7 @@ def _parameters(command: Callable[..., None]) -> dict[str, inspect.Parameter]:
 
 
 def _words(parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> list[str]:
-    """A command's words that say what was given and is no default."""
+    """The command-line words that give a command these values; values equal to the default are left out."""
     arguments, options = [], []
     for key, parameter in parameters.items():
         value = given[key]
@@ -86,14 +92,17 @@ def _words(parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]
 
 
 def command_line(words: list[str]) -> int:
-    """Do a command of `mllm-eval`, and return its exit code."""
+    """Run `mllm-eval` with these words in this process, and return its exit code."""
     from mllm_eval.cli.app import app
 
     return int(app(words, standalone_mode=False) or 0)
 
 
 def _start(run_of: Callable[[], Run | ExternalModel], words: list[str], launch: str, asked: dict[str, Any]) -> bool:
-    """Raises UserError for an unknown launcher, options it does not have, or batches the processes cannot divide."""
+    """Launch the command, and return whether it was launched; see `Start`. torchrun and deepspeed end this process.
+
+    Raises UserError for an unknown launcher, options it does not have, or batches the processes cannot divide.
+    """
     if launch == "here":
         if asked:
             raise UserError(f"--{next(iter(asked))} goes with --launch torchrun, deepspeed or slurm")

@@ -1,4 +1,4 @@
-"""`mllm-eval leaks`: which benchmark pictures and questions stand in what a model was trained on."""
+"""`mllm-eval leaks`: searches training data for the pictures and questions of benchmarks."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command("leaks", short_help="benchmark pictures and questions in the training data")(leaks)
+    app.command("leaks", short_help="search training data for benchmark pictures and questions")(leaks)
 
 
 def leaks(
     recipe: Annotated[
-        str | None, typer.Argument(help="whose training data; a name in configs/recipes, or path to a yaml file")
+        str | None, typer.Argument(help="whose training data are searched: name in configs/recipes, or a yaml file")
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(help="instead: a folder of images, tar shards or parquet files, or one such file")
+        Path | None, typer.Option(help="search instead: a folder of images, tars or parquet files, or one such file")
     ] = None,
     encoder: Annotated[
-        str, typer.Option(help="whose features confirm a pair; a name in configs/encoders, or path to a yaml file")
+        str, typer.Option(help="encoder whose features confirm copies: name in configs/encoders, or a yaml file")
     ] = "mini-dino",
     benchmarks: Annotated[str | None, typer.Option(help="comma-separated; default: the sixteen of the paper")] = None,
-    data: Annotated[str | None, typer.Option(help="the benchmarks' data; default: the recipe's, else mini")] = None,
-    radius: Annotated[int, typer.Option(help="bits of 64 in which hashes of candidates differ", min=0, max=20)] = 10,
-    alarm: Annotated[float, typer.Option(help="share of different pairs that may be taken for copies")] = 0.001,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a benchmark")] = False,
+    data: Annotated[str | None, typer.Option(help="data of the benchmarks; default: the recipe's, else mini")] = None,
+    radius: Annotated[int, typer.Option(help="largest distance of candidates' hashes, bits", min=0, max=20)] = 10,
+    alarm: Annotated[float, typer.Option(help="false-alarm rate on pairs of different images")] = 0.001,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object per benchmark")] = False,
 ) -> None:
-    """Look for near-duplicates of each benchmark's pictures, and for its questions, in what a recipe trains on.
+    """Search the training data of a recipe for near-duplicates of benchmark pictures, and for benchmark questions.
 
-    A perceptual hash finds candidates (each picture of a benchmark whole, cut by a tenth and mirrored), the encoder's
-    features confirm them over a threshold that pairs known to be different pass as seldom as --alarm says. Questions
-    are compared word for word, in small letters and without marks. What was found lies in results/leaks; `table
-    --leaks` prints scores without leaked samples beside the scores, which stay as they are, and `report` shows both
-    pictures.
+    A perceptual hash of 64 bits finds candidates; each benchmark picture is hashed whole, cropped by a tenth, and
+    mirrored. A candidate counts as a copy if the similarity of the encoder's features exceeds a threshold. The
+    threshold is set on pairs of different images, of which the share --alarm exceeds it. Questions are compared word
+    for word, without case and punctuation. The findings are written to results/leaks and change no score. `table
+    --leaks` prints scores without the leaked samples next to the scores, and `report` shows both pictures of a pair.
 
     \b
       mllm-eval leaks mini
       mllm-eval leaks webssl-paper --encoder webssl-dino1b-full2b-224
-      mllm-eval leaks --against laion-part/ --benchmarks gqa,textvqa     images alone, by their content
+      mllm-eval leaks --against laion-part/ --benchmarks gqa,textvqa     a folder of images; no questions
       mllm-eval table --leaks training --runs mini-dino                  scores without leaked samples
     """
     from mllm_eval.cli.display import display
@@ -70,7 +70,7 @@ def leaks(
 
 
 def lines(findings: Findings) -> list[str]:
-    """The findings as lines: a row a benchmark, what was looked at above, and what can't be read below."""
+    """The findings as text: a line about the corpus, one row per benchmark, and lines about what was skipped."""
     every = list(findings.benchmarks.values())
     first = every[0]
     head = f"{'benchmark':<16} {'pictures':>8} {'near':>8} {'copies':>7} "

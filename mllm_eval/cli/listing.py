@@ -1,4 +1,4 @@
-"""`mllm-eval encoders`: what can be evaluated, with what is known of it. Nothing is loaded or downloaded."""
+"""`mllm-eval encoders`: lists the described encoders with their facts. No model is loaded or downloaded."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ PIPED_WIDTH = 1000
 
 def encoders(
     where: Annotated[
-        list[str] | None, typer.Option(help="FACT=VALUE, or <, <=, >, >= for numbers (300M, 1B); all have to hold")
+        list[str] | None, typer.Option(help="FACT=VALUE, or <, <=, >, >= before a number (300M, 1B); may be repeated")
     ] = None,
-    sort: Annotated[str | None, typer.Option(help="a fact; numbers from the least to the most")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    sort: Annotated[str | None, typer.Option(help="fact to sort by, in ascending order")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object per line")] = False,
 ) -> None:
-    """List the encoders with their facts; parameters are computed from the architecture.
+    """List the encoders with their facts, such as parameters, patch size, pretraining data and supervision.
 
-    Facts are those of --json. `mllm-eval ls encoders` prints the names alone.
+    --json prints the names of all facts. `mllm-eval ls encoders` prints only the names of the encoders. Numbers of
+    parameters are computed from the architecture.
 
     \b
       mllm-eval encoders --where supervision=self --where "params<=400M" --sort params
@@ -48,17 +49,19 @@ def encoders(
 
 
 def chosen(facts: list[dict[str, Any]], where: list[str], sort: str | None) -> list[dict[str, Any]]:
-    """Those of which all conditions hold, in the order of a fact; what lacks the fact is last.
+    """Return the encoders that meet all conditions, sorted by a fact; those without the fact come last.
 
-    Raises UserError for a condition that cannot be read, an unknown fact (the nearest is named), and a fact that has no
-    order.
+    facts: one dict per encoder (`facts_of`). where: conditions such as "params<=400M".
+
+    Raises UserError for a condition that cannot be parsed, an unknown fact (the nearest is named), and a fact that has
+    no order.
     """
     if sort is not None and facts:
         _known(sort, facts[0])
         kinds = {type(one[sort]) for one in facts} - {type(None)}
         if not kinds <= {int} and not kinds <= {str}:
             raise UserError(f"--sort {sort}: has no order; take a number or a text")
-    # Each condition is read, so that one that cannot be is not hidden by another that nothing meets.
+    # A list, not a generator: every condition is parsed, even if an earlier one already excludes the encoder.
     facts = [one for one in facts if all([_holds(one, condition) for condition in where])]
     if sort is None:
         return facts
@@ -94,7 +97,7 @@ def _known(fact: str, one: dict[str, Any]) -> None:
 
 
 def facts_of(encoder: Encoder) -> dict[str, Any]:
-    """What is known of an encoder, as plain data."""
+    """The facts of an encoder as JSON-serialisable values; a missing fact is None."""
     return {
         "name": encoder.name,
         "family": encoder.family,
@@ -148,7 +151,7 @@ def _print(facts: list[dict[str, Any]]) -> None:
 
 
 def _tables(rows: list[str]) -> str:
-    """`Table 6, 13` of the rows' whole names, which `--json` prints."""
+    """Shorten the names of published rows to their tables: `Table 6, 13`. `--json` prints the whole names."""
     places = dict.fromkeys(row.partition(":")[0] for row in rows)
     numbers = [place.removeprefix("Table ") for place in places if place.startswith("Table ")]
     others = [place for place in places if not place.startswith("Table ")]
@@ -156,7 +159,10 @@ def _tables(rows: list[str]) -> str:
 
 
 def print_failed(run: RunFolder, benchmark: str | None = None) -> None:
-    """A line for each sample of a run without an answer, of one benchmark or all: benchmark, variant, id, reason."""
+    """Print a line for each failed sample of a run: benchmark, variant, id, reason; on stderr their number.
+
+    benchmark: only samples of this benchmark; None: of all.
+    """
     from mllm_eval.results.failed import failed_samples
 
     failed = [one for one in failed_samples(run.folder / "answers") if benchmark in (None, one.benchmark)]

@@ -1,4 +1,4 @@
-"""The commands that show something: ls, show, prompt, bench."""
+"""The commands ls, show, prompt and bench."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ KINDS = ("runs", "encoders", "llms", "recipes", "benchmarks", "probes", "tables"
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command("ls", short_help="list runs, encoders, llms, recipes, benchmarks, probes, tables")(ls)
-    app.command("show", short_help="what a run is, has and cost")(show)
-    app.command("encoders", short_help="all encoders with their facts")(listing.encoders)
-    app.command("recipes", short_help="recipes, and what their steps would learn from")(recipes)
-    app.command("prompt", short_help="the prompts that records become")(prompt)
+    app.command("show", short_help="show a run: config, scores, time and memory")(show)
+    app.command("encoders", short_help="list all encoders with their facts")(listing.encoders)
+    app.command("recipes", short_help="list recipes, show one, or count what its batches hold")(recipes)
+    app.command("prompt", short_help="print the prompts of a benchmark")(prompt)
     app.command("bench", short_help="time parts of this project on this machine")(bench)
 
 
 def ls(what: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "runs") -> None:
-    """List runs, encoders, llms, recipes, benchmarks, probes or tables.
+    """List names: of the saved runs with their progress, or of encoders, llms, recipes, benchmarks, probes or tables.
 
     \b
-      mllm-eval ls
-      mllm-eval ls encoders
+      mllm-eval ls               saved runs: hash, name, progress
+      mllm-eval ls encoders      names that `mllm-eval eval` accepts
     """
     from mllm_eval.catalog import names
     from mllm_eval.errors import UserError, near
@@ -64,7 +64,7 @@ def ls(what: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "runs") -> 
 
 
 def state(run: RunFolder) -> str:
-    """How far a run is, from its files."""
+    """The progress of a run in words, as its files show it: begun, trained, or how many benchmarks are answered."""
     from mllm_eval.catalog.variant import DEFAULT, parse_stem
 
     answered = [parse_stem(path.stem)[1] for path in (run.folder / "answers").glob("*.jsonl")]
@@ -80,7 +80,7 @@ def state(run: RunFolder) -> str:
 
 
 def _failed(run: RunFolder) -> int:
-    """Samples without an answer in all that was scored; a summary that can't be read counts none."""
+    """Number of failed samples in all scored benchmarks and variants; unreadable summaries are ignored."""
     from mllm_eval.errors import UserError
 
     failed = {}
@@ -94,17 +94,17 @@ def _failed(run: RunFolder) -> int:
 
 
 def show(
-    run: Annotated[str, typer.Argument(help="hash, beginning of one, whole name, or encoder")],
-    rules: Annotated[str, typer.Option(help="cambrian or robust")] = "cambrian",
-    benchmark: Annotated[str | None, typer.Option(help="only this: its parts, and which answers were given")] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="instead: the samples without an answer, and why")] = False,
+    run: Annotated[str, typer.Argument(help="hash, beginning of a hash, name, or encoder")],
+    rules: Annotated[str, typer.Option(help="rule set of the scores: cambrian or robust")] = "cambrian",
+    benchmark: Annotated[str | None, typer.Option(help="details of this benchmark only")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="instead: list failed samples with reasons")] = False,
 ) -> None:
-    """Show what a run is, what it assumes, what it scored and what it cost.
+    """Show a run: its config, assumed values of its recipe, scores of all benchmarks, time and memory of each step.
 
     \b
       mllm-eval show mini-dino
-      mllm-eval show mini-dino --failed                `eval --retry-failed` asks these again
-      mllm-eval show mini-dino --benchmark seed        its types, the answers given, golds against answers
+      mllm-eval show mini-dino --failed                samples without an answer; `eval --retry-failed` asks them again
+      mllm-eval show mini-dino --benchmark seed        scores by question type, answer counts, gold against answer
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -204,22 +204,22 @@ def _print_costs(console: Any, timings: Sequence[Timing]) -> None:
 
 def prompt(
     benchmark: Annotated[str, typer.Argument(help="name in benchmarks/, or path to its folder")],
-    recipe: Annotated[str, typer.Option(help="whose template and data; a name or a path to a yaml file")] = "mini",
-    records: Annotated[Path | None, typer.Option(help="jsonl of upstream rows; default: the data")] = None,
+    recipe: Annotated[str, typer.Option(help="recipe of the template and the data: name, or a yaml file")] = "mini",
+    records: Annotated[Path | None, typer.Option(help="JSON lines of upstream rows to use instead of the data")] = None,
     template: Annotated[str | None, typer.Option(help="conversation template; default: the recipe's")] = None,
-    data: Annotated[str | None, typer.Option(help="the benchmark's data; default: the recipe's")] = None,
-    variant: Annotated[str, typer.Option(help="how it is asked: default, blind, ...")] = "default",
-    llm: Annotated[str | None, typer.Option(help="show the tokens that this LLM gets, too")] = None,
+    data: Annotated[str | None, typer.Option(help="data of the benchmark; default: the recipe's")] = None,
+    variant: Annotated[str, typer.Option(help="of the questions: default, blind, ...")] = "default",
+    llm: Annotated[str | None, typer.Option(help="also print the tokens that this LLM reads")] = None,
 ) -> None:
-    """Print the prompts that a benchmark's records become under a recipe, one a record, as JSON lines.
+    """Print the prompts of a benchmark under a recipe's conversation template, as one JSON object per question.
 
-    Where a template wants the tokenizer's own begin token in front of them, a line beside them says which. With --llm
-    each line has `ids` and `tokens`, from the begin token on, an image as its one mark.
+    If the template needs the tokenizer's begin-of-text token before the prompt, a line on stderr names it. With --llm
+    each line also has `ids` and `tokens`, which include the begin-of-text token; an image is one placeholder token.
 
     \b
-      mllm-eval prompt mme | head -1
-      mllm-eval prompt mmmu --recipe webssl-paper --records rows.jsonl
-      mllm-eval prompt mme --llm mini-llama | head -1
+      mllm-eval prompt mme | head -1                                      the first prompt
+      mllm-eval prompt mmmu --recipe webssl-paper --records rows.jsonl    prompts of other rows
+      mllm-eval prompt mme --llm mini-llama | head -1                     with tokens
     """
     from mllm_eval.catalog import load_recipe
     from mllm_eval.catalog.variant import VariantKey
@@ -240,19 +240,19 @@ def prompt(
         tokenizer = load_tokenizer(load_llm(llm), template)
 
     if said := begin_words(template):
-        # Beside the lines, which hold what the template writes, byte for byte.
+        # On stderr, because stdout has exactly the bytes that the template writes.
         say(said, file=sys.stderr)
     for line in show_prompts(benchmark, records, template, data, VariantKey.parse(variant), tokenizer):
         say(line)
 
 
 def bench(
-    names: Annotated[list[str] | None, typer.Argument(help="of --list; default: all")] = None,
-    listed: Annotated[bool, typer.Option("--list", help="say what can be timed, and time nothing")] = False,
+    names: Annotated[list[str] | None, typer.Argument(help="names that --list prints; default: all")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="only list what can be timed")] = False,
 ) -> None:
-    """Time parts of this project on this machine; medians are printed and written to results/bench/NAME.json.
+    """Time parts of this project on this machine, print medians, and write them to results/bench/NAME.json.
 
-    What stands after `--` goes to the timing's own script.
+    Options after `--` are passed to the timing's script.
 
     \b
       mllm-eval bench scoring

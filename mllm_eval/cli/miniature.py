@@ -1,4 +1,4 @@
-"""The miniature's own commands: its data, its weights, and what filtered pictures do to them."""
+"""`mllm-eval miniature`: renders the miniature's data and pretrains its weights, also on filtered pictures."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import typer
 
 from mllm_eval.console import say
 
-# Who filters where no model does.
+# Names that the corpus records for its filter if no model filters: levels light and heavy, and level none.
 WHO = ("its labels", "nobody")
 
 app = typer.Typer(
-    help="Make the miniature's data, pretrain its weights anew, or pretrain them on filtered pictures.",
-    short_help="the miniature's data and weights",
+    help="Render the data of the miniature (the small test setup), or pretrain its weights, also on filtered pictures.",
+    short_help="render the miniature's data, pretrain its weights",
     no_args_is_help=True,
 )
 
 
-@app.command(short_help="render its data")
+@app.command(short_help="render the training sets and benchmarks")
 def build() -> None:
-    """Render the miniature's training sets and its 16 benchmarks under the data home."""
+    """Render the miniature's training sets and its 16 benchmarks into the data folder, and print where they are."""
     from mllm_eval.miniature.build import build as build_data
     from mllm_eval.storage import data_home
 
@@ -29,20 +29,21 @@ def build() -> None:
     say(data_home() / "miniature")
 
 
-@app.command(short_help="pretrain its weights: hours")
+@app.command(short_help="pretrain encoders and LLM from scratch; takes hours")
 def weights(
-    only: Annotated[str, typer.Option(help="comma-separated; default: all four, with --corpus mini-dino")] = "",
+    only: Annotated[str, typer.Option(help="models, comma-separated; default: all, with --corpus mini-dino")] = "",
     out: Annotated[Path | None, typer.Option(help="folder to write to; default: results/mini-weights")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="the same number gives the same weights")] = 1,
-    corpus: Annotated[str | None, typer.Option(help="of mini-dino: none, light, heavy, or a folder of keys")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="of mini-dino, mini-clip; default: 4200, 3000")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads; another number gives other weights")] = 1,
+    corpus: Annotated[str | None, typer.Option(help="for mini-dino: none, light, heavy, or a folder of keys")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="default: mini-dino 4200, mini-clip 3000")] = None,
     seed: Annotated[int, typer.Option(min=0, help="of mini-dino")] = 0,
 ) -> None:
-    """Pretrain the miniature's encoders and LLM from nothing: hours on two cores; goes on if stopped.
+    """Pretrain the miniature's encoders and LLM from scratch. This takes hours on two cores, and can be interrupted.
 
-    The package's own weights stay as they are; copy the new ones over mllm_eval/miniature/weights to ship them. With
-    --corpus, mini-dino sees the pictures that a filter keeps (`mllm-eval miniature corpus`) instead of new ones, as
-    many at every step, and its weights go to results/mini-weights/CORPUS-sSEED.
+    The weights that the package ships are not changed; to replace them, copy the new ones to
+    mllm_eval/miniature/weights. With --corpus, mini-dino is pretrained on the pictures that a filter kept (`mllm-eval
+    miniature corpus`) instead of newly rendered ones, with the same number per step, and its weights are written to
+    results/mini-weights/CORPUS-sSEED.
 
     \b
       mllm-eval miniature weights
@@ -62,21 +63,21 @@ def weights(
     make(folder / "work", names, folder, threads, many, pool, seed)
 
 
-@app.command(short_help="its pretraining pictures, filtered")
+@app.command(short_help="render pretraining pictures and filter them")
 def corpus(
-    level: Annotated[str, typer.Option(help="none, light or heavy")] = "none",
-    model: Annotated[str | None, typer.Option(help="the run that filters; default: the known labels do")] = None,
+    level: Annotated[str, typer.Option(help="filter: none, light or heavy")] = "none",
+    model: Annotated[str | None, typer.Option(help="hash of the run that filters; default: true labels")] = None,
 ) -> None:
     """Render 24,000 pretraining pictures as WebDataset tars (data/corpus), and list those that a filter keeps.
 
-    Without --model the filter makes no mistake: it reads the labels. With it, the run is asked about every picture, as
-    `mllm-eval filter` does. The list is in results/corpora/LEVEL, where `mllm-eval miniature weights` finds it.
+    By default the filter uses the true labels of the pictures. With --model, the run is asked about every picture, as
+    `mllm-eval filter` does. The list is written to results/corpora/LEVEL, where `mllm-eval miniature weights` reads it.
 
     \b
-      mllm-eval miniature corpus --level none
-      mllm-eval miniature corpus --level heavy
-      mllm-eval train mini-dino --recipe mini-reader
-      mllm-eval miniature corpus --level heavy --model HASH
+      mllm-eval miniature corpus --level none                  every picture
+      mllm-eval miniature corpus --level heavy                 by true labels
+      mllm-eval train mini-dino --recipe mini-reader           train a model that can filter
+      mllm-eval miniature corpus --level heavy --model HASH    by the answers of that model
     """
     from mllm_eval.cli.filtering import filter_, said_index
     from mllm_eval.errors import UserError, near
@@ -96,22 +97,24 @@ def corpus(
     say(folder)
 
 
-@app.command("text-rich", short_help="what training on text-rich pictures does: hours")
+@app.command("text-rich", short_help="compare pretraining on all and on text-rich pictures; takes hours")
 def text_rich(
-    corpora: Annotated[str, typer.Option(help="comma-separated; the first is the baseline")] = "none,heavy",
-    seeds: Annotated[str, typer.Option(help="comma-separated: of pretraining and of training")] = "0,1",
+    corpora: Annotated[
+        str, typer.Option(help="two or more, comma-separated; the first is the baseline")
+    ] = "none,heavy",
+    seeds: Annotated[str, typer.Option(help="of pretraining and training, comma-separated")] = "0,1",
     steps: Annotated[int, typer.Option(min=1, help="of each pretraining")] = 4200,
     blind: Annotated[bool, typer.Option("--blind", help="also ask without images")] = False,
 ) -> None:
-    """Pretrain mini-dino on each corpus with each seed, and print the VQA rows and probes: hours; goes on if stopped.
+    """Pretrain mini-dino on each corpus with each seed, and print VQA rows and probes. Takes hours; can be interrupted.
 
-    The paper's finding in small: all pictures against text-rich ones, the same number of images seen. For each seed the
-    rows of its encoders stand in one table with its tests.
+    It repeats the Web-SSL paper's comparison in small: an encoder pretrained on all pictures against one pretrained on
+    text-rich pictures, with the same number of images seen. Each seed gives one table with tests of the differences.
 
     \b
       mllm-eval miniature corpus --level none
       mllm-eval miniature corpus --level heavy
-      mllm-eval miniature text-rich
+      mllm-eval miniature text-rich                        needs both corpora
     """
     import yaml
 

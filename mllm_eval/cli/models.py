@@ -1,4 +1,4 @@
-"""External models on the command line: asked, and this project's checkpoints made into them."""
+"""External models: `mllm-eval eval --model`, and `mllm-eval export`, which turns a run into one."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command("export", short_help="a run's checkpoint as a stock LLaVA model, or its LLM")(export)
+    app.command("export", short_help="write a run's checkpoint as a standard LLaVA model, or its LLM")(export)
 
 
 @dataclass(frozen=True)
 class External:
-    """An external model as the command line names it: folder or repository, and how it is asked."""
+    """An external model as given on the command line: folder or hub repository, data, dtype, questions per batch."""
 
     place: str
     data: str
@@ -32,7 +32,10 @@ class External:
 
 
 def eval_external(named: External, start: Start, **which: Unpack[Selection]) -> None:
-    """Ask an external model the benchmarks, score, and print its row. Raises UserError for an unknown dtype."""
+    """Ask an external model the benchmarks, score its answers, and print its row.
+
+    Raises UserError for an unknown dtype.
+    """
     from mllm_eval.cli.display import display
     from mllm_eval.cli.writing import print_row
     from mllm_eval.library.evaluation import evaluate, external_model
@@ -60,18 +63,18 @@ def eval_external(named: External, start: Start, **which: Unpack[Selection]) -> 
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="hash, beginning of one, whole name, or encoder")],
-    to: Annotated[Path, typer.Option(help="folder to write; must not be there yet")],
+    run: Annotated[str, typer.Argument(help="hash, beginning of a hash, name, or encoder")],
+    to: Annotated[Path, typer.Option(help="folder to write; it must not exist")],
     llm: Annotated[bool, typer.Option("--llm", help="only the LLM, for `eval --server`")] = False,
 ) -> None:
-    """Write a run's checkpoint as a stock LlavaForConditionalGeneration, where that says the same function.
+    """Write a run's checkpoint as a LlavaForConditionalGeneration of transformers, if that class can represent it.
 
-    Proven by equal logits; where LLaVA's class can't say it, one line says why. With --llm, the LLM alone as a
-    stock LlamaForCausalLM: what a server needs that is given embeddings.
+    The written model must give the same logits up to rounding; if the class cannot represent the checkpoint, one line
+    says why. With --llm, only the LLM is written, as a LlamaForCausalLM, for a server that receives embeddings.
 
     \b
       mllm-eval export mini-clip --to llava-mini-clip
-      mllm-eval export mini-clip --llm --to llama-of-mini-clip
+      mllm-eval export mini-clip --llm --to llama-of-mini-clip       for vLLM: docs/vllm.md
     """
     from mllm_eval.cli.display import display
     from mllm_eval.environment import before_torch

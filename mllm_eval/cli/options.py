@@ -8,23 +8,23 @@ import typer
 
 Encoder = Annotated[str, typer.Argument(help="name in configs/encoders, or path to a yaml file")]
 Recipe = Annotated[str, typer.Option(help="name in configs/recipes, or path to a yaml file")]
-Llm = Annotated[str | None, typer.Option(help="name in configs/llms; default: the recipe's")]
-Seed = Annotated[int | None, typer.Option(help="default: the recipe's", min=0)]
+Llm = Annotated[str | None, typer.Option(help="name in configs/llms, or path to a yaml file; default: the recipe's")]
+Seed = Annotated[int | None, typer.Option(help="of the training; default: the recipe's", min=0)]
 Benchmarks = Annotated[str | None, typer.Option(help="comma-separated; default: the sixteen of the paper")]
-Blind = Annotated[bool, typer.Option("--blind", help="also ask without images")]
+Blind = Annotated[bool, typer.Option("--blind", help="also ask all questions without their images")]
 Subset = Annotated[
-    int | None, typer.Option(help="only so many questions of those asked in all, a stratified part", min=16)
+    int | None, typer.Option(help="ask only so many questions in all: a stratified sample, equal per benchmark", min=16)
 ]
-Rules = Annotated[str, typer.Option(help="rule set of the printed table: cambrian or robust")]
+Rules = Annotated[str, typer.Option(help="rule set of the printed scores: cambrian (the paper's) or robust")]
 Baseline = Annotated[
     str | None,
-    typer.Option(help="a row: print differences to it and mark the significant ones"),
+    typer.Option(help="name of a row: print differences from it, and mark significant ones"),
 ]
-Intervals = Annotated[bool, typer.Option("--intervals", help="print 95 % intervals")]
-Mixed = Annotated[bool, typer.Option("--mixed-recipes", help="let rows of unequal recipes share the table")]
+Intervals = Annotated[bool, typer.Option("--intervals", help="print 95 % confidence intervals")]
+Mixed = Annotated[bool, typer.Option("--mixed-recipes", help="allow rows of different recipes in one table")]
 
 
 def split(names: str | None) -> list[str] | None:
-    """Comma-separated names, or None for none."""
+    """Split comma-separated names, without spaces around them. None if there are none."""
     listed = [name.strip() for name in (names or "").split(",") if name.strip()]
     return listed or None

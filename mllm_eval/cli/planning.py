@@ -1,4 +1,4 @@
-"""`mllm-eval plan`: what a run will need, before anything of it is computed."""
+"""`mllm-eval plan`: estimates the memory, time and cost of a run before it starts."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command("plan", short_help="memory, work, hours and cost of a run")(plan)
+    app.command("plan", short_help="estimate memory, FLOPs, hours and cost of a run")(plan)
 
 
 def plan(
     encoder: Annotated[str, typer.Argument(help="name in configs/encoders, or path to a yaml file")],
     recipe: Annotated[str, typer.Option(help="name in configs/recipes, or path to a yaml file")] = "mini",
     llm: Annotated[str | None, typer.Option(help="name in configs/llms; default: the recipe's")] = None,
-    gpus: Annotated[str, typer.Option(help="number and name, of configs/gpus.yaml; several with commas")] = "8xH100",
-    mfu: Annotated[float, typer.Option(help="share of the GPUs' peak that the model's products reach")] = 0.4,
-    price: Annotated[float, typer.Option(help="of an hour of one GPU, in any currency")] = 2.5,
+    gpus: Annotated[str, typer.Option(help="number and name in configs/gpus.yaml; several with commas")] = "8xH100",
+    mfu: Annotated[float, typer.Option(help="model FLOPs utilisation: assumed share of the peak")] = 0.4,
+    price: Annotated[float, typer.Option(help="of one GPU hour, in any currency")] = 2.5,
     rows1: Annotated[str | None, typer.Option(help="rows of stage 1, such as 2.5M; default: the recipe's")] = None,
-    rows2: Annotated[str | None, typer.Option(help="rows of stage 2")] = None,
-    text_tokens: Annotated[int | None, typer.Option(help="mean tokens of a row beside its image", min=1)] = None,
-    micro_batch: Annotated[int | None, typer.Option(help="rows at a time on a GPU", min=1)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print it as JSON, sizes in bytes")] = False,
+    rows2: Annotated[str | None, typer.Option(help="rows of stage 2; default: the recipe's")] = None,
+    text_tokens: Annotated[int | None, typer.Option(help="mean tokens per row without the image", min=1)] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="rows per GPU and pass; default: the recipe's", min=1)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, with sizes in bytes")] = False,
 ) -> None:
-    """Say what a run needs before anything is fetched: parameters, memory a GPU, work, disk, hours, cost.
+    """Estimate what a run needs: parameters, memory per GPU (GiB), FLOPs, disk, hours and cost. Nothing is downloaded.
 
     \b
       mllm-eval plan mini-dino --gpus 1xA100
-      mllm-eval plan dinov2-small --recipe desk --gpus 1xlaptop,1x4090,1xH100     a line each
+      mllm-eval plan dinov2-small --recipe desk --gpus 1xlaptop,1x4090,1xH100     one line per machine
     """
     import json
     from dataclasses import replace
@@ -58,7 +58,7 @@ def plan(
 
 
 def show_side_by_side(plans: list[Plan]) -> None:
-    """One run on several machines, a line each."""
+    """Print the plans of one run on several machines, one line each."""
     say(f"{plans[0].encoder}, recipe {plans[0].recipe}, LLM {plans[0].llm}")
     for made in plans:
         peaks = []
@@ -73,7 +73,7 @@ def show_side_by_side(plans: list[Plan]) -> None:
 
 
 def count(text: str | None) -> int | None:
-    """A number written `2500000`, `2.5M` or `737k`. Raises UserError for another form."""
+    """Parse a number such as `2500000`, `2.5M` or `737k`; None stays None. Raises UserError for another form, or 0."""
     from mllm_eval.errors import UserError
 
     if text is None:
@@ -85,7 +85,7 @@ def count(text: str | None) -> int | None:
 
 
 def show(made: Plan) -> None:
-    """The plan for people: sizes in GiB of 2^30 bytes."""
+    """Print a plan as tables; sizes are in GiB (2^30 bytes)."""
     from rich.table import Table
 
     from mllm_eval.console import console as make_console
@@ -149,7 +149,7 @@ def show(made: Plan) -> None:
 
 
 def kept(one: Keeping) -> str:
-    """Whether features are kept, and what it costs if not."""
+    """Words that say whether all features fit into the store; if not, how many images every run encodes again."""
     if one.kept == one.images:
         return "kept"
     why = "live, as the recipe says" if one.live else f"no room for {one.images - one.kept:,} images"
@@ -157,7 +157,7 @@ def kept(one: Keeping) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes as GiB."""
+    """A number of bytes in GiB, without the unit; small sizes have one significant digit."""
     gib = count / 2**30
     if gib >= 100:
         return f"{gib:,.0f}"
@@ -165,5 +165,5 @@ def size(count: float) -> str:
 
 
 def hours(value: float) -> str:
-    """Hours, small ones with more digits."""
+    """A number of hours: one decimal from 1 on, below it two significant digits."""
     return f"{value:,.1f}" if value >= 1 else f"{value:.2g}"

@@ -1,4 +1,4 @@
-"""`mllm-eval probe`: what simple heads read from frozen encoders."""
+"""`mllm-eval probe`: trains simple heads on the features of frozen encoders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mllm_eval.console import say
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command("probe", short_help="classic vision: linear heads, neighbours, masks, depth")(probe)
+    app.command("probe", short_help="probe features: classification, nearest neighbours, segmentation, depth")(probe)
 
 
 @launchable("probe")
@@ -23,20 +23,24 @@ def probe(
     encoders: Annotated[str, typer.Argument(help="comma-separated names in configs/encoders, or paths to yaml files")],
     probes: Annotated[str, typer.Option("--probe", help="comma-separated, of `mllm-eval ls probes`, or all")] = "all",
     layers: Annotated[
-        str | None, typer.Option(help="last, last4, even4, all (each by itself), or numbers; default: the protocol's")
+        str | None,
+        typer.Option(help="last, last4, even4, all (one result per layer), or numbers; default: the protocol's"),
     ] = None,
-    data: Annotated[str, typer.Option(help="the probes' data: mini, or what `data --probe` has locked")] = "mini",
-    select: Annotated[str | None, typer.Option(help="how a head is chosen: train_holdout, or val as published")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object a result")] = False,
+    data: Annotated[str, typer.Option(help="data of the probes: mini, or what `data --probe` has locked")] = "mini",
+    select: Annotated[str | None, typer.Option(help="images that choose the head: train_holdout, or val")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object per result")] = False,
     *,
     start: Start,
 ) -> None:
-    """Probe encoders with simple heads on frozen features, and print one table with intervals and tests.
+    """Train simple heads on the features of frozen encoders, and print a table with confidence intervals and tests.
+
+    The tasks are classification, nearest neighbours, segmentation and depth. By default the head with the best
+    hyperparameters is chosen on held-out training images; --select val chooses it on the reported images, as published.
 
     \b
       mllm-eval probe mini-dino --probe in1k_linear
       mllm-eval probe mini-dino,mini-clip,mini-random
-      mllm-eval probe mini-dino --probe in1k_knn --layers all     which layer serves the task best
+      mllm-eval probe mini-dino --probe in1k_knn --layers all     every layer by itself: which is best for the task
       mllm-eval probe mini-dino --launch torchrun --processes 2
     """
     from mllm_eval import pipeline

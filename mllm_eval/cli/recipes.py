@@ -1,4 +1,4 @@
-"""`mllm-eval recipes`: what recipes say, and what their steps would learn from."""
+"""`mllm-eval recipes`: lists recipes, shows one, and counts what its training batches would hold."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ if TYPE_CHECKING:
 def recipes(
     name: Annotated[str | None, typer.Argument(help="name, or path to a yaml file; default: all")] = None,
     batches: Annotated[
-        bool, typer.Option("--batches", help="what the steps of each stage would see, before anything is trained")
+        bool, typer.Option("--batches", help="instead: statistics of the batches of each stage; nothing is trained")
     ] = False,
     data: Annotated[
-        Path | None, typer.Option(help="with --batches: conversations (.jsonl or .json) in place of the recipe's own")
+        Path | None, typer.Option(help="with --batches: conversations (.jsonl or .json) instead of the recipe's")
     ] = None,
-    llm: Annotated[str | None, typer.Option(help="with --batches: whose tokenizer; default: the recipe's LLM")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    llm: Annotated[str | None, typer.Option(help="with --batches: LLM of the tokenizer; default: the recipe's")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object per line")] = False,
 ) -> None:
-    """List the recipes, show one, or say what its steps would learn from.
+    """List the recipes, show all fields of one, or count what its training batches would hold.
+
+    --batches tokenises the conversations and prints for each stage: rows by kind and their share of the loss, how much
+    lengths vary within a step, target tokens per step, padding, and rows that are left out.
 
     \b
-      mllm-eval recipes cambrian
+      mllm-eval recipes cambrian                all fields, and which of them are assumed
       mllm-eval recipes mini --batches
       mllm-eval recipes webssl-paper --batches --data my.jsonl --llm mini-llama --json
     """
@@ -59,7 +62,7 @@ def recipes(
 
 
 def facts_of(recipe: Recipe) -> dict[str, Any]:
-    """All fields of a recipe with their hash, and which of them are assumed."""
+    """All fields of a recipe as JSON-serialisable values, with its hash and its assumed fields and their sources."""
     return {**recipe.model_dump(mode="json", exclude={"assumptions", "name"}), "hash": recipe.hash,
             "assumed": recipe.assumed()}  # fmt: skip
 
@@ -83,7 +86,10 @@ def _show(recipe: Recipe, as_json: bool) -> None:
 
 
 def batches_of(recipe: Recipe, data: Path | None = None, llm: str | None = None) -> list[dict[str, Any]]:
-    """What the steps of each stage would see: `mllm_eval.train.batchstats.batch_stats`, a stage each.
+    """Statistics of the batches of both stages: one dict of `mllm_eval.train.batchstats.batch_stats` per stage.
+
+    data: conversations (.jsonl or .json) instead of the recipe's. llm: name of the LLM whose tokenizer counts tokens;
+    default: the recipe's.
 
     Raises UserError for files that are missing or hold no conversation, and for rows that do not fill one batch.
     """

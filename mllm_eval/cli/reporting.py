@@ -1,4 +1,4 @@
-"""`mllm-eval report`: the site that people look at."""
+"""`mllm-eval report`: writes a static site of tables, plots and answers."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    runs: Annotated[str | None, typer.Option(help="comma-separated; default: all of one recipe")] = None,
-    out: Annotated[Path | None, typer.Option(help="folder; default: results/report")] = None,
-    rules: Annotated[str, typer.Option(help="rule set of the tables: cambrian or robust")] = "cambrian",
-    images: Annotated[bool, typer.Option("--images/--no-images", help="with a thumbnail of every image")] = True,
+    runs: Annotated[
+        str | None, typer.Option(help="hashes, names or encoders, comma-separated; default: all of one recipe")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder to write; default: results/report")] = None,
+    rules: Annotated[str, typer.Option(help="rule set of the scores: cambrian or robust")] = "cambrian",
+    images: Annotated[bool, typer.Option("--images/--no-images", help="include a thumbnail of every image")] = True,
 ) -> None:
-    """Write a static site: overview, comparison of encoders, every question with its answers, each run.
+    """Write a static site: an overview, a comparison of encoders, every question with its answers, and each run.
 
-    It opens from a file or any web server and fetches nothing from elsewhere.
+    It opens from disk or from any web server, and loads nothing from other sites.
 
     \b
-      mllm-eval report
+      mllm-eval report                                         all runs of one recipe, to results/report
       mllm-eval report --runs mini-dino,mini-clip --out site
     """
     from mllm_eval.cli.display import display

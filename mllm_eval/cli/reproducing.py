@@ -1,4 +1,4 @@
-"""`mllm-eval reproduce`: is a run's record enough to make it again?"""
+"""`mllm-eval reproduce`: repeats a run from its record and compares the results."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command("reproduce", short_help="make a run again from its record, and compare")(reproduce)
+    app.command("reproduce", short_help="repeat a run from its record, and compare the results")(reproduce)
 
 
 def reproduce(
-    run: Annotated[str, typer.Argument(help="hash, beginning of one, whole name, or encoder")],
+    run: Annotated[str, typer.Argument(help="hash, beginning of a hash, name, or encoder")],
     into: Annotated[
-        Path | None, typer.Option(help="fresh folder for its results; default: results/reproduced/HASH")
+        Path | None, typer.Option(help="new folder for its results; default: results/reproduced/HASH")
     ] = None,
 ) -> None:
-    """Make a run again from its record in a fresh folder, and compare answers, scores, losses and weights.
+    """Repeat a run from its record in a new folder, and compare answers, scores, losses and weights with the original.
 
-    Exit code 1 where anything differs; what differs of versions and machine is said. The run itself is left alone.
+    The exit code is 1 if any of them differs. Differences in package versions and hardware are listed. The original
+    run is not changed.
 
     \b
       mllm-eval reproduce mini-dino
@@ -44,7 +45,7 @@ def reproduce(
 
 
 def lines_of(name: str, compared: Compared) -> list[str]:
-    """What is said of a comparison."""
+    """The comparison of a run with its repetition, as lines of text."""
     lines = [
         f"{name}: {'the same to the last bit' if compared.same else 'not the same'}; made again under {compared.folder}"
     ]

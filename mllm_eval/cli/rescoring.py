@@ -1,4 +1,4 @@
-"""What `mllm-eval score` does with runs, and with files of answers."""
+"""`mllm-eval score`: scores the answers of runs again, or a file of answers of any model."""
 
 from __future__ import annotations
 
@@ -16,30 +16,32 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command(short_help="score answers anew, without a model")(score)
+    app.command(short_help="score answers of runs again, or a file of answers")(score)
 
 
 def score(
-    what: Annotated[str | None, typer.Argument(help="a run, or a benchmark; default: all runs")] = None,
-    answers: Annotated[Path | None, typer.Option(help="a file of answers to the benchmark")] = None,
-    rules: Annotated[str, typer.Option(help="of a file: cambrian or robust")] = "cambrian",
-    out: Annotated[Path | None, typer.Option(help="of a file: write a line per sample here")] = None,
-    partial: Annotated[bool, typer.Option("--partial", help="of a file: samples may be missing")] = False,
-    layout: Annotated[str, typer.Option("--format", help="jsonl, cambrian, lmms_eval, vlmevalkit")] = "jsonl",
-    as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON")] = False,
-    data: Annotated[str, typer.Option(help="of a file: the benchmark's data, mini or hub")] = "mini",
-    variant: Annotated[str, typer.Option(help="of a file: the variant that was asked")] = "default",
-    name: Annotated[str | None, typer.Option("--as", help="of a file: keep it as a row of this name")] = None,
+    what: Annotated[str | None, typer.Argument(help="a run, or with --answers a benchmark; default: all runs")] = None,
+    answers: Annotated[Path | None, typer.Option(help="file of answers to the benchmark")] = None,
+    rules: Annotated[str, typer.Option(help="with --answers: cambrian or robust")] = "cambrian",
+    out: Annotated[Path | None, typer.Option(help="with --answers: file for one JSON line per sample")] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="with --answers: accept missing samples")] = False,
+    layout: Annotated[
+        str, typer.Option("--format", help="of the answers: jsonl, cambrian, lmms_eval or vlmevalkit")
+    ] = "jsonl",
+    as_json: Annotated[bool, typer.Option("--json", help="with --answers: print the summary as JSON")] = False,
+    data: Annotated[str, typer.Option(help="with --answers: data of the benchmark, mini or hub")] = "mini",
+    variant: Annotated[str, typer.Option(help="with --answers: the variant that was asked")] = "default",
+    name: Annotated[str | None, typer.Option("--as", help="with --answers: keep it as a row of this name")] = None,
 ) -> None:
-    """Score answers without a model: those of runs again, or a file of anyone's.
+    """Score the saved answers of runs again, or a file of answers of any model. No model is loaded.
 
-    A line of the file is {"id", "prediction"}, and may bring its own {"record"}.
+    In the format jsonl a line is {"id": ..., "prediction": ...}; it may also hold the upstream row as "record".
 
     \b
-      mllm-eval score                                    all runs
-      mllm-eval score mini-dino                          one run
-      mllm-eval score chartqa --answers answers.jsonl --rules robust
-      mllm-eval score chartqa --answers answers.jsonl --as their-vlm      a row of table and report
+      mllm-eval score                                                     all runs, both rule sets
+      mllm-eval score mini-dino                                           one run
+      mllm-eval score chartqa --answers answers.jsonl --rules robust      a file
+      mllm-eval score chartqa --answers answers.jsonl --as their-vlm      a row of tables and the report
     """
     from mllm_eval.catalog.variant import VariantKey
     from mllm_eval.errors import UserError
@@ -57,10 +59,10 @@ def score(
 
 
 def score_anew(run: str | None) -> None:
-    """Score the answers of a run, or of all that are saved, and say what was scored.
+    """Score the answers of one run, or of all saved runs, and print which benchmarks were scored.
 
     Raises:
-        UserError: an unknown run, or none saved.
+        UserError: the run is unknown, or no run is saved.
     """
     from mllm_eval import pipeline
     from mllm_eval.cli.display import display
@@ -81,7 +83,7 @@ def score_anew(run: str | None) -> None:
 def score_file(
     benchmark: str, answers: Path, options: ScoringOptions, out: Path | None, as_json: bool, name: str | None
 ) -> None:
-    """Score a file of answers and print its numbers; with a `name`, keep them as a row of that name."""
+    """Score a file of answers and print the scores; with a `name`, keep them as a row of that name."""
     from mllm_eval.score import files
 
     scored = files.score_file(benchmark, answers, options, out, as_json)

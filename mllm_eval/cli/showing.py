@@ -1,4 +1,4 @@
-"""What `mllm-eval show` prints behind the values: their parts, and which answers were given."""
+"""Details that `mllm-eval show` prints below the scores: scores of parts, and counts of the given answers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from mllm_eval.results import RunRecord
 
 WIDEST = 12
-"""Letters of an answer in the table of all benchmarks."""
+"""Largest number of characters of an answer in the table of all benchmarks."""
 
 
 def print_parts(console: Any, own: Mapping[str, Mapping[str, Any]]) -> None:
-    """A line for each benchmark whose report has parts: their names and values."""
+    """Print a line with the scores of its parts (such as question types) for each benchmark that has parts."""
     from mllm_eval.report.parts import number, parts
     from mllm_eval.report.words import title
 
@@ -25,19 +25,19 @@ def print_parts(console: Any, own: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def most_frequent_answer(record: RunRecord, summary: dict[str, Any]) -> str:
-    """The most frequent answer with its share; marked where it makes up most without being right so often."""
+    """The most frequent answer and its share; `!` marks a majority that is far more frequent than its gold."""
     from mllm_eval.distribution import one_answer
     from mllm_eval.report.given import top_answer
 
     given = record.given(summary)
     text, _, share = top_answer(given).rpartition(" ")
-    # A sentence would push the other columns off the screen.
+    # A whole sentence would push the other columns off the screen.
     said = f"{text if len(text) <= WIDEST else text[: WIDEST - 1] + '…'} {share}" if share else "-"
     return f"{said} !" if one_answer(given) else said
 
 
 def print_warning(console: Any, record: RunRecord, rules: str, variant: VariantKey) -> None:
-    """Say where one answer makes up most of all."""
+    """Print a warning that names the benchmarks on which most answers are one and the same."""
     from mllm_eval.report.evidence import read_scored
     from mllm_eval.report.given import one_answer_words
 
@@ -46,7 +46,7 @@ def print_warning(console: Any, record: RunRecord, rules: str, variant: VariantK
 
 
 def print_benchmark(console: Any, record: RunRecord, summary: dict[str, Any]) -> None:
-    """Everything behind a benchmark's value: its parts, the answers given, and which were right."""
+    """Print the details of one score: its parts, the given answers, the golds, and a confusion matrix."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""The commands that weigh evidence: diff, and stats scaling, seeds, power, subset."""
+"""The commands `mllm-eval diff` and `mllm-eval stats` (scaling, seeds, power, subset, predict)."""
 
 from __future__ import annotations
 
@@ -16,42 +16,44 @@ if TYPE_CHECKING:
     from mllm_eval.results import Records
 
 EXAMPLES = """
-What the evidence bears: scaling fits, seeds, power, subsets.
+Statistics over runs: scaling fits, variance between seeds, power of a comparison, subsets, and predictions.
 
 \b
-  mllm-eval stats power mini-clip mini-dino --difference 2
-  mllm-eval stats scaling params --metrics avg
+  mllm-eval stats power mini-clip mini-dino --difference 2    questions needed to find a difference of 2 points
+  mllm-eval stats scaling params --metrics avg                AVG against the number of parameters
 """
 
 stats = typer.Typer(
     no_args_is_help=True,
     help=EXAMPLES,
-    short_help="scaling fits, seeds, power, subsets",
+    short_help="scaling fits, seeds, power, subsets, predictions",
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
-Form = Annotated[str, typer.Option("--format", help="terminal, csv, md, tex, html")]
-Out = Annotated[Path | None, typer.Option(help="write it here instead of printing it")]
-Runs = Annotated[str | None, typer.Option(help="comma-separated; default: all of one recipe")]
-Rules = Annotated[str, typer.Option(help="cambrian or robust")]
+Form = Annotated[str, typer.Option("--format", help="terminal, csv, md, tex or html")]
+Out = Annotated[Path | None, typer.Option(help="file to write instead of printing")]
+Runs = Annotated[
+    str | None, typer.Option(help="hashes, names or encoders, comma-separated; default: all of one recipe")
+]
+Rules = Annotated[str, typer.Option(help="rule set of the scores: cambrian or robust")]
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    app.command("diff", short_help="what differs between two runs")(diff)
+    app.command("diff", short_help="show how two runs differ")(diff)
     app.add_typer(stats, name="stats")
 
 
-@stats.command(short_help="slope per doubling of size, R2, crossings")
+@stats.command(short_help="fit scores to encoder size: slope per doubling, R2, crossings")
 def scaling(
-    curve: Annotated[str, typer.Argument(help="params or samples")] = "params",
-    metrics: Annotated[str | None, typer.Option(help="comma-separated: avg, ocr_chart, mmmu, ...")] = None,
-    published_only: Annotated[bool, typer.Option("--published-only", help="without runs")] = False,
+    curve: Annotated[str, typer.Argument(help="size of an encoder: params, or samples seen")] = "params",
+    metrics: Annotated[str | None, typer.Option(help="columns, comma-separated: avg, ocr_chart, mmmu, ...")] = None,
+    published_only: Annotated[bool, typer.Option("--published-only", help="leave out runs")] = False,
     rules: Rules = "cambrian",
     form: Form = "terminal",
     out: Out = None,
 ) -> None:
-    """Fit scores against the logarithm of parameters or of samples seen, family by family.
+    """Fit scores to the logarithm of the encoder's parameters, or of samples seen in pretraining, for each family.
 
     \b
       mllm-eval stats scaling params --metrics avg,ocr_chart
@@ -66,9 +68,11 @@ def scaling(
     put(scaling_table(curve, split(metrics), runs), form, out)
 
 
-@stats.command(short_help="variance between seeds and within")
+@stats.command(short_help="variance between seeds and within a seed")
 def seeds(runs: Runs = None, rules: Rules = "cambrian", form: Form = "terminal", out: Out = None) -> None:
-    """Show what training again with another seed changes, beside what other questions would change.
+    """Show how much scores vary between training seeds, and how much they would vary with other questions.
+
+    It needs an encoder that was run with two or more seeds.
 
     \b
       mllm-eval eval mini-dino --seed 1 && mllm-eval stats seeds
@@ -84,16 +88,18 @@ def seeds(runs: Runs = None, rules: Rules = "cambrian", form: Form = "terminal",
     put(shown, form, out)
 
 
-@stats.command(short_help="questions or seeds that a difference needs")
+@stats.command(short_help="questions or seeds needed to find a difference")
 def power(
     a: Annotated[str, typer.Argument(help="a run: hash, name, or encoder")],
-    b: Annotated[str, typer.Argument(help="the run it is compared with")],
-    difference: Annotated[float, typer.Option(help="in points of AVG", min=0.001)] = 1.0,
+    b: Annotated[str, typer.Argument(help="the run to compare it with")],
+    difference: Annotated[float, typer.Option(help="difference to find, in points of AVG", min=0.001)] = 1.0,
     rules: Rules = "cambrian",
     form: Form = "terminal",
     out: Out = None,
 ) -> None:
-    """Show how small a difference these questions find, and how many questions or seeds another would need.
+    """Show the smallest difference of two runs that these questions can find, and what a given one would need.
+
+    The table gives the power of the paired test, and the number of questions or seeds for the difference --difference.
 
     \b
       mllm-eval stats power mini-clip mini-dino --difference 2
@@ -109,15 +115,15 @@ def power(
     put(power_table(first, second, difference, seed_groups(_scored(records, None, rules))), form, out)
 
 
-@stats.command(short_help="a part of the questions held against all")
+@stats.command(short_help="compare scores on a subset with scores on all questions")
 def subset(
-    size: Annotated[int, typer.Option(help="questions in all", min=1)] = 1000,
+    size: Annotated[int, typer.Option(help="number of questions of the subset in all", min=1)] = 1000,
     runs: Runs = None,
     rules: Rules = "cambrian",
     form: Form = "terminal",
     out: Out = None,
 ) -> None:
-    """Score runs on a stratified part of their questions: the interval it implies, and whether ranks stay.
+    """Score runs on a stratified subset of their questions; compare values, intervals and ranks with all questions.
 
     \b
       mllm-eval stats subset --size 1000
@@ -131,15 +137,15 @@ def subset(
     put(subset_table(scored, labels(scored), size), form, out)
 
 
-@stats.command(short_help="the VQA row from cheap measurements")
+@stats.command(short_help="predict VQA scores from probes and alignment")
 def predict(
-    target: Annotated[str, typer.Option(help="avg, or a category: general, knowledge, ocr_chart, ...")] = "avg",
-    given: Annotated[str | None, typer.Option(help="an encoder's own measurements: in1k=84.1,nyud_lin4=0.35")] = None,
-    figure: Annotated[Path | None, typer.Option(help="draw published against predicted: .png, .pdf or .svg")] = None,
+    target: Annotated[str, typer.Option(help="score: avg, or a category (general, ocr_chart, ...)")] = "avg",
+    given: Annotated[str | None, typer.Option(help="results of one encoder: in1k=84.1,nyud_lin4=0.35")] = None,
+    figure: Annotated[Path | None, typer.Option(help="plot published against predicted: .png, .pdf or .svg")] = None,
     form: Form = "terminal",
     out: Out = None,
 ) -> None:
-    """Show how far classic vision predicts VQA on published encoders, and what it predicts for another one.
+    """Show how well probe results predict the VQA scores of published encoders, and predict the score of another one.
 
     \b
       mllm-eval stats predict
@@ -185,11 +191,11 @@ def _scored(records: Records, names: str | None, rules: str) -> list[Scored]:
 
 
 def diff(
-    a: Annotated[str, typer.Argument(help="a run: hash, beginning of one, whole name, or encoder")],
-    b: Annotated[str, typer.Argument(help="another")],
+    a: Annotated[str, typer.Argument(help="a run: hash, beginning of a hash, name, or encoder")],
+    b: Annotated[str, typer.Argument(help="another run")],
     rules: Rules = "cambrian",
 ) -> None:
-    """Show what differs between two runs: recipe, data, versions, and how many answers.
+    """Show how two runs differ: config, data, package versions, and per benchmark how many answers are the same.
 
     \b
       mllm-eval diff mini-dino mini-clip

@@ -1,4 +1,4 @@
-"""`mllm-eval train`: here, as one of several processes, or by a launcher that starts them."""
+"""`mllm-eval train`: trains in this process, as one of several ranks, or through a launcher that starts them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 
 def train_run(encoder: str, recipe: str, llm: str | None, seed: int | None, prepare: bool, start: Start) -> None:
-    """Train a run and print where its checkpoint is, or only prepare it. Raises UserError for bad input."""
+    """Train a run and print the folder of its checkpoint.
+
+    prepare: only check and tokenise the data. start: launches other processes, if the options ask for them.
+
+    Raises UserError for bad input.
+    """
     from mllm_eval import pipeline
     from mllm_eval.cli.display import display
     from mllm_eval.run import Run

@@ -1,4 +1,4 @@
-"""What eval, compare and table print, and write to results/tables."""
+"""Tables that eval, compare, table, probe and align print, and write to results/tables."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from mllm_eval.storage import results_home, write_atomic
 
 
 def print_row(run: Saved, rules: str, blind: bool, subset: int | None = None) -> None:
-    """The row of a run, its blind row, and which benchmarks are above chance; of several processes rank 0 prints it.
+    """Print the row of a run, its blind row, and which benchmarks are above chance. Only rank 0 prints.
 
-    Raises typer.Exit with code 1 where too many samples failed: not all that was asked for is there.
+    Raises typer.Exit with code 1 if too many samples failed, because the result is then incomplete.
     """
     if rank():
         return
@@ -49,13 +49,18 @@ def print_row(run: Saved, rules: str, blind: bool, subset: int | None = None) ->
 
 
 def print_compared(records: Sequence[RunRecord], options: TableOptions, blind: bool) -> None:
-    """Runs in one table; of several processes rank 0 prints it."""
+    """Print runs in one table, and write it to results/tables. Only rank 0 does so."""
     if not rank():
         print_and_write(table_of(records, options, blind), "compare", options.rules, options.subset)
 
 
 def table_of(records: Sequence[RunRecord], options: TableOptions, blind: bool, whole: bool = False) -> Table:
-    """One table of runs, with tests between them."""
+    """One table of runs, with tests of their differences.
+
+    blind: with blind rows. whole: with the rows of all questions next to those of the subset in `options`.
+
+    Raises UserError if there are no runs.
+    """
     if not records:
         asked = "eval mini-dino" + (f" --subset {options.subset}" if options.subset else "")
         raise UserError(f"no runs under {results_home()} to show; `mllm-eval {asked}` makes one")
@@ -64,7 +69,7 @@ def table_of(records: Sequence[RunRecord], options: TableOptions, blind: bool, w
 
 
 def table_of_all(records: Records, options: TableOptions, blind: bool, whole: bool = False) -> Table:
-    """As `table_of`, of the recipe that most scored runs share; the notes say what was left out."""
+    """As `table_of`, of all runs of the recipe that most scored runs share; notes name the runs that are left out."""
     variants = pipeline.shown_variants(False, options.subset, whole)
     choice = choose_one_recipe(records.every, options.rules, options.mixed_recipes, variants)
     left_out = [*choice.left_out, *records.notes]
@@ -75,32 +80,35 @@ def table_of_all(records: Records, options: TableOptions, blind: bool, whole: bo
 
 
 def with_left_out(table: Table, records: Records) -> Table:
-    """The table of all runs with a note for each whose config no longer loads."""
+    """Add a note for each run whose config no longer loads."""
     return replace(table, notes=(*table.notes, *records.notes))
 
 
 def with_own_costs(table: Table, records: Records) -> Table:
-    """The table with the cost of a question in each measured row."""
+    """Add the cost per question to each row that is a run."""
     return with_costs(table, {record.hash: record for record in records.every})
 
 
 def with_own_gains(table: Table, records: Records, rules: str) -> Table:
-    """The table with a row of visual gains below each run that was asked blind, too."""
+    """Add a row of visual gains (score - blind score) below each run that was also asked without images."""
     return with_gains(table, {record.hash: record for record in records.every}, rules)
 
 
 def detail(records: Sequence[RunRecord], rules: str, blind: bool, subset: int | None = None) -> Table:
-    """What stands behind each cell of the runs' table."""
+    """A table of the details of each score: sample counts, chance level, and protocol hash."""
     return details_table(records, rules, pipeline.shown_variants(blind, subset))
 
 
 def without_leaks(records: Sequence[RunRecord], corpus: str, kind: str, rules: str, subset: int | None = None) -> Table:
-    """The runs' scores beside those without leaked samples."""
+    """A table of the runs' scores next to their scores without leaked samples.
+
+    corpus: `training`, or the name of a folder given to `leaks --against`. kind: pictures, questions, both or either.
+    """
     return leaks_table(records, corpus, kind, rules, pipeline.shown_variants(False, subset))
 
 
 def put(table: Table, form: str, out: Path | None) -> None:
-    """Print a table in a format, or write it to a file."""
+    """Print a table, or write it to the file `out`. form: terminal, csv, md, tex or html."""
     text = render(table, form)
     if out is None:
         say(text, end="")
@@ -109,7 +117,7 @@ def put(table: Table, form: str, out: Path | None) -> None:
 
 
 def print_and_write(table: Table, stem: str, rules: str, subset: int | None = None) -> None:
-    """Print a table, and write it in every format to results/tables."""
+    """Print a table, and write it in every format to results/tables/STEM, with subset and rule set in the name."""
     put(table, "terminal", None)
     stem = stem if subset is None else f"{stem}@{subset}"
     stem = stem if rules == "cambrian" else f"{stem}.{rules}"
