@@ -1,7 +1,7 @@
-"""One training of the miniature and what is asked of it afterwards; started by `trainings`, under torchrun or alone.
+"""Train the miniature once, and measure it for the GPU checks. Module `trainings` starts it, alone or under torchrun.
 
-Its result is a JSON file: losses a stage and step, bytes that are still held, trained parameters, where it computed,
-and how the engine agrees with the plain loop.
+The result is a JSON file: the loss of each step, bytes of tensors that remain in memory after training, the number of
+trained parameters, the device, and how often the engine's answers equal the plain loop's.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ FAULT = 0.7
 
 
 def main(words: list[str] | None = None) -> int:
-    """Renders the data, trains, and measures. Returns 2, after one line on stderr, for bad input."""
+    """Renders the data, trains, and measures. Returns the exit code: 0, or 2 after one line on stderr for bad input."""
     parser = argparse.ArgumentParser(prog="mllm_eval.gpucheck.worker", description=__doc__)
-    parser.add_argument("recipe")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--alignment", type=int, required=True, help="rows of stage 1's set")
-    parser.add_argument("--instruction", type=int, required=True, help="rows of stage 2's set")
-    parser.add_argument("--questions", type=int, default=0, help="of each benchmark, for the engine; 0 for none")
-    parser.add_argument("--die", type=int, default=0, help="end at once after this step of stage 2, as a crash does")
-    parser.add_argument("--planted", action="store_true", help="with the faults that the checks are to find")
+    parser.add_argument("recipe", help="name in configs/recipes, or a yaml file")
+    parser.add_argument("out", type=Path, help="JSON file to write")
+    parser.add_argument("--alignment", type=int, required=True, help="number of training rows of stage 1")
+    parser.add_argument("--instruction", type=int, required=True, help="number of training rows of stage 2")
+    parser.add_argument("--questions", type=int, default=0, help="per benchmark, answered twice; default: 0, none")
+    parser.add_argument(
+        "--die", type=int, default=0, help="end like a crash after this step of stage 2; default: 0, no"
+    )
+    parser.add_argument("--planted", action="store_true", help="with the errors that the checks must find")
     asked = parser.parse_args(words)
     before_torch()
     warnings.filterwarnings("ignore")
@@ -53,7 +55,7 @@ def _work(asked: Any) -> None:
     from mllm_eval.run import Run
     from mllm_eval.train import hold_to_its_data, train
 
-    # One process renders the data, and the others wait for its lock.
+    # One process renders the data; the others wait for its lock.
     build(data_home(), None, asked.alignment, asked.instruction)
     run = Run.of("mini-dino", asked.recipe)
     if rank() == 0:

@@ -1,4 +1,4 @@
-"""One process of a training with several: `torchrun --nproc-per-node 2 -m mllm_eval.train.worker --encoder ...`."""
+"""Train one run as one of several processes: `torchrun --nproc-per-node 2 -m mllm_eval.train.worker --encoder ...`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from mllm_eval.run import Run
 
 
 def main(words: list[str] | None = None) -> int:
-    """Train a run as one rank, given by the launcher's environment. Return 2, after one line, on bad input; else 0."""
+    """Train a run as the rank that the launcher's environment variables name. Return the exit code.
+
+    It is 0, or 2 after one line on stderr for bad input.
+    """
     parser = argparse.ArgumentParser(prog="mllm_eval.train.worker", description=__doc__)
-    parser.add_argument("--encoder", required=True, help="name or yaml file")
-    parser.add_argument("--recipe", default="mini", help="name or yaml file")
-    parser.add_argument("--llm", help="name or yaml file; the recipe's unless given")
-    parser.add_argument("--seed", type=int, help="the recipe's unless given")
+    parser.add_argument("--encoder", required=True, help="name in configs/encoders, or a yaml file")
+    parser.add_argument("--recipe", default="mini", help="name in configs/recipes, or a yaml file; default: mini")
+    parser.add_argument("--llm", help="name in configs/llms, or a yaml file; default: the recipe's")
+    parser.add_argument("--seed", type=int, help="of the training; default: the recipe's")
     asked = parser.parse_args(words)
     before_torch()
     warnings.filterwarnings("ignore", category=FutureWarning)
