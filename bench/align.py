@@ -1,13 +1,14 @@
-"""Time all pairs of layers at once against the plain double loop, in the same run and on the same features.
+"""Time alignment of all pairs of layers at once against a plain double loop, on the same features.
 
     python bench/align.py [--layers 41,33] [--samples 1024] [--widths 256,256] [--metrics mutual_knn,cka] [--plain 12]
 
-The plain way takes pair after pair of layers and does all of it again for each. Of mutual k-NN there are two: `sorted`
-sorts every sample's similarities and multiplies two N x N masks, as the released code does; `top-k` asks for the
-largest ones alone and intersects sets. Each is timed on `--plain` pairs spread over the grid and multiplied by the
-number of pairs: a pair costs it the same as any other. All pairs at once are timed whole, between them, `--rounds`
-times. Values are held to each other to 1e-6. Seconds are processor time on one thread, medians; `smallest_speedup` is
-the slowest round of ours against the fastest pair of theirs. Writes results/bench/align.json.
+The plain way repeats the whole computation for each pair of layers. Mutual k-NN has two plain ways: `sorted` sorts all
+similarities of every sample and multiplies two N x N masks, as the released code does; `top-k` selects only the largest
+similarities and intersects sets. A plain way is timed on `--plain` pairs spread over the grid, and its seconds are
+multiplied by the number of pairs, because every pair costs it the same. This project's way is timed on all pairs,
+`--rounds` times, alternating with the plain pairs. The values must agree to 1e-6. Seconds are medians of CPU time on
+one thread; `smallest_speedup` compares this project's slowest round with the fastest plain pair. Writes
+results/bench/align.json.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ GOAL = 100.0
 
 
 def similarities(features: Tensor) -> Tensor:
-    """[N, N] cosines of a layer [N, D]."""
+    """The cosine similarities [N, N] of the features of a layer [N, D]."""
     vectors = normalised(features)
     return vectors @ vectors.T
 
 
 def sorted_pair(x: Tensor, y: Tensor) -> float:
-    """Mutual k-NN of two layers [N, D] by sorting, and two masks."""
+    """Mutual k-NN (0 to 1) of two layers [N, D], by sorting similarities and multiplying masks."""
     marked = []
     for features in (x, y):
         places = similarities(features).fill_diagonal_(-1e8).argsort(dim=1, descending=True)[:, :COUNT]
@@ -45,13 +46,13 @@ def sorted_pair(x: Tensor, y: Tensor) -> float:
 
 
 def top_pair(x: Tensor, y: Tensor) -> float:
-    """Mutual k-NN of two layers [N, D] by the largest, and sets."""
+    """Mutual k-NN (0 to 1) of two layers [N, D], by top-k and intersecting sets."""
     near = [similarities(one).fill_diagonal_(-1e8).topk(COUNT, dim=1).indices.tolist() for one in (x, y)]
     return sum(len(set(a) & set(b)) for a, b in zip(*near, strict=True)) / (COUNT * len(x))
 
 
 def kernel_pair(x: Tensor, y: Tensor) -> float:
-    """Linear CKA of two layers by the definition: traces of products with the centring matrix."""
+    """Linear CKA of two layers [N, D] by its definition: traces of products with the centring matrix."""
     a, b = (similarities(one.double()) for one in (x, y))
     centre = torch.eye(len(x), dtype=a.dtype) - 1 / len(x)
     a, b = centre @ a @ centre, centre @ b @ centre
@@ -59,7 +60,7 @@ def kernel_pair(x: Tensor, y: Tensor) -> float:
 
 
 def unbiased_pair(x: Tensor, y: Tensor) -> float:
-    """CKA by the unbiased estimator of HSIC (Song et al. 2012, equation 5)."""
+    """CKA of two layers [N, D] with the unbiased estimator of HSIC (Song et al. 2012, equation 5)."""
     a, b = (similarities(one.double()).fill_diagonal_(0) for one in (x, y))
     m = len(x)
 
@@ -78,7 +79,11 @@ PLAIN: dict[str, dict[str, Callable[[Tensor, Tensor], float]]] = {
 
 
 def compare(metric: Any, x: Tensor, y: Tensor, plain: int, rounds: int) -> list[dict[str, Any]]:
-    """A row for each plain way of a metric: both ways by turns, so that what else the machine does meets both."""
+    """One row per plain way of a metric. Both ways alternate, so that other load on the machine affects both.
+
+    x, y: features [layers, N, D] of the encoder and the LLM. plain: number of pairs that the plain way is timed on.
+    Raises AssertionError if values differ by 1e-6 or more.
+    """
     every = len(x) * len(y)
     chosen = [divmod(at * every // plain, len(y)) for at in range(plain)]
     grid = METRICS[metric](x, y, COUNT)
@@ -107,7 +112,7 @@ def compare(metric: Any, x: Tensor, y: Tensor, plain: int, rounds: int) -> list[
 
 
 def main() -> None:
-    """Print the table and write it."""
+    """Run the timing, print the table, and write it to the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", default="41,33", help="of the encoder and the LLM")
     parser.add_argument("--samples", type=int, default=1024)

@@ -1,8 +1,7 @@
-"""What the timings of generation share: models of a true shape with random weights, images, questions, two ways to ask.
+"""Shared parts of the timings of generation: random models of realistic shapes, images, questions, and two ways to ask.
 
-The plain way is what evaluation loops of the field do: for every question its image is decoded and goes through the
-whole encoder, and the answer is generated at batch size 1 (`engine: reference`). This project's way is
-`answer_tasks` with its engine.
+The plain way is that of common evaluation loops: for every question the image is decoded and encoded again, and the
+answer is generated at batch size 1 (`engine: reference`). This project's way is `answer_tasks` with its engine.
 """
 
 from __future__ import annotations
@@ -42,18 +41,18 @@ from mllm_eval.kernels import use_kernels  # noqa: E402
 from mllm_eval.model.vlm import VLM, VLMConfig  # noqa: E402
 from mllm_eval.prompts import PromptTokens, template_named  # noqa: E402
 
-# Most benchmarks want a word or a letter.
+# Answers of most benchmarks are one word or one letter, so LONGEST is 4 tokens.
 TEMPLATE, LONGEST, PATCH = "llama_3", 4, 14
 SPECIAL = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<image>"]
 END = SPECIAL.index("<|eot_id|>")
-# Width, layers, heads, key heads, width inside the MLP, vocabulary.
+# Width, layers, attention heads, key-value heads, width of the MLP, vocabulary.
 LLMS = {
     "8x256": (256, 8, 8, 8, 682, 2048),
     "SmolLM-135M": (576, 30, 9, 3, 1536, 49152),
     "2x32": (32, 2, 4, 2, 64, 300),
 }
-# Width, layers, heads, width inside the MLP, pixels. LLaVA and Cambrian read CLIP's last layer but one.
-# 112 pixels are 64 patches, a desk's tokens an image: LLaVA's class cannot make fewer tokens of more patches.
+# Width, layers, heads, width of the MLP, pixels. Features are of the second-last layer, as in LLaVA and Cambrian.
+# 112 pixels give 64 patches, the image tokens of recipe `desk`; LLaVA's class cannot reduce patches to fewer tokens.
 ENCODERS = {
     "ViT-S/14@336": (384, 12, 6, 1536, 336),
     "ViT-S/14@112": (384, 12, 6, 1536, 112),
@@ -62,7 +61,7 @@ ENCODERS = {
 
 
 class Words:
-    """A token a word: about the length that LLaMA-3's own tokenizer gives."""
+    """A tokenizer with one token per word, which gives about as many tokens as LLaMA-3's tokenizer."""
 
     eos_token_id = END
 
@@ -83,7 +82,7 @@ class Words:
 
 
 def encoder_facts(name: str) -> Encoder:
-    """The encoder's yaml, as the catalog has it."""
+    """The facts of an encoder of `ENCODERS`, as its yaml would give them."""
     width, depth, heads, hidden, size = ENCODERS[name]
     config = CLIPVisionConfig(hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads,
                               intermediate_size=hidden, image_size=size, patch_size=PATCH)  # fmt: skip
@@ -106,9 +105,9 @@ def build(
     image: int = SPECIAL.index("<image>"),
     hide: bool = False,
 ) -> VLM:
-    """A random model whose end token is made likely enough that answers have a few tokens, as benchmarks' have.
+    """A random model. Its end token is likely enough that answers have a few tokens, like those of benchmarks.
 
-    hide: it ends the rows of an image by a learned token and is shown none of the padding, as recipe `cambrian` says.
+    hide: rows of image tokens end with a learned token, and padding tokens are left out, as in recipe `cambrian`.
     """
     torch.manual_seed(0)
     facts = encoder_facts(encoder)
@@ -127,7 +126,7 @@ def build(
     with torch.no_grad():
         for weight in model.llm.parameters():
             if weight.dim() > 1:
-                # Large enough that different questions get different answers.
+                # A variance large enough that different questions get different answers.
                 weight.normal_(0, 2 / weight.shape[1] ** 0.5, generator=chance)
         model.llm.lm_head.weight[end] *= 2.5
     model.tokenizer = tokenizer or Words(text.vocab_size)
@@ -137,7 +136,7 @@ def build(
 def samples(
     asked: Sequence[int], name: str = "bench", shapes: Sequence[tuple[int, int]] = ((640, 480),)
 ) -> list[Sample]:
-    """Questions of 6 to 20 words in a random order of images; `asked`: how many about each; their `shapes` in turn."""
+    """Random questions of 6 to 20 words, in random order. asked: number per image. shapes: of the images, in turn."""
     chance = random.Random(0)
     words = [f"word{number}" for number in range(300)]
     order = [(image, question) for image, count in enumerate(asked) for question in range(count)]
@@ -152,7 +151,7 @@ def samples(
 
 
 def shared_way(model: VLM, asked: list[Sample], folder: Path, name: str, template: str = TEMPLATE) -> list[Answer]:
-    """This project's: with the store in `folder` empty it is cold, with it full warm."""
+    """Answer in this project's way. It is cold if the feature store in `folder` is empty, and warm if it is full."""
     facts = Encoder.model_validate(model.config.encoder)
     store = FeatureStore(folder / "features", (facts.grid, facts.grid), facts.width)
     features = Features(store, lambda: model.encoder)  # type: ignore[arg-type, return-value]
@@ -164,14 +163,14 @@ def shared_way(model: VLM, asked: list[Sample], folder: Path, name: str, templat
 
 
 def shared_way_once(model: VLM, asked: list[Sample], template: str = TEMPLATE) -> list[Answer]:
-    """`shared_way` in a folder that is thrown away: what is slow only once is over then."""
+    """`shared_way` in a temporary folder, as a warm-up: libraries are loaded and kernels are chosen afterwards."""
     with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-") as folder:
         return shared_way(use_kernels(model), asked, Path(folder), "once", template)
 
 
 @torch.inference_mode()
 def plain_way(model: VLM, asked: list[Sample], made: Made | None = None) -> list[tuple[str, int]]:
-    """Text and tokens of each answer: everything is done for every question, encoding too unless `made`."""
+    """Text and number of tokens of each answer in the plain way. made: features that replace encoding."""
     ends = end_tokens(model.tokenizer, template_named(TEMPLATE).assistant_close)
     prompts = tokenized(model)
     found = []
@@ -185,41 +184,41 @@ def plain_way(model: VLM, asked: list[Sample], made: Made | None = None) -> list
 
 
 def requests_of(asked: list[Sample]) -> list[Request]:
-    """The questions as backends are asked them."""
+    """The requests that backends receive for these questions."""
     return [write_request(sample, TemplateFormat(TEMPLATE), LONGEST) for sample in asked]
 
 
 def tokenized(model: VLM) -> TokenizedPrompts:
-    """What counts tokens as the engine does."""
+    """A counter of prompt tokens that agrees with the engine's."""
     return TokenizedPrompts(PromptTokens(model.tokenizer, TEMPLATE), model.image_tokens, grid_of(model))
 
 
 def positions(model: VLM, asked: list[Sample]) -> int:
-    """How many positions of the LLM this project computes for the prompts: each image's prefix once."""
+    """Number of prompt positions that the LLM processes in this project's way: each image's prefix only once."""
     lengths = tokenized(model).lengths(requests_of(asked))
     prefixes = {one.prefix: one.prefix_tokens for one in lengths}
     return sum(prefixes.values()) + sum(one.suffix_tokens for one in lengths)
 
 
 def plain_features(model: VLM, pixels: Any) -> Tensor:
-    """As LLaVA's code takes them: every layer is computed, and the last but one kept."""
+    """Features [edge, edge, width] as LLaVA's code computes them: all layers are run, and the second-last is used."""
     facts = Encoder.model_validate(model.config.encoder)
     states = model.encoder.model(torch.from_numpy(pixels)[None], output_hidden_states=True).hidden_states
     return states[facts.feature_layer][0, 1:].unflatten(0, (facts.grid, facts.grid))
 
 
 def clock(threads: int) -> Any:
-    """CPU seconds of one thread, wall seconds of several."""
+    """The clock for a number of threads: CPU seconds for one thread, wall seconds for several."""
     return time.process_time if threads == 1 else time.perf_counter
 
 
 def compare(
     model: VLM, asked: list[Sample], threads: int, rounds: int, most: int = 32
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Both ways by turns: how many answers are the same, and medians of seconds.
+    """Time both ways alternately. Return counts (how many answers are the same, ...) and median seconds of each way.
 
-    The plain way runs as it is found elsewhere, with torch's own matrix products, and once more with this project's; on
-    `most` of the questions alone, its seconds then taken for all, since every question costs it the same.
+    `plain` uses torch's own matrix products, `plain_quick` this project's. Both run only on the first `most` questions,
+    and their seconds are scaled to all questions, because every question costs them the same.
     """
     ways = ("plain", "plain_quick", "cold", "warm")
     few = asked[:most]
@@ -253,9 +252,9 @@ def compare(
 def compare_shapes(
     models: Mapping[str, VLM], asked: list[Sample], threads: int, rounds: int, most: int = 32
 ) -> dict[str, Any]:
-    """Of each model by turns, features being at hand: positions of the prompts, medians of seconds, and their ratio.
+    """Time models alternately, without encoding: prompt positions, median seconds, and microseconds per position.
 
-    `same_answers` counts those of the first `most` questions to which each model's plain loop gives the same.
+    `same_answers` counts the first `most` questions whose answer equals that of the model's plain loop.
     """
     taken: dict[str, list[float]] = {way: [] for way in models}
     given: dict[str, list[tuple[str, int]]] = {}
@@ -283,7 +282,7 @@ def compare_shapes(
 
 
 class Made:
-    """Features of random numbers, the same for an image at each call: what no encoder has to be run for."""
+    """Random features instead of an encoder's: [grid, grid, width] per image, the same at every call."""
 
     def __init__(self, model: VLM) -> None:
         self.facts = Encoder.model_validate(model.config.encoder)

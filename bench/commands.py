@@ -1,9 +1,9 @@
-"""Time how soon commands answer that load no model: `--help`, lists, a table, `score`, `eval` with nothing to do.
+"""Time commands that load no model: `--help`, lists, a table, `score`, and `eval` of a complete run.
 
     python bench/commands.py [--rounds 5] [--answers 63000]
 
-Each is a process of its own; its CPU seconds are those of the process. `eval` is timed for a run that is complete
-under results/runs, if there is one; `score` for a file of so many answers to GQA with their records. Writes
+Each command runs in its own process, whose wall and CPU seconds are measured. `eval` is timed if there is a complete
+run under results/runs; `score` is timed on a file of `--answers` answers to GQA with their records. Writes
 results/bench/commands.json.
 """
 
@@ -31,7 +31,7 @@ COMMANDS = ["--help", "ls encoders", "table sota --published-only --format csv"]
 
 
 def spent(arguments: list[str]) -> tuple[float, float]:
-    """Wall and CPU seconds of a command. Raises CalledProcessError if it fails."""
+    """Wall and CPU seconds of one command of mllm-eval. Raises CalledProcessError if it fails."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([sys.executable, "-m", "mllm_eval", *arguments], check=True, capture_output=True)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -39,9 +39,9 @@ def spent(arguments: list[str]) -> tuple[float, float]:
 
 
 def complete() -> list[str]:
-    """`eval` of a run that has answered all sixteen benchmarks; nothing if there is none.
+    """The `eval` command of a run that has answered all sixteen benchmarks; an empty list if there is none.
 
-    The names must still stand for that very run: with newer weights or another recipe, `eval` would train one.
+    The names must still resolve to the hash of that run; with newer weights or another recipe, `eval` would train.
     """
     for run in saved_runs():
         try:

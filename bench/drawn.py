@@ -1,4 +1,4 @@
-"""A run with random weights and conversations of drawn lengths, for the bench of training, and their padding."""
+"""For bench/training.py: a run with random weights, random conversations of realistic lengths, and their padding."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from mllm_eval.run import Run
 from mllm_eval.train.batchstats import padding as stats_padding
 from mllm_eval.train.order import Plan
 
-# (share, whether there is an image, fewest and most turns, tokens of a question, tokens of an answer); tokens are
-# log-normal, given by median and sigma. Stage 1: Cambrian-Alignment is about one half ShareGPT4V-PT, whose captions
-# have 826 letters on average, and one half Mini-Gemini's, of which 558 of 1253 thousand are one-line captions.
-# Stage 2: nobody publishes the lengths of Cambrian-7M. The mixture is an assumption after what it consists of: short
-# answers, several to an image; explanations and descriptions; and long text without an image.
+# (share, has an image, fewest and most turns, tokens of a question, tokens of an answer). Numbers of tokens are
+# log-normal, given by median and sigma. Stage 1: about half of Cambrian-Alignment is ShareGPT4V-PT, whose captions have
+# 826 letters on average; the other half is Mini-Gemini's, in which 558 of 1253 thousand rows are one-line captions.
+# Stage 2: the lengths of Cambrian-7M are not published. The mixture is an assumption based on its content: short
+# answers, several per image; explanations and descriptions; and long text without an image.
 Kind = tuple[float, bool, tuple[int, int], tuple[float, float], tuple[float, float]]
 LENGTHS: dict[int, list[Kind]] = {
     1: [(0.78, True, (1, 1), (12, 0.3), (180, 0.4)), (0.22, True, (1, 1), (12, 0.3), (14, 0.4))],
@@ -43,7 +43,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz "
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of encoder and LLM; the defaults are those of the long rows."""
+    """Sizes of encoder and LLM. The defaults are the shape `long`."""
 
     vision: int = 384
     blocks: int = 12
@@ -51,11 +51,11 @@ class Shape:
     width: int = 256
     depth: int = 8
     heads: int | None = None
-    """Of the LLM; one of 32 numbers each where not said."""
+    """Attention heads of the LLM; None: as many as give each head a width of 32."""
     key_heads: int | None = None
     tied: bool = False
     tokens: int | None = None
-    """Of an image; all patches where not said."""
+    """Tokens per image; None: one per patch."""
     vocabulary: int = 32768
 
     @property
@@ -63,18 +63,21 @@ class Shape:
         return (self.size // 14) ** 2
 
 
-# `desk`: a ViT-S/14 before SmolLM2-135M, as the recipe `desk` has them.
+# `desk`: a ViT-S/14 and SmolLM2-135M, as in the recipe `desk`.
 SHAPES = {
     "long": Shape(),
     "desk": Shape(size=224, width=576, depth=30, heads=9, key_heads=3, tied=True, tokens=64, vocabulary=49152),
-    # Too small to tell anything by, for a try.
+    # Only to test that the script runs; too small for a measurement.
     "tiny": Shape(64, 2, 56, 64, 2, vocabulary=300),
     "tiny-desk": Shape(64, 2, 56, 64, 2, heads=4, key_heads=2, tied=True, tokens=4, vocabulary=300),
 }
 
 
 def make_run(folder: Path, shape: Shape, batch: int, steps: int, rows: Mapping[int, int]) -> Run:
-    """A run with random weights and drawn conversations, all its files in a folder."""
+    """A run with random weights and random conversations, with all its files in `folder`.
+
+    rows: stage -> number of its rows.
+    """
     torch.manual_seed(0)
     vision = CLIPVisionModel(
         CLIPVisionConfig(
@@ -127,7 +130,7 @@ def make_run(folder: Path, shape: Shape, batch: int, steps: int, rows: Mapping[i
 
 
 def make_llm(folder: Path, shape: Shape) -> LLM:
-    """A random LLaMA whose tokens are letters and special tokens; the rest of its vocabulary costs time alone."""
+    """A random LLaMA with a tokenizer of letters and special tokens; unused words fill the vocabulary to its size."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -157,7 +160,7 @@ def make_llm(folder: Path, shape: Shape) -> LLM:
 
 
 def write_rows(folder: Path, stage: int, count: int) -> Path:
-    """Conversations of drawn lengths, an image to each that has one."""
+    """Write conversations of random lengths (`LENGTHS`) and their images, and return the path of the .jsonl."""
     draw = np.random.default_rng(stage)
     letters = random.Random(stage)
     images = folder / "images"
@@ -186,7 +189,7 @@ def write_rows(folder: Path, stage: int, count: int) -> Path:
 
 
 def padding(batch: int, micro: int, rows: int = 100_000) -> list[dict[str, Any]]:
-    """Share of padding in micro-batches of drawn lengths, and of the miniature's own where its data are here."""
+    """The share of padding in micro-batches of random lengths and of the miniature's data, for each order of rows."""
     found = []
     for stage in LENGTHS:
         lengths, shown = drawn_lengths(stage, rows), drawn_images(stage, rows)
@@ -207,7 +210,7 @@ def padding(batch: int, micro: int, rows: int = 100_000) -> list[dict[str, Any]]
 
 
 def drawn_lengths(stage: int, rows: int) -> np.ndarray:
-    """Tokens of rows as `write_rows` makes them, at 576 tokens an image, without the template's own."""
+    """Tokens per row, int64 [rows], as `write_rows` draws them: 576 per image, without those of the template."""
     draw = np.random.default_rng(stage)
     shares = [kind[0] for kind in LENGTHS[stage]]
     found = np.zeros(rows, np.int64)
@@ -220,7 +223,7 @@ def drawn_lengths(stage: int, rows: int) -> np.ndarray:
 
 
 def drawn_images(stage: int, rows: int) -> np.ndarray:
-    """Whether each of the rows of `drawn_lengths` shows an image."""
+    """Which rows of `drawn_lengths` have an image, bool [rows]."""
     draw = np.random.default_rng(stage)
     kinds = draw.choice(len(LENGTHS[stage]), rows, p=[kind[0] for kind in LENGTHS[stage]])
     return np.array([kind[1] for kind in LENGTHS[stage]])[kinds]

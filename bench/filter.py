@@ -1,14 +1,14 @@
-"""Time filtering a corpus of images against the plain way, on the same model and the same pictures.
+"""Time filtering a corpus of images against a plain script, on the same model and the same pictures.
 
     python bench/filter.py [--images 192] [--rounds 3] [--threads 1] [--models 8x256,2x32] [--quick]
 
-The plain way is what a script around a model does: an image is decoded and asked about at batch size 1 by transformers'
-`generate` with up to five tokens, and yes or no is read from the text. This project's way is `mllm-eval filter`: shards
-read, images decoded by threads, p(yes) from the first token's logits, decisions and index written; `stock` is the same
-through a model's own processor, as for a VLM of the hub. The encoder is the shipped mini-dino, the LLM mini-llama
-(`mini`) or a random one (`8x256`: layers and width); the output layer's rows of yes and no are set so that the first
-token is one of them, yes for half of the images. CPU seconds of the process, its threads together; medians over the
-rounds, the ways by turns. `own_same`: images of which both ways say the same. Writes results/bench/filter.json.
+The plain way is a script around a model: each image is decoded, asked about at batch size 1 by transformers' `generate`
+(up to five tokens), and yes or no is read from the text. This project's way is `mllm-eval filter`: it reads shards,
+decodes images in threads, takes p(yes) from the logits of the first token, and writes decisions and index. `stock` is
+the same with the model's own processor, as for a VLM of the hub. The encoder is the shipped mini-dino; the LLM is
+mini-llama (`mini`) or a random one (`8x256`: layers and width). The output layer is set so that the first token is yes
+or no, with yes for half of the images. Seconds are CPU time of all threads of the process, medians over the rounds; the
+ways alternate. `own_same` counts images with the same decision in both ways. Writes results/bench/filter.json.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LEVEL = "light"
 
 
 def model_of(name: str, folder: Path) -> Path:
-    """A checkpoint whose first token is yes or no."""
+    """Write a checkpoint whose answers begin with yes or no to `folder`, and return the folder."""
     import torch
 
     from mllm_eval.adapters import load_encoder_model
@@ -52,8 +52,8 @@ def model_of(name: str, folder: Path) -> Path:
     eyes = load_encoder_model(encoder)
     save_checkpoint(model, folder, eyes)
     with torch.no_grad():
-        # An answer is one of the two words, and half of the images have yes: the words' rows agree along the mean of
-        # the last states, and differ along what varies most between images.
+        # Both words get a large logit along the mean of the last hidden states, so that one of them is the answer. They
+        # differ along the first principal component of the states, so that half of the images get yes.
         states = _states(folder)
         mean = states.mean(0) / states.mean(0).norm()
         varied = torch.linalg.svd(states - states.mean(0), full_matrices=False)[2][0]
@@ -68,7 +68,7 @@ def model_of(name: str, folder: Path) -> Path:
 
 
 def _states(folder: Path) -> Any:
-    """The last states [images, width] behind the prompts of some pictures."""
+    """The last hidden states [images, width] at the end of the prompts of some pictures."""
     import torch
 
     from mllm_eval.catalog.level import load_level
@@ -98,7 +98,7 @@ def _larger(name: str, llm: Any) -> Any:
 
 
 def corpus(folder: Path, images: int) -> Path:
-    """WebDataset tars of rendered pictures, 64 in each."""
+    """Write rendered pictures as WebDataset tars of 64, and return their folder."""
     from mllm_eval.miniature.textrich import _members
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def corpus(folder: Path, images: int) -> Path:
 
 
 def plain(stock: Any, place: Path, question: str) -> dict[str, bool]:
-    """Key -> whether the text of the answer is yes, an image at a time."""
+    """Ask about one image at a time. Returns key -> whether the answer's text begins with yes."""
     from mllm_eval.catalog.variant import DEFAULT
     from mllm_eval.data.samples import ImageRef
     from mllm_eval.decoding import decode
@@ -127,13 +127,13 @@ def plain(stock: Any, place: Path, question: str) -> dict[str, bool]:
                     image = ImageRef(member.name, lambda data=data, name=member.name: decode(data, name))  # type: ignore[misc]
                     request = Request("filter", DEFAULT, member.name, question, (), (image,), LONGEST, "")
                     (answer,) = stock.generate([request])
-                    # It may say the word again and again: its end was not taught.
+                    # The random model was not trained to end, so it may repeat the word.
                     found[member.name.removesuffix(".png")] = answer.text.lower().startswith("yes")
     return found
 
 
 def own(judge: Any, place: Path, out: Path) -> dict[str, bool]:
-    """Key -> whether it is kept, by the filter, its files and all."""
+    """Run the filter, with the files it writes. Returns key -> whether the image is kept."""
     import pyarrow.parquet as pq
 
     from mllm_eval.filtering import Asked, Places, Work, filter_corpus, open_corpus
@@ -144,7 +144,7 @@ def own(judge: Any, place: Path, out: Path) -> dict[str, bool]:
 
 
 def measure(threads: int, models: list[str], images: int, rounds: int) -> list[dict[str, Any]]:
-    """One row a model."""
+    """One row per model."""
     import torch
 
     from mllm_eval.catalog.level import load_level
@@ -164,7 +164,7 @@ def measure(threads: int, models: list[str], images: int, rounds: int) -> list[d
             batched = StockJudge(ExternalModel.of(str(checkpoint)), question, 16)
             taken: dict[str, list[tuple[float, float]]] = {"plain": [], "own": [], "stock": []}
             said: dict[str, dict[str, bool]] = {}
-            # Libraries are loaded, and matrix products chosen, when they are first used.
+            # A warm-up: libraries are loaded and kernels are chosen at their first use.
             few = corpus(home / "few", 16)
             plain(stock, few, question)
             own(judge, few, home / f"{name}-warm")

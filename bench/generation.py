@@ -1,16 +1,19 @@
-"""Time answering in this project's way against the plain one-by-one loop, in the same run and on the same model.
+"""Time answering by this project's engine against a plain loop over questions, on the same model.
 
     python bench/generation.py [--rounds 3] [--llms 8x256,SmolLM-135M] [--threads 1,2] [--quick]
 
-31 questions an image (as GQA asks), 2 (as MME) and 1. The encoder has the shape of a CLIP ViT-S/14 at 336 pixels, an
-image takes 576 tokens; weights are random, the answers a few tokens long. The plain way decodes and encodes the image
-for every question and answers it at batch size 1. `cold`: images are decoded, encoded, stored, answered about; `warm`:
-their features are in the store. The plain way is timed on the first 32 questions (16 for the larger LLM), each costing
-it the same; on these the answers of all ways are compared. CPU seconds at one thread, wall seconds at several;
-medians over the rounds, the ways by turns. `same kernels`: against a plain way that is given this project's matrix
-products too, so what is left is work not done. Then pictures of many shapes, with all of their padding and with none of
-it (`row_token`, `padding: hide`), so that prompts differ in length by the image: seconds a position, by turns;
-`speed_a_position` says how much faster one is then. Writes results/bench/generation.json.
+There are 31 questions per image (as in GQA), 2 (as in MME) or 1. The encoder has the shape of a CLIP ViT-S/14 at 336
+pixels, which gives 576 tokens per image. Weights are random, and answers are a few tokens long. The plain way decodes
+and encodes the image again for every question, and answers at batch size 1. `cold` includes decoding, encoding and
+storing the images; with `warm` their features are in the store. The plain way is timed on the first 32 questions (16
+for the larger LLM) and scaled up, because every question costs it the same; on these questions the answers of all ways
+are compared. Seconds are CPU time at one thread and wall time at several, medians over the rounds; the ways alternate.
+`same kernels` compares with a plain way that uses this project's matrix products, too; this part of the gain comes from
+computing less.
+
+A second table has pictures of many shapes, with all padding tokens and without any (`row_token`, `padding: hide`), so
+that prompts differ in length. It gives seconds per prompt position; `speed_a_position` is the speed per position
+without padding, relative to the speed with padding. Writes results/bench/generation.json.
 """
 
 from __future__ import annotations
@@ -21,18 +24,19 @@ from typing import Any
 
 from harness import alone, at_threads, report
 
-# Images and questions about each.
+# Number of images, and of questions per image.
 WORKLOADS = {"GQA-shaped": (8, 31), "MME-shaped": (16, 2), "1 an image": (32, 1)}
 SHORTER = {"GQA-shaped": (8, 31), "MME-shaped": (8, 2), "1 an image": (8, 1)}
 QUICK = {"GQA-shaped": (2, 5), "MME-shaped": (3, 2), "1 an image": (4, 1)}
-# Photographs both ways up, a square, a chart and a page: 264 to 600 positions of 24 x 24 tokens and row tokens.
+# SHAPES are landscape and portrait photographs, a square, a chart and a page. Of the 24 x 24 image tokens and the row
+# tokens they have 264 to 600.
 MANY = {"GQA-shaped": (12, 31), "MME-shaped": (96, 2), "1 an image": (192, 1)}
 WAYS = ("shown", "hidden")
 SHAPES = ((640, 480), (480, 640), (640, 427), (512, 512), (800, 1796), (1700, 2200))
 
 
 def measure(threads: int, llms: list[str], rounds: int, quick: bool) -> list[dict[str, Any]]:
-    """One row an LLM and workload."""
+    """One row per LLM and workload."""
     import torch
     from asked import build, compare, samples, shared_way_once
 
@@ -54,11 +58,10 @@ def measure(threads: int, llms: list[str], rounds: int, quick: bool) -> list[dic
 
 
 def measure_shapes(threads: int, llms: list[str], rounds: int, quick: bool) -> list[dict[str, Any]]:
-    """A row an LLM and workload: pictures of many shapes, shown whole with their padding, and without it.
+    """One row per LLM and workload: pictures of many shapes, with their padding tokens and without.
 
-    By turns, with features at hand; seconds are of answering alone, and taken for each position of the LLM that the
-    prompts have. Images are as many as fill the engine's batches, as a benchmark's do: the heads of
-    a batch are equally long.
+    Both ways alternate. Features are at hand, so seconds are those of answering alone, divided by the prompt positions
+    that the LLM processes. There are enough images to fill the engine's batches, whose prefixes have equal lengths.
     """
     import torch
     from asked import build, compare_shapes, samples, shared_way_once

@@ -25,7 +25,9 @@ def align(
     metric: Annotated[
         str | None, typer.Option(help="mutual_knn (default), cycle_knn, lcs_knn, cka, unbiased_cka or cknna")
     ] = None,
-    permutations: Annotated[int | None, typer.Option(help="shuffles for the chance level; 0: none", min=0)] = None,
+    permutations: Annotated[
+        int | None, typer.Option(help="shuffles for chance; default: the protocol's; 0: none", min=0)
+    ] = None,
     fetch: Annotated[bool, typer.Option("--fetch", help="download and lock the pairs first")] = False,
     folder: Annotated[
         Path | None, typer.Option("--from", help="with --fetch: read the pairs from here instead")

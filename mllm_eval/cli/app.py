@@ -167,7 +167,7 @@ def compare_(
     print_compared([one.record for one in compared.results], options, blind)
 
 
-@app.command(short_help="train projector and LLM, ask nothing")
+@app.command(short_help="train projector and LLM, without benchmarks")
 @launchable("train")
 def train(
     encoder: Encoder,
