@@ -1,13 +1,14 @@
-"""Measure how the time of answering grows with questions per image, images, visual tokens and processes.
+"""Measure how answering time grows with questions per image, images, visual tokens per image, and processes.
 
     python bench/growth.py [--of questions,images,tokens,ranks] [--rounds 3] [--plots docs/images/performance]
 
-One of the four grows, the others stay; each point is measured in this project's way, from images that nobody has seen
-to answers in the journal, and in the plain way of bench/asked.py (one question after the other, its image encoded each
-time), by turns in the same run, on random models (encoder 6 x 192, LLaMA 8 x 256). One thread a process. CPU seconds,
-which other programs on the machine disturb least; with several processes wall seconds from the moment when all are
-ready. Printed for each: the slope of a line through the logarithms, 1 where twice as much takes twice as long.
-`--plots` draws one picture each. Writes results/bench/growth.json.
+One of the four quantities grows while the others are fixed. Each point is measured in this project's way, from images
+that are not encoded yet to answers in the journal, and in the plain way of bench/asked.py, which answers one question
+after another and encodes its image each time. The two ways alternate. Models are random (encoder: 6 layers of width
+192; LLaMA: 8 layers of width 256), with one thread per process. Seconds are CPU time, which other programs disturb
+least; with several processes they are wall time from the moment at which all are ready. Printed for each quantity is
+the slope of a line through the logarithms; a slope of 1 means that twice as much takes twice as long. `--plots` draws
+one figure per quantity. Writes results/bench/growth.json.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from harness import report
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What grows -> (its name, its values; images, questions an image and visual tokens otherwise).
+# The quantity that grows -> (its name, its values, the fixed values of the other quantities).
 GROWING: dict[str, tuple[str, list[int], dict[str, int]]] = {
     "questions": ("questions per image", [1, 2, 4, 8, 16, 32], {"images": 2, "tokens": 144}),
     "images": ("images", [2, 4, 8, 16, 32], {"questions": 4, "tokens": 144}),
@@ -39,12 +40,12 @@ GROWING: dict[str, tuple[str, list[int], dict[str, int]]] = {
     "ranks": ("processes", [1, 2], {"images": 16, "questions": 8, "tokens": 144}),
 }
 WAYS = ("engine", "plain")
-ROWS = 32  # questions of a batch at most: several processes have to have something to share
+ROWS = 32  # most questions per batch; larger batches would leave several processes nothing to share
 LLM, ENCODER = "8x256", (192, 6, 3, 768)
 
 
 def answered(shape: dict[str, int], way: str, folder: Path, ranks: int) -> tuple[float, float]:
-    """Wall and CPU seconds of answering in this process; of several, its own part."""
+    """Wall and CPU seconds of answering in this process. Among several processes it answers its share."""
     import asked
     import torch
 
@@ -85,7 +86,7 @@ def answered(shape: dict[str, int], way: str, folder: Path, ranks: int) -> tuple
 
 
 def processes(shape: dict[str, int], way: str, ranks: int) -> tuple[float, float]:
-    """Wall and CPU seconds of so many processes that share the work: the last one's and all together."""
+    """Seconds of several processes that share the work: wall time of the slowest, and the sum of their CPU time."""
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(ranks)}
@@ -102,7 +103,7 @@ def processes(shape: dict[str, int], way: str, ranks: int) -> tuple[float, float
 
 
 def inside(work: dict[str, Any]) -> tuple[float, float]:
-    """One of these processes."""
+    """The work of one of several processes; `work` has the arguments of `answered`."""
     import torch
 
     if work["ranks"] > 1:
@@ -114,7 +115,7 @@ def inside(work: dict[str, Any]) -> tuple[float, float]:
 
 
 def measured(of: str, value: int, shape: dict[str, int], rounds: int) -> dict[str, Any]:
-    """A point: medians over the rounds of both ways, by turns."""
+    """One point as a table row: median seconds of both ways over the rounds; the ways alternate."""
     taken: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
     for _ in range(rounds):
         for way, found in taken.items():
@@ -131,7 +132,7 @@ def measured(of: str, value: int, shape: dict[str, int], rounds: int) -> dict[st
 
 
 def slope(rows: Sequence[dict[str, Any]], way: str) -> float:
-    """Of the line through the logarithms of values and seconds, by least squares; nan for a single point."""
+    """Slope of the least-squares line through the logarithms of values and seconds; nan for a single point."""
     if len(rows) < 2:
         return math.nan
     points = [(math.log(row["value"]), math.log(row[f"{way}_seconds"])) for row in rows]
@@ -139,7 +140,7 @@ def slope(rows: Sequence[dict[str, Any]], way: str) -> float:
 
 
 def drawn(of: str, rows: Sequence[dict[str, Any]]) -> Figure:
-    """Seconds over what grows, both in steps of two; the lines carry their names and slopes."""
+    """A figure of seconds against the growing quantity, on logarithmic axes, with a slope at each line."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullFormatter
 
@@ -180,7 +181,7 @@ def drawn(of: str, rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def draw(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """One SVG for each of what grew."""
+    """Write one SVG per growing quantity into a folder."""
     from mllm_eval.report.site.figures import style
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""What the timings share: medians of wall and CPU seconds, one file and one table a timing.
+"""Shared parts of the timings: median wall and CPU seconds, and one JSON file and one printed table per timing.
 
-CPU seconds tell more than wall seconds where other programs share the machine.
+If other programs share the machine, CPU seconds are more reliable than wall seconds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ALONE = "MLLM_EVAL_BENCH_ALONE"
 
 
 def timed(work: Callable[[], Any], rounds: int = 1) -> dict[str, float]:
-    """Medians over the rounds of {wall_seconds, cpu_seconds} of this process, all its threads together."""
+    """Call `work` in each round. Return the medians of wall_seconds and cpu_seconds (sum over all threads)."""
     taken = []
     for _ in range(rounds):
         wall, cpu = time.perf_counter(), time.process_time()
@@ -36,14 +36,15 @@ def timed(work: Callable[[], Any], rounds: int = 1) -> dict[str, float]:
 
 
 def alone() -> bool:
-    """Whether this process measures at one number of threads, for one that gathers several."""
+    """Whether `at_threads` started this process, which then measures at one number of threads."""
     return ALONE in os.environ
 
 
 def at_threads(script: str, threads: str) -> list[dict[str, Any]]:
-    """The rows of a script, in a process of its own for each number of threads ("1,2"), with its other options kept.
+    """Run a script once for each number of threads ("1,2"), each in its own process, and return all rows.
 
-    The script is called with `--threads N --out FILE` in a process where `alone()` is true.
+    The script gets the options of this process and `--threads N --out FILE`; `alone()` is true in it. Raises
+    CalledProcessError if it fails.
     """
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-") as folder:
@@ -57,7 +58,10 @@ def at_threads(script: str, threads: str) -> list[dict[str, Any]]:
 
 
 def report(name: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], out: Path | None = None) -> None:
-    """Print rows of like columns as a table; write all, with settings and machine, to results/bench/NAME.json."""
+    """Print neighbouring rows with equal columns as one table, and write all rows, settings and machine to a file.
+
+    The file is `out`, or results/bench/NAME.json.
+    """
     path = out or results_home() / "bench" / f"{name}.json"
     write_json(path, {"name": name, "settings": dict(settings), "environment": describe(), "rows": list(rows)})
     print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in settings.items()))
@@ -72,7 +76,7 @@ def report(name: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, A
 
 
 def markdown(path: Path, columns: Sequence[str] = ()) -> str:
-    """The rows of a timing's file as a Markdown table: these columns, or all."""
+    """The rows of a timing's JSON file as a Markdown table. columns: default all."""
     rows = json.loads(path.read_text())["rows"]
     heads = list(columns or rows[0])
     lines = [heads, ["---"] * len(heads), *([_short(row.get(head, "")) for head in heads] for row in rows)]

@@ -1,10 +1,10 @@
-"""Time the statistics of a whole comparison at paper scale: intervals, and optionally the tests of every pair.
+"""Time the statistics of a comparison at paper scale: confidence intervals, and optionally tests of all pairs.
 
     python bench/intervals.py                     20 encoders x 16 benchmarks x 10,000 bootstraps
     python bench/intervals.py --encoders 4 --pairs
 
-Questions, images and groups are as many as the sixteen benchmarks have (configs/benchmarks.yaml's order); answers
-are drawn at random. Nothing is read or written.
+Questions, images and groups are as many as in the sixteen benchmarks; the scores are random. Nothing is read or
+written.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from mllm_eval import stats
 from mllm_eval.stats import Estimator, Units
 
-# benchmark: questions, images, how the value is made
+# Benchmark: number of questions, number of images, and how its value is computed from scores.
 SIZES = {
     "mme": (2374, 1187, Estimator(100, 100, "sum")),
     "mmbench_en": (4329, 1164, Estimator(0, 100)),
@@ -41,7 +41,7 @@ SIZES = {
 
 
 def units(name: str, seed: int) -> Units:
-    """Random scores on a benchmark of its true size."""
+    """Random scores for all questions of a benchmark, summed per image."""
     questions, images, estimator = SIZES[name]
     rng = np.random.default_rng(seed)
     image = np.arange(questions) % images
@@ -53,7 +53,7 @@ def units(name: str, seed: int) -> Units:
 
 
 def main() -> None:
-    """Print seconds of wall and processor."""
+    """Print wall and CPU seconds of each part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoders", type=int, default=20)
     parser.add_argument("--draws", type=int, default=stats.DRAWS)

@@ -2,11 +2,12 @@
 
     python bench/leaks.py [--each 10] [--others 3000] [--encoders mini-dino] [--hashes 1000000] [--queries 20000]
 
-Planted are copies of pictures of every benchmark, `--each` of each kind: recompressed (JPEG, quality 50), resized (0.6
-of each side), cropped by a tenth of each side or of the area (anywhere), flipped. Other rows are the miniature's own,
-rendered by the same code as the benchmarks: pictures that look alike, with other content. Recall is the share of copies
-that are found, false alarms the share of copies that are also taken for another picture's, and of the others that are
-taken for a copy of any. The search among random hashes is timed as well. Writes results/bench/leaks.json.
+Copies of pictures of every benchmark are planted, `--each` of each kind: recompressed (JPEG, quality 50), resized (to
+0.6 of each side), cropped by a tenth of each side or of the area (at a random place), and flipped. The other rows are
+the miniature's own; the same code renders them and the benchmarks, so they look alike but differ in content. `found` is
+the share of copies that are found (recall). `taken for another` is the share of false alarms: copies that are also
+matched with another picture, or other rows that are matched with any picture. The search in random hashes is timed,
+too. Writes results/bench/leaks.json.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ KINDS: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def plant(folder: Path, each: int, others: int) -> dict[str, tuple[str, str]]:
-    """Write a training set; image name -> (kind, key of the picture that it is a copy of)."""
+    """Write a training set to `folder`. Returns image name -> (kind of copy, SHA-256 of the original or "")."""
     images, rows, truth = folder / "images", [], {}
     for name in paper_benchmarks():
         pictures = shown([load_samples(load_benchmark(name), "mini")])
@@ -89,7 +90,7 @@ def plant(folder: Path, each: int, others: int) -> dict[str, tuple[str, str]]:
 
 
 def near_by_hash(folder: Path, truth: dict[str, tuple[str, str]]) -> dict[str, int]:
-    """Of each kind, how many copies have a hash near one of the views of their picture."""
+    """Kind -> number of copies whose hash is within the radius of one of the views of their original."""
     samples = [load_samples(load_benchmark(name), "mini") for name in paper_benchmarks()]
     views = {ref.sha256: ref for ref in shown(samples)}
     found: dict[str, int] = defaultdict(int)
@@ -148,7 +149,7 @@ def main() -> None:
     out = Path(os.environ.get("MLLM_EVAL_RESULTS") or "results").absolute() / "bench" / "leaks.json"
     with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-") as name:
         folder = Path(name)
-        # What is looked through is no result of anybody's.
+        # The findings on planted copies must not be written to the user's results.
         os.environ["MLLM_EVAL_RESULTS"] = str(folder / "results")
         truth = plant(folder, asked.each, asked.others)
         near_ = near_by_hash(folder, truth)

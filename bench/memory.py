@@ -1,12 +1,12 @@
-"""Measure the memory of a process that reads, answers and scores 1,000, 10,000 and 100,000 questions.
+"""Measure the peak memory of a process that reads, answers and scores 1,000, 10,000 and 100,000 questions.
 
     python bench/memory.py [--sizes 1000,10000,100000] [--questions 2] [--profile]
 
-Each size is a process of its own, on made data in the data sets' own form (parquet with small images, DocVQA's
-columns) and with tiny random models: what is measured is what the questions take, not what a model takes. Peaks are
-the kernel's (VmHWM), of the whole process. `--questions` says how many are asked about an image; `--profile` prints
-which lines of code made what is held half-way through each step (tracemalloc; it costs time and memory itself).
-Writes results/bench/memory.json.
+Each size runs in its own process, on generated data in DocVQA's format (parquet with small images) and with tiny random
+models, so that the memory is that of the questions and not of a model. Peaks are the kernel's VmHWM of the whole
+process, in MiB. `--questions` is the number of questions per image. `--profile` prints the lines of code that allocated
+the memory in use half-way through each step (tracemalloc, which itself costs time and memory). Writes
+results/bench/memory.json.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import Benchmark
 from mllm_eval.catalog.variant import DEFAULT
 
-# The tiny models that the tests make.
+# The tiny models of the tests are imported from there.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 BENCHMARK, LONGEST = "docvqa", 4
-GOAL = 156 * 2**20 / 63_000  # bytes a question
-ROWS = 200  # of a row group: what is read at a time
+GOAL = 156 * 2**20 / 63_000  # bytes per question
+ROWS = 200  # rows per row group, which is read as a whole
 
 
 def benchmark() -> Benchmark:
-    """DocVQA, with made rows of any number and short answers."""
+    """DocVQA without fixed numbers of rows, for generated data, and with short answers."""
     found = load_benchmark(BENCHMARK)
     pin = found.data["mini"].model_copy(update={"repo": "made/DocVQA", "rows": None, "ids": None, "chance": None})
     short = found.generation.model_copy(update={"max_new_tokens": LONGEST})
@@ -47,7 +47,7 @@ def benchmark() -> Benchmark:
 
 
 def write(home: Path, rows: int, questions: int) -> None:
-    """Rows in DocVQA's columns; an image of 32 x 32 random pixels for every so many questions."""
+    """Write a parquet file with DocVQA's columns. questions: per image; images have 32 x 32 random pixels."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -78,7 +78,10 @@ def write(home: Path, rows: int, questions: int) -> None:
 
 
 def status(field: str) -> float:
-    """MiB of a line of /proc/self/status: VmHWM is the highest, VmRSS the present memory of this process."""
+    """A field of /proc/self/status in MiB: VmHWM, the peak memory of this process, or VmRSS, its current memory.
+
+    Raises OSError if there is no such field.
+    """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024
@@ -86,14 +89,14 @@ def status(field: str) -> float:
 
 
 class Phases:
-    """The peak of each part of the work, and of all of it."""
+    """Collects the peak memory (MiB) and CPU seconds of each part of the work in `row`."""
 
     def __init__(self) -> None:
         self.row: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         start = time.process_time()
         yield
         self.row[f"{name}_mib"] = status("VmHWM")
@@ -101,14 +104,14 @@ class Phases:
 
 
 class Holding:
-    """Prints what is held half-way through each step."""
+    """A reporter that prints the memory in use half-way through each step."""
 
     def say(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     @contextmanager
     def step(self, title: str) -> Iterator[Any]:
-        """Print the lines of code that made what is in memory when half of a step's work is done."""
+        """When half of a step is done, print the 20 lines of code that allocated most of the memory in use."""
         told = False
 
         def progress(done: int, total: int) -> None:
@@ -125,7 +128,7 @@ class Holding:
 
 
 def measured(profile: bool) -> dict[str, float]:
-    """In this process: load the models, read the samples, answer them, score them by both rule sets."""
+    """Load the models, read, answer and score the samples in this process, and return the peaks of each part."""
     from tiny_models import make_conversations, make_encoder, make_llm, make_recipe
 
     from mllm_eval.adapters import load_encoder_model
@@ -145,7 +148,7 @@ def measured(profile: bool) -> dict[str, float]:
     import torch
 
     torch.set_num_threads(1)
-    # What is gathered before it is written: 8 MiB are a few images of a real encoder, here they were thousands.
+    # Features are buffered before they are written; the usual 8 MiB would hold thousands of these small images.
     extraction.WRITE_BYTES = 2**18
     home, asked, phase = Path(os.environ["MLLM_EVAL_RESULTS"]), benchmark(), Phases()
     with phase("models"):
@@ -169,7 +172,7 @@ def measured(profile: bool) -> dict[str, float]:
 
 
 def spent(rows: int, questions: int, profile: bool) -> dict[str, float]:
-    """What a process of its own measured with so many rows, in a folder that is thrown away."""
+    """Run `measured` in its own process on `rows` questions, in a temporary folder, and return its result."""
     with tempfile.TemporaryDirectory(prefix="mllm-eval-memory-") as folder:
         write(Path(folder) / "data", rows, questions)
         paths = {"MLLM_EVAL_DATA": f"{folder}/data", "MLLM_EVAL_RESULTS": f"{folder}/results"}

@@ -1,4 +1,4 @@
-"""Training in each order of rows, side by side: the miniature's model on the same rows, at its own batch and at 512."""
+"""Compare training speed between orders of rows: the miniature on the same rows, at its own batch size and at 512."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ORDERS: tuple[Any, ...] = ("length", "random", "modality")
 
 
 class Started(Collator):
-    """Notes when the first batch is asked for, which is when the first step begins."""
+    """A collator that notes the CPU time at which the first batch is requested, when the first step begins."""
 
     began: float | None = None
 
@@ -37,10 +37,11 @@ class Started(Collator):
 def compare_orders(
     folder: Path, own_steps: int = 12, large: int = 512, large_steps: int = 2, rounds: int = 3
 ) -> Iterator[dict[str, Any]]:
-    """A row of the table for each stage, batch and order; `share` is of the tokens per CPU second of `length`.
+    """Yield a table row for each stage, batch size and order. `share` is the speed relative to order `length`.
 
-    Every order trains on the same rows, each once, `rounds` times over, and the quickest counts. Each round begins with
-    another order, since the first training of a process has its memory to itself, after one that is not counted.
+    Each order trains `rounds` times on the same rows, each row once, and the fastest round counts. Each round begins
+    with another order, because the first training of a process finds unused memory. A warm-up before all is not
+    counted.
     """
     run = Run.of("mini-dino", "mini")
     features = Features.of(run)
@@ -80,7 +81,7 @@ def _plan(one: Prepared, chosen: Any, batch: int, steps: int, order: Any) -> Pla
 def _seconds(
     run: Run, one: Prepared, chosen: Any, plan: Plan, features: Features, tokenizer: Any, folder: Path
 ) -> float:
-    """CPU seconds from the beginning of the first step to the end of the last."""
+    """CPU seconds of a training, from the beginning of the first step to the end of the last."""
     repeatable(0)
     stage = one.stage.model_copy(update={"batch": plan.batch, "steps": plan.steps, "order": plan.order})
     model = assemble(run.encoder, run.recipe, load_llm_model(run.llm), tokenizer)

@@ -1,15 +1,16 @@
-"""Time answering against lmms-eval's `llava_hf`, on the same weights, images and questions.
+"""Time answering by this project against lmms-eval's `llava_hf`, on the same weights, images and questions.
 
     python bench/peer.py --python VENV/bin/python [--shape desk] [--images 16] [--each 2] [--threads 2]
 
-`--python` is that of an environment of its own in which lmms-eval is installed (0.7.3 without torchvision was tried).
-The model has the shape of LLaVA-1.5 in small, a CLIP tower and a LLaMA with random weights and the miniature's
-tokenizer, or with `--shape desk` an LLM of SmolLM2-135M's shape behind 64 tokens an image; `mllm-eval export`'s way
-writes it as transformers' LlavaForConditionalGeneration, which lmms-eval loads.
-Questions are MME-shaped, two an image, in one parquet file. lmms-eval refuses batches larger than one and starts for
-about as long as it takes to answer some dozens of questions; it is timed at two numbers of questions, so what is
-compared is what one question more costs, and that of this project's way, cold, on the same images. Its exit code is 0
-when it fails: only its results are believed. Writes results/bench/peer.json.
+`--python` is the interpreter of a separate environment in which lmms-eval is installed (tried: 0.7.3 without
+torchvision). The model is a small LLaVA-1.5: a CLIP tower and a LLaMA with random weights and the miniature's
+tokenizer. With `--shape desk` the LLM has SmolLM2-135M's shape, and an image has 64 tokens. It is exported as by
+`mllm-eval export`, as a LlavaForConditionalGeneration of transformers, which lmms-eval loads.
+
+Questions are in one parquet file, two per image, as in MME. lmms-eval accepts only batches of one, and its start takes
+about as long as answering some dozens of questions. It is therefore timed at two numbers of questions, and the cost of
+one more question is compared with the cost of a question in this project's way, cold, on the same images. lmms-eval
+exits with 0 even when it fails, so this script checks whether it wrote results. Writes results/bench/peer.json.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def mean(values):
 """
 
 
-# Encoder, LLM, and words where they are more than the tokenizer's; `tiny` is to see that it runs.
+# Encoder, LLM, and size of the vocabulary (0: the tokenizer's). `tiny` is only to test that the script runs.
 SHAPES = {
     "long": ("ViT-S/14@336", "8x256", 0),
     "desk": ("ViT-S/14@112", "SmolLM-135M", 49152),
@@ -73,7 +74,7 @@ SHAPES = {
 
 
 def prepare(folder: Path, images: int, each: int, shape: str) -> tuple[Any, list[Any]]:
-    """Model and samples; in `folder`: the model as LLaVA, and a task of each length over parquet files."""
+    """Build the model and the samples. Write the exported model, a parquet file and lmms-eval's task to `folder`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from asked import LONGEST, build, samples
@@ -106,7 +107,10 @@ def prepare(folder: Path, images: int, each: int, shape: str) -> tuple[Any, list
 
 
 def peer(python: Path, folder: Path, limit: int, threads: int) -> tuple[float, float, list[str]]:
-    """CPU and wall seconds of lmms-eval on the first `limit` questions, and its answers."""
+    """CPU and wall seconds of lmms-eval on the first `limit` questions, and its answers.
+
+    Exits with a message if lmms-eval wrote no results.
+    """
     out, empty = folder / f"out-{limit}", folder / "cwd"
     empty.mkdir(exist_ok=True)
     command = [str(python), "-m", "lmms_eval", "--model", "llava_hf", "--model_args",
@@ -140,7 +144,7 @@ def _text(line: dict[str, Any]) -> str:
 
 
 def ours(model: Any, asked: list[Any], folder: Path) -> tuple[float, float, list[str]]:
-    """CPU and wall seconds of this project's way, cold, and its answers."""
+    """CPU and wall seconds of this project's way without stored features, and its answers."""
     from asked import shared_way
 
     start, wall = time.process_time(), time.perf_counter()

@@ -1,4 +1,4 @@
-"""Images of the size of the benchmarks' photographs, made from a number."""
+"""Random images of the size of the benchmarks' photographs; equal numbers give equal images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mllm_eval.storage import sha256_bytes
 
 
 def photograph(number: int, size: tuple[int, int] = (640, 480)) -> bytes:
-    """A JPEG of coarse random colours, of the size of the benchmarks' photographs."""
+    """A JPEG of coarse random colours. number: the seed. size: (width, height) in pixels."""
     noise = np.random.default_rng(number).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     kept = io.BytesIO()
     Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(kept, "JPEG", quality=90)
@@ -20,6 +20,6 @@ def photograph(number: int, size: tuple[int, int] = (640, 480)) -> bytes:
 
 
 def picture(number: int, size: tuple[int, int] = (640, 480)) -> ImageRef:
-    """The same as a benchmark's image."""
+    """The same image as an `ImageRef`, the form in which benchmarks give their images."""
     data = photograph(number, size)
     return ImageRef(sha256_bytes(data), lambda: Image.open(io.BytesIO(data)).convert("RGB"), lambda: size)

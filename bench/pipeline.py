@@ -1,8 +1,9 @@
-"""Time a whole evaluation from nothing, in a folder that is thrown away: seconds and memory of each step.
+"""Time a whole evaluation that starts without any results: seconds and peak memory of each step.
 
     python bench/pipeline.py [--encoder mini-dino] [--benchmarks mme,chartqa]
 
-Training is part of it: minutes for the miniature. Writes results/bench/pipeline.json.
+It includes training, which takes minutes for the miniature. The run is made in a temporary folder. Writes
+results/bench/pipeline.json.
 """
 
 from __future__ import annotations

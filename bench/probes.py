@@ -1,14 +1,14 @@
-"""Time the heads of the ImageNet probe, and what masks and depth cost beside a forward pass.
+"""Time the heads of the ImageNet probe, and the cost of masks and depth relative to a forward pass.
 
     python bench/probes.py [--quick] [--rounds 3] [--out FILE]
 
-`heads`: one step of 52 heads on features in memory, against a dictionary of 52 modules over the same features, as the
-released code has them: each module puts its input together, 52 losses are added, one SGD has 52 groups of parameters.
-Both start from the same weights and are timed by turns; `largest_gap` is the largest difference of a weight after all
-steps. `products_ms` are the two products of a step alone, which both ways have to compute: `bound` is how many times
-the throughput there would be if all else cost nothing.
-`masks`, `depth`: seconds of counting one image's mask, and of reading depth from logits, as a share of the seconds of
-the forward pass of the encoder that made them. Writes results/bench/probes.json.
+`heads`: one training step of 52 heads on features in memory, against a dictionary of 52 modules as in the released
+code, where each module concatenates its own input, 52 losses are added, and one SGD has 52 parameter groups. Both start
+from the same weights, and the two ways alternate. `largest_gap` is the largest difference of a weight after all steps.
+`products_ms` is the time of the two matrix products of a step, which both ways must compute; `bound` is the speedup if
+everything else took no time.
+`masks`, `depth`: seconds of counting one image's mask, and of computing depth from logits, as a share of the encoder's
+forward pass on that image. Writes results/bench/probes.json.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SIZES = [
 
 
 class Probe(nn.Module):
-    """One head of the dictionary: it picks blocks, puts them side by side, and may add the mean patch."""
+    """One head of the dictionary. It concatenates summaries of the last blocks and, if `mean`, the mean patch token."""
 
     def __init__(self, width: int, blocks: int, mean: bool, classes: int, weight: Tensor) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Probe(nn.Module):
 
 
 def heads(name: str, batch: int, width: int, patches: int, classes: int, steps: int, rounds: int) -> dict[str, Any]:
-    """Seconds of a step, both ways, from the outputs of four blocks."""
+    """One table row: milliseconds per training step in both ways, from the outputs of four blocks."""
     from mllm_eval.probes.grid import Descent, Heads, Input
 
     draws = torch.Generator().manual_seed(0)
@@ -90,7 +90,7 @@ def heads(name: str, batch: int, width: int, patches: int, classes: int, steps: 
 
     def together() -> None:
         for step in range(steps):
-            # What the encoder's outputs become once, here as well as in a probe.
+            # A probe stacks the encoder's outputs in this way once per batch.
             features = torch.stack(
                 [torch.stack([summary for _, summary in outputs], 1),
                  torch.stack([one[0].mean(1) if at == 3 else one[1] for at, one in enumerate(outputs)], 1)],
@@ -99,7 +99,7 @@ def heads(name: str, batch: int, width: int, patches: int, classes: int, steps: 
             own.step(features, labels, step / steps)
 
     plain, quick = timed(dictionary), timed(together)
-    # Compared after the same number of steps from the same weights; timed again where more rounds are asked for.
+    # The weights are compared here, after equally many steps; further rounds below only measure time.
     gap = max(
         float(
             (own.weights[at][n * classes : (n + 1) * classes] - modules[f"{at}_{n}"].linear.weight.detach()).abs().max()
@@ -123,7 +123,7 @@ def heads(name: str, batch: int, width: int, patches: int, classes: int, steps: 
                 into.addmm_(wrong, seen, beta=0.9)
 
     products()
-    # By turns, so that what else the machine does meets all three.
+    # They alternate, so that other load on the machine affects all three.
     turns = [(timed(dictionary), timed(together), timed(products)) for _ in range(rounds)] if rounds > 1 else [
         (plain, quick, timed(products))
     ]  # fmt: skip
@@ -138,7 +138,7 @@ def heads(name: str, batch: int, width: int, patches: int, classes: int, steps: 
 
 
 def dense(quick: bool, rounds: int) -> list[dict[str, Any]]:
-    """Seconds of a mask's counts and of a depth's read-out beside the forward pass of their picture."""
+    """Table rows: seconds of counting a mask and of computing depth, and of the forward pass of the same image."""
     import transformers
 
     from mllm_eval.probes.depth import read_out, upsampled
@@ -157,7 +157,7 @@ def dense(quick: bool, rounds: int) -> list[dict[str, Any]]:
             def work(logits: Tensor = logits, outputs: int = outputs) -> Any:
                 return counted(answer, mask, 150) if outputs == 150 else read_out(upsampled(logits, 4), 0.001, 10)
 
-            # What is loaded at the first call is not what an image costs.
+            # A warm-up: the first call also loads code.
             work()
             model(pixels)
             turns = [(timed(partial(model, pixels)), timed(work)) for _ in range(rounds)]
@@ -169,7 +169,7 @@ def dense(quick: bool, rounds: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Print both tables and write them."""
+    """Run both timings, print their tables, and write them to the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)

@@ -1,15 +1,15 @@
-"""Time what fsync and checksums cost: training, saving, answering and scoring with them and without, side by side.
+"""Time the cost of fsync and checksums: training, saving, answering and scoring with them and without.
 
     python bench/protection.py [--rounds 3] [--encoder mini-dino] [--recipe mini] [--benchmarks mme,gqa] [--train]
     python bench/protection.py --steps 40 [--rounds 3]
 
-Each is a process of its own, with and without by turns, from the same folder of results: without --train that of the
-run that is under results/runs, whose answers and scores are made again. With --train all begins with nothing; with
---steps each stage has so few steps, of the first rows (.jsonl); from 40 on it has as many checkpoints as a whole
-training. `inside` are the seconds that were spent in fsync and checksums themselves, which tell more than a difference
-where other programs share the machine. They are told of the whole command and of its parts: training without its
-saves, checkpoints on the way, the final checkpoint, the rest.
-Writes results/bench/protection.json.
+Each measurement runs in its own process, alternately with and without protection. By default it starts from a copy of
+the run under results/runs, and answers and scores it again. With --train it starts without results. With --steps it
+also trains, but each stage has only so many steps, on the first rows (.jsonl); with 40 steps or more it writes as many
+checkpoints as a whole training. `inside` is the time spent in fsync and checksums themselves, in seconds; if other
+programs share the machine, it is more reliable than the difference of the two ways. It is given for the whole command
+and for its parts: training without saving, checkpoints during training, the final checkpoint, and the rest. Writes
+results/bench/protection.json.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from mllm_eval.storage import locate, results_home
 inside = 0.0
 depth = 0
 TRAINED, SAVED, FINAL, REST = "training", "checkpoints on the way", "the final checkpoint", "the rest"
-# Part of the command -> wall seconds, seconds inside of fsync and checksums, and how often it ran.
+# Part of the command -> wall seconds, seconds in fsync and checksums, number of calls.
 parts: dict[str, list[float]] = {}
 
 
 def timed(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, the seconds in it counted; what it calls of its kind is counted once."""
+    """Wrap a function so that its seconds are added to `inside`; nested calls are counted only once."""
 
     def call(*given: Any, **named: Any) -> Any:
         global inside, depth
@@ -56,7 +56,7 @@ def timed(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def part(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A function whose seconds are a part's."""
+    """Decorator: add the seconds of a function to the part `name`."""
 
     def of(plain: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any, **named: Any) -> Any:
@@ -74,7 +74,10 @@ def part(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def apart(wall: float) -> dict[str, list[float]]:
-    """The parts, none of which holds another one."""
+    """The parts without overlap: saving is subtracted from training, and what no part covers is the rest.
+
+    wall: seconds of the whole command.
+    """
     found = {name: list(own) for name, own in parts.items()}
     if TRAINED in found:
         for name in (SAVED, FINAL):
@@ -85,7 +88,7 @@ def apart(wall: float) -> dict[str, list[float]]:
 
 
 def put(module: str, name: str, made: Callable[[Any], Any]) -> None:
-    """Put something in the place of a function, wherever it was imported to."""
+    """Replace a function in every module of the package that imported it. made: original -> replacement."""
     plain = getattr(sys.modules[module], name)
     replaced = made(plain)
     for one in [one for title, one in sys.modules.items() if title.startswith("mllm_eval")]:
@@ -94,7 +97,10 @@ def put(module: str, name: str, made: Callable[[Any], Any]) -> None:
 
 
 def child(protected: bool, words: list[str]) -> int:
-    """A command in this process; its seconds are printed last."""
+    """Run a command of mllm-eval in this process, and print its seconds as JSON in the last line.
+
+    protected: with fsync and checksums. Returns the command's exit code.
+    """
     import mllm_eval.answers
     import mllm_eval.cli.app
     import mllm_eval.features
@@ -128,8 +134,8 @@ def child(protected: bool, words: list[str]) -> int:
 
 
 def once(protected: bool, words: list[str], source: Path | None) -> dict[str, Any]:
-    """Seconds of a command from a copy of a folder of results."""
-    # On the disk of the results, and where git looks at nothing.
+    """Seconds of a command that starts from a copy of the results folder `source`, or without results."""
+    # This folder is on the same disk as the results, and git ignores it.
     place = results_home() / "bench"
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="protection-", dir=place) as folder:
@@ -152,7 +158,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="as --train, with so few steps of each stage")
     asked = parser.parse_args()
     begins = asked.train or asked.steps is not None
-    # On the disk of the results, and where git looks at nothing.
+    # This folder is on the same disk as the results, and git ignores it.
     place = results_home() / "bench"
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="protection-", dir=place) as folder:
@@ -175,7 +181,7 @@ def main() -> None:
 
 
 def few_steps(name: str, steps: int, folder: Path) -> Path:
-    """A recipe of so few steps a stage, which reads no more rows than these see."""
+    """Write a recipe with `steps` steps per stage and only the rows that these steps read, and return its path."""
     from mllm_eval.catalog import load_recipe
 
     recipe = load_recipe(name)
@@ -194,7 +200,7 @@ def few_steps(name: str, steps: int, folder: Path) -> Path:
 
 
 def whole(taken: dict[bool, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The command with protection and without: medians over the rounds."""
+    """Table rows of the whole command, with protection and without: medians over the rounds."""
     shares = [one["inside"] / one["wall"] for one in taken[True]]
     return [
         {"fsync and checksums": "on" if protected else "off",
@@ -205,7 +211,7 @@ def whole(taken: dict[bool, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 def by_part(taken: dict[bool, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Its parts: medians over the rounds."""
+    """Table rows of the command's parts: medians over the rounds."""
     rows = []
     for name in taken[True][0]["parts"]:
         on, off = ([one["parts"][name] for one in taken[protected]] for protected in (True, False))

@@ -1,11 +1,11 @@
-"""Memory and time of reading training conversations, on a generated file in the form of Cambrian-7M.
+"""Measure memory and time of reading training conversations from a generated file in the format of Cambrian-7M.
 
     python bench/reading.py [--rows 10000000] [--tokenise 200000] [--llm mini-llama]
 
-The file (about 0.5 KB a row) is written to a temporary folder and removed again. First the places of all its rows are
-found, and a thousand of them read in random order; then the first rows are tokenised as a stage with `features: live`
-does it. Printed: seconds, and by how much the resident memory of the process had grown at its highest. Pages of mapped
-files count as resident while the system has no other use for them, so heap memory is printed beside it.
+The file (about 0.5 KB per row) is written to a temporary folder. First the positions of all its rows are indexed, and a
+thousand rows are read in random order. Then `--tokenise` rows are tokenised as for a stage with `features: live`.
+Printed are the seconds, and the growth of the peak resident memory (MiB). Resident memory includes mapped file pages
+that the system could drop, so the growth of heap memory is printed as well.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ANSWER = "The sign shows the number {0}, in white on a green ground. " * 4
 
 
 def generated(rows: int) -> Iterator[str]:
-    """Lines of conversations; every tenth has no image."""
+    """JSON lines of conversations; every tenth has no image."""
     for row in range(rows):
         question, answer = QUESTION.format(row), ANSWER.format(row)
         said = f'{{"from": "human", "value": "{question}"}}, {{"from": "gpt", "value": "{answer}"}}'
@@ -42,7 +42,7 @@ def generated(rows: int) -> Iterator[str]:
 
 
 def heap() -> float:
-    """MiB of anonymous memory in use now."""
+    """MiB of anonymous memory (RssAnon) that this process uses now."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) / 1024
@@ -50,7 +50,7 @@ def heap() -> float:
 
 
 def measured(title: str, work: Callable[[], object]) -> object:
-    """Do some work, print what it took."""
+    """Call `work`, print its seconds and memory, and return its result."""
     peak, before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, heap(), time.monotonic()
     made = work()
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024

@@ -1,9 +1,9 @@
-"""The report at paper scale: 63,000 questions with the answers of three runs, also blind: size and speed.
+"""Measure size and speed of the report at paper scale: 63,000 questions, answers of three runs, also blind.
 
     python bench/report_site.py --questions 63000
 
-Questions are of a length and variety like those of the sixteen benchmarks; answers are drawn at random. Writes to
-a folder that is thrown away. With playwright and a Chromium it also times the compare page.
+Questions have the lengths and variety of those of the sixteen benchmarks; answers are random. The report is written to
+a temporary folder. If playwright and a Chromium are installed, the compare page is timed, too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WORDS = TEXT.split()
 
 
 def samples(benchmark: str, count: int) -> list[Sample]:
-    """Questions of 6 to 18 words, four options under a third of them, three on an image."""
+    """Random questions of 6 to 18 words, three per image; a third of them have four options."""
     rng = np.random.default_rng(sum(map(ord, benchmark)))
     found = []
     for index in range(count):
@@ -49,7 +49,7 @@ def samples(benchmark: str, count: int) -> list[Sample]:
 
 
 def answered(run: Run, sizes: dict[str, int], variant: str) -> None:
-    """Answers and scores by two rule sets, at random."""
+    """Write random answers and scores of a run under both rule sets. sizes: benchmark -> number of questions."""
     run.prepare()
     for benchmark, count in sizes.items():
         rng = np.random.default_rng([sum(map(ord, run.encoder.name + benchmark + variant)), run.seed])
@@ -71,7 +71,7 @@ def answered(run: Run, sizes: dict[str, int], variant: str) -> None:
 
 
 def main() -> None:
-    """Print seconds, bytes, and milliseconds in a browser."""
+    """Write a report; print its seconds, its size, and milliseconds of actions in a browser."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=63_000)
     parser.add_argument("--blind", action=argparse.BooleanOptionalAction, default=True)

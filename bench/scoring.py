@@ -1,10 +1,10 @@
-"""Time the scoring of 63,000 answers of all sixteen benchmarks, in their true proportions, under both rule sets.
+"""Time scoring of 63,000 answers to all sixteen benchmarks, in their true proportions, under both rule sets.
 
     python bench/scoring.py [--answers 63000] [--rounds 1]
 
-Measured is what `mllm-eval score BENCHMARK --answers FILE` does: read the file, check records and groups, parse,
-score, sum up. Records and answers are drawn at random, each with words of its own, so that nothing is found in a
-cache that a real run would not find there. The goal is 10 s. Writes results/bench/scoring.json.
+It measures the work of `mllm-eval score BENCHMARK --answers FILE`: reading the file, checking records and groups,
+parsing, scoring, and summing up. Records and answers are random and have different words, so that caches help no more
+than in a real run. The goal is 10 s for both rule sets. Writes results/bench/scoring.json.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness import report, timed
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.score.files import ScoringOptions, score_answers
 
-# Questions that are asked: of SEED-Bench those about one image, of ScienceQA those with an image.
+# Number of questions that are asked: only those about one image in SEED-Bench, and those with an image in ScienceQA.
 ASKED = {
     **{"mme": 2374, "mmbench_en": 4377, "gqa": 12578, "seed": 14233, "scienceqa": 2017, "mmmu": 900},
     **{"mathvista": 1000, "ai2d": 3088, "chartqa": 2500, "ocrbench": 1000, "textvqa": 5000, "docvqa": 5349},
@@ -48,7 +48,7 @@ def number() -> str:
 
 
 def choice(options: list[str]) -> str:
-    """An answer to a multiple-choice question, mostly a letter."""
+    """A random answer to a multiple-choice question, mostly a letter."""
     letter = chance.choice("ABCD"[: len(options)])
     text = options["ABCD".index(letter)]
     forms = [letter] * 12 + [f"({letter})", f"{letter}. {text}", text, f"The answer is: {letter}.", words(8, 30)]
@@ -56,7 +56,7 @@ def choice(options: list[str]) -> str:
 
 
 def short(gold: str) -> str:
-    """An answer to an open question, right a third of the time."""
+    """A random answer to an open question; half of them contain the gold."""
     return chance.choice([gold, gold.upper() + ".", f"The answer is {gold}", words(), number(), words(6, 20)])
 
 
@@ -140,7 +140,7 @@ MADE: dict[str, Callable[[int], tuple[Record, str]]] = {
 
 
 def write(folder: Path, name: str, count: int) -> Path:
-    """A file of answers with their records."""
+    """Write a file of `count` random answers to a benchmark, with their records, and return its path."""
     path = folder / f"{name}.jsonl"
     with path.open("w", encoding="utf-8") as file:
         for i in range(count):

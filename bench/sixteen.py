@@ -1,14 +1,14 @@
-"""Time all sixteen benchmarks, each with its true number of questions an image, against the plain one-by-one loop.
+"""Time all sixteen benchmarks, with their true numbers of questions per image, against a plain loop over questions.
 
     python bench/sixteen.py [--images 16] [--rounds 3] [--llm 8x256] [--threads 1,2] [--quick]
 
-Questions and images of each benchmark are those of configs/reference/benchmark_sizes.csv, scaled down together to
-`--images` images; a benchmark's share of them is drawn by largest remainder. Models, ways and clocks as in
-bench/generation.py. Printed besides: the operations that must be done once, whatever the way (encoding each image up
-to the layer that is read, its part of the prompts once through the LLM, every question's own tokens and its answer's,
-logits only where a token is chosen), as billions, and the share of this machine's peak that they were done at. The
-peak is that of float32 matrix products of 2048 x 2048, by oneDNN and by torch's own choice, measured in the same run at
-the same number of threads. Writes results/bench/sixteen.json.
+The numbers of questions and images of the benchmarks (configs/reference/benchmark_sizes.csv) are scaled down to
+`--images` images in all, which are divided among the benchmarks by largest remainder. Models, ways and clocks are those
+of bench/generation.py. Printed as well are the necessary operations in GFLOP, and the share of this machine's peak
+FLOP/s that was reached. Necessary in any way are: encoding each image once up to the layer that is read, processing its
+prefix once in the LLM, processing each question's own tokens and its answer's, and logits only where a token is chosen.
+The peak is measured in the same run with as many threads, on float32 matrix products of 2048 x 2048, by oneDNN and by
+torch's own choice. Writes results/bench/sixteen.json.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIZES = SHIPPED / "configs" / "reference" / "benchmark_sizes.csv"
 
 
 def questions(images: int) -> list[int]:
-    """How many questions about each of so many images."""
+    """Number of questions for each of `images` images."""
     with open(SIZES, newline="") as lines:
         sizes = [(row["benchmark"], int(row["questions"]), int(row["images"])) for row in csv.DictReader(lines)]
     total = sum(count for _, _, count in sizes)
@@ -36,7 +36,7 @@ def questions(images: int) -> list[int]:
     left = sorted(range(len(sizes)), key=lambda at: taken[at] - shares[at])
     for at in left[: images - sum(taken)]:
         taken[at] += 1
-    # In proportion over all: whole questions, the fraction carried on to the next image.
+    # The total stays in proportion: fractions of a question are carried over to the next image.
     asked: list[int] = []
     carried = 0.0
     wanted = sum(count for _, count, _ in sizes) / total * images
@@ -45,17 +45,18 @@ def questions(images: int) -> list[int]:
             carried += count / shown
             asked.append(max(1, int(carried)))
             carried -= asked[-1]
-    # Benchmarks of which no image was drawn leave their questions to the image that is asked most.
+    # Questions of benchmarks that got no image are added to the image with the most questions.
     asked[asked.index(max(asked))] += max(0, round(wanted) - sum(asked))
     return asked
 
 
 def operations(model: Any, asked: list[Any], answers: list[Any]) -> dict[str, float]:
-    """Floating-point operations that must be done once, in billions: two for each multiplication with a weight.
+    """The necessary floating-point operations in GFLOP; a multiplication with a weight counts as two operations.
 
     encoder: images x layers up to the one read x (tokens x 2 x weights of a layer + 4 x tokens^2 x width).
-    heads, questions: tokens x 2 x weights of the LLM's layers, and 4 x width x tokens seen; the last layer gives only
-    keys and values where no token is chosen. logits: 2 x width x vocabulary for each token of an answer.
+    heads (prefixes with an image), questions: tokens x 2 x weights of the LLM's layers, and 4 x width x tokens attended
+    to; where no token is chosen, the last layer only computes keys and values. logits: 2 x width x vocabulary for each
+    token of an answer.
     """
     vision, text = model.encoder.model.config, model.llm.config
     patches = (vision.image_size // vision.patch_size) ** 2
@@ -90,7 +91,7 @@ def _head_tokens(model: Any, asked: list[Any]) -> int:
 
 
 def peak(threads: int, size: int) -> tuple[float, float]:
-    """Billions of operations a second of square matrix products: by oneDNN where it is used, and by torch's choice."""
+    """GFLOP/s of square matrix products [size, size]: by oneDNN if it is used here, and by torch's own choice."""
     import torch
     from asked import clock
 
@@ -114,7 +115,7 @@ def peak(threads: int, size: int) -> tuple[float, float]:
 
 
 def measure(threads: int, llm: str, images: int, rounds: int, quick: bool) -> list[dict[str, Any]]:
-    """One row for the way cold, one for it warm."""
+    """Two table rows: without stored features (cold), and with them (warm)."""
     import torch
     from asked import build, compare, samples, shared_way_once
 

@@ -1,17 +1,17 @@
-"""The feature store beside the store before it and plain ways to keep features: speed, opening, memory, crashes.
+"""Compare the feature store with its predecessor and with plain files: speed, opening, memory, crashes.
 
     python bench/store.py [--rows 220] [--entries 100000] [--crashes 5] [--rounds 3] [--folder DIR] [--only store]
 
-Ways: `store`, rows where the store has them mapped, as the engine reads them; `batch`, the same rows copied into one
-tensor, as training reads them; `before` and `before-batch`, the code of commit b4ec615 from git, in the same ways;
-`safetensors`, a file a write and a tensor an image, read by `safe_open`; `files`, a file an image. Each measurement is
-a process of its own, the ways by turns, and medians are printed. Rows come in writes of 32 MiB, which end when the disk
-has them. Rows are read in random order, 32 at a time, and every byte of what was read is summed, alike in all ways;
-`first` is what a process reads first, with the store's checksums compared, `again` what it reads after that. CPU
-seconds tell more than wall seconds where other programs share the machine.
+Ways: `store` reads rows as views of the mapped file, like the engine; `batch` copies the same rows into one tensor,
+like training; `before` and `before-batch` do so with the code of commit b4ec615 from git; `safetensors` has one file
+per write and one tensor per image, read by `safe_open`; `files` has one file per image. Each measurement runs in its
+own process; the ways alternate, and medians are printed. Rows are written in blocks of 32 MiB; a write ends when the
+data are on the disk. Rows are read in random order, 32 at a time, and every byte is summed, in all ways alike. `first`
+is the first read of a process, in which the store compares checksums; `again` is the second. If other programs share
+the machine, CPU seconds are more reliable than wall seconds.
 
-A crash is a kill of one of two processes in the middle of writing: `lost` counts rows that were said to be written and
-are not there, `wrong` those that are there and are not what was written, `closed` files that safetensors can't open.
+A crash kills two processes that write to one store. `lost` counts rows that were reported as written and are missing,
+`wrong` rows whose content differs from what was written, and `closed` files that safetensors cannot open.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from mllm_eval.features.store import FeatureStore
 from mllm_eval.storage import PACKAGE, write_atomic
 
 BEFORE = "b4ec615"
-# Tokens, width and dtype: a ViT-L at 336 pixels, a ViT-S at 224.
+# Tokens, width and dtype of a ViT-L at 336 pixels and of a ViT-S at 224.
 SHAPES = {"577x1024 float16": (577, 1024, "float16"), "257x384 float32": (257, 384, "float32")}
 WRITE, BATCH = 32 * 2**20, 32
 WAYS = ("store", "batch", "before", "before-batch", "safetensors", "files")
@@ -51,7 +51,7 @@ def row_bytes(shape: tuple[int, int, str]) -> int:
 
 
 class Own:
-    """The store of the code that this process runs; `before` it gave rows as one tensor."""
+    """The feature store of the code that this process imports; the predecessor returned rows as one tensor."""
 
     def __init__(self, folder: Path, shape: tuple[int, int, str], batch: bool = False) -> None:
         os.environ["MLLM_EVAL_FEATURES_BYTES"] = "1e15"
@@ -70,7 +70,7 @@ class Own:
 
 
 class SafeTensors:
-    """A file a write, a tensor an image."""
+    """One safetensors file per write, with one tensor per image."""
 
     def __init__(self, folder: Path, shape: tuple[int, int, str]) -> None:
         from safetensors import safe_open
@@ -79,7 +79,7 @@ class SafeTensors:
         self.places: dict[str, Any] = {}
         for path in folder.glob("*.safetensors"):
             file = safe_open(path, "pt")
-            self.places |= dict.fromkeys(file.keys(), file)  # it is no dict
+            self.places |= dict.fromkeys(file.keys(), file)  # `file` is no dict
 
     def put(self, names: Sequence[str], rows: np.ndarray) -> None:
         from safetensors.numpy import save
@@ -91,7 +91,7 @@ class SafeTensors:
 
 
 class Files:
-    """A file an image."""
+    """One file per image."""
 
     def __init__(self, folder: Path, shape: tuple[int, int, str]) -> None:
         self.folder, self.size = folder, row_bytes(shape)
@@ -119,21 +119,22 @@ def named(count: int) -> list[str]:
 
 
 def content(names: Sequence[str], size: int) -> np.ndarray:
-    """Rows that their names decide, finite in every dtype: the highest bit of an exponent is never set."""
+    """Rows uint8 [names, size] that depend on the names alone. Read as floats they are finite in every dtype."""
     noise = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
     rows = noise[None] ^ np.array([int(name[:2], 16) for name in names], np.uint8)[:, None]
+    # This clears the top bit of every exponent.
     rows[:, 1::2] &= 0x3F
     return rows
 
 
 def resident(kind: str) -> float:
-    """MiB: `RssAnon`, memory of the process, or `RssFile`, pages of files it has mapped."""
+    """MiB of `RssAnon`, the process's own memory, or of `RssFile`, pages of mapped files."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{kind}:"))
 
 
 def speed(way: str, folder: Path, kind: str, rows: int) -> dict[str, float]:
-    """Writing, reading for the first time, and reading again."""
+    """MB/s and CPU seconds per GB of writing, of the first read, and of the second; and MiB of mapped files."""
     shape = SHAPES[kind]
     size = row_bytes(shape)
     count = rows * row_bytes(SHAPES["577x1024 float16"]) // size
@@ -164,7 +165,7 @@ def speed(way: str, folder: Path, kind: str, rows: int) -> dict[str, float]:
 
 
 def opening(way: str, folder: Path, kind: str, entries: int) -> dict[str, float]:
-    """Opening a store of so many images: tiny ones, in as many shards as true ones would be in."""
+    """Seconds and memory of opening a store of `entries` tiny rows, in as many shards as rows of real size need."""
     names = named(entries)
     tiny = (2, 1, "float32")
     for name, module in list(sys.modules.items()):
@@ -176,7 +177,7 @@ def opening(way: str, folder: Path, kind: str, entries: int) -> dict[str, float]
         part = names[start : start + step]
         kept.put(part, content(part, row_bytes(tiny)))
     del kept
-    # Once before it is measured: code is loaded, and files are in the system's memory.
+    # A warm-up, which loads code and brings the files into the page cache.
     opened(way, folder, tiny)
     heap, wall, busy = resident("RssAnon"), time.perf_counter(), time.process_time()
     kept = opened(way, folder, tiny)
@@ -188,7 +189,7 @@ def opening(way: str, folder: Path, kind: str, entries: int) -> dict[str, float]
 
 
 def endless(folder: Path, first: int) -> None:
-    """Write every second 8 images and say so until killed."""
+    """Write every other block of 8 images, and print its number after each, until killed."""
     shape = next(iter(SHAPES.values()))
     kept = Own(folder, shape)
     for start in range(first, 10**6, 16):
@@ -198,7 +199,7 @@ def endless(folder: Path, first: int) -> None:
 
 
 def crashing(way: str, folder: Path, kind: str, crashes: int) -> dict[str, float]:
-    """Two processes write to one store; one is killed in the middle, the other some milliseconds later."""
+    """Kill two processes that write to one store, up to 0.1 s apart, and count what is lost or wrong."""
     from safetensors import safe_open
 
     found = dict.fromkeys(("lost", "wrong", "closed"), 0)
@@ -234,7 +235,7 @@ def crashing(way: str, folder: Path, kind: str, crashes: int) -> dict[str, float
 
 @contextmanager
 def code_before() -> Iterator[str | None]:
-    """A folder with the package as it was, None where git does not have it."""
+    """A temporary folder with the package at commit `BEFORE`; None if git does not have it."""
     with tempfile.TemporaryDirectory(prefix="store-before-") as folder:
         archive = subprocess.run(["git", "archive", BEFORE, "mllm_eval"], cwd=PACKAGE.parent, capture_output=True)
         if archive.returncode == 0:
@@ -243,7 +244,7 @@ def code_before() -> Iterator[str | None]:
 
 
 def measured(work: str, way: str, kind: str, count: int, at: Path | None, before: str | None) -> dict[str, float]:
-    """What a process of its own measured, in a folder that is thrown away."""
+    """Run one measurement in its own process and in a temporary folder, and return its result."""
     with tempfile.TemporaryDirectory(prefix="store-", dir=at) as folder:
         paths = [str(before) if way.startswith("before") else str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
         command = [sys.executable, __file__, "--child", work, way, folder, kind, str(count)]

@@ -1,29 +1,28 @@
-"""Time both stages of training against the plain way, in the same run and from the same weights.
+"""Time both stages of training against a plain Trainer of transformers, from the same weights.
 
     python bench/training.py [--shape long|desk] [--threads 1,2] [--steps 6] [--batch 4] [--out FILE]
     python bench/training.py --orders
     python bench/training.py --padding [--batch 512] [--micro 16]
 
-The plain way is transformers' Trainer over its `LlavaForConditionalGeneration`, all settings at their defaults: rows in
-random order, padded to the longest of a batch, the frozen encoder in every step, logits at every position. This
-project's way is its own trainer over the same model, in random order, too: features from the store, no padding, logits
-and most of the last layer at targets alone. Both see the same rows. Before anything is timed, the losses of one batch
-are compared.
+The plain way is transformers' Trainer on its `LlavaForConditionalGeneration` with default settings: rows in random
+order, padded to the longest of a batch; the frozen encoder runs in every step; logits are computed at every position.
+This project's way is its own trainer on the same model, also in random order: features are read from the store, there
+is no padding, and logits and most of the last layer are computed only at targets. Both see the same rows. Before
+anything is timed, the losses of one batch are compared.
 
-The encoder has the shape of a CLIP ViT-S/14 at 336 pixels (576 patches, as many tokens), the LLM is a LLaMA of 8 layers
-of width 256. With `--shape desk` it is a ViT-S/14 at 224 pixels, whose 256 patches become 64 tokens, before an LLM of
-the shape of SmolLM2-135M (49,152 words); the plain way then resizes the grid before the projector. A letter is a token.
-What a row's text takes in tokens is drawn, with a fixed seed, from `drawn.LENGTHS`.
+The encoder has the shape of a CLIP ViT-S/14 at 336 pixels (576 patches and tokens); the LLM is a LLaMA of 8 layers of
+width 256. With `--shape desk` the encoder is a ViT-S/14 at 224 pixels, whose 256 patches become 64 tokens, and the LLM
+has the shape of SmolLM2-135M (49,152 words); the plain way then resizes the grid before the projector. The tokenizer
+has one token per letter. The numbers of tokens of a row are drawn from `drawn.LENGTHS` with a fixed seed.
 
-Printed and written to results/bench/training.json: tokens that are not padding per CPU second and wall second, over all
-steps but the first. Encoding the rows' images is spent at the first training on an image, and never again for it;
-`cold` counts it in. `whole last layer` is this project's way with the
-last layer computed at every position, as it was before.
+Printed and written to results/bench/training.json are tokens without padding per CPU second and per wall second, over
+all steps but the first. Images are encoded only at the first training that uses them; `cold` includes this time.
+`whole last layer` is this project's way with the last layer computed at every position, as an earlier version did.
 
-Last, or alone with `--orders`, the miniature is trained in each order of rows, side by side (`bench/orders.py`).
+At the end, or alone with `--orders`, the miniature is trained in each order of rows for comparison (`bench/orders.py`).
 
-With `--padding` nothing is trained: it draws the lengths of 100,000 rows a stage and counts the share of padding, in
-random order and by length, and also says what the miniature's batches have.
+With `--padding` nothing is trained: the lengths of 100,000 rows per stage are drawn, and the share of padding is
+counted for each order of rows, also for the miniature's batches.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ from mllm_eval.train.trainer import StageTrainer, arguments  # noqa: E402
 
 
 def tokenised(run: Run, number: int) -> TokenisedSet:
-    """A stage's rows."""
+    """The tokenised rows of a stage."""
     (data,) = (run.recipe.stage1 if number == 1 else run.recipe.stage2).data
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
     found = ConversationSet(Path(data.path), Path(data.images))
@@ -78,7 +77,7 @@ def tokenised(run: Run, number: int) -> TokenisedSet:
 
 
 class Clock:
-    """CPU and wall time at the end of each step."""
+    """Records CPU and wall time at the end of each step."""
 
     def __init__(self) -> None:
         self.ticks: list[tuple[float, float]] = []
@@ -87,7 +86,7 @@ class Clock:
         self.ticks.append((time.process_time(), time.perf_counter()))
 
     def seconds(self) -> dict[str, float]:
-        """From the end of the first step to the end of the last."""
+        """CPU and wall seconds from the end of the first step to the end of the last."""
         first, last = self.ticks[0], self.ticks[-1]
         return {clock: last[at] - first[at] for at, clock in enumerate(("cpu", "wall"))}
 
@@ -101,7 +100,7 @@ class Ticking(TrainerCallback):
 
 
 class PlainCollator:
-    """Rows padded to the longest, pixels read anew for every batch: the usual collator of a LLaVA."""
+    """The usual collator of a LLaVA: rows are padded to the longest, and images are decoded for every batch."""
 
     def __init__(self, rows: Collator, facts: Any) -> None:
         self.rows = rows
@@ -127,7 +126,7 @@ class PlainCollator:
 
 
 def new_model(run: Run, number: int) -> VLM:
-    """The model at the beginning of a stage, encoder and all; the same at every call."""
+    """The model with its encoder at the beginning of a stage. Every call returns the same weights."""
     repeatable(0)
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
     model = assemble(run.encoder, run.recipe, load_llm_model(run.llm), tokenizer)
@@ -137,7 +136,7 @@ def new_model(run: Run, number: int) -> VLM:
 
 
 def as_plain(model: VLM, number: int) -> Any:
-    """The same weights as transformers' own class, frozen where the stage does not train."""
+    """The same weights in transformers' LLaVA class; parameters that the stage does not train are frozen."""
     llava = as_llava(model).train()
     llava.model.vision_tower.requires_grad_(False).eval()
     llava.model.language_model.requires_grad_(number == 2)
@@ -145,7 +144,7 @@ def as_plain(model: VLM, number: int) -> Any:
     edge = grid_edge(model.config.tokens)
 
     def resized(_: Any, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        # LLaVA's class cannot say this; whoever trains with fewer tokens than patches puts it there.
+        # LLaVA's class has no option for fewer tokens than patches, so users add the resizing in this place.
         (patches,) = given
         grid = patches.unflatten(1, (grid_edge(patches.shape[1]), -1))
         return (resize_grid(grid, edge).flatten(1, 2),)
@@ -155,7 +154,7 @@ def as_plain(model: VLM, number: int) -> Any:
 
 
 def compare(run: Run, number: int, features: Features, folder: Path) -> Iterator[dict[str, Any]]:
-    """One row of the table for each way to train a stage. Raises AssertionError where their losses differ."""
+    """Yield one table row for each way to train a stage. Raises AssertionError if their losses differ."""
     stage = run.recipe.stage1 if number == 1 else run.recipe.stage2
     assert stage.steps is not None
     data = tokenised(run, number)
@@ -198,7 +197,7 @@ def compare(run: Run, number: int, features: Features, folder: Path) -> Iterator
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    # The Trainer asks for one batch more than it has trained on.
+    # The Trainer requests one batch more than it trains on.
     counted = slice(1, stage.steps)
     slow = row("plain", sum(usual.seen[counted]), sum(usual.padded[counted]), clock.seconds())
     yield {**slow, "cpu_speedup": 1.0, "wall_speedup": 1.0}
@@ -231,13 +230,13 @@ def compare(run: Run, number: int, features: Features, folder: Path) -> Iterator
 
 
 def whole_last_layer(model: Any, embeds: torch.Tensor, used: torch.Tensor) -> torch.Tensor:
-    """States at used positions, from a pass over all of them."""
+    """The last hidden states at the positions of mask `used`, from a pass that computes all positions."""
     found: torch.Tensor = model(inputs_embeds=embeds).last_hidden_state[used]
     return found
 
 
 def report_orders(out: Path | None) -> None:
-    """Time the orders in this process and print them."""
+    """Compare the orders of rows in this process; print the table and write it to `out`."""
     with tempfile.TemporaryDirectory(prefix="orders-") as name, patch.dict(os.environ):
         os.environ["MLLM_EVAL_RESULTS"] = f"{name}/results"
         found = list(compare_orders(Path(name)))
