@@ -53,7 +53,7 @@ def weights(
 
 
 def data(
-    benchmarks: Annotated[list[str] | None, typer.Argument(help="names; default: the recipe's data")] = None,
+    benchmarks: Annotated[list[str] | None, typer.Argument(help="default: the recipe's data; with --data all")] = None,
     recipe: Annotated[str | None, typer.Option(help="the recipe whose data are made; default: mini")] = None,
     pin: Annotated[str | None, typer.Option("--data", help="source of benchmarks: hub (default), mini, ...")] = None,
     folder: Annotated[Path | None, typer.Option("--from", help="read the files from this folder instead")] = None,

@@ -26,7 +26,7 @@ def check(
     """Compare the facts in an encoder's yaml with its weights, or a run's fast engine with the plain loop.
 
     The plain loop generates each answer alone, at batch size 1 and without a shared prefix. The engine must give the
-    same tokens, except where two logits are equal up to rounding (ties). The exit code is 2 if anything else differs.
+    same tokens, except where two logits are equal up to rounding (ties). The exit code is 2 if the check fails.
 
     \b
       mllm-eval check mini-dino                              its yaml and its weights

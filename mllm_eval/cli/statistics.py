@@ -137,7 +137,7 @@ def subset(
     put(subset_table(scored, labels(scored), size), form, out)
 
 
-@stats.command(short_help="predict VQA scores from probes and alignment")
+@stats.command(short_help="predict VQA scores from probe results")
 def predict(
     target: Annotated[str, typer.Option(help="score: avg, or a category (general, ocr_chart, ...)")] = "avg",
     given: Annotated[str | None, typer.Option(help="results of one encoder: in1k=84.1,nyud_lin4=0.35")] = None,
