@@ -122,7 +122,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
 test: $(READY) ## run all tests except those that take minutes: [WORKERS=4]
 	@$(PYTEST)
 
-test-fast: $(READY) ## run only the tests that take at most three seconds each: [WORKERS=4]
+test-fast: $(READY) ## run only the quick tests, under two minutes on two cores: [WORKERS=4]
 	@$(PYTEST) -m "not slow and not long"
 
 test-long: $(READY) ## run only the tests that take minutes each

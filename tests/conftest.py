@@ -13,7 +13,7 @@ import yaml
 from places import TINY_RECIPE
 
 # Seconds of processor time that a test may take without the mark `slow`, which keeps it out of `make test-fast`.
-SLOW = 3.0
+SLOW = 1.0
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores, so each has one; torch, and every process that a test starts, reads this as it begins.

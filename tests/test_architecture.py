@@ -9,6 +9,7 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from places import ROOT
 
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
@@ -41,6 +42,7 @@ def test_every_room_has_its_floor_in_the_contract_and_on_the_page() -> None:
     assert order == sorted(order)
 
 
+@pytest.mark.slow
 def test_make_lint_refuses_an_import_from_a_higher_floor(tmp_path: Path) -> None:
     package = tmp_path / "mllm_eval"
     for room in ("low", "high"):
@@ -70,6 +72,7 @@ def test_make_lint_refuses_an_import_from_a_higher_floor(tmp_path: Path) -> None
     assert "lint-imports" in (ROOT / "Makefile").read_text()
 
 
+@pytest.mark.slow
 def test_rooms_without_torch_load_none() -> None:
     light = CONTRACTS[1]["source_modules"]
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *light], capture_output=True, text=True, cwd=ROOT)

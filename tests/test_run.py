@@ -79,6 +79,7 @@ def test_prepare_writes_a_folder_that_loads_as_the_same_run() -> None:
     assert manifest["sessions"][0]["threads"] >= 1
 
 
+@pytest.mark.slow
 def test_a_second_session_is_noted_only_in_a_new_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     run = make()
     run.prepare()
@@ -114,6 +115,7 @@ def test_an_edited_config_is_refused() -> None:
     assert saved_runs() == []
 
 
+@pytest.mark.slow
 def test_saved_runs_are_found_by_hash_name_and_encoder() -> None:
     dino, again, clip = make(), make(seed=1), make("mini-clip")
     for run in (dino, again, clip):

@@ -28,6 +28,7 @@ def pixels(count: int = 2, size: int = 28) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", BUILT)
 def test_every_family_gives_its_grid_and_is_deterministic(family: str, tmp_path: Path) -> None:
     model = load_encoder_model(make_encoder(tmp_path, family))
@@ -39,6 +40,7 @@ def test_every_family_gives_its_grid_and_is_deterministic(family: str, tmp_path:
     assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [name for name in BUILT if name not in WITHOUT_FINAL_NORM])
 def test_last_layer_is_normed_where_the_yaml_says_so_whatever_the_class_does(family: str, tmp_path: Path) -> None:
     encoder = make_encoder(tmp_path, family, norm=True, summary="mean")

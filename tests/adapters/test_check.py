@@ -66,6 +66,7 @@ def test_it_tells_what_an_encoder_does(family: str, tokens: str, layer: str, tmp
     assert "differs" not in said and "processor" not in said
 
 
+@pytest.mark.slow
 def test_a_normed_layer_before_the_last_is_told_from_the_classes_output(tmp_path: Path) -> None:
     said = told(check(written(tmp_path, feature_layer=-2)).output)
     assert said["features"][0].startswith("layer 1 of 2")
@@ -83,6 +84,7 @@ def test_ijepas_converted_processor_is_told_to_normalise_otherwise(tmp_path: Pat
     assert "the processor beside the weights makes other pixels than the yaml" in said["differs"]
 
 
+@pytest.mark.slow
 def test_the_variant_that_does_as_the_processor_is_named(tmp_path: Path) -> None:
     from transformers import BitImageProcessorPil, ViTImageProcessorPil
 
@@ -140,6 +142,7 @@ def test_facts_that_do_not_match_are_refused_in_one_line(changes: dict[str, Any]
     assert message in done.output and len(done.output.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_architectures_are_compared_before_the_weights_are_read(tmp_path: Path) -> None:
     path = written(tmp_path, params=0, architecture={"heads": 4, "hidden": 64, "native": 28})
     (tmp_path / "weights" / "model.safetensors").unlink()
@@ -162,6 +165,7 @@ def test_an_encoder_that_shuffles_is_refused(tmp_path: Path, monkeypatch: pytest
     assert told(done.output)["repeatable"][0].startswith("NO")
 
 
+@pytest.mark.slow
 def test_all_checks_what_is_here_and_names_the_rest() -> None:
     done = check()
     assert done.exit_code == 0, done.output

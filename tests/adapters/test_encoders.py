@@ -126,6 +126,7 @@ def shallow(encoder: Encoder) -> EncoderModel:
 BY_SHAPE = sorted(DESCRIBED, key=lambda name: str(shape_of(ENCODERS[name])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DESCRIBED)
 def test_parameters_are_those_of_the_class(name: str) -> None:
     encoder = ENCODERS[name]
@@ -186,6 +187,7 @@ def test_published_rows_exist_and_belong_to_one_encoder_each() -> None:
         assert {row for row in published_rows() if row.startswith(table)} <= set(named)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BY_SHAPE)
 def test_the_true_architecture_keeps_the_contract(name: str) -> None:
     encoder = ENCODERS[name]

@@ -184,6 +184,7 @@ def test_a_teacher_with_its_heads_is_read_without_them(tmp_path: Path) -> None:
     assert_same_features(as_file(folder, tmp_path / "teacher.pth", {"teacher": state, "iteration": 7}), folder)
 
 
+@pytest.mark.slow
 def test_it_computes_what_the_original_code_does(tmp_path: Path) -> None:
     folder = make_swiglu(tmp_path / "hub")
     state = renamed(weights_of(folder), *DINOV2)

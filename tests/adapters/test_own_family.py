@@ -107,6 +107,7 @@ def test_nothing_is_computed_behind_the_layer_asked_for(name: str, home: Path) -
     assert ran == list(range(1, depth))
 
 
+@pytest.mark.slow
 def test_registers_are_left_out_and_patches_are_kept(home: Path) -> None:
     before = load_encoder_model(own_encoder(home, "registers"))
     states = before.model(pixels()).last_hidden_state
@@ -158,6 +159,7 @@ def test_positions_may_be_computed(home: Path) -> None:
     assert parameters(learned, shape, 7, 32, 2) - parameters(computed, shape, 7, 32, 2) == (4 * 4 + 1) * 32
 
 
+@pytest.mark.slow
 def test_a_grid_without_patches_is_what_the_yaml_says(home: Path) -> None:
     encoder = own_encoder(home, "convnet")
     assert (encoder.patch, encoder.grid) == (None, 4)
@@ -225,6 +227,7 @@ def test_a_shipped_familys_name_means_the_shipped_one(home: Path) -> None:
 
 
 # ---- code that fails ----
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -274,6 +277,7 @@ def test_features_of_another_shape_are_refused(home: Path) -> None:
 
 
 # ---- where code comes from ----
+@pytest.mark.slow
 def test_no_code_is_run_from_among_the_weights(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own_encoder(home, "convnet")
     place = tmp_path / "downloaded"
@@ -294,6 +298,7 @@ def test_no_code_is_run_from_among_the_weights(tmp_path: Path, home: Path, monke
     assert command("check", "theirs").exit_code == 0 and (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_looking_at_encoders_runs_no_code(tmp_path: Path, home: Path) -> None:
     own_encoder(home, "convnet")
     path = home / "adapters/convnet.py"

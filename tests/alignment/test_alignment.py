@@ -152,6 +152,7 @@ def test_chance_grows_with_the_number_of_layers() -> None:
     assert null.calibrated(null.mean) == 0 and null.calibrated(1) == 1
 
 
+@pytest.mark.slow
 def test_noise_is_significant_as_often_as_p_says() -> None:
     ps = []
     for seed in range(40):
@@ -161,6 +162,7 @@ def test_noise_is_significant_as_often_as_p_says() -> None:
     assert sum(p <= 0.1 for p in ps) <= 10
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_mean_of_other_pictures() -> None:
     random = np.random.default_rng(0)
     covered = 0
@@ -273,6 +275,7 @@ def test_the_miniature_from_the_command_line(tmp_path: Path, results: Path) -> N
     assert [path.name for path in results.glob("alignment/figures/*.png")] == ["layers.png"]
 
 
+@pytest.mark.slow
 def test_the_curve_against_size_is_drawn_where_sizes_differ(tmp_path: Path) -> None:
     from mllm_eval.report.site.visionplots import write_figures
     from mllm_eval.results.aligned import Aligned
@@ -282,6 +285,7 @@ def test_the_curve_against_size_is_drawn_where_sizes_differ(tmp_path: Path) -> N
     assert sorted(path.name for path in written) == ["layers.pdf", "layers.png", "size.pdf", "size.png"]
 
 
+@pytest.mark.slow
 def test_features_are_the_declared_summary_without_the_final_norm(tmp_path: Path) -> None:
     from mllm_eval.adapters import load_encoder_model
     from mllm_eval.alignment.representations import of_pictures
@@ -328,6 +332,7 @@ def test_an_unknown_language_model_is_one_line(results: Path) -> None:
         load_language("mini-lama")
 
 
+@pytest.mark.slow
 def test_broken_pictures_above_a_percent_end_it(tmp_path: Path, results: Path) -> None:
     rows = good(12)
     rows[3]["image"] = {"bytes": b"no picture", "path": None}
@@ -336,6 +341,7 @@ def test_broken_pictures_above_a_percent_end_it(tmp_path: Path, results: Path) -
     assert done.exit_code == 2 and "1 of 12 pairs cannot be read" in done.output and ".parquet:4" in done.output
 
 
+@pytest.mark.slow
 def test_captions_of_another_column_are_other_pairs(tmp_path: Path, results: Path) -> None:
     from mllm_eval.alignment import align
 
@@ -353,6 +359,7 @@ def test_captions_of_another_column_are_other_pairs(tmp_path: Path, results: Pat
     assert len([*results.glob("alignment/mini-dino-*")]) == 2
 
 
+@pytest.mark.slow
 def test_an_encoder_of_the_same_name_with_other_weights_has_a_result_of_its_own(tmp_path: Path, results: Path) -> None:
     from mllm_eval.alignment import align
     from mllm_eval.catalog import load_encoder
@@ -364,6 +371,7 @@ def test_an_encoder_of_the_same_name_with_other_weights_has_a_result_of_its_own(
     assert len([*results.glob("alignment/mini-dino-*/alignment.json")]) == 2
 
 
+@pytest.mark.slow
 def test_measuring_leaves_the_process_as_it_was(tmp_path: Path, results: Path) -> None:
     from mllm_eval.alignment import align
 
@@ -373,6 +381,7 @@ def test_measuring_leaves_the_process_as_it_was(tmp_path: Path, results: Path) -
     assert torch.equal(torch.get_rng_state(), before[1]) and dict(os.environ) == before[2]
 
 
+@pytest.mark.slow
 def test_pairs_of_the_hub_are_fetched_and_locked(
     tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

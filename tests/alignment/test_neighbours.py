@@ -32,6 +32,7 @@ def test_features_that_are_no_number_have_neighbours_all_the_same() -> None:
     assert all(len(set(row)) == 5 for row in found[0].tolist())
 
 
+@pytest.mark.slow
 def test_all_pairs_at_once_have_the_values_of_the_plain_loop(tmp_path: Path) -> None:
     out = tmp_path / "align.json"
     assert run_timings(["align"], ["--quick", "--out", str(out)])

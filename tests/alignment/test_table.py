@@ -37,6 +37,7 @@ def test_adapting_is_tested_on_the_same_pictures() -> None:
     assert "not told apart" in alignment_table([before, replace(nearer, by_picture=before.by_picture)]).sentences[0]
 
 
+@pytest.mark.slow
 def test_encoders_are_tested_beside_an_llm_as_released_alone() -> None:
     found = [aligned("one", "llm", 0.1), aligned("two", "llm", 0.2), aligned("two", "llm after r", 0.2, "llm"),
              aligned("one", "llm after r", 0.2, "llm")]  # fmt: skip

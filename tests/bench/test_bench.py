@@ -17,6 +17,7 @@ sys.path.insert(0, str(folder()))
 from harness import markdown
 
 
+@pytest.mark.slow
 def test_every_timing_says_what_it_times_and_hides_no_module_of_python() -> None:
     assert {"scoring", "generation", "commands", "pipeline"} <= set(timings())
     assert all(len(about) > 20 and about.endswith(".") for about in timings().values())
@@ -31,6 +32,7 @@ def test_unknown_timings_and_options_without_one_are_refused() -> None:
         run_timings([], ["--answers", "3"])
 
 
+@pytest.mark.slow
 def test_scoring_is_timed_for_all_sixteen_under_both_rule_sets(tmp_path: Path) -> None:
     out = tmp_path / "scoring.json"
     assert run_timings(["scoring"], ["--answers", "200", "--out", str(out)])

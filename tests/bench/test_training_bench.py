@@ -32,6 +32,7 @@ def run(bench: Any, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
     return bench.make_run(tmp_path, bench.SHAPES[request.param], 4, 3, {1: 12, 2: 12})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2])
 def test_losses_and_gradients_are_those_of_llava(stage: int, bench: Any, drawn: Any, run: Any) -> None:
     data, features = bench.tokenised(run, stage), Features.of(run)

@@ -121,6 +121,7 @@ print("loaded", len(sys.argv) - 2)
 """
 
 
+@pytest.mark.slow
 def test_scorers_load_as_evaluate_metrics_by_python_alone(tmp_path: Path) -> None:
     pytest.importorskip("evaluate")
     offline = {"HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1", "HF_HOME": str(tmp_path)}
@@ -132,6 +133,7 @@ def test_scorers_load_as_evaluate_metrics_by_python_alone(tmp_path: Path) -> Non
     assert done.stdout.strip().endswith("loaded 5"), done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_calling_a_scorer_makes_no_metric_and_imports_nothing() -> None:
     code = (
         "import sys; from mllm_eval.catalog import load_benchmark; from mllm_eval.score import load_scorer;"

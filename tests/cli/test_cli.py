@@ -81,6 +81,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str) -> None:
     shown = call(command, "--help")
@@ -89,6 +90,7 @@ def test_every_command_explains_itself(command: str) -> None:
     assert command in call("--help").output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -124,6 +126,7 @@ def test_an_unknown_name_is_told_before_anything_is_made(homes: Path) -> None:
     assert not (homes / "data").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_that_it_can_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -158,6 +161,7 @@ def test_eval_hands_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert options["blind"] is True
 
 
+@pytest.mark.slow
 def test_lists() -> None:
     assert call("ls", "encoders").output.split() == sorted(call("ls", "encoders").output.split())
     assert {"mini-clip", "mini-dino", "mini-random"} <= set(call("ls", "encoders").output.split())
@@ -166,6 +170,7 @@ def test_lists() -> None:
     assert "no runs" in call("ls").stderr
 
 
+@pytest.mark.slow
 def test_ls_and_show_tell_how_far_a_run_is_and_what_it_cost() -> None:
     run = made_run()
     assert f"{run.hash}  mini-dino-mini-s0" in call("ls").output
@@ -184,6 +189,7 @@ def test_ls_and_show_tell_how_far_a_run_is_and_what_it_cost() -> None:
         assert part in shown
 
 
+@pytest.mark.slow
 def test_show_takes_every_name_that_ls_prints() -> None:
     run, other = (
         made_run(),
@@ -198,6 +204,7 @@ def test_show_takes_every_name_that_ls_prints() -> None:
     assert "Did you mean 'mini-dino-mini-s" in call("show", "mini-dino-mini-so").stderr
 
 
+@pytest.mark.slow
 def test_prompt_shows_the_template_of_the_recipe(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     record = {"question_id": "a", "question": "Is it red?", "answer": "Yes", "category": "color"}
@@ -218,6 +225,7 @@ def test_prompt_shows_the_template_of_the_recipe(tmp_path: Path) -> None:
     assert "Did you mean 'mini'?" in call("prompt", "mme", "--recipe", "minni").stderr
 
 
+@pytest.mark.slow
 def test_data_of_the_working_directory_is_named_where_it_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,6 +366,7 @@ def test_make_help_lists_every_target() -> None:
     assert {line.split()[1] for line in make()} == set(phony.split()[1:])
 
 
+@pytest.mark.slow
 def test_the_module_can_be_run() -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -20,6 +20,7 @@ def listed(*words: str) -> str:
     return done.output
 
 
+@pytest.mark.slow
 def test_json_has_every_encoder_with_its_facts() -> None:
     found = {one["name"]: one for one in map(json.loads, listed("--json").splitlines())}
     assert list(found) == names("encoders")
@@ -32,6 +33,7 @@ def test_json_has_every_encoder_with_its_facts() -> None:
     assert found["mini-dino"]["architecture"] is None
 
 
+@pytest.mark.slow
 def test_the_table_has_a_whole_line_for_each_encoder_when_piped() -> None:
     lines = listed().splitlines()
     assert len(lines) == len(names("encoders")) + 1
@@ -46,6 +48,7 @@ def named(*words: str) -> list[str]:
     return [json.loads(line)["name"] for line in listed("--json", *words).splitlines()]
 
 
+@pytest.mark.slow
 def test_the_list_is_filtered_by_facts_and_sorted_by_one() -> None:
     found = [load_encoder(name) for name in names("encoders")]
     small = [one for one in found if one.facts.supervision == "self" and one.params <= 90e6]
@@ -65,6 +68,7 @@ def test_the_list_is_filtered_by_facts_and_sorted_by_one() -> None:
     assert [line.split()[0] for line in table[1:]] == ["vjepa2-l-256", "vjepa2-h-256", "vjepa2-g-384"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -83,6 +87,7 @@ def test_what_is_no_condition_is_refused_in_one_line(words: list[str], message: 
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1) and message in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_the_list_loads_no_torch() -> None:
     code = (
         "import sys; sys.argv[1:] = ['encoders']; from mllm_eval.cli import main\n"

@@ -47,6 +47,7 @@ def process(folder: Path, **changes: Any) -> None:
 
 
 # OpenVision's weights are files of open_clip.
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(set(FORMS) - {"openvision"}))
 def test_a_folder_of_each_family_becomes_a_yaml_that_loads_it(family: str, here: Path) -> None:
     made = make_encoder(here / "weights", family)
@@ -68,6 +69,7 @@ def test_a_folder_of_each_family_becomes_a_yaml_that_loads_it(family: str, here:
         assert word in done.output
 
 
+@pytest.mark.slow
 def test_a_folder_without_a_processor_wants_mean_and_std(here: Path) -> None:
     make_encoder(here / "weights")
     done = new("weights")
@@ -81,6 +83,7 @@ def test_a_folder_without_a_processor_wants_mean_and_std(here: Path) -> None:
     assert again.exit_code == 2 and "weights.yaml: is there already" in again.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -108,6 +111,7 @@ def test_what_no_family_reads_is_refused_with_near_names_and_the_page(
     assert re.search(message, done.stderr) and not (here / "configs").exists()
 
 
+@pytest.mark.slow
 def test_what_is_no_folder_of_an_encoder_is_refused(here: Path) -> None:
     make_llm(here / "llm")
     (here / "model.onnx").write_bytes(b"\x08\x07")
@@ -150,6 +154,7 @@ def yaml_of(here: Path, base: str, **changes: Any) -> str:
     return "mine.yaml"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.onnx", "model.gguf", "model.tflite"])
 def test_a_file_of_another_format_is_refused_as_weights(name: str, here: Path) -> None:
     (here / name).write_bytes(b"\x08\x07")
@@ -159,6 +164,7 @@ def test_a_file_of_another_format_is_refused_as_weights(name: str, here: Path) -
         assert name in said and "give the model's folder in the hub's format" in said, said
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_an_onnx_file_alone_is_refused_with_its_name(here: Path) -> None:
     made = make_encoder(here / "weights")
     process(here / "weights")
@@ -174,6 +180,7 @@ def test_a_folder_that_holds_an_onnx_file_alone_is_refused_with_its_name(here: P
     assert not (here / "configs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "base", "registers", "change", "reads"),
     [
@@ -197,6 +204,7 @@ def test_a_tower_whose_registers_are_not_declared_is_refused(
         assert f"the weights have {registers} registers" in said and f"reads them with {reads}; docs/" in said, said
 
 
+@pytest.mark.slow
 def test_an_unknown_family_is_refused_with_near_names_and_the_page(here: Path) -> None:
     for family, meant in (("siglip2", "siglip"), ("vjepa_2", "vjepa2"), ("dinov22", "dinov2")):
         said = one_line(["check", yaml_of(here, "dinov2-small", family=family)])
@@ -209,6 +217,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_repository_is_fetched_locked_and_named_with_its_commit(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_encoder(here / "made", "vjepa2")
     process(here / "made")
@@ -234,6 +243,7 @@ def test_a_repository_is_fetched_locked_and_named_with_its_commit(here: Path, mo
         assert new("owner/my-vjepa", "--name", "again", "--offline").exit_code == 0 and not hub.asked
 
 
+@pytest.mark.slow
 def test_a_repository_that_no_family_reads_is_refused_in_one_line(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_encoder(here / "made")
     config = json.loads((here / "made" / "config.json").read_text())

@@ -451,6 +451,7 @@ def call(*words: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+@pytest.mark.slow
 def test_the_command_line_fetches_shows_and_compares(hub: Hub, own: Path) -> None:
     code, said = call("mycharts")
     assert code == 0 and "mycharts: 1 rows, " in said

@@ -48,6 +48,7 @@ def test_leaks_are_looked_for_in_all_that_the_filter_reads(tmp_path: Path) -> No
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_kept_rows_of_a_damaged_parquet_file_are_those_before_the_damage(tmp_path: Path) -> None:
     path = tmp_path / "in" / "0.parquet"
     path.parent.mkdir()

@@ -112,6 +112,7 @@ def test_another_number_of_rows_is_the_error_that_training_gives(tmp_path: Path)
         training_survey(data, Decoding())
 
 
+@pytest.mark.slow
 def test_data_of_a_recipe_looks_at_its_training_images_and_fails_where_training_would(own_home: Path) -> None:
     shutil.copyfile(own_home / "data/mine/images/2.png", own_home / "data/mine/images/extra.png")
     done = command("data", "--recipe", "own")

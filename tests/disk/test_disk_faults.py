@@ -192,6 +192,7 @@ def hold_to_one_line(problem: BaseException, folder: Path) -> None:
     assert "cannot be written (" in said and "); " in said, said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ALL)
 def test_a_fault_at_any_call_leaves_what_the_next_start_goes_on_from(name: str, kind: str, tmp_path: Path) -> None:
@@ -275,6 +276,7 @@ def test_answers_that_came_back_otherwise_are_refused(tmp_path: Path) -> None:
     assert "bbbx" in Journal(path).done()["b"].text
 
 
+@pytest.mark.slow
 def test_the_writers_of_libraries_are_understood(tmp_path: Path) -> None:
     whole = checkpoint(tmp_path / "undisturbed")
     folder = tmp_path / "limited"

@@ -220,6 +220,7 @@ def test_mapped_files_and_held_shards_are_bounded(tmp_path: Path, monkeypatch: p
         assert sum(file.startswith(str(tmp_path)) for file in files) <= 3
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_without_closing_its_store_says_nothing_and_leaves_whole_files(tmp_path: Path) -> None:
     code = f"""
 import contextlib, torch

@@ -166,6 +166,7 @@ def test_processes_write_to_one_store_at_once_and_to_one_image(tmp_path: Path) -
     assert sorted(path.stat().st_size for path in (tmp_path / "a").glob("*.safetensors")) == [HEADER + 40 * ROW] * 2
 
 
+@pytest.mark.slow
 def test_a_killed_process_holds_nothing_and_what_it_wrote_stays(tmp_path: Path, room: Any) -> None:
     writer = process(WRITER, tmp_path / "a", 0, 10)
     assert writer.stdin and writer.stdout
@@ -314,6 +315,7 @@ def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "results" / "features"
 
 
+@pytest.mark.slow
 def test_ls_tells_what_there_is_and_what_nobody_will_read(stores: Path) -> None:
     found = {one["encoder"]: one for one in map(json.loads, call("ls", "--json").stdout.splitlines())}
     assert found["known"]["owners"] == ["known"] and not found["known"]["orphaned"]
@@ -324,11 +326,13 @@ def test_ls_tells_what_there_is_and_what_nobody_will_read(stores: Path) -> None:
     assert "gone" not in call("ls", "known", "--json").output
 
 
+@pytest.mark.slow
 def test_an_unknown_store_is_answered_with_the_nearest_name(stores: Path) -> None:
     done = call("verify", "knwon")
     assert done.exit_code == 2 and "Did you mean 'known'" in done.output
 
 
+@pytest.mark.slow
 def test_verify_names_what_is_damaged_and_drops_it(stores: Path) -> None:
     assert call("verify").exit_code == 0
     store = next(path.parent for path in stores.glob("*/meta.json") if '"known"' in path.read_text())
@@ -360,6 +364,7 @@ def test_verify_finds_a_line_that_names_another_image(stores: Path) -> None:
     assert done.exit_code == 1 and f"row 0: image {lines[:64].decode()} is damaged, dropped" in done.output
 
 
+@pytest.mark.slow
 def test_gc_removes_what_crashes_and_old_encoders_left_and_nothing_else(stores: Path) -> None:
     known = next(path.parent for path in stores.glob("*/meta.json") if '"known"' in path.read_text())
     encoder_row = 17 * 32 * 4
@@ -423,6 +428,7 @@ def test_a_plan_keeps_stages_whole_and_of_the_evaluation_what_has_room() -> None
     assert [one.live for one in found.values()] == [True, False, False]
 
 
+@pytest.mark.slow
 def test_plan_says_what_has_no_room(room: Any) -> None:
     plain = make_plan("mini-dino", options=PlanOptions(gpus="1xA100", rows=(6400, 6400)))
     room("1MB")

@@ -94,6 +94,7 @@ def test_killed_at_every_batch_it_ends_with_the_same_bytes(tmp_path: Path) -> No
         assert files(out) == expected and made.tally.failed == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.1, 0.35, 0.5, 0.7, 0.79])
 @pytest.mark.parametrize("name", ["00001.tar", "00001.tar.gz"])
 def test_a_tar_cut_anywhere_is_named_and_the_rest_goes_on(tmp_path: Path, name: str, share: float) -> None:
@@ -112,6 +113,7 @@ def test_a_tar_cut_anywhere_is_named_and_the_rest_goes_on(tmp_path: Path, name: 
     assert all(rows[key]["decision"] == "kept" for key in keys[5:-1] if rows[key]["reason"] is None)
 
 
+@pytest.mark.slow
 def test_a_tar_cut_between_two_members_is_no_whole_one(tmp_path: Path) -> None:
     path = tar(tmp_path / "in/0.tar", [*sample("a", 10), *sample("b", 200)])
     # Header and padded content of the two members of `a`: tarfile takes what follows for the end.
@@ -121,6 +123,7 @@ def test_a_tar_cut_between_two_members_is_no_whole_one(tmp_path: Path) -> None:
     assert "without a mark of its end" in made.tally.faults["cut"].first[0]
 
 
+@pytest.mark.slow
 def test_a_tar_damaged_in_a_header_is_no_whole_one(tmp_path: Path) -> None:
     path = tar(tmp_path / "in/0.tar", [*sample("a", 10), *sample("b", 200)])
     data = bytearray(path.read_bytes())
@@ -129,6 +132,7 @@ def test_a_tar_damaged_in_a_header_is_no_whole_one(tmp_path: Path) -> None:
     assert filtered(tmp_path / "in", tmp_path / "out").tally.faults["cut"].count == 1
 
 
+@pytest.mark.slow
 def test_what_is_no_tar_is_named(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/0.tar").write_bytes(b"an error page, not an archive" * 40)
@@ -137,6 +141,7 @@ def test_what_is_no_tar_is_named(tmp_path: Path) -> None:
     assert made.tally.faults["unreadable"].count == 1 and made.tally.kept == 1
 
 
+@pytest.mark.slow
 def test_reasons_are_the_same_in_every_run(tmp_path: Path) -> None:
     tar(tmp_path / "in/0.tar", [("a.png", b"no image"), ("b.png", png(3)[:50]), ("c.png", b"")])
     filtered(tmp_path / "in", tmp_path / "one")
@@ -173,6 +178,7 @@ def test_where_no_picture_has_a_caption_none_is_missing(tmp_path: Path) -> None:
     assert not filtered(tmp_path / "in", tmp_path / "out").tally.faults
 
 
+@pytest.mark.slow
 def test_an_index_holds_its_keys_though_names_are_odd(tmp_path: Path) -> None:
     tar(tmp_path / "in/0.tar", [("x/ünï.a.png", png(200)), ("b\udcff.png", png(201)), (".hidden.png", png(202))])
     filtered(tmp_path / "in", tmp_path / "out", shards=True)
@@ -200,6 +206,7 @@ def hub(path: Path) -> None:
     pq.write_table(pa.table({"image": pa.array(cells, kind), "has_text": [1, 0, 1]}), path)
 
 
+@pytest.mark.slow
 def test_img2datasets_parquet(tmp_path: Path) -> None:
     img2dataset(tmp_path / "in/00000.parquet")
     made = filtered(tmp_path / "in", tmp_path / "out", shards=True)
@@ -211,6 +218,7 @@ def test_img2datasets_parquet(tmp_path: Path) -> None:
     assert [row["url"] for row in left] == ["http://a"]
 
 
+@pytest.mark.slow
 def test_the_hubs_parquet(tmp_path: Path) -> None:
     hub(tmp_path / "in/train-00000-of-00001.parquet")
     made = filtered(tmp_path / "in/train-00000-of-00001.parquet", tmp_path / "out", label="has_text")
@@ -219,6 +227,7 @@ def test_the_hubs_parquet(tmp_path: Path) -> None:
     assert (made.tally.right_kept, made.tally.wrong_dropped) == (1, 1)
 
 
+@pytest.mark.slow
 def test_metadata_beside_tars_are_no_shards(tmp_path: Path) -> None:
     tars(tmp_path / "in", shards=1)
     pq.write_table(pa.table({"url": ["http://a"]}), tmp_path / "in/00000.parquet")
@@ -226,6 +235,7 @@ def test_metadata_beside_tars_are_no_shards(tmp_path: Path) -> None:
     assert made.shards == 1 and made.left_out == ("00000.parquet",)
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mllm_eval.filtering.corpus.FILES", 3)
     for place, grey in enumerate((3, 250, 4, 251, 5, 252, 6)):
@@ -254,6 +264,7 @@ def test_a_corpus_that_is_none(tmp_path: Path) -> None:
         open_corpus(tmp_path / "a.zip")
 
 
+@pytest.mark.slow
 def test_which_column_holds_the_pictures(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"jpg": [png(200)], "png": [png(3)]}), path)

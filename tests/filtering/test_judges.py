@@ -58,6 +58,7 @@ def plain(judge: RunJudge, run: Run, image: Any) -> torch.Tensor:
         return model.llm(inputs_embeds=prompt[None]).logits[0, -1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [{}, {"padding": "hide", "row_token": True}], indirect=True)
 def test_first_logits_are_those_of_the_whole_prompt_alone(run: Run) -> None:
     judge = RunJudge(run, QUESTION, 4)
@@ -74,6 +75,7 @@ def test_first_logits_are_those_of_the_whole_prompt_alone(run: Run) -> None:
         assert one == pytest.approx(together, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_p_yes_is_summed_over_all_spellings(run: Run) -> None:
     judge = RunJudge(run, QUESTION, 4)
     assert not judge.spellings.whole, "a tokenizer of bytes has no token for a word"
@@ -114,6 +116,7 @@ def test_a_tokenizer_that_begins_both_alike_is_refused() -> None:
         find_spellings(Alike(), 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [{}, {"padding": "hide"}], indirect=True)
 def test_a_finished_model_judges_as_the_run_it_was(run: Run) -> None:
     images = [make_image(1), make_image(2, (28, 11)), make_image(3, (9, 28))]
@@ -167,6 +170,7 @@ def served(run: Run) -> Iterator[tuple[Server, RunJudge, type[Telling]]]:
     server.shutdown()
 
 
+@pytest.mark.slow
 def test_a_server_tells_what_the_engine_computes(run: Run, served: Any) -> None:
     server, own, handler = served
     handler.most = len(make_tokenizer())
@@ -177,6 +181,7 @@ def test_a_server_tells_what_the_engine_computes(run: Run, served: Any) -> None:
     assert judge.about["by"] == "server"
 
 
+@pytest.mark.slow
 def test_a_server_that_tells_neither_word_gives_no_answer(run: Run, served: Any) -> None:
     server, own, handler = served
     handler.most = 1

@@ -28,6 +28,7 @@ def write(place: Path, out: Path, level: Level | None = None, label: str | None 
     return write_page(made, open_corpus(place), level or load_level("light"), project(made, None)).read_text()
 
 
+@pytest.mark.slow
 def test_one_file_says_all(tmp_path: Path) -> None:
     page = write(tars(tmp_path / "in", shards=4, each=8), tmp_path / "out", label="bright")
     assert "50.0 % of 32 images kept" in page and "50.3 %" in page
@@ -39,6 +40,7 @@ def test_one_file_says_all(tmp_path: Path) -> None:
     assert not re.search(r"url\((?!#)", page) and "default-src 'none'" in page
 
 
+@pytest.mark.slow
 def test_every_text_of_a_file_is_escaped(tmp_path: Path) -> None:
     sly = "<img src=x onerror=alert(1)>"
     members = [*sample(f"a{sly}", 200), (f"b{sly}.png", b"no image"), *sample(f"c{sly}&amp;", 10)]
@@ -47,12 +49,14 @@ def test_every_text_of_a_file_is_escaped(tmp_path: Path) -> None:
     assert "<b>Bright" not in page
 
 
+@pytest.mark.slow
 def test_a_corpus_of_nothing_that_can_be_judged(tmp_path: Path) -> None:
     tar(tmp_path / "in/0.tar", [("a.png", b"none")])
     page = write(tmp_path / "in", tmp_path / "out")
     assert "No image was judged" in page and "1 members are no image" in page
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_gone_leaves_its_place(tmp_path: Path) -> None:
     place = tars(tmp_path / "in")
     made = filtered(place, tmp_path / "out", config={"question": "?", "threshold": 0.5})
@@ -116,6 +120,7 @@ def test_levels_ask_the_papers_questions() -> None:
         load_level("lite")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -20,6 +20,7 @@ def spoil(home: Path, name: str = "3.png") -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_data_names_a_broken_picture_and_fails(own_home: Path) -> None:
     path = spoil(own_home)
     for _ in range(2):  # found, and remembered
@@ -31,6 +32,7 @@ def test_data_names_a_broken_picture_and_fails(own_home: Path) -> None:
     assert command("data", "own", "--data", "mine").exit_code == 0
 
 
+@pytest.mark.slow
 def test_eval_tells_of_a_broken_picture_before_it_trains(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(the_run().folder)
     path = spoil(own_home)
@@ -44,6 +46,7 @@ def test_eval_tells_of_a_broken_picture_before_it_trains(own_home: Path, monkeyp
     assert str(path) in done.output and "1 of 6 images can't be decoded" in done.output
 
 
+@pytest.mark.slow
 def test_a_picture_that_breaks_later_makes_its_samples_failed(own_home: Path) -> None:
     path = own_home / "data/mine/images/3.png"
     whole = path.read_bytes()
@@ -60,6 +63,7 @@ def test_a_picture_that_breaks_later_makes_its_samples_failed(own_home: Path) ->
     assert summary()["n_failed"] == 0
 
 
+@pytest.mark.slow
 def test_pictures_are_decoded_once_and_not_where_nothing_is_left(
     own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

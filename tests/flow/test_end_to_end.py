@@ -31,6 +31,10 @@ from mllm_eval.errors import UserError
 from mllm_eval.run import Run
 from mllm_eval.storage import read_json, read_jsonl, results_home
 
+# What the tests share takes long to make.
+pytestmark = pytest.mark.slow
+
+
 BENCHMARKS = ["mme", "gqa"]
 NAMES = ("mme", "gqa", "mme.blind", "gqa.blind")
 FILES = {made for name in NAMES for made in (f"{name}.jsonl", f".{name}.jsonl.sum", f"{name}.limit")}
@@ -143,7 +147,6 @@ main()
 """
 
 
-@pytest.mark.slow
 def test_killed_while_it_answers_it_goes_on_to_the_same_bytes(first: dict[str, bytes]) -> None:
     folder = the_run().folder
     for part in ("answers", "scores"):
@@ -180,7 +183,6 @@ def eval_as_rank(die: bool) -> int:
     return app(WORDS, standalone_mode=False) or 0
 
 
-@pytest.mark.slow
 def test_several_processes_answer_to_the_same_bytes_killed_and_with_another_number(
     first: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -200,7 +202,6 @@ def test_several_processes_answer_to_the_same_bytes_killed_and_with_another_numb
     assert "tiny-dinov2" in told[0] and told[1] == ""
 
 
-@pytest.mark.slow
 def test_torchrun_trains_answers_and_scores_under_one_lock(tiny_home: Path, tmp_path: Path) -> None:
     recipe = yaml.safe_load(Path(TINY_RECIPE).read_text())
     for stage in ("stage1", "stage2"):
@@ -238,7 +239,6 @@ def test_a_half_written_folder_is_mended(first: dict[str, bytes]) -> None:
     assert Run.load(run.folder) == run
 
 
-@pytest.mark.slow
 def test_a_broken_image_fails_its_sample_and_the_rest_goes_on(parquet: Path, first: dict[str, bytes]) -> None:
     original, table = parquet.read_bytes(), pq.read_table(parquet)
     whole = {answer.id: answer for answer in read_answers(the_run().answers_path("mme"))}

@@ -79,6 +79,7 @@ def test_a_table_and_report_of_all_runs_name_what_they_leave_out(own_home: Path)
     assert said in (own_home / "site/index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_answers_that_are_missing_have_failed_and_count_nowhere(own_home: Path) -> None:
     texts = ["red"] * 6 + ["blue"] * 5 + [None]
     assert "no answer" in bring(own_home, texts).stderr
@@ -89,6 +90,7 @@ def test_answers_that_are_missing_have_failed_and_count_nowhere(own_home: Path) 
     assert "11/12 answers scored" in command("table", "--runs", "their-vlm").stdout
 
 
+@pytest.mark.slow
 def test_answers_brought_again_take_the_place_of_the_old_and_can_be_scored_anew(own_home: Path) -> None:
     bring(own_home, ["blue"] * 12)
     assert summary()["value"] == 0.0
@@ -102,6 +104,7 @@ def test_answers_brought_again_take_the_place_of_the_old_and_can_be_scored_anew(
     assert read_all_saved().external == (ROW,) and saved(ROW.name) == ROW and not read_all_saved().unreadable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -127,6 +130,7 @@ def test_a_row_needs_answers_to_the_data_itself(own_home: Path) -> None:
     assert "names a file of answers" in command("score", "tiny-dinov2", "--as", "x").stderr
 
 
+@pytest.mark.slow
 def test_the_cost_of_what_is_no_run_is_what_is_known_of_it(own_home: Path) -> None:
     bring(own_home, ["red"] * 12)
     cost = cost_of(read_run(ROW.folder))

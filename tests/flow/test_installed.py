@@ -64,6 +64,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "site"
 
 
+@pytest.mark.slow
 def test_a_wheel_has_every_file_of_the_three_folders_and_no_other_package(installed: Path) -> None:
     for folder in ("adapters", "benchmarks", "configs"):
         inside = installed / "mllm_eval" / folder

@@ -41,6 +41,7 @@ def no_asking(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(runner, "Backoff", refuse)
 
 
+@pytest.mark.slow
 def test_changed_golds_are_scored_and_not_asked_again(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = said()
     assert summary()["value"] == 0.0
@@ -52,6 +53,7 @@ def test_changed_golds_are_scored_and_not_asked_again(own_home: Path, monkeypatc
     assert said() == before
 
 
+@pytest.mark.slow
 def test_rows_that_go_and_move_keep_their_answers(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = said()
     no_asking(monkeypatch)
@@ -64,6 +66,7 @@ def test_rows_that_go_and_move_keep_their_answers(own_home: Path, monkeypatch: p
     assert list(said()) == ["0", "1"] and summary()["n"] == 2
 
 
+@pytest.mark.slow
 def test_a_changed_question_or_image_is_asked_again_and_no_other(
     own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +86,7 @@ def test_a_changed_question_or_image_is_asked_again_and_no_other(
     assert asked == ["3", "5", "11"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
@@ -98,6 +102,7 @@ def test_no_rows_and_no_gold_are_refused(own_home: Path, rows: list[dict[str, st
     assert files() == before
 
 
+@pytest.mark.slow
 def test_a_changed_scorer_is_scored_again(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_asking(monkeypatch)
     write(own_home, scorer=SCORER.replace('float(prediction.strip() == record["answer"])', "1.0"))
@@ -167,6 +172,7 @@ FAULTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("old", "new", "message"), FAULTS)
 def test_a_scorer_that_fails_is_a_fault_and_no_score(own_home: Path, old: str, new: str, message: str) -> None:
     before = files()
@@ -371,6 +377,7 @@ UNKNOWN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", UNKNOWN, ids=lambda words: " ".join(words[:2]))
 def test_unknown_rules_are_refused_before_anything_is_done(own_home: Path, arguments: tuple[str, ...]) -> None:
     before = {path for path in own_home.rglob("*") if path.name != ".lock"}

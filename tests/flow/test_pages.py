@@ -82,6 +82,7 @@ def test_only_the_last_digits_may_differ(told: str, printed: str, alike: bool) -
 PAGES = [DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_that_a_page_shows_is_one_of_today(page: Path) -> None:
     wrong = {line: words for line in command_lines(page) if (words := unknown_words(line))}

@@ -40,6 +40,7 @@ def requests_of(samples: Sequence[Sample], longest: int = 12) -> list[Request]:
     return [write_request(one, TemplateFormat(TEMPLATE), longest) for one in samples]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["batched", "reference", "server"])
 def test_a_backend_answers_any_list_of_requests_in_its_order(engine: str, held: tuple[Tiny, Fake]) -> None:
     model, fake = held
@@ -55,6 +56,7 @@ def test_a_backend_answers_any_list_of_requests_in_its_order(engine: str, held: 
     assert sorted(map(id, planned)) == sorted(map(id, requests))
 
 
+@pytest.mark.slow
 def test_a_stock_model_answers_any_list_of_requests_in_its_order(external_home: Path) -> None:
     model = StockModel(external_home / "llava", "float32", "cpu", batch=2)
     samples = load_samples(load_benchmark("easy_vqa"), "easy-vqa")
@@ -65,6 +67,7 @@ def test_a_stock_model_answers_any_list_of_requests_in_its_order(external_home: 
     assert together == [model.generate([one])[0] for one in requests]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(requests=REQUESTS, limits=LIMITS)
 def test_the_requests_of_a_planned_batch_are_planned_as_that_batch(requests: list[Lengths], limits: Limits) -> None:
@@ -134,6 +137,7 @@ class Source:
         assert len({image.sha256 for image in images}) == len(images)
 
 
+@pytest.mark.slow
 def test_a_question_is_read_rendered_and_tokenised_once_on_its_way(
     counts: dict[str, Counter[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +194,7 @@ def test_broken_off_no_question_is_rendered_twice_in_the_second_run(
 
 
 # ---- external models, by the same flow ----
+@pytest.mark.slow
 def test_an_external_model_is_asked_any_variant(external_home: Path) -> None:
     model = ask(external_home / "llava", variants=["shuffled"])
     plain, shuffled = (read_answers(model.answers_path("easy_vqa", name)) for name in (DEFAULT, VariantKey("shuffled")))
@@ -201,6 +206,7 @@ def test_an_external_model_is_asked_any_variant(external_home: Path) -> None:
         ask(external_home / "llava", variants=["circle"])
 
 
+@pytest.mark.slow
 def test_an_external_model_answers_a_question_once_wherever_it_stands(external_home: Path, tmp_path: Path) -> None:
     samples = load_samples(load_benchmark("easy_vqa"), "easy-vqa")
     again = [replace(one, benchmark="other", id=f"other-{one.id}") for one in samples]
@@ -216,6 +222,7 @@ def test_an_external_model_answers_a_question_once_wherever_it_stands(external_h
     assert other == [replace(answer, id=f"other-{answer.id}") for answer in one]
 
 
+@pytest.mark.slow
 def test_an_external_models_subset_is_part_of_its_whole(external_home: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path))
     part = ask(external_home / "llava", subset=4)
@@ -233,6 +240,7 @@ def test_an_external_models_subset_is_part_of_its_whole(external_home: Path, tmp
     assert sum(asked) == QUESTIONS - len(subset) > 0 and all(whole[one.id] == one for one in subset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
 def test_an_external_model_is_asked_fewer_at_a_time_where_memory_runs_out(
     error: BaseException, external_home: Path, tmp_path: Path

@@ -55,6 +55,7 @@ def test_what_cannot_be_read_is_counted_apart(model: Tiny, tmp_path: Path) -> No
     assert "6 of 8 questions" in agreement_line([found], 1) and "2 failed in both" in agreement_line([found], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tie", [True, False])
 def test_a_difference_is_told_with_its_margin(
     model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tie: bool
@@ -90,6 +91,7 @@ def test_a_part_holds_whole_images_and_the_same_ones_every_time() -> None:
     assert chosen(samples, None) == samples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("fault", [1.0, 0.7])
 def test_attention_that_is_scaled_otherwise_is_no_tie(

@@ -42,6 +42,9 @@ from mllm_eval.results import read_run
 from mllm_eval.saved import saved
 from mllm_eval.storage import read_json, read_jsonl
 
+# What the tests share takes long to make.
+pytestmark = pytest.mark.slow
+
 
 def answer_external(
     model: StockModel,

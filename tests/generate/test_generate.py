@@ -39,6 +39,7 @@ def expected(model: Tiny, tmp_path_factory: pytest.TempPathFactory) -> list[Answ
     return answers_of(model, mixed_samples(), path, engine="reference")
 
 
+@pytest.mark.slow
 def test_the_reference_is_transformers_own_greedy_generation(model: Tiny, expected: list[Answer]) -> None:
     for sample, given_answer in zip(mixed_samples(), expected, strict=True):
         features = {
@@ -66,11 +67,13 @@ def test_the_reference_is_transformers_own_greedy_generation(model: Tiny, expect
         assert given_answer.tokens_out == out.shape[1]
 
 
+@pytest.mark.slow
 def test_the_fixture_tells_answers_apart(expected: list[Answer]) -> None:
     assert len({answer.text for answer in expected}) > 15
     assert len({answer.tokens_out for answer in expected}) > 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limits", [Limits(), Limits(rows=3, pass_cost=0), Limits(tokens=200), Limits(tokens=1)])
 def test_the_engine_answers_as_the_reference(
     model: Tiny, expected: list[Answer], tmp_path: Path, limits: Limits
@@ -116,6 +119,7 @@ def test_any_grouping_gives_the_references_answers(
     assert (folder / "batched").read_bytes() == (folder / "reference").read_bytes()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(requests=REQUESTS, limits=LIMITS)
 def test_a_plan_holds_each_request_once_and_stays_within_its_limits(requests: list[Lengths], limits: Limits) -> None:
@@ -175,6 +179,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("torn", [False, True])
 def test_killed_anywhere_it_ends_with_the_same_bytes(
     model: Tiny, tmp_path: Path, torn: bool, monkeypatch: pytest.MonkeyPatch
@@ -215,6 +220,7 @@ def test_a_second_call_computes_nothing(model: Tiny, tmp_path: Path) -> None:
     assert features.read == [] and path.stat().st_mtime_ns != before
 
 
+@pytest.mark.slow
 def test_only_batches_with_something_new_are_answered(model: Tiny, tmp_path: Path) -> None:
     samples, path, limits = mixed_samples(), tmp_path / "a.jsonl", Limits(rows=2)
     before = answers_of(model, samples, path, limits=limits)
@@ -229,6 +235,7 @@ def test_only_batches_with_something_new_are_answered(model: Tiny, tmp_path: Pat
     assert steps[-1] == (21, 21) and steps == sorted(steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["batched", "reference"])
 def test_a_broken_image_fails_its_samples_and_no_others(
     model: Tiny, tmp_path: Path, expected: list[Answer], engine: str
@@ -328,6 +335,7 @@ def test_the_cache_extends_its_room_and_keeps_what_it_holds() -> None:
     assert torch.equal(held[1], torch.cat([values[[2, 0]], values[:2, :, :1]], 2))
 
 
+@pytest.mark.slow
 def test_asking_what_is_pending_needs_no_torch() -> None:
     code = "import sys, mllm_eval.generate; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -26,6 +26,7 @@ from mllm_eval.model import assemble, load_llm_model, load_tokenizer
 from mllm_eval.model.llmexport import export_llm
 
 
+@pytest.mark.slow
 def test_it_answers_as_the_reference(held: tuple[Tiny, Fake], tmp_path: Path) -> None:
     model, fake = held
     found = answers_of(model, mixed_samples(), tmp_path / "s.jsonl", engine=a_server(fake))
@@ -37,6 +38,7 @@ def test_it_answers_as_the_reference(held: tuple[Tiny, Fake], tmp_path: Path) ->
     assert len(fake.bodies) == len(expected)
 
 
+@pytest.mark.slow
 def test_an_image_is_projected_once_for_all_its_questions(held: tuple[Tiny, Fake], tmp_path: Path) -> None:
     model, fake = held
     projected: list[int] = []
@@ -52,6 +54,7 @@ def test_an_image_is_projected_once_for_all_its_questions(held: tuple[Tiny, Fake
     assert sum(projected) == len({image.sha256 for one in samples for image in one.images})
 
 
+@pytest.mark.slow
 def test_a_broken_image_fails_its_samples_and_is_not_sent(held: tuple[Tiny, Fake], tmp_path: Path) -> None:
     model, fake = held
     world = Images("image1")
@@ -87,6 +90,7 @@ def test_a_mark_in_a_question_is_sent_as_text(tmp_path: Path) -> None:
         assert counts == [1, 2, 0]
 
 
+@pytest.mark.slow
 def test_a_question_beyond_the_servers_positions_is_not_sent(held: tuple[Tiny, Fake], tmp_path: Path) -> None:
     model, fake = held
     samples = mixed_samples()
@@ -120,6 +124,7 @@ def test_what_a_server_says_of_its_positions(held: tuple[Tiny, Fake], models: An
     assert a_server(fake).positions == positions
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_asked_again_and_a_refusing_one_is_told_of(held: tuple[Tiny, Fake], tmp_path: Path) -> None:
     model, fake = held
     samples = mixed_samples()

@@ -115,6 +115,7 @@ def test_what_raises_has_failed_in_a_line_and_the_others_go_on(three: dict[str, 
     assert {"name", "value", "bound", "unit", "direction", "passed", "seconds", "device"} <= set(kept["checks"][0])
 
 
+@pytest.mark.slow
 def test_what_has_no_time_left_is_skipped_and_said_to_be(three: dict[str, Kind], tmp_path: Path) -> None:
     three["bad"] = Kind("bad", 5000, 5000)
     found = run_checks(lambda _: None, dry=True, budget=60)

@@ -196,6 +196,7 @@ def test_a_checkpoint_of_the_original_code_is_fetched_to_its_file(hub: Hub, tmp_
         weights_place(encoder.weights)
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_it_locked(hub: Hub, encoder: Encoder, tmp_path: Path) -> None:
     path = tmp_path / "configs" / "encoders" / "tiny-dinov2.yaml"
     path.parent.mkdir(parents=True)

@@ -137,6 +137,7 @@ def test_planted_copies_are_found_and_nothing_else(kind: str, home: Path) -> Non
     assert found.benchmarks["gqa"].leaked_pictures == 3
 
 
+@pytest.mark.slow
 def test_what_the_encoder_sees_as_different_is_no_copy_however_near_the_hashes_are(home: Path) -> None:
     # The hash is of grey: the same picture in other colours has the same hash.
     red, green, blue = picture(3).split()
@@ -151,6 +152,7 @@ def test_what_the_encoder_sees_as_different_is_no_copy_however_near_the_hashes_a
     assert found.pairs < found.candidates
 
 
+@pytest.mark.slow
 def test_questions_are_found_word_for_word_and_together_with_their_picture(home: Path) -> None:
     path = plant(home, {"copy7.png": picture(7)}, asked=(7, 9))
     found = looked(home, path)
@@ -184,6 +186,7 @@ def test_a_question_stands_as_whole_words(text: str, stands: bool) -> None:
     assert normalised("(A) 3.5 — Äpfel_2") == "a 3 5 äpfel 2"
 
 
+@pytest.mark.slow
 def test_a_second_look_computes_nothing_and_another_question_is_looked_for_again(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +208,7 @@ def test_a_second_look_computes_nothing_and_another_question_is_looked_for_again
     assert looked(home, path).benchmarks["gqa"].samples == PICTURES - 2
 
 
+@pytest.mark.slow
 def test_a_killed_check_goes_on_where_it_was_and_finds_the_same(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for room in (corpora, trainingsets):
         monkeypatch.setattr(room, "PIECE", 4)
@@ -233,6 +237,7 @@ def test_a_killed_check_goes_on_where_it_was_and_finds_the_same(home: Path, monk
     assert {at.name: at.read_bytes() for at in again.folder.iterdir() if at.is_file()} == kept
 
 
+@pytest.mark.slow
 def test_images_and_rows_that_cannot_be_read_are_counted_and_named(home: Path) -> None:
     path = plant(home, {"copy3.png": picture(3)}, others=6)
     (home / "images" / "other2.png").write_bytes(b"no picture")
@@ -272,6 +277,7 @@ def shards(home: Path) -> Iterator[tuple[str, Path]]:
     yield "hub", hub
 
 
+@pytest.mark.slow
 def test_folders_shards_and_tables_of_images_are_looked_through(home: Path) -> None:
     for kind, place in shards(home):
         found = check_leaks(place, [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
@@ -281,6 +287,7 @@ def test_folders_shards_and_tables_of_images_are_looked_through(home: Path) -> N
         assert findings_of(None, "mini", place.name) is not None
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_cut_counts_and_what_came_before_is_kept(home: Path) -> None:
     place = dict(shards(home))["tar"] / "00000.tar"
     content = place.read_bytes()
@@ -306,6 +313,7 @@ def test_a_folder_without_images_is_one_line(home: Path) -> None:
         check_leaks(home / "empty", [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
 
 
+@pytest.mark.slow
 def test_the_command_prints_counts_and_refuses_what_it_cannot_do(home: Path) -> None:
     plant(home, {"copy5.png": picture(5)})
     runner = CliRunner()

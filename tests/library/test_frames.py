@@ -60,6 +60,7 @@ def test_a_frame_is_scored_as_a_mapping_is() -> None:
     assert some.summary.partial and some.scores.id.tolist() == ["3"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -82,6 +83,7 @@ def test_what_would_move_a_score_unseen_is_refused(change: Any, message: str) ->
         score("own", change(frame), data="mine")
 
 
+@pytest.mark.slow
 def test_names_are_held_to_what_there_is() -> None:
     with pytest.raises(UserError, match=r"unknown benchmark 'owm'\. Did you mean 'own'"):
         sample_frame("owm", "mine")
@@ -91,6 +93,7 @@ def test_names_are_held_to_what_there_is() -> None:
         score("own", {"0": "red"}, "robust", data="mine")
 
 
+@pytest.mark.slow
 def test_images_are_encoded_as_a_model_encodes_them(home: Path) -> None:
     encoder = make_encoder(home / "weights/tiny")
     path = home / "configs/encoders" / f"{encoder.name}.yaml"
@@ -145,6 +148,7 @@ def test_what_is_no_encoder_is_told(given: Any, options: Any, message: str) -> N
         load_encoder(given, **options)
 
 
+@pytest.mark.slow
 def test_predictions_may_bring_their_records(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path / "nothing"))
     rows = [{"id": n, "prediction": "red", "record": {"answer": said}} for n, said in enumerate(["red", "blue"])]

@@ -79,6 +79,7 @@ def results(home: Path) -> mllm_eval.Results:
     return mllm_eval.evaluate("tiny-dinov2", benchmarks="own", recipe=recipe(), blind=True)
 
 
+@pytest.mark.slow
 def test_results_are_a_frame_and_a_table(results: mllm_eval.Results) -> None:
     frame = results.scores
     assert list(frame.columns) == [
@@ -107,6 +108,7 @@ def test_results_are_a_frame_and_a_table(results: mllm_eval.Results) -> None:
         results.under("robust").table()
 
 
+@pytest.mark.slow
 def test_names_files_dicts_and_objects_are_one_run(results: mllm_eval.Results, home: Path) -> None:
     yaml_file = home / "configs/encoders/tiny-dinov2.yaml"
     loaded = mllm_eval.load_encoder("tiny-dinov2", device="cpu")
@@ -117,6 +119,7 @@ def test_names_files_dicts_and_objects_are_one_run(results: mllm_eval.Results, h
     assert mllm_eval.Results.of(mllm_eval.saved_run("tiny-dinov2")).scores.equals(results.scores)
 
 
+@pytest.mark.slow
 def test_a_benchmark_may_be_a_dict(results: mllm_eval.Results) -> None:
     mine = {"base": "own", "name": "mine", "title": "<Mine>", "settings": {"suffix": "Say it."}}
     found = mllm_eval.evaluate("tiny-dinov2", benchmarks=["own", mine], recipe=recipe())
@@ -145,6 +148,7 @@ def test_a_comparison_has_every_difference(results: mllm_eval.Results, other: En
     assert against.differences.a.tolist() == ["tiny-clip"] and "Differences to tiny-dinov2" in against._repr_html_()
 
 
+@pytest.mark.slow
 def test_bad_input_is_told_before_anything_is_computed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("something is computed")
@@ -165,6 +169,7 @@ def test_bad_input_is_told_before_anything_is_computed(home: Path, monkeypatch: 
             mllm_eval.compare(models, **{"recipe": recipe(), **options})  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_an_external_model_takes_no_recipe(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     model = mllm_eval.external_model(tmp_path, data="mini")
@@ -309,6 +314,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_call_that_raises_leaves_it_too(
     name: str, home: Path, users: None, results: mllm_eval.Results, monkeypatch: pytest.MonkeyPatch
@@ -341,6 +347,7 @@ def test_a_call_that_raises_leaves_it_too(
     assert left_behind(before) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call",
     [
@@ -408,11 +415,13 @@ def test_within_a_call_there_is_no_network(home: Path, users: None, monkeypatch:
     assert seen == [(True, "1")]
 
 
+@pytest.mark.slow
 def test_everything_named_is_there() -> None:
     for name in mllm_eval.__all__:
         assert callable(getattr(mllm_eval, name)), name
 
 
+@pytest.mark.slow
 def test_an_option_that_there_is_none_of_is_refused_as_python_does() -> None:
     with pytest.raises(TypeError, match=r"evaluate\(\) got an unexpected keyword argument 'benchmark'"):
         mllm_eval.evaluate("mini-dino", benchmark="mme")  # type: ignore[call-arg]

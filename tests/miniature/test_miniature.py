@@ -76,6 +76,7 @@ def benchmark_images(home: Path) -> Iterator[tuple[str, bytes]]:
                         yield str(path.relative_to(home / "miniature").parent), cell["bytes"]
 
 
+@pytest.mark.slow
 def test_no_image_of_a_benchmark_occurs_in_training_or_in_another_benchmark(home: Path) -> None:
     training = [path.read_bytes() for path in (home / "miniature/train/images").rglob("*.png")]
     assert len(training) == ALIGNMENT + INSTRUCTION
@@ -99,6 +100,7 @@ def test_a_picture_that_was_drawn_before_is_drawn_anew() -> None:
     assert len(taken) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_loads_as_a_snapshot_of_the_hub(name: str, samples: Any) -> None:
     found = samples(name)
@@ -109,6 +111,7 @@ def test_every_benchmark_loads_as_a_snapshot_of_the_hub(name: str, samples: Any)
     assert image.mode == "RGB" and max(image.size) == 112
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_the_wording_of_a_question_does_not_tell_its_answer(name: str, home: Path, samples: Any) -> None:
     chance = json.loads((home / "miniature/chance.json").read_text())[name]
@@ -140,6 +143,7 @@ def test_the_prior_of_lopsided_questions_is_found() -> None:
     assert prior_score(listed) == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARKS)
 @pytest.mark.parametrize("rules", ["cambrian", "robust"])
 def test_the_right_answers_score_full_marks(name: str, rules: str, samples: Any) -> None:

@@ -103,6 +103,7 @@ def test_the_schedule_warms_up_and_cools_down() -> None:
     assert factors[-1] < 0.03
 
 
+@pytest.mark.slow
 def test_one_step_of_each_objective_has_gradients(tokenizer) -> None:
     torch.manual_seed(0)
     shown = pictures("t", 0, 16, one_kind=False)

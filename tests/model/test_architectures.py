@@ -267,6 +267,7 @@ def test_heads_decoders_and_halves_for_text_are_left_out(family: str, whole: Any
     load_encoder_model(moved)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_a_tensor_too_many_is_refused(tmp_path: Path) -> None:
     encoder, llm = make_encoder(tmp_path / "e"), make_llm(tmp_path / "l")
     tokenizer = load_tokenizer(llm, "llama_3_meta")

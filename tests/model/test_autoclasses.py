@@ -61,6 +61,7 @@ def test_auto_classes_know_a_checkpoint_whichever_was_imported_first(
     assert run(LOAD.format(first=first, place=str(checkpoint), order=order + ",")).split() == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("absent", ["transformers", "torch"])
 def test_it_is_imported_without_them(absent: str) -> None:
     refused = f"import sys; sys.modules[{absent!r}] = None; import mllm_eval; print(mllm_eval.names('encoders')[:1])"

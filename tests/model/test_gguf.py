@@ -149,6 +149,7 @@ def test_a_cut_file_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
             llama_shape(llm_of(path, model))
 
 
+@pytest.mark.slow
 def test_no_count_of_a_damaged_header_is_believed(tmp_path: Path) -> None:
     """Every eight bytes of a header set to a huge number: a line, and neither memory nor time is spent on it."""
     raw = write_gguf(tmp_path / "x.gguf", make_model()).read_bytes()
@@ -166,6 +167,7 @@ def test_no_count_of_a_damaged_header_is_believed(tmp_path: Path) -> None:
     assert refused > 150
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_a_line_or_the_same_model(tmp_path: Path) -> None:
     """Single bytes of the header changed at random: every reader gives what it says, or one line."""
     model = make_model()
@@ -228,6 +230,7 @@ def test_the_tokenizer_cuts_texts_as_the_file_says(tmp_path: Path) -> None:
     assert other.unk_token is None and len(other) == 264 and other("t")["input_ids"][0] == other.bos_token_id == 258
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

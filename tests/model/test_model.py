@@ -95,6 +95,7 @@ def test_a_batch_without_images_still_reaches_the_projector(tmp_path: Path) -> N
     assert all(parameter.grad is not None for parameter in model.projector.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["dinov2", "clip", "siglip", "vit", "ijepa"])
 def test_the_auto_classes_load_the_same_function(family: str, tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -141,6 +142,7 @@ def test_a_checkpoint_holds_every_weight_bit_for_bit(tmp_path: Path) -> None:
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
 
 
+@pytest.mark.slow
 def test_a_half_precision_checkpoint_says_so_and_loads_as_it_is(tmp_path: Path) -> None:
     """config.json is what every loader believes: float32 there would double memory and time of all that is asked."""
     model, encoder = make_model(tmp_path)
@@ -157,6 +159,7 @@ def test_a_half_precision_checkpoint_says_so_and_loads_as_it_is(tmp_path: Path) 
     assert json.loads((tmp_path / "alone" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+@pytest.mark.slow
 def test_a_tied_head_stays_tied(tmp_path: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -170,6 +173,7 @@ def test_a_tied_head_stays_tied(tmp_path: Path) -> None:
     assert torch.equal(loaded.llm.lm_head.weight, tied.llm.lm_head.weight)
 
 
+@pytest.mark.slow
 def test_saving_over_a_checkpoint_and_over_a_crash_leaves_a_whole_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,7 @@ def exported(folder: Path, kind: str) -> None:
     export_llava(folder / "checkpoint", folder / "llava")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_an_export_is_spelt_for_both(kind: str, tmp_path: Path) -> None:
     exported(tmp_path, kind)
@@ -79,6 +80,7 @@ def test_an_export_is_spelt_for_both(kind: str, tmp_path: Path) -> None:
     assert "TokenizersBackend" not in everything and str(tmp_path) not in everything
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_transformers_4_and_5_compute_the_same_of_an_export(kind: str, tmp_path: Path) -> None:
     exported(tmp_path, kind)

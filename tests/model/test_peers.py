@@ -87,6 +87,7 @@ def exported(folder: Path) -> Any:
     return model
 
 
+@pytest.mark.slow
 def test_the_pinned_pipeline_answers_as_the_checkpoint_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exported(tmp_path)
     monkeypatch.syspath_prepend(str(HERE / "clients"))
@@ -112,6 +113,7 @@ def test_the_pinned_pipeline_answers_as_the_checkpoint_does(tmp_path: Path, monk
     assert peers.held(CLIENTS[0], own, tmp_path / "out.jsonl").different == {}
 
 
+@pytest.mark.slow
 def test_an_exports_tokenizer_ends_a_text_by_the_token_that_ends_a_turn(tmp_path: Path) -> None:
     """Some clients stop at the tokenizer's end token alone, whatever the generation_config lists."""
     model = exported(tmp_path)

@@ -136,6 +136,7 @@ def test_the_parts_of_a_string_join_to_it(template: str) -> None:
             assert "".join(part.text for part in parts_of(template, text)) == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("legacy", [True, False])
 def test_a_stock_export_of_a_sentencepiece_model_has_the_tokens_of_training_or_is_refused(
     legacy: bool, tmp_path: Path

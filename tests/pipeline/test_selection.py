@@ -63,6 +63,7 @@ def test_a_subset_has_a_name_of_its_own() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mme", "mmvp", "mmbench_en", "cvbench_2d", "gqa"])
 def test_images_pairs_and_circular_groups_stay_whole(tiny_home: Path, name: str) -> None:
     benchmark = load_benchmark(name)
@@ -76,6 +77,7 @@ def test_images_pairs_and_circular_groups_stay_whole(tiny_home: Path, name: str)
     assert chosen <= {one.id for one in asked_samples(benchmark, "mini", VariantKey("default", 1280))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [["ocrbench"], ["gqa", "ocrbench", "chartqa"]])
 def test_a_subset_of_chosen_benchmarks_asks_so_many_of_those(tiny_home: Path, chosen: list[str]) -> None:
     size = 96
@@ -125,6 +127,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("results")
 def test_rows_of_a_part_and_of_the_whole_stay_apart() -> None:
     runs = [made_runs.make_run(name, benchmarks=["gqa"]) for name in ("mini-dino", "mini-clip")]
@@ -140,6 +143,7 @@ def test_rows_of_a_part_and_of_the_whole_stay_apart() -> None:
     assert mixed.sentences and all(one.count("(subset of 640)") in (0, 2) for one in mixed.sentences)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("results")
 def test_a_run_without_the_part_is_named() -> None:
     run, other = (made_runs.make_run(name, benchmarks=["gqa"]) for name in ("mini-dino", "mini-clip"))
@@ -156,6 +160,7 @@ def test_a_run_without_the_part_is_named() -> None:
     assert "mini-clip" in CliRunner().invoke(app, ["table"]).output
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("results")
 def test_a_run_that_was_asked_a_part_alone_is_not_in_the_table_of_all() -> None:
     _, other = (made_runs.make_run(name, benchmarks=["gqa"]) for name in ("mini-dino", "mini-clip"))

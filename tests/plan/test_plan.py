@@ -244,6 +244,7 @@ def test_work_of_a_step_is_that_of_its_products(train_llm: bool) -> None:
     assert foretold == pytest.approx(counter.get_total_flops(), rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [-1, -2])
 def test_work_of_asking_is_that_of_its_products(tmp_path: Path, layer: int) -> None:
     encoder = make_encoder(tmp_path / "encoder").model_copy(update={"feature_layer": layer})
@@ -341,6 +342,7 @@ def call(*words: str) -> Any:
     return CliRunner().invoke(app, ["plan", *words])
 
 
+@pytest.mark.slow
 def test_the_command_prints_it_and_as_json() -> None:
     words = ["mini-dino", "--gpus", "1xA100", "--rows1", "6.4k", "--rows2", "6400"]
     shown = call(*words)
@@ -373,6 +375,7 @@ def test_mistakes_are_one_line(words: list[str], message: str) -> None:
     assert shown.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_documentation_plan_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ def asked(tmp_path: Path, neighbours: list[int]) -> Measurement:
     return Measurement(make_encoder(tmp_path / "encoder"), protocol, "small", place, None)
 
 
+@pytest.mark.slow
 def test_a_k_above_the_number_of_images_is_left_out_and_named(tmp_path: Path) -> None:
     # Of 24 training images a quarter is held out: 18 answer.
     found = measure(asked(tmp_path, [1, 18, 19, 200]))

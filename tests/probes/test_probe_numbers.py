@@ -26,6 +26,7 @@ from mllm_eval.stats.imageratios import ImageSums, image_draws, image_interval, 
 WIDTH, CLASSES, STEPS, BATCH = 6, 4, 15, 12
 
 
+@pytest.mark.slow
 def test_52_heads_are_52_separate_runs_of_torchs_own_sgd() -> None:
     rates = [0.01 * 1.7**power for power in range(13)]
     inputs = [Input(layers, mean) for layers in ((4,), (1, 2, 3, 4)) for mean in (False, True)]
@@ -136,6 +137,7 @@ def test_the_depth_loss_knows_a_scaled_target() -> None:
     assert sig_loss(wanted, torch.zeros_like(wanted), 0.15, False).item() == 0
 
 
+@pytest.mark.slow
 def test_miou_is_counted_over_the_set_and_absent_classes_are_left_out() -> None:
     from torchmetrics.classification import MulticlassConfusionMatrix
 
@@ -169,6 +171,7 @@ def test_miou_is_counted_over_the_set_and_absent_classes_are_left_out() -> None:
     assert abs(per_image - sums.value) > 1e-6
 
 
+@pytest.mark.slow
 def test_counting_a_mask_takes_no_table_of_pixels_times_squared_classes() -> None:
     # 180,000 pixels x 150^2 classes would be 32 GB of numbers.
     mask = torch.zeros(400, 450, dtype=torch.int64)
@@ -238,6 +241,7 @@ def test_random_crops_are_as_asked_and_the_same_again() -> None:
     assert scaled_size(*Image.new("L", (30, 20)).size, 40) == (60, 40)
 
 
+@pytest.mark.slow
 def test_the_interval_of_an_accuracy_covers_and_the_test_agrees_with_mcnemar() -> None:
     rng = np.random.default_rng(3)
     a = (rng.random(400) < 0.7).astype(float)

@@ -33,6 +33,10 @@ from mllm_eval.results import probed, read_run
 from mllm_eval.results.probed import Probed, encoder_key, probes_of, saved_probes
 from mllm_eval.storage import sha256_file, write_json
 
+# What the tests share takes long to make.
+pytestmark = pytest.mark.slow
+
+
 EVERY = sorted(made_probes.SMALL)
 
 
@@ -139,7 +143,6 @@ def test_two_processes_have_the_figures_of_one(name: str, tmp_path: Path) -> Non
     assert all(np.array_equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.slow
 def test_heads_of_several_layers_are_those_of_each_layer_alone(tmp_path: Path) -> None:
     for name in ("in1k_knn", "in1k_linear", "ade20k_linear", "nyu_linear1"):
         swept = measure(job(tmp_path, name, asked="all"))
@@ -309,7 +312,6 @@ def test_frames_of_both_splits_may_have_the_same_path(tmp_path: Path) -> None:
         read_examples(data.model_copy(update={"test_roots": ["sync"]}), asked.place)
 
 
-@pytest.mark.slow
 def test_the_miniature_is_tested_on_other_images_than_it_is_trained_on(tmp_path: Path) -> None:
     place = build(tmp_path / "data")
     for name in ("in1k_linear", "ade20k_linear", "nyu_linear1"):

@@ -41,6 +41,7 @@ def test_an_unknown_template_names_the_nearest() -> None:
         render("llama3", "Hi", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("template", "begin"), [("vicuna_v1", "<s> stands in front of each prompt"), ("llama_3", "")])
 def test_the_command_says_what_the_tokenizer_puts_in_front(template: str, begin: str, tmp_path: Path) -> None:
     records = tmp_path / "records.jsonl"

@@ -177,6 +177,7 @@ def test_no_row_where_nothing_is_counted_otherwise_or_the_number_is_not_there(
     assert any("Known:" in note for note in table.notes) == lacks
 
 
+@pytest.mark.slow
 def test_runs_alone_are_counted_as_the_headings_say() -> None:
     run = made_runs.make_run("mini-dino", reported={"mme": {"total_score": TOTAL}})
     table = report.comparison([read_run(run.folder)])
@@ -211,6 +212,7 @@ def test_the_total_has_the_interval_of_all_its_categories() -> None:
     assert found.high - found.low > less.high - less.low
 
 
+@pytest.mark.slow
 def test_a_measured_line_is_counted_as_the_published_one_beside_it() -> None:
     sizes = {"webssl-dino1b-full2b-224": (1_134_800_000, 1500.0), "webssl-dino2b-full2b-224": (2_084_200_000, 1700.0)}
     for name, (params, total) in sizes.items():
@@ -224,6 +226,7 @@ def test_a_measured_line_is_counted_as_the_published_one_beside_it() -> None:
     assert "MME" not in " ".join(scalingtable.scaling_table("params", ["gqa"], runs).notes)
 
 
+@pytest.mark.slow
 def test_the_report_shows_it_with_the_published_rows(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     general = [name for name, column in columns().benchmarks.items() if column.category == "general"]
     monkeypatch.setattr(snapshots, "load_samples", lambda *_: [])

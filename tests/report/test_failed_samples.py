@@ -65,6 +65,7 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return run.folder
 
 
+@pytest.mark.slow
 def test_the_cell_says_so_in_every_format_and_the_headline_leaves_it_out(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +85,7 @@ def test_the_cell_says_so_in_every_format_and_the_headline_leaves_it_out(
     assert "(1 failed)" not in render(allowed, "md")
 
 
+@pytest.mark.slow
 def test_a_benchmark_that_failed_too_often_is_neither_best_nor_tested(run_folder: Path) -> None:
     other = read_run(made_runs.make_run("mini-clip", 0.2).folder)
     table = comparison([read_run(run_folder), other])
@@ -91,6 +93,7 @@ def test_a_benchmark_that_failed_too_often_is_neither_best_nor_tested(run_folder
     assert not any("GQA" in sentence for sentence in table.sentences)
 
 
+@pytest.mark.slow
 def test_show_lists_them(run_folder: Path) -> None:
     answers = Journal(run_folder / "answers" / "gqa.jsonl")
     answers.append([the_answer("0"), replace(the_answer("1"), state="error", text="", reason="no room")])

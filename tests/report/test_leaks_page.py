@@ -78,6 +78,7 @@ def test_leaked_samples_leave_the_sums_and_the_stored_score_stays() -> None:
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.slow
 def test_without_a_leak_the_score_and_its_interval_are_the_same() -> None:
     scored = read_scored(read_run(make_run("mini-dino").folder))
     left = without_leaked(scored, {name: set() for name in scored.benchmarks})
@@ -102,6 +103,7 @@ def test_a_group_goes_with_its_leaked_sample_and_nothing_left_is_no_value() -> N
     assert left.leaked["gqa"] == len(scored.scores_of("gqa"))
 
 
+@pytest.mark.slow
 def test_the_table_has_both_scores_of_each_benchmark(home: Path) -> None:
     run = make_run("mini-dino", benchmarks=["gqa", "chartqa"])
     ids = [str(one) for one in read_scored(read_run(run.folder)).scores_of("gqa")["id"]]
@@ -117,6 +119,7 @@ def test_the_table_has_both_scores_of_each_benchmark(home: Path) -> None:
         assert ("without_low" if form == "csv" else "Without leaked") in render(table, form)
 
 
+@pytest.mark.slow
 def test_the_command_prints_it_and_names_what_is_missing(home: Path) -> None:
     run = make_run("mini-dino", benchmarks=["gqa"])
     runner = CliRunner()

@@ -54,6 +54,7 @@ def unpack(home: Path) -> Path:
     return home
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHOWN)
 def test_stored_runs_give_the_same_bytes(name: str, stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(stored))

@@ -88,6 +88,7 @@ def test_p_of_one_predictor_is_that_of_fitting_each_shuffle_anew() -> None:
     assert told.p == pytest.approx((1 + above / 60 * 999) / 1000, abs=0.08)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_what_it_says() -> None:
     covered = 0
     for seed in range(200):
@@ -113,6 +114,7 @@ def test_rows_are_the_published_ones() -> None:
         assert list(found.x[at]) == pytest.approx([float(row[name]) for name in found.predictors])
 
 
+@pytest.mark.slow
 def test_the_table_says_where_nothing_is_predicted() -> None:
     table = prediction_table("avg")
     cells = {row.label: row.cells for row in table.rows}
@@ -125,6 +127,7 @@ def test_the_table_says_where_nothing_is_predicted() -> None:
     assert table.sentences
 
 
+@pytest.mark.slow
 def test_what_is_given_is_predicted_with_limits() -> None:
     table = prediction_table("vision_centric", {"in1k": 84.0, "nyud_lin1": 0.4})
     cells = [row.cells.get("predicted") for row in table.rows]
@@ -138,6 +141,7 @@ def test_what_is_given_is_predicted_with_limits() -> None:
         prediction_table("ocr")
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_draws(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["stats", "predict", "--given", "in1k=84", "--figure", str(tmp_path / "p.png")])
     assert done.exit_code == 0 and "IN1k" in done.output and "no better than the mean" in done.output

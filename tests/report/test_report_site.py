@@ -23,6 +23,10 @@ from mllm_eval.report.site.datafiles import packed, unpacked, write_data
 from mllm_eval.report.site.samplepages import sample_lines, score_code
 from mllm_eval.results import read_run
 
+# What the tests share takes long to make.
+pytestmark = pytest.mark.slow
+
+
 BENCHMARKS = ["gqa", "seed", "textvqa"]
 
 
@@ -106,7 +110,6 @@ def test_data_files_give_back_what_was_asked_and_answered(site: Path) -> None:
     assert compare["said"][f"{first}|{blind}"].startswith("Seeing the images gives mini-dino ")
 
 
-@pytest.mark.slow
 def test_the_compare_page_speaks_of_sight(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is as much higher without the images does not win on this page either."""
     monkeypatch.setattr(snapshots, "load_samples", lambda *_: site_runs.samples("gqa", 300))
@@ -192,7 +195,6 @@ def test_missing_data_shows_answers_and_says_so(home: Path, monkeypatch: pytest.
     assert unpacked(out / "data" / "b00-000.js")["questions"][0] == ""
 
 
-@pytest.mark.slow
 def test_another_report_replaces_the_old_one_and_nothing_else_is_touched(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,7 +222,6 @@ def test_runs_on_different_data_are_refused(home: Path) -> None:
         write_report([read_run(run.folder) for run in runs], home / "report")
 
 
-@pytest.mark.slow
 def test_a_report_of_part_of_the_benchmarks_shows_what_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

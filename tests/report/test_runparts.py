@@ -82,6 +82,7 @@ def call(*words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_one_answer_for_most_is_said_wherever_the_run_is_shown() -> None:
     run = one_letter()
     assert "'C' to AI2D in 83%" in one_answer_words(read_scored(read_run(run.folder)))
@@ -98,6 +99,7 @@ def test_a_long_answer_is_cut_in_the_table_of_all_benchmarks() -> None:
     assert "answers: the university of california 100%" in call("show", "mini-dino", "--benchmark", "docvqa")
 
 
+@pytest.mark.slow
 def test_show_prints_parts_and_golds_against_answers() -> None:
     one_letter()
     shown = call("show", "mini-dino")

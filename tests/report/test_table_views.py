@@ -37,6 +37,7 @@ def seeing_and_blind(name: str = "mini-dino") -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_the_gain_is_score_minus_blind_with_a_paired_interval() -> None:
     run = seeing_and_blind()
     seeing, blind = read_scored(read_run(run.folder)), read_scored(read_run(run.folder), variant=BLIND)
@@ -53,6 +54,7 @@ def test_the_gain_is_score_minus_blind_with_a_paired_interval() -> None:
     assert one.low == pytest.approx(one.value - wider * (one.value - np.percentile(gaps, 2.5)))
 
 
+@pytest.mark.slow
 def test_gains_stand_below_their_rows_in_every_format() -> None:
     run, other = seeing_and_blind(), make_run("mini-clip", 0.6, benchmarks=SOME)
     records = [read_run(one.folder) for one in (run, other)]
@@ -69,6 +71,7 @@ def test_gains_stand_below_their_rows_in_every_format() -> None:
     )
 
 
+@pytest.mark.slow
 def test_behind_each_cell_stand_its_counts_its_chance_and_its_protocol() -> None:
     run = seeing_and_blind()
     lines = [{"id": str(i), "group": str(i), "cluster": str(i), "score": s} for i, s in enumerate([1, 0, None])]
@@ -93,6 +96,7 @@ def test_behind_each_cell_stand_its_counts_its_chance_and_its_protocol() -> None
         details_table([read_run(run.folder)], "robust")
 
 
+@pytest.mark.slow
 def test_variants_stand_side_by_side() -> None:
     run, other = make_run("mini-dino", 0.8, benchmarks=SOME), make_run("mini-clip", 0.6, benchmarks=["chartqa"])
     make_run("mini-dino", 0.9, benchmarks=["mmvp"], variant="single")

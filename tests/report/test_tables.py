@@ -190,6 +190,7 @@ def test_deltas_are_those_of_the_printed_numbers() -> None:
 # === runs ===
 
 
+@pytest.mark.slow
 def test_values_intervals_and_means_of_a_run(three: list[RunRecord]) -> None:
     """The intervals exist for all 21 numbers and hold them; the means are the paper's arithmetic."""
     run = read_scored(three[0])
@@ -203,6 +204,7 @@ def test_values_intervals_and_means_of_a_run(three: list[RunRecord]) -> None:
     assert narrow and wide and (narrow.high - narrow.low) < (wide.high - wide.low) / 2
 
 
+@pytest.mark.slow
 def test_the_interval_of_avg_is_that_of_independent_benchmarks(three: list[RunRecord]) -> None:
     run = read_scored(three[0])
     errors = [run.estimates[n].units.error * results.columns().percent(n) for n in run.benchmarks]
@@ -217,6 +219,7 @@ def test_a_value_that_no_estimator_gives_has_no_interval() -> None:
     assert report.comparison([read_run(run.folder)], intervals=True).rows[0].cells["gqa"].text == "12.3"
 
 
+@pytest.mark.slow
 def test_a_benchmark_of_ones_own_stands_behind_and_outside_avg() -> None:
     run = made_runs.make_run("mini-dino")
     for_all = report.comparison([read_run(run.folder)]).rows[0].cells["avg"].text
@@ -226,6 +229,7 @@ def test_a_benchmark_of_ones_own_stands_behind_and_outside_avg() -> None:
     assert (table.rows[0].cells["easy_vqa"].text, table.rows[0].cells["avg"].text) == ("100.0", for_all)
 
 
+@pytest.mark.slow
 def test_avg_of_some_benchmarks_is_not_avg() -> None:
     run = made_runs.make_run("mini-dino", benchmarks=["gqa", "seed"])
     table = report.comparison([read_run(run.folder)])
@@ -236,6 +240,7 @@ def test_avg_of_some_benchmarks_is_not_avg() -> None:
     assert both.columns[0].key == "avg" and both.rows[0].cells["avg"].text == "–"  # noqa: RUF001
 
 
+@pytest.mark.slow
 def test_comparison_shows_runs_blind_rows_and_what_they_share(compared: Table, three: list[RunRecord]) -> None:
     assert [row.label for row in compared.rows] == ["mini-dino", "mini-clip", "mini-random", "mini-dino (blind)"]
     assert [row.aside for row in compared.rows] == [False, False, False, True]
@@ -248,6 +253,7 @@ def test_comparison_shows_runs_blind_rows_and_what_they_share(compared: Table, t
     assert "rules cambrian; recipe mini" in compared.notes[0]
 
 
+@pytest.mark.slow
 def test_sentences_say_who_beats_whom_with_interval_and_p(compared: Table) -> None:
     text = "\n".join(compared.sentences)
     assert re.search(
@@ -256,6 +262,7 @@ def test_sentences_say_who_beats_whom_with_interval_and_p(compared: Table) -> No
     assert re.search(r"Seeing the images gives mini-dino \+\d+\.\d AVG over mini-dino \(blind\)", text)
 
 
+@pytest.mark.slow
 def test_the_blind_row_speaks_of_benchmarks_where_there_is_no_avg() -> None:
     run = made_runs.make_run("mini-dino", benchmarks=["gqa", "seed"])
     made_runs.make_run("mini-dino", 0.1, benchmarks=["gqa"], variant="blind")
@@ -287,6 +294,7 @@ def _by_wording(seen: float, wording: float) -> list[RunRecord]:
     return records
 
 
+@pytest.mark.slow
 def test_a_difference_that_is_there_without_the_image_is_no_win() -> None:
     table = report.comparison(_by_wording(0.5, 0.5))
     said = "\n".join(table.sentences)
@@ -298,6 +306,7 @@ def test_a_difference_that_is_there_without_the_image_is_no_win() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_difference_of_visual_gains_is_a_win() -> None:
     table = report.comparison(_by_wording(0.7, 0.2))
     assert any(
@@ -306,6 +315,7 @@ def test_a_difference_of_visual_gains_is_a_win() -> None:
     assert any("visual gains" in note for note in table.notes)
 
 
+@pytest.mark.slow
 def test_above_chance_is_above_the_blind_row_of_the_run() -> None:
     a, _ = _by_wording(0.5, 0.5)
     assert read_scored(a).values["gqa"] > 25
@@ -340,6 +350,7 @@ def test_pairs_that_nothing_separates_are_one_sentence(pairs: list[str], said: s
     assert report.sentences(found) == [f"No benchmark separates {said} at p < 0.01 after Holm."]
 
 
+@pytest.mark.slow
 def test_two_seeds_of_one_encoder_are_told_apart_and_do_not_differ() -> None:
     runs = [made_runs.make_run("mini-dino", seed=seed, benchmarks=["gqa"]) for seed in (0, 1)]
     table = report.comparison([read_run(run.folder) for run in runs])
@@ -388,15 +399,18 @@ def test_a_failed_sample_leaves_both_sides() -> None:
     assert found.mcnemar == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_other_samples_are_not_compared() -> None:
     assert _pair([1, 0, 1, 0], [1, 0, 1, 0, 1]) == []
 
 
+@pytest.mark.slow
 def test_soft_scores_have_no_mcnemar() -> None:
     (found,) = _pair([1, 0.5, 1, 0], [1, 0, 1, 0])
     assert found.mcnemar is None and found.difference.value == pytest.approx(12.5)
 
 
+@pytest.mark.slow
 def test_holm_is_over_the_whole_table(three: list[RunRecord]) -> None:
     runs = [read_scored(record) for record in three]
     one = differences([("b", runs[1], "c", runs[2])])
@@ -408,6 +422,7 @@ def test_holm_is_over_the_whole_table(three: list[RunRecord]) -> None:
     assert twin.p == smallest.p and twin.holm > smallest.holm
 
 
+@pytest.mark.slow
 def test_above_chance_counts_and_names() -> None:
     run = made_runs.make_run("mini-dino", benchmarks=["gqa", "seed"])
     made_runs.write_scores(run, "seed", [{**line, "score": int(i % 4 == 0)}
@@ -532,10 +547,12 @@ def test_tables_are_written_in_all_formats(compared: Table, tmp_path: Path) -> N
     assert again[0].read_bytes() == written[4].read_bytes()
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_table(three: list[RunRecord], compared: Table) -> None:
     assert report.comparison(three, baseline="mini-random", intervals=True) == compared
 
 
+@pytest.mark.slow
 def test_no_model_is_loaded_to_make_a_table() -> None:
     code = ("import sys; from mllm_eval import report; report.render(report.named_table('sota', True), 'html');"
             "print({'torch', 'transformers', 'datasets'} & set(sys.modules))")  # fmt: skip
@@ -543,6 +560,7 @@ def test_no_model_is_loaded_to_make_a_table() -> None:
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_speed_does_not_hang_on_the_number_of_runs(three: list[RunRecord], monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights of a draw, the expensive part, are made once a benchmark for all runs."""
     made = []

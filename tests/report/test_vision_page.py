@@ -65,6 +65,7 @@ def test_probes_can_be_looked_at_before_there_is_a_run(tmp_path: Path) -> None:
     assert "Alignment" not in text
 
 
+@pytest.mark.slow
 def test_heat_maps_and_tests_of_alignment_are_shown(tmp_path: Path) -> None:
     for encoder, score in (("one", 0.2), ("<b>two", 0.3)):
         aligned(tmp_path, encoder, "llm", "w", score)
@@ -77,6 +78,7 @@ def test_heat_maps_and_tests_of_alignment_are_shown(tmp_path: Path) -> None:
     assert "figure-alignment-size" not in text
 
 
+@pytest.mark.slow
 def test_what_was_measured_of_other_weights_than_the_runs_is_left_out(tmp_path: Path) -> None:
     run = made_runs.make_run("mini-dino", benchmarks=["gqa"])
     folder, found = probed(tmp_path)

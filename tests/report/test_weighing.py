@@ -80,6 +80,7 @@ def test_web_dino_passes_clip_within_the_sizes_that_were_trained() -> None:
     assert re.fullmatch(r"On AVG the line of Web-DINO passes that of CLIP at 4\.7 B \[\d\.\d, \d\.\d\]\.", said[0])
 
 
+@pytest.mark.slow
 def test_measured_runs_have_a_line_of_their_own() -> None:
     sizes = {"webssl-dino1b-full2b-224": (1_134_800_000, 0.4), "webssl-dino2b-full2b-224": (2_084_200_000, 0.6)}
     for name, (params, skill) in sizes.items():
@@ -114,6 +115,7 @@ def _seeded(name: str, skills: list[float]) -> list[report.Scored]:
     return [report.read_scored(read_run(run.folder)) for run in runs]
 
 
+@pytest.mark.slow
 def test_seeds_show_both_variances() -> None:
     table = seedtable.seed_table(_seeded("mini-dino", [0.3, 0.5, 0.7]))
     assert table is not None
@@ -125,18 +127,21 @@ def test_seeds_show_both_variances() -> None:
     assert row.cells["mean"].interval and row.cells["values"].text.count("·") == 2
 
 
+@pytest.mark.slow
 def test_a_claim_smaller_than_seed_noise_is_called_that() -> None:
     both = [*_seeded("mini-dino", [0.3, 0.5, 0.7]), *_seeded("mini-clip", [0.35, 0.5, 0.75])]
     said = seedtable.seed_sentences(seedtable.seed_groups(both))
     assert len(said) == 1 and "no more than what two seeds of one encoder differ by" in said[0]
 
 
+@pytest.mark.slow
 def test_a_claim_beyond_seed_noise_has_its_p() -> None:
     both = [*_seeded("mini-dino", [0.2, 0.22, 0.21]), *_seeded("mini-clip", [0.8, 0.81, 0.79])]
     said = seedtable.seed_sentences(seedtable.seed_groups(both))
     assert re.search(r"mini-clip is \d+\.\d \[.*\] above mini-dino over 3 and 3 seeds, p", said[0])
 
 
+@pytest.mark.slow
 def test_no_interval_over_two_seeds_leaves_the_scale() -> None:
     """Student's t has one degree of freedom with two seeds: 12.7 standard errors to each side."""
     both = []
@@ -160,6 +165,7 @@ def _blind(runs: list[report.Scored], share: float) -> None:
         made_runs.make_run(run.record.encoder, share, seed=run.record.seed, benchmarks=["gqa"], variant="blind")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("blind", "said"),
     [
@@ -179,6 +185,7 @@ def test_seeds_speak_of_sight_where_blind_rows_are(blind: tuple[float, ...], sai
     assert re.search(said, found), found
 
 
+@pytest.mark.slow
 def test_seeds_on_one_image_say_no_more_than_they_can() -> None:
     both = []
     for name, skills in (("mini-dino", [0.1, 0.12]), ("mini-clip", [0.8, 0.82])):
@@ -210,6 +217,7 @@ def two() -> list[report.Scored]:
     return [report.read_scored(read_run(run.folder)) for run in runs]
 
 
+@pytest.mark.slow
 def test_power_of_avg_is_that_of_its_parts(two: list[report.Scored]) -> None:
     found = {one.key: one for one in sizing.power(*two, wanted=2.0)}
     draws = two[0].draws[AVERAGE] - two[1].draws[AVERAGE]
@@ -220,6 +228,7 @@ def test_power_of_avg_is_that_of_its_parts(two: list[report.Scored]) -> None:
     assert found["mme"].needed == pytest.approx(found["mme"].questions * (found["mme"].detectable / 40) ** 2)
 
 
+@pytest.mark.slow
 def test_a_subset_is_stratified_and_ranks_are_compared(two: list[report.Scored]) -> None:
     third = report.read_scored(read_run(made_runs.make_run("mini-random", 0.1).folder))
     parts = sizing.thinned(two[0], 320)
@@ -246,6 +255,7 @@ def _on_one_image() -> list[report.Scored]:
     return found
 
 
+@pytest.mark.slow
 def test_one_image_has_no_interval_as_a_subset_and_promises_no_power() -> None:
     runs = _on_one_image()
     cell = sizing.subset_table(runs, ["a", "b"], 160).rows[0].cells["gqa_part"]
@@ -261,6 +271,7 @@ def test_a_subset_that_is_all_wrong_does_not_claim_certainty() -> None:
     assert cell.value == 0 and cell.low == 0 and cell.high is not None and cell.high > 30
 
 
+@pytest.mark.slow
 def test_a_subset_of_everything_is_everything(two: list[report.Scored]) -> None:
     table = sizing.subset_table(two, ["a", "b"], 10**6)
     assert table.rows[0].cells["avg"].text == table.rows[0].cells["avg_part"].text
@@ -368,6 +379,7 @@ def test_cost_stands_beside_the_score() -> None:
 # --- which runs, and how they differ -----------------------------------------
 
 
+@pytest.mark.slow
 def test_a_bare_table_shows_one_recipe_and_says_what_it_left_out() -> None:
     for name in ("mini-dino", "mini-clip"):
         made_runs.make_run(name, benchmarks=["gqa"])
@@ -395,6 +407,7 @@ def test_of_two_recipes_with_as_many_runs_the_later_is_shown() -> None:
     assert choice.choose_one_recipe([], "cambrian") == choice.Choice([], [])
 
 
+@pytest.mark.slow
 def test_diff_names_what_differs_and_nothing_else() -> None:
     one, two = (made_runs.make_run(name, benchmarks=["gqa"]) for name in ("mini-dino", "mini-clip"))
     for run, text in ((one, "A"), (two, "B")):
@@ -412,6 +425,7 @@ def test_diff_names_what_differs_and_nothing_else() -> None:
     assert "environment: equal" in out and "encoder.name" in out and "gqa" in out
 
 
+@pytest.mark.slow
 def test_what_was_trained_on_and_how_it_was_scored_may_differ() -> None:
     one, two = (made_runs.make_run(name, benchmarks=["gqa"]) for name in ("mini-dino", "mini-clip"))
     one.note_training_data({"a.jsonl": {"size": 10, "sha256": "0" * 64}})
@@ -424,6 +438,7 @@ def test_what_was_trained_on_and_how_it_was_scored_may_differ() -> None:
     assert "protocol of gqa" in command("diff", "mini-dino", "mini-clip")
 
 
+@pytest.mark.slow
 def test_statistics_commands_print_and_fail_in_one_line() -> None:
     for name in ("mini-dino", "mini-clip"):
         made_runs.make_run(name, benchmarks=["gqa"])
@@ -434,10 +449,13 @@ def test_statistics_commands_print_and_fail_in_one_line() -> None:
     assert found.exit_code == 2 and "--seed 1" in found.output + (found.stderr or "")
 
 
+@pytest.mark.slow
 def test_weighing_loads_no_model() -> None:
     import subprocess
     import sys
 
-    rooms = ", ".join(f"mllm_eval.report.{name}" for name in ("scaling", "seeds", "sizing", "cost", "choice", "diff"))
+    rooms = ", ".join(
+        f"mllm_eval.report.{name}" for name in ("scalingtable", "seedtable", "sizing", "cost", "choice", "diff")
+    )
     code = f"import sys, {rooms}; print(sorted({{'torch', 'transformers', 'matplotlib'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

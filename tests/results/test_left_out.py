@@ -74,6 +74,7 @@ def test_where_no_run_loads_the_error_says_why(two: tuple[Run, Run]) -> None:
     assert done.exit_code == 2 and all(run.hash in done.output for run in two)
 
 
+@pytest.mark.slow
 def test_what_is_no_run_is_not_named(two: tuple[Run, Run]) -> None:
     shutil.rmtree(two[1].folder)
     (two[0].folder.parent / "notes").mkdir()

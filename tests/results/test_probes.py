@@ -24,6 +24,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLLM_EVAL_PATH", str(tmp_path))
 
 
+@pytest.mark.slow
 def test_probes_of_a_run_are_in_its_row_and_in_no_blind_one() -> None:
     run, other = (made_runs.make_run(name, benchmarks=["gqa"]) for name in ("mini-dino", "mini-clip"))
     made_runs.make_run("mini-dino", benchmarks=["gqa"], variant="blind")

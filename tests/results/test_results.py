@@ -117,6 +117,7 @@ def test_a_run_is_read_as_it_was_written(run: Run) -> None:
     assert record.facts["params"] == "1.3M"
 
 
+@pytest.mark.slow
 def test_runs_of_two_encoders_hold_the_rest_equal_and_of_two_recipes_do_not(run: Run) -> None:
     def held(other: Run) -> str:
         return results.read_run(other.folder).held_equal

@@ -528,6 +528,7 @@ def test_yes_or_no_is_what_was_said_last_or_nothing(said: str, read: str | None)
     assert plain.yes_or_no(said) == read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece", ["\\boxed{", "A or B. ", "<think>", "\n", "1,000,", "**", "\\(", "wait, ", "not a ", "answer is "]
 )

@@ -204,6 +204,7 @@ def test_answers_are_matched_to_the_data_by_id(mini: Callable[[str], None], writ
     assert (summary.partial, summary.n, summary.value) == (True, 1, 100.0)
 
 
+@pytest.mark.slow
 def test_ten_megabytes_of_answer_are_scored(write: Writer) -> None:
     path = write(line("a", "B or C, the answer might be 14% or $3,300. " * 250_000))
     for rules in ("cambrian", "robust"):
@@ -341,6 +342,7 @@ def test_sheets_that_are_no_sheets_or_too_large_are_refused(tmp_path: Path, monk
         sheets.sheet(tmp_path / "m.pkl", ["index"])
 
 
+@pytest.mark.slow
 def test_scoring_imports_nothing_heavy(write: Writer) -> None:
     code = (
         "import sys; from pathlib import Path; from mllm_eval.score.files import score_file;"

@@ -51,6 +51,7 @@ pieces = st.sampled_from(
 answers = st.one_of(st.text(max_size=60), st.lists(pieces, max_size=9).map(" ".join), st.lists(pieces).map("".join))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECORDS)
 @pytest.mark.parametrize("rules", ["cambrian", "robust"])
 def test_any_answer_has_a_score(name: str, rules: str) -> None:

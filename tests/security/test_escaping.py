@@ -166,6 +166,7 @@ def test_json_on_a_terminal_is_still_json(capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out) == text
 
 
+@pytest.mark.slow
 def test_a_message_of_an_error_is_one_line_of_letters(text: str, tmp_path: Path) -> None:
     name = text.replace("/", "_").replace("\0", "").encode("utf-8", "ignore").decode()[:60]
     done = CliRunner().invoke(app, ["eval", name])
@@ -260,6 +261,7 @@ HTML: dict[str, Callable[[str, Path], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("surface", HTML)
 def test_html_has_the_elements_that_it_has_without_the_text(
     surface: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -57,6 +57,7 @@ class Bad:
         return "read"
 
 
+@pytest.mark.slow
 def test_the_harness_tells_what_is_bad() -> None:
     found = run_kind("bad", Bad, 80, seed=1)
     assert found.inputs == 80 and not found.good
@@ -169,6 +170,7 @@ def test_a_tokenizer_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
         load_tokenizer(llm, "llama_3_meta")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("longest", ["many", [1]])
 def test_a_checkpoint_with_fitting_checksums_is_read_and_its_tokenizer_tried(tmp_path: Path, longest: Any) -> None:
     from fuzzing.models import Resummed

@@ -234,6 +234,7 @@ def _faults(tree: ast.AST) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_nothing_in_the_package_runs_what_a_file_says() -> None:
     found = {}
     for path in SOURCES:

@@ -146,6 +146,7 @@ def test_estimator_data_may_count_groups_alone() -> None:
 # === intervals ===
 
 
+@pytest.mark.slow
 def test_standard_error_is_that_of_cluster_robust_least_squares() -> None:
     api = pytest.importorskip("statsmodels.api")
     rng = np.random.default_rng(1)
@@ -195,6 +196,7 @@ def test_all_wrong_and_all_right_do_not_claim_certainty(score: float) -> None:
     assert (found.low, found.high) == pytest.approx((100 * exact.low, 100 * exact.high))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mme", [False, True])
 def test_intervals_cover_the_truth(mme: bool) -> None:
     """300 made-up experiments with correlated questions; 95 % should cover, 90 % must (3.9 sigma below)."""
@@ -265,6 +267,7 @@ def test_above_chance_is_the_t_test_of_cluster_means() -> None:
     assert stats.above_chance(_plain(score.ravel(), np.repeat(np.arange(25), 4)), 25) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_chance_level_is_not_called_above_chance_too_often() -> None:
     """Guessing that always gives one answer per image: naive tests reject far too often, not this one."""
     rng, found, rounds = np.random.default_rng(8), 0, 1000
@@ -354,6 +357,7 @@ def test_the_same_run_twice_does_not_differ() -> None:
     assert (found.difference.low, found.difference.high) == (pytest.approx(-reach), pytest.approx(reach))
 
 
+@pytest.mark.slow
 def test_permutation_p_values_are_even_without_a_difference() -> None:
     p = [stats.paired(*_two(seed, 0.0, 30), draws=10, flips=999).p for seed in range(400)]
     assert np.mean(np.array(p) < 0.05) < 0.09

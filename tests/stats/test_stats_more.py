@@ -43,6 +43,7 @@ def test_a_doubling_adds_the_slope() -> None:
     assert math.isnan(stats.log_linear([1, 2, 4], [5.0, 5.0, 5.0]).r2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [4, 5])
 def test_bands_and_slopes_cover_the_truth_with_few_points(n: int) -> None:
     rng, x = np.random.default_rng(n), np.geomspace(1, 7, n)
@@ -137,6 +138,7 @@ def test_a_gap_over_seeds_is_welchs_where_questions_do_not_vary() -> None:
     assert (found.difference.low, found.difference.high) == pytest.approx((limits.low, limits.high))
 
 
+@pytest.mark.slow
 def test_the_noise_of_seeds_is_what_two_seeds_of_one_encoder_differ_by() -> None:
     rng, beyond = np.random.default_rng(2), 0
     for _ in range(2000):
@@ -179,6 +181,7 @@ def test_the_error_of_a_difference_is_that_of_its_draws() -> None:
     assert stats.paired_error(a, b) == pytest.approx(float((draws[0] - draws[1]).std()), rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_promised_number_of_questions_finds_the_difference_as_often_as_promised() -> None:
     rng, gap = np.random.default_rng(4), 6.0
 

@@ -113,6 +113,7 @@ def test_what_is_told_is_what_training_plans(tmp_path: Path, monkeypatch: pytest
         assert found["target_tokens"] == expected
 
 
+@pytest.mark.slow
 def test_any_file_can_be_looked_at(tmp_path: Path) -> None:
     data, _ = make_conversations(tmp_path / "data", 72)
     shown = CALL.invoke(app, ["recipes", "mini", "--batches", "--data", str(data), "--json"])

@@ -149,6 +149,7 @@ def test_each_row_ends_with_the_row_token(tmp_path: Path) -> None:
         model.fuse(ids, features, torch.tensor([[1, 3], [2, 3]]))
 
 
+@pytest.mark.slow
 def test_the_auto_classes_show_what_the_model_was_trained_on(tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 

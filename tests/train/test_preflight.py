@@ -60,6 +60,7 @@ def test_a_pass_over_the_longest_rows_changes_no_byte(changes: dict[str, Any], t
     assert codes == [0], (tmp_path / "rank0.log").read_text()[-2000:]
 
 
+@pytest.mark.slow
 def test_rows_that_do_not_fit_are_told_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 18.00 GiB.\nmore")

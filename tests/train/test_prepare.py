@@ -45,6 +45,7 @@ def written(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hashed", [PLAIN, None])
 @pytest.mark.parametrize("sized", [PLAIN, None])
 def test_any_number_of_processes_writes_the_same_bytes(
@@ -91,6 +92,7 @@ def test_a_broken_row_too_many_stops_all_processes_in_one_line(
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_training_takes_what_was_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
     data, images = make_conversations(tmp_path / "data")

@@ -86,6 +86,7 @@ def test_what_was_trained_is_held_to_its_data_without_a_log(run: Run, tmp_path: 
         hold_to_its_data(run)
 
 
+@pytest.mark.slow
 def test_a_table_says_when_rows_were_trained_on_different_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path))
     one, two = (made_runs.make_run(name, benchmarks=["gqa"]) for name in ("mini-dino", "mini-clip"))

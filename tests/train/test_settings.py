@@ -50,6 +50,7 @@ def test_a_special_token_outside_the_embedding_is_refused(role: str, tmp_path: P
     refused(tmp_path, r"'\[NEW\]' has id 263", llm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("targets", "tied", "message"),
     [

@@ -246,6 +246,7 @@ def test_stage_1_leaves_the_llm_alone(home: Path, monkeypatch: pytest.MonkeyPatc
     assert all(torch.equal(states[1][f"llm.{name}"], base[name]) for name in base)
 
 
+@pytest.mark.slow
 def test_checkpoints_that_a_kill_left_behind_the_last_step_are_removed(home: Path) -> None:
     run = make_run(home)
     train(run)

@@ -73,6 +73,7 @@ def test_rows_of_unreadable_images_are_listed_and_the_rest_is_learnt_alike_store
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("live", [False, True])
 def test_one_row_too_many_stops_with_one_line(live: bool, home: Path) -> None:
     with pytest.raises(UserError) as refused:
