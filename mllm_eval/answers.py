@@ -32,6 +32,9 @@ from mllm_eval.storage import write_atomic, write_summed
 
 __all__ = ["Answer", "Journal", "open_answers", "read_answers"]
 
+# A journal is finished once, and dropped answers remove its file: so often may files vanish while they are read.
+TRIES = 3
+
 
 class Journal:
     """The answers of one run to one benchmark, in the file `path`.
@@ -70,6 +73,15 @@ class Journal:
         Unfinished last lines and damaged lines of parts are skipped (see `iter_part`). Raises UserError, naming file
         and line, for any other line that is no answer, and for a finished file that does not match its checksum.
         """
+        for _ in range(TRIES):
+            try:
+                return self._read()
+            except FileNotFoundError:
+                # Rank 0 finished the journal after its parts were listed; the finished file has their answers.
+                continue
+        return self._read()
+
+    def _read(self) -> dict[str, Answer]:
         parts = self.parts()
         state = [(path, stat.st_ino, stat.st_size, stat.st_mtime_ns) for path in (self.path, *parts)
                  if (stat := _stat(path))]  # fmt: skip

@@ -202,3 +202,17 @@ def test_any_rank_notes_the_limit_that_it_answers_under(tmp_path: Path) -> None:
     second.append([an_answer("a")])
     # The answer of two tokens may have been cut by the limit of two.
     assert Journal(path).hold_to(4) == 1 and Journal(path).done() == {}
+
+
+def test_a_journal_that_another_rank_finishes_while_it_is_read_has_all_its_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, other = Journal(tmp_path / "x.jsonl"), Journal(tmp_path / "x.jsonl", rank=1)
+    first.hold_to(8)
+    first.append(ANSWERS)
+    listed = other.parts()
+    first.finish([one.id for one in ANSWERS])
+    parts = Journal.parts
+    stale = iter([listed])
+    monkeypatch.setattr(Journal, "parts", lambda self: next(stale, None) or parts(self))
+    assert listed and [*other.done()] == [one.id for one in ANSWERS]
