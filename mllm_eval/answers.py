@@ -32,7 +32,7 @@ from mllm_eval.storage import write_atomic, write_summed
 
 __all__ = ["Answer", "Journal", "open_answers", "read_answers"]
 
-# A journal is finished once, and dropped answers remove its file: so often may files vanish while they are read.
+# How often a journal is read again because a file of it went away while it was read.
 TRIES = 3
 
 
@@ -40,7 +40,7 @@ class Journal:
     """The answers of one run to one benchmark, in the file `path`.
 
     Several processes may append at the same time if each has its own `rank`, and if rank 0 has called `hold_to` before
-    the others append. During `hold_to` and `finish` no other process may use the journal.
+    the others append. During `hold_to` and `finish` no other process may write to the journal; reading it is safe.
     """
 
     def __init__(self, path: Path, rank: int = 0) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mllm_eval.catalog import LLM, Benchmark, Encoder, Given, Recipe, load_benchmark, load_recipe
 from mllm_eval.catalog.benchmark import answers_variant
@@ -27,9 +26,6 @@ from mllm_eval.pipeline.sources import folders_of, needed, provide
 from mllm_eval.run import Run, RunFolder
 from mllm_eval.storage import remove_temporary
 from mllm_eval.train import clear_checkpoints, hold_to_its_data, is_trained, prepare, train
-
-if TYPE_CHECKING:
-    pass
 
 
 @settings()

@@ -174,6 +174,18 @@ def _model(run: Run, one: Prepared, features: Features, tokenizer: Any) -> VLM:
     return model
 
 
+def row_shape(run: Run, stage: Stage, model: VLM, tokenizer: Any) -> RowShape:
+    """Return how a stage's rows become positions for the model."""
+    return RowShape(
+        model.config.image_token_id,
+        model.image_tokens,
+        tokenizer.pad_token_id,
+        stage.max_length,
+        model.grid,
+        run.recipe.dummy_positions,
+    )
+
+
 def train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, progress: Callable[[int], None]) -> None:
     """Train a stage, resuming from its newest complete checkpoint, and write its result."""
     # Loaded before the arguments are made: with ZeRO-3 active, transformers would shard the model while loading it.
@@ -197,14 +209,7 @@ def train_stage(run: Run, one: Prepared, features: Features, tokenizer: Any, pro
     collator = Collator(
         one.data,
         run.encoder.preprocessing if one.stage.features == "live" else features.store,
-        RowShape(
-            model.config.image_token_id,
-            model.image_tokens,
-            tokenizer.pad_token_id,
-            one.stage.max_length,
-            model.grid,
-            run.recipe.dummy_positions,
-        ),
+        row_shape(run, one.stage, model, tokenizer),
         one.unreadable.images,
     )
     batches = Batches(one.plan, one.rows, collator)

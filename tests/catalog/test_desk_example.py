@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import runpy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mllm_eval.catalog import load_encoder, load_llm, load_recipe
+from mllm_eval.model import VLM
 from mllm_eval.saved import saved_runs
 
 HERE = Path(__file__).parents[2] / "docs" / "examples" / "desk"
@@ -47,7 +50,17 @@ def test_the_losses_of_a_run_are_those_of_rows_it_has_not_read(
     path = own_home / "data/mine/train.jsonl"
     lines = path.read_text().splitlines()
     path.write_text("\n".join(line.replace("red", "red or blue") for line in [*lines * 3, *lines[:2]]) + "\n")
+    shown: list[torch.Tensor] = []
+    forward = VLM.forward
+
+    def seeing(self: VLM, *args: Any, **given: Any) -> Any:
+        shown.append(given["pixel_values"])
+        return forward(self, *args, **given)
+
+    monkeypatch.setattr(VLM, "forward", seeing)
     runpy.run_path(str(HERE / "sight.py"), run_name="__main__")
+    own, others = shown
+    assert torch.equal(others, own.roll(1, 0)) and not torch.equal(others, own)
     pattern = r"train.jsonl: (\d) rows, (\d+) tokens, (\S+) with the right image, (\S+) with another"
     told = re.search(pattern, capsys.readouterr().out)
     assert told is not None

@@ -15,18 +15,18 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from mllm_eval.model import load_checkpoint
+from mllm_eval.model import IGNORED, load_checkpoint
 from mllm_eval.saved import saved_run
-from mllm_eval.storage import locate
-from mllm_eval.train.batches import Collator, RowShape
-from mllm_eval.train.stages import Prepared, load_tokenizer, prepare_stage
+from mllm_eval.train.batches import Collator
+from mllm_eval.train.stages import Prepared, load_tokenizer, prepare_stage, row_shape
 
 BATCH = 8
 
 
-def rows_of(stage: Prepared) -> set[int]:
-    """The numbers of the rows that a stage reads, over all its files."""
-    return {int(stage.rows.rows[row]) for step in range(stage.plan.steps) for row in stage.plan.rows(step)}
+def read_by(one: Prepared) -> set[tuple[str, int]]:
+    """The rows that the steps of a stage read: file, and line in it."""
+    rows = [int(one.rows.rows[row]) for step in range(one.plan.steps) for row in one.plan.rows(step)]
+    return {(str(one.data.files[number]), line) for number, line in one.data.origin[rows].tolist()}
 
 
 def main() -> None:
@@ -37,32 +37,23 @@ def main() -> None:
     logging.disable_progress_bar()
     run = saved_run(asked.run)
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
-    stages = {1: run.recipe.stage1, 2: run.recipe.stage2}
-    one = prepare_stage(run, 2, stages[2], tokenizer)
+    one = prepare_stage(run, 2, run.recipe.stage2, tokenizer)
+    read = read_by(one) | read_by(prepare_stage(run, 1, run.recipe.stage1, tokenizer))
     model = load_checkpoint(run.checkpoint)
-    shape = RowShape(
-        model.config.image_token_id, model.image_tokens, tokenizer.pad_token_id, stages[2].max_length, model.grid
-    )
-    collator = Collator(one.data, run.encoder.preprocessing, shape)
+    collator = Collator(one.data, run.encoder.preprocessing, row_shape(run, one.stage, model, tokenizer))
     dtype = getattr(torch, run.recipe.dtype)
-    first = 0
-    for data in stages[2].data:
-        with open(locate(data.path), "rb") as file:
-            count = sum(1 for _ in file)
-        read = rows_of(one)
-        if [data] == stages[1].data:
-            read |= {first + row for row in rows_of(prepare_stage(run, 1, stages[1], tokenizer))}
-        left = np.array([row for row in range(first, first + count) if row not in read])
-        if not len(left):
-            print(f"{data.path}: all {count:,} rows were trained on, none is left to try")
-            first += count
+    for number, path in enumerate(map(str, one.data.files)):
+        rows = np.flatnonzero(one.data.origin[:, 0] == number)
+        left = [row for row in rows if (path, int(one.data.origin[row, 1])) not in read]
+        if not left:
+            print(f"{path}: all {len(rows):,} rows were trained on, none is left to try")
             continue
         drawn = np.random.default_rng(0).choice(left, min(asked.rows, len(left)), replace=False)
         sums, tokens = np.zeros(2), 0
         for at in range(0, len(drawn), BATCH):
             batch = collator(drawn[at : at + BATCH].tolist())
             pixels, labels = batch["pixel_values"], batch["labels"]
-            here = int((labels[:, 1:] != -100).sum())
+            here = int((labels[:, 1:] != IGNORED).sum())
             with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
                 for place, images in enumerate((pixels, pixels.roll(1, 0))):
                     loss = model(input_ids=batch["input_ids"], pixel_values=images, labels=labels).loss
@@ -70,8 +61,7 @@ def main() -> None:
             tokens += here
         own, others = sums / tokens
         losses = f"{own:.3f} with the right image, {others:.3f} with another"
-        print(f"{data.path}: {len(drawn)} rows, {tokens:,} tokens, {losses}")
-        first += count
+        print(f"{path}: {len(drawn)} rows, {tokens:,} tokens, {losses}")
 
 
 if __name__ == "__main__":
