@@ -14,10 +14,10 @@ from mllm_eval.environment import repeatable
 from mllm_eval.features import Features
 from mllm_eval.model import assemble, load_llm_model, load_tokenizer
 from mllm_eval.run import Run
-from mllm_eval.train.batches import Batches, Collator, RowNumbers, RowShape
+from mllm_eval.train.batches import Batches, Collator, RowNumbers
 from mllm_eval.train.batchstats import padding
 from mllm_eval.train.order import Plan
-from mllm_eval.train.stages import Prepared, prepare_stage
+from mllm_eval.train.stages import Prepared, prepare_stage, row_shape
 from mllm_eval.train.trainer import StageTrainer, arguments
 
 ORDERS: tuple[Any, ...] = ("length", "random", "modality")
@@ -86,7 +86,7 @@ def _seconds(
     stage = one.stage.model_copy(update={"batch": plan.batch, "steps": plan.steps, "order": plan.order})
     model = assemble(run.encoder, run.recipe, load_llm_model(run.llm), tokenizer)
     model.llm.requires_grad_(stage.train_llm)
-    facts = RowShape(model.config.image_token_id, run.recipe.positions, tokenizer.pad_token_id, stage.max_length)
+    facts = row_shape(run, stage, model, tokenizer)
     collator = Started(one.data, features.store, facts)
     made = arguments(run.recipe, stage, folder / "orders", plan.steps, 0, f"stage {one.number}")
     made.save_strategy = "no"

@@ -62,9 +62,10 @@ from mllm_eval.features import Features  # noqa: E402
 from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, vlm  # noqa: E402
 from mllm_eval.model.export import as_llava  # noqa: E402
 from mllm_eval.run import Run  # noqa: E402
-from mllm_eval.train.batches import Batches, Collator, RowNumbers, RowShape  # noqa: E402
+from mllm_eval.train.batches import Batches, Collator, RowNumbers  # noqa: E402
 from mllm_eval.train.order import Plan  # noqa: E402
 from mllm_eval.train.rowtokens import TokenisedSet, tokenise  # noqa: E402
+from mllm_eval.train.stages import row_shape  # noqa: E402
 from mllm_eval.train.trainer import StageTrainer, arguments  # noqa: E402
 
 
@@ -161,7 +162,7 @@ def compare(run: Run, number: int, features: Features, folder: Path) -> Iterator
     lengths = np.minimum(data.lengths(run.recipe.tokens), stage.max_length)
     model = new_model(run, number)
     plain = as_plain(model, number)
-    facts = RowShape(model.config.image_token_id, run.recipe.tokens, model.tokenizer.pad_token_id, stage.max_length)
+    facts = row_shape(run, stage, model, model.tokenizer)
 
     before = time.process_time(), time.perf_counter()
     features.fill(data.refs(np.arange(len(data.images))))

@@ -265,6 +265,19 @@ def results_home() -> Path:
     return Path(os.environ.get("MLLM_EVAL_RESULTS") or "results").expanduser().absolute()
 
 
+@contextmanager
+def results_in(folder: Path) -> Iterator[None]:
+    """Set `results_home()` to another folder until the end of the `with` block, for started processes too."""
+    before, os.environ["MLLM_EVAL_RESULTS"] = os.environ.get("MLLM_EVAL_RESULTS"), str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MLLM_EVAL_RESULTS"]
+        else:
+            os.environ["MLLM_EVAL_RESULTS"] = before
+
+
 def locate(ref: str, base: Path | None = None) -> Path:
     """Resolve a reference of a yaml file to a path.
 

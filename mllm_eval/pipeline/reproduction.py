@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from mllm_eval.pipeline.completion import evaluate
 from mllm_eval.pipeline.flow import train_run
 from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.run import Run, read_manifest
-from mllm_eval.storage import iter_jsonl, read_json, sha256_file, sha256_tree
+from mllm_eval.storage import iter_jsonl, read_json, results_in, sha256_file, sha256_tree
 
 # Fields of a manifest's session that can affect results. Packages are compared separately, each by its version.
 MACHINE = ("python", "platform", "cpu", "threads", "gpus", "git")
@@ -76,18 +75,12 @@ def reproduce(run: Run, into: Path, reporter: Reporter | None = None) -> Compare
             compared.left_out.append(f"{path.stem}: a subset's answers are not asked again")
             continue
         asked.setdefault(variant.name, []).append(benchmark)
-    results, os.environ["MLLM_EVAL_RESULTS"] = os.environ.get("MLLM_EVAL_RESULTS"), str(into)
-    try:
+    with results_in(into):
         train_run(run.encoder, run.recipe, run.llm, run.seed, reporter)
         for name, benchmarks in sorted(asked.items(), key=lambda one: one[0] != DEFAULT.name):
             more = [name] if name != DEFAULT.name else []
             evaluate(run.encoder, run.recipe, run.llm, run.seed, reporter, benchmarks=benchmarks, variants=more)
         after = fresh.folder
-    finally:
-        if results is None:
-            del os.environ["MLLM_EVAL_RESULTS"]
-        else:
-            os.environ["MLLM_EVAL_RESULTS"] = results
     _compare(compared, before, after)
     return compared
 

@@ -2,8 +2,8 @@
 
 It reads result files and loads no model.
 
->>> table = comparison([read_run(folder), read_run(other)], baseline="mini-random")
->>> write_tables(table, results_home() / "tables", "compare")
+    table = comparison([read_run(folder), read_run(other)], baseline="mini-random")
+    write_tables(table, results_home() / "tables", "compare")
 """
 
 from __future__ import annotations

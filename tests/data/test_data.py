@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
+from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from local_hub import COMMIT, Hub, served
+from places import ROOT
 from typer.testing import CliRunner
 
 from mllm_eval.catalog import load_benchmark, paper_benchmarks
@@ -467,6 +470,14 @@ def test_the_command_line_fetches_shows_and_compares(hub: Hub, own: Path) -> Non
     assert code == 2 and "no benchmark has data 'nowhere'" in said
     code, said = call("mycharts", "--data", "mini", "--offline")
     assert code == 2 and "--from and --offline are for data of the hub" in said
+
+
+def test_the_page_shows_what_the_command_prints(hub: Hub, publish: Callable[..., Benchmark]) -> None:
+    publish("chartqa", rows=parquet_rows.rows_of("chartqa") * 2500)
+    (block,) = re.findall(r"```\n\$ mllm-eval (.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)
+    line, _, shown = block.partition("\n")
+    done = CliRunner().invoke(app, line.split())
+    assert OutputChecker().check_output(shown, done.output, ELLIPSIS | NORMALIZE_WHITESPACE), done.output
 
 
 def test_types_may_be_one_of_several_and_text_becomes_the_number(hub: Hub, publish: Callable[..., Benchmark]) -> None:
