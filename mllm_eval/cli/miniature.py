@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mllm_eval.cli.textrich import text_rich
 from mllm_eval.console import say
 
 # Names that the corpus records for its filter if no model filters: levels light and heavy, and level none.
@@ -97,60 +98,4 @@ def corpus(
     say(folder)
 
 
-@app.command("text-rich", short_help="compare pretraining on all and on text-rich pictures; takes hours")
-def text_rich(
-    corpora: Annotated[
-        str, typer.Option(help="two or more, comma-separated; the first is the baseline")
-    ] = "none,heavy",
-    seeds: Annotated[str, typer.Option(help="of pretraining and training, comma-separated")] = "0,1",
-    steps: Annotated[int, typer.Option(min=1, help="of each pretraining")] = 4200,
-    blind: Annotated[bool, typer.Option("--blind", help="also ask without images")] = False,
-) -> None:
-    """Pretrain mini-dino on each corpus with each seed, and print VQA rows and probes. Takes hours; can be interrupted.
-
-    It repeats the Web-SSL paper's comparison in small: an encoder pretrained on all pictures against one pretrained on
-    text-rich pictures, with the same number of images seen. Each seed gives one table with tests of the differences.
-
-    \b
-      mllm-eval miniature corpus --level none
-      mllm-eval miniature corpus --level heavy
-      mllm-eval miniature text-rich                        needs both corpora
-    """
-    import yaml
-
-    from mllm_eval import pipeline
-    from mllm_eval.cli.display import display
-    from mllm_eval.cli.options import split
-    from mllm_eval.cli.writing import print_and_write, print_compared
-    from mllm_eval.errors import UserError
-    from mllm_eval.library.compared import compare
-    from mllm_eval.miniature.pretrain.make import make
-    from mllm_eval.miniature.textrich import load_pool
-    from mllm_eval.report.probetable import probe_table
-    from mllm_eval.report.tableoptions import TableOptions
-    from mllm_eval.storage import results_home, write_atomic
-
-    chosen = [load_pool(name) for name in split(corpora) or []]
-    numbers = [int(seed) if seed.isdigit() else -1 for seed in split(seeds) or []]
-    if len(chosen) < 2 or min(numbers, default=-1) < 0:
-        raise UserError("two corpora at least (none,heavy), and seeds that are whole numbers (0,1)")
-    home, made = results_home(), dict[int, list[str]]()
-    for seed in numbers:
-        for pool in chosen:
-            name = f"mini-dino-{pool.name}-s{seed}"
-            folder = home / "mini-weights" / f"{pool.name}-s{seed}"
-            make(folder / "work", ("mini-dino",), folder, steps={"mini-dino": steps}, pool=pool, seed=seed)
-            path = home / "corpora" / "encoders" / f"{name}.yaml"
-            about = {"base": "package:configs/encoders/mini-dino.yaml", "name": name,
-                     "weights": {"path": str(folder / "mini-dino")},
-                     "facts": {"pretraining_data": f"rendered miniature images, filter {pool.name}",
-                               "samples_seen": str(64 * steps), "supervision": "self"}}  # fmt: skip
-            write_atomic(path, yaml.safe_dump(about, sort_keys=False))
-            made.setdefault(seed, []).append(str(path))
-    for seed, paths in made.items():
-        baseline = Path(paths[0]).stem
-        comparison = compare(paths, progress=display(), recipe="mini", seed=seed, blind=blind, baseline=baseline)
-        say(f"seed {seed}")
-        print_compared([one.record for one in comparison.results], TableOptions("cambrian", baseline), blind)
-        probed = pipeline.probe(paths, None, reporter=display())
-        print_and_write(probe_table(probed), f"text-rich-s{seed}.probes", "cambrian")
+app.command("text-rich", short_help="compare pretraining on all and on text-rich pictures; takes hours")(text_rich)

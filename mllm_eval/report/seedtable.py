@@ -39,8 +39,13 @@ def seed_groups(runs: Sequence[Scored]) -> list[SeedGroup]:
     for (encoder, _), members in alike.items():
         own = list({run.record.seed: run for run in members}.values())
         if len(own) > 1:
-            groups.append(SeedGroup(encoder, tuple(own), {key: _spread(own, key) for key in _keys(own)}))
+            groups.append(group_seeds(encoder, own))
     return groups
+
+
+def group_seeds(name: str, runs: Sequence[Scored]) -> SeedGroup:
+    """Two or more runs that differ only in their seeds, as a group of that name."""
+    return SeedGroup(name, tuple(runs), {key: _spread(runs, key) for key in _keys(runs)})
 
 
 def _keys(runs: Sequence[Scored]) -> list[str]:

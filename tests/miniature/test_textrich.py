@@ -11,8 +11,9 @@ import pytest
 from mllm_eval.errors import UserError
 from mllm_eval.miniature import reading
 from mllm_eval.miniature.pretrain.make import make
-from mllm_eval.miniature.textrich import SERIES, build, keep, load_pool, named, true_keys
+from mllm_eval.miniature.textrich import SERIES, Pool, build, keep, load_pool, named, true_keys
 from mllm_eval.miniature.world import KINDS, draw
+from mllm_eval.storage import write_json
 
 
 def test_what_can_be_read_is_what_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +75,31 @@ def test_lists_of_keys_that_are_none(tmp_path: Path) -> None:
     pool = load_pool(str(keep("light", true_keys("light", 24), "its labels", tmp_path / "light")))
     with pytest.raises(UserError, match="--only mini-dino"):
         make(tmp_path / "work", ("mini-clip",), tmp_path / "out", pool=pool)
+
+
+def test_weights_of_other_steps_corpus_or_seed_are_not_taken_for_those_asked(tmp_path: Path) -> None:
+    first, other = (
+        load_pool(str(keep("heavy", list(true_keys("heavy", n)), "x", tmp_path / str(n)))) for n in (24, 48)
+    )
+
+    def ask(steps: int, pool: Pool, seed: int, out: Path) -> None:
+        make(tmp_path / out.name / "work", ("mini-dino",), out, steps={"mini-dino": steps}, pool=pool, seed=seed)
+
+    begun, whole = tmp_path / "begun", tmp_path / "whole"
+    write_json(begun / "work" / "mini-dino.json", {"steps": 7, "corpus": first.about["keys"], "seed": 1})
+    measured = {"steps": 7, "corpus": first.about, "seed": 1}
+    write_json(whole / "mini-dino" / "measured.json", measured)
+    for name in ("model.safetensors", "README.md"):
+        (whole / "mini-dino" / name).write_bytes(b"")
+    for out in (begun, whole):
+        for steps, pool, seed, why in (
+            (8, first, 1, "steps 7, not 8"),
+            (7, other, 1, "another corpus"),
+            (7, first, 2, "seed 1, not 2"),
+        ):
+            with pytest.raises(UserError, match=f"made with {why}; say another --out"):
+                ask(steps, pool, seed, out)
+    ask(7, first, 1, whole)
 
 
 def test_the_questions_rows_are_in_cambrians_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from mllm_eval.miniature.pretrain.images import pictures
 from mllm_eval.miniature.pretrain.probe import Encode, probe
 from mllm_eval.miniature.textrich import Pool
 from mllm_eval.miniature.tokenizer import train_tokenizer
+from mllm_eval.storage import read_json, write_json
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 STEPS = {"mini-clip": 3000, "mini-dino": 4200}
@@ -43,7 +44,8 @@ def make(
 
     One thread is the default, for sums then have one order: the same steps give the same weights. pool: the pictures
     that mini-dino is trained on, instead of new ones at every step; the others read captions or nothing.
-    Raises UserError for an unknown name, and a pool for others than mini-dino.
+    Raises UserError for an unknown name, a pool for others than mini-dino, and for weights of mini-dino in `out`, or a
+    checkpoint in `work`, that were made with other steps, of another corpus or seed.
     """
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
@@ -60,6 +62,8 @@ def make(
         "mini-clip": lambda: _clip(tokenizer, work, plan["mini-clip"], out),
         "mini-dino": lambda: _dino(work, plan["mini-dino"], out, pool, seed),
     }
+    if "mini-dino" in names:
+        _hold_to(work, out / "mini-dino", plan["mini-dino"], pool, seed)
     for name in names:
         if (out / name / "model.safetensors").exists() and (out / name / "README.md").exists():
             print(f"{name}: whole, nothing to do")
@@ -67,6 +71,25 @@ def make(
         clock = time.perf_counter()
         makers[name]()
         print(f"{name}: written to {out / name} after {(time.perf_counter() - clock) / 60:.1f} min")
+
+
+def _hold_to(work: Path, folder: Path, steps: int, pool: Pool | None, seed: int) -> None:
+    """Compares what is asked with what weights, or the checkpoint of unfinished ones, were made with."""
+    asked = {"steps": steps, "corpus": None if pool is None else pool.about["keys"], "seed": seed}
+    begun = work / "mini-dino.json"
+    if (measured := folder / "measured.json").is_file():
+        told = read_json(measured)
+        before = {"steps": told["steps"], "corpus": told.get("corpus", {}).get("keys"), "seed": told.get("seed", 0)}
+        place = folder
+    elif begun.is_file():
+        before, place = read_json(begun), begun
+    else:
+        write_json(begun, asked)
+        return
+    for name, value in asked.items():
+        if before.get(name) != value:
+            what = "another corpus" if name == "corpus" else f"{name} {before.get(name)}, not {value}"
+            raise UserError(f"{place}: made with {what}; say another --out, or remove it and what is beside it")
 
 
 def _tokenizer(work: Path) -> PreTrainedTokenizerFast:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mllm_eval.report.corpustable import CorpusGap
 from mllm_eval.report.scalingtable import Line, metric_title, scaling
 from mllm_eval.report.site.contents import Entry, Evidence
-from mllm_eval.report.site.figures import INK, LINE, PAGE, SOFT, bare, hue
+from mllm_eval.report.site.figures import INK, LINE, PAGE, SOFT, bare, hue, new_figure
 from mllm_eval.report.words import title
 from mllm_eval.results import AVERAGE, columns
 
@@ -171,6 +172,33 @@ def losses(stages: Sequence[tuple[str, Sequence[float], Sequence[float]]]) -> Fi
             axes.plot(np.asarray(steps)[window - 1 :], mean, color=hue(0), linewidth=1.6)
         axes.set_ylim(0, max(loss) * 1.04)
         axes.set_xlabel("step")
+    return figure
+
+
+def corpus_changes(gaps: Sequence[CorpusGap]) -> Figure:
+    """A panel per corpus: what it changes in AVG and the categories, for each seed and for their mean."""
+    pairs = list(dict.fromkeys((one.corpus, one.baseline) for one in gaps))
+    figure = new_figure(0.8 + 4.4 * len(pairs), 3.4)
+    panels = figure.subplots(1, len(pairs), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (corpus, baseline) in zip(panels, pairs, strict=True):
+        own = [one for one in gaps if (one.corpus, one.baseline) == (corpus, baseline)]
+        keys = list(own[0].differences)
+        bare(axes, "x")
+        axes.axvline(0, color=SOFT, linewidth=1)
+        step = 0.7 / len(own)
+        for index, gap in enumerate(own):
+            name = "mean over seeds" if gap.seed is None else f"seed {gap.seed}"
+            colour, wide = (INK, 2.0) if gap.seed is None else (hue(index), 1.2)
+            places = [place + (index - (len(own) - 1) / 2) * step for place in range(len(keys))]
+            known = [gap.differences[key] for key in keys]
+            axes.hlines(places, [one.low for one in known], [one.high for one in known], color=colour, linewidth=wide)
+            axes.plot([one.value for one in known], places, "D" if gap.seed is None else "o", markersize=5,
+                      color=colour, linestyle="none", label=name)  # fmt: skip
+        axes.set_yticks(range(len(keys)), [title(key) for key in keys], color=INK)
+        axes.set_title(f"{corpus} minus {baseline}")
+        axes.set_xlabel("points")
+    panels[0].invert_yaxis()
+    panels[-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 

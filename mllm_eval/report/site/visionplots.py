@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,12 +61,15 @@ def sweep_figure(sweeps: Sequence[Probed]) -> Figure:
 def write_sweep(sweeps: Sequence[Probed], path: Path) -> Path | None:
     """Draws the sweeps among these results into an svg file; None without sweeps, or without matplotlib."""
     swept = [one for one in sweeps if len(one.readings) > 1]
-    if not swept:
-        return None
+    return write_svg(path, "sweep", lambda: sweep_figure(swept)) if swept else None
+
+
+def write_svg(path: Path, name: str, draw: Callable[[], Figure]) -> Path | None:
+    """Draws a figure on white into an svg file; None without matplotlib. name: prefix of the ids in it."""
     into = io.BytesIO()
     try:
-        with style("sweep"):
-            save(sweep_figure(swept), into, format="svg", metadata={"Date": None}, facecolor="white")
+        with style(name):
+            save(draw(), into, format="svg", metadata={"Date": None}, facecolor="white")
     except UserError:
         return None
     write_atomic(path, into.getvalue())
