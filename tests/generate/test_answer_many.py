@@ -20,7 +20,7 @@ from mllm_eval.data.samples import Sample
 from mllm_eval.errors import UserError
 from mllm_eval.generate import Limits, Request, Task, TemplateFormat, group_by_images
 from mllm_eval.generate.backend import Batch
-from mllm_eval.generate.backoff import Backoff, kept_limits, limits_within, ran_out, token_bytes
+from mllm_eval.generate.backoff import Backoff, free_bytes, kept_limits, limits_within, ran_out, token_bytes
 from mllm_eval.generate.batching import Lengths, plan
 from mllm_eval.generate.request import write_request
 
@@ -288,6 +288,16 @@ def test_limits_follow_from_bytes() -> None:
     assert (more.tokens, more.rows) == (131072, 256)
     # 3 layers, keys and values of 2 heads of 8 numbers, 8 bytes each
     assert token_bytes(Tiny().double().llm) == 3 * 2 * 2 * 8 * 8
+
+
+def test_free_memory_is_what_the_cgroup_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mllm_eval.generate.backoff.CGROUP", tmp_path)
+    monkeypatch.setattr("mllm_eval.generate.backoff._available", lambda: 1000)
+    assert free_bytes("cpu") == 1000
+    (tmp_path / "memory.stat").write_text("anon 300\nfile 50\n")
+    for most, free in (("max", 1000), ("700", 400), ("5000", 1000), ("200", 0)):
+        (tmp_path / "memory.max").write_text(f"{most}\n")
+        assert free_bytes("cpu") == free
 
 
 def test_a_run_keeps_the_limits_it_was_planned_with(
