@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.stats import rankdata
 
 from mllm_eval.errors import UserError
 from mllm_eval.report.table import Column, Row, Table, printed, score_cell, with_best
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from mllm_eval.results import RunRecord
 
 DECIMALS = {"top1": 1, "miou": 1, "rmse": 3}
+KINDS = {"top1": "classification", "miou": "segmentation", "rmse": "depth"}
 UNITS = {"top1": "top-1 accuracy in %", "miou": "mean IoU in %", "rmse": "RMSE in m"}
 
 
@@ -104,9 +107,11 @@ def probe_table(results: Mapping[Path, Probed]) -> Table:
         notes.append(
             f"Tests: results exchanged image by image (permutation), corrected for {len(tested)} tests (Holm)."
         )
-    said = [one.words() for one in tested] + [
-        text for one in every if len(one.readings) > 1 for text in _sweep_words(one)
-    ]
+    said = (
+        [one.words() for one in tested]
+        + [text for one in every if len(one.readings) > 1 for text in _sweep_words(one)]
+        + _choice_words(every)
+    )
     return Table("probes", "Probes of frozen encoders", columns, tuple(shown), tuple(notes), tuple(said))
 
 
@@ -170,19 +175,61 @@ def _pair(a: Path, b: Path, probe: str, stamp_a: int, stamp_b: int) -> tuple[Int
 
 def _sweep_words(one: Probed) -> list[str]:
     """Says which layer serves a task best, and which other layers lie within its interval."""
-    known = [reading for reading in one.readings if reading.value is not None]
-    if not known:
+    if not any(reading.value is not None for reading in one.readings):
         return []
     best, decimals = one.best, DECIMALS[one.metric]
-    sign = -1 if one.better == "low" else 1
-    edge = best.low if sign > 0 else best.high
-    near = [
-        str(reading.layers[-1])
-        for reading in known
-        if reading is not best and edge is not None and sign * (reading.value or 0.0) >= sign * edge
-    ]
+    near = [str(reading.layers[-1]) for reading in _as_good(one) if reading is not best]
     limits = _limits(best)
     between = f" [{printed(limits[0], decimals)}, {printed(limits[1], decimals)}]" if limits else ""
     others = f"; within its interval: block{'s' * (len(near) > 1)} {', '.join(near)}" if near else ""
     value = f"{printed(best.value, decimals)}{between}"
     return [f"{one.title}, {one.encoder}: block {best.layers[-1]} serves it best, {value}{others}."]
+
+
+def _as_good(one: Probed) -> list[Reading]:
+    """The best reading, and those whose values lie within its interval."""
+    best, sign = one.best, -1 if one.better == "low" else 1
+    edge = best.low if sign > 0 else best.high
+    return [
+        reading
+        for reading in one.readings
+        if reading is best or (edge is not None and reading.value is not None and sign * reading.value >= sign * edge)
+    ]
+
+
+def layer_for_vqa(sweeps: Sequence[Probed]) -> int | None:
+    """The block to read for VQA by an encoder's sweeps over all blocks; None without sweeps.
+
+    It is the last block that lies within the interval of the best one in every probe, since the paper reads the last
+    block. If there is none, the blocks are ranked in each probe, the ranks are averaged over the probes of a metric
+    (classification, segmentation, depth), then over the metrics, and the block with the lowest mean is chosen; of equal
+    ones the last.
+    """
+    known = [one for one in sweeps if one.asked == "all" and all(reading.value is not None for reading in one.readings)]
+    if not known:
+        return None
+    as_good = [{reading.layers[-1] for reading in _as_good(one)} for one in known]
+    if everywhere := set.intersection(*as_good):
+        return max(everywhere)
+    ranks: dict[str, list[dict[int, float]]] = {}
+    for one in known:
+        values = {reading.layers[-1]: reading.value or 0.0 for reading in one.readings}
+        order = [value if one.better == "low" else -value for value in values.values()]
+        ranks.setdefault(one.metric, []).append(dict(zip(values, rankdata(order), strict=True)))
+    means = {
+        block: fmean(fmean(own[block] for own in every) for every in ranks.values())
+        for block in {block for every in ranks.values() for own in every for block in own}
+    }
+    return min(means, key=lambda block: (round(means[block], 9), -block))
+
+
+def _choice_words(sweeps: Sequence[Probed]) -> list[str]:
+    words = []
+    for encoder in dict.fromkeys(one.encoder for one in sweeps):
+        own = [one for one in sweeps if one.encoder == encoder and one.asked == "all"]
+        block = layer_for_vqa(own)
+        if block is not None:
+            kinds = ", ".join(dict.fromkeys(KINDS[one.metric] for one in own))
+            layer = block - max(len(one.readings) for one in own) - 1
+            words.append(f"For VQA read block {block} of {encoder} (feature_layer: {layer}), by its {kinds}.")
+    return words

@@ -26,7 +26,7 @@ from mllm_eval.miniature.probes import build
 from mllm_eval.probes.layouts import read_examples
 from mllm_eval.probes.locking import lock_data, lock_path, locked_place
 from mllm_eval.probes.measuring import Measurement, measure, selected
-from mllm_eval.report.probetable import differences, probe_table, read_sums
+from mllm_eval.report.probetable import differences, layer_for_vqa, probe_table, read_sums
 from mllm_eval.report.render import render
 from mllm_eval.report.site.visionplots import sweep_figure
 from mllm_eval.results import probed, read_run
@@ -153,6 +153,33 @@ def test_heads_of_several_layers_are_those_of_each_layer_alone(tmp_path: Path) -
             assert alone.value == reading.value and alone.chosen == reading.chosen
 
 
+def test_the_layer_for_vqa_is_the_last_one_unless_another_is_better(tmp_path: Path) -> None:
+    measured = measure(job(tmp_path, "in1k_knn", asked="all"))
+
+    def swept(metric: str, *values: float | None, within: float = 0.01) -> probed.Probed:
+        readings = [
+            probed.Reading(layers=[at], value=value, low=value and value - within, high=value and value + within)
+            for at, value in enumerate(values, 1)
+        ]
+        return measured.model_copy(update={"metric": metric, "probe": f"{metric}{values}", "readings": readings})
+
+    top1, miou, rmse = (swept(*one) for one in (("top1", 1, 2, 3), ("miou", 5, 9, 1), ("rmse", 0.2, 0.1, 0.3)))
+    assert layer_for_vqa([top1]) == 3
+    # No block is as good as the best one everywhere: the lowest mean rank.
+    assert layer_for_vqa([top1, miou, rmse]) == 2
+    # Three probes of one kind weigh as much as one.
+    assert layer_for_vqa([top1, top1, top1, miou, rmse]) == 2
+    assert layer_for_vqa([swept("top1", 1, 2, 3), swept("miou", 3, 2, 1)]) == 3, "of equal ranks the last"
+    # Where several blocks are as good as the best one, the last of them, whatever their ranks.
+    assert layer_for_vqa([swept("top1", 5, 4, 3, within=2.5)]) == 3
+    assert layer_for_vqa([swept("top1", 5, 4, 3, within=2.5), swept("rmse", 0.1, 0.15, 0.3, within=0.06)]) == 2
+    assert layer_for_vqa([swept("top1", 1, None, 3)]) is None
+    assert layer_for_vqa([top1.model_copy(update={"asked": "1,2,3"})]) is None
+    table = probe_table({Path(str(at)): one for at, one in enumerate((top1, miou, rmse))})
+    words = "For VQA read block 2 of tiny-dinov2 (feature_layer: -2), by its classification, segmentation, depth."
+    assert words in table.sentences
+
+
 def test_a_sweep_says_which_layer_is_best_and_draws_it(tmp_path: Path) -> None:
     swept = job(tmp_path, "in1k_knn", asked="all")
     found = {swept.folder: measure(swept)}
@@ -160,6 +187,7 @@ def test_a_sweep_says_which_layer_is_best_and_draws_it(tmp_path: Path) -> None:
     assert [row.label for row in table.rows] == ["tiny-dinov2 (block 1)", "tiny-dinov2 (block 2)"]
     best = found[swept.folder].best
     assert any(f"block {best.layers[-1]} serves it best" in one for one in table.sentences)
+    assert any(one.startswith("For VQA read block ") for one in table.sentences)
     (axes,) = sweep_figure(list(found.values())).axes
     assert list(axes.lines[0].get_xdata()) == [1, 2]
     assert "[" in render(table, "md") and found[swept.folder].asked == "all" and not found[swept.folder].default
