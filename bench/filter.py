@@ -19,6 +19,7 @@ import statistics
 import tarfile
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -99,15 +100,20 @@ def _larger(name: str, llm: Any) -> Any:
 
 def corpus(folder: Path, images: int) -> Path:
     """Write rendered pictures as WebDataset tars of 64, and return their folder."""
-    from mllm_eval.miniature.textrich import _members
+    from mllm_eval.data.shards import tar_members
+    from mllm_eval.miniature.textrich import build
 
     folder.mkdir(parents=True, exist_ok=True)
-    for number, start in enumerate(range(0, images, 64)):
-        with tarfile.open(folder / f"{number:05d}.tar", "w") as archive:
-            for name, data in _members(range(start, min(start + 64, images))):
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
+    with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-") as made:
+        tars = sorted(build(Path(made), pictures=images).glob("*.tar"))
+        # Three members a picture: its png, its caption and what is true of it.
+        members = (member for path in tars for member in tar_members(path))
+        for number, part in enumerate(iter(lambda: list(islice(members, 3 * 64)), [])):
+            with tarfile.open(folder / f"{number:05d}.tar", "w") as archive:
+                for member in part:
+                    info = tarfile.TarInfo(member.name)
+                    info.size = len(member.data or b"")
+                    archive.addfile(info, io.BytesIO(member.data or b""))
     return folder
 
 

@@ -42,7 +42,7 @@ else:
     _Parser = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Loader(_Parser):
+class StrictLoader(_Parser):
     """SafeLoader that reads `1e-3` as a number (in YAML 1.1 it is a string) and refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -56,7 +56,7 @@ class _Loader(_Parser):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
+StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$"),
     list("-+0123456789"),
@@ -167,14 +167,14 @@ def _document(path: Path) -> _Document:
 
 def _parsed(path: Path) -> _Document:
     text = read_text(path)
-    refuse_unbounded(text, path, _Loader)
+    refuse_unbounded(text, path, StrictLoader)
     if (match := _COMMENTED_COLOUR.search(text)) is not None:
         number = text.count("\n", 0, match.start("colour")) + 1
         raise UserError(
             f'{path}:{number}: yaml reads {match["colour"]} as a comment; write "{match["colour"]}" in quotes'
         )
     try:
-        loader = _Loader(text)
+        loader = StrictLoader(text)
         node = loader.get_single_node()
         data = loader.construct_document(node) if node else {}
     except yaml.MarkedYAMLError as error:

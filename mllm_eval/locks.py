@@ -84,14 +84,15 @@ class FileLock:
             self._file = None
 
 
-_unlocked: set[int] = set()
+told_without_locks: set[int] = set()
+"""Devices whose file systems have no locks, as this process has said in its log."""
 
 
 def _say_no_locks(folder: Path, error: OSError) -> None:
     """Log the warning, once per file system."""
     device = os.stat(folder).st_dev
-    if device not in _unlocked:
-        _unlocked.add(device)
+    if device not in told_without_locks:
+        told_without_locks.add(device)
         said = "%s: its file system has no locks (%s): let one command at a time work there, or mount it with locks"
         log.warning(said, folder, error.strerror)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,66 @@ def test_every_room_has_its_floor_in_the_contract_and_on_the_page() -> None:
     height = {room: number for number, layer in enumerate(LAYERS) for room in layer}
     order = [height[room] for room in told if room in packages - {"metrics", "stats", "miniature"}]
     assert order == sorted(order)
+
+
+PRIVATE = re.compile(r"(?:.*\.)?(_[A-Za-z]\w*(?<!_))")
+# Hooks of transformers and torch, and what unpacks an archive on its way from the network, which tests do without.
+BEYOND = {"_save_checkpoint", "_parameters", "_schema", "_unpacked"}
+
+
+def private_names(folders: tuple[str, ...]) -> set[str]:
+    """The names with an underscore that the code of these folders gives to functions, classes and values."""
+    found = set()
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                found.add(node.name)
+            elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+                found.add(node.id if isinstance(node, ast.Name) else node.attr)
+    return {name for name in found if PRIVATE.fullmatch(name)}
+
+
+def reached_into(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Private names that a module imports, reads of another object, or names as a text in a call such as setattr."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mllm_eval"):
+            names = [one.name for one in node.names]
+        elif isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id == "self"):
+            names = [node.attr]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("attr"):
+            names = [one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+        yield from ((match[1], node.lineno) for name in names if (match := PRIVATE.fullmatch(name)))
+
+
+@pytest.mark.slow
+def test_tests_and_benches_use_public_names() -> None:
+    """What a test asks about is what others may use; so a change inside of a module breaks no test."""
+    private = private_names(("mllm_eval", "adapters", "benchmarks")) - BEYOND
+    assert len(private) > 500
+    reached = [
+        f"{path.relative_to(ROOT)}:{line} {name}"
+        for folder in ("tests", "bench")
+        for path in (ROOT / folder).rglob("*.py")
+        for name, line in reached_into(ast.parse(path.read_text(encoding="utf-8")))
+        if name in private
+    ]
+    assert reached == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from mllm_eval.config import _held",
+        "config._held",
+        "made(1)._held",
+        'patch.setattr(config, "_held", 1)',
+        'monkeypatch.setattr("mllm_eval.config._held", 1)',
+        'getattr(config, "_held")',
+    ],
+)
+def test_a_private_name_is_seen_however_it_is_reached(text: str) -> None:
+    assert [name for name, _ in reached_into(ast.parse(text))] == ["_held"]
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def tar_members(path: Path | str, take: Callable[[str], bool] | None = None) -> 
                 count += 1
                 if take is not None and not (info.isfile() and take(begun)):
                     continue
-                member = _read(archive, info, begun)
+                member = read_member(archive, info, begun)
             except (*DAMAGED, OSError) as problem:
                 _hold_to_archive(path, problem)
                 if begun:
@@ -83,7 +83,8 @@ def tar_members(path: Path | str, take: Callable[[str], bool] | None = None) -> 
         raise Broken("cut", f"{path}: ends behind {count} members without a mark of its end")
 
 
-def _read(archive: _Archive, info: tarfile.TarInfo, name: str) -> Member:
+def read_member(archive: tarfile.TarFile, info: tarfile.TarInfo, name: str) -> Member:
+    """Read a member of a tar under its name. Raises EOFError if the tar ends within it."""
     file = archive.extractfile(info) if info.isfile() else None
     if file is None:
         return Member(name, None, "it is no plain file")

@@ -165,7 +165,7 @@ def free_bytes(device: Any) -> int:
         # Memory that torch's allocator has reserved but does not use is free, too.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0] + kept)
-    free = _available()
+    free = available_memory()
     try:
         most = int((CGROUP / "memory.max").read_text())
         # `memory.current` would also count the page cache, which the kernel frees when needed.
@@ -175,7 +175,8 @@ def free_bytes(device: Any) -> int:
     return max(0, min(free, most - used))
 
 
-def _available() -> int:
+def available_memory() -> int:
+    """Return the bytes of main memory that the system can give to processes, whatever a cgroup allows."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))

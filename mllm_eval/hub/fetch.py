@@ -47,7 +47,7 @@ def fetch_files(
         info: Any = api.repo_info(source.repo, revision=source.revision, repo_type=source.kind, files_metadata=True)
         commit = str(info.sha)
         listed = {entry.rfilename: entry for entry in info.siblings or []}
-        _hold_names(source, commit, listed)
+        hold_names(source, commit, listed)
         names = sorted(choose(sorted(listed)))
         if not names:
             raise UserError(
@@ -65,7 +65,7 @@ def fetch_files(
             return folder, commit, Transfer(source, progress).all(wanted)
 
 
-def _hold_names(source: Source, commit: str, listed: Mapping[str, Any]) -> None:
+def hold_names(source: Source, commit: str, listed: Mapping[str, Any]) -> None:
     """Raise UserError for file names and hashes that no repository can have, because paths are made of them."""
     try:
         for name, entry in listed.items():

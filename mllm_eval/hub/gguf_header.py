@@ -87,12 +87,15 @@ def read_gguf(path: Path) -> GgufHeader:
         status = path.stat()
     except OSError as problem:
         raise UserError(f"{path}: cannot be read ({problem.strerror})") from None
-    return _read(path, status.st_size, status.st_mtime_ns)
+    return read_header(path, status.st_size, status.st_mtime_ns)
 
 
 @cache
-def _read(path: Path, size: int, changed: int) -> GgufHeader:
-    # `changed` is only part of the cache key, so that a replaced file is read again.
+def read_header(path: Path, size: int, changed: int) -> GgufHeader:
+    """Read a file of `size` bytes, last modified at `changed` (ns), which tells the cache of a replaced file.
+
+    Raises UserError as `read_gguf` does.
+    """
     with open(path, "rb") as file:
         cursor = _Cursor(path, file.read(min(size, LONGEST)), size)
     if cursor.take(4) != MAGIC:

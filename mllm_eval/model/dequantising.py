@@ -107,7 +107,7 @@ def gguf_tokenizer(path: Path) -> Any:
         raise UserError(f"{path}: its tokenizer cuts texts as {cut!r}, which is not known here; {mend}")
     with understood(path, "its tokenizer cannot be read", mend):
         if kind == "gpt2":
-            return _byte_level(said, str(cut))
+            return byte_level_tokenizer(said, str(cut))
         _package(path)
         from transformers import AutoTokenizer
 
@@ -115,7 +115,8 @@ def gguf_tokenizer(path: Path) -> Any:
         return AutoTokenizer.from_pretrained(path.parent, **options)
 
 
-def _byte_level(said: Mapping[str, Any], cut: str) -> Any:
+def byte_level_tokenizer(said: Mapping[str, Any], cut: str) -> Any:
+    """Return the tokenizer that a file's metadata describe, of LLaMA 3's, GPT-2's or SmolLM's kind (`cut`)."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

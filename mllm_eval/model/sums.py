@@ -13,7 +13,8 @@ Sums = dict[str, tuple[int, str]]
 """Path relative to the folder -> size in bytes and XXH3 (128 bits, in hex); an empty checksum is not compared."""
 
 
-def _sum(path: Path) -> str:
+def file_sum(path: Path) -> str:
+    """Return the XXH3 (128 bits, in hex) of a file."""
     from xxhash import xxh3_128  # fast enough for checkpoints of 100 GB
 
     digest = xxh3_128()
@@ -30,7 +31,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def write(folder: Path) -> None:
     """Record the folder's present files as complete. Raises NotWritten where the system can't write."""
-    write_json(folder / FILE, {name: [path.stat().st_size, _sum(path)] for name, path in _files(folder).items()})
+    write_json(folder / FILE, {name: [path.stat().st_size, file_sum(path)] for name, path in _files(folder).items()})
 
 
 def read(folder: Path) -> Sums | None:
@@ -49,6 +50,6 @@ def differing(folder: Path, expected: Sums) -> list[str]:
     names = set(here.keys() ^ expected.keys())
     for name in here.keys() & expected.keys():
         size, digest = expected[name]
-        if here[name].stat().st_size != size or (digest and _sum(here[name]) != digest):
+        if here[name].stat().st_size != size or (digest and file_sum(here[name]) != digest):
             names.add(name)
     return sorted(names)

@@ -242,14 +242,14 @@ def _key(
     return short_hash(parts, 16)
 
 
-_compared: set[tuple[Path, int]] = set()
+verified_folders: set[tuple[Path, int]] = set()
 """Folders whose arrays this process has verified, with their inode, which changes when a folder is made again."""
 
 
 def _as_written(folder: Path) -> bool:
     """Whether the arrays have their recorded checksums; logs a warning otherwise."""
     key = folder, folder.stat().st_ino
-    if key not in _compared:
+    if key not in verified_folders:
         said = "%s: not what was written there (checksum); its rows are tokenised again"
         if not as_written(folder / DONE):
             log.warning(said, folder / DONE)
@@ -259,7 +259,7 @@ def _as_written(folder: Path) -> bool:
             if not (folder / name).is_file() or checksum(folder / name) != digest:
                 log.warning(said, folder / name)
                 return False
-        _compared.add(key)
+        verified_folders.add(key)
     return True
 
 

@@ -81,7 +81,6 @@ def stage(folder: Path) -> bytes:
     state = json.loads((resume / "state.json").read_text()) if resume else [0]
     remove_others(made, resume)
     log = StageLog(folder / "stage1" / "log.jsonl", step)
-    log._last = 0.0
     while step < 8:
         step += 1
         state = [*state, state[-1] * 3 + step]
@@ -125,7 +124,7 @@ def index(folder: Path) -> bytes:
 def token_cache(folder: Path) -> bytes:
     rows, images = make_conversations(folder.parent / "conversations", 7)
     os.environ["MLLM_EVAL_RESULTS"] = str(folder)
-    rowtokens._compared.clear()
+    rowtokens.verified_folders.clear()
     found = rowtokens.tokenise([ConversationSet(rows, images)], make_tokenizer(), "digest", "llama_3_meta")
     arrays = (found.ids, found.targets, found.offsets, found.image_of, found.origin, found.images.digests)
     return b"".join(one.tobytes() for one in arrays) + found.listing.read_bytes()
@@ -302,7 +301,7 @@ def test_a_file_system_without_locks_is_said_once_and_one_without_writing_at_onc
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", none)
-    monkeypatch.setattr(locks, "_unlocked", set())
+    monkeypatch.setattr(locks, "told_without_locks", set())
     for _ in range(2):
         with FileLock(tmp_path / "run" / ".lock"):
             pass

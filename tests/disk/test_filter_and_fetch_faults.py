@@ -118,7 +118,7 @@ def test_a_disk_that_fails_under_a_corpus_is_no_fault_of_its_shards(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "_read", fails)
+        patch.setattr(shards, "read_member", fails)
         with pytest.raises(UserError, match=r"00000.tar: cannot be read \(Input/output error\)") as problem:
             made_corpus.filtered(corpus, tmp_path / "out")
         assert not isinstance(problem.value, NotWritten)

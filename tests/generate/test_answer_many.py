@@ -292,7 +292,7 @@ def test_limits_follow_from_bytes() -> None:
 
 def test_free_memory_is_what_the_cgroup_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mllm_eval.generate.backoff.CGROUP", tmp_path)
-    monkeypatch.setattr("mllm_eval.generate.backoff._available", lambda: 1000)
+    monkeypatch.setattr("mllm_eval.generate.backoff.available_memory", lambda: 1000)
     assert free_bytes("cpu") == 1000
     (tmp_path / "memory.stat").write_text("anon 300\nfile 50\n")
     for most, free in (("max", 1000), ("700", 400), ("5000", 1000), ("200", 0)):

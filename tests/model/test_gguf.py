@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from mllm_eval.catalog import LLM
 from mllm_eval.catalog.gguf import llama3_factors
 from mllm_eval.errors import UserError
-from mllm_eval.hub.gguf_header import KINDS, read_gguf
+from mllm_eval.hub.gguf_header import KINDS, read_gguf, read_header
 from mllm_eval.model import load_llm_model, load_tokenizer
 from mllm_eval.model.chat import nearest_template, other_words
 from mllm_eval.model.outline import llama_outline
@@ -163,7 +163,7 @@ def test_no_count_of_a_damaged_header_is_believed(tmp_path: Path) -> None:
                 read_gguf(path)
             except UserError:
                 refused += 1
-            read_gguf.__globals__["_read"].cache_clear()
+            read_header.cache_clear()
     assert refused > 150
 
 
@@ -177,7 +177,7 @@ def test_a_damaged_file_is_a_line_or_the_same_model(tmp_path: Path) -> None:
     llm, refused = llm_of(path, model), 0
     for at in np.concatenate([numbers.integers(0, 900, 60), numbers.integers(0, begin, 60)]):
         path.write_bytes(raw[:at] + bytes([raw[at] ^ int(numbers.integers(1, 256))]) + raw[at + 1 :])
-        read_gguf.__globals__["_read"].cache_clear()
+        read_header.cache_clear()
         for use in (llama_outline, lambda one: load_tokenizer(one, "llama_3_meta")):
             try:
                 use(llm)

@@ -267,7 +267,7 @@ def test_html_has_the_elements_that_it_has_without_the_text(
     surface: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What is drawn of numbers alone takes a second a page.
-    monkeypatch.setattr(filtering_page, "_drawn", lambda name, draw, alt, caption: markup.note(caption))
+    monkeypatch.setattr(filtering_page, "inline_figure", lambda name, draw, alt, caption: markup.note(caption))
     made, without = HTML[surface](text, tmp_path), HTML[surface]("x", tmp_path)
     page, plain = Tags(made), Tags(without)
     assert type(made) is Html or surface == "a table's page"

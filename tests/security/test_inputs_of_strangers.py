@@ -16,7 +16,7 @@ from fuzzing.__main__ import main, table
 from fuzzing.kinds import KINDS
 from fuzzing.running import Changed, Found, run_kind
 from hypothesis import strategies as st
-from tiny_models import make_encoder, make_llm
+from tiny_models import make_encoder, make_llm, make_recipe
 
 from mllm_eval import config, yamlbounds
 from mllm_eval.adapters import load_encoder_model
@@ -28,7 +28,7 @@ from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.errors import UserError
 from mllm_eval.model import load_tokenizer
 from mllm_eval.pipeline.provision import check
-from mllm_eval.plan.workload import _text
+from mllm_eval.plan.workload import stage_load
 from mllm_eval.results import record_of
 from mllm_eval.results.timings import read_timings
 from mllm_eval.storage import iter_jsonl, read_json
@@ -204,19 +204,17 @@ def test_a_gguf_tokenizer_that_a_library_panics_at_or_that_is_an_array_is_one_li
             patch.setitem(said, key, np.array([1, 2]))
             with pytest.raises(UserError, match=r"x.gguf: (has no|its) tokenizer"):
                 dequantising.gguf_tokenizer(tmp_path / "x.gguf")
-    monkeypatch.setattr(dequantising, "_byte_level", panics)
+    monkeypatch.setattr(dequantising, "byte_level_tokenizer", panics)
     with pytest.raises(UserError, match=r"x.gguf: its tokenizer cannot be read \(range end index 3.*name another"):
         dequantising.gguf_tokenizer(tmp_path / "x.gguf")
 
 
 def test_a_broken_training_row_does_not_stop_a_plan(tmp_path: Path) -> None:
-    from types import SimpleNamespace
-
     path = tmp_path / "rows.jsonl"
     good = {"conversations": [{"from": "human", "value": "a" * 400}]}
     path.write_text(f"{DEEP}\n[1]\n" + json.dumps(good) + "\n")
-    stage: Any = SimpleNamespace(data=[SimpleNamespace(path=str(path))])
-    assert "from 1 rows" in _text(stage)[1]
+    recipe = make_recipe(path, tmp_path)
+    assert any("from 1 rows" in said for said in stage_load(recipe, 1, recipe.stage1).assumed)
 
 
 def test_kinds_are_named_once() -> None:

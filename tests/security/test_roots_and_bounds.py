@@ -71,7 +71,7 @@ def test_locks_and_a_hubs_lists_name_files_below_their_folder(name: str) -> None
     with pytest.raises(ValueError, match="leaves the folder"):
         Lock.model_validate({"parts": {"files": {**part, "files": {name: {"size": 1, "sha256": "0" * 64}}}}})
     with pytest.raises(UserError, match="nothing was fetched"):
-        fetching._hold_names(Source("model", "a/b"), "c" * 40, {name: _listed("0" * 40)})
+        fetching.hold_names(Source("model", "a/b"), "c" * 40, {name: _listed("0" * 40)})
 
 
 class _listed:
@@ -84,8 +84,8 @@ class _listed:
 @pytest.mark.parametrize(("commit", "blob"), [("../x", "0" * 40), ("c" * 40, "../../x"), ("c" * 40, "")])
 def test_hashes_that_a_hub_gives_are_hashes(commit: str, blob: str) -> None:
     with pytest.raises(UserError, match="is no hash"):
-        fetching._hold_names(Source("model", "a/b"), commit, {"config.json": _listed(blob)})
-    fetching._hold_names(Source("model", "a/b"), "c" * 40, {"config.json": _listed("0" * 40)})
+        fetching.hold_names(Source("model", "a/b"), commit, {"config.json": _listed(blob)})
+    fetching.hold_names(Source("model", "a/b"), "c" * 40, {"config.json": _listed("0" * 40)})
 
 
 @pytest.mark.parametrize("name", [*LEAVING, "sub/model.safetensors"])
@@ -261,4 +261,4 @@ def test_yaml_makes_plain_data_alone(tmp_path: Path) -> None:
     path.write_text("a: !!python/name:os.getcwd\n")
     with pytest.raises(UserError, match="not valid yaml"):
         config.key_lines(path)
-    assert issubclass(config._Loader, (yaml.SafeLoader, yaml.CSafeLoader))
+    assert issubclass(config.StrictLoader, (yaml.SafeLoader, yaml.CSafeLoader))
