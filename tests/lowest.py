@@ -18,7 +18,7 @@ from pathlib import Path
 
 from places import ROOT
 
-TESTS = ("tests/model", "tests/adapters")
+TESTS = ("tests/model", "tests/adapters", "tests/test_autoclasses.py")
 # What runs the tests, and what they import beside the model's extra; their age says nothing.
 TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "gguf")
 

@@ -162,6 +162,17 @@ def test_no_two_files_of_one_name_take_part_in_an_evaluation() -> None:
     assert [name for name, count in names.items() if count > 1] == []
 
 
+def test_tests_stand_where_what_they_test_stands() -> None:
+    """A package's tests are in the folder of its name, a module's beside them; the rest is of more than one package."""
+    files = [path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")]
+    packages = {path.parent.name for path in (ROOT / "mllm_eval").glob("*/__init__.py")}
+    folders = {file.parts[0] for file in files if len(file.parts) > 1}
+    assert packages <= folders and folders - packages == {"bench", "disk", "faults", "flow", "security"}
+    modules = {path.stem for path in (ROOT / "mllm_eval").glob("*.py")}
+    beside = {file.stem.removeprefix("test_") for file in files if len(file.parts) == 1}
+    assert beside - modules == {"architecture", "lowest"}
+
+
 def test_files_of_the_code_that_pages_name_are_there() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     named = {

@@ -1,4 +1,4 @@
-"""What a plan foretells against what was measured: tensors that were counted, products that were counted."""
+"""What a plan foretells against what was measured: tensors that were counted, and what the command prints of it."""
 
 from __future__ import annotations
 
@@ -11,98 +11,24 @@ from typing import Any
 
 import pytest
 import torch
+from measured_step import DEPTH, VOCAB, WIDTH, Trained, joint, shape
 from places import ROOT
-from tiny_models import make_conversations, make_encoder, make_llm, make_recipe
-from torch.utils.flop_counter import FlopCounterMode
+from tiny_models import make_conversations, make_recipe
 from typer.testing import CliRunner
 
-from mllm_eval.adapters import load_encoder_model
-from mllm_eval.adapters.projector import Projector
 from mllm_eval.catalog import load_benchmark, load_encoder, load_llm, load_recipe, names, paper_benchmarks
-from mllm_eval.catalog.llm import LLM, LlamaArchitecture, llama_parameters
 from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
 from mllm_eval.features.store import FeatureStore
-from mllm_eval.kernels import use_kernels
-from mllm_eval.model import IGNORED, load_llm_model, targets
-from mllm_eval.model.targets import states_before_targets
-from mllm_eval.operations.count import Questions, asking, encoding, passing, projecting
-from mllm_eval.operations.shapes import (
-    LlamaShape,
-    ProjectorShape,
-    encoder_shape,
-    llama_shape,
-    lora_parameters,
-    projector_shape,
-)
+from mllm_eval.model import targets
 from mllm_eval.plan import PlanOptions, make_plan
 from mllm_eval.plan.gpus import parse_gpus
-from mllm_eval.plan.memory import MicroBatch, Parameters, Passes, Precision, activations, states
+from mllm_eval.plan.memory import Parameters, Passes, Precision, activations, states
 from mllm_eval.plan.workload import made_rows, reference_sizes
 from mllm_eval.storage import SHIPPED
 
 CLOSE = 0.15
 MEMORY = 0.1
-VOCAB, WIDTH, DEPTH, HEADS, KEYS, HIDDEN = 600, 96, 4, 6, 2, 224
-ROWS, LENGTH, FEATURES, GRID = 3, 80, 48, 5
-TOKENS = GRID * GRID
-
-
-def llama(train: bool = True, dtype: torch.dtype = torch.float32) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=DEPTH, num_attention_heads=HEADS,
-        num_key_value_heads=KEYS, intermediate_size=HIDDEN,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).to(dtype).requires_grad_(train)
-
-
-def shape() -> LlamaShape:
-    head = WIDTH // HEADS
-    stated = LlamaArchitecture(heads=HEADS, kv_heads=KEYS, hidden=HIDDEN)
-    params = llama_parameters(stated, VOCAB, WIDTH, DEPTH)
-    return LlamaShape(params, VOCAB, WIDTH, DEPTH, HEADS, HEADS * head, KEYS * head, HIDDEN, tied=False)
-
-
-def joint() -> ProjectorShape:
-    return ProjectorShape(FEATURES, WIDTH, 2)
-
-
-class Trained:
-    """A step of training as this project's model does it: images in front, a loss over the last half of a row."""
-
-    def __init__(self, train_llm: bool, dtype: torch.dtype = torch.float32) -> None:
-        self.llm = llama(train_llm, dtype)
-        self.projector = Projector(FEATURES, WIDTH, TOKENS).to(dtype)
-        self.dtype = dtype
-        self.targets = LENGTH - TOKENS
-        self.features = torch.randn(ROWS, GRID, GRID, FEATURES, dtype=dtype)
-        self.ids = torch.randint(0, VOCAB, (ROWS, LENGTH))
-        self.labels = self.ids.clone()
-        self.labels[:, :TOKENS] = IGNORED
-
-    def parameters(self) -> list[torch.nn.Parameter]:
-        return [*self.llm.parameters(), *self.projector.parameters()]
-
-    def loss(self, whole: bool = False) -> torch.Tensor:
-        """`whole`: the last layer everywhere, as operations are counted."""
-        words = self.llm.get_input_embeddings()(self.ids)
-        image = torch.zeros(ROWS, LENGTH, 1, dtype=torch.bool)
-        image[:, :TOKENS] = True
-        embedded = words.masked_scatter(image, self.projector(self.features).to(words.dtype))
-        used = torch.nn.functional.pad(self.labels[:, 1:] != IGNORED, (0, 1))
-        if whole:
-            states_ = self.llm.model(inputs_embeds=embedded, use_cache=False).last_hidden_state[used]
-        else:
-            states_ = states_before_targets(self.llm.model, embedded, used)
-        logits = self.llm.lm_head(states_)
-        targets = self.labels[:, 1:][used[:, :-1]]
-        return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
-
-    def batch(self) -> MicroBatch:
-        return MicroBatch(ROWS * LENGTH, ROWS, TOKENS, ROWS * self.targets)
 
 
 def kept_bytes(step: Trained) -> int:
@@ -233,67 +159,6 @@ def test_frozen_weights_are_held_but_not_trained() -> None:
     assert states(Parameters(10, 1000, 0), "bfloat16", 3, 4).weights == 505
 
 
-@pytest.mark.parametrize("train_llm", [True, False])
-def test_work_of_a_step_is_that_of_its_products(train_llm: bool) -> None:
-    step = Trained(train_llm)
-    step.llm.set_attn_implementation("eager")
-    with FlopCounterMode(display=False) as counter:
-        step.loss(whole=True).backward()
-    foretold = passing(shape(), ROWS, LENGTH, LENGTH - TOKENS).training(train_llm)
-    foretold += 3 * projecting(joint(), ROWS * TOKENS)
-    assert foretold == pytest.approx(counter.get_total_flops(), rel=0.03)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("layer", [-1, -2])
-def test_work_of_asking_is_that_of_its_products(tmp_path: Path, layer: int) -> None:
-    encoder = make_encoder(tmp_path / "encoder").model_copy(update={"feature_layer": layer})
-    # torch counts the operations of its own products only.
-    model = use_kernels(load_encoder_model(encoder), "torch")
-    model.model.set_attn_implementation("eager")
-    with FlopCounterMode(display=False) as counter:
-        model(torch.randn(2, 3, 28, 28))
-    assert encoding(encoder_shape(encoder), 2) == pytest.approx(counter.get_total_flops(), rel=CLOSE)
-
-    llm, answer, text = llama(), 4, 10
-    llm.set_attn_implementation("eager")
-    ids = torch.randint(0, VOCAB, (1, TOKENS + text))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        for _ in range(3):
-            llm.generate(ids, max_new_tokens=answer, min_new_tokens=answer, do_sample=False, pad_token_id=0)
-    work = asking(shape(), joint(), encoder_shape(encoder), Questions(3, 3, TOKENS, text, answer), shared=False)
-    plain = work.flops - work.encoder - projecting(joint(), 3 * TOKENS)
-    assert plain == pytest.approx(counter.get_total_flops(), rel=0.05)
-
-
-def test_questions_of_one_image_share_its_work() -> None:
-    encoder = encoder_shape(load_encoder("mini-dino"))
-    shared = asking(shape(), joint(), encoder, Questions(30, 1, TOKENS, 10, 4))
-    alone = asking(shape(), joint(), encoder, Questions(30, 1, TOKENS, 10, 4), shared=False)
-    assert alone.encoder == 30 * shared.encoder
-    assert shared.answer == alone.answer
-    assert alone.flops > shared.flops
-
-
-def test_parameters_are_those_of_the_weights(tmp_path: Path) -> None:
-    assert llama_parameters(LlamaArchitecture(heads=HEADS, kv_heads=KEYS, hidden=HIDDEN), VOCAB, WIDTH, DEPTH) == sum(
-        parameter.numel() for parameter in llama().parameters()
-    )
-    # LLaMA-3 8B as its model card counts it.
-    assert llama_parameters(LlamaArchitecture(heads=32, kv_heads=8, hidden=14336), 128256, 4096, 32) == 8_030_261_248
-    assert joint().params == sum(parameter.numel() for parameter in Projector(FEATURES, WIDTH, TOKENS).parameters())
-    tiny = make_llm(tmp_path)
-    stated = LLM(**{**tiny.model_dump(), "architecture": {"heads": 4, "kv_heads": 2, "hidden": 128}})
-    assert llama_shape(stated) == llama_shape(tiny)
-    assert load_llm_model(stated).config.num_hidden_layers == llama_shape(tiny).depth
-
-
-def test_an_architecture_that_contradicts_the_parameters_is_refused(tmp_path: Path) -> None:
-    tiny = make_llm(tmp_path)
-    with pytest.raises(ValueError, match="contradicts the architecture"):
-        LLM(**{**tiny.model_dump(), "architecture": {"heads": 4, "kv_heads": 4, "hidden": 128}})
-
-
 def test_the_store_is_as_large_as_the_store_makes_it() -> None:
     encoder = load_encoder("mini-dino")
     plan = make_plan("mini-dino", options=PlanOptions(gpus="1xA100", rows=(1000, 1000)))
@@ -421,35 +286,5 @@ def test_rows_that_nobody_states_are_asked_for(tmp_path: Path) -> None:
     assert stage_load(recipe, 2, gone, rows=400).assumed
 
 
-def test_lora_trains_what_peft_adds() -> None:
-    from peft import LoraConfig, get_peft_model
-
-    for modules in (["q_proj", "v_proj"], ["lm_head", "o_proj"], "all-linear"):
-        adapted = get_peft_model(llama(), LoraConfig(r=4, target_modules=modules))
-        added = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-        assert lora_parameters(shape(), 4, modules) == added
-    with pytest.raises(UserError, match=r"has no matrix 'q_prj'\. Did you mean 'q_proj'"):
-        lora_parameters(shape(), 4, ["q_prj"])
-
-
-def test_a_plan_counts_the_adapters_that_the_recipe_names() -> None:
-    from mllm_eval.catalog import load_recipe
-    from mllm_eval.operations.shapes import added_parameters
-
-    stage = load_recipe("lora").stage2
-    assert stage.lora is not None
-    assert added_parameters(stage, shape()) == lora_parameters(shape(), stage.lora.r, stage.lora.targets)
-
-
 def test_gpus_are_read_in_any_case() -> None:
     assert parse_gpus("16 X h200")[:2] == (16, "H200")
-
-
-def test_shapes_that_nobody_states_are_asked_for(tmp_path: Path) -> None:
-    tiny = make_llm(tmp_path).model_copy(update={"weights": load_llm("mini-llama").weights.model_copy(
-        update={"path": "nowhere"})})  # fmt: skip
-    with pytest.raises(UserError, match="state it, or fetch them"):
-        llama_shape(tiny)
-    data, images = make_conversations(tmp_path)
-    with pytest.raises(UserError, match="use mlp2x_gelu or linear"):
-        projector_shape(load_encoder("mini-dino"), make_recipe(data, images, projector="resampler"), tiny)
