@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from mllm_eval.catalog import load_encoder, load_llm, load_recipe, names, paper_benchmarks
-from mllm_eval.catalog.variant import DEFAULT, VariantKey
+from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey
 from mllm_eval.data import snapshots
 from mllm_eval.data.samples import Sample
 from mllm_eval.report.site import write_report
@@ -48,26 +48,26 @@ def samples(benchmark: str, count: int) -> list[Sample]:
     return found
 
 
-def answered(run: Run, sizes: dict[str, int], variant: str) -> None:
+def answered(run: Run, sizes: dict[str, int], variant: VariantKey) -> None:
     """Write random answers and scores of a run under both rule sets. sizes: benchmark -> number of questions."""
     run.prepare()
     for benchmark, count in sizes.items():
-        rng = np.random.default_rng([sum(map(ord, run.encoder.name + benchmark + variant)), run.seed])
-        right, words = rng.random(count) < (0.55 if variant == "default" else 0.35), rng.choice(WORDS, count)
+        rng = np.random.default_rng([sum(map(ord, run.encoder.name + benchmark + variant.name)), run.seed])
+        right, words = rng.random(count) < (0.55 if variant == DEFAULT else 0.35), rng.choice(WORDS, count)
         places = [f"{index // 3:05d}" for index in range(count)]
         for rules in ("cambrian", "robust"):
             lines: list[dict[str, Any]] = [
                 {"id": str(i), "score": float(right[i]), "parsed": str(words[i]), "note": "", "group": str(i),
                  "cluster": places[i]} for i in range(count)]  # fmt: skip
-            write_jsonl(run.scores_path(benchmark, rules, VariantKey.parse(variant)), lines)
-            summary = {"benchmark": benchmark, "rules": rules, "variant": variant, "n": count, "n_failed": 0,
+            write_jsonl(run.scores_path(benchmark, rules, variant), lines)
+            summary = {"benchmark": benchmark, "rules": rules, "variant": str(variant), "n": count, "n_failed": 0,
                        "n_unparsed": 0, "value": 100 * float(right.mean()), "protocol": f"{benchmark}@{rules}.v1",
                        "protocol_hash": "0", "chance": 0.0}  # fmt: skip
-            write_json(run.summary_path(benchmark, rules, VariantKey.parse(variant)), summary)
+            write_json(run.summary_path(benchmark, rules, variant), summary)
         answers = [
             {"id": str(i), "prompt": "p", "images": [], "text": str(words[i]), "tokens_in": 640, "tokens_out": 3,
              "state": "ok", "reason": ""} for i in range(count)]  # fmt: skip
-        write_jsonl(run.answers_path(benchmark, VariantKey.parse(variant)), answers)
+        write_jsonl(run.answers_path(benchmark, variant), answers)
 
 
 def main() -> None:
@@ -84,7 +84,7 @@ def main() -> None:
         runs = []
         for name in ("mini-dino", "mini-clip", "mini-random"):
             run = Run(load_encoder(name), load_recipe("mini"), load_llm("mini-llama"), 0, {"encoder": name, "llm": "l"})
-            for variant in ("default", *(["blind"] if given.blind else [])):
+            for variant in (DEFAULT, BLIND) if given.blind else (DEFAULT,):
                 answered(run, sizes, variant)
             runs.append(record_of(run))
         start = time.perf_counter()

@@ -12,6 +12,7 @@ from mllm_eval.catalog import Weights
 from mllm_eval.config import Strict, load, short_hash
 from mllm_eval.errors import UserError
 from mllm_eval.greedy import overruled
+from mllm_eval.hub import Source
 from mllm_eval.run import External
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -69,11 +70,11 @@ class ExternalModel(External):
                 raise UserError(f"{folder}: no config.json; an external model in the hub's format has one")
             weights = Weights(path=str(folder.resolve()))
             return cls(folder.resolve().name, weights, data, dtype, batch, overruled=overruled(folder))
-        repo, _, revision = place.partition("@")
-        if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
+        source = Source.of_model(place)
+        if source.repo.count("/") != 1 or source.repo.startswith((".", "/", "~")):
             raise UserError(f"{place}: neither a folder nor a repository `owner/name[@revision]` of the hub")
-        weights = Weights(repo=repo, revision=revision or None)
-        model = cls(repo.rpartition("/")[2], weights, data, dtype, batch)
+        weights = Weights(repo=source.repo, revision=source.revision)
+        model = cls(source.repo.rpartition("/")[2], weights, data, dtype, batch)
         said: dict[str, Any] | None
         try:
             said = overruled(weights_folder(weights))

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mllm_eval.catalog.colour import colour
 from mllm_eval.catalog.folders import find
-from mllm_eval.catalog.variant import DEFAULT, VariantKey
+from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, fault, near
 from mllm_eval.storage import sha256_bytes
@@ -113,8 +113,8 @@ class Variant(Strict):
 
 
 GENERIC: dict[str, Variant] = {
-    "default": Variant(about="as the paper's code asks"),
-    "blind": Variant(about="no image in the prompt", images="none"),
+    DEFAULT.name: Variant(about="as the paper's code asks"),
+    BLIND.name: Variant(about="no image in the prompt", images="none"),
     "shuffled": Variant(about="another sample's image, the same in every run", images="other"),
 }
 

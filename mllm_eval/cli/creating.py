@@ -73,6 +73,7 @@ def _weights_of(source: str, offline: bool) -> tuple[Path, dict[str, str], str]:
     """
     from mllm_eval.cli.display import display
     from mllm_eval.errors import UserError
+    from mllm_eval.hub import Source
     from mllm_eval.pipeline.provision import Whole, provide_weights
 
     place = Path(source).expanduser()
@@ -80,10 +81,11 @@ def _weights_of(source: str, offline: bool) -> tuple[Path, dict[str, str], str]:
         return place, {"path": str(place.resolve())}, place.resolve().name
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", source) or source.startswith((".", "/")):
         raise UserError(f"{source}: no such folder, and no owner/name of the hub")
-    repo, _, asked = source.partition("@")
+    asked = Source.of_model(source)
+    repo = asked.repo
     (provided,) = provide_weights([Whole.of(source)], offline, reporter=display())
     commit = provided.lock.revision_found if provided.lock is not None else None
-    if commit is None or commit == asked:
+    if commit is None or commit == asked.revision:
         return provided.place, {"repo": repo, **({"revision": commit} if commit else {})}, repo.rpartition("/")[2]
     # The yaml names the commit, so the lock must name it as well; so far only the branch is locked.
     (provided,) = provide_weights([Whole.of(f"{repo}@{commit}")], offline, reporter=display())

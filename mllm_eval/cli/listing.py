@@ -163,11 +163,12 @@ def print_failed(run: RunFolder, benchmark: str | None = None) -> None:
 
     benchmark: only samples of this benchmark; None: of all.
     """
+    from mllm_eval.catalog.variant import DEFAULT
     from mllm_eval.results.failed import failed_samples
 
     failed = [one for one in failed_samples(run.folder / "answers") if benchmark in (None, one.benchmark)]
     for one in failed:
-        variant = "" if one.variant == "default" else f" ({one.variant})"
+        variant = "" if one.variant == DEFAULT.name else f" ({one.variant})"
         say(f"{one.benchmark}{variant}  {one.id}  {one.reason}")
     mend = "; the command that asked them, with --retry-failed, asks them again" if failed else ""
     say(f"{len(failed):,} samples failed{mend}", file=sys.stderr)

@@ -34,6 +34,12 @@ class Source:
     revision: str | None = None
     mend: str = "fetch it again"
 
+    @classmethod
+    def of_model(cls, text: str) -> Source:
+        """The model that a text `owner/name[@revision]` names; no part of it is checked."""
+        repo, _, revision = text.partition("@")
+        return cls("model", repo, revision or None)
+
     def __str__(self) -> str:
         return self.repo if self.kind == "url" else f"{self.repo}@{self.revision or 'main'}"
 

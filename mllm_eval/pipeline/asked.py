@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mllm_eval.catalog import Benchmark, Given, load_benchmark, names, paper_benchmarks
 from mllm_eval.catalog.benchmark import GENERIC
+from mllm_eval.catalog.variant import DEFAULT
 from mllm_eval.errors import UserError, near
 
 
@@ -44,7 +45,7 @@ def asked_variants(asked: Sequence[Benchmark], wanted: Sequence[str]) -> dict[st
     for benchmark in asked:
         own = [*GENERIC, *benchmark.variants]
         every = list(benchmark.variants) if "all" in wanted else []
-        chosen[benchmark.name] = list(dict.fromkeys(["default", *(n for n in wanted if n in own), *every]))
+        chosen[benchmark.name] = list(dict.fromkeys([DEFAULT.name, *(n for n in wanted if n in own), *every]))
     return chosen
 
 

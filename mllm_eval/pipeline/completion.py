@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 from mllm_eval.answers import Journal
 from mllm_eval.catalog import LLM, Benchmark, Encoder, Given, Recipe
 from mllm_eval.catalog.benchmark import answers_variant
-from mllm_eval.catalog.variant import VariantKey, size_of_table
+from mllm_eval.catalog.variant import BLIND, VariantKey, size_of_table
 from mllm_eval.distributed import decided, sharing
 from mllm_eval.environment import settings
 from mllm_eval.external import Dtype, ExternalModel
@@ -138,7 +138,8 @@ def _choose(data: str, which: Selection) -> _Chosen:
     if (rules := which.get("rules")) is not None:
         rules_asked(rules, names, data)
     benchmarks = asked_benchmarks(names, data)
-    wanted = asked_variants(benchmarks, [*(["blind"] if which.get("blind") else []), *(which.get("variants") or [])])
+    blind = [BLIND.name] if which.get("blind") else []
+    wanted = asked_variants(benchmarks, [*blind, *(which.get("variants") or [])])
     size = size_of_table(subset, [one.name for one in benchmarks] if names else None)
     variants = {name: [VariantKey.of(variant, size) for variant in own] for name, own in wanted.items()}
     note = "" if size == subset else subset_words(subset, size, len(benchmarks))

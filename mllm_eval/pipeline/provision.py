@@ -47,8 +47,8 @@ class Whole:
     @classmethod
     def of(cls, text: str) -> Whole:
         """Parse `owner/name[@revision]`."""
-        repo, _, revision = text.partition("@")
-        return cls(text, Weights(repo=repo, revision=revision or None))
+        source = Source.of_model(text)
+        return cls(text, Weights(repo=source.repo, revision=source.revision))
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def held_equal(runs: Sequence[Scored], mixed_recipes: bool) -> None:
         protocols = {
             str(run.summaries[name]["protocol_hash"])
             for run in runs
-            if name in run.summaries and run.plain == "default"
+            if name in run.summaries and run.plain == DEFAULT.name
         }
         if len(protocols) > 1:
             raise UserError(
@@ -89,7 +89,7 @@ def measured_row(run: Scored, label: str, shown: Sequence[Column], intervals: bo
     """The row of a run, with its footnotes. Intervals are shown if `intervals` is set, and always for a subset."""
     cells = {}
     # Probes measure the encoder alone, so they do not belong in a row without images.
-    probes = run.record.probes if run.plain == "default" else {}
+    probes = run.record.probes if run.plain == DEFAULT.name else {}
     for column in shown:
         if column.text:
             cells[column.key] = Cell(run.record.facts.get(column.key, ""))
@@ -134,7 +134,7 @@ def measured_row(run: Scored, label: str, shown: Sequence[Column], intervals: bo
     named = columns().classic
     probed = [f"{named[key].title}: n {one.n:,}, {one.how}" for key, one in probes.items() if key in cells]
     return Row(
-        label, "measured", cells, aside=run.plain != "default", notes=(about, *record.notes, *probed), facts=facts
+        label, "measured", cells, aside=run.plain != DEFAULT.name, notes=(about, *record.notes, *probed), facts=facts
     )
 
 
@@ -193,7 +193,7 @@ def compare_scored(
             f"Differences to {names[base]}; *, **, ***: p < 0.05, 0.01, 0.001 by a permutation test, "
             f"clustered by image, corrected for {len(differing)} tests (Holm)."
         )
-    trained = [run.record for run in scored if run.plain == "default" and not run.record.external]
+    trained = [run.record for run in scored if run.plain == DEFAULT.name and not run.record.external]
     if differing and len({record.seed for record in trained}) == 1:
         notes.append("One seed each: what training again would change is in no interval or p-value here.")
     if intervals and None in sizes:
@@ -205,7 +205,7 @@ def compare_scored(
     if any(one.gain for one in differing):
         notes.append(GAINS)
     said = [*_blind_words(scored, names), *sentences(sound(differing, scored))]
-    said += probe_words([run.record for run in scored if run.plain == "default"])
+    said += probe_words([run.record for run in scored if run.plain == DEFAULT.name])
     return Table("compare", heading, shown, tuple(rows), tuple(notes), tuple(said))
 
 
@@ -214,7 +214,7 @@ def tested(runs: Sequence[Scored], names: Sequence[str], base: int | None = None
 
     `names` are the rows' labels.
     """
-    plain = [i for i, run in enumerate(runs) if run.plain == "default"]
+    plain = [i for i, run in enumerate(runs) if run.plain == DEFAULT.name]
     pairs = combinations(plain, 2) if base is None else ((i, base) for i in plain if i != base)
     alike = [(i, j) for i, j in pairs if runs[i].subset == runs[j].subset]
     return differences([(names[i], runs[i], names[j], runs[j]) for i, j in alike], blind_rows(runs, names))
@@ -222,11 +222,11 @@ def tested(runs: Sequence[Scored], names: Sequence[str], base: int | None = None
 
 def blind_rows(runs: Sequence[Scored], names: Sequence[str]) -> dict[str, Scored]:
     """Label -> the same run asked without images, for the runs that were asked blind."""
-    shown = {(run.record.hash, run.subset): run for run in runs if run.plain == "blind"}
+    shown = {(run.record.hash, run.subset): run for run in runs if run.plain == BLIND.name}
     blind_of = {
         name: shown.get((run.record.hash, run.subset)) or read_blind(run)
         for run, name in zip(runs, names, strict=True)
-        if run.plain == "default"
+        if run.plain == DEFAULT.name
     }
     return {name: blind for name, blind in blind_of.items() if blind}
 
@@ -234,7 +234,7 @@ def blind_rows(runs: Sequence[Scored], names: Sequence[str]) -> dict[str, Scored
 def row_of(baseline: str, runs: Sequence[Scored], names: Sequence[str]) -> int:
     """The index of the row with this label, encoder or run hash. Raises UserError if there is none."""
     for index, (run, name) in enumerate(zip(runs, names, strict=True)):
-        if baseline == name or (run.plain == "default" and baseline in (run.record.encoder, run.record.hash)):
+        if baseline == name or (run.plain == DEFAULT.name and baseline in (run.record.encoder, run.record.hash)):
             return index
     raise UserError(f"no row {baseline!r} to compare with.{near(baseline, names)}")
 
@@ -250,10 +250,10 @@ def _marked(row: Row, tested: Sequence[Difference]) -> Row:
 def _blind_words(runs: Sequence[Scored], names: Sequence[str]) -> list[str]:
     said = []
     for run, name in zip(runs, names, strict=True):
-        if run.plain != "blind":
+        if run.plain != BLIND.name:
             continue
         for other, seeing in zip(runs, names, strict=True):
-            if (other.record.hash, other.subset, other.plain) == (run.record.hash, run.subset, "default"):
+            if (other.record.hash, other.subset, other.plain) == (run.record.hash, run.subset, DEFAULT.name):
                 both = [key for key in other.values if key in run.values]
                 # Where AVG is not available, the sentence gives the gain on each benchmark instead.
                 spoken = [AVERAGE] if AVERAGE in both else [key for key in both if key in other.benchmarks]

@@ -145,7 +145,7 @@ class RunRecord:
 
     def variants(self, rules: str) -> list[VariantKey]:
         """Return the variants for which it has summaries by a rule set, `default` first."""
-        named = {str(summary.get("variant", "default")) for summary in self._summaries(f"*.{rules}.json")}
+        named = {str(summary.get("variant", DEFAULT)) for summary in self._summaries(f"*.{rules}.json")}
         return sorted(map(VariantKey.parse, named), key=lambda one: (one != DEFAULT, str(one)))
 
     def summaries(self, rules: str, variant: VariantKey = DEFAULT) -> dict[str, Summary]:
