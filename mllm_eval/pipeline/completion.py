@@ -18,7 +18,7 @@ from mllm_eval.pipeline.backends import BackendSource, ExternalSource, RunSource
 from mllm_eval.pipeline.datasets import locked_or_told
 from mllm_eval.pipeline.flow import train_missing, working
 from mllm_eval.pipeline.inference import Inference, titled
-from mllm_eval.pipeline.ledger import Ledger
+from mllm_eval.pipeline.ledger import AskedVariant, Ledger
 from mllm_eval.pipeline.pictures import conclude, tell_of_broken
 from mllm_eval.pipeline.rehearsal import unsettled
 from mllm_eval.pipeline.reporter import Reporter
@@ -205,7 +205,7 @@ class _Scores:
             own = samples if variant == asked else asked_samples(benchmark, self.row.data, variant)
             if not scored(self.row, benchmark, variant, own, self.states):
                 title = titled(benchmark, variant)
-                with self.ledger.step(f"scores: {title}", "scores", of=(benchmark.name, variant)):
+                with self.ledger.step(f"scores: {title}", "scores", of=AskedVariant(benchmark.name, variant)):
                     score_answers(self.row, benchmark, variant, own, self.states)
 
 

@@ -17,7 +17,7 @@ from mllm_eval.locks import FileLock
 from mllm_eval.pipeline.asked import asked_benchmarks
 from mllm_eval.pipeline.datasets import lock_data, of_the_hub
 from mllm_eval.pipeline.inference import titled
-from mllm_eval.pipeline.ledger import Ledger
+from mllm_eval.pipeline.ledger import AskedVariant, Ledger
 from mllm_eval.pipeline.pictures import look_at_images
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.runscores import States, score_answers
@@ -86,7 +86,7 @@ def score_run(run: RunFolder, reporter: Reporter | None = None) -> list[str]:
             benchmark = load_benchmark(name)
             for counted in _read_by(run, benchmark, variant):
                 title = titled(benchmark, counted)
-                with ledger.step(f"scores: {title}", "scores", of=(benchmark.name, counted)):
+                with ledger.step(f"scores: {title}", "scores", of=AskedVariant(benchmark.name, counted)):
                     states.of(benchmark, counted)
                     score_answers(run, benchmark, counted, asked_samples(benchmark, run.data, counted), states)
                 done.append(title)

@@ -12,6 +12,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.imported import Imported
 from mllm_eval.pipeline.flow import working
 from mllm_eval.pipeline.inference import titled
+from mllm_eval.pipeline.ledger import AskedVariant
 from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.pipeline.runscores import States, score_answers
 from mllm_eval.pipeline.selection import asked_samples
@@ -49,7 +50,7 @@ def keep_answers(
     samples = asked_samples(chosen, data, variant)
     source = answers_variant(chosen, variant, data)
     with working(kept, reporter) as ledger, ledger.step(f"scores: {titled(chosen, variant)}", "scores",
-                                                        of=(chosen.name, variant)):  # fmt: skip
+                                                        of=AskedVariant(chosen.name, variant)):  # fmt: skip
         lines = (_answer(sample.id, scored.predictions.get(sample.id), file).line().encode() for sample in samples)
         write_atomic(kept.answers_path(chosen.name, source), lines)
         score_answers(kept, chosen, variant, samples, states)

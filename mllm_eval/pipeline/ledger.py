@@ -10,12 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.progress import Progress
 from mllm_eval.results.timings import Kind, append_timing
+
+
+class AskedVariant(NamedTuple):
+    """A variant of a benchmark."""
+
+    benchmark: str
+    variant: VariantKey
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Ledger:
         shown: str | None = None,
         parts: Sequence[Part] = (),
         counted: str = "samples",
-        of: tuple[str, VariantKey] | None = None,
+        of: AskedVariant | None = None,
         **about: Any,
     ) -> Iterator[Progress]:
         """Time a step: wall-clock and CPU seconds of this process and its children, and peak resident memory in MiB.
@@ -65,7 +72,7 @@ class Ledger:
             shown: title for the display while the step runs.
             parts: variants that take part. Each gets a line of its own, with its share of the time by `amount`.
             counted: what the amounts of `parts` count; the name of their field in the line.
-            of: benchmark and variant of a step that belongs to a single variant.
+            of: the variant that a step belongs to, if it is a single one.
             about: further fields of the line.
         """
         if self.begin:
@@ -78,7 +85,7 @@ class Ledger:
         whole = sum(part.amount for part in parts) or 1
         for one in parts or (None,):
             share = one.amount / whole if one else 1.0
-            own: dict[str, Any] = {"benchmark": of[0], "variant": str(of[1])} if of else {}
+            own: dict[str, Any] = {"benchmark": of.benchmark, "variant": str(of.variant)} if of else {}
             if one:
                 own = {"benchmark": one.benchmark, "variant": str(one.variant), counted: one.amount}
             line = {

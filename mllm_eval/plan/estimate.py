@@ -180,7 +180,7 @@ def make_plan(
         trained, frozen, eyes = parts(stage, thinking, joint, seeing)
         held[key] = {"trained": trained, "frozen": frozen, "encoder": eyes, "dtype": chosen.dtype}
         held[key]["deepspeed"] = bool(stage.deepspeed)
-    evaluation, each, plain = _evaluation(chosen, asked, thinking, joint, seeing, machines)
+    evaluation = _evaluation(chosen, asked, thinking, joint, seeing, machines)
     return Plan(
         encoder=eye.name,
         recipe=chosen.name,
@@ -196,9 +196,9 @@ def make_plan(
         memory={key: ways(chosen, stage, thinking, joint, seeing, gpu, number) for key, stage in stages.items()},
         loading={key: loading(**held[key]) for key in stages},
         checkpoints={key: checkpoint(held[key]["trained"], chosen.dtype, held[key]["deepspeed"]) for key in stages},
-        steps=[*steps, evaluation],
-        benchmarks=each,
-        plain_evaluation=plain,
+        steps=[*steps, evaluation.step],
+        benchmarks=evaluation.benchmarks,
+        plain_evaluation=evaluation.plain,
         store={"one image": row, "bound": limit} | {key: count * row for key, count in images.items()},
         keeping=kept,
         assumed=[
@@ -246,6 +246,15 @@ def _stage_step(
     return Step(name, load.steps, load.rows * tokens, flops, hours, note, again)
 
 
+@dataclass(frozen=True, slots=True)
+class _Evaluation:
+    """The step, a line per benchmark, and the FLOPs of a plain loop that shares no prefix between questions."""
+
+    step: Step
+    benchmarks: list[dict[str, Any]]
+    plain: float
+
+
 def _evaluation(
     recipe: Recipe,
     loads: list[BenchmarkLoad],
@@ -253,8 +262,7 @@ def _evaluation(
     joint: ProjectorShape,
     encoder: EncoderShape,
     machines: _Machines,
-) -> tuple[Step, list[dict[str, Any]], float]:
-    """The step, a line per benchmark, and the FLOPs of a plain loop that shares no prefix between questions."""
+) -> _Evaluation:
     each: list[dict[str, Any]] = []
     plain = 0
     for one in loads:
@@ -284,4 +292,4 @@ def _evaluation(
     if len(loads) != 16:
         note = note.replace("the 16", f"{len(loads)}")
     hours = flops / machines.rate / 3600 + reading / 3600
-    return Step("evaluation", questions, tokens, flops, hours, note), each, float(plain)
+    return _Evaluation(Step("evaluation", questions, tokens, flops, hours, note), each, float(plain))

@@ -6,6 +6,7 @@ import csv
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from mllm_eval.catalog import Benchmark, ConversationData, Recipe, Stage, load_benchmark, names, paper_benchmarks
 from mllm_eval.errors import UserError
@@ -42,6 +43,14 @@ class BenchmarkLoad:
     images: int
     bound: bool
     longest: int
+
+
+class BenchmarkSize(NamedTuple):
+    """A benchmark's questions and distinct images on the hub (`bound`: an upper bound of the images)."""
+
+    questions: int
+    images: int
+    bound: bool
 
 
 def stage_load(
@@ -124,19 +133,20 @@ def benchmark_loads(pin: str) -> list[BenchmarkLoad]:
     return [_load(one, pin, sizes) for one in benchmarks if pin in one.data]
 
 
-def reference_sizes() -> dict[str, tuple[int, int, bool]]:
-    """Map benchmarks to questions, images, and whether the images are only an upper bound."""
+def reference_sizes() -> dict[str, BenchmarkSize]:
+    """Map benchmarks to their sizes on the hub."""
     with open(SHIPPED / "configs" / "reference" / "benchmark_sizes.csv", encoding="utf-8", newline="") as file:
         return {
-            row["benchmark"]: (int(row["questions"]), int(row["images"]), row["images_are"] == "bound")
+            row["benchmark"]: BenchmarkSize(int(row["questions"]), int(row["images"]), row["images_are"] == "bound")
             for row in csv.DictReader(file)
         }
 
 
-def _load(benchmark: Benchmark, pin: str, sizes: dict[str, tuple[int, int, bool]]) -> BenchmarkLoad:
+def _load(benchmark: Benchmark, pin: str, sizes: dict[str, BenchmarkSize]) -> BenchmarkLoad:
     longest = benchmark.generation.max_new_tokens
     if pin == "hub" and benchmark.name in sizes:
-        return BenchmarkLoad(benchmark.name, *sizes[benchmark.name], longest)
+        size = sizes[benchmark.name]
+        return BenchmarkLoad(benchmark.name, size.questions, size.images, size.bound, longest)
     rows = benchmark.data[pin].rows
     if rows is None:
         raise UserError(f"benchmark {benchmark.name}: its pin {pin!r} does not say how many rows it has; add `rows`")

@@ -8,7 +8,7 @@ from itertools import combinations
 
 from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey
 from mllm_eval.errors import UserError, near
-from mllm_eval.report.differences import Difference, differences, sound
+from mllm_eval.report.differences import Difference, RunPair, differences, sound
 from mllm_eval.report.evidence import Scored, draw_together, read_blind, read_variants
 from mllm_eval.report.notes import failed_words, shared_notes, subset_notes
 from mllm_eval.report.probetable import probe_words
@@ -217,7 +217,7 @@ def tested(runs: Sequence[Scored], names: Sequence[str], base: int | None = None
     plain = [i for i, run in enumerate(runs) if run.plain == DEFAULT.name]
     pairs = combinations(plain, 2) if base is None else ((i, base) for i in plain if i != base)
     alike = [(i, j) for i, j in pairs if runs[i].subset == runs[j].subset]
-    return differences([(names[i], runs[i], names[j], runs[j]) for i, j in alike], blind_rows(runs, names))
+    return differences([RunPair(names[i], runs[i], names[j], runs[j]) for i, j in alike], blind_rows(runs, names))
 
 
 def blind_rows(runs: Sequence[Scored], names: Sequence[str]) -> dict[str, Scored]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mllm_eval.report.differences import differences
+from mllm_eval.report.differences import RunPair, differences
 from mllm_eval.report.evidence import Scored, draw_together
 from mllm_eval.report.seedtable import SeedGroup, compare_groups, group_seeds, seed_sentences
 from mllm_eval.report.table import Cell, Column, Row, Table, printed, score_cell
@@ -39,7 +39,7 @@ def corpus_gaps(runs: Mapping[str, Sequence[Scored]]) -> list[CorpusGap]:
     baseline, *others = runs
     first = {run.record.seed: run for run in runs[baseline]}
     pairs = [(corpus, run) for corpus in others for run in runs[corpus] if run.record.seed in first]
-    named = [(f"{corpus}/{run.record.seed}", run, baseline, first[run.record.seed]) for corpus, run in pairs]
+    named = [RunPair(f"{corpus}/{run.record.seed}", run, baseline, first[run.record.seed]) for corpus, run in pairs]
     tested = {(one.a, one.key): one for one in differences(named) if one.key in _means()}
     gaps = []
     for corpus in others:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,12 +45,19 @@ class Gain:
     holm: float
 
 
-def differences(
-    pairs: Sequence[tuple[str, Scored, str, Scored]], blind: Mapping[str, Scored] | None = None
-) -> list[Difference]:
+class RunPair(NamedTuple):
+    """Two runs to be compared, each behind the label of its row."""
+
+    label_a: str
+    a: Scored
+    label_b: str
+    b: Scored
+
+
+def differences(pairs: Sequence[RunPair], blind: Mapping[str, Scored] | None = None) -> list[Difference]:
     """Paired tests of runs on every benchmark, category and AVG, corrected together (Holm).
 
-    `pairs`: (label, run, label, run). Only samples that both runs answered count. A benchmark is left out if one run
+    Only samples that both runs answered count. A benchmark is left out if one run
     lacks it or was asked other samples; a mean is left out if too many samples of one of its members failed.
 
     `blind`: label -> the same run without images. If both runs of a pair have one on the same samples, the difference

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey
-from mllm_eval.report.differences import differences
+from mllm_eval.report.differences import RunPair, differences
 from mllm_eval.report.evidence import Scored, draw_alone, read_scored
 from mllm_eval.report.table import Cell, Column, Row, Table, printed, score_cell
 from mllm_eval.results import RunRecord
@@ -23,7 +23,7 @@ def gains(run: Scored, blind: Scored) -> dict[str, Interval]:
         for key, value in run.values.items()
         if key in blind.values
     }
-    tested = differences([("seeing", run, BLIND.name, blind)])
+    tested = differences([RunPair("seeing", run, BLIND.name, blind)])
     return added | {one.key: one.difference for one in tested if one.key in added}
 
 

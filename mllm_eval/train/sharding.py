@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mllm_eval.catalog import Recipe, Stage
 from mllm_eval.catalog.folders import roots
@@ -64,11 +64,11 @@ def deepspeed_config(recipe: Recipe, stage: Stage, processes: int, where: str) -
         raise UserError(f"{path}: cannot be read as JSON ({problem})") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: holds a {type(config).__name__}, not DeepSpeed's settings")
-    for key, said, wanted, ours in _shared(config, recipe, stage, stage.accumulation(processes, where)):
-        if said not in (None, AUTO) and said != wanted:
+    for one in _shared(config, recipe, stage, stage.accumulation(processes, where)):
+        if one.value not in (None, AUTO) and one.value != one.wanted:
             raise UserError(
-                f"{path}: `{key}: {json.dumps(said)}` contradicts recipe {recipe.name}, {where}, whose {ours} is "
-                f'{json.dumps(wanted)}; write "auto" there, or change one of them'
+                f"{path}: `{one.key}: {json.dumps(one.value)}` contradicts recipe {recipe.name}, {where}, whose "
+                f'{one.field} is {json.dumps(one.wanted)}; write "auto" there, or change one of them'
             )
     for name in OTHERWISE:
         section = config.get(name)
@@ -105,51 +105,54 @@ def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
-def _shared(
-    config: dict[str, Any], recipe: Recipe, stage: Stage, accumulation: int
-) -> Iterator[tuple[str, Any, Any, str]]:
-    """Yield each value that both may set: the JSON's key and value, the recipe's value, and its name there."""
-    yield (
-        "train_micro_batch_size_per_gpu",
-        config.get("train_micro_batch_size_per_gpu"),
-        stage.micro_batch,
-        ("micro_batch"),
-    )
-    yield "train_batch_size", config.get("train_batch_size"), stage.batch, "batch"
+class _Setting(NamedTuple):
+    """What both may set: the JSON's key and value, the value that the recipe wants, and the recipe's field."""
+
+    key: str
+    value: Any
+    wanted: Any
+    field: str
+
+
+def _shared(config: dict[str, Any], recipe: Recipe, stage: Stage, accumulation: int) -> Iterator[_Setting]:
+    """Yield each value that both may set."""
+    micro = config.get("train_micro_batch_size_per_gpu")
+    yield _Setting("train_micro_batch_size_per_gpu", micro, stage.micro_batch, "micro_batch")
+    yield _Setting("train_batch_size", config.get("train_batch_size"), stage.batch, "batch")
     steps = config.get("gradient_accumulation_steps")
-    yield "gradient_accumulation_steps", steps, accumulation, "batch / (micro_batch x processes)"
-    yield "gradient_clipping", config.get("gradient_clipping"), stage.max_grad_norm, "max_grad_norm"
+    yield _Setting("gradient_accumulation_steps", steps, accumulation, "batch / (micro_batch x processes)")
+    yield _Setting("gradient_clipping", config.get("gradient_clipping"), stage.max_grad_norm, "max_grad_norm")
     # DeepSpeed still reads `bfloat16`, the older name of `bf16`.
     half = {**_section(config, "bfloat16"), **_section(config, "bf16")}
-    yield "bf16.enabled", half.get("enabled"), recipe.dtype == "bfloat16", "dtype: bfloat16"
+    yield _Setting("bf16.enabled", half.get("enabled"), recipe.dtype == "bfloat16", "dtype: bfloat16")
     for name in ("bf16_master_weights_and_grads", "bf16_optimizer_states"):
-        yield f"bf16.{name}", half.get(name), False, "float32 of what is trained"
-    yield "fp16.enabled", _section(config, "fp16").get("enabled"), False, "dtype: float16"
+        yield _Setting(f"bf16.{name}", half.get(name), False, "float32 of what is trained")
+    yield _Setting("fp16.enabled", _section(config, "fp16").get("enabled"), False, "dtype: float16")
     summed = _section(config, "data_types").get("grad_accum_dtype")
-    yield "data_types.grad_accum_dtype", summed, "fp32", "sum of gradients"
+    yield _Setting("data_types.grad_accum_dtype", summed, "fp32", "sum of gradients")
     yield from _optimiser(_section(config, "optimizer"), stage)
     yield from _schedule(_section(config, "scheduler"), stage)
 
 
-def _optimiser(section: dict[str, Any], stage: Stage) -> Iterator[tuple[str, Any, Any, str]]:
+def _optimiser(section: dict[str, Any], stage: Stage) -> Iterator[_Setting]:
     params = _section(section, "params")
     kind = section.get("type")
     # DeepSpeed's Adam is AdamW unless `adam_w_mode` is false.
     if kind == "Adam" and params.get("adam_w_mode", True) is True:
         kind = "AdamW"
-    yield "optimizer.type", kind, "AdamW", "optimiser"
-    yield "optimizer.params.lr", params.get("lr"), stage.lr, "lr"
-    yield "optimizer.params.weight_decay", params.get("weight_decay"), stage.weight_decay, "weight_decay"
-    yield "optimizer.params.betas", params.get("betas"), [0.9, stage.adam_beta2], "betas"
-    yield "optimizer.params.eps", params.get("eps"), 1e-8, "epsilon"
+    yield _Setting("optimizer.type", kind, "AdamW", "optimiser")
+    yield _Setting("optimizer.params.lr", params.get("lr"), stage.lr, "lr")
+    yield _Setting("optimizer.params.weight_decay", params.get("weight_decay"), stage.weight_decay, "weight_decay")
+    yield _Setting("optimizer.params.betas", params.get("betas"), [0.9, stage.adam_beta2], "betas")
+    yield _Setting("optimizer.params.eps", params.get("eps"), 1e-8, "epsilon")
 
 
-def _schedule(section: dict[str, Any], stage: Stage) -> Iterator[tuple[str, Any, Any, str]]:
+def _schedule(section: dict[str, Any], stage: Stage) -> Iterator[_Setting]:
     params = _section(section, "params")
     kind = section.get("type")
-    yield "scheduler.type", SCHEDULES.get(str(kind), kind), stage.schedule, "schedule"
-    yield "scheduler.params.warmup_max_lr", params.get("warmup_max_lr"), stage.lr, "lr"
-    yield "scheduler.params.warmup_min_lr", params.get("warmup_min_lr"), 0, "first lr"
+    yield _Setting("scheduler.type", SCHEDULES.get(str(kind), kind), stage.schedule, "schedule")
+    yield _Setting("scheduler.params.warmup_max_lr", params.get("warmup_max_lr"), stage.lr, "lr")
+    yield _Setting("scheduler.params.warmup_min_lr", params.get("warmup_min_lr"), 0, "first lr")
     for name in ("warmup_num_steps", "total_num_steps"):
         # The number of steps is known only once the rows are counted, so the JSON must leave it to us.
-        yield f"scheduler.params.{name}", params.get(name), AUTO, "number of steps"
+        yield _Setting(f"scheduler.params.{name}", params.get(name), AUTO, "number of steps")

@@ -32,6 +32,19 @@ def weights_only(names: list[str]) -> list[str]:
     return [name for name in names if "/" not in name]
 
 
+@pytest.mark.parametrize(
+    ("text", "repo", "revision"),
+    [
+        ("a/b", "a/b", None),
+        ("a/b@", "a/b", None),
+        ("a/b@v1.0", "a/b", "v1.0"),
+        ("a/b@refs/pr/1@x", "a/b", "refs/pr/1@x"),
+    ],
+)
+def test_a_model_is_named_with_its_revision_or_without(text: str, repo: str, revision: str | None) -> None:
+    assert Source.of_model(text) == Source("model", repo, revision)
+
+
 def test_fetched_files_are_the_chosen_ones_and_are_locked(hub: Hub, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     folder = fetch(MODEL, weights_only, progress=lambda done, total: told.append((done, total)))

@@ -171,12 +171,12 @@ def test_sizes_of_the_benchmarks_are_the_published_ones() -> None:
     assert list(sizes) == paper_benchmarks()
     with open(SHIPPED / "configs/reference/benchmarks.csv", encoding="utf-8", newline="") as file:
         published = [row["n_scored"] for row in csv.DictReader(file)]
-    for (name, (questions, images, _)), text in zip(sizes.items(), published, strict=True):
+    for (name, size), text in zip(sizes.items(), published, strict=True):
         pins = load_benchmark(name).data
         rows = {pin.rows for pin in pins.values()}
-        assert str(questions) in re.findall(r"\d+", text) or questions in rows, name
-        assert images <= questions
-    total = sum(questions for questions, _, _ in sizes.values())
+        assert str(size.questions) in re.findall(r"\d+", text) or size.questions in rows, name
+        assert size.images <= size.questions
+    total = sum(size.questions for size in sizes.values())
     assert 55_000 < total < 65_000
 
 

@@ -20,7 +20,7 @@ from mllm_eval import report, results
 from mllm_eval.catalog.variant import DEFAULT
 from mllm_eval.errors import UserError
 from mllm_eval.report import Cell, Column, Row, Table
-from mllm_eval.report.differences import Difference, differences
+from mllm_eval.report.differences import Difference, RunPair, differences
 from mllm_eval.report.evidence import read_scored
 from mllm_eval.report.table import blocks, printed, with_best, with_deltas
 from mllm_eval.results import RunRecord, read_run
@@ -390,7 +390,7 @@ def _pair(score_a: list[float | None], score_b: list[float | None]) -> list[Diff
         lines = [{"id": f"{i:03}", "group": str(i), "cluster": f"c{i // 2}", "score": s} for i, s in enumerate(scores)]
         made_runs.write_scores(run, "gqa", lines)
         runs.append(read_scored(read_run(run.folder)))
-    return differences([("a", runs[0], "b", runs[1])])
+    return differences([RunPair("a", runs[0], "b", runs[1])])
 
 
 def test_a_failed_sample_leaves_both_sides() -> None:
@@ -414,8 +414,8 @@ def test_soft_scores_have_no_mcnemar() -> None:
 @pytest.mark.slow
 def test_holm_is_over_the_whole_table(three: list[RunRecord]) -> None:
     runs = [read_scored(record) for record in three]
-    one = differences([("b", runs[1], "c", runs[2])])
-    both = differences([("b", runs[1], "c", runs[2]), ("a", runs[0], "c", runs[2])])
+    one = differences([RunPair("b", runs[1], "c", runs[2])])
+    both = differences([RunPair("b", runs[1], "c", runs[2]), RunPair("a", runs[0], "c", runs[2])])
     assert (len(one), len(both)) == (21, 42)
     smallest = min(one, key=lambda d: d.p)
     twin = next(d for d in both if (d.a, d.key) == (smallest.a, smallest.key))

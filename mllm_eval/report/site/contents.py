@@ -11,7 +11,7 @@ from mllm_eval.catalog.variant import BLIND, DEFAULT
 from mllm_eval.errors import UserError
 from mllm_eval.report.choice import Choice, choose_one_recipe
 from mllm_eval.report.comparison import compare_scored, labels
-from mllm_eval.report.differences import Difference, differences
+from mllm_eval.report.differences import Difference, RunPair, differences
 from mllm_eval.report.evidence import Scored, draw_together, read_scored, read_variants
 from mllm_eval.report.table import Table
 from mllm_eval.results import AVERAGE, RunRecord, columns, hold_to_known_rules
@@ -62,13 +62,13 @@ class Evidence:
     @cached_property
     def differences(self) -> list[Difference]:
         """Tests of each pair of runs, corrected together (Holm): the same tests as in the table."""
-        pairs = [(a.label, a.scored, b.label, b.scored) for a, b in combinations(self.seeing, 2)]
+        pairs = [RunPair(a.label, a.scored, b.label, b.scored) for a, b in combinations(self.seeing, 2)]
         return differences(pairs, {run.label: blind.scored for run, blind in self.blind_pairs})
 
     @cached_property
     def gains(self) -> list[Difference]:
         """Tests of each run against itself without images; corrected together, apart from `differences`."""
-        return differences([(a.label, a.scored, b.label, b.scored) for a, b in self.blind_pairs])
+        return differences([RunPair(a.label, a.scored, b.label, b.scored) for a, b in self.blind_pairs])
 
     @cached_property
     def blind_pairs(self) -> list[tuple[Entry, Entry]]:
