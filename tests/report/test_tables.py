@@ -15,6 +15,7 @@ from pathlib import Path
 import made_runs
 import numpy as np
 import pytest
+from places import ROOT
 
 from mllm_eval import report, results
 from mllm_eval.catalog.variant import DEFAULT
@@ -579,3 +580,12 @@ def test_a_runs_seed_and_seed_bench_have_columns_of_their_own(three: list[RunRec
     assert len(set(head)) == len(head) and {"run_seed", "seed"} <= set(head)
     line = next(row for row in _rows(text) if row["run"] == three[0].hash)
     assert line["run_seed"] == "0" and line["seed"] == compared.rows[0].cells["seed"].text != "0"
+
+
+@pytest.mark.slow
+def test_the_page_on_statistics_makes_a_table_as_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("mini-dino", "mini-random"):
+        made_runs.make_run(name)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/statistics.md").read_text(encoding="utf-8"), re.DOTALL)
+    exec(code, {})
+    assert "mini-random" in capsys.readouterr().out
