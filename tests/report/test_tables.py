@@ -17,6 +17,7 @@ from typing import Any
 import made_runs
 import numpy as np
 import pytest
+from places import ROOT
 
 from mllm_eval import report, results
 from mllm_eval.catalog.variant import DEFAULT
@@ -607,3 +608,12 @@ def test_the_first_sentence_of_the_site_says_whether_the_lead_comes_from_the_ima
     lead = Difference("x", "y", AVERAGE, Interval(4.0, 3.0, 5.0), 0.0001, 0.0001, gain=gain)
     evidence: Any = SimpleNamespace(seeing=[run("y", 30.0), run("x", 34.0)], differences=[lead])
     assert lead_words(evidence) == f"x has the highest AVG, 34.0. {said}"
+
+
+@pytest.mark.slow
+def test_the_page_on_statistics_makes_a_table_as_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("mini-dino", "mini-random"):
+        made_runs.make_run(name)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/statistics.md").read_text(encoding="utf-8"), re.DOTALL)
+    exec(code, {})
+    assert "mini-random" in capsys.readouterr().out
