@@ -65,8 +65,8 @@ class StockModel:
         tokenizer = getattr(self.processor, "tokenizer", None)
         if tokenizer is None or getattr(self.processor, "chat_template", None) is None:
             raise UserError(
-                f"{folder}: its processor has no chat template, so nobody knows how it wants to be asked; "
-                "put its chat_template.jinja into the folder"
+                f"{folder}: its processor has no chat template, which says how to put a question to the model; "
+                "put the model's chat_template.jinja into the folder"
             )
         tokenizer.padding_side = "left"
         if tokenizer.pad_token_id is None:
