@@ -49,6 +49,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def models(monkeypatch: pytest.MonkeyPatch) -> Models:
+    # Deterministic algorithms import torch's compiler, for seconds, once a process: here, so that no test is charged.
+    import torch._inductor.config
+
     made = Models()
     monkeypatch.setattr(measure, "of_pictures", made.of_pictures)
     monkeypatch.setattr(measure, "of_captions", made.of_captions)
