@@ -12,7 +12,7 @@ from mllm_eval.errors import UserError
 if TYPE_CHECKING:
     from mllm_eval.adapters.base import EncoderModel
     from mllm_eval.adapters.examination import Examination
-    from mllm_eval.generate.determinism import Agreement, Difference
+    from mllm_eval.generate.determinism import AnswerAgreement, Difference
 
 
 def check_encoders(name: str | None) -> bool:
@@ -59,7 +59,7 @@ def check_determinism(name: str | None, samples: int | None) -> bool:
     return all(agreement.sound for agreement in agreements.values())
 
 
-def agreement_line(agreements: list[Agreement], asked: int) -> str:
+def agreement_line(agreements: list[AnswerAgreement], asked: int) -> str:
     """One line: how many questions got the same tokens from the engine and the plain loop.
 
     asked: number of lists of questions (one per benchmark and variant).

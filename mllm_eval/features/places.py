@@ -7,21 +7,21 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Part = tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[np.bytes_]]
+PlaceArrays = tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[np.bytes_]]
 """Sorted arrays [n]: the image's SHA-256 in hex; shard << 32 | row; the row's checksum, empty once verified."""
 
 
-class Places:
+class RowPlaces:
     """Places of images in a few sorted parts, each at least twice as large as the next, which keeps adding cheap."""
 
     def __init__(self) -> None:
-        self._parts: list[Part] = []
+        self._parts: list[PlaceArrays] = []
 
     def __len__(self) -> int:
         """Return the number of images that have a place."""
         return len(np.unique(np.concatenate([part[0] for part in self._parts]))) if self._parts else 0
 
-    def add(self, parts: Sequence[Part]) -> None:
+    def add(self, parts: Sequence[PlaceArrays]) -> None:
         """Add places in any order."""
         parts = [part for part in parts if len(part[0])]
         while parts:
@@ -46,7 +46,7 @@ class Places:
         for (_, where, sums), at, there in self._look(images):
             sums[at[there & (where[at] == places)]] = b""
 
-    def _look(self, images: Sequence[str]) -> Iterator[tuple[Part, NDArray[np.int64], NDArray[np.bool_]]]:
+    def _look(self, images: Sequence[str]) -> Iterator[tuple[PlaceArrays, NDArray[np.int64], NDArray[np.bool_]]]:
         asked = np.array(images, "S64")
         for part in self._parts:
             at = np.minimum(np.searchsorted(part[0], asked), len(part[0]) - 1)

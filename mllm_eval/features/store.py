@@ -28,7 +28,7 @@ from mllm_eval.features import storeshards
 from mllm_eval.features.eviction import features_root, make_room, root_lock
 from mllm_eval.features.key import DTYPES, folder_name, key_of
 from mllm_eval.features.opened import OpenShards, let_go
-from mllm_eval.features.places import Part, Places
+from mllm_eval.features.places import PlaceArrays, RowPlaces
 from mllm_eval.features.reuse import ReusedMemory
 from mllm_eval.storage import write_json
 
@@ -64,7 +64,7 @@ class FeatureStore:
         self._meta = meta
         self._kind: torch.dtype = getattr(torch, dtype)
         self._form = storeshards.Form(dtype, grid[0] * grid[1] + 1, width)
-        self._places = Places()
+        self._places = RowPlaces()
         self._shards: list[Path] = []
         self._read: dict[Path, tuple[int, int]] = {}
         """Shard -> its number, and how many lines of its index were read."""
@@ -119,7 +119,7 @@ class FeatureStore:
         self._forget(self._read.keys() - set(paths))
         self._places.add([part for path in paths if (part := self._new(path)) is not None])
 
-    def _new(self, shard: Path) -> Part | None:
+    def _new(self, shard: Path) -> PlaceArrays | None:
         number, after = self._read.get(shard, (len(self._shards), 0))
         try:
             lines, good = storeshards.read_lines(shard, self._form, after)

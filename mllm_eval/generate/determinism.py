@@ -52,7 +52,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class AnswerAgreement:
     """Number of compared questions, the number that failed among them, and the questions with different answers."""
 
     questions: int
@@ -85,7 +85,7 @@ def compare_answers(
     features: Features,
     limits: Limits | None = None,
     progress: Progress | None = None,
-) -> Agreement:
+) -> AnswerAgreement:
     """Answer every request by the engine, in one plan, and by the reference, and return the differences.
 
     Nothing is written to the tasks' journals.
@@ -114,7 +114,7 @@ def compare_answers(
                 differences.append(_difference(model, names[request], pieces, grids, answered, plain, kept))
         if progress:
             progress(done, len(names))
-    return Agreement(done, failed, tuple(differences))
+    return AnswerAgreement(done, failed, tuple(differences))
 
 
 def _difference(

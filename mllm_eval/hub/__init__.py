@@ -7,6 +7,6 @@ the lock.
 
 from __future__ import annotations
 
-from mllm_eval.hub.lock import Lock, LockedFile, Part, Source, lock_path, locked_folder, read_lock
+from mllm_eval.hub.lock import Lock, LockedFile, LockedPart, Source, lock_path, locked_folder, read_lock
 
-__all__ = ["Lock", "LockedFile", "Part", "Source", "lock_path", "locked_folder", "read_lock"]
+__all__ = ["Lock", "LockedFile", "LockedPart", "Source", "lock_path", "locked_folder", "read_lock"]

@@ -14,7 +14,7 @@ from typing import Any
 
 from mllm_eval.disk import saving
 from mllm_eval.errors import UserError
-from mllm_eval.hub.lock import ONLY, Lock, LockedFile, Part, Source, lock_path, locked_files, read_lock, write
+from mllm_eval.hub.lock import ONLY, Lock, LockedFile, LockedPart, Source, lock_path, locked_files, read_lock, write
 from mllm_eval.hub.transfer import Transfer, of_address, of_hub
 from mllm_eval.locks import FileLock
 from mllm_eval.progress import Progress, unheard
@@ -178,7 +178,7 @@ def _lock(
                     f"delete the file, then {source.mend}, or delete the lock if the change is meant"
                 )
         commit = before.only.commit or commit
-    part = Part(kind=source.kind, repo=source.repo, revision=source.revision, commit=commit, files=dict(files))
+    part = LockedPart(kind=source.kind, repo=source.repo, revision=source.revision, commit=commit, files=dict(files))
     write(lock_path(source, home), Lock(parts={ONLY: part}), {ONLY: folder})
     return folder
 

@@ -51,7 +51,7 @@ class LockedFile(Strict):
     sha256: str
 
 
-class Part(Strict):
+class LockedPart(Strict):
     """Files of one source. revision: as requested; commit: as resolved by the hub, None if unknown."""
 
     kind: Kind
@@ -86,7 +86,7 @@ class Lock(Strict):
     A lock contains nothing about this machine: a lock made elsewhere can be copied here and is valid.
     """
 
-    parts: dict[str, Part]
+    parts: dict[str, LockedPart]
     data: Rows | None = None
 
     @model_validator(mode="before")
@@ -101,7 +101,7 @@ class Lock(Strict):
         return raw
 
     @property
-    def only(self) -> Part:
+    def only(self) -> LockedPart:
         """The part of a lock of one source."""
         (part,) = self.parts.values()
         return part
@@ -117,7 +117,7 @@ class Lock(Strict):
         return self.only.commit or f"files-{short_hash(self.only.files)}"
 
 
-class Places(Strict):
+class LockPlaces(Strict):
     """Where the files of a lock are on this machine: the folder of each part, and the state of each file when it was
     last read completely."""
 
@@ -140,14 +140,14 @@ def read(path: Path) -> Lock | None:
 def write(path: Path, lock: Lock, folders: Mapping[str, Path]) -> None:
     """Write a lock whose files were just read completely, and record the folders they are in."""
     seen = {name: {file: _state(folders[name] / file) for file in part.files} for name, part in lock.parts.items()}
-    _note(path, Places(folders={name: str(folder.absolute()) for name, folder in folders.items()}, seen=seen))
+    _note(path, LockPlaces(folders={name: str(folder.absolute()) for name, folder in folders.items()}, seen=seen))
     write_json(path, lock.model_dump(mode="json"))
 
 
-def places(path: Path) -> Places | None:
+def places(path: Path) -> LockPlaces | None:
     """Where the files of a lock are on this machine; None if they were never downloaded or given here."""
     beside = _beside(path)
-    return validate(read_json(beside), Places, str(beside)) if beside.is_file() else None
+    return validate(read_json(beside), LockPlaces, str(beside)) if beside.is_file() else None
 
 
 def hold(path: Path, lock: Lock, missing: UserError, mend: str, whole: bool = False) -> dict[str, Path]:
@@ -168,11 +168,11 @@ def hold(path: Path, lock: Lock, missing: UserError, mend: str, whole: bool = Fa
             file: compare_file(folder / file, part.files[file], source, before.get(file)) for file in part.files
         }
     if seen != known.seen:
-        _note(path, Places(folders=known.folders, seen=seen))
+        _note(path, LockPlaces(folders=known.folders, seen=seen))
     return {name: Path(folder) for name, folder in known.folders.items()}
 
 
-def _named(part: Part) -> str | None:
+def _named(part: LockedPart) -> str | None:
     # Messages name a model by the revision in its yaml, and a table by its commit.
     return part.revision if part.kind != "dataset" else part.commit or part.revision
 
@@ -253,7 +253,7 @@ def _beside(path: Path) -> Path:
     return path.with_suffix(".place")
 
 
-def _note(path: Path, places: Places) -> None:
+def _note(path: Path, places: LockPlaces) -> None:
     # This record only saves reading the files again. It is optional, so an unwritable folder is no error.
     with suppress(OSError):
         write_json(_beside(path), places.model_dump(mode="json"))

@@ -13,7 +13,15 @@ from mllm_eval.environment import settings
 from mllm_eval.errors import UserError
 from mllm_eval.external import ExternalModel
 from mllm_eval.imported import Imported
-from mllm_eval.library.evaluation import Questions, Results, evaluate, facts_of, refuse_unknown, several, table_size
+from mllm_eval.library.evaluation import (
+    QuestionOptions,
+    Results,
+    evaluate,
+    facts_of,
+    refuse_unknown,
+    several,
+    table_size,
+)
 from mllm_eval.pipeline.asked import asked_benchmarks, baseline_asked, rules_asked
 from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.pipeline.selection import shown_variants
@@ -131,7 +139,7 @@ def compare(
     seed: int | None = None,
     baseline: str | None = None,
     mixed_recipes: bool = False,
-    **questions: Unpack[Questions],
+    **questions: Unpack[QuestionOptions],
 ) -> Comparison:
     """Evaluate several models under one recipe, where results are missing, and compare them.
 
@@ -147,7 +155,7 @@ def compare(
     """
     if isinstance(models, str) or not models:
         raise UserError("say what to compare: a list of encoders, models or results")
-    refuse_unknown("compare", questions, Questions)
+    refuse_unknown("compare", questions, QuestionOptions)
     asked, rules = several(questions.get("benchmarks")), questions.get("rules", "cambrian")
     there: list[Any] = []
     for model in models:

@@ -140,7 +140,7 @@ def external_model(
     return ExternalModel.of(fspath(place), data, cast("Dtype", chosen), batch)
 
 
-class Questions(TypedDict, total=False):
+class QuestionOptions(TypedDict, total=False):
     """Options for which questions are asked and which scores are shown.
 
     benchmarks: names, paths to folders, dicts or `mllm_eval.catalog.Benchmark`, one or several; by default those of the
@@ -156,8 +156,8 @@ class Questions(TypedDict, total=False):
     rules: str
 
 
-class Asked(Questions, total=False):
-    """Options of `Questions`, and `variants`: further variants to ask (`all` for all that a benchmark has);
+class EvaluationOptions(QuestionOptions, total=False):
+    """Options of `QuestionOptions`, and `variants`: further variants to ask (`all` for all that a benchmark has);
     `retry_failed`: ask failed samples again, whatever the reason of the failure."""
 
     variants: Sequence[str]
@@ -173,7 +173,7 @@ def evaluate(
     llm: Given | LLM | None = None,
     seed: int | None = None,
     server: str | None = None,
-    **asked: Unpack[Asked],
+    **asked: Unpack[EvaluationOptions],
 ) -> Results:
     """Train an encoder's adapter, ask the benchmarks and score the answers, each only if it is missing.
 
@@ -185,12 +185,12 @@ def evaluate(
         progress: True prints progress on stderr; a `mllm_eval.pipeline.Reporter` receives it instead.
         recipe, llm, seed: only for encoders; by default recipe `mini`, and the recipe's LLM and seed.
         server: only for encoders: address of a vLLM server that generates the answers.
-        asked: `benchmarks`, `subset`, `blind`, `variants`, `rules` and `retry_failed`, see `Asked`.
+        asked: `benchmarks`, `subset`, `blind`, `variants`, `rules` and `retry_failed`, see `EvaluationOptions`.
 
     Raises:
         UserError: an unknown name or bad input. Results computed before the error are kept.
     """
-    refuse_unknown("evaluate", asked, Asked)
+    refuse_unknown("evaluate", asked, EvaluationOptions)
     names, subset, rules = several(asked.get("benchmarks")), asked.get("subset"), asked.get("rules", "cambrian")
     variants = asked.get("variants", ())
     reporter, blind = listener(progress), asked.get("blind", False) or BLIND.name in variants

@@ -5,7 +5,7 @@ Plans, the cost of runs and progress bars all use this count.
 
 from __future__ import annotations
 
-from mllm_eval.operations.count import Asking, Lessons, Questions, asking, encoding, learning, passing, projecting
+from mllm_eval.operations.count import Asking, Lessons, QuestionCounts, asking, encoding, learning, passing, projecting
 from mllm_eval.operations.shapes import (
     EncoderShape,
     LlamaShape,
@@ -23,7 +23,7 @@ __all__ = [
     "Lessons",
     "LlamaShape",
     "ProjectorShape",
-    "Questions",
+    "QuestionCounts",
     "asking",
     "encoder_shape",
     "encoding",

@@ -103,7 +103,7 @@ class Asking:
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
+class QuestionCounts:
     """The size of a benchmark.
 
     count: number of questions. images: number of distinct images. image_tokens: positions per image.
@@ -118,7 +118,7 @@ class Questions:
 
 
 def asking(
-    llm: LlamaShape, projector: ProjectorShape, encoder: EncoderShape, asked: Questions, shared: bool = True
+    llm: LlamaShape, projector: ProjectorShape, encoder: EncoderShape, asked: QuestionCounts, shared: bool = True
 ) -> Asking:
     """Return the operations for answering questions.
 

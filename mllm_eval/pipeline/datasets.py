@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mllm_eval.catalog import Benchmark
 from mllm_eval.catalog.variant import DEFAULT, VariantKey
-from mllm_eval.data import locking
+from mllm_eval.data import lockmaking
 from mllm_eval.data.snapshotlock import lock_path, locked_snapshot, read_lock, rows_of
 from mllm_eval.hub.lock import Lock, Rows
 from mllm_eval.pipeline.reporter import Reporter, Silent
@@ -37,15 +37,15 @@ def lock_data(
         if offline and folder is None:
             with listener.step(f"compare: {benchmark.name}"):
                 locked_snapshot(benchmark, name, whole=True)
-        elif folder is not None or not locking.is_whole(benchmark, name):
+        elif folder is not None or not lockmaking.is_whole(benchmark, name):
             if folder is not None:
                 with listener.step(f"look: {benchmark.name}"):
-                    files = locking.adopted(benchmark, name, folder)
+                    files = lockmaking.adopted(benchmark, name, folder)
             else:
                 with listener.step(f"fetch: {benchmark.name} (MB)") as progress:
-                    files = locking.fetched(benchmark, name, progress)
+                    files = lockmaking.fetched(benchmark, name, progress)
             with listener.step(f"check: {benchmark.name} (rows)") as progress:
-                locking.lock(benchmark, name, files, progress)
+                lockmaking.lock(benchmark, name, files, progress)
             changed = True
         if (lock := read_lock(benchmark, name)) is not None:
             listener.say(_sentence(lock, rows_of(lock, lock_path(benchmark.name, name))))

@@ -14,7 +14,7 @@ from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.distributed import Share, decided
 from mllm_eval.generate import Hooks, Task, answer_tasks, answers_by_key, group_by_images
 from mllm_eval.pipeline.backends import BackendSource
-from mllm_eval.pipeline.ledger import Ledger, Part
+from mllm_eval.pipeline.ledger import Ledger, VariantPart
 from mllm_eval.pipeline.selection import asked_samples
 from mllm_eval.progress import Progress
 from mllm_eval.run import RunFolder
@@ -114,7 +114,7 @@ class Inference:
         if self.share.size == 1:
             self._encode(name, group)
         parts = [
-            Part(f"answers: {task.name}", benchmark.name, variant, len(task.requests))
+            VariantPart(f"answers: {task.name}", benchmark.name, variant, len(task.requests))
             for task, (benchmark, variant) in group.items()
         ]
         with self.ledger.step(f"answers: {name}", "answers", f"answers: {name}{which}", parts) as progress:
@@ -168,7 +168,7 @@ class Inference:
         if not sum(missing):
             return
         parts = [
-            Part(f"features: {task.name}", benchmark.name, variant, amount)
+            VariantPart(f"features: {task.name}", benchmark.name, variant, amount)
             for (task, (benchmark, variant)), amount in zip(order, missing, strict=True)
             if amount
         ]

@@ -26,7 +26,7 @@ class AskedVariant(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Part:
+class VariantPart:
     """One variant's share of a step that several variants take part in.
 
     amount: how many of the step's items (samples or images) belong to this variant.
@@ -61,7 +61,7 @@ class Ledger:
         title: str,
         kind: Kind = "other",
         shown: str | None = None,
-        parts: Sequence[Part] = (),
+        parts: Sequence[VariantPart] = (),
         counted: str = "samples",
         of: AskedVariant | None = None,
         **about: Any,

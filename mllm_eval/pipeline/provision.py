@@ -52,7 +52,7 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class Found:
+class ProvidedWeights:
     """Weights that are on this machine and were checked.
 
     lock: None for weights that the yaml gives as a local folder. notes: sentences for the user of the weights.
@@ -87,7 +87,7 @@ def provide_weights(
     offline: bool = False,
     folder: Path | None = None,
     reporter: Reporter | None = None,
-) -> list[Found]:
+) -> list[ProvidedWeights]:
     """Provide weights: fetch and lock missing ones, compare locked ones byte for byte, check all against their yaml.
 
     Args:
@@ -101,14 +101,14 @@ def provide_weights(
     return [_provide(one, offline, folder, listener) for one in chosen]
 
 
-def _provide(one: Encoder | LLM | Whole, offline: bool, folder: Path | None, reporter: Reporter) -> Found:
+def _provide(one: Encoder | LLM | Whole, offline: bool, folder: Path | None, reporter: Reporter) -> ProvidedWeights:
     source = one.weights.source()
     if source is None:
         place = one.weights.folder()
         assert place is not None
         if not place.exists():
             raise UserError(f"{place}: no such folder of weights; correct `weights: path:` of {one.name}")
-        return Found(one.name, place, None, None, check(one, place))
+        return ProvidedWeights(one.name, place, None, None, check(one, place))
     source = Source(source.kind, source.repo, source.revision, f"run `mllm-eval weights` for {one.name} again")
     before = lock_path(source).read_bytes() if read_lock(source) is not None else None
     place = _bring(one.weights, source, offline, folder, reporter)
@@ -118,7 +118,7 @@ def _provide(one: Encoder | LLM | Whole, offline: bool, folder: Path | None, rep
         if before is None:
             lock_path(source).unlink(missing_ok=True)
         raise
-    return Found(one.name, place, read_lock(source), lock_path(source), notes)
+    return ProvidedWeights(one.name, place, read_lock(source), lock_path(source), notes)
 
 
 def _bring(weights: Weights, source: Source, offline: bool, folder: Path | None, reporter: Reporter) -> Path:

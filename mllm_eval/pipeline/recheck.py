@@ -19,11 +19,13 @@ from mllm_eval.run import Run
 from mllm_eval.train import is_trained
 
 if TYPE_CHECKING:
-    from mllm_eval.generate.determinism import Agreement
+    from mllm_eval.generate.determinism import AnswerAgreement
 
 
 @settings()
-def compare_engines(run: Run, samples: int | None = None, reporter: Reporter | None = None) -> dict[str, Agreement]:
+def compare_engines(
+    run: Run, samples: int | None = None, reporter: Reporter | None = None
+) -> dict[str, AnswerAgreement]:
     """Compare the engine's answers with those of the reference loop; return benchmark -> agreement.
 
     The questions are those of the table's benchmarks, and also the variant `blind` where the run has answered it. About

@@ -10,7 +10,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.features.eviction import bound, features_root
 from mllm_eval.features.key import stored_dtype
 from mllm_eval.features.storeshards import LINE
-from mllm_eval.operations.count import Lessons, Questions, asking, encoding, learning, passing
+from mllm_eval.operations.count import Lessons, QuestionCounts, asking, encoding, learning, passing
 from mllm_eval.operations.shapes import (
     EncoderShape,
     LlamaShape,
@@ -267,7 +267,7 @@ def _evaluation(
     plain = 0
     for one in loads:
         told = min(ANSWER, one.longest)
-        asked = Questions(one.questions, one.images, recipe.positions, QUESTION, told)
+        asked = QuestionCounts(one.questions, one.images, recipe.positions, QUESTION, told)
         work = asking(llm, joint, encoder, asked)
         plain += asking(llm, joint, encoder, asked, shared=False).flops
         each.append(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey
 from mllm_eval.errors import UserError
-from mllm_eval.operations.count import Asking, Questions, asking, encoding
+from mllm_eval.operations.count import Asking, QuestionCounts, asking, encoding
 from mllm_eval.operations.shapes import encoder_shape, known_llama_shape, projector_shape
 from mllm_eval.report.table import MISSING, Cell, Column, Row, Table, printed
 from mllm_eval.results import RunRecord
@@ -97,7 +97,7 @@ def _work(run: Run, tokens: Tokens) -> Asking | None:
     image = min(run.recipe.positions, whole)
     answer = max(1, round(sum(tokens.written) / len(tokens.written)))
     joint = projector_shape(run.encoder, run.recipe, run.llm)
-    asked = Questions(count=1, images=1, image_tokens=image, text=whole - image, answer=answer)
+    asked = QuestionCounts(count=1, images=1, image_tokens=image, text=whole - image, answer=answer)
     return asking(known_llama_shape(run.llm), joint, encoder_shape(run.encoder), asked)
 
 

@@ -18,7 +18,7 @@ VALUES = ("accuracy", "accurcay", "score")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SummaryPart:
     """A part of a report: its name (`task / subtask`), value and number of samples; `more` holds its other numbers."""
 
     name: str
@@ -32,7 +32,7 @@ class Part:
         return ", ".join(f"{name} {number(value)}" for name, value in self.more)
 
 
-def parts(summary: Mapping[str, Any]) -> list[Part]:
+def parts(summary: Mapping[str, Any]) -> list[SummaryPart]:
     """All parts of a summary's report, without the value that the table itself prints.
 
     A part's value is the field that the benchmark's `metric` names, else its accuracy or score, else its first number.
@@ -67,7 +67,7 @@ def _metric(summary: Mapping[str, Any]) -> tuple[str, float]:
     return (chosen.metric, chosen.scale) if chosen.metric else (entry.metric, entry.scale)
 
 
-def _parts(node: Mapping[str, Any], metric: str, scale: float, path: tuple[str, ...]) -> Iterator[Part]:
+def _parts(node: Mapping[str, Any], metric: str, scale: float, path: tuple[str, ...]) -> Iterator[SummaryPart]:
     numbers = {str(key): float(value) for key, value in node.items() if _is_number(value)}
     counts = {key: value for key, value in numbers.items() if key in COUNTS}
     values = {key: _scaled(value, scale) for key, value in numbers.items() if key not in counts}
@@ -77,9 +77,9 @@ def _parts(node: Mapping[str, Any], metric: str, scale: float, path: tuple[str, 
         more = tuple((key, value) for key, value in values.items() if key != main)
         n = next((int(counts[key]) for key in COUNTS if key in counts), None)
         if ".".join([*path, main or ""]) != metric:
-            yield Part(" / ".join(path), None if main is None else values[main], n, more)
+            yield SummaryPart(" / ".join(path), None if main is None else values[main], n, more)
     elif not path:
-        yield from (Part(key, value, None) for key, value in values.items() if key != metric)
+        yield from (SummaryPart(key, value, None) for key, value in values.items() if key != metric)
     for key, value in node.items():
         if isinstance(value, Mapping):
             yield from _parts(value, metric, scale, (*path, str(key)))

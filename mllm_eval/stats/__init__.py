@@ -30,17 +30,17 @@ from mllm_eval.stats.significance import (
     paired,
     two_sided,
 )
-from mllm_eval.stats.subset import Agreement, agreement, clusters_needed, implied_error, part_of_table, stratified
+from mllm_eval.stats.subset import RankAgreement, agreement, clusters_needed, implied_error, part_of_table, stratified
 
 __all__ = [
     "DRAWS",
     "FLIPS",
-    "Agreement",
     "Crossing",
     "Estimator",
     "Fit",
     "Interval",
     "Paired",
+    "RankAgreement",
     "Scale",
     "SeedGap",
     "Seeds",

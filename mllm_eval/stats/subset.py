@@ -63,7 +63,7 @@ def implied_error(units: Units, share: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class RankAgreement:
     """How well a subset ranks runs: Spearman's rho and Kendall's tau-b with the values of the whole, the
     number of runs, and the largest difference between a run's two values."""
 
@@ -73,7 +73,7 @@ class Agreement:
     apart: float
 
 
-def agreement(whole: Sequence[float], part: Sequence[float]) -> Agreement:
+def agreement(whole: Sequence[float], part: Sequence[float]) -> RankAgreement:
     """Rank correlations of two lists with one value per run. nan with fewer than three runs, whose ranking is always
     fully right or wrong, or without variation."""
     a, b = np.asarray(whole, dtype=np.float64), np.asarray(part, dtype=np.float64)
@@ -81,13 +81,13 @@ def agreement(whole: Sequence[float], part: Sequence[float]) -> Agreement:
     a, b = a[known], b[known]
     apart = float(np.abs(a - b).max()) if len(a) else math.nan
     if len(a) < 3:
-        return Agreement(math.nan, math.nan, len(a), apart)
+        return RankAgreement(math.nan, math.nan, len(a), apart)
     from scipy import stats  # type: ignore[import-untyped,unused-ignore]  # takes half a second to load
 
     with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
         rho, tau = stats.spearmanr(a, b).statistic, stats.kendalltau(a, b).statistic
-    return Agreement(float(rho), float(tau), len(a), apart)
+    return RankAgreement(float(rho), float(tau), len(a), apart)
 
 
 def clusters_needed(error: float, clusters: int, wanted: float, level: float = 0.95) -> int:

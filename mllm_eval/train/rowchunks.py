@@ -28,7 +28,7 @@ KNOWN = 100_000
 AHEAD = 3
 
 
-class Found(NamedTuple):
+class NotedRow(NamedTuple):
     """A row that is left out (`why`: excluded, masked or broken), or used with changes (`why`: changed).
 
     where: `file:line`. masked: number of answers that the row itself excludes from training.
@@ -65,7 +65,7 @@ class Chunk:
     """
 
     end: int
-    noted: list[Found]
+    noted: list[NotedRow]
     ids: NDArray[np.int32]
     targets: NDArray[np.bool_]
     lengths: NDArray[np.int64]
@@ -115,32 +115,32 @@ class RowReader:
 
     def read(self, begin: int) -> Chunk:
         """Return the chunk of up to `CHUNK` rows from row number `begin`."""
-        noted: list[Found] = []
+        noted: list[NotedRow] = []
         kept: list[tuple[Conversation, list[Image], int]] = []
         at = begin
         for row in itertools.islice(self.rows.read_from(begin), CHUNK):
             where = self.rows.where(at)
             at += 1
             if row is None:
-                noted.append(Found("excluded", where, "an image fits a pattern of `exclude`"))
+                noted.append(NotedRow("excluded", where, "an image fits a pattern of `exclude`"))
                 continue
             try:
                 if isinstance(row, UserError):
                     raise row
                 if len(row.masked) == len(row.turns):
-                    noted.append(Found("masked", where, "each of its answers has weight 0"))
+                    noted.append(NotedRow("masked", where, "each of its answers has weight 0"))
                     continue
                 images = [self._image(name, where) for name in row.images]
             except UserError as problem:
-                noted.append(Found("broken", where, str(problem)))
+                noted.append(NotedRow("broken", where, str(problem)))
                 continue
             kept.append((row, images, int(where.rpartition(":")[2])))
             if row.changes or row.masked:
                 changes = tuple((one.why, one.reason) for one in row.changes)
-                noted.append(Found("changed", where, "", len(row.masked), changes))
+                noted.append(NotedRow("changed", where, "", len(row.masked), changes))
         return self._tokenised(at, noted, kept)
 
-    def _tokenised(self, end: int, noted: list[Found], kept: list[tuple[Conversation, list[Image], int]]) -> Chunk:
+    def _tokenised(self, end: int, noted: list[NotedRow], kept: list[tuple[Conversation, list[Image], int]]) -> Chunk:
         encoded = list(encode_rows([row for row, _, _ in kept], self.tokenizer, self.template))
         return Chunk(
             end,

@@ -343,7 +343,7 @@ def test_a_data_home_that_cannot_be_written_is_named(
     for file, data in hub.repos[CHARTS].items():
         (copies / file).parent.mkdir(parents=True, exist_ok=True)
         (copies / file).write_bytes(data)
-    monkeypatch.setattr("mllm_eval.data.locking.read_lock", lambda *_: None)
+    monkeypatch.setattr("mllm_eval.data.lockmaking.read_lock", lambda *_: None)
     with pytest.raises(UserError, match=r"chartqa\.hub\.json: Not a directory; set MLLM_EVAL_DATA"):
         lock_data([benchmark], "hub", copies)
 

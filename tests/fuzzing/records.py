@@ -132,7 +132,7 @@ class DataLock(Subject):
     """The lock of a benchmark's data: what is read is what was locked, or nothing."""
 
     def __init__(self, home: Path) -> None:
-        from mllm_eval.data.locking import adopted, lock
+        from mllm_eval.data.lockmaking import adopted, lock
 
         self.benchmark = parquet_rows.unpinned("chartqa")
         pin = self.benchmark.data["hub"].model_copy(update={"revision": None})

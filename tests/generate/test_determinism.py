@@ -14,7 +14,7 @@ from mllm_eval.answers import Journal
 from mllm_eval.cli.checking import agreement_line, difference_lines
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.generate import Task, attention, determinism
-from mllm_eval.generate.determinism import Agreement, chosen, compare_answers
+from mllm_eval.generate.determinism import AnswerAgreement, chosen, compare_answers
 
 
 class Cast(Images):
@@ -42,7 +42,7 @@ def asked(folder: Path, world: Images | None = None) -> Task:
 def test_equal_answers_are_counted_and_journals_left_alone(model: Tiny, tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     found = compare_answers(model, [asked(tmp_path)], TEMPLATE, Images(), progress=lambda *step: steps.append(step))
-    assert found == Agreement(8, 0, ()) and found.sound
+    assert found == AnswerAgreement(8, 0, ()) and found.sound
     assert steps[-1] == (8, 8)
     assert not list(tmp_path.iterdir())
     assert agreement_line([found, found], 2) == "16 of 16 questions in 2 lists have the plain loop's tokens"

@@ -32,7 +32,7 @@ from mllm_eval.catalog.llm import LLM, LlamaArchitecture, llama_parameters
 from mllm_eval.errors import UserError
 from mllm_eval.kernels import use_kernels
 from mllm_eval.model import load_llm_model
-from mllm_eval.operations.count import Questions, asking, encoding, passing, projecting
+from mllm_eval.operations.count import QuestionCounts, asking, encoding, passing, projecting
 from mllm_eval.operations.shapes import added_parameters, encoder_shape, llama_shape, lora_parameters, projector_shape
 
 CLOSE = 0.15
@@ -66,15 +66,15 @@ def test_work_of_asking_is_that_of_its_products(tmp_path: Path, layer: int) -> N
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         for _ in range(3):
             llm.generate(ids, max_new_tokens=answer, min_new_tokens=answer, do_sample=False, pad_token_id=0)
-    work = asking(shape(), joint(), encoder_shape(encoder), Questions(3, 3, TOKENS, text, answer), shared=False)
+    work = asking(shape(), joint(), encoder_shape(encoder), QuestionCounts(3, 3, TOKENS, text, answer), shared=False)
     plain = work.flops - work.encoder - projecting(joint(), 3 * TOKENS)
     assert plain == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
 def test_questions_of_one_image_share_its_work() -> None:
     encoder = encoder_shape(load_encoder("mini-dino"))
-    shared = asking(shape(), joint(), encoder, Questions(30, 1, TOKENS, 10, 4))
-    alone = asking(shape(), joint(), encoder, Questions(30, 1, TOKENS, 10, 4), shared=False)
+    shared = asking(shape(), joint(), encoder, QuestionCounts(30, 1, TOKENS, 10, 4))
+    alone = asking(shape(), joint(), encoder, QuestionCounts(30, 1, TOKENS, 10, 4), shared=False)
     assert alone.encoder == 30 * shared.encoder
     assert shared.answer == alone.answer
     assert alone.flops > shared.flops

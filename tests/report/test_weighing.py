@@ -18,7 +18,7 @@ from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
 from mllm_eval.operations.count import encoding
 from mllm_eval.operations.shapes import encoder_shape
-from mllm_eval.pipeline.ledger import Ledger, Part
+from mllm_eval.pipeline.ledger import Ledger, VariantPart
 from mllm_eval.pipeline.reporter import Silent
 from mllm_eval.report import choice, cost, diff, scalingtable, seedtable, sizing
 from mllm_eval.results import AVERAGE, columns, read_run, read_timings
@@ -356,7 +356,7 @@ def test_timings_without_kinds_give_no_seconds_and_the_table_says_so() -> None:
 
 def test_what_was_done_together_is_told_apart_by_fields(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, Silent())
-    parts = [Part("a", "gqa", DEFAULT, 3), Part("b", "mme", BLIND, 1)]
+    parts = [VariantPart("a", "gqa", DEFAULT, 3), VariantPart("b", "mme", BLIND, 1)]
     with ledger.step("all of it", "features", parts=parts, counted="images"):
         pass
     first, second = read_timings(tmp_path)

@@ -164,6 +164,6 @@ def test_the_page_names_every_command_that_fetches() -> None:
         for path in PACKAGE.rglob("*.py")
         if "mllm_eval.hub.fetch" in path.read_text(encoding="utf-8") and "hub" not in path.relative_to(PACKAGE).parts
     }
-    assert callers == {"alignment/pairs.py", "data/locking.py", "pipeline/provision.py", "probes/locking.py"}
+    assert callers == {"alignment/pairs.py", "data/lockmaking.py", "pipeline/provision.py", "probes/locking.py"}
     row = next(line for line in PAGE.read_text(encoding="utf-8").splitlines() if "| nothing phones home |" in line)
     assert re.findall(r"`([^`]+)`", row.split("|")[2]) == ["data", "weights", "new encoder owner/name", "align --fetch"]

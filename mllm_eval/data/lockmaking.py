@@ -12,7 +12,7 @@ from mllm_eval.data.snapshotlock import lock_path, locked_snapshot, matching, me
 from mllm_eval.data.snapshots import ids_hash, read_samples
 from mllm_eval.errors import UserError
 from mllm_eval.hub.fetch import fetch_files
-from mllm_eval.hub.lock import Lock, Part, Rows, Source, locked_files, places, write
+from mllm_eval.hub.lock import Lock, LockedPart, Rows, Source, locked_files, places, write
 from mllm_eval.locks import FileLock
 from mllm_eval.progress import Progress
 
@@ -20,10 +20,10 @@ MB = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LocatedTable:
     """The files of a table, as recorded in a lock, and the folder they are in."""
 
-    table: Part
+    table: LockedPart
     folder: Path
 
 
@@ -38,14 +38,14 @@ def is_whole(benchmark: Benchmark, pin: str) -> bool:
     return True
 
 
-def fetched(benchmark: Benchmark, pin: str, progress: Progress) -> dict[str, Found]:
+def fetched(benchmark: Benchmark, pin: str, progress: Progress) -> dict[str, LocatedTable]:
     """Get the files of each table of a pin from the hub; files that are present are not downloaded again.
 
     A locked pin is fetched at the commit of its lock. progress: called with (done, total) in megabytes. Raises
     UserError as `fetch_files` does, if no file matches a glob, and if the files are not one complete set.
     """
     asked, lock = benchmark.data[pin], read_lock(benchmark, pin)
-    located: dict[str, Found] = {}
+    located: dict[str, LocatedTable] = {}
     commits: dict[str, str] = {}
     for name, part in asked.tables().items():
         held = lock.parts[name] if lock else None
@@ -56,8 +56,8 @@ def fetched(benchmark: Benchmark, pin: str, progress: Progress) -> dict[str, Fou
         choose = partial(_chosen, source, part.patterns)
         folder, commit, files = fetch_files(source, choose, lambda done, total: progress(*_megabytes(done, total)))
         commits[part.repo] = commit
-        located[name] = Found(
-            Part(kind="dataset", repo=part.repo, revision=revision, commit=commit, files=files), folder
+        located[name] = LocatedTable(
+            LockedPart(kind="dataset", repo=part.repo, revision=revision, commit=commit, files=files), folder
         )
     return located
 
@@ -91,14 +91,14 @@ def _megabytes(done: int, total: int) -> tuple[int, int]:
     return done // MB, max(1, -(-total // MB))
 
 
-def adopted(benchmark: Benchmark, pin: str, root: Path) -> dict[str, Found]:
+def adopted(benchmark: Benchmark, pin: str, root: Path) -> dict[str, LocatedTable]:
     """Find the files of each table of a pin in a folder that the user gives. They are read in place, not copied.
 
     root: the data set itself, a folder that contains `<name>/` or `<owner>/<name>/`, or huggingface_hub's cache.
     Raises UserError if files are missing or incomplete, or if the cache holds another commit than the yaml pins.
     """
     asked = benchmark.data[pin]
-    located: dict[str, Found] = {}
+    located: dict[str, LocatedTable] = {}
     for name, part in asked.tables().items():
         revision = revision_of(asked, part)
         folder = _folder(root, part, revision)
@@ -111,8 +111,8 @@ def adopted(benchmark: Benchmark, pin: str, root: Path) -> dict[str, Found]:
             whole_set(some, str(folder))
             chosen += some
         files = locked_files(folder, chosen)
-        table = Part(kind="dataset", repo=part.repo, revision=revision, commit=commit, files=files)
-        located[name] = Found(table, folder)
+        table = LockedPart(kind="dataset", repo=part.repo, revision=revision, commit=commit, files=files)
+        located[name] = LocatedTable(table, folder)
     return located
 
 
@@ -137,7 +137,7 @@ def _names(folder: Path, pattern: str) -> list[str]:
     return matching((path.relative_to(folder).as_posix() for path in folder.glob(pattern) if path.is_file()), pattern)
 
 
-def lock(benchmark: Benchmark, pin: str, located: dict[str, Found], rows_told: Progress) -> Lock:
+def lock(benchmark: Benchmark, pin: str, located: dict[str, LocatedTable], rows_told: Progress) -> Lock:
     """Read all rows of the files, check them against the yaml and an existing lock, and write the lock.
 
     rows_told: called with (rows read, expected rows).
@@ -185,11 +185,11 @@ def _pins(pin: Pin) -> dict[str, object]:
     return {"revision": pin.revision, "rows": pin.rows, "ids": pin.ids}
 
 
-def _known_commit(table: Part, before: Part | None) -> Part:
+def _known_commit(table: LockedPart, before: LockedPart | None) -> LockedPart:
     return table.model_copy(update={"commit": table.commit or (before.commit if before else None)})
 
 
-def _same(benchmark: Benchmark, pin: str, located: Found, before: Part | None) -> None:
+def _same(benchmark: Benchmark, pin: str, located: LocatedTable, before: LockedPart | None) -> None:
     if before is None:
         return
     for name in sorted({*before.files, *located.table.files}):
