@@ -17,7 +17,7 @@ import numpy as np
 from mllm_eval.adapters import load_encoder_model
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.catalog import Encoder
-from mllm_eval.catalog.layers import chosen_layers
+from mllm_eval.catalog.layers import chosen_layers, layers_name
 from mllm_eval.catalog.probe import (
     DepthProbe,
     ImageProbe,
@@ -100,11 +100,28 @@ class Measurement:
         """The folder of the result."""
         return probes_home() / self.hash
 
+    @cached_property
+    def labels(self) -> dict[str, Any]:
+        """The fields of the result that name it and change no number, so that they are not part of the hash."""
+        asked = layers_name(self.groups, self.protocol.layers, self.encoder.depth)
+        return {
+            "encoder": self.encoder.name,
+            "title": self.protocol.title,
+            "column": self.protocol.column,
+            "data": self.data,
+            "beside": self.protocol.pin(self.data).beside,
+            "asked": asked,
+            "default": asked == "default" and self.protocol.selection == _usual(self.protocol),
+        }
+
     def done(self) -> Probed | None:
-        """The result, or None if it is missing or incomplete."""
+        """The result, or None if it is missing or incomplete.
+
+        It may have been measured for a job with other labels; it is returned with this job's.
+        """
         if not (self.folder / RESULT).is_file() or not (self.folder / IMAGES).is_file():
             return None
-        return read_probed(self.folder)
+        return read_probed(self.folder).model_copy(update=self.labels)
 
 
 def measure(job: Measurement, progress: Progress = lambda *_: None) -> Probed:
@@ -180,21 +197,15 @@ def _result(job: Measurement, measured: Found, seconds: float, cpu_seconds: floa
         readings.append(Reading(layers=list(group.layers), value=value, low=low, high=high, chosen=group.chosen,
                                 further=group.further))  # fmt: skip
     result = Probed(
-        encoder=job.encoder.name,
+        **job.labels,
         encoder_hash=encoder_key(job.encoder),
         weights=job.weights,
         summary=job.encoder.summary,
         probe=protocol.name,
         version=protocol.version,
         protocol=protocol.hash,
-        title=protocol.title,
-        column=protocol.column,
         metric=protocol.metric,
-        data=job.data,
         data_hash=job.data_hash,
-        beside=protocol.pin(job.data).beside,
-        asked=job.asked or "default",
-        default=job.asked is None and protocol.selection == _usual(protocol),
         rule=protocol.selection,
         selection=measured.selection,
         n=measured.n,
