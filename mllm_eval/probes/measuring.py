@@ -35,14 +35,24 @@ from mllm_eval.probes.found import Found, Group
 from mllm_eval.probes.keeping import Kept
 from mllm_eval.probes.layouts import read_examples
 from mllm_eval.probes.ranks import rank, told
-from mllm_eval.results.probed import IMAGES, RESULT, SCALE, TOP, Probed, Reading, encoder_key, probes_home, read_probed
+from mllm_eval.results.probed import (
+    IMAGES,
+    NAMED,
+    RESULT,
+    SCALE,
+    TOP,
+    UNUSABLE,
+    Probed,
+    Reading,
+    encoder_key,
+    probes_home,
+    read_probed,
+)
 from mllm_eval.stats import seed_of
 from mllm_eval.stats.imageratios import ImageSums, image_draws, image_interval
 from mllm_eval.storage import write_atomic, write_json
 
 Progress = Callable[[int, int], None]
-# How many failed images the result names.
-NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -221,6 +231,10 @@ def _result(job: Measurement, measured: Found, seconds: float, cpu_seconds: floa
     )
     if rank()[0] == 0:
         write_atomic(job.folder / IMAGES, _packed(measured.groups))
+        # One of an earlier measurement, whose other files were damaged, may be there.
+        (job.folder / UNUSABLE).unlink(missing_ok=True)
+        if measured.broken or measured.left_out:
+            write_json(job.folder / UNUSABLE, {"failed": measured.broken, "left_out": measured.left_out})
         write_json(job.folder / RESULT, result.model_dump(mode="json"))
         Kept(job.folder / "going-on.safetensors").remove()
     return result

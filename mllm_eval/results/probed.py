@@ -1,4 +1,8 @@
-"""Probe results on disk: results/probes/<hash>/result.json, with per-image results in images.npz next to it."""
+"""Probe results on disk: results/probes/<hash>/result.json, with per-image results in images.npz next to it.
+
+If images could not be used, unusable.json is there, too: an object of `failed` (test) and `left_out` (training), each
+an object of image id -> reason.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,9 @@ from mllm_eval.errors import UserError
 from mllm_eval.results.probes import Probe
 from mllm_eval.storage import SHIPPED, read_json, results_home
 
-RESULT, IMAGES = "result.json", "images.npz"
+RESULT, IMAGES, UNUSABLE = "result.json", "images.npz", "unusable.json"
+# How many failed images, and how many left out, the result itself names.
+NAMED = 20
 SCALE = {"top1": 100.0, "miou": 100.0, "rmse": 1.0}
 # The largest possible value of each metric; None where it is unbounded.
 TOP = {"top1": 100.0, "miou": 100.0, "rmse": None}
@@ -43,8 +49,10 @@ class Probed(Strict):
 
     asked: the layers by name, `default` for the protocol's, in whatever words they were asked for. selection: how heads
     were selected. beside: data pin of the runs that it belongs to.
-    n: number of test images. n_failed: those among them without a result; `failed` names them with reasons.
-    n_train: number of training images. n_left_out: training images that could not be used; `left_out` names them.
+    n: number of test images. n_failed: those among them without a result; `failed` names the first `NAMED` of them.
+    n_train: number of images that the heads were trained on, or that vote; without those held out, never drawn, or
+    unusable. n_left_out: images to train or select on that could not be used; `left_out` names the first
+    `NAMED`. All of both are in the file `UNUSABLE` beside the result.
     seconds, cpu_seconds: wall-clock and CPU time.
     """
 
