@@ -66,7 +66,8 @@ class Examples(Sequence[Example]):
         return self._shelf[number if self._kept is None else int(self._kept[number])]
 
     def __iter__(self) -> Iterator[Example]:
-        return (self[number] for number in range(len(self)))
+        # Without a part the shelf reads many at a time.
+        return iter(self._shelf) if self._kept is None else (self[number] for number in range(len(self)))
 
     def split(self, share: float, seed: int) -> tuple[Examples, Examples]:
         """Splits the examples into a part to train on and a random `share` that is held out; fixed by the seed.

@@ -474,7 +474,7 @@ def test_the_command_prints_the_table_or_json(tmp_path: Path, monkeypatch: pytes
         assert wrong.exit_code == 2 and said in wrong.output, wrong.output
 
 
-def test_memory_holds_the_same_however_many_images() -> None:
+def test_a_part_of_many_images_is_held_out() -> None:
     from mllm_eval.data.images import FilePicture
     from mllm_eval.probes.examples import Example, Examples
     from mllm_eval.shelf import Shelf
