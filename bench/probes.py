@@ -27,6 +27,8 @@ from mllm_eval.environment import before_torch
 
 RATES = [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1]
 GOAL = 10.0
+# Sums of float32 in another order. A wrong rate, momentum or schedule moves weights of 0.01 by far more.
+LARGEST_GAP = 1e-4
 # Name, batch, width, patches, classes.
 SIZES = [
     ("miniature", 64, 128, 64, 36),
@@ -57,7 +59,10 @@ class Probe(nn.Module):
 
 
 def heads(name: str, batch: int, width: int, patches: int, classes: int, steps: int, rounds: int) -> dict[str, Any]:
-    """One table row: milliseconds per training step in both ways, from the outputs of four blocks."""
+    """One table row: milliseconds per training step in both ways, from the outputs of four blocks.
+
+    Raises AssertionError if a weight differs by `LARGEST_GAP` or more between the two ways after all steps.
+    """
     from mllm_eval.probes.grid import Descent, Heads, Input
 
     draws = torch.Generator().manual_seed(0)
@@ -68,6 +73,7 @@ def heads(name: str, batch: int, width: int, patches: int, classes: int, steps: 
     labels = torch.randint(0, classes, (batch,), generator=draws)
     inputs = [Input(layers, mean) for layers in ((4,), (1, 2, 3, 4)) for mean in (False, True)]
     own = Heads(inputs, [rate * batch / 256 for rate in RATES], classes, (1, 2, 3, 4), width, Descent(0.01, 0.9, 0))
+    begun = [weight.clone() for weight in own.weights]
     modules = nn.ModuleDict()
     groups = []
     for at, one in enumerate(inputs):
@@ -107,6 +113,8 @@ def heads(name: str, batch: int, width: int, patches: int, classes: int, steps: 
         for at in range(len(inputs))
         for n in range(len(RATES))
     )
+    moved = max(float((one - first).abs().max()) for one, first in zip(own.weights, begun, strict=True))
+    assert gap < LARGEST_GAP < moved, f"{name}: weights of the two ways differ by {gap}, having moved by {moved}"
     inputs_seen = [
         torch.cat(
             [summary for _, summary in outputs[-len(one.layers) :]] + [outputs[-1][0].mean(1)] * one.patch_mean, 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 from mllm_eval.errors import UserError, near
 
@@ -34,3 +35,20 @@ def chosen_layers(asked: Layers | list[int] | str, depth: int, where: str) -> li
     if not chosen or not 1 <= chosen[0] <= chosen[-1] <= depth:
         raise UserError(f"{where}: layers {asked}: the encoder has blocks 1 to {depth}")
     return [tuple(chosen)]
+
+
+def layers_name(read: Sequence[Sequence[int]], usual: Layers | list[int], depth: int) -> str:
+    """Return how the blocks of `read` (as `chosen_layers` returns them) are named: alike, however they were asked for.
+
+    `default` if they are the protocol's `usual` ones in an encoder of `depth` blocks, else a keyword, else numbers with
+    commas.
+    """
+    groups = [tuple(one) for one in read]
+    try:
+        if groups == chosen_layers(usual, depth, ""):
+            return "default"
+    except UserError:
+        # The encoder has fewer blocks than the protocol names, so that other ones had to be asked for.
+        pass
+    named = (name for name in (*get_args(Layers), "all") if groups == chosen_layers(name, depth, ""))
+    return next(named, ",".join(str(number) for group in groups for number in group))

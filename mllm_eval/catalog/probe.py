@@ -63,7 +63,8 @@ class Protocol(Strict):
     """Fields that all probes have.
 
     Attributes:
-        version: raised whenever a change can move a value. column: the classic-vision column of tables that it fills.
+        version: raised whenever a change can move a value. column: the classic-vision column of tables that it fills;
+            a protocol with this one as its `base` does not fill it.
         metric: `top1` and `miou` in per cent, `rmse` in metres.
         layers: the blocks whose output is read; `even4` is depth * i / 4, rounded half up, for i of 1 to 4.
             norm: whether the encoder's final norm is applied to each of them.
@@ -265,13 +266,20 @@ class _Kind(BaseModel):
 
 
 def read_protocol(path: Path) -> Protocol:
-    """Read a probe's yaml file. Raises UserError with file and line for any mistake in it."""
+    """Read a probe's yaml file. Raises UserError with file and line for any mistake in it.
+
+    A column belongs to the yaml that names it: it is not taken over from a `base` of another name.
+    """
     places = folders("probes")
     kind = load(path, _Kind, places).kind
     if kind not in KINDS:
         where = key_lines(path, places).get(("kind",), str(path))
         raise UserError(f"{where}: kind: {kind!r} is no kind of probe.{near(kind, KINDS)} Known: {', '.join(KINDS)}")
-    return load(path, KINDS[kind], places)
+    protocol = load(path, KINDS[kind], places)
+    written = key_lines(path, places).get(("column",), "").rpartition(":")[0]
+    if written and Path(written).stem != path.stem:
+        return protocol.model_copy(update={"column": None})
+    return protocol
 
 
 def load_protocol(name: str) -> Protocol:

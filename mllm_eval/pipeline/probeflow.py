@@ -16,7 +16,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.locks import FileLock
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.sources import provide
-from mllm_eval.results.probed import Probed, probes_home
+from mllm_eval.results.probed import UNUSABLE, Probed, probes_home
 from mllm_eval.run import RunFolder
 from mllm_eval.storage import data_home, locate
 
@@ -96,7 +96,7 @@ def probe(
                     known = measure(job, progress)
                 meet()
             results[job.folder] = known
-            for line in _troubles(known):
+            for line in _troubles(known, job.folder / UNUSABLE):
                 listener.say(line)
     return results
 
@@ -107,7 +107,7 @@ def _own_number() -> str:
     return "" if number == 0 else str(number)
 
 
-def _troubles(probed: Probed) -> list[str]:
+def _troubles(probed: Probed, every: Path) -> list[str]:
     lines = []
     if probed.n_failed:
         name, why = next(iter(probed.failed.items()))
@@ -116,6 +116,9 @@ def _troubles(probed: Probed) -> list[str]:
     if probed.n_left_out:
         name, why = next(iter(probed.left_out.items()))
         lines.append(f"{probed.probe}: {probed.n_left_out:,} training images left out: {name}, {why}")
+    # Results of older versions have no such file.
+    if max(probed.n_failed, probed.n_left_out) > 1 and every.is_file():
+        lines.append(f"{probed.probe}: all of them, with the reasons: {every}")
     return lines
 
 

@@ -24,7 +24,7 @@ from mllm_eval.probes.densehead import DenseHead, Training
 from mllm_eval.probes.depth import Depth
 from mllm_eval.probes.examples import BROKEN, Examples
 from mllm_eval.probes.found import Found, Group, chosen_words, hold_to_any
-from mllm_eval.probes.keeping import Kept, number
+from mllm_eval.probes.keeping import Kept, number, reasons, told_reasons
 from mllm_eval.probes.order import Order
 from mllm_eval.probes.ranks import rank, share, told
 from mllm_eval.probes.segmentation import Segmentation
@@ -71,33 +71,48 @@ def measure(
         DenseHead(task.channels(len(layers)), task.outputs, task.batch_norm, protocol.seed, place) for layers in groups
     ]  # fmt: skip
     state = kept.load()
-    begun = int(state["step"]) if "step" in state else 0
+    # State that an older version saved does not say which images were left out, and is not used.
+    begun = int(state["step"]) if {"step", "left_out"} <= state.keys() else 0
     training = Training(protocol, heads, groups, task, model)
     if begun:
         training.restore(state)
     total = protocol.steps * protocol.batch + len(test)
-    left_out: dict[str, str] = {}
+    left_out = told_reasons(state["left_out"]) if begun else {}
+
+    def so_far(step: int) -> dict[str, Tensor]:
+        return {**training.state(), "step": number(step), "left_out": reasons(left_out)}
+
     for step, crops in enumerate(_crops(protocol, task, train, begun), start=begun):
-        broken = {
-            name: why for one in told({k: v for c in crops for k, v in c.broken.items()}) for name, why in one.items()
-        }
+        broken: dict[str, str] = {}
+        usable = False
+        for some, any_usable in told(_unusable(crops)):
+            broken |= some
+            usable = usable or any_usable
         left_out.update(broken)
-        if len(broken) == protocol.batch:
-            raise UserError(f"step {step}: none of {protocol.batch} training images can be used; the first: "
+        # Fewer images than a batch has come several times in it, so that the broken ones say nothing by their number.
+        if not usable:
+            raise UserError(f"step {step}: none of its {len(broken):,} training images can be used; the first: "
                             f"{next(iter(broken.values()))}")  # fmt: skip
         training.step(step, crops)
         progress((step + 1) * protocol.batch, total)
         if kept.due():
-            kept.save({**training.state(), "step": number(step + 1)})
+            kept.save(so_far(step + 1))
     if begun < protocol.steps:
-        kept.save({**training.state(), "step": number(protocol.steps)})
+        kept.save(so_far(protocol.steps))
     measured, failed = _tested(
         task, training, test, kept, lambda done: progress(protocol.steps * protocol.batch + done, total)
     )
     hold_to_any(len(test) - len(failed), len(test), next(iter(failed.values()), ""), "test images")
     for layers, one in zip(groups, measured, strict=True):
         one.layers = layers
-    return Found(measured, chosen_words(protocol.selection, protocol.holdout), len(test), failed, left_out, len(train))
+    learnt_from = min(len(train), protocol.steps * protocol.batch) - len(left_out)
+    return Found(measured, chosen_words(protocol.selection, protocol.holdout), len(test), failed, left_out, learnt_from)
+
+
+def _unusable(crops: Sequence[Crops]) -> tuple[dict[str, str], bool]:
+    """The images of this process's crops that can't be used, and whether any crop can."""
+    broken = {name: why for one in crops for name, why in one.broken.items()}
+    return broken, any(one.pixels is not None for one in crops)
 
 
 def _crops(protocol: DenseProbe, task: Task, train: Examples, begun: int) -> Iterator[list[Crops]]:
@@ -155,13 +170,12 @@ def _tested(
     arrays = _empty(task, len(test), count)
     failed: dict[str, str] = {}
     state = kept.load()
-    begun = int(state["test.done"]) if "test.done" in state else 0
+    begun = int(state["test.done"]) if {"test.done", "test.unusable"} <= state.keys() else 0
     for name, array in arrays.items():
         if begun:
             array[:, :begun] = state[f"test.{name}"].numpy()
     if begun:
-        lost = np.frombuffer(state["test.failed"].numpy().tobytes(), np.uint8).tobytes().decode()
-        failed = dict(line.split("\t", 1) for line in lost.splitlines())
+        failed = told_reasons(state["test.unusable"])
     own, world = rank()
 
     def one(at: int) -> list[Tested] | str:
@@ -184,11 +198,8 @@ def _tested(
                     arrays["inside"][head, at], arrays["union"][head, at] = tested.inside, tested.union
         progress(stop)
         if kept.due():
-            lines = "".join(f"{name}\t{why}\n" for name, why in failed.items()).encode()
             held = {f"test.{name}": torch.from_numpy(array[:, :stop].copy()) for name, array in arrays.items()}
-            noted = torch.from_numpy(np.frombuffer(lines, np.uint8).copy())
-            kept.save({**training.state(), "step": number(training.protocol.steps), **held, "test.failed": noted,
-                       "test.done": number(stop)})  # fmt: skip
+            kept.save({**kept.load(), **held, "test.unusable": reasons(failed), "test.done": number(stop)})
     return [Group((), **{name: array[head] for name, array in arrays.items()}) for head in range(count)], failed
 
 

@@ -66,12 +66,19 @@ class Examples(Sequence[Example]):
         return self._shelf[number if self._kept is None else int(self._kept[number])]
 
     def __iter__(self) -> Iterator[Example]:
-        return (self[number] for number in range(len(self)))
+        # Without a part the shelf reads many at a time.
+        return iter(self._shelf) if self._kept is None else (self[number] for number in range(len(self)))
 
     def split(self, share: float, seed: int) -> tuple[Examples, Examples]:
-        """Splits the examples into a part to train on and a random `share` that is held out; fixed by the seed."""
-        order = np.random.default_rng([seed, 1]).permutation(len(self)).astype(np.int64)
+        """Splits the examples into a part to train on and a random `share` that is held out; fixed by the seed.
+
+        Raises UserError if no example is left to train on.
+        """
         count = max(1, round(share * len(self)))
+        if count >= len(self):
+            raise UserError(f"of {len(self):,} training images {count:,} are held out to choose a head, none is left to"
+                            " train on; bring more images, or lower `holdout`")  # fmt: skip
+        order = np.random.default_rng([seed, 1]).permutation(len(self)).astype(np.int64)
         return self._part(np.sort(order[count:])), self._part(np.sort(order[:count]))
 
     def _part(self, places: NDArray[np.int64]) -> Examples:

@@ -33,7 +33,8 @@ class Found:
 
     selection  how a head was chosen, in words
     n          number of test images; `broken`: those that failed, with the reason
-    n_train    number of training images; `left_out`: images to train or select on that failed, with the reason
+    n_train    number of images that the heads were trained on, or that vote: without those held out, never drawn, or
+               unusable; `left_out`: images to train or select on that can't be used, with the reason
     """
 
     groups: list[Group]

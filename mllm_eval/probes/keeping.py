@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -53,6 +54,17 @@ class Kept:
         if rank()[0] == 0:
             self.path.unlink(missing_ok=True)
             sum_note(self.path).unlink(missing_ok=True)
+
+
+def reasons(of: dict[str, str]) -> Tensor:
+    """The images that can't be used, id -> why, as a tensor, so that it can be saved; `told_reasons` reads it."""
+    return torch.frombuffer(bytearray(json.dumps(of).encode()), dtype=torch.uint8)
+
+
+def told_reasons(saved: Tensor) -> dict[str, str]:
+    """What `reasons` saved."""
+    known: dict[str, str] = json.loads(saved.numpy().tobytes())
+    return known
 
 
 def number(value: int) -> Tensor:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from mllm_eval.catalog.probe import ProbeData
 from mllm_eval.data.images import CellPicture, FilePicture
 from mllm_eval.data.parquet import open_parquet, rows_in
@@ -133,26 +135,40 @@ def nyu(data: ProbeData, folder: Path) -> tuple[Examples, Examples]:
     """
     train = _listed(folder, data.train, data.roots)
     test = _listed(folder, data.test, data.roots if data.test_roots is None else data.test_roots)
-    learnt = {one.picture.path: one.id for one in train}
-    for one in test:
-        if (same := learnt.get(one.picture.path)) is not None:
-            raise UserError(f"{folder / one.id}: it is the training image {same}, too ({one.picture.path}); what "
-                            "is trained on tests nothing: correct the lists, or `test_roots`")  # fmt: skip
+    for one, same in _shared(train, test):
+        raise UserError(f"{folder / one.id}: it is the training image {same.id}, too ({one.picture.path}); what is "
+                        "trained on tests nothing: correct the lists, or `test_roots`")  # fmt: skip
     return Examples(train), Examples(test)
+
+
+def _shared(train: Sequence[Example], test: Sequence[Example]) -> Iterator[tuple[Example, Example]]:
+    """The examples of both splits with the same picture. Memory holds 8 bytes per example, hashes of the paths."""
+    learnt = np.fromiter((hash(one.picture.path) for one in train), np.int64, len(train))
+    learnt.sort()
+    for one in test:
+        at = int(np.searchsorted(learnt, hash(one.picture.path)))
+        if at < len(learnt) and learnt[at] == hash(one.picture.path):
+            yield from ((one, same) for same in train if same.picture.path == one.picture.path)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The number and the words of each line that is not empty. Raises UserError if the file can't be read."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if words := line.split():
+                    yield number, words
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); it lists the images of the split") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text in UTF-8; it lists the images of the split") from None
 
 
 def _listed(folder: Path, listing: str, roots: Sequence[str]) -> Shelf[Example]:
     path, shelf = folder / listing, Shelf[Example]()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); it lists the images of the split") from None
-    for number, line in enumerate(lines, start=1):
-        words = line.split()
-        if not words:
-            continue
+    for number, words in _lines(path):
         if len(words) < 2:
-            raise UserError(f"{path}:{number}: expected `<image> <depth> <focal length>`, found {line!r}")
+            raise UserError(f"{path}:{number}: expected `<image> <depth> <focal length>`, found {words[0]!r}")
         image, depth = (word.lstrip("/") for word in words[:2])
         try:
             within(folder, image), within(folder, depth)

@@ -17,7 +17,7 @@ from mllm_eval.probes.encoding import encoded
 from mllm_eval.probes.examples import Example, Examples
 from mllm_eval.probes.found import Found, Group, chosen_words, hold_to_any
 from mllm_eval.probes.grid import Descent, Heads, Input
-from mllm_eval.probes.keeping import Kept, number
+from mllm_eval.probes.keeping import Kept, number, reasons, told_reasons
 from mllm_eval.probes.order import Order
 from mllm_eval.probes.views import drawing, random_view
 
@@ -57,10 +57,10 @@ def measure(
     heads = Heads(every, scaled, len(train.classes), read, model.width, descent, weight.device)
     state = kept.load()
     # State that another version of this code saved has other names or shapes and is not used.
-    begun = int(state["step"]) if "step" in state and heads.restore(state) else 0
+    begun = int(state["step"]) if {"step", "left_out"} <= state.keys() and heads.restore(state) else 0
     asked = len(held) * (protocol.selection == "train_holdout") + len(test)
     total = protocol.steps * protocol.batch + asked
-    left_out: dict[str, str] = {}
+    left_out = told_reasons(state["left_out"]) if begun else {}
     order = Order(len(learnt), protocol.batch, protocol.seed)
     for step, made in enumerate(encoded(model, _views(protocol, model, learnt, order, begun), read), start=begun):
         places = order.places(step)
@@ -73,9 +73,10 @@ def measure(
         heads.step(made.features[good] if made.broken else made.features, labels, step / protocol.steps)
         progress((step + 1) * protocol.batch, total)
         if kept.due():
-            kept.save({**heads.state(), "step": number(step + 1)})
+            kept.save({**heads.state(), "step": number(step + 1), "left_out": reasons(left_out)})
+    learnt_from = min(len(learnt), protocol.steps * protocol.batch) - len(left_out)
     if begun < protocol.steps:
-        kept.save({**heads.state(), "step": number(protocol.steps)})
+        kept.save({**heads.state(), "step": number(protocol.steps), "left_out": reasons(left_out)})
     done = protocol.steps * protocol.batch
     right: dict[str, NDArray[np.float32]] = {}
     broken: dict[str, str] = {}
@@ -94,7 +95,7 @@ def measure(
     words = (
         f"best of {len(of_group[0]) * len(protocol.rates)} heads; {chosen_words(protocol.selection, protocol.holdout)}"
     )
-    return Found(measured, words, len(test), broken, left_out, len(learnt))
+    return Found(measured, words, len(test), broken, left_out, learnt_from)
 
 
 def _told(progress: Progress, before: int, total: int, done: int) -> None:
@@ -118,21 +119,20 @@ def _tested(
     """Whether each head's answer is right, float32 [N, heads], nan for images that can't be read; and these images."""
     right = np.full((len(examples), len(heads)), np.nan, np.float32)
     state = kept.load()
-    begun = int(state[f"{name}.done"]) if f"{name}.done" in state else 0
+    begun = int(state[f"{name}.done"]) if {f"{name}.done", f"{name}.failed"} <= state.keys() else 0
+    failed: dict[str, str] = {}
     if begun:
         right[:begun] = state[f"{name}.right"].numpy()
-    failed: dict[str, str] = {}
+        failed = told_reasons(state[f"{name}.failed"])
+
+    def keep(stop: int) -> None:
+        own = {"done": number(stop), "right": torch.from_numpy(right[:stop].copy()), "failed": reasons(failed)}
+        kept.save({**kept.load(), **{f"{name}.{key}": one for key, one in own.items()}})
 
     def views() -> Iterator[list[Callable[[], NDArray[np.float32]]]]:
         for start in range(begun, len(examples), CHUNK):
             yield [partial(_centre, model, one) for one in examples[start : start + CHUNK]]
 
-    # The saved state does not hold the reasons, so images that failed before are read again to name them.
-    for place in np.flatnonzero(np.isnan(right[:begun, 0])):
-        try:
-            _centre(model, examples[int(place)])
-        except UserError as problem:
-            failed[examples[int(place)].id] = str(problem)
     at = begun
     for made in encoded(model, views(), read):
         some = examples[at : at + CHUNK]
@@ -145,9 +145,9 @@ def _tested(
         at += len(some)
         told(at)
         if kept.due():
-            kept.save({**kept.load(), f"{name}.done": number(at), f"{name}.right": torch.from_numpy(right[:at].copy())})
+            keep(at)
     if at > begun:
-        kept.save({**kept.load(), f"{name}.done": number(at), f"{name}.right": torch.from_numpy(right)})
+        keep(at)
     return right, failed
 
 

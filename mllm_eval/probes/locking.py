@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import os
 import re
 import shutil
 import stat
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from fnmatch import fnmatchcase
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 
 from mllm_eval.catalog.probe import ProbeData, Protocol
@@ -21,12 +24,17 @@ from mllm_eval.errors import UserError
 from mllm_eval.hub import Source
 from mllm_eval.hub.fetch import fetch_files, fetch_url
 from mllm_eval.locks import FileLock
+from mllm_eval.probes.examples import Example, Examples
 from mllm_eval.probes.layouts import read_examples
 from mllm_eval.storage import data_home, read_json, sha256_file, within, write_json
 
 Progress = Callable[[int, int], None]
 MEMBERS, UNPACKED = 2_000_000, 2**39
 """Limits on the files and bytes of an archive. ImageNet-1k, the largest data set, has 1.4 million files of 150 GB."""
+
+
+# Files that each thread reads ahead of the one whose contents are added.
+AHEAD = 4
 
 
 class ProbeLock(Strict):
@@ -90,17 +98,18 @@ def lock_data(
             place = _place(path, protocol, pin)
         else:
             place, commit = _fetched(protocol, pin, commit, progress)
-        train, test = read_examples(data, place)
-        names = list(_files(data, place))
+        both = read_examples(data, place)
+        files = UsedFiles(both, place)
+        counted, size, listing = _listing(files)
         made = ProbeLock(
             source=data.repo or data.url or "folder",
             commit=commit,
-            files=len(names),
-            size=sum((place / name).stat().st_size for name in names),
-            listing=_listing(place, names),
-            content=_content(place, names, progress),
-            train=len(train),
-            test=len(test),
+            files=counted,
+            size=size,
+            listing=listing,
+            content=_content(files, counted, progress),
+            train=len(both[0]),
+            test=len(both[1]),
         )
         if before is not None and before.content != made.content:
             raise UserError(
@@ -122,7 +131,7 @@ def locked_place(protocol: Protocol, pin: str) -> Path:
     if lock is None:
         raise UserError(f"probe {protocol.name}: its data {pin!r} are not here; {_mend(protocol, pin)}")
     place = _place(path, protocol, pin)
-    if _listing(place, list(_files(data, place))) != lock.listing:
+    if _listing(UsedFiles(read_examples(data, place), place))[2] != lock.listing:
         raise UserError(f"{place}: files are missing, added or of another size than in the lock {path}; "
                         f"{_mend(protocol, pin)}")  # fmt: skip
     return place
@@ -205,30 +214,62 @@ def _hold_members(archive: Path, members: Sequence[zipfile.ZipInfo]) -> None:
             raise UserError(f"{archive}: its member {one.filename[:80]!r} is a link; pack the file itself")
 
 
-def _files(data: ProbeData, folder: Path) -> Iterator[str]:
-    """The files that the examples use, relative to the folder, each once."""
-    seen: set[str] = set()
-    for examples in read_examples(data, folder):
-        for one in examples:
-            for path in (one.picture.path, one.map_path):
-                if path and path not in seen:
-                    seen.add(path)
-                    yield Path(path).relative_to(folder).as_posix()
+class UsedFiles:
+    """The names of the files that examples use, relative to their folder: sorted, each once.
+
+    Where a layout has the pictures and the maps of each split in the order of their names, as images in folders of
+    classes mostly are, only one name of each is held. Those of another order are sorted in memory at each iteration.
+    """
+
+    def __init__(self, both: Sequence[Examples], folder: Path) -> None:
+        self.folder = folder
+        self._above = f"{folder}/"
+        self._streams = [(examples, part) for examples in both for part in (_picture, _map)]
+        self._ordered = [self._in_order(*one) for one in self._streams]
+
+    def __iter__(self) -> Iterator[str]:
+        streams = [
+            self._names(*one) if ordered else sorted(self._names(*one))
+            for one, ordered in zip(self._streams, self._ordered, strict=True)
+        ]
+        # Rows of one parquet file come one after the other.
+        return (name for name, _ in groupby(heapq.merge(*streams)))
+
+    def _names(self, examples: Examples, part: Callable[[Example], str]) -> Iterator[str]:
+        return (path.removeprefix(self._above) for path in map(part, examples) if path)
+
+    def _in_order(self, examples: Examples, part: Callable[[Example], str]) -> bool:
+        return all(one <= other for one, other in pairwise(self._names(examples, part)))
 
 
-def _listing(folder: Path, names: list[str]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(names):
-        digest.update(f"{name} {(folder / name).stat().st_size}\n".encode())
-    return digest.hexdigest()
+def _picture(example: Example) -> str:
+    return example.picture.path
 
 
-def _content(folder: Path, names: list[str], progress: Progress) -> str:
-    digest, ordered = hashlib.sha256(), sorted(names)
+def _map(example: Example) -> str:
+    return example.map_path
+
+
+def _listing(files: UsedFiles) -> tuple[int, int, str]:
+    """The number of files, their size in bytes, and the SHA-256 of their names and sizes."""
+    digest, count, whole = hashlib.sha256(), 0, 0
+    for name in files:
+        size = (files.folder / name).stat().st_size
+        digest.update(f"{name} {size}\n".encode())
+        count, whole = count + 1, whole + size
+    return count, whole, digest.hexdigest()
+
+
+def _content(files: UsedFiles, count: int, progress: Progress) -> str:
+    """The SHA-256 of the names and contents of `count` files; threads read a few of them ahead."""
+    digest, coming = hashlib.sha256(), deque[tuple[str, Future[str]]]()
+    names = iter(files)
     with ThreadPoolExecutor(decoders()) as pool:
-        for done, (name, sha256) in enumerate(zip(ordered, pool.map(lambda one: sha256_file(folder / one), ordered),
-                                                 strict=True), start=1):  # fmt: skip
-            digest.update(f"{name} {sha256}\n".encode())
-            if done % 64 == 0 or done == len(ordered):
-                progress(done, len(ordered))
+        for done in range(1, count + 1):
+            for name in islice(names, AHEAD * decoders() - len(coming)):
+                coming.append((name, pool.submit(sha256_file, files.folder / name)))
+            name, sha256 = coming.popleft()
+            digest.update(f"{name} {sha256.result()}\n".encode())
+            if done % 64 == 0 or done == count:
+                progress(done, count)
     return digest.hexdigest()

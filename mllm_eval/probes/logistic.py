@@ -45,7 +45,8 @@ def measure(
 ) -> Found:
     """Chooses C for each group of layers, fits all training images with it, and classifies the test images.
 
-    Raises UserError if no training or no test image can be read, or if the training images have fewer than two classes.
+    Raises UserError if no training or no test image can be read, or if the training images have fewer than two classes,
+    with or without those held out.
     """
     every = stored(train)
     hold_to_any(len(every), len(train), next(iter(every.broken.values()), ""), "training images")
@@ -57,6 +58,9 @@ def measure(
     order = np.random.default_rng([protocol.seed, 1]).permutation(len(every))
     cut = max(1, round(protocol.holdout * len(every)))
     held, learnt = np.sort(order[:cut]), np.sort(order[cut:])
+    if protocol.selection == "train_holdout" and len(np.unique(labels[learnt])) < 2:
+        raise UserError(f"probe {protocol.name}: without the {len(held):,} held out, the training images are of fewer "
+                        "than two classes; bring more images, or lower `holdout`")  # fmt: skip
     scored_groups = []
     for layers in groups:
         at = [every.layers.index(layer) for layer in layers]

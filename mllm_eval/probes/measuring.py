@@ -17,7 +17,7 @@ import numpy as np
 from mllm_eval.adapters import load_encoder_model
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.catalog import Encoder
-from mllm_eval.catalog.layers import chosen_layers
+from mllm_eval.catalog.layers import chosen_layers, layers_name
 from mllm_eval.catalog.probe import (
     DepthProbe,
     ImageProbe,
@@ -35,14 +35,24 @@ from mllm_eval.probes.found import Found, Group
 from mllm_eval.probes.keeping import Kept
 from mllm_eval.probes.layouts import read_examples
 from mllm_eval.probes.ranks import rank, told
-from mllm_eval.results.probed import IMAGES, RESULT, SCALE, TOP, Probed, Reading, encoder_key, probes_home, read_probed
+from mllm_eval.results.probed import (
+    IMAGES,
+    NAMED,
+    RESULT,
+    SCALE,
+    TOP,
+    UNUSABLE,
+    Probed,
+    Reading,
+    encoder_key,
+    probes_home,
+    read_probed,
+)
 from mllm_eval.stats import seed_of
 from mllm_eval.stats.imageratios import ImageSums, image_draws, image_interval
 from mllm_eval.storage import write_atomic, write_json
 
 Progress = Callable[[int, int], None]
-# How many failed images the result names.
-NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -100,11 +110,28 @@ class Measurement:
         """The folder of the result."""
         return probes_home() / self.hash
 
+    @cached_property
+    def labels(self) -> dict[str, Any]:
+        """The fields of the result that name it and change no number, so that they are not part of the hash."""
+        asked = layers_name(self.groups, self.protocol.layers, self.encoder.depth)
+        return {
+            "encoder": self.encoder.name,
+            "title": self.protocol.title,
+            "column": self.protocol.column,
+            "data": self.data,
+            "beside": self.protocol.pin(self.data).beside,
+            "asked": asked,
+            "default": asked == "default" and self.protocol.selection == _usual(self.protocol),
+        }
+
     def done(self) -> Probed | None:
-        """The result, or None if it is missing or incomplete."""
+        """The result, or None if it is missing or incomplete.
+
+        It may have been measured for a job with other labels; it is returned with this job's.
+        """
         if not (self.folder / RESULT).is_file() or not (self.folder / IMAGES).is_file():
             return None
-        return read_probed(self.folder)
+        return read_probed(self.folder).model_copy(update=self.labels)
 
 
 def measure(job: Measurement, progress: Progress = lambda *_: None) -> Probed:
@@ -180,21 +207,15 @@ def _result(job: Measurement, measured: Found, seconds: float, cpu_seconds: floa
         readings.append(Reading(layers=list(group.layers), value=value, low=low, high=high, chosen=group.chosen,
                                 further=group.further))  # fmt: skip
     result = Probed(
-        encoder=job.encoder.name,
+        **job.labels,
         encoder_hash=encoder_key(job.encoder),
         weights=job.weights,
         summary=job.encoder.summary,
         probe=protocol.name,
         version=protocol.version,
         protocol=protocol.hash,
-        title=protocol.title,
-        column=protocol.column,
         metric=protocol.metric,
-        data=job.data,
         data_hash=job.data_hash,
-        beside=protocol.pin(job.data).beside,
-        asked=job.asked or "default",
-        default=job.asked is None and protocol.selection == _usual(protocol),
         rule=protocol.selection,
         selection=measured.selection,
         n=measured.n,
@@ -210,6 +231,10 @@ def _result(job: Measurement, measured: Found, seconds: float, cpu_seconds: floa
     )
     if rank()[0] == 0:
         write_atomic(job.folder / IMAGES, _packed(measured.groups))
+        # One of an earlier measurement, whose other files were damaged, may be there.
+        (job.folder / UNUSABLE).unlink(missing_ok=True)
+        if measured.broken or measured.left_out:
+            write_json(job.folder / UNUSABLE, {"failed": measured.broken, "left_out": measured.left_out})
         write_json(job.folder / RESULT, result.model_dump(mode="json"))
         Kept(job.folder / "going-on.safetensors").remove()
     return result

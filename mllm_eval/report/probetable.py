@@ -8,7 +8,7 @@ from functools import cache
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import rankdata
@@ -88,9 +88,10 @@ def probe_table(results: Mapping[Path, Probed]) -> Table:
         for one in {one.probe: one for one in every}.values()
     )
     rows: dict[tuple[str, str], Row] = {}
-    for one in every:
+    marks = _marks(results)
+    for folder, one in results.items():
         for reading in one.readings:
-            label = _label(one, reading)
+            label = _label(one, reading, marks[folder])
             row = rows.get(label, Row(" ".join(label).strip(), "measured", {}, group=label[0] if label[1] else ""))
             column = next(column for column in columns if column.key == one.probe)
             cell = score_cell(reading.value, column, limits=_limits(reading))
@@ -115,8 +116,8 @@ def probe_table(results: Mapping[Path, Probed]) -> Table:
     return Table("probes", "Probes of frozen encoders", columns, tuple(shown), tuple(notes), tuple(said))
 
 
-def _label(one: Probed, reading: Reading) -> tuple[str, str]:
-    extra = []
+def _label(one: Probed, reading: Reading, mark: str) -> tuple[str, str]:
+    extra = [mark] if mark else []
     if len(one.readings) > 1:
         extra.append(f"block {', '.join(map(str, reading.layers))}")
     elif one.asked != "default":
@@ -124,6 +125,36 @@ def _label(one: Probed, reading: Reading) -> tuple[str, str]:
     if one.rule == "val":
         extra.append("chosen on val")
     return one.encoder, f"({'; '.join(extra)})" if extra else ""
+
+
+def _blocks(one: Probed) -> list[list[int]]:
+    return [reading.layers for reading in one.readings]
+
+
+def _marks(results: Mapping[Path, Probed]) -> dict[Path, str]:
+    """What tells a result from others of the same encoder, probe and layers; empty where there is no other."""
+    marks = dict.fromkeys(results, "")
+    alike: dict[tuple[Any, ...], list[Path]] = {}
+    for folder, one in results.items():
+        alike.setdefault((one.encoder, one.probe, one.asked, one.rule), []).append(folder)
+    for folders in (some for some in alike.values() if len(some) > 1):
+        of = {
+            folder: (f"on {one.data}", f"v{one.version}, {one.protocol}", f"weights {one.weights[:12]}", folder.name)
+            for folder, one in results.items()
+            if folder in folders
+        }
+        # The fewest words that tell all of them apart; the folder's name always does.
+        for count in range(1, 5):
+            said = {folder: _differing(list(of.values()), words, count) for folder, words in of.items()}
+            if len(set(said.values())) == len(folders):
+                marks.update(said)
+                break
+    return marks
+
+
+def _differing(every: Sequence[tuple[str, ...]], own: tuple[str, ...], count: int) -> str:
+    """The first `count` of a result's words, without those that all the others share."""
+    return ", ".join(own[at] for at in range(count) if len({one[at] for one in every}) > 1)
 
 
 def _limits(reading: Reading) -> tuple[float, float] | None:
@@ -142,10 +173,11 @@ def differences(results: Mapping[Path, Probed]) -> list[ProbeDifference]:
     pairs = []
     for (a, one), (b, other) in combinations(results.items(), 2):
         same = all(
-            getattr(one, key) == getattr(other, key)
-            for key in ("probe", "protocol", "data", "data_hash", "asked", "rule")
+            getattr(one, key) == getattr(other, key) for key in ("probe", "protocol", "data", "data_hash", "rule")
         )
-        if same and one.encoder != other.encoder and len(one.readings) == len(other.readings) == 1:
+        # Blocks that are one encoder's default may have been asked of the other by their numbers.
+        alike = one.asked == other.asked or _blocks(one) == _blocks(other)
+        if same and alike and one.encoder != other.encoder and len(one.readings) == len(other.readings) == 1:
             pairs.append((one, other, _pair(a, b, one.probe, _stamp(a), _stamp(b))))
     corrected = holm([p for *_, (_, p) in pairs])
     return [
@@ -158,7 +190,7 @@ def differences(results: Mapping[Path, Probed]) -> list[ProbeDifference]:
 
 def probe_words(records: Sequence[RunRecord]) -> list[str]:
     """Sentences on the tests between the runs' encoders, for each probe that fills a column of classic vision."""
-    results = {folder: read_probed(folder) for record in records for folder in record.probed}
+    results = {folder: one for record in records for folder, one in record.probed.items()}
     return [one.words() for one in differences({folder: one for folder, one in results.items() if one.column})]
 
 

@@ -1,22 +1,29 @@
-"""Probe results on disk: results/probes/<hash>/result.json, with per-image results in images.npz next to it."""
+"""Probe results on disk: results/probes/<hash>/result.json, with per-image results in images.npz next to it.
+
+If images could not be used, unusable.json is there, too: an object of `failed` (test) and `left_out` (training), each
+an object of image id -> reason.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
 from mllm_eval.catalog import Encoder
+from mllm_eval.catalog.layers import Layers, layers_name
 from mllm_eval.catalog.probe import load_protocol
 from mllm_eval.config import Strict, short_hash, validate
 from mllm_eval.errors import UserError
 from mllm_eval.results.probes import Probe
-from mllm_eval.storage import read_json, results_home
+from mllm_eval.storage import SHIPPED, read_json, results_home
 
-RESULT, IMAGES = "result.json", "images.npz"
+RESULT, IMAGES, UNUSABLE = "result.json", "images.npz", "unusable.json"
+# How many failed images, and how many left out, the result itself names.
+NAMED = 20
 SCALE = {"top1": 100.0, "miou": 100.0, "rmse": 1.0}
 # The largest possible value of each metric; None where it is unbounded.
 TOP = {"top1": 100.0, "miou": 100.0, "rmse": None}
@@ -40,9 +47,12 @@ class Reading(Strict):
 class Probed(Strict):
     """The result of a probe of an encoder.
 
-    asked: the requested layers. selection: how heads were selected. beside: data pin of the runs that it belongs to.
-    n: number of test images. n_failed: those among them without a result; `failed` names them with reasons.
-    n_train: number of training images. n_left_out: training images that could not be used; `left_out` names them.
+    asked: the layers by name, `default` for the protocol's, in whatever words they were asked for. selection: how heads
+    were selected. beside: data pin of the runs that it belongs to.
+    n: number of test images. n_failed: those among them without a result; `failed` names the first `NAMED` of them.
+    n_train: number of images that the heads were trained on, or that vote; without those held out, never drawn, or
+    unusable. n_left_out: images to train or select on that could not be used; `left_out` names the first
+    `NAMED`. All of both are in the file `UNUSABLE` beside the result.
     seconds, cpu_seconds: wall-clock and CPU time.
     """
 
@@ -127,6 +137,7 @@ def saved_probes() -> dict[Path, Probed]:
             results[path.parent] = read_probed(path.parent)
         except UserError:
             continue
+    results = {folder: _named(one) for folder, one in results.items()}
     return dict(sorted(results.items(), key=lambda item: (item[1].encoder, item[1].probe, item[0].name)))
 
 
@@ -136,30 +147,80 @@ def probes_of(encoder: Encoder, weights: str, data: str) -> dict[Path, Probed]:
     Only results that belong to runs with the data pin `data` are included.
     """
     key = encoder_key(encoder)
-    return {
-        folder: one
+    own = {
+        folder: _named(one, encoder.depth)
         for folder, one in _saved(tuple(_stamps())).items()
-        if (one.encoder_hash, one.weights, one.beside, one.default) == (key, weights, data, True) and _current(one)
+        if (one.encoder_hash, one.weights, one.beside) == (key, weights, data) and _current(one)
     }
+    return {folder: one for folder, one in own.items() if one.default}
 
 
 def columns_of(results: Iterable[Probed]) -> dict[str, Probe]:
-    """Return table column -> its value, from results of one encoder."""
-    columns = {}
+    """Return table column -> its value, from results of one encoder.
+
+    Of several results that fill a column a shipped protocol's comes first, then the one with the fewest failed images,
+    then the first. `how` names the others with their values.
+    """
+    filling: dict[str, list[Probed]] = {}
     for one in results:
-        reading = one.readings[0]
-        if one.column and reading.value is not None:
-            limits = None if reading.low is None or reading.high is None else (reading.low, reading.high)
-            columns[one.column] = Probe(value=reading.value, n=one.n - one.n_failed, how=one.how(), interval=limits)
-    return columns
+        if one.column and one.readings[0].value is not None:
+            filling.setdefault(one.column, []).append(one)
+    return {column: _filled(sorted(every, key=_precedence)) for column, every in filling.items()}
+
+
+def _precedence(one: Probed) -> tuple[bool, int]:
+    return not (SHIPPED / "configs" / "probes" / f"{one.probe}.yaml").is_file(), one.n_failed
+
+
+def _filled(every: Sequence[Probed]) -> Probe:
+    first, others = every[0], every[1:]
+    reading = first.readings[0]
+    limits = None if reading.low is None or reading.high is None else (reading.low, reading.high)
+    also = ", ".join(
+        f"{one.readings[0].value:.4g} ({one.probe}.v{one.version} ({one.protocol}) on {one.data})" for one in others
+    )
+    how = first.how() + (f"; not shown: {also}" if also else "")
+    return Probe(value=float(reading.value or 0), n=first.n - first.n_failed, how=how, interval=limits)
 
 
 def _current(one: Probed) -> bool:
-    """Whether a result has its protocol's present version; also true if the protocol's yaml is missing."""
+    """Whether a result was measured by its protocol as it is now; also true if the protocol's yaml is missing.
+
+    Of a data pin that the yaml no longer has, only the version is compared.
+    """
     try:
-        return load_protocol(one.probe).version == one.version
+        protocol = load_protocol(one.probe)
     except UserError:
         return True
+    if protocol.version != one.version:
+        return False
+    try:
+        return protocol.on(one.data).model_copy(update={"selection": one.rule}).hash == one.protocol
+    except UserError:
+        return True
+
+
+def _named(one: Probed, depth: int | None = None) -> Probed:
+    """A stored result with the column and the name of its layers that its protocol gives them now.
+
+    Older results name the layers in the words of whoever asked first, and took over the column of a base. `depth` is
+    the encoder's number of blocks; without it, numbers of blocks keep their words.
+    """
+    try:
+        protocol = load_protocol(one.probe)
+    except UserError:
+        return one
+    if one.data in protocol.data:
+        protocol = protocol.on(one.data)
+    if depth is None and one.asked in (*get_args(Layers), "all"):
+        # Each of these reads the last block.
+        depth = max(number for reading in one.readings for number in reading.layers)
+    own: dict[str, Any] = {"column": protocol.column}
+    if depth is not None and one.asked != "default":
+        asked = layers_name([reading.layers for reading in one.readings], protocol.layers, depth)
+        usual = type(protocol).model_fields["selection"].default
+        own |= {"asked": asked, "default": asked == "default" and one.rule == usual}
+    return one.model_copy(update=own)
 
 
 def _stamps() -> list[tuple[str, int]]:

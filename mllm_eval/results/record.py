@@ -88,15 +88,11 @@ class RunRecord:
 
         Results in the run's own folder take precedence. Raises UserError for a file that can't be read.
         """
-        return {**columns_of(self._probed.values()), **read_probes(self.folder)}
-
-    @property
-    def probed(self) -> tuple[Path, ...]:
-        """The folders of probe results that this project measured for its encoder."""
-        return tuple(self._probed)
+        return {**columns_of(self.probed.values()), **read_probes(self.folder)}
 
     @cached_property
-    def _probed(self) -> dict[Path, Probed]:
+    def probed(self) -> dict[Path, Probed]:
+        """Folder -> probe result that this project measured for its encoder."""
         if not isinstance(self.run, Run):
             return {}
         return probes_of(self.run.encoder, self.run.weights.get("encoder", ""), self.run.recipe.data)

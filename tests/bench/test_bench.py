@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -74,6 +75,23 @@ def test_sixteen_counts_operations_and_gives_the_answers_of_the_plain_way(tmp_pa
     assert cold["same_answers"] == cold["questions"] > cold["images"] == 8
     assert cold["encoder_gflop"] > 0 == warm["encoder_gflop"] and cold["heads_gflop"] == warm["heads_gflop"] > 0
     assert 0 < cold["of_peak"] < 1
+
+
+@pytest.mark.slow
+def test_the_timing_of_52_heads_holds_their_weights_to_those_of_the_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mllm_eval.probes.grid import Heads
+
+    spec = importlib.util.spec_from_file_location("bench_probes", folder() / "probes.py")
+    assert spec is not None and spec.loader is not None
+    timing = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(timing)
+    row = timing.heads("tiny", 16, 8, 4, 3, 6, 1)
+    assert row["largest_gap"] < timing.LARGEST_GAP and row["times_cpu"] > 0
+    plain = Heads.step
+    # The schedule of another training, which is a step behind.
+    monkeypatch.setattr(Heads, "step", lambda self, x, y, done: plain(self, x, y, max(0.0, done - 1 / 6)))
+    with pytest.raises(AssertionError, match="tiny: weights of the two ways differ by"):
+        timing.heads("tiny", 16, 8, 4, 3, 6, 1)
 
 
 def test_a_table_of_a_timing_is_made_for_the_documents(tmp_path: Path) -> None:
