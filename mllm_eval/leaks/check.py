@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -149,8 +150,12 @@ def _look_through(source: Recipe | Path, texts: list[str], step: Step, say: Call
         say(f"{corpus.name}: {read.broken:,} rows can't be read and are left out: {read.reasons[0]}")
     with step(f"leaks: {corpus.name} (hashes)") as told:
         hashed = hash_corpus(corpus, folder / "hashes", told)
-    write_json(folder / "corpus.json", {"name": corpus.name, "images": hashed.images, "broken": hashed.broken,
-                                        "identity": corpus.identity})  # fmt: skip
+    noted, now = folder / "corpus.json", {"name": corpus.name, "images": hashed.images, "broken": hashed.broken,
+                                          "identity": corpus.identity, "state": hashed.state}  # fmt: skip
+    if not noted.is_file() or read_json(noted) != now:
+        # Findings on images that have changed must not remain, nor thumbnails, which are named by an image's number.
+        shutil.rmtree(folder / "found", ignore_errors=True)
+        write_json(noted, now)
     if hashed.broken:
         say(f"{corpus.name}: {hashed.broken:,} images or shards can't be read and are left out: {hashed.reasons[0]}")
     if not len(hashed.hashes):
@@ -165,7 +170,8 @@ def _check_benchmark(benchmark: _Asked, source: _Source, settings: Settings, jud
     folder = source.folder / "found" / pin
     pictures = shown([samples])
     asked = [(sample.id, [image.sha256 for image in sample.images]) for sample in samples]
-    of = short_hash([settings.model_dump(mode="json"), source.corpus.identity, asked, list(texts)], 16)
+    of = short_hash([settings.model_dump(mode="json"), source.corpus.identity, source.hashed.state, asked,
+                     list(texts)], 16)  # fmt: skip
     path = folder / f"{name}.json"
     if path.is_file() and validate(read_json(path), Found, str(path)).of == of:
         return

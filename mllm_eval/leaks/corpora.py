@@ -6,12 +6,13 @@ order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import hashlib
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from mllm_eval.config import short_hash
 from mllm_eval.data.parquet import open_parquet, rows_in
 from mllm_eval.data.shards import IMAGES, WITHIN, Broken, is_picture, shard_kind, tar_members
 from mllm_eval.decoding import PLAIN, Decoding, encoded_image
@@ -41,19 +42,36 @@ class Corpus(Protocol):
     def name(self) -> str: ...
     @property
     def identity(self) -> Any:
-        """Everything that determines which images these are, as plain data."""
+        """What names the corpus, as plain data. It stays when images are added or replaced; `state` does not."""
         ...
 
     @property
     def how(self) -> Decoding: ...
     @property
     def pieces(self) -> int: ...
+    def state(self, piece: int) -> str:
+        """Identifies the bytes of a piece without reading them: see `state_of`."""
+        ...
+
     def images(self, piece: int, wanted: Collection[int] | None = None) -> Iterator[Shown]:
         """The images of a piece, or those with the numbers `wanted`, in order.
 
         Raises UserError if the piece can't be read further; images before that point count.
         """
         ...
+
+
+def state_of(paths: Iterable[Path]) -> str:
+    """Names, sizes, modification times and permissions of files as 16 hex digits; a missing file has none of these."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in paths:
+        try:
+            status = path.stat()
+            told = f"{status.st_size} {status.st_mtime_ns} {status.st_mode}"
+        except (OSError, ValueError) as problem:
+            told = f"gone: {getattr(problem, 'errno', None)}"
+        digest.update(f"{path}\0{told}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 class Folder:
@@ -72,7 +90,6 @@ class Folder:
         self._files: Shelf[str] = Shelf()
         self._pieces: list[tuple[str, str, int]] = []
         """Kind, file ("" for `files`), and number of the row group, or index of the first image file."""
-        states = []
         for file in self._walk():
             kind = shard_kind(file.name)
             if is_picture(file.name):
@@ -80,34 +97,30 @@ class Folder:
                     self._pieces.append(("files", "", len(self._files)))
                 self._files.append(str(file))
             elif kind:
-                state = file.stat()
-                states.append([str(file.relative_to(self.path.parent)), state.st_size, state.st_mtime_ns])
                 groups = range(open_parquet(file).num_row_groups) if kind == "parquet" else range(1)
                 self._pieces += [(kind, str(file), group) for group in groups]
         if not self._pieces:
             raise UserError(f"{path}: no images, tar shards or parquet files there ({', '.join(IMAGES)})")
-        self.identity = ["folder", str(self.path), short_hash([*states, self._digest()])]
+        self.identity = ["folder", str(self.path)]
 
     def _walk(self) -> Iterator[Path]:
         if self.path.is_file():
             yield self.path
             return
-        for folder, folders, files in self.path.walk() if hasattr(self.path, "walk") else _walked(self.path):
+        for folder, folders, files in os.walk(self.path):
             folders.sort()
-            yield from (folder / name for name in sorted(files) if not name.startswith("."))
-
-    def _digest(self) -> str:
-        """A digest of the names of the image files; it does not change with their contents."""
-        import hashlib
-
-        digest = hashlib.sha256()
-        for name in self._files:
-            digest.update(f"{name}\0".encode(errors="surrogateescape"))
-        return digest.hexdigest()
+            yield from (Path(folder, name) for name in sorted(files) if not name.startswith("."))
 
     @property
     def pieces(self) -> int:
         return len(self._pieces)
+
+    def state(self, piece: int) -> str:
+        """See `Corpus.state`."""
+        kind, file, first = self._pieces[piece]
+        if kind == "files":
+            return state_of(map(Path, self._files[first : first + PIECE]))
+        return f"{state_of([Path(file)])}-{first}"
 
     def images(self, piece: int, wanted: Collection[int] | None = None) -> Iterator[Shown]:
         """See `Corpus.images`."""
@@ -127,12 +140,6 @@ class Folder:
 def read_file(path: Path, where: str = "") -> bytes:
     """The bytes of an image file. Raises UserError, which names `where` too, if it can't be read."""
     return encoded_image(path, f"{where}, {path}" if where else str(path))
-
-
-def _walked(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    import os
-
-    return ((Path(folder), folders, files) for folder, folders, files in os.walk(path))
 
 
 def _of_tar(path: Path, wanted: Collection[int] | None) -> Iterator[Shown]:

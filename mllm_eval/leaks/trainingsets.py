@@ -20,7 +20,7 @@ from mllm_eval.catalog.recipe import ConversationData, Recipe
 from mllm_eval.data.conversations import Conversation, ConversationSet
 from mllm_eval.decoding import Decoding
 from mllm_eval.errors import UserError
-from mllm_eval.leaks.corpora import PIECE, Shown, read_file
+from mllm_eval.leaks.corpora import PIECE, Shown, read_file, state_of
 from mllm_eval.leaks.pieces import save, saved
 from mllm_eval.leaks.questions import Questions
 from mllm_eval.progress import Progress
@@ -118,6 +118,14 @@ class TrainingSets:
     def pieces(self) -> int:
         """The number of pieces, each of at most `PIECE` images."""
         return -(-len(self._images) // PIECE)
+
+    def state(self, piece: int) -> str:
+        """See `Corpus.state`."""
+        return state_of(self._path(one) for one in self._images[piece * PIECE : (piece + 1) * PIECE])
+
+    def _path(self, image: Any) -> Path:
+        own = self._sets[int(image["set"])]
+        return own.image_path(own[int(image["row"])].images[int(image["place"])])
 
     def images(self, piece: int, wanted: Collection[int] | None = None) -> Iterator[Shown]:
         """See `Corpus.images`. `where` is the first row that shows the image."""

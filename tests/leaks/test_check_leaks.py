@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
 from mllm_eval.leaks import check, corpora, hashing, trainingsets
 from mllm_eval.leaks.check import check_leaks
-from mllm_eval.leaks.corpora import Folder
+from mllm_eval.leaks.corpora import Folder, state_of
 from mllm_eval.leaks.findings import Findings, findings_of
 from mllm_eval.leaks.hashes import VIEWS, hash_of, hashes_of_views
 from mllm_eval.leaks.questions import Questions, normalised
@@ -237,6 +238,90 @@ def test_a_killed_check_goes_on_where_it_was_and_finds_the_same(home: Path, monk
     assert {at.name: at.read_bytes() for at in again.folder.iterdir() if at.is_file()} == kept
 
 
+def written(path: Path, image: Image.Image | bytes) -> None:
+    """Replaces a file, at a modification time that no earlier version of it has."""
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    path.write_bytes(image if isinstance(image, bytes) else encoded(image))
+    os.utime(path, ns=(before + 10**9, before + 10**9))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["recipe", "files", "tar", "parquet"])
+def test_an_image_that_was_repaired_or_replaced_is_hashed_again_and_no_other_piece(
+    kind: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in (corpora, trainingsets):
+        monkeypatch.setattr(room, "PIECE", 4)
+    path = plant(home, {"copy5.png": picture(5)}, others=7)
+    files = sorted((home / "images").iterdir())
+    source: Any = make_recipe(path, home / "images") if kind == "recipe" else home / "images"
+    written(files[1], b"no picture")
+    written(files[6], picture(500))
+    if kind in ("tar", "parquet"):
+        source = home / "shards"
+        source.mkdir()
+
+    def packed() -> None:
+        for number, some in enumerate((files[:4], files[4:])):
+            data = {file.name: file.read_bytes() for file in some}
+            if kind == "tar":
+                written(source / f"{number}.tar", tarred(data))
+            elif kind == "parquet":
+                out = io.BytesIO()
+                pq.write_table(pa.table({"key": list(data), "jpg": list(data.values())}), out)
+                written(source / f"{number}.parquet", out.getvalue())
+
+    def found() -> Findings:
+        return check_leaks(source, [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
+
+    packed()
+    first = found()
+    assert (first.benchmarks["gqa"].broken_images, first.leaked("gqa")) == (1, {"q5"})
+    thumbs = {at.name: at.read_bytes() for at in (first.folder / "thumbs").glob("c-*")}
+    # Repaired with the same size and name; replaced by another benchmark picture's copy.
+    written(files[1], picture(9))
+    written(files[files.index(home / "images" / "copy5.png")], picture(3))
+    packed()
+    second = found()
+    assert second.folder == first.folder
+    assert (second.benchmarks["gqa"].broken_images, second.leaked("gqa")) == (0, {"q9", "q3"})
+    shown = {pair["image_thumb"] for pair in second.pairs("gqa")}
+    assert all((second.folder / "thumbs" / name).read_bytes() != thumbs.get(name) for name in shown)
+    count, hashed = 0, hashing.hash_of
+
+    def counted(image: Image.Image) -> int:
+        nonlocal count
+        count += 1
+        return hashed(image)
+
+    monkeypatch.setattr(hashing, "hash_of", counted)
+    assert found().benchmarks == second.benchmarks
+    assert count == 0
+    written(files[7], picture(7))
+    packed()
+    assert found().leaked("gqa") == {"q9", "q3", "q7"}
+    # Only the piece of the changed file; tars and tables are written anew here, both of them.
+    assert count == (4 if kind in ("recipe", "files") else 8)
+
+
+def test_the_state_of_a_piece_tells_a_change_by_each_of_its_facts(home: Path) -> None:
+    path = home / "a.png"
+    states = [state_of([path])]
+    written(path, b"abc")
+    states.append(state_of([path]))
+    assert state_of([path]) == states[-1]
+    for change in (
+        lambda: written(path, b"abd"),
+        lambda: (path.write_bytes(b"abde"), os.utime(path, ns=(5, 5))),
+        lambda: path.chmod(0),
+        lambda: path.rename(home / "b.png"),
+    ):
+        change()
+        states.append(state_of([home / "b.png" if not path.exists() else path]))
+    assert len(set(states)) == len(states)
+    assert len(state_of([Path("a\0b")])) == 16
+
+
 @pytest.mark.slow
 def test_images_and_rows_that_cannot_be_read_are_counted_and_named(home: Path) -> None:
     path = plant(home, {"copy3.png": picture(3)}, others=6)
@@ -251,6 +336,16 @@ def test_images_and_rows_that_cannot_be_read_are_counted_and_named(home: Path) -
     assert "No such file" in one.broken_images_first[1]
     assert f"{path}:8" in one.broken_rows_first[0]
     assert found.leaked("gqa") == {"q3"}
+
+
+def tarred(files: dict[str, bytes]) -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as shard:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            shard.addfile(member, io.BytesIO(content))
+    return data.getvalue()
 
 
 def shards(home: Path) -> Iterator[tuple[str, Path]]:
