@@ -129,9 +129,9 @@ class TrainingSets:
 
     def images(self, piece: int, wanted: Collection[int] | None = None) -> Iterator[Shown]:
         """See `Corpus.images`. `where` is the first row that shows the image."""
-        for number, one in enumerate(self._images[piece * PIECE : (piece + 1) * PIECE]):
-            if wanted is not None and number not in wanted:
-                continue
+        some = self._images[piece * PIECE : (piece + 1) * PIECE]
+        for number in range(len(some)) if wanted is None else sorted(wanted):
+            one = some[number]
             own, row = self._sets[int(one["set"])], int(one["row"])
             name = own[row].images[int(one["place"])]
             yield Shown(number, name, own.where(row), partial(read_file, own.image_path(name), own.where(row)))

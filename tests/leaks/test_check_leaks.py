@@ -6,7 +6,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
+from soft_pictures import KINDS, cropped, encoded, picture, recompressed, resized, tarred, training_set, written
 from tiny_models import make_recipe
 from typer.testing import CliRunner
 
@@ -30,47 +31,6 @@ from mllm_eval.leaks.hashes import VIEWS, hash_of, hashes_of_views
 from mllm_eval.leaks.questions import Questions, normalised
 
 PICTURES = 24
-
-
-def picture(seed: int, size: tuple[int, int] = (120, 96)) -> Image.Image:
-    """A soft random picture: like no other, and with structure at all sizes."""
-    rng = np.random.default_rng(seed)
-    layers = [
-        np.asarray(
-            Image.fromarray(rng.integers(0, 255, (cells, cells, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC),
-            np.float32,
-        )
-        for cells in (3, 6, 12)
-    ]
-    return Image.fromarray((0.5 * layers[0] + 0.3 * layers[1] + 0.2 * layers[2]).astype(np.uint8))
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
-    data = io.BytesIO()
-    image.save(data, kind, **how)
-    return data.getvalue()
-
-
-def recompressed(image: Image.Image) -> Image.Image:
-    return Image.open(io.BytesIO(encoded(image, "JPEG", quality=40))).convert("RGB")
-
-
-def resized(image: Image.Image) -> Image.Image:
-    return image.resize((image.width * 6 // 10, image.height * 6 // 10))
-
-
-def cropped(image: Image.Image) -> Image.Image:
-    """Nine tenths of each side, off the middle."""
-    return image.crop((3, 7, 3 + image.width * 9 // 10, 7 + image.height * 9 // 10))
-
-
-KINDS: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "recompressed": recompressed,
-    "resized": resized,
-    "cropped": cropped,
-    "flipped": ImageOps.mirror,
-    "all": lambda image: recompressed(resized(cropped(ImageOps.mirror(image)))),
-}
 
 
 def sample(number: int) -> Sample:
@@ -90,21 +50,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def plant(home: Path, copies: dict[str, Image.Image], others: int = 20, asked: tuple[int, ...] = ()) -> Path:
     """A training set of copies and other pictures; rows of `asked` numbers ask that sample's question."""
-    images = home / "images"
-    images.mkdir(exist_ok=True)
     shown = {**copies, **{f"other{number}.png": picture(1000 + number) for number in range(others)}}
-    rows = []
-    for at, (name, image) in enumerate(shown.items()):
-        image.save(images / name)
-        rows.append({"id": str(at), "image": name, "conversations": [
-            {"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": "sand"}]})  # fmt: skip
-    for number in asked:
-        text = f"<image>\nLook. HOW many grains of sand, lie on beach number {number}!"
-        rows.append({"id": f"asked{number}", "image": next(iter(copies), "other0.png"), "conversations": [
-            {"from": "human", "value": text}, {"from": "gpt", "value": "3"}]})  # fmt: skip
-    path = home / "train.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    questions = [f"<image>\nLook. HOW many grains of sand, lie on beach number {number}!" for number in asked]
+    return training_set(home, shown, {text: next(iter(copies), "other0.png") for text in questions})
 
 
 def looked(home: Path, path: Path | None = None) -> Findings:
@@ -238,13 +186,6 @@ def test_a_killed_check_goes_on_where_it_was_and_finds_the_same(home: Path, monk
     assert {at.name: at.read_bytes() for at in again.folder.iterdir() if at.is_file()} == kept
 
 
-def written(path: Path, image: Image.Image | bytes) -> None:
-    """Replaces a file, at a modification time that no earlier version of it has."""
-    before = path.stat().st_mtime_ns if path.exists() else 0
-    path.write_bytes(image if isinstance(image, bytes) else encoded(image))
-    os.utime(path, ns=(before + 10**9, before + 10**9))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["recipe", "files", "tar", "parquet"])
 def test_an_image_that_was_repaired_or_replaced_is_hashed_again_and_no_other_piece(
@@ -338,16 +279,6 @@ def test_images_and_rows_that_cannot_be_read_are_counted_and_named(home: Path) -
     assert found.leaked("gqa") == {"q3"}
 
 
-def tarred(files: dict[str, bytes]) -> bytes:
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as shard:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            shard.addfile(member, io.BytesIO(content))
-    return data.getvalue()
-
-
 def shards(home: Path) -> Iterator[tuple[str, Path]]:
     """Three pictures as files, in tar shards (WebDataset), and as parquet in the layouts of img2dataset and the hub."""
     data = {"a": encoded(picture(100)), "b": encoded(cropped(picture(6))), "c": b"no picture"}
@@ -423,7 +354,8 @@ def test_the_command_prints_counts_and_refuses_what_it_cannot_do(home: Path) -> 
     assert as_json["leaked"] == {"pictures": 1, "questions": 0, "both": 0, "either": 1}
     for wrong, said in (
         (["leaks"], "give a recipe"),
-        (["leaks", "mini", "--against", "x"], "not both"),
+        (["leaks", "mini", "--against", "x"], "x: no such folder"),
+        (["leaks", "mini", *asked[1:]], "and no benchmarks"),
         ([*asked, "--alarm", "1.5"], "between 0 and 1"),
         ([*asked, "--data", "nowhere"], "nowhere"),
     ):
