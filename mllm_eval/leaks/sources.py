@@ -68,6 +68,9 @@ def hashed_source(source: Recipe | Path, step: Step, say: Callable[[str], None])
     else:
         corpus = Folder(source)
         folder = place_of(corpus.name, corpus.identity)
+    if isinstance(corpus, Folder) and corpus.left_out:
+        say(f"{corpus.name}: {len(corpus.left_out):,} parquet files describe the tars or folders beside them, hold no "
+            f"images, and are not read: {corpus.left_out[0]}")  # fmt: skip
     if read.broken:
         say(f"{corpus.name}: {read.broken:,} rows can't be read and are left out: {read.reasons[0]}")
     with step(f"leaks: {corpus.name} (hashes)") as told:

@@ -29,6 +29,7 @@ from mllm_eval.leaks.corpora import Folder, state_of
 from mllm_eval.leaks.findings import Findings, findings_of
 from mllm_eval.leaks.hashes import VIEWS, hash_of, hashes_of_views
 from mllm_eval.leaks.questions import Questions, normalised
+from mllm_eval.progress import unheard
 
 PICTURES = 24
 
@@ -327,6 +328,86 @@ def test_a_shard_that_is_cut_counts_and_what_came_before_is_kept(home: Path) -> 
     assert "00000.tar: the shard can't be read behind image" in " ".join(one.broken_images_first)
     assert one.images >= 4
     assert found.leaked("gqa") == {"q6"}
+
+
+def img2dataset(place: Path) -> None:
+    """Two tars and a folder of images as img2dataset writes them, each with its metadata and counts."""
+    place.mkdir()
+    for number, key in ((0, 100), (1, 6)):
+        files = {f"0000{number}0.png": encoded(picture(key)), f"0000{number}0.txt": b"a caption"}
+        (place / f"0000{number}.tar").write_bytes(tarred(files))
+    (place / "00002").mkdir()
+    picture(8).save(place / "00002" / "000020.png")
+    for number in range(3):
+        rows = {"key": ["000000"], "url": ["https://example.org/a"], "status": ["success"], "sha256": ["ab"]}
+        pq.write_table(pa.table(rows), place / f"0000{number}.parquet")
+        (place / f"0000{number}_stats.json").write_text("{}")
+
+
+@pytest.mark.slow
+def test_img2datasets_metadata_are_no_shards_and_are_named(home: Path) -> None:
+    img2dataset(home / "laion")
+    # A cut one is metadata all the same; one of the same name that has images is read.
+    whole = (home / "laion" / "00001.parquet").read_bytes()
+    (home / "laion" / "00001.parquet").write_bytes(whole[: len(whole) // 2])
+    pq.write_table(pa.table({"jpg": [encoded(picture(3))]}), home / "laion" / "00002.parquet")
+    said: list[str] = []
+    found = check_leaks(home / "laion", [load_benchmark("gqa")], "mini", load_encoder("mini-dino"), say=said.append)
+    one = found.benchmarks["gqa"]
+    assert (one.images, one.broken_images, one.broken_images_first) == (4, 0, ())
+    assert found.leaked("gqa") == {"q3", "q6", "q8"}
+    assert len(said) == 1
+    assert "laion: 2 parquet files" in said[0]
+    assert "00000.parquet" in said[0]
+
+
+@pytest.mark.slow
+def test_one_shard_that_cannot_be_read_stops_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = home / "mixed"
+    place.mkdir()
+    hashes = pa.array([b"12345678"], pa.binary())
+    pq.write_table(pa.table({"phash": hashes, "jpg": [encoded(picture(4))]}), place / "hashed.parquet")
+    (place / "cut.parquet").write_bytes((place / "hashed.parquet").read_bytes()[:50])
+    pq.write_table(pa.table({"jpg": [b"a"], "png": [b"b"]}), place / "two.parquet")
+    pq.write_table(pa.table({"text": ["a"]}), place / "none.parquet")
+    (place / "gone.tar").symlink_to(home / "nowhere.tar")
+    (place / "lost.parquet").symlink_to(home / "nowhere.parquet")
+    (place / "gone.png").symlink_to(home / "nowhere.png")
+    (place / "locked").mkdir()
+    listed = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    hashed = hashing.hash_corpus(Folder(place), home / "hashes", unheard, named=20)
+    assert len(hashed.hashes) == 1
+    assert int(hashed.hashes[0]) == hash_of(picture(4))
+    assert hashed.broken == 7
+    for name, said in (
+        ("cut.parquet", "can't be read as a parquet file"),
+        ("two.parquet", "several columns could hold the images (jpg, png)"),
+        ("none.parquet", "no column of images; it has text"),
+        ("gone.tar", "No such file"),
+        ("lost.parquet", "No such file"),
+        ("gone.png", "No such file"),
+        ("locked", "can't be listed"),
+    ):
+        assert [one for one in hashed.reasons if f"/{name}" in one and said in one], name
+
+
+@pytest.mark.slow
+def test_names_that_are_no_text_are_listed_all_the_same(home: Path) -> None:
+    place = home / "named"
+    place.mkdir()
+    Path(os.fsdecode(os.fsencode(place) + b"/\xff.png")).write_bytes(encoded(picture(2)))
+    Path(os.fsdecode(os.fsencode(place) + b"/\xfe.tar")).write_bytes(tarred({"a.png": encoded(picture(5))}))
+    Path(os.fsdecode(os.fsencode(place) + b"/\xfd.png")).write_bytes(b"no picture")
+    found = check_leaks(place, [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
+    assert {pair["image"] for pair in found.pairs("gqa")} == {"\\xff.png", "\\xfe.tar/a.png"}
+    assert "\\xfd.png" in found.benchmarks["gqa"].broken_images_first[0]
 
 
 def test_a_folder_without_images_is_one_line(home: Path) -> None:
