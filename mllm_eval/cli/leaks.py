@@ -44,7 +44,8 @@ def leaks(
     mirrored. A candidate counts as a copy if the similarity of the encoder's features exceeds a threshold. The
     threshold is set on pairs of different images, of which the share --alarm exceeds it. Questions are compared word
     for word, without case and punctuation. The findings are written to results/leaks and change no score. `table
-    --leaks` prints scores without the leaked samples next to the scores, and `report` shows both pictures of a pair.
+    --leaks` prints scores without the leaked samples next to the scores, and `report` shows both pictures of the
+    most similar pairs.
 
     \b
       mllm-eval leaks mini

@@ -183,6 +183,12 @@ def read_findings(folder: Path, pin: str) -> Findings | None:
     return Findings(where, by_benchmark) if by_benchmark else None
 
 
+def searched_folders() -> list[Path]:
+    """The folders of the findings on folders of images (`--against`). Raises UserError for a damaged file."""
+    noted = ((path.parent, read_json(path)) for path in sorted(root().glob("*/corpus.json")))
+    return [folder for folder, one in noted if isinstance(one, dict) and (one.get("identity") or [""])[0] == "folder"]
+
+
 def findings_of(recipe: Recipe | None, pin: str, corpus: str = OWN) -> Findings | None:
     """The findings for a recipe's own training data, or for another corpus by its folder's name; None without any.
 
