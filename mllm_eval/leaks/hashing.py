@@ -59,8 +59,10 @@ def hash_corpus(corpus: Corpus, folder: Path, told: Progress, named: int = 3) ->
 
     `named`: how many reasons of unreadable images are returned.
     """
-    parts: list[dict[str, NDArray[Any]]] = []
-    kept = folder / short_hash([NAME, EDGE], 8)
+    hashes: list[Hashes] = []
+    good: list[NDArray[np.bool_]] = []
+    broken = 0
+    kept = kept_pieces(folder)
     reasons: list[str] = []
     states: list[str] = []
     with ThreadPoolExecutor(decoders(), "hash") as hands:
@@ -73,13 +75,21 @@ def hash_corpus(corpus: Corpus, folder: Path, told: Progress, named: int = 3) ->
                 save(path, {**_hash_piece(corpus, piece, hands), "state": np.array(states[-1])})
                 arrays = saved(path)
             reasons += [str(one) for one in arrays["reasons"][: max(0, named - len(reasons))]]
-            parts.append({"hash": arrays["hash"], "good": arrays["good"], "broken": arrays["broken"]})
+            hashes.append(arrays["hash"][arrays["good"]])
+            good.append(arrays["good"])
+            broken += int(arrays["broken"])
             told(piece + 1, corpus.pieces)
-    begins = np.cumsum([0, *(len(one["hash"]) for one in parts)])
-    whole = np.concatenate([one["hash"] for one in parts]) if parts else np.zeros(0, np.uint64)
-    good = np.concatenate([one["good"] for one in parts]) if parts else np.zeros(0, bool)
-    broken = sum(int(one["broken"]) for one in parts)
-    return Hashed(whole[good], np.flatnonzero(good), begins, broken, tuple(reasons), short_hash(states, 16))
+    begins = np.cumsum([0, *map(len, good)])
+    whole = np.concatenate([np.zeros(0, np.uint64), *hashes])
+    # Freed before the positions are made, so that memory holds two arrays of 8 bytes an image.
+    hashes.clear()
+    image = np.flatnonzero(np.concatenate([np.zeros(0, bool), *good]))
+    return Hashed(whole, image, begins, broken, tuple(reasons), short_hash(states, 16))
+
+
+def kept_pieces(folder: Path) -> Path:
+    """The folder of the pieces of these hashes."""
+    return folder / short_hash([NAME, EDGE], 8)
 
 
 def _hash_piece(corpus: Corpus, piece: int, hands: ThreadPoolExecutor) -> dict[str, NDArray[Any]]:
