@@ -1,13 +1,14 @@
 """Plant copies of the miniature's benchmark pictures in a training set, and measure what `mllm-eval leaks` finds.
 
     python bench/leaks.py [--each 10] [--others 3000] [--encoders mini-dino] [--hashes 1000000] [--queries 20000]
+        [--names 7000000]
 
 Copies of pictures of every benchmark are planted, `--each` of each kind: recompressed (JPEG, quality 50), resized (to
 0.6 of each side), cropped by a tenth of each side or of the area (at a random place), and flipped. The other rows are
 the miniature's own; the same code renders them and the benchmarks, so they look alike but differ in content. `found` is
 the share of copies that are found (recall). `taken for another` is the share of false alarms: copies that are also
-matched with another picture, or other rows that are matched with any picture. The search in random hashes is timed,
-too. Writes results/bench/leaks.json.
+matched with another picture, or other rows that are matched with any picture. The search in random hashes and
+the list of random names are timed, too. Writes results/bench/leaks.json.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import random
 import resource
 import tempfile
+import tracemalloc
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +36,9 @@ from mllm_eval.data.snapshots import load_samples
 from mllm_eval.leaks.check import USUAL, check_leaks
 from mllm_eval.leaks.findings import Findings
 from mllm_eval.leaks.hashes import hash_of, hashes_of_views
+from mllm_eval.leaks.pieces import save
 from mllm_eval.leaks.search import near
+from mllm_eval.leaks.trainingsets import IMAGE, ROWS, write_distinct
 from mllm_eval.storage import data_home
 
 chance = random.Random(1)
@@ -137,6 +141,23 @@ def search(hashes: int, queries: int) -> dict[str, Any]:
             "more_mib": (peak - before) / 1024}  # fmt: skip
 
 
+def names(count: int) -> dict[str, Any]:
+    """Lists random names of so many images, each once, as `TrainingSets.read` does after it has read the rows."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-") as folder:
+        paths = []
+        for start in range(0, count, ROWS):
+            images = np.zeros(min(ROWS, count - start), IMAGE)
+            images["key"] = rng.integers(0, 2**64, len(images), dtype=np.uint64)
+            paths.append(Path(folder, f"{start:09d}.npz"))
+            save(paths[-1], {"images": images})
+        tracemalloc.start()
+        taken = timed(lambda: write_distinct(paths, Path(folder, "images.npy")))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return {"names": count, **taken, "bytes_a_name": peak / count}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--each", type=int, default=10, help="copies of each kind of each benchmark")
@@ -144,8 +165,9 @@ def main() -> None:
     parser.add_argument("--encoders", default="mini-dino")
     parser.add_argument("--hashes", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=20_000)
+    parser.add_argument("--names", type=int, default=7_000_000)
     asked = parser.parse_args()
-    rows: list[dict[str, Any]] = [search(asked.hashes, asked.queries)]
+    rows: list[dict[str, Any]] = [search(asked.hashes, asked.queries), names(asked.names)]
     out = Path(os.environ.get("MLLM_EVAL_RESULTS") or "results").absolute() / "bench" / "leaks.json"
     with tempfile.TemporaryDirectory(prefix="mllm-eval-bench-") as name:
         folder = Path(name)

@@ -10,7 +10,7 @@ import typer
 from mllm_eval.console import say
 
 if TYPE_CHECKING:
-    from mllm_eval.leaks.findings import Findings
+    from mllm_eval.leaks.findings import Findings, Overlapping
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +23,11 @@ def leaks(
         str | None, typer.Argument(help="whose training data are searched: name in configs/recipes, or a yaml file")
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(help="search instead: a folder of images, tars or parquet files, or one such file")
+        Path | None,
+        typer.Option(
+            help="a folder of images, tars or parquet files, or one such file: searched instead "
+            "of a recipe's data, or, with a recipe, for its training images"
+        ),
     ] = None,
     encoder: Annotated[
         str, typer.Option(help="encoder whose features confirm copies: name in configs/encoders, or a yaml file")
@@ -40,12 +44,14 @@ def leaks(
     mirrored. A candidate counts as a copy if the similarity of the encoder's features exceeds a threshold. The
     threshold is set on pairs of different images, of which the share --alarm exceeds it. Questions are compared word
     for word, without case and punctuation. The findings are written to results/leaks and change no score. `table
-    --leaks` prints scores without the leaked samples next to the scores, and `report` shows both pictures of a pair.
+    --leaks` prints scores without the leaked samples next to the scores, and `report` shows both pictures of the
+    most similar pairs.
 
     \b
       mllm-eval leaks mini
       mllm-eval leaks webssl-paper --encoder webssl-dino1b-full2b-224
       mllm-eval leaks --against laion-part/ --benchmarks gqa,textvqa     a folder of images; no questions
+      mllm-eval leaks webssl-paper --against laion-part/                 training images that the folder holds, too
       mllm-eval table --leaks training --runs mini-dino                  scores without leaked samples
     """
     from mllm_eval.cli.display import display
@@ -53,12 +59,20 @@ def leaks(
     from mllm_eval.errors import UserError
     from mllm_eval.leaks.check import check_leaks
     from mllm_eval.leaks.matching import Tolerance
+    from mllm_eval.leaks.overlap import check_overlap
 
-    if (recipe is None) == (against is None):
-        raise UserError("give a recipe, such as `mllm-eval leaks mini`, or --against a folder of images; not both")
-    source = recipe if recipe is not None else Path(str(against))
+    source = recipe if recipe is not None else against
+    if source is None:
+        raise UserError("give a recipe, such as `mllm-eval leaks mini`, --against a folder of images, or both")
     shown = display()
     tolerance = Tolerance(radius, alarm)
+    if recipe is not None and against is not None:
+        if benchmarks is not None or data is not None:
+            raise UserError("a recipe with --against compares training images with the folder, and no benchmarks; "
+                            "leave out --benchmarks and --data, or one of the two")  # fmt: skip
+        overlap = check_overlap(recipe, against, encoder, tolerance=tolerance, step=shown.step, say=shown.say)
+        say(*([overlap.counts.model_dump_json()] if as_json else overlap_lines(overlap)), sep="\n")
+        return
     findings = check_leaks(
         source, split(benchmarks), data, encoder, tolerance=tolerance, step=shown.step, say=shown.say
     )
@@ -104,3 +118,28 @@ def lines(findings: Findings) -> list[str]:
             broken = f"{one.broken_pictures:,} pictures can't be decoded: {one.broken_pictures_first[0]}"
             said.append(f"{one.benchmark}: {broken}")
     return [*said, f"Pairs, questions and samples: {findings.folder}"]
+
+
+def overlap_lines(overlap: Overlapping) -> list[str]:
+    """The training images that occur in a folder, as text."""
+    one = overlap.counts
+    said = [
+        f"{one.recipe}: {one.images:,} training images; {one.against}: {one.others:,} images",
+        f"{one.candidates:,} pairs of hashes within {one.settings.radius} bits; {one.settings.encoder} confirms "
+        f"{one.pairs:,}, of {one.copied:,} training images",
+    ]  # fmt: skip
+    if one.alarm is not None:
+        said.append(f"False alarms: of pairs of different training images, those most alike, a share of "
+                    f"{one.alarm:.2g} passes")  # fmt: skip
+    elif one.candidates:
+        said.append("Not confirmed, since no two training images are known to be different")
+    if one.candidates > one.looked_at:
+        said.append(f"Pairs that were not looked at, beyond an image's {one.settings.most} nearest: "
+                    f"{one.candidates - one.looked_at:,}")  # fmt: skip
+    if one.broken_images or one.broken_rows or one.broken_others:
+        first = (*one.broken_rows_first[:1], *one.broken_images_first[:1], *one.broken_others_first[:1])
+        said.append(
+            f"Left out: {one.broken_rows:,} rows, {one.broken_images:,} training images, and {one.broken_others:,} "
+            f"images or shards of {one.against} that can't be read: {'; '.join(first)}"
+        )
+    return [*said, f"Pairs: {overlap.folder / 'pairs.jsonl'}"]

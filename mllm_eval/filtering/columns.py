@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from mllm_eval.data.columntypes import type_name
+from mllm_eval.data.imagecolumns import image_columns
 from mllm_eval.errors import UserError, near
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# img2dataset names the column of the bytes by the image format that it writes.
-BYTES = ("jpg", "jpeg", "png", "webp", "image", "img", "image_bytes", "bytes")
 KEYS = ("key", "__key__", "id", "image_id", "uid")
 CAPTIONS = ("txt", "caption", "text", "TEXT")
 # Columns where img2dataset says why an image could not be downloaded.
@@ -38,8 +37,7 @@ def columns_of(schema: pa.Schema, path: str, image: str | None = None) -> Column
     Raises UserError if `image` is unknown or of another type, and without it if not exactly one column qualifies.
     """
     kinds = {field.name: type_name(field.type) for field in schema}
-    possible = [name for name, kind in kinds.items()
-                if kind == "image" or (kind in ("binary", "large_binary") and name.lower() in BYTES)]  # fmt: skip
+    possible = image_columns(schema)
     if image is not None:
         if image not in kinds:
             raise UserError(f"{path}: has no column {image!r}.{near(image, kinds)}")

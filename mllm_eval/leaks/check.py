@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,32 +24,23 @@ from mllm_eval.config import short_hash, validate
 from mllm_eval.data.samples import ImageRef, Sample, shown
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.environment import settings
-from mllm_eval.errors import UserError
-from mllm_eval.leaks.corpora import Corpus, Folder
-from mllm_eval.leaks.findings import KINDS, Findings, Found, Kind, Settings, place_of, read_findings
-from mllm_eval.leaks.hashes import NAME, VIEWS
-from mllm_eval.leaks.hashing import Hashed, hash_corpus, hash_views
+from mllm_eval.leaks.findings import KINDS, PICTURED, Findings, Found, Kind, Settings, read_findings
+from mllm_eval.leaks.hashes import VIEWS
+from mllm_eval.leaks.hashing import hash_views
 from mllm_eval.leaks.matching import Pairs, Tolerance, candidates, confirm, images_of
 from mllm_eval.leaks.questions import Questions, normalised, question_of
+from mllm_eval.leaks.sources import Source, Step, hashed_source, settings_of, silent
 from mllm_eval.leaks.thumbnails import image_name, picture_name, write_thumbnails
-from mllm_eval.leaks.trainingsets import STANDS, Read, TrainingSets
-from mllm_eval.progress import Progress, unheard
+from mllm_eval.leaks.trainingsets import STANDS
 from mllm_eval.storage import read_json, write_json, write_jsonl
 
 if TYPE_CHECKING:
     from mllm_eval.leaks.confirming import Judge
 
 MOST = 256
-# Pairs of a benchmark whose thumbnails are written, and sample ids that a line lists.
-PICTURED, NAMED = 60, 20
+# Sample ids that a line lists.
+NAMED = 20
 USUAL = Tolerance()
-
-Step = Callable[[str], AbstractContextManager[Progress]]
-
-
-@contextmanager
-def _silent(_: str) -> Iterator[Progress]:
-    yield unheard
 
 
 class _Asked(NamedTuple):
@@ -63,19 +53,11 @@ class _Asked(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Source:
-    """What is searched: a corpus, the folder of its files, its hashes, its rows, and where questions occur in it."""
+class _Searched(Source):
+    """A source, the questions to look for, and where they occur in it (None without text)."""
 
-    corpus: Corpus
-    folder: Path
-    hashed: Hashed
-    read: Read
     asked: Questions
     stands: NDArray[Any] | None
-
-    @property
-    def own(self) -> TrainingSets | None:
-        return self.corpus if isinstance(self.corpus, TrainingSets) else None
 
 
 @settings()
@@ -86,7 +68,7 @@ def check_leaks(
     encoder: Given | Encoder = "mini-dino",
     *,
     tolerance: Tolerance = USUAL,
-    step: Step = _silent,
+    step: Step = silent,
     say: Callable[[str], None] = lambda _: None,
 ) -> Findings:
     """Searches a recipe's training data, or a folder of images, for the images and questions of benchmarks.
@@ -110,17 +92,13 @@ def check_leaks(
     for benchmark in named:
         benchmark.pin(pin)
     encoder = load_encoder(encoder)
-    radius, alarm = tolerance
-    if not 0 <= radius <= 20 or not 0 < alarm < 1:
-        raise UserError(f"radius {radius}, alarm {alarm}: give a radius of 0 to 20 bits and a share between 0 and 1")
-    settings = Settings(hash=NAME, views=len(VIEWS), radius=radius, encoder=encoder.name,
-                        weights=encoder.weights.digest(), alarm=alarm, most=MOST)  # fmt: skip
+    settings = settings_of(encoder, tolerance, len(VIEWS), MOST)
     samples = {one.name: load_samples(one, pin) for one in named}
     questions = {
         one.name: [question_of(sample, str(one.settings.get("question", "question"))) for sample in samples[one.name]]
         for one in named
     }
-    looked = _look_through(source, [text for texts in questions.values() for text in texts], step, say)
+    looked = _look_through(source, Questions(text for texts in questions.values() for text in texts), step, say)
     from mllm_eval.leaks.confirming import Judge
 
     judge = Judge(encoder)
@@ -132,40 +110,21 @@ def check_leaks(
     return Findings(findings.folder, {one.name: findings.benchmarks[one.name] for one in named})
 
 
-def _look_through(source: Recipe | Path, texts: list[str], step: Step, say: Callable[[str], None]) -> _Source:
-    read, stands, asked = Read(0, 0, ()), None, Questions(texts)
-    corpus: Corpus
-    if isinstance(source, Recipe):
-        corpus = sets = TrainingSets(source)
-        folder = place_of(sets.name, sets.identity)
-        with step("leaks: rows (names)") as told:
-            read = sets.read(folder, told)
+def _look_through(source: Recipe | Path, asked: Questions, step: Step, say: Callable[[str], None]) -> _Searched:
+    found, stands = hashed_source(source, step, say), None
+    if found.own:
         with step("leaks: rows (questions)") as told:
-            stands = sets.stands(asked, folder / "questions" / short_hash(asked.texts, 16), told)
-    else:
-        corpus = Folder(source)
-        folder = place_of(corpus.name, corpus.identity)
-    if read.broken:
-        say(f"{corpus.name}: {read.broken:,} rows can't be read and are left out: {read.reasons[0]}")
-    with step(f"leaks: {corpus.name} (hashes)") as told:
-        hashed = hash_corpus(corpus, folder / "hashes", told)
-    write_json(folder / "corpus.json", {"name": corpus.name, "images": hashed.images, "broken": hashed.broken,
-                                        "identity": corpus.identity})  # fmt: skip
-    if hashed.broken:
-        say(f"{corpus.name}: {hashed.broken:,} images or shards can't be read and are left out: {hashed.reasons[0]}")
-    if not len(hashed.hashes):
-        raise UserError(
-            f"{corpus.name}: none of its images can be read" + "".join(f"; {one}" for one in hashed.reasons[:1])
-        )
-    return _Source(corpus, folder, hashed, read, asked, stands)
+            stands = found.own.stands(asked, found.folder / "questions" / short_hash(asked.texts, 16), told)
+    return _Searched(found.corpus, found.folder, found.hashed, found.read, asked, stands)
 
 
-def _check_benchmark(benchmark: _Asked, source: _Source, settings: Settings, judge: Judge, step: Step) -> None:
+def _check_benchmark(benchmark: _Asked, source: _Searched, settings: Settings, judge: Judge, step: Step) -> None:
     name, pin, samples, texts = benchmark
     folder = source.folder / "found" / pin
     pictures = shown([samples])
     asked = [(sample.id, [image.sha256 for image in sample.images]) for sample in samples]
-    of = short_hash([settings.model_dump(mode="json"), source.corpus.identity, asked, list(texts)], 16)
+    of = short_hash([settings.model_dump(mode="json"), source.corpus.identity, source.hashed.state, asked,
+                     list(texts)], 16)  # fmt: skip
     path = folder / f"{name}.json"
     if path.is_file() and validate(read_json(path), Found, str(path)).of == of:
         return
@@ -214,7 +173,7 @@ def _showing(samples: Sequence[Sample]) -> dict[str, list[str]]:
 
 
 def _write_pairs(
-    path: Path, pairs: Pairs, pictures: Sequence[ImageRef], source: _Source, showing: dict[str, list[str]]
+    path: Path, pairs: Pairs, pictures: Sequence[ImageRef], source: _Searched, showing: dict[str, list[str]]
 ) -> None:
     images = np.unique(pairs.image)
     named = {int(images[at]): (one.name, one.where) for at, one in images_of(source.corpus, source.hashed, images)}
@@ -237,7 +196,7 @@ def _write_pairs(
 
 
 def _flags(
-    samples: Sequence[Sample], texts: Sequence[str], pairs: Pairs, pictures: Sequence[ImageRef], source: _Source
+    samples: Sequence[Sample], texts: Sequence[str], pairs: Pairs, pictures: Sequence[ImageRef], source: _Searched
 ) -> list[dict[str, Any]]:
     """A row for each leaked sample: whether it has a copied image, whether its question occurs, and both in one row."""
     copies: dict[str, set[int]] = {}
@@ -260,7 +219,7 @@ def _flags(
     return rows
 
 
-def _write_questions(path: Path, samples: Sequence[Sample], texts: Sequence[str], source: _Source) -> int | None:
+def _write_questions(path: Path, samples: Sequence[Sample], texts: Sequence[str], source: _Searched) -> int | None:
     if source.stands is None or source.own is None:
         write_jsonl(path, [])
         return None

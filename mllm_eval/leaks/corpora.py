@@ -6,14 +6,16 @@ order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import hashlib
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from mllm_eval.config import short_hash
+from mllm_eval.data.imagecolumns import image_columns
 from mllm_eval.data.parquet import open_parquet, rows_in
-from mllm_eval.data.shards import IMAGES, WITHIN, Broken, is_picture, shard_kind, tar_members
+from mllm_eval.data.shards import IMAGES, WITHIN, Broken, is_picture, name_of, shard_kind, tar_members
 from mllm_eval.decoding import PLAIN, Decoding, encoded_image
 from mllm_eval.errors import UserError
 from mllm_eval.shelf import Shelf
@@ -41,19 +43,36 @@ class Corpus(Protocol):
     def name(self) -> str: ...
     @property
     def identity(self) -> Any:
-        """Everything that determines which images these are, as plain data."""
+        """What names the corpus, as plain data. It stays when images are added or replaced; `state` does not."""
         ...
 
     @property
     def how(self) -> Decoding: ...
     @property
     def pieces(self) -> int: ...
+    def state(self, piece: int) -> str:
+        """Identifies the bytes of a piece without reading them: see `state_of`."""
+        ...
+
     def images(self, piece: int, wanted: Collection[int] | None = None) -> Iterator[Shown]:
         """The images of a piece, or those with the numbers `wanted`, in order.
 
         Raises UserError if the piece can't be read further; images before that point count.
         """
         ...
+
+
+def state_of(paths: Iterable[Path]) -> str:
+    """Names, sizes, modification times and permissions of files as 16 hex digits; a missing file has none of these."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in paths:
+        try:
+            status = path.stat()
+            told = f"{status.st_size} {status.st_mtime_ns} {status.st_mode}"
+        except (OSError, ValueError) as problem:
+            told = f"gone: {getattr(problem, 'errno', None)}"
+        digest.update(f"{path}\0{told}\n".encode("utf-8", "backslashreplace"))
+    return digest.hexdigest()
 
 
 class Folder:
@@ -70,9 +89,10 @@ class Folder:
         if not self.path.exists():
             raise UserError(f"{path}: no such folder or file of images")
         self._files: Shelf[str] = Shelf()
+        self.left_out: list[str] = []
+        """Parquet files that describe the images of a tar or folder beside them (img2dataset's metadata)."""
         self._pieces: list[tuple[str, str, int]] = []
-        """Kind, file ("" for `files`), and number of the row group, or index of the first image file."""
-        states = []
+        """Kind, file or folder ("" for `files`), and number of the row group, or index of the first image file."""
         for file in self._walk():
             kind = shard_kind(file.name)
             if is_picture(file.name):
@@ -80,34 +100,39 @@ class Folder:
                     self._pieces.append(("files", "", len(self._files)))
                 self._files.append(str(file))
             elif kind:
-                state = file.stat()
-                states.append([str(file.relative_to(self.path.parent)), state.st_size, state.st_mtime_ns])
-                groups = range(open_parquet(file).num_row_groups) if kind == "parquet" else range(1)
-                self._pieces += [(kind, str(file), group) for group in groups]
+                groups = _row_groups(file) if kind == "parquet" else 1
+                self._pieces += [(kind, str(file), group) for group in range(groups)]
         if not self._pieces:
             raise UserError(f"{path}: no images, tar shards or parquet files there ({', '.join(IMAGES)})")
-        self.identity = ["folder", str(self.path), short_hash([*states, self._digest()])]
+        self.identity = ["folder", str(self.path)]
 
     def _walk(self) -> Iterator[Path]:
         if self.path.is_file():
             yield self.path
             return
-        for folder, folders, files in self.path.walk() if hasattr(self.path, "walk") else _walked(self.path):
+        for folder, folders, files in os.walk(self.path, onerror=self._unread):
             folders.sort()
-            yield from (folder / name for name in sorted(files) if not name.startswith("."))
+            named = sorted(name for name in files if not name.startswith("."))
+            described = {name.partition(".")[0] for name in named if shard_kind(name) == "tar"}.union(folders)
+            for path in (Path(folder, name) for name in named):
+                if path.name.endswith(".parquet") and path.stem in described and not _holds_images(path):
+                    self.left_out.append(name_of(str(path)))
+                else:
+                    yield path
 
-    def _digest(self) -> str:
-        """A digest of the names of the image files; it does not change with their contents."""
-        import hashlib
-
-        digest = hashlib.sha256()
-        for name in self._files:
-            digest.update(f"{name}\0".encode(errors="surrogateescape"))
-        return digest.hexdigest()
+    def _unread(self, problem: OSError) -> None:
+        self._pieces.append(("folder", str(problem.filename), 0))
 
     @property
     def pieces(self) -> int:
         return len(self._pieces)
+
+    def state(self, piece: int) -> str:
+        """See `Corpus.state`."""
+        kind, file, first = self._pieces[piece]
+        if kind == "files":
+            return state_of(map(Path, self._files[first : first + PIECE]))
+        return f"{state_of([Path(file)])}-{first}"
 
     def images(self, piece: int, wanted: Collection[int] | None = None) -> Iterator[Shown]:
         """See `Corpus.images`."""
@@ -117,7 +142,10 @@ class Folder:
                 if wanted is None or number in wanted:
                     path = Path(self._files[first + number])
                     name = str(path.relative_to(self.path)) if path != self.path else path.name
-                    yield Shown(number, name, str(path), lambda path=path: read_file(path))  # type: ignore[misc]
+                    where = name_of(str(path))
+                    yield Shown(number, name_of(name), where, partial(encoded_image, path, where))
+        elif kind == "folder":
+            raise UserError(f"{name_of(file)}: the folder can't be listed; correct its permissions")
         elif kind == "tar":
             yield from _of_tar(Path(file), wanted)
         else:
@@ -127,12 +155,6 @@ class Folder:
 def read_file(path: Path, where: str = "") -> bytes:
     """The bytes of an image file. Raises UserError, which names `where` too, if it can't be read."""
     return encoded_image(path, f"{where}, {path}" if where else str(path))
-
-
-def _walked(path: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    import os
-
-    return ((Path(folder), folders, files) for folder, folders, files in os.walk(path))
 
 
 def _of_tar(path: Path, wanted: Collection[int] | None) -> Iterator[Shown]:
@@ -147,11 +169,31 @@ def _of_tar(path: Path, wanted: Collection[int] | None) -> Iterator[Shown]:
         for name, data, reason in tar_members(path, take):
             # An image that is cut by the shard's end is reported only once, as the damaged shard.
             if reason != WITHIN:
-                where = f"{path}: {name}"
+                where = f"{name_of(str(path))}: {name}"
                 encoded = partial(_held, data, f"{where}: {reason or 'the image has no bytes'}")
-                yield Shown(number, f"{path.name}/{name}", where, encoded)
+                yield Shown(number, f"{name_of(path.name)}/{name}", where, encoded)
     except Broken as problem:
-        raise UserError(f"{path}: the shard can't be read behind image {number + 1} ({problem.reason})") from None
+        raise UserError(
+            f"{name_of(str(path))}: the shard can't be read behind image {number + 1} ({problem.reason})"
+        ) from None
+
+
+def _row_groups(path: Path) -> int:
+    """The number of row groups; 1 for a file that can't be read, which is then one unreadable piece."""
+    try:
+        file = open_parquet(path)
+        _image_column(file.schema_arrow, path)
+    except UserError:
+        return 1
+    groups: int = file.num_row_groups
+    return groups
+
+
+def _holds_images(path: Path) -> bool:
+    try:
+        return bool(image_columns(open_parquet(path).schema_arrow))
+    except UserError:
+        return False
 
 
 def _of_parquet(path: Path, group: int, wanted: Collection[int] | None) -> Iterator[Shown]:
@@ -161,9 +203,9 @@ def _of_parquet(path: Path, group: int, wanted: Collection[int] | None) -> Itera
         if wanted is None or number in wanted:
             value = row[column]
             data = value.get("bytes") if isinstance(value, dict) else value
-            where = f"{path} row group {group}, row {number}, column '{column}'"
+            where = f"{name_of(str(path))} row group {group}, row {number}, column '{column}'"
             encoded = partial(_held, data, f"{where}: the image has no bytes")
-            yield Shown(number, f"{path.name}/{group}/{number}", where, encoded)
+            yield Shown(number, f"{name_of(path.name)}/{group}/{number}", where, encoded)
 
 
 def _held(data: bytes | None, reason: str) -> bytes:
@@ -173,13 +215,21 @@ def _held(data: bytes | None, reason: str) -> bytes:
 
 
 def _image_column(schema: Any, path: Path) -> str:
-    """The first column of bytes, or of structs with a field `bytes` (the hub's layout)."""
+    """The column of images: the one that is typed or named so, else the only one of bytes.
+
+    Raises UserError if there is none, or if several could be it.
+    """
     import pyarrow as pa
 
-    for field in schema:
-        kind = field.type
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            return str(field.name)
-        if pa.types.is_struct(kind) and any(part.name == "bytes" for part in kind):
-            return str(field.name)
-    raise UserError(f"{path}: no column of images; it has {', '.join(schema.names)}")
+    def of_bytes(kind: Any) -> bool:
+        plain = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        return plain or (pa.types.is_struct(kind) and any(part.name == "bytes" for part in kind))
+
+    possible = image_columns(schema) or [str(field.name) for field in schema if of_bytes(field.type)]
+    if len(possible) == 1:
+        return possible[0]
+    if possible:
+        reason = f"several columns could hold the images ({', '.join(possible)}); keep one, or rename the others"
+    else:
+        reason = f"no column of images; it has {', '.join(schema.names)}"
+    raise UserError(f"{name_of(str(path))}: {reason}")

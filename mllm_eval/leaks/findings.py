@@ -6,6 +6,7 @@ computed from.
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,10 @@ Kind = Literal["pictures", "questions", "both", "either"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 OWN = "training"
 """The name of a run's own training data among the searched corpora."""
+
+
+PICTURED = 60
+"""How many of the most similar pairs have thumbnails, of each benchmark and of each folder."""
 
 
 class Settings(Strict):
@@ -78,6 +83,56 @@ class Found(Strict):
     leaked: dict[Kind, int]
 
 
+class Overlap(Strict):
+    """The counts of training images that occur in a folder of images; the fields are those of `Found`.
+
+    images, broken_images: of the training data; others, broken_others: of the folder. copied: training images with a
+    confirmed pair.
+    """
+
+    recipe: str
+    against: str
+    of: str
+    settings: Settings
+    images: int
+    broken_images: int
+    broken_images_first: tuple[str, ...]
+    broken_rows: int
+    broken_rows_first: tuple[str, ...]
+    others: int
+    broken_others: int
+    broken_others_first: tuple[str, ...]
+    candidates: int
+    looked_at: int
+    different: int
+    threshold: float | None
+    alarm: float | None
+    pairs: int
+    copied: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overlapping:
+    """The training images of a recipe that occur in a folder of images. `folder` holds the files."""
+
+    folder: Path
+    counts: Overlap
+
+    def pairs(self) -> Iterator[dict[str, Any]]:
+        """The confirmed pairs, most similar first: image, where, other, other_where, distance, similarity."""
+        return iter_jsonl(self.folder / "pairs.jsonl")
+
+
+def overlaps_of(recipe: Recipe) -> list[Overlapping]:
+    """The folders that a recipe's training images were compared with. Raises UserError as `findings_of` does."""
+    from mllm_eval.leaks.trainingsets import identity_of
+
+    paths = sorted(root().glob(f"{glob.escape(recipe.name)}-*/against/*/counts.json"))
+    own = place_of(recipe.name, identity_of(recipe)) if paths else None
+    return [Overlapping(path.parent, validate(read_json(path), Overlap, str(path))) for path in paths
+            if path.parents[2] == own]  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Findings:
     """All findings for one corpus and data pin. `folder` holds the files."""
@@ -126,6 +181,12 @@ def read_findings(folder: Path, pin: str) -> Findings | None:
     where = folder / "found" / pin
     by_benchmark = {path.stem: validate(read_json(path), Found, str(path)) for path in sorted(where.glob("*.json"))}
     return Findings(where, by_benchmark) if by_benchmark else None
+
+
+def searched_folders() -> list[Path]:
+    """The folders of the findings on folders of images (`--against`). Raises UserError for a damaged file."""
+    noted = ((path.parent, read_json(path)) for path in sorted(root().glob("*/corpus.json")))
+    return [folder for folder, one in noted if isinstance(one, dict) and (one.get("identity") or [""])[0] == "folder"]
 
 
 def findings_of(recipe: Recipe | None, pin: str, corpus: str = OWN) -> Findings | None:

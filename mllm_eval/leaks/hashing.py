@@ -30,7 +30,8 @@ class Hashed(NamedTuple):
     """The hashes of the readable images of a corpus, and their positions.
 
     hashes: uint64 [n]. image: int64 [n], the number of each image in the corpus, over all pieces. begins: int64 [pieces
-    + 1], the number of each piece's first image. broken: how many images can't be read; reasons: the first ones.
+    + 1], the number of each piece's first image. broken: how many images can't be read; reasons: the first ones. state:
+    identifies the bytes of all pieces (`Corpus.state`).
     """
 
     hashes: Hashes
@@ -38,6 +39,7 @@ class Hashed(NamedTuple):
     begins: NDArray[np.int64]
     broken: int
     reasons: tuple[str, ...]
+    state: str
 
     @property
     def images(self) -> int:
@@ -51,27 +53,43 @@ class Hashed(NamedTuple):
 
 
 def hash_corpus(corpus: Corpus, folder: Path, told: Progress, named: int = 3) -> Hashed:
-    """Hashes the images that are not hashed yet. `folder` keeps one file per piece, from which a killed run resumes.
+    """Hashes the images that are not hashed yet, or that changed. `folder` keeps one file per piece.
+
+    A killed run resumes from these files. A piece whose state is no longer the one it was hashed in is hashed again.
 
     `named`: how many reasons of unreadable images are returned.
     """
-    parts: list[dict[str, NDArray[Any]]] = []
-    kept = folder / short_hash([NAME, EDGE], 8)
+    hashes: list[Hashes] = []
+    good: list[NDArray[np.bool_]] = []
+    broken = 0
+    kept = kept_pieces(folder)
     reasons: list[str] = []
+    states: list[str] = []
     with ThreadPoolExecutor(decoders(), "hash") as hands:
         for piece in range(corpus.pieces):
             path = kept / f"{piece:06d}.npz"
-            if not path.is_file():
-                save(path, _hash_piece(corpus, piece, hands))
-            arrays = saved(path)
+            # Before the images are read: if one changes meanwhile, the next run sees it.
+            states.append(corpus.state(piece))
+            arrays = saved(path) if path.is_file() else {}
+            if str(arrays.get("state")) != states[-1]:
+                save(path, {**_hash_piece(corpus, piece, hands), "state": np.array(states[-1])})
+                arrays = saved(path)
             reasons += [str(one) for one in arrays["reasons"][: max(0, named - len(reasons))]]
-            parts.append({"hash": arrays["hash"], "good": arrays["good"], "broken": arrays["broken"]})
+            hashes.append(arrays["hash"][arrays["good"]])
+            good.append(arrays["good"])
+            broken += int(arrays["broken"])
             told(piece + 1, corpus.pieces)
-    begins = np.cumsum([0, *(len(one["hash"]) for one in parts)])
-    whole = np.concatenate([one["hash"] for one in parts]) if parts else np.zeros(0, np.uint64)
-    good = np.concatenate([one["good"] for one in parts]) if parts else np.zeros(0, bool)
-    broken = sum(int(one["broken"]) for one in parts)
-    return Hashed(whole[good], np.flatnonzero(good), begins, broken, tuple(reasons))
+    begins = np.cumsum([0, *map(len, good)])
+    whole = np.concatenate([np.zeros(0, np.uint64), *hashes])
+    # Freed before the positions are made, so that memory holds two arrays of 8 bytes an image.
+    hashes.clear()
+    image = np.flatnonzero(np.concatenate([np.zeros(0, bool), *good]))
+    return Hashed(whole, image, begins, broken, tuple(reasons), short_hash(states, 16))
+
+
+def kept_pieces(folder: Path) -> Path:
+    """The folder of the pieces of these hashes."""
+    return folder / short_hash([NAME, EDGE], 8)
 
 
 def _hash_piece(corpus: Corpus, piece: int, hands: ThreadPoolExecutor) -> dict[str, NDArray[Any]]:

@@ -17,7 +17,7 @@ from mllm_eval.leaks.corpora import Corpus, Shown
 from mllm_eval.leaks.hashes import VIEWS
 from mllm_eval.leaks.hashing import Hashed, Viewed
 from mllm_eval.leaks.search import nearest
-from mllm_eval.progress import Progress
+from mllm_eval.progress import Progress, unheard
 
 if TYPE_CHECKING:
     from mllm_eval.leaks.confirming import Calibration, Judge
@@ -54,8 +54,12 @@ class Pairs(NamedTuple):
         """The pairs selected by a mask [n], most similar first."""
         order = np.flatnonzero(kept)
         order = order[np.argsort(-self.similarity[order], kind="stable")]
-        return Pairs(self.picture[order], self.image[order], self.view[order], self.distance[order],
-                     self.similarity[order], self.total)  # fmt: skip
+        return self.at(order)
+
+    def at(self, places: NDArray[np.int64] | slice) -> Pairs:
+        """The pairs at these places."""
+        return Pairs(self.picture[places], self.image[places], self.view[places], self.distance[places],
+                     self.similarity[places], self.total)  # fmt: skip
 
 
 def candidates(hashed: Hashed, viewed: Viewed, radius: int, most: int) -> Pairs:
@@ -77,40 +81,62 @@ def confirm(
     tolerance: Tolerance,
     told: Progress,
 ) -> tuple[Pairs, Calibration | None]:
-    """The pairs with their similarities, and the calibration of the threshold; None without pairs.
+    """The pairs with their similarities, and the calibration of the threshold; None without pairs."""
+    if not len(pairs.picture):
+        return pairs, None
+    calibration = calibrated(viewed, judge, tolerance)
+    return compared(pairs, viewed, hashed, corpus, judge, calibration.mean, told), calibration
+
+
+def calibrated(viewed: Viewed, judge: Judge, tolerance: Tolerance) -> Calibration:
+    """The threshold from pairs of some of the pictures, evenly chosen. Raises UserError if none can be read again."""
+    from mllm_eval.leaks.confirming import CALIBRATED, calibrate
+
+    chosen = np.linspace(0, len(viewed.pictures) - 1, min(CALIBRATED, len(viewed.pictures))).astype(int)
+    rows = list(judge.summaries(viewed.pictures[at].load for at in chosen))
+    good = [at for at, row in enumerate(rows) if row is not None]
+    if not good:
+        raise UserError("none of the pictures of the pairs can be read any more; mend that and start again")
+    known = np.stack([row for row in rows if row is not None])
+    return calibrate(known, viewed.views[chosen[good]], tolerance.radius, tolerance.alarm)
+
+
+def compared(
+    pairs: Pairs,
+    viewed: Viewed,
+    hashed: Hashed,
+    corpus: Corpus,
+    judge: Judge,
+    mean: NDArray[np.float32],
+    told: Progress = unheard,
+) -> Pairs:
+    """The pairs with their similarities: cosines of the summaries, centred on `mean` [D].
 
     The benchmark's image is compared in the view with the nearest hash. The similarity is nan if an image can't be read
     again.
     """
-    from mllm_eval.leaks.confirming import CALIBRATED, calibrate, directions
+    from mllm_eval.leaks.confirming import directions
 
-    if not len(pairs.picture):
-        return pairs, None
-    chosen = np.linspace(0, len(viewed.pictures) - 1, min(CALIBRATED, len(viewed.pictures))).astype(int)
-    rows = list(judge.summaries(viewed.pictures[at].load for at in chosen))
-    good = [at for at, row in enumerate(rows) if row is not None]
-    known = np.stack([row for row in rows if row is not None])
-    calibration = calibrate(known, viewed.views[chosen[good]], tolerance.radius, tolerance.alarm)
     shown, of_pair = np.unique(np.stack([pairs.picture, pairs.view]), axis=1, return_inverse=True)
-    seen = _stacked(judge.summaries(_views(viewed.pictures, shown)), calibration.mean.shape[0])
-    seen = directions(seen, calibration.mean)
+    seen = _stacked(judge.summaries(_views(viewed.pictures, shown)), mean.shape[0])
+    seen = directions(seen, mean)
     similarity = pairs.similarity.copy()
     images, own = np.unique(pairs.image, return_inverse=True)
     for start in range(0, len(images), BLOCK):
         some = images[start : start + BLOCK]
         loads, place = _loads(corpus, hashed, some)
-        summaries = np.full((len(some), len(calibration.mean)), np.nan, np.float32)
+        summaries = np.full((len(some), len(mean)), np.nan, np.float32)
         # `zip` must advance the summaries first, since `place` is filled while they are computed.
         for row, number in zip(judge.summaries(loads), place, strict=False):
             if row is not None:
                 summaries[number] = row
-        summaries = directions(summaries, calibration.mean)
+        summaries = directions(summaries, mean)
         asked = np.flatnonzero((own >= start) & (own < start + len(some)))
         for at in range(0, len(asked), BLOCK):
             part = asked[at : at + BLOCK]
             similarity[part] = (seen[of_pair.reshape(-1)[part]] * summaries[own[part] - start]).sum(1)
         told(min(start + BLOCK, len(images)), len(images))
-    return pairs._replace(similarity=similarity), calibration
+    return pairs._replace(similarity=similarity)
 
 
 def _stacked(rows: Iterator[NDArray[np.float32] | None], width: int) -> NDArray[np.float32]:

@@ -3,7 +3,8 @@
 A hash is divided into four words of 16 bits, and each word gets its own radius r_i, with the sum of r_i + 1 equal to r
 + 1. If two hashes differ in at most r bits, at least one of their words then differs in at most its r_i. So each word's
 table is looked up at all values within its radius, and only the hashes found there are compared. That is a small part
-of all pairs. Memory holds the hashes, a copy sorted by one word, and blocks of `BLOCK` pairs.
+of all pairs. Memory holds the hashes, a copy sorted by one word with its order (12 bytes a hash), and blocks of `BLOCK`
+pairs.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ def _radii(radius: int) -> list[int]:
     return [share - 1 + (word < more) for word in range(WORDS)]
 
 
-def _word(hashes: Hashes, word: int) -> NDArray[np.int64]:
-    return ((hashes >> np.uint64(WORD * word)) & np.uint64(2**WORD - 1)).astype(np.int64)
+def _word(hashes: Hashes, word: int) -> NDArray[np.uint16]:
+    return np.ascontiguousarray(hashes.astype("<u8", copy=False).view("<u2")[word::WORDS])
 
 
 def _masks(radius: int) -> list[int]:
@@ -57,10 +58,10 @@ def _masks(radius: int) -> list[int]:
 def _near_in_word(hashes: Hashes, queries: Hashes, radius: int, word: int, own: int) -> Iterator[Near]:
     value = _word(hashes, word)
     order = np.argsort(value, kind="stable").astype(np.uint32 if len(value) < 2**32 else np.int64)
-    lying = hashes[order]
-    begins = np.concatenate([[0], np.cumsum(np.bincount(value, minlength=2**WORD))])
+    begins = np.searchsorted(value[order], np.arange(2**WORD + 1))
     del value
-    asked = _word(queries, word)
+    lying = hashes[order]
+    asked = _word(queries, word).astype(np.int64)
     for mask in _masks(own):
         bucket = asked ^ mask
         start, size = begins[bucket], begins[bucket + 1] - begins[bucket]

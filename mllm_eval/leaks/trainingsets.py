@@ -6,7 +6,8 @@ needed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import io
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from hashlib import blake2b
 from itertools import islice
@@ -20,11 +21,11 @@ from mllm_eval.catalog.recipe import ConversationData, Recipe
 from mllm_eval.data.conversations import Conversation, ConversationSet
 from mllm_eval.decoding import Decoding
 from mllm_eval.errors import UserError
-from mllm_eval.leaks.corpora import PIECE, Shown, read_file
+from mllm_eval.leaks.corpora import PIECE, Shown, read_file, state_of
 from mllm_eval.leaks.pieces import save, saved
 from mllm_eval.leaks.questions import Questions
 from mllm_eval.progress import Progress
-from mllm_eval.storage import known_sha256, locate
+from mllm_eval.storage import known_sha256, locate, write_atomic
 
 # Rows per saved part, which is also how many rows a killed run may have to read again.
 ROWS = 2**15
@@ -93,12 +94,7 @@ class TrainingSets:
             told(done + 1, len(parts))
         target = folder / "names" / "images.npy"
         if not target.is_file():
-            lists = [saved(folder / "names" / f"{number}-{start:09d}.npz")["images"] for number, start in parts]
-            every = np.concatenate(lists) if lists else np.zeros(0, IMAGE)
-            del lists
-            first = np.unique(every["key"], return_index=True)[1]
-            first.sort()
-            save(target, {"": every[first]})
+            write_distinct([folder / "names" / f"{number}-{start:09d}.npz" for number, start in parts], target)
         self._images = np.load(target, mmap_mode="r")
         return Read(self.rows, broken, tuple(reasons))
 
@@ -119,11 +115,19 @@ class TrainingSets:
         """The number of pieces, each of at most `PIECE` images."""
         return -(-len(self._images) // PIECE)
 
+    def state(self, piece: int) -> str:
+        """See `Corpus.state`."""
+        return state_of(self._path(one) for one in self._images[piece * PIECE : (piece + 1) * PIECE])
+
+    def _path(self, image: Any) -> Path:
+        own = self._sets[int(image["set"])]
+        return own.image_path(own[int(image["row"])].images[int(image["place"])])
+
     def images(self, piece: int, wanted: Collection[int] | None = None) -> Iterator[Shown]:
         """See `Corpus.images`. `where` is the first row that shows the image."""
-        for number, one in enumerate(self._images[piece * PIECE : (piece + 1) * PIECE]):
-            if wanted is not None and number not in wanted:
-                continue
+        some = self._images[piece * PIECE : (piece + 1) * PIECE]
+        for number in range(len(some)) if wanted is None else sorted(wanted):
+            one = some[number]
             own, row = self._sets[int(one["set"])], int(one["row"])
             name = own[row].images[int(one["place"])]
             yield Shown(number, name, own.where(row), partial(read_file, own.image_path(name), own.where(row)))
@@ -160,6 +164,38 @@ class TrainingSets:
             texts = [text for turn in read.turns for text in turn]
             standing += [(question, key, number, row) for question in sorted(asked.found_in(texts))]
         return np.array(standing, STANDS)
+
+
+def write_distinct(parts: Sequence[Path], target: Path) -> None:
+    """Writes the images of the parts (arrays of `IMAGE`) to a .npy file, each key once, where it comes first.
+
+    Memory holds 8 bytes a name, and a sorted copy of those keys that begin with the same four bits.
+    """
+    keys = np.concatenate([np.zeros(0, np.uint64), *(saved(path)["images"]["key"].copy() for path in parts)])
+    first = np.zeros(len(keys), bool)
+    # Keys are digests, so each range of them has about as many.
+    edges = [part << 60 for part in range(16)]
+    for low, high in zip(edges, [*(edge - 1 for edge in edges[1:]), 2**64 - 1], strict=True):
+        among = np.flatnonzero((keys >= np.uint64(low)) & (keys <= np.uint64(high)))
+        first[among[np.unique(keys[among], return_index=True)[1]]] = True
+    del keys
+
+    def content() -> Iterator[bytes]:
+        head = io.BytesIO()
+        about: Any = {
+            "descr": np.lib.format.dtype_to_descr(IMAGE),
+            "fortran_order": False,
+            "shape": (int(first.sum()),),
+        }
+        np.lib.format.write_array_header_1_0(head, about)
+        yield head.getvalue()
+        at = 0
+        for path in parts:
+            images = saved(path)["images"]
+            yield images[first[at : at + len(images)]].tobytes()
+            at += len(images)
+
+    write_atomic(target, content())
 
 
 def identity_of(recipe: Recipe) -> Any:

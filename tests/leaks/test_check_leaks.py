@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
+from soft_pictures import KINDS, cropped, encoded, picture, recompressed, resized, tarred, training_set, written
 from tiny_models import make_recipe
 from typer.testing import CliRunner
 
@@ -23,53 +25,13 @@ from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
 from mllm_eval.leaks import check, corpora, hashing, trainingsets
 from mllm_eval.leaks.check import check_leaks
-from mllm_eval.leaks.corpora import Folder
+from mllm_eval.leaks.corpora import Folder, state_of
 from mllm_eval.leaks.findings import Findings, findings_of
 from mllm_eval.leaks.hashes import VIEWS, hash_of, hashes_of_views
 from mllm_eval.leaks.questions import Questions, normalised
+from mllm_eval.progress import unheard
 
 PICTURES = 24
-
-
-def picture(seed: int, size: tuple[int, int] = (120, 96)) -> Image.Image:
-    """A soft random picture: like no other, and with structure at all sizes."""
-    rng = np.random.default_rng(seed)
-    layers = [
-        np.asarray(
-            Image.fromarray(rng.integers(0, 255, (cells, cells, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC),
-            np.float32,
-        )
-        for cells in (3, 6, 12)
-    ]
-    return Image.fromarray((0.5 * layers[0] + 0.3 * layers[1] + 0.2 * layers[2]).astype(np.uint8))
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
-    data = io.BytesIO()
-    image.save(data, kind, **how)
-    return data.getvalue()
-
-
-def recompressed(image: Image.Image) -> Image.Image:
-    return Image.open(io.BytesIO(encoded(image, "JPEG", quality=40))).convert("RGB")
-
-
-def resized(image: Image.Image) -> Image.Image:
-    return image.resize((image.width * 6 // 10, image.height * 6 // 10))
-
-
-def cropped(image: Image.Image) -> Image.Image:
-    """Nine tenths of each side, off the middle."""
-    return image.crop((3, 7, 3 + image.width * 9 // 10, 7 + image.height * 9 // 10))
-
-
-KINDS: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "recompressed": recompressed,
-    "resized": resized,
-    "cropped": cropped,
-    "flipped": ImageOps.mirror,
-    "all": lambda image: recompressed(resized(cropped(ImageOps.mirror(image)))),
-}
 
 
 def sample(number: int) -> Sample:
@@ -89,21 +51,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def plant(home: Path, copies: dict[str, Image.Image], others: int = 20, asked: tuple[int, ...] = ()) -> Path:
     """A training set of copies and other pictures; rows of `asked` numbers ask that sample's question."""
-    images = home / "images"
-    images.mkdir(exist_ok=True)
     shown = {**copies, **{f"other{number}.png": picture(1000 + number) for number in range(others)}}
-    rows = []
-    for at, (name, image) in enumerate(shown.items()):
-        image.save(images / name)
-        rows.append({"id": str(at), "image": name, "conversations": [
-            {"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": "sand"}]})  # fmt: skip
-    for number in asked:
-        text = f"<image>\nLook. HOW many grains of sand, lie on beach number {number}!"
-        rows.append({"id": f"asked{number}", "image": next(iter(copies), "other0.png"), "conversations": [
-            {"from": "human", "value": text}, {"from": "gpt", "value": "3"}]})  # fmt: skip
-    path = home / "train.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    questions = [f"<image>\nLook. HOW many grains of sand, lie on beach number {number}!" for number in asked]
+    return training_set(home, shown, {text: next(iter(copies), "other0.png") for text in questions})
 
 
 def looked(home: Path, path: Path | None = None) -> Findings:
@@ -238,6 +188,83 @@ def test_a_killed_check_goes_on_where_it_was_and_finds_the_same(home: Path, monk
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["recipe", "files", "tar", "parquet"])
+def test_an_image_that_was_repaired_or_replaced_is_hashed_again_and_no_other_piece(
+    kind: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in (corpora, trainingsets):
+        monkeypatch.setattr(room, "PIECE", 4)
+    path = plant(home, {"copy5.png": picture(5)}, others=7)
+    files = sorted((home / "images").iterdir())
+    source: Any = make_recipe(path, home / "images") if kind == "recipe" else home / "images"
+    written(files[1], b"no picture")
+    written(files[6], picture(500))
+    if kind in ("tar", "parquet"):
+        source = home / "shards"
+        source.mkdir()
+
+    def packed() -> None:
+        for number, some in enumerate((files[:4], files[4:])):
+            data = {file.name: file.read_bytes() for file in some}
+            if kind == "tar":
+                written(source / f"{number}.tar", tarred(data))
+            elif kind == "parquet":
+                out = io.BytesIO()
+                pq.write_table(pa.table({"key": list(data), "jpg": list(data.values())}), out)
+                written(source / f"{number}.parquet", out.getvalue())
+
+    def found() -> Findings:
+        return check_leaks(source, [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
+
+    packed()
+    first = found()
+    assert (first.benchmarks["gqa"].broken_images, first.leaked("gqa")) == (1, {"q5"})
+    thumbs = {at.name: at.read_bytes() for at in (first.folder / "thumbs").glob("c-*")}
+    # Repaired with the same size and name; replaced by another benchmark picture's copy.
+    written(files[1], picture(9))
+    written(files[files.index(home / "images" / "copy5.png")], picture(3))
+    packed()
+    second = found()
+    assert second.folder == first.folder
+    assert (second.benchmarks["gqa"].broken_images, second.leaked("gqa")) == (0, {"q9", "q3"})
+    shown = {pair["image_thumb"] for pair in second.pairs("gqa")}
+    assert all((second.folder / "thumbs" / name).read_bytes() != thumbs.get(name) for name in shown)
+    count, hashed = 0, hashing.hash_of
+
+    def counted(image: Image.Image) -> int:
+        nonlocal count
+        count += 1
+        return hashed(image)
+
+    monkeypatch.setattr(hashing, "hash_of", counted)
+    assert found().benchmarks == second.benchmarks
+    assert count == 0
+    written(files[7], picture(7))
+    packed()
+    assert found().leaked("gqa") == {"q9", "q3", "q7"}
+    # Only the piece of the changed file; tars and tables are written anew here, both of them.
+    assert count == (4 if kind in ("recipe", "files") else 8)
+
+
+def test_the_state_of_a_piece_tells_a_change_by_each_of_its_facts(home: Path) -> None:
+    path = home / "a.png"
+    states = [state_of([path])]
+    written(path, b"abc")
+    states.append(state_of([path]))
+    assert state_of([path]) == states[-1]
+    for change in (
+        lambda: written(path, b"abd"),
+        lambda: (path.write_bytes(b"abde"), os.utime(path, ns=(5, 5))),
+        lambda: path.chmod(0),
+        lambda: path.rename(home / "b.png"),
+    ):
+        change()
+        states.append(state_of([home / "b.png" if not path.exists() else path]))
+    assert len(set(states)) == len(states)
+    assert len(state_of([Path("a\0b")])) == 16
+
+
+@pytest.mark.slow
 def test_images_and_rows_that_cannot_be_read_are_counted_and_named(home: Path) -> None:
     path = plant(home, {"copy3.png": picture(3)}, others=6)
     (home / "images" / "other2.png").write_bytes(b"no picture")
@@ -303,6 +330,86 @@ def test_a_shard_that_is_cut_counts_and_what_came_before_is_kept(home: Path) -> 
     assert found.leaked("gqa") == {"q6"}
 
 
+def img2dataset(place: Path) -> None:
+    """Two tars and a folder of images as img2dataset writes them, each with its metadata and counts."""
+    place.mkdir()
+    for number, key in ((0, 100), (1, 6)):
+        files = {f"0000{number}0.png": encoded(picture(key)), f"0000{number}0.txt": b"a caption"}
+        (place / f"0000{number}.tar").write_bytes(tarred(files))
+    (place / "00002").mkdir()
+    picture(8).save(place / "00002" / "000020.png")
+    for number in range(3):
+        rows = {"key": ["000000"], "url": ["https://example.org/a"], "status": ["success"], "sha256": ["ab"]}
+        pq.write_table(pa.table(rows), place / f"0000{number}.parquet")
+        (place / f"0000{number}_stats.json").write_text("{}")
+
+
+@pytest.mark.slow
+def test_img2datasets_metadata_are_no_shards_and_are_named(home: Path) -> None:
+    img2dataset(home / "laion")
+    # A cut one is metadata all the same; one of the same name that has images is read.
+    whole = (home / "laion" / "00001.parquet").read_bytes()
+    (home / "laion" / "00001.parquet").write_bytes(whole[: len(whole) // 2])
+    pq.write_table(pa.table({"jpg": [encoded(picture(3))]}), home / "laion" / "00002.parquet")
+    said: list[str] = []
+    found = check_leaks(home / "laion", [load_benchmark("gqa")], "mini", load_encoder("mini-dino"), say=said.append)
+    one = found.benchmarks["gqa"]
+    assert (one.images, one.broken_images, one.broken_images_first) == (4, 0, ())
+    assert found.leaked("gqa") == {"q3", "q6", "q8"}
+    assert len(said) == 1
+    assert "laion: 2 parquet files" in said[0]
+    assert "00000.parquet" in said[0]
+
+
+@pytest.mark.slow
+def test_one_shard_that_cannot_be_read_stops_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = home / "mixed"
+    place.mkdir()
+    hashes = pa.array([b"12345678"], pa.binary())
+    pq.write_table(pa.table({"phash": hashes, "jpg": [encoded(picture(4))]}), place / "hashed.parquet")
+    (place / "cut.parquet").write_bytes((place / "hashed.parquet").read_bytes()[:50])
+    pq.write_table(pa.table({"jpg": [b"a"], "png": [b"b"]}), place / "two.parquet")
+    pq.write_table(pa.table({"text": ["a"]}), place / "none.parquet")
+    (place / "gone.tar").symlink_to(home / "nowhere.tar")
+    (place / "lost.parquet").symlink_to(home / "nowhere.parquet")
+    (place / "gone.png").symlink_to(home / "nowhere.png")
+    (place / "locked").mkdir()
+    listed = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    hashed = hashing.hash_corpus(Folder(place), home / "hashes", unheard, named=20)
+    assert len(hashed.hashes) == 1
+    assert int(hashed.hashes[0]) == hash_of(picture(4))
+    assert hashed.broken == 7
+    for name, said in (
+        ("cut.parquet", "can't be read as a parquet file"),
+        ("two.parquet", "several columns could hold the images (jpg, png)"),
+        ("none.parquet", "no column of images; it has text"),
+        ("gone.tar", "No such file"),
+        ("lost.parquet", "No such file"),
+        ("gone.png", "No such file"),
+        ("locked", "can't be listed"),
+    ):
+        assert [one for one in hashed.reasons if f"/{name}" in one and said in one], name
+
+
+@pytest.mark.slow
+def test_names_that_are_no_text_are_listed_all_the_same(home: Path) -> None:
+    place = home / "named"
+    place.mkdir()
+    Path(os.fsdecode(os.fsencode(place) + b"/\xff.png")).write_bytes(encoded(picture(2)))
+    Path(os.fsdecode(os.fsencode(place) + b"/\xfe.tar")).write_bytes(tarred({"a.png": encoded(picture(5))}))
+    Path(os.fsdecode(os.fsencode(place) + b"/\xfd.png")).write_bytes(b"no picture")
+    found = check_leaks(place, [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
+    assert {pair["image"] for pair in found.pairs("gqa")} == {"\\xff.png", "\\xfe.tar/a.png"}
+    assert "\\xfd.png" in found.benchmarks["gqa"].broken_images_first[0]
+
+
 def test_a_folder_without_images_is_one_line(home: Path) -> None:
     (home / "empty").mkdir()
     for place, said in ((home / "empty", "no images"), (home / "nowhere", "no such folder")):
@@ -328,7 +435,8 @@ def test_the_command_prints_counts_and_refuses_what_it_cannot_do(home: Path) -> 
     assert as_json["leaked"] == {"pictures": 1, "questions": 0, "both": 0, "either": 1}
     for wrong, said in (
         (["leaks"], "give a recipe"),
-        (["leaks", "mini", "--against", "x"], "not both"),
+        (["leaks", "mini", "--against", "x"], "x: no such folder"),
+        (["leaks", "mini", *asked[1:]], "and no benchmarks"),
         ([*asked, "--alarm", "1.5"], "between 0 and 1"),
         ([*asked, "--data", "nowhere"], "nowhere"),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from peak_memory import peak
 
 from mllm_eval.leaks import search
 from mllm_eval.leaks.search import Near, near, nearest
@@ -70,7 +71,7 @@ def test_each_pair_comes_once_by_its_nearest_view_and_only_the_nearest_of_a_pict
         assert total.tolist() == [5, 0]
 
 
-def test_memory_and_pairs_compared_are_a_small_part_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_compared_are_a_small_part_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     many, queries, compared = hashes(100_000, 6), hashes(500, 7), 0
 
     def count(left: np.ndarray) -> np.ndarray:
@@ -82,3 +83,16 @@ def test_memory_and_pairs_compared_are_a_small_part_of_all(monkeypatch: pytest.M
     monkeypatch.setattr(search.np, "bitwise_count", count)
     list(near(many, queries, 10))
     assert 0 < compared < 0.02 * many.size * queries.size
+
+
+@pytest.mark.slow
+def test_a_search_holds_a_sorted_copy_and_its_order_and_no_more() -> None:
+    queries = hashes(20, 7)
+
+    def searched(count: int) -> int:
+        many = hashes(count, 6)
+        return peak(lambda: sum(len(block.query) for block in near(many, queries, 2)))
+
+    few, many = 50_000, 250_000
+    # The order is sorted as 8 bytes before it is kept as 4; then come the copy of 8 and the order of 4.
+    assert (searched(many) - searched(few)) / (many - few) < 17

@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 from mllm_eval.cli.app import app
 from mllm_eval.data import snapshots
 from mllm_eval.leaks import trainingsets
-from mllm_eval.leaks.findings import Found, Settings, place_of
+from mllm_eval.leaks.findings import Found, Overlap, Settings, place_of
 from mllm_eval.report import render
 from mllm_eval.report.evidence import read_scored
 from mllm_eval.report.site import write_report
+from mllm_eval.report.site.contents import gather
+from mllm_eval.report.site.leakspage import found_leaks
 from mllm_eval.report.withoutleaked import leaks_table, without_leaked
 from mllm_eval.results import read_run
 from mllm_eval.run import Run
@@ -176,3 +178,51 @@ def test_the_report_shows_both_pictures_and_nothing_from_files_is_html(
     (folder / "gqa.json").unlink()
     assert not (write_report(records, home / "site", images=False) / "leaks.html").exists()
     assert not list(site.rglob("*.webp"))
+
+
+@pytest.mark.slow
+def test_the_report_shows_folders_of_images_and_training_images_that_they_hold(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "load_samples", lambda one, *_: site_runs.samples(one.name, 80))
+    run: Run = site_runs.answered("mini-dino", 0.5, ["gqa"])
+    recipe = run.recipe.name
+    folder = leak("laion-part", "gqa", ["0000", "0001", "0002"])
+    leak("laion-part", "gqa", ["0000", "0001", "0002"], [pair(folder, number) for number in range(70)])
+    write_json(folder.parent.parent / "corpus.json", {"identity": ["folder", "laion-part"]})
+    # Of another recipe's training data, which these runs have not seen.
+    other = leak("other", "gqa", ["0004"])
+    write_json(other.parent.parent / "corpus.json", {"identity": ["recipe", []]})
+    shared = place_of(recipe, [recipe]) / "against" / "laion-part-x"
+    made = [{**pair(shared, number), "other": f"{number}.jpg"} for number in (200, 201)]
+    write_jsonl(shared / "pairs.jsonl", [{key: one[key] for key in one if key != "samples"} for one in made])
+    counts = Overlap(
+        recipe=recipe, against="laion-part", of="x", settings=SETTINGS, images=900, broken_images=0,
+        broken_images_first=(), broken_rows=0, broken_rows_first=(), others=1000, broken_others=1,
+        broken_others_first=("b.png: broken",), candidates=3, looked_at=3, different=320, threshold=0.9, alarm=1 / 320,
+        pairs=2, copied=2,
+    )  # fmt: skip
+    write_json(shared / "counts.json", counts.model_dump(mode="json"))
+    # Of earlier training data by the same name.
+    write_json(
+        place_of(recipe, ["earlier"]) / "against" / "laion-part-x" / "counts.json", counts.model_dump(mode="json")
+    )
+    site = write_report([read_run(run.folder)], home / "site", images=False)
+    page = (site / "leaks.html").read_text()
+    assert "Found in laion-part" in page
+    assert "Found in other" not in page
+    assert f"of {folder.parent.parent.name}</h2>" in page
+    row = page[page.index("without1-sheet") :].partition("GQA")[2].partition("</tr>")[0]
+    assert ">3<" in row
+    assert f"60 of 70 pairs, the most similar; all are in {folder}" in page
+    assert page.count(f"Training images of {recipe} in laion-part") == 1
+    assert "2 of 900 training images are among the 1,000 images of laion-part" in page
+    pictures = {part.partition('"')[0] for part in page.split('src="')[1:] if part.startswith("figures/leaks")}
+    assert len(pictures) == 2 * 60 + 2 * 2
+    assert all(Image.open(site / one).size == (32, 24) for one in pictures)
+    # One that can't be read hides none of the others.
+    (folder / "gqa.json").write_text("{")
+    problems: list[str] = []
+    found = found_leaks(gather([read_run(run.folder)], "cambrian", True), problems)
+    assert (found.folders, len(found.overlaps)) == ([], 1)
+    assert [one for one in problems if one.startswith("Leaks of laion-part")] == problems != []

@@ -29,12 +29,12 @@ from mllm_eval.filtering import page as filtering_page
 from mllm_eval.filtering.corpusrun import Filtered, Spent
 from mllm_eval.filtering.tally import Near, Tally
 from mllm_eval.html import Html, joined
-from mllm_eval.leaks.findings import Findings, Found, Settings
+from mllm_eval.leaks.findings import Findings, Found, Overlap, Overlapping, Settings
 from mllm_eval.pipeline.progressbar import Bars, Lines
 from mllm_eval.report.render import FORMATS, render
 from mllm_eval.report.site import figures, markup
 from mllm_eval.report.site.build import write_report
-from mllm_eval.report.site.leakspage import leaks_page
+from mllm_eval.report.site.leakspage import Leaks, leaks_page
 from mllm_eval.report.table import Cell, Column, Row, Table
 from mllm_eval.results import record_of
 from mllm_eval.score.frames import ScoredPredictions
@@ -223,7 +223,7 @@ def leaks_page_of(text: str, home: Path) -> str:
         benchmark="gqa", data=text, corpus=text, of="x", images=9, broken_images=1, broken_images_first=(text,),
         settings=Settings(hash="h", views=3, radius=1, encoder=text, weights="w", alarm=0.1, most=9), broken_rows=1,
         broken_rows_first=(text,), samples=9, pictures=9, broken_pictures=1, broken_pictures_first=(text,),
-        candidates=1, looked_at=1, different=9, threshold=0.9, alarm=0.1, pairs=30, leaked_pictures=1, asked=9,
+        candidates=1, looked_at=1, different=9, threshold=0.9, alarm=0.1, pairs=70, leaked_pictures=1, asked=9,
         standing=40, leaked={"pictures": 1, "questions": 1, "both": 0, "either": 2},
     )  # fmt: skip
     pair = {"samples": [text], "n_samples": 2, "view": text, "distance": 3, "similarity": 0.9, "image": text,
@@ -232,7 +232,17 @@ def leaks_page_of(text: str, home: Path) -> str:
     write_atomic(folder / "gqa.questions.jsonl", json.dumps({"question": text, "rows": 1, "n_samples": 1}) + "\n")
     write_atomic(folder / "thumbs" / "there.webp", b"RIFF")
     evidence: Any = SimpleNamespace(seeing=(), rules="cambrian")
-    return leaks_page(evidence, {"x": Findings(folder, {"gqa": found})}, home / "site")
+    findings = Findings(folder, {"gqa": found})
+    overlap = Overlap(
+        recipe=text, against=text, of="x", settings=found.settings, images=9, broken_images=1, others=9,
+        broken_images_first=(text,), broken_rows=1, broken_rows_first=(text,), broken_others=1,
+        broken_others_first=(text,), candidates=1, looked_at=1, different=9, threshold=0.9, alarm=0.1, pairs=70,
+        copied=1,
+    )  # fmt: skip
+    shared = {"image": text, "other": text, "distance": 3, "similarity": 0.9, "picture_thumb": text}
+    write_atomic(folder / "pairs.jsonl", json.dumps(shared) + "\n")
+    leaks = Leaks({"x": findings}, [findings], [Overlapping(folder, overlap)])
+    return leaks_page(evidence, leaks, home / "site")
 
 
 def figure(text: str, home: Path) -> str:

@@ -104,7 +104,7 @@ def _write_pages(evidence: Evidence, out: Path, problems: list[str], about: list
         nav.append((COMPARED, "Compare"))
     nav.append(("scaling.html", "Scaling"))
     leaks = found_leaks(evidence, problems)
-    if leaks:
+    if leaks.any:
         nav.append((FILE, "Leaks"))
     vision = vision_page(evidence, out)
     if vision:
@@ -121,7 +121,7 @@ def _write_pages(evidence: Evidence, out: Path, problems: list[str], about: list
 
     write("index.html", "Vision encoders compared", overview(evidence, out, problems), ["table"])
     write("scaling.html", "Score against size", scaling_page(evidence, out))
-    if leaks:
+    if leaks.any:
         write(FILE, "Leaks", leaks_page(evidence, leaks, out))
     if vision:
         write(VISION, "Classic vision and alignment", vision)

@@ -2,59 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mllm_eval.errors import UserError
 from mllm_eval.html import NOTHING, Html
-from mllm_eval.leaks.findings import Findings
+from mllm_eval.leaks.findings import (
+    OWN,
+    PICTURED,
+    Findings,
+    Overlapping,
+    overlaps_of,
+    read_findings,
+    searched_folders,
+)
 from mllm_eval.report.site.contents import Evidence
 from mllm_eval.report.site.markup import headline, listed, note, section, sheet
 from mllm_eval.report.table import Table
 from mllm_eval.report.withoutleaked import findings_for, leaks_table
 from mllm_eval.report.words import title
 from mllm_eval.results import columns
+from mllm_eval.run import Run
 from mllm_eval.storage import write_atomic
 
 FILE = "leaks.html"
 FOLDER = "figures/leaks"
-# How many pairs and questions of a benchmark the page shows; the files hold all.
-PAIRS, QUESTIONS = 24, 12
+# How many questions of a benchmark the page shows; the files hold all.
+QUESTIONS = 12
+T = TypeVar("T")
 
 
-def found_leaks(evidence: Evidence, problems: list[str]) -> dict[str, Findings]:
-    """Folder -> the leaks found in the runs' training data. Findings that can't be read are added to `problems`."""
-    by_folder: dict[str, Findings] = {}
-    for entry in evidence.seeing:
+@dataclass(frozen=True)
+class Leaks:
+    """What the page shows.
+
+    own: folder -> the leaks found in the runs' training data. folders: those found in folders of images. overlaps: the
+    runs' training images that occur in such folders.
+    """
+
+    own: Mapping[str, Findings]
+    folders: Sequence[Findings] = ()
+    overlaps: Sequence[Overlapping] = ()
+
+    @property
+    def any(self) -> bool:
+        """Whether anything was looked for."""
+        return bool(self.own or self.folders or self.overlaps)
+
+
+def found_leaks(evidence: Evidence, problems: list[str]) -> Leaks:
+    """The findings that concern the runs. Those that can't be read are added to `problems`."""
+
+    def read(what: str, find: Callable[[], T], otherwise: T) -> T:
         try:
-            own = findings_for(entry.scored.record)
+            return find()
         except UserError as problem:
-            problems.append(f"Leaks of {entry.label} are not shown: {problem}")
-            continue
-        if own is not None:
-            by_folder.setdefault(str(own.folder), own)
-    return by_folder
+            problems.append(f"Leaks of {what} are not shown: {problem}")
+            return otherwise
+
+    own: dict[str, Findings] = {}
+    overlaps: dict[str, Overlapping] = {}
+    for entry in evidence.seeing:
+        record = entry.scored.record
+        found = read(entry.label, lambda record=record: findings_for(record), None)  # type: ignore[misc]
+        if found is not None:
+            own.setdefault(str(found.folder), found)
+        if isinstance(record.run, Run):
+            recipe = record.run.recipe
+            shared: list[Overlapping] = read(entry.label, lambda recipe=recipe: overlaps_of(recipe), [])  # type: ignore[misc]
+            overlaps.update({str(one.folder): one for one in shared})
+    pins = sorted({entry.scored.record.data for entry in evidence.seeing})
+    folders = []
+    nothing: list[Path] = []
+    for place in read("folders", searched_folders, nothing):
+        for pin in pins:
+            one = read(place.name, lambda place=place, pin=pin: read_findings(place, pin), None)  # type: ignore[misc]
+            if one is not None:
+                folders.append(one)
+    return Leaks(own, folders, list(overlaps.values()))
 
 
-def leaks_page(evidence: Evidence, by_folder: dict[str, Findings], out: Path) -> Html:
+def leaks_page(evidence: Evidence, leaks: Leaks, out: Path) -> Html:
     """The body of leaks.html."""
-    about = "Pictures and questions of the benchmarks that stand in what the runs were trained on."
+    about = (
+        "Pictures and questions of the benchmarks that stand in what the runs were trained on or in a folder of "
+        "images, and training images that such a folder holds."
+    )
     parts = [headline("Leaks", about)]
     runs = [entry.scored.record for entry in evidence.seeing]
-    try:
-        # Only the default variant: a subset of the questions would tell less than all of them.
-        table = leaks_table(runs, rules=evidence.rules)
-        parts.append(section("without", table.title, _scores(table)))
-    except UserError as problem:
-        parts.append(section("without", "Scores without leaked samples", listed([str(problem)])))
-    for number, one in enumerate(by_folder.values()):
-        parts += _corpus(one, number, out)
+    corpora = [OWN, *dict.fromkeys(_place(one) for one in leaks.folders)]
+    for number, corpus in enumerate(corpora):
+        key = f"without{number or ''}"
+        among = "" if corpus == OWN else f", of {corpus}"
+        try:
+            # Only the default variant: a subset of the questions would tell less than all of them.
+            table = leaks_table(runs, corpus, rules=evidence.rules)
+            parts.append(section(key, f"{table.title}{among}", _scores(table, key)))
+        except UserError as problem:
+            parts.append(section(key, f"Scores without leaked samples{among}", listed([str(problem)])))
+    for number, one in enumerate(leaks.own.values()):
+        parts += _corpus(one, number, "training", out)
+    for number, one in enumerate(leaks.folders, len(leaks.own)):
+        parts += _corpus(one, number, "folder", out)
+    for number, shared in enumerate(leaks.overlaps):
+        parts.append(_overlap(shared, number, out))
     return Html("\n").join(parts)
 
 
-def _scores(table: Table) -> Html:
+def _place(findings: Findings) -> str:
+    """The name of a corpus's folder under results/leaks."""
+    return findings.folder.parent.parent.name
+
+
+def _scores(table: Table, key: str) -> Html:
     head = [("", False), *((column.title, not column.text) for column in table.columns)]
     rows: list[list[str]] = []
     group = None
@@ -63,10 +126,10 @@ def _scores(table: Table) -> Html:
             group = row.group
             rows.append([group])
         rows.append([row.label, *(" ".join(filter(None, (one.text, one.interval))) for one in row.cells.values())])
-    return sheet("without-sheet", table.title, head, rows, " ".join(table.notes))
+    return sheet(f"{key}-sheet", table.title, head, rows, " ".join(table.notes))
 
 
-def _corpus(findings: Findings, number: int, out: Path) -> list[Html]:
+def _corpus(findings: Findings, number: int, what: str, out: Path) -> list[Html]:
     order = [*columns().benchmarks, *findings.benchmarks]
     every = sorted(findings.benchmarks.values(), key=lambda one: order.index(one.benchmark))
     first = every[0]
@@ -97,11 +160,13 @@ def _corpus(findings: Findings, number: int, out: Path) -> list[Html]:
     for one in every:
         body = NOTHING
         if one.pairs:
-            cards = (_card(pair, findings, out) for pair in islice(findings.pairs(one.benchmark), PAIRS))
+            place = f"{FOLDER}/{_place(findings)}"
+            pairs = islice(findings.pairs(one.benchmark), PICTURED)
+            cards = (_card(pair, findings.folder / "thumbs", ("benchmark", what), place, out) for pair in pairs)
             body += Html('<ul class="pairs">{}</ul>').format(NOTHING.join(cards))
-            if one.pairs > PAIRS:
+            if one.pairs > PICTURED:
                 path = findings.folder / f"{one.benchmark}.pairs.jsonl"
-                body += note(f"{PAIRS} of {one.pairs:,} pairs, the most similar; all are in {path}.")
+                body += note(f"{PICTURED} of {one.pairs:,} pairs, the most similar; all are in {path}.")
         if one.standing:
             body += _questions(findings.questions(one.benchmark), one.standing)
         if body:
@@ -109,20 +174,51 @@ def _corpus(findings: Findings, number: int, out: Path) -> list[Html]:
     return parts
 
 
-def _card(pair: dict[str, Any], findings: Findings, out: Path) -> Html:
-    shown = NOTHING.join(_picture(str(pair.get(key, "")), what, findings, out)
-                    for key, what in (("picture_thumb", "benchmark"), ("image_thumb", "training")))  # fmt: skip
+def _overlap(shared: Overlapping, number: int, out: Path) -> Html:
+    one = shared.counts
+    counted = (
+        f"{one.copied:,} of {one.images:,} training images are among the {one.others:,} images of {one.against}. "
+        f"{one.candidates:,} pairs of hashes are at most {one.settings.radius} of 64 bits apart; "
+        f"{one.settings.encoder} confirms {one.pairs:,}."
+    )
+    if one.broken_images or one.broken_rows or one.broken_others:
+        reasons = (*one.broken_rows_first[:1], *one.broken_images_first[:1], *one.broken_others_first[:1])
+        counted += (
+            f" Left out: {one.broken_images:,} images and {one.broken_rows:,} rows of the training data and "
+            f"{one.broken_others:,} images of the folder that can't be read ({'; '.join(reasons)})."
+        )
+    place = f"{FOLDER}/{shared.folder.parents[1].name}-{shared.folder.name}"
+    cards = (
+        _card(pair, shared.folder / "thumbs", ("training", "folder"), place, out)
+        for pair in islice(shared.pairs(), PICTURED)
+    )
+    body = note(counted) + Html('<ul class="pairs">{}</ul>').format(NOTHING.join(cards))
+    if one.pairs > PICTURED:
+        path = shared.folder / "pairs.jsonl"
+        body += note(f"{PICTURED} of {one.pairs:,} pairs, the most similar; all are in {path}.")
+    return section(f"o{number}", f"Training images of {one.recipe} in {one.against}", body)
+
+
+def _card(pair: dict[str, Any], thumbs: Path, kinds: tuple[str, str], place: str, out: Path) -> Html:
+    """Both pictures of a pair. kinds: what they are. place: where the report keeps them, below `out`."""
+    shown = NOTHING.join(
+        _picture(str(pair.get(key, "")), kind, thumbs, place, out)
+        for key, kind in zip(("picture_thumb", "image_thumb"), kinds, strict=True)
+    )
+    alike = f"{pair['distance']} bits, similarity {pair['similarity']:.3f}"
+    if "samples" not in pair:
+        return Html("<li><div>{}</div><p>{}<br>{}<br>{}</p></li>").format(shown, alike, pair["image"], pair["other"])
     more = int(pair["n_samples"]) - 1
     ids = str(pair["samples"][0]) + (f" and {more} more" if more else "")
-    about = f"sample {ids}; {pair['view']}, {pair['distance']} bits, similarity {pair['similarity']:.3f}"
+    about = f"sample {ids}; {pair['view']}, {alike}"
     return Html("<li><div>{}</div><p>{}<br>{}</p></li>").format(shown, about, pair["image"])
 
 
-def _picture(name: str, what: str, findings: Findings, out: Path) -> Html:
-    path = findings.folder / "thumbs" / Path(name).name
+def _picture(name: str, what: str, thumbs: Path, place: str, out: Path) -> Html:
+    path = thumbs / Path(name).name
     if not name or not path.is_file():
         return Html('<div class="picture none">{}: no picture kept</div>').format(what)
-    place = f"{FOLDER}/{findings.folder.parent.parent.name}/{path.name}"
+    place = f"{place}/{path.name}"
     if not (out / place).is_file():
         write_atomic(out / place, path.read_bytes())
     return Html(
