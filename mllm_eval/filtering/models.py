@@ -16,7 +16,7 @@ from mllm_eval.adapters import weights_folder
 from mllm_eval.catalog import Kept
 from mllm_eval.environment import device, repeatable
 from mllm_eval.external import ExternalModel
-from mllm_eval.filtering.judging import Judgement
+from mllm_eval.filtering.judging import NOT_FINITE, Judgement
 from mllm_eval.filtering.spellings import Spellings, find_spellings
 from mllm_eval.generate.firsttoken import FirstToken
 from mllm_eval.generate.model import grid_of
@@ -40,13 +40,12 @@ class Prepared(NamedTuple):
 
 
 def judgements(logits: Tensor, spellings: Spellings) -> list[Judgement | str]:
-    """A judgement for each row of logits [B, vocabulary], in float64. Raises ValueError if they are not finite."""
+    """A judgement for each row of logits [B, vocabulary], in float64, or a text if they are not finite."""
     said = torch.log_softmax(logits.double(), -1)
     yes, no = (torch.logsumexp(said[:, list(ids)], -1) for ids in (spellings.yes, spellings.no))
     p_yes, mass = torch.sigmoid(yes - no).tolist(), (yes.exp() + no.exp()).tolist()
-    if not all(map(math.isfinite, p_yes)):
-        raise ValueError("the model's logits are not finite")
-    return [Judgement(*pair) for pair in zip(p_yes, mass, strict=True)]
+    return [Judgement(*pair) if all(map(math.isfinite, pair)) else NOT_FINITE
+            for pair in zip(p_yes, mass, strict=True)]  # fmt: skip
 
 
 class RunJudge:
