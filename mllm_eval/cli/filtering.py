@@ -64,6 +64,7 @@ def filter_(
     from mllm_eval.cli.display import display
     from mllm_eval.cli.planning import count
     from mllm_eval.config import short_hash
+    from mllm_eval.data.shards import name_of
     from mllm_eval.environment import settings
     from mllm_eval.errors import UserError
     from mllm_eval.filtering import Asked, Places, Question, Work, filter_corpus, filtering_model, open_corpus
@@ -80,7 +81,7 @@ def filter_(
     with settings():
         corpus, chosen = open_corpus(images), load_level(level)
         question = Question.of(filtering_model(model, dtype), chosen, threshold, batch, server)
-        stem = f"{corpus.place.resolve().name.partition('.')[0]}.{chosen.name}.{question.model.hash}"
+        stem = f"{name_of(corpus.place.resolve().name).partition('.')[0]}.{chosen.name}.{question.model.hash}"
         places = Places((out or results_home() / "filter" / stem).absolute())
         # The column can change every decision. It is left out if not given, which keeps the keys of earlier filters.
         identity = question.config() | ({} if image_column is None else {"image_column": image_column})

@@ -134,7 +134,7 @@ def _hold_to_archive(path: Path | str, problem: Exception) -> None:
 
 
 def name_of(name: str) -> str:
-    """A name as valid UTF-8; undecodable bytes become \\udc.. escapes."""
+    """A name as valid UTF-8; undecodable bytes become escapes such as \\xe9."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

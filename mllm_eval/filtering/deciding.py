@@ -84,7 +84,9 @@ def tally_of(shard: Shard, asked: Asked, places: Places) -> Tally | None:
         return None
     source = shard.signature()
     try:
-        said = json.loads(pq.read_metadata(path).metadata[META])
+        # pyarrow refuses a path that is no valid UTF-8.
+        with open(path, "rb") as file:
+            said = json.loads(pq.read_metadata(file).metadata[META])
         # The checksum detects corruption on disk; earlier versions wrote none.
         if said["filter"] != asked.key or said["source"] != source or said.get("sum", _sum(said)) != _sum(said):
             return None

@@ -179,6 +179,7 @@ def _of_parquet(shard: Shard, label: str | None, image_column: str | None) -> It
 def hold_to_columns(shards: Iterable[Shard], label: str | None, image_column: str | None) -> None:
     """Raises UserError if the parquet files lack what was asked for, all of them; one that lacks it is a fault."""
     first: NoColumn | None = None
+    labels: NoColumn | None = None
     for shard in shards:
         try:
             schema = open_parquet(Path(shard.path)).schema_arrow
@@ -186,12 +187,16 @@ def hold_to_columns(shards: Iterable[Shard], label: str | None, image_column: st
             continue
         try:
             columns_of(schema, shard.shown, image_column)
+        except NoColumn as problem:
+            first = first or problem
+            continue
+        try:
             hold_to_label(schema, shard.shown, label)
             return
         except NoColumn as problem:
-            first = first or problem
-    if first is not None:
-        raise first
+            labels = labels or problem
+    if problem := labels or first:
+        raise problem
 
 
 def _of_row(shard: Shard, columns: Columns, row: dict[str, Any], number: int, label: str | None) -> Entry:

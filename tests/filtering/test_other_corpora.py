@@ -1,4 +1,4 @@
-"""A folder of decisions belongs to one corpus: another is refused, lost shards do not count, a killed driver goes on."""
+"""A folder of decisions belongs to one corpus: another is refused, lost shards do not count, killed drivers go on."""
 
 from __future__ import annotations
 
