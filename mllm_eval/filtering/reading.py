@@ -195,8 +195,8 @@ def hold_to_columns(shards: Iterable[Shard], label: str | None, image_column: st
             return
         except NoColumn as problem:
             labels = labels or problem
-    if problem := labels or first:
-        raise problem
+    if lacking := labels or first:
+        raise lacking
 
 
 def _of_row(shard: Shard, columns: Columns, row: dict[str, Any], number: int, label: str | None) -> Entry:
