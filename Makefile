@@ -81,8 +81,8 @@ subset: $(READY) ## compare scores on a subset with scores on all questions: [SU
 compare: $(READY) ## evaluate several encoders, train what is missing, print one table: ENCODERS=mini-dino,mini-clip,mini-random
 	@$(RUN) compare $(ENCODERS) $(ASKED)
 
-align: $(READY) ## measure how similar features of encoders and LLMs are: ENCODER=mini-dino,mini-clip [LLM=mini-llama,runs DATA=hub]
-	@$(RUN) align $(ENCODER) $(if $(LLM),--llm $(LLM)) $(if $(DATA),--data $(DATA) --fetch)
+align: $(READY) ## measure how similar features of encoders and LLMs are: ENCODER=mini-dino,mini-clip [LLM=mini-llama,runs DATA=hub METRIC=cka PERMUTATIONS=999]
+	@$(RUN) align $(ENCODER) $(if $(LLM),--llm $(LLM)) $(if $(DATA),--data $(DATA) --fetch) $(if $(METRIC),--metric $(METRIC)) $(if $(PERMUTATIONS),--permutations $(PERMUTATIONS))
 
 filter: $(READY) ## keep the web images that contain readable text: IMAGES=folder LEVEL=light|heavy MODEL=run [OUT= WRITE=shards LABEL=text RAY=local WORKERS=2]
 	@$(RUN) filter --images $(IMAGES) --model $(MODEL) $(if $(LEVEL),--level $(LEVEL)) $(if $(OUT),--out $(OUT)) $(if $(WRITE),--write $(WRITE)) $(if $(LABEL),--label $(LABEL)) $(if $(RAY),--ray $(RAY)) $(if $(WORKERS),--workers $(WORKERS))

@@ -43,6 +43,7 @@ def _read_torch(torch: Any) -> dict[str, Any]:
     return {
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "filled": torch.utils.deterministic.fill_uninitialized_memory,
         "cudnn": (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark),
         "threads": torch.get_num_threads(),
         "precision": torch.get_float32_matmul_precision(),
@@ -56,6 +57,7 @@ def _read_torch(torch: Any) -> dict[str, Any]:
 
 def _write_torch(torch: Any, before: dict[str, Any]) -> None:
     torch.use_deterministic_algorithms(before["deterministic"], warn_only=before["warn_only"])
+    torch.utils.deterministic.fill_uninitialized_memory = before["filled"]
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before["cudnn"]
     if torch.get_num_threads() != before["threads"]:
         torch.set_num_threads(before["threads"])

@@ -1,4 +1,4 @@
-"""Lists whose items are kept on disk, so that memory does not grow with a benchmark's number of questions."""
+"""Lists whose items are kept on disk, so that memory does not grow with the number of pictures in a data set."""
 
 from __future__ import annotations
 

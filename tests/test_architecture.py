@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
 from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,8 @@ from places import ROOT
 
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
 LAYERS = [layer.split(" | ") for layer in CONTRACTS[0]["layers"]]
+# Counted from the bottom, as on the page.
+FLOORS = {room: number for number, layer in enumerate(reversed(LAYERS), start=1) for room in layer}
 WITHOUT_TORCH = """
 import importlib, pkgutil, sys
 for name in sys.argv[1:]:
@@ -28,18 +33,78 @@ def rooms() -> set[str]:
     return {path.stem for path in (ROOT / "mllm_eval").iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
 
 
+def on_the_page() -> list[tuple[int, list[str], str]]:
+    """The rows of the page's table: floor, the rooms of the row, and how they use torch."""
+    page, found, floor = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8"), [], 0
+    for number, names, torch in re.findall(r"^\| (\d*) *\| ((?:`\w+` )+)\| .* \| ([Tt]?) *\|$", page, re.MULTILINE):
+        floor = int(number or floor)
+        found.append((floor, re.findall(r"\w+", names), torch))
+    return found
+
+
 def test_every_room_has_its_floor_in_the_contract_and_on_the_page() -> None:
-    named = [room for layer in LAYERS for room in layer]
-    assert sorted(named) == sorted(rooms() - {"__init__"})
+    assert sorted(FLOORS) == sorted(rooms() - {"__init__"})
+    assert [(room, floor) for floor, row, _ in on_the_page() for room in row if FLOORS.get(room) != floor] == []
+    assert sorted(room for _, row, _ in on_the_page() for room in row) == sorted(FLOORS)
+
+
+def test_the_picture_shows_the_floors_in_their_order() -> None:
     page = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    shown = re.findall(r"^\| (?:\d+|apart)? *\| (`.*?) \|", page, re.MULTILINE)
-    told = re.findall(r"`(\w+)`", " ".join(shown))
-    packages = {name for name in named if (ROOT / "mllm_eval" / name).is_dir()}
-    assert packages <= set(told) <= set(named)
-    # Highest first, on the page as in the contract.
-    height = {room: number for number, layer in enumerate(LAYERS) for room in layer}
-    order = [height[room] for room in told if room in packages - {"metrics", "stats", "miniature"}]
-    assert order == sorted(order)
+    picture = page.split("```mermaid\n")[1].split("```")[0]
+    arrows = re.findall(r"^  (\w+) --> (\w+)(?:\[\"(.*)\"\])?$", picture, re.MULTILINE)
+    assert len(arrows) == len(picture.splitlines()) - 1
+    # Each arrow begins at the box in which the one before it ended.
+    assert [start for start, _, _ in arrows[1:]] == [end for _, end, _ in arrows[:-1]]
+    boxes = [
+        [arrows[0][0]],
+        *([room for room in re.findall(r"\w+", text or end) if room in FLOORS] for _, end, text in arrows),
+    ]
+    shown = [{FLOORS[room] for room in box} for box in boxes]
+    assert all(min(upper) > max(lower) for upper, lower in pairwise(shown))
+    packages = {room for room in FLOORS if (ROOT / "mllm_eval" / room).is_dir()}
+    assert packages <= {room for box in boxes for room in box}
+
+
+HEAVY = set(CONTRACTS[1]["forbidden_modules"])
+
+
+def heavy_imports(tree: ast.AST, inside: bool = False) -> Iterator[bool]:
+    """For each import of torch or its kin: whether it is inside a function. Imports for types alone do not count."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        yield from (inside for name in names if name.partition(".")[0] in HEAVY)
+        yield from heavy_imports(node, inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+
+
+def torch_of(room: Path) -> str:
+    """T, t or nothing, as in the page's last column."""
+    files = room.rglob("*.py") if room.is_dir() else [room.with_suffix(".py")]
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    # Parsing takes time, and most files name none of them.
+    trees = [ast.parse(text) for text in texts if any(name in text for name in HEAVY)]
+    found = {inside for tree in trees for inside in heavy_imports(tree)}
+    return "T" if False in found else "t" if found else ""
+
+
+def test_the_page_says_how_each_room_uses_torch(tmp_path: Path) -> None:
+    told = {room: torch for _, row, torch in on_the_page() for room in row}
+    assert told == {room: torch_of(ROOT / "mllm_eval" / room) for room in told}
+    # `make lint` holds each of the rooms without torch.
+    light = {room for room, torch in told.items() if not torch}
+    assert sorted(CONTRACTS[1]["source_modules"]) == sorted(f"mllm_eval.{room}" for room in light)
+    made = tmp_path / "made.py"
+    for text, torch in (
+        ("import torch.nn as nn", "T"),
+        ("try:\n    from peft import LoraConfig\nexcept ImportError:\n    pass", "T"),
+        ("class One:\n    def method(self):\n        from transformers import AutoModel", "t"),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch", ""),
+        ("import torchlike\nfrom .torch import one", ""),
+    ):
+        made.write_text(text)
+        assert torch_of(made.with_suffix("")) == torch, text
 
 
 @pytest.mark.slow
@@ -74,7 +139,8 @@ def test_make_lint_refuses_an_import_from_a_higher_floor(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_rooms_without_torch_load_none() -> None:
-    light = CONTRACTS[1]["source_modules"]
+    # To import `__main__` is to run the program.
+    light = [name for name in CONTRACTS[1]["source_modules"] if name != "mllm_eval.__main__"]
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *light], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stderr[-2000:]
 

@@ -14,29 +14,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mllm_eval.alignment.metrics import masks, nearest, shared
+from mllm_eval.alignment.metrics import OVER_NEIGHBOURS
+from mllm_eval.alignment.protocol import MetricName
 from mllm_eval.results.aligned import Null
 
 Progress = Callable[[int, int], None]
 
 
 def null_of_maximum(
-    x: Tensor,
-    y: Tensor,
-    count: int,
+    metric: MetricName,
+    of_x: Tensor,
+    of_y: Tensor,
     observed: float,
     permutations: int,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Null:
-    """The null distribution of the maximum of mutual k-NN over all pairs of layers of x [Lx, N, D] and y [Ly, N, D].
+    """The null distribution of the maximum of a metric of `OVER_NEIGHBOURS` over all pairs of layers.
 
-    A permutation renames the samples of y; neighbours within y stay the same, only their pairing with x changes. p
-    counts the observed arrangement as one of the shuffled ones, so it is never zero. Raises UserError as `nearest`
-    does.
+    of_x, of_y: neighbours [Lx, N, k] and [Ly, N, k]. A permutation renames the samples of y; neighbours within y stay
+    the same, only their pairing with x changes. p counts the observed arrangement as one of the shuffled ones, so it is
+    never zero.
     """
-    of_x, of_y = nearest(x, count), nearest(y, count)
-    marked = masks(of_x)
+    own = OVER_NEIGHBOURS[metric]
+    counting, most = own.counting(of_x), own.most(of_x.shape[2])
     samples = of_x.shape[1]
     draw = torch.Generator().manual_seed(seed)
     maxima = np.empty(permutations)
@@ -46,11 +47,11 @@ def null_of_maximum(
         places[renamed] = torch.arange(samples)
         # Sample a of y is now sample renamed[a].
         moved = renamed[of_y][:, places]
-        maxima[at] = float(shared(marked, moved).mean(1).max()) / count
+        maxima[at] = float(counting(moved).mean(1).max()) / most
         if progress is not None:
             progress(at + 1, permutations)
-    # Scores are multiples of 1 / (N k): half of that is subtracted so that rounding does not break ties.
-    above = int((maxima > observed - 0.5 / (samples * count)).sum())
+    # Scores are multiples of 1 / (N most): half of that is subtracted so that rounding does not break ties.
+    above = int((maxima > observed - 0.5 / (samples * most)).sum())
     return Null(float(maxima.mean()), float(np.quantile(maxima, 0.95)), (1 + above) / (1 + permutations), permutations)
 
 

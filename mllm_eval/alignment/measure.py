@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from mllm_eval.alignment.chance import interval_over_pictures, null_of_maximum
-from mllm_eval.alignment.metrics import METRICS, clipped, mutual_knn_by_sample
+from mllm_eval.alignment.conditions import hold_enough, hold_finite, hold_permutations, hold_scores
+from mllm_eval.alignment.metrics import METRICS, OVER_NEIGHBOURS, by_sample, clipped, nearest
 from mllm_eval.alignment.pairs import PairSet, load_pairs
 from mllm_eval.alignment.protocol import Alignment, load_alignment
-from mllm_eval.alignment.representations import Language, load_language, of_captions, of_pictures
+from mllm_eval.alignment.representations import Language, Seen, load_language, of_captions, of_pictures
 from mllm_eval.catalog import Encoder, load_encoder
 from mllm_eval.config import short_hash
 from mllm_eval.disk import as_written
@@ -40,35 +43,44 @@ def align(
 
     encoder: a name, or the encoder itself. llm: a name of configs/llms, a run's hash (its LLM after stage 2), or a
     folder in the hub's format. permutations: number for the null distribution (default: the protocol's); 0 skips it.
+    Only metrics on neighbours have a null distribution and an interval, not CKA, unbiased CKA and CKNNA.
 
     The features of all layers are kept under results/alignment/features, so that another metric or model reuses them.
-    Raises UserError for unknown names, missing data, or if more than 1 % of the pairs can't be read.
+    Raises UserError for unknown names, missing data, too few pairs, permutations of a metric that has no null
+    distribution, features or scores that are not finite, or if more than 1 % of the pairs can't be read.
     """
     reporter = reporter or Silent()
     encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
     protocol = load_alignment(protocol) if isinstance(protocol, str) else protocol
+    hold_permutations(protocol.metric, permutations)
     repeatable(0)
     pairs = load_pairs(protocol, data, reporter)
+    _hold_readable(pairs.failed, len(pairs.pairs))
+    hold_enough(protocol, len(pairs.pairs))
     language = load_language(llm)
     seen, failed = _pictures(encoder, pairs, reporter)
     said = _captions(language, pairs, reporter)
     kept = [number for number in range(len(pairs.pairs)) if number not in failed]
     reasons = [*pairs.failed, *failed.values()]
-    if len(reasons) > FAILURES * (len(kept) + len(reasons)):
-        raise UserError(f"{len(reasons)} of {len(kept) + len(reasons)} pairs cannot be read; the first: {reasons[0]}")
+    _hold_readable(reasons, len(kept))
+    hold_enough(protocol, len(kept))
     x, y = clipped(seen, protocol.clip), clipped(said[:, kept], protocol.clip)
-    count = protocol.neighbours
-    by_sample = mutual_knn_by_sample(x, y, count) if protocol.metric == "mutual_knn" else None
-    grid = METRICS[protocol.metric](x, y, count) if by_sample is None else by_sample.mean(-1)
+    best, interval, null = None, None, None
+    if protocol.metric in OVER_NEIGHBOURS:
+        of_x, of_y = nearest(x, protocol.neighbours), nearest(y, protocol.neighbours)
+        values = by_sample(protocol.metric, of_x, of_y)
+        grid = values.mean(-1)
+    else:
+        grid = METRICS[protocol.metric](x, y, protocol.neighbours)
+    hold_scores(grid, protocol.metric, _blocks(encoder.name, len(x)), _layers(language.name, len(y)))
     layer, llm_layer = divmod(int(grid.argmax()), grid.shape[1])
     score = float(grid.max())
-    best, interval, null = None, None, None
-    if by_sample is not None:
-        best = by_sample[layer, llm_layer].double().numpy()
+    if protocol.metric in OVER_NEIGHBOURS:
+        best = values[layer, llm_layer].double().numpy()
         interval = interval_over_pictures(best, protocol.draws)
         if times := protocol.permutations if permutations is None else permutations:
             with reporter.step(f"{encoder.name} and {language.name}: chance") as progress:
-                null = null_of_maximum(x, y, count, score, times, progress=progress)
+                null = null_of_maximum(protocol.metric, of_x, of_y, score, times, progress=progress)
     result = Aligned(
         encoder=encoder.name,
         llm=language.name,
@@ -105,34 +117,61 @@ def _asked_of(encoder: Encoder) -> list[Any]:
     return [encoder.weights.digest(), facts]
 
 
-def _pictures(encoder: Encoder, pairs: PairSet, reporter: Reporter) -> tuple[Tensor, dict[int, str]]:
+def _hold_readable(reasons: list[str], readable: int) -> None:
+    if len(reasons) > FAILURES * (readable + len(reasons)):
+        raise UserError(f"{len(reasons)} of {readable + len(reasons)} pairs cannot be read; the first: {reasons[0]}")
+
+
+def _blocks(encoder: str, count: int) -> list[str]:
+    return [f"block {number} of {encoder}" for number in range(1, count + 1)]
+
+
+def _layers(llm: str, count: int) -> list[str]:
+    return [f"layer {number} of {llm}" for number in range(count)]
+
+
+def _pictures(encoder: Encoder, pairs: PairSet, reporter: Reporter) -> Seen:
     path = _kept_at(["pictures", *_asked_of(encoder), pairs.identity])
-    if (kept := _read(path)) is not None:
-        return kept, {}
-    with reporter.step(f"{encoder.name}: {len(pairs.pairs):,} pictures") as progress:
-        made = of_pictures(encoder, pairs.pairs, progress)
-    if not made.failed:
-        _keep(path, made.features)
-    return made.features, made.failed
+    if (known := _read(path, pairs)) is None:
+        with reporter.step(f"{encoder.name}: {len(pairs.pairs):,} pictures") as progress:
+            made = of_pictures(encoder, pairs.pairs, progress)
+    else:
+        made = known
+    where = [pair.where for number, pair in enumerate(pairs.pairs) if number not in made.failed]
+    hold_finite(made.features, _blocks(encoder.name, len(made.features)), where)
+    if known is None:
+        _keep(path, made, pairs)
+    return made
 
 
 def _captions(language: Language, pairs: PairSet, reporter: Reporter) -> Tensor:
     path = _kept_at(["captions", language.what, str(language.model.dtype), pairs.identity])
-    if (kept := _read(path)) is not None:
-        return kept
-    with reporter.step(f"{language.name}: {len(pairs.pairs):,} captions") as progress:
-        made = of_captions(language, [pair.text for pair in pairs.pairs], progress)
-    _keep(path, made)
-    return made
+    if (known := _read(path, pairs)) is None:
+        with reporter.step(f"{language.name}: {len(pairs.pairs):,} captions") as progress:
+            made = Seen(of_captions(language, [pair.text for pair in pairs.pairs], progress), {})
+    else:
+        made = known
+    hold_finite(made.features, _layers(language.name, len(made.features)), [pair.where for pair in pairs.pairs])
+    if known is None:
+        _keep(path, made, pairs)
+    return made.features
 
 
 def _kept_at(key: Any) -> Path:
     return alignments_home() / "features" / f"{short_hash(key, 16)}.safetensors"
 
 
-def _read(path: Path) -> Tensor | None:
-    return load_file(path)["features"] if path.is_file() and as_written(path) else None
+def _read(path: Path, pairs: PairSet) -> Seen | None:
+    if not (path.is_file() and as_written(path)):
+        return None
+    with safe_open(path, "pt") as file:
+        reasons = json.loads((file.metadata() or {}).get("failed", "{}"))
+        failed = {int(number): pairs.pairs[int(number)].where + reason for number, reason in reasons.items()}
+        return Seen(file.get_tensor("features"), failed)
 
 
-def _keep(path: Path, features: Tensor) -> None:
-    write_summed(path, save({"features": features.contiguous()}))
+def _keep(path: Path, made: Seen, pairs: PairSet) -> None:
+    # Without their place, as the same files may lie elsewhere next time.
+    failed = {number: reason.removeprefix(pairs.pairs[number].where) for number, reason in made.failed.items()}
+    noted = {"failed": json.dumps(failed)} if failed else None
+    write_summed(path, save({"features": made.features.contiguous()}, noted))

@@ -7,6 +7,7 @@ Mutual k-NN is the metric of Huh et al. 2024 (arXiv:2405.07987). The others are 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from mllm_eval.alignment.protocol import MetricName
 from mllm_eval.errors import UserError
+
+# Cosines in double precision are exact to about 1e-16: what varies by less than this does not vary.
+ROUNDING = 1e-13
 
 
 def clipped(features: Tensor, quantile: float) -> Tensor:
@@ -37,13 +41,15 @@ def normalised(features: Tensor) -> Tensor:
 def nearest(features: Tensor, count: int) -> Tensor:
     """The indices int64 [L, N, count] of each sample's nearest others by cosine, nearest first; ties by lower index.
 
-    Raises UserError if there are not more than `count` samples.
+    Raises UserError if there are not more than `count` samples, and for features that are not finite.
     """
     samples = features.shape[1]
     if samples <= count:
         raise UserError(f"{samples} pairs have no {count} neighbours each; lower `neighbours`, or bring more pairs")
     neighbours = []
-    for layer in normalised(features):
+    for number, layer in enumerate(normalised(features)):
+        if not layer.isfinite().all():
+            raise UserError(f"the features of layer {number} (from 0) are not finite; nothing is nearest to them")
         similar = layer @ layer.T
         similar.fill_diagonal_(-torch.inf)
         neighbours.append(_largest(similar, count))
@@ -60,8 +66,7 @@ def _largest(values: Tensor, count: int) -> Tensor:
     places = top.indices[:, :count].sort(dim=1).values
     order = values.gather(1, places).sort(dim=1, descending=True, stable=True).indices
     places = places.gather(1, order)
-    # "Not greater" instead of "equal", so that rows with nan are sorted too.
-    open_rows = (~(top.values[:, count - 1] > top.values[:, count])).nonzero()[:, 0]
+    open_rows = (top.values[:, count - 1] == top.values[:, count]).nonzero()[:, 0]
     if len(open_rows):
         places[open_rows] = values[open_rows].sort(dim=1, descending=True, stable=True).indices[:, :count]
     return places
@@ -86,37 +91,89 @@ def shared(masks_of: Tensor, neighbours: Tensor) -> Tensor:
     return F.embedding_bag(places, masks_of, mode="sum").reshape(layers, samples, -1)
 
 
-def mutual_knn_by_sample(x: Tensor, y: Tensor, count: int) -> Tensor:
-    """The share of common neighbours per sample, [Lx, Ly, N], for features [Lx, N, Dx] and [Ly, N, Dy]."""
-    return shared(masks(nearest(x, count)), nearest(y, count)).permute(2, 0, 1) / count
+Counts = Callable[[Tensor], Tensor]
+
+
+class OverNeighbours(NamedTuple):
+    """A metric that is a mean over samples, computed from the neighbours of both sides alone.
+
+    counting: of the neighbours of x [Lx, N, k], the function from those of y [Ly, N, k] to counts float32
+        [Ly, N, Lx]. most: the largest possible count, for k.
+    """
+
+    counting: Callable[[Tensor], Counts]
+    most: Callable[[int], int]
+
+
+def _mutual(of_x: Tensor) -> Counts:
+    marked = masks(of_x)
+    return lambda of_y: shared(marked, of_y)
+
+
+def _cycle(of_x: Tensor) -> Counts:
+    marked = masks(of_x)
+
+    def count(of_y: Tensor) -> Tensor:
+        layers, samples, neighbours = of_y.shape
+        # Whether a sample is marked in the rows of its y-neighbours.
+        places = (of_y * samples + torch.arange(samples)[:, None]).reshape(layers * samples, neighbours)
+        return F.embedding_bag(places, marked, mode="max").reshape(layers, samples, -1)
+
+    return count
+
+
+def _common_subsequence(of_x: Tensor) -> Counts:
+    layers, samples, neighbours = of_x.shape
+    marked = masks(of_x)
+    rows = samples * torch.arange(samples)[:, None]
+    # The rank of each sample among a sample's x-neighbours, from 1; k + 1 for those that are none.
+    ranks = torch.full((samples * samples, layers), neighbours + 1, dtype=torch.int16)
+    each = torch.arange(1, neighbours + 1, dtype=torch.int16).repeat(samples)
+    ranks[(of_x + rows).flatten(1), torch.arange(layers)[:, None]] = each
+    upto = torch.arange(neighbours + 1, dtype=torch.int16)
+
+    def count(of_y: Tensor) -> Tensor:
+        counts = shared(marked, of_y)
+        for layer, own in zip(of_y + rows, counts, strict=True):
+            # One or no common neighbour is a subsequence as it is; by chance, few samples have more.
+            sample, other = (own > 1).nonzero(as_tuple=True)
+            # lengths[:, r]: the longest common subsequence of the y-neighbours so far and the first r x-neighbours.
+            lengths = torch.zeros(len(sample), neighbours + 1, dtype=torch.int16)
+            for rank in ranks[layer[sample], other[:, None]].T[..., None]:
+                longer = lengths.gather(1, rank.long() - 1) + 1
+                lengths = torch.where(upto >= rank, torch.maximum(lengths, longer), lengths)
+            own[sample, other] = lengths[:, -1].float()
+        return counts
+
+    return count
+
+
+OVER_NEIGHBOURS: dict[MetricName, OverNeighbours] = {
+    "mutual_knn": OverNeighbours(_mutual, lambda count: count),
+    "cycle_knn": OverNeighbours(_cycle, lambda count: 1),
+    "lcs_knn": OverNeighbours(_common_subsequence, lambda count: count),
+}
+
+
+def by_sample(metric: MetricName, of_x: Tensor, of_y: Tensor) -> Tensor:
+    """The values of a metric of `OVER_NEIGHBOURS` per sample, [Lx, Ly, N], for neighbours [Lx, N, k] and [Ly, N, k]."""
+    own = OVER_NEIGHBOURS[metric]
+    return own.counting(of_x)(of_y).permute(2, 0, 1) / own.most(of_x.shape[2])
 
 
 def mutual_knn(x: Tensor, y: Tensor, count: int) -> Tensor:
     """The mean share of common neighbours, [Lx, Ly]. Raises UserError as `nearest` does."""
-    return mutual_knn_by_sample(x, y, count).mean(-1)
+    return by_sample("mutual_knn", nearest(x, count), nearest(y, count)).mean(-1)
 
 
 def cycle_knn(x: Tensor, y: Tensor, count: int) -> Tensor:
     """The share of samples that are among the x-neighbours of their own y-neighbours, [Lx, Ly]."""
-    of_x, of_y = nearest(x, count), nearest(y, count)
-    own = torch.arange(of_x.shape[1])[:, None, None]
-    return torch.stack([torch.stack([(a[b] == own).flatten(1).any(1).float().mean() for b in of_y]) for a in of_x])
+    return by_sample("cycle_knn", nearest(x, count), nearest(y, count)).mean(-1)
 
 
 def lcs_knn(x: Tensor, y: Tensor, count: int) -> Tensor:
     """The mean length of the longest common subsequence of the ordered neighbours, divided by k, [Lx, Ly]."""
-    of_x, of_y = nearest(x, count), nearest(y, count)
-    scores = torch.empty(len(of_x), len(of_y))
-    for at, a in enumerate(of_x):
-        # The usual dynamic programme over (i, j), for all layers of y and all samples at once.
-        same = (a[None, :, :, None] == of_y[:, :, None, :]).long()
-        lengths = torch.zeros(*same.shape[:2], count + 1, count + 1, dtype=torch.long)
-        for i in range(count):
-            for j in range(count):
-                longer = torch.maximum(lengths[..., i, j + 1], lengths[..., i + 1, j])
-                lengths[..., i + 1, j + 1] = torch.where(same[..., i, j] > 0, lengths[..., i, j] + 1, longer)
-        scores[at] = lengths[..., -1, -1].float().mean(1) / count
-    return scores
+    return by_sample("lcs_knn", nearest(x, count), nearest(y, count)).mean(-1)
 
 
 def _grams(features: Tensor) -> Tensor:
@@ -127,11 +184,17 @@ def _grams(features: Tensor) -> Tensor:
 def cka(x: Tensor, y: Tensor, count: int = 0) -> Tensor:
     """Linear centred kernel alignment of the normalised features, [Lx, Ly] (Kornblith et al. 2019).
 
-    `count` is not used.
+    `count` is not used. A layer with equal features of all samples has nan.
     """
     of_x, of_y = (_centred(_grams(one)).flatten(1) for one in (x, y))
-    similarity: Tensor = (of_x @ of_y.T / of_x.norm(dim=1)[:, None] / of_y.norm(dim=1)).float()
+    own_x, own_y = (_told_apart(one.norm(dim=1), x.shape[1] * ROUNDING) for one in (of_x, of_y))
+    similarity: Tensor = (of_x @ of_y.T / own_x[:, None] / own_y).float()
     return similarity
+
+
+def _told_apart(own: Tensor, least: float) -> Tensor:
+    """The values [L], with nan for those that are not above rounding, where the samples of a layer are all equal."""
+    return torch.where(own > least, own, torch.nan)
 
 
 def _centred(grams: Tensor) -> Tensor:
@@ -139,9 +202,13 @@ def _centred(grams: Tensor) -> Tensor:
 
 
 def unbiased_cka(x: Tensor, y: Tensor, count: int = 0) -> Tensor:
-    """CKA by the unbiased estimator of HSIC (Song et al. 2012, equation 5), [Lx, Ly]. `count` is not used."""
+    """CKA by the unbiased estimator of HSIC (Song et al. 2012, equation 5), [Lx, Ly].
+
+    `count` is not used. A layer with equal features of all samples has nan, and so does all with under four samples.
+    """
     of_x, of_y = (_without_diagonal(_grams(one)) for one in (x, y))
-    both, own_x, own_y = _hsic(of_x, of_y), _own(of_x), _own(of_y)
+    both = _hsic(of_x, of_y)
+    own_x, own_y = (_told_apart(_own(one), ROUNDING) for one in (of_x, of_y))
     return (both / (own_x[:, None] * own_y).sqrt()).float()
 
 

@@ -26,7 +26,10 @@ BATCH = 16
 
 
 class Seen(NamedTuple):
-    """Features float32 [layers, samples, width] of the readable samples, and index -> reason for the others."""
+    """Features float32 [layers, samples, width] of the readable samples, and index -> reason for the others.
+
+    A reason begins with the sample's `where`.
+    """
 
     features: Tensor
     failed: dict[int, str]
@@ -50,7 +53,8 @@ def of_pictures(encoder: Encoder, pairs: Sequence[Pair], progress: Progress | No
         try:
             return model.preprocess(pairs[number].load())
         except UserError as problem:
-            return str(problem)
+            reason, where = str(problem), pairs[number].where
+            return reason if reason.startswith(where) else f"{where}: {reason}"
 
     with ThreadPoolExecutor(decoders(), "decode") as pool:
         for start in range(0, len(pairs), BATCH):

@@ -105,13 +105,14 @@ def gguf_config(path: Path) -> dict[str, Any]:
     said = {key.removeprefix("llama."): one for key, one in header.metadata.items() if key.startswith("llama.")}
     for key in NEEDED:
         if key not in said:
-            raise UserError(f"{path}: says no llama.{key}, which every LLaMA has; convert the weights anew")
+            raise UserError(f"{path}: has no key `llama.{key}`, which every LLaMA needs; convert the weights again")
     for key, value in said.items():
         if not isinstance(value, int | float | str):
             raise UserError(f"{path}: `llama.{key}` differs from layer to layer, a LLaMA's are all alike")
         if key in (*FIELDS, *OTHERS) and isinstance(value, str) != (key in TEXTS):
             raise UserError(
-                f"{path}: `llama.{key}: {value}` is no {'text' if key in TEXTS else 'number'}; convert anew"
+                f"{path}: `llama.{key}: {value}` is no {'text' if key in TEXTS else 'number'}; "
+                "convert the weights again"
             )
         if key not in FIELDS and key not in OTHERS and value not in (0, "", "none"):
             raise UserError(f"{path}: `llama.{key}: {value}` is not known here and may change the function; use the "

@@ -76,13 +76,16 @@ def data(
 
     if probe is not None:
         if benchmarks or recipe is not None:
-            raise UserError("--probe goes without benchmarks and --recipe")
+            raise UserError("--probe cannot be combined with benchmarks or --recipe; leave one of them out")
         pipeline.provide_probes(probe, pin, folder, offline, display())
         return
     asked = [part.strip() for name in benchmarks or [] for part in name.split(",") if part.strip()]
     if asked or pin or folder or offline:
         if recipe is not None:
-            raise UserError("--recipe goes without benchmarks, --data, --from and --offline: it names its own data")
+            raise UserError(
+                "--recipe cannot be combined with benchmarks, --data, --from or --offline, because a recipe names "
+                "its own data; leave one of them out"
+            )
         made = pipeline.provide_benchmarks(asked or None, pin or "hub", folder, offline, display())
     else:
         made = pipeline.provide_data(recipe or "mini", display())

@@ -141,6 +141,9 @@ def subset(
 def predict(
     target: Annotated[str, typer.Option(help="score: avg, or a category (general, ocr_chart, ...)")] = "avg",
     given: Annotated[str | None, typer.Option(help="results of one encoder: in1k=84.1,nyud_lin4=0.35")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="name, or path to a yaml file: take the results that `probe` has stored of it")
+    ] = None,
     figure: Annotated[Path | None, typer.Option(help="plot published against predicted: .png, .pdf or .svg")] = None,
     form: Form = "terminal",
     out: Out = None,
@@ -150,6 +153,7 @@ def predict(
     \b
       mllm-eval stats predict
       mllm-eval stats predict --target ocr_chart --given in1k=84.1,ade20k_lin=46.2
+      mllm-eval stats predict --encoder webssl-dino1b-full2b-224   after `mllm-eval probe` of it on the real data
     """
     from mllm_eval.cli.options import split
     from mllm_eval.cli.writing import put
@@ -159,11 +163,13 @@ def predict(
     values = {}
     for part in split(given) or []:
         name, _, text = part.partition("=")
+        if name.strip() in values:
+            raise UserError(f"--given {part}: {name.strip()} has a value already; say it once")
         try:
             values[name.strip()] = float(text)
         except ValueError:
             raise UserError(f"--given {part}: say NAME=NUMBER, as in in1k=84.1") from None
-    put(prediction_table(target, values), form, out)
+    put(prediction_table(target, values, encoder), form, out)
     if figure is not None:
         draw_prediction(target, figure)
 

@@ -29,14 +29,14 @@ def type_name(kind: pa.DataType) -> str:
     return _PLAIN.get(str(kind), str(kind))
 
 
-def matches(found: str, wanted: str) -> bool:
+def matches(present: str, wanted: str) -> bool:
     """Whether a type is the wanted one, or one of several wanted ones (`int64|string`).
 
     The bare names `list` and `struct` match any list or struct. A column of nulls matches every type.
     """
     if "|" in wanted:
-        return any(matches(found, one.strip()) for one in wanted.split("|"))
-    return found in (wanted, "null") or (wanted in ("list", "struct") and found.startswith(f"{wanted}<"))
+        return any(matches(present, one.strip()) for one in wanted.split("|"))
+    return present in (wanted, "null") or (wanted in ("list", "struct") and present.startswith(f"{wanted}<"))
 
 
 def named_columns(names: Iterable[str], aliases: Mapping[str, str], source: str) -> dict[str, str]:
@@ -51,13 +51,13 @@ def named_columns(names: Iterable[str], aliases: Mapping[str, str], source: str)
     return named
 
 
-def check_columns(found: Mapping[str, str], wanted: Mapping[str, str], source: str) -> None:
+def check_columns(present: Mapping[str, str], wanted: Mapping[str, str], source: str) -> None:
     """Raise UserError for the first column that is missing or has another type. Additional columns are allowed."""
     for column, kind in wanted.items():
-        if column not in found:
-            raise UserError(f"{source}: column '{column}' is missing.{near(column, found)} Is it another release?")
-        if not matches(_sorted(found[column]), _sorted(kind)):
-            raise UserError(f"{source}: column '{column}' is {found[column]}, expected {kind}")
+        if column not in present:
+            raise UserError(f"{source}: column '{column}' is missing.{near(column, present)} Is it another release?")
+        if not matches(_sorted(present[column]), _sorted(kind)):
+            raise UserError(f"{source}: column '{column}' is {present[column]}, expected {kind}")
 
 
 def _sorted(kind: str) -> str:

@@ -28,7 +28,7 @@ def run_processes(launcher: str, module: str, words: Sequence[str], processes: i
 
 
 def _command(launcher: str, processes: int) -> list[str]:
-    port = str(_free_port())
+    port = str(free_port())
     if launcher == "torchrun":
         # Not `--standalone`, which uses the machine's host name. The name may not resolve.
         meeting = ["--master-addr", "127.0.0.1", "--master-port", port]
@@ -46,7 +46,8 @@ def _environment(processes: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": threads, **os.environ}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

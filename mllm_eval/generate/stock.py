@@ -46,21 +46,27 @@ class StockModel:
         Raises UserError for a folder without a vision-language model, a processor or a chat template.
         """
         import torch
-        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+        from transformers import (
+            MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+            AutoConfig,
+            AutoModelForImageTextToText,
+            AutoProcessor,
+            GenerationConfig,
+        )
 
         # Registers this project's classes with transformers, so that its own checkpoints can be loaded, too.
         import mllm_eval.model  # noqa: F401
 
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         config = _loaded(folder, "config", AutoConfig.from_pretrained, **options)
-        if type(config) not in AutoModelForImageTextToText._model_mapping:
+        if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
             raise UserError(f"{folder}: holds a {config.model_type!r}, which is no model for images and text")
         self.processor = _loaded(folder, "processor", AutoProcessor.from_pretrained, **options)
         tokenizer = getattr(self.processor, "tokenizer", None)
         if tokenizer is None or getattr(self.processor, "chat_template", None) is None:
             raise UserError(
-                f"{folder}: its processor has no chat template, so nobody knows how it wants to be asked; "
-                "put its chat_template.jinja into the folder"
+                f"{folder}: its processor has no chat template, which says how to put a question to the model; "
+                "put the model's chat_template.jinja into the folder"
             )
         tokenizer.padding_side = "left"
         if tokenizer.pad_token_id is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mllm_eval.distributed.launchers import free_port
 from mllm_eval.gpucheck.session import Session
 from mllm_eval.storage import PACKAGE, read_json
 
@@ -121,7 +121,7 @@ def call_worker(
     words += ["--planted"] if session.planted else []
     start = [sys.executable, "-W", "ignore"]
     if processes > 1:
-        meeting = ["--master-addr", "127.0.0.1", "--master-port", str(_free_port())]
+        meeting = ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
         start += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), *meeting]
     environment = {
         "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // processes)),
@@ -161,13 +161,6 @@ def rendered(session: Session, steps: Steps) -> Path:
 
 def _numbers(steps: Steps) -> list[str]:
     return [f"--{name}={getattr(steps, name)}" for name in ("alignment", "instruction", "questions")]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def losses_apart(given: Sequence[float], wanted: Sequence[float]) -> tuple[float, float]:

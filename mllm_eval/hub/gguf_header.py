@@ -102,7 +102,10 @@ def _read(path: Path, size: int, changed: int) -> GgufHeader:
     version = cursor.number("<u4")
     if version not in VERSIONS:
         many = version & 0xFFFF == 0
-        raise UserError(f"{path}: GGUF of {'big-endian machines' if many else f'version {version}'}; convert it anew")
+        raise UserError(
+            f"{path}: GGUF of {'big-endian machines' if many else f'version {version}'} is not read; "
+            "convert the weights again"
+        )
     tensors, values = cursor.number("<u8"), cursor.number("<u8")
     # Smallest sizes: a key has a length (8 bytes), a type (4) and a value (1); a tensor has 24 bytes.
     cursor.hold(values, 13, "values")

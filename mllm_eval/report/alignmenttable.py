@@ -40,9 +40,16 @@ def alignment_table(alignments: Sequence[Aligned]) -> Table:
     notes = [
         f"{first.protocol}, {', '.join(dict.fromkeys(one.metric for one in alignments))}, "
         f"{first.pairs:,} pictures with captions; the best pair of layers (blocks from 1, layer 0 is the LLM's "
-        "embedding). Chance: mean maximum over shuffled captions; p of the maximum; calibrated: chance is 0.",
-        "[low, high]: 95 % interval, bootstrap over pictures, of the best pair of layers.",
+        "embedding)."
     ]
+    if any(one.null is not None for one in alignments):
+        notes[0] += " Chance: mean maximum over shuffled captions; p of the maximum; calibrated: chance is 0."
+    if any(one.interval is not None for one in alignments):
+        notes.append("[low, high]: 95 % interval, bootstrap over pictures, of the best pair of layers.")
+    if kernels := [one.metric for one in alignments if one.interval is None]:
+        notes.append(
+            f"{', '.join(dict.fromkeys(kernels))}: no mean over pictures, so without interval, chance, p and tests."
+        )
     if tests:
         notes.append(
             f"Tests: values of the best pairs exchanged picture by picture, corrected for {tests} tests (Holm)."

@@ -115,7 +115,9 @@ NOTE = (
 
 def untimed_note(runs: Sequence[str]) -> str:
     """The note on runs whose timings do not name the kinds of steps."""
-    return f"No seconds of {', '.join(runs)}: the ledger there is of a version that did not say what each step was."
+    return (
+        f"No seconds of {', '.join(runs)}: the timings were written by a version that did not say what each step was."
+    )
 
 
 def external_note(rows: Sequence[str]) -> str:

@@ -12,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
+from mllm_eval.catalog import load_encoder
 from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, near
 from mllm_eval.report.site.figures import LINE, new_figure, save
 from mllm_eval.report.table import Cell, Column, Row, Table, printed
 from mllm_eval.report.words import title
 from mllm_eval.results import AVERAGE, columns, published
+from mllm_eval.results.probed import columns_of, probes_of
+from mllm_eval.results.probes import Probe
 from mllm_eval.results.published import number, values
 from mllm_eval.stats.estimator import Floats
 from mllm_eval.stats.predict import Worth, interval, predicted, skill, worth
@@ -25,6 +28,8 @@ from mllm_eval.storage import SHIPPED
 
 VQA, CLASSIC = "vqa_all.csv", "classic_vision.csv"
 TOGETHER = "all of them"
+# The data pin of runs beside which probes on the published data sets are shown, whichever copy of these they read.
+REAL = "hub"
 
 
 class PublishedPair(Strict):
@@ -63,9 +68,13 @@ class Evidence:
         return self.x[:, at : at + 1]
 
 
+def _config() -> Prediction:
+    return load(SHIPPED / "configs" / "prediction.yaml", Prediction)
+
+
 def evidence(target: str = AVERAGE) -> Evidence:
     """Reads the published rows. Raises UserError for an unknown target, and for rows that the tables do not have."""
-    config = load(SHIPPED / "configs" / "prediction.yaml", Prediction)
+    config = _config()
     known = [AVERAGE, *columns().categories]
     if target not in known:
         raise UserError(f"--target {target}: is none of {', '.join(known)}.{near(target, known)}")
@@ -86,17 +95,43 @@ def evidence(target: str = AVERAGE) -> Evidence:
     return Evidence(np.array(x), np.array(y), tuple(names), families, tuple(config.predictors))
 
 
-def prediction_table(target: str = AVERAGE, given: Mapping[str, float] | None = None) -> Table:
-    """How well each probe result predicts the target, and what it predicts for the values `given` (predictor -> value).
+def stored_predictors(encoder: str) -> dict[str, Probe]:
+    """The stored probe results of an encoder from which a prediction can be made: predictor -> value.
 
-    Raises UserError for an unknown predictor or target.
+    Only results on the published data sets count, with the encoder's present weights and the protocols' default layers
+    and selection. Raises UserError if there are none, and for an unknown encoder.
+    """
+    facts, predictors = load_encoder(encoder), _config().predictors
+    weights = facts.weights.digest()
+    stored = columns_of(probes_of(facts, weights, REAL).values())
+    if found := {name: stored[name] for name in predictors if name in stored}:
+        return found
+    raise UserError(
+        f"{facts.name}: has no stored result of a probe that predicts ({', '.join(predictors)}) on the published data "
+        "sets, by the default layers and selection; measure one "
+        f"(mllm-eval probe {encoder} --probe PROBE --data hub), or say --given"
+    )
+
+
+def prediction_table(
+    target: str = AVERAGE, given: Mapping[str, float] | None = None, encoder: str | None = None
+) -> Table:
+    """How well each probe result predicts the target, and what it predicts for the values of one encoder.
+
+    given: predictor -> value. encoder: a name, or path to a yaml file, whose stored probe results are used where
+    `given` has no value. Raises UserError for an unknown predictor, target or encoder, and as `stored_predictors`.
     """
     observed = evidence(target)
     given = dict(given or {})
+    stored = {} if encoder is None else stored_predictors(encoder)
     for name in given:
         if name not in observed.predictors:
             known = ", ".join(observed.predictors)
             raise UserError(f"--given {name}: is none of {known}.{near(name, observed.predictors)}")
+        if not math.isfinite(given[name]):
+            raise UserError(f"--given {name}={given[name]}: is not finite; say the measured value, or leave it out")
+    used = {name: one for name, one in stored.items() if name not in given}
+    given |= {name: one.value for name, one in used.items()}
     rows = []
     sentences = []
     for name in (*observed.predictors, TOGETHER):
@@ -120,10 +155,25 @@ def prediction_table(target: str = AVERAGE, given: Mapping[str, float] | None = 
         "encoder is predicted from other families alone, as a new kind of encoder would be. p: share of shuffled "
         "targets that are predicted as well. Error: root mean square, in points.",
         *(["Predicted: with the 90 % limits of the jackknife+."] if given else []),
+        *_extrapolated(observed, given),
+        *(f"{encoder}, {title(name)} {printed(one.value, 3)}: {one.how}" for name, one in used.items()),
     )
     return Table(
         f"prediction-{target}", f"What predicts {title(target)}", tuple(shown), tuple(rows), notes, tuple(sentences)
     )
+
+
+def _extrapolated(observed: Evidence, given: Mapping[str, float]) -> list[str]:
+    """A note for each value that is far off the published ones, as a share is where they are in per cent."""
+    notes = []
+    for name, value in given.items():
+        low, high = float(observed.of(name).min()), float(observed.of(name).max())
+        if not low - (high - low) / 2 <= value <= high + (high - low) / 2:
+            notes.append(
+                f"{title(name)} {printed(value, 3)} is far from the published {printed(low, 3)} to {printed(high, 3)}: "
+                "its prediction is extrapolated."
+            )
+    return notes
 
 
 def _cells(told: Worth) -> dict[str, Cell]:

@@ -26,9 +26,12 @@ class Null:
     p: float
     permutations: int
 
-    def calibrated(self, score: float) -> float:
-        """Rescale a score so that chance is 0 and identical neighbours are 1: (score - mean) / (1 - mean)."""
-        return (score - self.mean) / (1 - self.mean)
+    def calibrated(self, score: float) -> float | None:
+        """Rescale a score so that chance is 0 and identical neighbours are 1: (score - mean) / (1 - mean).
+
+        None if chance alone is 1, as it can be with few pairs.
+        """
+        return (score - self.mean) / (1 - self.mean) if self.mean < 1 else None
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,9 @@ class Aligned:
         scores: of every pair of layers, [blocks, LLM layers].
         score: the largest of `scores`.
         layer, llm_layer: the pair of layers with the largest score, counted from 1 and from 0 (embedding).
-        interval: 95 % confidence interval of that pair's score, by a bootstrap over images; None for metrics that are
-            no mean over images.
-        null: null distribution of `score`; None without permutations, and for other metrics than mutual k-NN.
+        interval: 95 % confidence interval of that pair's score, by a bootstrap over images; None for the kernel
+            metrics (CKA, CKNNA), which are no mean over images.
+        null: null distribution of `score`; None without permutations, and where `interval` is None.
         calibrated: the score rescaled so that chance is 0 (`Null.calibrated`).
         pairs: number of compared images. failed: the rows that were left out, with reasons.
         llm_base: the LLM from which a run trained this one; empty for a released LLM.

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from local_hub import served
-from PIL import Image
+from made_pairs import good, own_protocol, scenes, written
 from typer.testing import CliRunner
 
 from mllm_eval.alignment import metrics
@@ -23,8 +21,8 @@ from mllm_eval.alignment.chance import interval_over_pictures, null_of_maximum
 from mllm_eval.alignment.pairs import load_pairs
 from mllm_eval.alignment.protocol import load_alignment
 from mllm_eval.cli.app import app
-from mllm_eval.config import load
 from mllm_eval.errors import UserError
+from mllm_eval.results.aligned import Null
 
 COUNT = 10
 
@@ -129,27 +127,34 @@ def test_shuffled_samples_have_the_agreement_of_chance() -> None:
     assert metrics.mutual_knn(x, shuffled, COUNT).item() == pytest.approx(COUNT / 399, abs=0.006)
 
 
-def test_the_null_is_that_of_computing_every_shuffle_anew(both: Any) -> None:
+def null(x: torch.Tensor, y: torch.Tensor, count: int, observed: float, times: int, name: Any = "mutual_knn") -> Null:
+    return null_of_maximum(name, metrics.nearest(x, count), metrics.nearest(y, count), observed, times, seed=3)
+
+
+@pytest.mark.parametrize("name", sorted(metrics.OVER_NEIGHBOURS))
+def test_the_null_is_that_of_computing_every_shuffle_anew(name: Any, both: Any) -> None:
     x, y = both
-    null = null_of_maximum(x, y, COUNT, 1.0, 25, seed=3)
+    found = null(x, y, COUNT, 1.1, 25, name)
     draw = torch.Generator().manual_seed(3)
     maxima = []
     for _ in range(25):
         renamed = torch.randperm(60, generator=draw)
         moved = torch.empty_like(y)
         moved[:, renamed] = y
-        maxima.append(float(metrics.mutual_knn(x, moved, COUNT).max()))
-    assert null.mean == pytest.approx(np.mean(maxima), abs=1e-6)
-    assert null.high == pytest.approx(np.quantile(maxima, 0.95), abs=1e-6)
-    assert null.p == 1 / 26
-    assert null_of_maximum(x, y, COUNT, min(maxima), 25, seed=3).p == 1
+        maxima.append(float(metrics.METRICS[name](x, moved, COUNT).max()))
+    assert found.mean == pytest.approx(np.mean(maxima), abs=1e-6)
+    assert found.high == pytest.approx(np.quantile(maxima, 0.95), abs=1e-6)
+    assert found.p == 1 / 26
+    # A score that a shuffle reaches counts, whatever the rounding.
+    reached = sum(one >= sorted(maxima)[20] - 1e-6 for one in maxima)
+    assert null(x, y, COUNT, sorted(maxima)[20] + 1e-6, 25, name).p == (1 + reached) / 26
+    assert null(x, y, COUNT, min(maxima), 25, name).p == 1
 
 
 def test_chance_grows_with_the_number_of_layers() -> None:
-    few, many = (null_of_maximum(drawn(n, 80, 8, 5), drawn(n, 80, 8, 6), 5, 1.0, 40).mean for n in (1, 12))
-    assert many > few * 1.15
-    null = null_of_maximum(drawn(12, 80, 8, 5), drawn(12, 80, 8, 6), 5, 1.0, 40)
-    assert null.calibrated(null.mean) == 0 and null.calibrated(1) == 1
+    few, many = (null(drawn(n, 80, 8, 5), drawn(n, 80, 8, 6), 5, 1.0, 40) for n in (1, 12))
+    assert many.mean > few.mean * 1.15
+    assert many.calibrated(many.mean) == 0 and many.calibrated(1) == 1
 
 
 @pytest.mark.slow
@@ -157,7 +162,9 @@ def test_noise_is_significant_as_often_as_p_says() -> None:
     ps = []
     for seed in range(40):
         x, y = drawn(2, 40, 8, 100 + seed), drawn(2, 40, 8, 200 + seed)
-        ps.append(null_of_maximum(x, y, 5, float(metrics.mutual_knn(x, y, 5).max()), 39, seed=seed).p)
+        of_x, of_y = metrics.nearest(x, 5), metrics.nearest(y, 5)
+        observed = float(metrics.by_sample("mutual_knn", of_x, of_y).mean(-1).max())
+        ps.append(null_of_maximum("mutual_knn", of_x, of_y, observed, 39, seed=seed).p)
     assert 0.3 < np.mean(ps) < 0.75
     assert sum(p <= 0.1 for p in ps) <= 10
 
@@ -178,32 +185,6 @@ def test_clipping_uses_the_mean_of_the_samples_own_quantiles() -> None:
     clipped = metrics.clipped(features, 0.9)
     assert clipped.abs().max().item() == pytest.approx(np.mean(each), rel=1e-6)
     assert torch.equal(metrics.clipped(features, 1.0), features)
-
-
-def picture(colour: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), (colour, 0, 0)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def written(folder: Path, rows: list[dict[str, Any]], name: str = "image") -> str:
-    folder.mkdir(exist_ok=True)
-    table = pa.table({name: [row["image"] for row in rows], "text": [row["text"] for row in rows]})
-    pq.write_table(table, folder / "pairs.parquet")
-    protocol = folder / "own.yaml"
-    protocol.write_text(f"base: platonic\nname: own\nneighbours: 2\ndata:\n  own: {{path: {folder}}}\n")
-    return str(protocol)
-
-
-def good(count: int) -> list[dict[str, Any]]:
-    return [{"image": {"bytes": picture(at), "path": None}, "text": [f"number {at}"]} for at in range(count)]
-
-
-def own_protocol(path: str) -> Any:
-    from mllm_eval.alignment.protocol import Alignment
-    from mllm_eval.catalog.folders import folders
-
-    return load(Path(path), Alignment, folders("alignments"))
 
 
 def test_rows_that_are_no_pair_are_counted_and_named(tmp_path: Path) -> None:
@@ -244,16 +225,6 @@ def test_the_shipped_protocol_is_the_papers() -> None:
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
     return tmp_path / "results"
-
-
-def scenes(folder: Path, count: int = 40) -> str:
-    """Pictures of the miniature with their captions, as a protocol of its own."""
-    from mllm_eval.miniature.benchmarks.tables import png
-    from mllm_eval.miniature.world import KINDS, draw
-
-    kinds = list(KINDS)
-    shown = [draw("test", at // len(kinds), kinds[at % len(kinds)]) for at in range(count)]
-    return written(folder, [{"image": {"bytes": png(one.image), "path": None}, "text": [one.caption]} for one in shown])
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import torch
 
 from mllm_eval.alignment.metrics import nearest
 from mllm_eval.cli.benching import run_timings
+from mllm_eval.errors import UserError
 
 
 @pytest.mark.parametrize("kinds", [1, 4, 200])
@@ -24,12 +25,12 @@ def test_of_equal_neighbours_the_lower_number_comes_first(kinds: int) -> None:
             assert found.tolist() == wanted
 
 
-def test_features_that_are_no_number_have_neighbours_all_the_same() -> None:
-    features = torch.randn(1, 20, 4, generator=torch.Generator().manual_seed(0))
-    features[0, 3] = torch.nan
-    found = nearest(features, 5)
-    assert found.shape == (1, 20, 5) and torch.equal(found, nearest(features, 5))
-    assert all(len(set(row)) == 5 for row in found[0].tolist())
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_features_that_are_no_number_have_no_neighbours(value: float) -> None:
+    features = torch.randn(2, 20, 4, generator=torch.Generator().manual_seed(0))
+    features[1, 3, 2] = value
+    with pytest.raises(UserError, match=r"layer 1 .* not finite"):
+        nearest(features, 5)
 
 
 @pytest.mark.slow

@@ -55,6 +55,18 @@ def test_what_is_not_of_the_same_pictures_is_not_tested(change: dict[str, object
     assert alignment_table(found).sentences == ()
 
 
+def test_a_metric_without_chance_says_so() -> None:
+    kernel = replace(
+        aligned("one", "llm", 0.1), metric="cka", interval=None, null=None, calibrated=None, by_picture=None
+    )
+    table = alignment_table([kernel])
+    assert any(note.startswith("cka: no mean over pictures") for note in table.notes)
+    assert not any("shuffled" in note or "bootstrap" in note for note in table.notes)
+    usual = alignment_table([aligned("one", "llm", 0.1)])
+    assert any("shuffled" in note for note in usual.notes) and any("bootstrap" in note for note in usual.notes)
+    assert not any("no mean over pictures" in note for note in usual.notes)
+
+
 def test_results_are_read_back_and_those_of_unknown_weights_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

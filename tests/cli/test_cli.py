@@ -366,6 +366,11 @@ def test_make_help_lists_every_target() -> None:
     assert {line.split()[1] for line in make()} == set(phony.split()[1:])
 
 
+def test_make_align_takes_the_options_of_the_command() -> None:
+    planned = make("-n", "align", "ENCODER=mini-dino", "METRIC=cka", "PERMUTATIONS=0", "LLM=mini-llama")[-1].split()
+    assert planned[1:] == ["align", "mini-dino", "--llm", "mini-llama", "--metric", "cka", "--permutations", "0"]
+
+
 @pytest.mark.slow
 def test_the_module_can_be_run() -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

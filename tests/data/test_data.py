@@ -465,7 +465,7 @@ def test_the_command_line_fetches_shows_and_compares(hub: Hub, own: Path) -> Non
     code, said = call("mycharts", "--data", "hubb")
     assert code == 2 and "mycharts has no data pin 'hubb'. Did you mean 'hub'?" in said
     code, said = call("mycharts", "--recipe", "mini")
-    assert code == 2 and "--recipe goes without benchmarks" in said
+    assert code == 2 and "--recipe cannot be combined with benchmarks" in said
     code, said = call("--data", "nowhere")
     assert code == 2 and "no benchmark has data 'nowhere'" in said
     code, said = call("mycharts", "--data", "mini", "--offline")

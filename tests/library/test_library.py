@@ -208,6 +208,7 @@ def state() -> dict[str, Any]:
         "environment": dict(os.environ),
         "deterministic": (torch.are_deterministic_algorithms_enabled(),
                           torch.is_deterministic_algorithms_warn_only_enabled()),
+        "filled": torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
         "threads": torch.get_num_threads(),
         "torch": torch.get_rng_state().tolist(),
         "numpy": (numbers[0], numbers[1].tolist(), *numbers[2:]),

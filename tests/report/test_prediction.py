@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression, Ridge
 from typer.testing import CliRunner
 
+from mllm_eval.catalog import load_encoder
+from mllm_eval.catalog.probe import load_protocol
 from mllm_eval.cli.app import app
+from mllm_eval.config import short_hash
 from mllm_eval.errors import UserError
 from mllm_eval.report.prediction import draw_prediction, evidence, prediction_table
 from mllm_eval.results import published
+from mllm_eval.results.probed import Probed, Reading, encoder_key, probes_home
 from mllm_eval.stats.predict import RIDGES, fit, interval, predicted, worth
+from mllm_eval.storage import write_json
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(14, 3)) * [1, 10, 0.01] + [5, 50, 0.3]
@@ -139,6 +145,59 @@ def test_what_is_given_is_predicted_with_limits() -> None:
         prediction_table("avg", {"in1": 84.0})
     with pytest.raises(UserError, match="ocr_chart"):
         prediction_table("ocr")
+
+
+def stored(encoder: str, probe: str, value: float, **changes: Any) -> None:
+    """A result as `probe` stores it of a measurement on the real data."""
+    facts, protocol = load_encoder(encoder), load_protocol(probe)
+    one = Probed(
+        encoder=encoder, encoder_hash=encoder_key(facts), weights=facts.weights.digest(), summary="cls", probe=probe,
+        version=protocol.version, protocol="p", title=protocol.title, column=protocol.column, metric=protocol.metric,
+        data="hub", data_hash="d", beside="hub", asked="last", default=True, rule="train_holdout",
+        selection="head chosen on held out images", n=50, n_failed=0, n_train=90, n_left_out=0, failed={}, left_out={},
+        readings=[Reading(layers=[6], value=value, low=value, high=value)], seconds=1, cpu_seconds=1, environment={},
+    )  # fmt: skip
+    folder = probes_home() / short_hash([probe, value, changes])
+    write_json(folder / "result.json", one.model_copy(update=changes).model_dump(mode="json"))
+
+
+@pytest.mark.slow
+def test_the_stored_probes_of_an_encoder_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path))
+    # None of these is a default on the published data, with these weights.
+    for at, change in enumerate(({"beside": "mini"}, {"default": False}, {"weights": "others"}, {"version": 0})):
+        stored("mini-dino", "in1k_linear", 50.0 + at, **change)
+    stored("mini-dino", "in1k_knn", 60.0)
+    with pytest.raises(
+        UserError, match=r"mini-dino: has no stored result .*in1k.*probe mini-dino --probe PROBE --data hub"
+    ):
+        prediction_table("avg", encoder="mini-dino")
+    with pytest.raises(UserError, match="mini-dino"):
+        prediction_table("avg", encoder="mini-dinoo")
+    stored("mini-dino", "in1k_linear", 84.0)
+    stored("mini-dino", "nyu_linear1", 0.4)
+    by_name, by_hand = (prediction_table("avg", given, one) for given, one in
+                        (({}, "mini-dino"), ({"in1k": 84.0, "nyud_lin1": 0.4}, None)))  # fmt: skip
+    assert by_name.rows == by_hand.rows and [row.label for row in by_name.rows if "predicted" in row.cells]
+    assert any(note.startswith("mini-dino, IN1k lin. 84.000: in1k_linear.v1") for note in by_name.notes)
+    # A value that is said goes before the stored one.
+    own = prediction_table("avg", {"in1k": 70.0}, "mini-dino")
+    assert own.rows[3] == by_hand.rows[3] and own.rows[0] == prediction_table("avg", {"in1k": 70.0}).rows[0]
+    assert not any("84.000" in note for note in own.notes)
+    done = CliRunner().invoke(app, ["stats", "predict", "--encoder", "mini-dino"])
+    assert done.exit_code == 0 and "Predicted" in done.output and "in1k_linear.v1" in done.output
+
+
+@pytest.mark.slow
+def test_given_values_that_cannot_be_meant_are_refused_or_noted() -> None:
+    for value in (math.nan, math.inf):
+        with pytest.raises(UserError, match=r"--given nyud_lin1=.* is not finite"):
+            prediction_table("avg", {"nyud_lin1": value})
+    twice = CliRunner().invoke(app, ["stats", "predict", "--given", "in1k=84,in1k=85"])
+    assert twice.exit_code == 2 and "say it once" in twice.output
+    # A share where the published values are in per cent.
+    assert any("IN1k lin. 0.840 is far from" in note for note in prediction_table("avg", {"in1k": 0.84}).notes)
+    assert not any("far from" in note for note in prediction_table("avg", {"in1k": 84.0}).notes)
 
 
 @pytest.mark.slow

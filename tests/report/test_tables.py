@@ -11,19 +11,23 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import made_runs
 import numpy as np
 import pytest
+from places import ROOT
 
 from mllm_eval import report, results
 from mllm_eval.catalog.variant import DEFAULT
 from mllm_eval.errors import UserError
 from mllm_eval.report import Cell, Column, Row, Table
-from mllm_eval.report.differences import Difference, differences
+from mllm_eval.report.differences import Difference, Gain, differences
 from mllm_eval.report.evidence import read_scored
+from mllm_eval.report.site.overview import lead_words
 from mllm_eval.report.table import blocks, printed, with_best, with_deltas
-from mllm_eval.results import RunRecord, read_run
+from mllm_eval.results import AVERAGE, RunRecord, read_run
 from mllm_eval.stats import Interval
 
 OCR = ("chartqa", "ocrbench", "textvqa", "docvqa")
@@ -579,3 +583,37 @@ def test_a_runs_seed_and_seed_bench_have_columns_of_their_own(three: list[RunRec
     assert len(set(head)) == len(head) and {"run_seed", "seed"} <= set(head)
     line = next(row for row in _rows(text) if row["run"] == three[0].hash)
     assert line["run_seed"] == "0" and line["seed"] == compared.rows[0].cells["seed"].text != "0"
+
+
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [
+        (
+            Gain(Interval(1.0, -1.0, 3.0), 0.3, 0.3),
+            "Its lead of 4.0 over y is more than chance, but was not shown to come from the images (p < 0.001 after "
+            "correction; without the image the two differ as well, by 3.0; visual gains differ by 1.0 [-1.0, 3.0], "
+            "p = 0.300 after Holm).",
+        ),
+        (
+            Gain(Interval(4.0, 3.0, 5.0), 0.0001, 0.0001),
+            "Its lead of 4.0 over y is more than chance (p < 0.001 after correction).",
+        ),
+    ],
+)
+def test_the_first_sentence_of_the_site_says_whether_the_lead_comes_from_the_images(gain: Gain, said: str) -> None:
+    def run(label: str, value: float) -> Any:
+        scored = SimpleNamespace(values={AVERAGE: value}, interval=lambda _: None)
+        return SimpleNamespace(label=label, scored=scored)
+
+    lead = Difference("x", "y", AVERAGE, Interval(4.0, 3.0, 5.0), 0.0001, 0.0001, gain=gain)
+    evidence: Any = SimpleNamespace(seeing=[run("y", 30.0), run("x", 34.0)], differences=[lead])
+    assert lead_words(evidence) == f"x has the highest AVG, 34.0. {said}"
+
+
+@pytest.mark.slow
+def test_the_page_on_statistics_makes_a_table_as_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("mini-dino", "mini-random"):
+        made_runs.make_run(name)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/statistics.md").read_text(encoding="utf-8"), re.DOTALL)
+    exec(code, {})
+    assert "mini-random" in capsys.readouterr().out

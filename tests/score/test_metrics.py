@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,3 +119,14 @@ def test_every_scorer_takes_a_missing_prediction_in_front(load: Callable[[str], 
             references=[first[0]["record"], *(line["record"] for line in first)],
         )
         assert (said["n_failed"], said["scores"][0], len(said["scores"])) == (1, None, 3), name
+
+
+def test_the_metric_prints_what_its_page_shows(
+    load: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
+    ((code, shown),) = re.findall(r"^\$ python -c '(import evaluate;[^']*)'\n(.*)$", page, re.MULTILINE)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path))
+    exec(code, {})
+    assert capsys.readouterr().out == shown + "\n"

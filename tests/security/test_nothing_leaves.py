@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from mllm_eval import environment
 from mllm_eval.storage import PACKAGE
 
 TESTS = Path(__file__).parents[1]
+PAGE = TESTS.parent / "docs" / "security.md"
 SECRETS = {
     "HF_TOKEN": "hf_planted0login0of0the0hub",
     "HUGGING_FACE_HUB_TOKEN": "hf_planted0older0login",
@@ -145,3 +147,23 @@ def test_the_network_really_is_forbidden_in_that_flow(tmp_path: Path) -> None:
     code = FLOW.partition("home = Path")[0] + "import urllib.request\nurllib.request.urlopen('http://127.0.0.1:9/')\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode and "the network is forbidden" in done.stderr
+
+
+def test_the_page_names_every_command_that_fetches() -> None:
+    fetching = {"provide_weights", "provide_benchmarks", "provide_probes", "fetch_pairs"}
+    commands = {
+        path.name
+        for path in (PACKAGE / "cli").glob("*.py")
+        if fetching & set(re.findall(r"\w+", path.read_text(encoding="utf-8")))
+    }
+    # `data` and `weights`; `new encoder`; `align --fetch`. A name in another file belongs on the page.
+    assert commands == {"fetching.py", "creating.py", "aligning.py"}
+    # Nothing else calls the downloader than what these names lead to.
+    callers = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if "mllm_eval.hub.fetch" in path.read_text(encoding="utf-8") and "hub" not in path.relative_to(PACKAGE).parts
+    }
+    assert callers == {"alignment/pairs.py", "data/locking.py", "pipeline/provision.py", "probes/locking.py"}
+    row = next(line for line in PAGE.read_text(encoding="utf-8").splitlines() if "| nothing phones home |" in line)
+    assert re.findall(r"`([^`]+)`", row.split("|")[2]) == ["data", "weights", "new encoder owner/name", "align --fetch"]

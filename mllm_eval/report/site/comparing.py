@@ -109,9 +109,9 @@ _FRAME = Html("""<section class="headline"><h1 id="heading">Two runs compared</h
 <div class="scroll" tabindex="0" role="region" aria-label="Paired differences"><table id="forest"></table></div>
 <p class="note">A minus B on the same questions with its 95 % interval, bootstrap clustered by image; p by permutation
 of whole images, corrected (Holm) over all pairs of runs here, runs without images apart. Filled: corrected p below
-{alpha}. By sight: the difference of the two visual gains (score minus blind score), tested alike; what is not there by
-sight the wording gives. In the picture MME is divided by 20. The counts are single questions; a click shows them below.
-</p></section>
+{alpha}. By sight: the difference of the two visual gains (score minus blind score), tested in the same way. The rest
+of a difference is there without the images, too. In the picture MME is divided by 20. The counts are single
+questions; a click shows them below.</p></section>
 <section id="samples" aria-labelledby="samples-h"><h2 id="samples-h">Questions and answers</h2>
 <form id="filters" class="bar" hidden>
 <label>Benchmark <select id="benchmark"></select></label>

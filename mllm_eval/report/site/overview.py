@@ -135,7 +135,7 @@ def lead_words(evidence: Evidence) -> str:
         if difference.gain is None:
             why = f"; {NO_BLIND}"
         elif not by_sight(difference):
-            verdict, why = "is more than chance, but not of sight", f"; {doubt(difference)}"
+            verdict, why = "is more than chance, but was not shown to come from the images", f"; {doubt(difference)}"
     return f"{said} Its lead of {lead} over {other.label} {verdict} ({p_words(difference.holm)} after correction{why})."
 
 
