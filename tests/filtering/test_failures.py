@@ -12,7 +12,7 @@ from made_corpus import Brightness, decisions, filtered, png, sample, tar
 
 from mllm_eval.errors import UserError
 from mllm_eval.filtering import Judgement
-from mllm_eval.filtering.deciding import HOPELESS
+from mllm_eval.filtering.answering import HOPELESS
 
 
 class Refusing(Brightness):
