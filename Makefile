@@ -116,9 +116,9 @@ lint: $(READY) ## run ruff, import-linter (the order of imports in docs/ARCHITEC
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache && $(BIN)/mypy
 
 # One process per core, at most four. Each runs neighbouring tests of a file, so that a fixture of a file is usually made
-# once. WORKERS=0 runs all tests in one process, as `python -m pytest` does.
-WORKERS ?= logical
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
+# once. WORKERS=0 runs all tests in one process, as `python -m pytest` does. The default stands here and not in WORKERS,
+# which `make filter` reads, too.
+PYTEST = $(BIN)/python -m pytest -n $(or $(WORKERS),logical) --maxprocesses 4 --dist worksteal
 test: $(READY) ## run all tests except those that take minutes: [WORKERS=4]
 	@$(PYTEST)
 

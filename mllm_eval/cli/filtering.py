@@ -63,6 +63,8 @@ def filter_(
     from mllm_eval.catalog.level import load_level
     from mllm_eval.cli.display import display
     from mllm_eval.cli.planning import count
+    from mllm_eval.config import short_hash
+    from mllm_eval.data.shards import name_of
     from mllm_eval.environment import settings
     from mllm_eval.errors import UserError
     from mllm_eval.filtering import Asked, Places, Question, Work, filter_corpus, filtering_model, open_corpus
@@ -79,18 +81,19 @@ def filter_(
     with settings():
         corpus, chosen = open_corpus(images), load_level(level)
         question = Question.of(filtering_model(model, dtype), chosen, threshold, batch, server)
-        stem = f"{corpus.place.resolve().name.partition('.')[0]}.{chosen.name}.{question.model.hash}"
+        stem = f"{name_of(corpus.place.resolve().name).partition('.')[0]}.{chosen.name}.{question.model.hash}"
         places = Places((out or results_home() / "filter" / stem).absolute())
-        asked = Asked(question.key, question.threshold, label, image_column, write == "shards")
+        # The column can change every decision. It is left out if not given, which keeps the keys of earlier filters.
+        identity = question.config() | ({} if image_column is None else {"image_column": image_column})
+        asked = Asked(short_hash(identity), question.threshold, label, image_column, write == "shards")
         published = None if chosen.published is None else chosen.published.share
-        config = {**question.config(), "label": label, "published": published}
+        config = {**identity, "label": label, "published": published}
         work = Work(corpus, asked, places, config, question.load)
         do = None
         if ray is not None:
-            from mllm_eval.environment import gpus as visible
             from mllm_eval.filtering.onray import on_ray
 
-            do = on_ray(ray, workers or 2, 1 if visible() else 0)
+            do = on_ray(ray, workers or 2)
         shown = display()
         with shown.step(f"filter: {corpus.place.name}, {chosen.name}") as progress:
             made = filter_corpus(work, do, progress)
@@ -116,6 +119,7 @@ def result(made: Filtered, projected: Projection | None) -> dict[str, Any]:
 
 def said(made: Filtered, projected: Projection | None) -> list[str]:
     """The lines that are printed without --json."""
+    from mllm_eval.filtering.gone import GONE
     from mllm_eval.filtering.reading import FAULTS
 
     tally, about = made.tally, made.about
@@ -124,6 +128,9 @@ def said(made: Filtered, projected: Projection | None) -> list[str]:
              f"{tally.failed:,} failed"]  # fmt: skip
     for kind, fault in sorted(tally.faults.items()):
         lines.append(f"{fault.count:,} {FAULTS[kind]}, the first: {fault.first[0]}")
+    if made.gone:
+        lines.append(f"{made.gone:,} shards that are no longer in the corpus do not count; their files: "
+                     f"{made.out / GONE}")  # fmt: skip
     if made.left_out:
         lines.append(f"{len(made.left_out):,} parquet files taken for metadata, the first: {made.left_out[0]}")
     for word in ("yes", "no"):
@@ -158,4 +165,6 @@ def agreed(made: Filtered) -> list[str]:
 
 def said_index(out: Path) -> list[str]:
     """The kept keys of a filtered corpus, in the order of its shards."""
-    return [key for path in sorted((out / "kept").rglob("*.txt")) for key in path.read_text("utf-8").splitlines()]
+    # Not splitlines, which also splits at signs that a key may hold.
+    return [key for path in sorted((out / "kept").rglob("*.txt"))
+            for key in path.read_text("utf-8").split("\n")[:-1]]  # fmt: skip

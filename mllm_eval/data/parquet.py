@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,10 +34,13 @@ def reading(path: Path) -> Iterator[None]:
 
 def open_parquet(path: Path) -> pq.ParquetFile:
     """Open a parquet file. Raises UserError if it is not one, or if a row group is larger than `GROUP_BYTES`."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     with reading(path):
-        file = pq.ParquetFile(path)
+        # Bytes, since pyarrow refuses a str that is no valid UTF-8.
+        valid = str(path) == str(path).encode("utf-8", "replace").decode()
+        file = pq.ParquetFile(path if valid else pa.OSFile(os.fsencode(path)))
         # Raises an error here for names that are not valid Unicode, because columns are read by name.
         for name in file.schema_arrow.names:
             name.encode()

@@ -33,9 +33,12 @@ def is_picture(name: str) -> bool:
 
 
 class Broken(Exception):
-    """A shard is truncated or cannot be opened. Members read before are valid. fault: `cut` or `unreadable`."""
+    """A shard is truncated, cannot be opened, or lacks a column. Members read before are valid.
 
-    def __init__(self, fault: Literal["cut", "unreadable"], reason: str) -> None:
+    fault: `cut`, `unreadable` or `no column`.
+    """
+
+    def __init__(self, fault: Literal["cut", "unreadable", "no column"], reason: str) -> None:
         super().__init__(reason)
         self.fault, self.reason = fault, reason
 
@@ -132,7 +135,7 @@ def _hold_to_archive(path: Path | str, problem: Exception) -> None:
 
 
 def name_of(name: str) -> str:
-    """A name as valid UTF-8; undecodable bytes become \\udc.. escapes."""
+    """A name as valid UTF-8; undecodable bytes become escapes such as \\xe9."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

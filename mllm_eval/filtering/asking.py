@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mllm_eval.catalog.level import Level
-from mllm_eval.config import short_hash
 from mllm_eval.environment import device
 from mllm_eval.errors import UserError
 from mllm_eval.external import ExternalModel
@@ -84,11 +83,6 @@ class Question:
             # A server rounds differently, and returns the probabilities of the likeliest tokens only.
             "by": "server" if self.server else "here",
         }
-
-    @property
-    def key(self) -> str:
-        """12 hex digits of `config`."""
-        return short_hash(self.config())
 
     def load(self) -> Judge:
         """Loads the judge. Raises UserError if the model can't be loaded."""

@@ -17,6 +17,10 @@ CAPTIONS = ("txt", "caption", "text", "TEXT")
 STATUS = ("status", "error_message")
 
 
+class NoColumn(UserError):
+    """A parquet file has no column of images, or none with the asked name."""
+
+
 class Columns(NamedTuple):
     """The names of the columns. `key` is None if rows are identified by their number."""
 
@@ -34,18 +38,26 @@ class Columns(NamedTuple):
 def columns_of(schema: pa.Schema, path: str, image: str | None = None) -> Columns:
     """The columns of a file. `image` names the column of the images, if several could hold them.
 
-    Raises UserError if `image` is unknown or of another type, and without it if not exactly one column qualifies.
+    Raises NoColumn if `image` is unknown or of another type, and without it if no column qualifies; UserError if
+    several qualify.
     """
     kinds = {field.name: type_name(field.type) for field in schema}
     possible = image_columns(schema)
     if image is not None:
         if image not in kinds:
-            raise UserError(f"{path}: has no column {image!r}.{near(image, kinds)}")
+            raise NoColumn(f"{path}: has no column {image!r}.{near(image, kinds)}")
         if kinds[image] not in ("image", "binary", "large_binary"):
-            raise UserError(f"{path}: column {image!r} is {kinds[image]}; pictures are binary, or image of the hub")
+            raise NoColumn(f"{path}: column {image!r} is {kinds[image]}; pictures are binary, or image of the hub")
     elif len(possible) != 1:
         reason = f"several could be it ({', '.join(possible)})" if possible else f"none of {', '.join(kinds)} is it"
-        raise UserError(f"{path}: which column holds the pictures? {reason}; say --image-column")
+        kind = UserError if possible else NoColumn
+        raise kind(f"{path}: which column holds the pictures? {reason}; say --image-column")
     key = next((name for name in KEYS if name in kinds), None)
     texts = tuple(name for name in CAPTIONS if kinds.get(name) == "string")
     return Columns(image or possible[0], key, texts, tuple(name for name in STATUS if name in kinds))
+
+
+def hold_to_label(schema: pa.Schema, path: str, label: str | None) -> None:
+    """Raises NoColumn if there is no column `label`."""
+    if label is not None and label not in schema.names:
+        raise NoColumn(f"{path}: has no column {label!r} for --label.{near(label, schema.names)}")

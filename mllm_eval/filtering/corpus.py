@@ -4,32 +4,50 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from mllm_eval.data.shards import IMAGES, TARS, is_picture, shard_kind
+from mllm_eval.data.shards import IMAGES, TARS, is_picture, name_of, shard_kind
 from mllm_eval.errors import UserError
 from mllm_eval.storage import sha256_bytes
 
 Kind = Literal["tar", "parquet", "files"]
 # Number of image files in a shard of a folder.
 FILES = 1000
+# Endings of the files that belong to an image.
+BESIDE = (".txt", ".json")
 
 
 @dataclass(frozen=True)
 class Shard:
     """A part of a corpus that is filtered completely or not at all.
 
-    name: relative to the corpus, unique in it. path: of the tar or parquet file, or of the folder of `files`. files:
-    sorted paths of image files relative to `path`, with their text and json files.
+    name: relative to the corpus, unique in it, valid UTF-8. path: of the tar or parquet file, or of the folder of
+    `files`. files: sorted paths of image files relative to `path`, with their text and json files.
     """
 
     name: str
     kind: Kind
     path: str
     files: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """`path` for messages, as valid UTF-8."""
+        return name_of(self.path)
+
+    @classmethod
+    def between(cls, name: str, path: str, first: str, last: str) -> Shard:
+        """The shard of a folder that has the files from `first` to `last`, which are listed now."""
+        found = []
+        for one in _walked(Path(path), since=tuple(first.split("/")), listed=_kept_names):
+            if _order_of(one) > _order_of(last):
+                break
+            found.append(one)
+        return cls(name, "files", path, tuple(found))
 
     def signature(self) -> str:
         """Identifies the shard's bytes by names, sizes and modification times, without reading them; 16 hex digits.
@@ -47,6 +65,9 @@ class Shard:
                 told.append(f"{name}\0gone\n")
                 continue
             told.append(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n")
+        if any(file_key(name) != stem_of(name) for name in self.files):
+            # Earlier versions ended these keys at the first dot; their decisions are made again.
+            told.append("keys end at the last dot\n")
         return sha256_bytes("".join(told).encode("utf-8", "surrogateescape"))[:16]
 
 
@@ -71,7 +92,15 @@ class Corpus:
             return
         for name in self.paths:
             path = self.place if self.place.is_file() else self.place / name
-            yield Shard(name, self.kind, str(path))
+            yield Shard(name_of(name), self.kind, str(path))
+
+    def holder(self, count: int) -> Callable[[str], bool]:
+        """A function that says whether the corpus, which has `count` shards, has one with a name."""
+        if self.kind == "files":
+            names = {_part_name(number) for number in range(count)}
+        else:
+            names = {name_of(one) for one in self.paths}
+        return names.__contains__
 
     def shard(self, name: str) -> Shard:
         """The shard with this name. Raises KeyError if there is none."""
@@ -126,7 +155,7 @@ def _parts(place: Path) -> Iterator[Shard]:
     for name in _walked(place):
         is_image = is_picture(name)
         # Files with the same key stay in one shard.
-        if is_image and images >= FILES and stem_of(name) != stem_of(held[-1]):
+        if is_image and images >= FILES and file_key(name) != file_key(held[-1]):
             yield _part(number, place, held)
             held, images, number = [], 0, number + 1
         held.append(name)
@@ -136,15 +165,35 @@ def _parts(place: Path) -> Iterator[Shard]:
 
 
 def _part(number: int, place: Path, names: list[str]) -> Shard:
-    return Shard(f"part-{number:05d}", "files", str(place), tuple(names))
+    return Shard(_part_name(number), "files", str(place), tuple(names))
 
 
-def _walked(place: Path, below: str = "") -> Iterator[str]:
-    """The relative paths of image, text and json files; those of one key are adjacent. Hidden files are left out."""
-    names = sorted(os.listdir(place / below), key=lambda name: (stem_of(name), name))
-    for name in names:
+def _part_name(number: int) -> str:
+    return f"part-{number:05d}"
+
+
+def _names(folder: str) -> tuple[str, ...]:
+    """The names in a folder, in order."""
+    return tuple(sorted(os.listdir(folder), key=_order))
+
+
+# A worker lists the folder of its last shard again.
+_kept_names = lru_cache(maxsize=1)(_names)
+
+
+def _walked(
+    place: Path,
+    below: str = "",
+    since: tuple[str, ...] = (),
+    listed: Callable[[str], tuple[str, ...]] = _names,
+) -> Iterator[str]:
+    """The relative paths of image, text and json files; those of one key are adjacent. Hidden files are left out.
+
+    since: parts of the path to begin at; what comes before it is not looked at.
+    """
+    for name in listed(str(place / below)):
         relative = f"{below}/{name}" if below else name
-        if name.startswith("."):
+        if name.startswith(".") or (since and _order(name) < _order(since[0])):
             continue
         try:
             is_folder = stat.S_ISDIR(os.stat(place / relative).st_mode)
@@ -152,12 +201,34 @@ def _walked(place: Path, below: str = "") -> Iterator[str]:
             # A broken link: reading it later reports it by name.
             is_folder = False
         if is_folder:
-            yield from _walked(place, relative)
-        elif name.lower().endswith((*IMAGES, ".txt", ".json")):
+            yield from _walked(place, relative, since[1:] if since and name == since[0] else (), listed)
+        elif name.lower().endswith((*IMAGES, *BESIDE)):
             yield relative
 
 
+def _order(name: str) -> tuple[str, str, str]:
+    """Sorts the names in a folder, with the files of one key side by side."""
+    return name.partition(".")[0], file_key(name), name
+
+
+def _order_of(path: str) -> list[tuple[str, str, str]]:
+    return [_order(part) for part in path.split("/")]
+
+
+def file_key(name: str) -> str:
+    """The key of a file in a folder: its path without the ending of an image, a caption or fields."""
+    lowered = name.lower()
+    ending = next((one for one in (*IMAGES, *BESIDE) if lowered.endswith(one)), "")
+    return name[: len(name) - len(ending)]
+
+
+def archived(name: str) -> str:
+    """The name that a file of a folder gets in a tar, where a key ends at the first dot: other dots become %2E."""
+    head, slash, tail = file_key(name).rpartition("/")
+    return f"{head}{slash}{tail.replace('.', '%2E')}{name[len(file_key(name)) :]}"
+
+
 def stem_of(name: str) -> str:
-    """The key of a tar member, as in WebDataset: its path up to the first dot of the file name."""
+    """The key of a tar member, as in WebDataset: its path up to the first dot of the file name. See also `file_key`."""
     head, slash, tail = name.rpartition("/")
     return f"{head}{slash}{tail.partition('.')[0]}"

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_eval.data.shards import Broken
-from mllm_eval.decoding import decode, decoders
-from mllm_eval.errors import UserError
+from mllm_eval.filtering.answering import judge_entries
 from mllm_eval.filtering.corpus import Shard
 from mllm_eval.filtering.judging import Judge, Judgement
 from mllm_eval.filtering.reading import Entry, entries
@@ -27,8 +24,6 @@ if TYPE_CHECKING:
 ROWS = 8192
 META = b"mllm_eval.filter"
 KEPT, DROPPED, FAILED = "kept", "dropped", "failed"
-# The errors that a damaged image raises.
-BROKEN = (UserError, OSError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,9 @@ def tally_of(shard: Shard, asked: Asked, places: Places) -> Tally | None:
         return None
     source = shard.signature()
     try:
-        said = json.loads(pq.read_metadata(path).metadata[META])
+        # pyarrow refuses a path that is no valid UTF-8.
+        with open(path, "rb") as file:
+            said = json.loads(pq.read_metadata(file).metadata[META])
         # The checksum detects corruption on disk; earlier versions wrote none.
         if said["filter"] != asked.key or said["source"] != source or said.get("sum", _sum(said)) != _sum(said):
             return None
@@ -112,7 +109,7 @@ def decide_shard(shard: Shard, judge: Judge, asked: Asked, places: Places) -> Ta
                 captions.look(entry)
                 kept.append(row["decision"] == KEPT)
                 if kept[-1]:
-                    index.write(f"{entry.key}\n".encode())
+                    index.write(f"{in_one_line(entry.key)}\n".encode())
                 for name, values in columns.items():
                     values.append(row[name])
                 if len(columns["key"]) >= ROWS:
@@ -123,6 +120,9 @@ def decide_shard(shard: Shard, judge: Judge, asked: Asked, places: Places) -> Ta
         tally.close()
         if asked.shards:
             write_kept(shard, kept, places.shard(shard))
+        else:
+            # Images kept by earlier decisions on other bytes of this shard.
+            places.shard(shard).unlink(missing_ok=True)
         said = {"filter": asked.key, "source": source, "shard": shard.name, "tally": tally.to_dict()}
         said["sum"] = _sum(said)
         writer.add_key_value_metadata({META: json.dumps(said, ensure_ascii=False, sort_keys=True).encode()})
@@ -135,48 +135,9 @@ def _sum(said: dict[str, Any]) -> str:
     return sha256_bytes(json.dumps(own, sort_keys=True).encode())[:16]
 
 
-def judge_entries(entries: Iterable[Entry], judge: Judge) -> Iterator[tuple[Entry, Judgement | str]]:
-    """The entries in order, each with its judgement or the reason why there is none. Threads decode ahead of the judge.
-
-    A batch is the judge's batch size in entries, including damaged ones, so that it depends on the shard alone.
-    """
-    stream = iter(entries)
-    with ThreadPoolExecutor(decoders(), "decode") as pool:
-
-        def begin() -> list[tuple[Entry, Future[Any] | None]]:
-            return [(one, pool.submit(_prepare, judge, one) if one.data is not None else None)
-                    for one in islice(stream, judge.batch)]  # fmt: skip
-
-        coming = begin()
-        while coming:
-            here = [(one, None if future is None else future.result()) for one, future in coming]
-            coming = begin()
-            ready = [made for _, made in here if made is not None and not isinstance(made, BadPicture)]
-            judged = iter(judge.judge(ready) if ready else [])
-            for entry, made in here:
-                if made is None:
-                    yield entry, entry.reason
-                elif isinstance(made, BadPicture):
-                    yield entry._replace(fault="no image"), made.reason
-                else:
-                    answer = next(judged)
-                    yield (entry._replace(fault="no answer") if isinstance(answer, str) else entry), answer
-
-
-@dataclass(frozen=True)
-class BadPicture:
-    """The reason why an image can't be decoded."""
-
-    reason: str
-
-
-def _prepare(judge: Judge, entry: Entry) -> Any:
-    assert entry.data is not None
-    try:
-        image = decode(entry.data, entry.where)
-    except BROKEN as problem:
-        return BadPicture(" ".join(str(problem).split()) or type(problem).__name__)
-    return judge.prepare(image)
+def in_one_line(key: str) -> str:
+    """A key as a line of the index: line breaks become `\\n` and `\\r`."""
+    return key.replace("\n", "\\n").replace("\r", "\\r")
 
 
 def _read(shard: Shard, asked: Asked, tally: Tally) -> Iterator[Entry]:

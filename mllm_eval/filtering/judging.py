@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     import PIL.Image
 
 
+NOT_FINITE = "the model's logits are not finite"
+
+
 class Judgement(NamedTuple):
     """The judgement of an image, from the probabilities of the answer's first token.
 
@@ -31,9 +34,12 @@ class Judge(Protocol):
         ...
 
     def prepare(self, image: PIL.Image.Image) -> Any:
-        """Preprocesses an image; several threads call it at once."""
+        """Preprocesses an image; several threads call it at once. An error fails this image."""
         ...
 
     def judge(self, prepared: Sequence[Any]) -> list[Judgement | str]:
-        """A judgement for each of at most `batch` images, or a text that says why there is none."""
+        """A judgement for each of at most `batch` images, or a text that says why there is none.
+
+        After an error, each image of the batch is judged alone. Raises UserError for errors that concern all images.
+        """
         ...

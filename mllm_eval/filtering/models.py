@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,11 +16,12 @@ from mllm_eval.adapters import weights_folder
 from mllm_eval.catalog import Kept
 from mllm_eval.environment import device, repeatable
 from mllm_eval.external import ExternalModel
-from mllm_eval.filtering.judging import Judgement
+from mllm_eval.filtering.judging import NOT_FINITE, Judgement
 from mllm_eval.filtering.spellings import Spellings, find_spellings
 from mllm_eval.generate.firsttoken import FirstToken
 from mllm_eval.generate.model import grid_of
 from mllm_eval.generate.stock import StockModel
+from mllm_eval.kernels import has_onednn
 from mllm_eval.model import load_checkpoint
 from mllm_eval.run import Run
 
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from mllm_eval.model import VLM
 
 
+# Pixels of the sides of the picture whose operations are counted for a model that takes any size.
+EDGE = 512
+
+
 class Prepared(NamedTuple):
     """The pixels float32 [3, H, W] of an image, and how many rows and columns of its tokens are shown (None: all)."""
 
@@ -40,13 +45,31 @@ class Prepared(NamedTuple):
 
 
 def judgements(logits: Tensor, spellings: Spellings) -> list[Judgement | str]:
-    """A judgement for each row of logits [B, vocabulary], in float64. Raises ValueError if they are not finite."""
+    """A judgement for each row of logits [B, vocabulary], in float64, or a text if they are not finite."""
     said = torch.log_softmax(logits.double(), -1)
     yes, no = (torch.logsumexp(said[:, list(ids)], -1) for ids in (spellings.yes, spellings.no))
     p_yes, mass = torch.sigmoid(yes - no).tolist(), (yes.exp() + no.exp()).tolist()
-    if not all(map(math.isfinite, p_yes)):
-        raise ValueError("the model's logits are not finite")
-    return [Judgement(*pair) for pair in zip(p_yes, mass, strict=True)]
+    return [Judgement(*pair) if all(map(math.isfinite, pair)) else NOT_FINITE
+            for pair in zip(p_yes, mass, strict=True)]  # fmt: skip
+
+
+def count_operations(call: Callable[[], object]) -> int:
+    """The floating-point operations of a call, the same on every device: those of its products and convolutions.
+
+    Attention is computed by plain products meanwhile, since torch can't count all of its kernels.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def linear(states: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+        return 2 * math.prod(states) * weight[0]
+
+    # torch has no formula for oneDNN's product, see `mllm_eval.kernels`.
+    own = {torch.ops.mkldnn._linear_pointwise: linear} if has_onednn() else {}
+    counter = FlopCounterMode(display=False, custom_mapping=own)
+    with sdpa_kernel(SDPBackend.MATH), counter:
+        call()
+    return int(counter.get_total_flops())
 
 
 class RunJudge:
@@ -142,12 +165,27 @@ class StockJudge:
         self.batch, self.question = batch, question
         words = self.stock.model.get_output_embeddings()
         self.spellings = find_spellings(self.stock.tokenizer, words.weight.shape[0])
+        self.flops = self._operations()
 
     @property
     def about(self) -> dict[str, Any]:
         """See `Judge.about`."""
+        counted = {} if self.flops is None else {"flops": self.flops}
         return {"by": "transformers", "batch": self.batch, "whole_words": self.spellings.whole,
-                **self.spellings.texts(self.stock.tokenizer)}  # fmt: skip
+                **self.spellings.texts(self.stock.tokenizer), **counted}  # fmt: skip
+
+    def _operations(self) -> int | None:
+        """The floating-point operations for a square picture, counted by torch; None if the model refuses it.
+
+        The architecture is not known here.
+        """
+        import PIL.Image
+
+        picture = PIL.Image.new("RGB", (EDGE, EDGE), "grey")
+        try:
+            return count_operations(lambda: self.stock.first_logits(self.question, [picture]))
+        except (ValueError, TypeError, LookupError, RuntimeError):
+            return None
 
     def prepare(self, image: PIL.Image.Image) -> PIL.Image.Image:
         """Returns the image itself, since the model's processor preprocesses whole batches."""

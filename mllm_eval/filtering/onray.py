@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mllm_eval.environment import threads
-from mllm_eval.errors import UserError
+from mllm_eval.errors import UserError, exception_words
 from mllm_eval.filtering.corpus import Shard
-from mllm_eval.filtering.corpusrun import Do, Work, timed
+from mllm_eval.filtering.corpusrun import Do, Work, record_judge, timed
 from mllm_eval.filtering.deciding import Asked, Places, tally_of
 from mllm_eval.filtering.judging import Judge
 from mllm_eval.filtering.tally import Tally
@@ -31,28 +32,55 @@ BLOCKS = 2000
 
 
 class Worker:
-    """The Ray actor: a model that decides shards."""
+    """The Ray actor: a model that decides shards.
+
+    A problem of the user is returned in a row: Ray would wrap an error in its own, and restart an actor that can't load
+    its model.
+    """
 
     def __init__(self, judge: Callable[[], Judge], asked: Asked, places: Places) -> None:
-        self.judge, self.asked, self.places = judge(), asked, places
+        self.judge: Judge | None = None
+        self.problem, self.asked, self.places = "", asked, places
+        try:
+            self.judge = judge()
+            record_judge(self.judge, places)
+        except UserError as problem:
+            self.problem = str(problem)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Decides the shard of a row; returns a row with its name and counts, or with a problem."""
-        shard = Shard(row["name"], row["kind"], row["path"], tuple(json.loads(row["files"])))
+        if self.judge is None or self.problem:
+            return {"name": row["name"], "problem": self.problem, "tally": ""}
         try:
+            shard = shard_of(row)
             # A retried shard may have been finished before its worker died.
             tally = tally_of(shard, self.asked, self.places)
             tally = tally or timed(shard, self.judge, self.asked, self.places)
         except UserError as problem:
-            return {"name": shard.name, "problem": str(problem), "tally": "", "about": ""}
-        about = json.dumps(self.judge.about)
-        return {"name": shard.name, "problem": "", "tally": json.dumps(tally.to_dict()), "about": about}
+            return {"name": row["name"], "problem": str(problem), "tally": ""}
+        return {"name": shard.name, "problem": "", "tally": json.dumps(tally.to_dict())}
 
 
-def on_ray(address: str = LOCAL, workers: int = 2, gpus: float = 0) -> Do:
+def row_of(shard: Shard) -> dict[str, Any]:
+    """A shard as a row of a few bytes: of a folder's files only the first and the last, which the worker lists between.
+
+    Paths are bytes, since not all are valid UTF-8.
+    """
+    first, last = (os.fsencode(shard.files[at]) if shard.files else b"" for at in (0, -1))
+    return {"name": shard.name, "kind": shard.kind, "path": os.fsencode(shard.path), "first": first, "last": last}
+
+
+def shard_of(row: dict[str, Any]) -> Shard:
+    """The shard of `row_of`."""
+    path, first, last = (os.fsdecode(row[name]) for name in ("path", "first", "last"))
+    return Shard.between(row["name"], path, first, last) if first else Shard(row["name"], row["kind"], path)
+
+
+def on_ray(address: str = LOCAL, workers: int = 2, gpus: float | None = None) -> Do:
     """Decides shards with `workers` models at a time on a Ray cluster; `local` starts one on this machine.
 
-    gpus: number of GPUs per model. Raises UserError if Ray is not installed.
+    gpus: number of GPUs per model; by default one if the cluster has any. Raises UserError if Ray is not installed or
+    can't be reached, and for errors of its workers.
     """
     try:
         import ray
@@ -66,14 +94,34 @@ def on_ray(address: str = LOCAL, workers: int = 2, gpus: float = 0) -> Do:
             where: dict[str, Any] = {"num_cpus": workers} if address == LOCAL else {"address": address}
             if address == LOCAL:
                 where["include_dashboard"] = False
-            ray.init(log_to_driver=False, configure_logging=False, runtime_env={"env_vars": _environment()}, **where)
+            where |= {"log_to_driver": False, "configure_logging": False}
+            with _in_one_line(f"--ray {address}", "start a cluster by `ray start --head`, or give --ray local"):
+                ray.init(runtime_env={"env_vars": _environment()}, **where)
         try:
-            yield from _decided(work, shards, workers, gpus)
+            here = ray.cluster_resources().get("GPU", 0) if gpus is None else 0
+            own = gpus if gpus is not None else min(here, 1)
+            with _in_one_line("a worker on Ray failed", "finished shards stay, and the same command continues"):
+                yield from _decided(work, shards, min(workers, int(here)) if here >= 1 else workers, own)
         finally:
             if started:
                 ray.shutdown()
 
     return do
+
+
+@contextmanager
+def _in_one_line(what: str, mend: str) -> Iterator[None]:
+    """Turns Ray's errors into a UserError: what failed, the line of Ray's message with the cause, and what to do."""
+    import ray.exceptions
+
+    try:
+        yield
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as problem:
+        # A Python error of a worker arrives with its class as `cause`.
+        cause = getattr(problem, "cause", None) or problem
+        lines = [line.strip() for line in exception_words(cause).splitlines() if line.strip()]
+        said = lines[-1] if isinstance(cause, ray.exceptions.RayError) else lines[0]
+        raise UserError(f"{what}: {said}; {mend}") from problem
 
 
 def _environment() -> dict[str, str]:
@@ -87,7 +135,7 @@ def _environment() -> dict[str, str]:
 def _decided(work: Work, shards: Iterable[Shard], workers: int, gpus: float) -> Iterator[tuple[str, Tally]]:
     import ray.data
 
-    rows = [{"name": one.name, "kind": one.kind, "path": one.path, "files": json.dumps(one.files)} for one in shards]
+    rows = [row_of(one) for one in shards]
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     # Errors of a shard are returned as problems; a worker that dies is a lost machine, which restarts handle.
@@ -105,5 +153,4 @@ def _decided(work: Work, shards: Iterable[Shard], workers: int, gpus: float) -> 
     for row in data.iter_rows():
         if row["problem"]:
             raise UserError(row["problem"])
-        work.about.update(json.loads(row["about"]))
         yield row["name"], Tally.of_dict(json.loads(row["tally"]))

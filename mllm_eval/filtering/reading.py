@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mllm_eval.data.parquet import open_parquet
 from mllm_eval.data.shards import Broken, Member, first_line, is_picture, name_of, tar_members
-from mllm_eval.errors import UserError, near
-from mllm_eval.filtering.columns import Columns, columns_of
-from mllm_eval.filtering.corpus import Shard, stem_of
+from mllm_eval.errors import UserError
+from mllm_eval.filtering.columns import Columns, NoColumn, columns_of, hold_to_label
+from mllm_eval.filtering.corpus import Shard, file_key, stem_of
 from mllm_eval.storage import parse_json
 
 TRUE, FALSE = ("1", "true", "yes", "y"), ("0", "false", "no", "n")
@@ -37,6 +37,7 @@ class Entry(NamedTuple):
 FAULTS = {
     "cut": "shards end before their end",
     "unreadable": "shards cannot be opened",
+    "no column": "parquet files lack a column that is asked for, or one of pictures",
     "key twice": "pictures have a key that was there before; the first counts",
     "no picture": "keys have no picture",
     "no image": "members are no image that can be decoded",
@@ -81,9 +82,10 @@ def keyed_members(shard: Shard) -> Iterator[tuple[list[Member], int]]:
     Raises Broken after the last of them if the shard can't be read further.
     """
     held: list[Member] = []
+    key_of = _key_of(shard)
     try:
         for member in tar_members(shard.path) if shard.kind == "tar" else _of_files(shard):
-            if held and stem_of(member.name) != stem_of(held[0].name):
+            if held and key_of(member.name) != key_of(held[0].name):
                 yield held, _count(held)
                 held = []
             held.append(member)
@@ -95,6 +97,10 @@ def keyed_members(shard: Shard) -> Iterator[tuple[list[Member], int]]:
         yield held, _count(held)
 
 
+def _key_of(shard: Shard) -> Callable[[str], str]:
+    return stem_of if shard.kind == "tar" else file_key
+
+
 def _count(members: list[Member]) -> int:
     return max(1, len(_pictures(members)))
 
@@ -104,20 +110,20 @@ def _pictures(members: list[Member]) -> list[Member]:
 
 
 def _sample(shard: Shard, members: list[Member], label: str | None) -> Iterator[Entry]:
-    key = stem_of(members[0].name)
-    pictures = _pictures(members)
-    beside = {one.name[len(key) + 1 :].lower(): one.data for one in members if one not in pictures}
+    key = _key_of(shard)(members[0].name)
+    shown = _pictures(members)
+    beside = {one.name[len(key) + 1 :].lower(): one.data for one in members if one not in shown}
     fields = _fields(beside.get("json"))
     captioned = bool((beside.get("txt") or b"").strip() or str(fields.get("caption") or "").strip())
     told = None if label is None else truth(fields.get(label))
-    if not pictures:
+    if not shown:
         names = ", ".join(one.name for one in members)
-        yield Entry(key, f"{shard.path}: {key}", None, "no picture", f"{names}: no picture among them")
+        yield Entry(key, f"{shard.shown}: {key}", None, "no picture", f"{names}: no picture among them")
         return
-    for number, one in enumerate(pictures):
-        where = f"{shard.path}: {one.name}"
+    for number, one in enumerate(shown):
+        where = f"{shard.shown}: {one.name}"
         if number:
-            yield Entry(key, where, None, "key twice", f"{one.name}: key {key!r} has {pictures[0].name} already")
+            yield Entry(key, where, None, "key twice", f"{one.name}: key {key!r} has {shown[0].name} already")
         elif one.data is None:
             yield Entry(key, where, None, "no image", f"{one.name}: {one.reason}")
         else:
@@ -144,14 +150,17 @@ def _of_parquet(shard: Shard, label: str | None, image_column: str | None) -> It
     try:
         open(shard.path, "rb").close()
     except OSError as problem:
-        raise UserError(f"{shard.path}: cannot be read ({problem.strerror or problem})") from None
+        raise UserError(f"{shard.shown}: cannot be read ({problem.strerror or problem})") from None
     try:
         file = open_parquet(Path(shard.path))
     except UserError as problem:
         raise Broken("unreadable", str(problem)) from None
-    columns = columns_of(file.schema_arrow, shard.path, image_column)
-    if label is not None and label not in file.schema_arrow.names:
-        raise UserError(f"{shard.path}: has no column {label!r} for --label.{near(label, file.schema_arrow.names)}")
+    try:
+        columns = columns_of(file.schema_arrow, shard.shown, image_column)
+        hold_to_label(file.schema_arrow, shard.shown, label)
+    except NoColumn as problem:
+        # Other files may have it; `hold_to_columns` has refused a corpus where none has.
+        raise Broken("no column", str(problem)) from None
     wanted = [name for name in (*columns.read, label) if name is not None]
     number = 0
     try:
@@ -160,17 +169,40 @@ def _of_parquet(shard: Shard, label: str | None, image_column: str | None) -> It
                 yield _of_row(shard, columns, row, number, label)
                 number += 1
     except (pa.ArrowException, UnicodeDecodeError) as problem:
-        raise Broken("cut", f"{shard.path}: ends behind {number} rows ({first_line(problem)})") from None
+        raise Broken("cut", f"{shard.shown}: ends behind {number} rows ({first_line(problem)})") from None
     except OSError as problem:
         if problem.errno is not None:
-            raise UserError(f"{shard.path}: cannot be read ({problem.strerror})") from None
-        raise Broken("cut", f"{shard.path}: ends behind {number} rows ({first_line(problem)})") from None
+            raise UserError(f"{shard.shown}: cannot be read ({problem.strerror})") from None
+        raise Broken("cut", f"{shard.shown}: ends behind {number} rows ({first_line(problem)})") from None
+
+
+def hold_to_columns(shards: Iterable[Shard], label: str | None, image_column: str | None) -> None:
+    """Raises UserError if the parquet files lack what was asked for, all of them; one that lacks it is a fault."""
+    first: NoColumn | None = None
+    labels: NoColumn | None = None
+    for shard in shards:
+        try:
+            schema = open_parquet(Path(shard.path)).schema_arrow
+        except UserError:
+            continue
+        try:
+            columns_of(schema, shard.shown, image_column)
+        except NoColumn as problem:
+            first = first or problem
+            continue
+        try:
+            hold_to_label(schema, shard.shown, label)
+            return
+        except NoColumn as problem:
+            labels = labels or problem
+    if lacking := labels or first:
+        raise lacking
 
 
 def _of_row(shard: Shard, columns: Columns, row: dict[str, Any], number: int, label: str | None) -> Entry:
     value = row.get(columns.key) if columns.key else None
     key = f"{number:09d}" if value is None else str(value).encode("utf-8", "backslashreplace").decode()
-    where = f"{shard.path} row {number}"
+    where = f"{shard.shown} row {number}"
     data, told = row[columns.image], None if label is None else truth(row[label])
     if isinstance(data, dict):
         data = data.get("bytes")

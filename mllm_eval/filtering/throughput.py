@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from mllm_eval.filtering.corpusrun import Filtered
@@ -13,6 +14,10 @@ from mllm_eval.run import Run
 
 # The number of images that the paper filters.
 PICTURES = 2_000_000_000
+# Bytes of a column in a row group before its first value: headers of its pages (measured).
+HEADER = 80
+# Files of decisions from which their size is estimated.
+SAMPLED = 1000
 
 
 @dataclass(frozen=True)
@@ -21,9 +26,10 @@ class Projection:
 
     a_second, a_cpu_second  images per second and per CPU second on this machine, decoding and files included
     hours                   hours on this machine at that rate
-    flops                   floating-point operations per image; None if the model's shape is unknown
+    flops                   floating-point operations per image; None if unknown
     gpu_hours, cost         on `gpus` at `mfu`, decoding not included, at `price` per GPU hour; None without `flops`
-    decisions, kept         bytes of the decisions, and of the kept images if they are written
+    decisions, kept         bytes of the decisions, without what each file takes whatever its number of images, and of
+                            the kept images if they are written
     """
 
     pictures: int
@@ -54,7 +60,8 @@ class Projection:
             said.append(f"on {self.gpus}: {self.gpu_hours / number:,.1f} h, {self.gpu_hours:,.1f} GPU hours at "
                         f"{self.mfu:.0%} MFU ({self.flops:.3g} FLOPs a picture), cost {self.cost:,.0f}; decoding is "
                         "not in it")  # fmt: skip
-        said.append(f"disk, GiB: decisions {self.decisions / 2**30:,.1f}, kept pictures {self.kept / 2**30:,.1f}")
+        said.append(f"disk, GiB: decisions {self.decisions / 2**30:,.1f}, kept pictures {self.kept / 2**30:,.1f}; "
+                    "a few kB for each shard are not in it")  # fmt: skip
         return said
 
 
@@ -72,9 +79,9 @@ def project(
     seen = tally.judged + tally.failed
     if not seen or not spent.pictures or not spent.seconds:
         return None
-    written = sum(path.stat().st_size for path in (made.out / "decisions").rglob("*.parquet"))
+    written = _bytes_of_rows(made.out / "decisions")
     pace = spent.pictures / spent.seconds
-    flops = _flops(model, made)
+    flops = operations(model, made)
     gpu_hours = None if flops is None else flops * pictures / (gpu.tflops * 1e12 * mfu) / 3600
     return Projection(
         pictures=pictures,
@@ -92,8 +99,33 @@ def project(
     )
 
 
-def _flops(model: Any, made: Filtered) -> int | None:
-    """The operations per image of a run, from its shapes; the prompt before the image is computed only once for all."""
+def _bytes_of_rows(folder: Path) -> float:
+    """The bytes of the values in parquet files, estimated from the first `SAMPLED` of them, without headers.
+
+    With them, a shard of a few images would make each image ten times as large.
+    """
+    import pyarrow.parquet as pq
+
+    files = values = 0
+    for path in folder.rglob("*.parquet"):
+        files += 1
+        if files <= SAMPLED:
+            with open(path, "rb") as file:
+                found = pq.read_metadata(file)
+            groups = (found.row_group(place) for place in range(found.num_row_groups))
+            chunks = (group.column(place) for group in groups for place in range(group.num_columns))
+            values += sum(max(0, chunk.total_compressed_size - HEADER) for chunk in chunks)
+    return values * files / max(1, min(files, SAMPLED))
+
+
+def operations(model: Any, made: Filtered) -> int | None:
+    """The operations per image: as the judge counted them, or of a run from its shapes.
+
+    Of a run, the prompt before the image is computed only once for all.
+    """
+    counted = made.about.get("flops")
+    if isinstance(counted, int):
+        return counted
     tokens = made.about.get("tokens")
     if not isinstance(model, Run) or not isinstance(tokens, int):
         return None

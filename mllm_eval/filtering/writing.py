@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mllm_eval.data.parquet import open_parquet
-from mllm_eval.data.shards import Broken
+from mllm_eval.data.shards import Broken, is_picture
 from mllm_eval.errors import UserError
-from mllm_eval.filtering.corpus import Shard
+from mllm_eval.filtering.corpus import Shard, archived
 from mllm_eval.filtering.reading import keyed_members
 from mllm_eval.storage import replacing
 
@@ -18,8 +18,9 @@ from mllm_eval.storage import replacing
 def write_kept(shard: Shard, kept: bytearray, path: Path) -> None:
     """Writes the images of a shard for which `kept`, in the order of `entries`, is not 0.
 
-    A tar becomes a tar, with the other files of each kept key. A folder of image files becomes a tar too. Parquet stays
-    parquet with all columns. The source is read again, so that none of it has to be held in memory.
+    A tar becomes a tar, with the other files of each kept key but not its failed images. A folder of image files
+    becomes a tar too; see `archived`. Parquet stays parquet with all columns. The source is read again, so that none of
+    it has to be held in memory.
     """
     if shard.kind == "parquet":
         _rows(shard, kept, path)
@@ -39,8 +40,13 @@ def _kept_members(shard: Shard, kept: bytearray) -> Iterator[tuple[str, bytes]]:
     place = 0
     try:
         for members, count in keyed_members(shard):
-            if any(kept[place : place + count]):
-                yield from ((one.name, one.data) for one in members if one.data is not None)
+            own = kept[place : place + count]
+            if any(own):
+                decided = iter(own)
+                for one in members:
+                    keeps = next(decided, 0) if is_picture(one.name) else 1
+                    if keeps and one.data is not None:
+                        yield (archived(one.name) if shard.kind == "files" else one.name), one.data
             place += count
     except Broken:
         # Already counted as a fault when the shard was judged; the readable part is written.

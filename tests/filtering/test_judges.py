@@ -20,8 +20,11 @@ from mllm_eval.adapters import load_encoder_model
 from mllm_eval.catalog.level import load_level
 from mllm_eval.errors import UserError
 from mllm_eval.external import ExternalModel
-from mllm_eval.filtering.models import RunJudge, ServedJudge, StockJudge
+from mllm_eval.filtering import Filtered, Tally
+from mllm_eval.filtering.corpusrun import Spent
+from mllm_eval.filtering.models import RunJudge, ServedJudge, StockJudge, count_operations
 from mllm_eval.filtering.spellings import find_spellings, said
+from mllm_eval.filtering.throughput import operations
 from mllm_eval.generate.model import embed_images, embed_pieces
 from mllm_eval.generate.server import Server
 from mllm_eval.model import assemble, load_llm_model, load_tokenizer, save_checkpoint
@@ -187,3 +190,21 @@ def test_a_server_that_tells_neither_word_gives_no_answer(run: Run, served: Any)
     handler.most = 1
     (found,) = ServedJudge(run, QUESTION, 3, server).judge([own.prepare(make_image(1))])
     assert found == "neither yes nor no is among the 1 likeliest first tokens"
+
+
+@pytest.mark.slow
+def test_operations_of_an_image_are_those_that_torch_counts(run: Run, tmp_path: Path) -> None:
+    own = RunJudge(run, QUESTION, 1)
+    prepared = [own.prepare(make_image(1))]
+    made = Filtered(tmp_path, {}, own.about, Tally(), 1, Spent())
+    # The plain way computes all positions in all layers, also the words before the image.
+    own.question.plain = True
+    tokens, shared = own.about["tokens"], own.about["shared"]
+    expected = count_operations(lambda: own.judge(prepared)) * (tokens - shared) / tokens
+    assert operations(run, made) == pytest.approx(expected, rel=0.05)
+    stock = StockJudge(ExternalModel.of(str(run.checkpoint)), QUESTION, 2)
+    images = [stock.prepare(make_image(1))]
+    assert stock.about["flops"] == pytest.approx(count_operations(lambda: stock.judge(images)), rel=1e-6)
+    other = Filtered(tmp_path, {}, stock.about, Tally(), 1, Spent())
+    assert operations(None, made) is None
+    assert operations(None, other) == pytest.approx(expected * tokens / (tokens - shared), rel=0.2)

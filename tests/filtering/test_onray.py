@@ -80,3 +80,26 @@ def test_what_a_user_did_wrong_is_one_line(tmp_path: Path) -> None:
 
         pq.write_table(pa.table({"jpg": [made_corpus.png(3)]}), tmp_path / "a.parquet")
         filtered(tmp_path / "a.parquet", tmp_path / "out", two(), image_column="x")
+
+
+def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
+    def unloadable() -> Any:
+        raise UserError("the run is not trained")
+
+    with pytest.raises(UserError, match=r"^the run is not trained$"):
+        filtered(tars(tmp_path / "in"), tmp_path / "out", two(), judge=unloadable)
+
+    def broken() -> Any:
+        raise KeyError("layer 7")
+
+    with pytest.raises(UserError, match=r"^a worker on Ray failed: .*layer 7.*; finished shards stay"):
+        filtered(tars(tmp_path / "in"), tmp_path / "out", two(), judge=broken)
+
+
+def test_a_folder_of_images_gives_the_bytes_of_one_process(tmp_path: Path) -> None:
+    (tmp_path / "in/a").mkdir(parents=True)
+    for place in range(6):
+        (tmp_path / f"in/a/{place}.{place}.png").write_bytes(made_corpus.png(place * 50))
+    filtered(tmp_path / "in", tmp_path / "one", shards=True)
+    filtered(tmp_path / "in", tmp_path / "two", two(), shards=True)
+    assert files(tmp_path / "two") == files(tmp_path / "one")

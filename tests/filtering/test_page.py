@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from made_corpus import filtered, png, sample, tar, tars
+from made_corpus import Brightness, filtered, png, sample, tar, tars
 from typer.testing import CliRunner
 
 from mllm_eval.catalog.level import Level, load_level
@@ -106,9 +109,32 @@ def test_what_two_billion_would_take(tmp_path: Path) -> None:
     found = project(made, None, 2_000_000_000)
     assert found is not None and (found.a_second, found.a_cpu_second) == (5.0, 10.0)
     assert found.hours == pytest.approx(2e9 / 5 / 3600) and found.gpu_hours is None
-    size = sum(path.stat().st_size for path in (tmp_path / "out/decisions").iterdir())
-    assert found.decisions == pytest.approx(size / 15 * 2e9, rel=1e-6)
     assert project(type(made)(**{**made.__dict__, "spent": Spent()}), None) is None
+
+
+def test_the_disk_of_two_billion_is_not_that_of_the_headers_of_few(tmp_path: Path) -> None:
+    few = tars(tmp_path / "few", shards=3, each=4)
+    (tmp_path / "many").mkdir()
+    pq.write_table(pa.table({"jpg": [png(200)] * 1500}), tmp_path / "many/0.parquet")
+    a_picture = []
+    for place in (few, tmp_path / "many"):
+        made = filtered(place, tmp_path / "out" / place.name, judge=lambda: Brightness(200))
+        found = project(made, None, 1_000_000)
+        assert found is not None and "not in it" in found.lines()[-1]
+        a_picture.append(found.decisions / 1e6)
+    # p(yes) of one brightness takes nothing; a key of nine digits takes at least a byte.
+    assert 0.5 < a_picture[1] < a_picture[0] < 40
+
+
+def test_gpu_hours_and_cost_by_hand(tmp_path: Path) -> None:
+    made = filtered(tars(tmp_path / "in", shards=1), tmp_path / "out")
+    counted = replace(made, about={"flops": 989_400_000_000})
+    found = project(counted, None, 7_200_000, "8xH100", mfu=0.5, price=3.0)
+    # At half of 989.4 TFLOP/s an image takes two milliseconds of one GPU.
+    assert found is not None and found.gpu_hours == pytest.approx(4.0) and found.cost == pytest.approx(12.0)
+    assert "on 8xH100: 0.5 h, 4.0 GPU hours at 50% MFU (9.89e+11 FLOPs a picture), cost 12" in found.lines()[2]
+    unknown = project(made, None, 7_200_000)
+    assert unknown is not None and unknown.cost is None and not any("GPU" in line for line in unknown.lines())
 
 
 def test_levels_ask_the_papers_questions() -> None:

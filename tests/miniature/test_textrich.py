@@ -17,7 +17,7 @@ from mllm_eval.storage import write_json
 
 
 def test_what_can_be_read_is_what_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`has_text` and `is_document` are held to the strokes that draw a picture."""
+    """`has_text` is held to the strokes that draw a picture; what a document is, is known by kind."""
     wrote: list[str] = []
     for module in ("objects", "print_", "documents"):
         whole = __import__(f"mllm_eval.miniature.world.{module}", fromlist=["write"])
@@ -33,6 +33,7 @@ def test_what_can_be_read_is_what_was_written(monkeypatch: pytest.MonkeyPatch) -
             wrote.clear()
             picture = draw("t", index, kind)
             assert reading.has_text(picture) == bool(wrote), (kind, index)
+            assert reading.is_document(picture) == (kind in ("chart", "table", "form")), (kind, index)
 
 
 def test_a_corpus_is_rendered_once_with_its_labels(tmp_path: Path) -> None:
