@@ -43,7 +43,7 @@ class Shard:
     def between(cls, name: str, path: str, first: str, last: str) -> Shard:
         """The shard of a folder that has the files from `first` to `last`, which are listed now."""
         found = []
-        for one in _walked(Path(path), since=tuple(first.split("/")), listed=_kept_names):
+        for one in _walked(Path(path), since=tuple(first.split("/")), listed=kept_names):
             if _order_of(one) > _order_of(last):
                 break
             found.append(one)
@@ -172,20 +172,20 @@ def _part_name(number: int) -> str:
     return f"part-{number:05d}"
 
 
-def _names(folder: str) -> tuple[str, ...]:
+def folder_names(folder: str) -> tuple[str, ...]:
     """The names in a folder, in order."""
     return tuple(sorted(os.listdir(folder), key=_order))
 
 
 # A worker lists the folder of its last shard again.
-_kept_names = lru_cache(maxsize=1)(_names)
+kept_names = lru_cache(maxsize=1)(folder_names)
 
 
 def _walked(
     place: Path,
     below: str = "",
     since: tuple[str, ...] = (),
-    listed: Callable[[str], tuple[str, ...]] = _names,
+    listed: Callable[[str], tuple[str, ...]] = folder_names,
 ) -> Iterator[str]:
     """The relative paths of image, text and json files; those of one key are adjacent. Hidden files are left out.
 

@@ -99,7 +99,7 @@ def check_overlap(
             piece = parts / of / f"similarity-{start:09d}.npz"
             if not piece.is_file():
                 part = pairs.at(asked)
-                save(piece, {"similarity": _confirmed(part, own, others, judge, calibration)})
+                save(piece, {"similarity": confirm_pairs(part, own, others, judge, calibration)})
             similarity[asked] = saved(piece)["similarity"]
             told(start + len(some), len(images))
     over = calibration.threshold if calibration else None
@@ -156,9 +156,10 @@ def _calibration(own: Source, judge: Judge, tolerance: Tolerance) -> Calibration
     return calibrated(Viewed(own.hashed.hashes[chosen][:, None], refs, []), judge, tolerance)
 
 
-def _confirmed(
+def confirm_pairs(
     pairs: Pairs, own: Source, others: Source, judge: Judge, calibration: Calibration
 ) -> NDArray[np.float32]:
+    """The calibrated similarity [n] of the encoder's features of each pair."""
     pictures, numbers = np.unique(pairs.picture, return_inverse=True)
     viewed = Viewed(own.hashed.hashes[pictures][:, None], [_ref(own, at) for at in pictures.tolist()], [])
     numbered = pairs._replace(picture=numbers.reshape(-1))

@@ -96,7 +96,7 @@ def probe(
                     known = measure(job, progress)
                 meet()
             results[job.folder] = known
-            for line in _troubles(known, job.folder / UNUSABLE):
+            for line in trouble_words(known, job.folder / UNUSABLE):
                 listener.say(line)
     return results
 
@@ -107,7 +107,8 @@ def _own_number() -> str:
     return "" if number == 0 else str(number)
 
 
-def _troubles(probed: Probed, every: Path) -> list[str]:
+def trouble_words(probed: Probed, every: Path) -> list[str]:
+    """Lines on the images that failed or were left out; `every` is the file that names all of them."""
     lines = []
     if probed.n_failed:
         name, why = next(iter(probed.failed.items()))

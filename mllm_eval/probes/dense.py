@@ -85,7 +85,7 @@ def measure(
     for step, crops in enumerate(_crops(protocol, task, train, begun), start=begun):
         broken: dict[str, str] = {}
         usable = False
-        for some, any_usable in told(_unusable(crops)):
+        for some, any_usable in told(unusable_crops(crops)):
             broken |= some
             usable = usable or any_usable
         left_out.update(broken)
@@ -109,7 +109,7 @@ def measure(
     return Found(measured, chosen_words(protocol.selection, protocol.holdout), len(test), failed, left_out, learnt_from)
 
 
-def _unusable(crops: Sequence[Crops]) -> tuple[dict[str, str], bool]:
+def unusable_crops(crops: Sequence[Crops]) -> tuple[dict[str, str], bool]:
     """The images of this process's crops that can't be used, and whether any crop can."""
     broken = {name: why for one in crops for name, why in one.broken.items()}
     return broken, any(one.pixels is not None for one in crops)

@@ -44,9 +44,9 @@ def test_a_worker_lists_only_the_folders_of_its_shard(tmp_path: Path, monkeypatc
 
     def names(folder: str) -> tuple[str, ...]:
         listed.append(Path(folder).name)
-        return corpus._names(folder)
+        return corpus.folder_names(folder)
 
-    monkeypatch.setattr(corpus, "_kept_names", names)
+    monkeypatch.setattr(corpus, "kept_names", names)
     assert shard_of(rows[1]).files == ("b/1.png", "b/2.png")
     assert "a" not in listed and "b" in listed
 

@@ -103,7 +103,7 @@ def test_a_killed_comparison_goes_on_and_ends_with_the_same(home: Path, monkeypa
     monkeypatch.setattr(overlap, "CONFIRMED", 1)
     whole = (compared(home).folder / "pairs.jsonl").read_bytes()
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(home / "again"))
-    confirmed, count = overlap._confirmed, 0
+    confirmed, count = overlap.confirm_pairs, 0
 
     def killed(*given: Any) -> np.ndarray:
         nonlocal count
@@ -112,7 +112,7 @@ def test_a_killed_comparison_goes_on_and_ends_with_the_same(home: Path, monkeypa
             raise KeyboardInterrupt
         return confirmed(*given)
 
-    monkeypatch.setattr(overlap, "_confirmed", killed)
+    monkeypatch.setattr(overlap, "confirm_pairs", killed)
     with pytest.raises(KeyboardInterrupt):
         compared(home)
     assert overlaps_of(make_recipe(home / "train.jsonl", home / "images")) == []

@@ -14,8 +14,8 @@ from PIL import Image
 from tiny_models import make_encoder
 
 from mllm_eval.errors import UserError
-from mllm_eval.pipeline.probeflow import _troubles
-from mllm_eval.probes.dense import Crops, _unusable
+from mllm_eval.pipeline.probeflow import trouble_words
+from mllm_eval.probes.dense import Crops, unusable_crops
 from mllm_eval.probes.keeping import reasons, told_reasons
 from mllm_eval.probes.logistic import measure as logistic
 from mllm_eval.probes.measuring import Measurement, measure
@@ -65,9 +65,9 @@ def test_fewer_images_than_a_batch_that_are_all_unusable_are_refused(
 
 def test_a_crop_that_one_group_can_use_is_enough() -> None:
     none, some = Crops(None, None, {"a": "why"}), Crops(np.zeros(1), np.zeros(1), {"b": "so"})  # type: ignore[arg-type]
-    assert _unusable([none, none]) == ({"a": "why"}, False)
-    assert _unusable([none, some]) == ({"a": "why", "b": "so"}, True)
-    assert _unusable([]) == ({}, False)
+    assert unusable_crops([none, none]) == ({"a": "why"}, False)
+    assert unusable_crops([none, some]) == ({"a": "why", "b": "so"}, True)
+    assert unusable_crops([]) == ({}, False)
 
 
 def test_reasons_are_kept_as_they_are() -> None:
@@ -104,8 +104,8 @@ def test_every_image_that_fails_is_named_in_a_file(tmp_path: Path) -> None:
     every = json.loads(file.read_text())
     assert len(every["failed"]) == 24 and all("can't be decoded" in why for why in every["failed"].values())
     assert every["left_out"] == found.left_out and list(every["failed"])[:20] == list(found.failed)
-    assert _troubles(found, file)[-1] == f"in1k_knn: all of them, with the reasons: {file}"
-    assert not any("all of them" in line for line in _troubles(found, tmp_path / "older.json"))
+    assert trouble_words(found, file)[-1] == f"in1k_knn: all of them, with the reasons: {file}"
+    assert not any("all of them" in line for line in trouble_words(found, tmp_path / "older.json"))
     assert measure(asked).n_failed == 0 and not (asked.folder / UNUSABLE).exists()
 
 

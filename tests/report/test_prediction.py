@@ -150,10 +150,12 @@ def test_what_is_given_is_predicted_with_limits() -> None:
 def stored(encoder: str, probe: str, value: float, **changes: Any) -> None:
     """A result as `probe` stores it of a measurement on the real data."""
     facts, protocol = load_encoder(encoder), load_protocol(probe)
+    data = "hub" if "hub" in protocol.data else "folders"
+    measured = protocol.on(data).model_copy(update={"selection": "train_holdout"}).hash
     one = Probed(
         encoder=encoder, encoder_hash=encoder_key(facts), weights=facts.weights.digest(), summary="cls", probe=probe,
-        version=protocol.version, protocol="p", title=protocol.title, column=protocol.column, metric=protocol.metric,
-        data="hub", data_hash="d", beside="hub", asked="last", default=True, rule="train_holdout",
+        version=protocol.version, protocol=measured, title="t", column=protocol.column, metric=protocol.metric,
+        data=data, data_hash="d", beside="hub", asked="default", default=True, rule="train_holdout",
         selection="head chosen on held out images", n=50, n_failed=0, n_train=90, n_left_out=0, failed={}, left_out={},
         readings=[Reading(layers=[6], value=value, low=value, high=value)], seconds=1, cpu_seconds=1, environment={},
     )  # fmt: skip
