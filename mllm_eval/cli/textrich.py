@@ -70,9 +70,10 @@ def text_rich(
         probed = pipeline.probe(paths, None, reporter=display())
         print_and_write(probe_table(probed), f"text-rich-s{seed}.probes", "cambrian")
     runs = {name: [read_scored(record, "cambrian") for record in own] for name, own in records.items()}
-    print_and_write(corpus_table(runs), "text-rich", "cambrian")
+    gaps = corpus_gaps(runs)
+    print_and_write(corpus_table(runs, gaps), "text-rich", "cambrian")
     path = results_home() / "tables" / "text-rich.svg"
-    if (drawn := write_svg(path, "text-rich", partial(corpus_changes, corpus_gaps(runs)))) is not None:
+    if (drawn := write_svg(path, "text-rich", partial(corpus_changes, gaps))) is not None:
         say(f"drawn: {drawn}", file=sys.stderr)
 
 

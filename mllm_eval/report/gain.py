@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey
 from mllm_eval.report.differences import RunPair, differences
 from mllm_eval.report.evidence import Scored, draw_alone, read_scored
-from mllm_eval.report.table import Cell, Column, Row, Table, printed, score_cell
+from mllm_eval.report.table import Cell, Column, Row, Table, score_cell, signed
 from mllm_eval.results import RunRecord
 from mllm_eval.stats import Interval
 
@@ -63,12 +63,7 @@ def _row(row: Row, added: Mapping[str, Interval], shown: Sequence[Column]) -> Ro
             continue
         one = added[column.key]
         cell = score_cell(one.value, column, limits=(one.low, one.high))
-        cells[column.key] = Cell(_signed(one.value, column.decimals), one.value, low=cell.low, high=cell.high,
+        cells[column.key] = Cell(signed(one.value, column.decimals), one.value, low=cell.low, high=cell.high,
                                  interval=cell.interval)  # fmt: skip
     facts = {**row.facts, "variant": "gain"}
     return Row(f"{row.label}: visual gain", row.source, cells, row.group, aside=True, facts=facts)
-
-
-def _signed(value: float, decimals: int) -> str:
-    text = printed(value, decimals)
-    return text if value < 0 or float(text) == 0 else f"+{text}"

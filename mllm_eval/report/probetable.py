@@ -11,7 +11,6 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from mllm_eval.errors import UserError
 from mllm_eval.report.table import Column, Row, Table, printed, score_cell, with_best
@@ -243,6 +242,8 @@ def layer_for_vqa(sweeps: Sequence[Probed]) -> int | None:
     as_good = [{reading.layers[-1] for reading in _as_good(one)} for one in known]
     if everywhere := set.intersection(*as_good):
         return max(everywhere)
+    from scipy.stats import rankdata  # takes half a second to load, which every table would pay for
+
     ranks: dict[str, list[dict[int, float]]] = {}
     for one in known:
         values = {reading.layers[-1]: reading.value or 0.0 for reading in one.readings}

@@ -118,6 +118,12 @@ def printed(value: float | None, decimals: int, rounding: Rounding = "round") ->
     return text.removeprefix("-") if float(text) == 0 else text
 
 
+def signed(value: float, decimals: int) -> str:
+    """A difference as it is printed: with its sign, 0 without one."""
+    text = printed(value, decimals)
+    return text if value < 0 or float(text) == 0 else f"+{text}"
+
+
 def score_cell(
     value: float | None,
     column: Column,

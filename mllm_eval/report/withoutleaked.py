@@ -13,7 +13,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.leaks.findings import KINDS, OWN, Findings, Kind, findings_of
 from mllm_eval.report.comparison import labels
 from mllm_eval.report.evidence import Estimate, Scored, limits, read_variants, with_means
-from mllm_eval.report.table import Cell, Column, Row, Table, printed, score_cell
+from mllm_eval.report.table import Cell, Column, Row, Table, score_cell, signed
 from mllm_eval.report.words import title
 from mllm_eval.results import AVERAGE, RunRecord, columns
 from mllm_eval.run import Run
@@ -136,14 +136,9 @@ def _rows(run: Scored, label: str, findings: Findings, kind: Kind) -> list[Row]:
         cells = {
             "value": score_cell(run.values[key], COLUMNS[0], limits=bounds),
             "without": Cell() if after is None else score_cell(after.value, COLUMNS[1], limits=(after.low, after.high)),
-            "change": Cell() if after is None else Cell(_signed(after.value - run.values[key])),
+            "change": Cell() if after is None else Cell(signed(after.value - run.values[key], 1)),
             "leaked": Cell(f"{sum(left.leaked[name] for name in members):,}") if known else Cell(),
             "n": Cell(f"{sum(sizes[name] for name in members):,}"),
         }  # fmt: skip
         rows.append(Row(title(key), "measured", cells, label, aside=key not in sizes, facts=facts))
     return rows
-
-
-def _signed(value: float) -> str:
-    text = printed(value, 1)
-    return text if value < 0 or float(text) == 0 else f"+{text}"

@@ -48,7 +48,7 @@ def test_each_seed_is_a_paired_test_and_the_mean_is_over_both(runs: dict[str, li
 
 @pytest.mark.slow
 def test_the_table_and_the_plot_show_every_seed_and_the_mean(runs: dict[str, list[Scored]]) -> None:
-    table = corpus_table(runs)
+    table = corpus_table(runs, corpus_gaps(runs))
     assert [(row.group, row.label) for row in table.rows] == [
         ("heavy minus none", "seed 0"), ("heavy minus none", "seed 1"), ("heavy minus none", "mean over seeds"),
     ]  # fmt: skip
@@ -60,7 +60,8 @@ def test_the_table_and_the_plot_show_every_seed_and_the_mean(runs: dict[str, lis
     assert [line.get_label() for line in axes.lines[1:]] == ["seed 0", "seed 1", "mean over seeds"]
     assert list(axes.lines[1].get_xdata()) == [table.rows[0].cells[column.key].value for column in table.columns]
     # One run alone says the same as a comparison of the two.
-    alone = corpus_table({corpus: own[:1] for corpus, own in runs.items()})
+    single = {corpus: own[:1] for corpus, own in runs.items()}
+    alone = corpus_table(single, corpus_gaps(single))
     assert len(alone.rows) == 1 and alone.sentences == ()
     both = comparison([own[0].record for own in runs.values()], baseline="none-s0")
     assert alone.rows[0].cells[AVERAGE].value == pytest.approx(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mllm_eval.report.corpustable import CorpusGap
 from mllm_eval.report.scalingtable import Line, metric_title, scaling
 from mllm_eval.report.site.contents import Entry, Evidence
 from mllm_eval.report.site.figures import INK, LINE, PAGE, SOFT, bare, hue, new_figure
@@ -18,6 +17,8 @@ from mllm_eval.results import AVERAGE, columns
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from mllm_eval.report.corpustable import CorpusGap
 
 Chances = dict[str, float]
 
@@ -187,13 +188,12 @@ def corpus_changes(gaps: Sequence[CorpusGap]) -> Figure:
         axes.axvline(0, color=SOFT, linewidth=1)
         step = 0.7 / len(own)
         for index, gap in enumerate(own):
-            name = "mean over seeds" if gap.seed is None else f"seed {gap.seed}"
             colour, wide = (INK, 2.0) if gap.seed is None else (hue(index), 1.2)
             places = [place + (index - (len(own) - 1) / 2) * step for place in range(len(keys))]
             known = [gap.differences[key] for key in keys]
             axes.hlines(places, [one.low for one in known], [one.high for one in known], color=colour, linewidth=wide)
             axes.plot([one.value for one in known], places, "D" if gap.seed is None else "o", markersize=5,
-                      color=colour, linestyle="none", label=name)  # fmt: skip
+                      color=colour, linestyle="none", label=gap.label)  # fmt: skip
         axes.set_yticks(range(len(keys)), [title(key) for key in keys], color=INK)
         axes.set_title(f"{corpus} minus {baseline}")
         axes.set_xlabel("points")
