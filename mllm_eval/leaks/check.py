@@ -27,7 +27,7 @@ from mllm_eval.environment import settings
 from mllm_eval.leaks.findings import KINDS, PICTURED, Findings, Found, Kind, Settings, read_findings
 from mllm_eval.leaks.hashes import VIEWS
 from mllm_eval.leaks.hashing import hash_views
-from mllm_eval.leaks.matching import Pairs, Tolerance, candidates, confirm, images_of
+from mllm_eval.leaks.matching import USUAL, Pairs, Tolerance, candidates, confirm, names_of
 from mllm_eval.leaks.questions import Questions, normalised, question_of
 from mllm_eval.leaks.sources import Source, Step, hashed_source, settings_of, silent
 from mllm_eval.leaks.thumbnails import image_name, picture_name, write_thumbnails
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 MOST = 256
 # Sample ids that a line lists.
 NAMED = 20
-USUAL = Tolerance()
 
 
 class _Asked(NamedTuple):
@@ -175,8 +174,7 @@ def _showing(samples: Sequence[Sample]) -> dict[str, list[str]]:
 def _write_pairs(
     path: Path, pairs: Pairs, pictures: Sequence[ImageRef], source: _Searched, showing: dict[str, list[str]]
 ) -> None:
-    images = np.unique(pairs.image)
-    named = {int(images[at]): (one.name, one.where) for at, one in images_of(source.corpus, source.hashed, images)}
+    named = names_of(source.corpus, source.hashed, pairs.image)
     thumbs = path.parent / "thumbs"
 
     def rows() -> Iterator[dict[str, Any]]:

@@ -43,23 +43,17 @@ class Settings(Strict):
     most: int
 
 
-class Found(Strict):
-    """The counts of a benchmark.
+class Counts(Strict):
+    """What every comparison of images counts.
 
-    of: hash of everything that was searched, settings included. images, broken_images: of the corpus. pictures,
-    broken_pictures: of the benchmark. candidates: pairs with similar hashes; looked_at: those whose features were
-    compared.
+    of: hash of everything that was searched, settings included. images, broken_images, broken_rows: of what is
+    searched; the `_first` fields name the first of the broken ones. candidates: pairs with similar hashes; looked_at:
+    those whose features were compared.
 
     different: pairs known to be different; alarm: the share of them above `threshold`. Both alarm and threshold are
     None if there are too few images to calibrate; nothing is then confirmed. pairs: confirmed pairs.
-
-    leaked: kind -> number of samples. asked: distinct questions; standing: those found in the training text (None if
-    the corpus has no text).
     """
 
-    benchmark: str
-    data: str
-    corpus: str
     of: str
     settings: Settings
     images: int
@@ -67,47 +61,45 @@ class Found(Strict):
     broken_images_first: tuple[str, ...]
     broken_rows: int
     broken_rows_first: tuple[str, ...]
-    samples: int
-    pictures: int
-    broken_pictures: int
-    broken_pictures_first: tuple[str, ...]
     candidates: int
     looked_at: int
     different: int
     threshold: float | None
     alarm: float | None
     pairs: int
+
+
+class Found(Counts):
+    """The counts of a benchmark. Its images are searched for in a corpus.
+
+    pictures, broken_pictures: of the benchmark. leaked: kind -> number of samples. asked: distinct questions; standing:
+    those found in the training text (None if the corpus has no text).
+    """
+
+    benchmark: str
+    data: str
+    corpus: str
+    samples: int
+    pictures: int
+    broken_pictures: int
+    broken_pictures_first: tuple[str, ...]
     leaked_pictures: int
     asked: int
     standing: int | None
     leaked: dict[Kind, int]
 
 
-class Overlap(Strict):
-    """The counts of training images that occur in a folder of images; the fields are those of `Found`.
+class Overlap(Counts):
+    """The counts of training images that occur in a folder of images.
 
-    images, broken_images: of the training data; others, broken_others: of the folder. copied: training images with a
-    confirmed pair.
+    others, broken_others: of the folder. copied: training images with a confirmed pair.
     """
 
     recipe: str
     against: str
-    of: str
-    settings: Settings
-    images: int
-    broken_images: int
-    broken_images_first: tuple[str, ...]
-    broken_rows: int
-    broken_rows_first: tuple[str, ...]
     others: int
     broken_others: int
     broken_others_first: tuple[str, ...]
-    candidates: int
-    looked_at: int
-    different: int
-    threshold: float | None
-    alarm: float | None
-    pairs: int
     copied: int
 
 

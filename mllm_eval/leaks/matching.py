@@ -36,6 +36,9 @@ class Tolerance(NamedTuple):
     alarm: float = 0.001
 
 
+USUAL = Tolerance()
+
+
 class Pairs(NamedTuple):
     """n pairs of a benchmark's image and an image of the corpus.
 
@@ -171,6 +174,12 @@ def _loads(
 def load(shown: Shown, corpus: Corpus) -> PIL.Image.Image:
     """Decodes an image of a corpus in the same way as training does."""
     return decode(shown.encoded(), shown.where, corpus.how)
+
+
+def names_of(corpus: Corpus, hashed: Hashed, images: NDArray[np.int64]) -> dict[int, tuple[str, str]]:
+    """Number -> name and place of the images with these numbers, as often as each is listed; unreadable ones lack."""
+    distinct = np.unique(images)
+    return {int(distinct[at]): (one.name, one.where) for at, one in images_of(corpus, hashed, distinct)}
 
 
 def images_of(corpus: Corpus, hashed: Hashed, images: NDArray[np.int64]) -> Iterator[tuple[int, Shown]]:

@@ -22,7 +22,7 @@ from mllm_eval.environment import settings
 from mllm_eval.errors import UserError
 from mllm_eval.leaks.findings import PICTURED, Overlap, Overlapping, Settings
 from mllm_eval.leaks.hashing import Viewed
-from mllm_eval.leaks.matching import Pairs, Tolerance, calibrated, compared, images_of, load
+from mllm_eval.leaks.matching import USUAL, Pairs, Tolerance, calibrated, compared, images_of, load, names_of
 from mllm_eval.leaks.pieces import save, saved
 from mllm_eval.leaks.search import nearest
 from mllm_eval.leaks.sources import Source, Step, hashed_source, settings_of, silent
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 MOST = 16
 # Training images that are searched at a time, and images of the folder whose pairs are confirmed at a time.
 SEARCHED, CONFIRMED = 2**17, 4096
-USUAL = Tolerance()
 
 
 @settings()
@@ -152,28 +151,34 @@ def _calibration(own: Source, judge: Judge, tolerance: Tolerance) -> Calibration
 
     count = len(own.hashed.hashes)
     chosen = np.linspace(0, count - 1, min(CALIBRATED, count)).astype(int)
-    refs = [_ref(own, at) for at in chosen.tolist()]
-    return calibrated(Viewed(own.hashed.hashes[chosen][:, None], refs, []), judge, tolerance)
+    return calibrated(_whole(own, chosen), judge, tolerance)
 
 
 def confirm_pairs(
     pairs: Pairs, own: Source, others: Source, judge: Judge, calibration: Calibration
 ) -> NDArray[np.float32]:
     """The calibrated similarity [n] of the encoder's features of each pair."""
-    pictures, numbers = np.unique(pairs.picture, return_inverse=True)
-    viewed = Viewed(own.hashed.hashes[pictures][:, None], [_ref(own, at) for at in pictures.tolist()], [])
-    numbered = pairs._replace(picture=numbers.reshape(-1))
+    numbered, pictures = _numbered(pairs)
+    viewed = _whole(own, pictures)
     return compared(numbered, viewed, others.hashed, others.corpus, judge, calibration.mean).similarity
 
 
+def _numbered(pairs: Pairs) -> tuple[Pairs, NDArray[np.int64]]:
+    """The pairs with their training images counted from 0, and the place of each of these among the hashed ones."""
+    pictures, numbers = np.unique(pairs.picture, return_inverse=True)
+    return pairs._replace(picture=numbers.reshape(-1)), pictures
+
+
+def _whole(own: Source, places: NDArray[np.int64]) -> Viewed:
+    """Training images by their places among the hashed ones, in no other view than the whole image."""
+    return Viewed(own.hashed.hashes[places][:, None], [_ref(own, at) for at in places.tolist()], [])
+
+
 def _write(folder: Path, same: Pairs, own: Source, others: Source) -> None:
-    first = same.at(slice(PICTURED))
-    pictures, numbers = np.unique(first.picture, return_inverse=True)
-    refs = [_ref(own, at) for at in pictures.tolist()]
-    numbered = first._replace(picture=numbers.reshape(-1))
-    write_thumbnails(numbered, refs, others.corpus, others.hashed, folder / "thumbs")
-    named = _named(own, own.hashed.image[same.picture])
-    found = _named(others, same.image)
+    numbered, pictures = _numbered(same.at(slice(PICTURED)))
+    write_thumbnails(numbered, _whole(own, pictures).pictures, others.corpus, others.hashed, folder / "thumbs")
+    named = names_of(own.corpus, own.hashed, own.hashed.image[same.picture])
+    found = names_of(others.corpus, others.hashed, same.image)
 
     def rows() -> Iterator[dict[str, Any]]:
         columns = (same.picture, same.image, same.distance, same.similarity)
@@ -190,13 +195,6 @@ def _write(folder: Path, same: Pairs, own: Source, others: Source) -> None:
             }  # fmt: skip
 
     write_jsonl(folder / "pairs.jsonl", rows())
-
-
-def _named(source: Source, images: NDArray[np.int64]) -> dict[int, tuple[str, str]]:
-    """Image -> its name and where it is stored."""
-    distinct = np.unique(images)
-    return {int(distinct[at]): (shown.name, shown.where) for at, shown in images_of(source.corpus, source.hashed,
-                                                                                    distinct)}  # fmt: skip
 
 
 def _counted(

@@ -65,14 +65,14 @@ def hashed_source(source: Recipe | Path, step: Step, say: Callable[[str], None])
         corpus = sets = TrainingSets(source, folder)
         with step("leaks: rows (names)") as told:
             read = sets.read(folder, told)
+        if read.broken:
+            say(f"{sets.name}: {read.broken:,} rows can't be read and are left out: {read.reasons[0]}")
     else:
-        corpus = Folder(source)
-        folder = place_of(corpus.name, corpus.identity)
-    if isinstance(corpus, Folder) and corpus.left_out:
-        say(f"{corpus.name}: {len(corpus.left_out):,} parquet files describe the tars or folders beside them, hold no "
-            f"images, and are not read: {corpus.left_out[0]}")  # fmt: skip
-    if read.broken:
-        say(f"{corpus.name}: {read.broken:,} rows can't be read and are left out: {read.reasons[0]}")
+        corpus = images = Folder(source)
+        folder = place_of(images.name, images.identity)
+        if images.left_out:
+            say(f"{images.name}: {len(images.left_out):,} parquet files describe the tars or folders beside them, hold "
+                f"no images, and are not read: {images.left_out[0]}")  # fmt: skip
     with step(f"leaks: {corpus.name} (hashes)") as told:
         hashed = hash_corpus(corpus, folder / "hashes", told)
     noted, now = folder / "corpus.json", {"name": corpus.name, "images": hashed.images, "broken": hashed.broken,

@@ -154,12 +154,16 @@ def pair(folder: Path, number: int) -> dict[str, Any]:
             "image": f"{site_runs.EVIL}{number}.png", **names}  # fmt: skip
 
 
-@pytest.mark.slow
-def test_the_report_shows_both_pictures_and_nothing_from_files_is_html(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def run(home: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run that has answered GQA, whose questions are made up."""
     monkeypatch.setattr(snapshots, "load_samples", lambda one, *_: site_runs.samples(one.name, 80))
-    run: Run = site_runs.answered("mini-dino", 0.5, ["gqa"])
+    answered: Run = site_runs.answered("mini-dino", 0.5, ["gqa"])
+    return answered
+
+
+@pytest.mark.slow
+def test_the_report_shows_both_pictures_and_nothing_from_files_is_html(home: Path, run: Run) -> None:
     records = [read_run(run.folder)]
     plain = write_report(records, home / "site", images=False)
     assert not (plain / "leaks.html").exists()
@@ -181,11 +185,7 @@ def test_the_report_shows_both_pictures_and_nothing_from_files_is_html(
 
 
 @pytest.mark.slow
-def test_the_report_shows_folders_of_images_and_training_images_that_they_hold(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(snapshots, "load_samples", lambda one, *_: site_runs.samples(one.name, 80))
-    run: Run = site_runs.answered("mini-dino", 0.5, ["gqa"])
+def test_the_report_shows_folders_of_images_and_training_images_that_they_hold(home: Path, run: Run) -> None:
     recipe = run.recipe.name
     folder = leak("laion-part", "gqa", ["0000", "0001", "0002"])
     leak("laion-part", "gqa", ["0000", "0001", "0002"], [pair(folder, number) for number in range(70)])

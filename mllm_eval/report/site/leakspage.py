@@ -163,10 +163,7 @@ def _corpus(findings: Findings, number: int, what: str, out: Path) -> list[Html]
             place = f"{FOLDER}/{_place(findings)}"
             pairs = islice(findings.pairs(one.benchmark), PICTURED)
             cards = (_card(pair, findings.folder / "thumbs", ("benchmark", what), place, out) for pair in pairs)
-            body += Html('<ul class="pairs">{}</ul>').format(NOTHING.join(cards))
-            if one.pairs > PICTURED:
-                path = findings.folder / f"{one.benchmark}.pairs.jsonl"
-                body += note(f"{PICTURED} of {one.pairs:,} pairs, the most similar; all are in {path}.")
+            body += _cards(cards, one.pairs, findings.folder / f"{one.benchmark}.pairs.jsonl")
         if one.standing:
             body += _questions(findings.questions(one.benchmark), one.standing)
         if body:
@@ -192,11 +189,16 @@ def _overlap(shared: Overlapping, number: int, out: Path) -> Html:
         _card(pair, shared.folder / "thumbs", ("training", "folder"), place, out)
         for pair in islice(shared.pairs(), PICTURED)
     )
-    body = note(counted) + Html('<ul class="pairs">{}</ul>').format(NOTHING.join(cards))
-    if one.pairs > PICTURED:
-        path = shared.folder / "pairs.jsonl"
-        body += note(f"{PICTURED} of {one.pairs:,} pairs, the most similar; all are in {path}.")
+    body = note(counted) + _cards(cards, one.pairs, shared.folder / "pairs.jsonl")
     return section(f"o{number}", f"Training images of {one.recipe} in {one.against}", body)
+
+
+def _cards(cards: Iterable[Html], pairs: int, path: Path) -> Html:
+    """The cards of the most similar of so many pairs, and where all are."""
+    body = Html('<ul class="pairs">{}</ul>').format(NOTHING.join(cards))
+    if pairs > PICTURED:
+        body += note(f"{PICTURED} of {pairs:,} pairs, the most similar; all are in {path}.")
+    return body
 
 
 def _card(pair: dict[str, Any], thumbs: Path, kinds: tuple[str, str], place: str, out: Path) -> Html:
