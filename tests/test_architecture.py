@@ -89,6 +89,7 @@ def torch_of(room: Path) -> str:
     return "T" if False in found else "t" if found else ""
 
 
+@pytest.mark.slow
 def test_the_page_says_how_each_room_uses_torch(tmp_path: Path) -> None:
     told = {room: torch for _, row, torch in on_the_page() for room in row}
     assert told == {room: torch_of(ROOT / "mllm_eval" / room) for room in told}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -131,30 +132,32 @@ def _layers(llm: str, count: int) -> list[str]:
 
 
 def _pictures(encoder: Encoder, pairs: PairSet, reporter: Reporter) -> Seen:
-    path = _kept_at(["pictures", *_asked_of(encoder), pairs.identity])
-    if (known := _read(path, pairs)) is None:
+    def make() -> Seen:
         with reporter.step(f"{encoder.name}: {len(pairs.pairs):,} pictures") as progress:
-            made = of_pictures(encoder, pairs.pairs, progress)
-    else:
-        made = known
-    where = [pair.where for number, pair in enumerate(pairs.pairs) if number not in made.failed]
-    hold_finite(made.features, _blocks(encoder.name, len(made.features)), where)
-    if known is None:
-        _keep(path, made, pairs)
-    return made
+            return of_pictures(encoder, pairs.pairs, progress)
+
+    return _known_or_made(["pictures", *_asked_of(encoder)], pairs, make, lambda count: _blocks(encoder.name, count))
 
 
 def _captions(language: Language, pairs: PairSet, reporter: Reporter) -> Tensor:
-    path = _kept_at(["captions", language.what, str(language.model.dtype), pairs.identity])
-    if (known := _read(path, pairs)) is None:
+    def make() -> Seen:
         with reporter.step(f"{language.name}: {len(pairs.pairs):,} captions") as progress:
-            made = Seen(of_captions(language, [pair.text for pair in pairs.pairs], progress), {})
-    else:
-        made = known
-    hold_finite(made.features, _layers(language.name, len(made.features)), [pair.where for pair in pairs.pairs])
+            return Seen(of_captions(language, [pair.text for pair in pairs.pairs], progress), {})
+
+    key = ["captions", language.what, str(language.model.dtype)]
+    return _known_or_made(key, pairs, make, lambda count: _layers(language.name, count)).features
+
+
+def _known_or_made(key: list[Any], pairs: PairSet, make: Callable[[], Seen], named: Callable[[int], list[str]]) -> Seen:
+    """The kept features, or those of `make`, which are kept. `named`: the names of so many layers, for messages."""
+    path = _kept_at([*key, pairs.identity])
+    known = _read(path, pairs)
+    made = make() if known is None else known
+    where = [pair.where for number, pair in enumerate(pairs.pairs) if number not in made.failed]
+    hold_finite(made.features, named(len(made.features)), where)
     if known is None:
         _keep(path, made, pairs)
-    return made.features
+    return made
 
 
 def _kept_at(key: Any) -> Path:

@@ -94,6 +94,12 @@ class Protocol(Strict):
         """Whether high or low values of the metric are better."""
         return "low" if self.metric == "rmse" else "high"
 
+    @property
+    def usual_selection(self) -> Selection:
+        """The selection that the kind of probe has unless its yaml or the caller names another."""
+        usual: Selection = type(self).model_fields["selection"].default
+        return usual
+
     def identity(self) -> dict[str, Any]:
         """The fields that can change a value."""
         return self.model_dump(mode="json", exclude={"title", "about", "sources", "column", "data"})

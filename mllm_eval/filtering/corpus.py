@@ -42,9 +42,9 @@ class Shard:
     @classmethod
     def between(cls, name: str, path: str, first: str, last: str) -> Shard:
         """The shard of a folder that has the files from `first` to `last`, which are listed now."""
-        found = []
+        found, end = [], _order_of(last)
         for one in _walked(Path(path), since=tuple(first.split("/")), listed=kept_names):
-            if _order_of(one) > _order_of(last):
+            if _order_of(one) > end:
                 break
             found.append(one)
         return cls(name, "files", path, tuple(found))

@@ -11,9 +11,8 @@ from mllm_eval.filtering.corpus import Corpus
 from mllm_eval.filtering.deciding import Places
 
 GONE = "gone"
-# Folder of the files of shards -> ending that is put behind a shard's name.
+# A folder of the files of shards, and the ending that is put behind a shard's name.
 DECISIONS = ("decisions", ".parquet")
-OTHERS = (("kept", ".txt"), ("shards", ""))
 
 
 def separate(places: Places, corpus: Corpus, count: int) -> int:
@@ -24,8 +23,7 @@ def separate(places: Places, corpus: Corpus, count: int) -> int:
     They would otherwise be read with the others. They are not removed, because a disk may be missing only for a while:
     a shard that is back gets its files back.
     """
-    parts = (("shards", ".tar"),) if corpus.kind == "files" else OTHERS[1:]
-    folders = (DECISIONS, OTHERS[0], *parts)
+    folders = (DECISIONS, ("kept", ".txt"), ("shards", ".tar" if corpus.kind == "files" else ""))
     holds, apart = corpus.holder(count), places.out / GONE
     # The decisions mark a shard as done: they leave first and come back last.
     for folder, ending in reversed(folders):

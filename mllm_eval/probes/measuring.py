@@ -121,7 +121,7 @@ class Measurement:
             "data": self.data,
             "beside": self.protocol.pin(self.data).beside,
             "asked": asked,
-            "default": asked == "default" and self.protocol.selection == _usual(self.protocol),
+            "default": asked == "default" and self.protocol.selection == self.protocol.usual_selection,
         }
 
     def done(self) -> Probed | None:
@@ -238,10 +238,6 @@ def _result(job: Measurement, measured: Found, seconds: float, cpu_seconds: floa
         write_json(job.folder / RESULT, result.model_dump(mode="json"))
         Kept(job.folder / "going-on.safetensors").remove()
     return result
-
-
-def _usual(protocol: Protocol) -> Any:
-    return type(protocol).model_fields["selection"].default
 
 
 def _first(named: dict[str, str]) -> dict[str, str]:

@@ -218,8 +218,7 @@ def _named(one: Probed, depth: int | None = None) -> Probed:
     own: dict[str, Any] = {"column": protocol.column}
     if depth is not None and one.asked != "default":
         asked = layers_name([reading.layers for reading in one.readings], protocol.layers, depth)
-        usual = type(protocol).model_fields["selection"].default
-        own |= {"asked": asked, "default": asked == "default" and one.rule == usual}
+        own |= {"asked": asked, "default": asked == "default" and one.rule == protocol.usual_selection}
     return one.model_copy(update=own)
 
 
