@@ -472,6 +472,7 @@ def test_the_command_line_fetches_shows_and_compares(hub: Hub, own: Path) -> Non
     assert code == 2 and "--from and --offline are for data of the hub" in said
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_the_command_prints(hub: Hub, publish: Callable[..., Benchmark]) -> None:
     publish("chartqa", rows=parquet_rows.rows_of("chartqa") * 2500)
     (block,) = re.findall(r"```\n\$ mllm-eval (.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)
