@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from mllm_eval.alignment.measure import align
     from mllm_eval.catalog import names
     from mllm_eval.errors import UserError
-    from mllm_eval.leaks.check import check_leaks
     from mllm_eval.library.compared import Comparison, compare
     from mllm_eval.library.evaluation import Results, evaluate, external_model
     from mllm_eval.library.frozen import LoadedEncoder, load_encoder
     from mllm_eval.pipeline import probe, score_run, train_run
+    from mllm_eval.pipeline.leakflow import check_leaks
     from mllm_eval.report.render import render, write_tables
     from mllm_eval.run import Run
     from mllm_eval.saved import saved_run, saved_runs
@@ -41,7 +41,7 @@ _HOMES = {
     "ScoredPredictions": "score.frames",
     "UserError": "errors",
     "align": "alignment.measure",
-    "check_leaks": "leaks.check",
+    "check_leaks": "pipeline.leakflow",
     "compare": "library.compared",
     "evaluate": "library.evaluation",
     "external_model": "library.evaluation",

@@ -57,9 +57,8 @@ def leaks(
     from mllm_eval.cli.display import display
     from mllm_eval.cli.options import split
     from mllm_eval.errors import UserError
-    from mllm_eval.leaks.check import check_leaks
     from mllm_eval.leaks.matching import Tolerance
-    from mllm_eval.leaks.overlap import check_overlap
+    from mllm_eval.pipeline.leakflow import check_leaks, check_overlap
 
     source = recipe if recipe is not None else against
     if source is None:
@@ -70,12 +69,10 @@ def leaks(
         if benchmarks is not None or data is not None:
             raise UserError("a recipe with --against compares training images with the folder, and no benchmarks; "
                             "leave out --benchmarks and --data, or one of the two")  # fmt: skip
-        overlap = check_overlap(recipe, against, encoder, tolerance=tolerance, step=shown.step, say=shown.say)
+        overlap = check_overlap(recipe, against, encoder, tolerance=tolerance, reporter=shown)
         say(*([overlap.counts.model_dump_json()] if as_json else overlap_lines(overlap)), sep="\n")
         return
-    findings = check_leaks(
-        source, split(benchmarks), data, encoder, tolerance=tolerance, step=shown.step, say=shown.say
-    )
+    findings = check_leaks(source, split(benchmarks), data, encoder, tolerance=tolerance, reporter=shown)
     if as_json:
         for counts in findings.benchmarks.values():
             say(counts.model_dump_json())

@@ -60,7 +60,7 @@ class _Searched(Source):
 
 
 @settings()
-def check_leaks(
+def find_leaks(
     source: str | Mapping[str, Any] | Recipe | Path,
     benchmarks: Sequence[Given | Benchmark] | None = None,
     pin: str | None = None,

@@ -75,6 +75,14 @@ def state_of(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+def existing(path: Path) -> Path:
+    """Returns the absolute path of a folder or file of images. Raises UserError if there is none."""
+    whole = path.expanduser().absolute()
+    if not whole.exists():
+        raise UserError(f"{path}: no such folder or file of images")
+    return whole
+
+
 class Folder:
     """Image files, tar shards (WebDataset) and parquet files with a column of images, in a folder; or one such file.
 
@@ -84,10 +92,8 @@ class Folder:
     how = PLAIN
 
     def __init__(self, path: Path) -> None:
-        self.path = path.expanduser().absolute()
+        self.path = existing(path)
         self.name = self.path.name
-        if not self.path.exists():
-            raise UserError(f"{path}: no such folder or file of images")
         self._files: Shelf[str] = Shelf()
         self.left_out: list[str] = []
         """Parquet files that describe the images of a tar or folder beside them (img2dataset's metadata)."""

@@ -20,6 +20,7 @@ from mllm_eval.config import short_hash, validate
 from mllm_eval.data.samples import ImageRef
 from mllm_eval.environment import settings
 from mllm_eval.errors import UserError
+from mllm_eval.leaks.corpora import existing
 from mllm_eval.leaks.findings import PICTURED, Overlap, Overlapping, Settings
 from mllm_eval.leaks.hashing import Viewed
 from mllm_eval.leaks.matching import USUAL, Pairs, Tolerance, calibrated, compared, images_of, load, names_of
@@ -40,7 +41,7 @@ SEARCHED, CONFIRMED = 2**17, 4096
 
 
 @settings()
-def check_overlap(
+def find_overlap(
     recipe: str | Mapping[str, Any] | Recipe,
     against: Path,
     encoder: Given | Encoder = "mini-dino",
@@ -60,7 +61,8 @@ def check_overlap(
     encoder = load_encoder(encoder)
     noted = settings_of(encoder, tolerance, 1, MOST)
     recipe = load_recipe(recipe)
-    # Missing training data are told before the folder is hashed.
+    # A missing folder and missing training data are told before anything is hashed.
+    existing(Path(against))
     identity_of(recipe)
     others, own = (hashed_source(one, step, say) for one in (Path(against), recipe))
     of = short_hash([noted.model_dump(mode="json"), own.hashed.state, others.corpus.identity, others.hashed.state], 16)

@@ -7,6 +7,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from mllm_eval.cli.app import app
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
 from mllm_eval.leaks import check, corpora, hashing, trainingsets
-from mllm_eval.leaks.check import check_leaks
+from mllm_eval.leaks.check import find_leaks
 from mllm_eval.leaks.corpora import Folder, state_of
 from mllm_eval.leaks.findings import Findings, findings_of
 from mllm_eval.leaks.hashes import VIEWS, hash_of, hashes_of_views
 from mllm_eval.leaks.questions import Questions, normalised
+from mllm_eval.pipeline import sources
+from mllm_eval.pipeline.leakflow import check_leaks, check_overlap
 from mllm_eval.progress import unheard
 
 PICTURES = 24
@@ -45,8 +48,18 @@ def sample(number: int) -> Sample:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(check, "load_samples", lambda *_: [sample(number) for number in range(PICTURES)])
+    own = sources.MadeFolder(make=f"{__name__}:render", whole="VERSION")
+    monkeypatch.setattr(sources, "sources", lambda: {"miniature": own})
     return tmp_path
+
+
+def render(data: Path, _: object) -> None:
+    """Stands for the renderer of the miniature: a training set, and the folder of a benchmark."""
+    (data / "miniature" / "GQA").mkdir(parents=True)
+    training_set(data / "miniature", {f"own{number}.png": picture(number) for number in range(3)})
+    (data / "miniature" / "VERSION").touch()
 
 
 def plant(home: Path, copies: dict[str, Image.Image], others: int = 20, asked: tuple[int, ...] = ()) -> Path:
@@ -58,7 +71,7 @@ def plant(home: Path, copies: dict[str, Image.Image], others: int = 20, asked: t
 
 def looked(home: Path, path: Path | None = None) -> Findings:
     source = make_recipe(path, home / "images") if path else home / "images"
-    return check_leaks(source, [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
+    return find_leaks(source, [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -214,7 +227,7 @@ def test_an_image_that_was_repaired_or_replaced_is_hashed_again_and_no_other_pie
                 written(source / f"{number}.parquet", out.getvalue())
 
     def found() -> Findings:
-        return check_leaks(source, [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
+        return find_leaks(source, [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
 
     packed()
     first = found()
@@ -307,7 +320,7 @@ def shards(home: Path) -> Iterator[tuple[str, Path]]:
 @pytest.mark.slow
 def test_folders_shards_and_tables_of_images_are_looked_through(home: Path) -> None:
     for kind, place in shards(home):
-        found = check_leaks(place, [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
+        found = find_leaks(place, [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
         one = found.benchmarks["gqa"]
         assert (one.images, one.broken_images, one.standing) == (3, 1, None), kind
         assert found.leaked("gqa") == {"q6"}, kind
@@ -322,7 +335,7 @@ def test_a_shard_that_is_cut_counts_and_what_came_before_is_kept(home: Path) -> 
         third = shard.getmembers()[2]
     (place.parent / "00001.tar").write_bytes(content)
     place.write_bytes(content[: third.offset_data + third.size // 2])
-    found = check_leaks(place.parent, [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
+    found = find_leaks(place.parent, [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
     one = found.benchmarks["gqa"]
     assert one.broken_images == 2
     assert "00000.tar: the shard can't be read behind image" in " ".join(one.broken_images_first)
@@ -352,7 +365,7 @@ def test_img2datasets_metadata_are_no_shards_and_are_named(home: Path) -> None:
     (home / "laion" / "00001.parquet").write_bytes(whole[: len(whole) // 2])
     pq.write_table(pa.table({"jpg": [encoded(picture(3))]}), home / "laion" / "00002.parquet")
     said: list[str] = []
-    found = check_leaks(home / "laion", [load_benchmark("gqa")], "mini", load_encoder("mini-dino"), say=said.append)
+    found = find_leaks(home / "laion", [load_benchmark("gqa")], "mini", load_encoder("mini-dino"), say=said.append)
     one = found.benchmarks["gqa"]
     assert (one.images, one.broken_images, one.broken_images_first) == (4, 0, ())
     assert found.leaked("gqa") == {"q3", "q6", "q8"}
@@ -405,7 +418,7 @@ def test_names_that_are_no_text_are_listed_all_the_same(home: Path) -> None:
     Path(os.fsdecode(os.fsencode(place) + b"/\xff.png")).write_bytes(encoded(picture(2)))
     Path(os.fsdecode(os.fsencode(place) + b"/\xfe.tar")).write_bytes(tarred({"a.png": encoded(picture(5))}))
     Path(os.fsdecode(os.fsencode(place) + b"/\xfd.png")).write_bytes(b"no picture")
-    found = check_leaks(place, [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
+    found = find_leaks(place, [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
     assert {pair["image"] for pair in found.pairs("gqa")} == {"\\xff.png", "\\xfe.tar/a.png"}
     assert "\\xfd.png" in found.benchmarks["gqa"].broken_images_first[0]
 
@@ -417,7 +430,7 @@ def test_a_folder_without_images_is_one_line(home: Path) -> None:
             Folder(place)
     (home / "empty" / "a.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match="none of its images can be read"):
-        check_leaks(home / "empty", [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
+        find_leaks(home / "empty", [load_benchmark("gqa")], "mini", load_encoder("mini-dino"))
 
 
 @pytest.mark.slow
@@ -444,6 +457,31 @@ def test_the_command_prints_counts_and_refuses_what_it_cannot_do(home: Path) -> 
         assert refused.exit_code == 2, wrong
         assert said in refused.stderr
         assert "Traceback" not in refused.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("searched", ["recipe", "folder", "recipe in folder"])
+def test_data_that_can_be_rendered_are_rendered_first(home: Path, searched: str) -> None:
+    rendered = home / "data" / "miniature"
+    recipe = make_recipe(rendered / "train.jsonl", rendered / "images")
+    laion = home / "laion"
+    laion.mkdir()
+    picture(1).save(laion / "copy.png")
+    if searched == "recipe in folder":
+        assert check_overlap(recipe, laion).counts.copied == 1
+    else:
+        found = check_leaks(recipe if searched == "recipe" else laion, ["gqa"])
+        assert {pair["picture"] for pair in found.pairs("gqa")} == (
+            {f"{number:064x}" for number in range(3)} if searched == "recipe" else {f"{1:064x}"}
+        )
+    assert (rendered / "VERSION").exists()
+
+
+def test_a_folder_that_is_not_there_is_told_before_anything_is_rendered(home: Path) -> None:
+    for call in (check_leaks, partial(check_overlap, "mini")):
+        with pytest.raises(UserError, match="nowhere: no such folder"):
+            call(home / "nowhere")
+    assert not (home / "data").exists()
 
 
 def test_the_first_view_is_the_whole_picture() -> None:

@@ -20,7 +20,7 @@ from mllm_eval.cli.leaks import overlap_lines
 from mllm_eval.errors import UserError
 from mllm_eval.leaks import confirming, hashing, overlap
 from mllm_eval.leaks.findings import Overlapping, overlaps_of
-from mllm_eval.leaks.overlap import check_overlap
+from mllm_eval.leaks.overlap import find_overlap
 
 COPIED = {"recompressed": 2, "resized": 5}
 
@@ -39,7 +39,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def compared(home: Path, place: str = "laion") -> Overlapping:
     recipe = make_recipe(home / "train.jsonl", home / "images")
-    return check_overlap(recipe, home / place, load_encoder("mini-dino"))
+    return find_overlap(recipe, home / place, load_encoder("mini-dino"))
 
 
 def names(found: Overlapping) -> set[tuple[str, str]]:
@@ -135,7 +135,7 @@ def test_missing_training_data_are_told_before_a_folder_is_hashed(home: Path, mo
     recipe = make_recipe(home / "train.jsonl", home / "images")
     (home / "train.jsonl").unlink()
     with pytest.raises(UserError, match=r"train\.jsonl"):
-        check_overlap(recipe, home / "laion", load_encoder("mini-dino"))
+        find_overlap(recipe, home / "laion", load_encoder("mini-dino"))
     assert hashed == []
 
 
