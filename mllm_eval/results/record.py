@@ -21,7 +21,7 @@ from mllm_eval.greedy import overruled_words
 from mllm_eval.imported import Imported
 from mllm_eval.results.probed import Probed, columns_of, probes_of
 from mllm_eval.results.probes import Probe, read_probes
-from mllm_eval.results.scores import COLUMNS, read_lines, read_scores
+from mllm_eval.results.scores import COLUMNS, frame_of, read_lines
 from mllm_eval.results.timings import Timing, read_timings
 from mllm_eval.run import External, Run, read_manifest
 from mllm_eval.saved import Saved, read_saved
@@ -131,6 +131,11 @@ class RunRecord:
         return short_hash(self.trained_on) if self.trained_on else ""
 
     @cached_property
+    def _answered_lines(self) -> dict[Path, list[dict[str, Any]]]:
+        """File of scores -> parsed answer and score of each sample, where its summary does not count the answers."""
+        return {}
+
+    @cached_property
     def rules(self) -> list[str]:
         """The rule sets for which it has summaries."""
         return sorted({str(summary.get("rules", "")) for summary in self._summaries("*.json")})
@@ -165,12 +170,12 @@ class RunRecord:
     def scores(
         self, rules: str, variant: VariantKey = DEFAULT, benchmarks: Iterable[str] | None = None
     ) -> pd.DataFrame:
-        """Return the scores, one row per sample, with the columns of `read_scores`.
+        """Return the scores, one row per sample, with the columns of `frame_of`.
 
         Benchmarks are in the order given (by default that of `summaries`), samples in the order of their ids.
 
         Raises:
-            UserError: no such scores, or as `read_scores` does.
+            UserError: no such scores, or as `frame_of` raises.
         """
         known = self.summaries(rules, variant)
         frames = []
@@ -178,7 +183,11 @@ class RunRecord:
             if name not in known:
                 where = self.folder / "scores"
                 raise UserError(f"{where}: no {rules} scores of {name!r} ({variant}).{near(name, known)}")
-            frames.append(read_scores(self._lines_path(known[name]), name, int(known[name]["n"])))
+            path = self._lines_path(known[name])
+            rows = read_lines(path)
+            frames.append(frame_of(rows, path, name, int(known[name]["n"])))
+            if not isinstance(known[name].get("given"), dict):
+                self._answered_lines[path] = _answered(rows)
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
 
     def given(self, summary: Summary) -> dict[str, Any]:
@@ -189,8 +198,9 @@ class RunRecord:
         if isinstance(noted := summary.get("given"), dict):
             return noted
         path = self._lines_path(summary)
-        rows = read_lines(path) if path.is_file() else []
-        return of_lines([row for row in rows if {"parsed", "score"} <= row.keys()])
+        if path not in self._answered_lines:
+            self._answered_lines[path] = _answered(read_lines(path) if path.is_file() else [])
+        return of_lines(self._answered_lines[path])
 
     def answers_path(self, benchmark: str, variant: VariantKey = DEFAULT) -> Path:
         """Return the path of its answers to a benchmark."""
@@ -251,6 +261,10 @@ def record_of(run: Saved, folder: Path | None = None) -> RunRecord:
     held_equal = short_hash([recipe.hash, llm.identity(), run.weights.get("llm"), *words])
     return RunRecord(run, where, where.name, run.name, encoder.name, recipe.name, recipe.hash, llm.name, held_equal,
                      run.seed, _facts(encoder), recipe.data, encoder.params)  # fmt: skip
+
+
+def _answered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"parsed": row["parsed"], "score": row["score"]} for row in rows if {"parsed", "score"} <= row.keys()]
 
 
 def _facts(encoder: Encoder) -> dict[str, str]:

@@ -25,8 +25,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return rows if sound else read_jsonl(path)
 
 
-def read_scores(path: Path, benchmark: str, expected: int) -> pd.DataFrame:
-    """Return one row per sample, in the order of the ids.
+def frame_of(rows: list[dict[str, Any]], path: Path, benchmark: str, expected: int) -> pd.DataFrame:
+    """Return the lines of a file of scores (`path`, for errors) as one row per sample, in the order of the ids.
 
     Columns: benchmark, id, group, cluster, stratum (str or None), score (float, NaN for a failed sample), parsed, note,
     and content (hash of the sample when it was scored, None in files of earlier versions).
@@ -35,7 +35,6 @@ def read_scores(path: Path, benchmark: str, expected: int) -> pd.DataFrame:
         UserError: a missing file or key, a score that is no number from 0 to 1, a duplicate id, or another number of
             samples than `expected`.
     """
-    rows = read_lines(path)
     for number, row in enumerate(rows, start=1):
         for key in LINE:
             if key not in row:

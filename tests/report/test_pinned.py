@@ -20,7 +20,7 @@ from mllm_eval.cli.app import app
 from mllm_eval.external import ExternalModel
 from mllm_eval.imported import Imported
 from mllm_eval.run import Run
-from mllm_eval.storage import read_json, read_jsonl
+from mllm_eval.storage import read_json, read_jsonl, write_json
 
 HASHES = read_json(TESTS / "pinned" / "hashes.json")
 TWO = ("--runs", "mini-dino,mini-random")
@@ -97,6 +97,25 @@ def test_a_command_opens_each_file_of_a_run_once(
     assert len(opened.summaries(counts)) >= 16 and set(opened.summaries(counts).values()) == {1}
     if words[0] in ("table", "stats"):
         assert set(opened.score_lines(counts).values()) <= {1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("table", "--details"), ("report", "--no-images"), ("show", "mini-dino")], ids=" ".join)
+def test_scores_of_versions_that_counted_no_answers_are_read_once_too(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = unpack(tmp_path / "results")
+    for path in results.glob("runs/*/scores/*.json"):
+        summary = read_json(path)
+        assert summary.pop("given")
+        write_json(path, summary)
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(results))
+    monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path))
+    out = ("--out", str(tmp_path / "site")) if words[0] == "report" else ()
+    with opened.opened() as counts:
+        done = CliRunner().invoke(app, (*words, *out), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert set(opened.score_lines(counts).values()) == {1}
 
 
 @pytest.mark.parametrize("encoder", ["mini-dino", "mini-clip", "mini-random"])
