@@ -39,15 +39,14 @@ def plan(
       mllm-eval plan dinov2-small --recipe desk --gpus 1xlaptop,1x4090,1xH100     one line per machine
     """
     import json
-    from dataclasses import replace
 
-    from mllm_eval.plan import PlanOptions, make_plan
+    from mllm_eval.plan import PlanOptions, make_plans
 
     options = PlanOptions(
         mfu=mfu, price=price, rows=(count(rows1), count(rows2)), text=text_tokens, micro_batch=micro_batch
     )
     machines = [one.strip() for one in gpus.split(",")]
-    plans = [make_plan(encoder, recipe, llm, replace(options, gpus=one)) for one in machines]
+    plans = make_plans(encoder, recipe, llm, options, machines)
     if as_json:
         told = [made.to_dict() for made in plans]
         say(json.dumps(told if len(told) > 1 else told[0], indent=2))
@@ -62,10 +61,11 @@ def show_side_by_side(plans: list[Plan]) -> None:
     say(f"{plans[0].encoder}, recipe {plans[0].recipe}, LLM {plans[0].llm}")
     for made in plans:
         peaks = []
-        for stage, ways in made.memory.items():
-            own = next(way for way in ways if f"{way.way}, checkpointing {'on' if way.checkpointing else 'off'}"
-                       == made.chosen[stage].replace("zero2", "ZeRO-2").replace("zero3", "ZeRO-3"))  # fmt: skip
-            peaks.append(f"{stage} {size(own.gpu)} GiB{'' if own.fits else ', which does not fit'}")
+        for stage, own in made.own.items():
+            if own is None:
+                peaks.append(f"{stage} is sharded in a way that is not planned ({made.chosen[stage]})")
+            else:
+                peaks.append(f"{stage} {size(own.gpu)} GiB{'' if own.fits else ', which does not fit'}")
         steps = ", ".join(f"{step.name} {hours(step.hours)}" for step in made.steps)
         say(f"  {made.gpus}: {hours(made.hours)} h ({steps}); {'; '.join(peaks)}; features "
               f"{size(sum(one.size for one in made.keeping.values()))} GiB of disk")  # fmt: skip

@@ -6,6 +6,6 @@ operations. docs/plan.md has the formulas and their sources; the tests compare t
 
 from __future__ import annotations
 
-from mllm_eval.plan.estimate import Plan, PlanOptions, make_plan
+from mllm_eval.plan.estimate import Plan, PlanOptions, make_plan, make_plans
 
-__all__ = ["Plan", "PlanOptions", "make_plan"]
+__all__ = ["Plan", "PlanOptions", "make_plan", "make_plans"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mllm_eval.catalog import Recipe, Stage
+from mllm_eval.catalog.deepspeed import read_deepspeed
 from mllm_eval.operations.shapes import EncoderShape, LlamaShape, ProjectorShape, added_parameters, matrices
 from mllm_eval.plan.gpus import Gpu
 from mllm_eval.plan.memory import (
@@ -62,6 +63,18 @@ def adapters(stage: Stage, llm: LlamaShape) -> Adapters | None:
         return None
     inputs = [width for name, (width, _) in matrices(llm).items() if name in stage.lora.targets]
     return Adapters(sum(inputs), len(inputs), stage.lora.r, stage.lora.dropout > 0)
+
+
+def own_way(stage: Stage, memories: list[Memory]) -> Memory | None:
+    """The way of these that the recipe's stage trains in; None for a way that is not planned, such as ZeRO-1.
+
+    Raises UserError for a DeepSpeed config that is unknown or can't be read.
+    """
+    file = None if stage.deepspeed is None else read_deepspeed(stage.deepspeed)
+    sharding = (0, False) if file is None else (file.zero_stage, file.offloads)
+    names: dict[tuple[int, bool], str] = {(zero, offload): way for way, zero, offload in WAYS}
+    wanted = (names.get(sharding), stage.gradient_checkpointing)
+    return next((one for one in memories if (one.way, one.checkpointing) == wanted), None)
 
 
 def ways(

@@ -60,9 +60,10 @@ def stage_load(
 
     Raises UserError if the number of rows is unknown.
     """
-    counted = [_rows(data) for data in stage.data]
+    files = [_read(data, rows is None, text is None) for data in stage.data]
     assumed = []
     if rows is None:
+        counted = [_rows(data, file) for data, file in zip(stage.data, files, strict=True)]
         if any(count is None for count in counted):
             first = next(data.path for data, count in zip(stage.data, counted, strict=True) if count is None)
             raise UserError(
@@ -70,12 +71,12 @@ def stage_load(
                 f"say how many with --rows{number}"
             )
         rows = sum(count or 0 for count in counted)
-        if any(data.about and not data.rows and not locate(data.path).is_file() for data in stage.data):
+        if any(data.about and not data.rows and file is None for data, file in zip(stage.data, files, strict=True)):
             assumed.append(f"about {rows:,} rows, what `exclude` leaves out included")
     else:
         assumed.append(f"{rows:,} rows, as given")
     if text is None:
-        text, said = _text(stage)
+        text, said = _text([file for file in files if file is not None])
         assumed.append(said)
     else:
         assumed.append(f"{text} text tokens a row, as given")
@@ -87,14 +88,38 @@ def stage_load(
     return StageLoad(seen, steps, min(rows, seen), text, round(text * TARGETS), tuple(assumed))
 
 
-def _rows(data: ConversationData) -> int | None:
-    if data.rows is not None:
-        return data.rows
+@dataclass
+class _ConversationFile:
+    """What is read of a local training set: its rows (0 if not counted), and the letters of its first `looked` ones."""
+
+    rows: int = 0
+    looked: int = 0
+    letters: int = 0
+
+
+def _read(data: ConversationData, count_rows: bool, count_letters: bool) -> _ConversationFile | None:
+    """Read a training set once and no further than needed; None if it is not on this machine."""
     path = locate(data.path)
     if not path.is_file():
-        return made_rows().get(data.path, data.about)
+        return None
+    read = _ConversationFile()
+    needed = None if count_rows and data.rows is None else LOOKED_AT if count_letters else 0
     with open(path, "rb") as file:
-        return sum(1 for line in file if line.strip())
+        for number, line in enumerate(islice(file, needed)):
+            read.rows += bool(line.strip())
+            if count_letters and number < LOOKED_AT:
+                # Broken rows are skipped here; training reports them when it reads them.
+                with suppress(ValueError, TypeError, AttributeError):
+                    parsed = parse_json(line.decode("utf-8", errors="replace"), fields_once=False)
+                    read.letters += sum(len(str(turn.get("value", ""))) for turn in parsed.get("conversations", []))
+                    read.looked += 1
+    return read
+
+
+def _rows(data: ConversationData, file: _ConversationFile | None) -> int | None:
+    if data.rows is not None:
+        return data.rows
+    return made_rows().get(data.path, data.about) if file is None else file.rows
 
 
 def made_rows() -> dict[str, int]:
@@ -103,21 +128,11 @@ def made_rows() -> dict[str, int]:
         return {row["path"]: int(row["rows"]) for row in csv.DictReader(file)}
 
 
-def _text(stage: Stage) -> tuple[int, str]:
-    letters = rows = 0
-    for data in stage.data:
-        path = locate(data.path)
-        if path.is_file():
-            with open(path, encoding="utf-8", errors="replace") as file:
-                for line in islice(file, LOOKED_AT):
-                    # Broken rows are skipped here; training reports them when it reads them.
-                    with suppress(ValueError, TypeError, AttributeError):
-                        turns = parse_json(line, fields_once=False).get("conversations", [])
-                        letters += sum(len(str(turn.get("value", ""))) for turn in turns)
-                        rows += 1
+def _text(files: list[_ConversationFile]) -> tuple[int, str]:
+    rows = sum(file.looked for file in files)
     if not rows:
         return TEXT, f"{TEXT} text tokens a row"
-    tokens = max(1, round(letters / rows / LETTERS))
+    tokens = max(1, round(sum(file.letters for file in files) / rows / LETTERS))
     return tokens, f"{tokens} text tokens a row, from {rows:,} rows at {LETTERS} letters a token"
 
 

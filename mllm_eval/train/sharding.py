@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from mllm_eval.catalog import Recipe, Stage
-from mllm_eval.catalog.folders import roots
-from mllm_eval.errors import UserError, near
-from mllm_eval.storage import parse_json
+from mllm_eval.catalog.deepspeed import read_deepspeed
+from mllm_eval.errors import UserError
 
 AUTO = "auto"
 GATHER = "stage3_gather_16bit_weights_on_model_save"
@@ -31,19 +29,6 @@ SETTLED = ("optimizer", "scheduler", "fp16", "bfloat16")
 SCHEDULES = {"WarmupLR": "constant_with_warmup", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
 
 
-def deepspeed_file(name: str) -> Path:
-    """Return the path of a JSON in configs/deepspeed by its name.
-
-    Raises UserError, with the nearest known name, for an unknown one.
-    """
-    files: dict[str, Path] = {}
-    for root in reversed(roots()):
-        files |= {path.stem: path for path in (root / "configs" / "deepspeed").glob("*.json")}
-    if name not in files:
-        raise UserError(f"deepspeed config {name!r} is unknown.{near(name, files)} Known: {', '.join(files)}")
-    return files[name]
-
-
 def deepspeed_config(recipe: Recipe, stage: Stage, processes: int, where: str) -> dict[str, Any] | None:
     """Return DeepSpeed's config for a stage; None for training without DeepSpeed.
 
@@ -57,13 +42,8 @@ def deepspeed_config(recipe: Recipe, stage: Stage, processes: int, where: str) -
     """
     if stage.deepspeed is None:
         return None
-    path = deepspeed_file(stage.deepspeed)
-    try:
-        config = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise UserError(f"{path}: cannot be read as JSON ({problem})") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: holds a {type(config).__name__}, not DeepSpeed's settings")
+    file = read_deepspeed(stage.deepspeed)
+    path, config = file.path, file.config
     for one in _shared(config, recipe, stage, stage.accumulation(processes, where)):
         if one.value not in (None, AUTO) and one.value != one.wanted:
             raise UserError(
@@ -74,8 +54,8 @@ def deepspeed_config(recipe: Recipe, stage: Stage, processes: int, where: str) -
         section = config.get(name)
         if section and not (isinstance(section, dict) and section.get("enabled", True) is False):
             raise UserError(f"{path}: `{name}` trains in a way that no recipe says; remove it")
-    zero = _section(config, "zero_optimization")
-    if zero.get("stage") == 3 and zero.get(GATHER) is not True:
+    zero = file.section("zero_optimization")
+    if file.zero_stage == 3 and zero.get(GATHER) is not True:
         raise UserError(
             f"{path}: `zero_optimization` has no `{GATHER}: true`, so that the trained weights could not be written; "
             "add it"

@@ -100,7 +100,9 @@ def test_a_command_opens_each_file_of_a_run_once(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [("table", "--details"), ("report", "--no-images"), ("show", "mini-dino")], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [("table", "--details"), ("report", "--no-images"), ("show", "mini-dino")], ids=" ".join
+)
 def test_scores_of_versions_that_counted_no_answers_are_read_once_too(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
