@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 
@@ -52,6 +53,11 @@ def fault(error: BaseException, said: str, *folders: Path, otherwise: str = "") 
     """
     where = next(filter(None, (origin(error, folder) for folder in folders)), otherwise)
     return UserError(f"{where}{said} ({exception_words(error)})")
+
+
+def is_whole(value: object) -> bool:
+    """Return whether a value is a whole number, numpy's included; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -127,7 +127,7 @@ def _loaded(kind: Kind, source: Any, model: type[Model], read: Callable[[Path], 
         return load_mapping(source, model, f"the {word} given", folders(kind))
     if not isinstance(source, str | PathLike):
         raise UserError(
-            f"a {type(source).__name__} is no {word}; give a name, a path to a yaml file, a dict of what would stand "
-            f"in it, or a {model.__name__}"
+            f"{type(source).__name__} is no {word}; give a name, a path to a yaml file, a dict with the content of "
+            f"one, or `mllm_eval.catalog.{model.__name__}`"
         )
     return load_named(kind, fspath(source), read or partial(load, model=model, folders=folders(kind)))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mllm_eval.errors import UserError
+from mllm_eval.errors import UserError, is_whole
 
 SMALLEST = 16
 """Smallest subset of the table: one question for each of its 16 benchmarks."""
@@ -32,11 +32,15 @@ class VariantKey:
     def of(cls, name: str, subset: int | None) -> VariantKey:
         """The key of a requested subset; None means all questions.
 
-        Raises UserError for a size that leaves benchmarks of the table without questions.
+        Raises UserError for a size that is no whole number, or leaves benchmarks of the table without questions.
         """
-        if subset is not None and subset < SMALLEST:
+        if subset is None:
+            return cls(name)
+        if not is_whole(subset):
+            raise UserError(f"a subset of {subset!r}: give a whole number of questions")
+        if subset < SMALLEST:
             raise UserError(f"a subset of {subset} leaves benchmarks without questions; ask for {SMALLEST} or more")
-        return cls(name, subset)
+        return cls(name, int(subset))
 
     def named(self, name: str) -> VariantKey:
         """Another variant with the same questions."""
@@ -67,10 +71,13 @@ def size_of_table(size: int | None, benchmarks: Sequence[str] | None) -> int | N
     """Size of the table's subset in which the chosen benchmarks have `size` questions together.
 
     Without chosen benchmarks it is `size`. A benchmark's part of a subset thus depends only on the subset's size, and
-    is contained in larger ones. Raises UserError for a size that leaves a chosen benchmark without questions.
+    is contained in larger ones. Raises UserError for a size that is no whole number, or leaves a chosen benchmark
+    without questions.
     """
     if size is None or not benchmarks:
         return size
+    if not is_whole(size):
+        raise UserError(f"a subset of {size!r}: give a whole number of questions")
     chosen = len(set(benchmarks))
     if size < chosen:
         raise UserError(f"a subset of {size} leaves some of {chosen} benchmarks without questions; ask for more")

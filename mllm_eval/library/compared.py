@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Unpack
 
 from mllm_eval.catalog import LLM, Encoder, Given, Recipe, load_encoder, load_llm, load_recipe
@@ -153,7 +154,7 @@ def compare(
     Raises:
         UserError: bad input. All names are checked before anything is computed.
     """
-    if isinstance(models, str) or not models:
+    if isinstance(models, str | PathLike | Mapping) or not isinstance(models, Iterable) or not models:
         raise UserError("say what to compare: a list of encoders, models or results")
     refuse_unknown("compare", questions, QuestionOptions)
     asked, rules = several(questions.get("benchmarks")), questions.get("rules", "cambrian")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike, fspath
@@ -226,7 +226,7 @@ def several(given: Any) -> list[Any] | None:
     """The argument as a list, whether one value or several were given; None if it is None or empty."""
     if given is None:
         return None
-    single = isinstance(given, str | PathLike | dict | Benchmark)
+    single = isinstance(given, str | PathLike | Mapping | Benchmark) or not isinstance(given, Iterable)
     return [given] if single else list(given) or None
 
 

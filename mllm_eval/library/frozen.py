@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from io import IOBase
 from itertools import islice
 from os import PathLike, fspath
 from pathlib import Path
@@ -16,13 +17,14 @@ from mllm_eval import catalog
 from mllm_eval.adapters import load_encoder_model
 from mllm_eval.adapters.base import EncoderModel, FeatureMap
 from mllm_eval.catalog import Encoder, Given
+from mllm_eval.data.samples import ImageRef
 from mllm_eval.decoding import load_image, to_rgb
 from mllm_eval.environment import device as own_device
 from mllm_eval.environment import settings
-from mllm_eval.errors import UserError, near
+from mllm_eval.errors import UserError, is_whole, near
 from mllm_eval.features.extraction import BATCH
 
-Picture = str | PathLike[str] | PIL.Image.Image
+Picture = str | PathLike[str] | PIL.Image.Image | ImageRef
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -66,7 +68,8 @@ class LoadedEncoder:
         """Compute the image features that the projector receives: a tensor [N, tokens, width] on the CPU.
 
         Args:
-            images: one or many image files (paths) or Pillow images; each is preprocessed as the yaml says.
+            images: one or many image files (paths), Pillow images or images of a benchmark (`sample_frame`); each is
+                preprocessed as the yaml says.
             batch: images per batch; it changes results only by rounding.
 
         Returns:
@@ -74,30 +77,30 @@ class LoadedEncoder:
             is applied if the yaml says so.
 
         Raises:
-            UserError: no images, a file that can't be read, an object that is not an image, or a batch below 1.
+            UserError: no images, a file or an image that can't be read, an object that is not an image, or a batch
+                that is not a number from 1.
         """
         return self.features(images, batch=batch)[0].patches.flatten(1, 2)
 
     @settings()
     def features(
-        self, images: Picture | Iterable[Picture], layers: Sequence[int] = (), batch: int = BATCH
+        self, images: Picture | Iterable[Picture], layers: int | Iterable[int] = (), batch: int = BATCH
     ) -> list[FeatureMap]:
         """Compute patches [N, rows, columns, width] and summaries [N, width] on the CPU for each requested layer.
 
         Args:
             images, batch: as for `encode`.
-            layers: block numbers from 1, or from the end as -1; by default only the yaml's layer.
+            layers: one or several block numbers, from 1, or from the end as -1; by default only the yaml's layer.
 
         Raises:
             UserError: as `encode`, and for a layer that the encoder does not have.
         """
-        if isinstance(images, str | PathLike | PIL.Image.Image):
-            images = [images]
-        if batch < 1:
-            raise UserError(f"batch {batch}: give 1 or more images at a time")
+        if not is_whole(batch) or batch < 1:
+            raise UserError(f"batch {batch!r}: give 1 or more images at a time")
+        chosen = _block_numbers(layers)
         made: list[list[FeatureMap]] = []
-        for pixels in self._batches(images, batch):
-            maps = self.model(pixels.to(self.device, self.dtype), layers)
+        for pixels in self._batches(_several(images), batch):
+            maps = self.model(pixels.to(self.device, self.dtype), chosen)
             made.append([FeatureMap(one.patches.cpu(), one.summary.cpu()) for one in maps])
         if not made:
             raise UserError("no images were given")
@@ -151,9 +154,34 @@ def _device(asked: str | torch.device) -> torch.device:
     return place
 
 
+def _several(images: Any) -> Iterable[Any]:
+    """The images given: one becomes a list, and so does what would be iterated over other parts than images."""
+    one = isinstance(images, str | PathLike | PIL.Image.Image | bytes | Mapping | IOBase)
+    # An array has pixels, and a frame the names of its columns.
+    if one or not isinstance(images, Iterable) or getattr(images, "ndim", 1) != 1:
+        return [images]
+    return images
+
+
+def _block_numbers(layers: Any) -> tuple[int, ...]:
+    numbers = tuple(layers) if isinstance(layers, Iterable) and not isinstance(layers, str) else (layers,)
+    for number in numbers:
+        if not is_whole(number):
+            raise UserError(f"layer {number!r}: give the number of a block, from 1, or from the end as -1")
+    return tuple(map(int, numbers))
+
+
 def _rgb(image: Any) -> PIL.Image.Image:
+    if isinstance(image, ImageRef):
+        return image.load()
     if isinstance(image, PIL.Image.Image):
-        return to_rgb(image)
+        if 0 in image.size:
+            raise UserError(f"an image of {image.width} x {image.height} pixels shows nothing")
+        try:
+            return to_rgb(image)
+        except (OSError, ValueError, SyntaxError) as problem:
+            # Pillow decodes a file when its pixels are first used; some modes have no way to RGB.
+            raise UserError(f"an image of Pillow (mode {image.mode}) can't be decoded ({problem})") from None
     if not isinstance(image, str | PathLike):
         raise UserError(f"{type(image).__name__} is no image; give a path or an image of Pillow")
     return load_image(Path(fspath(image)).expanduser())

@@ -9,7 +9,7 @@ from typing import Any
 
 from mllm_eval.catalog import LLM, Encoder, Given, Recipe, load_encoder, load_llm, load_recipe
 from mllm_eval.config import Strict, load, short_hash
-from mllm_eval.errors import UserError
+from mllm_eval.errors import UserError, is_whole
 from mllm_eval.run.folder import RunFolder
 from mllm_eval.storage import write_json
 
@@ -56,14 +56,17 @@ class Run(RunFolder):
         """Return the run of these names, files or objects; LLM and seed default to the recipe's.
 
         Raises:
-            UserError: an unknown name (with the nearest known one), a yaml with a mistake, missing weights.
+            UserError: an unknown name (with the nearest known one), a yaml with a mistake, missing weights, or a seed
+                that is no whole number from 0.
         """
+        if seed is not None and (not is_whole(seed) or seed < 0):
+            raise UserError(f"seed {seed!r}: give a whole number, 0 or more")
         chosen = load_recipe(recipe)
         return cls(
             encoder=load_encoder(encoder, chosen),
             recipe=chosen,
             llm=load_llm(chosen.llm if llm is None else llm),
-            seed=chosen.seed if seed is None else seed,
+            seed=chosen.seed if seed is None else int(seed),
         )
 
     @classmethod

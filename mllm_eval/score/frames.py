@@ -113,8 +113,10 @@ READ = ("id", "prediction", "question", "prompt", "gold", "target")
 
 
 def _rows(answers: Any, source: str) -> list[dict[str, Any]]:
+    import pandas as pd
+
     if isinstance(answers, Mapping):
-        return [{"id": name, "prediction": text} for name, text in answers.items()]
+        return [{"id": name, "prediction": None if text is pd.NA else text} for name, text in answers.items()]
     if not hasattr(answers, "columns"):
         rows: list[Any] = [answers] if isinstance(answers, str) or not isinstance(answers, Iterable) else list(answers)
         for number, row in enumerate(rows):
@@ -123,7 +125,7 @@ def _rows(answers: Any, source: str) -> list[dict[str, Any]]:
                     f"{source}, row {number}: is {type(row).__name__}; an answer belongs to a sample by its id: give "
                     "{id: answer}, a frame with columns id and prediction, or rows with both"
                 )
-        return [dict(row) for row in rows]
+        return [{name: None if value is pd.NA else value for name, value in row.items()} for row in rows]
     for name in ("id", "prediction"):
         if name not in answers.columns:
             raise UserError(f"{source}: column '{name}' is missing.{near(name, map(str, answers.columns))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tiny_models import make_encoder, make_image
 
 from mllm_eval import UserError, load_encoder, sample_frame, score
 from mllm_eval.adapters import load_encoder_model
+from mllm_eval.data.samples import ImageRef
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +55,7 @@ def test_a_frame_is_scored_as_a_mapping_is() -> None:
     scored = score("own", frame, data="mine")
     assert (scored.summary.value, scored.summary.n, scored.summary.n_failed) == (50, 4, 2)
     assert scored.scores.score[:2].tolist() == [1, 0] and scored.scores.score[2:].isna().all()
-    answers = {"0": "red", "1": "red", "2": None, "3": None}
+    answers = {"0": "red", "1": "red", "2": None, "3": pd.NA}
     assert score("own", answers, data="mine").summary == scored.summary
     assert score("own", frame.iloc[::-1], data="mine").summary == scored.summary
     some = score("own", {"3": "blue"}, data="mine", partial=True)
@@ -117,24 +119,71 @@ def test_images_are_encoded_as_a_model_encodes_them(home: Path) -> None:
     assert repr(loaded).startswith("<encoder tiny-dinov2: ") and "16 tokens of 32, float32 on cpu" in repr(loaded)
 
 
+def encoded() -> bytes:
+    file = io.BytesIO()
+    make_image(3).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_images_and_layers_come_in_any_form(home: Path) -> None:
+    loaded = load_encoder(make_encoder(home / "weights/tiny"), device="cpu")
+    images = [make_image(number).resize((20 + number, 40)) for number in range(3)]
+    wanted = loaded.features(images, layers=[1, -1], batch=2)
+    # Layers of a generator hold for every batch.
+    made = loaded.features(iter(images), layers=iter([1, -1]), batch=np.int64(2))  # type: ignore[arg-type]
+    assert [one.patches.tolist() for one in made] == [one.patches.tolist() for one in wanted]
+    (only,) = loaded.features(pd.Series(images), layers=1, batch=2)
+    torch.testing.assert_close(only.patches, wanted[0].patches, rtol=0, atol=0)
+    reference = ImageRef("0" * 64, lambda: images[0])
+    torch.testing.assert_close(loaded.encode(reference), loaded.encode(images[0]), rtol=0, atol=0)
+    torch.testing.assert_close(loaded.encode((reference, reference)), loaded.encode([images[0]] * 2), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch": 0}, "^batch 0: give 1 or more"),
+        ({"batch": 1.5}, "^batch 1.5: give 1 or more"),
+        ({"batch": "2"}, "^batch '2': give 1 or more"),
+        ({"layers": "all"}, "^layer 'all': give the number of a block"),
+        ({"layers": [1, 2.0]}, "^layer 2.0: give the number of a block"),
+        ({"layers": [9]}, "there is no layer 9"),
+    ],
+)
+def test_what_is_no_batch_or_layer_is_told(options: Any, message: str, home: Path) -> None:
+    loaded = load_encoder(make_encoder(home / "weights/tiny"), device="cpu")
+    with pytest.raises(UserError, match=message):
+        loaded.features(make_image(3), **options)
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
         ([], "no images"),
         (["/nowhere.png"], "/nowhere.png: the image can't be read"),
-        ([3], "int is no image"),
+        ([3], "^int is no image"),
         ([__file__], "test_frames.py: "),
+        (None, "^NoneType is no image"),
+        (b"GIF89a", "^bytes is no image"),
+        (io.BytesIO(b"GIF89a"), "^BytesIO is no image"),
+        ({"a": 1}, "^dict is no image"),
+        (np.zeros((4, 4, 3), np.uint8), "^ndarray is no image; give a path or an image of Pillow"),
+        (pd.DataFrame({"images": ["a.png"]}), "^DataFrame is no image"),
+        (Image.new("RGB", (0, 5)), "^an image of 0 x 5 pixels shows nothing"),
+        (Image.new("La", (5, 5)), r"^an image of Pillow \(mode La\) can't be decoded \(conversion from La"),
+        (Image.open(io.BytesIO(encoded()[:60])), r"^an image of Pillow \(mode RGB\) can't be decoded \(image file"),
     ],
 )
 def test_what_is_no_image_is_told(images: Any, message: str, home: Path) -> None:
+    loaded = load_encoder(make_encoder(home / "weights/tiny"), device="cpu")
     with pytest.raises(UserError, match=message):
-        load_encoder(make_encoder(home / "weights/tiny"), device="cpu").encode(images)
+        loaded.encode(images)
 
 
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
-        (3, {}, "a int is no encoder; give a name, a path to a yaml file, a dict"),
+        (3, {}, "^int is no encoder; give a name, a path to a yaml file, a dict"),
         ({"name": "x", "fmily": "dinov2"}, {}, r"the encoder given: unknown key 'fmily'\. Did you mean 'family'"),
         ({"base": "mini-dinno"}, {}, r"the encoder given: base 'mini-dinno' is neither.*Did you mean 'mini-dino'"),
         ({"base": "mini-dino", "width": "wide"}, {}, "the encoder given: width: "),

@@ -157,12 +157,17 @@ def test_bad_input_is_told_before_anything_is_computed(home: Path, monkeypatch: 
     for models, options, message in (
         ([], {}, "say what to compare"),
         ("tiny-dinov2", {}, "say what to compare"),
+        ({"base": "tiny-dinov2"}, {}, "say what to compare"),
+        (3, {}, "say what to compare"),
         (["tiny-dinov2", "tiny-dinov3"], {}, "unknown encoder 'tiny-dinov3'"),
-        (["tiny-dinov2", 7], {}, "a int is no encoder"),
+        (["tiny-dinov2", 7], {}, "^int is no encoder"),
         (["tiny-dinov2"], {"benchmarks": "owm"}, "Did you mean 'own'"),
         (["tiny-dinov2"], {"benchmarks": "own", "rules": "robst"}, "no benchmark asked has rules 'robst'"),
         (["tiny-dinov2"], {"benchmarks": "own", "baseline": "mini-clip"}, "no row 'mini-clip'"),
         (["tiny-dinov2"], {"benchmarks": ["own", "own"], "subset": 0}, "leaves .* without questions"),
+        (["tiny-dinov2"], {"benchmarks": "own", "subset": 2.5}, "a subset of 2.5: give a whole number"),
+        (["tiny-dinov2"], {"subset": "20"}, "a subset of '20': give a whole number"),
+        (["tiny-dinov2"], {"benchmarks": 3}, "^int is no benchmark"),
         (["tiny-dinov2"], {"llm": {"name": "x"}}, "the LLM given: key"),
     ):
         with pytest.raises(UserError, match=message):

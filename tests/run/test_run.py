@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -127,3 +128,9 @@ def test_saved_runs_are_found_by_hash_name_and_encoder() -> None:
         saved_run("mini-dino")
     with pytest.raises(UserError, match=r"Did you mean 'mini-clip'\?"):
         saved_run("mini-clap")
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "0", True])
+def test_a_seed_is_a_whole_number(seed: Any) -> None:
+    with pytest.raises(UserError, match=f"^seed {seed!r}: give a whole number, 0 or more"):
+        Run.of("mini-dino", seed=seed)
