@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mllm_eval.adapters import weights_folder
 from mllm_eval.catalog import Weights
 from mllm_eval.config import Strict, load, short_hash
-from mllm_eval.errors import UserError
+from mllm_eval.errors import UserError, is_whole, near
 from mllm_eval.greedy import overruled
 from mllm_eval.hub import Source
 from mllm_eval.run import External
@@ -62,8 +62,14 @@ class ExternalModel(External):
     def of(cls, place: str, data: str = "hub", dtype: Dtype = "float32", batch: int = 1) -> ExternalModel:
         """Return the model in a folder, or of a hub repository `owner/name[@revision]`.
 
-        Raises UserError for a folder without config.json, and for a `place` that is neither.
+        Raises UserError for a folder without config.json, a `place` that is neither, a dtype that is none of `Dtype`,
+        and a batch that is not a number from 1.
         """
+        known = get_args(Dtype)
+        if dtype not in known:
+            raise UserError(f"dtype {str(dtype)!r} is unknown.{near(str(dtype), known)} Known: {', '.join(known)}")
+        if not is_whole(batch) or batch < 1:
+            raise UserError(f"batch {batch!r}: give 1 or more questions at a time")
         folder = Path(place).expanduser()
         if folder.is_dir():
             if not (folder / "config.json").is_file():

@@ -157,7 +157,7 @@ def compare(
     if isinstance(models, str | PathLike | Mapping) or not isinstance(models, Iterable) or not models:
         raise UserError("say what to compare: a list of encoders, models or results")
     refuse_unknown("compare", questions, QuestionOptions)
-    asked, rules = several(questions.get("benchmarks")), questions.get("rules", "cambrian")
+    asked, rules = several(questions.get("benchmarks")), questions.get("rules") or "cambrian"
     there: list[Any] = []
     for model in models:
         if isinstance(model, Run | Imported):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast, get_args
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 from mllm_eval import pipeline
 from mllm_eval.answers import read_answers
@@ -131,12 +131,10 @@ def external_model(
         batch: questions per batch.
 
     Raises:
-        UserError: neither a folder nor a repository, a folder without a model's config, or an unknown dtype.
+        UserError: neither a folder nor a repository, a folder without a model's config, an unknown dtype, or a
+            batch below 1.
     """
     chosen = dtype or ("bfloat16" if gpus() else "float32")
-    known = get_args(Dtype)
-    if chosen not in known:
-        raise UserError(f"dtype {chosen!r} is unknown.{near(chosen, known)} Known: {', '.join(known)}")
     return ExternalModel.of(fspath(place), data, cast("Dtype", chosen), batch)
 
 
@@ -191,7 +189,7 @@ def evaluate(
         UserError: an unknown name or bad input. Results computed before the error are kept.
     """
     refuse_unknown("evaluate", asked, EvaluationOptions)
-    names, subset, rules = several(asked.get("benchmarks")), asked.get("subset"), asked.get("rules", "cambrian")
+    names, subset, rules = several(asked.get("benchmarks")), asked.get("subset"), asked.get("rules") or "cambrian"
     variants = asked.get("variants", ())
     reporter, blind = listener(progress), asked.get("blind", False) or BLIND.name in variants
     which: pipeline.Selection = {

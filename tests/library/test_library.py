@@ -183,6 +183,11 @@ def test_an_external_model_takes_no_recipe(tmp_path: Path) -> None:
             mllm_eval.evaluate(model, **given)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="dtype 'float8' is unknown"):
         mllm_eval.external_model(tmp_path, dtype="float8")
+    with pytest.raises(UserError, match=r"dtype 'torch\.float16' is unknown\. Did you mean 'float16'"):
+        mllm_eval.external_model(tmp_path, dtype=torch.float16)  # type: ignore[arg-type]
+    for batch in (0, 1.5, "2"):
+        with pytest.raises(UserError, match=f"^batch {batch!r}: give 1 or more questions"):
+            mllm_eval.external_model(tmp_path, batch=batch)  # type: ignore[arg-type]
 
 
 def test_what_a_notebook_shows_is_escaped() -> None:
