@@ -14,7 +14,7 @@ from mllm_eval.catalog import LLM, Benchmark, Encoder, Given, Recipe, load_bench
 from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.catalog.variant import BLIND, DEFAULT, VariantKey, size_of_table
 from mllm_eval.environment import gpus, settings
-from mllm_eval.errors import UserError, near
+from mllm_eval.errors import UserError
 from mllm_eval.external import Dtype, ExternalModel
 from mllm_eval.pipeline.asked import asked_benchmarks
 from mllm_eval.pipeline.progressbar import listener
