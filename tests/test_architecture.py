@@ -109,8 +109,8 @@ def test_the_page_says_how_each_room_uses_torch(tmp_path: Path) -> None:
 
 
 PRIVATE = re.compile(r"(?:.*\.)?(_[A-Za-z]\w*(?<!_))")
-# Hooks of transformers and torch, and what unpacks an archive on its way from the network, which tests do without.
-BEYOND = {"_save_checkpoint", "_parameters", "_schema", "_unpacked"}
+# Hooks of transformers and torch.
+BEYOND = {"_save_checkpoint", "_parameters", "_schema"}
 
 
 def private_names(folders: tuple[str, ...]) -> set[str]:

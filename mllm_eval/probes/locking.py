@@ -166,7 +166,7 @@ def _fetched(protocol: Protocol, pin: str, commit: str | None, progress: Progres
     url = str(data.url)
     archive = data_home() / "hub" / url.rpartition("/")[2]
     fetch_url(Source("url", url, None, _mend(protocol, pin)), archive, data.sha256, progress)
-    return _unpacked(archive), None
+    return unpack(archive), None
 
 
 def _matching(data: ProbeData, names: Sequence[str]) -> list[str]:
@@ -177,8 +177,11 @@ def _matching(data: ProbeData, names: Sequence[str]) -> list[str]:
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in data.patterns)]
 
 
-def _unpacked(archive: Path) -> Path:
-    """The folder that a zip file is unpacked to, completely or not at all. Raises UserError if it can't be unpacked."""
+def unpack(archive: Path) -> Path:
+    """Unpack a zip file, completely or not at all, and return its folder: the archive's path without the ending.
+
+    Raises UserError if it can't be unpacked, is too large, or has a member that is a link or leaves the folder.
+    """
     target = archive.with_suffix("")
     if target.is_dir():
         return target

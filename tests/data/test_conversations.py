@@ -115,8 +115,8 @@ def test_a_row_that_names_its_picture_elsewhere_is_never_text_alone(field: dict[
     (key,) = field
     with pytest.raises(ValueError, match=f"(unknown key '{key}'|`{key}[a-z.]*` (names a picture|tells of an image))"):
         parse({**field, "conversations": said("x", "A")})
+    first, second = said("x", "A")
     with pytest.raises(ValueError, match=f"a message: .*{key}"):
-        first, second = said("x", "A")
         parse({"conversations": [{**first, **field}, second]})
 
 

@@ -73,12 +73,11 @@ def test_a_worker_that_dies_costs_nothing(tmp_path: Path) -> None:
 
 
 def test_what_a_user_did_wrong_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no column 'x'"):
-        made_corpus.png(3)
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-        pq.write_table(pa.table({"jpg": [made_corpus.png(3)]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"jpg": [made_corpus.png(3)]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="no column 'x'"):
         filtered(tmp_path / "a.parquet", tmp_path / "out", two(), image_column="x")
 
 

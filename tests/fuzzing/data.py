@@ -265,7 +265,7 @@ class Archive(Subject):
         with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as packed:
             for name in ("a/1.png", "a/2.png", "b.txt"):
                 packed.writestr(name, encoded("PNG"))
-        self.unpacked: Callable[[Path], Path] = locking._unpacked
+        self.unpacked: Callable[[Path], Path] = locking.unpack
         self.inputs = changed_bytes(held.getvalue())
         self.folder = home / "in/side"
 

@@ -158,7 +158,7 @@ def test_a_config_of_other_types_is_one_line(change: dict[str, Any], tmp_path: P
     path = tmp_path / "e/config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     for use in (lambda: check(encoder, tmp_path / "e"), lambda: load_encoder_model(encoder)):
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match=f"({next(iter(change))}|none such).*fetch"):
             use()
 
 

@@ -127,9 +127,9 @@ def packed(path: Path, name: str, mode: int = 0o100644, count: int = 1) -> Path:
 def test_members_of_an_archive_stay_in_its_folder(name: str, mode: int, said: str, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(UserError, match=said):
-        locking._unpacked(packed(tmp_path / "in/x.zip", name, mode))
+        locking.unpack(packed(tmp_path / "in/x.zip", name, mode))
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["in", "x.zip"]
-    assert (locking._unpacked(packed(tmp_path / "in/y.zip", "a/b.txt")) / "a/b.txt").read_text() == "data"
+    assert (locking.unpack(packed(tmp_path / "in/y.zip", "a/b.txt")) / "a/b.txt").read_text() == "data"
 
 
 def test_an_archive_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,8 +138,8 @@ def test_an_archive_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         with monkeypatch.context() as patch:
             patch.setattr(locking, bound, value)
             with pytest.raises(UserError, match="are unpacked"):
-                locking._unpacked(path)
-    assert len(list(locking._unpacked(path).iterdir())) == 4
+                locking.unpack(path)
+    assert len(list(locking.unpack(path).iterdir())) == 4
 
 
 def test_pictures_are_of_the_formats_that_data_sets_have() -> None:

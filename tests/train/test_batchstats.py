@@ -99,6 +99,7 @@ def test_what_is_told_is_what_training_plans(tmp_path: Path, monkeypatch: pytest
     path.write_text(yaml.safe_dump(llm.model_dump(mode="json")))
     run = Run(make_encoder(tmp_path / "encoder"), recipe, llm, recipe.seed)
     told = batches_of(recipe, None, str(path))
+    assert len(told) == 2
     for number, found in enumerate(told, 1):
         chosen = (recipe.stage1, recipe.stage2)[number - 1]
         one = prepare_stage(run, number, chosen, load_tokenizer(llm, recipe.template))
