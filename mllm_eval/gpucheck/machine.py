@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mllm_eval.config import load
 from mllm_eval.gpucheck.session import Session
-from mllm_eval.plan.gpus import Gpu, Gpus
+from mllm_eval.plan.gpus import Gpu, KnownGpus
 from mllm_eval.storage import SHIPPED
 
 # Required shares of the data sheet. An H200 reached 769 to 798 of 989 TFLOP/s, and 4.3 of 4.8 TB/s.
@@ -22,7 +22,7 @@ FLOAT32 = 1e-5
 
 def sheet(name: str) -> Gpu | None:
     """The data sheet for a GPU's name as its driver reports it; None if configs/gpus.yaml does not have it."""
-    known = load(SHIPPED / "configs" / "gpus.yaml", Gpus).root
+    known = load(SHIPPED / "configs" / "gpus.yaml", KnownGpus).root
     # A key like `A100-40` includes the memory, which the name has as well: NVIDIA A100-SXM4-40GB.
     fitting = [key for key in known if all(part in name for part in key.split("-"))]
     return known[max(fitting, key=len)] if fitting else None

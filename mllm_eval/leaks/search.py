@@ -98,9 +98,21 @@ def _blocks(size: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArra
         part += BLOCK
 
 
-def nearest(
-    hashes: Hashes, views: NDArray[np.uint64], radius: int, most: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
+class Nearest(NamedTuple):
+    """Pairs of an image and a hash, sorted by image and then by distance.
+
+    image, hash, view: int64 [n], indices of each pair's image, hash and nearest view. distance: uint8 [n], in bits.
+    total: int64 [P], the number of all pairs of each image, those that are not kept included.
+    """
+
+    image: NDArray[np.int64]
+    hash: NDArray[np.int64]
+    view: NDArray[np.int64]
+    distance: NDArray[np.uint8]
+    total: NDArray[np.int64]
+
+
+def nearest(hashes: Hashes, views: NDArray[np.uint64], radius: int, most: int) -> Nearest:
     """The nearest hashes of images by any of their views, each pair of image and hash once.
 
     Args:
@@ -110,8 +122,8 @@ def nearest(
         most: number of nearest pairs to keep of each image.
 
     Returns:
-        [n] image, hash, view and distance of each pair, and [P] the number of all pairs of each image. The number is a
-        lower bound where the pairs are so many (over 2 * BLOCK in all) that some are dropped during the search.
+        The pairs. `total` is a lower bound where the pairs are so many (over 2 * BLOCK in all) that some are dropped
+        during the search.
     """
     pictures, several = views.shape
     held: list[NDArray[np.int64]] = []
@@ -139,4 +151,4 @@ def nearest(
             # Counts new pairs only, so that the kept ones are not sorted again with every block.
             waiting = 0
     (rows,) = reduced(held, True)
-    return rows[0], rows[1], rows[2], rows[3].astype(np.uint8), total
+    return Nearest(rows[0], rows[1], rows[2], rows[3].astype(np.uint8), total)

@@ -23,7 +23,7 @@ from mllm_eval.plan.featurespace import Keeping, keeping
 from mllm_eval.plan.gpus import parse_gpus
 from mllm_eval.plan.memory import checkpoint, loading
 from mllm_eval.plan.steps import Machines, Step, plan_encoding, plan_evaluation, plan_stage
-from mllm_eval.plan.ways import GIB, RESERVE, Memory, own_way, parts, ways
+from mllm_eval.plan.ways import GIB, RESERVE, Memory, count_parameters, own_way, ways
 from mllm_eval.plan.workload import ANSWER, QUESTION, BenchmarkLoad, StageLoad, benchmark_loads, stage_load
 
 
@@ -181,7 +181,7 @@ def _plan(subject: _Subject, options: PlanOptions) -> Plan:
     steps += [plan_stage(key, chosen, loads[key], thinking, joint, machines) for key in stages]
     held: dict[str, dict[str, Any]] = {}
     for key, stage in stages.items():
-        trained, frozen, eyes = parts(stage, thinking, joint, seeing)
+        trained, frozen, eyes = count_parameters(stage, thinking, joint, seeing)
         held[key] = {"trained": trained, "frozen": frozen, "encoder": eyes, "dtype": chosen.dtype}
         held[key]["deepspeed"] = bool(stage.deepspeed)
     memory = {key: ways(chosen, stage, thinking, joint, seeing, gpu, number) for key, stage in stages.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import pydantic
 
@@ -25,19 +26,27 @@ class Gpu(Strict):
         return self.float32 if dtype == "float32" else self.tflops
 
 
-class Gpus(pydantic.RootModel[dict[str, Gpu]]):
+class KnownGpus(pydantic.RootModel[dict[str, Gpu]]):
     """Name -> GPU."""
 
 
-def parse_gpus(text: str) -> tuple[int, str, Gpu]:
-    """Number, name and facts of `8xH100`. Raises UserError for another form or an unknown GPU."""
+class Gpus(NamedTuple):
+    """Several GPUs of one kind: their number, the kind's name in configs/gpus.yaml, and its facts."""
+
+    number: int
+    name: str
+    gpu: Gpu
+
+
+def parse_gpus(text: str) -> Gpus:
+    """Parse number and name of GPUs, such as `8xH100`. Raises UserError for another form or an unknown GPU."""
     match = re.fullmatch(r"([1-9]\d*)\s*x\s*(.+)", text.strip(), re.IGNORECASE)
     if match is None:
         raise UserError(f"gpus {text!r}: write their number and name, such as 8xH100")
-    listed = load(SHIPPED / "configs" / "gpus.yaml", Gpus).root
+    listed = load(SHIPPED / "configs" / "gpus.yaml", KnownGpus).root
     known = {name.upper(): (name, gpu) for name, gpu in listed.items()}
     name = match.group(2).upper()
     if name not in known:
         hint = f"{near(name, known)} Known: {', '.join(listed)} (configs/gpus.yaml)"
         raise UserError(f"gpus: {match.group(2)!r} is unknown.{hint}")
-    return int(match.group(1)), *known[name]
+    return Gpus(int(match.group(1)), *known[name])

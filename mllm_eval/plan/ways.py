@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mllm_eval.catalog import Recipe, Stage
 from mllm_eval.catalog.deepspeed import read_deepspeed
@@ -49,12 +50,21 @@ class Memory:
         return self.states.peak(self.activations.peak)
 
 
-def parts(stage: Stage, llm: LlamaShape, joint: ProjectorShape, encoder: EncoderShape) -> tuple[int, int, int]:
+class StageParameters(NamedTuple):
     """Numbers of parameters in a stage: trained, frozen, and those of an encoder that runs in every step."""
+
+    trained: int
+    frozen: int
+    encoder: int
+
+
+def count_parameters(stage: Stage, llm: LlamaShape, joint: ProjectorShape, encoder: EncoderShape) -> StageParameters:
+    """Count the parameters in a stage."""
     added = added_parameters(stage, llm)
     whole = stage.train_llm and added is None
     trained = joint.params + (llm.params if whole else added or 0)
-    return trained, 0 if whole else llm.params, encoder.params if stage.features == "live" else 0
+    live = encoder.params if stage.features == "live" else 0
+    return StageParameters(trained, 0 if whole else llm.params, live)
 
 
 def adapters(stage: Stage, llm: LlamaShape) -> Adapters | None:
@@ -87,7 +97,7 @@ def ways(
     number: int,
 ) -> list[Memory]:
     """Memory of every way of sharding, with and without gradient checkpointing, for rows of the maximal length."""
-    trained, frozen, eyes = parts(stage, llm, joint, encoder)
+    trained, frozen, eyes = count_parameters(stage, llm, joint, encoder)
     targets = stage.micro_batch * max(1, stage.max_length - recipe.positions)
     batch = MicroBatch(stage.micro_batch * stage.max_length, stage.micro_batch, recipe.positions, targets)
     whole = stage.train_llm and stage.lora is None
