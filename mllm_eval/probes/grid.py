@@ -103,7 +103,7 @@ class Heads:
         """
         factor = (1 + math.cos(math.pi * done)) / 2
         wanted = F.one_hot(labels, self.classes).T.float().contiguous()
-        # torch's SGD: pace = momentum * pace + gradient, weight -= rate * factor * pace. A head's rate is constant, so
+        # torch's SGD: move = momentum * move + gradient, weight -= rate * factor * move. A head's rate is constant, so
         # it can be multiplied into the small matrix of errors instead of the large one of weights.
         share = self._rate / len(labels)
         # One input at a time: its weights are then still in the processor's cache when they are updated.
