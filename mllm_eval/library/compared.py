@@ -50,6 +50,8 @@ COLUMNS = (
 class Comparison:
     """Several results side by side. `compare` makes it; a notebook shows its table.
 
+    Scores are read when they are first needed, and then kept: later changes to the runs' files do not show.
+
     Attributes:
         results: one for each model, in the order given.
         rules: the rule set of the numbers.
@@ -104,8 +106,9 @@ class Comparison:
         draw_together(scored)
         return tested(scored, names, None if self.baseline is None else row_of(self.baseline, scored, names))
 
-    @property
+    @cached_property
     def _records(self) -> list[RunRecord]:
+        # Kept, so that the table, the differences and the sentences share the scores that were read and their draws.
         return [one.record for one in self.results]
 
     @property
