@@ -14,7 +14,7 @@ from mllm_eval.catalog.benchmark import Benchmark, folder_of, module_of
 from mllm_eval.config import short_hash
 from mllm_eval.data.samples import Sample
 from mllm_eval.data.snapshotlock import locked_snapshot
-from mllm_eval.data.tables import files_of, pictures_beside
+from mllm_eval.data.tables import all_pictures_beside, files_of
 from mllm_eval.storage import PACKAGE
 
 # Nanoseconds. A file changed more recently might change again without a new time, because file systems' clocks are
@@ -55,7 +55,7 @@ def state_of(benchmark: Benchmark, pin: str) -> str | None:
         held = ()
         files = {table: files_of(part) for table, part in asked.tables().items()}
     paths = [str(path) for own in files.values() for path in own]
-    paths += dict.fromkeys(pictures_beside(asked, benchmark.aliases, files["questions"]))
+    paths += all_pictures_beside(asked, benchmark.aliases, files)
     now, states = time.time_ns(), []
     for path in paths:
         try:

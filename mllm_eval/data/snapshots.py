@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,11 +13,12 @@ from typing import Any, cast
 
 from mllm_eval.catalog.benchmark import Benchmark, Pin, folder_of, module_of
 from mllm_eval.catalog.variant import DEFAULT, VariantKey
+from mllm_eval.config import short_hash
 from mllm_eval.data.readers import Reading
 from mllm_eval.data.samples import Kept, Pictures, Sample, Samples
 from mllm_eval.data.settings import check_named, settings_of
 from mllm_eval.data.snapshotlock import locked_snapshot
-from mllm_eval.data.tables import DataRow, files_of, rows_of
+from mllm_eval.data.tables import DataRow, all_pictures_beside, files_of, rows_of
 from mllm_eval.decoding import Decoding
 from mllm_eval.errors import UserError, exception_words, near, origin
 from mllm_eval.storage import sha256_bytes
@@ -37,11 +39,11 @@ def load_samples(benchmark: Benchmark, pin: str, variant: VariantKey = DEFAULT) 
     chosen, name = benchmark.variant(variant), benchmark.pin_name(pin, variant)
     asked, files = _here(benchmark, name)
     key = _key(benchmark, asked, files, chosen.settings)
-    own = next((samples for known, samples in recent if known == key), None)
+    own = None if key is None else next((samples for known, samples in recent if known == key), None)
     if own is None:
         kept, rows = read_samples(benchmark, name, asked, files, chosen.settings)
         own = Samples(benchmark.name, kept, _clusters(kept), rows)
-        if asked.image_files is None:
+        if key is not None:
             recent.appendleft((key, own))
     if chosen.images == "own":
         return own
@@ -83,11 +85,22 @@ recent: deque[tuple[object, Samples]] = deque(maxlen=2)
 
 
 def _key(benchmark: Benchmark, pin: Pin, files: Files, changed: Mapping[str, Any]) -> object:
-    """Everything that affects the result of `read_samples`, except image files beside a csv."""
-    states = [(str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns) for paths in files.values()
-              for path in paths if (stat := path.stat())]  # fmt: skip
+    """Everything that affects the result of `read_samples`; None where an image file or a csv is missing or broken."""
+    try:
+        beside = all_pictures_beside(pin, benchmark.aliases, files)
+        # A hash, as there are as many image files as questions.
+        pictures = short_hash([_state(path) for path in beside])
+    except (OSError, UserError):
+        # `read_samples` says what is wrong.
+        return None
+    states = [_state(path) for paths in files.values() for path in paths]
     said = (benchmark.reader, benchmark.aliases, benchmark.settings, benchmark.background)
-    return folder_of(benchmark), said, changed, pin, states
+    return folder_of(benchmark), said, changed, pin, states, pictures
+
+
+def _state(path: str | Path) -> tuple[str, int, int, int, int]:
+    status = os.stat(path)
+    return str(path), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def read_samples(

@@ -41,6 +41,17 @@ def pictures_beside(pin: Pin, aliases: Mapping[str, str], files: Sequence[Path])
                 yield f"{folder}/{filled_in(template, cells, where)}"
 
 
+def all_pictures_beside(pin: Pin, aliases: Mapping[str, str], files: Mapping[str, Sequence[Path]]) -> list[str]:
+    """Return the `pictures_beside` all tables of a pin, each once. files: table -> its files.
+
+    Raises UserError for a csv that can't be read.
+    """
+    paths = (
+        path for name, part in pin.tables().items() for path in pictures_beside(part, aliases, files.get(name, ()))
+    )
+    return list(dict.fromkeys(paths))
+
+
 def files_of(pin: Pin) -> list[Path]:
     """The files of a local pin, sorted by name. Raises UserError if there are none."""
     folder = data_home() / pin.repo

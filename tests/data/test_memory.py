@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opened import opened
+from own_benchmark import YAML
 from parquet_rows import png, unpinned, write_mini
 from peak_memory import held
 
 from mllm_eval.answers import Answer, Journal, open_answers
+from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.variant import BLIND, VariantKey
 from mllm_eval.cli.benching import run_timings
 from mllm_eval.data import images, snapshots
@@ -75,6 +78,33 @@ def test_variants_read_the_rows_once(home: Path, monkeypatch: pytest.MonkeyPatch
     assert all(one.images[0].sha256 != other.images[0].sha256 for one, other in zip(own, shuffled, strict=True))
     write_mini(home, benchmark, [row(number) for number in range(6)])
     assert len(load_samples(benchmark, "mini", BLIND)) == 6
+
+
+def test_images_beside_a_csv_are_read_once_until_one_changes(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = home / "mine"
+    (folder / "images").mkdir(parents=True)
+    files = [folder / "images" / f"{number}.png" for number in range(3)]
+    for number, file in enumerate(files):
+        file.write_bytes(png(number)["bytes"])
+    lines = [f"{number}.png,What is {number}?,{number}" for number in range(3)]
+    (folder / "questions.csv").write_text("\n".join(["image,question,answer", *lines]) + "\n")
+    (home / "benchmarks/own").mkdir(parents=True)
+    (home / "benchmarks/own/benchmark.yaml").write_text(YAML)
+    monkeypatch.setenv("MLLM_EVAL_PATH", str(home))
+    benchmark = load_benchmark("own")
+    with opened() as counts:
+        samples = load_samples(benchmark, "mine")
+        blind, again = load_samples(benchmark, "mine", BLIND), load_samples(benchmark, "mine")
+    assert {str(file): counts[str(file)] for file in files} == {str(file): 1 for file in files}
+    assert again == samples and [one.id for one in blind] == ["0", "1", "2"]
+    files[1].write_bytes(png(7)["bytes"])
+    changed = load_samples(benchmark, "mine")
+    assert [one.images[0].sha256 == other.images[0].sha256 for one, other in zip(samples, changed, strict=True)] == [
+        True, False, True,
+    ]  # fmt: skip
+    files[2].unlink()
+    with pytest.raises(UserError, match=r"questions\.csv row 3: its image .*2\.png is missing"):
+        load_samples(benchmark, "mine")
 
 
 @pytest.mark.slow
