@@ -7,6 +7,7 @@ import os
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -39,12 +40,12 @@ def load_samples(benchmark: Benchmark, pin: str, variant: VariantKey = DEFAULT) 
     chosen, name = benchmark.variant(variant), benchmark.pin_name(pin, variant)
     asked, files = _here(benchmark, name)
     key = _key(benchmark, asked, files, chosen.settings)
-    own = None if key is None else next((samples for known, samples in recent if known == key), None)
+    own = None if key is None else recent.find(key)
     if own is None:
         kept, rows = read_samples(benchmark, name, asked, files, chosen.settings)
         own = Samples(benchmark.name, kept, _clusters(kept), rows)
         if key is not None:
-            recent.appendleft((key, own))
+            recent.add(key, own)
     if chosen.images == "own":
         return own
     return own.showing(_shuffled(own.kept) if chosen.images == "other" else [()] * len(own))
@@ -80,8 +81,35 @@ def _empty(pin: Pin, files: Files) -> UserError:
     return UserError(f"{where}: no rows to ask in the data set ({pin.repo}); put its questions there")
 
 
-# A cache: variants of a benchmark are loaded one after the other, and mostly share their rows.
-recent: deque[tuple[object, Samples]] = deque(maxlen=2)
+class _Recent:
+    """A cache of the samples that were read last: variants of a benchmark are loaded one after the other."""
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[object, Samples]] = deque(maxlen=2)
+
+    def find(self, key: object) -> Samples | None:
+        """Return the samples that were added under a key; None if they are not kept."""
+        return next((samples for known, samples in self._kept if known == key), None)
+
+    def add(self, key: object, samples: Samples) -> None:
+        """Keep samples, in place of the oldest."""
+        self._kept.appendleft((key, samples))
+
+    def clear(self) -> None:
+        """Empty the cache."""
+        self._kept.clear()
+
+    @contextmanager
+    def keep_all(self) -> Iterator[None]:
+        """Keep all samples that are read in the `with` block until its end, so that none is read twice."""
+        few, self._kept = self._kept, deque(self._kept)
+        try:
+            yield
+        finally:
+            self._kept = deque(list(self._kept)[: few.maxlen], maxlen=few.maxlen)
+
+
+recent = _Recent()
 
 
 def _key(benchmark: Benchmark, pin: Pin, files: Files, changed: Mapping[str, Any]) -> object:

@@ -10,6 +10,7 @@ from mllm_eval.answers import Journal
 from mllm_eval.catalog import LLM, Benchmark, Encoder, Given, Recipe
 from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.catalog.variant import BLIND, VariantKey, size_of_table
+from mllm_eval.data import snapshots
 from mllm_eval.distributed import decided, sharing
 from mllm_eval.environment import settings
 from mllm_eval.external import Dtype, ExternalModel
@@ -153,7 +154,8 @@ def _answer_and_score(
     provide_data: Callable[[Reporter], None],
     reporter: Reporter | None,
 ) -> None:
-    with working(row, reporter) as ledger, sharing() as share:
+    # All samples are in memory while they are answered, so those that the checks before read are kept for it.
+    with working(row, reporter) as ledger, sharing() as share, snapshots.recent.keep_all():
         scores = _Scores(row, ledger, States(chosen.data))
         if chosen.note:
             ledger.reporter.say(chosen.note)

@@ -15,9 +15,9 @@ from PIL import Image
 
 from mllm_eval import pipeline
 from mllm_eval.answers import read_answers
-from mllm_eval.catalog import load_benchmark, names
+from mllm_eval.catalog import Benchmark, load_benchmark, names
 from mllm_eval.catalog.variant import VariantKey
-from mllm_eval.data import content
+from mllm_eval.data import content, snapshots
 from mllm_eval.data.snapshots import load_samples, reader_of
 from mllm_eval.errors import UserError
 from mllm_eval.generate import runner
@@ -129,6 +129,32 @@ def test_nothing_to_do_reads_no_rows(own_home: Path, monkeypatch: pytest.MonkeyP
     no_asking(monkeypatch)
     evaluate()
     assert files() == before
+
+
+@pytest.mark.slow
+def test_an_evaluation_reads_the_rows_of_each_benchmark_once(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = ["own", "own_2", "own_3", "own_4"]
+    for name in mine[1:]:
+        folder = own_home / "benchmarks" / name
+        folder.mkdir()
+        (folder / "benchmark.yaml").write_text(YAML.replace("name: own", f"name: {name}"))
+        (folder / f"{name}.py").write_text(SCORER)
+    read: list[str] = []
+    plain = snapshots.read_samples
+
+    def counted(benchmark: Benchmark, *rest: Any) -> Any:
+        read.append(benchmark.name)
+        return plain(benchmark, *rest)
+
+    monkeypatch.setattr(snapshots, "read_samples", counted)
+    snapshots.recent.clear()
+    shutil.rmtree(the_run().folder / "answers")
+    pipeline.evaluate("tiny-dinov2", "own", benchmarks=mine, blind=True)
+    assert sorted(read) == mine
+    # Afterwards few are kept, so that memory does not grow with all that was ever evaluated.
+    for name in mine:
+        assert len(load_samples(load_benchmark(name), "mine")) == len(ROWS)
+    assert len(read) > len(mine)
 
 
 def test_files_of_this_very_moment_are_not_believed(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
