@@ -19,6 +19,7 @@ from torch import Tensor
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.catalog.probe import DenseProbe, DepthProbe, SegmentationProbe
 from mllm_eval.decoding import decoders
+from mllm_eval.distributed import all_gathered, own_parts, place_in_group
 from mllm_eval.errors import UserError
 from mllm_eval.probes.densehead import DenseHead, Training
 from mllm_eval.probes.depth import Depth
@@ -26,7 +27,6 @@ from mllm_eval.probes.examples import BROKEN, Examples
 from mllm_eval.probes.found import Found, Group, chosen_words, hold_to_any
 from mllm_eval.probes.keeping import Kept, number, reasons, told_reasons
 from mllm_eval.probes.order import Order
-from mllm_eval.probes.ranks import rank, share, told
 from mllm_eval.probes.segmentation import Segmentation
 from mllm_eval.probes.tasks import Task, Tested
 from mllm_eval.probes.views import drawing
@@ -85,7 +85,7 @@ def measure(
     for step, crops in enumerate(_crops(protocol, task, train, begun), start=begun):
         broken: dict[str, str] = {}
         usable = False
-        for some, any_usable in told(unusable_crops(crops)):
+        for some, any_usable in all_gathered(unusable_crops(crops)):
             broken |= some
             usable = usable or any_usable
         left_out.update(broken)
@@ -118,7 +118,7 @@ def unusable_crops(crops: Sequence[Crops]) -> tuple[dict[str, str], bool]:
 def _crops(protocol: DenseProbe, task: Task, train: Examples, begun: int) -> Iterator[list[Crops]]:
     """The groups of crops of each step that this process computes, prepared ahead by threads."""
     order = Order(len(train), protocol.batch, protocol.seed)
-    numbers = share(protocol.batch // protocol.group)
+    numbers = own_parts(protocol.batch // protocol.group)
     coming: deque[list[list[tuple[str, Future[Any]]]]] = deque()
     with ThreadPoolExecutor(decoders(), "crop") as pool:
 
@@ -176,7 +176,7 @@ def _tested(
             array[:, :begun] = state[f"test.{name}"].numpy()
     if begun:
         failed = told_reasons(state["test.unusable"])
-    own, world = rank()
+    own, world = place_in_group()
 
     def one(at: int) -> list[Tested] | str:
         try:
@@ -187,7 +187,7 @@ def _tested(
     for start in range(begun, len(test), CHUNK):
         stop = min(len(test), start + CHUNK)
         mine = {at: one(at) for at in range(start, stop) if at % world == own}
-        for at, outcome in sorted(pair for each in told(mine) for pair in each.items()):
+        for at, outcome in sorted(pair for each in all_gathered(mine) for pair in each.items()):
             if isinstance(outcome, str):
                 failed[test[at].id] = outcome
                 continue

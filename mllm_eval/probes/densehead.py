@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.catalog.probe import DenseProbe, DepthProbe
-from mllm_eval.probes.ranks import exchanged
+from mllm_eval.distributed import all_parts
 from mllm_eval.probes.tasks import Task
 from mllm_eval.probes.windows import padded
 
@@ -136,7 +136,7 @@ class Training:
                 ) / count  # fmt: skip
                 by_tensor = torch.autograd.grad(loss, learnt)
                 gradients.append(torch.cat([part.reshape(-1) for part in by_tensor]))
-            whole = torch.stack(exchanged(gradients, count, like)).sum(0)
+            whole = torch.stack(all_parts(gradients, count, like)).sum(0)
             if self.protocol.clip is not None:
                 norm = float(whole.norm())
                 whole = whole * min(1.0, self.protocol.clip / (norm + 1e-6))
@@ -160,7 +160,7 @@ class Training:
                 continue
             flat = features.double().transpose(0, 1).flatten(1)
             sums.append(torch.cat([like.new_tensor([flat.shape[1]]), flat.sum(1), (flat**2).sum(1)]))
-        total = torch.stack(exchanged(sums, count, like)).sum(0)
+        total = torch.stack(all_parts(sums, count, like)).sum(0)
         patches, channels = total[0], len(head.mean)
         mean = total[1 : 1 + channels] / patches
         variance = (total[1 + channels :] / patches - mean**2).clamp_min(0)

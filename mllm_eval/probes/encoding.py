@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.decoding import decoders
+from mllm_eval.distributed import all_gathered, all_parts, own_parts
 from mllm_eval.probes.examples import BROKEN
-from mllm_eval.probes.ranks import exchanged, share, told
 
 # Images per forward pass. The result depends on it: the last bits of an encoder's features vary with the batch's shape.
 TOGETHER = 64 if torch.cuda.is_available() else 8
@@ -57,7 +57,7 @@ def encoded(model: EncoderModel, batches: Iterable[Sequence[View]], layers: Sequ
             parts = -(-len(views) // TOGETHER)
             own = [
                 (part, [pool.submit(_made, view) for view in views[part * TOGETHER : (part + 1) * TOGETHER]])
-                for part in share(parts)
+                for part in own_parts(parts)
             ]
             coming.append((len(views), own))
 
@@ -96,8 +96,8 @@ def _batch(
         lost = [at for at in range(TOGETHER) if at not in places]
         features[lost] = 0
         made.append(features)
-    parts = exchanged(made, -(-count // TOGETHER), like)
-    everyones = {place: why for one in told(broken) for place, why in one.items()}
+    parts = all_parts(made, -(-count // TOGETHER), like)
+    everyones = {place: why for one in all_gathered(broken) for place, why in one.items()}
     return Encoded(torch.cat(parts)[:count], dict(sorted(everyones.items())))
 
 

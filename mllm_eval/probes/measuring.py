@@ -28,13 +28,13 @@ from mllm_eval.catalog.probe import (
     SegmentationProbe,
 )
 from mllm_eval.config import short_hash
+from mllm_eval.distributed import decided, place_in_group
 from mllm_eval.environment import describe, device, repeatable
 from mllm_eval.errors import UserError
 from mllm_eval.probes.examples import Examples
 from mllm_eval.probes.found import Found, Group
 from mllm_eval.probes.keeping import Kept
 from mllm_eval.probes.layouts import read_examples
-from mllm_eval.probes.ranks import rank, told
 from mllm_eval.results.probed import (
     IMAGES,
     NAMED,
@@ -139,9 +139,9 @@ def measure(job: Measurement, progress: Progress = lambda *_: None) -> Probed:
 
     A measurement that was stopped continues where it was, with the same result. Raises UserError for unusable data.
     """
-    # The first process decides for all: another session may finish the job while this one checks.
-    if (known := told(job.done())[0]) is not None:
-        return known  # type: ignore[no-any-return]
+    # Rank 0 decides for all: another session may finish the job while this one checks.
+    if (known := decided(job.done)) is not None:
+        return known
     repeatable(job.protocol.seed)
     began, spent = time.perf_counter(), time.process_time()
     measured = _run(job, Kept(job.folder / "going-on.safetensors"), progress)
@@ -229,7 +229,7 @@ def _result(job: Measurement, measured: Found, seconds: float, cpu_seconds: floa
         cpu_seconds=round(cpu_seconds, 3),
         environment=describe(),
     )
-    if rank()[0] == 0:
+    if place_in_group()[0] == 0:
         write_atomic(job.folder / IMAGES, _packed(measured.groups))
         # One of an earlier measurement, whose other files were damaged, may be there.
         (job.folder / UNUSABLE).unlink(missing_ok=True)
