@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from mllm_eval.data.imagecolumns import image_columns
 from mllm_eval.data.parquet import open_parquet, rows_in
-from mllm_eval.data.shards import IMAGES, WITHIN, Broken, is_picture, name_of, shard_kind, tar_members
+from mllm_eval.data.shards import IMAGES, WITHIN, Broken, is_picture, metadata_beside, name_of, shard_kind, tar_members
 from mllm_eval.decoding import PLAIN, Decoding, encoded_image
 from mllm_eval.errors import UserError
 from mllm_eval.shelf import Shelf
@@ -119,9 +119,9 @@ class Folder:
         for folder, folders, files in os.walk(self.path, onerror=self._unread):
             folders.sort()
             named = sorted(name for name in files if not name.startswith("."))
-            described = {name.partition(".")[0] for name in named if shard_kind(name) == "tar"}.union(folders)
+            metadata = metadata_beside(named, folders)
             for path in (Path(folder, name) for name in named):
-                if path.name.endswith(".parquet") and path.stem in described and not _holds_images(path):
+                if path.name in metadata and not _holds_images(path):
                     self.left_out.append(name_of(str(path)))
                 else:
                     yield path
