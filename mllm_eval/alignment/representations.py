@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +19,9 @@ from mllm_eval.decoding import decoders
 from mllm_eval.environment import device
 from mllm_eval.errors import UserError, near
 from mllm_eval.kernels import use_kernels
+from mllm_eval.progress import Progress, unheard
 from mllm_eval.saved import saved_run
 
-Progress = Callable[[int, int], None]
 BATCH = 16
 
 
@@ -36,7 +36,7 @@ class Seen(NamedTuple):
 
 
 @torch.no_grad()
-def of_pictures(encoder: Encoder, pairs: Sequence[Pair], progress: Progress | None = None) -> Seen:
+def of_pictures(encoder: Encoder, pairs: Sequence[Pair], progress: Progress = unheard) -> Seen:
     """The features of images: each block's summary, before any final norm.
 
     The final norm is skipped whatever the yaml says, since it belongs to the last block alone. The summary is the one
@@ -65,8 +65,7 @@ def of_pictures(encoder: Encoder, pairs: Sequence[Pair], progress: Progress | No
             if whole:
                 made = model(torch.from_numpy(np.stack(whole)).to(weight.device, weight.dtype), layers)
                 rows.append(torch.stack([one.summary for one in made]).float().cpu())
-            if progress is not None:
-                progress(numbers[-1] + 1, len(pairs))
+            progress(numbers[-1] + 1, len(pairs))
     if not rows:
         raise UserError(f"none of {len(pairs)} pictures could be read; the first: {next(iter(failed.values()))}")
     return Seen(torch.cat(rows, 1), failed)
@@ -132,7 +131,7 @@ def _tokenizer(folder: Path) -> Any:
 
 
 @torch.no_grad()
-def of_captions(language: Language, texts: Sequence[str], progress: Progress | None = None) -> Tensor:
+def of_captions(language: Language, texts: Sequence[str], progress: Progress = unheard) -> Tensor:
     """The mean of each layer's states over a caption's tokens: float32 [layers + 1, samples, width].
 
     The first layer is the embedding, and the last includes the final norm, as in transformers' `hidden_states`. Tokens
@@ -158,6 +157,5 @@ def of_captions(language: Language, texts: Sequence[str], progress: Progress | N
         for at, number in enumerate(numbers):
             rows[number] = means[:, at]
         done += len(numbers)
-        if progress is not None:
-            progress(done, len(order))
+        progress(done, len(order))
     return torch.stack([one for one in rows if one is not None], 1)

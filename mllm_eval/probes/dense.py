@@ -30,8 +30,8 @@ from mllm_eval.probes.order import Order
 from mllm_eval.probes.segmentation import Segmentation
 from mllm_eval.probes.tasks import Task, Tested
 from mllm_eval.probes.views import drawing
+from mllm_eval.progress import Progress
 
-Progress = Callable[[int, int], None]
 # Number of test images after which the processes exchange their results and may save them.
 CHUNK = 16
 AHEAD = 2

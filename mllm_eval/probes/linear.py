@@ -20,8 +20,8 @@ from mllm_eval.probes.grid import Descent, Heads, Input
 from mllm_eval.probes.keeping import Kept, number, reasons, told_reasons
 from mllm_eval.probes.order import Order
 from mllm_eval.probes.views import drawing, random_view
+from mllm_eval.progress import Progress
 
-Progress = Callable[[int, int], None]
 Layers = Sequence[tuple[int, ...]]
 # Test images per batch; the answers may be saved after each.
 CHUNK = 64

@@ -26,9 +26,9 @@ from mllm_eval.hub.fetch import fetch_files, fetch_url
 from mllm_eval.locks import FileLock
 from mllm_eval.probes.examples import Example, Examples
 from mllm_eval.probes.layouts import read_examples
+from mllm_eval.progress import Progress, unheard
 from mllm_eval.storage import data_home, read_json, sha256_file, within, write_json
 
-Progress = Callable[[int, int], None]
 MEMBERS, UNPACKED = 2_000_000, 2**39
 """Limits on the files and bytes of an archive. ImageNet-1k, the largest data set, has 1.4 million files of 150 GB."""
 
@@ -70,7 +70,7 @@ def lock_path(data: ProbeData) -> Path:
 
 def lock_data(
     protocol: Protocol, pin: str, folder: Path | None = None, offline: bool = False,
-    progress: Progress = lambda *_: None,
+    progress: Progress = unheard,
 ) -> ProbeLock:  # fmt: skip
     """Makes sure that a probe's data are present and match their lock, which the first call writes.
 

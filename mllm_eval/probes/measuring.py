@@ -6,7 +6,7 @@ import hashlib
 import io
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +35,7 @@ from mllm_eval.probes.examples import Examples
 from mllm_eval.probes.found import Found, Group
 from mllm_eval.probes.keeping import Kept
 from mllm_eval.probes.layouts import read_examples
+from mllm_eval.progress import Progress, unheard
 from mllm_eval.results.probed import (
     IMAGES,
     NAMED,
@@ -51,8 +52,6 @@ from mllm_eval.results.probed import (
 from mllm_eval.stats import seed_of
 from mllm_eval.stats.imageratios import ImageSums, image_draws, image_interval
 from mllm_eval.storage import write_atomic, write_json
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ class Measurement:
         return read_probed(self.folder).model_copy(update=self.labels)
 
 
-def measure(job: Measurement, progress: Progress = lambda *_: None) -> Probed:
+def measure(job: Measurement, progress: Progress = unheard) -> Probed:
     """The result of a job, measured if it does not exist. In a process group, all processes must call it.
 
     A measurement that was stopped continues where it was, with the same result. Raises UserError for unusable data.

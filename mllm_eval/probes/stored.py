@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from mllm_eval.features.eviction import features_root
 from mllm_eval.features.extraction import extract
 from mllm_eval.features.key import folder_name, key_of
 from mllm_eval.probes.examples import Examples, Refs
+from mllm_eval.progress import Progress
 
 ROWS = 4096
 
@@ -49,7 +50,7 @@ class Summaries:
 
     def __init__(
         self, model: EncoderModel, digest: str, dtype: str, layers: Sequence[int], examples: Examples,
-        progress: Callable[[int, int], None],
+        progress: Progress,
     ) -> None:  # fmt: skip
         facts = model.facts
         key = {**key_of(facts, digest, "float32", dtype), "feature_layer": list(layers), "kept": "summaries"}

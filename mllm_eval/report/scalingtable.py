@@ -212,7 +212,9 @@ def scaling_table(curve: str, keys: Sequence[str] | None = None, runs: Iterable[
         slope = line.fit.slope
         limits = f"[{printed(slope.low, 2)}, {printed(slope.high, 2)}]"
         cells = {
-            "slope": Cell(signed(slope.value, 3, typeset=True), slope.value, low=slope.low, high=slope.high, interval=limits),
+            "slope": Cell(
+                signed(slope.value, 3, typeset=True), slope.value, low=slope.low, high=slope.high, interval=limits
+            ),
             "intercept": Cell(printed(line.fit.intercept.value, 3), line.fit.intercept.value),
             "r2": Cell(printed(line.fit.r2, 3), line.fit.r2),
             "points": Cell(str(len(line.names)), float(len(line.names))),
