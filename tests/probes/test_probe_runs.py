@@ -388,6 +388,9 @@ def test_brought_data_are_locked_and_held_to_it(tmp_path: Path) -> None:
     lock = lock_data(small, "folders", tmp_path / "nyu")
     assert (lock.train, lock.test, lock.files) == (6, 5, 22) and locked_place(small, "folders") == tmp_path / "nyu"
     assert lock_data(small, "folders", offline=True) == lock
+    # Earlier versions wrote only the folder beside a lock.
+    write_json(lock_path(data).with_suffix(".place"), {"folder": str(tmp_path / "nyu")})
+    assert locked_place(small, "folders") == tmp_path / "nyu" and lock_data(small, "folders", offline=True) == lock
     depth = tmp_path / "nyu/sync/den/sync_depth_1.png"
     depth.write_bytes(depth.read_bytes() + b"x")
     with pytest.raises(UserError, match="of another size than in the lock"):
