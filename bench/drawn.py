@@ -19,7 +19,7 @@ from mllm_eval.catalog import LLM, Encoder, Recipe
 from mllm_eval.model import load_tokenizer
 from mllm_eval.run import Run
 from mllm_eval.train.batchstats import padding as stats_padding
-from mllm_eval.train.order import Plan
+from mllm_eval.train.order import BatchPlan
 
 # (share, has an image, fewest and most turns, tokens of a question, tokens of an answer). Numbers of tokens are
 # log-normal, given by median and sigma. Stage 1: about half of Cambrian-Alignment is ShareGPT4V-PT, whose captions have
@@ -194,7 +194,7 @@ def padding(batch: int, micro: int, rows: int = 100_000) -> list[dict[str, Any]]
     for stage in LENGTHS:
         lengths, shown = drawn_lengths(stage, rows), drawn_images(stage, rows)
         for order in ORDERS:
-            plan = Plan(lengths, batch, rows // batch, (0, stage), order, "drop", shown)
+            plan = BatchPlan(lengths, batch, rows // batch, (0, stage), order, "drop", shown)
             share = stats_padding(plan, micro)
             found.append({"rows": f"drawn, stage {stage}", "order": order, "padding": share})
     from mllm_eval.train.stages import prepare_stage

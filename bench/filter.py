@@ -142,9 +142,9 @@ def own(judge: Any, place: Path, out: Path) -> dict[str, bool]:
     """Run the filter, with the files it writes. Returns key -> whether the image is kept."""
     import pyarrow.parquet as pq
 
-    from mllm_eval.filtering import Asked, Places, Work, filter_corpus, open_corpus
+    from mllm_eval.filtering import FilterSettings, Places, Work, filter_corpus, open_corpus
 
-    filter_corpus(Work(open_corpus(place), Asked("bench", 0.5), Places(out), {}, lambda: judge))
+    filter_corpus(Work(open_corpus(place), FilterSettings("bench", 0.5), Places(out), {}, lambda: judge))
     rows = [row for path in sorted((out / "decisions").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
     return {row["key"]: row["decision"] == "kept" for row in rows}
 

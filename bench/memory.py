@@ -141,7 +141,7 @@ def measured(profile: bool) -> dict[str, float]:
     from mllm_eval.pipeline.inference import Inference
     from mllm_eval.pipeline.ledger import Ledger
     from mllm_eval.pipeline.reporter import Silent
-    from mllm_eval.pipeline.runscores import States, score_answers
+    from mllm_eval.pipeline.runscores import DataStates, score_answers
     from mllm_eval.run import Run
 
     before_torch()
@@ -167,7 +167,7 @@ def measured(profile: bool) -> dict[str, float]:
     with phase("answering"):
         Inference(run, source, ledger, Share()).answer([(asked, DEFAULT)], lambda *_: None)
     with phase("scoring"):
-        score_answers(run, asked, DEFAULT, samples, States(run.data))
+        score_answers(run, asked, DEFAULT, samples, DataStates(run.data))
     return {**phase.row, "peak_mib": max(value for key, value in phase.row.items() if key.endswith("_mib"))}
 
 

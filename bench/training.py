@@ -63,7 +63,7 @@ from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, vlm  
 from mllm_eval.model.export import as_llava  # noqa: E402
 from mllm_eval.run import Run  # noqa: E402
 from mllm_eval.train.batches import Batches, Collator, RowNumbers  # noqa: E402
-from mllm_eval.train.order import Plan  # noqa: E402
+from mllm_eval.train.order import BatchPlan  # noqa: E402
 from mllm_eval.train.rowtokens import TokenisedSet, tokenise  # noqa: E402
 from mllm_eval.train.stages import row_shape  # noqa: E402
 from mllm_eval.train.trainer import StageTrainer, arguments  # noqa: E402
@@ -203,7 +203,7 @@ def compare(run: Run, number: int, features: Features, folder: Path) -> Iterator
     slow = row("plain", sum(usual.seen[counted]), sum(usual.padded[counted]), clock.seconds())
     yield {**slow, "cpu_speedup": 1.0, "wall_speedup": 1.0}
 
-    plan = Plan(lengths, stage.batch, stage.steps, (0, number), "random")
+    plan = BatchPlan(lengths, stage.batch, stage.steps, (0, number), "random")
     taken = range(1, stage.steps)
     tokens = sum(plan.tokens(step) for step in taken)
     padded = sum(int(lengths[plan.rows(step)].max()) * stage.batch for step in taken)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mllm_eval.adapters import load_encoder_model
 from mllm_eval.adapters.loading import load_whole, understood
-from mllm_eval.alignment.pairs import Pair
+from mllm_eval.alignment.pairs import CaptionedImage
 from mllm_eval.catalog import Encoder, load_llm, names
 from mllm_eval.decoding import decoders
 from mllm_eval.environment import device
@@ -25,7 +25,7 @@ from mllm_eval.saved import saved_run
 BATCH = 16
 
 
-class Seen(NamedTuple):
+class Representations(NamedTuple):
     """Features float32 [layers, samples, width] of the readable samples, and index -> reason for the others.
 
     A reason begins with the sample's `where`.
@@ -36,7 +36,7 @@ class Seen(NamedTuple):
 
 
 @torch.no_grad()
-def of_pictures(encoder: Encoder, pairs: Sequence[Pair], progress: Progress = unheard) -> Seen:
+def of_pictures(encoder: Encoder, pairs: Sequence[CaptionedImage], progress: Progress = unheard) -> Representations:
     """The features of images: each block's summary, before any final norm.
 
     The final norm is skipped whatever the yaml says, since it belongs to the last block alone. The summary is the one
@@ -68,7 +68,7 @@ def of_pictures(encoder: Encoder, pairs: Sequence[Pair], progress: Progress = un
             progress(numbers[-1] + 1, len(pairs))
     if not rows:
         raise UserError(f"none of {len(pairs)} pictures could be read; the first: {next(iter(failed.values()))}")
-    return Seen(torch.cat(rows, 1), failed)
+    return Representations(torch.cat(rows, 1), failed)
 
 
 class Language(NamedTuple):

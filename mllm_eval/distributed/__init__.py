@@ -22,7 +22,7 @@ from mllm_eval.distributed.collectives import (
     together,
     without_compiling,
 )
-from mllm_eval.distributed.parts import all_parts, own_parts
+from mllm_eval.distributed.exchange import all_parts, own_parts
 from mllm_eval.distributed.ranks import local_world_size, rank, several, world_size
 from mllm_eval.distributed.workqueue import Share
 

@@ -20,7 +20,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.storage import data_home, read_json, sha256_file, within, write_json
 
 Kind = Literal["model", "dataset", "url"]
-Form = TypeVar("Form", bound=Strict)
+LockForm = TypeVar("LockForm", bound=Strict)
 State = tuple[int, int]
 """Size in bytes, and modification time in nanoseconds."""
 ONLY = "files"
@@ -137,7 +137,7 @@ class LockPlaces(Strict):
         return raw
 
 
-def read_as(path: Path, form: type[Form]) -> Form | None:
+def read_as(path: Path, form: type[LockForm]) -> LockForm | None:
     """Read a lock, or the file beside it, of this form; None if there is none. Raises UserError if it is damaged."""
     return validate(read_json(path), form, str(path)) if path.is_file() else None
 

@@ -36,7 +36,7 @@ class Shown(NamedTuple):
     encoded: Callable[[], bytes]
 
 
-class Corpus(Protocol):
+class SearchedCorpus(Protocol):
     """A sequence of images in pieces."""
 
     @property
@@ -134,14 +134,14 @@ class Folder:
         return len(self._pieces)
 
     def state(self, piece: int) -> str:
-        """See `Corpus.state`."""
+        """See `SearchedCorpus.state`."""
         kind, file, first = self._pieces[piece]
         if kind == "files":
             return state_of(map(Path, self._files[first : first + PIECE]))
         return f"{state_of([Path(file)])}-{first}"
 
     def images(self, piece: int, wanted: Collection[int] | None = None) -> Iterator[Shown]:
-        """See `Corpus.images`."""
+        """See `SearchedCorpus.images`."""
         kind, file, first = self._pieces[piece]
         if kind == "files":
             for number in range(min(PIECE, len(self._files) - first)):

@@ -12,7 +12,7 @@ from torch import Tensor
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.catalog.probe import DenseProbe, DepthProbe
 from mllm_eval.distributed import all_parts
-from mllm_eval.probes.tasks import Task
+from mllm_eval.probes.tasks import DenseTask
 from mllm_eval.probes.windows import padded
 
 # The constants of torch's batch norm, and the deviation of the initial weights of mmsegmentation's last layer.
@@ -89,11 +89,11 @@ def betas_at(protocol: DenseProbe, step: int) -> tuple[float, float]:
     return ended + (began - ended) * (1 + math.cos(math.pi * min(1.0, done))) / 2, protocol.betas[1]
 
 
-class Training:
+class HeadTraining:
     """Trains several heads on the same crops; each gets the weights that it would get alone."""
 
     def __init__(
-        self, protocol: DenseProbe, heads: Sequence[DenseHead], groups: Sequence[tuple[int, ...]], task: Task,
+        self, protocol: DenseProbe, heads: Sequence[DenseHead], groups: Sequence[tuple[int, ...]], task: DenseTask,
         model: EncoderModel,
     ) -> None:  # fmt: skip
         self.protocol, self.heads, self.groups, self.task, self.model = protocol, list(heads), list(groups), task, model

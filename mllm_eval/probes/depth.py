@@ -15,7 +15,7 @@ from mllm_eval.catalog.probe import DepthProbe
 from mllm_eval.errors import UserError
 from mllm_eval.probes.denseviews import depth_view
 from mllm_eval.probes.examples import Example
-from mllm_eval.probes.tasks import Logits, Task, Tested
+from mllm_eval.probes.tasks import DenseTask, Logits, Tested
 from mllm_eval.probes.views import normalised
 
 # Added to the logits after the ReLU, and to the depths before the logarithm.
@@ -59,7 +59,7 @@ def sig_loss(found: Tensor, wanted: Tensor, mean_share: float, still: bool) -> T
     return torch.sqrt(square if still else gap.var() + square)
 
 
-class Depth(Task):
+class Depth(DenseTask):
     """The task of estimating depth by a linear layer over bins."""
 
     batch_norm = False

@@ -23,7 +23,7 @@ AHEAD = 2
 View = Callable[[], NDArray[np.float32]]
 
 
-class Encoded(NamedTuple):
+class EncodedViews(NamedTuple):
     """Features float32 [n, 2, L, D] of a batch: for each layer the summary and the mean over patches.
 
     `broken`: position in the batch -> why that image can't be read; its features are 0.
@@ -40,7 +40,7 @@ def summaries(model: EncoderModel, pixels: Tensor, layers: Sequence[int]) -> Ten
     return torch.stack(pairs, 2).float()
 
 
-def encoded(model: EncoderModel, batches: Iterable[Sequence[View]], layers: Sequence[int]) -> Iterator[Encoded]:
+def encoded(model: EncoderModel, batches: Iterable[Sequence[View]], layers: Sequence[int]) -> Iterator[EncodedViews]:
     """The features of batches of views; each view is made by calling it in a thread.
 
     A batch is split into parts of `TOGETHER`, and the last part is padded with zeros. An image's features therefore do
@@ -74,7 +74,7 @@ def encoded(model: EncoderModel, batches: Iterable[Sequence[View]], layers: Sequ
 
 def _batch(
     model: EncoderModel, weight: Tensor, count: int, own: list[tuple[int, list[Future[Any]]]], layers: Sequence[int]
-) -> Encoded:
+) -> EncodedViews:
     broken: dict[int, str] = {}
     made = []
     like = torch.zeros((TOGETHER, 2, len(layers), model.width), device=weight.device)
@@ -98,7 +98,7 @@ def _batch(
         made.append(features)
     parts = all_parts(made, -(-count // TOGETHER), like)
     everyones = {place: why for one in all_gathered(broken) for place, why in one.items()}
-    return Encoded(torch.cat(parts)[:count], dict(sorted(everyones.items())))
+    return EncodedViews(torch.cat(parts)[:count], dict(sorted(everyones.items())))
 
 
 def _made(view: View) -> NDArray[np.float32] | Exception:

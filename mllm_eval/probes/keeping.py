@@ -18,7 +18,7 @@ EVERY_SECONDS = 20.0
 SHARE = 0.05
 
 
-class Kept:
+class StateFile:
     """The state file in a probe's folder. Only the first process writes it; all of them read it."""
 
     def __init__(self, path: Path) -> None:

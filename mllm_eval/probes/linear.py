@@ -15,10 +15,10 @@ from mllm_eval.catalog.probe import LinearProbe
 from mllm_eval.errors import UserError
 from mllm_eval.probes.encoding import encoded
 from mllm_eval.probes.examples import Example, Examples
-from mllm_eval.probes.found import Found, Group, chosen_words, hold_to_any
 from mllm_eval.probes.grid import Descent, Heads, Input
-from mllm_eval.probes.keeping import Kept, number, reasons, told_reasons
+from mllm_eval.probes.keeping import StateFile, number, reasons, told_reasons
 from mllm_eval.probes.order import Order
+from mllm_eval.probes.outcome import Group, Outcome, chosen_words, hold_to_any
 from mllm_eval.probes.views import drawing, random_view
 from mllm_eval.progress import Progress
 
@@ -37,9 +37,9 @@ def inputs_of(protocol: LinearProbe, groups: Layers) -> list[list[Input]]:
 
 
 def measure(
-    protocol: LinearProbe, model: EncoderModel, train: Examples, test: Examples, groups: Layers, kept: Kept,
+    protocol: LinearProbe, model: EncoderModel, train: Examples, test: Examples, groups: Layers, kept: StateFile,
     progress: Progress,
-) -> Found:  # fmt: skip
+) -> Outcome:  # fmt: skip
     """Trains the heads, chooses one for each group of layers, and tests it.
 
     `model` must preprocess as `views.probed` describes. The measurement continues from the state in `kept`, if there is
@@ -95,7 +95,7 @@ def measure(
     words = (
         f"best of {len(of_group[0]) * len(protocol.rates)} heads; {chosen_words(protocol.selection, protocol.holdout)}"
     )
-    return Found(measured, words, len(test), broken, left_out, learnt_from)
+    return Outcome(measured, words, len(test), broken, left_out, learnt_from)
 
 
 def _told(progress: Progress, before: int, total: int, done: int) -> None:
@@ -113,7 +113,7 @@ def _views(
 
 
 def _tested(
-    name: str, heads: Heads, model: EncoderModel, examples: Examples, read: Sequence[int], kept: Kept,
+    name: str, heads: Heads, model: EncoderModel, examples: Examples, read: Sequence[int], kept: StateFile,
     told: Callable[[int], None],
 ) -> tuple[NDArray[np.float32], dict[str, str]]:  # fmt: skip
     """Whether each head's answer is right, float32 [N, heads], nan for images that can't be read; and these images."""

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from mllm_eval.catalog.probe import LogisticProbe
 from mllm_eval.errors import UserError
 from mllm_eval.probes.examples import Examples
-from mllm_eval.probes.found import Found, Group, chosen_words, hold_to_any
 from mllm_eval.probes.neighbours import Stored
+from mllm_eval.probes.outcome import Group, Outcome, chosen_words, hold_to_any
 from mllm_eval.probes.stored import ROWS, Summaries
 
 Doubles = NDArray[np.float64]
@@ -42,7 +42,7 @@ def fitted(
 
 def measure(
     protocol: LogisticProbe, stored: Stored, train: Examples, test: Examples, groups: Sequence[tuple[int, ...]]
-) -> Found:
+) -> Outcome:
     """Chooses C for each group of layers, fits all training images with it, and classifies the test images.
 
     Raises UserError if no training or no test image can be read, or if the training images have fewer than two classes,
@@ -85,7 +85,7 @@ def measure(
         }
         scored_groups.append(Group(layers, chosen, scores=scores))
     words = f"best C of {protocol.count}; {chosen_words(protocol.selection, protocol.holdout).replace('head', 'C')}"
-    return Found(scored_groups, words, len(test), asked.broken, every.broken, len(every))
+    return Outcome(scored_groups, words, len(test), asked.broken, every.broken, len(every))
 
 
 def _rows(held: Summaries, layers: Sequence[int]) -> Doubles:

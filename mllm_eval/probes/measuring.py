@@ -17,7 +17,7 @@ import numpy as np
 from mllm_eval.adapters import load_encoder_model
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.catalog import Encoder
-from mllm_eval.catalog.layers import chosen_layers, layers_name
+from mllm_eval.catalog.layers import DEFAULT_LAYERS, chosen_layers, layers_name
 from mllm_eval.catalog.probe import (
     DepthProbe,
     ImageProbe,
@@ -32,9 +32,9 @@ from mllm_eval.distributed import decided, place_in_group
 from mllm_eval.environment import describe, device, repeatable
 from mllm_eval.errors import UserError
 from mllm_eval.probes.examples import Examples
-from mllm_eval.probes.found import Found, Group
-from mllm_eval.probes.keeping import Kept
+from mllm_eval.probes.keeping import StateFile
 from mllm_eval.probes.layouts import read_examples
+from mllm_eval.probes.outcome import Group, Outcome
 from mllm_eval.progress import Progress, unheard
 from mllm_eval.results.probed import (
     IMAGES,
@@ -43,8 +43,8 @@ from mllm_eval.results.probed import (
     SCALE,
     TOP,
     UNUSABLE,
+    LayerReading,
     Probed,
-    Reading,
     encoder_key,
     probes_home,
     read_probed,
@@ -120,7 +120,7 @@ class Measurement:
             "data": self.data,
             "beside": self.protocol.pin(self.data).beside,
             "asked": asked,
-            "default": asked == "default" and self.protocol.selection == self.protocol.usual_selection,
+            "default": asked == DEFAULT_LAYERS and self.protocol.selection == self.protocol.usual_selection,
         }
 
     def done(self) -> Probed | None:
@@ -143,7 +143,7 @@ def measure(job: Measurement, progress: Progress = unheard) -> Probed:
         return known
     repeatable(job.protocol.seed)
     began, spent = time.perf_counter(), time.process_time()
-    measured = _run(job, Kept(job.folder / "going-on.safetensors"), progress)
+    measured = _run(job, StateFile(job.folder / "going-on.safetensors"), progress)
     result = _result(job, measured, time.perf_counter() - began, time.process_time() - spent)
     return result
 
@@ -156,7 +156,7 @@ def _model(job: Measurement, encoder: Encoder) -> tuple[EncoderModel, str]:
     return load_encoder_model(encoder, getattr(torch, dtype)).to(place), dtype
 
 
-def _run(job: Measurement, kept: Kept, progress: Progress) -> Found:
+def _run(job: Measurement, kept: StateFile, progress: Progress) -> Outcome:
     protocol, (train, test) = job.protocol, job.examples
     if isinstance(protocol, ImageProbe):
         from mllm_eval.probes.views import probed
@@ -196,14 +196,14 @@ def sums_of(group: Group, metric: str) -> ImageSums:
     return ImageSums(SCALE[metric] * group.inside.astype(np.float64), group.union.astype(np.float64))
 
 
-def _result(job: Measurement, measured: Found, seconds: float, cpu_seconds: float) -> Probed:
+def _result(job: Measurement, measured: Outcome, seconds: float, cpu_seconds: float) -> Probed:
     protocol = job.protocol
     sums = [sums_of(group, protocol.metric) for group in measured.groups]
     readings = []
     for group, own in zip(measured.groups, sums, strict=True):
         limits = image_interval(own, image_draws([own], seed=seed_of(protocol.name))[0])
         value, low, high = (None if math.isnan(one) else one for one in (limits.value, limits.low, limits.high))
-        readings.append(Reading(layers=list(group.layers), value=value, low=low, high=high, chosen=group.chosen,
+        readings.append(LayerReading(layers=list(group.layers), value=value, low=low, high=high, chosen=group.chosen,
                                 further=group.further))  # fmt: skip
     result = Probed(
         **job.labels,
@@ -235,7 +235,7 @@ def _result(job: Measurement, measured: Found, seconds: float, cpu_seconds: floa
         if measured.broken or measured.left_out:
             write_json(job.folder / UNUSABLE, {"failed": measured.broken, "left_out": measured.left_out})
         write_json(job.folder / RESULT, result.model_dump(mode="json"))
-        Kept(job.folder / "going-on.safetensors").remove()
+        StateFile(job.folder / "going-on.safetensors").remove()
     return result
 
 

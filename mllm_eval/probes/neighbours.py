@@ -14,7 +14,7 @@ from torch import Tensor
 from mllm_eval.catalog.probe import NeighbourProbe
 from mllm_eval.errors import UserError
 from mllm_eval.probes.examples import Examples
-from mllm_eval.probes.found import Found, Group, chosen_words, hold_to_any
+from mllm_eval.probes.outcome import Group, Outcome, chosen_words, hold_to_any
 from mllm_eval.probes.stored import ROWS, Summaries
 
 Stored = Callable[[Examples], Summaries]
@@ -50,7 +50,7 @@ def votes(cosines: Tensor, labels: Tensor, classes: int, temperature: float) -> 
 
 def measure(
     protocol: NeighbourProbe, stored: Stored, train: Examples, test: Examples, groups: Sequence[tuple[int, ...]]
-) -> Found:
+) -> Outcome:
     """Chooses the number of neighbours for each group of layers, and classifies the test images by all training images.
 
     Raises UserError if no training or no test image can be read, or if the training images are too few.
@@ -88,7 +88,7 @@ def measure(
     if few:
         words += f"{', '.join(map(str, few))} left out, since {known:,} training images answer; "
     words += chosen_words(protocol.selection, protocol.holdout).replace("head", "k")
-    return Found(scored_groups, words, len(test), asked.broken, every.broken, len(every))
+    return Outcome(scored_groups, words, len(test), asked.broken, every.broken, len(every))
 
 
 def _within(protocol: NeighbourProbe, known: int) -> tuple[NeighbourProbe, list[int]]:

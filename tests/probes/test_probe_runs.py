@@ -178,7 +178,7 @@ def test_the_layer_for_vqa_is_the_last_one_unless_another_is_better(tmp_path: Pa
 
     def swept(metric: str, *values: float | None, within: float = 0.01) -> probed.Probed:
         readings = [
-            probed.Reading(layers=[at], value=value, low=value and value - within, high=value and value + within)
+            probed.LayerReading(layers=[at], value=value, low=value and value - within, high=value and value + within)
             for at, value in enumerate(values, 1)
         ]
         return measured.model_copy(update={"metric": metric, "probe": f"{metric}{values}", "readings": readings})

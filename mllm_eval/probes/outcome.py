@@ -28,7 +28,7 @@ class Group:
 
 
 @dataclass(slots=True)
-class Found:
+class Outcome:
     """All readings of a probe.
 
     selection  how a head was chosen, in words
