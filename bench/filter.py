@@ -124,7 +124,7 @@ def plain(stock: Any, place: Path, question: str) -> dict[str, bool]:
     from mllm_eval.decoding import decode
     from mllm_eval.generate.request import Request
 
-    found = {}
+    yes = {}
     for path in sorted(place.glob("*.tar")):
         with tarfile.open(path) as archive:
             for member in archive:
@@ -134,8 +134,8 @@ def plain(stock: Any, place: Path, question: str) -> dict[str, bool]:
                     request = Request("filter", DEFAULT, member.name, question, (), (image,), LONGEST, "")
                     (answer,) = stock.generate([request])
                     # The random model was not trained to end, so it may repeat the word.
-                    found[member.name.removesuffix(".png")] = answer.text.lower().startswith("yes")
-    return found
+                    yes[member.name.removesuffix(".png")] = answer.text.lower().startswith("yes")
+    return yes
 
 
 def own(judge: Any, place: Path, out: Path) -> dict[str, bool]:

@@ -108,26 +108,26 @@ def inside(work: dict[str, Any]) -> tuple[float, float]:
 
     if work["ranks"] > 1:
         torch.distributed.init_process_group("gloo")
-    found = answered(work["shape"], work["way"], Path(work["folder"]), work["ranks"])
+    seconds = answered(work["shape"], work["way"], Path(work["folder"]), work["ranks"])
     if work["ranks"] > 1:
         torch.distributed.destroy_process_group()
-    return found
+    return seconds
 
 
 def measured(of: str, value: int, shape: dict[str, int], rounds: int) -> dict[str, Any]:
     """One point as a table row: median seconds of both ways over the rounds; the ways alternate."""
     taken: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
     for _ in range(rounds):
-        for way, found in taken.items():
+        for way, seconds in taken.items():
             if of == "ranks":
-                found.append(processes(shape, way, value))
+                seconds.append(processes(shape, way, value))
             else:
                 with tempfile.TemporaryDirectory() as folder:
-                    found.append(answered({**shape, of: value}, way, Path(folder), 1))
+                    seconds.append(answered({**shape, of: value}, way, Path(folder), 1))
     row: dict[str, Any] = {"of": of, "value": value}
     clock = 0 if of == "ranks" else 1
-    for way, found in taken.items():
-        row[f"{way}_seconds"] = statistics.median(one[clock] for one in found)
+    for way, seconds in taken.items():
+        row[f"{way}_seconds"] = statistics.median(one[clock] for one in seconds)
     return {**row, "clock": ("wall", "cpu")[clock], "times": row["plain_seconds"] / row["engine_seconds"]}
 
 
@@ -215,7 +215,7 @@ def main() -> None:
         if len(own) > 1:
             slopes = {way: slope(own, way) for way in WAYS}
             told.append(
-                f"{name}: " + ", ".join(f"{way} grows by the power {found:.2f}" for way, found in slopes.items())
+                f"{name}: " + ", ".join(f"{way} grows by the power {power:.2f}" for way, power in slopes.items())
             )
     report("growth", {"rounds": asked.rounds}, rows, asked.out)
     print("\n".join(told))

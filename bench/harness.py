@@ -57,6 +57,16 @@ def at_threads(script: str, threads: str) -> list[dict[str, Any]]:
     return rows
 
 
+def printed_by(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Run a command, and return the JSON object that it prints as its last line. Raises CalledProcessError if it fails.
+
+    A measurement in a process of its own is not changed by what was loaded or cached before it.
+    """
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    printed: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return printed
+
+
 def report(name: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], out: Path | None = None) -> None:
     """Print neighbouring rows with equal columns as one table, and write all rows, settings and machine to a file.
 

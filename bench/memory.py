@@ -15,7 +15,6 @@ import argparse
 import io
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import report
+from harness import printed_by, report
 
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import Benchmark
@@ -40,10 +39,10 @@ ROWS = 200  # rows per row group, which is read as a whole
 
 def benchmark() -> Benchmark:
     """DocVQA without fixed numbers of rows, for generated data, and with short answers."""
-    found = load_benchmark(BENCHMARK)
-    pin = found.data["mini"].model_copy(update={"repo": "made/DocVQA", "rows": None, "ids": None, "chance": None})
-    short = found.generation.model_copy(update={"max_new_tokens": LONGEST})
-    return found.model_copy(update={"data": {"mini": pin}, "generation": short})
+    known = load_benchmark(BENCHMARK)
+    pin = known.data["mini"].model_copy(update={"repo": "made/DocVQA", "rows": None, "ids": None, "chance": None})
+    short = known.generation.model_copy(update={"max_new_tokens": LONGEST})
+    return known.model_copy(update={"data": {"mini": pin}, "generation": short})
 
 
 def write(home: Path, rows: int, questions: int) -> None:
@@ -177,9 +176,7 @@ def spent(rows: int, questions: int, profile: bool) -> dict[str, float]:
         write(Path(folder) / "data", rows, questions)
         paths = {"MLLM_EVAL_DATA": f"{folder}/data", "MLLM_EVAL_RESULTS": f"{folder}/results"}
         command = [sys.executable, __file__, "--inside", *(["--profile"] if profile else [])]
-        done = subprocess.run(command, env={**os.environ, **paths}, check=True, stdout=subprocess.PIPE)
-        found: dict[str, float] = json.loads(done.stdout)
-        return found
+        return printed_by(command, {**os.environ, **paths})
 
 
 def main() -> None:
@@ -195,9 +192,9 @@ def main() -> None:
         return
     rows: list[dict[str, Any]] = []
     for size in map(int, asked.sizes.split(",")):
-        found = spent(size, asked.questions, asked.profile)
+        figures = spent(size, asked.questions, asked.profile)
         rows.append(
-            {"questions": size, **found, "times_the_first": found["peak_mib"] / rows[0]["peak_mib"] if rows else 1}
+            {"questions": size, **figures, "times_the_first": figures["peak_mib"] / rows[0]["peak_mib"] if rows else 1}
         )
     report("memory", {"questions_per_image": asked.questions}, rows, asked.out)
     if more := rows[-1]["questions"] - rows[0]["questions"]:

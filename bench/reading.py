@@ -77,10 +77,10 @@ def main() -> None:
         print(f"{asked.rows:,} rows, {path.stat().st_size / 1e9:.2f} GB")
         index = folder / "index"
         measured("index, built", lambda: ConversationSet(path, folder / "images", index=index))
-        found = measured("index, mapped", lambda: ConversationSet(path, folder / "images", index=index))
-        assert isinstance(found, ConversationSet)
-        chosen = random.Random(0).choices(range(len(found)), k=1000)
-        measured("1000 rows in random order", lambda: [found[row] for row in chosen])
+        conversations = measured("index, mapped", lambda: ConversationSet(path, folder / "images", index=index))
+        assert isinstance(conversations, ConversationSet)
+        chosen = random.Random(0).choices(range(len(conversations)), k=1000)
+        measured("1000 rows in random order", lambda: [conversations[row] for row in chosen])
 
         from mllm_eval.model import load_tokenizer
         from mllm_eval.train.rowtokens import ImageReading, tokenise

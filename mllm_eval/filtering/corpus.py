@@ -42,12 +42,12 @@ class Shard:
     @classmethod
     def between(cls, name: str, path: str, first: str, last: str) -> Shard:
         """The shard of a folder that has the files from `first` to `last`, which are listed now."""
-        found, end = [], _order_of(last)
+        names, end = [], _order_of(last)
         for one in _walked(Path(path), since=tuple(first.split("/")), listed=kept_names):
             if _order_of(one) > end:
                 break
-            found.append(one)
-        return cls(name, "files", path, tuple(found))
+            names.append(one)
+        return cls(name, "files", path, tuple(names))
 
     def signature(self) -> str:
         """Identifies the shard's bytes by names, sizes and modification times, without reading them; 16 hex digits.

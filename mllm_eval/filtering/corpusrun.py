@@ -169,13 +169,13 @@ def read_spent(out: Path) -> Spent:
 
 def _joined(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """Spans of time without overlap. Those less than `PAUSE` apart are joined too, which keeps them few."""
-    found: list[tuple[float, float]] = []
+    joined: list[tuple[float, float]] = []
     for begin, end in sorted(spans):
-        if found and begin <= found[-1][1] + PAUSE:
-            found[-1] = found[-1][0], max(end, found[-1][1])
+        if joined and begin <= joined[-1][1] + PAUSE:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
         else:
-            found.append((begin, end))
-    return found
+            joined.append((begin, end))
+    return joined
 
 
 def summary(made: Filtered) -> dict[str, Any]:

@@ -110,11 +110,11 @@ def find_leaks(
 
 
 def _look_through(source: Recipe | Path, asked: Questions, step: Step, say: Callable[[str], None]) -> _Searched:
-    found, stands = hashed_source(source, step, say), None
-    if found.own:
+    hashed, stands = hashed_source(source, step, say), None
+    if hashed.own:
         with step("leaks: rows (questions)") as told:
-            stands = found.own.stands(asked, found.folder / "questions" / short_hash(asked.texts, 16), told)
-    return _Searched(found.corpus, found.folder, found.hashed, found.read, asked, stands)
+            stands = hashed.own.stands(asked, hashed.folder / "questions" / short_hash(asked.texts, 16), told)
+    return _Searched(hashed.corpus, hashed.folder, hashed.hashed, hashed.read, asked, stands)
 
 
 def _check_benchmark(

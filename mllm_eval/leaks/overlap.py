@@ -83,11 +83,11 @@ def find_overlap(
 
     with step(f"leaks: {own.corpus.name} in {others.corpus.name} (pairs)") as told:
         starts = range(0, len(own.hashed.hashes), SEARCHED)
-        found = []
+        blocks = []
         for done, start in enumerate(starts, 1):
-            found.append(_candidates(own, others, tolerance.radius, start, parts / of))
+            blocks.append(_candidates(own, others, tolerance.radius, start, parts / of))
             told(done, len(starts))
-        pairs = _joined(found)
+        pairs = _joined(blocks)
     judge = SummaryEncoder(encoder)
     calibration = _calibration(own, judge, tolerance) if len(pairs.picture) else None
     with step(f"leaks: {own.corpus.name} in {others.corpus.name} (features)") as told:
@@ -180,14 +180,14 @@ def _write(folder: Path, same: Pairs, own: SearchSource, others: SearchSource) -
     numbered, pictures = _numbered(same.at(slice(PICTURED)))
     write_thumbnails(numbered, _whole(own, pictures).pictures, others.corpus, others.hashed, folder / "thumbs")
     named = names_of(own.corpus, own.hashed, own.hashed.image[same.picture])
-    found = names_of(others.corpus, others.hashed, same.image)
+    others_named = names_of(others.corpus, others.hashed, same.image)
 
     def rows() -> Iterator[dict[str, Any]]:
         columns = (same.picture, same.image, same.distance, same.similarity)
         listed = zip(*(column.tolist() for column in columns), strict=True)
         for number, (picture, image, distance, similarity) in enumerate(listed):
             name, where = named.get(int(own.hashed.image[picture]), ("", ""))
-            other, other_where = found.get(image, ("", ""))
+            other, other_where = others_named.get(image, ("", ""))
             thumbs = {"picture_thumb": picture_name(_ref(own, picture)), "image_thumb": image_name(image)}
             yield {
                 "image": name, "where": where, "other": other, "other_where": other_where, "distance": distance,

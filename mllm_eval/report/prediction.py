@@ -104,8 +104,8 @@ def stored_predictors(encoder: str) -> dict[str, Probe]:
     facts, predictors = load_encoder(encoder), _config().predictors
     weights = facts.weights.digest()
     stored = columns_of(probes_of(facts, weights, REAL).values())
-    if found := {name: stored[name] for name in predictors if name in stored}:
-        return found
+    if usable := {name: stored[name] for name in predictors if name in stored}:
+        return usable
     raise UserError(
         f"{facts.name}: has no stored result of a probe that predicts ({', '.join(predictors)}) on the published data "
         "sets, by the default layers and selection; measure one "

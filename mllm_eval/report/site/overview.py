@@ -108,7 +108,7 @@ def _asked(evidence: Evidence) -> str:
 
 def _unbroken(text: str) -> str:
     """Replaces spaces in intervals and p-values by no-break spaces."""
-    return re.sub(r"\[[^]]*\]|p [<=] [\d.]+", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+    return re.sub(r"\[[^]]*\]|p [<=] [\d.]+", lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
 
 
 def lead_words(evidence: Evidence) -> str:
