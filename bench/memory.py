@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import printed_by, report
+from harness import memory, printed_by, report
 
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import Benchmark
@@ -76,17 +76,6 @@ def write(home: Path, rows: int, questions: int) -> None:
             file.write_table(pa.Table.from_pylist(made, schema))
 
 
-def status(field: str) -> float:
-    """A field of /proc/self/status in MiB: VmHWM, the peak memory of this process, or VmRSS, its current memory.
-
-    Raises OSError if there is no such field.
-    """
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise OSError(f"/proc/self/status has no {field}")
-
-
 class Phases:
     """Collects the peak memory (MiB) and CPU seconds of each part of the work in `row`."""
 
@@ -98,7 +87,7 @@ class Phases:
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         start = time.process_time()
         yield
-        self.row[f"{name}_mib"] = status("VmHWM")
+        self.row[f"{name}_mib"] = memory("VmHWM")
         self.row[f"{name}_cpu_seconds"] = time.process_time() - start
 
 
@@ -117,7 +106,7 @@ class Holding:
             nonlocal told
             if not told and 2 * done >= total:
                 told = True
-                print(f"{title}: half-way, {status('VmRSS'):.0f} MiB", file=sys.stderr)
+                print(f"{title}: half-way, {memory('VmRSS'):.0f} MiB", file=sys.stderr)
                 for line in tracemalloc.take_snapshot().statistics("lineno")[:20]:
                     print(f"  {line}", file=sys.stderr)
 

@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import printed_by, report
+from harness import memory, printed_by, report
 
 from mllm_eval.features.store import FeatureStore
 from mllm_eval.storage import PACKAGE, write_atomic
@@ -127,12 +127,6 @@ def content(names: Sequence[str], size: int) -> np.ndarray:
     return rows
 
 
-def resident(kind: str) -> float:
-    """MiB of `RssAnon`, the process's own memory, or of `RssFile`, pages of mapped files."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{kind}:"))
-
-
 def speed(way: str, folder: Path, kind: str, rows: int) -> dict[str, float]:
     """MB/s and CPU seconds per GB of writing, of the first read, and of the second; and MiB of mapped files."""
     shape = SHAPES[kind]
@@ -154,14 +148,14 @@ def speed(way: str, folder: Path, kind: str, rows: int) -> dict[str, float]:
     noted("write", wall, busy)
     del kept
     kept = opened(way, folder, shape)
-    order, before = random.Random(1).sample(names, count), resident("RssFile")
+    order, before = random.Random(1).sample(names, count), memory("RssFile")
     for title in ("first", "again"):
         wall, busy = time.perf_counter(), time.process_time()
         for start in range(0, count, BATCH):
             for row in kept.get(order[start : start + BATCH]):
                 row.view(torch.int64).sum()
         noted(title, time.perf_counter() - wall, time.process_time() - busy)
-    return figures | {"mapped MiB": resident("RssFile") - before}
+    return figures | {"mapped MiB": memory("RssFile") - before}
 
 
 def opening(way: str, folder: Path, kind: str, entries: int) -> dict[str, float]:
@@ -179,10 +173,10 @@ def opening(way: str, folder: Path, kind: str, entries: int) -> dict[str, float]
     del kept
     # A warm-up, which loads code and brings the files into the page cache.
     opened(way, folder, tiny)
-    heap, wall, busy = resident("RssAnon"), time.perf_counter(), time.process_time()
+    heap, wall, busy = memory("RssAnon"), time.perf_counter(), time.process_time()
     kept = opened(way, folder, tiny)
     figures = {"open s": time.perf_counter() - wall, "open CPU s": time.process_time() - busy}
-    figures["index MiB"] = resident("RssAnon") - heap
+    figures["index MiB"] = memory("RssAnon") - heap
     busy = time.process_time()
     assert not kept.store.missing(names)
     return figures | {"look up all CPU s": time.process_time() - busy, "files": sum(1 for _ in folder.rglob("*.*"))}
