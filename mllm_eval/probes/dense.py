@@ -102,7 +102,7 @@ def measure(
     measured, failed = _tested(
         task, training, test, kept, lambda done: progress(protocol.steps * protocol.batch + done, total)
     )
-    hold_to_any(len(test) - len(failed), len(test), next(iter(failed.values()), ""), "test images")
+    hold_to_any(len(test) - len(failed), len(test), failed, "test images")
     for layers, one in zip(groups, measured, strict=True):
         one.layers = layers
     learnt_from = min(len(train), protocol.steps * protocol.batch) - len(left_out)

@@ -83,8 +83,12 @@ def measure(
     for name, examples in {"held": held, "test": test}.items():
         if name == "held" and protocol.selection != "train_holdout":
             continue
-        right[name], failed = _tested(name, heads, model, examples, read, kept, partial(_told, progress, done, total))
-        hold_to_any(len(examples) - len(failed), len(examples), next(iter(failed.values()), ""), "images")
+
+        def note(tested: int, before: int = done) -> None:
+            progress(before + tested, total)
+
+        right[name], failed = _tested(name, heads, model, examples, read, kept, note)
+        hold_to_any(len(examples) - len(failed), len(examples), failed, "images")
         (left_out if name == "held" else broken).update(failed)
         done += len(examples)
     shares = np.nanmean(right.get("held", right["test"]), 0)
@@ -96,10 +100,6 @@ def measure(
         f"best of {len(of_group[0]) * len(protocol.rates)} heads; {chosen_words(protocol.selection, protocol.holdout)}"
     )
     return Outcome(measured, words, len(test), broken, left_out, learnt_from)
-
-
-def _told(progress: Progress, before: int, total: int, done: int) -> None:
-    progress(before + done, total)
 
 
 def _views(
@@ -114,7 +114,7 @@ def _views(
 
 def _tested(
     name: str, heads: Heads, model: EncoderModel, examples: Examples, read: Sequence[int], kept: StateFile,
-    told: Callable[[int], None],
+    progress: Callable[[int], None],
 ) -> tuple[NDArray[np.float32], dict[str, str]]:  # fmt: skip
     """Whether each head's answer is right, float32 [N, heads], nan for images that can't be read; and these images."""
     right = np.full((len(examples), len(heads)), np.nan, np.float32)
@@ -143,7 +143,7 @@ def _tested(
             right[at + unread] = np.nan
             failed[some[unread].id] = why
         at += len(some)
-        told(at)
+        progress(at)
         if kept.due():
             keep(at)
     if at > begun:

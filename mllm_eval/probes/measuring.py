@@ -53,6 +53,9 @@ from mllm_eval.stats import seed_of
 from mllm_eval.stats.imageratios import ImageSums, image_draws, image_interval
 from mllm_eval.storage import write_atomic, write_json
 
+# The file in a result's folder from which a measurement that was stopped continues.
+STATE = "going-on.safetensors"
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -143,9 +146,8 @@ def measure(job: Measurement, progress: Progress = unheard) -> Probed:
         return known
     repeatable(job.protocol.seed)
     began, spent = time.perf_counter(), time.process_time()
-    measured = _run(job, StateFile(job.folder / "going-on.safetensors"), progress)
-    result = _result(job, measured, time.perf_counter() - began, time.process_time() - spent)
-    return result
+    measured = _run(job, StateFile(job.folder / STATE), progress)
+    return _result(job, measured, time.perf_counter() - began, time.process_time() - spent)
 
 
 def _model(job: Measurement, encoder: Encoder) -> tuple[EncoderModel, str]:
@@ -235,7 +237,7 @@ def _result(job: Measurement, measured: Outcome, seconds: float, cpu_seconds: fl
         if measured.broken or measured.left_out:
             write_json(job.folder / UNUSABLE, {"failed": measured.broken, "left_out": measured.left_out})
         write_json(job.folder / RESULT, result.model_dump(mode="json"))
-        StateFile(job.folder / "going-on.safetensors").remove()
+        StateFile(job.folder / STATE).remove()
     return result
 
 
