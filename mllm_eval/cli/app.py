@@ -90,7 +90,7 @@ def eval_(
       mllm-eval eval mini-dino --launch torchrun --processes 2
     """
     from mllm_eval.cli.display import display
-    from mllm_eval.cli.models import External, eval_external
+    from mllm_eval.cli.models import ExternalOptions, eval_external
     from mllm_eval.cli.writing import print_row
     from mllm_eval.errors import UserError
     from mllm_eval.library.evaluation import evaluate
@@ -103,7 +103,7 @@ def eval_(
     if encoder is None:
         if server is not None:
             raise UserError("--server answers for runs of encoders; an external model answers itself")
-        external = External(str(model), data, dtype, batch)
+        external = ExternalOptions(str(model), data, dtype, batch)
         which: Selection = {
             "benchmarks": chosen, "blind": blind, "variants": others, "subset": subset, "rules": rules,
             "retry_failed": retry_failed,

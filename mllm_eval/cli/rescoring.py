@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mllm_eval.cli.options import DEFAULT_VARIANT
 from mllm_eval.console import say
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def score(
     ] = "jsonl",
     as_json: Annotated[bool, typer.Option("--json", help="with --answers: print the summary as JSON")] = False,
     data: Annotated[str, typer.Option(help="with --answers: data of the benchmark, mini or hub")] = "mini",
-    variant: Annotated[str, typer.Option(help="with --answers: the variant that was asked")] = "default",
+    variant: Annotated[str, typer.Option(help="with --answers: the variant that was asked")] = DEFAULT_VARIANT,
     name: Annotated[str | None, typer.Option("--as", help="with --answers: keep it as a row of this name")] = None,
 ) -> None:
     """Score the saved answers of runs again, or a file of answers of any model. No model is loaded.

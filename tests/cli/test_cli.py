@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from mllm_eval import pipeline
 from mllm_eval.catalog import load_encoder, load_llm, load_recipe
-from mllm_eval.catalog.variant import BLIND
+from mllm_eval.catalog.variant import BLIND, DEFAULT
 from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.ledger import Ledger
@@ -54,6 +54,12 @@ def made_run() -> Run:
     run = Run(load_encoder("mini-dino"), load_recipe("mini"), load_llm("mini-llama"), 0, digests)
     run.prepare()
     return run
+
+
+@pytest.mark.parametrize("command", ["prompt", "score"])
+def test_a_variant_that_is_not_named_is_the_default_one(command: str) -> None:
+    (variant,) = (one for one in get_command(app).commands[command].params if one.name == "variant")  # type: ignore[attr-defined]
+    assert variant.default == DEFAULT.name
 
 
 def test_help_imports_nothing_heavy() -> None:
