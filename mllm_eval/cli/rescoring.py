@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mllm_eval.cli.options import refuse_without
 from mllm_eval.console import say
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ def score(
         return
     if name is not None:
         raise UserError("--as names a file of answers: mllm-eval score BENCHMARK --answers FILE --as NAME")
+    usual = {"rules": "cambrian", "format": "jsonl", "data": "mini", "variant": "default"}
+    asked = {"rules": rules, "format": layout, "data": data, "variant": variant}
+    others = {option: value for option, value in asked.items() if value != usual[option]}
+    refuse_without("--answers, a file of answers", out=out, partial=partial, json=as_json, **others)
     score_anew(what)
 
 
