@@ -26,7 +26,7 @@ help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
-	@echo "Setting up .venv: once, a few minutes, about 2 GB, with CUDA 6 GB. One dot a package:"
+	@echo "Setting up .venv: once, a few minutes, about 2.5 GB, with CUDA 6.5 GB. One dot a package:"
 	@echo "torch: $(if $(TORCH_INDEX),from $(TORCH_FROM),from pip's own index; PyPI's build for Linux has CUDA, for GPUs, and takes 4 GB more: TORCH_INDEX=cpu takes the build without)"
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	@$(PYTHON) -m venv .venv

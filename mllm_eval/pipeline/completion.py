@@ -23,7 +23,7 @@ from mllm_eval.pipeline.pictures import conclude, tell_of_broken
 from mllm_eval.pipeline.rehearsal import unsettled
 from mllm_eval.pipeline.reporter import Reporter
 from mllm_eval.pipeline.runscores import States, score_answers, scored
-from mllm_eval.pipeline.selection import asked_samples, subset_words
+from mllm_eval.pipeline.selection import subset_words
 from mllm_eval.pipeline.sources import folders_of, needed, provide
 from mllm_eval.run import Run, RunFolder
 from mllm_eval.train import hold_to_its_data, is_trained
@@ -201,12 +201,12 @@ class _Scores:
     readers: dict[tuple[str, VariantKey], list[VariantKey]] = field(default_factory=dict)
 
     def make(self, benchmark: Benchmark, asked: VariantKey, samples: Sequence[Sample]) -> None:
+        # Variants that share answers have the same samples: see `answers_variant`.
         for variant in self.readers[benchmark.name, asked]:
-            own = samples if variant == asked else asked_samples(benchmark, self.row.data, variant)
-            if not scored(self.row, benchmark, variant, own, self.states):
+            if not scored(self.row, benchmark, variant, samples, self.states):
                 title = titled(benchmark, variant)
                 with self.ledger.step(f"scores: {title}", "scores", of=AskedVariant(benchmark.name, variant)):
-                    score_answers(self.row, benchmark, variant, own, self.states)
+                    score_answers(self.row, benchmark, variant, samples, self.states)
 
 
 def _server_at(url: str | None) -> Server | None:

@@ -140,7 +140,7 @@ class Inference:
                 task.look_again()
 
     def _others(self, benchmark: Benchmark, task: Task) -> list[Journal]:
-        """Return the benchmark's other finished journals with the same token limit, the default's first."""
+        """Return the benchmark's other finished journals, the default's first, less answers of another token limit."""
         default = self.row.answers_path(benchmark.name)
         paths = [default, *sorted(default.parent.glob(f"{benchmark.name}.*.jsonl"))]
         finished = [
@@ -148,7 +148,7 @@ class Inference:
         ]
         for journal in finished:
             journal.hold_to(task.max_new_tokens)
-        return [journal for journal in finished if journal.complete]
+        return finished
 
     def _encode(self, name: str, group: Mapping[Task, tuple[Benchmark, VariantKey]]) -> None:
         # The ledger counts each image once, for the default variant where it shows the image.

@@ -1,0 +1,113 @@
+"""What an evaluation does, in which order and under which titles; whose answers a variant takes over."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from own_benchmark import ROWS, YAML, the_run, write
+
+from mllm_eval import pipeline
+from mllm_eval.answers import Journal, read_answers
+from mllm_eval.generate import runner
+from mllm_eval.pipeline import sources
+from mllm_eval.progress import Progress, unheard
+
+PIN = '  other: {repo: mine, split: test, path: other.csv, image_files: "images/{image}"}\n'
+OTHER = YAML.replace("columns:", PIN + "columns:")
+
+
+class Heard:
+    """Keeps what is said and the titles of steps, in their order."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Progress]:
+        self.said.append(title)
+        yield unheard
+
+
+def evaluated(**which: Any) -> list[str]:
+    heard = Heard()
+    pipeline.evaluate("tiny-dinov2", "own", benchmarks=["own"], reporter=heard, **which)
+    return heard.said
+
+
+def remove_answers(home: Path) -> None:
+    for place in ("answers", "scores"):
+        shutil.rmtree(the_run().folder / place)
+    shutil.rmtree(home / "results" / "features")
+
+
+@pytest.mark.slow
+def test_groups_are_numbered_and_encoded_one_after_the_other(own_home: Path) -> None:
+    remove_answers(own_home)
+    assert [one for one in evaluated(blind=True) if not one.startswith("look")] == [
+        "load the checkpoint",
+        "features: own",
+        "answers: own, 1 of 2",
+        "scores: own",
+        "answers: own (blind), 2 of 2",
+        "scores: own (blind)",
+    ]
+    remove_answers(own_home)
+    assert "answers: own" in evaluated()
+
+
+@pytest.mark.slow
+def test_a_variant_takes_the_answers_to_the_questions_that_it_shares(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of twelve questions, five are those of the default, with other ids.
+    write(own_home, [*ROWS[7:], *({**row, "question": f"Who is {row['image']}?"} for row in ROWS[:7])], facts=OTHER)
+    (own_home / "data/mine/questions.csv").rename(own_home / "data/mine/other.csv")
+    write(own_home, facts=OTHER + "variants:\n  other: {about: other rows, pins: {mine: other}}\n")
+    asked: list[str] = []
+    same_requests = runner.same_requests
+
+    def watch(tasks: Any) -> Any:
+        asked.extend(request.id for task in tasks for request in task.pending)
+        return same_requests(tasks)
+
+    monkeypatch.setattr(runner, "same_requests", watch)
+    said = evaluated(variants=["other"])
+    assert asked == [str(n) for n in range(5, 12)]
+    assert "answers: own (other)" in said
+    first = {one.id: one.text for one in read_answers(the_run().answers_path("own"))}
+    other = {one.id: one.text for one in read_answers(the_run().folder / "answers" / "own.other.jsonl")}
+    assert [other[str(n)] for n in range(5)] == [first[str(n)] for n in range(7, 12)]
+
+
+@pytest.mark.slow
+def test_an_answer_beyond_the_models_positions_is_asked_again(own_home: Path) -> None:
+    path = the_run().answers_path("own")
+    before = read_answers(path)
+    Journal(path).append([replace(before[3], tokens_in=10**6)])
+    said = evaluated()
+    assert any(line.startswith("own: 1 of its answers") and "beyond the model's positions" in line for line in said)
+    assert read_answers(path) == before
+
+
+@pytest.mark.slow
+def test_missing_data_are_rendered_before_questions_are_read(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(the_run().folder / "scores")
+    (own_home / "data/mine").rename(own_home / "kept")
+    made = sources.MadeFolder(make=f"{__name__}:render", whole="questions.csv")
+    monkeypatch.setattr(sources, "sources", lambda: {"mine": made})
+    said = evaluated()
+    assert said.index("data: mine") < said.index("scores: own")
+
+
+def render(data: Path, _: object) -> None:
+    """Stands for a renderer."""
+    (data.parent / "kept").rename(data / "mine")
