@@ -170,6 +170,25 @@ def test_ctrl_c_says_that_it_can_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the same command goes on" in shown.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variable", "words"), [("MLLM_EVAL_RESULTS", ["report"]), ("MLLM_EVAL_DATA", ["leaks", "mini"])]
+)
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_home_that_is_no_folder_is_told_in_one_line(
+    homes: Path, monkeypatch: pytest.MonkeyPatch, variable: str, words: list[str], kind: str
+) -> None:
+    place = homes / "home"
+    if kind == "link":
+        place.symlink_to(homes / "not mounted")
+    else:
+        place.touch()
+    monkeypatch.setenv(variable, str(place))
+    shown = call(*words)
+    assert shown.exit_code == 2 and isinstance(shown.exception, SystemExit)
+    assert str(place) in shown.stderr and "stands where a folder should" in shown.stderr and shown.stderr.count("\n") == 1
+
+
 def test_faults_of_the_code_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError
