@@ -173,14 +173,14 @@ def plain_way(model: VLM, asked: list[Sample], made: Made | None = None) -> list
     """Text and number of tokens of each answer in the plain way. made: features that replace encoding."""
     ends = end_tokens(model.tokenizer, template_named(TEMPLATE).assistant_close)
     prompts = tokenized(model)
-    found = []
+    answers = []
     for sample, request in zip(asked, requests_of(asked), strict=True):
         (image,) = sample.images
         seen = made([image])[0] if made else plain_features(model, model.encoder.preprocess(image.load()))
         features = {image.sha256: seen}
         tokens = answer_one(model, prompts.pieces(request), features, LONGEST, ends, prompts.kept)
-        found.append((model.tokenizer.decode(tokens, skip_special_tokens=True).strip(), len(tokens)))
-    return found
+        answers.append((model.tokenizer.decode(tokens, skip_special_tokens=True).strip(), len(tokens)))
+    return answers
 
 
 def requests_of(asked: list[Sample]) -> list[Request]:
@@ -269,16 +269,16 @@ def compare_shapes(
                 taken[way].append(now() - start)
                 done = journal.done()
                 given[way] = [(done[sample.id].text, done[sample.id].tokens_out) for sample in asked]
-    found: dict[str, Any] = {"questions": len(asked), "images": len({sample.images[0].sha256 for sample in asked})}
+    summary: dict[str, Any] = {"questions": len(asked), "images": len({sample.images[0].sha256 for sample in asked})}
     few = asked[:most]
     same = {way: sum(map(operator.eq, given[way], plain_way(model, few, features))) for way, model in models.items()}
-    found |= {"compared": len(few), "same_answers": min(same.values())}
-    found["distinct_answers"] = min(len(set(answers)) for answers in given.values())
+    summary |= {"compared": len(few), "same_answers": min(same.values())}
+    summary["distinct_answers"] = min(len(set(answers)) for answers in given.values())
     for way, model in models.items():
         seconds, count = statistics.median(taken[way]), positions(model, asked)
-        found |= {f"{way}_positions": count, f"{way}_seconds": seconds}
-        found[f"{way}_microseconds_a_position"] = 1e6 * seconds / count
-    return found
+        summary |= {f"{way}_positions": count, f"{way}_seconds": seconds}
+        summary[f"{way}_microseconds_a_position"] = 1e6 * seconds / count
+    return summary
 
 
 class Made:

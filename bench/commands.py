@@ -64,9 +64,9 @@ def main() -> None:
         answers = write(Path(folder), "gqa", asked.answers)
         taken = {command: [spent(command.split()) for _ in range(asked.rounds)]
                  for command in [*COMMANDS, f"score gqa --answers {answers}", *complete()]}  # fmt: skip
-    for command, found in taken.items():
+    for command, seconds in taken.items():
         row = {"command": f"mllm-eval {command.replace(str(answers), f'({asked.answers:,})')}"}
-        rows.append({**row, **{f"{clock}_seconds": statistics.median(one[at] for one in found)
+        rows.append({**row, **{f"{clock}_seconds": statistics.median(one[at] for one in seconds)
                                for at, clock in enumerate(("wall", "cpu"))}})  # fmt: skip
     report("commands", {"rounds": asked.rounds}, rows, asked.out)
 

@@ -19,7 +19,7 @@ from mllm_eval.catalog import LLM, Encoder, Recipe
 from mllm_eval.model import load_tokenizer
 from mllm_eval.run import Run
 from mllm_eval.train.batchstats import padding as stats_padding
-from mllm_eval.train.order import Plan
+from mllm_eval.train.order import BatchPlan
 
 # (share, has an image, fewest and most turns, tokens of a question, tokens of an answer). Numbers of tokens are
 # log-normal, given by median and sigma. Stage 1: about half of Cambrian-Alignment is ShareGPT4V-PT, whose captions have
@@ -190,13 +190,13 @@ def write_rows(folder: Path, stage: int, count: int) -> Path:
 
 def padding(batch: int, micro: int, rows: int = 100_000) -> list[dict[str, Any]]:
     """The share of padding in micro-batches of random lengths and of the miniature's data, for each order of rows."""
-    found = []
+    table_rows = []
     for stage in LENGTHS:
         lengths, shown = drawn_lengths(stage, rows), drawn_images(stage, rows)
         for order in ORDERS:
-            plan = Plan(lengths, batch, rows // batch, (0, stage), order, "drop", shown)
+            plan = BatchPlan(lengths, batch, rows // batch, (0, stage), order, "drop", shown)
             share = stats_padding(plan, micro)
-            found.append({"rows": f"drawn, stage {stage}", "order": order, "padding": share})
+            table_rows.append({"rows": f"drawn, stage {stage}", "order": order, "padding": share})
     from mllm_eval.train.stages import prepare_stage
 
     run = Run.of("mini-dino", "mini")
@@ -205,21 +205,21 @@ def padding(batch: int, micro: int, rows: int = 100_000) -> list[dict[str, Any]]
         for order in ORDERS:
             one = prepare_stage(run, number, stage.model_copy(update={"order": order}), tokenizer)
             share = stats_padding(one.plan, stage.micro_batch)
-            found.append({"rows": f"miniature, stage {number}", "order": order, "padding": share})
-    return found
+            table_rows.append({"rows": f"miniature, stage {number}", "order": order, "padding": share})
+    return table_rows
 
 
 def drawn_lengths(stage: int, rows: int) -> np.ndarray:
     """Tokens per row, int64 [rows], as `write_rows` draws them: 576 per image, without those of the template."""
     draw = np.random.default_rng(stage)
     shares = [kind[0] for kind in LENGTHS[stage]]
-    found = np.zeros(rows, np.int64)
+    lengths = np.zeros(rows, np.int64)
     for at, kind in enumerate(draw.choice(len(shares), rows, p=shares)):
         _, seen, turns, *texts = LENGTHS[stage][kind]
         count = draw.integers(turns[0], turns[1] + 1)
         text = sum(median * np.exp(sigma * draw.standard_normal(count)).sum() for median, sigma in texts)
-        found[at] = min(LONGEST, 576 * seen + round(text))
-    return found
+        lengths[at] = min(LONGEST, 576 * seen + round(text))
+    return lengths
 
 
 def drawn_images(stage: int, rows: int) -> np.ndarray:

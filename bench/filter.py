@@ -124,7 +124,7 @@ def plain(stock: Any, place: Path, question: str) -> dict[str, bool]:
     from mllm_eval.decoding import decode
     from mllm_eval.generate.request import Request
 
-    found = {}
+    yes = {}
     for path in sorted(place.glob("*.tar")):
         with tarfile.open(path) as archive:
             for member in archive:
@@ -134,17 +134,17 @@ def plain(stock: Any, place: Path, question: str) -> dict[str, bool]:
                     request = Request("filter", DEFAULT, member.name, question, (), (image,), LONGEST, "")
                     (answer,) = stock.generate([request])
                     # The random model was not trained to end, so it may repeat the word.
-                    found[member.name.removesuffix(".png")] = answer.text.lower().startswith("yes")
-    return found
+                    yes[member.name.removesuffix(".png")] = answer.text.lower().startswith("yes")
+    return yes
 
 
 def own(judge: Any, place: Path, out: Path) -> dict[str, bool]:
     """Run the filter, with the files it writes. Returns key -> whether the image is kept."""
     import pyarrow.parquet as pq
 
-    from mllm_eval.filtering import Asked, Places, Work, filter_corpus, open_corpus
+    from mllm_eval.filtering import FilterSettings, Places, Work, filter_corpus, open_corpus
 
-    filter_corpus(Work(open_corpus(place), Asked("bench", 0.5), Places(out), {}, lambda: judge))
+    filter_corpus(Work(open_corpus(place), FilterSettings("bench", 0.5), Places(out), {}, lambda: judge))
     rows = [row for path in sorted((out / "decisions").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
     return {row["key"]: row["decision"] == "kept" for row in rows}
 

@@ -17,7 +17,6 @@ import argparse
 import json
 import math
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -51,7 +50,7 @@ def answered(shape: dict[str, int], way: str, folder: Path, ranks: int) -> tuple
 
     from mllm_eval.answers import Journal
     from mllm_eval.catalog import Encoder
-    from mllm_eval.distributed import Share
+    from mllm_eval.distributed import Share, barrier
     from mllm_eval.features import Features, FeatureStore
     from mllm_eval.generate import Hooks, Limits, Task, TemplateFormat, answer_tasks
     from mllm_eval.generate.engine import Engine
@@ -65,8 +64,7 @@ def answered(shape: dict[str, int], way: str, folder: Path, ranks: int) -> tuple
     asked.use_kernels(model, "auto" if way == "engine" else "torch")
 
     def answer(questions: list[Any], name: str) -> tuple[float, float]:
-        if ranks > 1:
-            torch.distributed.barrier()
+        barrier()
         wall, cpu = time.perf_counter(), time.process_time()
         if way == "plain":
             asked.plain_way(model, questions[share.rank :: ranks])
@@ -87,10 +85,10 @@ def answered(shape: dict[str, int], way: str, folder: Path, ranks: int) -> tuple
 
 def processes(shape: dict[str, int], way: str, ranks: int) -> tuple[float, float]:
     """Seconds of several processes that share the work: wall time of the slowest, and the sum of their CPU time."""
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(ranks)}
-        free.close()
+    from mllm_eval.distributed.launchers import free_port
+
+    with tempfile.TemporaryDirectory() as folder:
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
         work = json.dumps({"shape": shape, "way": way, "folder": folder, "ranks": ranks})
         command = [sys.executable, __file__, "--inside", work]
         started = [
@@ -107,27 +105,28 @@ def inside(work: dict[str, Any]) -> tuple[float, float]:
     import torch
 
     if work["ranks"] > 1:
+        # `mllm_eval.distributed.meet` would take NCCL where there is a GPU, but the models are on the CPU.
         torch.distributed.init_process_group("gloo")
-    found = answered(work["shape"], work["way"], Path(work["folder"]), work["ranks"])
+    seconds = answered(work["shape"], work["way"], Path(work["folder"]), work["ranks"])
     if work["ranks"] > 1:
         torch.distributed.destroy_process_group()
-    return found
+    return seconds
 
 
 def measured(of: str, value: int, shape: dict[str, int], rounds: int) -> dict[str, Any]:
     """One point as a table row: median seconds of both ways over the rounds; the ways alternate."""
     taken: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
     for _ in range(rounds):
-        for way, found in taken.items():
+        for way, seconds in taken.items():
             if of == "ranks":
-                found.append(processes(shape, way, value))
+                seconds.append(processes(shape, way, value))
             else:
                 with tempfile.TemporaryDirectory() as folder:
-                    found.append(answered({**shape, of: value}, way, Path(folder), 1))
+                    seconds.append(answered({**shape, of: value}, way, Path(folder), 1))
     row: dict[str, Any] = {"of": of, "value": value}
     clock = 0 if of == "ranks" else 1
-    for way, found in taken.items():
-        row[f"{way}_seconds"] = statistics.median(one[clock] for one in found)
+    for way, seconds in taken.items():
+        row[f"{way}_seconds"] = statistics.median(one[clock] for one in seconds)
     return {**row, "clock": ("wall", "cpu")[clock], "times": row["plain_seconds"] / row["engine_seconds"]}
 
 
@@ -215,7 +214,7 @@ def main() -> None:
         if len(own) > 1:
             slopes = {way: slope(own, way) for way in WAYS}
             told.append(
-                f"{name}: " + ", ".join(f"{way} grows by the power {found:.2f}" for way, found in slopes.items())
+                f"{name}: " + ", ".join(f"{way} grows by the power {power:.2f}" for way, power in slopes.items())
             )
     report("growth", {"rounds": asked.rounds}, rows, asked.out)
     print("\n".join(told))

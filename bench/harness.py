@@ -57,6 +57,28 @@ def at_threads(script: str, threads: str) -> list[dict[str, Any]]:
     return rows
 
 
+def memory(field: str) -> float:
+    """The MiB in a field of /proc/self/status. Raises OSError if there is no such field.
+
+    field: `VmHWM`, the peak of this process; `VmRSS`, what it uses now; `RssAnon`, its own part of that; `RssFile`, the
+    pages of mapped files.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+def printed_by(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Run a command, and return the JSON object that it prints as its last line. Raises CalledProcessError if it fails.
+
+    A measurement in a process of its own is not changed by what was loaded or cached before it.
+    """
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    printed: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return printed
+
+
 def report(name: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], out: Path | None = None) -> None:
     """Print neighbouring rows with equal columns as one table, and write all rows, settings and machine to a file.
 

@@ -97,23 +97,23 @@ def near_by_hash(folder: Path, truth: dict[str, tuple[str, str]]) -> dict[str, i
     """Kind -> number of copies whose hash is within the radius of one of the views of their original."""
     samples = [load_samples(load_benchmark(name), "mini") for name in paper_benchmarks()]
     views = {ref.sha256: ref for ref in shown(samples)}
-    found: dict[str, int] = defaultdict(int)
+    counts: dict[str, int] = defaultdict(int)
     for file, (kind, key) in truth.items():
         if not key:
             continue
         with Image.open(folder / "images" / file) as image:
             bits = np.uint64(hash_of(image.convert("RGB")))
-        found[kind] += bool(np.bitwise_count(hashes_of_views(views[key].load()) ^ bits).min() <= USUAL.radius)
-    return found
+        counts[kind] += bool(np.bitwise_count(hashes_of_views(views[key].load()) ^ bits).min() <= USUAL.radius)
+    return counts
 
 
 def measured(
-    encoder: str, found: Findings, truth: dict[str, tuple[str, str]], near_: dict[str, int]
+    encoder: str, findings: Findings, truth: dict[str, tuple[str, str]], near_: dict[str, int]
 ) -> list[dict[str, Any]]:
     right: set[str] = set()
     wrong: set[str] = set()
-    for name in found.benchmarks:
-        for pair in found.pairs(name):
+    for name in findings.benchmarks:
+        for pair in findings.pairs(name):
             file = str(pair["image"])
             own = truth[file][1] == pair["picture"]
             (right if own else wrong).add(file)
@@ -181,8 +181,8 @@ def main() -> None:
         recipe = load_recipe({**mini, "name": "planted"})
         for encoder in asked.encoders.split(","):
             benchmarks = [load_benchmark(name) for name in paper_benchmarks()]
-            found = check_leaks(recipe, benchmarks, "mini", load_encoder(encoder))
-            rows += measured(encoder, found, truth, near_)
+            findings = check_leaks(recipe, benchmarks, "mini", load_encoder(encoder))
+            rows += measured(encoder, findings, truth, near_)
     report("leaks", {"each": asked.each, "others": asked.others}, rows, out)
 
 

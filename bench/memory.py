@@ -15,7 +15,6 @@ import argparse
 import io
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import report
+from harness import memory, printed_by, report
 
 from mllm_eval.catalog import load_benchmark
 from mllm_eval.catalog.benchmark import Benchmark
@@ -40,10 +39,10 @@ ROWS = 200  # rows per row group, which is read as a whole
 
 def benchmark() -> Benchmark:
     """DocVQA without fixed numbers of rows, for generated data, and with short answers."""
-    found = load_benchmark(BENCHMARK)
-    pin = found.data["mini"].model_copy(update={"repo": "made/DocVQA", "rows": None, "ids": None, "chance": None})
-    short = found.generation.model_copy(update={"max_new_tokens": LONGEST})
-    return found.model_copy(update={"data": {"mini": pin}, "generation": short})
+    known = load_benchmark(BENCHMARK)
+    pin = known.data["mini"].model_copy(update={"repo": "made/DocVQA", "rows": None, "ids": None, "chance": None})
+    short = known.generation.model_copy(update={"max_new_tokens": LONGEST})
+    return known.model_copy(update={"data": {"mini": pin}, "generation": short})
 
 
 def write(home: Path, rows: int, questions: int) -> None:
@@ -77,17 +76,6 @@ def write(home: Path, rows: int, questions: int) -> None:
             file.write_table(pa.Table.from_pylist(made, schema))
 
 
-def status(field: str) -> float:
-    """A field of /proc/self/status in MiB: VmHWM, the peak memory of this process, or VmRSS, its current memory.
-
-    Raises OSError if there is no such field.
-    """
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise OSError(f"/proc/self/status has no {field}")
-
-
 class Phases:
     """Collects the peak memory (MiB) and CPU seconds of each part of the work in `row`."""
 
@@ -99,7 +87,7 @@ class Phases:
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         start = time.process_time()
         yield
-        self.row[f"{name}_mib"] = status("VmHWM")
+        self.row[f"{name}_mib"] = memory("VmHWM")
         self.row[f"{name}_cpu_seconds"] = time.process_time() - start
 
 
@@ -118,7 +106,7 @@ class Holding:
             nonlocal told
             if not told and 2 * done >= total:
                 told = True
-                print(f"{title}: half-way, {status('VmRSS'):.0f} MiB", file=sys.stderr)
+                print(f"{title}: half-way, {memory('VmRSS'):.0f} MiB", file=sys.stderr)
                 for line in tracemalloc.take_snapshot().statistics("lineno")[:20]:
                     print(f"  {line}", file=sys.stderr)
 
@@ -141,7 +129,7 @@ def measured(profile: bool) -> dict[str, float]:
     from mllm_eval.pipeline.inference import Inference
     from mllm_eval.pipeline.ledger import Ledger
     from mllm_eval.pipeline.reporter import Silent
-    from mllm_eval.pipeline.runscores import States, score_answers
+    from mllm_eval.pipeline.runscores import DataStates, score_answers
     from mllm_eval.run import Run
 
     before_torch()
@@ -167,7 +155,7 @@ def measured(profile: bool) -> dict[str, float]:
     with phase("answering"):
         Inference(run, source, ledger, Share()).answer([(asked, DEFAULT)], lambda *_: None)
     with phase("scoring"):
-        score_answers(run, asked, DEFAULT, samples, States(run.data))
+        score_answers(run, asked, DEFAULT, samples, DataStates(run.data))
     return {**phase.row, "peak_mib": max(value for key, value in phase.row.items() if key.endswith("_mib"))}
 
 
@@ -177,9 +165,7 @@ def spent(rows: int, questions: int, profile: bool) -> dict[str, float]:
         write(Path(folder) / "data", rows, questions)
         paths = {"MLLM_EVAL_DATA": f"{folder}/data", "MLLM_EVAL_RESULTS": f"{folder}/results"}
         command = [sys.executable, __file__, "--inside", *(["--profile"] if profile else [])]
-        done = subprocess.run(command, env={**os.environ, **paths}, check=True, stdout=subprocess.PIPE)
-        found: dict[str, float] = json.loads(done.stdout)
-        return found
+        return printed_by(command, {**os.environ, **paths})
 
 
 def main() -> None:
@@ -195,9 +181,9 @@ def main() -> None:
         return
     rows: list[dict[str, Any]] = []
     for size in map(int, asked.sizes.split(",")):
-        found = spent(size, asked.questions, asked.profile)
+        figures = spent(size, asked.questions, asked.profile)
         rows.append(
-            {"questions": size, **found, "times_the_first": found["peak_mib"] / rows[0]["peak_mib"] if rows else 1}
+            {"questions": size, **figures, "times_the_first": figures["peak_mib"] / rows[0]["peak_mib"] if rows else 1}
         )
     report("memory", {"questions_per_image": asked.questions}, rows, asked.out)
     if more := rows[-1]["questions"] - rows[0]["questions"]:

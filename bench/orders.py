@@ -16,7 +16,7 @@ from mllm_eval.model import assemble, load_llm_model, load_tokenizer
 from mllm_eval.run import Run
 from mllm_eval.train.batches import Batches, Collator, RowNumbers
 from mllm_eval.train.batchstats import padding
-from mllm_eval.train.order import Plan
+from mllm_eval.train.order import BatchPlan
 from mllm_eval.train.stages import Prepared, prepare_stage, row_shape
 from mllm_eval.train.trainer import StageTrainer, arguments
 
@@ -74,12 +74,12 @@ def compare_orders(
                 }
 
 
-def _plan(one: Prepared, chosen: Any, batch: int, steps: int, order: Any) -> Plan:
-    return Plan(one.plan.lengths[chosen], batch, steps, (0, 0), order, "drop", one.plan.with_image[chosen])
+def _plan(one: Prepared, chosen: Any, batch: int, steps: int, order: Any) -> BatchPlan:
+    return BatchPlan(one.plan.lengths[chosen], batch, steps, (0, 0), order, "drop", one.plan.with_image[chosen])
 
 
 def _seconds(
-    run: Run, one: Prepared, chosen: Any, plan: Plan, features: Features, tokenizer: Any, folder: Path
+    run: Run, one: Prepared, chosen: Any, plan: BatchPlan, features: Features, tokenizer: Any, folder: Path
 ) -> float:
     """CPU seconds of a training, from the beginning of the first step to the end of the last."""
     repeatable(0)

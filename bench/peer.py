@@ -127,20 +127,20 @@ def peer(python: Path, folder: Path, limit: int, threads: int) -> tuple[float, f
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, cwd=empty, env={**os.environ, **offline, **numbers}, capture_output=True, text=True)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    found = sorted(out.rglob("*samples_asked*.jsonl"))
-    if not found or not list(out.rglob("*results.json")):
+    files = sorted(out.rglob("*samples_asked*.jsonl"))
+    if not files or not list(out.rglob("*results.json")):
         sys.exit(f"lmms-eval wrote no results (exit code {done.returncode}):\n{done.stderr[-3000:]}")
-    lines = [json.loads(line) for line in found[-1].read_text().splitlines()]
+    lines = [json.loads(line) for line in files[-1].read_text().splitlines()]
     lines.sort(key=lambda line: line["doc_id"])
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return cpu, wall, [_text(line) for line in lines]
 
 
 def _text(line: dict[str, Any]) -> str:
-    found = line["filtered_resps"]
-    while isinstance(found, list):
-        found = found[0]
-    return str(found).strip()
+    text = line["filtered_resps"]
+    while isinstance(text, list):
+        text = text[0]
+    return str(text).strip()
 
 
 def ours(model: Any, asked: list[Any], folder: Path) -> tuple[float, float, list[str]]:

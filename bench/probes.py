@@ -54,8 +54,8 @@ class Probe(nn.Module):
         parts = [summary for _, summary in chosen]
         if self.mean:
             parts.append(chosen[-1][0].mean(1))
-        found: Tensor = self.linear(torch.cat(parts, -1).float())
-        return found
+        logits: Tensor = self.linear(torch.cat(parts, -1).float())
+        return logits
 
 
 def heads(name: str, batch: int, width: int, patches: int, classes: int, steps: int, rounds: int) -> dict[str, Any]:

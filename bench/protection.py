@@ -19,7 +19,6 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from harness import report
+from harness import printed_by, report
 
 from mllm_eval.storage import locate, results_home
 
@@ -78,13 +77,14 @@ def apart(wall: float) -> dict[str, list[float]]:
 
     wall: seconds of the whole command.
     """
-    found = {name: list(own) for name, own in parts.items()}
-    if TRAINED in found:
+    separate = {name: list(own) for name, own in parts.items()}
+    if TRAINED in separate:
         for name in (SAVED, FINAL):
             for at in (0, 1):
-                found[TRAINED][at] -= found.get(name, [0.0, 0.0])[at]
-    found[REST] = [wall - sum(own[0] for own in found.values()), inside - sum(own[1] for own in found.values()), 1.0]
-    return found
+                separate[TRAINED][at] -= separate.get(name, [0.0, 0.0])[at]
+    covered, covered_inside = (sum(own[at] for own in separate.values()) for at in (0, 1))
+    separate[REST] = [wall - covered, inside - covered_inside, 1.0]
+    return separate
 
 
 def put(module: str, name: str, made: Callable[[Any], Any]) -> None:
@@ -141,11 +141,8 @@ def once(protected: bool, words: list[str], source: Path | None) -> dict[str, An
     with tempfile.TemporaryDirectory(prefix="protection-", dir=place) as folder:
         if source is not None:
             shutil.copytree(source, folder, dirs_exist_ok=True)
-        command = [sys.executable, __file__, "--child", "on" if protected else "off", *words]
         environment = {**os.environ, "MLLM_EVAL_RESULTS": folder}
-        done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return found
+        return printed_by([sys.executable, __file__, "--child", "on" if protected else "off", *words], environment)
 
 
 def main() -> None:
@@ -204,9 +201,9 @@ def whole(taken: dict[bool, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     shares = [one["inside"] / one["wall"] for one in taken[True]]
     return [
         {"fsync and checksums": "on" if protected else "off",
-         **{f"{key} seconds": statistics.median(one[key] for one in found) for key in ("wall", "cpu", "inside")},
+         **{f"{key} seconds": statistics.median(one[key] for one in rounds) for key in ("wall", "cpu", "inside")},
          "share inside, %": 100 * statistics.median(shares)}
-        for protected, found in taken.items()
+        for protected, rounds in taken.items()
     ]  # fmt: skip
 
 

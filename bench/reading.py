@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from harness import memory
 from PIL import Image
 
 from mllm_eval.catalog import load_llm
@@ -41,20 +42,13 @@ def generated(rows: int) -> Iterator[str]:
             yield f'{{"id": "{row}", "conversations": [{said.replace("<image>", "")}]}}\n'
 
 
-def heap() -> float:
-    """MiB of anonymous memory (RssAnon) that this process uses now."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
-
-
 def measured(title: str, work: Callable[[], object]) -> object:
     """Call `work`, print its seconds and memory, and return its result."""
-    peak, before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, heap(), time.monotonic()
+    peak, before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, memory("RssAnon"), time.monotonic()
     made = work()
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024
-    print(f"{title:<46} {time.monotonic() - start:8.1f} s  peak +{grown:6.0f} MiB  heap {heap() - before:+6.0f} MiB")
+    heap = memory("RssAnon") - before
+    print(f"{title:<46} {time.monotonic() - start:8.1f} s  peak +{grown:6.0f} MiB  heap {heap:+6.0f} MiB")
     return made
 
 
@@ -77,10 +71,10 @@ def main() -> None:
         print(f"{asked.rows:,} rows, {path.stat().st_size / 1e9:.2f} GB")
         index = folder / "index"
         measured("index, built", lambda: ConversationSet(path, folder / "images", index=index))
-        found = measured("index, mapped", lambda: ConversationSet(path, folder / "images", index=index))
-        assert isinstance(found, ConversationSet)
-        chosen = random.Random(0).choices(range(len(found)), k=1000)
-        measured("1000 rows in random order", lambda: [found[row] for row in chosen])
+        conversations = measured("index, mapped", lambda: ConversationSet(path, folder / "images", index=index))
+        assert isinstance(conversations, ConversationSet)
+        chosen = random.Random(0).choices(range(len(conversations)), k=1000)
+        measured("1000 rows in random order", lambda: [conversations[row] for row in chosen])
 
         from mllm_eval.model import load_tokenizer
         from mllm_eval.train.rowtokens import ImageReading, tokenise

@@ -37,15 +37,15 @@ WORDS = TEXT.split()
 def samples(benchmark: str, count: int) -> list[Sample]:
     """Random questions of 6 to 18 words, three per image; a third of them have four options."""
     rng = np.random.default_rng(sum(map(ord, benchmark)))
-    found = []
+    questions = []
     for index in range(count):
         text = " ".join(rng.choice(WORDS, rng.integers(6, 19))).capitalize() + "?"
         if index % 3 == 0:
             text += "".join(f"\n{letter}. {' '.join(rng.choice(WORDS, 2))}" for letter in "ABCD")
         prompt = f"{text}\nAnswer the question using a single word or phrase."
         place = f"{index // 3:05d}"
-        found.append(Sample(benchmark, str(index), (), prompt, str(rng.choice(WORDS)), str(index), place, {}))
-    return found
+        questions.append(Sample(benchmark, str(index), (), prompt, str(rng.choice(WORDS)), str(index), place, {}))
+    return questions
 
 
 def answered(run: Run, sizes: dict[str, int], variant: VariantKey) -> None:

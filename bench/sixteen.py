@@ -98,7 +98,7 @@ def peak(threads: int, size: int) -> tuple[float, float]:
     from mllm_eval.kernels import kernels_here, product
 
     left, right = torch.randn(size, size), torch.randn(size, size)
-    now, found = clock(threads), []
+    now, speeds = clock(threads), []
     with torch.inference_mode():
         for multiply in (
             product if kernels_here("auto") == "onednn" else torch.nn.functional.linear,
@@ -110,8 +110,8 @@ def peak(threads: int, size: int) -> tuple[float, float]:
                 start = now()
                 multiply(left, right)
                 taken.append(now() - start)
-            found.append(2 * size**3 / statistics.median(taken) / 1e9)
-    return found[0], found[1]
+            speeds.append(2 * size**3 / statistics.median(taken) / 1e9)
+    return speeds[0], speeds[1]
 
 
 def measure(threads: int, llm: str, images: int, rounds: int, quick: bool) -> list[dict[str, Any]]:

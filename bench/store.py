@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import report
+from harness import memory, printed_by, report
 
 from mllm_eval.features.store import FeatureStore
 from mllm_eval.storage import PACKAGE, write_atomic
@@ -101,11 +101,11 @@ class Files:
             write_atomic(self.folder / name[:2] / name, row.tobytes())
 
     def get(self, names: Sequence[str]) -> Any:
-        found = np.empty((len(names), self.size), np.uint8)
-        for row, name in zip(found, names, strict=True):
+        rows = np.empty((len(names), self.size), np.uint8)
+        for row, name in zip(rows, names, strict=True):
             with open(self.folder / name[:2] / name, "rb", buffering=0) as file:
                 file.readinto(row.data)
-        return torch.from_numpy(found)
+        return torch.from_numpy(rows)
 
 
 def opened(way: str, folder: Path, shape: tuple[int, int, str]) -> Any:
@@ -127,22 +127,16 @@ def content(names: Sequence[str], size: int) -> np.ndarray:
     return rows
 
 
-def resident(kind: str) -> float:
-    """MiB of `RssAnon`, the process's own memory, or of `RssFile`, pages of mapped files."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{kind}:"))
-
-
 def speed(way: str, folder: Path, kind: str, rows: int) -> dict[str, float]:
     """MB/s and CPU seconds per GB of writing, of the first read, and of the second; and MiB of mapped files."""
     shape = SHAPES[kind]
     size = row_bytes(shape)
     count = rows * row_bytes(SHAPES["577x1024 float16"]) // size
     names, gigabytes = named(count), count * size / 1e9
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
 
     def noted(title: str, wall: float, busy: float) -> None:
-        found.update({f"{title} MB/s": gigabytes * 1000 / wall, f"{title} CPU s/GB": busy / gigabytes})
+        figures.update({f"{title} MB/s": gigabytes * 1000 / wall, f"{title} CPU s/GB": busy / gigabytes})
 
     kept, wall, busy = opened(way, folder, shape), 0.0, 0.0
     for start in range(0, count, step := WRITE // size):
@@ -154,14 +148,14 @@ def speed(way: str, folder: Path, kind: str, rows: int) -> dict[str, float]:
     noted("write", wall, busy)
     del kept
     kept = opened(way, folder, shape)
-    order, before = random.Random(1).sample(names, count), resident("RssFile")
+    order, before = random.Random(1).sample(names, count), memory("RssFile")
     for title in ("first", "again"):
         wall, busy = time.perf_counter(), time.process_time()
         for start in range(0, count, BATCH):
             for row in kept.get(order[start : start + BATCH]):
                 row.view(torch.int64).sum()
         noted(title, time.perf_counter() - wall, time.process_time() - busy)
-    return found | {"mapped MiB": resident("RssFile") - before}
+    return figures | {"mapped MiB": memory("RssFile") - before}
 
 
 def opening(way: str, folder: Path, kind: str, entries: int) -> dict[str, float]:
@@ -179,13 +173,13 @@ def opening(way: str, folder: Path, kind: str, entries: int) -> dict[str, float]
     del kept
     # A warm-up, which loads code and brings the files into the page cache.
     opened(way, folder, tiny)
-    heap, wall, busy = resident("RssAnon"), time.perf_counter(), time.process_time()
+    heap, wall, busy = memory("RssAnon"), time.perf_counter(), time.process_time()
     kept = opened(way, folder, tiny)
-    found = {"open s": time.perf_counter() - wall, "open CPU s": time.process_time() - busy}
-    found["index MiB"] = resident("RssAnon") - heap
+    figures = {"open s": time.perf_counter() - wall, "open CPU s": time.process_time() - busy}
+    figures["index MiB"] = memory("RssAnon") - heap
     busy = time.process_time()
     assert not kept.store.missing(names)
-    return found | {"look up all CPU s": time.process_time() - busy, "files": sum(1 for _ in folder.rglob("*.*"))}
+    return figures | {"look up all CPU s": time.process_time() - busy, "files": sum(1 for _ in folder.rglob("*.*"))}
 
 
 def endless(folder: Path, first: int) -> None:
@@ -202,7 +196,7 @@ def crashing(way: str, folder: Path, kind: str, crashes: int) -> dict[str, float
     """Kill two processes that write to one store, up to 0.1 s apart, and count what is lost or wrong."""
     from safetensors import safe_open
 
-    found = dict.fromkeys(("lost", "wrong", "closed"), 0)
+    faults = dict.fromkeys(("lost", "wrong", "closed"), 0)
     for number in range(crashes):
         at, chance = folder / str(number), random.Random(number)
         at.mkdir()
@@ -222,15 +216,15 @@ def crashing(way: str, folder: Path, kind: str, crashes: int) -> dict[str, float
         written = {name for start in said for name in named(start + 8)[start:]}
         for name in named(max(said) + 32):
             (row,) = kept.store.views([name])
-            found["lost"] += row is None and name in written
+            faults["lost"] += row is None and name in written
             if row is not None:
-                found["wrong"] += not np.array_equal(row.view(torch.uint8).flatten().numpy(), content([name], size)[0])
+                faults["wrong"] += not np.array_equal(row.view(torch.uint8).flatten().numpy(), content([name], size)[0])
         for path in at.rglob("*.safetensors"):
             try:
                 safe_open(path, "pt")
             except Exception:
-                found["closed"] += 1
-    return {"kills": 2 * crashes, **found}
+                faults["closed"] += 1
+    return {"kills": 2 * crashes, **faults}
 
 
 @contextmanager
@@ -249,9 +243,7 @@ def measured(work: str, way: str, kind: str, count: int, at: Path | None, before
         paths = [str(before) if way.startswith("before") else str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
         command = [sys.executable, __file__, "--child", work, way, folder, kind, str(count)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-        found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-        return found
+        return printed_by(command, environment)
 
 
 def main() -> None:

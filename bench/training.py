@@ -63,7 +63,7 @@ from mllm_eval.model import VLM, assemble, load_llm_model, load_tokenizer, vlm  
 from mllm_eval.model.export import as_llava  # noqa: E402
 from mllm_eval.run import Run  # noqa: E402
 from mllm_eval.train.batches import Batches, Collator, RowNumbers  # noqa: E402
-from mllm_eval.train.order import Plan  # noqa: E402
+from mllm_eval.train.order import BatchPlan  # noqa: E402
 from mllm_eval.train.rowtokens import TokenisedSet, tokenise  # noqa: E402
 from mllm_eval.train.stages import row_shape  # noqa: E402
 from mllm_eval.train.trainer import StageTrainer, arguments  # noqa: E402
@@ -73,8 +73,8 @@ def tokenised(run: Run, number: int) -> TokenisedSet:
     """The tokenised rows of a stage."""
     (data,) = (run.recipe.stage1 if number == 1 else run.recipe.stage2).data
     tokenizer = load_tokenizer(run.llm, run.recipe.template)
-    found = ConversationSet(Path(data.path), Path(data.images))
-    return tokenise([found], tokenizer, run.weights["llm"], run.recipe.template)
+    conversations = ConversationSet(Path(data.path), Path(data.images))
+    return tokenise([conversations], tokenizer, run.weights["llm"], run.recipe.template)
 
 
 class Clock:
@@ -110,13 +110,13 @@ class PlainCollator:
         self.padded: list[int] = []
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Any]:
-        found = [self.rows.row(number) for number in numbers]
-        self.seen.append(sum(len(ids) for ids, _ in found))
-        width = max(len(ids) for ids, _ in found)
-        self.padded.append(width * len(found))
-        ids = torch.full((len(found), width), self.rows.pad_token)
+        rows = [self.rows.row(number) for number in numbers]
+        self.seen.append(sum(len(ids) for ids, _ in rows))
+        width = max(len(ids) for ids, _ in rows)
+        self.padded.append(width * len(rows))
+        ids = torch.full((len(rows), width), self.rows.pad_token)
         labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
-        for at, (row, targets) in enumerate(found):
+        for at, (row, targets) in enumerate(rows):
             own = torch.from_numpy(row.astype(np.int64))
             ids[at, : len(row)], mask[at, : len(row)] = own, 1
             labels[at, : len(row)] = torch.where(torch.from_numpy(targets), own, -100)
@@ -203,15 +203,15 @@ def compare(run: Run, number: int, features: Features, folder: Path) -> Iterator
     slow = row("plain", sum(usual.seen[counted]), sum(usual.padded[counted]), clock.seconds())
     yield {**slow, "cpu_speedup": 1.0, "wall_speedup": 1.0}
 
-    plan = Plan(lengths, stage.batch, stage.steps, (0, number), "random")
+    plan = BatchPlan(lengths, stage.batch, stage.steps, (0, number), "random")
     taken = range(1, stage.steps)
     tokens = sum(plan.tokens(step) for step in taken)
     padded = sum(int(lengths[plan.rows(step)].max()) * stage.batch for step in taken)
 
     def fast(way: str, seconds: Mapping[str, float]) -> dict[str, Any]:
-        found = row(way, tokens, padded, seconds)
+        figures = row(way, tokens, padded, seconds)
         rates = [(f"{name}_speedup", f"tokens_per_{name}_second") for name in ("cpu", "wall")]
-        return {**found, **{speedup: found[rate] / slow[rate] for speedup, rate in rates}}
+        return {**figures, **{speedup: figures[rate] / slow[rate] for speedup, rate in rates}}
 
     def trained(model: VLM) -> dict[str, float]:
         clock = Clock()
@@ -232,16 +232,16 @@ def compare(run: Run, number: int, features: Features, folder: Path) -> Iterator
 
 def whole_last_layer(model: Any, embeds: torch.Tensor, used: torch.Tensor) -> torch.Tensor:
     """The last hidden states at the positions of mask `used`, from a pass that computes all positions."""
-    found: torch.Tensor = model(inputs_embeds=embeds).last_hidden_state[used]
-    return found
+    states: torch.Tensor = model(inputs_embeds=embeds).last_hidden_state[used]
+    return states
 
 
 def report_orders(out: Path | None) -> None:
     """Compare the orders of rows in this process; print the table and write it to `out`."""
     with tempfile.TemporaryDirectory(prefix="orders-") as name, patch.dict(os.environ):
         os.environ["MLLM_EVAL_RESULTS"] = f"{name}/results"
-        found = list(compare_orders(Path(name)))
-    report("training_orders", {"torch": torch.__version__, "threads": torch.get_num_threads()}, found, out)
+        rows = list(compare_orders(Path(name)))
+    report("training_orders", {"torch": torch.__version__, "threads": torch.get_num_threads()}, rows, out)
 
 
 def main() -> None:

@@ -196,7 +196,10 @@ def _show_bars(shown: bool) -> None:
 
 
 def _end_group(own: bool) -> None:
-    """Destroy torch's process group if this process created it for itself alone."""
+    """Destroy torch's process group if this process created it for itself alone.
+
+    torch is called directly, because `mllm_eval.distributed` is on a higher floor than this module.
+    """
     torch: Any = sys.modules.get("torch")
     if own and torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

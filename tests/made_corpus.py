@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from mllm_eval.filtering import Asked, Corpus, Filtered, Judgement, Places, Work, filter_corpus, open_corpus
+from mllm_eval.filtering import Corpus, Filtered, FilterSettings, Judgement, Places, Work, filter_corpus, open_corpus
 from mllm_eval.filtering.corpusrun import Do
 
 THRESHOLD = 0.5
@@ -80,7 +80,7 @@ def work(
 ) -> Work:
     """The work of filtering a corpus."""
     told = {"model": "brightness", **(config or {})}
-    return Work(open_corpus(place), Asked("key", THRESHOLD, **asked), Places(out), told, judge)
+    return Work(open_corpus(place), FilterSettings("key", THRESHOLD, **asked), Places(out), told, judge)
 
 
 def filtered(place: Path, out: Path, do: Do | None = None, **options: Any) -> Filtered:

@@ -7,8 +7,6 @@ against images and takes the maximum anew (a permutation test; calibration as in
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,9 +14,8 @@ from torch import Tensor
 
 from mllm_eval.alignment.metrics import OVER_NEIGHBOURS
 from mllm_eval.alignment.protocol import MetricName
+from mllm_eval.progress import Progress, unheard
 from mllm_eval.results.aligned import Null
-
-Progress = Callable[[int, int], None]
 
 
 def null_of_maximum(
@@ -28,7 +25,7 @@ def null_of_maximum(
     observed: float,
     permutations: int,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = unheard,
 ) -> Null:
     """The null distribution of the maximum of a metric of `OVER_NEIGHBOURS` over all pairs of layers.
 
@@ -48,8 +45,7 @@ def null_of_maximum(
         # Sample a of y is now sample renamed[a].
         moved = renamed[of_y][:, places]
         maxima[at] = float(counting(moved).mean(1).max()) / most
-        if progress is not None:
-            progress(at + 1, permutations)
+        progress(at + 1, permutations)
     # Scores are multiples of 1 / (N most): half of that is subtracted so that rounding does not break ties.
     above = int((maxima > observed - 0.5 / (samples * most)).sum())
     return Null(float(maxima.mean()), float(np.quantile(maxima, 0.95)), (1 + above) / (1 + permutations), permutations)

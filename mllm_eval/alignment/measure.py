@@ -17,7 +17,14 @@ from mllm_eval.alignment.conditions import hold_enough, hold_finite, hold_permut
 from mllm_eval.alignment.metrics import METRICS, OVER_NEIGHBOURS, by_sample, clipped, nearest
 from mllm_eval.alignment.pairs import PairSet, load_pairs
 from mllm_eval.alignment.protocol import Alignment, load_alignment
-from mllm_eval.alignment.representations import Language, Seen, known_language, load_language, of_captions, of_pictures
+from mllm_eval.alignment.representations import (
+    Language,
+    Representations,
+    known_language,
+    load_language,
+    of_captions,
+    of_pictures,
+)
 from mllm_eval.catalog import Encoder, load_encoder
 from mllm_eval.config import short_hash
 from mllm_eval.disk import as_written
@@ -132,8 +139,8 @@ def _layers(llm: str, count: int) -> list[str]:
     return [f"layer {number} of {llm}" for number in range(count)]
 
 
-def _pictures(encoder: Encoder, pairs: PairSet, reporter: Reporter) -> Seen:
-    def make() -> Seen:
+def _pictures(encoder: Encoder, pairs: PairSet, reporter: Reporter) -> Representations:
+    def make() -> Representations:
         with reporter.step(f"{encoder.name}: {len(pairs.pairs):,} pictures") as progress:
             return of_pictures(encoder, pairs.pairs, progress)
 
@@ -141,15 +148,17 @@ def _pictures(encoder: Encoder, pairs: PairSet, reporter: Reporter) -> Seen:
 
 
 def _captions(language: Language, pairs: PairSet, reporter: Reporter) -> Tensor:
-    def make() -> Seen:
+    def make() -> Representations:
         with reporter.step(f"{language.name}: {len(pairs.pairs):,} captions") as progress:
-            return Seen(of_captions(language, [pair.text for pair in pairs.pairs], progress), {})
+            return Representations(of_captions(language, [pair.text for pair in pairs.pairs], progress), {})
 
     key = ["captions", language.what, str(language.model.dtype)]
     return _known_or_made(key, pairs, make, lambda count: _layers(language.name, count)).features
 
 
-def _known_or_made(key: list[Any], pairs: PairSet, make: Callable[[], Seen], named: Callable[[int], list[str]]) -> Seen:
+def _known_or_made(
+    key: list[Any], pairs: PairSet, make: Callable[[], Representations], named: Callable[[int], list[str]]
+) -> Representations:
     """The kept features, or those of `make`, which are kept. `named`: the names of so many layers, for messages."""
     path = _kept_at([*key, pairs.identity])
     known = _read(path, pairs)
@@ -165,16 +174,16 @@ def _kept_at(key: Any) -> Path:
     return alignments_home() / "features" / f"{short_hash(key, 16)}.safetensors"
 
 
-def _read(path: Path, pairs: PairSet) -> Seen | None:
+def _read(path: Path, pairs: PairSet) -> Representations | None:
     if not (path.is_file() and as_written(path)):
         return None
     with safe_open(path, "pt") as file:
         reasons = json.loads((file.metadata() or {}).get("failed", "{}"))
         failed = {int(number): pairs.pairs[int(number)].where + reason for number, reason in reasons.items()}
-        return Seen(file.get_tensor("features"), failed)
+        return Representations(file.get_tensor("features"), failed)
 
 
-def _keep(path: Path, made: Seen, pairs: PairSet) -> None:
+def _keep(path: Path, made: Representations, pairs: PairSet) -> None:
     # Without their place, as the same files may lie elsewhere next time.
     failed = {number: reason.removeprefix(pairs.pairs[number].where) for number, reason in made.failed.items()}
     noted = {"failed": json.dumps(failed)} if failed else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import PIL.Image
 
-from mllm_eval.alignment.protocol import Alignment, Columns, Pairs
+from mllm_eval.alignment.protocol import Alignment, PairColumns, PairsLocation
 from mllm_eval.config import short_hash
 from mllm_eval.data.parquet import open_parquet, rows_in
 from mllm_eval.data.snapshotlock import matching
@@ -24,7 +24,7 @@ from mllm_eval.storage import locate, sha256_file
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class CaptionedImage:
     """An image, which `load` decodes, with its caption. `where` is file and row, for messages."""
 
     where: str
@@ -36,7 +36,7 @@ class Pair:
 class PairSet:
     """The pairs in order, the reasons of the rows that failed, and a hash of the files and columns that were read."""
 
-    pairs: list[Pair]
+    pairs: list[CaptionedImage]
     failed: list[str]
     identity: str
 
@@ -51,7 +51,7 @@ def load_pairs(protocol: Alignment, pin: str, reporter: Reporter | None = None) 
     if source_of(protocol, pin) is None:
         provide([locate(str(_place(protocol, pin).path))], reporter or Silent())
     files = _files(protocol, pin)
-    pairs: list[Pair] = []
+    pairs: list[CaptionedImage] = []
     failed: list[str] = []
     for path in files:
         for where, row in _rows(path, protocol.columns):
@@ -78,7 +78,7 @@ def fetch_pairs(protocol: Alignment, pin: str, folder: Path | None, reporter: Re
         fetch_files(source, lambda names: matching(names, place.files), None, progress)
 
 
-def _place(protocol: Alignment, pin: str) -> Pairs:
+def _place(protocol: Alignment, pin: str) -> PairsLocation:
     if pin not in protocol.data:
         known = ", ".join(sorted(protocol.data))
         raise UserError(f"alignment {protocol.name}: has no data {pin!r} (known: {known}).{near(pin, protocol.data)}")
@@ -103,7 +103,7 @@ def _files(protocol: Alignment, pin: str) -> list[Path]:
     return paths
 
 
-def _rows(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(path: Path, columns: PairColumns) -> Iterator[tuple[str, dict[str, Any]]]:
     file = open_parquet(path)
     names = file.schema_arrow.names
     for column in (columns.image, columns.text):
@@ -113,7 +113,7 @@ def _rows(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}:{number}", row
 
 
-def _pair(where: str, row: dict[str, Any], columns: Columns) -> Pair:
+def _pair(where: str, row: dict[str, Any], columns: PairColumns) -> CaptionedImage:
     text = row[columns.text]
     if isinstance(text, list):
         text = text[0] if text else None
@@ -123,4 +123,4 @@ def _pair(where: str, row: dict[str, Any], columns: Columns) -> Pair:
     data = image.get("bytes") if isinstance(image, dict) else image
     if not isinstance(data, bytes):
         raise UserError(f"{where}: {columns.image} holds no picture; put its bytes there, or leave the row out")
-    return Pair(where, lambda: decode(data, where), text)
+    return CaptionedImage(where, lambda: decode(data, where), text)

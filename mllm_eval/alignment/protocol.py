@@ -13,7 +13,7 @@ from mllm_eval.config import Strict, load
 MetricName = Literal["mutual_knn", "cycle_knn", "lcs_knn", "cka", "unbiased_cka", "cknna"]
 
 
-class Pairs(Strict):
+class PairsLocation(Strict):
     """The location of images and captions: a folder of parquet files (`path`), or a hub data set at a revision."""
 
     path: str | None = None
@@ -22,13 +22,13 @@ class Pairs(Strict):
     files: str = "*.parquet"
 
     @model_validator(mode="after")
-    def _one_place(self) -> Pairs:
+    def _one_place(self) -> PairsLocation:
         if (self.path is None) == (self.repo is None) or (self.repo is not None and self.revision is None):
             raise ValueError("say either `path`, or `repo` with its `revision`")
         return self
 
 
-class Columns(Strict):
+class PairColumns(Strict):
     """The columns of the image and of its caption; of a list of captions the first is used."""
 
     image: str = "image"
@@ -54,8 +54,8 @@ class Alignment(Strict):
     clip: float = Field(default=0.95, gt=0, le=1)
     permutations: int = Field(default=999, ge=19)
     draws: int = Field(default=2000, ge=100)
-    data: dict[str, Pairs]
-    columns: Columns = Columns()
+    data: dict[str, PairsLocation]
+    columns: PairColumns = PairColumns()
 
 
 def load_alignment(name: str) -> Alignment:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,20 +13,20 @@ from torch import Tensor
 
 from mllm_eval.adapters import load_encoder_model
 from mllm_eval.adapters.loading import load_whole, understood
-from mllm_eval.alignment.pairs import Pair
+from mllm_eval.alignment.pairs import CaptionedImage
 from mllm_eval.catalog import LLM, Encoder, load_llm, names
 from mllm_eval.decoding import decoders
 from mllm_eval.environment import device
 from mllm_eval.errors import UserError, near
 from mllm_eval.kernels import use_kernels
+from mllm_eval.progress import Progress, unheard
 from mllm_eval.run import Run
 from mllm_eval.saved import saved_run
 
-Progress = Callable[[int, int], None]
 BATCH = 16
 
 
-class Seen(NamedTuple):
+class Representations(NamedTuple):
     """Features float32 [layers, samples, width] of the readable samples, and index -> reason for the others.
 
     A reason begins with the sample's `where`.
@@ -37,7 +37,7 @@ class Seen(NamedTuple):
 
 
 @torch.no_grad()
-def of_pictures(encoder: Encoder, pairs: Sequence[Pair], progress: Progress | None = None) -> Seen:
+def of_pictures(encoder: Encoder, pairs: Sequence[CaptionedImage], progress: Progress = unheard) -> Representations:
     """The features of images: each block's summary, before any final norm.
 
     The final norm is skipped whatever the yaml says, since it belongs to the last block alone. The summary is the one
@@ -66,11 +66,10 @@ def of_pictures(encoder: Encoder, pairs: Sequence[Pair], progress: Progress | No
             if whole:
                 made = model(torch.from_numpy(np.stack(whole)).to(weight.device, weight.dtype), layers)
                 rows.append(torch.stack([one.summary for one in made]).float().cpu())
-            if progress is not None:
-                progress(numbers[-1] + 1, len(pairs))
+            progress(numbers[-1] + 1, len(pairs))
     if not rows:
         raise UserError(f"none of {len(pairs)} pictures could be read; the first: {next(iter(failed.values()))}")
-    return Seen(torch.cat(rows, 1), failed)
+    return Representations(torch.cat(rows, 1), failed)
 
 
 class Language(NamedTuple):
@@ -143,7 +142,7 @@ def _tokenizer(folder: Path) -> Any:
 
 
 @torch.no_grad()
-def of_captions(language: Language, texts: Sequence[str], progress: Progress | None = None) -> Tensor:
+def of_captions(language: Language, texts: Sequence[str], progress: Progress = unheard) -> Tensor:
     """The mean of each layer's states over a caption's tokens: float32 [layers + 1, samples, width].
 
     The first layer is the embedding, and the last includes the final norm, as in transformers' `hidden_states`. Tokens
@@ -169,6 +168,5 @@ def of_captions(language: Language, texts: Sequence[str], progress: Progress | N
         for at, number in enumerate(numbers):
             rows[number] = means[:, at]
         done += len(numbers)
-        if progress is not None:
-            progress(done, len(order))
+        progress(done, len(order))
     return torch.stack([one for one in rows if one is not None], 1)

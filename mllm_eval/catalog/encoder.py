@@ -59,7 +59,7 @@ class Preprocessing(Strict):
         return self
 
 
-class Change(Strict):
+class PreprocessingChange(Strict):
     """The fields that a preprocessing variant changes; None leaves a field unchanged."""
 
     mode: Mode | None = None
@@ -128,7 +128,7 @@ class Encoder(Strict):
     norm: bool = True
     summary: Literal["cls", "mean", "pooled"] = "cls"
     preprocessing: Preprocessing
-    variants: dict[str, Change] = Field(default_factory=dict, exclude=True)
+    variants: dict[str, PreprocessingChange] = Field(default_factory=dict, exclude=True)
     facts: Facts
 
     @model_validator(mode="after")

@@ -8,6 +8,8 @@ from typing import Literal, get_args
 from mllm_eval.errors import UserError, near
 
 Layers = Literal["last", "last4", "even4"]
+DEFAULT_LAYERS = "default"
+"""How the layers are named that a protocol reads if no others are asked for."""
 
 
 def chosen_layers(asked: Layers | list[int] | str, depth: int, where: str) -> list[tuple[int, ...]]:
@@ -46,7 +48,7 @@ def layers_name(read: Sequence[Sequence[int]], usual: Layers | list[int], depth:
     groups = [tuple(one) for one in read]
     try:
         if groups == chosen_layers(usual, depth, ""):
-            return "default"
+            return DEFAULT_LAYERS
     except UserError:
         # The encoder has fewer blocks than the protocol names, so that other ones had to be asked for.
         pass

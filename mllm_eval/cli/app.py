@@ -91,7 +91,7 @@ def eval_(
       mllm-eval eval mini-dino --launch torchrun --processes 2
     """
     from mllm_eval.cli.display import display
-    from mllm_eval.cli.models import External, eval_external
+    from mllm_eval.cli.models import ExternalOptions, eval_external
     from mllm_eval.cli.writing import print_row
     from mllm_eval.errors import UserError
     from mllm_eval.library.evaluation import evaluate
@@ -105,7 +105,7 @@ def eval_(
         refuse_without("an encoder", recipe=None if recipe == "mini" else recipe, llm=llm, seed=seed, server=server)
         which: Selection = {"benchmarks": chosen, "blind": blind, "variants": others, "subset": subset, "rules": rules,
                             "retry_failed": retry_failed}  # fmt: skip
-        eval_external(External(str(model), data or "hub", dtype, batch or 1), start, **which)
+        eval_external(ExternalOptions(str(model), data or "hub", dtype, batch or 1), start, **which)
         return
 
     refuse_without("--model", data=data, dtype=dtype, batch=batch)

@@ -12,7 +12,7 @@ from mllm_eval.errors import UserError
 if TYPE_CHECKING:
     from mllm_eval.adapters.base import EncoderModel
     from mllm_eval.adapters.examination import Examination
-    from mllm_eval.generate.determinism import AnswerAgreement, Difference
+    from mllm_eval.generate.determinism import AnswerAgreement, AnswerDifference
 
 
 def check_encoders(name: str | None) -> bool:
@@ -74,7 +74,7 @@ def agreement_line(agreements: list[AnswerAgreement], asked: int) -> str:
     return f"{equal:,} of {questions:,} questions in {asked} lists have the plain loop's tokens{lost}{differ}"
 
 
-def difference_lines(one: Difference) -> list[str]:
+def difference_lines(one: AnswerDifference) -> list[str]:
     """Three lines: where two answers to one question part, the engine's answer, and the plain loop's."""
     kind = "a tie" if one.tie else "NO TIE"
     head = f"  {one.asked} {one.id}: token {one.token}, margin {one.margin:.1e} of its logits ({kind})"

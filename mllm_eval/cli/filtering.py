@@ -67,7 +67,15 @@ def filter_(
     from mllm_eval.data.shards import name_of
     from mllm_eval.environment import settings
     from mllm_eval.errors import UserError
-    from mllm_eval.filtering import Asked, Places, Question, Work, filter_corpus, filtering_model, open_corpus
+    from mllm_eval.filtering import (
+        FilterQuestion,
+        FilterSettings,
+        Places,
+        Work,
+        filter_corpus,
+        filtering_model,
+        open_corpus,
+    )
     from mllm_eval.filtering.throughput import project
     from mllm_eval.plan.gpus import parse_gpus
     from mllm_eval.storage import results_home
@@ -80,12 +88,12 @@ def filter_(
     many = count(pictures) or 0
     with settings():
         corpus, chosen = open_corpus(images), load_level(level)
-        question = Question.of(filtering_model(model, dtype), chosen, threshold, batch, server)
+        question = FilterQuestion.of(filtering_model(model, dtype), chosen, threshold, batch, server)
         stem = f"{name_of(corpus.place.resolve().name).partition('.')[0]}.{chosen.name}.{question.model.hash}"
         places = Places((out or results_home() / "filter" / stem).absolute())
         # The column can change every decision. It is left out if not given, which keeps the keys of earlier filters.
         identity = question.config() | ({} if image_column is None else {"image_column": image_column})
-        asked = Asked(short_hash(identity), question.threshold, label, image_column, write == "shards")
+        asked = FilterSettings(short_hash(identity), question.threshold, label, image_column, write == "shards")
         published = None if chosen.published is None else chosen.published.share
         config = {**identity, "label": label, "published": published}
         work = Work(corpus, asked, places, config, question.load)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from mllm_eval.cli import listing
+from mllm_eval.cli.options import DEFAULT_VARIANT
 from mllm_eval.cli.recipes import recipes
 from mllm_eval.console import say
 
@@ -210,7 +211,7 @@ def prompt(
     records: Annotated[Path | None, typer.Option(help="JSON lines of upstream rows to use instead of the data")] = None,
     template: Annotated[str | None, typer.Option(help="conversation template; default: the recipe's")] = None,
     data: Annotated[str | None, typer.Option(help="data of the benchmark; default: the recipe's")] = None,
-    variant: Annotated[str, typer.Option(help="of the questions: default, blind, ...")] = "default",
+    variant: Annotated[str, typer.Option(help="of the questions: default, blind, ...")] = DEFAULT_VARIANT,
     llm: Annotated[str | None, typer.Option(help="also print the tokens that this LLM reads")] = None,
 ) -> None:
     """Print the prompts of a benchmark under a recipe's conversation template, as one JSON object per question.

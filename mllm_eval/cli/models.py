@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 @dataclass(frozen=True)
-class External:
+class ExternalOptions:
     """An external model as given on the command line: folder or hub repository, data, dtype, questions per batch."""
 
     place: str
@@ -31,7 +31,7 @@ class External:
     batch: int
 
 
-def eval_external(named: External, start: Start, **which: Unpack[Selection]) -> None:
+def eval_external(named: ExternalOptions, start: Start, **which: Unpack[Selection]) -> None:
     """Ask an external model the benchmarks, score its answers, and print its row.
 
     Raises UserError for an unknown dtype.

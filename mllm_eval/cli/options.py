@@ -22,6 +22,8 @@ Baseline = Annotated[
 ]
 Intervals = Annotated[bool, typer.Option("--intervals", help="print 95 % confidence intervals")]
 Mixed = Annotated[bool, typer.Option("--mixed-recipes", help="allow rows of different recipes in one table")]
+# The name of `mllm_eval.catalog.variant.DEFAULT`, which is not imported, because `--help` would load pydantic for it.
+DEFAULT_VARIANT = "default"
 
 
 def refuse_without(other: str, **given: object) -> None:

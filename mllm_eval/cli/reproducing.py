@@ -10,7 +10,7 @@ import typer
 from mllm_eval.console import say
 
 if TYPE_CHECKING:
-    from mllm_eval.pipeline.reproduction import Compared
+    from mllm_eval.pipeline.reproduction import Reproduction
 
 
 def register(app: typer.Typer) -> None:
@@ -44,7 +44,7 @@ def reproduce(
     raise typer.Exit(0 if compared.same else 1)
 
 
-def lines_of(name: str, compared: Compared) -> list[str]:
+def lines_of(name: str, compared: Reproduction) -> list[str]:
     """The comparison of a run with its repetition, as lines of text."""
     lines = [
         f"{name}: {'the same to the last bit' if compared.same else 'not the same'}; made again under {compared.folder}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mllm_eval.cli.options import refuse_without
+from mllm_eval.cli.options import DEFAULT_VARIANT, refuse_without
 from mllm_eval.console import say
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def score(
     ] = "jsonl",
     as_json: Annotated[bool, typer.Option("--json", help="with --answers: print the summary as JSON")] = False,
     data: Annotated[str, typer.Option(help="with --answers: data of the benchmark, mini or hub")] = "mini",
-    variant: Annotated[str, typer.Option(help="with --answers: the variant that was asked")] = "default",
+    variant: Annotated[str, typer.Option(help="with --answers: the variant that was asked")] = DEFAULT_VARIANT,
     name: Annotated[str | None, typer.Option("--as", help="with --answers: keep it as a row of this name")] = None,
 ) -> None:
     """Score the saved answers of runs again, or a file of answers of any model. No model is loaded.
@@ -56,7 +56,7 @@ def score(
         return
     if name is not None:
         raise UserError("--as names a file of answers: mllm-eval score BENCHMARK --answers FILE --as NAME")
-    usual = {"rules": "cambrian", "format": "jsonl", "data": "mini", "variant": "default"}
+    usual = {"rules": "cambrian", "format": "jsonl", "data": "mini", "variant": DEFAULT_VARIANT}
     asked = {"rules": rules, "format": layout, "data": data, "variant": variant}
     others = {option: value for option, value in asked.items() if value != usual[option]}
     refuse_without("--answers, a file of answers", out=out, partial=partial, json=as_json, **others)

@@ -16,7 +16,7 @@ from mllm_eval.data.settings import settings_of
 from mllm_eval.data.snapshots import load_samples, reader_of
 from mllm_eval.data.tables import DataRow
 from mllm_eval.errors import UserError, near
-from mllm_eval.prompts.strings import IMAGE, Part, prompt_parts, render, template_named
+from mllm_eval.prompts.strings import IMAGE, PromptPart, prompt_parts, render, template_named
 from mllm_eval.prompts.tokens import PromptTokens
 from mllm_eval.storage import iter_jsonl
 
@@ -63,7 +63,7 @@ def show_prompts(
         yield line({}, reading.prompt, len(reading.images))
 
 
-def _tokens(words: PromptTokens, parts: Sequence[Part]) -> dict[str, Any]:
+def _tokens(words: PromptTokens, parts: Sequence[PromptPart]) -> dict[str, Any]:
     """Token ids of a prompt, and the tokenizer's text for each."""
     image = words.tokenizer.convert_tokens_to_ids(IMAGE)
     first, *others = [ids for ids, _ in words.encode(words.chunks(parts))]

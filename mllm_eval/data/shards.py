@@ -6,7 +6,7 @@ import gzip
 import lzma
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,6 +30,16 @@ def shard_kind(name: str) -> Literal["tar", "parquet"] | None:
 def is_picture(name: str) -> bool:
     """Whether a file is treated as a picture, by its name."""
     return name.lower().endswith(IMAGES)
+
+
+def metadata_beside(files: Sequence[str], folders: Sequence[str]) -> set[str]:
+    """The parquet files that img2dataset's names make metadata: those with the name of a tar or folder beside them.
+
+    They describe the images of that tar or folder. files, folders: the names in one folder. Only the names are looked
+    at; a caller that reads parquet files of images beside tars must look into them.
+    """
+    described = {name.partition(".")[0] for name in files if shard_kind(name) == "tar"}.union(folders)
+    return {name for name in files if name.endswith(".parquet") and name.removesuffix(".parquet") in described}
 
 
 class Broken(Exception):

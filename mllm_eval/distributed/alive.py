@@ -15,6 +15,8 @@ import threading
 import time
 from typing import Any
 
+from mllm_eval.distributed.board import shared_board
+
 # Seconds between two heartbeats, and seconds without one after which a process counts as lost.
 EVERY = 5.0
 LOST = 120.0
@@ -100,11 +102,7 @@ def watch(group: Any) -> None:
     rank, size = group.get_rank(), group.get_world_size()
     if size == 1 or (_watch is not None and not _watch._left.is_set()):
         return
-    host = os.environ.get("MASTER_ADDR", "127.0.0.1")
-    own = group.TCPStore(host, 0, is_master=True, wait_for_workers=False) if rank == 0 else None
-    port: list[int | None] = [own.port if own else None]
-    group.broadcast_object_list(port, src=0)
-    _watch = Watch(own or group.TCPStore(host, port[0], is_master=False), rank, size)
+    _watch = Watch(shared_board(group), rank, size)
 
 
 def failed(reason: str) -> None:

@@ -6,24 +6,23 @@ Each function also works in a single process. torch is loaded only if there are 
 from __future__ import annotations
 
 import os
-import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from mllm_eval.distributed import alive
+from mllm_eval.distributed.launchers import free_port
 from mllm_eval.distributed.ranks import rank, several
-from mllm_eval.distributed.workqueue import Share
+from mllm_eval.distributed.workqueue import WAIT, Share
 from mllm_eval.environment import device
 from mllm_eval.errors import UserError
 
-Decision = TypeVar("Decision")
+Value = TypeVar("Value")
 
-# Timeout outside of training, where all processes wait for the slowest one to prepare data.
-WAIT = timedelta(days=7)
-# Timeout within training, where all processes do the same steps. A process that takes longer has failed.
+# Timeout where all processes do the same steps, as in training. A process that takes longer has failed. `WAIT` is the
+# timeout elsewhere, where all processes wait for the slowest one, which may prepare data.
 COLLECTIVE = timedelta(minutes=30)
 _waiting: Any = None
 """The default group it was made for, and the group in which processes wait while one works alone."""
@@ -36,7 +35,9 @@ class SharedError(UserError):
 def _group() -> Any:
     """torch.distributed if this process has joined a process group, else None."""
     torch = sys.modules.get("torch")
-    return torch.distributed if torch is not None and torch.distributed.is_initialized() else None
+    if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return None
+    return torch.distributed
 
 
 def join(distributed: bool) -> None:
@@ -46,16 +47,25 @@ def join(distributed: bool) -> None:
     import torch
 
     if "WORLD_SIZE" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
         os.environ.update({name: str(value) for name, value in alone.items()})
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(device())
     torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=COLLECTIVE)
     alive.watch(torch.distributed)
+
+
+def place_in_group() -> tuple[int, int]:
+    """The rank of this process in the process group, and the number of its processes; (0, 1) without a group."""
+    group = _group()
+    return (0, 1) if group is None else (group.get_rank(), group.get_world_size())
+
+
+def backend() -> str:
+    """The name of the process group's backend, `nccl` or `gloo`; empty without a group."""
+    group = _group()
+    return "" if group is None else str(group.get_backend())
 
 
 def _patient() -> Any:
@@ -111,24 +121,40 @@ def together(work: Callable[[], None], first_only: bool = False) -> None:
         if _group() is None:
             raise
         problem = str(error)
-    if (group := _group()) is None:
-        return
-    problems: list[Any] = [None] * group.get_world_size()
-    group.all_gather_object(problems, problem, _patient())
-    if first := next((one for one in problems if one is not None), None):
+    if first := next((one for one in all_gathered(problem) if one is not None), None):
         raise SharedError(first)
 
 
-def gathered(own: Decision) -> list[Decision]:
-    """The values of all processes, by rank, on rank 0; an empty list on other ranks."""
+def all_gathered(own: Value) -> list[Value]:
+    """The values of all processes, by rank, on every process. Each waits for the others, up to `WAIT`."""
     if (group := _group()) is None:
         return [own]
     by_rank: list[Any] = [None] * group.get_world_size()
     group.all_gather_object(by_rank, own, _patient())
-    return by_rank if rank() == 0 else []
+    return by_rank
 
 
-def decided(decide: Callable[[], Decision]) -> Decision:
+def gathered(own: Value) -> list[Value]:
+    """The values of all processes, by rank, on rank 0; an empty list on other ranks."""
+    by_rank = all_gathered(own)
+    return by_rank if place_in_group()[0] == 0 else []
+
+
+def largest(own: Sequence[int], device: Any) -> list[int]:
+    """The largest of all processes' numbers at each place of the list, on every process.
+
+    The processes exchange them from `device`, on which the group's backend works, and within `COLLECTIVE`.
+    """
+    if (group := _group()) is None:
+        return list(own)
+    import torch
+
+    numbers = torch.tensor(own, device=device)
+    group.all_reduce(numbers, group.ReduceOp.MAX)
+    return [int(number) for number in numbers.tolist()]
+
+
+def decided(decide: Callable[[], Value]) -> Value:
     """Return rank 0's decision on all processes, because what each finds on the disk may change between two looks.
 
     Raises SharedError on all of them if rank 0 met bad input.
@@ -141,7 +167,7 @@ def decided(decide: Callable[[], Decision]) -> Decision:
     together(look, first_only=True)
     if (group := _group()) is not None:
         group.broadcast_object_list(sent, src=0, group=_patient())
-    decision: Decision = sent[0]
+    decision: Value = sent[0]
     return decision
 
 

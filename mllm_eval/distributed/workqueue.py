@@ -6,13 +6,14 @@ slow process delays the others only by its last piece.
 
 from __future__ import annotations
 
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Protocol
 
-# A process may be busy with its last batch for this long.
+from mllm_eval.distributed.board import shared_board
+
+# Timeout of work in which the processes wait for the slowest one. A process may be busy with its last batch for long.
 WAIT = timedelta(days=7)
 
 
@@ -63,13 +64,7 @@ class Share:
         group: Any = torch.distributed
         if not group.is_initialized() or group.get_world_size() == 1:
             return cls()
-        rank, size = group.get_rank(), group.get_world_size()
-        host = os.environ.get("MASTER_ADDR", "127.0.0.1")
-        # Port 0 lets the system choose a free port, which is then broadcast.
-        own = group.TCPStore(host, 0, is_master=True, wait_for_workers=False) if rank == 0 else None
-        port: list[int | None] = [own.port if own else None]
-        group.broadcast_object_list(port, src=0)
-        share = cls(rank, size, own or group.TCPStore(host, port[0], is_master=False))
+        share = cls(group.get_rank(), group.get_world_size(), shared_board(group))
         # Rank 0 holds the board. It must wait here until the others are connected, and in `close` until they finish.
         group.barrier()
         return share

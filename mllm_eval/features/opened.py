@@ -23,7 +23,7 @@ OPEN = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] % 2**31, 2**16) // 2
 class OpenShards:
     """Open shards by number. `form` describes their rows, `dtype` is the rows' torch dtype."""
 
-    def __init__(self, form: storeshards.Form, dtype: torch.dtype) -> None:
+    def __init__(self, form: storeshards.RowForm, dtype: torch.dtype) -> None:
         self.form, self.dtype = form, dtype
         self._held: dict[int, IO[bytes]] = {}
         self._maps: dict[int, Tensor] = {}

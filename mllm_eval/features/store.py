@@ -63,7 +63,7 @@ class FeatureStore:
         self.elsewhere: Callable[[Sequence[str]], Tensor] | None = None
         self._meta = meta
         self._kind: torch.dtype = getattr(torch, dtype)
-        self._form = storeshards.Form(dtype, grid[0] * grid[1] + 1, width)
+        self._form = storeshards.RowForm(dtype, grid[0] * grid[1] + 1, width)
         self._places = RowPlaces()
         self._shards: list[Path] = []
         self._read: dict[Path, tuple[int, int]] = {}

@@ -38,7 +38,7 @@ class NotAShard(ValueError):
     """A file is no shard of features, or its rows have another size."""
 
 
-class Form(NamedTuple):
+class RowForm(NamedTuple):
     """The form of a row: dtype and shape [tokens, width]."""
 
     dtype: str
@@ -72,19 +72,19 @@ def checksum(image: bytes, row: Any) -> bytes:
     return digest.hexdigest().encode()
 
 
-def read_form(shard: Path) -> Form:
+def read_form(shard: Path) -> RowForm:
     """Return the form of a shard's rows. Raises NotAShard for another file, OSError if it can't be read."""
     with open(shard, "rb") as file:
         head = file.read(HEADER)
     try:
         tensor = parse_json(head[8:], fields_once=False)["features"]
         kind = next(name for name, (code, _) in KINDS.items() if code == tensor["dtype"])
-        return Form(kind, *map(int, tensor["shape"][1:]))
+        return RowForm(kind, *map(int, tensor["shape"][1:]))
     except (ValueError, LookupError, TypeError, StopIteration):
         raise NotAShard("no shard of features") from None
 
 
-def read_lines(shard: Path, form: Form, after: int = 0) -> tuple[NDArray[np.void], NDArray[np.bool_]]:
+def read_lines(shard: Path, form: RowForm, after: int = 0) -> tuple[NDArray[np.void], NDArray[np.bool_]]:
     """Return the index lines [n] after the first `after`, and which are valid [n]: complete, not dropped, with a row.
 
     Raises NotAShard for rows of another size, OSError if a file can't be read.
@@ -141,7 +141,7 @@ def remove(shard: Path) -> None:
 class ShardWriter:
     """Creates a shard in a folder and appends rows to it. The caller must hold the root's lock on creation."""
 
-    def __init__(self, folder: Path, form: Form) -> None:
+    def __init__(self, folder: Path, form: RowForm) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.form, self.count, self.process = form, 0, os.getpid()
         # Names ascend with time. The token makes them unique; mode "x" fails if it does not.

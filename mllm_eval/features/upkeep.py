@@ -22,7 +22,7 @@ from mllm_eval.errors import UserError, near
 from mllm_eval.features import storeshards as files
 from mllm_eval.features.eviction import root_lock
 from mllm_eval.features.key import DTYPES, FIELDS, folder_name, key_of
-from mllm_eval.features.storeshards import HEADER, SUFFIX, Form, NotAShard, ShardWriter, index_of, unheld
+from mllm_eval.features.storeshards import HEADER, SUFFIX, NotAShard, RowForm, ShardWriter, index_of, unheld
 from mllm_eval.saved import saved_runs
 from mllm_eval.storage import parse_json
 
@@ -32,7 +32,7 @@ HOUR = 3600.0
 COPIED = 2**23
 
 
-class Shard(NamedTuple):
+class StoreShard(NamedTuple):
     """A shard on disk.
 
     lines [n]: its index. good [n]: which lines are valid. beyond: bytes after the last row that has a line.
@@ -40,7 +40,7 @@ class Shard(NamedTuple):
     """
 
     path: Path
-    form: Form
+    form: RowForm
     lines: NDArray[np.void]
     good: NDArray[np.bool_]
     beyond: int
@@ -56,16 +56,16 @@ class Shard(NamedTuple):
                 yield row, image.decode(errors="replace"), data if files.checksum(image, data) == expected else None
 
 
-def read_shards(folder: Path) -> dict[Path, Shard | None]:
+def read_shards(folder: Path) -> dict[Path, StoreShard | None]:
     """Return the shards of a store; None for files that are no shards. The caller must hold the root's lock."""
-    shards_by_path: dict[Path, Shard | None] = {}
+    shards_by_path: dict[Path, StoreShard | None] = {}
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
             form = files.read_form(path)
             lines, good = files.read_lines(path, form)
             with unheld(path) as nobodys:
                 beyond = path.stat().st_size - HEADER - len(lines) * form.row_bytes
-                shards_by_path[path] = Shard(path, form, lines, good, beyond, not nobodys)
+                shards_by_path[path] = StoreShard(path, form, lines, good, beyond, not nobodys)
         except (OSError, NotAShard):
             shards_by_path[path] = None
     return shards_by_path
@@ -224,7 +224,7 @@ def collect(root: Path, remove_them: bool, orphans: bool = True) -> Iterator[Was
             yield Waste(kind, store.store, sum(counts), sum(sizes))
 
 
-def _strange(folder: Path, shards: dict[Path, Shard | None], remove_them: bool) -> Iterator[tuple[str, int, int]]:
+def _strange(folder: Path, shards: dict[Path, StoreShard | None], remove_them: bool) -> Iterator[tuple[str, int, int]]:
     """Find files that do not belong to a store."""
     own = {file for path, shard in shards.items() if shard for file in (path, index_of(path))}
     for path in sorted(set(folder.iterdir()) - own - {folder / "meta.json"}):
@@ -235,7 +235,7 @@ def _strange(folder: Path, shards: dict[Path, Shard | None], remove_them: bool) 
                 path.unlink()
 
 
-def _untidy(shards: dict[Path, Shard | None], remove_them: bool) -> Iterator[tuple[str, int, int]]:
+def _untidy(shards: dict[Path, StoreShard | None], remove_them: bool) -> Iterator[tuple[str, int, int]]:
     """Find shards with unusable rows, and small shards; with `remove_them`, rewrite them as new shards."""
     seen: set[bytes] = set()
     again, small = [], []
@@ -256,7 +256,7 @@ def _untidy(shards: dict[Path, Shard | None], remove_them: bool) -> Iterator[tup
     if len(again) + len(small) > 1:
         yield "scattered", len(small), 0
         again += small
-    group: list[Shard] = []
+    group: list[StoreShard] = []
     for one in again if remove_them else ():
         size = sum(int(each.good.sum()) * each.form.row_bytes for each in (*group, one))
         if group and (size > files.SHARD_BYTES or one.form != group[0].form):
@@ -267,7 +267,7 @@ def _untidy(shards: dict[Path, Shard | None], remove_them: bool) -> Iterator[tup
         _rewrite(group)
 
 
-def _rewrite(group: Sequence[Shard]) -> None:
+def _rewrite(group: Sequence[StoreShard]) -> None:
     """Copy the valid, undamaged rows of several shards into a new one, then remove the old shards."""
     with ExitStack() as locks:
         free = [shard for shard in group if locks.enter_context(unheld(shard.path))]

@@ -7,21 +7,21 @@ many. See docs/filter.md.
 
 from __future__ import annotations
 
-from mllm_eval.filtering.asking import Question, filtering_model
+from mllm_eval.filtering.asking import FilterQuestion, filtering_model
 from mllm_eval.filtering.corpus import Corpus, Shard, open_corpus
 from mllm_eval.filtering.corpusrun import Filtered, Work, filter_corpus
-from mllm_eval.filtering.deciding import Asked, Places
+from mllm_eval.filtering.deciding import FilterSettings, Places
 from mllm_eval.filtering.judging import Judge, Judgement
 from mllm_eval.filtering.tally import Tally
 
 __all__ = [
-    "Asked",
     "Corpus",
+    "FilterQuestion",
+    "FilterSettings",
     "Filtered",
     "Judge",
     "Judgement",
     "Places",
-    "Question",
     "Shard",
     "Tally",
     "Work",

@@ -11,7 +11,7 @@ from mllm_eval.filtering.tally import BINS, Tally
 TENTHS = 10
 
 
-class Share(NamedTuple):
+class Proportion(NamedTuple):
     """A share in [0, 1] of `of` items, with its 95 % interval by Wilson (1927). `value` is None without items."""
 
     value: float | None
@@ -20,14 +20,14 @@ class Share(NamedTuple):
     of: int
 
 
-def share(part: int, count: int) -> Share:
+def share(part: int, count: int) -> Proportion:
     """The share `part` / `count`, as of a random sample."""
     if not count:
-        return Share(None, 0.0, 1.0, 0)
+        return Proportion(None, 0.0, 1.0, 0)
     from scipy.stats import binomtest
 
     limits = binomtest(part, count).proportion_ci(0.95, method="wilson")
-    return Share(part / count, float(limits.low), float(limits.high), count)
+    return Proportion(part / count, float(limits.low), float(limits.high), count)
 
 
 class Tenth(NamedTuple):
@@ -36,7 +36,7 @@ class Tenth(NamedTuple):
     low: float
     high: float
     p_yes: float
-    true: Share
+    true: Proportion
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class Agreement:
                labels are the same
     """
 
-    precision: Share
-    recall: Share
-    accuracy: Share
-    true: Share
+    precision: Proportion
+    recall: Proportion
+    accuracy: Proportion
+    true: Proportion
     tenths: tuple[Tenth, ...]
     error: float
     area: float | None

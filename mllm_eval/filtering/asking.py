@@ -39,7 +39,7 @@ def filtering_model(name: str, dtype: str | None = None) -> Run | ExternalModel:
 
 
 @dataclass(frozen=True)
-class Question:
+class FilterQuestion:
     """A model and the question that it is asked. It can be pickled; `load` makes the judge.
 
     threshold: the lowest p(yes) at which an image is kept. server: address of a vLLM server that holds the run's LLM.
@@ -59,7 +59,7 @@ class Question:
         threshold: float | None = None,
         batch: int | None = None,
         server: str | None = None,
-    ) -> Question:
+    ) -> FilterQuestion:
         """The question with defaults: the level's threshold and the device's batch size.
 
         Raises UserError for a threshold outside 0 to 1, and for a server with a model that is no run.

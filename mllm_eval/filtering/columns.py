@@ -21,7 +21,7 @@ class NoColumn(UserError):
     """A parquet file has no column of images, or none with the asked name."""
 
 
-class Columns(NamedTuple):
+class ShardColumns(NamedTuple):
     """The names of the columns. `key` is None if rows are identified by their number."""
 
     image: str
@@ -35,7 +35,7 @@ class Columns(NamedTuple):
         return (self.image, *([self.key] if self.key else []), *self.captions, *self.status)
 
 
-def columns_of(schema: pa.Schema, path: str, image: str | None = None) -> Columns:
+def columns_of(schema: pa.Schema, path: str, image: str | None = None) -> ShardColumns:
     """The columns of a file. `image` names the column of the images, if several could hold them.
 
     Raises NoColumn if `image` is unknown or of another type, and without it if no column qualifies; UserError if
@@ -54,7 +54,7 @@ def columns_of(schema: pa.Schema, path: str, image: str | None = None) -> Column
         raise kind(f"{path}: which column holds the pictures? {reason}; say --image-column")
     key = next((name for name in KEYS if name in kinds), None)
     texts = tuple(name for name in CAPTIONS if kinds.get(name) == "string")
-    return Columns(image or possible[0], key, texts, tuple(name for name in STATUS if name in kinds))
+    return ShardColumns(image or possible[0], key, texts, tuple(name for name in STATUS if name in kinds))
 
 
 def hold_to_label(schema: pa.Schema, path: str, label: str | None) -> None:

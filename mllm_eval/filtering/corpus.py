@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from mllm_eval.data.shards import IMAGES, TARS, is_picture, name_of, shard_kind
+from mllm_eval.data.shards import IMAGES, TARS, is_picture, metadata_beside, name_of, shard_kind
 from mllm_eval.errors import UserError
 from mllm_eval.storage import sha256_bytes
 
@@ -42,12 +42,12 @@ class Shard:
     @classmethod
     def between(cls, name: str, path: str, first: str, last: str) -> Shard:
         """The shard of a folder that has the files from `first` to `last`, which are listed now."""
-        found, end = [], _order_of(last)
+        names, end = [], _order_of(last)
         for one in _walked(Path(path), since=tuple(first.split("/")), listed=kept_names):
             if _order_of(one) > end:
                 break
-            found.append(one)
-        return cls(name, "files", path, tuple(found))
+            names.append(one)
+        return cls(name, "files", path, tuple(names))
 
     def signature(self) -> str:
         """Identifies the shard's bytes by names, sizes and modification times, without reading them; 16 hex digits.
@@ -125,25 +125,22 @@ def open_corpus(place: Path) -> Corpus:
     if not place.is_dir():
         raise UserError(f"{place}: no such file or folder")
     by_kind: dict[Kind, list[str]] = {"tar": [], "parquet": [], "files": []}
-    stems: set[str] = set()
+    beside: list[str] = []
     for folder, inner, names in os.walk(place):
         inner.sort()
         below = Path(folder).relative_to(place)
-        stems |= {str(below / name) for name in inner if not name.startswith(".")}
+        beside += [str(below / name) for name in metadata_beside([one for one in names if one[0] != "."], inner)]
         for name in sorted(names):
             kind = shard_kind(name)
             if kind is not None and not name.startswith("."):
                 by_kind[kind].append(str(below / name))
-                if kind == "tar":
-                    stems.add(str(below / name.partition(".")[0]))
             elif not by_kind["files"] and is_picture(name):
                 by_kind["files"].append(name)
-    parquet = [one for one in sorted(by_kind["parquet"]) if one.removesuffix(".parquet") not in stems]
-    beside = tuple(sorted(set(by_kind["parquet"]) - set(parquet)))
+    parquet = sorted(set(by_kind["parquet"]).difference(beside))
     if by_kind["tar"]:
         return Corpus(place, "tar", tuple(sorted(by_kind["tar"])), tuple(sorted(by_kind["parquet"])))
     if parquet and not by_kind["files"]:
-        return Corpus(place, "parquet", tuple(parquet), beside)
+        return Corpus(place, "parquet", tuple(parquet), tuple(sorted(beside)))
     if by_kind["files"]:
         return Corpus(place, "files", (), tuple(sorted(by_kind["parquet"])))
     raise UserError(f"{place}: no tar, no parquet file and no image in it")

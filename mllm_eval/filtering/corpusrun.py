@@ -15,7 +15,7 @@ from mllm_eval.disk import saving
 from mllm_eval.environment import describe
 from mllm_eval.errors import UserError
 from mllm_eval.filtering.corpus import Corpus, Shard
-from mllm_eval.filtering.deciding import Asked, Places, decide_shard, tally_of
+from mllm_eval.filtering.deciding import FilterSettings, Places, decide_shard, tally_of
 from mllm_eval.filtering.gone import decided, separate
 from mllm_eval.filtering.judging import Judge
 from mllm_eval.filtering.reading import hold_to_columns
@@ -64,7 +64,7 @@ class Work:
     """The work on one corpus. `judge` loads the model; it is called only if shards are left to decide."""
 
     corpus: Corpus
-    asked: Asked
+    asked: FilterSettings
     places: Places
     config: Mapping[str, Any]
     judge: Callable[[], Judge]
@@ -130,7 +130,7 @@ def record_judge(judge: Judge, places: Places) -> None:
         write_json(places.out / CONFIG, {**said, "judge": judge.about})
 
 
-def timed(shard: Shard, judge: Judge, asked: Asked, places: Places) -> Tally:
+def timed(shard: Shard, judge: Judge, asked: FilterSettings, places: Places) -> Tally:
     """Calls `decide_shard` and appends a line with its time to the timings."""
     began, wall, cpu = time.time(), time.perf_counter(), time.process_time()
     tally = decide_shard(shard, judge, asked, places)
@@ -169,13 +169,13 @@ def read_spent(out: Path) -> Spent:
 
 def _joined(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """Spans of time without overlap. Those less than `PAUSE` apart are joined too, which keeps them few."""
-    found: list[tuple[float, float]] = []
+    joined: list[tuple[float, float]] = []
     for begin, end in sorted(spans):
-        if found and begin <= found[-1][1] + PAUSE:
-            found[-1] = found[-1][0], max(end, found[-1][1])
+        if joined and begin <= joined[-1][1] + PAUSE:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
         else:
-            found.append((begin, end))
-    return found
+            joined.append((begin, end))
+    return joined
 
 
 def summary(made: Filtered) -> dict[str, Any]:

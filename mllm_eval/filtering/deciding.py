@@ -13,7 +13,7 @@ from mllm_eval.filtering.answering import judge_entries
 from mllm_eval.filtering.corpus import Shard
 from mllm_eval.filtering.judging import Judge, Judgement
 from mllm_eval.filtering.reading import Entry, entries
-from mllm_eval.filtering.tally import NAMED, Near, Tally
+from mllm_eval.filtering.tally import NAMED, NearThreshold, Tally
 from mllm_eval.filtering.writing import write_kept
 from mllm_eval.storage import replacing, sha256_bytes
 
@@ -27,7 +27,7 @@ KEPT, DROPPED, FAILED = "kept", "dropped", "failed"
 
 
 @dataclass(frozen=True)
-class Asked:
+class FilterSettings:
     """The settings of a filter.
 
     key: hash of the filter; decisions of another filter are not reused. threshold: the lowest p(yes) at which an image
@@ -60,7 +60,7 @@ class Places:
         return self.out / "shards" / (f"{shard.name}.tar" if shard.kind == "files" else shard.name)
 
 
-def tally_of(shard: Shard, asked: Asked, places: Places) -> Tally | None:
+def tally_of(shard: Shard, asked: FilterSettings, places: Places) -> Tally | None:
     """The counts of a shard that was decided by this filter and has not changed since; else None."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -82,7 +82,7 @@ def tally_of(shard: Shard, asked: Asked, places: Places) -> Tally | None:
         return None
 
 
-def decide_shard(shard: Shard, judge: Judge, asked: Asked, places: Places) -> Tally:
+def decide_shard(shard: Shard, judge: Judge, asked: FilterSettings, places: Places) -> Tally:
     """Judges the images of a shard and writes its files; existing ones are replaced, the decisions last.
 
     Raises UserError for errors that a retry can't solve. Errors in single images are counted instead.
@@ -140,14 +140,14 @@ def in_one_line(key: str) -> str:
     return key.replace("\n", "\\n").replace("\r", "\\r")
 
 
-def _read(shard: Shard, asked: Asked, tally: Tally) -> Iterator[Entry]:
+def _read(shard: Shard, asked: FilterSettings, tally: Tally) -> Iterator[Entry]:
     try:
         yield from entries(shard, asked.label, asked.image_column)
     except Broken as problem:
         tally.fault(problem.fault, problem.reason)
 
 
-def _row(shard: Shard, entry: Entry, judged: Judgement | str, asked: Asked, tally: Tally) -> dict[str, Any]:
+def _row(shard: Shard, entry: Entry, judged: Judgement | str, asked: FilterSettings, tally: Tally) -> dict[str, Any]:
     own: dict[str, Any] = {"key": entry.key, "p_yes": None, "mass": None, "decision": FAILED, "reason": None}
     if isinstance(judged, str):
         tally.failed += 1
@@ -157,7 +157,7 @@ def _row(shard: Shard, entry: Entry, judged: Judgement | str, asked: Asked, tall
     else:
         keeps = judged.p_yes >= asked.threshold
         own |= {"p_yes": judged.p_yes, "mass": judged.mass, "decision": KEPT if keeps else DROPPED}
-        near = Near(judged.p_yes, shard.name, entry.key)
+        near = NearThreshold(judged.p_yes, shard.name, entry.key)
         tally.decide(near, judged.mass, keeps, len(entry.data or b""), entry.label)
         if asked.label is not None and entry.label is None:
             tally.fault("no label", f"{entry.where}: no label {asked.label!r} that is yes or no")

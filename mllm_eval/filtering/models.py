@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 EDGE = 512
 
 
-class Prepared(NamedTuple):
+class PreparedImage(NamedTuple):
     """The pixels float32 [3, H, W] of an image, and how many rows and columns of its tokens are shown (None: all)."""
 
     pixels: NDArray[np.float32]
@@ -107,20 +107,20 @@ class RunJudge:
             **self.spellings.texts(self.model.tokenizer),
         }
 
-    def prepare(self, image: PIL.Image.Image) -> Prepared:
+    def prepare(self, image: PIL.Image.Image) -> PreparedImage:
         """See `Judge.prepare`."""
         assert self.model.encoder is not None
         kept = None if self.grid is None else self.grid.kept(image.size)
-        return Prepared(self.model.encoder.preprocess(image), kept)
+        return PreparedImage(self.model.encoder.preprocess(image), kept)
 
-    def features(self, prepared: Sequence[Prepared]) -> Tensor:
+    def features(self, prepared: Sequence[PreparedImage]) -> Tensor:
         """Patch features [n, h, w, D]. The batch is padded to full size, so that every batch has the same shape."""
         filled = np.zeros((self.batch, *prepared[0].pixels.shape), np.float32)
         filled[: len(prepared)] = [one.pixels for one in prepared]
         return self.model.encode(torch.from_numpy(filled))[: len(prepared)]
 
     @torch.inference_mode()
-    def judge(self, prepared: Sequence[Prepared]) -> list[Judgement | str]:
+    def judge(self, prepared: Sequence[PreparedImage]) -> list[Judgement | str]:
         """See `Judge.judge`."""
         logits = self.question.logits(self.features(prepared), [one.kept for one in prepared])
         return judgements(logits, self.spellings)
@@ -139,7 +139,7 @@ class ServedJudge(RunJudge):
         return {**super().about, "by": "server"}
 
     @torch.inference_mode()
-    def judge(self, prepared: Sequence[Prepared]) -> list[Judgement | str]:
+    def judge(self, prepared: Sequence[PreparedImage]) -> list[Judgement | str]:
         """See `Judge.judge`. The server returns only the likeliest tokens; a word that is not among them gets 0."""
         images = self.question.embed(self.features(prepared), [one.kept for one in prepared])
         prompts = [self.question.prompt(image) for image in images]

@@ -18,7 +18,7 @@ from mllm_eval.environment import threads
 from mllm_eval.errors import UserError, exception_words
 from mllm_eval.filtering.corpus import Shard
 from mllm_eval.filtering.corpusrun import Do, Work, record_judge, timed
-from mllm_eval.filtering.deciding import Asked, Places, tally_of
+from mllm_eval.filtering.deciding import FilterSettings, Places, tally_of
 from mllm_eval.filtering.judging import Judge
 from mllm_eval.filtering.tally import Tally
 from mllm_eval.storage import data_home, results_home
@@ -38,7 +38,7 @@ class Worker:
     its model.
     """
 
-    def __init__(self, judge: Callable[[], Judge], asked: Asked, places: Places) -> None:
+    def __init__(self, judge: Callable[[], Judge], asked: FilterSettings, places: Places) -> None:
         self.judge: Judge | None = None
         self.problem, self.asked, self.places = "", asked, places
         try:

@@ -12,11 +12,11 @@ from mllm_eval.catalog.level import Level
 from mllm_eval.data.shards import Broken
 from mllm_eval.decoding import decode
 from mllm_eval.errors import UserError
-from mllm_eval.filtering.agreement import Agreement, Share, agreement, share
+from mllm_eval.filtering.agreement import Agreement, Proportion, agreement, share
 from mllm_eval.filtering.corpus import Corpus
 from mllm_eval.filtering.corpusrun import Filtered
 from mllm_eval.filtering.reading import FAULTS, entries
-from mllm_eval.filtering.tally import BINS, Near, Tally
+from mllm_eval.filtering.tally import BINS, NearThreshold, Tally
 from mllm_eval.filtering.throughput import Projection
 from mllm_eval.html import NOTHING, Html, joined
 from mllm_eval.report.site.build import ASSETS
@@ -36,7 +36,7 @@ STYLE = Html("""
 .shown figcaption { margin: .3rem 0 0; font-size: .75rem; } .shown b { color: var(--ink); font-weight: 600; }
 .gone { display: block; height: 8.2rem; background: var(--band); }
 """)
-Images = dict[Near, str]
+Images = dict[NearThreshold, str]
 """Image -> data URL of its thumbnail, for the images that could be read again."""
 
 
@@ -56,9 +56,9 @@ def write_page(
     return path
 
 
-def thumbnails(corpus: Corpus, wanted: Sequence[Near], image_column: str | None = None) -> Images:
+def thumbnails(corpus: Corpus, wanted: Sequence[NearThreshold], image_column: str | None = None) -> Images:
     """JPEG thumbnails of the wanted images. Each shard is read once, and only up to its last wanted image."""
-    by_shard: dict[str, dict[str, Near]] = {}
+    by_shard: dict[str, dict[str, NearThreshold]] = {}
     for near in wanted:
         by_shard.setdefault(near.shard, {})[near.key] = near
     drawn: Images = {}
@@ -122,7 +122,7 @@ def percent(value: float | None) -> str:
     return f"{100 * value:.2f} %" if 0 < value < 0.1 else f"{100 * value:.1f} %"
 
 
-def interval(share: Share) -> str:
+def interval(share: Proportion) -> str:
     """The 95 % interval of a share."""
     return "-" if share.value is None else f"[{percent(share.low)}, {percent(share.high)}]"
 
@@ -141,7 +141,7 @@ def _about(made: Filtered) -> Html:
     )
 
 
-def _shares(kept: Share, level: Level, tally: Tally) -> Html:
+def _shares(kept: Proportion, level: Level, tally: Tally) -> Html:
     rows = [("this corpus", percent(kept.value), interval(kept), f"{tally.kept:,} of {tally.judged:,}")]
     if level.published is not None:
         rows.append((level.published.source, percent(level.published.share), "", ""))
@@ -152,7 +152,7 @@ def _shares(kept: Share, level: Level, tally: Tally) -> Html:
     return sheet("shares", "Share of the images that the filter keeps", head, rows, wilson)
 
 
-def _share_words(kept: Share, level: Level) -> str:
+def _share_words(kept: Proportion, level: Level) -> str:
     if level.published is None or kept.value is None:
         return ""
     said = level.published.share
@@ -207,7 +207,7 @@ def _near(tally: Tally, images: Images) -> Html:
     return NOTHING.join(rows)
 
 
-def _picture(near: Near, image: str | None) -> Html:
+def _picture(near: NearThreshold, image: str | None) -> Html:
     shown = Html('<span class="gone"></span>')
     if image is not None:
         shown = Html('<img src="{}" alt="{}" loading="lazy">').format(image, near.key)

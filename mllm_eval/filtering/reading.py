@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from mllm_eval.data.parquet import open_parquet
 from mllm_eval.data.shards import Broken, Member, first_line, is_picture, name_of, tar_members
 from mllm_eval.errors import UserError
-from mllm_eval.filtering.columns import Columns, NoColumn, columns_of, hold_to_label
+from mllm_eval.filtering.columns import NoColumn, ShardColumns, columns_of, hold_to_label
 from mllm_eval.filtering.corpus import Shard, file_key, stem_of
 from mllm_eval.storage import parse_json
 
@@ -199,7 +199,7 @@ def hold_to_columns(shards: Iterable[Shard], label: str | None, image_column: st
         raise lacking
 
 
-def _of_row(shard: Shard, columns: Columns, row: dict[str, Any], number: int, label: str | None) -> Entry:
+def _of_row(shard: Shard, columns: ShardColumns, row: dict[str, Any], number: int, label: str | None) -> Entry:
     value = row.get(columns.key) if columns.key else None
     key = f"{number:09d}" if value is None else str(value).encode("utf-8", "backslashreplace").decode()
     where = f"{shard.shown} row {number}"

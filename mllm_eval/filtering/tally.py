@@ -14,7 +14,7 @@ SHOWN, NAMED = 12, 20
 LITTLE = 0.5
 
 
-class Near(NamedTuple):
+class NearThreshold(NamedTuple):
     """An image near the threshold: its p(yes), shard and key."""
 
     p_yes: float
@@ -58,8 +58,8 @@ class Tally:
     wrong_kept: int = 0
     right_dropped: int = 0
     wrong_dropped: int = 0
-    near_kept: list[Near] = field(default_factory=list)
-    near_dropped: list[Near] = field(default_factory=list)
+    near_kept: list[NearThreshold] = field(default_factory=list)
+    near_dropped: list[NearThreshold] = field(default_factory=list)
     faults: dict[str, Fault] = field(default_factory=dict)
 
     @property
@@ -74,7 +74,7 @@ class Tally:
         if len(fault.first) < NAMED:
             fault.first.append(said)
 
-    def decide(self, near: Near, mass: float, keeps: bool, size: int, label: bool | None) -> None:
+    def decide(self, near: NearThreshold, mass: float, keeps: bool, size: int, label: bool | None) -> None:
         """Counts a judged image of `size` bytes."""
         place = min(BINS - 1, int(near.p_yes * BINS))
         self.bins[place] += 1
@@ -125,11 +125,11 @@ class Tally:
         """The tally that `to_dict` turned into plain data."""
         plain = dict(data)
         for name in ("near_kept", "near_dropped"):
-            plain[name] = [Near(*one) for one in plain[name]]
+            plain[name] = [NearThreshold(*one) for one in plain[name]]
         plain["faults"] = {kind: Fault(**one) for kind, one in plain["faults"].items()}
         return cls(**plain)
 
 
-def nearest(entries: Iterable[Near], keeps: bool) -> list[Near]:
+def nearest(entries: Iterable[NearThreshold], keeps: bool) -> list[NearThreshold]:
     """The images nearest to the threshold: of kept ones those with the lowest p(yes), of dropped ones the highest."""
     return sorted(entries, key=lambda one: (one.p_yes if keeps else -one.p_yes, one.shard, one.key))[:SHOWN]

@@ -111,8 +111,8 @@ def _bytes_of_rows(folder: Path) -> float:
         files += 1
         if files <= SAMPLED:
             with open(path, "rb") as file:
-                found = pq.read_metadata(file)
-            groups = (found.row_group(place) for place in range(found.num_row_groups))
+                footer = pq.read_metadata(file)
+            groups = (footer.row_group(place) for place in range(footer.num_row_groups))
             chunks = (group.column(place) for group in groups for place in range(group.num_columns))
             values += sum(max(0, chunk.total_compressed_size - HEADER) for chunk in chunks)
     return values * files / max(1, min(files, SAMPLED))

@@ -33,7 +33,7 @@ DRAWS = 4
 
 
 @dataclass(frozen=True)
-class Difference:
+class AnswerDifference:
     """A question to which engine and reference give different answers.
 
     asked: the task's name. id: the sample's id. text: the engine's answer. reference: the reference's answer.
@@ -57,7 +57,7 @@ class AnswerAgreement:
 
     questions: int
     failed: int
-    differences: tuple[Difference, ...]
+    differences: tuple[AnswerDifference, ...]
 
     @property
     def sound(self) -> bool:
@@ -125,7 +125,7 @@ def _difference(
     tokens: Sequence[int],
     plain: Sequence[int],
     kept: Mapping[str, Kept],
-) -> Difference:
+) -> AnswerDifference:
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(tokens, plain, strict=False)))
     shown = {piece: grids[piece] for piece in pieces if isinstance(piece, str)}
     before: list[Piece] = [*pieces, *([tuple(plain[:same])] if same else [])]
@@ -137,7 +137,7 @@ def _difference(
         model, inputs, once
     )
     texts = [model.tokenizer.decode(list(one), skip_special_tokens=True).strip() for one in (tokens, plain)]
-    return Difference(*named, texts[0], texts[1], same + 1, margin, abs(margin) <= rounding)
+    return AnswerDifference(*named, texts[0], texts[1], same + 1, margin, abs(margin) <= rounding)
 
 
 def _moved(model: Answerer, inputs: Tensor, once: Tensor) -> float:

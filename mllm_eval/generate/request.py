@@ -12,7 +12,7 @@ from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.config import canonical
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
-from mllm_eval.prompts import Part, may_hold_marks, prompt_parts
+from mllm_eval.prompts import PromptPart, may_hold_marks, prompt_parts
 
 # Errors that a broken image raises when it is read. Any other error is a bug and stops the run.
 BROKEN = (UserError, OSError, ValueError)
@@ -39,7 +39,7 @@ class Request:
     variant: VariantKey
     id: str
     text: str
-    prompt: tuple[Part, ...]
+    prompt: tuple[PromptPart, ...]
     images: tuple[ImageRef, ...]
     max_new_tokens: int
     digest: str
@@ -66,7 +66,7 @@ class Request:
 class PromptFormat(Protocol):
     """Writes prompts: by a conversation template of this project, or later by a model's own processor."""
 
-    def write(self, sample: Sample) -> tuple[tuple[Part, ...], str]:
+    def write(self, sample: Sample) -> tuple[tuple[PromptPart, ...], str]:
         """Return the prompt (empty where the processor writes it later) and a digest of all that decides it."""
         ...
 
@@ -76,10 +76,10 @@ class TemplateFormat:
     """Prompts by one of this project's conversation templates."""
 
     template: str
-    _own: dict[Part, Part] = field(default_factory=dict, compare=False, repr=False)
+    _own: dict[PromptPart, PromptPart] = field(default_factory=dict, compare=False, repr=False)
     """The template's own parts, which all prompts share; one copy of each saves memory."""
 
-    def write(self, sample: Sample) -> tuple[tuple[Part, ...], str]:
+    def write(self, sample: Sample) -> tuple[tuple[PromptPart, ...], str]:
         """Return the parts of the prompt and the digest of its text.
 
         If a question contains the text of control tokens, the digest also records that it was read as plain text. This
@@ -103,7 +103,7 @@ class ChatFormat:
 
     overruled: Mapping[str, Any] = field(default_factory=dict)
 
-    def write(self, sample: Sample) -> tuple[tuple[Part, ...], str]:
+    def write(self, sample: Sample) -> tuple[tuple[PromptPart, ...], str]:
         """Return no parts, and the digest of the chat messages."""
         told = messages(sample.prompt, len(sample.images))
         asked: Any = [told, dict(self.overruled)] if self.overruled else told

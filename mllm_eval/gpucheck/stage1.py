@@ -28,7 +28,7 @@ OF_PLAN = 0.15
 
 
 @dataclass(frozen=True)
-class Scale:
+class StepScale:
     """The models, the rows per step, and the kinds of rows as (positions, targets): of mean length, and the longest."""
 
     encoder: str
@@ -38,8 +38,8 @@ class Scale:
     longest: tuple[int, int]
 
 
-FULL = Scale("webssl-dino7b-full8b-518", "webssl-paper", 8, (832, 128), (2048, 1472))
-DRY = Scale("mini-dino", "mini", 2, (60, 12), (160, 100))
+FULL = StepScale("webssl-dino7b-full8b-518", "webssl-paper", 8, (832, 128), (2048, 1472))
+DRY = StepScale("mini-dino", "mini", 2, (60, 12), (160, 100))
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def check(session: Session) -> None:
     _memory(session, scale)
 
 
-def _memory(session: Session, scale: Scale) -> None:
+def _memory(session: Session, scale: StepScale) -> None:
     ways = make_plan(
         scale.encoder, scale.recipe, options=PlanOptions(gpus="1xH200", micro_batch=scale.rows, rows=(10**6, 10**6))
     )

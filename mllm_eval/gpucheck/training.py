@@ -25,7 +25,7 @@ from mllm_eval.gpucheck.models import (
 from mllm_eval.gpucheck.session import Session
 from mllm_eval.gpucheck.worker import larger_loss
 from mllm_eval.model.vlm import IGNORED
-from mllm_eval.train.order import Plan
+from mllm_eval.train.order import BatchPlan
 
 # Required speed in tokens per second, as a multiple of plain training.
 FASTER = 1.3
@@ -67,7 +67,7 @@ def check(session: Session) -> None:
     model = random_model(*shapes, session.device)
     lengths = row_lengths(micro * steps, model.config.tokens)
     # All rows form one step of a recipe, which this project divides into micro-batches by length.
-    ordered = Plan(lengths, len(lengths), 1, (0,), "modality").rows(0)
+    ordered = BatchPlan(lengths, len(lengths), 1, (0,), "modality").rows(0)
     tower, words, size = model.config.tokens, shapes[1].words, shapes[0].pixels
     made = [_batch(session, lengths[at : at + micro], tower, words, size) for at in range(0, len(lengths), micro)]
     own = [

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from mllm_eval.distributed.ranks import rank, world_size
+from mllm_eval.distributed import backend, rank, world_size
 from mllm_eval.environment import before_torch, device
 from mllm_eval.errors import UserError
 from mllm_eval.storage import data_home, read_jsonl, write_json
@@ -68,9 +68,6 @@ def _work(asked: Any) -> None:
             around.enter_context(dying(asked.die))
         train(run)
     gc.collect()
-    import torch
-
-    joined = torch.distributed.is_initialized()
     if rank():
         return
     logs = {stage: read_jsonl(run.stage_dir(stage) / "log.jsonl") for stage in (1, 2)}
@@ -81,7 +78,7 @@ def _work(asked: Any) -> None:
         "trained": trained_parameters(run),
         "device": device(),
         "processes": world_size(),
-        "backend": torch.distributed.get_backend() if joined else "",
+        "backend": backend(),
     }
     if asked.questions:
         # The planted fault swaps the two: the engine is wrong where it should be right, and right with the fault.

@@ -1,4 +1,8 @@
-"""Locks: which files were downloaded, and the check that the files on this machine are still the same."""
+"""Locks: which files were downloaded, and the check that the files on this machine are still the same.
+
+A lock names each file. The lock of a probe's data (`mllm_eval.probes.locking`) has a form of its own; both are read by
+`read_as`, and `LockPlaces` beside them says where the files are.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,6 +20,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.storage import data_home, read_json, sha256_file, within, write_json
 
 Kind = Literal["model", "dataset", "url"]
+LockForm = TypeVar("LockForm", bound=Strict)
 State = tuple[int, int]
 """Size in bytes, and modification time in nanoseconds."""
 ONLY = "files"
@@ -119,7 +124,7 @@ class Lock(Strict):
 
 class LockPlaces(Strict):
     """Where the files of a lock are on this machine: the folder of each part, and the state of each file when it was
-    last read completely."""
+    last read completely. A lock that does not name its files has the part `ONLY`, and no states."""
 
     folders: dict[str, str]
     seen: dict[str, dict[str, State]]
@@ -128,26 +133,36 @@ class LockPlaces(Strict):
     @classmethod
     def _older(cls, raw: Any) -> Any:
         if isinstance(raw, dict) and "folder" in raw:
-            return {"folders": {ONLY: raw["folder"]}, "seen": {ONLY: raw.get("seen")}}
+            return {"folders": {ONLY: raw["folder"]}, "seen": {ONLY: raw.get("seen") or {}}}
         return raw
+
+
+def read_as(path: Path, form: type[LockForm]) -> LockForm | None:
+    """Read a lock, or the file beside it, of this form; None if there is none. Raises UserError if it is damaged."""
+    return validate(read_json(path), form, str(path)) if path.is_file() else None
 
 
 def read(path: Path) -> Lock | None:
     """Read a lock file; None if there is none. Raises UserError if it is damaged."""
-    return validate(read_json(path), Lock, str(path)) if path.is_file() else None
+    return read_as(path, Lock)
 
 
 def write(path: Path, lock: Lock, folders: Mapping[str, Path]) -> None:
     """Write a lock whose files were just read completely, and record the folders they are in."""
     seen = {name: {file: _state(folders[name] / file) for file in part.files} for name, part in lock.parts.items()}
-    _note(path, LockPlaces(folders={name: str(folder.absolute()) for name, folder in folders.items()}, seen=seen))
+    note_places(path, LockPlaces(folders={name: str(folder.absolute()) for name, folder in folders.items()}, seen=seen))
     write_json(path, lock.model_dump(mode="json"))
 
 
 def places(path: Path) -> LockPlaces | None:
     """Where the files of a lock are on this machine; None if they were never downloaded or given here."""
-    beside = _beside(path)
-    return validate(read_json(beside), LockPlaces, str(beside)) if beside.is_file() else None
+    return read_as(_beside(path), LockPlaces)
+
+
+def note_places(path: Path, places: LockPlaces) -> None:
+    """Record where the files of a lock are. In an unwritable folder nothing is recorded, and no error is raised."""
+    with suppress(OSError):
+        write_json(_beside(path), places.model_dump(mode="json"))
 
 
 def hold(path: Path, lock: Lock, missing: UserError, mend: str, whole: bool = False) -> dict[str, Path]:
@@ -168,7 +183,7 @@ def hold(path: Path, lock: Lock, missing: UserError, mend: str, whole: bool = Fa
             file: compare_file(folder / file, part.files[file], source, before.get(file)) for file in part.files
         }
     if seen != known.seen:
-        _note(path, LockPlaces(folders=known.folders, seen=seen))
+        note_places(path, LockPlaces(folders=known.folders, seen=seen))
     return {name: Path(folder) for name, folder in known.folders.items()}
 
 
@@ -251,9 +266,3 @@ def _state(path: Path) -> State:
 def _beside(path: Path) -> Path:
     # In a separate file, because a lock is independent of the machine and the folder is not.
     return path.with_suffix(".place")
-
-
-def _note(path: Path, places: LockPlaces) -> None:
-    # This record only saves reading the files again. It is optional, so an unwritable folder is no error.
-    with suppress(OSError):
-        write_json(_beside(path), places.model_dump(mode="json"))

@@ -37,7 +37,7 @@ Tell = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedFile:
     """A file to download to `target`. size in bytes, sha256 and blob (git's hash of its content) as listed.
 
     get: appends the missing bytes to the part file.
@@ -70,7 +70,7 @@ class Transfer:
         self.guard = threading.Lock()
         self.stopped = threading.Event()
 
-    def all(self, wanted: Sequence[Wanted]) -> dict[str, LockedFile]:
+    def all(self, wanted: Sequence[WantedFile]) -> dict[str, LockedFile]:
         """Download missing files. Returns size and hash of every file by name. `progress` gets bytes.
 
         Raises UserError for a file that does not match or a disk that is too full, NotWritten if writing fails.
@@ -99,12 +99,12 @@ class Transfer:
             self.done += more
             self.progress(self.done, max(self.total, self.done))
 
-    def one(self, wanted: Wanted) -> LockedFile:
+    def one(self, wanted: WantedFile) -> LockedFile:
         """Download a file unless it is present. Raises UserError if it does not match, NotWritten if writing fails."""
         with saving(wanted.target):
             return self._one(wanted)
 
-    def _one(self, wanted: Wanted) -> LockedFile:
+    def _one(self, wanted: WantedFile) -> LockedFile:
         target, part = wanted.target, wanted.part
         if target.is_file():
             if wanted.is_listed(file := _file(target), target):
@@ -126,7 +126,7 @@ class Transfer:
         disk.replace(part, target)
         return file
 
-    def _check_room(self, wanted: Sequence[Wanted]) -> None:
+    def _check_room(self, wanted: Sequence[WantedFile]) -> None:
         missing = sum(one.size or 0 for one in wanted if not one.target.is_file())
         missing -= sum(one.part.stat().st_size for one in wanted if one.part.is_file())
         folder = next((place for one in wanted for place in one.target.parents if place.is_dir()), Path())
@@ -138,19 +138,19 @@ class Transfer:
             )
 
 
-def of_hub(source: Source, commit: str, entry: Any, target: Path, endpoint: str | None) -> Wanted:
+def of_hub(source: Source, commit: str, entry: Any, target: Path, endpoint: str | None) -> WantedFile:
     """A file of a repository. entry: the hub's listing of it."""
     sha256 = entry.lfs.sha256 if entry.lfs else None
     # The part's name contains the hash, so that an incomplete file of another revision is not resumed.
     part = target.with_name(f".{target.name}.{(sha256 or entry.blob_id)[:12]}.part")
     get = functools.partial(_from_hub, source, commit, entry, endpoint)
-    return Wanted(entry.rfilename, target, part, get, entry.size, sha256, None if sha256 else entry.blob_id)
+    return WantedFile(entry.rfilename, target, part, get, entry.size, sha256, None if sha256 else entry.blob_id)
 
 
-def of_address(source: Source, target: Path, sha256: str | None) -> Wanted:
+def of_address(source: Source, target: Path, sha256: str | None) -> WantedFile:
     """The file of a URL."""
     part = target.with_name(f"{target.name}.part")
-    return Wanted(target.name, target, part, functools.partial(_from_address, source), sha256=sha256)
+    return WantedFile(target.name, target, part, functools.partial(_from_address, source), sha256=sha256)
 
 
 @contextmanager

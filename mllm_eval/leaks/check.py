@@ -29,13 +29,13 @@ from mllm_eval.leaks.hashes import VIEWS
 from mllm_eval.leaks.hashing import hash_views
 from mllm_eval.leaks.matching import USUAL, Pairs, Tolerance, candidates, confirm, names_of
 from mllm_eval.leaks.questions import Questions, normalised, question_of
-from mllm_eval.leaks.sources import Source, Step, hashed_source, settings_of, silent
+from mllm_eval.leaks.sources import SearchSource, Step, hashed_source, settings_of, silent
 from mllm_eval.leaks.thumbnails import image_name, picture_name, write_thumbnails
 from mllm_eval.leaks.trainingsets import STANDS
 from mllm_eval.storage import read_json, write_json, write_jsonl
 
 if TYPE_CHECKING:
-    from mllm_eval.leaks.confirming import Judge
+    from mllm_eval.leaks.confirming import SummaryEncoder
 
 MOST = 256
 # Sample ids that a line lists.
@@ -52,7 +52,7 @@ class _Asked(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Searched(Source):
+class _Searched(SearchSource):
     """A source, the questions to look for, and where they occur in it (None without text)."""
 
     asked: Questions
@@ -98,9 +98,9 @@ def find_leaks(
         for one in named
     }
     looked = _look_through(source, Questions(text for texts in questions.values() for text in texts), step, say)
-    from mllm_eval.leaks.confirming import Judge
+    from mllm_eval.leaks.confirming import SummaryEncoder
 
-    judge = Judge(encoder)
+    judge = SummaryEncoder(encoder)
     for one in named:
         asked = _Asked(one.name, pin, samples[one.name], questions[one.name])
         _check_benchmark(asked, looked, settings, judge, step)
@@ -110,14 +110,16 @@ def find_leaks(
 
 
 def _look_through(source: Recipe | Path, asked: Questions, step: Step, say: Callable[[str], None]) -> _Searched:
-    found, stands = hashed_source(source, step, say), None
-    if found.own:
+    hashed, stands = hashed_source(source, step, say), None
+    if hashed.own:
         with step("leaks: rows (questions)") as told:
-            stands = found.own.stands(asked, found.folder / "questions" / short_hash(asked.texts, 16), told)
-    return _Searched(found.corpus, found.folder, found.hashed, found.read, asked, stands)
+            stands = hashed.own.stands(asked, hashed.folder / "questions" / short_hash(asked.texts, 16), told)
+    return _Searched(hashed.corpus, hashed.folder, hashed.hashed, hashed.read, asked, stands)
 
 
-def _check_benchmark(benchmark: _Asked, source: _Searched, settings: Settings, judge: Judge, step: Step) -> None:
+def _check_benchmark(
+    benchmark: _Asked, source: _Searched, settings: Settings, judge: SummaryEncoder, step: Step
+) -> None:
     name, pin, samples, texts = benchmark
     folder = source.folder / "found" / pin
     pictures = shown([samples])

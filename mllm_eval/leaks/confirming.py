@@ -25,7 +25,7 @@ Floats = NDArray[np.float32]
 CALIBRATED, ALIKE = 1024, 8
 
 
-class Judge:
+class SummaryEncoder:
     """An encoder that is loaded at its first use."""
 
     def __init__(self, encoder: Encoder) -> None:

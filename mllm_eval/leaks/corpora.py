@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from mllm_eval.data.imagecolumns import image_columns
 from mllm_eval.data.parquet import open_parquet, rows_in
-from mllm_eval.data.shards import IMAGES, WITHIN, Broken, is_picture, name_of, shard_kind, tar_members
+from mllm_eval.data.shards import IMAGES, WITHIN, Broken, is_picture, metadata_beside, name_of, shard_kind, tar_members
 from mllm_eval.decoding import PLAIN, Decoding, encoded_image
 from mllm_eval.errors import UserError
 from mllm_eval.shelf import Shelf
@@ -36,7 +36,7 @@ class Shown(NamedTuple):
     encoded: Callable[[], bytes]
 
 
-class Corpus(Protocol):
+class SearchedCorpus(Protocol):
     """A sequence of images in pieces."""
 
     @property
@@ -119,9 +119,9 @@ class Folder:
         for folder, folders, files in os.walk(self.path, onerror=self._unread):
             folders.sort()
             named = sorted(name for name in files if not name.startswith("."))
-            described = {name.partition(".")[0] for name in named if shard_kind(name) == "tar"}.union(folders)
+            metadata = metadata_beside(named, folders)
             for path in (Path(folder, name) for name in named):
-                if path.name.endswith(".parquet") and path.stem in described and not _holds_images(path):
+                if path.name in metadata and not _holds_images(path):
                     self.left_out.append(name_of(str(path)))
                 else:
                     yield path
@@ -134,14 +134,14 @@ class Folder:
         return len(self._pieces)
 
     def state(self, piece: int) -> str:
-        """See `Corpus.state`."""
+        """See `SearchedCorpus.state`."""
         kind, file, first = self._pieces[piece]
         if kind == "files":
             return state_of(map(Path, self._files[first : first + PIECE]))
         return f"{state_of([Path(file)])}-{first}"
 
     def images(self, piece: int, wanted: Collection[int] | None = None) -> Iterator[Shown]:
-        """See `Corpus.images`."""
+        """See `SearchedCorpus.images`."""
         kind, file, first = self._pieces[piece]
         if kind == "files":
             for number in range(min(PIECE, len(self._files) - first)):

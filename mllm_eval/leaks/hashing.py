@@ -15,7 +15,7 @@ from mllm_eval.config import short_hash
 from mllm_eval.data.samples import ImageRef
 from mllm_eval.decoding import decode, decoders
 from mllm_eval.errors import UserError
-from mllm_eval.leaks.corpora import Corpus, Shown
+from mllm_eval.leaks.corpora import SearchedCorpus, Shown
 from mllm_eval.leaks.hashes import EDGE, NAME, VIEWS, Hashes, hash_of, hashes_of_views
 from mllm_eval.leaks.pieces import save, saved
 from mllm_eval.progress import Progress
@@ -31,7 +31,7 @@ class Hashed(NamedTuple):
 
     hashes: uint64 [n]. image: int64 [n], the number of each image in the corpus, over all pieces. begins: int64 [pieces
     + 1], the number of each piece's first image. broken: how many images can't be read; reasons: the first ones. state:
-    identifies the bytes of all pieces (`Corpus.state`).
+    identifies the bytes of all pieces (`SearchedCorpus.state`).
     """
 
     hashes: Hashes
@@ -52,7 +52,7 @@ class Hashed(NamedTuple):
         return piece, image - int(self.begins[piece])
 
 
-def hash_corpus(corpus: Corpus, folder: Path, told: Progress, named: int = 3) -> Hashed:
+def hash_corpus(corpus: SearchedCorpus, folder: Path, told: Progress, named: int = 3) -> Hashed:
     """Hashes the images that are not hashed yet, or that changed. `folder` keeps one file per piece.
 
     A killed run resumes from these files. A piece whose state is no longer the one it was hashed in is hashed again.
@@ -92,7 +92,7 @@ def kept_pieces(folder: Path) -> Path:
     return folder / short_hash([NAME, EDGE], 8)
 
 
-def _hash_piece(corpus: Corpus, piece: int, hands: ThreadPoolExecutor) -> dict[str, NDArray[Any]]:
+def _hash_piece(corpus: SearchedCorpus, piece: int, hands: ThreadPoolExecutor) -> dict[str, NDArray[Any]]:
     """The hashes by number in the piece. A piece that ends early adds one to the unreadable images."""
     made: dict[int, int] = {}
     reasons: list[str] = []

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from mllm_eval.data.samples import ImageRef
 from mllm_eval.decoding import decode
 from mllm_eval.errors import UserError
-from mllm_eval.leaks.corpora import Corpus, Shown
+from mllm_eval.leaks.corpora import SearchedCorpus, Shown
 from mllm_eval.leaks.hashes import VIEWS
 from mllm_eval.leaks.hashing import Hashed, Viewed
 from mllm_eval.leaks.search import nearest
 from mllm_eval.progress import Progress, unheard
 
 if TYPE_CHECKING:
-    from mllm_eval.leaks.confirming import Calibration, Judge
+    from mllm_eval.leaks.confirming import Calibration, SummaryEncoder
 
 # Number of the corpus's images whose summaries are in memory at a time.
 BLOCK = 4096
@@ -79,8 +79,8 @@ def confirm(
     pairs: Pairs,
     viewed: Viewed,
     hashed: Hashed,
-    corpus: Corpus,
-    judge: Judge,
+    corpus: SearchedCorpus,
+    judge: SummaryEncoder,
     tolerance: Tolerance,
     told: Progress,
 ) -> tuple[Pairs, Calibration | None]:
@@ -91,7 +91,7 @@ def confirm(
     return compared(pairs, viewed, hashed, corpus, judge, calibration.mean, told), calibration
 
 
-def calibrated(viewed: Viewed, judge: Judge, tolerance: Tolerance) -> Calibration:
+def calibrated(viewed: Viewed, judge: SummaryEncoder, tolerance: Tolerance) -> Calibration:
     """The threshold from pairs of some of the pictures, evenly chosen. Raises UserError if none can be read again."""
     from mllm_eval.leaks.confirming import CALIBRATED, calibrate
 
@@ -108,8 +108,8 @@ def compared(
     pairs: Pairs,
     viewed: Viewed,
     hashed: Hashed,
-    corpus: Corpus,
-    judge: Judge,
+    corpus: SearchedCorpus,
+    judge: SummaryEncoder,
     mean: NDArray[np.float32],
     told: Progress = unheard,
 ) -> Pairs:
@@ -155,7 +155,7 @@ def _views(pictures: list[ImageRef], shown: NDArray[np.int64]) -> Iterator[Calla
 
 
 def _loads(
-    corpus: Corpus, hashed: Hashed, images: NDArray[np.int64]
+    corpus: SearchedCorpus, hashed: Hashed, images: NDArray[np.int64]
 ) -> tuple[Iterator[Callable[[], PIL.Image.Image]], list[int]]:
     """Functions that decode each of these images (ascending numbers), and a list of the places of those that were read.
 
@@ -171,18 +171,18 @@ def _loads(
     return loads(), came
 
 
-def load(shown: Shown, corpus: Corpus) -> PIL.Image.Image:
+def load(shown: Shown, corpus: SearchedCorpus) -> PIL.Image.Image:
     """Decodes an image of a corpus in the same way as training does."""
     return decode(shown.encoded(), shown.where, corpus.how)
 
 
-def names_of(corpus: Corpus, hashed: Hashed, images: NDArray[np.int64]) -> dict[int, tuple[str, str]]:
+def names_of(corpus: SearchedCorpus, hashed: Hashed, images: NDArray[np.int64]) -> dict[int, tuple[str, str]]:
     """Number -> name and place of the images with these numbers, as often as each is listed; unreadable ones lack."""
     distinct = np.unique(images)
     return {int(distinct[at]): (one.name, one.where) for at, one in images_of(corpus, hashed, distinct)}
 
 
-def images_of(corpus: Corpus, hashed: Hashed, images: NDArray[np.int64]) -> Iterator[tuple[int, Shown]]:
+def images_of(corpus: SearchedCorpus, hashed: Hashed, images: NDArray[np.int64]) -> Iterator[tuple[int, Shown]]:
     """The images with these numbers (ascending), each with its place in `images`; unreadable pieces are skipped."""
     at = {int(image): number for number, image in enumerate(images)}
     by_piece: dict[int, set[int]] = {}

@@ -26,13 +26,13 @@ from mllm_eval.leaks.hashing import Viewed
 from mllm_eval.leaks.matching import USUAL, Pairs, Tolerance, calibrated, compared, images_of, load, names_of
 from mllm_eval.leaks.pieces import save, saved
 from mllm_eval.leaks.search import nearest
-from mllm_eval.leaks.sources import Source, Step, hashed_source, settings_of, silent
+from mllm_eval.leaks.sources import SearchSource, Step, hashed_source, settings_of, silent
 from mllm_eval.leaks.thumbnails import image_name, picture_name, write_thumbnails
 from mllm_eval.leaks.trainingsets import identity_of
 from mllm_eval.storage import read_json, write_json, write_jsonl
 
 if TYPE_CHECKING:
-    from mllm_eval.leaks.confirming import Calibration, Judge
+    from mllm_eval.leaks.confirming import Calibration, SummaryEncoder
 
 # The nearest images of the folder that are looked at for each training image.
 MOST = 16
@@ -79,16 +79,16 @@ def find_overlap(
     for old in parts.glob("*"):
         if old.name != of:
             shutil.rmtree(old)
-    from mllm_eval.leaks.confirming import Judge
+    from mllm_eval.leaks.confirming import SummaryEncoder
 
     with step(f"leaks: {own.corpus.name} in {others.corpus.name} (pairs)") as told:
         starts = range(0, len(own.hashed.hashes), SEARCHED)
-        found = []
+        blocks = []
         for done, start in enumerate(starts, 1):
-            found.append(_candidates(own, others, tolerance.radius, start, parts / of))
+            blocks.append(_candidates(own, others, tolerance.radius, start, parts / of))
             told(done, len(starts))
-        pairs = _joined(found)
-    judge = Judge(encoder)
+        pairs = _joined(blocks)
+    judge = SummaryEncoder(encoder)
     calibration = _calibration(own, judge, tolerance) if len(pairs.picture) else None
     with step(f"leaks: {own.corpus.name} in {others.corpus.name} (features)") as told:
         images = np.unique(pairs.image)
@@ -112,7 +112,7 @@ def find_overlap(
     return Overlapping(folder, counts)
 
 
-def _candidates(own: Source, others: Source, radius: int, start: int, folder: Path) -> Pairs:
+def _candidates(own: SearchSource, others: SearchSource, radius: int, start: int, folder: Path) -> Pairs:
     """The pairs of some training images; `picture` is the place of the image among the hashed ones."""
     piece = folder / f"near-{start:09d}.npz"
     if not piece.is_file():
@@ -134,7 +134,7 @@ def _joined(parts: list[Pairs]) -> Pairs:
     )  # fmt: skip
 
 
-def _ref(own: Source, picture: int) -> ImageRef:
+def _ref(own: SearchSource, picture: int) -> ImageRef:
     """A training image by its place among the hashed ones. The key stands for its content: both are from one state."""
     sets = own.own
     assert sets is not None
@@ -148,7 +148,7 @@ def _ref(own: Source, picture: int) -> ImageRef:
     return ImageRef(f"{sets.key(image):016x}", opened)
 
 
-def _calibration(own: Source, judge: Judge, tolerance: Tolerance) -> Calibration:
+def _calibration(own: SearchSource, judge: SummaryEncoder, tolerance: Tolerance) -> Calibration:
     from mllm_eval.leaks.confirming import CALIBRATED
 
     count = len(own.hashed.hashes)
@@ -157,7 +157,7 @@ def _calibration(own: Source, judge: Judge, tolerance: Tolerance) -> Calibration
 
 
 def confirm_pairs(
-    pairs: Pairs, own: Source, others: Source, judge: Judge, calibration: Calibration
+    pairs: Pairs, own: SearchSource, others: SearchSource, judge: SummaryEncoder, calibration: Calibration
 ) -> NDArray[np.float32]:
     """The calibrated similarity [n] of the encoder's features of each pair."""
     numbered, pictures = _numbered(pairs)
@@ -171,23 +171,23 @@ def _numbered(pairs: Pairs) -> tuple[Pairs, NDArray[np.int64]]:
     return pairs._replace(picture=numbers.reshape(-1)), pictures
 
 
-def _whole(own: Source, places: NDArray[np.int64]) -> Viewed:
+def _whole(own: SearchSource, places: NDArray[np.int64]) -> Viewed:
     """Training images by their places among the hashed ones, in no other view than the whole image."""
     return Viewed(own.hashed.hashes[places][:, None], [_ref(own, at) for at in places.tolist()], [])
 
 
-def _write(folder: Path, same: Pairs, own: Source, others: Source) -> None:
+def _write(folder: Path, same: Pairs, own: SearchSource, others: SearchSource) -> None:
     numbered, pictures = _numbered(same.at(slice(PICTURED)))
     write_thumbnails(numbered, _whole(own, pictures).pictures, others.corpus, others.hashed, folder / "thumbs")
     named = names_of(own.corpus, own.hashed, own.hashed.image[same.picture])
-    found = names_of(others.corpus, others.hashed, same.image)
+    others_named = names_of(others.corpus, others.hashed, same.image)
 
     def rows() -> Iterator[dict[str, Any]]:
         columns = (same.picture, same.image, same.distance, same.similarity)
         listed = zip(*(column.tolist() for column in columns), strict=True)
         for number, (picture, image, distance, similarity) in enumerate(listed):
             name, where = named.get(int(own.hashed.image[picture]), ("", ""))
-            other, other_where = found.get(image, ("", ""))
+            other, other_where = others_named.get(image, ("", ""))
             thumbs = {"picture_thumb": picture_name(_ref(own, picture)), "image_thumb": image_name(image)}
             yield {
                 "image": name, "where": where, "other": other, "other_where": other_where, "distance": distance,
@@ -200,7 +200,13 @@ def _write(folder: Path, same: Pairs, own: Source, others: Source) -> None:
 
 
 def _counted(
-    own: Source, others: Source, noted: Settings, of: str, pairs: Pairs, same: Pairs, calibration: Calibration | None
+    own: SearchSource,
+    others: SearchSource,
+    noted: Settings,
+    of: str,
+    pairs: Pairs,
+    same: Pairs,
+    calibration: Calibration | None,
 ) -> Overlap:
     return Overlap(
         recipe=own.corpus.name, against=others.corpus.name, of=of, settings=noted, images=own.hashed.images,

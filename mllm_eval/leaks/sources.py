@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mllm_eval.catalog import Encoder, Recipe
 from mllm_eval.errors import UserError
-from mllm_eval.leaks.corpora import Corpus, Folder
+from mllm_eval.leaks.corpora import Folder, SearchedCorpus
 from mllm_eval.leaks.findings import Settings, place_of, root
 from mllm_eval.leaks.hashes import NAME
 from mllm_eval.leaks.hashing import Hashed, hash_corpus
@@ -30,10 +30,10 @@ def silent(_: str) -> Iterator[Progress]:
 
 
 @dataclass(frozen=True)
-class Source:
+class SearchSource:
     """What is searched: a corpus, the folder of its files, its hashes, and its rows."""
 
-    corpus: Corpus
+    corpus: SearchedCorpus
     folder: Path
     hashed: Hashed
     read: Read
@@ -59,13 +59,13 @@ def settings_of(encoder: Encoder, tolerance: Tolerance, views: int, most: int) -
                     alarm=alarm, most=most)  # fmt: skip
 
 
-def hashed_source(source: Recipe | Path, step: Step, say: Callable[[str], None]) -> Source:
+def hashed_source(source: Recipe | Path, step: Step, say: Callable[[str], None]) -> SearchSource:
     """Hashes what is not hashed yet; findings on images that have changed since are removed.
 
     Raises UserError for missing data, or if no image can be read.
     """
     read = Read(0, 0, ())
-    corpus: Corpus
+    corpus: SearchedCorpus
     if isinstance(source, Recipe):
         folder = place_of(source.name, identity_of(source))
         corpus = sets = TrainingSets(source, folder)
@@ -94,4 +94,4 @@ def hashed_source(source: Recipe | Path, step: Step, say: Callable[[str], None])
         raise UserError(
             f"{corpus.name}: none of its images can be read" + "".join(f"; {one}" for one in hashed.reasons[:1])
         )
-    return Source(corpus, folder, hashed, read)
+    return SearchSource(corpus, folder, hashed, read)

@@ -11,7 +11,7 @@ import PIL.Image
 
 from mllm_eval.data.samples import ImageRef
 from mllm_eval.errors import UserError
-from mllm_eval.leaks.corpora import Corpus
+from mllm_eval.leaks.corpora import SearchedCorpus
 from mllm_eval.leaks.hashing import Hashed
 from mllm_eval.leaks.matching import Pairs, images_of, load
 from mllm_eval.storage import write_atomic
@@ -19,7 +19,9 @@ from mllm_eval.storage import write_atomic
 EDGE = 240
 
 
-def write_thumbnails(pairs: Pairs, pictures: Sequence[ImageRef], corpus: Corpus, hashed: Hashed, folder: Path) -> None:
+def write_thumbnails(
+    pairs: Pairs, pictures: Sequence[ImageRef], corpus: SearchedCorpus, hashed: Hashed, folder: Path
+) -> None:
     """Writes `p-SHA256.webp` and `c-NUMBER.webp` for the images of these pairs; unreadable images get none."""
     for number in np.unique(pairs.picture).tolist():
         name = folder / picture_name(pictures[number])

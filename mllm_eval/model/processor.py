@@ -17,7 +17,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from mllm_eval.adapters.preprocessing import to_pixels
 from mllm_eval.catalog import Preprocessing, TokenGrid
 from mllm_eval.decoding import upright_size
-from mllm_eval.prompts import IMAGE, NAMED, TEMPLATES, Part, PromptTokens, parts_of, placed_parts, template_named
+from mllm_eval.prompts import IMAGE, NAMED, TEMPLATES, PromptPart, PromptTokens, parts_of, placed_parts, template_named
 
 
 class VLMImageProcessor(BaseImageProcessor):
@@ -64,7 +64,7 @@ class VLMProcessor(ProcessorMixin):
     def __call__(
         self,
         images: Any = None,
-        text: str | Sequence[str] | Sequence[Sequence[Part]] | None = None,
+        text: str | Sequence[str] | Sequence[Sequence[PromptPart]] | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """Return model inputs: `input_ids` and `attention_mask` [n, N], and `pixel_values` [images, 3, size, size].
@@ -91,7 +91,7 @@ class VLMProcessor(ProcessorMixin):
         cut = {"kept": torch.tensor(kept)} if shown and self.hide else {}
         return BatchFeature({**self._encoded(parts, positions, kwargs), **pixels, **cut})
 
-    def parts(self, messages: Sequence[dict[str, Any]], **options: Any) -> list[Part]:
+    def parts(self, messages: Sequence[dict[str, Any]], **options: Any) -> list[PromptPart]:
         """Return the parts of a conversation, so that no text in a message can act as a control token.
 
         The chat template is applied to placeholders, which the texts replace afterwards. options: those of
@@ -130,7 +130,7 @@ class VLMProcessor(ProcessorMixin):
         batch = self(images=images, text=parts, **padding, **kwargs)
         return batch if whole else batch["input_ids"]
 
-    def _parted(self, text: str, n_images: int | None) -> list[Part]:
+    def _parted(self, text: str, n_images: int | None) -> list[PromptPart]:
         if self.template is None:
             # The chat template is none of this project's, so control tokens in the string are taken as such.
             return placed_parts(text, {})
@@ -139,7 +139,7 @@ class VLMProcessor(ProcessorMixin):
         return parts_of(self.template, text.removeprefix(begin) if begin else text, n_images)
 
     def _encoded(
-        self, prompts: Sequence[Sequence[Part]], positions: Iterator[int], options: dict[str, Any]
+        self, prompts: Sequence[Sequence[PromptPart]], positions: Iterator[int], options: dict[str, Any]
     ) -> dict[str, Any]:
         words = PromptTokens(self.tokenizer, self.template)
         rows = []

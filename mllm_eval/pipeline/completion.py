@@ -22,7 +22,7 @@ from mllm_eval.pipeline.ledger import AskedVariant, Ledger
 from mllm_eval.pipeline.pictures import conclude, tell_of_broken
 from mllm_eval.pipeline.rehearsal import unsettled
 from mllm_eval.pipeline.reporter import Reporter
-from mllm_eval.pipeline.runscores import States, score_answers, scored
+from mllm_eval.pipeline.runscores import DataStates, score_answers, scored
 from mllm_eval.pipeline.selection import subset_words
 from mllm_eval.pipeline.sources import folders_of, needed, provide
 from mllm_eval.run import Run, RunFolder
@@ -154,7 +154,7 @@ def _answer_and_score(
     reporter: Reporter | None,
 ) -> None:
     with working(row, reporter) as ledger, sharing() as share:
-        scores = _Scores(row, ledger, States(chosen.data))
+        scores = _Scores(row, ledger, DataStates(chosen.data))
         if chosen.note:
             ledger.reporter.say(chosen.note)
 
@@ -197,7 +197,7 @@ class _Scores:
 
     row: RunFolder
     ledger: Ledger
-    states: States
+    states: DataStates
     readers: dict[tuple[str, VariantKey], list[VariantKey]] = field(default_factory=dict)
 
     def make(self, benchmark: Benchmark, asked: VariantKey, samples: Sequence[Sample]) -> None:

@@ -20,7 +20,7 @@ from mllm_eval.pipeline.inference import titled
 from mllm_eval.pipeline.ledger import AskedVariant, Ledger
 from mllm_eval.pipeline.pictures import look_at_images
 from mllm_eval.pipeline.reporter import Reporter, Silent
-from mllm_eval.pipeline.runscores import States, score_answers
+from mllm_eval.pipeline.runscores import DataStates, score_answers
 from mllm_eval.pipeline.selection import asked_samples
 from mllm_eval.pipeline.sources import folders_of, needed, provide
 from mllm_eval.run import Run, RunFolder
@@ -79,7 +79,7 @@ def score_run(run: RunFolder, reporter: Reporter | None = None) -> list[str]:
         UserError: the answers do not belong to the samples, or the run has no finished answers.
     """
     done = []
-    states = States(run.data)
+    states = DataStates(run.data)
     with working(run, reporter) as ledger:
         for path in sorted((run.folder / "answers").glob("*.jsonl")):
             name, variant = parse_stem(path.stem)

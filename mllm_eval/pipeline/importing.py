@@ -14,10 +14,10 @@ from mllm_eval.pipeline.flow import working
 from mllm_eval.pipeline.inference import titled
 from mllm_eval.pipeline.ledger import AskedVariant
 from mllm_eval.pipeline.reporter import Reporter
-from mllm_eval.pipeline.runscores import States, score_answers
+from mllm_eval.pipeline.runscores import DataStates, score_answers
 from mllm_eval.pipeline.selection import asked_samples
 from mllm_eval.saved import saved_runs
-from mllm_eval.score.files import Scored, ScoringOptions
+from mllm_eval.score.files import ScoredFile, ScoringOptions
 from mllm_eval.storage import sha256_file, write_atomic
 
 
@@ -26,7 +26,7 @@ def keep_answers(
     name: str,
     benchmark: str,
     file: Path,
-    scored: Scored,
+    scored: ScoredFile,
     options: ScoringOptions,
     reporter: Reporter | None = None,
 ) -> Imported:
@@ -45,7 +45,7 @@ def keep_answers(
     kept, chosen = Imported.of(name, data), load_benchmark(benchmark)
     if scored.brought:
         raise UserError(f"{file}: its lines bring their own records; a row needs answers to the data '{data}' itself")
-    states = States(data)
+    states = DataStates(data)
     states.of(chosen, variant)
     samples = asked_samples(chosen, data, variant)
     source = answers_variant(chosen, variant, data)

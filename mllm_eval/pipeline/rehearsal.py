@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from mllm_eval.catalog import Benchmark
 from mllm_eval.catalog.variant import VariantKey
 from mllm_eval.data.snapshots import first_sample, load_samples
-from mllm_eval.pipeline.runscores import States, answered, settled
+from mllm_eval.pipeline.runscores import DataStates, answered, settled
 from mllm_eval.run import RunFolder
 
 
-def unsettled(run: RunFolder, benchmark: Benchmark, variants: Sequence[VariantKey], states: States) -> list[VariantKey]:
+def unsettled(
+    run: RunFolder, benchmark: Benchmark, variants: Sequence[VariantKey], states: DataStates
+) -> list[VariantKey]:
     """Return the variants that may still lack answers or scores, after trying the scorer on their data.
 
     The state of their data is recorded in `states`. Raises UserError as `rehearse` does.

@@ -22,7 +22,7 @@ MACHINE = ("python", "platform", "cpu", "threads", "gpus", "git")
 
 
 @dataclass
-class Compared:
+class Reproduction:
     """The comparison of a run with its reproduction.
 
     answers: file -> (number of questions, number of equal answers, whether the files are equal byte for byte).
@@ -52,7 +52,7 @@ class Compared:
         )
 
 
-def reproduce(run: Run, into: Path, reporter: Reporter | None = None) -> Compared:
+def reproduce(run: Run, into: Path, reporter: Reporter | None = None) -> Reproduction:
     """Repeat a run's features, training, answers and scores in the results folder `into`, and compare both.
 
     The run's config.yaml is followed, with the weights and data of this machine. MLLM_EVAL_RESULTS is set to `into`
@@ -68,7 +68,7 @@ def reproduce(run: Run, into: Path, reporter: Reporter | None = None) -> Compare
         why = f"the weights of its {' and '.join(other)} are others here" if other else "this version names it anew"
         raise UserError(f"{before}: the record can't be made again: {why}; it would be run {fresh.hash}")
     asked: dict[str, list[str]] = {}
-    compared = Compared(into)
+    compared = Reproduction(into)
     for path in sorted((before / "answers").glob("*.jsonl")):
         benchmark, variant = parse_stem(path.stem)
         if variant.subset is not None:
@@ -85,7 +85,7 @@ def reproduce(run: Run, into: Path, reporter: Reporter | None = None) -> Compare
     return compared
 
 
-def _compare(compared: Compared, before: Path, after: Path) -> None:
+def _compare(compared: Reproduction, before: Path, after: Path) -> None:
     for path in sorted((before / "answers").glob("*.jsonl")):
         other = after / "answers" / path.name
         if other.is_file():

@@ -28,7 +28,7 @@ SETTLED = "settled.json"
 ASKED = "2"
 
 
-class States:
+class DataStates:
     """Remembers the state of each data pin at its first query, which must come before the samples are read.
 
     Then the next command notices a file that changed while the samples were read.
@@ -51,7 +51,7 @@ def answered(run: RunFolder, benchmark: Benchmark, variant: VariantKey) -> bool:
     return Journal(run.answers_path(benchmark.name, answers_variant(benchmark, variant, run.data))).complete
 
 
-def settled(run: RunFolder, benchmark: Benchmark, variant: VariantKey, states: States) -> bool:
+def settled(run: RunFolder, benchmark: Benchmark, variant: VariantKey, states: DataStates) -> bool:
     """Whether a variant is answered, and scored by today's rules, decided without reading the samples.
 
     False also where only the samples could decide it: a failed sample may have become answerable.
@@ -67,7 +67,7 @@ def settled(run: RunFolder, benchmark: Benchmark, variant: VariantKey, states: S
 
 
 def scored(
-    run: RunFolder, benchmark: Benchmark, variant: VariantKey, samples: Sequence[Sample], states: States
+    run: RunFolder, benchmark: Benchmark, variant: VariantKey, samples: Sequence[Sample], states: DataStates
 ) -> bool:
     """Whether the run's present answers to exactly these samples were scored by today's rules.
 
@@ -92,7 +92,7 @@ def _noted(run: RunFolder) -> dict[str, str]:
     return noted if isinstance(noted, dict) else {}
 
 
-def _note(run: RunFolder, benchmark: Benchmark, variant: VariantKey, states: States) -> None:
+def _note(run: RunFolder, benchmark: Benchmark, variant: VariantKey, states: DataStates) -> None:
     noted, name = _noted(run), _name(benchmark, variant)
     state = states.of(benchmark, variant)
     if state is not None and noted.get(name) != (now := f"{ASKED}.{state}"):
@@ -125,7 +125,7 @@ def _summaries(run: RunFolder, benchmark: Benchmark, variant: VariantKey) -> lis
 
 
 def score_answers(
-    run: RunFolder, benchmark: Benchmark, variant: VariantKey, samples: Sequence[Sample], states: States
+    run: RunFolder, benchmark: Benchmark, variant: VariantKey, samples: Sequence[Sample], states: DataStates
 ) -> None:
     """Score a run's answers to a benchmark by each rule set that the benchmark has.
 

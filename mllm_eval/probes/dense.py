@@ -19,19 +19,19 @@ from torch import Tensor
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.catalog.probe import DenseProbe, DepthProbe, SegmentationProbe
 from mllm_eval.decoding import decoders
+from mllm_eval.distributed import all_gathered, own_parts, place_in_group
 from mllm_eval.errors import UserError
-from mllm_eval.probes.densehead import DenseHead, Training
+from mllm_eval.probes.densehead import DenseHead, HeadTraining
 from mllm_eval.probes.depth import Depth
 from mllm_eval.probes.examples import BROKEN, Examples
-from mllm_eval.probes.found import Found, Group, chosen_words, hold_to_any
-from mllm_eval.probes.keeping import Kept, number, reasons, told_reasons
+from mllm_eval.probes.keeping import StateFile, number, reasons, told_reasons
 from mllm_eval.probes.order import Order
-from mllm_eval.probes.ranks import rank, share, told
+from mllm_eval.probes.outcome import Group, Outcome, chosen_words, hold_to_any
 from mllm_eval.probes.segmentation import Segmentation
-from mllm_eval.probes.tasks import Task, Tested
+from mllm_eval.probes.tasks import DenseTask, Tested
 from mllm_eval.probes.views import drawing
+from mllm_eval.progress import Progress
 
-Progress = Callable[[int, int], None]
 # Number of test images after which the processes exchange their results and may save them.
 CHUNK = 16
 AHEAD = 2
@@ -48,7 +48,7 @@ class Crops(NamedTuple):
     broken: dict[str, str]
 
 
-def task_of(protocol: DenseProbe, model: EncoderModel) -> Task:
+def task_of(protocol: DenseProbe, model: EncoderModel) -> DenseTask:
     """The task of a protocol: segmentation or depth."""
     if isinstance(protocol, SegmentationProbe):
         return Segmentation(protocol, model.facts)
@@ -58,8 +58,8 @@ def task_of(protocol: DenseProbe, model: EncoderModel) -> Task:
 
 def measure(
     protocol: DenseProbe, model: EncoderModel, train: Examples, test: Examples, groups: Sequence[tuple[int, ...]],
-    kept: Kept, progress: Progress,
-) -> Found:  # fmt: skip
+    kept: StateFile, progress: Progress,
+) -> Outcome:  # fmt: skip
     """Trains a head for each group of layers, all on the same crops, and tests each on every test image.
 
     It continues from the state in `kept`, if there is one. Raises UserError if no image of a batch, or no test image,
@@ -73,7 +73,7 @@ def measure(
     state = kept.load()
     # State that an older version saved does not say which images were left out, and is not used.
     begun = int(state["step"]) if {"step", "left_out"} <= state.keys() else 0
-    training = Training(protocol, heads, groups, task, model)
+    training = HeadTraining(protocol, heads, groups, task, model)
     if begun:
         training.restore(state)
     total = protocol.steps * protocol.batch + len(test)
@@ -85,7 +85,7 @@ def measure(
     for step, crops in enumerate(_crops(protocol, task, train, begun), start=begun):
         broken: dict[str, str] = {}
         usable = False
-        for some, any_usable in told(unusable_crops(crops)):
+        for some, any_usable in all_gathered(unusable_crops(crops)):
             broken |= some
             usable = usable or any_usable
         left_out.update(broken)
@@ -102,11 +102,13 @@ def measure(
     measured, failed = _tested(
         task, training, test, kept, lambda done: progress(protocol.steps * protocol.batch + done, total)
     )
-    hold_to_any(len(test) - len(failed), len(test), next(iter(failed.values()), ""), "test images")
+    hold_to_any(len(test) - len(failed), len(test), failed, "test images")
     for layers, one in zip(groups, measured, strict=True):
         one.layers = layers
     learnt_from = min(len(train), protocol.steps * protocol.batch) - len(left_out)
-    return Found(measured, chosen_words(protocol.selection, protocol.holdout), len(test), failed, left_out, learnt_from)
+    return Outcome(
+        measured, chosen_words(protocol.selection, protocol.holdout), len(test), failed, left_out, learnt_from
+    )
 
 
 def unusable_crops(crops: Sequence[Crops]) -> tuple[dict[str, str], bool]:
@@ -115,10 +117,10 @@ def unusable_crops(crops: Sequence[Crops]) -> tuple[dict[str, str], bool]:
     return broken, any(one.pixels is not None for one in crops)
 
 
-def _crops(protocol: DenseProbe, task: Task, train: Examples, begun: int) -> Iterator[list[Crops]]:
+def _crops(protocol: DenseProbe, task: DenseTask, train: Examples, begun: int) -> Iterator[list[Crops]]:
     """The groups of crops of each step that this process computes, prepared ahead by threads."""
     order = Order(len(train), protocol.batch, protocol.seed)
-    numbers = share(protocol.batch // protocol.group)
+    numbers = own_parts(protocol.batch // protocol.group)
     coming: deque[list[list[tuple[str, Future[Any]]]]] = deque()
     with ThreadPoolExecutor(decoders(), "crop") as pool:
 
@@ -163,7 +165,7 @@ def _group(waiting: Sequence[tuple[str, Future[Any]]]) -> Crops:
 
 
 def _tested(
-    task: Task, training: Training, test: Examples, kept: Kept, progress: Callable[[int], None]
+    task: DenseTask, training: HeadTraining, test: Examples, kept: StateFile, progress: Callable[[int], None]
 ) -> tuple[list[Group], dict[str, str]]:
     """Each test image's contribution under each head, and the images that can't be tested, with the reason."""
     count = len(training.heads)
@@ -176,7 +178,7 @@ def _tested(
             array[:, :begun] = state[f"test.{name}"].numpy()
     if begun:
         failed = told_reasons(state["test.unusable"])
-    own, world = rank()
+    own, world = place_in_group()
 
     def one(at: int) -> list[Tested] | str:
         try:
@@ -187,7 +189,7 @@ def _tested(
     for start in range(begun, len(test), CHUNK):
         stop = min(len(test), start + CHUNK)
         mine = {at: one(at) for at in range(start, stop) if at % world == own}
-        for at, outcome in sorted(pair for each in told(mine) for pair in each.items()):
+        for at, outcome in sorted(pair for each in all_gathered(mine) for pair in each.items()):
             if isinstance(outcome, str):
                 failed[test[at].id] = outcome
                 continue
@@ -203,7 +205,7 @@ def _tested(
     return [Group((), **{name: array[head] for name, array in arrays.items()}) for head in range(count)], failed
 
 
-def _empty(task: Task, images: int, heads: int) -> dict[str, Any]:
+def _empty(task: DenseTask, images: int, heads: int) -> dict[str, Any]:
     if isinstance(task, Segmentation):
         return {name: np.zeros((heads, images, task.outputs), np.int32) for name in ("inside", "union")}
     return {"scores": np.full((heads, images), np.nan, np.float32)}

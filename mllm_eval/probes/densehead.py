@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.catalog.probe import DenseProbe, DepthProbe
-from mllm_eval.probes.ranks import exchanged
-from mllm_eval.probes.tasks import Task
+from mllm_eval.distributed import all_parts
+from mllm_eval.probes.tasks import DenseTask
 from mllm_eval.probes.windows import padded
 
 # The constants of torch's batch norm, and the deviation of the initial weights of mmsegmentation's last layer.
@@ -89,11 +89,11 @@ def betas_at(protocol: DenseProbe, step: int) -> tuple[float, float]:
     return ended + (began - ended) * (1 + math.cos(math.pi * min(1.0, done))) / 2, protocol.betas[1]
 
 
-class Training:
+class HeadTraining:
     """Trains several heads on the same crops; each gets the weights that it would get alone."""
 
     def __init__(
-        self, protocol: DenseProbe, heads: Sequence[DenseHead], groups: Sequence[tuple[int, ...]], task: Task,
+        self, protocol: DenseProbe, heads: Sequence[DenseHead], groups: Sequence[tuple[int, ...]], task: DenseTask,
         model: EncoderModel,
     ) -> None:  # fmt: skip
         self.protocol, self.heads, self.groups, self.task, self.model = protocol, list(heads), list(groups), task, model
@@ -136,7 +136,7 @@ class Training:
                 ) / count  # fmt: skip
                 by_tensor = torch.autograd.grad(loss, learnt)
                 gradients.append(torch.cat([part.reshape(-1) for part in by_tensor]))
-            whole = torch.stack(exchanged(gradients, count, like)).sum(0)
+            whole = torch.stack(all_parts(gradients, count, like)).sum(0)
             if self.protocol.clip is not None:
                 norm = float(whole.norm())
                 whole = whole * min(1.0, self.protocol.clip / (norm + 1e-6))
@@ -160,7 +160,7 @@ class Training:
                 continue
             flat = features.double().transpose(0, 1).flatten(1)
             sums.append(torch.cat([like.new_tensor([flat.shape[1]]), flat.sum(1), (flat**2).sum(1)]))
-        total = torch.stack(exchanged(sums, count, like)).sum(0)
+        total = torch.stack(all_parts(sums, count, like)).sum(0)
         patches, channels = total[0], len(head.mean)
         mean = total[1 : 1 + channels] / patches
         variance = (total[1 + channels :] / patches - mean**2).clamp_min(0)

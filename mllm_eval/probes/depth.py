@@ -15,7 +15,7 @@ from mllm_eval.catalog.probe import DepthProbe
 from mllm_eval.errors import UserError
 from mllm_eval.probes.denseviews import depth_view
 from mllm_eval.probes.examples import Example
-from mllm_eval.probes.tasks import Logits, Task, Tested
+from mllm_eval.probes.tasks import DenseTask, Logits, Tested
 from mllm_eval.probes.views import normalised
 
 # Added to the logits after the ReLU, and to the depths before the logarithm.
@@ -46,20 +46,20 @@ def upsampled(logits: Tensor, factor: int) -> Tensor:
     return F.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
-def sig_loss(found: Tensor, wanted: Tensor, mean_share: float, still: bool) -> Tensor:
-    """sqrt(var(g) + mean_share * mean(g)^2) with g = log(found) - log(wanted), over pixels with wanted > 0.
+def sig_loss(predicted: Tensor, wanted: Tensor, mean_share: float, still: bool) -> Tensor:
+    """sqrt(var(g) + mean_share * mean(g)^2) with g = log(predicted) - log(wanted), over pixels with wanted > 0.
 
     `still` leaves out the variance, as published code does in its first steps. 0 if fewer than two pixels are known.
     """
     known = wanted > 0
     if int(known.sum()) < 2:
-        return found.sum() * 0
-    gap = torch.log(found[known] + SMALL) - torch.log(wanted[known] + SMALL)
+        return predicted.sum() * 0
+    gap = torch.log(predicted[known] + SMALL) - torch.log(wanted[known] + SMALL)
     square = mean_share * gap.mean() ** 2
     return torch.sqrt(square if still else gap.var() + square)
 
 
-class Depth(Task):
+class Depth(DenseTask):
     """The task of estimating depth by a linear layer over bins."""
 
     batch_norm = False

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.decoding import decoders
+from mllm_eval.distributed import all_gathered, all_parts, own_parts
 from mllm_eval.probes.examples import BROKEN
-from mllm_eval.probes.ranks import exchanged, share, told
 
 # Images per forward pass. The result depends on it: the last bits of an encoder's features vary with the batch's shape.
 TOGETHER = 64 if torch.cuda.is_available() else 8
@@ -23,7 +23,7 @@ AHEAD = 2
 View = Callable[[], NDArray[np.float32]]
 
 
-class Encoded(NamedTuple):
+class EncodedViews(NamedTuple):
     """Features float32 [n, 2, L, D] of a batch: for each layer the summary and the mean over patches.
 
     `broken`: position in the batch -> why that image can't be read; its features are 0.
@@ -40,7 +40,7 @@ def summaries(model: EncoderModel, pixels: Tensor, layers: Sequence[int]) -> Ten
     return torch.stack(pairs, 2).float()
 
 
-def encoded(model: EncoderModel, batches: Iterable[Sequence[View]], layers: Sequence[int]) -> Iterator[Encoded]:
+def encoded(model: EncoderModel, batches: Iterable[Sequence[View]], layers: Sequence[int]) -> Iterator[EncodedViews]:
     """The features of batches of views; each view is made by calling it in a thread.
 
     A batch is split into parts of `TOGETHER`, and the last part is padded with zeros. An image's features therefore do
@@ -57,7 +57,7 @@ def encoded(model: EncoderModel, batches: Iterable[Sequence[View]], layers: Sequ
             parts = -(-len(views) // TOGETHER)
             own = [
                 (part, [pool.submit(_made, view) for view in views[part * TOGETHER : (part + 1) * TOGETHER]])
-                for part in share(parts)
+                for part in own_parts(parts)
             ]
             coming.append((len(views), own))
 
@@ -74,7 +74,7 @@ def encoded(model: EncoderModel, batches: Iterable[Sequence[View]], layers: Sequ
 
 def _batch(
     model: EncoderModel, weight: Tensor, count: int, own: list[tuple[int, list[Future[Any]]]], layers: Sequence[int]
-) -> Encoded:
+) -> EncodedViews:
     broken: dict[int, str] = {}
     made = []
     like = torch.zeros((TOGETHER, 2, len(layers), model.width), device=weight.device)
@@ -96,9 +96,9 @@ def _batch(
         lost = [at for at in range(TOGETHER) if at not in places]
         features[lost] = 0
         made.append(features)
-    parts = exchanged(made, -(-count // TOGETHER), like)
-    everyones = {place: why for one in told(broken) for place, why in one.items()}
-    return Encoded(torch.cat(parts)[:count], dict(sorted(everyones.items())))
+    parts = all_parts(made, -(-count // TOGETHER), like)
+    everyones = {place: why for one in all_gathered(broken) for place, why in one.items()}
+    return EncodedViews(torch.cat(parts)[:count], dict(sorted(everyones.items())))
 
 
 def _made(view: View) -> NDArray[np.float32] | Exception:

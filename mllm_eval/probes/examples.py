@@ -42,6 +42,16 @@ class Example(NamedTuple):
         return load_map(Path(self.map_path))
 
 
+def held_out(count: int, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The indices, of `count` images, to train on, and those of a random `share` that is held out; both sorted.
+
+    At least one is held out. The seed fixes which.
+    """
+    order = np.random.default_rng([seed, 1]).permutation(count).astype(np.int64)
+    cut = max(1, round(share * count))
+    return np.sort(order[cut:]), np.sort(order[:cut])
+
+
 class Examples(Sequence[Example]):
     """The examples of a split. Memory holds 8 bytes per example, and the indices `kept` of a part."""
 
@@ -74,12 +84,11 @@ class Examples(Sequence[Example]):
 
         Raises UserError if no example is left to train on.
         """
-        count = max(1, round(share * len(self)))
-        if count >= len(self):
-            raise UserError(f"of {len(self):,} training images {count:,} are held out to choose a head, none is left to"
-                            " train on; bring more images, or lower `holdout`")  # fmt: skip
-        order = np.random.default_rng([seed, 1]).permutation(len(self)).astype(np.int64)
-        return self._part(np.sort(order[count:])), self._part(np.sort(order[:count]))
+        learnt, held = held_out(len(self), share, seed)
+        if not len(learnt):
+            raise UserError(f"of {len(self):,} training images {len(held):,} are held out to choose a head, none is "
+                            "left to train on; bring more images, or lower `holdout`")  # fmt: skip
+        return self._part(learnt), self._part(held)
 
     def _part(self, places: NDArray[np.int64]) -> Examples:
         chosen = places if self._kept is None else self._kept[places]

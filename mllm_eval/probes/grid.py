@@ -41,7 +41,7 @@ class Heads:
     """Linear heads over `classes` C, one for each of R learning rates and each input.
 
     The weights of an input are float32 [R * C, d] and its biases [R * C]. Features come as [B, 2, L, D]
-    (`encoding.Encoded`), where `read` lists the L layers. `rates` [R] already include the scaling by batch size.
+    (`encoding.EncodedViews`), where `read` lists the L layers. `rates` [R] already include the scaling by batch size.
     Initial weights are normal with `descent.deviation`, drawn on the CPU from `descent.seed`; biases start at 0.
     """
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mllm_eval.disk import as_written, sum_note
-from mllm_eval.probes.ranks import rank
+from mllm_eval.distributed import place_in_group
 from mllm_eval.storage import write_summed
 
 EVERY_SECONDS = 20.0
@@ -18,7 +18,7 @@ EVERY_SECONDS = 20.0
 SHARE = 0.05
 
 
-class Kept:
+class StateFile:
     """The state file in a probe's folder. Only the first process writes it; all of them read it."""
 
     def __init__(self, path: Path) -> None:
@@ -44,14 +44,14 @@ class Kept:
         from safetensors.torch import save
 
         began = time.monotonic()
-        if rank()[0] == 0:
+        if place_in_group()[0] == 0:
             write_summed(self.path, save({name: one.detach().to("cpu").contiguous() for name, one in tensors.items()}))
         took = time.monotonic() - began
         self._next = time.monotonic() + max(EVERY_SECONDS, took / SHARE)
 
     def remove(self) -> None:
         """Deletes the state, since the probe is complete."""
-        if rank()[0] == 0:
+        if place_in_group()[0] == 0:
             self.path.unlink(missing_ok=True)
             sum_note(self.path).unlink(missing_ok=True)
 

@@ -15,13 +15,13 @@ from mllm_eval.catalog.probe import LinearProbe
 from mllm_eval.errors import UserError
 from mllm_eval.probes.encoding import encoded
 from mllm_eval.probes.examples import Example, Examples
-from mllm_eval.probes.found import Found, Group, chosen_words, hold_to_any
 from mllm_eval.probes.grid import Descent, Heads, Input
-from mllm_eval.probes.keeping import Kept, number, reasons, told_reasons
+from mllm_eval.probes.keeping import StateFile, number, reasons, told_reasons
 from mllm_eval.probes.order import Order
+from mllm_eval.probes.outcome import Group, Outcome, chosen_words, hold_to_any
 from mllm_eval.probes.views import drawing, random_view
+from mllm_eval.progress import Progress
 
-Progress = Callable[[int, int], None]
 Layers = Sequence[tuple[int, ...]]
 # Test images per batch; the answers may be saved after each.
 CHUNK = 64
@@ -37,9 +37,9 @@ def inputs_of(protocol: LinearProbe, groups: Layers) -> list[list[Input]]:
 
 
 def measure(
-    protocol: LinearProbe, model: EncoderModel, train: Examples, test: Examples, groups: Layers, kept: Kept,
+    protocol: LinearProbe, model: EncoderModel, train: Examples, test: Examples, groups: Layers, kept: StateFile,
     progress: Progress,
-) -> Found:  # fmt: skip
+) -> Outcome:  # fmt: skip
     """Trains the heads, chooses one for each group of layers, and tests it.
 
     `model` must preprocess as `views.probed` describes. The measurement continues from the state in `kept`, if there is
@@ -83,8 +83,12 @@ def measure(
     for name, examples in {"held": held, "test": test}.items():
         if name == "held" and protocol.selection != "train_holdout":
             continue
-        right[name], failed = _tested(name, heads, model, examples, read, kept, partial(_told, progress, done, total))
-        hold_to_any(len(examples) - len(failed), len(examples), next(iter(failed.values()), ""), "images")
+
+        def note(tested: int, before: int = done) -> None:
+            progress(before + tested, total)
+
+        right[name], failed = _tested(name, heads, model, examples, read, kept, note)
+        hold_to_any(len(examples) - len(failed), len(examples), failed, "images")
         (left_out if name == "held" else broken).update(failed)
         done += len(examples)
     shares = np.nanmean(right.get("held", right["test"]), 0)
@@ -95,11 +99,7 @@ def measure(
     words = (
         f"best of {len(of_group[0]) * len(protocol.rates)} heads; {chosen_words(protocol.selection, protocol.holdout)}"
     )
-    return Found(measured, words, len(test), broken, left_out, learnt_from)
-
-
-def _told(progress: Progress, before: int, total: int, done: int) -> None:
-    progress(before + done, total)
+    return Outcome(measured, words, len(test), broken, left_out, learnt_from)
 
 
 def _views(
@@ -113,8 +113,8 @@ def _views(
 
 
 def _tested(
-    name: str, heads: Heads, model: EncoderModel, examples: Examples, read: Sequence[int], kept: Kept,
-    told: Callable[[int], None],
+    name: str, heads: Heads, model: EncoderModel, examples: Examples, read: Sequence[int], kept: StateFile,
+    progress: Callable[[int], None],
 ) -> tuple[NDArray[np.float32], dict[str, str]]:  # fmt: skip
     """Whether each head's answer is right, float32 [N, heads], nan for images that can't be read; and these images."""
     right = np.full((len(examples), len(heads)), np.nan, np.float32)
@@ -143,7 +143,7 @@ def _tested(
             right[at + unread] = np.nan
             failed[some[unread].id] = why
         at += len(some)
-        told(at)
+        progress(at)
         if kept.due():
             keep(at)
     if at > begun:

@@ -1,4 +1,9 @@
-"""Locks a probe's data: fetches or finds them, hashes every file, and checks later uses against that lock."""
+"""Locks a probe's data: fetches or finds them, hashes every file, and checks later uses against that lock.
+
+`mllm_eval.hub.lock` names every file with its size and SHA-256. ImageNet has 1.4 million files, whose names and sums
+alone would be hundreds of megabytes in a lock. A lock of a probe's data therefore has one sum over all names and sizes,
+and one over all names and contents. Both kinds of lock are read, and tell where their files are, in the same way.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +23,18 @@ from itertools import groupby, islice, pairwise
 from pathlib import Path
 
 from mllm_eval.catalog.probe import ProbeData, Protocol
-from mllm_eval.config import Strict, short_hash, validate
+from mllm_eval.config import Strict, short_hash
 from mllm_eval.decoding import decoders
 from mllm_eval.errors import UserError
 from mllm_eval.hub import Source
 from mllm_eval.hub.fetch import fetch_files, fetch_url
+from mllm_eval.hub.lock import ONLY, LockPlaces, note_places, places, read_as
 from mllm_eval.locks import FileLock
 from mllm_eval.probes.examples import Example, Examples
 from mllm_eval.probes.layouts import read_examples
-from mllm_eval.storage import data_home, read_json, sha256_file, within, write_json
+from mllm_eval.progress import Progress, unheard
+from mllm_eval.storage import data_home, sha256_file, within, write_json
 
-Progress = Callable[[int, int], None]
 MEMBERS, UNPACKED = 2_000_000, 2**39
 """Limits on the files and bytes of an archive. ImageNet-1k, the largest data set, has 1.4 million files of 150 GB."""
 
@@ -54,12 +60,6 @@ class ProbeLock(Strict):
     test: int
 
 
-class ProbePlace(Strict):
-    """The folder that holds the files on this machine."""
-
-    folder: str
-
-
 def lock_path(data: ProbeData) -> Path:
     """The path of the lock; probes that read the same data share it."""
     what = data.repo or data.url or "folder"
@@ -70,7 +70,7 @@ def lock_path(data: ProbeData) -> Path:
 
 def lock_data(
     protocol: Protocol, pin: str, folder: Path | None = None, offline: bool = False,
-    progress: Progress = lambda *_: None,
+    progress: Progress = unheard,
 ) -> ProbeLock:  # fmt: skip
     """Makes sure that a probe's data are present and match their lock, which the first call writes.
 
@@ -88,7 +88,7 @@ def lock_data(
         )
     path = lock_path(data)
     with FileLock(path.with_suffix(".lock")):
-        before = _read(path)
+        before = read_as(path, ProbeLock)
         commit = before.commit if before else None
         if folder is not None:
             place = folder.expanduser().absolute()
@@ -118,7 +118,7 @@ def lock_data(
             )
         if offline and before is None:
             raise UserError(f"{path}: no lock yet; `mllm-eval data --probe {protocol.name}` makes it")
-        write_json(path.with_suffix(".place"), ProbePlace(folder=str(place)).model_dump())
+        note_places(path, LockPlaces(folders={ONLY: str(place)}, seen={}))
         write_json(path, made.model_dump(mode="json"))
     return made
 
@@ -127,7 +127,7 @@ def locked_place(protocol: Protocol, pin: str) -> Path:
     """The folder of locked data. Raises UserError if they are missing, or if names or sizes differ from the lock."""
     data = protocol.pin(pin)
     path = lock_path(data)
-    lock = _read(path)
+    lock = read_as(path, ProbeLock)
     if lock is None:
         raise UserError(f"probe {protocol.name}: its data {pin!r} are not here; {_mend(protocol, pin)}")
     place = _place(path, protocol, pin)
@@ -142,13 +142,9 @@ def _mend(protocol: Protocol, pin: str) -> str:
     return f"`mllm-eval data --probe {protocol.name} --data {pin}{brought}`"
 
 
-def _read(path: Path) -> ProbeLock | None:
-    return validate(read_json(path), ProbeLock, str(path)) if path.is_file() else None
-
-
 def _place(path: Path, protocol: Protocol, pin: str) -> Path:
-    noted = path.with_suffix(".place")
-    noted_folder = Path(validate(read_json(noted), ProbePlace, str(noted)).folder) if noted.is_file() else None
+    known = places(path)
+    noted_folder = Path(known.folders[ONLY]) if known is not None and ONLY in known.folders else None
     if noted_folder is None or not noted_folder.is_dir():
         raise UserError(f"probe {protocol.name}: its data {pin!r} are locked, but not on this machine; "
                         f"{_mend(protocol, pin)}")  # fmt: skip

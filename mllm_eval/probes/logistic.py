@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from mllm_eval.catalog.probe import LogisticProbe
 from mllm_eval.errors import UserError
-from mllm_eval.probes.examples import Examples
-from mllm_eval.probes.found import Found, Group, chosen_words, hold_to_any
+from mllm_eval.probes.examples import Examples, held_out
 from mllm_eval.probes.neighbours import Stored
+from mllm_eval.probes.outcome import Group, Outcome, chosen_words, hold_to_any
 from mllm_eval.probes.stored import ROWS, Summaries
 
 Doubles = NDArray[np.float64]
@@ -42,22 +42,20 @@ def fitted(
 
 def measure(
     protocol: LogisticProbe, stored: Stored, train: Examples, test: Examples, groups: Sequence[tuple[int, ...]]
-) -> Found:
+) -> Outcome:
     """Chooses C for each group of layers, fits all training images with it, and classifies the test images.
 
     Raises UserError if no training or no test image can be read, or if the training images have fewer than two classes,
     with or without those held out.
     """
     every = stored(train)
-    hold_to_any(len(every), len(train), next(iter(every.broken.values()), ""), "training images")
+    hold_to_any(len(every), len(train), every.broken, "training images")
     asked = stored(test)
-    hold_to_any(len(asked), len(test), next(iter(asked.broken.values()), ""), "test images")
+    hold_to_any(len(asked), len(test), asked.broken, "test images")
     labels, wanted = train.labels()[every.places], test.labels()[asked.places]
     if len(np.unique(labels)) < 2:
         raise UserError(f"probe {protocol.name}: the training images are all of one class")
-    order = np.random.default_rng([protocol.seed, 1]).permutation(len(every))
-    cut = max(1, round(protocol.holdout * len(every)))
-    held, learnt = np.sort(order[:cut]), np.sort(order[cut:])
+    learnt, held = held_out(len(every), protocol.holdout, protocol.seed)
     if protocol.selection == "train_holdout" and len(np.unique(labels[learnt])) < 2:
         raise UserError(f"probe {protocol.name}: without the {len(held):,} held out, the training images are of fewer "
                         "than two classes; bring more images, or lower `holdout`")  # fmt: skip
@@ -84,8 +82,8 @@ def measure(
             "converged": bool(np.max(final.n_iter_) < protocol.iterations),
         }
         scored_groups.append(Group(layers, chosen, scores=scores))
-    words = f"best C of {protocol.count}; {chosen_words(protocol.selection, protocol.holdout).replace('head', 'C')}"
-    return Found(scored_groups, words, len(test), asked.broken, every.broken, len(every))
+    words = f"best C of {protocol.count}; {chosen_words(protocol.selection, protocol.holdout, 'C')}"
+    return Outcome(scored_groups, words, len(test), asked.broken, every.broken, len(every))
 
 
 def _rows(held: Summaries, layers: Sequence[int]) -> Doubles:

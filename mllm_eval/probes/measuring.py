@@ -6,7 +6,7 @@ import hashlib
 import io
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 from mllm_eval.adapters import load_encoder_model
 from mllm_eval.adapters.base import EncoderModel
 from mllm_eval.catalog import Encoder
-from mllm_eval.catalog.layers import chosen_layers, layers_name
+from mllm_eval.catalog.layers import DEFAULT_LAYERS, chosen_layers, layers_name
 from mllm_eval.catalog.probe import (
     DepthProbe,
     ImageProbe,
@@ -28,13 +28,14 @@ from mllm_eval.catalog.probe import (
     SegmentationProbe,
 )
 from mllm_eval.config import short_hash
+from mllm_eval.distributed import decided, place_in_group
 from mllm_eval.environment import describe, device, repeatable
 from mllm_eval.errors import UserError
 from mllm_eval.probes.examples import Examples
-from mllm_eval.probes.found import Found, Group
-from mllm_eval.probes.keeping import Kept
+from mllm_eval.probes.keeping import StateFile
 from mllm_eval.probes.layouts import read_examples
-from mllm_eval.probes.ranks import rank, told
+from mllm_eval.probes.outcome import Group, Outcome
+from mllm_eval.progress import Progress, unheard
 from mllm_eval.results.probed import (
     IMAGES,
     NAMED,
@@ -42,8 +43,8 @@ from mllm_eval.results.probed import (
     SCALE,
     TOP,
     UNUSABLE,
+    LayerReading,
     Probed,
-    Reading,
     encoder_key,
     probes_home,
     read_probed,
@@ -52,7 +53,8 @@ from mllm_eval.stats import seed_of
 from mllm_eval.stats.imageratios import ImageSums, image_draws, image_interval
 from mllm_eval.storage import write_atomic, write_json
 
-Progress = Callable[[int, int], None]
+# The file in a result's folder from which a measurement that was stopped continues.
+STATE = "going-on.safetensors"
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Measurement:
             "data": self.data,
             "beside": self.protocol.pin(self.data).beside,
             "asked": asked,
-            "default": asked == "default" and self.protocol.selection == self.protocol.usual_selection,
+            "default": asked == DEFAULT_LAYERS and self.protocol.selection == self.protocol.usual_selection,
         }
 
     def done(self) -> Probed | None:
@@ -134,19 +136,18 @@ class Measurement:
         return read_probed(self.folder).model_copy(update=self.labels)
 
 
-def measure(job: Measurement, progress: Progress = lambda *_: None) -> Probed:
+def measure(job: Measurement, progress: Progress = unheard) -> Probed:
     """The result of a job, measured if it does not exist. In a process group, all processes must call it.
 
     A measurement that was stopped continues where it was, with the same result. Raises UserError for unusable data.
     """
-    # The first process decides for all: another session may finish the job while this one checks.
-    if (known := told(job.done())[0]) is not None:
-        return known  # type: ignore[no-any-return]
+    # Rank 0 decides for all: another session may finish the job while this one checks.
+    if (known := decided(job.done)) is not None:
+        return known
     repeatable(job.protocol.seed)
     began, spent = time.perf_counter(), time.process_time()
-    measured = _run(job, Kept(job.folder / "going-on.safetensors"), progress)
-    result = _result(job, measured, time.perf_counter() - began, time.process_time() - spent)
-    return result
+    measured = _run(job, StateFile(job.folder / STATE), progress)
+    return _result(job, measured, time.perf_counter() - began, time.process_time() - spent)
 
 
 def _model(job: Measurement, encoder: Encoder) -> tuple[EncoderModel, str]:
@@ -157,7 +158,7 @@ def _model(job: Measurement, encoder: Encoder) -> tuple[EncoderModel, str]:
     return load_encoder_model(encoder, getattr(torch, dtype)).to(place), dtype
 
 
-def _run(job: Measurement, kept: Kept, progress: Progress) -> Found:
+def _run(job: Measurement, kept: StateFile, progress: Progress) -> Outcome:
     protocol, (train, test) = job.protocol, job.examples
     if isinstance(protocol, ImageProbe):
         from mllm_eval.probes.views import probed
@@ -197,14 +198,14 @@ def sums_of(group: Group, metric: str) -> ImageSums:
     return ImageSums(SCALE[metric] * group.inside.astype(np.float64), group.union.astype(np.float64))
 
 
-def _result(job: Measurement, measured: Found, seconds: float, cpu_seconds: float) -> Probed:
+def _result(job: Measurement, measured: Outcome, seconds: float, cpu_seconds: float) -> Probed:
     protocol = job.protocol
     sums = [sums_of(group, protocol.metric) for group in measured.groups]
     readings = []
     for group, own in zip(measured.groups, sums, strict=True):
         limits = image_interval(own, image_draws([own], seed=seed_of(protocol.name))[0])
         value, low, high = (None if math.isnan(one) else one for one in (limits.value, limits.low, limits.high))
-        readings.append(Reading(layers=list(group.layers), value=value, low=low, high=high, chosen=group.chosen,
+        readings.append(LayerReading(layers=list(group.layers), value=value, low=low, high=high, chosen=group.chosen,
                                 further=group.further))  # fmt: skip
     result = Probed(
         **job.labels,
@@ -229,14 +230,14 @@ def _result(job: Measurement, measured: Found, seconds: float, cpu_seconds: floa
         cpu_seconds=round(cpu_seconds, 3),
         environment=describe(),
     )
-    if rank()[0] == 0:
+    if place_in_group()[0] == 0:
         write_atomic(job.folder / IMAGES, _packed(measured.groups))
         # One of an earlier measurement, whose other files were damaged, may be there.
         (job.folder / UNUSABLE).unlink(missing_ok=True)
         if measured.broken or measured.left_out:
             write_json(job.folder / UNUSABLE, {"failed": measured.broken, "left_out": measured.left_out})
         write_json(job.folder / RESULT, result.model_dump(mode="json"))
-        Kept(job.folder / "going-on.safetensors").remove()
+        StateFile(job.folder / STATE).remove()
     return result
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mllm_eval.catalog.probe import NeighbourProbe
 from mllm_eval.errors import UserError
-from mllm_eval.probes.examples import Examples
-from mllm_eval.probes.found import Found, Group, chosen_words, hold_to_any
+from mllm_eval.probes.examples import Examples, held_out
+from mllm_eval.probes.outcome import Group, Outcome, chosen_words, hold_to_any
 from mllm_eval.probes.stored import ROWS, Summaries
 
 Stored = Callable[[Examples], Summaries]
@@ -50,15 +50,15 @@ def votes(cosines: Tensor, labels: Tensor, classes: int, temperature: float) -> 
 
 def measure(
     protocol: NeighbourProbe, stored: Stored, train: Examples, test: Examples, groups: Sequence[tuple[int, ...]]
-) -> Found:
+) -> Outcome:
     """Chooses the number of neighbours for each group of layers, and classifies the test images by all training images.
 
     Raises UserError if no training or no test image can be read, or if the training images are too few.
     """
     every = stored(train)
-    hold_to_any(len(every), len(train), next(iter(every.broken.values()), ""), "training images")
+    hold_to_any(len(every), len(train), every.broken, "training images")
     asked = stored(test)
-    hold_to_any(len(asked), len(test), next(iter(asked.broken.values()), ""), "test images")
+    hold_to_any(len(asked), len(test), asked.broken, "test images")
     labels = torch.from_numpy(train.labels()[every.places])
     wanted = torch.from_numpy(test.labels()[asked.places])
     held = _held(protocol, len(every))
@@ -87,8 +87,8 @@ def measure(
     words = f"best k of {', '.join(map(str, protocol.neighbours))}; "
     if few:
         words += f"{', '.join(map(str, few))} left out, since {known:,} training images answer; "
-    words += chosen_words(protocol.selection, protocol.holdout).replace("head", "k")
-    return Found(scored_groups, words, len(test), asked.broken, every.broken, len(every))
+    words += chosen_words(protocol.selection, protocol.holdout, "k")
+    return Outcome(scored_groups, words, len(test), asked.broken, every.broken, len(every))
 
 
 def _within(protocol: NeighbourProbe, known: int) -> tuple[NeighbourProbe, list[int]]:
@@ -107,9 +107,7 @@ def _held(protocol: NeighbourProbe, count: int) -> tuple[NDArray[np.int64], NDAr
     """The indices of the training images that vote and of those held out, if k is chosen on a hold-out; else None."""
     if protocol.selection != "train_holdout":
         return None
-    order = np.random.default_rng([protocol.seed, 1]).permutation(count)
-    cut = max(1, round(protocol.holdout * count))
-    return np.sort(order[cut:]), np.sort(order[:cut])
+    return held_out(count, protocol.holdout, protocol.seed)
 
 
 class _Labels(NamedTuple):

@@ -14,7 +14,7 @@ from mllm_eval.catalog.probe import SegmentationProbe
 from mllm_eval.errors import UserError
 from mllm_eval.probes.denseviews import IGNORED, scaled_size, segmentation_view
 from mllm_eval.probes.examples import Example
-from mllm_eval.probes.tasks import Logits, Task, Tested
+from mllm_eval.probes.tasks import DenseTask, Logits, Tested
 from mllm_eval.probes.views import normalised
 from mllm_eval.probes.windows import windows
 
@@ -62,7 +62,7 @@ def counted(answer: Tensor, mask: Tensor, classes: int) -> Tested:
     return Tested(inside=inside, union=counts.sum(0) + counts.sum(1) - inside)
 
 
-class Segmentation(Task):
+class Segmentation(DenseTask):
     """The task of semantic segmentation by a batch norm and a linear layer."""
 
     batch_norm = True

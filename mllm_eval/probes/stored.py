@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mllm_eval.adapters.base import EncoderModel, FeatureMap
+from mllm_eval.distributed import all_gathered, place_in_group
 from mllm_eval.features import FeatureStore
 from mllm_eval.features.eviction import features_root
 from mllm_eval.features.extraction import extract
 from mllm_eval.features.key import folder_name, key_of
 from mllm_eval.probes.examples import Examples, Refs
-from mllm_eval.probes.ranks import rank
+from mllm_eval.progress import Progress
 
 ROWS = 4096
 
@@ -49,7 +50,7 @@ class Summaries:
 
     def __init__(
         self, model: EncoderModel, digest: str, dtype: str, layers: Sequence[int], examples: Examples,
-        progress: Callable[[int, int], None],
+        progress: Progress,
     ) -> None:  # fmt: skip
         facts = model.facts
         key = {**key_of(facts, digest, "float32", dtype), "feature_layer": list(layers), "kept": "summaries"}
@@ -63,20 +64,21 @@ class Summaries:
         lost = set(self.refs.broken)
         whole = np.array([at for at in range(len(examples)) if at not in lost], np.int64)
         reader: Any = Summarised(model, layers)
-        told: dict[str, str] = {}
+        own_reasons: dict[str, str] = {}
 
         def note(image: Any, problem: Exception) -> None:
-            told[image.sha256] = str(problem)
+            own_reasons[image.sha256] = str(problem)
 
-        own, world = rank()
+        own, world = place_in_group()
         extract(reader, _Some(self.refs, whole[own::world]), self.store, progress, note)
+        # The processes exchange the reasons after they have written their features, which `refresh` then finds.
+        reasons = {name: why for each in all_gathered(own_reasons) for name, why in each.items()}
         if world > 1:
-            torch.distributed.barrier()
             self.store.refresh()
         missing = set(self.store.missing(self.refs.key(at) for at in whole))
         for at in whole:
             if (name := self.refs.key(at)) in missing:
-                self.broken[examples[at].id] = told.get(name, "the image can't be read")
+                self.broken[examples[at].id] = reasons.get(name, "the image can't be read")
         self.places = np.array([at for at in whole if self.refs.key(at) not in missing], np.int64)
 
     def __len__(self) -> int:

@@ -26,7 +26,7 @@ class Tested(NamedTuple):
     union: NDArray[np.int64] | None = None
 
 
-class Task:
+class DenseTask:
     """A task for heads on patches.
 
     outputs       number of outputs of a head

@@ -7,7 +7,7 @@ from mllm_eval.prompts.marks import marks_of, may_hold_marks, unmarked
 from mllm_eval.prompts.reading import parts_of, placed_parts
 from mllm_eval.prompts.strings import (
     IMAGE,
-    Part,
+    PromptPart,
     conversation,
     conversation_parts,
     prompt_parts,
@@ -22,7 +22,7 @@ __all__ = [
     "NAMED",
     "TEMPLATES",
     "Chunk",
-    "Part",
+    "PromptPart",
     "PromptTokens",
     "Template",
     "conversation",

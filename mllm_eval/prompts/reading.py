@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 from mllm_eval.catalog.templates import Template
-from mllm_eval.prompts.strings import IMAGE, Part, template_named
+from mllm_eval.prompts.strings import IMAGE, PromptPart, template_named
 
 
-def parts_of(template: str, text: str, n_images: int | None = None) -> list[Part]:
+def parts_of(template: str, text: str, n_images: int | None = None) -> list[PromptPart]:
     """Return the parts of a prompt or conversation that a template wrote as a string; inverse of `prompt_parts`.
 
     The first `n_images` occurrences of `<image>` in the users' texts are images; by default all are. The text of a turn
@@ -19,21 +19,21 @@ def parts_of(template: str, text: str, n_images: int | None = None) -> list[Part
     turns = _turns(template_named(template), text)
     if turns is None:
         turns = [(text, True, True)]
-    parts: list[Part] = []
+    parts: list[PromptPart] = []
     left = text.count(IMAGE) if n_images is None else n_images
     for piece, own, shows in turns:
         if not shows:
-            parts.append(Part(piece, own))
+            parts.append(PromptPart(piece, own))
             continue
         first, *others = piece.split(IMAGE, left)
         left -= len(others)
-        parts.append(Part(first, own))
+        parts.append(PromptPart(first, own))
         for other in others:
-            parts += [Part(IMAGE, True, image=True), Part(other, own)]
+            parts += [PromptPart(IMAGE, True, image=True), PromptPart(other, own)]
     return [part for part in parts if part.text]
 
 
-def placed_parts(text: str, texts: dict[str, str]) -> list[Part]:
+def placed_parts(text: str, texts: dict[str, str]) -> list[PromptPart]:
     """Return the parts of a string in which the keys of `texts` are placeholders for their values.
 
     The values are plain text. In the rest of the string, control tokens count as such, and every `<image>` is an image.
@@ -41,10 +41,10 @@ def placed_parts(text: str, texts: dict[str, str]) -> list[Part]:
     names = re.compile("|".join(map(re.escape, [IMAGE, *texts])))
     parts, at = [], 0
     for match in names.finditer(text):
-        parts.append(Part(text[at : match.start()], True))
+        parts.append(PromptPart(text[at : match.start()], True))
         name, at = match.group(), match.end()
-        parts.append(Part(IMAGE, True, image=True) if name == IMAGE else Part(texts[name], False))
-    parts.append(Part(text[at:], True))
+        parts.append(PromptPart(IMAGE, True, image=True) if name == IMAGE else PromptPart(texts[name], False))
+    parts.append(PromptPart(text[at:], True))
     return [part for part in parts if part.text]
 
 

@@ -12,7 +12,7 @@ IMAGE = "<image>"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PromptPart:
     """A piece of a rendered prompt or conversation.
 
     own: the template wrote it, so control tokens in it count as such; other parts are plain text.
@@ -47,12 +47,12 @@ def render(template: str, user: str, n_images: int) -> str:
     return "".join(part.text for part in prompt_parts(template, user, n_images))
 
 
-def prompt_parts(template: str, user: str, n_images: int) -> list[Part]:
+def prompt_parts(template: str, user: str, n_images: int) -> list[PromptPart]:
     """Return the parts of `render`'s prompt; the first `n_images` occurrences of `<image>` are images."""
     chosen = template_named(template)
     turn = _with_images(user_turn(user, n_images), n_images)
-    close = Part(chosen.user_close + chosen.assistant_open, True)
-    return _written([*_opening(chosen, None), Part(chosen.user_open, True), *turn, close])
+    close = PromptPart(chosen.user_close + chosen.assistant_open, True)
+    return _written([*_opening(chosen, None), PromptPart(chosen.user_open, True), *turn, close])
 
 
 def conversation_parts(
@@ -61,7 +61,7 @@ def conversation_parts(
     n_images: int,
     system: str | None = None,
     masked: Collection[int] = (),
-) -> list[Part]:
+) -> list[PromptPart]:
     """Return the parts of a conversation of (user, assistant) pairs.
 
     The parts before the first target equal those of `prompt_parts` for the same user text. A target includes the token
@@ -80,12 +80,12 @@ def conversation_parts(
         own = min(left, user.count(IMAGE))
         left -= own
         if number:
-            parts.append(Part(chosen.between, True))
-        parts += [Part(chosen.user_open, True), *_with_images(user, own)]
-        parts.append(Part(chosen.user_close + chosen.assistant_open, True))
-        parts.append(Part(chosen.assistant_lead, True, target=learnt))
-        parts.append(Part(assistant, False, target=learnt))
-        parts.append(Part(chosen.assistant_close, True, target=learnt))
+            parts.append(PromptPart(chosen.between, True))
+        parts += [PromptPart(chosen.user_open, True), *_with_images(user, own)]
+        parts.append(PromptPart(chosen.user_close + chosen.assistant_open, True))
+        parts.append(PromptPart(chosen.assistant_lead, True, target=learnt))
+        parts.append(PromptPart(assistant, False, target=learnt))
+        parts.append(PromptPart(chosen.assistant_close, True, target=learnt))
     return _written(parts)
 
 
@@ -104,21 +104,25 @@ def conversation(template: str, turns: list[tuple[str, str]], system: str | None
     return segments
 
 
-def _opening(template: Template, system: str | None) -> list[Part]:
-    parts = [Part(template.begin, True)]
+def _opening(template: Template, system: str | None) -> list[PromptPart]:
+    parts = [PromptPart(template.begin, True)]
     text = template.system if system is None else system
     if text is not None:
-        parts += [Part(template.system_open, True), Part(text, False), Part(template.system_close, True)]
+        parts += [
+            PromptPart(template.system_open, True),
+            PromptPart(text, False),
+            PromptPart(template.system_close, True),
+        ]
     return parts
 
 
-def _with_images(text: str, n_images: int) -> list[Part]:
+def _with_images(text: str, n_images: int) -> list[PromptPart]:
     first, *others = text.split(IMAGE, n_images)
-    parts = [Part(first, False)]
+    parts = [PromptPart(first, False)]
     for other in others:
-        parts += [Part(IMAGE, True, image=True), Part(other, False)]
+        parts += [PromptPart(IMAGE, True, image=True), PromptPart(other, False)]
     return parts
 
 
-def _written(parts: list[Part]) -> list[Part]:
+def _written(parts: list[PromptPart]) -> list[PromptPart]:
     return [part for part in parts if part.text]

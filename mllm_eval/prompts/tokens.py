@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from mllm_eval.prompts.strings import IMAGE, Part, template_named
+from mllm_eval.prompts.strings import IMAGE, PromptPart, template_named
 
 # A noncharacter of Unicode, used in the new names. Names that occur in a text are avoided for that text.
 NAMED = "\ufdd0"
@@ -45,7 +45,7 @@ class PromptTokens:
         begin = getattr(tokenizer, "bos_token_id", None) if wanted else None
         self.begin: list[int] = [] if begin is None else [begin]
 
-    def chunks(self, parts: Sequence[Part]) -> list[Chunk]:
+    def chunks(self, parts: Sequence[PromptPart]) -> list[Chunk]:
         """Return the chunks before, between and after the images, one more than there are images."""
         pieces: list[list[tuple[str, bool, bool]]] = [[]]
         for part in parts:

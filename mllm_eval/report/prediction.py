@@ -53,7 +53,7 @@ class Prediction(Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class FittedRows:
     """The rows that a prediction is fitted on: float64 predictors `x` [N, P] and target `y` [N], names and families."""
 
     x: Floats
@@ -74,7 +74,7 @@ def _config() -> Prediction:
     return load(SHIPPED / "configs" / "prediction.yaml", Prediction)
 
 
-def evidence(target: str = AVERAGE) -> Evidence:
+def evidence(target: str = AVERAGE) -> FittedRows:
     """Reads the published rows. Raises UserError for an unknown target, and for rows that the tables do not have."""
     config = _config()
     known = [AVERAGE, *columns().categories]
@@ -94,7 +94,7 @@ def evidence(target: str = AVERAGE) -> Evidence:
         y.append(row[target])
         names.append(pair.vqa)
     families = tuple(pair.family for pair in config.rows)
-    return Evidence(np.array(x), np.array(y), tuple(names), families, tuple(config.predictors))
+    return FittedRows(np.array(x), np.array(y), tuple(names), families, tuple(config.predictors))
 
 
 def stored_predictors(encoder: str) -> dict[str, Probe]:
@@ -106,8 +106,8 @@ def stored_predictors(encoder: str) -> dict[str, Probe]:
     facts, predictors = load_encoder(encoder), _config().predictors
     weights = facts.weights.digest()
     stored = columns_of(probes_of(facts, weights, REAL).values())
-    if found := {name: stored[name] for name in predictors if name in stored}:
-        return found
+    if usable := {name: stored[name] for name in predictors if name in stored}:
+        return usable
     raise UserError(
         f"{facts.name}: has no stored result of a probe that predicts ({', '.join(predictors)}) on the published data "
         "sets, by the default layers and selection; measure one "
@@ -165,7 +165,7 @@ def prediction_table(
     )
 
 
-def _extrapolated(observed: Evidence, given: Mapping[str, float]) -> list[str]:
+def _extrapolated(observed: FittedRows, given: Mapping[str, float]) -> list[str]:
     """A note for each value that is far off the published ones, as a share is where they are in per cent."""
     notes = []
     for name, value in given.items():
@@ -183,7 +183,7 @@ def _cells(told: Worth) -> dict[str, Cell]:
     return {key: Cell(printed(value, digits), value) for key, (value, digits) in shown.items() if not math.isnan(value)}
 
 
-def _predicted(observed: Evidence, name: str, given: Mapping[str, float]) -> dict[str, Cell]:
+def _predicted(observed: FittedRows, name: str, given: Mapping[str, float]) -> dict[str, Cell]:
     asked = list(observed.predictors) if name == TOGETHER else [name]
     if not all(one in given for one in asked):
         return {}

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mllm_eval.catalog.layers import DEFAULT_LAYERS
 from mllm_eval.errors import UserError
 from mllm_eval.report.table import Column, Row, Table, printed, score_cell, with_best
 from mllm_eval.report.words import ALPHA, p_words
-from mllm_eval.results.probed import IMAGES, SCALE, TOP, Probed, Reading, read_probed
+from mllm_eval.results.probed import IMAGES, SCALE, TOP, LayerReading, Probed, read_probed
 from mllm_eval.stats import Interval, holm, seed_of
 from mllm_eval.stats.imageratios import ImageSums, image_pair
 
@@ -115,11 +116,11 @@ def probe_table(results: Mapping[Path, Probed]) -> Table:
     return Table("probes", "Probes of frozen encoders", columns, tuple(shown), tuple(notes), tuple(said))
 
 
-def _label(one: Probed, reading: Reading, mark: str) -> tuple[str, str]:
+def _label(one: Probed, reading: LayerReading, mark: str) -> tuple[str, str]:
     extra = [mark] if mark else []
     if len(one.readings) > 1:
         extra.append(f"block {', '.join(map(str, reading.layers))}")
-    elif one.asked != "default":
+    elif one.asked != DEFAULT_LAYERS:
         extra.append(f"layers {one.asked}")
     if one.rule == "val":
         extra.append("chosen on val")
@@ -156,11 +157,11 @@ def _differing(every: Sequence[tuple[str, ...]], own: tuple[str, ...], count: in
     return ", ".join(own[at] for at in range(count) if len({one[at] for one in every}) > 1)
 
 
-def _limits(reading: Reading) -> tuple[float, float] | None:
+def _limits(reading: LayerReading) -> tuple[float, float] | None:
     return None if reading.low is None or reading.high is None else (reading.low, reading.high)
 
 
-def _chosen(reading: Reading) -> str:
+def _chosen(reading: LayerReading) -> str:
     return ", ".join(f"{name} {value}" for name, value in reading.chosen.items() if name != "on_selection")
 
 
@@ -217,7 +218,7 @@ def _sweep_words(one: Probed) -> list[str]:
     return [f"{one.title}, {one.encoder}: block {best.layers[-1]} serves it best, {value}{others}."]
 
 
-def _as_good(one: Probed) -> list[Reading]:
+def _as_good(one: Probed) -> list[LayerReading]:
     """The best reading, and those whose values lie within its interval."""
     best, sign = one.best, -1 if one.better == "low" else 1
     edge = best.low if sign > 0 else best.high

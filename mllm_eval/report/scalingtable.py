@@ -19,7 +19,7 @@ from mllm_eval.config import Strict, load
 from mllm_eval.errors import UserError, near
 from mllm_eval.report.counted import counted_notes, lacking, names, recounted, ways_of
 from mllm_eval.report.evidence import Scored
-from mllm_eval.report.table import Cell, Column, Row, Table, printed
+from mllm_eval.report.table import Cell, Column, Row, Table, printed, signed
 from mllm_eval.results import AVERAGE, columns, published, values
 from mllm_eval.results.published import number
 from mllm_eval.stats import Fit
@@ -212,7 +212,9 @@ def scaling_table(curve: str, keys: Sequence[str] | None = None, runs: Iterable[
         slope = line.fit.slope
         limits = f"[{printed(slope.low, 2)}, {printed(slope.high, 2)}]"
         cells = {
-            "slope": Cell(_signed(slope.value), slope.value, low=slope.low, high=slope.high, interval=limits),
+            "slope": Cell(
+                signed(slope.value, 3, typeset=True), slope.value, low=slope.low, high=slope.high, interval=limits
+            ),
             "intercept": Cell(printed(line.fit.intercept.value, 3), line.fit.intercept.value),
             "r2": Cell(printed(line.fit.r2, 3), line.fit.r2),
             "points": Cell(str(len(line.names)), float(len(line.names))),
@@ -238,10 +240,6 @@ def _counted(curve: Curve, drawn_lines: Sequence[Line], runs: Sequence[Scored]) 
     if ways and any(line.source == "measured" for line in drawn_lines):
         said.append(f"Measured lines are counted as the published ones: by {names(ways)}.")
     return [*said, *lacking([run for run in mine if run.variant == DEFAULT], ways)]
-
-
-def _signed(value: float) -> str:
-    return ("+" if value >= 0 else "−") + printed(abs(value), 3)  # noqa: RUF001
 
 
 def crossing_words(a: Line, b: Line, met: stats.Crossing) -> str:

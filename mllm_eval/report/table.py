@@ -118,8 +118,13 @@ def printed(value: float | None, decimals: int, rounding: Rounding = "round") ->
     return text.removeprefix("-") if float(text) == 0 else text
 
 
-def signed(value: float, decimals: int) -> str:
-    """A difference as it is printed: with its sign, 0 without one."""
+def signed(value: float, decimals: int, typeset: bool = False) -> str:
+    """A difference as it is printed: with its sign, 0 without one.
+
+    `typeset`: with a minus sign instead of a hyphen, and 0 with a sign as well, as the other numbers of its column.
+    """
+    if typeset:
+        return ("+" if value >= 0 else "−") + printed(abs(value), decimals)  # noqa: RUF001
     text = printed(value, decimals)
     return text if value < 0 or float(text) == 0 else f"+{text}"
 

@@ -66,7 +66,7 @@ class BenchmarkColumn(Named):
     published: list[CountedAs] = Field(default_factory=list)
 
 
-class Columns(Strict):
+class TableColumns(Strict):
     """All columns of the tables, in the paper's order."""
 
     categories: dict[str, Named]
@@ -145,6 +145,6 @@ def strata(
 
 
 @cache
-def columns() -> Columns:
+def columns() -> TableColumns:
     """Return the columns of the installed columns.yaml, cached."""
-    return load(SHIPPED / "configs" / "reference" / "columns.yaml", Columns)
+    return load(SHIPPED / "configs" / "reference" / "columns.yaml", TableColumns)

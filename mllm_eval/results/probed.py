@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field
 
 from mllm_eval.catalog import Encoder
-from mllm_eval.catalog.layers import Layers, layers_name
+from mllm_eval.catalog.layers import DEFAULT_LAYERS, Layers, layers_name
 from mllm_eval.catalog.probe import load_protocol
 from mllm_eval.config import Strict, short_hash, validate
 from mllm_eval.errors import UserError
@@ -29,7 +29,7 @@ SCALE = {"top1": 100.0, "miou": 100.0, "rmse": 1.0}
 TOP = {"top1": 100.0, "miou": 100.0, "rmse": None}
 
 
-class Reading(Strict):
+class LayerReading(Strict):
     """The result for one set of layers.
 
     value, low, high: the metric and its 95 % confidence interval. chosen: selected hyperparameters.
@@ -79,13 +79,13 @@ class Probed(Strict):
     n_left_out: int
     failed: dict[str, str]
     left_out: dict[str, str]
-    readings: list[Reading]
+    readings: list[LayerReading]
     seconds: float
     cpu_seconds: float
     environment: dict[str, Any]
 
     @property
-    def best(self) -> Reading:
+    def best(self) -> LayerReading:
         """The reading with the best value."""
         known = [one for one in self.readings if one.value is not None]
         sign = -1 if self.metric == "rmse" else 1
@@ -216,9 +216,9 @@ def _named(one: Probed, depth: int | None = None) -> Probed:
         # Each of these reads the last block.
         depth = max(number for reading in one.readings for number in reading.layers)
     own: dict[str, Any] = {"column": protocol.column}
-    if depth is not None and one.asked != "default":
+    if depth is not None and one.asked != DEFAULT_LAYERS:
         asked = layers_name([reading.layers for reading in one.readings], protocol.layers, depth)
-        own |= {"asked": asked, "default": asked == "default" and one.rule == protocol.usual_selection}
+        own |= {"asked": asked, "default": asked == DEFAULT_LAYERS and one.rule == protocol.usual_selection}
     return one.model_copy(update=own)
 
 

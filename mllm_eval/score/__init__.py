@@ -9,12 +9,12 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from mllm_eval.score.scorer import Scorer, load_scorer, protocol, protocol_hash
+from mllm_eval.score.scorer import ScorerModule, load_scorer, protocol, protocol_hash
 from mllm_eval.score.scoring import Score, Summary, count_empty, score_samples, summarize
 
 __all__ = [
     "Score",
-    "Scorer",
+    "ScorerModule",
     "Summary",
     "count_empty",
     "load_scorer",

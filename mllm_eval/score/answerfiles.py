@@ -17,7 +17,7 @@ from mllm_eval.storage import parse_json
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class AnswerLine:
     """An answer: its place in the file, sample id, text (None: failed), and its own record.
 
     id: value of the file's field `key`; it may be a row number instead of a sample's id.
@@ -36,13 +36,13 @@ class Line:
         """Whether the line states anything that can be compared with the sample."""
         return self.says != _NOTHING
 
-    def of(self, id_: str) -> Line:
+    def of(self, id_: str) -> AnswerLine:
         """The same answer with the id of a sample."""
         return dataclasses.replace(self, id=id_)
 
 
 _NOTHING = Said()
-Layout = Callable[[Path, Benchmark], list[Line]]
+Layout = Callable[[Path, Benchmark], list[AnswerLine]]
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -67,7 +67,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UserError(f"{path}: {error.strerror or error}") from None
 
 
-def jsonl(path: Path, benchmark: Benchmark) -> list[Line]:
+def jsonl(path: Path, benchmark: Benchmark) -> list[AnswerLine]:
     """Read this project's layout: {"id", "prediction"} or {"id", "record", "prediction"}.
 
     `question`, `prompt` and `target`, `gold`, `gt_answer` or `answer` are optional, and are compared with the sample.
@@ -77,7 +77,7 @@ def jsonl(path: Path, benchmark: Benchmark) -> list[Line]:
     return [line_of(fields, where) for where, fields in json_lines(path)]
 
 
-def line_of(fields: Mapping[str, Any], where: str) -> Line:
+def line_of(fields: Mapping[str, Any], where: str) -> AnswerLine:
     """Read an answer in this project's layout. where: its place, for errors. Raises UserError as `jsonl` does."""
     for key in ("id", "prediction"):
         if key not in fields:
@@ -89,10 +89,10 @@ def line_of(fields: Mapping[str, Any], where: str) -> Line:
     golds = tuple(fields[name] for name in ("target", "gold", "gt_answer", "answer") if name in fields)
     says = Said(None, _said(fields.get("question")), _said(fields.get("prompt")), golds)
     kept = text if record is not None else _answer(text)
-    return Line(where, _id(fields["id"], where), kept, record, "id", says if record is None else _NOTHING)
+    return AnswerLine(where, _id(fields["id"], where), kept, record, "id", says if record is None else _NOTHING)
 
 
-def cambrian(path: Path, benchmark: Benchmark) -> list[Line]:
+def cambrian(path: Path, benchmark: Benchmark) -> list[AnswerLine]:
     """Read answer files of Cambrian-1's scripts. Questions without an image are skipped, because they are empty there.
 
     `question_id` and `questionId` are row numbers of the data set; `index` and DocVQA's `questionId` are its own ids.
@@ -112,11 +112,13 @@ def cambrian(path: Path, benchmark: Benchmark) -> list[Line]:
         # OCRBench's script writes only the first character of its prompt.
         prompt = prompt if prompt and len(prompt) > 1 else None
         says = Said(None, _said(line.get("question")), prompt, (line.get("gt_answer"),))
-        lines.append(Line(where, _id(line[key], where, key), _answer(_text(line[text], where, text)), None, key, says))
+        lines.append(
+            AnswerLine(where, _id(line[key], where, key), _answer(_text(line[text], where, text)), None, key, says)
+        )
     return lines
 
 
-def lmms_eval(path: Path, benchmark: Benchmark) -> list[Line]:
+def lmms_eval(path: Path, benchmark: Benchmark) -> list[AnswerLine]:
     """Read sample files of lmms-eval: `doc_id` is the row number, `filtered_resps` or `resps` the text.
 
     Newer versions write `input`, the prompt; older ones `doc`, the row without its image. Raises UserError with file
@@ -143,11 +145,13 @@ def lmms_eval(path: Path, benchmark: Benchmark) -> list[Line]:
         own = None if id_ is None or doc.get(id_) is None else number_or_text(doc[id_])
         golds = (() if named else (line.get("target"),)) + (doc.get(answer),)
         says = Said(own, _said(doc.get(question)), _said(line.get("input")), golds)
-        lines.append(Line(where, str(number), _answer(_text(text, where, "filtered_resps")), None, "doc_id", says))
+        lines.append(
+            AnswerLine(where, str(number), _answer(_text(text, where, "filtered_resps")), None, "doc_id", says)
+        )
     return lines
 
 
-def vlmevalkit(path: Path, benchmark: Benchmark) -> list[Line]:
+def vlmevalkit(path: Path, benchmark: Benchmark) -> list[AnswerLine]:
     """Read result files of VLMEvalKit (xlsx, tsv, csv): columns `index`, `prediction`, and those of its data set.
 
     An index is a sample's id, or counts rows or questions from 0 or 1. Raises UserError with file and row.
@@ -160,7 +164,7 @@ def vlmevalkit(path: Path, benchmark: Benchmark) -> list[Line]:
         index = number_or_text(row["index"])
         mine = number_or_text(row[own]) if own and row.get(own) else None
         says = Said(mine, row.get("question"), None, (row.get("answer"),))
-        lines.append(Line(where, index, _answer(row["prediction"]), None, "index", says))
+        lines.append(AnswerLine(where, index, _answer(row["prediction"]), None, "index", says))
     return lines
 
 

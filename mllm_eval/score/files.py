@@ -16,7 +16,7 @@ from mllm_eval.data.samples import Sample
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.distribution import distribution, one_answer
 from mllm_eval.errors import UserError, near
-from mllm_eval.score.answerfiles import LAYOUTS, Line
+from mllm_eval.score.answerfiles import LAYOUTS, AnswerLine
 from mllm_eval.score.joining import NUMBERINGS, agree, join
 from mllm_eval.score.records import sample_of, whole_groups
 from mllm_eval.score.scorer import load_scorer, own_code, rules_of
@@ -25,7 +25,7 @@ from mllm_eval.storage import write_json, write_jsonl
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredFile:
     """A scored file of answers: samples and scores in the same order, predictions by id.
 
     brought: whether the samples come from records in the file instead of the benchmark's data.
@@ -59,7 +59,7 @@ WHOLE = ScoringOptions()
 
 def score_file(
     benchmark: str, answers: Path, options: ScoringOptions = WHOLE, out: Path | None = None, as_json: bool = False
-) -> Scored:
+) -> ScoredFile:
     """Score a file of answers, print its numbers, and write one line per sample to `out`.
 
     If gold answers are hidden, the file for the scoring server is written beside `out`, as `.submission.json`.
@@ -89,7 +89,7 @@ def score_file(
     return scored
 
 
-def score_answers(benchmark: Benchmark, answers: Path, options: ScoringOptions = WHOLE) -> Scored:
+def score_answers(benchmark: Benchmark, answers: Path, options: ScoringOptions = WHOLE) -> ScoredFile:
     """Score a file of answers without printing. Raises UserError as `score_file` does."""
     layout = "jsonl" if options.layout == "auto" else options.layout
     if layout not in LAYOUTS:
@@ -98,7 +98,9 @@ def score_answers(benchmark: Benchmark, answers: Path, options: ScoringOptions =
     return score_lines(benchmark, str(answers), lines, replace(options, layout=layout))
 
 
-def score_lines(benchmark: Benchmark, answers: str, lines: Sequence[Line], options: ScoringOptions = WHOLE) -> Scored:
+def score_lines(
+    benchmark: Benchmark, answers: str, lines: Sequence[AnswerLine], options: ScoringOptions = WHOLE
+) -> ScoredFile:
     """Score lines of answers. answers: where they come from, for errors. Raises UserError as `score_file` does."""
     if not lines:
         raise UserError(f"{answers}: no answers in it")
@@ -115,7 +117,7 @@ def score_lines(benchmark: Benchmark, answers: str, lines: Sequence[Line], optio
     return _matched(benchmark, answers, lines, samples, options)
 
 
-def _no_repeats(lines: Sequence[Line]) -> None:
+def _no_repeats(lines: Sequence[AnswerLine]) -> None:
     first: dict[str, str] = {}
     brings = lines[0].record is not None
     for line in lines:
@@ -127,7 +129,7 @@ def _no_repeats(lines: Sequence[Line]) -> None:
             raise UserError(f"{line.where}: this line {said}, unlike the first; all must or none")
 
 
-def _known(benchmark: Benchmark, lines: Sequence[Line], samples: Sequence[Sample]) -> None:
+def _known(benchmark: Benchmark, lines: Sequence[AnswerLine], samples: Sequence[Sample]) -> None:
     known = {sample.id for sample in samples}
     for line in lines:
         if line.id not in known:
@@ -137,10 +139,10 @@ def _known(benchmark: Benchmark, lines: Sequence[Line], samples: Sequence[Sample
 def _matched(
     benchmark: Benchmark,
     answers: str,
-    lines: Sequence[Line],
+    lines: Sequence[AnswerLine],
     samples: Sequence[Sample],
     options: ScoringOptions,
-) -> Scored:
+) -> ScoredFile:
     predictions = {line.id: line.prediction for line in lines}
     missing = [sample for sample in samples if sample.id not in predictions]
     if missing and not options.partial:
@@ -153,10 +155,10 @@ def _matched(
     scores = score_samples(benchmark, options.rules, answered, predictions)
     empty = count_empty(predictions.values())
     summary = summarize(benchmark, options.rules, answered, scores, options.variant, whole, empty)
-    return Scored(answered, predictions, scores, summary)
+    return ScoredFile(answered, predictions, scores, summary)
 
 
-def _brought(benchmark: Benchmark, answers: str, lines: Sequence[Line], options: ScoringOptions) -> Scored:
+def _brought(benchmark: Benchmark, answers: str, lines: Sequence[AnswerLine], options: ScoringOptions) -> ScoredFile:
     scorer = load_scorer(benchmark)
     samples = [sample_of(benchmark, scorer, line.id, line.record or {}, line.where) for line in lines]
     whole, problem = whole_groups(scorer, samples)
@@ -169,10 +171,10 @@ def _brought(benchmark: Benchmark, answers: str, lines: Sequence[Line], options:
     summary = summarize(
         benchmark, options.rules, samples, scores, options.variant, None if everything else whole, empty
     )
-    return Scored(samples, predictions, scores, summary, brought=True)
+    return ScoredFile(samples, predictions, scores, summary, brought=True)
 
 
-def submission(benchmark: Benchmark, scored: Scored) -> list[dict[str, Any]] | None:
+def submission(benchmark: Benchmark, scored: ScoredFile) -> list[dict[str, Any]] | None:
     """Entries for the server that scores samples with hidden gold answers; None if all could be scored here."""
     entry = load_scorer(benchmark).submission
     if entry is None or scored.summary.n_unscored == 0:

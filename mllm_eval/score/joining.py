@@ -13,7 +13,7 @@ from mllm_eval.catalog.benchmark import Benchmark
 from mllm_eval.data.samples import Samples
 from mllm_eval.errors import UserError, near
 from mllm_eval.score.agreement import Known, disagreement, known, number_or_text
-from mllm_eval.score.answerfiles import Line
+from mllm_eval.score.answerfiles import AnswerLine
 
 Numbering = Literal["id", "own id", "row", "question", "row from 1", "question from 1"]
 NUMBERINGS: dict[str, tuple[Numbering, ...]] = {
@@ -27,7 +27,9 @@ NUMBERINGS: dict[str, tuple[Numbering, ...]] = {
 _EVIDENCE = 10
 
 
-def join(benchmark: Benchmark, lines: Sequence[Line], samples: Samples, numberings: Sequence[Numbering]) -> list[Line]:
+def join(
+    benchmark: Benchmark, lines: Sequence[AnswerLine], samples: Samples, numberings: Sequence[Numbering]
+) -> list[AnswerLine]:
     """Return the lines with their samples' ids, without the lines of rows that the benchmark does not ask.
 
     numberings: what the numbers of this layout may mean, most usual first.
@@ -53,7 +55,7 @@ def join(benchmark: Benchmark, lines: Sequence[Line], samples: Samples, numberin
     raise UserError(next(problem for problem in problems.values() if problem))
 
 
-def agree(benchmark: Benchmark, lines: Sequence[Line], samples: Samples) -> None:
+def agree(benchmark: Benchmark, lines: Sequence[AnswerLine], samples: Samples) -> None:
     """Raise UserError if a line of this project's layout contradicts the sample with its id."""
     if any(line.says_something for line in lines):
         data = _Data(benchmark, samples)
@@ -72,7 +74,7 @@ class _Data:
         self.exact = {id_: place for place, id_ in enumerate(self.ids)}
         self._known: dict[int, Known] = {}
 
-    def places(self, lines: Sequence[Line], numbering: Numbering) -> list[int | None] | None:
+    def places(self, lines: Sequence[AnswerLine], numbering: Numbering) -> list[int | None] | None:
         """Index of each line's sample, None for a row that is not asked; None overall if a number has no sample."""
         place_of = self._reader(numbering)
         places: list[int | None] = []
@@ -84,7 +86,7 @@ class _Data:
         taken = [place for place in places if place is not None]
         return places if len(set(taken)) == len(taken) else None
 
-    def _reader(self, numbering: Numbering) -> Callable[[Line], int | None]:
+    def _reader(self, numbering: Numbering) -> Callable[[AnswerLine], int | None]:
         if numbering in ("id", "own id"):
             plain: dict[str, int] = {}
             for id_, place in self.exact.items():
@@ -92,7 +94,7 @@ class _Data:
                 # Ids that differ only in zeros are ambiguous here, and are only found as written.
                 plain[key] = -1 if key in plain else place
 
-            def by_id(line: Line) -> int:
+            def by_id(line: AnswerLine) -> int:
                 written = line.id if numbering == "id" else line.says.own_id
                 if written is None:
                     raise LookupError
@@ -106,7 +108,7 @@ class _Data:
         first = 1 if numbering.endswith("1") else 0
         known_rows = dict(zip(self._samples.row_numbers(), range(len(self.ids)), strict=True)) if rows else {}
 
-        def by_number(line: Line) -> int | None:
+        def by_number(line: AnswerLine) -> int | None:
             number = int(number_or_text(line.id)) - first
             if not 0 <= number < (self._samples.rows if rows else len(self.ids)):
                 raise LookupError
@@ -114,7 +116,7 @@ class _Data:
 
         return by_number
 
-    def problem(self, lines: Sequence[Line], places: Sequence[int | None]) -> str | None:
+    def problem(self, lines: Sequence[AnswerLine], places: Sequence[int | None]) -> str | None:
         """An error message for the first line that contradicts its sample; None if all agree."""
         for line, place in zip(lines, places, strict=True):
             if place is None or not line.says_something:
@@ -130,18 +132,20 @@ class _Data:
         return None
 
 
-def _evident(lines: Sequence[Line]) -> bool:
+def _evident(lines: Sequence[AnswerLine]) -> bool:
     return len(lines) >= _EVIDENCE and all(line.says.question or line.says.prompt for line in lines)
 
 
-def _no_repeats(lines: Sequence[Line]) -> None:
-    first: dict[str, Line] = {}
+def _no_repeats(lines: Sequence[AnswerLine]) -> None:
+    first: dict[str, AnswerLine] = {}
     for line in lines:
         if (before := first.setdefault(line.id, line)) is not line:
             raise UserError(f"{line.where}: id '{line.id}' occurs twice (first at {before.where})")
 
 
-def _say_strange(benchmark: Benchmark, lines: Sequence[Line], data: _Data, numberings: Sequence[Numbering]) -> None:
+def _say_strange(
+    benchmark: Benchmark, lines: Sequence[AnswerLine], data: _Data, numberings: Sequence[Numbering]
+) -> None:
     """Raise UserError for the first line whose number has no sample under any numbering."""
     for line in lines:
         if all(data.places([line], numbering) is None for numbering in numberings):

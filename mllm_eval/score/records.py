@@ -11,10 +11,10 @@ from mllm_eval.config import canonical
 from mllm_eval.data.columntypes import named_columns
 from mllm_eval.data.samples import Sample
 from mllm_eval.errors import UserError, near
-from mllm_eval.score.scorer import KINDS, Scorer, own_code
+from mllm_eval.score.scorer import KINDS, ScorerModule, own_code
 
 
-def sample_of(benchmark: Benchmark, scorer: Scorer, id_: str, record: Mapping[str, Any], where: str) -> Sample:
+def sample_of(benchmark: Benchmark, scorer: ScorerModule, id_: str, record: Mapping[str, Any], where: str) -> Sample:
     """Make a sample from a record. Raises UserError naming a field that is missing or has another type."""
     names = named_columns(record, benchmark.aliases, where)
     named = {name: record[own] for name, own in names.items()}
@@ -29,7 +29,7 @@ def sample_of(benchmark: Benchmark, scorer: Scorer, id_: str, record: Mapping[st
     return Sample(benchmark.name, id_, (), "", "", group, group, named)
 
 
-def check_fields(scorer: Scorer, record: Mapping[str, Any], where: str) -> None:
+def check_fields(scorer: ScorerModule, record: Mapping[str, Any], where: str) -> None:
     """Raise UserError for the first field that the scorer needs and that is missing or has another type."""
     for field, kind in scorer.needs.items():
         if field not in record and kind.endswith("?"):
@@ -50,7 +50,7 @@ def _is(value: Any, kind: str) -> bool:
     return isinstance(value, KINDS[kind]) and (kind == "bool" or not isinstance(value, bool))
 
 
-def whole_groups(scorer: Scorer, samples: Sequence[Sample]) -> tuple[set[str], str]:
+def whole_groups(scorer: ScorerModule, samples: Sequence[Sample]) -> tuple[set[str], str]:
     """The groups that contain each member exactly once, and an error message for the first other group.
 
     If no group is complete and the same question occurs three times or more, the lines are taken as trial answers:

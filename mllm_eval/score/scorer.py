@@ -35,7 +35,7 @@ Rows = Sequence[tuple[Record, float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Scorer:
+class ScorerModule:
     """The functions of a scorer module.
 
     needs: field -> type of the records it scores. rules: name -> (record, prediction) -> (score in [0, 1],
@@ -55,7 +55,7 @@ class Scorer:
     submission: Callable[[Record, str], dict[str, Any]] | None = None
 
 
-def load_scorer(benchmark: Benchmark) -> Scorer:
+def load_scorer(benchmark: Benchmark) -> ScorerModule:
     """Load and check the scorer of a benchmark.
 
     Raises:
@@ -68,7 +68,7 @@ def load_scorer(benchmark: Benchmark) -> Scorer:
         raise UserError(f"benchmark {benchmark.name}: its scorer {where} has no {missing[0]}")
     optional = {part: getattr(module, part, None) for part in ("group", "guess", "chance", "submission")}
     _check(benchmark, module, where, optional)
-    return Scorer(module.NEEDS, module.RULES, module.report, **optional)
+    return ScorerModule(module.NEEDS, module.RULES, module.report, **optional)
 
 
 def _check(benchmark: Benchmark, module: ModuleType, where: str, optional: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from mllm_eval.data.samples import Sample
 from mllm_eval.errors import UserError, near
 from mllm_eval.score.scorer import (
     Record,
-    Scorer,
+    ScorerModule,
     load_module,
     load_scorer,
     own_code,
@@ -156,7 +156,7 @@ class _Records(Sequence[Record]):
         return [record for record, _ in self._rows[index]] if isinstance(index, slice) else self._rows[index][0]
 
 
-def score_one(benchmark: Benchmark, scorer: Scorer, rules: str, sample: Sample, prediction: str | None) -> Score:
+def score_one(benchmark: Benchmark, scorer: ScorerModule, rules: str, sample: Sample, prediction: str | None) -> Score:
     """Score one sample.
 
     Raises:
@@ -230,7 +230,7 @@ def count_empty(predictions: Iterable[str | None]) -> int:
     return sum(text is not None and not text.strip() for text in predictions)
 
 
-def _reported(benchmark: Benchmark, scorer: Scorer, rules: str, rows: _Rows) -> dict[str, Any]:
+def _reported(benchmark: Benchmark, scorer: ScorerModule, rules: str, rows: _Rows) -> dict[str, Any]:
     with own_code(benchmark, f"`report` of rules '{rules}'"):
         reported: Any = scorer.report(rules, rows)
     where = _place(benchmark, scorer.report)
@@ -261,7 +261,7 @@ def _value(benchmark: Benchmark, reported: dict[str, Any], metric: str, scale: f
     return float(value) * scale
 
 
-def _chance(benchmark: Benchmark, scorer: Scorer, rules: str, rows: _Rows, metric: str, scale: float) -> float:
+def _chance(benchmark: Benchmark, scorer: ScorerModule, rules: str, rows: _Rows, metric: str, scale: float) -> float:
     with own_code(benchmark, "`chance` or `guess`"):
         by_chance: Any = scorer.chance(_Records(rows)) if rows and scorer.chance is not None else {}
         if not isinstance(by_chance, Mapping):

@@ -18,14 +18,14 @@ from mllm_eval.decoding import load_image
 from mllm_eval.errors import UserError
 from mllm_eval.features import FeatureStore
 from mllm_eval.model import IGNORED
-from mllm_eval.train.order import Plan
+from mllm_eval.train.order import BatchPlan
 from mllm_eval.train.rowtokens import TokenisedSet
 
 
 class PlanSampler(Sampler[int]):
     """Yields the row numbers of all steps in order; consecutive micro-batches make a step."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: BatchPlan) -> None:
         self.plan = plan
 
     def __len__(self) -> int:
@@ -172,6 +172,6 @@ class Collator:
 class Batches:
     """The training data of a stage: the plan of its steps, the row numbers, and the collator."""
 
-    plan: Plan
+    plan: BatchPlan
     rows: RowNumbers
     collator: Collator

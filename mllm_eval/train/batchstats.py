@@ -15,7 +15,7 @@ from mllm_eval.catalog import Stage
 from mllm_eval.data.conversations import Conversation, ConversationSet
 from mllm_eval.errors import UserError
 from mllm_eval.prompts import IMAGE
-from mllm_eval.train.order import Plan, planned
+from mllm_eval.train.order import BatchPlan, planned
 from mllm_eval.train.rowchunks import CHUNK, encode_rows
 
 # A row is of the first kind that applies; a short answer has at most SHORT target tokens.
@@ -140,7 +140,7 @@ def batch_stats(rows: RowFacts, stage: Stage, number: int, seed: int) -> dict[st
     }
 
 
-def padding(plan: Plan, micro_batch: int) -> float:
+def padding(plan: BatchPlan, micro_batch: int) -> float:
     """Return the share of padding, in [0, 1), when each micro-batch of a plan is padded to its longest row."""
     tokens = computed = 0
     for step in range(plan.steps):

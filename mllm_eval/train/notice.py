@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from mllm_eval.distributed import largest
+
 # Signals that launchers and Slurm send before they end a process.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 # Environment variable with the seconds between the signal and the end of the job.
@@ -100,10 +102,7 @@ class Checkpoints(TrainerCallback):
         """Agree with the other ranks on a checkpoint: a signal or timeout on one rank applies to all."""
         self._longest_step = max(self._longest_step, monotonic() - self._step)
         due = state.is_world_process_zero and monotonic() - self._last >= self.longest
-        told = torch.tensor([self.notice.number, int(due)], device=self.device)
-        if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
-        self.agreed, now = (int(one) for one in told.tolist())
+        self.agreed, now = largest([self.notice.number, int(due)], self.device)
         control.should_save = control.should_save or bool(self.agreed or now)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:

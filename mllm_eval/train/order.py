@@ -19,7 +19,7 @@ Rows = NDArray[np.int64]
 WINDOW = 50
 
 
-class Plan:
+class BatchPlan:
     """The batches of a stage in order, over all epochs. They do not depend on the number of processes.
 
     Args:
@@ -111,7 +111,7 @@ class Plan:
         return np.concatenate([drawn, drawn[: self.per_epoch * self.batch - len(drawn)]])
 
 
-def planned(seed: int, number: int, stage: Stage, lengths: Rows, with_image: NDArray[np.bool_]) -> Plan:
+def planned(seed: int, number: int, stage: Stage, lengths: Rows, with_image: NDArray[np.bool_]) -> BatchPlan:
     """Return the plan of a stage for rows of these lengths [n]. Raises UserError where they do not fill one batch."""
     if len(lengths) < stage.batch:
         raise UserError(
@@ -119,4 +119,4 @@ def planned(seed: int, number: int, stage: Stage, lengths: Rows, with_image: NDA
             f"{stage.batch}"
         )
     steps = stage.steps_for(len(lengths))
-    return Plan(lengths, stage.batch, steps, (seed, number), stage.order, stage.last_step, with_image)
+    return BatchPlan(lengths, stage.batch, steps, (seed, number), stage.order, stage.last_step, with_image)

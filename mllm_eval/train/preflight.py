@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from mllm_eval.distributed import rank
 from mllm_eval.errors import UserError
-from mllm_eval.train.order import Plan
+from mllm_eval.train.order import BatchPlan
 
 
-def longest_rows(plan: Plan, micro_batch: int) -> NDArray[np.int64]:
+def longest_rows(plan: BatchPlan, micro_batch: int) -> NDArray[np.int64]:
     """Return this rank's share [micro_batch] of the longest rows that any step reads."""
     own = rank()
     read = plan.read()

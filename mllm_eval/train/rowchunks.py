@@ -56,7 +56,7 @@ class Image(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Chunk:
+class RowChunk:
     """Consecutive rows of a set up to row `end` (exclusive).
 
     noted: rows that were left out or changed. ids, targets: tokens of all used rows, concatenated, and whether each is
@@ -113,7 +113,7 @@ class RowReader:
         # The same image often recurs in nearby rows.
         self._known: dict[str, Image] = {}
 
-    def read(self, begin: int) -> Chunk:
+    def read(self, begin: int) -> RowChunk:
         """Return the chunk of up to `CHUNK` rows from row number `begin`."""
         noted: list[NotedRow] = []
         kept: list[tuple[Conversation, list[Image], int]] = []
@@ -140,9 +140,11 @@ class RowReader:
                 noted.append(NotedRow("changed", where, "", len(row.masked), changes))
         return self._tokenised(at, noted, kept)
 
-    def _tokenised(self, end: int, noted: list[NotedRow], kept: list[tuple[Conversation, list[Image], int]]) -> Chunk:
+    def _tokenised(
+        self, end: int, noted: list[NotedRow], kept: list[tuple[Conversation, list[Image], int]]
+    ) -> RowChunk:
         encoded = list(encode_rows([row for row, _, _ in kept], self.tokenizer, self.template))
-        return Chunk(
+        return RowChunk(
             end,
             noted,
             np.array([token for ids, _ in encoded for token in ids], np.int32),
@@ -190,7 +192,7 @@ class RowReader:
         return image
 
 
-def read_chunks(reader: RowReader, begin: int, processes: int) -> Iterator[Chunk]:
+def read_chunks(reader: RowReader, begin: int, processes: int) -> Iterator[RowChunk]:
     """Yield all chunks of a set from row number `begin`, in order."""
     starts = iter(range(begin, len(reader.rows), CHUNK))
     if processes < 2:
@@ -199,7 +201,7 @@ def read_chunks(reader: RowReader, begin: int, processes: int) -> Iterator[Chunk
     # Forking avoids sending the tokenizer and the index of millions of rows to each process.
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(processes, context, _take, (reader,)) as pool:
-        waiting: deque[Future[Chunk]] = deque()
+        waiting: deque[Future[RowChunk]] = deque()
         try:
             for start in itertools.islice(starts, AHEAD * processes):
                 waiting.append(pool.submit(_read, start))
@@ -220,6 +222,6 @@ def _take(reader: RowReader) -> None:
     end_with_parent()
 
 
-def _read(begin: int) -> Chunk:
+def _read(begin: int) -> RowChunk:
     assert _reader is not None
     return _reader.read(begin)

@@ -108,7 +108,7 @@ def is_made(run: Run, number: int) -> bool:
     return made.is_file()
 
 
-class Work:
+class RunProgress:
     """Progress of encoding and both stages together, in one unit, for a bar that shows the remaining time.
 
     The unit is 10^6 floating-point operations as counted by `mllm_eval.operations`. A stage's operations are divided

@@ -37,10 +37,10 @@ from mllm_eval.train.diskspace import check_room
 from mllm_eval.train.encoding import encode, missing, refs_of, spread, statistics
 from mllm_eval.train.keeping import with_room
 from mllm_eval.train.liger import use_liger
-from mllm_eval.train.order import Plan, planned
+from mllm_eval.train.order import BatchPlan, planned
 from mllm_eval.train.resharding import reshard, resharded_copy, shards
 from mllm_eval.train.rowtokens import TokenisedSet
-from mllm_eval.train.stageprogress import StageLog, Work, latest_whole, remove_others
+from mllm_eval.train.stageprogress import RunProgress, StageLog, latest_whole, remove_others
 from mllm_eval.train.stagerows import check_data, note_rows, tokenise_all, tokenised
 from mllm_eval.train.trainer import StageTrainer, arguments
 from mllm_eval.train.unreadable import Unreadable
@@ -56,7 +56,7 @@ class Prepared:
     stage: Stage
     data: TokenisedSet
     rows: RowNumbers
-    plan: Plan
+    plan: BatchPlan
     images: NDArray[np.int64]
     """Images to encode first, as indices into `data.images`: those that steps read from the store, and `measured`."""
     measured: NDArray[np.int64]
@@ -71,7 +71,7 @@ def train(run: Run, progress: Progress | None = None, say: Callable[[str], None]
     number, the result is the same byte for byte. Under a launcher (torchrun and the like) every process calls this.
 
     Args:
-        progress: called with the work done and the total of encoding and steps, in the unit of `Work`.
+        progress: called with the work done and the total of encoding and steps, in the unit of `RunProgress`.
         say: called with one line per stage about its rows, before any long computation.
 
     Raises:
@@ -96,7 +96,7 @@ def train(run: Run, progress: Progress | None = None, say: Callable[[str], None]
     prepared = with_room(run, prepared, features)
     sets = [(one.data, one.images) for one in prepared]
     features.mends(lambda names: refs_of(sets, names))
-    todo = Work(run, prepared, missing(features.store, sets), progress)
+    todo = RunProgress(run, prepared, missing(features.store, sets), progress)
     for one in prepared:
         encode(one.data, one.images, features, one.unreadable, todo.encoded)
         todo.next_set()

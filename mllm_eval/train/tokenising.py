@@ -21,7 +21,7 @@ from mllm_eval.disk import saving
 from mllm_eval.errors import UserError
 from mllm_eval.locks import FileLock
 from mllm_eval.storage import parse_json, remove_temporary, write_json, write_summed
-from mllm_eval.train.rowchunks import Chunk, Image, RowReader, read_chunks
+from mllm_eval.train.rowchunks import Image, RowChunk, RowReader, read_chunks
 
 # Chunks between two records of the progress.
 NOTED = 50
@@ -174,7 +174,7 @@ class Writer:
             raise UserError(f"{problem}{used}")
         self.leave_out("broken", where, problem)
 
-    def write(self, number: int, chunk: Chunk, budget: int) -> None:
+    def write(self, number: int, chunk: RowChunk, budget: int) -> None:
         """Append a chunk of set `number`. Raises UserError for more than `budget` broken rows of the set."""
         for row in chunk.noted:
             if row.why == "broken":

@@ -17,7 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from mllm_eval.catalog import Recipe, Stage
 from mllm_eval.disk import saving
-from mllm_eval.distributed import COLLECTIVE, barrier, world_size
+from mllm_eval.distributed import COLLECTIVE, backend, barrier, world_size
 from mllm_eval.environment import cores
 from mllm_eval.model import VLM
 from mllm_eval.train.batches import Batches, PlanSampler
@@ -56,7 +56,6 @@ def arguments(
     if resharded:
         config = {**(config or {}), "checkpoint": {"load_universal": True}}
     on_gpu = torch.cuda.is_available()
-    backend = ("nccl" if on_gpu else "gloo") if torch.distributed.is_initialized() else None
     # Passed only if requested, because the Trainer then calls the model's method for it.
     asked: dict[str, Any] = {"gradient_checkpointing": True} if stage.gradient_checkpointing else {}
     made = TrainingArguments(
@@ -75,7 +74,7 @@ def arguments(
         data_seed=seed,
         deepspeed=config,
         use_cpu=not on_gpu,
-        ddp_backend=backend,
+        ddp_backend=backend() or None,
         ddp_timeout=int(COLLECTIVE.total_seconds()),
         save_strategy="steps",
         save_steps=max(FEWEST_STEPS, math.ceil(steps / CHECKPOINTS)),

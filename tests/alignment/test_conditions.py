@@ -15,7 +15,7 @@ from mllm_eval.alignment import measure, representations
 from mllm_eval.alignment.measure import align
 from mllm_eval.alignment.metrics import METRICS, OVER_NEIGHBOURS
 from mllm_eval.alignment.protocol import Alignment
-from mllm_eval.alignment.representations import Language, Seen
+from mllm_eval.alignment.representations import Language, Representations
 from mllm_eval.errors import UserError
 from mllm_eval.results.aligned import RESULT, Null, read_aligned
 from mllm_eval.storage import write_summed
@@ -32,9 +32,9 @@ class Models:
         self.seen = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(1))
         self.said = torch.randn(3, 40, 6, generator=torch.Generator().manual_seed(2))
 
-    def of_pictures(self, encoder: Any, pairs: Any, progress: Any = None) -> Seen:
+    def of_pictures(self, encoder: Any, pairs: Any, progress: Any = None) -> Representations:
         self.encoded += 1
-        return Seen(self.seen[:, : len(pairs)], {})
+        return Representations(self.seen[:, : len(pairs)], {})
 
     def of_captions(self, language: Any, texts: Any, progress: Any = None) -> torch.Tensor:
         self.encoded += 1

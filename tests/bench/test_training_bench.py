@@ -74,5 +74,5 @@ def test_each_way_is_timed_on_rows_of_the_same_kind(bench: Any, run: Any, tmp_pa
 def test_lengths_by_order_leave_hardly_any_padding(bench: Any, drawn: Any) -> None:
     lengths = drawn.drawn_lengths(2, 2000)
     assert lengths.max() <= drawn.LONGEST and len(np.unique(lengths)) > 100
-    plans = {order: drawn.Plan(lengths, 16, 125, (0, 2), order) for order in ("length", "random")}
+    plans = {order: drawn.BatchPlan(lengths, 16, 125, (0, 2), order) for order in ("length", "random")}
     assert drawn.stats_padding(plans["length"], 16) < 0.05 < drawn.stats_padding(plans["random"], 16)

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from mllm_eval import pipeline
 from mllm_eval.catalog import Kind, load_encoder, load_llm, load_recipe, names
 from mllm_eval.catalog.folders import find
-from mllm_eval.catalog.variant import BLIND
+from mllm_eval.catalog.variant import BLIND, DEFAULT
 from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline.ledger import Ledger
@@ -56,6 +56,12 @@ def made_run() -> Run:
     run = Run(load_encoder("mini-dino"), load_recipe("mini"), load_llm("mini-llama"), 0, digests)
     run.prepare()
     return run
+
+
+@pytest.mark.parametrize("command", ["prompt", "score"])
+def test_a_variant_that_is_not_named_is_the_default_one(command: str) -> None:
+    (variant,) = (one for one in get_command(app).commands[command].params if one.name == "variant")  # type: ignore[attr-defined]
+    assert variant.default == DEFAULT.name
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -186,7 +192,9 @@ def test_a_home_that_is_no_folder_is_told_in_one_line(
     monkeypatch.setenv(variable, str(place))
     shown = call(*words)
     assert shown.exit_code == 2 and isinstance(shown.exception, SystemExit)
-    assert str(place) in shown.stderr and "stands where a folder should" in shown.stderr and shown.stderr.count("\n") == 1
+    assert (
+        str(place) in shown.stderr and "stands where a folder should" in shown.stderr and shown.stderr.count("\n") == 1
+    )
 
 
 def test_faults_of_the_code_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

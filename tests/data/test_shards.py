@@ -10,7 +10,7 @@ import pytest
 from made_corpus import filtered, png, sample, tar
 
 from mllm_eval.data import shards
-from mllm_eval.data.shards import Broken, Member, tar_members
+from mllm_eval.data.shards import Broken, Member, metadata_beside, tar_members
 from mllm_eval.errors import UserError
 from mllm_eval.leaks.corpora import Folder
 
@@ -62,3 +62,9 @@ def test_kept_rows_of_a_damaged_parquet_file_are_those_before_the_damage(tmp_pat
     made = filtered(path, tmp_path / "out", shards=True)
     assert made.tally.faults["cut"].count == 1 and made.tally.kept == 64
     assert pq.read_table(tmp_path / "out" / "shards" / "0.parquet").column("key").to_pylist() == rows["key"][:64]
+
+
+def test_a_parquet_file_with_the_name_of_a_tar_or_folder_is_metadata() -> None:
+    files = ["0.tar.gz", "0.parquet", "1.parquet", "2.PARQUET", "train.part.parquet", "train.part.tar", "notes.txt"]
+    assert metadata_beside(files, ["1", "2", "notes"]) == {"0.parquet", "1.parquet"}
+    assert metadata_beside(["0.parquet"], []) == set()

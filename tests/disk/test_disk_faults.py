@@ -29,7 +29,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.features import FeatureStore
 from mllm_eval.locks import FileLock, made_whole
 from mllm_eval.model import VLM, assemble, load_checkpoint, load_llm_model, load_tokenizer, save_checkpoint
-from mllm_eval.probes.keeping import Kept
+from mllm_eval.probes.keeping import StateFile
 from mllm_eval.report.render import write_tables
 from mllm_eval.report.table import Cell, Column, Row, Table
 from mllm_eval.results.timings import append_timing, read_timings
@@ -131,7 +131,7 @@ def token_cache(folder: Path) -> bytes:
 
 
 def kept_probe(folder: Path) -> bytes:
-    kept, whole = Kept(folder / "probe" / "kept.safetensors"), torch.arange(40.0)
+    kept, whole = StateFile(folder / "probe" / "kept.safetensors"), torch.arange(40.0)
     if "whole" not in kept.load():
         kept.save({"whole": whole})
     return kept.load()["whole"].numpy().tobytes()

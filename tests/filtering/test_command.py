@@ -16,7 +16,7 @@ from mllm_eval import filtering
 from mllm_eval.catalog.level import load_level
 from mllm_eval.cli.app import app
 from mllm_eval.config import short_hash
-from mllm_eval.filtering import Question
+from mllm_eval.filtering import FilterQuestion
 from mllm_eval.filtering.deciding import META
 
 
@@ -31,14 +31,14 @@ def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Loads a judge of brightness for every model; the list grows by each load."""
     loads: list[str] = []
 
-    def load(self: Question) -> Any:
+    def load(self: FilterQuestion) -> Any:
         loads.append(self.level.name)
         return Brightness()
 
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
     monkeypatch.setattr("mllm_eval.filtering.corpusrun.describe", dict)
     monkeypatch.setattr(filtering, "filtering_model", lambda *_: Model())
-    monkeypatch.setattr(Question, "load", load)
+    monkeypatch.setattr(FilterQuestion, "load", load)
     return loads
 
 

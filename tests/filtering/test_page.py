@@ -20,7 +20,7 @@ from mllm_eval.filtering import open_corpus
 from mllm_eval.filtering.agreement import agreement, share
 from mllm_eval.filtering.corpusrun import Spent
 from mllm_eval.filtering.page import write_page
-from mllm_eval.filtering.tally import SHOWN, Near, Tally
+from mllm_eval.filtering.tally import SHOWN, NearThreshold, Tally
 from mllm_eval.filtering.throughput import project
 
 
@@ -79,7 +79,7 @@ def test_shares_have_wilsons_interval() -> None:
 def test_agreement_by_hand() -> None:
     tally = Tally()
     for p_yes, label in ((0.95, True), (0.85, False), (0.72, True), (0.31, True), (0.22, False), (0.05, False)):
-        tally.decide(Near(p_yes, "s", str(p_yes)), 1.0, p_yes >= 0.5, 10, label)
+        tally.decide(NearThreshold(p_yes, "s", str(p_yes)), 1.0, p_yes >= 0.5, 10, label)
     found = agreement(tally)
     assert found is not None and found.area is not None
     assert (found.precision.value, found.recall.value, found.accuracy.value) == (2 / 3, 2 / 3, 4 / 6)
@@ -87,7 +87,7 @@ def test_agreement_by_hand() -> None:
     assert found.area == pytest.approx(7 / 9)
     assert found.error == pytest.approx((0.05 + 0.85 + 0.28 + 0.69 + 0.22 + 0.05) / 6)
     other = Tally()
-    other.decide(Near(0.6, "s", "x"), 0.1, True, 5, None)
+    other.decide(NearThreshold(0.6, "s", "x"), 0.1, True, 5, None)
     assert agreement(other) is None and other.little == 1
     tally.add(other)
     assert Tally.of_dict(json.loads(json.dumps(tally.to_dict()))) == tally and tally.kept == 4
@@ -96,7 +96,7 @@ def test_agreement_by_hand() -> None:
 def test_the_nearest_are_few_however_many_there_are() -> None:
     tally = Tally()
     for place in range(1000):
-        tally.decide(Near(place / 1000, "s", f"{place:04d}"), 1.0, place >= 500, 1, None)
+        tally.decide(NearThreshold(place / 1000, "s", f"{place:04d}"), 1.0, place >= 500, 1, None)
         assert len(tally.near_kept) <= 4 * SHOWN and len(tally.near_dropped) <= 4 * SHOWN
     tally.close()
     assert [one.key for one in tally.near_kept] == [f"{place:04d}" for place in range(500, 500 + SHOWN)]

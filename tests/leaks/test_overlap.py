@@ -90,7 +90,7 @@ def test_a_second_comparison_computes_nothing_and_a_changed_folder_is_compared_a
         raise AssertionError("was computed already")
 
     with monkeypatch.context() as never:
-        for room, name in ((hashing, "hash_of"), (overlap, "nearest"), (confirming.Judge, "summaries")):
+        for room, name in ((hashing, "hash_of"), (overlap, "nearest"), (confirming.SummaryEncoder, "summaries")):
             never.setattr(room, name, refuse)
         assert compared(home) == first
     written(home / "laion" / "resized.png", picture(9))

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from own_benchmark import ROWS, YAML, the_run, write
+from own_benchmark import ROWS, YAML, summary, the_run, write
 
 from mllm_eval import pipeline
 from mllm_eval.answers import Journal, read_answers
 from mllm_eval.generate import runner
+from mllm_eval.generate.request import TOO_LONG
 from mllm_eval.pipeline import sources
 from mllm_eval.progress import Progress, unheard
 
@@ -99,6 +100,21 @@ def test_an_answer_beyond_the_models_positions_is_asked_again(own_home: Path) ->
 
 
 @pytest.mark.slow
+def test_samples_that_failed_for_good_are_asked_again_only_on_request(own_home: Path) -> None:
+    path = the_run().answers_path("own")
+    before = read_answers(path)
+    failed = replace(before[3], text="", tokens_out=0, state="error", reason=f"{TOO_LONG} of another machine")
+    Journal(path).append([failed])
+    evaluated()
+    assert read_answers(path)[3] == failed
+    assert summary()["n_failed"] == 1
+    assert "1 failed samples are asked again" in evaluated(retry_failed=True)
+    assert read_answers(path) == before
+    assert summary()["n_failed"] == 0
+    assert "no sample failed that could be retried" in evaluated(retry_failed=True)
+
+
+@pytest.mark.slow
 def test_missing_data_are_rendered_before_questions_are_read(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(the_run().folder / "scores")
     (own_home / "data/mine").rename(own_home / "kept")
@@ -111,3 +127,10 @@ def test_missing_data_are_rendered_before_questions_are_read(own_home: Path, mon
 def render(data: Path, _: object) -> None:
     """Stands for a renderer."""
     (data.parent / "kept").rename(data / "mine")
+
+
+@pytest.mark.slow
+def test_a_subset_is_said_as_the_table_counts_it(own_home: Path) -> None:
+    said = evaluated(subset=6)
+    assert said[0].startswith("a subset of 6 of 1 benchmarks is 6 of each, as the table's subset of ")
+    assert "answers: own@" not in said

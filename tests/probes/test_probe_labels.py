@@ -16,7 +16,7 @@ from mllm_eval.catalog.probe import load_protocol
 from mllm_eval.probes.measuring import Measurement, measure
 from mllm_eval.report.probetable import differences, probe_table
 from mllm_eval.results import read_run
-from mllm_eval.results.probed import Probed, Reading, columns_of, encoder_key, probes_home, probes_of, saved_probes
+from mllm_eval.results.probed import LayerReading, Probed, columns_of, encoder_key, probes_home, probes_of, saved_probes
 from mllm_eval.storage import write_json
 
 
@@ -28,7 +28,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def result(**changes: Any) -> Probed:
     protocol = load_protocol("in1k_linear")
-    readings = [Reading(layers=[1, 2, 3, 4], value=50.0, low=45.0, high=55.0)]
+    readings = [LayerReading(layers=[1, 2, 3, 4], value=50.0, low=45.0, high=55.0)]
     facts: dict[str, Any] = {
         "encoder": "mini-dino", "encoder_hash": encoder_key(made_runs.encoder()), "weights": "w", "summary": "cls",
         "probe": "in1k_linear", "version": 1, "protocol": protocol.on("mini").hash, "title": "linear",
@@ -91,7 +91,7 @@ def test_an_older_result_that_was_asked_as_last_fills_its_column(tmp_path: Path)
     older = result(
         asked=",".join(map(str, layers)),
         default=False,
-        readings=[Reading(layers=layers, value=50.0, low=45.0, high=55.0)],
+        readings=[LayerReading(layers=layers, value=50.0, low=45.0, high=55.0)],
     )
     folder = stored("a" * 12, older)
     assert filled()["in1k"].value == 50.0
@@ -102,7 +102,9 @@ def test_an_older_result_that_was_asked_as_last_fills_its_column(tmp_path: Path)
     # On the reported images, or of other blocks, it does not.
     stored("a" * 12, older.model_copy(update={"rule": "val"}))
     assert not filled()
-    stored("a" * 12, older.model_copy(update={"readings": [Reading(layers=[depth], value=50.0, low=45.0, high=55.0)]}))
+    stored(
+        "a" * 12, older.model_copy(update={"readings": [LayerReading(layers=[depth], value=50.0, low=45.0, high=55.0)]})
+    )
     assert not filled()
 
 
@@ -112,7 +114,10 @@ def test_encoders_are_tested_however_the_blocks_were_named(tmp_path: Path) -> No
     found = {stored("a" * 12, one): one, stored("b" * 12, other): other}
     assert len(differences(found)) == 1
     apart = result(
-        encoder="deeper", asked="1,2", default=False, readings=[Reading(layers=[1, 2], value=1.0, low=0.0, high=2.0)]
+        encoder="deeper",
+        asked="1,2",
+        default=False,
+        readings=[LayerReading(layers=[1, 2], value=1.0, low=0.0, high=2.0)],
     )
     assert not differences({stored("a" * 12, one): one, stored("b" * 12, apart): apart})
 
@@ -132,7 +137,7 @@ def test_a_protocol_of_ones_own_does_not_take_the_papers_column(
         result(
             probe="mine",
             protocol=mine.on("mini").hash,
-            readings=[Reading(layers=[1], value=99.0, low=98.0, high=100.0)],
+            readings=[LayerReading(layers=[1], value=99.0, low=98.0, high=100.0)],
         ),
     )
     assert not filled()
@@ -140,7 +145,9 @@ def test_a_protocol_of_ones_own_does_not_take_the_papers_column(
     assert filled()["in1k"].value == 50.0 and "not shown" not in filled()["in1k"].how
     # A yaml that claims the column itself fills it where the shipped protocol has no result, and is named where it has.
     claimed = load_protocol("yours").on("mini").hash
-    theirs = result(probe="yours", protocol=claimed, readings=[Reading(layers=[1], value=99.0, low=98.0, high=100.0)])
+    theirs = result(
+        probe="yours", protocol=claimed, readings=[LayerReading(layers=[1], value=99.0, low=98.0, high=100.0)]
+    )
     folder = stored("0" * 12, theirs)
     assert filled()["in1k"].value == 50.0
     assert filled()["in1k"].how.endswith(f"; not shown: 99 (yours.v1 ({claimed}) on mini)")
@@ -173,7 +180,7 @@ def test_two_results_of_a_probe_have_a_row_each_and_a_note(tmp_path: Path) -> No
         data="folders",
         beside="mini",
         protocol=linear.on("folders").hash,
-        readings=[Reading(layers=[1, 2, 3, 4], value=51.0, low=45.0, high=55.0)],
+        readings=[LayerReading(layers=[1, 2, 3, 4], value=51.0, low=45.0, high=55.0)],
     )
     found = {stored("a" * 12, one): one, stored("b" * 12, other): other}
     table = probe_table(found)

@@ -18,7 +18,7 @@ from mllm_eval.config import short_hash
 from mllm_eval.errors import UserError
 from mllm_eval.report.prediction import draw_prediction, evidence, prediction_table
 from mllm_eval.results import published
-from mllm_eval.results.probed import Probed, Reading, encoder_key, probes_home
+from mllm_eval.results.probed import LayerReading, Probed, encoder_key, probes_home
 from mllm_eval.stats.predict import RIDGES, fit, interval, predicted, worth
 from mllm_eval.storage import write_json
 
@@ -157,7 +157,8 @@ def stored(encoder: str, probe: str, value: float, **changes: Any) -> None:
         version=protocol.version, protocol=measured, title="t", column=protocol.column, metric=protocol.metric,
         data=data, data_hash="d", beside="hub", asked="default", default=True, rule="train_holdout",
         selection="head chosen on held out images", n=50, n_failed=0, n_train=90, n_left_out=0, failed={}, left_out={},
-        readings=[Reading(layers=[6], value=value, low=value, high=value)], seconds=1, cpu_seconds=1, environment={},
+        readings=[LayerReading(layers=[6], value=value, low=value, high=value)], seconds=1, cpu_seconds=1,
+        environment={},
     )  # fmt: skip
     folder = probes_home() / short_hash([probe, value, changes])
     write_json(folder / "result.json", one.model_copy(update=changes).model_dump(mode="json"))

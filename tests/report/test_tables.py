@@ -26,7 +26,7 @@ from mllm_eval.report import Cell, Column, Row, Table
 from mllm_eval.report.differences import Difference, Gain, RunPair, differences
 from mllm_eval.report.evidence import read_scored
 from mllm_eval.report.site.overview import lead_words
-from mllm_eval.report.table import blocks, printed, with_best, with_deltas
+from mllm_eval.report.table import blocks, printed, signed, with_best, with_deltas
 from mllm_eval.results import AVERAGE, RunRecord, read_run
 from mllm_eval.stats import Interval
 from mllm_eval.storage import SHIPPED
@@ -174,6 +174,13 @@ def test_a_table_of_ones_own_drops_in(tmp_path: Path, monkeypatch: pytest.Monkey
 ])  # fmt: skip
 def test_printed(value: float | None, decimals: int, rounding: str, text: str) -> None:
     assert printed(value, decimals, rounding) == text  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value, plain, typeset", [
+    (0.25, "+0.3", "+0.3"), (-0.25, "-0.3", "−0.3"), (0.0, "0.0", "+0.0"), (-0.04, "0.0", "−0.0"),  # noqa: RUF001
+])  # fmt: skip
+def test_a_difference_has_its_sign(value: float, plain: str, typeset: str) -> None:
+    assert (signed(value, 1), signed(value, 1, typeset=True)) == (plain, typeset)
 
 
 def _row(label: str, text: str, source: str = "measured", **more: object) -> Row:

@@ -9,7 +9,7 @@ import pytest
 
 from mllm_eval import report, results
 from mllm_eval.errors import UserError
-from mllm_eval.report.site.contents import Entry
+from mllm_eval.report.site.contents import MenuEntry
 from mllm_eval.report.site.runpage import probes_section
 from mllm_eval.report.table import MISSING
 from mllm_eval.results import read_run
@@ -74,7 +74,7 @@ def test_a_wrong_file_of_probes_is_named(entry: object, said: str) -> None:
 
 def test_the_page_of_a_run_says_how_it_was_probed() -> None:
     run = made_runs.make_run("mini-dino", benchmarks=["gqa"])
-    assert probes_section(Entry("k", "mini-dino", report.read_scored(read_run(run.folder)), {})) == ""
+    assert probes_section(MenuEntry("k", "mini-dino", report.read_scored(read_run(run.folder)), {})) == ""
     write_json(run.folder / "probes.json", {"in1k": {**WHOLE, "how": "<b>linear</b> probe"}})
-    page = probes_section(Entry("k", "mini-dino", report.read_scored(read_run(run.folder)), {}))
+    page = probes_section(MenuEntry("k", "mini-dino", report.read_scored(read_run(run.folder)), {}))
     assert "61.3" in page and "[60.8, 61.7]" in page and "50,000" in page and "&lt;b&gt;linear" in page

@@ -15,7 +15,7 @@ from mllm_eval.catalog import load_benchmark, paper_benchmarks
 from mllm_eval.catalog.benchmark import Benchmark
 from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.data.samples import Sample
-from mllm_eval.pipeline.runscores import States, score_answers
+from mllm_eval.pipeline.runscores import DataStates, score_answers
 from mllm_eval.run import Run
 from mllm_eval.score.cleaning import clean_up_spaces
 
@@ -23,7 +23,7 @@ TEXTS = ["Yes .", "no , it isn 't", "is n't it ?", "the dogs ' bowl", "'s", "I '
          "a . b !", "1 .5", "  ..", "x  .", "fine.", "", "don' t", "\n .", "a ' .", "n't n't 's's 're"]  # fmt: skip
 
 
-class Unknown(States):
+class Unknown(DataStates):
     """Of data that no file holds."""
 
     def of(self, benchmark: Benchmark, variant: VariantKey) -> str | None:

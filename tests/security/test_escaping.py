@@ -27,7 +27,7 @@ from mllm_eval.data import snapshots
 from mllm_eval.errors import UserError
 from mllm_eval.filtering import page as filtering_page
 from mllm_eval.filtering.corpusrun import Filtered, Spent
-from mllm_eval.filtering.tally import Near, Tally
+from mllm_eval.filtering.tally import NearThreshold, Tally
 from mllm_eval.html import Html, joined
 from mllm_eval.leaks.findings import Findings, Found, Overlap, Overlapping, Settings
 from mllm_eval.pipeline.progressbar import Bars, Lines
@@ -204,8 +204,8 @@ def pieces(text: str, home: Path) -> str:
 def filters_page(text: str, home: Path) -> str:
     """The report of a filtered corpus whose shard, picture, model, question, words and faults are all named so."""
     tally = Tally()
-    tally.decide(Near(0.7, text, text), 0.9, True, 10, True)
-    tally.decide(Near(0.2, text, text), 0.1, False, 10, False)
+    tally.decide(NearThreshold(0.7, text, text), 0.9, True, 10, True)
+    tally.decide(NearThreshold(0.2, text, text), 0.1, False, 10, False)
     for kind in (text, "image"):
         for _ in range(30):
             tally.fault(kind, text)
@@ -213,7 +213,7 @@ def filters_page(text: str, home: Path) -> str:
     made = Filtered(home, config, {"yes": [text], "no": [text]}, tally, 1, Spent())
     level = Level.model_construct(name=text, question=text, published=Published.model_construct(share=0.5, source=text))
     image = "data:image/jpeg;base64,AAAA"
-    return filtering_page.page(made, level, None, {Near(0.7, text, text): image})
+    return filtering_page.page(made, level, None, {NearThreshold(0.7, text, text): image})
 
 
 def leaks_page_of(text: str, home: Path) -> str:

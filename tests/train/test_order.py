@@ -18,8 +18,8 @@ from mllm_eval.data.conversations import ConversationSet
 from mllm_eval.train import train
 from mllm_eval.train.batches import Collator, RowShape
 from mllm_eval.train.batchstats import row_facts
-from mllm_eval.train.order import Plan
-from mllm_eval.train.stageprogress import Work
+from mllm_eval.train.order import BatchPlan
+from mllm_eval.train.stageprogress import RunProgress
 from mllm_eval.train.stages import load_tokenizer, prepare_stage
 
 ORDERS = ("random", "modality", "length")
@@ -58,7 +58,7 @@ def llava_steps(shown: list[bool], batch: int) -> list[set[bool]]:
 @pytest.mark.parametrize("last", ["drop", "fill"])
 def test_an_epoch_reads_every_row_once(order: Any, last: Any) -> None:
     lengths, shown = mixture()
-    plan = Plan(lengths, 16, 126, (0, 1), order, last, shown)
+    plan = BatchPlan(lengths, 16, 126, (0, 1), order, last, shown)
     assert plan.per_epoch == (62 if last == "drop" else 63)
     for epoch in range(2):
         steps = [plan.rows(step) for step in range(epoch * plan.per_epoch, (epoch + 1) * plan.per_epoch)]
@@ -66,17 +66,17 @@ def test_an_epoch_reads_every_row_once(order: Any, last: Any) -> None:
         rows = np.concatenate(steps)
         assert len(set(rows.tolist())) == (992 if last == "drop" else 1000)
     assert plan.rows(0).tolist() != plan.rows(plan.per_epoch).tolist()
-    again = Plan(lengths, 16, 126, (0, 1), order, last, shown)
+    again = BatchPlan(lengths, 16, 126, (0, 1), order, last, shown)
     assert again.rows(70).tolist() == plan.rows(70).tolist()
-    assert Plan(lengths, 16, 126, (0, 2), order, last, shown).rows(70).tolist() != plan.rows(70).tolist()
-    with_few = Plan(lengths, 16, 3, (0, 1), order, last, shown)
+    assert BatchPlan(lengths, 16, 126, (0, 2), order, last, shown).rows(70).tolist() != plan.rows(70).tolist()
+    with_few = BatchPlan(lengths, 16, 3, (0, 1), order, last, shown)
     assert with_few.read().tolist() == sorted({row for step in range(3) for row in with_few.rows(step).tolist()})
 
 
 @pytest.mark.parametrize(("images", "texts"), [(100, 40), (96, 32), (33, 1), (1, 16), (48, 0), (0, 50), (17, 31)])
 def test_modality_has_the_steps_of_llavas_sampler(images: int, texts: int) -> None:
     shown = np.arange(images + texts) < images
-    plan = Plan(np.ones(len(shown), np.int64), 16, 1, (3,), "modality", "drop", shown)
+    plan = BatchPlan(np.ones(len(shown), np.int64), 16, 1, (3,), "modality", "drop", shown)
     found = [set(shown[plan.rows(step)].tolist()) for step in range(plan.per_epoch)]
     theirs = llava_steps(shown.tolist(), 16)[: len(shown) // 16]
 
@@ -93,7 +93,7 @@ def test_random_and_modality_draw_lengths_as_they_are_and_length_does_not() -> N
 
     def spread(order: Any) -> tuple[float, float]:
         """Mean variation of lengths in steps of rows with an image alone, and the share of all steps of text alone."""
-        plan = Plan(lengths, 16, 500, (0, 1), order, "drop", shown)
+        plan = BatchPlan(lengths, 16, 500, (0, 1), order, "drop", shown)
         steps = [plan.rows(step) for step in range(plan.per_epoch)]
         of_images = [lengths[rows].std() / lengths[rows].mean() for rows in steps if shown[rows].all()]
         return float(np.mean(of_images)), float(np.mean([not shown[rows].any() for rows in steps]))
@@ -108,7 +108,7 @@ def test_random_and_modality_draw_lengths_as_they_are_and_length_does_not() -> N
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_fill_is_what_accelerate_does(processes: int) -> None:
     # Of equal length, rows keep the order they are drawn in.
-    plan = Plan(np.ones(45, np.int64), 8, 6, (0, 1), "random", "fill")
+    plan = BatchPlan(np.ones(45, np.int64), 8, 6, (0, 1), "random", "fill")
     drawn = np.concatenate([plan.rows(step) for step in range(6)])
     micro = 8 // processes
     theirs: list[list[int]] = [[] for _ in range(6)]
@@ -174,10 +174,10 @@ def test_killed_and_started_again_ends_with_the_same_bytes(
     losses = [[line["loss"] for line in log_of(run, number)] for number in (1, 2)]
 
     monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "killed"))
-    steps = Work.steps
+    steps = RunProgress.steps
     for at in ((1, 5), (2, 7)):
 
-        def dying(self: Work, number: int, at: tuple[int, int] = at) -> Any:
+        def dying(self: RunProgress, number: int, at: tuple[int, int] = at) -> Any:
             told = steps(self, number)
 
             def tell(step: int) -> None:
@@ -188,7 +188,7 @@ def test_killed_and_started_again_ends_with_the_same_bytes(
             return tell
 
         with monkeypatch.context() as patch:
-            patch.setattr(Work, "steps", dying)
+            patch.setattr(RunProgress, "steps", dying)
             with pytest.raises(Killed):
                 train(run)
     told: list[tuple[int, int]] = []

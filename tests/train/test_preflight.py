@@ -17,7 +17,7 @@ from mllm_eval.errors import UserError
 from mllm_eval.run import Run
 from mllm_eval.storage import sha256_tree
 from mllm_eval.train import preflight, train
-from mllm_eval.train.order import Plan
+from mllm_eval.train.order import BatchPlan
 from mllm_eval.train.preflight import attention, check_rotary, longest_rows
 
 
@@ -74,7 +74,7 @@ def test_rows_that_do_not_fit_are_told_before_the_first_step(tmp_path: Path, mon
 
 
 def test_the_longest_rows_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = Plan(np.array([3, 9, 4, 8, 1, 7, 2, 6]), 4, 2, (0, 1), "random")
+    plan = BatchPlan(np.array([3, 9, 4, 8, 1, 7, 2, 6]), 4, 2, (0, 1), "random")
     found = []
     for rank in (0, 1):
         monkeypatch.setenv("RANK", str(rank))

@@ -26,7 +26,7 @@ from mllm_eval.run import Run
 from mllm_eval.storage import sha256_tree
 from mllm_eval.train import is_trained, train
 from mllm_eval.train.batches import Collator, RowShape
-from mllm_eval.train.order import Plan, planned
+from mllm_eval.train.order import BatchPlan, planned
 from mllm_eval.train.rowtokens import TokenisedSet, tokenise
 from mllm_eval.train.stageprogress import StageLog, latest_whole, mark_whole
 
@@ -131,10 +131,10 @@ def test_progress_weighs_images_and_steps_by_their_work(home: Path) -> None:
 
 # ---- batches ----
 def test_only_images_that_a_step_reads_are_encoded(home: Path) -> None:
-    plan = Plan(np.full(100, 7), 8, 3, (0, 1))
+    plan = BatchPlan(np.full(100, 7), 8, 3, (0, 1))
     seen = {row for step in range(3) for row in plan.rows(step).tolist()}
     assert plan.read().tolist() == sorted(seen) and len(seen) == 24
-    assert len(Plan(np.full(100, 7), 8, 13, (0, 1)).read()) == 100
+    assert len(BatchPlan(np.full(100, 7), 8, 13, (0, 1)).read()) == 100
     data = tokenised(make_run(home))
     rows = np.array([0, 5, 10])
     expected = {
@@ -146,15 +146,15 @@ def test_only_images_that_a_step_reads_are_encoded(home: Path) -> None:
 
 def test_a_plan_visits_every_row_once_an_epoch_in_batches_of_like_length() -> None:
     lengths = np.random.default_rng(0).integers(10, 200, 1000)
-    plan = Plan(lengths, 16, 124, (0, 1))
+    plan = BatchPlan(lengths, 16, 124, (0, 1))
     for epoch in range(2):
         rows = np.concatenate([plan.rows(step) for step in range(epoch * 62, epoch * 62 + 62)])
         assert len(rows) == 992 and len(set(rows.tolist())) == 992
     padded = sum(16 * lengths[plan.rows(step)].max() for step in range(62))
     assert padded < 1.05 * sum(plan.tokens(step) for step in range(62))
-    again = Plan(lengths, 16, 124, (0, 1))
+    again = BatchPlan(lengths, 16, 124, (0, 1))
     assert again.rows(70).tolist() == plan.rows(70).tolist()
-    assert Plan(lengths, 16, 124, (0, 2)).rows(70).tolist() != plan.rows(70).tolist()
+    assert BatchPlan(lengths, 16, 124, (0, 2)).rows(70).tolist() != plan.rows(70).tolist()
     assert plan.rows(0).tolist() != plan.rows(62).tolist()
 
 
@@ -304,16 +304,16 @@ def test_the_projector_may_learn_at_its_own_rate(home: Path) -> None:
 
 def train_and_die(home: Path, at: tuple[str | int, int]) -> None:
     """A process that ends at once behind the encoding of so many images, or behind a step of a stage."""
-    from mllm_eval.train.stageprogress import Work
+    from mllm_eval.train.stageprogress import RunProgress
 
-    encoded, steps = Work.encoded, Work.steps
+    encoded, steps = RunProgress.encoded, RunProgress.steps
 
-    def die_encoding(self: Work, done: int) -> None:
+    def die_encoding(self: RunProgress, done: int) -> None:
         encoded(self, done)
         if at == ("images", done):
             os._exit(9)
 
-    def die_stepping(self: Work, number: int) -> Callable[[int], None]:
+    def die_stepping(self: RunProgress, number: int) -> Callable[[int], None]:
         told = steps(self, number)
 
         def tell(step: int) -> None:
@@ -323,7 +323,7 @@ def train_and_die(home: Path, at: tuple[str | int, int]) -> None:
 
         return tell
 
-    Work.encoded, Work.steps = die_encoding, die_stepping  # type: ignore[method-assign]
+    RunProgress.encoded, RunProgress.steps = die_encoding, die_stepping  # type: ignore[method-assign]
     train(make_run(home, stage1={"steps": 20}, stage2={"steps": 20}))
 
 

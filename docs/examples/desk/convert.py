@@ -38,19 +38,19 @@ def backbone(path: Path) -> dict[str, np.ndarray]:
 
     graph = onnx.load(path).graph
     held = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
-    found = {name.removeprefix(BACKBONE): value for name, value in held.items() if name.startswith(BACKBONE)}
+    tensors = {name.removeprefix(BACKBONE): value for name, value in held.items() if name.startswith(BACKBONE)}
     for node in graph.node:
         layer = node.name.strip("/").removesuffix("/MatMul").replace("/", ".")
         if node.op_type == "MatMul" and layer.startswith(BACKBONE) and node.input[1] in held:
-            found[f"{layer.removeprefix(BACKBONE)}.weight"] = held[node.input[1]].T
+            tensors[f"{layer.removeprefix(BACKBONE)}.weight"] = held[node.input[1]].T
     cls = [value for value in held.values() if value.shape == (1, 1, 384)]
     patches = [value for value in held.values() if value.shape == (1, 37 * 37, 384)]
-    own = found["embeddings.cls_token"]
+    own = tensors["embeddings.cls_token"]
     (position,) = [value for value in cls if value is not own and not np.array_equal(value, own)]
-    found["embeddings.position_embeddings"] = np.concatenate([position, patches[0]], 1)
+    tensors["embeddings.position_embeddings"] = np.concatenate([position, patches[0]], 1)
     # It hides patches in pretraining and is no part of the function.
-    found["embeddings.mask_token"] = np.zeros((1, 384), np.float32)
-    return {name: np.array(value, np.float32, order="C") for name, value in found.items()}
+    tensors["embeddings.mask_token"] = np.zeros((1, 384), np.float32)
+    return {name: np.array(value, np.float32, order="C") for name, value in tensors.items()}
 
 
 def untrained() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from mllm_eval.html import NOTHING, Html
 from mllm_eval.report.comparison import score_columns
 from mllm_eval.report.table import MISSING, Cell, Column, Row
-from mllm_eval.results import Columns
+from mllm_eval.results import TableColumns
 from mllm_eval.results import columns as known_columns
 
 _SMALL = Html("<small>{}</small>")
@@ -25,7 +25,7 @@ def html(
     published: Sequence[Row],
     hues: Mapping[str, int],
     files: Mapping[str, str],
-    known: Columns,
+    known: TableColumns,
 ) -> Html:
     """Tabs, the switch for published rows, and the table. Without JavaScript all columns and rows are visible.
 
@@ -62,7 +62,7 @@ def html(
     ).format(buttons, switch, heads, body)
 
 
-def _tab(column: Column, known: Columns) -> str:
+def _tab(column: Column, known: TableColumns) -> str:
     if not column.group:
         return f"means {column.key}"  # a category's mean is shown on the tab of its benchmarks, too
     return next(
@@ -76,7 +76,7 @@ def _row(
     shown: Sequence[Column],
     hues: Mapping[str, int],
     files: Mapping[str, str],
-    known: Columns,
+    known: TableColumns,
     switched: str = "",
 ) -> Html:
     label = Html.escape(row.label)

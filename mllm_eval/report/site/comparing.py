@@ -8,7 +8,7 @@ from typing import Any
 
 from mllm_eval.html import NOTHING, Html
 from mllm_eval.report.differences import Difference
-from mllm_eval.report.site.contents import Entry, Evidence
+from mllm_eval.report.site.contents import Evidence, MenuEntry
 from mllm_eval.report.table import printed
 from mllm_eval.report.words import ALPHA, sentences, title
 from mllm_eval.results import AVERAGE, columns
@@ -70,13 +70,13 @@ def _of_one_run(differences: Sequence[Difference]) -> list[str]:
     return [f"Seeing the images gives {first.a} {', '.join(gained)} over {first.b}, p < {ALPHA:g} after Holm."]
 
 
-def _higher(a: Entry, b: Entry, name: str) -> tuple[int, int]:
+def _higher(a: MenuEntry, b: MenuEntry, name: str) -> tuple[int, int]:
     """How many questions a scores higher than b, and b higher than a."""
     left, right = a.scored.estimates[name].score, b.scored.estimates[name].score
     return int((left > right).sum()), int((right > left).sum())
 
 
-def _run(entry: Entry, index: dict[str, int]) -> dict[str, Any]:
+def _run(entry: MenuEntry, index: dict[str, int]) -> dict[str, Any]:
     values = {}
     for key, value in entry.scored.values.items():
         limits = entry.scored.interval(key)

@@ -20,7 +20,7 @@ SHOWN_VARIANTS = (DEFAULT, BLIND)
 
 
 @dataclass(frozen=True)
-class Entry:
+class MenuEntry:
     """A run asked in one variant: an entry of the compare page's menus. `others`: other rule set -> scores."""
 
     key: str
@@ -43,12 +43,12 @@ class Entry:
 class Evidence:
     """All evidence that the pages are made of."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[MenuEntry, ...]
     rules: str
     left_out: tuple[str, ...]
 
     @cached_property
-    def seeing(self) -> list[Entry]:
+    def seeing(self) -> list[MenuEntry]:
         """The entries asked with images, one per run."""
         return [entry for entry in self.entries if not entry.blind]
 
@@ -71,7 +71,7 @@ class Evidence:
         return differences([RunPair(a.label, a.scored, b.label, b.scored) for a, b in self.blind_pairs])
 
     @cached_property
-    def blind_pairs(self) -> list[tuple[Entry, Entry]]:
+    def blind_pairs(self) -> list[tuple[MenuEntry, MenuEntry]]:
         """Each run that was asked blind, with its blind entry."""
         return [
             (entry, other)
@@ -119,5 +119,5 @@ def gather(records: Sequence[RunRecord], rules: str, asked: bool) -> Evidence:
             for other in run.record.rules
             if other != rules and run.variant in run.record.variants(other)
         }
-        entries.append(Entry(f"{run.record.hash}{'-blind' if run.variant == BLIND else ''}", label, run, others))
+        entries.append(MenuEntry(f"{run.record.hash}{'-blind' if run.variant == BLIND else ''}", label, run, others))
     return Evidence(tuple(entries), rules, tuple(choice.left_out))

@@ -157,7 +157,7 @@ def _themed(svg: str, alt: str) -> Html:
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         'viewBox="{}" role="img" style="{}"><title>{}</title>'
     )
-    body = re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', lambda found: head.format(found[1], style_, alt), body, count=1)
+    body = re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', lambda match: head.format(match[1], style_, alt), body, count=1)
     return Html(re.sub(r"\n\s*", "\n", body).strip())
 
 

@@ -67,9 +67,9 @@ def found_leaks(evidence: Evidence, problems: list[str]) -> Leaks:
     overlaps: dict[str, Overlapping] = {}
     for entry in evidence.seeing:
         record = entry.scored.record
-        found = read(entry.label, lambda record=record: findings_for(record), None)  # type: ignore[misc]
-        if found is not None:
-            own.setdefault(str(found.folder), found)
+        findings = read(entry.label, lambda record=record: findings_for(record), None)  # type: ignore[misc]
+        if findings is not None:
+            own.setdefault(str(findings.folder), findings)
         if isinstance(record.run, Run):
             recipe = record.run.recipe
             shared: list[Overlapping] = read(entry.label, lambda recipe=recipe: overlaps_of(recipe), [])  # type: ignore[misc]

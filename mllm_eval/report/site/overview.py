@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from mllm_eval.report.site import bigtable, plots
 from mllm_eval.report.site.contents import Evidence
 from mllm_eval.report.site.figures import write_figure
 from mllm_eval.report.site.markup import headline, listed, note, opened, section, sheet
-from mllm_eval.report.table import MISSING, printed
+from mllm_eval.report.table import MISSING, printed, signed
 from mllm_eval.report.words import ALPHA, NO_BLIND, by_sight, doubt, p_words, sentences, title
 from mllm_eval.results import AVERAGE, RunRecord, columns
 
@@ -107,7 +108,7 @@ def _asked(evidence: Evidence) -> str:
 
 def _unbroken(text: str) -> str:
     """Replaces spaces in intervals and p-values by no-break spaces."""
-    return re.sub(r"\[[^]]*\]|p [<=] [\d.]+", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+    return re.sub(r"\[[^]]*\]|p [<=] [\d.]+", lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
 
 
 def lead_words(evidence: Evidence) -> str:
@@ -183,7 +184,7 @@ def _gains(evidence: Evidence, means: Sequence[str]) -> Html:
         cells = [run.label]
         for key in keys:
             one = tested.get((run.label, blind.label, key))
-            cells.append("–" if one is None else _signed(one))  # noqa: RUF001
+            cells.append("–" if one is None else _value_and_interval(one))  # noqa: RUF001
         rows.append(cells)
     head = [("", False), *((title(key), True) for key in keys)]
     paired = "Paired on the same questions, 95 % interval. Around 0 the model answers as well without looking."
@@ -191,12 +192,12 @@ def _gains(evidence: Evidence, means: Sequence[str]) -> Html:
     return section("gain", "What the image gives", table)
 
 
-def _signed(one: Difference) -> str:
+def _value_and_interval(one: Difference) -> str:
     value, low, high = one.difference.value, one.difference.low, one.difference.high
-    sign = "+" if value >= 0 else "−"  # noqa: RUF001
-    if low != low:
-        return f"{sign}{printed(abs(value), 1)}"
-    return f"{sign}{printed(abs(value), 1)} [{printed(low, 1)}, {printed(high, 1)}]".replace("-", "−")  # noqa: RUF001
+    text = signed(value, 1, typeset=True)
+    if math.isnan(low):
+        return text
+    return text + f" [{printed(low, 1)}, {printed(high, 1)}]".replace("-", "−")  # noqa: RUF001
 
 
 def _chance(evidence: Evidence) -> Html:

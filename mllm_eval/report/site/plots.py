@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mllm_eval.report.scalingtable import Line, metric_title, scaling
-from mllm_eval.report.site.contents import Entry, Evidence
+from mllm_eval.report.site.contents import Evidence, MenuEntry
 from mllm_eval.report.site.figures import INK, LINE, PAGE, SOFT, bare, hue, new_figure
 from mllm_eval.report.words import title
 from mllm_eval.results import AVERAGE, columns
@@ -202,7 +202,7 @@ def corpus_changes(gaps: Sequence[CorpusGap]) -> Figure:
     return figure
 
 
-def chance_levels(runs: Sequence[Entry], keys: Sequence[str]) -> Chances:
+def chance_levels(runs: Sequence[MenuEntry], keys: Sequence[str]) -> Chances:
     """Chance levels of the benchmarks, and of categories and AVG if all their members have one.
 
     A benchmark whose level differs between runs has none.

@@ -14,7 +14,7 @@ from mllm_eval.report.chance import chance_p
 from mllm_eval.report.diff import flat
 from mllm_eval.report.evidence import read_blind
 from mllm_eval.report.site import plots
-from mllm_eval.report.site.contents import Entry
+from mllm_eval.report.site.contents import MenuEntry
 from mllm_eval.report.site.figures import write_figure
 from mllm_eval.report.site.markup import facts, opened, section, sheet
 from mllm_eval.report.site.runparts import behind
@@ -25,7 +25,7 @@ from mllm_eval.run import Run
 from mllm_eval.storage import iter_jsonl
 
 
-def run_page(entry: Entry, out: Path) -> Html:
+def run_page(entry: MenuEntry, out: Path) -> Html:
     """The body of run-<hash>.html."""
     record = entry.scored.record
     if not isinstance(config := record.run, Run):
@@ -61,7 +61,7 @@ def _shown(config: Run) -> str:
     )
 
 
-def _head(entry: Entry, about: Html) -> list[Html]:
+def _head(entry: MenuEntry, about: Html) -> list[Html]:
     """The head of every run's page: the name and the facts in `about`, followed by scores and probes."""
     record = entry.scored.record
     title = Html(
@@ -70,7 +70,7 @@ def _head(entry: Entry, about: Html) -> list[Html]:
     return [title, _scores(entry), behind(entry.scored), probes_section(entry)]
 
 
-def _external(entry: Entry) -> Html:
+def _external(entry: MenuEntry) -> Html:
     """The body of the page of an external model or of imported answers."""
     record = entry.scored.record
     files = _files(record)
@@ -94,7 +94,7 @@ def _files(record: RunRecord) -> list[list[str]]:
         return []
 
 
-def _scores(entry: Entry) -> Html:
+def _scores(entry: MenuEntry) -> Html:
     rules = list(entry.by_rules)
     head = [("", False), *((name, True) for name in rules), ("95 %", True), ("Chance", True), ("Above chance", True),
             ("Asked", True), ("Failed", True), ("Unparsed", True), ("Empty", True)]  # fmt: skip
@@ -114,7 +114,7 @@ def _scores(entry: Entry) -> Html:
     return section("scores", "Scores", sheet("run-scores", "Scores by benchmark and rule set", head, rows, note))
 
 
-def probes_section(entry: Entry) -> Html:
+def probes_section(entry: MenuEntry) -> Html:
     """The section on the encoder's classic-vision probes; empty if the run has none."""
     known, rows = columns().classic, []
     for key, one in entry.scored.record.probes.items():

@@ -15,7 +15,7 @@ from mllm_eval.data.content import content_of
 from mllm_eval.data.samples import ImageRef, Sample
 from mllm_eval.errors import UserError
 from mllm_eval.progress import Progress
-from mllm_eval.report.site.contents import Entry, Evidence
+from mllm_eval.report.site.contents import Evidence, MenuEntry
 from mllm_eval.report.site.datafiles import write_data
 from mllm_eval.report.words import title
 from mllm_eval.results import columns
@@ -74,7 +74,7 @@ def _load(name: str, pin: str, problems: list[str]) -> dict[str, Sample]:
         return {}
 
 
-def _changed(entries: Sequence[Entry], name: str, samples: dict[str, Sample]) -> str:
+def _changed(entries: Sequence[MenuEntry], name: str, samples: dict[str, Sample]) -> str:
     """Says which questions or golds differ from those that were scored; "" if none do.
 
     Scores that recorded no content hashes are not checked.
@@ -96,7 +96,7 @@ def _changed(entries: Sequence[Entry], name: str, samples: dict[str, Sample]) ->
 Line = dict[str, Any]
 
 
-def _scores(entry: Entry, name: str) -> dict[str, dict[str, Line]]:
+def _scores(entry: MenuEntry, name: str) -> dict[str, dict[str, Line]]:
     by_rules = {}
     for rules, scored in entry.by_rules.items():
         if name in scored.benchmarks:
@@ -105,7 +105,7 @@ def _scores(entry: Entry, name: str) -> dict[str, dict[str, Line]]:
     return by_rules
 
 
-def _answers(entry: Entry, name: str, problems: list[str]) -> dict[str, Answer]:
+def _answers(entry: MenuEntry, name: str, problems: list[str]) -> dict[str, Answer]:
     path = entry.scored.record.answers_path(name, entry.scored.variant)
     if not path.is_file():
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,7 +29,7 @@ class Group:
 
 
 @dataclass(slots=True)
-class Found:
+class Outcome:
     """All readings of a probe.
 
     selection  how a head was chosen, in words
@@ -45,16 +46,16 @@ class Found:
     n_train: int = 0
 
 
-def hold_to_any(measured: int, asked: int, first: str, what: str) -> None:
-    """Raises UserError if all of the images failed. `first` is the first reason, `what` names the kind of images."""
+def hold_to_any(measured: int, asked: int, failed: Mapping[str, str], what: str) -> None:
+    """Raises UserError if all of the images failed. `failed`: image -> reason; `what` names the kind of images."""
     if asked and not measured:
-        raise UserError(f"{first} (and so all {asked:,} {what})")
+        raise UserError(f"{next(iter(failed.values()), '')} (and so all {asked:,} {what})")
 
 
-def chosen_words(selection: str, holdout: float) -> str:
-    """The way a head was chosen, in words for a footnote."""
+def chosen_words(selection: str, holdout: float, what: str = "head") -> str:
+    """The way a head, or another setting that `what` names, was chosen, in words for a footnote."""
     return {
-        "train_holdout": f"head chosen on {100 * holdout:g} % of the training images, held out",
-        "val": "head chosen on the reported images themselves, as published",
-        "none": "one head, as it is after the last step",
+        "train_holdout": f"{what} chosen on {100 * holdout:g} % of the training images, held out",
+        "val": f"{what} chosen on the reported images themselves, as published",
+        "none": f"one {what}, as it is after the last step",
     }[selection]
