@@ -17,14 +17,7 @@ from mllm_eval.alignment.conditions import hold_enough, hold_finite, hold_permut
 from mllm_eval.alignment.metrics import METRICS, OVER_NEIGHBOURS, by_sample, clipped, nearest
 from mllm_eval.alignment.pairs import PairSet, load_pairs
 from mllm_eval.alignment.protocol import Alignment, load_alignment
-from mllm_eval.alignment.representations import (
-    Language,
-    Representations,
-    known_language,
-    load_language,
-    of_captions,
-    of_pictures,
-)
+from mllm_eval.alignment.representations import Language, Representations, load_language, of_captions, of_pictures
 from mllm_eval.catalog import Encoder, load_encoder
 from mllm_eval.config import short_hash
 from mllm_eval.disk import as_written
@@ -61,7 +54,6 @@ def align(
     encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
     protocol = load_alignment(protocol) if isinstance(protocol, str) else protocol
     hold_permutations(protocol.metric, permutations)
-    known_language(llm)
     repeatable(0)
     pairs = load_pairs(protocol, data, reporter)
     _hold_readable(pairs.failed, len(pairs.pairs))
