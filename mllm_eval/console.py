@@ -9,12 +9,25 @@ from mllm_eval import escaping
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+
+# Columns of the widest table that `widen` makes room for.
+WIDEST = 1000
 
 
 def say(*texts: object, sep: str = " ", end: str = "\n", file: IO[str] | None = None, flush: bool = False) -> None:
     """Print texts as `print` does, each escaped by `escaping.lines`."""
     out = sys.stdout if file is None else file
     print(*(escaping.lines(str(text)) for text in texts), sep=sep, end=end, file=out, flush=flush)
+
+
+def widen(console: Console, sheet: Table) -> None:
+    """Make a console wide enough for all columns of a table, so that no number is cut or broken over lines.
+
+    A terminal that is narrower breaks the lines itself, where every digit stays.
+    """
+    whole = console.measure(sheet, options=console.options.update(max_width=WIDEST)).maximum
+    console.width = max(console.width, whole)
 
 
 def console(**options: Any) -> Console:

@@ -27,6 +27,7 @@ MENDS = {
     errno.EACCES: f"change its permissions, or {ELSEWHERE}",
     errno.EPERM: f"change its permissions, or {ELSEWHERE}",
     errno.ENOTDIR: f"remove the file that stands where a folder should {AGAIN}",
+    errno.EEXIST: f"a file, or a link to a disk that is not mounted, stands where a folder should; {ELSEWHERE}",
     errno.EISDIR: f"remove the folder that stands where a file should {AGAIN}",
     errno.ENAMETOOLONG: "take shorter names",
 }

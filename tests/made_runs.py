@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from places import ROOT
 
 from mllm_eval.catalog import LLM, Encoder, Recipe
 from mllm_eval.catalog.variant import VariantKey
@@ -129,6 +130,8 @@ def make_run(
 ) -> Run:
     """A run of an encoder that is right with probability `skill`; the same images are hard for everyone."""
     run = Run(encoder(name), chosen or recipe(), brain or llm(), seed, {"encoder": f"e-{name}", "llm": "l"})
+    # A made-up run among the results of the checkout would appear in its tables.
+    assert not run.folder.is_relative_to(ROOT / "results"), "ask for the fixture `results`"
     run.prepare()
     for benchmark in benchmarks or list(columns().benchmarks):
         rng = np.random.default_rng(int(short_hash([name, seed, benchmark, variant], 8), 16))

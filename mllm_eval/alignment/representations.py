@@ -14,12 +14,13 @@ from torch import Tensor
 from mllm_eval.adapters import load_encoder_model
 from mllm_eval.adapters.loading import load_whole, understood
 from mllm_eval.alignment.pairs import CaptionedImage
-from mllm_eval.catalog import Encoder, load_llm, names
+from mllm_eval.catalog import LLM, Encoder, load_llm, names
 from mllm_eval.decoding import decoders
 from mllm_eval.environment import device
 from mllm_eval.errors import UserError, near
 from mllm_eval.kernels import use_kernels
 from mllm_eval.progress import Progress, unheard
+from mllm_eval.run import Run
 from mllm_eval.saved import saved_run
 
 BATCH = 16
@@ -86,6 +87,25 @@ class Language(NamedTuple):
     base: str = ""
 
 
+def known_language(name: str) -> LLM | Path | Run:
+    """What names a language model: one of configs/llms, a folder in hub format, or a run. No weights are read.
+
+    Raises UserError, with similar names, if it is none of these.
+    """
+    if name in names("llms"):
+        return load_llm(name)
+    if (Path(name) / "config.json").is_file():
+        return Path(name)
+    try:
+        return saved_run(name)
+    except UserError:
+        hint = near(name, names("llms"))
+        raise UserError(
+            f"{name!r} is no LLM of configs/llms ({', '.join(names('llms'))}), no run, and no folder with a "
+            f"config.json.{hint}"
+        ) from None
+
+
 def load_language(name: str) -> Language:
     """A language model: one of configs/llms, a run's LLM after stage 2 (by the run's hash), or a folder in hub format.
 
@@ -93,26 +113,17 @@ def load_language(name: str) -> Language:
     """
     from mllm_eval.model.checkpoint import load_checkpoint, load_llm_model, own_tokenizer
 
-    if name in names("llms"):
-        llm = load_llm(name)
-        model = load_llm_model(llm)
-        return _language(name, model, own_tokenizer(llm), llm.weights.digest())
-    if (Path(name) / "config.json").is_file():
+    known = known_language(name)
+    if isinstance(known, LLM):
+        return _language(name, load_llm_model(known), own_tokenizer(known), known.weights.digest())
+    if isinstance(known, Path):
         from transformers import AutoModelForCausalLM
 
         from mllm_eval.storage import sha256_tree
 
-        folder = Path(name)
-        model = load_whole(AutoModelForCausalLM.from_pretrained, folder, left_out=None, dtype="auto")
-        return _language(folder.name, model, _tokenizer(folder), sha256_tree(folder))
-    try:
-        run = saved_run(name)
-    except UserError:
-        hint = near(name, names("llms"))
-        raise UserError(
-            f"{name!r} is no LLM of configs/llms ({', '.join(names('llms'))}), no run, and no folder with a "
-            f"config.json.{hint}"
-        ) from None
+        model = load_whole(AutoModelForCausalLM.from_pretrained, known, left_out=None, dtype="auto")
+        return _language(known.name, model, _tokenizer(known), sha256_tree(known))
+    run = known
     model = use_kernels(load_checkpoint(run.checkpoint, encoder=False), run.recipe.kernels)
     name = f"{run.llm.name} after {run.stem}"
     return _language(name, model.llm, model.tokenizer, f"run {run.hash}")._replace(base=run.llm.name)

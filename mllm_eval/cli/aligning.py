@@ -52,6 +52,8 @@ def align(
     from mllm_eval.alignment.measure import align as measure
     from mllm_eval.alignment.pairs import fetch_pairs
     from mllm_eval.alignment.protocol import load_alignment
+    from mllm_eval.alignment.representations import known_language
+    from mllm_eval.catalog import load_encoder
     from mllm_eval.cli.display import display
     from mllm_eval.cli.options import split
     from mllm_eval.cli.writing import print_and_write
@@ -66,12 +68,15 @@ def align(
     chosen = load_alignment(protocol)
     if metric is not None:
         chosen = validate({**chosen.model_dump(), "metric": metric}, type(chosen), "--metric")
+    encoders_asked, models = [load_encoder(one) for one in split(encoders) or []], split(llm) or []
+    for model in models:
+        known_language(model)
     shown = display()
     if fetch:
         fetch_pairs(chosen, data, folder, shown)
     results = []
-    for encoder in split(encoders) or []:
-        for model in split(llm) or []:
+    for encoder in encoders_asked:
+        for model in models:
             results.append(measure(encoder, model, chosen, data, permutations, shown))
             if as_json:
                 say(json.dumps(results[-1].row()))

@@ -22,6 +22,7 @@ from mllm_eval.cli.options import (
     Rules,
     Seed,
     Subset,
+    refuse_without,
     split,
 )
 
@@ -65,9 +66,9 @@ def eval_(
     blind: Blind = False,
     rules: Rules = "cambrian",
     model: Annotated[str | None, typer.Option(help="instead: an external model, folder or hub's owner/name")] = None,
-    data: Annotated[str, typer.Option(help="with --model: data of the benchmarks, hub or mini")] = "hub",
+    data: Annotated[str | None, typer.Option(help="with --model: benchmarks' data, hub (default) or mini")] = None,
     dtype: Annotated[str | None, typer.Option(help="with --model; default: bfloat16 on a GPU, else float32")] = None,
-    batch: Annotated[int, typer.Option(help="with --model: questions per batch", min=1)] = 1,
+    batch: Annotated[int | None, typer.Option(help="with --model: questions per batch; default: 1", min=1)] = None,
     variants: Annotated[str | None, typer.Option(help="also ask these variants (comma-separated), or all")] = None,
     subset: Subset = None,
     server: Annotated[str | None, typer.Option(help="address of a vLLM server that answers: docs/vllm.md")] = None,
@@ -101,15 +102,13 @@ def eval_(
         raise UserError("say what to evaluate: mllm-eval eval ENCODER, or mllm-eval eval --model FOLDER")
     chosen, others = split(benchmarks), split(variants)
     if encoder is None:
-        if server is not None:
-            raise UserError("--server answers for runs of encoders; an external model answers itself")
-        external = ExternalOptions(str(model), data, dtype, batch)
-        which: Selection = {
-            "benchmarks": chosen, "blind": blind, "variants": others, "subset": subset, "rules": rules,
-            "retry_failed": retry_failed,
-        }  # fmt: skip
-        eval_external(external, start, **which)
+        refuse_without("an encoder", recipe=None if recipe == "mini" else recipe, llm=llm, seed=seed, server=server)
+        which: Selection = {"benchmarks": chosen, "blind": blind, "variants": others, "subset": subset, "rules": rules,
+                            "retry_failed": retry_failed}  # fmt: skip
+        eval_external(ExternalOptions(str(model), data or "hub", dtype, batch or 1), start, **which)
         return
+
+    refuse_without("--model", data=data, dtype=dtype, batch=batch)
 
     def asked() -> Run:
         run = Run.of(encoder, recipe, llm, seed)
@@ -127,7 +126,7 @@ def eval_(
 
 @app.command("compare", short_help="evaluate several encoders; print one table")
 def compare_(
-    encoders: Annotated[str, typer.Argument(help="two or more names or yaml files of encoders, comma-separated")],
+    encoders: Annotated[str, typer.Argument(help="names or yaml files of encoders, comma-separated")],
     recipe: Recipe = "mini",
     llm: Llm = None,
     seed: Seed = None,
@@ -150,10 +149,9 @@ def compare_(
     from mllm_eval.library.compared import compare
     from mllm_eval.report.tableoptions import TableOptions
 
-    chosen = split(benchmarks)
     compared = compare(
         split(encoders) or [],
-        benchmarks=chosen,
+        benchmarks=split(benchmarks),
         subset=subset,
         progress=display(),
         recipe=recipe,
@@ -241,6 +239,8 @@ def table(
     from mllm_eval.report.variants import variants_table
     from mllm_eval.results import hold_to_known_rules, read_records
 
+    refuse_without("--subset", whole=whole and subset is None)
+    refuse_without("--leaks", leaked=leaked if leaks is None and leaked != "pictures" else None)
     asked, records = split(runs), read_records()
     chosen = [records.find(one) for one in asked] if asked else None
     shown_runs = records.every if chosen is None else chosen

@@ -40,7 +40,7 @@ def filter_(
     workers: Annotated[int | None, typer.Option(help="with --ray: number of workers; default: 2", min=1)] = None,
     gpus: Annotated[str, typer.Option(help="of the estimate: number and name, as in configs/gpus.yaml")] = "8xH100",
     mfu: Annotated[float, typer.Option(help="assumed share of the GPUs' peak FLOPs", min=0.01, max=1)] = 0.4,
-    price: Annotated[float, typer.Option(help="of one GPU hour, in any currency")] = 2.5,
+    price: Annotated[float, typer.Option(help="of one GPU hour, in any currency", min=0)] = 2.5,
     pictures: Annotated[str, typer.Option(help="of the estimate: number of images")] = "2B",
     report: Annotated[bool, typer.Option("--report/--no-report", help="write a page with examples")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,

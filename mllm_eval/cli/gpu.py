@@ -34,6 +34,9 @@ def check(
       mllm-eval check gpu                                    claims about a GPU; see `mllm-eval check gpu --help`
     """
     from mllm_eval.cli.checking import check_determinism, check_encoders
+    from mllm_eval.cli.options import refuse_without
+
+    refuse_without("--determinism", samples=None if determinism else samples)
 
     right = check_determinism(encoder, samples) if determinism else check_encoders(encoder)
     raise typer.Exit(0 if right else 2)

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from mllm_eval.results import Timing
     from mllm_eval.run import RunFolder
 
-KINDS = ("runs", "encoders", "llms", "recipes", "benchmarks", "probes", "tables")
+KINDS = ("runs", "encoders", "llms", "recipes", "benchmarks", "probes", "alignments", "filters", "tables")
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    app.command("ls", short_help="list runs, encoders, llms, recipes, benchmarks, probes, tables")(ls)
+    app.command("ls", short_help="list runs, or names: encoders, llms, recipes, benchmarks, ...")(ls)
     app.command("show", short_help="show a run: config, scores, time and memory")(show)
     app.command("encoders", short_help="list all encoders with their facts")(listing.encoders)
     app.command("recipes", short_help="list recipes, show one, or count what its batches hold")(recipes)
@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 
 def ls(what: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "runs") -> None:
-    """List names: of the saved runs with their progress, or of encoders, llms, recipes, benchmarks, probes or tables.
+    """List names: of the saved runs with their progress, or those that other commands accept, such as encoders.
 
     \b
       mllm-eval ls               saved runs: hash, name, progress
@@ -113,6 +113,7 @@ def show(
     from mllm_eval.catalog.variant import DEFAULT
     from mllm_eval.cli.showing import most_frequent_answer, print_benchmark, print_parts, print_warning
     from mllm_eval.console import console as make_console
+    from mllm_eval.console import widen
     from mllm_eval.data.rowcounts import row_counts
     from mllm_eval.errors import UserError, near
     from mllm_eval.external import ExternalModel
@@ -171,6 +172,7 @@ def show(
             version = summary["protocol"].rpartition(".")[2]
             top = most_frequent_answer(record, summary)
             sheet.add_row(name, *numbers, top, f"{version} {summary['protocol_hash']}")
+        widen(console, sheet)
         console.print(sheet)
         print_warning(console, record, rules, variant)
         if variant == DEFAULT:

@@ -26,6 +26,19 @@ Mixed = Annotated[bool, typer.Option("--mixed-recipes", help="allow rows of diff
 DEFAULT_VARIANT = "default"
 
 
+def refuse_without(other: str, **given: object) -> None:
+    """Refuse options that would be ignored because they act only with `other`, which was not given.
+
+    given: name of an option -> its value; None and False stand for an option that was not given, either. Raises
+    UserError that names the first.
+    """
+    from mllm_eval.errors import UserError
+
+    for name, value in given.items():
+        if value is not None and value is not False:
+            raise UserError(f"--{name.rstrip('_').replace('_', '-')} goes with {other}")
+
+
 def split(names: str | None) -> list[str] | None:
     """Split comma-separated names, without spaces around them. None if there are none."""
     listed = [name.strip() for name in (names or "").split(",") if name.strip()]

@@ -25,7 +25,7 @@ def plan(
     llm: Annotated[str | None, typer.Option(help="name in configs/llms; default: the recipe's")] = None,
     gpus: Annotated[str, typer.Option(help="number and name in configs/gpus.yaml; several with commas")] = "8xH100",
     mfu: Annotated[float, typer.Option(help="model FLOPs utilisation: assumed share of the peak")] = 0.4,
-    price: Annotated[float, typer.Option(help="of one GPU hour, in any currency")] = 2.5,
+    price: Annotated[float, typer.Option(help="of one GPU hour, in any currency", min=0)] = 2.5,
     rows1: Annotated[str | None, typer.Option(help="rows of stage 1, such as 2.5M; default: the recipe's")] = None,
     rows2: Annotated[str | None, typer.Option(help="rows of stage 2; default: the recipe's")] = None,
     text_tokens: Annotated[int | None, typer.Option(help="mean tokens per row without the image", min=1)] = None,
@@ -89,6 +89,7 @@ def show(made: Plan) -> None:
     from rich.table import Table
 
     from mllm_eval.console import console as make_console
+    from mllm_eval.console import widen
     from mllm_eval.features.eviction import VARIABLE
 
     console = make_console(highlight=False, soft_wrap=True)
@@ -120,6 +121,7 @@ def show(made: Plan) -> None:
                 size(again.gpu) + (" " if again.fits else "!"),
                 size(held.host),
             )
+        widen(console, sheet)
         console.print(sheet)
     say("acts: activations at the longest rows; ckpt: with gradient checkpointing; !: does not fit")
     say("step: while the optimiser steps, when no activations are there; gather: during the passes alone")

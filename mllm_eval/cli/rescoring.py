@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mllm_eval.cli.options import DEFAULT_VARIANT
+from mllm_eval.cli.options import DEFAULT_VARIANT, refuse_without
 from mllm_eval.console import say
 
 if TYPE_CHECKING:
@@ -56,6 +56,10 @@ def score(
         return
     if name is not None:
         raise UserError("--as names a file of answers: mllm-eval score BENCHMARK --answers FILE --as NAME")
+    usual = {"rules": "cambrian", "format": "jsonl", "data": "mini", "variant": DEFAULT_VARIANT}
+    asked = {"rules": rules, "format": layout, "data": data, "variant": variant}
+    others = {option: value for option, value in asked.items() if value != usual[option]}
+    refuse_without("--answers, a file of answers", out=out, partial=partial, json=as_json, **others)
     score_anew(what)
 
 

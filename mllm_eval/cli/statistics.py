@@ -63,8 +63,12 @@ def scaling(
     from mllm_eval.cli.writing import put
     from mllm_eval.report.scalingtable import scaling_table
     from mllm_eval.results import read_records
+    from mllm_eval.storage import results_home
 
-    runs = [] if published_only else _scored(read_records(), None, rules)
+    records = read_records()
+    # Published rows stand alone where nothing was run yet.
+    nothing = published_only or not (results_home() / "runs").is_dir()
+    runs = [] if nothing else _scored(records, None, rules)
     put(scaling_table(curve, split(metrics), runs), form, out)
 
 
@@ -169,9 +173,10 @@ def predict(
             values[name.strip()] = float(text)
         except ValueError:
             raise UserError(f"--given {part}: say NAME=NUMBER, as in in1k=84.1") from None
-    put(prediction_table(target, values, encoder), form, out)
+    shown = prediction_table(target, values, encoder)
     if figure is not None:
         draw_prediction(target, figure)
+    put(shown, form, out)
 
 
 def _scored(records: Records, names: str | None, rules: str) -> list[Scored]:
@@ -189,8 +194,6 @@ def _scored(records: Records, names: str | None, rules: str) -> list[Scored]:
     chosen = choose_one_recipe(records.trained, rules).runs
     for note in records.notes:
         say(note, file=sys.stderr)
-    if not chosen and names is None and not (results_home() / "runs").is_dir():
-        return []
     if not chosen:
         raise UserError(f"no scored runs under {results_home()}; `mllm-eval eval mini-dino` makes one")
     return [read_scored(record, rules) for record in chosen]
@@ -208,6 +211,7 @@ def diff(
     """
     from rich.table import Table as RichTable
 
+    from mllm_eval.cli.listing import PIPED_WIDTH
     from mllm_eval.console import console as make_console
     from mllm_eval.report.diff import diff as compare
     from mllm_eval.results import hold_to_known_rules, read_records
@@ -217,6 +221,8 @@ def diff(
     hold_to_known_rules([first, second], rules)
     differences = compare(first, second, rules)
     console = make_console(highlight=False)
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
     names = (first.encoder, second.encoder) if first.encoder != second.encoder else (first.hash, second.hash)
     for what, unequal in (
         ("config", differences.config),
@@ -238,6 +244,8 @@ def diff(
 def _print_answers(console: Any, answers: list[AnswersDiff], first: str, second: str) -> None:
     from rich.table import Table
 
+    from mllm_eval.console import widen
+
     sheet = Table(box=None, pad_edge=False)
     sheet.add_column("answers")
     for head in (first, second, "asked both", "same answer", f"{first} higher", f"{second} higher"):
@@ -246,6 +254,7 @@ def _print_answers(console: Any, answers: list[AnswersDiff], first: str, second:
         values = ["–" if value is None else f"{value:.1f}" for value in (one.value_a, one.value_b)]  # noqa: RUF001
         counts = (one.shared, one.same, one.only_a, one.only_b)
         sheet.add_row(_plain(one.benchmark), *values, *(str(count) for count in counts))
+    widen(console, sheet)
     console.print(sheet)
 
 

@@ -44,11 +44,17 @@ class SearchSource:
         return self.corpus if isinstance(self.corpus, TrainingSets) else None
 
 
-def settings_of(encoder: Encoder, tolerance: Tolerance, views: int, most: int) -> Settings:
-    """The settings as they are noted. Raises UserError for a value out of range."""
+def hold_in_range(tolerance: Tolerance) -> None:
+    """Raise UserError for a radius or a share of false alarms that can't be."""
     radius, alarm = tolerance
     if not 0 <= radius <= 20 or not 0 < alarm < 1:
         raise UserError(f"radius {radius}, alarm {alarm}: give a radius of 0 to 20 bits and a share between 0 and 1")
+
+
+def settings_of(encoder: Encoder, tolerance: Tolerance, views: int, most: int) -> Settings:
+    """The settings as they are noted. Raises UserError for a value out of range."""
+    hold_in_range(tolerance)
+    radius, alarm = tolerance
     return Settings(hash=NAME, views=views, radius=radius, encoder=encoder.name, weights=encoder.weights.digest(),
                     alarm=alarm, most=most)  # fmt: skip
 

@@ -22,6 +22,7 @@ from mllm_eval.leaks.corpora import existing
 from mllm_eval.leaks.findings import Findings, Overlapping
 from mllm_eval.leaks.matching import USUAL, Tolerance
 from mllm_eval.leaks.overlap import find_overlap
+from mllm_eval.leaks.sources import hold_in_range
 from mllm_eval.pipeline.reporter import Reporter, Silent
 from mllm_eval.pipeline.sources import folders_of, needed, provide
 
@@ -45,6 +46,7 @@ def check_leaks(
         UserError: missing data or library, no readable images, or a value out of range.
     """
     listener = reporter or Silent()
+    hold_in_range(tolerance)
     named = [load_benchmark(one) for one in benchmarks or paper_benchmarks()]
     encoder = load_encoder(encoder)
     if isinstance(source, Path):
@@ -74,6 +76,7 @@ def check_overlap(
         UserError: missing data or library, no readable images, or a value out of range.
     """
     listener = reporter or Silent()
+    hold_in_range(tolerance)
     recipe, encoder = load_recipe(recipe), load_encoder(encoder)
     existing(against)
     provide(needed(recipe, True, []), listener)

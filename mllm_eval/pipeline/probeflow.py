@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mllm_eval.catalog import load_encoder
 from mllm_eval.catalog.folders import names
+from mllm_eval.catalog.layers import chosen_layers
 from mllm_eval.catalog.probe import Protocol, load_protocol
 from mllm_eval.config import short_hash
 from mllm_eval.distributed.collectives import decided, meet
@@ -84,6 +85,9 @@ def probe(
         selected(one.on(data), selection if one.selection != "none" or len(protocols) == 1 else None)
         for one in protocols
     ]
+    for encoder in chosen:
+        for protocol in asked:
+            chosen_layers(layers or protocol.layers, encoder.depth, f"encoder {encoder.name}")
     meet()
     places = {one.name: decided(lambda one=one: place_of(one, data, listener)) for one in asked}  # type: ignore[misc]
     results: dict[Path, Probed] = {}

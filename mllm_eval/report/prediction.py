@@ -30,6 +30,8 @@ VQA, CLASSIC = "vqa_all.csv", "classic_vision.csv"
 TOGETHER = "all of them"
 # The data pin of runs beside which probes on the published data sets are shown, whichever copy of these they read.
 REAL = "hub"
+# Endings of a figure's file.
+FORMATS = (".png", ".pdf", ".svg")
 
 
 class PublishedPair(Strict):
@@ -193,8 +195,10 @@ def _predicted(observed: FittedRows, name: str, given: Mapping[str, float]) -> d
 def draw_prediction(target: str, path: Path) -> None:
     """Draws a panel per predictor: published values against leave-one-out predictions, a marker per family.
 
-    The figure is written to `path`.
+    The figure is written to `path`. Raises UserError for another format than png, pdf and svg.
     """
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"{path}: a figure ends in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     known = evidence(target)
     names: Sequence[str] = [*known.predictors, TOGETHER]
     figure = new_figure(2.5 * len(names), 2.9)

@@ -11,6 +11,7 @@ import numpy as np
 from mllm_eval import stats
 from mllm_eval.catalog.variant import DEFAULT, VariantKey
 from mllm_eval.errors import UserError
+from mllm_eval.report.comparison import labels
 from mllm_eval.report.evidence import Estimate, Scored, limits, with_means
 from mllm_eval.report.seedtable import SeedGroup
 from mllm_eval.report.table import MISSING, Cell, Column, Row, Table, printed, score_cell
@@ -96,7 +97,7 @@ def power_table(a: Scored, b: Scored, wanted: float, groups: Sequence[SeedGroup]
         f"Needed: questions of this kind for a difference of {wanted:g} (on the scale of 0 to 100) to be found so. "
         "A dash: all questions are on one image, or the two differ by as much on each.",
     )
-    heading = f"Power: {a.record.encoder} against {b.record.encoder}"
+    heading = "Power: {} against {}".format(*labels([a, b]))
     return Table("power", heading, shown, tuple(rows), notes, tuple(_seed_words(groups, wanted)))
 
 

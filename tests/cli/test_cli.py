@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from places import ROOT
@@ -16,7 +17,8 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from mllm_eval import pipeline
-from mllm_eval.catalog import load_encoder, load_llm, load_recipe
+from mllm_eval.catalog import Kind, load_encoder, load_llm, load_recipe, names
+from mllm_eval.catalog.folders import find
 from mllm_eval.catalog.variant import BLIND, DEFAULT
 from mllm_eval.cli.app import app
 from mllm_eval.errors import UserError
@@ -108,14 +110,40 @@ def test_every_command_explains_itself(command: str) -> None:
         (["table"], "no runs under"),
         (["ls", "encoder"], "can't list 'encoder'. Did you mean 'encoders'?"),
         (["check", "mini-dinno"], "Did you mean 'mini-dino'?"),
+        (["align", "mini-dino", "--llm", "mini-lama"], "Did you mean 'mini-llama'?"),
+        *((["stats", name], "no scored runs under") for name in ("seeds", "subset")),
+        *((["score", *words], f"{words[0]} goes with --answers")
+          for words in (["--rules", "robust"], ["--out", "x"], ["--partial"], ["--format", "cambrian"], ["--json"],
+                        ["--data", "hub"], ["--variant", "blind"])),
+        (["check", "mini-dino", "--samples", "2"], "--samples goes with --determinism"),
+        (["table", "--whole"], "--whole goes with --subset"),
+        (["table", "--leaked", "both"], "--leaked goes with --leaks"),
     ],
-)
+)  # fmt: skip
 def test_mistakes_are_one_line_and_exit_code_2(words: list[str], message: str) -> None:
     shown = call(*words)
     assert shown.exit_code == 2
     assert shown.stderr.startswith("mllm-eval: ")
     assert message in shown.stderr
     assert shown.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "partner"),
+    [
+        *((["mini-dino", *own], "--model") for own in (["--data", "hub"], ["--dtype", "float16"], ["--batch", "1"])),
+        *((["--model", "vlm", *own], "an encoder")
+          for own in (["--recipe", "desk"], ["--llm", "mini-llama"], ["--seed", "0"], ["--server", "http://a"])),
+    ],
+)  # fmt: skip
+def test_eval_ignores_no_option(words: list[str], partner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise AssertionError("it is evaluated")
+
+    monkeypatch.setattr(pipeline, "evaluate", stop)
+    shown = call("eval", *words)
+    assert shown.exit_code == 2 and shown.stderr == f"mllm-eval: {words[-2]} goes with {partner}\n"
 
 
 def test_usage_errors_exit_with_2_too() -> None:
@@ -128,6 +156,11 @@ def test_usage_errors_exit_with_2_too() -> None:
 def test_an_unknown_name_is_told_before_anything_is_made(homes: Path) -> None:
     call("eval", "mini-dinno")
     call("compare", "mini-dinno,mini-dino")
+    call("align", "mini-dino,mini-dinno")
+    call("align", "mini-dino", "--llm", "mini-lama")
+    call("probe", "mini-dino", "--probe", "in1k_knn", "--layers", "9")
+    call("leaks", "mini", "--alarm", "5")
+    call("leaks", "mini", "--against", str(homes), "--alarm", "5")
     assert not (homes / "results").exists()
     assert not (homes / "data").exists()
 
@@ -141,6 +174,27 @@ def test_ctrl_c_says_that_it_can_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = call("eval", "mini-dino")
     assert shown.exit_code == 130
     assert "the same command goes on" in shown.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variable", "words"), [("MLLM_EVAL_RESULTS", ["report"]), ("MLLM_EVAL_DATA", ["leaks", "mini"])]
+)
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_home_that_is_no_folder_is_told_in_one_line(
+    homes: Path, monkeypatch: pytest.MonkeyPatch, variable: str, words: list[str], kind: str
+) -> None:
+    place = homes / "home"
+    if kind == "link":
+        place.symlink_to(homes / "not mounted")
+    else:
+        place.touch()
+    monkeypatch.setenv(variable, str(place))
+    shown = call(*words)
+    assert shown.exit_code == 2 and isinstance(shown.exception, SystemExit)
+    assert (
+        str(place) in shown.stderr and "stands where a folder should" in shown.stderr and shown.stderr.count("\n") == 1
+    )
 
 
 def test_faults_of_the_code_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +228,14 @@ def test_lists() -> None:
     assert "mini" in call("ls", "recipes").output.split()
     assert "mini-dino" in call("encoders").output
     assert "no runs" in call("ls").stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_every_kind_whose_names_a_message_offers_to_list_is_listed(kind: Kind) -> None:
+    with pytest.raises(UserError, match=f"`mllm-eval ls {kind}` lists all"):
+        find(kind, "nothing")
+    assert call("ls", kind).stdout.split() == names(kind) != []
 
 
 @pytest.mark.slow

@@ -413,6 +413,15 @@ def test_unknown_rules_are_refused_before_anything_is_done(own_home: Path, argum
     assert {path for path in own_home.rglob("*") if path.name != ".lock"} == before
 
 
+@pytest.mark.slow
+def test_the_engine_is_checked_on_a_benchmark_of_ones_own(own_home: Path) -> None:
+    done = command("check", the_run().hash, "--determinism", "--samples", "4")
+    assert done.exit_code == 0 and "4 of 4 questions in 1 lists have the plain loop's tokens" in done.output
+    the_run().answers_path("own").unlink()
+    done = command("check", the_run().hash, "--determinism")
+    assert done.exit_code == 2 and "none of the table's benchmarks has data 'mine'" in done.output
+
+
 def test_an_unknown_baseline_is_refused_before_anything_is_done(own_home: Path) -> None:
     words = ("compare", "tiny-dinov2,mini-dino", "--recipe", "own", "--seed", "9", "--baseline")
     assert "no row 'mini-dion' to compare with. Did you mean 'mini-dino'?" in command(*words, "mini-dion").output

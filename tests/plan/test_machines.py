@@ -37,6 +37,15 @@ def test_a_desk_is_planned_for_a_laptop_and_two_gpus() -> None:
     assert [one["gpus"] for one in found] == MACHINES.split(",")
 
 
+def test_no_number_is_cut_in_a_narrow_terminal() -> None:
+    done = CliRunner().invoke(app, ["plan", "mini-dino", "--gpus", "1xA100"], env={"COLUMNS": "40"})
+    assert done.exit_code == 0 and "…" not in done.output
+    rows = [line.split() for line in done.output.splitlines() if line.startswith(("no ZeRO ", "ZeRO-3 +host "))]
+    assert len(rows) == 4
+    for row in rows:
+        assert len([float(number) for number in row[2:]]) == 10
+
+
 def test_hours_are_by_the_peak_of_the_recipes_dtype() -> None:
     _, _, gpu = parse_gpus("1xH100")
     assert (gpu.peak("float32"), gpu.peak("bfloat16")) == (67, 989.4)

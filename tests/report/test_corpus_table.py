@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from made_runs import make_run
@@ -19,7 +21,7 @@ SEEDS = (0, 1)
 
 
 @pytest.fixture
-def runs() -> dict[str, list[Scored]]:
+def runs(results: Path) -> dict[str, list[Scored]]:
     made = {
         "none": [make_run(f"none-s{seed}", 0.4, seed=seed) for seed in SEEDS],
         "heavy": [make_run(f"heavy-s{seed}", 0.4, seed=seed, better_at=OCR) for seed in SEEDS],

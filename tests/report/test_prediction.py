@@ -209,5 +209,8 @@ def test_the_command_prints_and_draws(tmp_path: Path) -> None:
     assert done.exit_code == 0 and "IN1k" in done.output and "no better than the mean" in done.output
     assert (tmp_path / "p.png").stat().st_size > 10_000
     assert CliRunner().invoke(app, ["stats", "predict", "--given", "in1k"]).exit_code == 2
+    other = CliRunner().invoke(app, ["stats", "predict", "--figure", str(tmp_path / "new/p.doc")])
+    assert other.exit_code == 2 and other.output.endswith("p.doc: a figure ends in .png, .pdf or .svg\n")
+    assert other.output.count("\n") == 1 and not (tmp_path / "new").exists()
     draw_prediction("ocr_chart", tmp_path / "q.svg")
     assert "<svg" in (tmp_path / "q.svg").read_text()

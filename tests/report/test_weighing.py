@@ -244,6 +244,14 @@ def test_a_subset_is_stratified_and_ranks_are_compared(two: list[report.Scored])
         sizing.subset_table(two, ["a", "b"], 5)
 
 
+def test_power_names_what_tells_two_runs_apart() -> None:
+    runs = [
+        report.read_scored(read_run(made_runs.make_run("mini-dino", 0.1 * seed, seed=seed, benchmarks=["gqa"]).folder))
+        for seed in (0, 1)
+    ]
+    assert sizing.power_table(*runs, wanted=2.0).title == "Power: mini-dino (seed 0) against mini-dino (seed 1)"
+
+
 def _on_one_image() -> list[report.Scored]:
     found = []
     for name, share in (("mini-dino", 0.3), ("mini-clip", 0.6)):
