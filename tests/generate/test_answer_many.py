@@ -308,8 +308,9 @@ def test_a_run_keeps_the_limits_it_was_planned_with(
     assert kept_limits(path, model) == Limits(tokens=512)
     monkeypatch.setattr("mllm_eval.generate.backoff.free_bytes", lambda device: 10**12)
     assert kept_limits(path, model) == Limits(tokens=512)
-    path.write_text('{"tokens": "many"}')
-    assert kept_limits(path, model) == Limits() == kept_limits(path, model)
+    for damaged in ('{"tokens": "many"}', '{"tokens": 0}'):
+        path.write_text(damaged)
+        assert kept_limits(path, model) == Limits() == kept_limits(path, model)
     monkeypatch.setenv("MLLM_EVAL_ANSWERS_BYTES", "200MB")
     assert kept_limits(path, model) == Limits(tokens=65536, rows=128)
     monkeypatch.setenv("MLLM_EVAL_ANSWERS_BYTES", "much")

@@ -44,6 +44,19 @@ def evaluated(**which: Any) -> list[str]:
     return heard.said
 
 
+def watched(patch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of the questions that are asked from now on."""
+    asked: list[str] = []
+    same_requests = runner.same_requests
+
+    def watch(tasks: Any) -> Any:
+        asked.extend(request.id for task in tasks for request in task.pending)
+        return same_requests(tasks)
+
+    patch.setattr(runner, "same_requests", watch)
+    return asked
+
+
 def remove_answers(home: Path) -> None:
     for place in ("answers", "scores"):
         shutil.rmtree(the_run().folder / place)
@@ -73,14 +86,7 @@ def test_a_variant_takes_the_answers_to_the_questions_that_it_shares(
     write(own_home, [*ROWS[7:], *({**row, "question": f"Who is {row['image']}?"} for row in ROWS[:7])], facts=OTHER)
     (own_home / "data/mine/questions.csv").rename(own_home / "data/mine/other.csv")
     write(own_home, facts=OTHER + "variants:\n  other: {about: other rows, pins: {mine: other}}\n")
-    asked: list[str] = []
-    same_requests = runner.same_requests
-
-    def watch(tasks: Any) -> Any:
-        asked.extend(request.id for task in tasks for request in task.pending)
-        return same_requests(tasks)
-
-    monkeypatch.setattr(runner, "same_requests", watch)
+    asked = watched(monkeypatch)
     said = evaluated(variants=["other"])
     assert asked == [str(n) for n in range(5, 12)]
     assert "answers: own (other)" in said
@@ -97,6 +103,25 @@ def test_an_answer_beyond_the_models_positions_is_asked_again(own_home: Path) ->
     said = evaluated()
     assert any(line.startswith("own: 1 of its answers") and "beyond the model's positions" in line for line in said)
     assert read_answers(path) == before
+
+
+@pytest.mark.slow
+def test_a_later_group_takes_the_answers_of_an_earlier_one(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Questions without images form a group for each variant; five of the second have the prompts of the first.
+    write(own_home, [*ROWS[7:], *({**row, "question": f"Who is {row['image']}?"} for row in ROWS[:7])], facts=OTHER)
+    (own_home / "data/mine/questions.csv").rename(own_home / "data/mine/other.csv")
+    write(own_home, facts=OTHER + "variants:\n  dark: {about: none seen, images: none, pins: {mine: other}}\n")
+    asked = watched(monkeypatch)
+    evaluated(blind=True, variants=["dark"])
+    assert asked == [str(n) for n in [*range(12), *range(5, 12)]]
+
+
+@pytest.mark.slow
+def test_a_broken_image_is_told_when_it_is_encoded(own_home: Path) -> None:
+    shutil.rmtree(own_home / "results" / "features")
+    write(own_home, [*ROWS[:5], {**ROWS[5], "image": "none.png"}, *ROWS[6:]])
+    (own_home / "data/mine/images/none.png").write_bytes(b"no picture")
+    assert any(line.startswith("broken image: ") and "none.png" in line for line in evaluated())
 
 
 @pytest.mark.slow
