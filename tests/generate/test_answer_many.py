@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tasks import a_task, answer_many
 from tiny_generation import TEMPLATE, Images, Tiny, a_sample
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from mllm_eval.answers import Answer, Journal, read_answers
 from mllm_eval.data.samples import Sample
@@ -288,6 +289,9 @@ def test_limits_follow_from_bytes() -> None:
     assert (more.tokens, more.rows) == (131072, 256)
     # 3 layers, keys and values of 2 heads of 8 numbers, 8 bytes each
     assert token_bytes(Tiny().double().llm) == 3 * 2 * 2 * 8 * 8
+    wide = LlamaConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=3, head_dim=16,
+                       intermediate_size=8, vocab_size=8)  # fmt: skip
+    assert token_bytes(LlamaForCausalLM(wide)) == 3 * 2 * 2 * 16 * 4
 
 
 def test_free_memory_is_what_the_cgroup_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

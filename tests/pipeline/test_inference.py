@@ -18,6 +18,7 @@ from mllm_eval.generate import runner
 from mllm_eval.generate.request import TOO_LONG
 from mllm_eval.pipeline import sources
 from mllm_eval.progress import Progress, unheard
+from mllm_eval.storage import read_jsonl
 
 PIN = '  other: {repo: mine, split: test, path: other.csv, image_files: "images/{image}"}\n'
 OTHER = YAML.replace("columns:", PIN + "columns:")
@@ -114,6 +115,40 @@ def test_a_later_group_takes_the_answers_of_an_earlier_one(own_home: Path, monke
     asked = watched(monkeypatch)
     evaluated(blind=True, variants=["dark"])
     assert asked == [str(n) for n in [*range(12), *range(5, 12)]]
+
+
+@pytest.mark.slow
+def test_cut_answers_of_another_limit_are_not_taken_over(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    third = PIN.replace("other", "third")
+    facts = OTHER.replace("columns:", third + "columns:")
+    facts += "variants:\n  other: {about: other rows, pins: {mine: other}}\n"
+    facts += "  third: {about: more rows, pins: {mine: third}}\n"
+    others = [{**row, "question": f"Who is {row['image']}?"} for row in ROWS]
+    for name, rows in (("other", others), ("third", [*others, ROWS[0]]), ("questions", ROWS)):
+        write(own_home, rows, facts=facts)
+        if name != "questions":
+            (own_home / "data/mine/questions.csv").rename(own_home / f"data/mine/{name}.csv")
+    evaluated(variants=["other"])
+    answers = read_answers(the_run().folder / "answers" / "own.other.jsonl")
+    whole = {at for at, one in enumerate(answers) if one.tokens_out < 4}
+    write(own_home, facts=facts.replace("max_new_tokens: 4", "max_new_tokens: 5"))
+    evaluated()
+    asked = watched(monkeypatch)
+    evaluated(variants=["third"])
+    assert set(asked) == {str(at) for at in range(12) if at not in whole}
+    assert len(whole) < 12
+
+
+@pytest.mark.slow
+def test_the_ledger_counts_an_image_once_for_the_default(own_home: Path) -> None:
+    write(own_home, [{**row, "question": "Who?"} for row in ROWS[:6]], facts=OTHER)
+    (own_home / "data/mine/questions.csv").rename(own_home / "data/mine/other.csv")
+    write(own_home, facts=OTHER + "variants:\n  other: {about: other rows, pins: {mine: other}}\n")
+    remove_answers(own_home)
+    (the_run().folder / "ledger.jsonl").unlink()
+    evaluated(variants=["other"])
+    lines = read_jsonl(the_run().folder / "ledger.jsonl")
+    assert [(line["step"], line["images"]) for line in lines if line["kind"] == "features"] == [("features: own", 6)]
 
 
 @pytest.mark.slow
