@@ -197,7 +197,8 @@ def findings_of(recipe: Recipe | None, pin: str, corpus: str = OWN) -> Findings 
     chosen = [name for name in known if corpus in (name, _named(name))]
     if len(chosen) != 1:
         many = "is not one of" if not chosen else "fits several of"
-        raise UserError(f"{corpus!r} {many} what `mllm-eval leaks` has looked through.{near(corpus, known)} "
+        close = "" if chosen else near(corpus, {OWN, *known, *map(_named, known)})
+        raise UserError(f"{corpus!r} {many} what `mllm-eval leaks` has looked through.{close} "
                         f"Known: {', '.join([OWN, *known])}")  # fmt: skip
     return read_findings(root() / chosen[0], pin)
 

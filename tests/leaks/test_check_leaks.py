@@ -325,6 +325,9 @@ def test_folders_shards_and_tables_of_images_are_looked_through(home: Path) -> N
         assert (one.images, one.broken_images, one.standing) == (3, 1, None), kind
         assert found.leaked("gqa") == {"q6"}, kind
         assert findings_of(None, "mini", place.name) is not None
+        for asked, meant in ((f"{place.name}s", place.name), ("trainings", "training")):
+            with pytest.raises(UserError, match=f"Did you mean '{meant}'"):
+                findings_of(None, "mini", asked)
 
 
 @pytest.mark.slow
