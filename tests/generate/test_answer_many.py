@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -21,7 +22,15 @@ from mllm_eval.data.samples import Sample
 from mllm_eval.errors import UserError
 from mllm_eval.generate import Limits, Request, Task, TemplateFormat, group_by_images
 from mllm_eval.generate.backend import Batch
-from mllm_eval.generate.backoff import Backoff, free_bytes, kept_limits, limits_within, ran_out, token_bytes
+from mllm_eval.generate.backoff import (
+    Backoff,
+    available_memory,
+    free_bytes,
+    kept_limits,
+    limits_within,
+    ran_out,
+    token_bytes,
+)
 from mllm_eval.generate.batching import Lengths, plan
 from mllm_eval.generate.request import write_request
 
@@ -302,6 +311,13 @@ def test_free_memory_is_what_the_cgroup_leaves(tmp_path: Path, monkeypatch: pyte
     for most, free in (("max", 1000), ("700", 400), ("5000", 1000), ("200", 0)):
         (tmp_path / "memory.max").write_text(f"{most}\n")
         assert free_bytes("cpu") == free
+
+
+def test_available_memory_is_what_linux_says_else_half_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    for told, memory in (("MemTotal: 100 kB\nMemFree: 1 kB\nMemAvailable: 60 kB\n", 60 * 1024), ("odd\n", half)):
+        monkeypatch.setattr(Path, "read_text", lambda *_, told=told: told)
+        assert available_memory() == memory
 
 
 def test_a_run_keeps_the_limits_it_was_planned_with(

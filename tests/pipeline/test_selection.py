@@ -18,11 +18,12 @@ from mllm_eval.catalog.benchmark import answers_variant
 from mllm_eval.catalog.folders import paper_benchmarks
 from mllm_eval.catalog.variant import DEFAULT, VariantKey, size_of_table
 from mllm_eval.cli.app import app
+from mllm_eval.data.samples import Sample
 from mllm_eval.data.snapshots import load_samples
 from mllm_eval.disk import sum_note
 from mllm_eval.errors import UserError
 from mllm_eval.model.vlm import VLM
-from mllm_eval.pipeline.selection import asked_samples
+from mllm_eval.pipeline.selection import asked_samples, stratum_of
 from mllm_eval.report import choice, comparison, read_scored
 from mllm_eval.report.sizing import thinned
 from mllm_eval.results import read_run
@@ -169,3 +170,14 @@ def test_a_run_that_was_asked_a_part_alone_is_not_in_the_table_of_all() -> None:
         path.unlink()
     shown = CliRunner().invoke(app, ["table"])
     assert shown.exit_code == 0 and f"Left out: {other.hash}" in " ".join(shown.output.split()), shown.output
+
+
+def test_a_stratum_is_the_value_of_the_field_that_the_benchmark_names() -> None:
+    def sample(**record: object) -> Sample:
+        return Sample("b", "1", (), "", "", "", "", record)
+
+    named, unnamed = load_benchmark("cvbench_2d"), load_benchmark("gqa")
+    assert stratum_of(named, sample(source="ADE20K")) == "ADE20K"
+    assert stratum_of(named, sample(source=7)) == "7"
+    assert stratum_of(named, sample()) is None
+    assert stratum_of(unnamed, sample(source="ADE20K")) is None
