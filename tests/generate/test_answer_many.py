@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from mllm_eval.answers import Answer, Journal, read_answers
 from mllm_eval.data.samples import Sample
 from mllm_eval.errors import UserError
-from mllm_eval.generate import Limits, Request, Task, TemplateFormat, group_by_images
+from mllm_eval.generate import Limits, Request, Task, TemplateFormat, answer_tasks, group_by_images
 from mllm_eval.generate.backend import Batch
 from mllm_eval.generate.backoff import (
     Backoff,
@@ -287,6 +287,40 @@ def test_a_batch_far_below_the_limits_is_halved_too() -> None:
     assert [one.id for one in answers] == [str(n) for n in range(6)]
     assert backend.asked == [6, 3, 1, 1, 1, 3, 1, 1, 1]
     assert backend.limits == Limits(tokens=4096, rows=8, pass_tokens=512)
+
+
+def test_after_memory_ran_out_later_batches_are_planned_smaller_at_once() -> None:
+    requests = [write_request(a_sample(str(n), [], "?"), TemplateFormat(TEMPLATE), 4) for n in range(4)]
+    backend: Any = Counting(Limits(rows=4))
+    backoff = Backoff(backend)
+    for asked in ([4, 2, 2], [2, 2]):
+        backend.asked.clear()
+        assert [one.id for one in backoff.generate(requests)] == ["0", "1", "2", "3"]
+        assert backend.asked == asked
+
+
+def test_images_of_the_next_batch_load_while_a_batch_is_computed(tmp_path: Path) -> None:
+    class Ordered(Counting):
+        """Keeps what it is called for, in order."""
+
+        def __init__(self, limits: Limits) -> None:
+            super().__init__(limits)
+            self.called: list[str] = []
+
+        def prefetch(self, requests: Sequence[Request]) -> None:
+            self.called.append("prefetch " + " ".join(one.id for one in requests))
+
+        def generate(self, requests: Sequence[Request]) -> list[Answer]:
+            self.called.append("generate " + " ".join(one.id for one in requests))
+            return super().generate(requests)
+
+    backend: Any = Ordered(Limits(rows=2))
+    answer_tasks(backend, [an_asked(tmp_path, "b", [a_sample(str(n), ["i"], f"{n}?") for n in range(6)])])
+    first, second, third = ("0 1", "2 3", "4 5")
+    assert backend.called == [
+        f"prefetch {first}", f"prefetch {second}", f"generate {first}",
+        f"prefetch {third}", f"generate {second}", f"generate {third}",
+    ]  # fmt: skip
 
 
 def test_limits_follow_from_bytes() -> None:
