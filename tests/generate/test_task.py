@@ -10,7 +10,8 @@ from tiny_generation import a_sample
 
 from mllm_eval.answers import Answer, Journal
 from mllm_eval.data.samples import Sample
-from mllm_eval.generate import Hooks, answer_tasks
+from mllm_eval.generate import Hooks, TemplateFormat, answer_tasks
+from mllm_eval.generate.request import write_request
 
 
 def asked(name: str) -> Sample:
@@ -52,3 +53,12 @@ def test_questions_without_a_model_are_refused_and_answered_ones_are_finished(tm
     assert task.journal.complete
     # The questions are told as done or to be done before the first is asked.
     assert told == [(0, 1)]
+
+
+def test_requests_share_what_the_template_writes_and_failures_count_no_tokens() -> None:
+    written = TemplateFormat("llama_3_meta")
+    first, second = (write_request(asked(name), written, 6) for name in "ab")
+    own = [(one, other) for one, other in zip(first.prompt, second.prompt, strict=True) if one.own]
+    assert own and all(one is other for one, other in own)
+    failed = first.failure("broken")
+    assert (failed.state, failed.reason, failed.tokens_in, failed.tokens_out) == ("error", "broken", 0, 0)
