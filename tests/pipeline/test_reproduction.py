@@ -37,7 +37,9 @@ def test_a_run_is_made_again_and_compared_and_goes_on_where_it_was_copied_to(
 ) -> None:
     before = {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()}
     found = reproduce(made, tmp_path / "again")
-    assert found.same and found.environment == [] and set(found.answers) == {"mme"}
+    # The commit may change while the tests run.
+    assert [one for one in found.environment if not one.startswith("git:")] == []
+    assert found.same and set(found.answers) == {"mme"}
     assert found.losses == {1: (4, 0.0), 2: (8, 0.0)}
     assert {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()} == before
 
