@@ -365,6 +365,8 @@ def test_a_run_keeps_the_limits_it_was_planned_with(
     for damaged in ('{"tokens": "many"}', '{"tokens": 0}'):
         path.write_text(damaged)
         assert kept_limits(path, model) == Limits() == kept_limits(path, model)
+    path.write_text('{"rows": 1}')
+    assert kept_limits(path, model) == Limits(rows=1)
     monkeypatch.setenv("MLLM_EVAL_ANSWERS_BYTES", "200MB")
     assert kept_limits(path, model) == Limits(tokens=65536, rows=128)
     monkeypatch.setenv("MLLM_EVAL_ANSWERS_BYTES", "much")

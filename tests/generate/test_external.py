@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -35,6 +36,7 @@ from mllm_eval.generate import ChatFormat, Hooks, Limits, Task, answer_tasks
 from mllm_eval.generate.stock import StockModel
 from mllm_eval.model import load_checkpoint, save_checkpoint
 from mllm_eval.model.export import export_llava
+from mllm_eval.pipeline import sources
 from mllm_eval.pipeline.reporter import Silent
 from mllm_eval.prompts import PromptTokens, prompt_parts, render
 from mllm_eval.report import comparison
@@ -601,3 +603,19 @@ def test_the_run_that_is_exported_is_named(external_home: Path) -> None:
     missing = CliRunner().invoke(app, ["export", "nothing", "--to", "x"])
     assert missing.exit_code == 2
     assert "no run 'nothing'" in missing.stderr
+
+
+# ---- data ----
+def test_missing_data_are_rendered_before_a_model_is_asked(
+    external_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("MLLM_EVAL_RESULTS", str(tmp_path / "results"))
+
+    def render(data: Path, _: object) -> None:
+        shutil.copytree(external_home / "data" / "easy-vqa", data / "easy-vqa")
+
+    monkeypatch.setattr(sources, "sources", lambda: {"easy-vqa": sources.MadeFolder(make="here:render", whole="data")})
+    monkeypatch.setitem(sys.modules, "here", SimpleNamespace(render=render))  # type: ignore[arg-type]
+    answers = read_answers(ask(external_home / "llava").answers_path("easy_vqa"))
+    assert len(answers) == 9 and all(one.state == "ok" for one in answers)

@@ -23,7 +23,7 @@ from mllm_eval.data.snapshots import load_samples
 from mllm_eval.disk import sum_note
 from mllm_eval.errors import UserError
 from mllm_eval.model.vlm import VLM
-from mllm_eval.pipeline.selection import asked_samples, stratum_of
+from mllm_eval.pipeline.selection import asked_samples, stratum_of, subset_words
 from mllm_eval.report import choice, comparison, read_scored
 from mllm_eval.report.sizing import thinned
 from mllm_eval.results import read_run
@@ -181,3 +181,10 @@ def test_a_stratum_is_the_value_of_the_field_that_the_benchmark_names() -> None:
     assert stratum_of(named, sample(source=7)) == "7"
     assert stratum_of(named, sample()) is None
     assert stratum_of(unnamed, sample(source="ADE20K")) is None
+
+
+def test_a_subset_of_some_benchmarks_is_said_for_each() -> None:
+    assert subset_words(81, 648, 2) == (
+        "a subset of 81 of 2 benchmarks is 40 of each, as the table's subset of 648 has them; `--subset 648` shows its "
+        "rows"
+    )
