@@ -14,6 +14,7 @@ from own_benchmark import ROWS, YAML, summary, the_run, write
 
 from mllm_eval import pipeline
 from mllm_eval.answers import Journal, read_answers
+from mllm_eval.errors import UserError
 from mllm_eval.generate import runner
 from mllm_eval.generate.request import TOO_LONG
 from mllm_eval.pipeline import sources
@@ -194,3 +195,16 @@ def test_a_subset_is_said_as_the_table_counts_it(own_home: Path) -> None:
     said = evaluated(subset=6)
     assert said[0].startswith("a subset of 6 of 1 benchmarks is 6 of each, as the table's subset of ")
     assert "answers: own@" not in said
+
+
+@pytest.mark.slow
+def test_a_trained_run_does_without_its_training_data_but_not_with_other_ones(own_home: Path) -> None:
+    train = own_home / "data/mine/train.jsonl"
+    content = train.read_text()
+    train.unlink()
+    shutil.rmtree(the_run().folder / "scores")
+    assert "scores: own" in evaluated()
+    train.write_text(content + content.splitlines()[0] + "\n")
+    shutil.rmtree(the_run().folder / "scores")
+    with pytest.raises(UserError, match=r"train\.jsonl: .* was trained on"):
+        evaluated()
