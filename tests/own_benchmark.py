@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from mllm_eval import pipeline
 from mllm_eval.cli.app import app
 from mllm_eval.data import content
+from mllm_eval.generate import runner
 from mllm_eval.run import Run
 from mllm_eval.storage import read_json
 
@@ -81,3 +82,16 @@ def the_run() -> Run:
 def summary() -> dict[str, Any]:
     found: dict[str, Any] = read_json(the_run().summary_path("own", "cambrian"))
     return found
+
+
+def watched(patch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of the questions that are asked from now on."""
+    asked: list[str] = []
+    same_requests = runner.same_requests
+
+    def watch(tasks: Any) -> Any:
+        asked.extend(request.id for task in tasks for request in task.pending)
+        return same_requests(tasks)
+
+    patch.setattr(runner, "same_requests", watch)
+    return asked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,20 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mllm_eval.catalog import (
-    Benchmark,
-    Encoder,
-    Given,
-    Recipe,
-    load_benchmark,
-    load_encoder,
-    load_recipe,
-    paper_benchmarks,
-)
+from mllm_eval.catalog import Benchmark, Encoder, Recipe
 from mllm_eval.config import short_hash, validate
 from mllm_eval.data.samples import ImageRef, Sample, shown
 from mllm_eval.data.snapshots import load_samples
-from mllm_eval.environment import settings
 from mllm_eval.leaks.findings import KINDS, PICTURED, Findings, Found, Kind, Settings, read_findings
 from mllm_eval.leaks.hashes import VIEWS
 from mllm_eval.leaks.hashing import hash_views
@@ -59,12 +49,11 @@ class _Searched(SearchSource):
     stands: NDArray[Any] | None
 
 
-@settings()
 def find_leaks(
-    source: str | Mapping[str, Any] | Recipe | Path,
-    benchmarks: Sequence[Given | Benchmark] | None = None,
-    pin: str | None = None,
-    encoder: Given | Encoder = "mini-dino",
+    source: Recipe | Path,
+    benchmarks: Sequence[Benchmark],
+    pin: str,
+    encoder: Encoder,
     *,
     tolerance: Tolerance = USUAL,
     step: Step = silent,
@@ -73,10 +62,9 @@ def find_leaks(
     """Searches a recipe's training data, or a folder of images, for the images and questions of benchmarks.
 
     Args:
-        source: a recipe (a name, a dict, or the object), or the `Path` of a folder of images, tar shards or parquet
-            files, or of one such file. A `Path` has no text, so only images are searched.
-        benchmarks: default: the paper's sixteen.
-        pin: the data pin of the benchmarks; default: the recipe's, or `mini` for a folder.
+        source: a recipe, or the `Path` of a folder of images, tar shards or parquet files, or of one such file. A
+            `Path` has no text, so only images are searched.
+        pin: the data pin of the benchmarks.
         encoder: the encoder whose summaries confirm candidates.
         tolerance: how similar the hashes and features of a pair must be.
 
@@ -85,28 +73,24 @@ def find_leaks(
     Raises:
         UserError: missing data or library, no readable images, or a value out of range.
     """
-    source = source if isinstance(source, Path) else load_recipe(source)
-    pin = pin or ("mini" if isinstance(source, Path) else source.data)
-    named = [load_benchmark(one) for one in benchmarks or paper_benchmarks()]
-    for benchmark in named:
+    for benchmark in benchmarks:
         benchmark.pin(pin)
-    encoder = load_encoder(encoder)
     settings = settings_of(encoder, tolerance, len(VIEWS), MOST)
-    samples = {one.name: load_samples(one, pin) for one in named}
+    samples = {one.name: load_samples(one, pin) for one in benchmarks}
     questions = {
         one.name: [question_of(sample, str(one.settings.get("question", "question"))) for sample in samples[one.name]]
-        for one in named
+        for one in benchmarks
     }
     looked = _look_through(source, Questions(text for texts in questions.values() for text in texts), step, say)
     from mllm_eval.leaks.confirming import SummaryEncoder
 
     judge = SummaryEncoder(encoder)
-    for one in named:
+    for one in benchmarks:
         asked = _Asked(one.name, pin, samples[one.name], questions[one.name])
         _check_benchmark(asked, looked, settings, judge, step)
     findings = read_findings(looked.folder, pin)
     assert findings is not None
-    return Findings(findings.folder, {one.name: findings.benchmarks[one.name] for one in named})
+    return Findings(findings.folder, {one.name: findings.benchmarks[one.name] for one in benchmarks})
 
 
 def _look_through(source: Recipe | Path, asked: Questions, step: Step, say: Callable[[str], None]) -> _Searched:

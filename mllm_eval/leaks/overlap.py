@@ -7,7 +7,7 @@ features confirm it, as for benchmarks.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,10 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from mllm_eval.catalog import Encoder, Given, Recipe, load_encoder, load_recipe
+from mllm_eval.catalog import Encoder, Recipe
 from mllm_eval.config import short_hash, validate
 from mllm_eval.data.samples import ImageRef
-from mllm_eval.environment import settings
 from mllm_eval.errors import UserError
-from mllm_eval.leaks.corpora import existing
 from mllm_eval.leaks.findings import PICTURED, Overlap, Overlapping, Settings
 from mllm_eval.leaks.hashing import Viewed
 from mllm_eval.leaks.matching import USUAL, Pairs, Tolerance, calibrated, compared, images_of, load, names_of
@@ -40,11 +38,10 @@ MOST = 16
 SEARCHED, CONFIRMED = 2**17, 4096
 
 
-@settings()
 def find_overlap(
-    recipe: str | Mapping[str, Any] | Recipe,
+    recipe: Recipe,
     against: Path,
-    encoder: Given | Encoder = "mini-dino",
+    encoder: Encoder,
     *,
     tolerance: Tolerance = USUAL,
     step: Step = silent,
@@ -58,13 +55,10 @@ def find_overlap(
     Raises:
         UserError: missing data or library, no readable images, or a value out of range.
     """
-    encoder = load_encoder(encoder)
     noted = settings_of(encoder, tolerance, 1, MOST)
-    recipe = load_recipe(recipe)
-    # A missing folder and missing training data are told before anything is hashed.
-    existing(Path(against))
+    # Missing training data are told before the folder is hashed.
     identity_of(recipe)
-    others, own = (hashed_source(one, step, say) for one in (Path(against), recipe))
+    others, own = (hashed_source(one, step, say) for one in (against, recipe))
     of = short_hash([noted.model_dump(mode="json"), own.hashed.state, others.corpus.identity, others.hashed.state], 16)
     folder = own.folder / "against" / others.folder.name
     path = folder / "counts.json"

@@ -39,8 +39,15 @@ def check_leaks(
 ) -> Findings:
     """Search a recipe's training data, or a folder of images, for the images and questions of benchmarks.
 
-    Missing data that this installation can render are rendered first. The arguments are those of
-    `mllm_eval.leaks.check.find_leaks`.
+    Missing data that this installation can render are rendered first.
+
+    Args:
+        source: a recipe (a name, a dict, or the object), or the `Path` of a folder of images, tar shards or parquet
+            files, or of one such file. A `Path` has no text, so only images are searched.
+        benchmarks: default: the paper's sixteen.
+        pin: the data pin of the benchmarks; default: the recipe's, or `mini` for a folder.
+        encoder: the encoder whose summaries confirm candidates.
+        tolerance: how similar the hashes and features of a pair must be.
 
     Raises:
         UserError: missing data or library, no readable images, or a value out of range.
@@ -51,7 +58,8 @@ def check_leaks(
     encoder = load_encoder(encoder)
     if isinstance(source, Path):
         existing(source)
-        provide(folders_of(named, pin or "mini"), listener)
+        pin = pin or "mini"
+        provide(folders_of(named, pin), listener)
     else:
         source = load_recipe(source)
         pin = pin or source.data

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from own_benchmark import ROWS, SCORER, YAML, command, evaluate, set_home, summary, the_run, write
+from own_benchmark import ROWS, SCORER, YAML, command, evaluate, set_home, summary, the_run, watched, write
 from PIL import Image
 
 from mllm_eval import pipeline
@@ -70,14 +70,7 @@ def test_rows_that_go_and_move_keep_their_answers(own_home: Path, monkeypatch: p
 def test_a_changed_question_or_image_is_asked_again_and_no_other(
     own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
-    same_requests = runner.same_requests
-
-    def watch(tasks: Any) -> Any:
-        asked.extend(request.id for task in tasks for request in task.pending)
-        return same_requests(tasks)
-
-    monkeypatch.setattr(runner, "same_requests", watch)
+    asked = watched(monkeypatch)
     write(own_home, [{**row, "question": "Else?"} if n == 3 else row for n, row in enumerate(ROWS)])
     evaluate()
     assert asked == ["3"]

@@ -3,60 +3,29 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from own_benchmark import ROWS, YAML, summary, the_run, write
+from heard import Heard
+from own_benchmark import ROWS, YAML, summary, the_run, watched, write
 
 from mllm_eval import pipeline
 from mllm_eval.answers import Journal, read_answers
 from mllm_eval.errors import UserError
-from mllm_eval.generate import runner
 from mllm_eval.generate.request import TOO_LONG
 from mllm_eval.pipeline import sources
-from mllm_eval.progress import Progress, unheard
 from mllm_eval.storage import read_jsonl
 
 PIN = '  other: {repo: mine, split: test, path: other.csv, image_files: "images/{image}"}\n'
 OTHER = YAML.replace("columns:", PIN + "columns:")
 
 
-class Heard:
-    """Keeps what is said and the titles of steps, in their order."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    @contextmanager
-    def step(self, title: str) -> Iterator[Progress]:
-        self.said.append(title)
-        yield unheard
-
-
 def evaluated(**which: Any) -> list[str]:
     heard = Heard()
     pipeline.evaluate("tiny-dinov2", "own", benchmarks=["own"], reporter=heard, **which)
     return heard.said
-
-
-def watched(patch: pytest.MonkeyPatch) -> list[str]:
-    """The ids of the questions that are asked from now on."""
-    asked: list[str] = []
-    same_requests = runner.same_requests
-
-    def watch(tasks: Any) -> Any:
-        asked.extend(request.id for task in tasks for request in task.pending)
-        return same_requests(tasks)
-
-    patch.setattr(runner, "same_requests", watch)
-    return asked
 
 
 def remove_answers(home: Path) -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import made_runs
 import pytest
+from heard import Heard
 
 from mllm_eval import storage
 from mllm_eval.catalog import ConversationData, load_encoder, load_llm, load_recipe
 from mllm_eval.errors import UserError
 from mllm_eval.pipeline import sources
-from mllm_eval.progress import Progress
 from mllm_eval.report import comparison, render
 from mllm_eval.results import read_run
 from mllm_eval.run import Run
@@ -129,26 +127,11 @@ def step(run: Run) -> None:
     (run.stage_dir(1) / "log.jsonl").write_text('{"step": 1}\n')
 
 
-class Listener:
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    @contextmanager
-    def step(self, title: str) -> Iterator[Progress]:
-        self.said.append(title)
-        yield lambda done, total: None
-
-
 def test_data_of_older_code_are_told_of_and_not_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLLM_EVAL_DATA", str(tmp_path))
     source = sources.MadeFolder(make=f"{__name__}:made", whole="VERSION", version=f"{__name__}:version")
     monkeypatch.setattr(sources, "sources", lambda: {"mini": source})
-    wanted, listener = [tmp_path / "mini"], Listener()
+    wanted, listener = [tmp_path / "mini"], Heard()
     assert sources.provide(wanted, listener)
     assert not sources.provide(wanted, listener) and listener.said == ["data: mini"]
     (tmp_path / "mini" / "VERSION").write_text("old\n")
